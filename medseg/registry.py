@@ -1,0 +1,58 @@
+"""Names to things, loud on a clash, helpful on a miss."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from medseg.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A closed table of named items.
+
+    Args:
+        kind: what the items are, for messages ("model").
+        entry_point: group by which installed packages add items; each entry point is a module or a
+            callable whose import or call registers them. They are loaded on the first miss or listing.
+    """
+
+    def __init__(self, kind: str, *, entry_point: str | None = None) -> None:
+        self.kind = kind
+        self._entry_point = entry_point
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, item: T) -> T:
+        """Register `item`; a name that is taken raises `ConfigError`."""
+        if name in self._items:
+            raise ConfigError(f"{self.kind} {name!r} is registered twice. Choose another name.")
+        self._items[name] = item
+        return item
+
+    def get(self, name: str) -> T:
+        """Return the item called `name`, or raise `ConfigError` with the nearest known name."""
+        if name not in self._items:
+            self._load_entry_points()
+        if name not in self._items:
+            known = ", ".join(sorted(self._items))
+            raise ConfigError(
+                f"unknown {self.kind} {name!r}.{nearest(name, self._items)} Known {self.kind}s: {known}."
+            )
+        return self._items[name]
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Sorted names that match the shell-style `pattern`."""
+        self._load_entry_points()
+        return sorted(name for name in self._items if fnmatchcase(name, pattern))
+
+    def _load_entry_points(self) -> None:
+        if self._entry_point is None:
+            return
+        group, self._entry_point = self._entry_point, None
+        for point in entry_points(group=group):
+            loaded = point.load()
+            if callable(loaded):
+                loaded()
