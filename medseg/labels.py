@@ -1,0 +1,164 @@
+"""Labels: names, values in files, colours, and class indices.
+
+Files hold *values* (any integers); networks know *classes* 0 … K−1 with background first. `Labels` is the
+one table between them.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import DataError, nearest
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label: its name, its value in files, and its display colour (0 to 255 each)."""
+
+    name: str
+    value: int
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Labels(Sequence[Label]):
+    """The labels of a dataset in class order; class 0 is background with value 0."""
+
+    items: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        values, names = self.values, self.names
+        if len(set(values)) != len(values) or len(set(names)) != len(names):
+            raise DataError(
+                f"labels: found {dict(zip(names, values, strict=True))}, expected each once. Mend the table."
+            )
+        if not values or values[0] != 0 or list(values) != sorted(values):
+            raise DataError(
+                f"labels: found values {list(values)}, expected background = 0 first and rising. Mend the table."
+            )
+
+    @classmethod
+    def of(cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None) -> Labels:
+        """From ``{"background": 0, "liver": 1, …}`` in any order; background is added when missing."""
+        table = dict(names_to_values)
+        if 0 not in table.values():
+            table["background"] = 0
+        ordered = sorted(table.items(), key=lambda item: item[1])
+        chosen = colours or {}
+        return cls(
+            tuple(
+                Label(str(name), int(value), chosen.get(name, distinct_colour(index)))
+                for index, (name, value) in enumerate(ordered)
+            )
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in class order."""
+        return tuple(label.name for label in self.items)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Values in class order."""
+        return tuple(label.value for label in self.items)
+
+    @property
+    def foreground(self) -> tuple[Label, ...]:
+        """All but the background."""
+        return self.items[1:]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def value_of(self, name: str) -> int:
+        """The value of the label called `name`."""
+        for label in self.items:
+            if label.name == name:
+                return label.value
+        raise DataError(f"unknown label {name!r}.{nearest(name, self.names)} Known: {', '.join(self.names)}.")
+
+    def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
+        """Values in a file → class indices (uint8, or uint16 for more than 256 classes).
+
+        Raises:
+            DataError: a value that the table does not hold, with its voxel count.
+        """
+        table = np.array(self.values)
+        index = np.clip(np.searchsorted(table, values), 0, len(table) - 1)
+        unknown = table[index] != values
+        if unknown.any():
+            found, counts = np.unique(values[unknown], return_counts=True)
+            listed = ", ".join(f"{v} ({c} voxels)" for v, c in zip(found[:5], counts[:5], strict=True))
+            raise DataError(
+                f"{where}: unknown label value: found {listed}, expected one of "
+                f"{_listed(self.values)}. Add it to the dataset's labels, or mend the label map."
+            )
+        return index.astype(np.uint8 if len(table) <= 256 else np.uint16)
+
+    def to_values(self, classes: NDArray[Any]) -> NDArray[Any]:
+        """Class indices → values, in the smallest integer type that holds them."""
+        table = np.array(self.values)
+        dtype = np.uint8 if table.max() < 256 else np.uint16 if table.max() < 65536 else np.int32
+        return np.take(table.astype(dtype), classes)
+
+    def to_tsv(self) -> str:
+        """As a table with the columns value, name, colour (``#rrggbb``)."""
+        lines = ["value\tname\tcolour"]
+        lines += [
+            f"{i.value}\t{i.name}\t#{i.colour[0]:02x}{i.colour[1]:02x}{i.colour[2]:02x}" for i in self.items
+        ]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_tsv(cls, path: str | Path) -> Labels:
+        """Read a table with the columns value (or index) and name, and perhaps colour (``#rrggbb``)."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}). Give a table of labels.") from None
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        try:
+            names = {row["name"]: int(row.get("value") or row["index"]) for row in rows}
+            colours = {row["name"]: _colour(row["colour"]) for row in rows if row.get("colour")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb). "
+                "Mend the header or the row."
+            ) from None
+        return cls.of(names, colours)
+
+
+def distinct_colour(index: int) -> Colour:
+    """A colour far from those of neighbouring indices; index 0 is black (golden-angle hues)."""
+    if index == 0:
+        return (0, 0, 0)
+    hue = (index * 0.618033988749895) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.65 + 0.2 * (index % 2), 0.95 - 0.15 * (index % 3))
+    return (round(red * 255), round(green * 255), round(blue * 255))
+
+
+def _colour(text: str) -> Colour:
+    digits = text.strip().lstrip("#")
+    if len(digits) != 6:
+        raise ValueError(f"colour {text!r}")
+    return (int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16))
+
+
+def _listed(values: Sequence[int]) -> str:
+    shown = ", ".join(map(str, values[:12]))
+    return shown + (f", ... ({len(values)} values)" if len(values) > 12 else "")

@@ -1,0 +1,165 @@
+"""Separable interpolation of arrays: one small matrix an axis.
+
+Resampling a volume along its own axes is linear and separable, so each axis is one matrix product. The
+matrices are scipy's own one-dimensional interpolators applied to the unit vectors, which makes the result
+equal to ``scipy.ndimage.zoom(..., mode="nearest", grid_mode=True)`` at a fraction of its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[Any]
+ANISOTROPY_THRESHOLD = 3.0  # nnU-Net (Isensee et al., Nature Methods 2021): thicker slices are kept apart
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where the target samples of one axis lie: target index i reads source position ``scale * i + offset``.
+
+    Attributes:
+        n_in: source samples. n_out: target samples. scale, offset: in source voxels.
+    """
+
+    n_in: int
+    n_out: int
+    scale: float
+    offset: float
+
+    @classmethod
+    def resize(cls, n_in: int, n_out: int) -> AxisMap:
+        """Map that keeps the field of view: voxel borders, not centres, stay where they are."""
+        scale = n_in / n_out
+        return cls(n_in, n_out, scale, 0.5 * scale - 0.5)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the axis comes through unchanged."""
+        return self.n_in == self.n_out and self.scale == 1 and self.offset == 0
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether every target sample is a source sample (or its replicated border)."""
+        return float(self.scale).is_integer() and float(self.offset).is_integer()
+
+
+def resample(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Array:
+    """Interpolate an image `(*leading, *spatial)` along its last ``len(maps)`` axes.
+
+    Args:
+        array: image values. Computation is in float32 (float64 stays float64).
+        maps: one `AxisMap` per spatial axis. Samples outside repeat the border.
+        orders: spline order per axis: 0 nearest, 1 linear, 3 cubic.
+
+    Returns:
+        Floating array with the target sizes. Cubic results are clipped to the range of the values they
+        were made from: per leading index, and per slice where an axis is taken by nearest neighbour.
+    """
+    result = array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
+    first = result.ndim - len(maps)
+    smooth = [a for a, o in enumerate(orders) if o > 0 and not maps[a].is_selection]
+    cubic = any(orders[a] > 1 for a in smooth)
+    if cubic:
+        axes = tuple(first + a for a in smooth)
+        low, high = result.min(axis=axes, keepdims=True), result.max(axis=axes, keepdims=True)
+    # Shrinking axes first keeps the intermediate arrays small.
+    for axis in sorted(smooth, key=lambda a: maps[a].n_out / maps[a].n_in):
+        result = _along_axis(result, first + axis, axis_matrix(maps[axis], orders[axis]))
+    if cubic:
+        result = np.clip(result, low, high)
+    return _select(result, [a for a in range(len(maps)) if a not in smooth], maps)
+
+
+def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Array:
+    """Interpolate a label map: each label's indicator by itself, then the label with the largest share.
+
+    Exact ties go to the nearest sample's label if it is among the tied, else to the smallest label
+    (the rule of nnU-Net's resampling).
+
+    Args:
+        array: integer labels `(*leading, *spatial)`.
+        maps: one `AxisMap` per spatial axis.
+        orders: 0 or 1 per axis; higher orders are taken as 1.
+    """
+    orders = [min(order, 1) for order in orders]
+    nearest = _select(array, range(len(maps)), maps)
+    if all(m.is_selection or o == 0 for m, o in zip(maps, orders, strict=True)):
+        return nearest
+    best = np.full(nearest.shape, -1.0)
+    nearest_share = np.zeros(nearest.shape)
+    result = np.zeros_like(nearest)
+    for label in np.unique(array):
+        # Rounding makes shares that are equal in exact arithmetic equal here.
+        share = np.round(resample((array == label).astype(np.float64), maps, orders), 9)
+        wins = share > best
+        result[wins] = label
+        best[wins] = share[wins]
+        mine = nearest == label
+        nearest_share[mine] = share[mine]
+    tied = nearest_share == best
+    result[tied] = nearest[tied]
+    return result
+
+
+def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
+    """Spline orders per axis under nnU-Net's rule for thick slices.
+
+    Where the first of `spacings` (mm; usually source, then target) whose largest value exceeds three times
+    its smallest has one single largest axis, that axis is interpolated by nearest neighbour.
+    """
+    dims = len(spacings[0])
+    for spacing in spacings:
+        if max(spacing) / min(spacing) > ANISOTROPY_THRESHOLD:
+            thick = [axis for axis in range(dims) if spacing[axis] == max(spacing)]
+            if len(thick) == 1:
+                return tuple(0 if axis == thick[0] else order for axis in range(dims))
+            break
+    return (order,) * dims
+
+
+@lru_cache(maxsize=64)
+def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
+    """Return the `(n_out, n_in)` matrix of one axis for spline `order` (0, 1 or 3); borders repeat."""
+    if order == 0:
+        matrix = np.zeros((axis_map.n_out, axis_map.n_in))
+        matrix[np.arange(axis_map.n_out), _nearest_index(axis_map)] = 1
+        return matrix
+    unit = np.eye(axis_map.n_in)
+    columns = [
+        ndimage.affine_transform(
+            row,
+            np.array([axis_map.scale]),
+            offset=axis_map.offset,
+            output_shape=(axis_map.n_out,),
+            order=order,
+            mode="nearest",
+        )
+        for row in unit
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:
+    position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
+    index = np.floor(np.round(position, 9) + 0.5).astype(np.intp)
+    return np.clip(index, 0, axis_map.n_in - 1)
+
+
+def _select(array: Array, axes: Iterable[int], maps: Sequence[AxisMap]) -> Array:
+    first = array.ndim - len(maps)
+    for axis in axes:
+        if not maps[axis].is_identity:
+            array = np.take(array, _nearest_index(maps[axis]), axis=first + axis)
+    return array
+
+
+def _along_axis(array: Array, axis: int, matrix: NDArray[np.float64]) -> Array:
+    moved = np.tensordot(matrix.astype(array.dtype), array, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))

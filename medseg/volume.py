@@ -1,0 +1,177 @@
+"""The volume: an array and the grid it lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import DataError
+from medseg.geometry import Grid, checked_spacing, relative_affine, separable_maps, turned
+from medseg.resampling import axis_orders, resample, resample_labels
+
+Kind = Literal["image", "label"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume:
+    """Voxels `(C, X, Y, Z)` and their grid. Methods return new volumes; nothing is changed in place.
+
+    Attributes:
+        data: values, channels first. A label map has one channel of integers.
+        grid: where the voxels lie; world is RAS+ in mm.
+        kind: ``"image"`` is interpolated as intensities, ``"label"`` label by label.
+        header: geometry fields of the file it was read from, so that a volume on the same grid can be
+            written with exactly that geometry. Empty for computed grids.
+    """
+
+    data: Array
+    grid: Grid
+    kind: Kind = "image"
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:
+            raise DataError(
+                f"volume: found an array of shape {self.data.shape}, expected (channels, "
+                f"{', '.join(map(str, self.grid.shape))}) to fit its grid. Add the channel axis first."
+            )
+        if self.kind == "label" and (self.data.shape[0] != 1 or self.data.dtype.kind not in "iub"):
+            raise DataError(
+                f"label map: found {self.data.shape[0]} channels of {self.data.dtype}, "
+                "expected one channel of integers. Read it with read_labels."
+            )
+
+    @property
+    def is_label(self) -> bool:
+        """Whether this is a label map."""
+        return self.kind == "label"
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.data.shape[0])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along each array axis, mm."""
+        return self.grid.spacing
+
+    def with_data(self, data: Array, kind: Kind | None = None) -> Volume:
+        """Other values `(C, X, Y, Z)` on the same grid, geometry header kept."""
+        return replace(self, data=data, kind=kind or self.kind)
+
+    def reoriented(self, axcodes: str = "RAS") -> Volume:
+        """The same voxels with array axes along `axcodes`; only permutes and flips."""
+        if axcodes.upper() == self.grid.axcodes:
+            return self
+        data = np.ascontiguousarray(turned(self.data, self.grid.axcodes, axcodes))
+        return self._moved(data, self.grid.reoriented(axcodes))
+
+    def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
+        """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
+        ends = [s + n for s, n in zip(start, shape, strict=True)]
+        if min(start) < 0 or any(e > n for e, n in zip(ends, self.grid.shape, strict=True)):
+            raise DataError(
+                f"crop: found box {tuple(start)} to {tuple(ends)}, expected it inside {self.grid.shape}. Use padded."
+            )
+        box = tuple(slice(s, e) for s, e in zip(start, ends, strict=True))
+        return self._moved(self.data[(slice(None), *box)], self.grid.boxed(start, shape))
+
+    def padded(self, before: Sequence[int], after: Sequence[int], value: float = 0) -> Volume:
+        """Extended by `before` and `after` voxels per axis, filled with `value`."""
+        widths = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
+        if min(min(pair) for pair in widths) < 0:
+            raise DataError(f"padding: found {widths}, expected no negative width. Use cropped.")
+        data = np.pad(self.data, [(0, 0), *widths], constant_values=value)
+        return self._moved(data, self.grid.boxed([-b for b, _ in widths], data.shape[1:]))
+
+    def resampled(
+        self,
+        spacing: Sequence[float] | float | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        like: Volume | Grid | None = None,
+        order: int = 3,
+    ) -> Volume:
+        """Interpolated onto another grid; give exactly one of `spacing`, `shape` and `like`.
+
+        Images are interpolated by splines of `order` (cubic unless told), label maps label by label,
+        linearly, the largest share winning. Where one spacing exceeds three times the smallest, that axis
+        is taken by nearest neighbour (nnU-Net's rule for thick slices). Samples outside repeat the border,
+        except for `like` on a turned grid, where outside is 0.
+
+        Args:
+            spacing: exactly this spacing (mm), about the same centre.
+            shape: this number of voxels over exactly the same field of view (nnU-Net's resizing).
+            like: the grid of another volume, in any orientation.
+            order: spline order for images: 0, 1 or 3.
+        """
+        if (spacing is not None) + (shape is not None) + (like is not None) != 1:
+            raise DataError("resampled: expected exactly one of spacing, shape and like. Give one.")
+        if order not in (0, 1, 3):
+            raise DataError(f"resampled: found order {order}, expected 0, 1 or 3. Use 3 for images.")
+        if like is not None:
+            return self._onto(like.grid if isinstance(like, Volume) else like, order)
+        if shape is not None:
+            return self._onto(self.grid.with_shape(shape), order)
+        assert spacing is not None
+        return self._onto(self.grid.with_spacing(checked_spacing(spacing)), order)
+
+    def _onto(self, target: Grid, order: int) -> Volume:
+        source = self.reoriented(target.axcodes)
+        order = 1 if self.is_label else order
+        maps = separable_maps(source.grid, target)
+        if maps is None:
+            return source._onto_turned(target, order)
+        if all(axis_map.is_identity for axis_map in maps):
+            return source._moved(source.data, target)
+        orders = axis_orders(order, source.spacing, target.spacing)
+        if self.is_label:
+            return source._moved(resample_labels(source.data, maps, orders), target)
+        return source._moved(resample(source.data, maps, orders), target)
+
+    def _onto_turned(self, target: Grid, order: int) -> Volume:
+        matrix = relative_affine(self.grid, target)
+
+        def interpolate(channel: Array) -> Array:
+            return np.asarray(
+                ndimage.affine_transform(
+                    channel, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=order, cval=0
+                )
+            )
+
+        if not self.is_label:
+            return self._moved(np.stack([interpolate(c.astype(np.float32)) for c in self.data]), target)
+        labels = self.data[0]
+        best = np.full(target.shape, 0.5, dtype=np.float32)  # less than half inside is background
+        result = np.zeros(target.shape, dtype=labels.dtype)
+        for value in np.unique(labels):
+            share = interpolate((labels == value).astype(np.float32))
+            wins = share >= best if value != 0 else share > best
+            result[wins] = value
+            best[wins] = share[wins]
+        return self._moved(result[None], target)
+
+    def _moved(self, data: Array, grid: Grid) -> Volume:
+        return Volume(data, grid, self.kind)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.grid.shape))
+        spacing = "x".join(f"{value:.4g}" for value in self.spacing)
+        channels = f"{self.channels} channels, " if self.channels > 1 else ""
+        if self.is_label:
+            values = np.unique(self.data)
+            content = f"labels {', '.join(map(str, values[:8]))}{', ...' if len(values) > 8 else ''}"
+        else:
+            content = f"range {_number(self.data.min())} to {_number(self.data.max())}"
+        return f"Volume({channels}{shape}, {spacing} mm, {self.grid.axcodes}, {self.data.dtype}, {content})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}"
