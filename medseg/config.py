@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +17,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medseg.errors import ConfigError, nearest
 
 MAX_NESTING = 20
+_NOT_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+)  # bad dates and tags raise the others
 
 
 class Config(BaseModel):
@@ -71,8 +79,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as text ({error}). Give a YAML experiment.") from None
     try:
         values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+    except _NOT_YAML as error:
+        reason = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
         raise ConfigError(f"{path}: not valid YAML: {reason}. Mend that line.") from None
     if values is None:
         return {}
@@ -86,11 +94,11 @@ def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...] | list[st
     result: dict[str, Any] = _copy(values)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"override {override!r}: expected key=value, for example train.steps=2000.")
         try:
             value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
+        except _NOT_YAML:
             raise ConfigError(f"override {override!r}: {text!r} is not a YAML value. Quote it.") from None
         node = result
         *parents, leaf = key.split(".")
@@ -113,48 +121,113 @@ def _copy(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
-    lines = []
+    """All mistakes of a file in one message; of a union's branches, only the one that fits best."""
+    lines: list[str] = []
+    unions: dict[tuple[int | str, ...], dict[int | str, list[Any]]] = {}
     for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(cls, item["loc"][:-1])
-            hint = nearest(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
-            lines.append(f"{place}: unknown key.{hint}")
-        elif item["type"] == "missing":
-            lines.append(f"{place}: missing. Add it.")
+        item["loc"] = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
+        cut = _first_union(cls, item["loc"])
+        if cut is None:
+            lines.append(_line(cls, item))
         else:
-            message = item["msg"].removeprefix("Value error, ").rstrip(".")
-            value = item["input"]
-            shown = f": found {value!r}" if isinstance(value, (str, int, float, bool, list, tuple)) else ""
-            lines.append(f"{place + ': ' if place else ''}{message}{shown}.")
+            unions.setdefault(item["loc"][:cut], {}).setdefault(item["loc"][cut], []).append(item)
+    lines += [line for branches in unions.values() for line in _best_branch(cls, branches)]
     if len(lines) == 1:
         return f"{source}: {lines[0]}"
     return f"{source}: {len(lines)} mistakes:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _known_keys(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the model at `location` below `cls`, as far as the types tell."""
-    current: Any = cls
-    for part in location:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            break
-        field = current.model_fields.get(str(part))
-        if field is None:
-            break
-        current = _model_in(field.annotation)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+def _line(cls: type[BaseModel], item: Any) -> str:
+    place, _ = _walk(cls, item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(_walk(cls, item["loc"][:-1])[1])
+        hint = nearest(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
+        return f"{place}: unknown key.{hint}"
+    if item["type"] == "missing":
+        return f"{place}: missing. Add it."
+    message = item["msg"].removeprefix("Value error, ").rstrip(".")
+    value = item["input"]
+    shown = "" if isinstance(value, (dict, BaseModel)) else f": found {value!r:.100}"
+    return f"{place + ': ' if place else ''}{message}{shown}."
 
 
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
+def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> list[str]:
+    """The mistakes of the union member that fits best: that took the value's shape, with the fewest mistakes.
+
+    If none took the shape, one line says what each of them wanted.
+    """
+    items = [item for branch in branches.values() for item in branch]
+    if len({item["loc"][:-1] for item in items}) == 1 == max(map(len, branches.values())) and not any(
+        item["type"] == "extra_forbidden" for item in items
+    ):
+        return [_line(cls, {**items[0], "msg": ", or ".join(item["msg"] for item in items)})]
+
+    def misfit(branch: list[Any]) -> tuple[int, int, int]:
+        near_misses = sum("Did you mean" in _line(cls, item) for item in branch)
+        return -min(len(item["loc"]) for item in branch), len(branch), -near_misses
+
+    return [_line(cls, item) for item in min(branches.values(), key=misfit)]
+
+
+def _first_union(cls: type[BaseModel], location: tuple[int | str, ...]) -> int | None:
+    """Index in `location` of the first part that is no key but names a branch of a plain union."""
+    for cut in range(len(location)):
+        here = _walk(cls, location[:cut])[1]
+        if len(_members(here)) > 1:
+            return cut
     return None
+
+
+def _walk(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, Any]:
+    """The dotted key that `location` means to a user, and the type at its end (None if types do not tell).
+
+    Pydantic's locations hold, after a key whose type is a union, the branch that was tried.
+    """
+    keys: list[str] = []
+    for part in location:
+        members = _members(annotation)
+        if len(members) > 1:
+            annotation = next((member for member in members if _is_branch(member, part)), None)
+        else:
+            keys.append(str(part))
+            annotation = _inside(members[0] if members else None, part)
+    return ".".join(keys), annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union without None; of any other type, itself."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [m for part in get_args(annotation) if part is not type(None) for m in _members(part)]
+    return [annotation]
+
+
+def _is_branch(member: Any, tag: int | str) -> bool:
+    """Whether pydantic calls this union member `tag`: its class name, or its discriminator's value."""
+    if not _is_model(member):
+        return False
+    literals = [get_args(field.annotation) for field in member.model_fields.values()]
+    return member.__name__ == tag or any(tag in values for values in literals)
+
+
+def _inside(annotation: Any, key: int | str) -> Any:
+    if _is_model(annotation):
+        field = annotation.model_fields.get(str(key))
+        return field.annotation if field else None
+    arguments = get_args(annotation)
+    if isinstance(key, int) and get_origin(annotation) is tuple and Ellipsis not in arguments:
+        return arguments[key] if key < len(arguments) else None
+    return arguments[-1 if get_origin(annotation) is dict else 0] if arguments else None
+
+
+def _known_keys(annotation: Any) -> list[str]:
+    models = [member for member in _members(annotation) if _is_model(member)]
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -185,14 +258,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 reads 1e-3 as text because it has no dot; scientists mean a number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that writes lists of scalars in one line."""
 
@@ -202,3 +267,15 @@ class _Dumper(yaml.SafeDumper):
             isinstance(item, list) and all(isinstance(x, (int, float)) for x in item) for item in sequence
         )
         return super().represent_sequence(tag, sequence, flow_style=flat or nested_numbers)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # what is written must be readable, and aliases are refused
+
+
+# YAML 1.1 reads 1e-3 as text because it has no dot; scientists mean a number.
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )

@@ -19,7 +19,8 @@ from medseg.resampling import AxisMap
 
 AXES = "RAS"
 EQUAL_WITHIN_MM = 0.01
-_SNAP_DECIMALS = 9  # positions in voxels; float noise of composed affines is near 1e-13
+_SEPARABLE_WITHIN_VOXELS = 0.01  # headers round directions to six decimals
+_SNAP_WITHIN = 1e-9  # of a whole number, in voxels; float noise of composed affines is near 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +37,14 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if (
-            affine.shape != (4, 4)
-            or not np.isfinite(affine).all()
-            or abs(np.linalg.det(affine[:3, :3])) < 1e-12
-        ):
+        if not _is_invertible(affine):
             raise DataError(
                 f"affine: found {affine.tolist()}, expected a finite, invertible 4x4 matrix. "
                 "Repair the file's header."
             )
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise DataError(f"grid shape: found {self.shape}, expected three positive sizes. Check the file.")
+        object.__setattr__(self, "shape", checked_shape(self.shape))
 
     @classmethod
     def of(cls, shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1)) -> Grid:
@@ -80,8 +75,8 @@ class Grid:
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """World positions `(8, 3)` of the outer corners of the corner voxels' centres, mm."""
-        ends = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape], indexing="ij")).reshape(3, 8)
+        """World positions `(8, 3)` of the outer corners of the box of voxels, mm."""
+        ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij")).reshape(3, 8)
         return world(self.affine, ends.T)
 
     def distance(self, other: Grid) -> float:
@@ -91,7 +86,7 @@ class Grid:
         return float(np.linalg.norm(self.corners - other.corners, axis=1).max())
 
     def matches(self, other: Grid, within_mm: float = EQUAL_WITHIN_MM) -> bool:
-        """Whether both grids put every voxel at the same place, to `within_mm`."""
+        """Whether both grids are the same box of voxels: no corner further apart than `within_mm`."""
         return self.distance(other) <= within_mm
 
     def boxed(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
@@ -100,7 +95,10 @@ class Grid:
 
     def reoriented(self, axcodes: str = AXES) -> Grid:
         """The same voxels with array axes nearest to `axcodes` directions."""
-        axes, flips = axes_to(self.axcodes, axcodes)
+        return self.turned(*axes_to(self.axcodes, axcodes))
+
+    def turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
+        """The same voxels with array axis i taken from axis ``axes[i]``, reversed where ``flips[i]``."""
         linear = np.zeros((3, 3))
         offset = np.zeros(3)
         for target, (source, flip) in enumerate(zip(axes, flips, strict=True)):
@@ -110,6 +108,7 @@ class Grid:
 
     def with_shape(self, shape: Sequence[int]) -> Grid:
         """Another number of voxels over exactly the same field of view; spacing follows."""
+        shape = checked_shape(shape)
         scale = np.array(self.shape) / np.array(shape)
         return self._mapped(np.diag(scale), 0.5 * scale - 0.5, shape)
 
@@ -134,7 +133,7 @@ class Grid:
         )
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.affine.tobytes()))
+        return hash((self.shape, (self.affine + 0.0).tobytes()))  # equal grids may differ in the sign of 0
 
     def __repr__(self) -> str:
         spacing = ", ".join(f"{value:.4g}" for value in self.spacing)
@@ -146,9 +145,18 @@ def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[f
     return tuple(max(1, round(o / n * size)) for size, o, n in zip(shape, old, new, strict=True))
 
 
+def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Three positive sizes, or a `DataError` that says so."""
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise DataError(f"grid shape: found {sizes}, expected three positive sizes. Check the file.")
+    return (sizes[0], sizes[1], sizes[2])
+
+
 def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, float]:
     """Three positive, finite spacings (mm); one number stands for all axes."""
-    values = (spacing,) * 3 if isinstance(spacing, (int, float)) else tuple(float(value) for value in spacing)
+    values = tuple(float(value) for value in np.ravel(spacing))
+    values = values * 3 if np.ndim(spacing) == 0 else values
     if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
         raise DataError(
             f"spacing: found {spacing}, expected one or three positive numbers in mm. Correct it."
@@ -184,9 +192,22 @@ def axes_to(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool,
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
+def axes_onto(source: Grid, target: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to turn an array on `source` so that its axes run along those of `target` as nearly as they can.
+
+    Axis codes alone do not tell for oblique grids: at 45 degrees they are a matter of rounding.
+    """
+    to_target = np.linalg.inv(target.affine) @ source.affine
+    return axes_to("".join(orientations.aff2axcodes(to_target)), AXES)
+
+
 def turned(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
     """View of `(*leading, X, Y, Z)` with axis codes `source` turned to `target`; no value changes."""
-    axes, flips = axes_to(source, target)
+    return turned_axes(array, *axes_to(source, target))
+
+
+def turned_axes(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
+    """View of `(*leading, X, Y, Z)` with its axes permuted and reversed as `axes_to` says."""
     leading = array.ndim - 3
     moved = np.transpose(array, (*range(leading), *[leading + axis for axis in axes]))
     flipped = [leading + axis for axis, flip in enumerate(flips) if flip]
@@ -194,15 +215,25 @@ def turned(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
 
 
 def relative_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
-    """Matrix `(4, 4)` from voxel indices of `target` to voxel positions of `source`, free of float noise."""
-    return np.round(np.linalg.inv(source.affine) @ target.affine, _SNAP_DECIMALS)
+    """Matrix `(4, 4)` from voxel indices of `target` to voxel positions of `source`.
+
+    Whole numbers are free of float noise, so that grids that share voxels are known to. Fractions are left as
+    they are: rounding 4/3 would move the far end of a long axis across a tie.
+    """
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    whole = np.round(matrix)
+    return np.where(np.abs(matrix - whole) < _SNAP_WITHIN, whole, matrix)
 
 
 def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
-    """One `AxisMap` per axis if `target`'s axes run along `source`'s, in the same order; else None."""
+    """One `AxisMap` per axis if `target`'s axes run along `source`'s, in the same order; else None.
+
+    Axes are taken as parallel where leaving out their turn moves no voxel by more than 0.01 source voxels.
+    """
     matrix = relative_affine(source, target)
     linear = matrix[:3, :3]
-    if np.abs(linear - np.diag(np.diag(linear))).max() > 1e-6:
+    drift = np.abs(linear - np.diag(np.diag(linear))) @ np.array(target.shape)
+    if drift.max() > _SEPARABLE_WITHIN_VOXELS:
         return None
     return tuple(
         AxisMap(source.shape[a], target.shape[a], float(linear[a, a]), float(matrix[a, 3])) for a in range(3)
@@ -213,3 +244,11 @@ def world(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
     """World positions (mm) of voxel indices `(..., 3)`."""
     matrix = np.asarray(affine, dtype=np.float64)
     return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])
+
+
+def _is_invertible(affine: NDArray[np.float64]) -> bool:
+    """Whether this is a finite 4x4 matrix whose axes span space, whatever the voxel size."""
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6)

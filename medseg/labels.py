@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, nearest
 
 Colour = tuple[int, int, int]
+_LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,20 @@ class Labels(Sequence[Label]):
             raise DataError(
                 f"labels: found {dict(zip(names, values, strict=True))}, expected each once. Mend the table."
             )
-        if not values or values[0] != 0 or list(values) != sorted(values):
+        if not values or values[0] != 0 or list(values) != sorted(values) or values[-1] > _LARGEST_VALUE:
             raise DataError(
-                f"labels: found values {list(values)}, expected background = 0 first and rising. Mend the table."
+                f"labels: found values {list(values)}, expected background = 0 first, then rising to at most "
+                f"{_LARGEST_VALUE}. Mend the table."
             )
+        if any(not name.strip() or any(character in name for character in "\t\r\n") for name in names):
+            raise DataError(f"labels: found names {list(names)}, expected each on one line. Mend the table.")
 
     @classmethod
     def of(cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None) -> Labels:
         """From ``{"background": 0, "liver": 1, …}`` in any order; background is added when missing."""
         table = dict(names_to_values)
-        if 0 not in table.values():
-            table["background"] = 0
+        if 0 not in table.values() and "background" not in table:
+            table = {"background": 0, **table}
         ordered = sorted(table.items(), key=lambda item: item[1])
         chosen = colours or {}
         return cls(
@@ -129,18 +133,22 @@ class Labels(Sequence[Label]):
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}). Give a table of labels.") from None
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: cannot be read ({reason}). Give a table of labels.") from None
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
         try:
-            names = {row["name"]: int(row.get("value") or row["index"]) for row in rows}
-            colours = {row["name"]: _colour(row["colour"]) for row in rows if row.get("colour")}
-        except (KeyError, TypeError, ValueError) as error:
+            values = [int(row.get("value") or row["index"]) for row in rows]
+            names = [row["name"].strip() for row in rows]
+            colours = {row["name"].strip(): _colour(row["colour"]) for row in rows if row.get("colour")}
+            if len(set(names)) < len(names):
+                raise ValueError(f"name {max(names, key=names.count)!r} stands twice")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb). "
                 "Mend the header or the row."
             ) from None
-        return cls.of(names, colours)
+        return cls.of(dict(zip(names, values, strict=True)), colours)
 
 
 def distinct_colour(index: int) -> Colour:

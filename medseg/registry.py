@@ -53,6 +53,12 @@ class Registry(Generic[T]):
             return
         group, self._entry_point = self._entry_point, None
         for point in entry_points(group=group):
-            loaded = point.load()
-            if callable(loaded):
-                loaded()
+            try:
+                loaded = point.load()
+                if callable(loaded):
+                    loaded()
+            except Exception as error:
+                raise ConfigError(
+                    f"installed package {point.value!r} cannot add its {self.kind}s ({type(error).__name__}: "
+                    f"{error}). Update or uninstall it."
+                ) from error

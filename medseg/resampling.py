@@ -13,11 +13,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 Array = NDArray[Any]
+Slices = tuple[slice, ...]
 ANISOTROPY_THRESHOLD = 3.0  # nnU-Net (Isensee et al., Nature Methods 2021): thicker slices are kept apart
+_SPACING_NOISE = 1e-5  # relative; spacings are norms of affine columns that files hold in single precision
+_NEAREST_LEADS_BY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def resample(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Ar
     """Interpolate an image `(*leading, *spatial)` along its last ``len(maps)`` axes.
 
     Args:
-        array: image values. Computation is in float32 (float64 stays float64).
+        array: image values, finite (one NaN spreads along its lines). Computation is in float32 (float64
+            stays float64).
         maps: one `AxisMap` per spatial axis. Samples outside repeat the border.
         orders: spline order per axis: 0 nearest, 1 linear, 3 cubic.
 
@@ -67,7 +71,7 @@ def resample(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Ar
     smooth = [a for a, o in enumerate(orders) if o > 0 and not maps[a].is_selection]
     cubic = any(orders[a] > 1 for a in smooth)
     if cubic:
-        axes = tuple(first + a for a in smooth)
+        axes = tuple(first + a for a, order in enumerate(orders) if order > 0)
         low, high = result.min(axis=axes, keepdims=True), result.max(axis=axes, keepdims=True)
     # Shrinking axes first keeps the intermediate arrays small.
     for axis in sorted(smooth, key=lambda a: maps[a].n_out / maps[a].n_in):
@@ -92,20 +96,42 @@ def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]
     nearest = _select(array, range(len(maps)), maps)
     if all(m.is_selection or o == 0 for m, o in zip(maps, orders, strict=True)):
         return nearest
-    best = np.full(nearest.shape, -1.0)
-    nearest_share = np.zeros(nearest.shape)
+    matrices = [axis_matrix(m, 0 if m.is_selection else o) for m, o in zip(maps, orders, strict=True)]
+    best = np.zeros(nearest.shape)
     result = np.zeros_like(nearest)
     for label in np.unique(array):
-        # Rounding makes shares that are equal in exact arithmetic equal here.
-        share = np.round(resample((array == label).astype(np.float64), maps, orders), 9)
-        wins = share > best
-        result[wins] = label
-        best[wins] = share[wins]
-        mine = nearest == label
-        nearest_share[mine] = share[mine]
-    tied = nearest_share == best
-    result[tied] = nearest[tied]
+        box, share = _share(array == label, matrices)
+        # Rounding makes shares that are equal in exact arithmetic equal here; the nearest label then leads.
+        share = np.round(share, 9) + _NEAREST_LEADS_BY * (nearest[box] == label)
+        wins = share > best[box]
+        result[box][wins] = label
+        best[box][wins] = share[wins]
     return result
+
+
+def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> tuple[Slices, Array]:
+    """The target box that a label reaches, and the interpolated indicator `mine` in it.
+
+    Only the label's own bounding box is computed, which is what makes a hundred organs as quick as a few.
+    """
+    first = mine.ndim - len(matrices)
+    source, target, parts = [slice(None)] * first, [slice(None)] * first, []
+    for axis, matrix in enumerate(matrices, first):
+        columns = _span(mine.any(axis=tuple(a for a in range(mine.ndim) if a != axis)))
+        rows = _span(matrix[:, columns].any(axis=1))
+        source.append(columns)
+        target.append(rows)
+        parts.append(matrix[rows, columns])
+    share = mine[tuple(source)].astype(np.float64)
+    for axis in sorted(range(len(parts)), key=lambda a: parts[a].shape[0] / parts[a].shape[1]):
+        share = _along_axis(share, first + axis, parts[axis])
+    return tuple(target), share
+
+
+def _span(mask: ArrayLike) -> slice:
+    """The slice from the first to the last true element; empty if there is none."""
+    found = np.flatnonzero(mask)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
 def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
@@ -116,8 +142,8 @@ def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
     """
     dims = len(spacings[0])
     for spacing in spacings:
-        if max(spacing) / min(spacing) > ANISOTROPY_THRESHOLD:
-            thick = [axis for axis in range(dims) if spacing[axis] == max(spacing)]
+        if max(spacing) / min(spacing) > ANISOTROPY_THRESHOLD * (1 + _SPACING_NOISE):
+            thick = [axis for axis in range(dims) if spacing[axis] >= max(spacing) * (1 - _SPACING_NOISE)]
             if len(thick) == 1:
                 return tuple(0 if axis == thick[0] else order for axis in range(dims))
             break
@@ -126,12 +152,15 @@ def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
-    """Return the `(n_out, n_in)` matrix of one axis for spline `order` (0, 1 or 3); borders repeat."""
-    if order == 0:
-        matrix = np.zeros((axis_map.n_out, axis_map.n_in))
-        matrix[np.arange(axis_map.n_out), _nearest_index(axis_map)] = 1
-        return matrix
+    """Return the `(n_out, n_in)` matrix of one axis for spline `order` (0, 1 or 3); borders repeat.
+
+    The matrix is shared between callers and therefore read-only.
+    """
     unit = np.eye(axis_map.n_in)
+    if order == 0:
+        matrix = unit[_nearest_index(axis_map)]
+        matrix.flags.writeable = False
+        return matrix
     columns = [
         ndimage.affine_transform(
             row,
@@ -143,7 +172,9 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
         )
         for row in unit
     ]
-    return np.stack(columns, axis=1)
+    matrix = np.stack(columns, axis=1)
+    matrix.flags.writeable = False
+    return matrix
 
 
 def _nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:

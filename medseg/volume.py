@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.geometry import Grid, checked_spacing, relative_affine, separable_maps, turned
-from medseg.resampling import axis_orders, resample, resample_labels
+from medseg.geometry import (
+    Grid,
+    axes_onto,
+    axes_to,
+    checked_spacing,
+    relative_affine,
+    separable_maps,
+    turned_axes,
+)
+from medseg.resampling import AxisMap, axis_orders, resample, resample_labels
 
 Kind = Literal["image", "label"]
 Array = NDArray[Any]
@@ -36,7 +44,7 @@ class Volume:
     header: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:
+        if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape or not self.data.shape[0]:
             raise DataError(
                 f"volume: found an array of shape {self.data.shape}, expected (channels, "
                 f"{', '.join(map(str, self.grid.shape))}) to fit its grid. Add the channel axis first."
@@ -68,10 +76,7 @@ class Volume:
 
     def reoriented(self, axcodes: str = "RAS") -> Volume:
         """The same voxels with array axes along `axcodes`; only permutes and flips."""
-        if axcodes.upper() == self.grid.axcodes:
-            return self
-        data = np.ascontiguousarray(turned(self.data, self.grid.axcodes, axcodes))
-        return self._moved(data, self.grid.reoriented(axcodes))
+        return self._turned(*axes_to(self.grid.axcodes, axcodes))
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
         """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
@@ -103,8 +108,8 @@ class Volume:
 
         Images are interpolated by splines of `order` (cubic unless told), label maps label by label,
         linearly, the largest share winning. Where one spacing exceeds three times the smallest, that axis
-        is taken by nearest neighbour (nnU-Net's rule for thick slices). Samples outside repeat the border,
-        except for `like` on a turned grid, where outside is 0.
+        is taken by nearest neighbour (nnU-Net's rule for thick slices), unless the grids are turned against
+        each other. Samples up to half a voxel outside the volume repeat its border; further out is 0.
 
         Args:
             spacing: exactly this spacing (mm), about the same centre.
@@ -124,39 +129,42 @@ class Volume:
         return self._onto(self.grid.with_spacing(checked_spacing(spacing)), order)
 
     def _onto(self, target: Grid, order: int) -> Volume:
-        source = self.reoriented(target.axcodes)
+        source = self._turned(*axes_onto(self.grid, target))
+        if source.grid.matches(target):
+            return source._moved(source.data, target)
         order = 1 if self.is_label else order
         maps = separable_maps(source.grid, target)
         if maps is None:
             return source._onto_turned(target, order)
-        if all(axis_map.is_identity for axis_map in maps):
-            return source._moved(source.data, target)
         orders = axis_orders(order, source.spacing, target.spacing)
-        if self.is_label:
-            return source._moved(resample_labels(source.data, maps, orders), target)
-        return source._moved(resample(source.data, maps, orders), target)
+        data = (resample_labels if self.is_label else resample)(source.data, maps, orders)
+        return source._moved(_without_outside(data, maps), target)
 
     def _onto_turned(self, target: Grid, order: int) -> Volume:
         matrix = relative_affine(self.grid, target)
 
-        def interpolate(channel: Array) -> Array:
-            return np.asarray(
-                ndimage.affine_transform(
-                    channel, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=order, cval=0
-                )
+        def interpolate(channel: Array, order: int, mode: str = "nearest") -> Array:
+            values = channel.astype(np.float32, copy=False)
+            moved = ndimage.affine_transform(
+                values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=order, mode=mode
             )
+            return np.clip(moved, values.min(), values.max()) if order > 1 else np.asarray(moved)
 
-        if not self.is_label:
-            return self._moved(np.stack([interpolate(c.astype(np.float32)) for c in self.data]), target)
-        labels = self.data[0]
-        best = np.full(target.shape, 0.5, dtype=np.float32)  # less than half inside is background
-        result = np.zeros(target.shape, dtype=labels.dtype)
-        for value in np.unique(labels):
-            share = interpolate((labels == value).astype(np.float32))
-            wins = share >= best if value != 0 else share > best
-            result[wins] = value
-            best[wins] = share[wins]
-        return self._moved(result[None], target)
+        # Interpolation towards 0 reaches one voxel beyond the outermost centres, half a voxel outside.
+        outside = interpolate(np.ones(self.grid.shape, np.float32), 1, "grid-constant") <= 0
+        if self.is_label:
+            data = _largest_share(self.data[0], target.shape, lambda share: interpolate(share, 1))[None]
+        else:
+            data = np.stack([interpolate(channel, order) for channel in self.data])
+        data[:, outside] = 0
+        return self._moved(data, target)
+
+    def _turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Volume:
+        if tuple(axes) == (0, 1, 2) and not any(flips):
+            return self
+        return self._moved(
+            np.ascontiguousarray(turned_axes(self.data, axes, flips)), self.grid.turned(axes, flips)
+        )
 
     def _moved(self, data: Array, grid: Grid) -> Volume:
         return Volume(data, grid, self.kind)
@@ -171,6 +179,28 @@ class Volume:
         else:
             content = f"range {_number(self.data.min())} to {_number(self.data.max())}"
         return f"Volume({channels}{shape}, {spacing} mm, {self.grid.axcodes}, {self.data.dtype}, {content})"
+
+
+def _largest_share(labels: Array, shape: Sequence[int], interpolate: Callable[[Array], Array]) -> Array:
+    """Label map of `shape` that holds, per voxel, the label whose interpolated indicator is largest."""
+    result = np.zeros(shape, dtype=labels.dtype)
+    best = np.zeros(shape, dtype=np.float32)
+    for value in np.unique(labels):
+        share = interpolate(labels == value)
+        wins = share > best
+        result[wins] = value
+        best[wins] = share[wins]
+    return result
+
+
+def _without_outside(data: Array, maps: Sequence[AxisMap]) -> Array:
+    """Set to 0 what lies more than half a voxel outside the source, for `(C, X, Y, Z)` just resampled."""
+    for axis, axis_map in enumerate(maps, start=1):
+        position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
+        outside = (position <= -1) | (position >= axis_map.n_in)
+        if outside.any():
+            data[(slice(None),) * axis + (outside,)] = 0
+    return data
 
 
 def _number(value: Any) -> str:

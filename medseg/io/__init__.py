@@ -15,6 +15,7 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp", ".jpg"
 IMAGE_SUFFIXES = (*NIFTI, *ITK)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _INTEGER_TOLERANCE = 1e-3
+_LABEL_LIMIT = 2**31
 
 
 def suffix_of(path: str | Path) -> str:
@@ -71,7 +72,8 @@ def read_labels(path: str | Path) -> Volume:
         raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. Split it.")
     if data.dtype.kind == "f":
         rounded = np.round(data)
-        off = ~(np.abs(data - rounded) < _INTEGER_TOLERANCE)
+        with np.errstate(invalid="ignore"):  # infinite minus infinite is no whole number either
+            off = ~((np.abs(data - rounded) < _INTEGER_TOLERANCE) & (np.abs(rounded) < _LABEL_LIMIT))
         if off.any():
             shown = ", ".join(f"{value:.4g}" for value in np.unique(data[off])[:5])
             raise DataError(

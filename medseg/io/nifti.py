@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import zlib
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +21,19 @@ from medseg.geometry import Grid
 from medseg.io.atomic import replacing
 from medseg.volume import Volume
 
+Stream = gzip.GzipFile | io.BufferedReader
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _SPATIAL_UNITS_MASK = 0b111
+_CHUNK_BYTES = 16 << 20
+_DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
+_NIFTI1_LARGEST_AXIS = 32767
+_UNREADABLE = (  # what nibabel and gzip raise for headers and streams that are no NIfTI
+    *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
+    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),
+)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -33,8 +43,9 @@ def read_nifti(path: Path) -> Volume:
     scaling keep their type; all others are float32. The affine is nibabel's choice: sform, else qform,
     else the header's fallback.
     """
-    image = _open(path, whole=True)
-    return Volume(_voxels(image, path), read_nifti_grid(path, image), header=_geometry(image.header))
+    image = _open(path)
+    grid = read_nifti_grid(path, image)
+    return Volume(_voxels(image, path), grid, header=_geometry(image.header))
 
 
 def read_nifti_grid(path: Path, image: Any = None) -> Grid:
@@ -50,42 +61,75 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
 def write_nifti(volume: Volume, path: Path) -> None:
     """Write a volume; a grid that came from a NIfTI file is written with that file's geometry, bit for bit.
 
-    One channel is written as 3-D, several as 4-D. Bytes are reproducible: no time, no name, no text fields
-    from the source. Booleans become uint8, half floats float32, 64-bit integers the smallest type that fits.
+    One channel is written as 3-D, several as 4-D; NIfTI-2 only where an axis is too long for NIfTI-1. Bytes
+    are reproducible: no time, no name, no text fields from the source. Booleans become uint8, half floats
+    float32, 64-bit integers the smallest type that fits.
+
+    Raises:
+        DataError: voxels that are not real numbers, or a file that cannot be written.
     """
-    data = _storable(volume.data)
+    data = storable(volume.data, path)
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
-    header = nib.Nifti1Header()
-    header.set_data_dtype(data.dtype)
-    header.set_data_shape(data.shape)
-    header["descrip"] = b"medseg"
-    header.set_xyzt_units("mm")
-    if volume.header:
-        for name in _GEOMETRY_FIELDS:
-            header[name] = volume.header[name]
-        header["pixdim"][:4] = volume.header["pixdim"]
-        header["xyzt_units"] = volume.header["units"]
-    else:
-        header.set_zooms((*volume.spacing, *[1.0] * (data.ndim - 3)))
-        header.set_sform(volume.grid.affine, code=1)
-        if volume.grid.shear < 1e-4:  # a quaternion cannot hold shear
-            header.set_qform(volume.grid.affine, code=1)
-    image = nib.Nifti1Image(data, volume.grid.affine, header)
+    kind = nib.Nifti1Image if max(data.shape) <= _NIFTI1_LARGEST_AXIS else nib.Nifti2Image
+    image = kind(data, volume.grid.affine, _header(volume, data, kind))
     with replacing(path) as temporary, temporary.open("wb") as raw:
-        if path.name.endswith(".gz"):
+        if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=raw, mtime=0) as file:
                 image.to_stream(file)
         else:
             image.to_stream(raw)
 
 
-def _open(path: Path, *, whole: bool = False) -> Any:
-    """Open the header, or with `whole` also the voxels of a .gz, which verifies its checksum."""
+def _header(volume: Volume, data: NDArray[Any], kind: Any) -> Any:
+    """A header for `data`: the source's geometry if it is still the volume's, else one made from the grid."""
+    header = kind.header_class()
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    header["descrip"] = b"medseg"
+    header.set_xyzt_units("mm")
+    if volume.header:
+        kept = header.copy()
+        for name in _GEOMETRY_FIELDS:
+            kept[name] = volume.header[name]
+        kept["pixdim"][:4] = volume.header["pixdim"]
+        kept["xyzt_units"] = volume.header["units"]
+        if np.allclose(kept.get_best_affine(), volume.grid.affine, rtol=1e-6, atol=1e-6):
+            return kept
+    header.set_zooms((*volume.spacing, *[1.0] * (data.ndim - 3)))
+    header.set_sform(volume.grid.affine, code=1)
+    if volume.grid.shear < 1e-4:  # a quaternion cannot hold shear
+        header.set_qform(volume.grid.affine, code=1)
+    return header
+
+
+def storable(data: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Voxels in a type that every format holds; values are kept.
+
+    Booleans become uint8, half floats float32, 64-bit integers the smallest type that fits.
+
+    Raises:
+        DataError: voxels that are not real numbers.
+    """
+    if data.dtype.kind not in "biuf":
+        raise DataError(f"{path}: cannot write voxels of {data.dtype}, expected real numbers. Convert them.")
+    if data.dtype == bool:
+        return data.astype(np.uint8)
+    if data.dtype == np.float16:
+        return data.astype(np.float32)
+    if data.dtype.kind in "iu" and data.dtype.itemsize == 8:
+        return data.astype(np.result_type(np.min_scalar_type(data.min()), np.min_scalar_type(data.max())))
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+
+def _open(path: Path) -> Any:
+    """Read and check the header."""
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: found 0 bytes, expected a NIfTI file. Copy or download the file again.")
     try:
-        image = _from_gzip(path) if whole and path.name.endswith(".gz") else nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
+        image: Any = nib.load(path)
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: not a readable NIfTI file ({_reason(error)}). Copy the file again or convert it."
         ) from None
@@ -103,30 +147,72 @@ def _open(path: Path, *, whole: bool = False) -> Any:
 
 
 def _voxels(image: Any, path: Path) -> NDArray[Any]:
+    """Stream the voxels into their final array `(C, X, Y, Z)`, so that no second copy is ever held."""
+    proxy = image.dataobj
+    stored: np.dtype[Any] = proxy.dtype
+    shape = (*image.shape, 1, 1)[:3]
+    volumes = math.prod(image.shape[3:])
+    file = Path(proxy.file_like)
     try:
-        stored = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        _check_size(file, proxy.offset, math.prod(image.shape) * stored.itemsize)
+        data = np.empty((volumes * len(stored.names or "1"), *shape), _dtype_in_memory(proxy))
+        with _decompressed(file) as stream:
+            stream.seek(proxy.offset)
+            _fill(data, stream, proxy)
+            while stream.read(_CHUNK_BYTES):  # only at the end of a .gz is its checksum compared
+                pass
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: voxel data are damaged or end early ({_reason(error)}); expected {image.shape} voxels of "
-            f"{image.get_data_dtype()}. Copy the file again."
+            f"{stored}. Copy the file again."
         ) from None
-    if stored.dtype.names:  # RGB and RGBA are structured types
-        stored = np.stack([stored[name] for name in stored.dtype.names], axis=-1)
-    elif stored.dtype.kind == "f":
-        stored = stored.astype(np.float32, copy=False)
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    spatial = native.reshape((*native.shape, 1, 1)[:3] if native.ndim < 3 else native.shape)
-    channels = spatial.reshape(*spatial.shape[:3], -1)
-    return np.ascontiguousarray(np.moveaxis(channels, -1, 0))
+    return data
 
 
-def _from_gzip(path: Path) -> Any:
-    """Decompress once, to the end, because only there the stream's checksum is compared."""
-    with gzip.open(path) as stream:
-        content = stream.read()
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
-    return kind.from_bytes(content)
+def _fill(data: NDArray[Any], stream: Stream, proxy: Any) -> None:
+    """Read slabs of slices, which a file holds x fastest, into `data`, scaled where the header says so."""
+    components, (_, width, height, depth) = len(proxy.dtype.names or "1"), data.shape
+    slab = max(1, min(depth, _CHUNK_BYTES // (width * height * proxy.dtype.itemsize)))
+    for first in range(0, len(data), components):
+        for start in range(0, depth, slab):
+            slices = min(slab, depth - start)
+            wanted = width * height * slices * proxy.dtype.itemsize
+            content = stream.read(wanted)
+            if len(content) < wanted:
+                raise EOFError(f"found {len(content)} of {wanted} bytes from slice {start + 1} of {depth}")
+            block = np.frombuffer(content, proxy.dtype).reshape((width, height, slices), order="F")
+            parts = [block[name] for name in proxy.dtype.names] if proxy.dtype.names else [block]
+            for channel, values in enumerate(parts, first):
+                scaled = (
+                    values.astype(np.float64) * proxy.slope + proxy.inter if _is_scaled(proxy) else values
+                )
+                with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
+                    data[channel, :, :, start : start + slices] = scaled
+
+
+def _dtype_in_memory(proxy: Any) -> np.dtype[Any]:
+    if proxy.dtype.names:  # RGB and RGBA are structured types of bytes
+        return np.dtype(np.uint8)
+    if _is_scaled(proxy) or proxy.dtype.kind == "f":
+        return np.dtype(np.float32)
+    native: np.dtype[Any] = proxy.dtype.newbyteorder("=")
+    return native
+
+
+def _is_scaled(proxy: Any) -> bool:
+    return (proxy.slope, proxy.inter) != (1, 0) and not proxy.dtype.names
+
+
+def _check_size(file: Path, offset: int, voxel_bytes: int) -> None:
+    """Refuse a header that claims more than its file can hold, before any memory is taken."""
+    size = file.stat().st_size
+    limit = size * _DEFLATE_LIMIT if file.name.lower().endswith(".gz") else size
+    if not 0 <= offset <= limit - voxel_bytes:
+        raise EOFError(f"found {size} bytes in the file, {voxel_bytes} of voxels from byte {offset} declared")
+
+
+def _decompressed(file: Path) -> Stream:
+    return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
 
 
 def _geometry(header: Any) -> MappingProxyType[str, Any]:
@@ -134,16 +220,6 @@ def _geometry(header: Any) -> MappingProxyType[str, Any]:
     fields["pixdim"] = np.array(header["pixdim"][:4])
     fields["units"] = int(header["xyzt_units"]) & _SPATIAL_UNITS_MASK
     return MappingProxyType(fields)
-
-
-def _storable(data: NDArray[Any]) -> NDArray[Any]:
-    if data.dtype == bool:
-        return data.astype(np.uint8)
-    if data.dtype == np.float16:
-        return data.astype(np.float32)
-    if data.dtype in (np.int64, np.uint64):
-        return data.astype(np.result_type(np.min_scalar_type(data.min()), np.min_scalar_type(data.max())))
-    return data
 
 
 def _reason(error: Exception) -> str:

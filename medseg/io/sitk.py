@@ -6,6 +6,7 @@ place where both are turned into medseg's `(C, X, Y, Z)` and RAS+.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 from medseg.geometry import Grid
 from medseg.io.atomic import replacing
+from medseg.io.nifti import storable
 from medseg.volume import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN_FRACTION = 0.01  # of the median gap between slices
+_UNEVEN_MM = 0.01
 
 
 def read_sitk(path: Path) -> Volume:
@@ -27,7 +30,8 @@ def read_sitk(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
     try:
-        image = sitk.ReadImage(str(path))
+        with _quiet():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise DataError(
             f"{path}: not readable ({_reason(error)}). Copy the file again or convert it."
@@ -36,13 +40,16 @@ def read_sitk(path: Path) -> Volume:
 
 
 def write_sitk(volume: Volume, path: Path) -> None:
-    """Write one- or many-channel volumes as .nrrd or .mha, compressed."""
+    """Write one- or many-channel volumes as .nrrd or .mha, compressed.
+
+    Raises:
+        DataError: a sheared grid, which these formats cannot hold, or a file that cannot be written.
+    """
     if volume.grid.shear > 1e-4:
         raise DataError(
             f"{path}: the grid is sheared, which {path.suffix} cannot hold. Write .nii.gz instead."
         )
-    array = np.ascontiguousarray(volume.data.T)  # (Z, Y, X, C)
-    array = array.astype(np.uint8) if array.dtype == bool else array
+    array = np.ascontiguousarray(storable(volume.data, path).T)  # (Z, Y, X, C)
     image = sitk.GetImageFromArray(
         array if volume.channels > 1 else array[..., 0], isVector=volume.channels > 1
     )
@@ -51,7 +58,10 @@ def write_sitk(volume: Volume, path: Path) -> None:
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(volume.spacing)).ravel().tolist())
     with replacing(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(_reason(error)) from None
 
 
 def read_dicom_series(folder: Path) -> Volume:
@@ -65,94 +75,168 @@ def read_dicom_series(folder: Path) -> Volume:
     """
     reader = sitk.ImageSeriesReader()
     with _quiet():
-        series = list(reader.GetGDCMSeriesIDs(str(folder)))
-        if len(series) != 1:
-            found = f"{len(series)} series" if series else "no DICOM series"
-            raise DataError(f"{folder}: found {found}, expected one. Give a folder that holds one series.")
-        files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-        headers = [_slice_header(Path(name)) for name in files]
-        order, step = _stack(headers, folder)
-        reader.SetFileNames([files[i] for i in order])
+        files = _series_files(reader, folder)
+        slices = [_slice(file) for file in files]
+        order, step = _stack(slices, folder)
+        reader.SetFileNames([str(files[i]) for i in order])
+        if len({one.rescale for one in slices}) > 1:
+            reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's type would cut the others'
         try:
             image = reader.Execute()
         except RuntimeError as error:
             raise DataError(f"{folder}: not readable ({_reason(error)}). Export the series again.") from None
-    volume = _volume(image, folder)
-    if volume.grid.shape[2] != len(files):
+    data = _array(image, folder)
+    if data.shape[3] != len(files):
         raise DataError(
-            f"{folder}: found {volume.grid.shape[2]} readable slices, expected {len(files)}. Copy the series again."
+            f"{folder}: found {data.shape[3]} readable slices, expected {len(files)}. Copy the series again."
         )
-    first_orientation, first_position, pixel = headers[order[0]]
+    first = slices[order[0]]
     affine = np.eye(4)
-    affine[:3, 0] = first_orientation[0] * pixel[1]
-    affine[:3, 1] = first_orientation[1] * pixel[0]
+    affine[:3, 0] = first.orientation[0] * first.spacing[1]
+    affine[:3, 1] = first.orientation[1] * first.spacing[0]
     affine[:3, 2] = step
-    affine[:3, 3] = first_position
-    return Volume(volume.data, Grid(volume.grid.shape, _LPS_TO_RAS @ affine))
+    affine[:3, 3] = first.position
+    return Volume(data, _grid(data, affine, folder))
 
 
-SliceHeader = tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]
+@dataclass(frozen=True)
+class _Slice:
+    """Geometry of one DICOM file in LPS, mm.
+
+    Attributes:
+        orientation: `(2, 3)`, directions along a row and along a column.
+        position: `(3,)`, centre of the first pixel.
+        spacing: between rows, between columns.
+        thickness: distance to the next slice, as far as one file alone tells; 0 if it does not.
+        rescale: slope and intercept.
+    """
+
+    orientation: NDArray[np.float64]
+    position: NDArray[np.float64]
+    spacing: tuple[float, float]
+    thickness: float
+    rescale: tuple[float, float]
 
 
-def _slice_header(path: Path) -> SliceHeader:
-    """Row and column directions (2, 3), position (3,), and pixel spacing (row, column) in mm, LPS."""
+def _series_files(reader: Any, folder: Path) -> list[Path]:
+    """The files of the one series in `folder`; a slice that cannot be parsed is an error, not left out."""
+    series = list(reader.GetGDCMSeriesIDs(str(folder)))
+    if len(series) != 1:
+        found = f"{len(series)} series" if series else "no DICOM series"
+        raise DataError(f"{folder}: found {found}, expected one. Give a folder that holds one series.")
+    files = [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), series[0])]
+    kind = _storage_class(files[0])
+    taken = {file.name for file in files}
+    damaged = [
+        file.name
+        for file in sorted(folder.iterdir())
+        if kind and file.name not in taken and file.is_file() and _storage_class(file) == kind
+    ]
+    if damaged:
+        raise DataError(
+            f"{folder}: slices that cannot be read: found {len(damaged)} ({', '.join(damaged[:3])}) of "
+            f"{len(files) + len(damaged)}, expected none. Copy the series again."
+        )
+    return files
+
+
+def _storage_class(file: Path) -> bytes:
+    """MediaStorageSOPClassUID (0002,0002) of a DICOM file, read by hand because the rest may be damaged."""
+    with file.open("rb") as stream:
+        head = stream.read(1024)
+    start = head.find(b"\x02\x00\x02\x00UI")
+    if head[128:132] != b"DICM" or start < 0:
+        return b""
+    length = int.from_bytes(head[start + 6 : start + 8], "little")
+    return head[start + 8 : start + 8 + length]
+
+
+def _slice(file: Path) -> _Slice:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(str(file))
+
+    def tag(key: str) -> str:
+        return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
+
     try:
         reader.ReadImageInformation()
-        orientation = [float(v) for v in reader.GetMetaData("0020|0037").split("\\")]
-        position = [float(v) for v in reader.GetMetaData("0020|0032").split("\\")]
-        rows, columns = (float(v) for v in reader.GetMetaData("0028|0030").split("\\"))
+        orientation = np.array(tag("0020|0037").split("\\"), dtype=np.float64).reshape(2, 3)
+        position = np.array(tag("0020|0032").split("\\"), dtype=np.float64).reshape(3)
+        rows, columns = (float(value) for value in tag("0028|0030").split("\\"))
+        thickness = float(tag("0018|0088") or tag("0018|0050") or 0)
+        rescale = (float(tag("0028|1053") or 1), float(tag("0028|1052") or 0))
     except (RuntimeError, ValueError):
         raise DataError(
-            f"{path}: ImageOrientationPatient, ImagePositionPatient or PixelSpacing: missing or unreadable. "
+            f"{file}: ImageOrientationPatient, ImagePositionPatient or PixelSpacing: missing or unreadable. "
             "Export the series again with its geometry."
         ) from None
-    return np.array(orientation).reshape(2, 3), np.array(position), (rows, columns)
+    return _Slice(orientation, position, (rows, columns), thickness, rescale)
 
 
-def _stack(headers: list[SliceHeader], folder: Path) -> tuple[list[int], NDArray[np.float64]]:
+def _stack(slices: list[_Slice], folder: Path) -> tuple[list[int], NDArray[np.float64]]:
     """Order of the slices along their normal, and the step (mm, LPS) from one to the next."""
-    orientation = headers[0][0]
-    if any(np.abs(header[0] - orientation).max() > 1e-3 for header in headers):
+    first = slices[0]
+    if any(np.abs(one.orientation - first.orientation).max() > 1e-3 for one in slices):
         raise DataError(f"{folder}: slices differ in orientation, expected one stack. Remove the localizer.")
-    normal = np.cross(orientation[0], orientation[1])
-    heights = np.array([header[1] @ normal for header in headers])
+    if any(np.abs(np.subtract(one.spacing, first.spacing)).max() > 1e-3 for one in slices):
+        raise DataError(f"{folder}: slices differ in pixel spacing, expected one stack. Split the series.")
+    normal = np.cross(*first.orientation)
+    heights = np.array([one.position @ normal for one in slices])
     order = [int(i) for i in np.argsort(heights)]
     if len(order) == 1:
-        return order, normal
+        return order, normal * (abs(first.thickness) or 1.0)
     gaps = np.diff(heights[order])
     median = float(np.median(gaps))
-    if np.abs(gaps - median).max() > max(_UNEVEN_FRACTION * median, 0.01):
+    tolerance = max(_UNEVEN_FRACTION * median, _UNEVEN_MM)
+    if np.abs(gaps - median).max() > tolerance or gaps.min() < _UNEVEN_MM:
         raise DataError(
             f"{folder}: uneven gaps between slices: found {gaps.min():.3f} to {gaps.max():.3f} mm, expected "
             f"{median:.3f} mm throughout. A slice is missing, doubled, or the spacing changes; export the series "
             "again or split it."
         )
-    step = (headers[order[-1]][1] - headers[order[0]][1]) / (len(order) - 1)
+    positions = np.array([slices[i].position for i in order])
+    step = (positions[-1] - positions[0]) / (len(order) - 1)
+    drift = np.linalg.norm(np.diff(positions, axis=0) - step, axis=1).max()
+    if drift > 2 * tolerance:
+        raise DataError(
+            f"{folder}: slices are shifted sideways against each other: found {drift:.3f} mm, expected a straight "
+            "stack. Export the series again."
+        )
     return order, step
 
 
 def _volume(image: Any, path: Path) -> Volume:
+    data = _array(image, path)
+    dims = image.GetDimension()
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)
+    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
+    affine[:dims, 3] = image.GetOrigin()
+    return Volume(data, _grid(data, affine, path))
+
+
+def _array(image: Any, path: Path) -> NDArray[Any]:
+    """Voxels `(C, X, Y, Z)` of a 2-D or 3-D image; float64 becomes float32."""
     if image.GetDimension() not in (2, 3):
         raise DataError(
             f"{path}: found {image.GetDimension()} dimensions, expected 2 or 3. Split the series."
         )
-    array = sitk.GetArrayFromImage(image)
+    array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "c":
         raise DataError(f"{path}: found complex voxels, expected real numbers. Save the magnitude.")
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., None]
     if image.GetDimension() == 2:
         array = array[None]
-    dims = image.GetDimension()
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(dims, dims)
-    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
-    affine[:dims, 3] = image.GetOrigin()
-    data = np.ascontiguousarray(array.T)  # (Z, Y, X, C) -> (C, X, Y, Z)
-    data = data.astype(np.float32) if data.dtype == np.float64 else data
-    return Volume(data, Grid(data.shape[1:], _LPS_TO_RAS @ affine))
+    dtype = np.float32 if array.dtype == np.float64 else array.dtype
+    return np.array(array.T, dtype=dtype, order="C")  # (Z, Y, X, C) -> (C, X, Y, Z)
+
+
+def _grid(data: NDArray[Any], affine_lps: NDArray[np.float64], path: Path) -> Grid:
+    try:
+        return Grid(data.shape[1:], _LPS_TO_RAS @ affine_lps)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 class _quiet:

@@ -1,0 +1,160 @@
+"""Unpack, and on request download, a task of the Medical Segmentation Decathlon.
+
+The tasks are described in Antonelli et al., Nature Communications 2022, doi:10.1038/s41467-022-30695-9, which
+links to their archives. A download needs the archive's SHA-256, which is compared before the archive is
+opened; nothing is fetched without --url.
+
+    python data_scripts/fetch_msd_task.py hippocampus --archive Task04_Hippocampus.tar --out data
+    python data_scripts/fetch_msd_task.py 9 --url https://HOST/Task09_Spleen.tar --sha256 HASH --out data
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from medseg.data.archives import extract
+from medseg.data.layouts import read_dataset
+from medseg.errors import DataError, MedsegError, nearest
+from medseg.io.atomic import replacing
+
+TASKS = (
+    *("Task01_BrainTumour", "Task02_Heart", "Task03_Liver", "Task04_Hippocampus", "Task05_Prostate"),
+    *("Task06_Lung", "Task07_Pancreas", "Task08_HepaticVessel", "Task09_Spleen", "Task10_Colon"),
+)
+_CHUNK = 1 << 20
+_SILENCE_SECONDS = 60
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        task = task_named(options.task)
+        if (options.archive is None) == (options.url is None):
+            raise DataError("source: expected exactly one of --archive and --url. Give one.")
+        folder = options.out / task
+        if folder.exists():
+            raise DataError(f"{folder}: exists already. Remove it, or choose another --out.")
+        archive = options.archive or download(options.url, options.sha256, options.out / f"{task}.tar")
+        if options.archive and options.sha256:
+            require_hash(archive, options.sha256)
+        place(archive, task, folder)
+        dataset = read_dataset(folder)
+    except MedsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder}: {len(dataset.labelled)} labelled cases, channels {', '.join(dataset.channel_names)}")
+    return 0
+
+
+def task_named(text: str) -> str:
+    """The task's full name from its number, its name, or the part after the underscore."""
+    known = {name.lower(): name for name in TASKS}
+    known |= {name.lower().split("_")[1]: name for name in TASKS}
+    known |= {str(number): name for number, name in enumerate(TASKS, 1)}
+    if text.lower() not in known:
+        raise DataError(
+            f"task {text!r} is unknown.{nearest(text.lower(), known)} Give one of {', '.join(TASKS)}."
+        )
+    return known[text.lower()]
+
+
+def download(url: str, sha256: str | None, path: Path) -> Path:
+    """Fetch `url` to `path`, which appears only if its SHA-256 is the expected one.
+
+    Raises:
+        DataError: not https (redirects included), no or another hash, or no connection.
+    """
+    if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise DataError("--sha256: expected 64 hexadecimal digits for a download. Give the archive's hash.")
+    if path.exists():
+        require_hash(path, sha256)
+        return path
+    _require_https(url)
+    with replacing(path) as temporary:
+        try:
+            with _opener().open(url, timeout=_SILENCE_SECONDS) as answer, temporary.open("wb") as file:
+                _copy(answer, file, int(answer.headers.get("Content-Length") or 0))
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise DataError(
+                f"{url}: cannot be fetched ({error}). Check the address and the network."
+            ) from None
+        require_hash(temporary, sha256)
+    return path
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https only."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        """Check the new address first."""
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_HttpsOnly)
+
+
+def _require_https(url: str) -> None:
+    if not url.lower().startswith("https://"):
+        raise DataError(f"{url}: expected an https address. Give one.")
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as progress:
+        while chunk := source.read(_CHUNK):
+            target.write(chunk)
+            progress.update(len(chunk))
+
+
+def require_hash(path: Path, sha256: str) -> None:
+    """Raise a `DataError` unless the file has this SHA-256."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Check the path.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise DataError(
+            f"{path.name}: SHA-256: found {found}, expected {sha256.lower()}. The file is damaged or another "
+            "one; fetch it again and check where the expected hash comes from."
+        )
+
+
+def place(archive: Path, task: str, folder: Path) -> None:
+    """Unpack `archive` and move the task's folder in it to `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder.parent) as scratch:
+        unpacked = extract(archive, Path(scratch) / "archive")
+        if not (unpacked / task / "dataset.json").is_file():
+            raise DataError(
+                f"{archive}: found no {task}/dataset.json in it. Give the archive of this task, as published."
+            )
+        (unpacked / task).rename(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", help="number, name or organ: 4, Task04_Hippocampus or hippocampus")
+    parser.add_argument("--archive", type=Path, help="tar file that you have already")
+    parser.add_argument("--url", help="https address to download the tar file from")
+    parser.add_argument("--sha256", help="expected hash; required with --url, checked with --archive")
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives the task's folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""``python -m medseg``, for launchers such as torchrun."""
+
+import sys
+
+from medseg.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The ``medseg`` command: one file a verb, each thin over the API."""

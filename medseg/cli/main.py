@@ -1,0 +1,62 @@
+"""Entry point: parse, run the verb, turn a user's mistake into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from medseg.errors import MedsegError
+
+VERBS = ("demo", "inspect", "train", "predict", "evaluate", "models", "config")
+EXIT_REFUSED = 1
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors end with code 1, because 2 means that some cases failed."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_REFUSED, f"medseg: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; imports nothing heavy."""
+    parser = _Parser(
+        prog="medseg",
+        description="Volumetric medical image segmentation: train on CT and MR datasets, predict, evaluate.",
+        epilog="Start with: medseg demo",
+    )
+    parser.add_argument("--version", action="version", version=f"medseg {version('medseg')}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        import_module(f"medseg.cli.{verb}").add_parser(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 done; 1 refused; 2 some cases failed; 3 training diverged; 130 or 143 stopped, state kept.
+    """
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(import_module(f"medseg.cli.{options.verb}").run(options))
+    except MedsegError as error:
+        if options.debug:
+            raise
+        print(f"medseg {options.verb}: {error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", EXIT_REFUSED))
+    except KeyboardInterrupt:
+        print(f"medseg {options.verb}: interrupted; what was finished is kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has gone (medseg models | head); say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_REFUSED

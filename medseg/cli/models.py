@@ -1,0 +1,54 @@
+"""``medseg models``: list the models, or describe one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
+    parser.add_argument("name", nargs="?", default="*", help="a name, or a pattern such as 'unet*'")
+    parser.add_argument("options", nargs="*", metavar="key=value", help="options, with a name")
+    parser.add_argument("--input", metavar="C,X,Y[,Z]", help="summarise the model on an input of this shape")
+    parser.add_argument("--classes", type=int, default=2, help="classes of the summary, background counted")
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.config import apply_overrides
+    from medseg.errors import ConfigError, nearest
+    from medseg.models.catalog import MODELS, list_models, parse_options
+
+    names = list_models(options.name)
+    if not names:
+        hint = nearest(options.name, list_models())
+        raise ConfigError(f"no model matches {options.name!r}.{hint} Known: {', '.join(list_models())}.")
+    if options.input is None and not options.options and names != [options.name]:
+        width = max(map(len, names))
+        for name in names:
+            entry = MODELS.get(name)
+            print(f"{name:<{width}}  {entry.summary} ({entry.reference})")
+        return 0
+    chosen = apply_overrides({}, options.options)
+    for name in names:
+        entry = MODELS.get(name)
+        print(f"{name}: {entry.summary} ({entry.reference})")
+        print(parse_options(name, chosen).to_yaml(), end="")
+        if options.input is not None:
+            print(_summary(name, options.input, options.classes, chosen))
+    return 0
+
+
+def _summary(name: str, text: str, classes: int, chosen: dict[str, Any]) -> str:
+    from medseg.errors import ConfigError
+    from medseg.models import build_model
+    from medseg.models.summary import summarize
+
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--input: found {text!r}, expected channels and sizes such as 1,64,64,64."
+        ) from None
+    model = build_model(name, in_channels=shape[0], num_classes=classes, **chosen)
+    return str(summarize(model, shape))

@@ -1,0 +1,1 @@
+"""From files to training patches: cases, layouts, splits, phantoms and preprocessing."""

@@ -1,0 +1,141 @@
+"""Augmentation of patches: nnU-Net's list as typed defaults, every draw from one generator a sample.
+
+Rotation and scaling are part of cutting the patch (`patches`), so that nothing is resampled twice; this file
+holds the changes of intensity and of side.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg.data.settings import Augmentation, Range
+
+
+def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Draw the matrix `(dims, dims)` from patch offsets to source offsets, or None for no change."""
+    matrix = np.eye(dims)
+    changed = False
+    if rng.random() < settings.rotate_p:
+        limit = math.radians(settings.rotate_degrees)
+        planes = [(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]
+        for first, second in planes:
+            matrix = _rotation(dims, first, second, rng.uniform(-limit, limit)) @ matrix
+        changed = True
+    if rng.random() < settings.scale_p:
+        matrix = matrix * rng.uniform(*settings.scale)
+        changed = True
+    return matrix if changed else None
+
+
+def augment(
+    image: Tensor, label: Tensor, settings: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Change intensities and sides of one patch.
+
+    Args:
+        image: `(c, *spatial)` float32, normalised intensities.
+        label: `(1, *spatial)`.
+        settings: probabilities and ranges.
+        rng: the sample's own generator; the result depends on nothing else.
+
+    Returns:
+        Image and label of the same shapes.
+    """
+    image = _change_intensity(image, settings, rng)
+    dims = image.ndim - 1
+    axes = range(dims) if settings.mirror_axes is None else [a for a in settings.mirror_axes if a < dims]
+    flipped = [axis + 1 for axis in axes if rng.random() < 0.5]
+    if flipped:
+        image, label = image.flip(flipped), label.flip(flipped)
+    return image.contiguous(), label.contiguous()
+
+
+def _change_intensity(image: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
+    if rng.random() < s.noise_p:
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        image = image + torch.from_numpy(noise) * rng.uniform(*s.noise_std)
+    if rng.random() < s.blur_p:
+        image = _some_channels(image, rng, lambda c: _blurred(c, rng.uniform(*s.blur_sigma)))
+    if rng.random() < s.brightness_p:
+        image = image * _per_channel(image, s.brightness, rng)
+    if rng.random() < s.contrast_p:
+        image = _contrasted(image, _per_channel(image, s.contrast, rng))
+    if rng.random() < s.low_resolution_p:
+        image = _some_channels(image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution)))
+    if rng.random() < s.gamma_inverted_p:
+        image = -_gamma_corrected(-image, _per_channel(image, s.gamma, rng))
+    if rng.random() < s.gamma_p:
+        image = _gamma_corrected(image, _per_channel(image, s.gamma, rng))
+    return image
+
+
+def _rotation(dims: int, first: int, second: int, angle: float) -> np.ndarray:
+    matrix = np.eye(dims)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[first, second], matrix[second, first] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+def _per_channel(image: Tensor, bounds: Range, rng: np.random.Generator) -> Tensor:
+    """One factor a channel; below and above 1 are equally likely whatever the bounds."""
+    low, high = bounds
+    factors = [
+        rng.uniform(low, 1)
+        if low < 1 and (high <= 1 or rng.random() < 0.5)
+        else rng.uniform(max(low, 1), high)
+        for _ in range(len(image))
+    ]
+    return torch.tensor(factors, dtype=image.dtype).view(-1, *[1] * (image.ndim - 1))
+
+
+def _some_channels(image: Tensor, rng: np.random.Generator, change) -> Tensor:  # type: ignore[no-untyped-def]
+    return torch.stack([change(channel) if rng.random() < 0.5 else channel for channel in image])
+
+
+def _spatial(image: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, image.ndim))
+
+
+def _contrasted(image: Tensor, factor: Tensor) -> Tensor:
+    mean, low, high = (
+        f(image, dim=_spatial(image), keepdim=True) for f in (torch.mean, torch.amin, torch.amax)
+    )
+    return torch.clamp((image - mean) * factor + mean, low, high)
+
+
+def _gamma_corrected(image: Tensor, gamma: Tensor) -> Tensor:
+    axes = _spatial(image)
+    mean, std = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
+    low = image.amin(axes, keepdim=True)
+    span = (image.amax(axes, keepdim=True) - low).clamp_min(1e-7)
+    changed = ((image - low) / span) ** gamma
+    new_mean, new_std = changed.mean(axes, keepdim=True), changed.std(axes, keepdim=True)
+    return (changed - new_mean) / new_std.clamp_min(1e-7) * std + mean
+
+
+def _blurred(channel: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of `(*spatial)`, one separable axis at a time; reflected borders."""
+    radius = max(1, round(3 * sigma))
+    positions = torch.arange(-radius, radius + 1, dtype=channel.dtype)
+    kernel = torch.exp(-0.5 * (positions / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in range(channel.ndim):
+        if channel.shape[axis] <= radius:
+            continue
+        moved = channel.movedim(axis, -1)
+        flat = functional.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="reflect")
+        channel = functional.conv1d(flat, kernel.view(1, 1, -1)).view(moved.shape).movedim(-1, axis)
+    return channel.contiguous()
+
+
+def _coarsened(channel: Tensor, factor: float) -> Tensor:
+    shape = channel.shape
+    small = [max(1, round(size * factor)) for size in shape]
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[channel.ndim]
+    coarse = functional.interpolate(channel[None, None], size=small, mode="nearest-exact")
+    return functional.interpolate(coarse, size=shape, mode=mode, align_corners=False)[0, 0]

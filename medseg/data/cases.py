@@ -1,0 +1,207 @@
+"""Cases and datasets: which files belong together, and reading them onto one grid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError, describe, nearest
+from medseg.geometry import EQUAL_WITHIN_MM, Grid
+from medseg.io import read, read_grid, read_labels
+from medseg.labels import Labels
+from medseg.volume import Volume
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_MOST_LISTED = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject's study. Ids become file names, so they hold only letters, digits and ``. _ -``.
+
+    Attributes:
+        id: unique in its dataset.
+        images: one file per channel, or one file (or DICOM folder) that holds all channels.
+        label: label map, or None.
+        subject: the person; splits are by subject. The id where nothing else is known.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise DataError(
+                f"case {self.id!r}: expected an id of 1 to 128 letters, digits, dots, underscores and dashes "
+                "that begins with none of '.-'. Name the case otherwise."
+            )
+        if not self.images:
+            raise DataError(f"case {self.id}: found no image, expected at least one. Give its image files.")
+        object.__setattr__(self, "subject", self.subject or self.id)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Images and, where there is one, the label map."""
+        return self.images if self.label is None else (*self.images, self.label)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases with the meaning of their channels and labels.
+
+    Attributes:
+        name: shown in reports.
+        root: the folder that all files lie in.
+        cases: sorted by id, each id once.
+        channel_names: one per channel of an image.
+        labels: table of label values, or None where the layout does not say.
+    """
+
+    name: str
+    root: Path
+    cases: tuple[Case, ...]
+    channel_names: tuple[str, ...]
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.cases, key=lambda case: case.id))
+        require_unique(ordered, str(self.root))
+        object.__setattr__(self, "cases", ordered)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all cases, sorted."""
+        return tuple(case.id for case in self.cases)
+
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        """The cases that have a label map."""
+        return tuple(case for case in self.cases if case.label is not None)
+
+    def case(self, case_id: str) -> Case:
+        """The case with this id.
+
+        Raises:
+            DataError: there is none; the message names the nearest id.
+        """
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        hint = nearest(case_id, self.ids) or f" It has {len(self.cases)} cases."
+        raise DataError(f"{self.root}: no case {case_id!r}.{hint} Give the id of a case of this dataset.")
+
+    def subset(self, ids: Iterable[str]) -> Dataset:
+        """The same dataset with only these cases.
+
+        Raises:
+            DataError: an unknown id.
+        """
+        chosen = {case_id: self.case(case_id) for case_id in ids}
+        return replace(self, cases=tuple(chosen.values()))
+
+
+def require_unique(cases: Iterable[Case], where: str) -> None:
+    """Raise a `DataError` that names both first images of cases with the same id."""
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.id in seen:
+            raise DataError(
+                f"{where}: case {case.id!r} is there twice: {seen[case.id].images[0]} and {case.images[0]}. "
+                "Rename or remove one."
+            )
+        seen[case.id] = case
+
+
+def require_files(cases: Iterable[Case], where: str) -> None:
+    """Raise one `DataError` that lists every file of `cases` that does not exist."""
+    missing = [f"{path} (case {case.id})" for case in cases for path in case.files if not path.exists()]
+    if missing:
+        more = f"\n  and {len(missing) - _MOST_LISTED} more" if len(missing) > _MOST_LISTED else ""
+        listed = "".join(f"\n  {line}" for line in missing[:_MOST_LISTED])
+        raise DataError(
+            f"{where}: {len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing:{listed}{more}\n"
+            "Restore them, or take their cases off the list."
+        )
+
+
+def read_case_image(case: Case, channels: int | None = None) -> Volume:
+    """Read all channels of a case onto the grid and orientation of its first file.
+
+    Args:
+        case: its files are read in order; each may hold several channels.
+        channels: how many the case must have in all; None accepts any number.
+
+    Returns:
+        Volume `(C, X, Y, Z)`, in the first file's orientation and with its geometry header.
+
+    Raises:
+        DataError: a file is unreadable, two files lie on different grids, or the number of channels is not
+            `channels`.
+    """
+    first, *others = (read(path) for path in case.images)
+    parts = [first.data]
+    for path, volume in zip(case.images[1:], others, strict=True):
+        parts.append(_aligned(volume, first.grid, path, case.images[0], "channel").data)
+    data = np.concatenate(parts) if others else first.data
+    if channels is not None and len(data) != channels:
+        files = ", ".join(path.name for path in case.images)
+        raise DataError(
+            describe(
+                f"case {case.id} ({files})",
+                "wrong number of channels",
+                found=len(data),
+                expected=channels,
+                fix="Give every channel, in the order of the dataset's channel names",
+            )
+        )
+    # int32 beside float32 promotes to float64, which no later step needs
+    return first.with_data(data.astype(np.float32) if data.dtype == np.float64 else data)
+
+
+def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+    """Read the label map of a case as class indices on the grid of its image.
+
+    Args:
+        case: must have a label map.
+        labels: table from the values in the file to classes.
+        grid: the image's grid; None reads it from the first image.
+
+    Returns:
+        Label volume `(1, X, Y, Z)` of class indices 0 … K−1, uint8 or uint16, on the image's grid; a map
+        that is stored in another orientation is turned.
+
+    Raises:
+        DataError: no label map, another grid, or a value that `labels` does not hold.
+    """
+    if case.label is None:
+        raise DataError(f"case {case.id}: found no label map, expected one. Give its label, or leave it out.")
+    grid = grid or read_grid(case.images[0])
+    volume = _aligned(read_labels(case.label), grid, case.label, case.images[0], "label map")
+    return Volume(labels.to_classes(volume.data, str(case.label)), grid, "label")
+
+
+def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:
+    """`volume` turned to the orientation of `grid`, if it then matches it."""
+    turned = volume.reoriented(grid.axcodes)
+    if turned.grid.matches(grid):
+        return turned
+    if turned.grid.shape != grid.shape:
+        found, expected = f"shape {turned.grid.shape}", f"{grid.shape}"
+    else:
+        found = f"voxels up to {turned.grid.distance(grid):.4g} mm away"
+        expected = f"at most {EQUAL_WITHIN_MM} mm"
+    raise DataError(
+        describe(
+            path,
+            f"{what} on another grid than {reference}",
+            found=found,
+            expected=expected,
+            fix="Resample it onto that image's grid, or give the file that belongs to it",
+        )
+    )

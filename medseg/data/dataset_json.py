@@ -1,0 +1,181 @@
+"""Datasets that a ``dataset.json`` describes: the Medical Segmentation Decathlon's and nnU-Net's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.data.cases import Case, Dataset
+from medseg.data.json_files import read_object
+from medseg.data.paths import CHANNEL_FILE, folder_name, inside, visible_files
+from medseg.errors import DataError
+from medseg.io import stem_of, suffix_of
+from medseg.labels import Labels
+
+
+def read_msd(path: Path) -> Dataset:
+    """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
+
+    An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named
+    without the ``_0000`` of their files; those are found.
+    """
+    root, description, values = _described(path)
+    where = str(description)
+    cases = [
+        _msd_case(entry, root, f"{where}: training[{i}]")
+        for i, entry in enumerate(_list_of(values, "training", where))
+    ]
+    for i, entry in enumerate(_list_of(values, "test", where)):
+        cases.append(_msd_case(entry, root, f"{where}: test[{i}]"))
+    return _dataset(root, where, values, cases)
+
+
+def _msd_case(entry: Any, root: Path, where: str) -> Case:
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or "image" not in entry:
+        raise DataError(f'{where}: found {entry!r}, expected {{"image": path, "label": path}}. Correct it.')
+    names = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    images = [inside(root, name, f"{where}: image") for name in names]
+    label = inside(root, entry["label"], f"{where}: label") if entry.get("label") is not None else None
+    if not images:
+        raise DataError(f"{where}: image: found an empty list, expected at least one path. Name its files.")
+    case_id = stem_of(images[0])
+    if len(images) == 1 and not images[0].exists():
+        images = _channel_files(images[0]) or images
+    elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
+        case_id = match["id"]
+    return Case(case_id, tuple(images), label)
+
+
+def _channel_files(image: Path) -> list[Path]:
+    """Files ``<stem>_0000.<ext>`` and on: nnU-Net v1 lists images without their channel number."""
+    found: list[Path] = []
+    while (path := image.with_name(f"{stem_of(image)}_{len(found):04d}{suffix_of(image)}")).exists():
+        found.append(path)
+    return found
+
+
+def read_nnunet(path: Path) -> Dataset:
+    """Read nnU-Net v2's raw layout: its ``dataset`` table, or the files of ``imagesTr`` and ``labelsTr``.
+
+    Files ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>`` make a case; where one
+    is there, the others are expected. ``imagesTs`` is not read.
+    """
+    root, description, values = _described(path)
+    where = str(description)
+    if "dataset" in values:
+        cases = _listed_cases(root, values["dataset"], f"{where}: dataset")
+    else:
+        cases = _scanned_cases(root, values.get("file_ending"), len(_channel_names(values, where)), where)
+    return _dataset(root, where, values, cases)
+
+
+def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
+    if not isinstance(entries, dict):
+        raise DataError(f"{where}: expected an object from case ids to images and label. Correct it.")
+    cases = []
+    for case_id, entry in entries.items():
+        place = f"{where}: {case_id}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list) or not entry["images"]:
+            raise DataError(f'{place}: expected {{"images": [paths], "label": path}}. Correct it.')
+        images = tuple(inside(root, name, f"{place}: images") for name in entry["images"])
+        label = entry.get("label")
+        cases.append(Case(case_id, images, inside(root, label, f"{place}: label") if label else None))
+    return cases
+
+
+def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[Case]:
+    """Cases of ``imagesTr/<id>_0000.<ext>`` … and ``labelsTr/<id>.<ext>``; absent partners are kept, so that
+    the check of all files can list them."""
+    if not isinstance(ending, str):
+        raise DataError(f'{where}: file_ending: found {ending!r}, expected ".nii.gz", say. Add it.')
+    ids = set()
+    for file in visible_files(root / "imagesTr"):
+        stem = file.name.removesuffix(ending)
+        if stem != file.name and (match := CHANNEL_FILE.fullmatch(stem)):
+            ids.add(match["id"])
+    labels = {
+        f.name.removesuffix(ending) for f in visible_files(root / "labelsTr") if f.name.endswith(ending)
+    }
+    return [
+        Case(
+            case_id,
+            tuple(root / "imagesTr" / f"{case_id}_{channel:04d}{ending}" for channel in range(channels)),
+            root / "labelsTr" / f"{case_id}{ending}",
+        )
+        for case_id in sorted(ids | labels)
+    ]
+
+
+def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
+    description = path / "dataset.json" if path.is_dir() else path
+    return description.parent, description, read_object(description)
+
+
+def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Case]) -> Dataset:
+    name = values.get("name")
+    labels = parse_labels(values["labels"], f"{where}: labels") if "labels" in values else None
+    chosen = name if isinstance(name, str) and name else folder_name(root)
+    return Dataset(chosen, root, tuple(cases), _channel_names(values, where), labels)
+
+
+def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = values.get(key, [])
+    if not isinstance(found, list):
+        raise DataError(f"{where}: {key}: found a {type(found).__name__}, expected a list. Correct it.")
+    return found
+
+
+def _channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
+    """Names in the order of their numbers; ``modality`` is the older key."""
+    key = "channel_names" if "channel_names" in values else "modality"
+    table = values.get(key)
+    if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))} or not table:
+        raise DataError(
+            f'{where}: {key}: found {table!r}, expected {{"0": "CT"}}, say, numbered from 0. Correct it.'
+        )
+    return tuple(str(table[str(i)]) for i in range(len(table)))
+
+
+def parse_labels(table: Any, where: str) -> Labels:
+    """Labels from ``{"liver": 1}`` or, as the Decathlon writes it, ``{"1": "liver"}``.
+
+    Raises:
+        DataError: regions (lists of values) and ignore labels, which are not supported; no whole numbers.
+    """
+    if not isinstance(table, dict) or not table:
+        raise DataError(f'{where}: found {table!r}, expected {{"background": 0, ...}}. Correct it.')
+    if all(key.isdecimal() for key in table) and all(isinstance(name, str) for name in table.values()):
+        table = _inverted(table, where)
+    values: dict[str, int] = {}
+    for name, value in table.items():
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, list):
+            raise DataError(
+                f"{where}: {name}: found the region {value}; regions are not supported yet. Give each label "
+                "one value."
+            )
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DataError(f"{where}: {name}: found {value!r}, expected a whole number from 0. Correct it.")
+        values[name] = value
+    if "ignore" in values:
+        raise DataError(
+            f"{where}: ignore: labels that mean 'not annotated' are not supported yet. Leave out the cases "
+            "that use it, or rename it to learn it as a class of its own."
+        )
+    try:
+        return Labels.of(values)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _inverted(table: dict[str, str], where: str) -> dict[str, int]:
+    names = list(table.values())
+    if len(set(names)) < len(names):
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: the name {doubled!r} stands for several values. Give each its own name.")
+    return {name: int(value) for value, name in table.items()}

@@ -1,0 +1,189 @@
+"""Random training patches from prepared cases.
+
+Randomness is stateless: the generator of each sample is made from (seed, stream, index). Workers, ranks and
+a resumed run therefore see the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from medseg.data.augment import augment, draw_affine
+from medseg.data.settings import Augmentation
+from medseg.data.store import StoredCase
+
+Sample = dict[str, Tensor]
+
+
+def sample_generator(seed: int, stream: str, index: int) -> np.random.Generator:
+    """The generator of one sample; equal arguments give equal draws on every machine."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+class PatchDataset(Dataset[Sample]):
+    """Patches by index; sample `index` belongs to step ``index // batch_size``.
+
+    Cases are drawn uniformly with replacement. The last ``round(foreground · batch_size)`` patches of a batch
+    are centred on a voxel of a foreground class drawn uniformly among those of the case (nnU-Net's rule).
+
+    Args:
+        cases: prepared cases.
+        size: patch size in voxels, three numbers. A 2-D patch has size 1 along the slice axis, and samples
+            come without that axis.
+        length: number of samples.
+        batch_size: samples a step.
+        seed: of the experiment.
+        stream: name of the sequence, so that training and validation differ.
+        foreground: share of patches that must hold foreground, in [0, 1].
+        augmentation: settings, or None for none.
+        slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
+
+    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        *,
+        size: tuple[int, ...],
+        length: int,
+        batch_size: int,
+        seed: int,
+        stream: str,
+        foreground: float = 0.33,
+        augmentation: Augmentation | None = None,
+        slice_axis: int | None = None,
+    ) -> None:
+        self.cases = list(cases)
+        self.size = size
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.stream = stream
+        self.augmentation = augmentation
+        self.slice_axis = slice_axis
+        self.first_forced = round(batch_size * (1 - foreground))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = sample_generator(self.seed, self.stream, index)
+        case = self.cases[int(rng.integers(len(self.cases)))]
+        forced = index % self.batch_size >= self.first_forced
+        centre = self._centre(case, forced, rng)
+        matrix = self._draw_matrix(rng)
+        image, label = cut(case, centre, self.size, matrix)
+        if self.slice_axis is not None:
+            image, label = image.squeeze(self.slice_axis + 1), label.squeeze(self.slice_axis + 1)
+        if self.augmentation is not None:
+            image, label = augment(image, label, self.augmentation, rng)
+        return {"image": image, "label": label.long()}
+
+    def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Voxel at index ``size // 2`` of the patch."""
+        if forced and case.locations:
+            values = sorted(case.locations)
+            voxels = case.locations[values[int(rng.integers(len(values)))]]
+            return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.intp)
+        low = [min(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
+        high = [max(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
+        start = rng.integers(low, high, endpoint=True)
+        return np.asarray(start + np.array(self.size) // 2, dtype=np.intp)
+
+    def _draw_matrix(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        if self.augmentation is None:
+            return None
+        if self.slice_axis is None:
+            return draw_affine(self.augmentation, 3, rng)
+        in_plane = draw_affine(self.augmentation, 2, rng)
+        if in_plane is None:
+            return None
+        axes = [axis for axis in range(3) if axis != self.slice_axis]
+        matrix = np.eye(3)
+        matrix[np.ix_(axes, axes)] = in_plane
+        return matrix
+
+
+def cut(
+    case: StoredCase,
+    centre: NDArray[np.intp],
+    size: tuple[int, ...],
+    matrix: NDArray[np.float64] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cut a patch, turned and scaled by `matrix` in the same read; outside the case is 0.
+
+    Args:
+        case: prepared case.
+        centre: voxel `(3,)` that comes to index ``size // 2``.
+        size: patch size `(3,)`.
+        matrix: `(3, 3)` from patch offsets to source offsets, both in voxels; None for a plain crop.
+
+    Returns:
+        Image `(c, *size)` float32, interpolated linearly; label `(1, *size)`, each class interpolated by
+        itself and the largest share winning.
+    """
+    if matrix is None:
+        start = centre - np.array(size) // 2
+        image = torch.from_numpy(_box(case.image, start, size).astype(np.float32, copy=False))
+        return image, torch.from_numpy(_box(case.label, start, size).astype(np.int64))
+    offsets = np.array(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, 8)
+    middle = np.array(size)[:, None] // 2
+    reach = matrix @ (offsets - middle)
+    start = np.floor(reach.min(axis=1)).astype(np.intp) + centre
+    end = np.ceil(reach.max(axis=1)).astype(np.intp) + centre + 1
+    box = tuple(int(n) for n in end - start)
+    grid = _sampling_grid(matrix, size, box, centre - start)
+    image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
+    label = torch.from_numpy(_box(case.label, start, box).astype(np.int64))
+    return _sampled(image, grid), _sampled_label(label, grid)
+
+
+def _sampling_grid(
+    matrix: NDArray[np.float64], size: tuple[int, ...], box: tuple[int, ...], centre: NDArray[np.intp]
+) -> Tensor:
+    """Grid `(1, *size, 3)` for ``grid_sample``, whose coordinates run z, y, x in [−1, 1]."""
+    ranges = [np.arange(n, dtype=np.float32) - n // 2 for n in size]
+    offsets = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
+    positions = offsets @ matrix.T.astype(np.float32) + centre.astype(np.float32)
+    normalised = (positions + 0.5) * (2 / np.array(box, dtype=np.float32)) - 1
+    return torch.from_numpy(normalised[None, ..., ::-1].astype(np.float32))
+
+
+def _sampled(image: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
+
+
+def _sampled_label(label: Tensor, grid: Tensor) -> Tensor:
+    values = torch.unique(label)
+    if len(values) == 1 and int(values) == 0:
+        return torch.zeros((1, *grid.shape[1:4]), dtype=label.dtype)
+    foreground = values[values > 0]
+    indicators = (label == foreground.view(-1, 1, 1, 1)).float()
+    shares = _sampled(indicators, grid)
+    # Background's share is what is left, and it includes everything outside the case.
+    shares = torch.cat([1 - shares.sum(0, keepdim=True), shares])
+    lookup = torch.cat([torch.zeros(1, dtype=label.dtype), foreground])
+    return lookup[shares.argmax(0, keepdim=True)]
+
+
+def _box(array: NDArray[np.generic], start: NDArray[np.intp], size: Sequence[int]) -> NDArray[np.generic]:
+    """Copy of `(C, *size)` from `start`, which may lie outside; missing voxels are 0."""
+    low = np.maximum(start, 0)
+    high = np.minimum(start + np.array(size), array.shape[1:])
+    result = np.zeros((array.shape[0], *size), dtype=array.dtype)
+    if (high <= low).any():
+        return result
+    source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+    result[(slice(None), *target)] = array[(slice(None), *source)]
+    return result

@@ -1,0 +1,135 @@
+"""Settings of data, preprocessing, patches and augmentation; free of torch, so that checking them is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from medseg.config import Config
+from medseg.geometry import checked_axcodes
+
+Range = tuple[float, float]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Axis = Literal[0, 1, 2]
+Method = Literal["ct", "zscore", "zscore_nonzero", "rescale", "none"]
+NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "rescale", "none"]
+
+
+class Phantom(Config):
+    """A dataset made on the fly, for trying things out.
+
+    Attributes:
+        modality: CT-like or MR-like volumes.
+        cases: how many. seed: of the generator.
+    """
+
+    modality: Literal["ct", "mr"] = "ct"
+    cases: int = Field(16, ge=3)
+    seed: int = 0
+
+
+class DataSettings(Config):
+    """Where the cases come from and how they are split.
+
+    Attributes:
+        path: dataset folder or TSV table; may be given on the command line instead.
+        layout: how the folder is laid out; ``auto`` looks.
+        phantom: make phantoms instead of reading a dataset.
+        labels: name → value, for layouts that carry no names.
+        folds, fold: the split is by subject into `folds` parts; part `fold` is held out.
+        splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
+    """
+
+    path: str | None = None
+    layout: Literal["auto", "msd", "nnunet", "bids", "table"] = "auto"
+    phantom: Phantom | None = None
+    labels: dict[str, int] | None = None
+    folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0)
+    splits: str | None = None
+
+
+class PreprocessSettings(Config):
+    """How images are prepared; what must be measured is measured on the training cases.
+
+    Attributes:
+        orientation: axis codes of the network's arrays.
+        spacing: mm per axis; null keeps each file's own.
+        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel.
+        crop_to_nonzero: cut away margins that are 0 in every channel.
+    """
+
+    orientation: str = "RAS"
+    spacing: tuple[float, float, float] | None = None
+    normalize: NormalizeChoice | tuple[NormalizeChoice, ...] = "auto"
+    crop_to_nonzero: bool = True
+
+    @field_validator("orientation")
+    @classmethod
+    def _axcodes(cls, value: str) -> str:
+        try:
+            return checked_axcodes(value)
+        except Exception as error:
+            raise ValueError(str(error)) from None
+
+
+class PatchSettings(Config):
+    """The box of voxels that a network sees at once, in training and in prediction.
+
+    Attributes:
+        size: voxels per array axis; two numbers for a 2-D model, in the plane of its slices.
+        slice_axis: array axis across the slices of a 2-D model: 2 is axial in RAS.
+    """
+
+    size: tuple[int, ...] = Field((64, 64, 64), min_length=2, max_length=3)
+    slice_axis: Axis = 2
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError("expected positive sizes")
+        return value
+
+    def window(self) -> tuple[int, int, int]:
+        """The patch as three sizes; 1 along the slice axis of a 2-D patch."""
+        size = list(self.size)
+        if len(size) == 2:
+            size.insert(self.slice_axis, 1)
+        return (size[0], size[1], size[2])
+
+
+class Augmentation(Config):
+    """Probabilities and ranges; the defaults are nnU-Net's (Isensee et al., Nature Methods 2021).
+
+    Attributes:
+        rotate_p, rotate_degrees: each axis turns by its own uniform angle within ± degrees (2-D: one angle).
+        scale_p, scale: one factor for all axes; above 1 makes objects smaller.
+        noise_p, noise_std: Gaussian noise, its standard deviation uniform in the range.
+        blur_p, blur_sigma: Gaussian blur, each channel with probability ½; sigma in voxels.
+        brightness_p, brightness: factor on all values.
+        contrast_p, contrast: factor about the mean, within the previous range.
+        low_resolution_p, low_resolution: zoom factor, down by nearest and up linearly; channels with ½.
+        gamma_p, gamma_inverted_p, gamma: power on the normalised range, mean and deviation kept.
+        mirror_axes: axes flipped with probability ½ each; null means all axes of the patch.
+    """
+
+    rotate_p: Probability = 0.2
+    rotate_degrees: float = 30.0
+    scale_p: Probability = 0.2
+    scale: Range = (0.7, 1.4)
+    noise_p: Probability = 0.1
+    noise_std: Range = (0.0, 0.1)
+    blur_p: Probability = 0.2
+    blur_sigma: Range = (0.5, 1.0)
+    brightness_p: Probability = 0.15
+    brightness: Range = (0.75, 1.25)
+    contrast_p: Probability = 0.15
+    contrast: Range = (0.75, 1.25)
+    low_resolution_p: Probability = 0.25
+    low_resolution: Range = (0.5, 1.0)
+    gamma_inverted_p: Probability = 0.1
+    gamma_p: Probability = 0.3
+    gamma: Range = (0.7, 1.5)
+    mirror_axes: tuple[int, ...] | None = None

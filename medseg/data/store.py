@@ -1,0 +1,120 @@
+"""Prepared cases on disk, laid out so that a random patch costs one short read.
+
+Each case is a folder of plain ``.npy`` files that are memory-mapped: a patch touches only its own pages, and
+pages stay in the system's cache between epochs. ``benchmarks/patch_store.py`` compares this with compressed
+stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.cases import Case, read_case_image, read_case_label
+from medseg.data.preprocess import Preprocessing, prepare, prepare_label
+from medseg.errors import DataError
+from medseg.io.atomic import write_text
+from medseg.labels import Labels
+
+FORMAT = 1
+LOCATIONS_PER_CLASS = 10_000
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One prepared case. Arrays are memory-mapped at first use and never loaded whole.
+
+    Attributes:
+        id: case id. folder: where its arrays lie.
+    """
+
+    id: str
+    folder: Path
+
+    @cached_property
+    def image(self) -> NDArray[np.float32]:
+        """Intensities `(C, X, Y, Z)`."""
+        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def label(self) -> NDArray[Any]:
+        """Class indices `(1, X, Y, Z)`."""
+        return np.load(self.folder / "label.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def locations(self) -> dict[int, NDArray[np.int32]]:
+        """Voxels `(N, 3)` of each foreground class present, at most 10,000 a class."""
+        table = np.load(self.folder / "locations.npy", allow_pickle=False)
+        return {int(value): table[table[:, 0] == value, 1:] for value in np.unique(table[:, 0])}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along X, Y, Z."""
+        x, y, z = self.image.shape[1:]
+        return (x, y, z)
+
+
+def fill_store(
+    folder: Path, cases: Sequence[Case], labels: Labels, settings: Preprocessing
+) -> Iterator[StoredCase]:
+    """Prepare every case that is not in the store yet, and yield all of them in order.
+
+    A case already there is used again only if its files, the labels and the settings are the same. A case
+    is written to a temporary folder and renamed, so an interrupted run leaves nothing half-made.
+    """
+    for case in cases:
+        key = _key(case, labels, settings)
+        target = folder / f"{case.id}-{key}"
+        if not target.is_dir():
+            _write(target, case, labels, settings)
+        yield StoredCase(case.id, target)
+
+
+def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) -> None:
+    image = read_case_image(case)
+    prepared = prepare(image, settings, where=f"case {case.id}")
+    label = prepare_label(read_case_label(case, labels), prepared, settings)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
+        np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
+        np.save(temporary / "locations.npy", _locations(label.data[0]), allow_pickle=False)
+        grid = {"spacing": prepared.image.spacing, "shape": prepared.image.grid.shape, "format": FORMAT}
+        write_text(temporary / "grid.json", json.dumps(grid))
+        temporary.rename(target)
+    except OSError as error:
+        raise DataError(
+            f"{target}: the prepared case cannot be written ({error.strerror}). Free space or move the run."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _locations(label: NDArray[Any]) -> NDArray[np.int32]:
+    """Rows `(class, x, y, z)`: every foreground voxel, or an even draw of 10,000 where a class has more."""
+    rows = []
+    for value in np.unique(label[label > 0]):
+        found = np.argwhere(label == value)
+        if len(found) > LOCATIONS_PER_CLASS:
+            draw = np.random.default_rng(int(value))
+            found = found[np.sort(draw.choice(len(found), LOCATIONS_PER_CLASS, replace=False))]
+        rows.append(np.column_stack([np.full(len(found), value), found]))
+    return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 4), np.int32)
+
+
+def _key(case: Case, labels: Labels, settings: Preprocessing) -> str:
+    files = [*case.images, case.label]
+    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f is not None]
+    text = json.dumps([FORMAT, stamps, labels.values, settings.to_plain()], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

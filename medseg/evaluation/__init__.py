@@ -1,0 +1,96 @@
+"""Predictions against references: overlap, surface distances in mm, volumes.
+
+`evaluate` measures what it is given and returns a `Table`; `evaluate_cases` yields the rows case by case,
+for a caller that shows progress. What the numbers mean, and what they are for empty masks, is told in
+`medseg.evaluation.metrics.LabelMetrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.evaluation.metrics import LabelMetrics, compare, label_map
+from medseg.evaluation.pairs import Pair, pair_files
+from medseg.evaluation.tables import Statistics, Table
+from medseg.io import read_labels, stem_of
+from medseg.labels import Labels
+from medseg.volume import Volume
+
+__all__ = [
+    "LabelMetrics",
+    "Pair",
+    "Statistics",
+    "Table",
+    "compare",
+    "evaluate",
+    "evaluate_cases",
+    "pair_files",
+]
+
+Source = Volume | str | Path
+
+
+def evaluate(
+    prediction: Source, reference: Source, labels: Labels | None = None, *, tolerance_mm: float = 1.0
+) -> Table:
+    """Compare label maps with their references.
+
+    Args:
+        prediction: a label volume, a file, or a folder of files named as the references are.
+        reference: as `prediction`; folders are matched by file name (see `pair_files`).
+        labels: names of the values; without it every value that occurs is called ``label 1`` and so on.
+        tolerance_mm: for the surface Dice.
+
+    Raises:
+        DataError: files that are missing, are no label maps, or do not share a grid.
+        ConfigError: a tolerance that is negative or not finite.
+    """
+    pairs = _pairs(prediction, reference)
+    rows = [row for case in evaluate_cases(pairs, labels, tolerance_mm=tolerance_mm) for row in case]
+    return Table(tuple(rows), tolerance_mm)
+
+
+def evaluate_cases(
+    pairs: Iterable[Pair], labels: Labels | None = None, *, tolerance_mm: float = 1.0
+) -> Iterator[list[LabelMetrics]]:
+    """Yield the rows of one case after another, reading files as they are reached.
+
+    Raises:
+        DataError, ConfigError: as `evaluate`, at the case where the fault lies.
+    """
+    for pair in pairs:
+        prediction, reference = (_volume(source) for source in (pair.prediction, pair.reference))
+        table = labels_in(prediction, reference) if labels is None else labels
+        yield compare(prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case)
+
+
+def labels_in(*volumes: Volume) -> Labels:
+    """Every value of these label maps, named ``label 1`` and so on, 0 being the background.
+
+    Raises:
+        DataError: not a label map, or a negative value.
+    """
+    values = sorted(
+        {int(value) for volume in volumes for value in np.unique(label_map(volume, "label map"))} - {0}
+    )
+    return Labels.of({"background": 0} | {f"label {value}": value for value in values})
+
+
+def _pairs(prediction: Source, reference: Source) -> list[Pair]:
+    if isinstance(prediction, Volume) or isinstance(reference, Volume):
+        sources = [s if isinstance(s, Volume) else Path(s) for s in (prediction, reference)]
+        files = [source for source in sources if isinstance(source, Path)]
+        if any(path.is_dir() for path in files):
+            raise DataError(
+                f"{files[0]}: found a folder and a volume, expected two of a kind. Give both as folders, or a file."
+            )
+        return [Pair(stem_of(files[0]) if files else "", sources[0], sources[1])]
+    return pair_files(prediction, reference)
+
+
+def _volume(source: Volume | Path) -> Volume:
+    return source if isinstance(source, Volume) else read_labels(source)

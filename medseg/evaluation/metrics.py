@@ -1,0 +1,196 @@
+"""How well a label map agrees with its reference, label by label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import DataError
+from medseg.evaluation.surface import SurfaceDistances, checked_tolerance, surface_distances
+from medseg.geometry import EQUAL_WITHIN_MM
+from medseg.labels import Label, Labels
+from medseg.volume import Volume
+
+Array = NDArray[Any]
+Box = tuple[slice, ...]
+_BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """One label of one case. Which values an absent label has:
+
+    | prediction | reference | dice, iou, surface_dice | hd95_mm, assd_mm | volume_error_percent |
+    |------------|-----------|-------------------------|------------------|----------------------|
+    | empty      | empty     | NaN                     | NaN              | NaN                  |
+    | empty      | present   | 0                       | infinite         | -100                 |
+    | present    | empty     | 0                       | infinite         | NaN                  |
+
+    NaN is not counted in means: a label that is rightly absent says nothing about how well it is outlined.
+
+    Attributes:
+        case: id of the case.
+        value: the label's value in files.
+        name: the label's name.
+        dice: 2|P∩R| / (|P|+|R|), 0 to 1 (Dice 1945).
+        iou: |P∩R| / |P∪R|, 0 to 1 (Jaccard 1912).
+        hd95_mm: 95th percentile Hausdorff distance, the larger of both directions.
+        assd_mm: average distance over both surfaces.
+        surface_dice: share of both surfaces within the tolerance of the other, 0 to 1.
+        volume_ml: predicted volume.
+        reference_ml: reference volume.
+        volume_error_ml: predicted less reference volume.
+        volume_error_percent: that error in percent of the reference volume.
+    """
+
+    case: str
+    value: int
+    name: str
+    dice: float
+    iou: float
+    hd95_mm: float
+    assd_mm: float
+    surface_dice: float
+    volume_ml: float
+    reference_ml: float
+    volume_error_ml: float
+    volume_error_percent: float
+
+
+def compare(
+    prediction: Volume, reference: Volume, labels: Labels, *, tolerance_mm: float = 1.0, case: str = ""
+) -> list[LabelMetrics]:
+    """Measure every foreground label of `labels` in a prediction against its reference.
+
+    Args:
+        prediction: label map; may be oriented otherwise than the reference, voxel for voxel.
+        reference: label map on the same grid.
+        labels: the labels to measure, in the order of the result.
+        tolerance_mm: for the surface Dice.
+        case: id put into the rows and messages.
+
+    Raises:
+        DataError: different grids, a value that `labels` does not hold, or not a label map.
+        ConfigError: a tolerance that is negative or not finite.
+    """
+    checked_tolerance(tolerance_mm)
+    prefix = f"{case}: " if case else ""
+    prediction = on_grid_of(prediction, reference, where=f"{prefix}prediction")
+    classes = [
+        labels.to_classes(_values(volume, f"{prefix}{role}"), where=f"{prefix}{role}")
+        for volume, role in ((prediction, "prediction"), (reference, "reference"))
+    ]
+    counts = confusion(classes[0], classes[1], len(labels))
+    boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
+    voxel_ml = reference.grid.voxel_volume / 1000
+    rows = []
+    for index, label in enumerate(labels.foreground, start=1):
+        box = _union([found[index - 1] for found in boxes], reference.grid.shape)
+        masks = [array[box] == index for array in classes]
+        distances = surface_distances(masks[0], masks[1], reference.spacing)
+        overlap, predicted, expected = (
+            int(counts[index, index]),
+            int(counts[index].sum()),
+            int(counts[:, index].sum()),
+        )
+        rows.append(_row(case, label, overlap, predicted, expected, voxel_ml, distances, tolerance_mm))
+    return rows
+
+
+def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
+    """`volume` turned to the orientation of `reference`, whose grid it must then share.
+
+    Raises:
+        DataError: some voxel lies further than 0.01 mm from its counterpart.
+    """
+    turned = volume.reoriented(reference.grid.axcodes)
+    if turned.grid.matches(reference.grid):
+        return turned
+    distance = turned.grid.distance(reference.grid)
+    apart = f", {distance:.3g} mm apart at a corner" if np.isfinite(distance) else ""
+    raise DataError(
+        f"{where}: not on the grid of its reference: found {volume.grid}, expected {reference.grid} (to "
+        f"{EQUAL_WITHIN_MM} mm{apart}). Predict on the file that the reference belongs to, or resample the "
+        "prediction with resampled(like=reference)."
+    )
+
+
+def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:
+    """Count voxels `(k, k)` by predicted class (row) and reference class (column).
+
+    Args:
+        prediction: class indices of any shape, all below `num_classes`.
+        reference: class indices of the same shape.
+        num_classes: k.
+    """
+    counts = np.zeros(num_classes * num_classes, dtype=np.int64)
+    rows = max(1, _BLOCK // max(1, prediction[0].size))
+    for start in range(0, len(prediction), rows):
+        joint = prediction[start : start + rows].astype(np.int64) * num_classes
+        joint += reference[start : start + rows]
+        counts += np.bincount(joint.ravel(), minlength=counts.size)
+    return counts.reshape(num_classes, num_classes)
+
+
+def label_map(volume: Volume, where: str) -> Array:
+    """Values `(X, Y, Z)` of a label map, also of one that was read as an image.
+
+    Raises:
+        DataError: more than one channel, or values that are not whole numbers.
+    """
+    if volume.channels != 1 or volume.data.dtype.kind not in "iub":
+        raise DataError(
+            f"{where}: found {volume.channels} channels of {volume.data.dtype}, expected a label map: one "
+            "channel of integers. Read it with read_labels."
+        )
+    return np.asarray(volume.data[0])
+
+
+def _values(volume: Volume, where: str) -> Array:
+    values = label_map(volume, where)
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _union(boxes: list[Box | None], shape: tuple[int, ...]) -> Box:
+    """One box around both, wider by a voxel: only an axis of length 1 in the volume has length 1 in it."""
+    present = [box for box in boxes if box is not None]
+    if not present:
+        return tuple(slice(0, 0) for _ in shape)
+    return tuple(
+        slice(max(0, min(s.start for s in sides) - 1), min(size, max(s.stop for s in sides) + 1))
+        for size, *sides in zip(shape, *present, strict=True)
+    )
+
+
+def _row(
+    case: str,
+    label: Label,
+    overlap: int,
+    predicted: int,
+    expected: int,
+    voxel_ml: float,
+    distances: SurfaceDistances,
+    tolerance_mm: float,
+) -> LabelMetrics:
+    return LabelMetrics(
+        case=case,
+        value=label.value,
+        name=label.name,
+        dice=_ratio(2 * overlap, predicted + expected),
+        iou=_ratio(overlap, predicted + expected - overlap),
+        hd95_mm=distances.hausdorff(95),
+        assd_mm=distances.average(),
+        surface_dice=distances.surface_dice(tolerance_mm),
+        volume_ml=predicted * voxel_ml,
+        reference_ml=expected * voxel_ml,
+        volume_error_ml=(predicted - expected) * voxel_ml,
+        volume_error_percent=100 * _ratio(predicted - expected, expected),
+    )
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,212 @@
+"""A table of metrics: shown as text or HTML, averaged, and written to files."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from medseg.evaluation.metrics import LabelMetrics
+from medseg.io.atomic import write_text
+
+COLUMNS = tuple(field.name for field in fields(LabelMetrics))
+METRICS = COLUMNS[3:]  # all but case, value and name
+_SHOWN = {
+    "dice": ("Dice", "{:.3f}"),
+    "iou": ("IoU", "{:.3f}"),
+    "hd95_mm": ("HD95 mm", "{:.2f}"),
+    "surface_dice": ("surface Dice", "{:.3f}"),
+    "volume_error_percent": ("volume error %", "{:+.1f}"),
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One metric of one label over the cases where it is finite; NaN where there is none.
+
+    Attributes:
+        mean: arithmetic mean.
+        std: population standard deviation.
+        median: median.
+        n: cases that were averaged.
+        infinite: cases left out because the value is infinite: only one of the two masks was empty.
+    """
+
+    mean: float
+    std: float
+    median: float
+    n: int
+    infinite: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Statistics:
+        """Summarise values; NaN is passed over, infinity counted."""
+        array = np.array(list(values), dtype=np.float64)
+        finite = array[np.isfinite(array)]
+        infinite = int(np.isinf(array).sum())
+        if finite.size == 0:
+            return cls(float("nan"), float("nan"), float("nan"), 0, infinite)
+        return cls(float(finite.mean()), float(finite.std()), float(np.median(finite)), finite.size, infinite)
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Metrics of every label of every case.
+
+    Attributes:
+        rows: one for each case and label, case by case.
+        tolerance_mm: tolerance of the surface Dice.
+    """
+
+    rows: tuple[LabelMetrics, ...]
+    tolerance_mm: float = 1.0
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Case ids in the order of the rows."""
+        return tuple(dict.fromkeys(row.case for row in self.rows))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names by rising value."""
+        return tuple(dict.fromkeys(row.name for row in sorted(self.rows, key=lambda row: row.value)))
+
+    def statistics(self) -> dict[str, dict[str, Statistics]]:
+        """By label name, then by metric: mean, standard deviation, median and counts over the cases."""
+        groups: dict[str, list[LabelMetrics]] = {name: [] for name in self.labels}
+        for row in self.rows:
+            groups[row.name].append(row)
+        return {
+            name: {metric: Statistics.of(getattr(row, metric) for row in rows) for metric in METRICS}
+            for name, rows in groups.items()
+        }
+
+    def mean(self) -> dict[str, dict[str, float]]:
+        """By label name, then by metric: the mean over the cases where the metric is finite.
+
+        Infinite distances would make a mean meaningless; `statistics` counts the cases left out.
+        """
+        return {
+            name: {metric: found.mean for metric, found in by_metric.items()}
+            for name, by_metric in self.statistics().items()
+        }
+
+    def foreground_mean(self) -> dict[str, float]:
+        """By metric: the mean of the labels' means, so that a rare label weighs as much as a common one."""
+        means = self.mean()
+        return {
+            metric: Statistics.of(by_metric[metric] for by_metric in means.values()).mean
+            for metric in METRICS
+        }
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write every row as tab-separated text with a header; ``nan`` and ``inf`` stand for themselves.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
+        write_text(path, text.getvalue())
+
+    def write_summary(self, path: str | Path) -> None:
+        """Write means and statistics as JSON; what is not a finite number is null.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        summary = {
+            "cases": len(self.cases),
+            "foreground_mean": {metric: _finite(mean) for metric, mean in self.foreground_mean().items()},
+            "labels": {
+                name: {
+                    metric: {key: _finite(value) for key, value in asdict(found).items()}
+                    for metric, found in by_metric.items()
+                }
+                for name, by_metric in self.statistics().items()
+            },
+            "medseg_version": _version(),
+            "tolerance_mm": self.tolerance_mm,
+        }
+        write_text(path, json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        header, *body = self._cells()
+        widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
+        lines = [
+            "  ".join(
+                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (header, *body)
+        ]
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join([*(line.rstrip() for line in lines), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        header, *body = self._cells()
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        lines = "".join(
+            f"<tr><th>{html.escape(row[0])}</th>"
+            + "".join(f'<td style="text-align:right">{html.escape(cell)}</td>' for cell in row[1:])
+            + "</tr>"
+            for row in body
+        )
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{notes}"
+
+    def _cells(self) -> list[list[str]]:
+        """Header, one row a label that occurs, and the foreground mean if there are several."""
+        rows = [["label", "n", *(title for title, _ in _SHOWN.values())]]
+        for name, by_metric in self.statistics().items():
+            if by_metric["dice"].n == 0:
+                continue  # a torso has no use for fifty lines of absent neck; _notes counts them
+            means = {metric: found.mean for metric, found in by_metric.items()}
+            rows.append([name, str(by_metric["dice"].n), *_formatted(means)])
+        if len(rows) > 2:
+            rows.append(["foreground mean", "", *_formatted(self.foreground_mean())])
+        return rows
+
+    def _notes(self) -> list[str]:
+        count = len(self.cases)
+        notes = [f"{count} case{'' if count == 1 else 's'}; surface Dice at {self.tolerance_mm:g} mm"]
+        found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
+        absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
+        if absent:
+            notes.append(f"{absent} label{' occurs' if absent == 1 else 's occur'} in no case")
+        missed = [f"{name} ({hd95.infinite})" for name, hd95 in found.items() if hd95.infinite]
+        if missed:
+            notes.append(
+                f"HD95 leaves out cases where only prediction or reference is empty: {', '.join(missed)}"
+            )
+        return notes
+
+
+def _formatted(means: dict[str, float]) -> list[str]:
+    return [
+        pattern.format(means[metric]) if np.isfinite(means[metric]) else "-"
+        for metric, (_, pattern) in _SHOWN.items()
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _version() -> str:
+    try:
+        return version("medseg")
+    except PackageNotFoundError:  # used from a source folder that is not installed
+        return "unknown"

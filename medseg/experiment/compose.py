@@ -1,0 +1,127 @@
+"""From an experiment to a trainer: dataset, split, measured preprocessing, prepared patches, model."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
+from medseg.data.patches import PatchDataset
+from medseg.data.preprocess import Preprocessing, measure, resolve_methods
+from medseg.data.splits import Split, k_fold, read_splits, write_splits
+from medseg.data.store import StoredCase, fill_store
+from medseg.errors import ConfigError
+from medseg.experiment.runs import find_dataset, labels_of, open_run
+from medseg.inference.settings import SavedModel
+from medseg.labels import Labels
+from medseg.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from medseg.experiment.config import Experiment, OnCase
+
+
+def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: OnCase | None) -> Trainer:
+    """See `Experiment.trainer`."""
+    open_run(experiment, run, resume=resume)
+    dataset = find_dataset(experiment, run)
+    labels = labels_of(experiment, dataset)
+    split = choose_split(experiment, dataset)
+    write_splits([split], run / "splits.json")
+    preprocessing = resolve_preprocessing(experiment, dataset, labels, split)
+    train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
+    held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
+    torch.manual_seed(experiment.seed)
+    model = experiment.model.build(len(dataset.channel_names), len(labels))
+    return Trainer(
+        model,
+        _patches(experiment, train, training=True),
+        _patches(experiment, held_out, training=False) if experiment.train.validation_batches else None,
+        settings=experiment.train,
+        labels=labels,
+        saved=_saved_model(experiment, dataset, labels, split, preprocessing),
+        run=run,
+        seed=experiment.seed,
+    )
+
+
+def choose_split(experiment: Experiment, dataset: Dataset) -> Split:
+    """The fold of the experiment, from its splits file or by subject."""
+    cases, data = dataset.labelled, experiment.data
+    if data.splits is None:
+        return k_fold(cases, data.folds, experiment.seed)[data.fold]
+    splits = read_splits(data.splits, cases)
+    if data.fold >= len(splits):
+        raise ConfigError(
+            f"{data.splits}: found {len(splits)} folds, expected more than data.fold={data.fold}."
+        )
+    return splits[data.fold]
+
+
+def resolve_preprocessing(
+    experiment: Experiment, dataset: Dataset, labels: Labels, split: Split
+) -> Preprocessing:
+    """Preprocessing with everything measured that the training cases must tell."""
+    chosen = experiment.preprocess
+    methods = resolve_methods(chosen.normalize, dataset.channel_names)
+    cases = dataset.subset(split.train).cases
+    pairs = ((read_case_image(case), read_case_label(case, labels)) for case in cases)
+    return Preprocessing(
+        orientation=chosen.orientation,
+        spacing=chosen.spacing,
+        crop_to_nonzero=chosen.crop_to_nonzero,
+        channels=measure(pairs, methods, experiment.seed),
+    )
+
+
+def _prepared(
+    run: Path, cases: tuple[Case, ...], labels: Labels, settings: Preprocessing, on_case: OnCase | None
+) -> list[StoredCase]:
+    """Prepared cases in a store that runs of the same folder share."""
+    stored = []
+    for number, case in enumerate(fill_store(run.parent / ".prepared", cases, labels, settings), start=1):
+        stored.append(case)
+        if on_case is not None:
+            on_case(number, len(cases), case.id)
+    return stored
+
+
+def _patches(experiment: Experiment, cases: list[StoredCase], *, training: bool) -> PatchDataset:
+    train = experiment.train
+    batches = train.steps if training else train.validation_batches
+    return PatchDataset(
+        cases,
+        size=experiment.patch.window(),
+        length=batches * train.batch_size,
+        batch_size=train.batch_size,
+        seed=experiment.seed,
+        stream="train" if training else "validation",
+        foreground=train.foreground,
+        augmentation=experiment.augment if training else None,
+        slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
+    )
+
+
+def _saved_model(
+    experiment: Experiment, dataset: Dataset, labels: Labels, split: Split, preprocessing: Preprocessing
+) -> SavedModel:
+    return SavedModel(
+        medseg=version("medseg"),
+        name=experiment.name,
+        model=experiment.model.to_plain(),
+        channel_names=dataset.channel_names,
+        preprocessing=preprocessing,
+        window=experiment.patch.window(),
+        slice_axis=experiment.patch.slice_axis,
+        predict=experiment.predict,
+        trained_on={
+            "dataset": dataset.name,
+            "training_cases": len(split.train),
+            "held_out_cases": len(split.validation),
+            "steps": experiment.train.steps,
+            "batch_size": experiment.train.batch_size,
+            "seed": experiment.seed,
+        },
+    )

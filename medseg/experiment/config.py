@@ -1,0 +1,110 @@
+"""The experiment: the typed config of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+
+from medseg.config import Config
+from medseg.data.settings import Augmentation, DataSettings, PatchSettings, PreprocessSettings
+from medseg.errors import ConfigError
+from medseg.inference.settings import PredictSettings
+from medseg.models.catalog import MODELS, ModelOptions, parse_options
+from medseg.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from medseg.models.base import Model
+    from medseg.train.trainer import Trainer
+
+OnCase = Callable[[int, int, str], None]
+
+
+class ModelChoice(Config):
+    """A registered model's name, and beside it the options of that model."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "unet_3d"
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelChoice:
+        try:
+            self.options()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def options(self) -> ModelOptions:
+        """The typed options, defaults filled in."""
+        return parse_options(self.name, self.model_extra or {}, source=self.name)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return MODELS.get(self.name).dims
+
+    def build(self, in_channels: int, num_classes: int) -> Model:
+        """The model with fresh weights."""
+        return self.options().build(
+            in_channels=in_channels, num_classes=num_classes, spatial_dims=self.spatial_dims
+        )
+
+    @model_serializer
+    def _resolved(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options().to_plain()}
+
+
+class EvaluateSettings(Config):
+    """How predictions are compared with references.
+
+    Attributes:
+        tolerance_mm: distance within which a surface counts as right in the surface Dice.
+    """
+
+    tolerance_mm: float = Field(1.0, gt=0)
+
+
+class Experiment(Config):
+    """Everything that defines a run. ``medseg config FILE`` prints one with all defaults filled in."""
+
+    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    data: DataSettings = DataSettings()
+    preprocess: PreprocessSettings = PreprocessSettings()
+    model: ModelChoice = ModelChoice()
+    patch: PatchSettings = PatchSettings()
+    augment: Augmentation = Augmentation()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        dims = self.model.spatial_dims
+        if len(self.patch.size) != dims:
+            raise ValueError(
+                f"patch.size: found {len(self.patch.size)} sizes {list(self.patch.size)}, expected {dims} because "
+                f"model.name is {self.model.name}. Change one of the two"
+            )
+        if self.data.fold >= self.data.folds:
+            raise ValueError(
+                f"data.fold: found {self.data.fold}, expected 0 to {self.data.folds - 1} (data.folds). Lower it"
+            )
+        return self
+
+    def trainer(self, run: str | Path, *, resume: bool = False, on_case: OnCase | None = None) -> Trainer:
+        """Prepare the data and return the trainer; iterate over it to train.
+
+        Args:
+            run: folder to write; must be new unless `resume`.
+            resume: go on from the last checkpoint of a run with this very config.
+            on_case: called with (done, in all, case id) as cases are prepared.
+
+        Raises:
+            ConfigError: the folder holds another run. DataError: the dataset cannot be used.
+        """
+        from medseg.experiment.compose import make_trainer
+
+        return make_trainer(self, Path(run), resume=resume, on_case=on_case)

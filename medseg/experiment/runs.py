@@ -1,0 +1,117 @@
+"""Run folders: opening a new one, and reading an old one back.
+
+``RUN/  config.yaml  environment.json  splits.json  metrics.jsonl  last/  best/  model/  predictions/  evaluation/``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from medseg.data.cases import Case, Dataset
+from medseg.data.layouts import read_dataset
+from medseg.data.phantom import write_phantoms
+from medseg.data.splits import read_splits
+from medseg.errors import ConfigError, DataError
+from medseg.evaluation import Pair
+from medseg.experiment.config import EvaluateSettings, Experiment
+from medseg.io.atomic import write_text
+from medseg.labels import Labels
+
+
+def open_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
+    """Make the run folder, or check that it holds this very experiment."""
+    config = run / "config.yaml"
+    text = experiment.to_yaml()
+    if resume:
+        if not config.is_file():
+            raise ConfigError(f"{run}: found no run to resume. Start it without resume.")
+        if config.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{config}: differs from the given experiment, expected the same. Resume with the run's own config."
+            )
+        return
+    if run.exists() and any(run.iterdir()):
+        raise ConfigError(
+            f"{run}: the folder exists and is not empty. Resume the run, or choose another folder."
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "environment.json", json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
+    write_text(config, text)
+
+
+def find_dataset(experiment: Experiment, run: Path) -> Dataset:
+    """Read the dataset, or make the phantoms beside the run."""
+    data = experiment.data
+    if data.path is not None:
+        return read_dataset(data.path, layout=data.layout)
+    if data.phantom is not None:
+        folder = run.parent / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
+        return write_phantoms(
+            folder, cases=data.phantom.cases, modality=data.phantom.modality, seed=data.phantom.seed
+        )
+    raise ConfigError("data.path: missing. Give the dataset with --data PATH or data.path=PATH.")
+
+
+def labels_of(experiment: Experiment, dataset: Dataset) -> Labels:
+    """The dataset's labels, unless the experiment names its own."""
+    if experiment.data.labels is not None:
+        return Labels.of(experiment.data.labels)
+    if dataset.labels is None:
+        raise DataError(
+            f"{dataset.root}: found no names of labels. Add labels.tsv (value, name), or data.labels to the config."
+        )
+    return dataset.labels
+
+
+def _environment() -> dict[str, object]:
+    packages = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "lightning-fabric")
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def held_out_cases(run: Path) -> tuple[Case, ...]:
+    """Cases that a finished or unfinished run did not train on."""
+    experiment = load_run(run)
+    dataset = find_dataset(experiment, run)
+    split = read_splits(run / "splits.json", dataset.labelled)[0]
+    return dataset.subset(split.validation).cases
+
+
+def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
+    """Predictions of a run's held-out cases with their references, labels, and how to compare them."""
+    experiment = load_run(run)
+    labels = labels_of(experiment, find_dataset(experiment, run))
+    pairs = [
+        Pair(case.id, run / "predictions" / f"{case.id}.nii.gz", case.label)
+        for case in held_out_cases(run)
+        if case.label is not None
+    ]
+    missing = [p.case for p in pairs if isinstance(p.prediction, Path) and not p.prediction.is_file()]
+    if missing:
+        raise DataError(
+            f"{run / 'predictions'}: {len(missing)} of {len(pairs)} predictions are missing: "
+            f"{', '.join(missing[:10])}. Run: medseg predict {run} --held-out."
+        )
+    return pairs, labels, experiment.evaluate
+
+
+def load_run(run: Path) -> Experiment:
+    """The experiment of a run folder."""
+    if not (run / "config.yaml").is_file() or not (run / "splits.json").is_file():
+        raise ConfigError(
+            f"{run}: found no run (config.yaml, splits.json). Give a folder written by medseg train."
+        )
+    return Experiment.load(run / "config.yaml")

@@ -1,0 +1,1 @@
+"""Inference: windows, predictor, post-processing, model folders."""

@@ -1,0 +1,120 @@
+"""Model folders: the thing to share. No code, no pickle; every file's hash is checked before it is read.
+
+``config.yaml  labels.tsv  model.safetensors  README.md  manifest.json``
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medseg.errors import DataError, ModelError
+from medseg.inference.settings import SavedModel
+from medseg.io.atomic import sync_folder, write_text
+from medseg.io.manifest import check_manifest, write_manifest
+from medseg.labels import Labels
+from medseg.models import build_model
+
+if TYPE_CHECKING:
+    from medseg.models.base import Model
+
+
+def save_model(folder: str | Path, model: Model, saved: SavedModel, labels: Labels) -> None:
+    """Write a model folder in one step; an existing one is replaced only once the new one is whole."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        write_text(temporary / "config.yaml", saved.to_yaml())
+        write_text(temporary / "labels.tsv", labels.to_tsv())
+        write_text(temporary / "README.md", _card(saved, labels, sum(p.numel() for p in model.parameters())))
+        write_manifest(temporary)
+        previous = folder.with_name(f".{os.getpid()}.old.{folder.name}")
+        if folder.exists():
+            folder.rename(previous)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}). Free space or move the run."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
+    """Read a model folder.
+
+    Raises:
+        ModelError: not a model folder, damaged, or weights that do not fit the config.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        inside = folder / "model" / "config.yaml"
+        hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
+        raise ModelError(f"{folder}: not a model folder: found no config.yaml.{hint} Give RUN/model.")
+    check_manifest(folder)
+    saved = SavedModel.load(folder / "config.yaml")
+    labels = Labels.from_tsv(folder / "labels.tsv")
+    options = {key: value for key, value in saved.model.items() if key != "name"}
+    model = build_model(
+        saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
+    )
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder / 'model.safetensors'}: not readable ({error}). Copy it again.") from None
+    load_weights(model, weights, folder / "model.safetensors")
+    return model, saved, labels
+
+
+def load_weights(model: Model, weights: dict[str, Tensor], where: Path) -> None:
+    """Copy `weights` into `model`; the first three layers that differ are named in the error."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    other = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if own != other:
+        names = sorted(n for n in own.keys() | other.keys() if own.get(n) != other.get(n))
+        shown = "; ".join(f"{n}: found {other.get(n)}, expected {own.get(n)}" for n in names[:3])
+        raise ModelError(
+            f"{where}: {len(names)} layers do not fit the model: {shown}. Use the weights' own config."
+        )
+    model.load_state_dict(weights)
+
+
+def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
+    window = "x".join(map(str, saved.window))
+    spacing = saved.preprocessing.spacing
+    lines = [
+        f"# {saved.name}",
+        "",
+        f"Segmentation model written by medseg {saved.medseg}. Research use; not a medical device.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| model | {saved.model['name']}, {parameters:,} parameters |",
+        f"| input channels | {', '.join(saved.channel_names)} |",
+        f"| labels | {', '.join(labels.names)} |",
+        f"| orientation | {saved.preprocessing.orientation} |",
+        f"| spacing | {'the file’s own' if spacing is None else ' x '.join(f'{s:g}' for s in spacing) + ' mm'} |",
+        f"| window | {window} voxels |",
+    ]
+    lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
+    lines += [
+        "",
+        "```python",
+        "import medseg",
+        'labels = medseg.load("THIS FOLDER")("image.nii.gz")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""From an image file to a label map on the file's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.data.cases import Case, read_case_image
+from medseg.data.preprocess import prepare, restore
+from medseg.errors import ModelError
+from medseg.inference.model_folder import load_model
+from medseg.inference.postprocess import keep_largest_components
+from medseg.inference.precision import autocast, best_device, resolve_precision, to_channels_last
+from medseg.inference.settings import PredictSettings, SavedModel
+from medseg.inference.windows import predict_windows
+from medseg.io import read
+from medseg.labels import Labels
+from medseg.models.base import Model
+from medseg.models.slicewise import SliceWise
+from medseg.volume import Volume
+
+Source = Volume | Case | str | Path | Sequence[str | Path]
+Progress = Callable[[int, int], None]
+
+
+class Predictor:
+    """A model, its preprocessing and its labels; call it with an image.
+
+    Args:
+        model: dense model, 2-D or 3-D, in evaluation or training mode.
+        saved: settings of the model folder.
+        labels: names and values of the classes.
+        device: where to run; None takes CUDA where there is one.
+    """
+
+    def __init__(
+        self, model: Model, saved: SavedModel, labels: Labels, *, device: torch.device | str | None = None
+    ) -> None:
+        self.saved = saved
+        self.labels = labels
+        self.device = torch.device(device) if device is not None else best_device()
+        self.dtype = resolve_precision(saved.predict.precision, self.device)
+        volumetric = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
+        self.model = to_channels_last(volumetric.to(self.device).eval(), model.spatial_dims)
+
+    @property
+    def settings(self) -> PredictSettings:
+        """Overlap, mirroring, batch, precision, post-processing."""
+        return self.saved.predict
+
+    def with_settings(self, **changes: object) -> Predictor:
+        """The same weights with other prediction settings, such as ``overlap=0.25``."""
+        saved = self.saved.replace(predict=self.settings.replace(**changes).to_plain())
+        model = self.model.model if isinstance(self.model, SliceWise) else self.model
+        return Predictor(model, saved, self.labels, device=self.device)
+
+    def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
+        """Segment an image.
+
+        Args:
+            source: a volume, a file, a DICOM folder, one file per channel, or a case.
+            on_window: called with (windows done, windows in all).
+
+        Returns:
+            Label volume with the labels' values, on the image's own grid, ready to be written.
+
+        Raises:
+            DataError: the image cannot be read or does not fit the model.
+        """
+        volume, where = self._volume(source)
+        prepared = prepare(volume, self.saved.preprocessing, where=where)
+        logits = self.logits(torch.from_numpy(prepared.image.data), on_window=on_window)
+        classes = restore(logits.cpu().numpy(), prepared, self.saved.preprocessing)
+        data = classes.data
+        if self.settings.keep_largest:
+            wanted = [self._class_of(name) for name in self.settings.keep_largest]
+            data = keep_largest_components(data[0], wanted)[None]
+        return classes.with_data(self.labels.to_values(data))
+
+    @torch.inference_mode()
+    def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
+        """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""
+
+        def network(batch: Tensor) -> Tensor:
+            with autocast(self.dtype, self.device):
+                return self.model(batch)  # type: ignore[no-any-return]
+
+        return predict_windows(
+            image.to(self.device),
+            network,
+            self.saved.window,
+            overlap=self.settings.overlap,
+            batch_size=self.settings.batch_size,
+            blend=self.settings.blend,
+            mirror_axes=self.settings.mirror_axes,
+            on_window=on_window,
+        )
+
+    def _volume(self, source: Source) -> tuple[Volume, str]:
+        if isinstance(source, Volume):
+            return source, "image"
+        if isinstance(source, Case):
+            return read_case_image(source), f"case {source.id}"
+        if isinstance(source, (str, Path)):
+            return read(source), str(source)
+        paths = tuple(Path(path) for path in source)
+        return read_case_image(Case("image", paths, None, "image")), str(paths[0])
+
+    def _class_of(self, name: str) -> int:
+        return self.labels.values.index(self.labels.value_of(name))
+
+    def __repr__(self) -> str:
+        window = "x".join(map(str, self.saved.window))
+        return (
+            f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
+            f"-> {len(self.labels)} classes, window {window}, {self.device}, {str(self.dtype).removeprefix('torch.')})"
+        )
+
+
+def load(folder: str | Path, *, device: str | None = None, **settings: object) -> Predictor:
+    """Load a model folder for prediction.
+
+    Args:
+        folder: ``RUN/model``, or a copy of it.
+        device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
+        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``.
+
+    Raises:
+        ModelError: the folder is missing, damaged or does not fit.
+    """
+    model, saved, labels = load_model(folder)
+    if settings:
+        saved = saved.replace(predict=saved.predict.replace(**settings).to_plain())
+    if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
+        raise ModelError(
+            f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
+        )
+    return Predictor(model, saved, labels, device=device)

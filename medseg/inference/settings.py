@@ -1,0 +1,57 @@
+"""Settings of prediction and the contents of a model folder; free of torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medseg.config import Config
+from medseg.data.preprocess import Preprocessing
+
+
+class PredictSettings(Config):
+    """How a volume is cut into windows, and what is done with the label map.
+
+    Attributes:
+        overlap: share of a window that its neighbour covers.
+        blend: weights inside a window.
+        mirror_axes: array axes along which flipped copies are averaged; empty for none.
+        batch_size: windows at once.
+        precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
+        keep_largest: names of labels of which only the largest connected component stays.
+    """
+
+    overlap: float = Field(0.5, ge=0, lt=1)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+    batch_size: int = Field(1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    keep_largest: tuple[str, ...] = ()
+
+
+class SavedModel(Config):
+    """The ``config.yaml`` of a model folder: all that prediction needs besides labels and weights.
+
+    Attributes:
+        format: version of the folder's layout.
+        name: of the experiment.
+        model: registry name and options.
+        channel_names: one per input channel, in order.
+        preprocessing: resolved, with measured intensities.
+        window: voxels per array axis, 1 along the slice axis of a 2-D model.
+        slice_axis: array axis across the slices of a 2-D model.
+        predict: how to run it.
+        trained_on: counts and figures for the model's README.
+    """
+
+    format: Literal[1] = 1
+    medseg: str
+    name: str
+    model: dict[str, Any]
+    channel_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    window: tuple[int, int, int]
+    slice_axis: Literal[0, 1, 2] = 2
+    predict: PredictSettings = PredictSettings()
+    trained_on: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,68 @@
+"""Folders that are whole or do not count: a manifest with the hash of every file is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from medseg.errors import ModelError
+from medseg.io.atomic import write_text
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and sha256 of every file in `folder`; this commits the folder."""
+    files = {path.name: _entry(path) for path in sorted(folder.iterdir()) if _counts(path)}
+    write_text(folder / NAME, json.dumps({"format": FORMAT, "files": files}, indent=2, sort_keys=True) + "\n")
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare `folder` with its manifest.
+
+    Raises:
+        ModelError: no manifest, a newer format, a missing, extra or changed file.
+    """
+    path = folder / NAME
+    try:
+        manifest = json.loads(path.read_text())
+        version, files = manifest["format"], dict(manifest["files"])
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file, expected a complete folder. Copy it again.") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{path}: damaged. Copy the folder again.") from None
+    if version != FORMAT:
+        raise ModelError(f"{path}: format: found {version}, expected {FORMAT}. Update medseg.")
+    present = {file.name for file in folder.iterdir() if _counts(file)}
+    if present != set(files):
+        missing, extra = sorted(set(files) - present), sorted(present - set(files))
+        raise ModelError(
+            f"{folder}: missing files {missing or 'none'}, unexpected files {extra or 'none'}. Copy it again."
+        )
+    for name, expected in files.items():
+        found = _entry(folder / name)
+        if found != expected:
+            raise ModelError(
+                f"{folder / name}: found {found}, expected {expected}. The file changed; copy it again."
+            )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` passes `check_manifest`."""
+    try:
+        check_manifest(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _entry(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "size": path.stat().st_size}
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.name != NAME and not path.name.startswith(".")

@@ -1,0 +1,108 @@
+"""What every model promises: images in, class logits out, on the same grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from medseg.errors import ModelError, describe
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
+
+
+class Model(nn.Module):
+    """Maps images (n c *spatial) to class logits (n k *spatial) on the same grid.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        num_classes: classes, background counted.
+        divisor: sizes that are multiples of it need no padding; one per spatial axis, all 1 when None.
+    """
+
+    spatial_dims: int
+    in_channels: int
+    num_classes: int
+    divisor: tuple[int, ...]
+    criterion: Criterion | None = None
+
+    def __init__(
+        self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.divisor = divisor or (1,) * spatial_dims
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The criterion belongs to training: were it registered as a submodule, the buffers of a loss would be
+        # saved with the weights. So it is neither in the state dict nor moved by `.to(device)`.
+        if name == "criterion":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits (n k *spatial) of an image (n c *spatial)."""
+        raise NotImplementedError
+
+    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Return named scalars whose sum is to be minimised.
+
+        Args:
+            image: (n c *spatial).
+            label: class indices (n 1 *spatial), int64.
+
+        Raises:
+            ModelError: no criterion is set, or shapes do not fit.
+        """
+        criterion = self.require_criterion()
+        self.check_label(image, label)
+        return {"loss": criterion(self(image).float(), label)}
+
+    def require_criterion(self) -> Criterion:
+        """Return the criterion, or raise `ModelError` when none is set."""
+        if self.criterion is None:
+            fix = "Set model.criterion to a function of (logits, label)"
+            raise ModelError(
+                describe(type(self).__name__, "no criterion is set, so there is no loss", fix=fix)
+            )
+        return self.criterion
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise `ModelError` unless `image` is floating, has the model's axes and channels, and is not empty."""
+        name, shape = type(self).__name__, tuple(image.shape)
+        axes = "(n c x y)" if self.spatial_dims == 2 else "(n c x y z)"
+        if image.dim() != self.spatial_dims + 2:
+            fix = "Add the batch and channel axes, or choose a model of the image's dimensions"
+            raise ModelError(describe(name, "image shape", found=shape, expected=axes, fix=fix))
+        if shape[1] != self.in_channels:
+            fix = f"Build the model with in_channels={shape[1]}, or give it {self.in_channels}"
+            raise ModelError(
+                describe(name, "image channels", found=shape[1], expected=self.in_channels, fix=fix)
+            )
+        if 0 in shape[2:]:
+            fix = "Check the crop that made this image"
+            raise ModelError(
+                describe(name, "image is empty", found=shape, expected="sizes of at least 1", fix=fix)
+            )
+        if not image.is_floating_point():
+            fix = "Convert it with image.float()"
+            raise ModelError(
+                describe(name, "image type", found=image.dtype, expected="a floating type", fix=fix)
+            )
+
+    def check_label(self, image: Tensor, label: Tensor) -> None:
+        """Raise `ModelError` unless `label` is (n 1 *spatial) on the grid of `image` (n c *spatial)."""
+        expected = (image.shape[0], 1, *image.shape[2:])
+        if tuple(label.shape) != expected:
+            fix = "Give class indices with one channel on the image's grid"
+            raise ModelError(
+                describe(
+                    type(self).__name__, "label shape", found=tuple(label.shape), expected=expected, fix=fix
+                )
+            )

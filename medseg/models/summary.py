@@ -1,0 +1,141 @@
+"""A table of a model's parts: shapes, parameters, multiply-adds; computed without memory or time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from medseg.models.base import Model
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row: a stage, a decoder level, a head.
+
+    Args:
+        name: path of the module in the model.
+        shape: of its last output, batch axis left out; None for a part that `forward` does not use.
+        parameters: number of values.
+        multiply_adds: of one pass over one image.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The parts of a model and their totals; printing it gives a table.
+
+    Args:
+        model: name of the class.
+        input_shape: (c *spatial).
+        output_shape: (k *spatial).
+        parts: rows in the order of the model's modules.
+        parameters: of the whole model.
+        multiply_adds: convolutions, matrix products and attention of one pass over one image.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    parameters: int
+    multiply_adds: int
+
+    def __str__(self) -> str:
+        rows = [(p.name, _shape(p.shape), f"{p.parameters:,}", _amount(p.multiply_adds)) for p in self.parts]
+        header = (self.model, "output", "parameters", "multiply-adds")
+        total = ("total", _shape(self.output_shape), f"{self.parameters:,}", _amount(self.multiply_adds))
+        widths = [max(len(row[i]) for row in (header, *rows, total)) for i in range(4)]
+        rule = "  ".join("-" * width for width in widths)
+        lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule]
+        return "\n".join([f"input {_shape(self.input_shape)}", *lines, _line(total, widths)])
+
+
+def summarize(model: Model, input_shape: tuple[int, ...]) -> Summary:
+    """Measure a model on an image of the given shape, with tensors that have no storage.
+
+    Args:
+        model: any model; it is not changed.
+        input_shape: (c *spatial) of one image.
+
+    Raises:
+        ModelError: the shape does not fit the model.
+    """
+    modules = dict(_parts(model))
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape[1:])
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in modules.items()]
+    training = model.training
+    try:
+        output, flops = _run_on_meta(model.eval(), input_shape)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    root = type(model).__name__
+    parts = tuple(
+        Part(name, shapes.get(name), _count(module), flops.get(f"{root}.{name}", 0) // 2)
+        for name, module in modules.items()
+    )
+    return Summary(root, tuple(input_shape), output, parts, _count(model), flops.get("Global", 0) // 2)
+
+
+def _run_on_meta(model: Model, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Return the shape of the output without its batch axis, and floating-point operations by module path."""
+    state = {name: torch.empty_like(value, device="meta") for name, value in model.state_dict().items()}
+    image = torch.empty((1, *input_shape), device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output: Tensor = functional_call(model, state, (image,))
+    flops = {str(name): sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    return tuple(output.shape[1:]), flops
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Children of a module, with lists opened, and with children that hold lists of stages opened as well."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{prefix}{name}.{i}", element) for i, element in enumerate(child))
+        elif isinstance(child, Model):
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "–" if shape is None else "×".join(str(n) for n in shape)
+
+
+def _amount(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    first, *rest = (
+        cell.ljust(width) if i == 0 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([first, *rest])

@@ -1,0 +1,71 @@
+"""Checkpoints: folders that count only once their manifest is there.
+
+``step-0000500/  weights.safetensors  state.pt  manifest.json``. ``state.pt`` holds tensors and plain types only
+and is read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from medseg.errors import ModelError
+from medseg.io.atomic import sync_folder, write_bytes
+from medseg.io.manifest import check_manifest, is_complete, write_manifest
+
+
+def save_checkpoint(
+    folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write ``folder/step-NNNNNNN`` and drop all but the newest `keep`.
+
+    Args:
+        folder: holds the checkpoints of one kind, such as ``RUN/last``.
+        step: optimiser steps done.
+        weights: the model's state dict.
+        state: tensors, numbers, strings, lists and dicts.
+    """
+    target = folder / f"step-{step:07d}"
+    temporary = folder / f".{os.getpid()}.{target.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_bytes(temporary / "weights.safetensors", save(contiguous))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(temporary / "state.pt", buffer.getvalue())
+    write_manifest(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    sync_folder(folder)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        trash = old.with_name(f".trash.{old.name}")
+        old.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and state of the newest whole checkpoint in `folder`, or None when there is none.
+
+    Raises:
+        ModelError: checkpoints are there, but none is whole.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for path in found:
+        if not is_complete(path):
+            continue
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+        return load_file(path / "weights.safetensors"), state
+    if found:
+        check_manifest(found[0])
+        raise ModelError(f"{folder}: found no whole checkpoint. Start the training anew in another folder.")
+    return None

@@ -1,0 +1,117 @@
+"""What a training tells: a report a while, a line of JSON each, TensorBoard curves and overlays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.io.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures since the last report.
+
+    Attributes:
+        step, steps: done, and in all.
+        loss: mean training loss.
+        lr: learning rate of the last step.
+        seconds_per_step: wall time, data included.
+        samples_per_second: patches trained on.
+        stall: share of the time spent waiting for data.
+        val_dice: label name → Dice summed over all held-out patches; empty when not validated.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    seconds_per_step: float
+    samples_per_second: float
+    stall: float
+    val_dice: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean of `val_dice` over labels that occurred, or None when not validated."""
+        values = [value for value in self.val_dice.values() if not math.isnan(value)]
+        return sum(values) / len(values) if values else None
+
+    def __str__(self) -> str:
+        text = (
+            f"step {self.step}/{self.steps}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
+            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.stall:.0%}"
+        )
+        if self.mean_dice is not None:
+            each = ", ".join(f"{name} {value:.3f}" for name, value in self.val_dice.items())
+            text += f"  patch Dice {self.mean_dice:.3f} ({each})"
+        return text
+
+
+class ReportLog:
+    """``metrics.jsonl`` and TensorBoard events of a run.
+
+    Args:
+        run: run folder.
+        resume_step: reports after this step are dropped, because they will be made again.
+    """
+
+    def __init__(self, run: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
+
+    def add(self, report: Report) -> None:
+        """Append one report; NaN becomes null."""
+        row = {k: v for k, v in asdict(report).items() if k != "val_dice" or v}
+        if report.mean_dice is not None:
+            row["mean_dice"] = report.mean_dice
+        self._file.write(json.dumps(_without_nan(row)) + "\n")
+        self._file.flush()
+        board, step = self._board, report.step
+        board.add_scalar("train/loss", report.loss, step)
+        board.add_scalar("train/lr", report.lr, step)
+        board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
+        board.add_scalar("time/stall", report.stall, step)
+        for name, value in report.val_dice.items():
+            board.add_scalar(f"validation/dice_{name}", value, step)
+        if report.mean_dice is not None:
+            board.add_scalar("validation/dice_mean", report.mean_dice, step)
+
+    def add_picture(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
+        """Add a picture `(H, W, 3)`."""
+        self._board.add_image(name, rgb, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,184 @@
+"""Looking at a volume in a notebook: three planes with sliders, or one still figure elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.labels import Label, Labels
+from medseg.viz.figures import overlay_figure, planes_of
+from medseg.viz.slices import (
+    WINDOWS,
+    Plane,
+    Rgb,
+    Window,
+    best_slice,
+    extent_mm,
+    is_colour,
+    label_slice,
+    labels_for,
+    labels_on,
+    overlay,
+    pixel_size,
+    slice_count,
+    slice_rgb,
+    window_of,
+)
+from medseg.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.viz.canvas import Picture
+
+_HEIGHT = "320px"
+_PIXELS = 480
+_MOST_IN_LEGEND = 60
+_AUTO = "automatic"
+
+
+class Viewer:
+    """Three planes with sliders; shows itself in Jupyter.
+
+    Where widgets do not run, as on a page that shows a finished notebook, the still figure stands in.
+
+    Attributes:
+        widget: the ipywidgets box.
+        still: the figure of the same planes.
+    """
+
+    def __init__(self, widget: Any, still: Picture) -> None:
+        self.widget = widget
+        self.still = still
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Mapping[str, Any]:
+        bundle: dict[str, Any] = dict(self.widget._repr_mimebundle_())
+        bundle["image/png"] = base64.b64encode(self.still.png()).decode()
+        return bundle
+
+
+def show(
+    image: Volume,
+    labels: Volume | None = None,
+    reference: Volume | None = None,
+    *,
+    names: Labels | None = None,
+    window: Window = None,
+) -> Viewer | Picture:
+    """Show an image in three planes, perhaps with label maps over it.
+
+    In Jupyter with ipywidgets there are sliders for the slices, a menu of windows, the opacity of the
+    labels and, with a reference, a switch between both maps. Elsewhere it is a matplotlib figure, which
+    can be saved with its `save`.
+
+    Args:
+        image: in any orientation.
+        labels: a label map; it is resampled for showing if its grid differs.
+        reference: another label map.
+        names: names and colours of the labels' values.
+        window: see `medseg.viz.slices.window_of`.
+
+    Raises:
+        ConfigError: an unknown window.
+        DataError: a label map that is none, or a value that `names` does not hold.
+    """
+    still = overlay_figure(image, labels, reference, labels=names, window=window)
+    if not widgets_run():
+        return still
+    given = {"prediction": labels, "reference": reference}
+    maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
+    table = labels_for(*maps.values()) if names is None else names
+    return Viewer(controls(image, maps, table, window), still)
+
+
+def widgets_run() -> bool:
+    """Whether the caller is in a Jupyter kernel and ipywidgets is installed."""
+    ipython = sys.modules.get("IPython")  # not imported means that nobody runs in it
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
+
+
+def render(
+    image: Volume,
+    labels_volume: Volume | None,
+    table: Labels,
+    plane: Plane,
+    index: int,
+    window: Window,
+    alpha: float,
+) -> Rgb:
+    """One slice `(H, W, 3)` with its labels tinted; `labels_volume` is on the image's grid.
+
+    Its longer side has at least `_PIXELS` pixels, so that outlines are thin even where voxels are large.
+    """
+    pixel_mm = min(pixel_size(image, plane), max(extent_mm(image, plane)) / _PIXELS)
+    rgb = slice_rgb(image, plane, index, window, pixel_mm=pixel_mm)
+    if labels_volume is None or alpha == 0:
+        return rgb
+    return overlay(rgb, label_slice(labels_volume, plane, index, pixel_mm=pixel_mm), table, alpha)
+
+
+def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: Window) -> Any:
+    """The box of pictures and sliders.
+
+    Args:
+        image: what is shown.
+        maps: label maps on its grid, by name; the first is shown first.
+        table: names and colours.
+        window: what "automatic" in the menu stands for; see `window_of`.
+    """
+    import ipywidgets as widgets
+
+    automatic = window if is_colour(image) else window_of(image, window)
+    windows: dict[str, Window] = {_AUTO: automatic, **WINDOWS}
+    menu = widgets.Dropdown(options=list(windows), value=_AUTO, description="window")
+    opacity = widgets.FloatSlider(value=0.45, min=0, max=1, step=0.05, description="labels")
+    switch = widgets.ToggleButtons(options=list(maps) or ["image"])
+    columns = []
+    for plane in planes_of(image):
+        picture = widgets.Image(format="png", layout=widgets.Layout(height=_HEIGHT, object_fit="contain"))
+        first = best_slice(next(iter(maps.values())), plane) if maps else slice_count(image, plane) // 2
+        slider = widgets.IntSlider(
+            value=first, min=0, max=slice_count(image, plane) - 1, description=plane, continuous_update=True
+        )
+
+        def redraw(
+            change: object = None, plane: Plane = plane, slider: Any = slider, picture: Any = picture
+        ) -> None:
+            volume = maps.get(switch.value)
+            rgb = render(image, volume, table, plane, slider.value, windows[menu.value], opacity.value)
+            picture.value = png_of(rgb)
+
+        for control in (slider, menu, opacity, switch):
+            control.observe(redraw, names="value")
+        redraw()
+        columns.append(widgets.VBox([picture, slider]))
+    tools = [menu, *([opacity] if maps else []), *([switch] if len(maps) > 1 else [])]
+    present = {int(value) for volume in maps.values() for value in np.unique(volume.data)}
+    shown = [label for label in table.foreground if label.value in present]
+    return widgets.VBox([widgets.HBox(tools), widgets.HBox(columns), widgets.HTML(legend_html(shown))])
+
+
+def legend_html(labels: Sequence[Label]) -> str:
+    """A line of coloured squares and names."""
+    entries = [
+        f'<span style="color:rgb{label.colour}">&#9632;</span> {html.escape(label.name)}'
+        for label in labels[:_MOST_IN_LEGEND]
+    ]
+    if len(labels) > _MOST_IN_LEGEND:
+        entries.append(f"and {len(labels) - _MOST_IN_LEGEND} more")
+    return " &ensp; ".join(entries)
+
+
+def png_of(rgb: Rgb) -> bytes:
+    """A picture `(H, W, 3)` as PNG bytes."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, rgb, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,221 @@
+"""Pictures for reports: label maps over an image, and the course of a training.
+
+matplotlib is imported when a picture is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.labels import Labels
+from medseg.viz.slices import (
+    EDGES,
+    PLANES,
+    Plane,
+    Window,
+    best_slice,
+    extent_mm,
+    is_colour,
+    label_slice,
+    labels_for,
+    labels_on,
+    overlay,
+    pixel_size,
+    slice_count,
+    slice_rgb,
+    window_of,
+)
+from medseg.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from medseg.viz.canvas import Panel, Picture
+
+
+def save_overlay(
+    path: str | Path,
+    image: Volume,
+    labels_volume: Volume,
+    labels: Labels,
+    reference: Volume | None = None,
+    title: str = "",
+    window: Window = None,
+) -> None:
+    """Write a picture of three planes with the label map, and its reference above it where there is one.
+
+    The planes are cut where the reference (or else the label map) has most foreground. A volume of one
+    slice is shown in its own plane only.
+
+    Args:
+        path: .png, .svg, .pdf or .jpg.
+        image: what the label map was drawn on.
+        labels_volume: the label map, usually a prediction; resampled for showing if its grid differs.
+        labels: names and colours.
+        reference: another label map.
+        title: above the picture.
+        window: see `window_of`.
+
+    Raises:
+        DataError: a value that `labels` does not hold, or the file cannot be written.
+    """
+    overlay_figure(image, labels_volume, reference, labels=labels, title=title, window=window).save(path)
+
+
+def overlay_figure(
+    image: Volume,
+    labels_volume: Volume | None = None,
+    reference: Volume | None = None,
+    *,
+    labels: Labels | None = None,
+    title: str = "",
+    window: Window = None,
+    alpha: float = 0.45,
+) -> Picture:
+    """The figure that `save_overlay` writes; without label maps, the image alone.
+
+    Args:
+        image, labels_volume, reference, title, window: as in `save_overlay`.
+        labels: names and colours; values are called ``label 1`` and so on without it.
+        alpha: opacity of the tint, 0 to 1.
+    """
+    from medseg.viz.canvas import draw_panels
+
+    given = {"reference": reference, "prediction": labels_volume}
+    maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
+    table = labels_for(*maps.values()) if labels is None else labels
+    window = window if is_colour(image) else window_of(image, window)
+    places = {plane: _place(image, list(maps.values()), plane) for plane in planes_of(image)}
+    rows: list[tuple[str, list[Panel]]] = []
+    seen: set[int] = set()
+    for name, volume in maps.items() if maps else [("", None)]:
+        panels = []
+        for plane, index in places.items():
+            panel, values = _panel(image, volume, plane, index, table, window, alpha)
+            panels.append(panel)
+            seen |= values
+        rows.append((name if reference is not None else "", panels))
+    return draw_panels(rows, [label for label in table.foreground if label.value in seen], title)
+
+
+def planes_of(image: Volume) -> tuple[Plane, ...]:
+    """The planes that show something: all, or only the one of an image that is a single slice."""
+    flat = tuple(plane for plane in PLANES if slice_count(image, plane) == 1)
+    return flat[:1] or PLANES
+
+
+def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a picture of loss and validation Dice by step.
+
+    Args:
+        path: .png, .svg, .pdf or .jpg.
+        rows: lines of metrics.jsonl with `step`, and `loss` or `val_dice` or both; others are passed over.
+
+    Raises:
+        DataError: no row has a step with a loss, or the file cannot be written.
+    """
+    from medseg.viz.canvas import Picture
+
+    rows = list(rows)
+    losses, scores = _series(rows, "loss"), _series(rows, "val_dice")
+    if not losses[0]:
+        raise DataError(f"{path}: no row with step and loss to draw. Give the lines of metrics.jsonl.")
+    figure = Picture(figsize=(8, 5 if scores[0] else 3.2), layout="constrained")
+    found: Any = figure.subplots(2 if scores[0] else 1, 1, sharex=True, squeeze=False)
+    axes: list[Axes] = list(found[:, 0])
+    _draw_loss(axes[0], *losses)
+    if scores[0]:
+        _draw_dice(axes[1], *scores)
+    axes[-1].set_xlabel("step")
+    figure.save(path)
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """Mean of each value and the `width` - 1 before it (fewer at the start)."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - width, 0)
+    return [float(value) for value in (sums[ends] - sums[starts]) / (ends - starts)]
+
+
+def _place(image: Volume, maps: list[Volume], plane: Plane) -> int:
+    labelled = [volume for volume in maps if volume.data.any()]
+    return best_slice(labelled[0], plane) if labelled else slice_count(image, plane) // 2
+
+
+def _panel(
+    image: Volume,
+    volume: Volume | None,
+    plane: Plane,
+    index: int,
+    labels: Labels,
+    window: Window,
+    alpha: float,
+) -> tuple[Panel, set[int]]:
+    """The panel, and the label values in it."""
+    from medseg.viz.canvas import DPI, Panel, panel_inches
+
+    height_mm, width_mm = extent_mm(image, plane)
+    printed_mm = height_mm / panel_inches(height_mm, width_mm)[0] / DPI
+    pixel_mm = min(printed_mm, pixel_size(image, plane))
+    rgb = slice_rgb(image, plane, index, window, pixel_mm=pixel_mm)
+    values = np.zeros(rgb.shape[:2], dtype=np.uint8)
+    if volume is not None:
+        values = label_slice(volume, plane, index, pixel_mm=pixel_mm)
+        rgb = overlay(rgb, values, labels, alpha)
+    if is_colour(image):  # a photograph: its pixels have no millimetres, its sides no names
+        panel = Panel(rgb, pixel_mm, "", "")
+    else:
+        panel = Panel(rgb, pixel_mm, f"{plane}, slice {index}", EDGES[plane])
+    return panel, {int(value) for value in np.unique(values)}
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of `key`."""
+    pairs = [
+        (float(row["step"]), float(row[key]))
+        for row in rows
+        if isinstance(row.get(key), (int, float)) and "step" in row and math.isfinite(row[key])
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _draw_loss(axes: Axes, steps: list[float], values: list[float]) -> None:
+    width = max(1, len(values) // 50)
+    if width > 1:
+        axes.plot(steps, values, color="#9db8d2", linewidth=0.8)
+    axes.plot(steps, smoothed(values, width), color="#1f5f99", linewidth=1.8, marker=_marker(steps))
+    axes.set_ylabel("loss" if width == 1 else f"loss (mean of {width})")
+    _tidy(axes)
+
+
+def _draw_dice(axes: Axes, steps: list[float], values: list[float]) -> None:
+    best = int(np.argmax(values))
+    axes.plot(steps, values, color="#b3541e", linewidth=1.8, marker=_marker(steps))
+    axes.annotate(
+        f"best {values[best]:.3f}",
+        (steps[best], values[best]),
+        xytext=(0, -14),
+        textcoords="offset points",
+        ha="center",
+        size=9,
+        color="#7a3a15",
+    )
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("validation Dice")
+    _tidy(axes)
+
+
+def _marker(steps: list[float]) -> str:
+    return "o" if len(steps) < 3 else ""
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

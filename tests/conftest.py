@@ -1,0 +1,70 @@
+"""Fixtures that every folder of tests may use; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medseg.geometry import Grid
+from medseg.volume import Kind, Volume
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+MakeVolume = Callable[..., Volume]
+
+
+def _present(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"real data are not beside the checkout ({folder.name})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images; a test that asks for it is skipped where it is absent."""
+    return _present(SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """Folder of golden values; a test that asks for it is skipped where it is absent."""
+    return _present(SHARED / "reference")
+
+
+@pytest.fixture
+def make_volume() -> MakeVolume:
+    """Factory of small random volumes: ``make_volume((5, 6, 7), spacing=(1, 1, 3), kind="label")``."""
+
+    def make(
+        shape: Sequence[int] = (7, 6, 5),
+        *,
+        spacing: Sequence[float] = (1.0, 1.25, 2.0),
+        axcodes: str = "RAS",
+        affine: Any = None,
+        channels: int = 1,
+        dtype: Any = None,
+        kind: Kind = "image",
+        seed: int = 0,
+    ) -> Volume:
+        generator = np.random.default_rng(seed)
+        dtype = np.dtype(dtype or (np.uint8 if kind == "label" else np.float32))
+        if kind == "label":
+            data = generator.integers(0, 4, (channels, *shape)).astype(dtype)
+        elif dtype.kind == "f":
+            data = generator.normal(0, 300, (channels, *shape)).astype(dtype)
+        else:
+            low, high = (0, 2) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            data = generator.integers(
+                low, high, (channels, *shape), dtype=np.dtype("u1") if dtype.kind == "b" else dtype
+            )
+            data = data.astype(dtype)
+        grid = (
+            Grid(tuple(shape), affine) if affine is not None else Grid.of(shape, spacing).reoriented(axcodes)
+        )
+        return Volume(data, grid, kind)
+
+    return make

@@ -1,0 +1,14 @@
+"""Toy networks gain nothing from threads, and lose much when threads of other work wait for the same cores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medseg.models.convs import PointConv3d, conv_nd
+from medseg.models.layout import as_model, channels_last_format, is_channels_last
+from medseg.models.norms import GroupNorm, InstanceNorm, LayerNorm, num_groups
+
+SIZES = {2: (6, 5), 3: (4, 6, 5)}
+
+
+def sample(dims: int, n: int, last: bool) -> torch.Tensor:
+    x = torch.randn(n, 6, *SIZES[dims], generator=torch.Generator().manual_seed(0)) * 3 + 5
+    return x.contiguous(memory_format=channels_last_format(dims)) if last else x
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_instance_norm_has_torchs_numbers_and_gradients(dims, n, last):
+    theirs = (nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d)(6, affine=True)
+    ours = InstanceNorm(6)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    x = sample(dims, n, last).requires_grad_()
+    y = x.detach().contiguous().requires_grad_()
+    found, wanted = ours(x), theirs(y)
+    assert (found - wanted).abs().max() < 1e-5
+    assert is_channels_last(found) == last
+    weight = torch.randn(found.shape)
+    (found * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    assert (x.grad - y.grad).abs().max() < 1e-5
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (mine.grad - other.grad).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_instance_norm_is_the_same_in_evaluation(last):
+    x, norm = sample(3, 2, last), InstanceNorm(6)
+    assert torch.equal(norm(x), norm.eval()(x))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("norm", [InstanceNorm, LayerNorm, GroupNorm])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bfloat16_input_with_float32_parameters(dims, norm, last):
+    layer, x = norm(6), sample(dims, 2, last)
+    out = layer(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert is_channels_last(out) == last
+    assert (out.float() - layer(x)).abs().max() < 0.1
+    out.float().pow(2).sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_layer_norm_is_over_the_channels_of_a_voxel(dims, last):
+    x = sample(dims, 2, last)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+    found = LayerNorm(6)(x)
+    assert (found - (x - mean) / (variance + 1e-6).sqrt()).abs().max() < 1e-5
+    assert is_channels_last(found) == last
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (6, 6), (32, 32), (48, 24), (64, 32), (37, 1), (320, 32)]
+)
+def test_groups_are_the_largest_divisor_up_to_32(channels, groups):
+    assert num_groups(channels) == groups
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("in_channels", [1, 5])
+def test_point_convolution_is_torchs_in_every_layout(threads, in_channels):
+    torch.set_num_threads(threads)
+    conv = conv_nd(3, in_channels, 4)
+    assert isinstance(conv, PointConv3d)
+    x = torch.randn(2, in_channels, 3, 4, 5)
+    wanted = F.conv3d(x, conv.weight, conv.bias)
+    assert (conv(x) - wanted).abs().max() < 1e-6
+    last = conv(x.to(memory_format=torch.channels_last_3d))
+    assert (last - wanted).abs().max() < 1e-6
+    assert is_channels_last(last)
+
+
+def test_images_take_the_layout_of_the_weights():
+    x = torch.randn(2, 1, 4, 5)
+    conv = nn.Conv2d(1, 3, 3)
+    assert as_model(x, conv) is x
+    conv.to(memory_format=torch.channels_last)
+    turned = as_model(x, conv)
+    assert is_channels_last(turned)
+    assert torch.equal(turned, x)
+    assert as_model(turned, conv) is turned
+    assert as_model(x, nn.Conv2d(1, 3, 1)) is x

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg.errors import DataError
+from medseg.labels import Label, Labels, distinct_colour
+
+ORGANS = Labels.of({"liver": 30, "background": 0, "spleen": 2})
+
+
+def test_classes_follow_values() -> None:
+    assert ORGANS.names == ("background", "spleen", "liver")
+    assert ORGANS.values == (0, 2, 30)
+    assert [label.name for label in ORGANS.foreground] == ["spleen", "liver"]
+    assert len(ORGANS) == 3
+    assert ORGANS[2].name == "liver"
+    assert [label.value for label in ORGANS] == [0, 2, 30]
+
+
+def test_background_is_added() -> None:
+    assert Labels.of({"tumour": 1}).names == ("background", "tumour")
+    assert Labels.of({"air": 0, "tumour": 1}).names == ("air", "tumour")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"background": 5, "liver": 1},
+        {"a": 1, "b": 1},
+        {"a": -1},
+        {"a": 2**31},
+        {"": 1},
+        {"a\tb": 1},
+        {"a\nb": 1},
+    ],
+)
+def test_bad_tables_are_refused(table: dict[str, int]) -> None:
+    with pytest.raises(DataError, match=r"labels: found .*, expected .*Mend the table"):
+        Labels.of(table)
+
+
+def test_a_name_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="expected each once"):
+        Labels((Label("a", 0, (0, 0, 0)), Label("a", 1, (1, 1, 1))))
+
+
+def test_value_of() -> None:
+    assert ORGANS.value_of("liver") == 30
+    with pytest.raises(DataError, match=r"unknown label 'livre'\. Did you mean 'liver'\?.*Known: background"):
+        ORGANS.value_of("livre")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.float32])
+def test_to_classes_and_back(dtype: type) -> None:
+    values = np.array([[0, 2], [30, 2]], dtype=dtype)
+    classes = ORGANS.to_classes(values)
+    assert classes.dtype == np.uint8
+    assert classes.tolist() == [[0, 1], [2, 1]]
+    assert ORGANS.to_values(classes).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("alien", [1, 31, 255, -1])
+def test_unknown_values_are_counted(alien: int) -> None:
+    values = np.array([0, 2, alien, alien], dtype=np.int16)
+    with pytest.raises(
+        DataError, match=rf"case_7: unknown label value: found {alien} \(2 voxels\), expected one of 0, 2, 30"
+    ):
+        ORGANS.to_classes(values, where="case_7")
+
+
+def test_nan_is_no_label() -> None:
+    with pytest.raises(DataError, match=r"nan \(1 voxels\)"):
+        ORGANS.to_classes(np.array([0, np.nan], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.int32), (2**31 - 1, np.int32)],
+)
+def test_values_take_the_smallest_type(largest: int, dtype: type) -> None:
+    values = Labels.of({"x": largest}).to_values(np.array([0, 1]))
+    assert values.dtype == dtype
+    assert values.tolist() == [0, largest]
+
+
+def test_many_classes_take_two_bytes() -> None:
+    labels = Labels.of({f"organ {i}": i for i in range(300)})
+    assert labels.to_classes(np.array([299])).dtype == np.uint16
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.dictionaries(
+        st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1, max_size=8),
+        st.integers(1, 2**31 - 1),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_table_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict[str, int]) -> None:
+    values = list(dict.fromkeys(table.values()))
+    names = [name for name in table if name != "background"]
+    if not names:
+        return
+    labels = Labels.of(dict(zip(names, values, strict=False)))
+    path = tmp_path_factory.mktemp("labels") / "labels.tsv"
+    path.write_text(labels.to_tsv(), encoding="utf-8")
+    assert Labels.from_tsv(path) == labels
+
+
+def test_reads_an_index_column_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "labels.tsv"
+    path.write_text("index\tname\n2\tspleen \n1\tliver\n", encoding="utf-8-sig")
+    assert dict(zip(Labels.from_tsv(path).names, Labels.from_tsv(path).values, strict=True)) == {
+        "background": 0,
+        "liver": 1,
+        "spleen": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,value\na,1\n",
+        "value\tname\nx\ta\n",
+        "value\tname\n1\n",
+        "value\tname\n1\ta\n2\ta\n",
+        "value\tname\tcolour\n1\ta\t#12\n",
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.tsv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"labels\.tsv: .*expected tab-separated columns.*Mend"):
+        Labels.from_tsv(path)
+
+
+def test_unreadable_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.tsv: cannot be read \(No such file"):
+        Labels.from_tsv(tmp_path / "absent.tsv")
+    (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match=r"binary\.tsv: cannot be read"):
+        Labels.from_tsv(tmp_path / "binary.tsv")
+
+
+def test_colours_are_distinct_and_kept() -> None:
+    colours = [distinct_colour(index) for index in range(118)]
+    assert colours[0] == (0, 0, 0)
+    assert len(set(colours)) == len(colours)
+    assert Labels.of({"a": 1}, {"a": (1, 2, 3)})[1].colour == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("name", "count"), [("labels.tsv", 118), ("example_mr_sm_labels.tsv", 51)])
+def test_real_tables(shared_data: Path, name: str, count: int) -> None:
+    labels = Labels.from_tsv(shared_data / "ct_torso" / name)
+    assert len(labels) == count
+    assert labels.values == tuple(range(count))
