@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, nearest
 
 Colour = tuple[int, int, int]
+_LARGEST_LOOKUP = 1 << 20
 _LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
 
 
@@ -67,6 +68,12 @@ class Labels(Sequence[Label]):
             )
         )
 
+    @classmethod
+    def of_values(cls, *arrays: NDArray[Any]) -> Labels:
+        """Labels for maps that come without names: every value met, called ``label 1`` and so on."""
+        values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
+        return cls.of({"background": 0} | {f"label {value}": value for value in values})
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names in class order."""
@@ -101,9 +108,8 @@ class Labels(Sequence[Label]):
         Raises:
             DataError: a value that the table does not hold, with its voxel count.
         """
-        table = np.array(self.values)
-        index = np.clip(np.searchsorted(table, values), 0, len(table) - 1)
-        unknown = table[index] != values
+        index = self._nearest_classes(values)
+        unknown = self.to_values(index) != values
         if unknown.any():
             found, counts = np.unique(values[unknown], return_counts=True)
             listed = ", ".join(f"{v} ({c} voxels)" for v, c in zip(found[:5], counts[:5], strict=True))
@@ -111,7 +117,18 @@ class Labels(Sequence[Label]):
                 f"{where}: unknown label value: found {listed}, expected one of "
                 f"{_listed(self.values)}. Add it to the dataset's labels, or mend the label map."
             )
-        return index.astype(np.uint8 if len(table) <= 256 else np.uint16)
+        return index
+
+    def _nearest_classes(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Class indices, right wherever the table holds the value; a look-up, because volumes are large."""
+        table = np.array(self.values)
+        dtype = np.uint8 if len(table) <= 256 else np.uint16
+        if values.dtype.kind not in "iu" or table[-1] >= _LARGEST_LOOKUP:
+            return np.clip(np.searchsorted(table, values), 0, len(table) - 1).astype(dtype)
+        lookup = np.zeros(table[-1] + 1, dtype=dtype)
+        lookup[table] = np.arange(len(table))
+        top = min(int(table[-1]), int(np.iinfo(values.dtype).max))
+        return np.asarray(lookup[np.clip(values, 0, top)])
 
     def to_values(self, classes: NDArray[Any]) -> NDArray[Any]:
         """Class indices → values, in the smallest integer type that holds them."""

@@ -59,7 +59,10 @@ def make_volume() -> MakeVolume:
         else:
             low, high = (0, 2) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             data = generator.integers(
-                low, high, (channels, *shape), dtype=np.dtype("u1") if dtype.kind == "b" else dtype
+                low,
+                high,
+                (channels, *shape),
+                dtype=np.dtype("u1") if dtype.kind == "b" else dtype.newbyteorder("="),
             )
             data = data.astype(dtype)
         grid = (

@@ -89,20 +89,24 @@ def test_reorienting_agrees_with_nibabel(codes: str) -> None:
     assert np.array_equal(turned(data, grid.axcodes, codes), np.asarray(expected.dataobj))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(grids(), st.sampled_from(ORIENTATIONS))
 def test_any_grid_reorients_and_comes_back(grid: Grid, codes: str) -> None:
     other = grid.reoriented(codes)
     where = np.moveaxis(turned(np.moveaxis(positions(grid), -1, 0), grid.axcodes, codes), 0, -1)
     np.testing.assert_allclose(positions(other), where, atol=1e-9)
-    np.testing.assert_allclose(other.reoriented(grid.axcodes).affine, grid.affine, atol=1e-9)
-    assert other.reoriented(grid.axcodes).shape == grid.shape
+    # At exactly 45 degrees the codes of `other` are a matter of rounding; its way back is not.
+    back = other.turned(*axes_to(codes, grid.axcodes))
+    np.testing.assert_allclose(back.affine, grid.affine, atol=1e-9)
+    assert back.shape == grid.shape
+    if other.axcodes == codes:
+        assert other.reoriented(grid.axcodes) == back
     assert sorted(other.spacing) == pytest.approx(sorted(grid.spacing))
     assert other.voxel_volume == pytest.approx(grid.voxel_volume)
     assert other.shear == pytest.approx(grid.shear)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(grids(), st.tuples(*[st.integers(-4, 4)] * 3), st.tuples(*[st.integers(1, 6)] * 3))
 def test_boxes_keep_positions(grid: Grid, start: tuple[int, ...], shape: tuple[int, int, int]) -> None:
     box = grid.boxed(start, shape)
@@ -111,7 +115,7 @@ def test_boxes_keep_positions(grid: Grid, start: tuple[int, ...], shape: tuple[i
     np.testing.assert_allclose(box.boxed([-s for s in start], grid.shape).affine, grid.affine, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(grids(), st.tuples(*[st.integers(1, 40)] * 3))
 def test_with_shape_keeps_the_field_of_view(grid: Grid, shape: tuple[int, int, int]) -> None:
     other = grid.with_shape(shape)
@@ -120,7 +124,7 @@ def test_with_shape_keeps_the_field_of_view(grid: Grid, shape: tuple[int, int, i
     np.testing.assert_allclose(np.multiply(other.spacing, shape), np.multiply(grid.spacing, grid.shape))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(grids(), lengths(0.3, 8))
 def test_with_spacing_is_exact_about_the_same_centre(grid: Grid, spacing: tuple[float, ...]) -> None:
     other = grid.with_spacing(spacing)
@@ -137,7 +141,7 @@ def test_corners_are_the_borders_of_the_box() -> None:
     assert corners.max(axis=0).tolist() == [1.5, 5, 10.5]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(grids(), lengths(-1, 1), st.floats(0, 0.05))
 def test_grids_compare_by_their_corners(grid: Grid, direction: tuple[float, ...], distance: float) -> None:
     assume(np.linalg.norm(direction) > 0.1)
@@ -259,7 +263,7 @@ def test_axes_to_and_back() -> None:
     assert axes_to("SRP", "RAS") == ((1, 2, 0), (False, True, False))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(grids(), st.sampled_from(ORIENTATIONS), st.tuples(*[st.integers(1, 9)] * 3))
 def test_a_turned_grid_is_always_recognised(grid: Grid, codes: str, shape: tuple[int, int, int]) -> None:
     """Whatever the angle, a grid and its reoriented, resized self are separable after `axes_onto`."""

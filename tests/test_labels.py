@@ -160,3 +160,24 @@ def test_real_tables(shared_data: Path, name: str, count: int) -> None:
     labels = Labels.from_tsv(shared_data / "ct_torso" / name)
     assert len(labels) == count
     assert labels.values == tuple(range(count))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sets(st.sampled_from([1, 2, 3, 7, 127, 128, 255, 256, 300, 40000, 2**20, 2**31 - 1]), min_size=1),
+    st.sampled_from(["u1", "i1", "u2", "i2", "i4", "i8", "u8", "f8"]),
+    st.integers(0, 999),
+)
+def test_any_table_and_type(values: set[int], dtype: str, seed: int) -> None:
+    labels = Labels.of({f"label {value}": value for value in values})
+    known = [0, *sorted(values)]
+    limit = np.finfo(dtype).max if dtype[0] == "f" else np.iinfo(dtype).max
+    usable = [value for value in known if value <= limit]
+    chosen = np.random.default_rng(seed).choice(usable, (3, 4, 2)).astype(dtype)
+    classes = labels.to_classes(chosen)
+    assert classes.tolist() == np.searchsorted(known, chosen).tolist()
+    assert np.array_equal(labels.to_values(classes), chosen)
+    alien = chosen.copy()
+    alien[0, 0, 0] = 5
+    with pytest.raises(DataError, match=r"found 5(\.0)? \(1 voxels\)"):
+        labels.to_classes(alien)

@@ -161,7 +161,7 @@ def test_turned_grids(name: str, codes: str) -> None:
     assert ((label.data[0] == 7) != (blob(target) > 0.4)).mean() < 0.02
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.sampled_from(sorted(GRIDS)), st.sampled_from(ORIENTATIONS), st.tuples(*[st.floats(1.5, 4)] * 3))
 def test_linear_interpolation_of_positions_is_exact(
     name: str, codes: str, spacing: tuple[float, ...]

@@ -29,8 +29,8 @@ from medseg.volume import Volume
 Modality = Literal["ct", "mr"]
 Field = NDArray[np.float32]
 
-SHAPE = (64, 56, 32)
-SPACING = (5.0, 5.0, 8.0)
+SHAPE = (96, 84, 44)
+SPACING = (1.2, 1.2, 2.5)  # a third of an adult: whole at 2.5 mm in a patch of 48 voxels
 PHANTOM_LABELS = Labels.of(
     {"background": 0, "liver": 1, "spleen": 2, "right_kidney": 3, "left_kidney": 4, "spine": 5},
     {
@@ -48,9 +48,11 @@ _TISSUES = (
     *("air", "liver", "spleen", "right_kidney", "left_kidney", "spine"),
     *("fat", "muscle", "stomach", "aorta", "gas", "rib"),
 )
-_HU = (-1000, 110, 130, 175, 175, 330, -100, 50, 15, 210, -850, 420)
+_HU = (-1000, 125, 150, 205, 205, 340, -100, 45, 10, 250, -850, 450)
 _HU_JITTER = (0, 14, 14, 18, 18, 50, 8, 6, 15, 20, 40, 60)
 _MR_SIGNAL = (0, 430, 270, 340, 340, 520, 820, 170, 110, 50, 10, 80)
+
+_BUMP = 0.11  # each of three waves on an organ's surface, in squared radii
 
 # Centre and radii in units of half the field of view, (right, anterior, superior).
 _ORGANS = (
@@ -81,7 +83,7 @@ def phantom_case(
         modality: ``"ct"`` gives Hounsfield units (int16); ``"mr"`` a signal without unit (float32) under a
             bias field, with a scale that differs from case to case.
         shape: voxels towards right, anterior and superior. The torso fills the field of view, whatever its
-            size.
+            size in mm.
         spacing: mm along the same directions.
         oblique: turn the scan by some degrees against the patient, and store it in any of six orientations,
             so that array axes may be permuted. Without it the array is RAS, of exactly `shape`.
@@ -179,22 +181,24 @@ def _body_coordinates(grid: Grid, extent: NDArray[np.float64], rng: np.random.Ge
     a third of the body long or more, which bends organs without folding them.
     """
     axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in grid.shape), indexing="ij")
-    index = np.stack(axes).reshape(3, -1)
-    offset = grid.affine[:3, :3] @ (index - (np.array(grid.shape)[:, None] - 1) / 2)  # mm from the centre
+    middle = (np.array(grid.shape) - 1) / 2
+    index = np.stack(axes).reshape(3, -1) - middle.astype(np.float32)[:, None]
+    offset = _product(grid.affine[:3, :3].astype(np.float32), index)  # mm from the centre
     pose = Rotation.from_euler("xyz", rng.uniform(-5, 5, 3), degrees=True).as_matrix()
     scale = extent * rng.uniform(0.94, 1.02, 3)
-    points = pose @ offset / scale[:, None] + rng.uniform(-0.04, 0.04, (3, 1))
-    waves = rng.normal(size=(6, 3)) * 1.8
-    phases = rng.uniform(0, 2 * np.pi, (6, 1))
-    amplitudes = rng.normal(size=(3, 6)) * 0.022
-    warped = points + amplitudes @ np.sin(waves @ points + phases)
+    shift = rng.uniform(-0.04, 0.04, (3, 1)).astype(np.float32)
+    points = _product((pose / scale[:, None]).astype(np.float32), offset) + shift
+    waves = rng.normal(size=(6, 3)).astype(np.float32) * 1.8
+    phases = rng.uniform(0, 2 * np.pi, (6, 1)).astype(np.float32)
+    amplitudes = rng.normal(size=(3, 6)).astype(np.float32) * 0.022
+    warped = points + _product(amplitudes, np.sin(_product(waves, points) + phases))
     return np.asarray(warped.reshape(3, *grid.shape), dtype=np.float32)
 
 
 def _tissue_map(points: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Tissue number of every voxel; where organs touch, the one listed first in `_ORGANS` wins."""
     girth = rng.uniform(0.98, 1.08)
-    flat = np.array([0.88 * girth, 0.74 * girth, 2.4])
+    flat = np.array([0.88 * girth, 0.74 * girth, 2.4], dtype=np.float32)
     depth = np.sqrt(((points / flat[:, None, None, None]) ** 2).sum(0))  # 1 on the skin
     fat = rng.uniform(0.06, 0.16)
     tissues = np.zeros(points.shape[1:], dtype=np.uint8)
@@ -203,7 +207,7 @@ def _tissue_map(points: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     tissues[inside] = _TISSUES.index("muscle")
     free = depth < 1 - fat - 0.05  # organs keep clear of the wall
     for name, centre, radii in _ORGANS:
-        organ = _ellipsoid(points, np.array(centre), np.array(radii), rng) & free
+        organ = _ellipsoid(points, free, np.array(centre), np.array(radii), rng)
         tissues[organ] = _TISSUES.index(name)
         free &= ~organ
     wall = inside & (depth > 1 - fat - 0.05) & (points[2] > -0.1)
@@ -213,19 +217,31 @@ def _tissue_map(points: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _ellipsoid(
-    points: Field, centre: NDArray[np.float64], radii: NDArray[np.float64], rng: np.random.Generator
+    points: Field,
+    free: NDArray[np.bool_],
+    centre: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Inside of a bumpy ellipsoid near `centre`, about as large as `radii`, in its own pose."""
+    """Free voxels in a bumpy ellipsoid near `centre`, about as large as `radii`, in its own pose."""
     long = radii[2] > 1  # spine and aorta run through the whole field of view and hardly tilt
     tilt = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * (3 if long else 14), degrees=True).as_matrix()
     centre = centre + rng.uniform(-0.035, 0.035, 3)
     radii = radii * rng.uniform(0.86, 1.14, 3)
-    local = np.tensordot(tilt.astype(np.float32), points - centre.astype(np.float32)[:, None, None, None], 1)
-    local /= radii.astype(np.float32)[:, None, None, None]
-    waves = rng.normal(size=(3, 3)) * (1.2 if long else 2.0)
-    phases = rng.uniform(0, 2 * np.pi, 3)
-    bumps = sum(np.sin(np.tensordot(w, local, 1) + p) for w, p in zip(waves, phases, strict=True))
-    return np.asarray((local**2).sum(0) < 1 + 0.11 * bumps)
+    waves = (rng.normal(size=(3, 3)) * (1.2 if long else 2.0)).astype(np.float32)
+    phases = rng.uniform(0, 2 * np.pi, (3, 1)).astype(np.float32)
+    offset = points - centre.astype(np.float32)[:, None, None, None]
+    reach = np.sqrt(1 + 3 * _BUMP) * radii.max()
+    result: NDArray[np.bool_] = free & ((offset**2).sum(0) < reach**2)  # only these can be inside
+    local = _product((tilt / radii[:, None]).astype(np.float32), offset[:, result])
+    bumps = np.sin(_product(waves, local) + phases).sum(0)
+    result[result] = (local**2).sum(0) < 1 + _BUMP * bumps
+    return result
+
+
+def _product(matrix: Field, vectors: Field) -> Field:
+    """Matrix `(m, n)` times vectors `(n, count)`, summed in one order on every machine, unlike BLAS."""
+    return np.asarray(np.einsum("mn,nc->mc", matrix, vectors))
 
 
 def _ct(tissues: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.int16]:
@@ -234,7 +250,7 @@ def _ct(tissues: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.int1
     kidney = _TISSUES.index("left_kidney")
     densities[kidney] = densities[kidney - 1]  # both kidneys enhance alike
     image = ndimage.gaussian_filter(densities.astype(np.float32)[tissues], 0.55)
-    image += _noise(tissues.shape, rng, sigma=rng.uniform(14, 24), grain=0.5)
+    image += _noise(tissues.shape, rng, sigma=rng.uniform(11, 19), grain=0.5)
     return np.asarray(np.clip(np.round(image), -1024, 3071), dtype=np.int16)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from medseg.errors import DataError
 from medseg.evaluation.metrics import LabelMetrics, compare, label_map
 from medseg.evaluation.pairs import Pair, pair_files
@@ -74,10 +72,7 @@ def labels_in(*volumes: Volume) -> Labels:
     Raises:
         DataError: not a label map, or a negative value.
     """
-    values = sorted(
-        {int(value) for volume in volumes for value in np.unique(label_map(volume, "label map"))} - {0}
-    )
-    return Labels.of({"background": 0} | {f"label {value}": value for value in values})
+    return Labels.of_values(*(label_map(volume, "label map") for volume in volumes))
 
 
 def _pairs(prediction: Source, reference: Source) -> list[Pair]:

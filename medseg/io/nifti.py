@@ -28,6 +28,7 @@ _GEOMETRY_FIELDS = (
 )
 _SPATIAL_UNITS_MASK = 0b111
 _CHUNK_BYTES = 16 << 20
+_INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 _DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
 _NIFTI1_LARGEST_AXIS = 32767
 _UNREADABLE = (  # what nibabel and gzip raise for headers and streams that are no NIfTI
@@ -61,16 +62,18 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
 def write_nifti(volume: Volume, path: Path) -> None:
     """Write a volume; a grid that came from a NIfTI file is written with that file's geometry, bit for bit.
 
-    One channel is written as 3-D, several as 4-D; NIfTI-2 only where an axis is too long for NIfTI-1. Bytes
-    are reproducible: no time, no name, no text fields from the source. Booleans become uint8, half floats
-    float32, 64-bit integers the smallest type that fits.
+    One channel is written as 3-D, several as 4-D. NIfTI-2, which not every tool reads, is written only where
+    the geometry came from such a file, whose affine is in double precision, or an axis is too long for
+    NIfTI-1. Bytes are reproducible: no time, no name, no text fields from the source. Types as `storable` says.
 
     Raises:
         DataError: voxels that are not real numbers, or a file that cannot be written.
     """
     data = storable(volume.data, path)
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
-    kind = nib.Nifti1Image if max(data.shape) <= _NIFTI1_LARGEST_AXIS else nib.Nifti2Image
+    # NIfTI-2 keeps the affine in double precision, so a source of that kind stays of that kind.
+    double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
+    kind = nib.Nifti2Image if double or max(data.shape) > _NIFTI1_LARGEST_AXIS else nib.Nifti1Image
     image = kind(data, volume.grid.affine, _header(volume, data, kind))
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
@@ -117,7 +120,9 @@ def storable(data: NDArray[Any], path: Path) -> NDArray[Any]:
     if data.dtype == np.float16:
         return data.astype(np.float32)
     if data.dtype.kind in "iu" and data.dtype.itemsize == 8:
-        return data.astype(np.result_type(np.min_scalar_type(data.min()), np.min_scalar_type(data.max())))
+        low, high = int(data.min()), int(data.max())
+        fits = (t for t in _INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+        return data.astype(next(fits), copy=False)
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 

@@ -23,6 +23,11 @@ from medseg.volume import Volume
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN_FRACTION = 0.01  # of the median gap between slices
 _UNEVEN_MM = 0.01
+_GEOMETRY_TAGS = {
+    "0020|0037": "ImageOrientationPatient",
+    "0020|0032": "ImagePositionPatient",
+    "0028|0030": "PixelSpacing",
+}
 
 
 def read_sitk(path: Path) -> Volume:
@@ -166,9 +171,11 @@ def _slice(file: Path) -> _Slice:
         thickness = float(tag("0018|0088") or tag("0018|0050") or 0)
         rescale = (float(tag("0028|1053") or 1), float(tag("0028|1052") or 0))
     except (RuntimeError, ValueError):
+        named = [name for key, name in _GEOMETRY_TAGS.items() if not tag(key)] or list(
+            _GEOMETRY_TAGS.values()
+        )
         raise DataError(
-            f"{file}: ImageOrientationPatient, ImagePositionPatient or PixelSpacing: missing or unreadable. "
-            "Export the series again with its geometry."
+            f"{file}: {' or '.join(named)}: missing or unreadable. Export the series again with its geometry."
         ) from None
     return _Slice(orientation, position, (rows, columns), thickness, rescale)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +20,11 @@ def max_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 def avg_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Mean over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
-    return like_layout((F.avg_pool2d if x.dim() == 4 else F.avg_pool3d)(x, stride), x)
+    if x.dim() == 4:
+        return like_layout(F.avg_pool2d(x, stride), x)
+    # The CPU has no 3D mean in 16 bits.
+    wide = x if x.is_cuda or x.dtype == torch.float64 else x.float()
+    return like_layout(F.avg_pool3d(wide, stride).to(x.dtype), x)
 
 
 def resize(x: Tensor, size: tuple[int, ...], *, nearest: bool = False, align_corners: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, WrapValidator
@@ -111,15 +111,7 @@ class Stage(Config):
         ]
 
 
-def _bottleneck(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Stage.model_validate(value)
-    if value is None or value == "infer" or isinstance(value, Stage):
-        return value
-    raise ValueError("expected a stage, infer, or null")
-
-
-Bottleneck = Annotated[Stage | Literal["infer"] | None, _only(_bottleneck)]
+Bottleneck = Stage | Literal["infer"] | None
 
 
 def per_axis(value: PerAxis, spatial_dims: int) -> tuple[int, ...]:

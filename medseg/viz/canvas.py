@@ -20,7 +20,8 @@ from medseg.io.atomic import replacing
 from medseg.labels import Label
 from medseg.viz.slices import Rgb
 
-DPI = 150
+DPI = 150  # of saved pictures
+SCREEN_DPI = 90  # of pictures that a notebook shows and keeps: 11 inches fill its column
 BACKGROUND = "#101316"
 INK = "#e6e8ea"
 FAINT = "#9aa3ab"
@@ -35,10 +36,10 @@ _FORMATS = (".png", ".svg", ".pdf", ".jpg")
 class Picture(Figure):
     """A matplotlib figure outside pyplot that Jupyter shows by itself and that writes itself whole."""
 
-    def png(self) -> bytes:
-        """The figure as PNG bytes, cropped to what is drawn."""
+    def png(self, dpi: float = SCREEN_DPI) -> bytes:
+        """The figure as PNG bytes, cropped to what is drawn; `dpi` pixels an inch."""
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:

@@ -23,7 +23,6 @@ from medseg.viz.slices import (
     extent_mm,
     is_colour,
     label_slice,
-    labels_for,
     labels_on,
     overlay,
     pixel_size,
@@ -92,7 +91,7 @@ def show(
         return still
     given = {"prediction": labels, "reference": reference}
     maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
-    table = labels_for(*maps.values()) if names is None else names
+    table = Labels.of_values(*(volume.data for volume in maps.values())) if names is None else names
     return Viewer(controls(image, maps, table, window), still)
 
 

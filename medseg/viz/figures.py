@@ -23,7 +23,6 @@ from medseg.viz.slices import (
     extent_mm,
     is_colour,
     label_slice,
-    labels_for,
     labels_on,
     overlay,
     pixel_size,
@@ -89,7 +88,7 @@ def overlay_figure(
 
     given = {"reference": reference, "prediction": labels_volume}
     maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
-    table = labels_for(*maps.values()) if labels is None else labels
+    table = Labels.of_values(*(volume.data for volume in maps.values())) if labels is None else labels
     window = window if is_colour(image) else window_of(image, window)
     places = {plane: _place(image, list(maps.values()), plane) for plane in planes_of(image)}
     rows: list[tuple[str, list[Panel]]] = []

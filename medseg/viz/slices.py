@@ -200,12 +200,6 @@ def labels_on(image: Volume, labels: Volume) -> Volume:
     return facing if facing.grid.matches(image.grid) else volume.resampled(like=image.grid)
 
 
-def labels_for(*volumes: Volume) -> Labels:
-    """Names and colours for label maps that come without: every value, called ``label 1`` and so on."""
-    values = sorted({int(value) for volume in volumes for value in np.unique(volume.data)} - {0})
-    return Labels.of({"background": 0} | {f"label {value}": value for value in values})
-
-
 def _cut(volume: Volume, plane: Plane, index: int | None) -> Array:
     """The slice `(C, H, W)` as it is seen, still with the spacing of the volume."""
     axis, count = _checked_axis(plane), slice_count(volume, plane)

@@ -49,8 +49,11 @@ def assert_same_logits(theirs: nn.Module, config: UNetConfig, state: dict, dims:
         wanted = theirs(image)
         assert wanted.std() > 0.01
         assert (ours(image) - wanted).abs().max() < 1e-5
+        exact = theirs.double()(image.double())
+        theirs.float()
+        # Another layout adds in another order: as near to the truth as the other package itself, not equal to it.
         ours.to(memory_format=channels_last_format(dims))
-        assert (ours(image) - wanted).abs().max() < 1e-5
+        assert (ours(image) - exact).abs().max() < 2 * (wanted - exact).abs().max() + 1e-6
 
 
 def nnunet(kind: type, dims: int, kernels: list, strides: list, **more) -> nn.Module:
@@ -176,7 +179,7 @@ def test_dynunet_projects_where_only_the_stride_changes():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_basic_unet(dims, features, norm):
     theirs = randomised(BasicUNet(dims, 2, 3, features, norm=(norm, {"affine": True})))
-    f0, f1, f2, f3, f4, f5 = features
+    _, f1, f2, f3, f4, f5 = features
     config = UNetConfig.from_channels(
         2,
         3,
@@ -215,14 +218,14 @@ def test_missing_wrong_and_superfluous_tensors_are_refused(make, convert):
         convert({k: v for k, v in state.items() if k != key}, config)
     with pytest.raises(ModelError, match=r"shape of .*: found \(8, 6, 1, 2, 2\), expected \(8, 6, 2, 2, 2\)"):
         convert({**state, key: state[key][:, :, :1]}, config)
-    with pytest.raises(ModelError, match="1 tensors have no place in the config, such as 'other.weight'"):
+    with pytest.raises(ModelError, match=r"1 tensors have no place in the config, such as 'other\.weight'"):
         convert({**state, "other.weight": torch.zeros(1)}, config)
 
 
 def test_another_architecture_is_refused():
     theirs, _, _ = plain("3d")
     _, residual_config, _ = residual("3d")
-    with pytest.raises(ModelError, match="no tensor 'encoder.stem"):
+    with pytest.raises(ModelError, match=r"no tensor 'encoder\.stem"):
         from_residual_encoder_unet(theirs.state_dict(), residual_config)
     with pytest.raises(ModelError, match="it has nothing like our 'stem"):
         from_plain_conv_unet(theirs.state_dict(), residual_config)

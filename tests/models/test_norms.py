@@ -7,7 +7,7 @@ from torch import nn
 
 from medseg.models.convs import PointConv3d, conv_nd
 from medseg.models.layout import as_model, channels_last_format, is_channels_last
-from medseg.models.norms import GroupNorm, InstanceNorm, LayerNorm, num_groups
+from medseg.models.norms import GroupNorm, InstanceNorm, LayerNorm, channel_statistics, num_groups
 
 SIZES = {2: (6, 5), 3: (4, 6, 5)}
 
@@ -17,12 +17,22 @@ def sample(dims: int, n: int, last: bool) -> torch.Tensor:
     return x.contiguous(memory_format=channels_last_format(dims)) if last else x
 
 
+def instance(dims: int) -> tuple[nn.Module, nn.Module]:
+    return (nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d)(6, affine=True), InstanceNorm(6)
+
+
+def group(dims: int) -> tuple[nn.Module, nn.Module]:
+    ours = GroupNorm(6)
+    ours.num_groups = 3
+    return nn.GroupNorm(3, 6), ours
+
+
+@pytest.mark.parametrize("make", [instance, group])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_instance_norm_has_torchs_numbers_and_gradients(dims, n, last):
-    theirs = (nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d)(6, affine=True)
-    ours = InstanceNorm(6)
+def test_norms_have_torchs_numbers_and_gradients(dims, n, last, make):
+    theirs, ours = make(dims)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
     ours.load_state_dict(theirs.state_dict())
@@ -37,6 +47,18 @@ def test_instance_norm_has_torchs_numbers_and_gradients(dims, n, last):
     assert (x.grad - y.grad).abs().max() < 1e-5
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert (mine.grad - other.grad).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("size", [(3, 3, 3), (64, 64, 64)])
+def test_statistics_are_exact_for_large_volumes_far_from_zero(size, offset):
+    x = (torch.randn(1, 6, *size) + offset).to(memory_format=torch.channels_last_3d)
+    mean, variance = channel_statistics(x)
+    exact = x.double()
+    assert (mean - exact.mean((0, 2, 3, 4))).abs().max() < 1e-6 * (1 + offset)
+    assert (variance / exact.var((0, 2, 3, 4), correction=0) - 1).abs().max() < 2e-6
+    assert (InstanceNorm(6)(x) - F.instance_norm(exact)).abs().max() < 1e-5 * (1 + offset / 10)
+    assert (GroupNorm(6)(x) - F.group_norm(exact, 6)).abs().max() < 1e-5 * (1 + offset / 10)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -56,6 +78,20 @@ def test_bfloat16_input_with_float32_parameters(dims, norm, last):
     assert (out.float() - layer(x)).abs().max() < 0.1
     out.float().pow(2).sum().backward()
     assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("norm", [InstanceNorm, LayerNorm, GroupNorm])
+def test_input_and_parameters_of_another_type(norm, dtype):
+    x = sample(3, 2, last=True)
+    layer = norm(6)
+    wanted = layer(x)
+    out = layer.to(dtype)(x.to(dtype))
+    assert out.dtype == dtype
+    assert is_channels_last(out)
+    assert (out - wanted).abs().max() < (0.1 if dtype == torch.bfloat16 else 1e-5)
+    out.float().pow(2).sum().backward()
+    assert layer.weight.grad.dtype == dtype
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -25,7 +25,7 @@ def test_every_slice_is_what_the_2d_model_says(axis, batch_size):
     assert logits.shape == (2, 3, *SIZE)
     for i in range(SIZE[axis]):
         wanted = flat(volume.select(2 + axis, i))
-        assert (logits.select(2 + axis, i) - wanted).abs().max() < 1e-5
+        assert (logits.select(2 + axis, i) - wanted).abs().max() < 1e-4
 
 
 def test_contract():

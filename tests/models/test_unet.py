@@ -124,6 +124,22 @@ def test_bfloat16_autocast(dims, norm, last):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("downsample", ["conv", "maxpool", "avgpool"])
+@pytest.mark.parametrize("upsample", UPSAMPLINGS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_bfloat16_network(dims, block, upsample, downsample):
+    norm = NORMS[(len(upsample) + len(downsample)) % 4]
+    model = tiny(dims, block=block, upsample=upsample, downsample=downsample, norm=norm).eval()
+    model.to(memory_format=channels_last_format(dims))
+    image = image_of(dims)
+    with torch.no_grad():
+        wanted = model(image)
+        found = model.bfloat16()(image.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), dims=st.sampled_from([2, 3]))
 def test_any_size_comes_back(data, dims):

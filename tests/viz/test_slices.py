@@ -17,7 +17,6 @@ from medseg.viz.slices import (
     best_slice,
     extent_mm,
     label_slice,
-    labels_for,
     labels_on,
     overlay,
     region_edges,
@@ -201,7 +200,7 @@ def test_label_maps_are_brought_onto_the_image() -> None:
     assert labels_on(base, coarse).grid.matches(base.grid)
     with pytest.raises(DataError, match="whole numbers"):
         labels_on(base, floats.with_data(floats.data + 0.5))
-    assert labels_for(labels).names == ("background", "label 1", "label 2")
+    assert Labels.of_values(labels.data).names == ("background", "label 1", "label 2")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from medseg.errors import DataError
+from medseg.io.atomic import replacing, sync_folder, write_bytes, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def half_written(path: Path, failure: BaseException) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise failure
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    write_text(path, "é 1\n")
+    assert path.read_bytes() == "é 1\n".encode()
+    write_bytes(path, b"2")
+    assert path.read_bytes() == b"2"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_the_temporary_name_is_hidden_beside_the_target_and_keeps_suffixes(tmp_path: Path) -> None:
+    with replacing(tmp_path / "ct.nii.gz") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith(".nii.gz")
+        assert not temporary.exists()
+        temporary.write_bytes(b"1")
+    assert names(tmp_path) == ["ct.nii.gz"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, MemoryError])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(failure):
+        half_written(path, failure())
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_told_with_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(
+        DataError, match=r"a\.txt: cannot be written \(No space left on device\)\. Free space"
+    ):
+        half_written(path, OSError(28, os.strerror(28)))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_failing_sync_or_rename_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    for target, name in ((os, "fsync"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, fail)
+            with pytest.raises(DataError, match="Input/output error"):
+                write_text(path, "new")
+        assert path.read_text() == "old"
+        assert names(tmp_path) == ["a.txt"]
+
+
+def test_targets_that_cannot_be_files(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"folder: cannot be written"):
+        write_text(tmp_path / "folder", "x")
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(DataError, match=r"file/a\.txt: cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+    with pytest.raises(DataError, match=r"cannot be written"):
+        write_text(tmp_path / ("n" * 250), "x" * 10)
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "target").read_text() == "old"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_syncing_an_absent_folder_is_no_error(tmp_path: Path) -> None:
+    sync_folder(tmp_path / "absent")

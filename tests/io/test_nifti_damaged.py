@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nifti_files import OBLIQUE, patched, save
+
+from medseg.errors import DataError
+from medseg.io import read, read_labels
+
+
+@pytest.fixture(params=[".nii", ".nii.gz"])
+def suffix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def noise() -> Any:
+    return np.random.default_rng(0).normal(0, 300, (20, 22, 24)).astype(np.int16)
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def last_byte_lost(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def wrong_checksum(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-8:-4] = bytes(4)
+    path.write_bytes(bytes(content))
+
+
+def flipped_byte(path: Path) -> None:
+    content = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))
+    content[9000] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def replaced_by(content: bytes) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        path.write_bytes(content)
+
+    return spoil
+
+
+def header(offset: int, dtype: str, *values: float) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        patched(path, offset, np.array(values, dtype).tobytes())
+
+    return spoil
+
+
+BROKEN = {
+    "half": (halved, r"voxel data are damaged or end early"),
+    "last byte": (last_byte_lost, r"voxel data are damaged or end early"),
+    "empty": (replaced_by(b""), r"found 0 bytes, expected a NIfTI file\. Copy or download"),
+    "text": (replaced_by(b"version https://git-lfs\n" * 40), r"not a readable NIfTI file"),
+    "html": (replaced_by(b"<!DOCTYPE html>" * 90), r"not a readable NIfTI file"),
+    "one byte": (replaced_by(b"\x1f"), r"not a readable NIfTI file"),
+    "magic": (header(344, "S4", "xxxx"), r"not a readable NIfTI file"),  # type: ignore[arg-type]
+    "huge dims": (header(40, "<i2", 3, 30000, 30000, 30000), r"voxel data are damaged .*declared"),
+    "one slice more": (header(42, "<i2", 21), r"voxel data are damaged or end early"),
+    "zero dim": (header(42, "<i2", 0), r"dim: found \(0, 22, 24\), expected 2 to 5 axes, none empty"),
+    "negative dim": (header(42, "<i2", -20), r"dim: found|not a readable"),
+    "nine axes": (header(40, "<i2", 9), r"not a readable NIfTI file"),
+    "seven axes": (header(40, "<i2", 7, 1, 1, 1, 1, 1, 1, 1), r"dim: found .*, expected 2 to 5 axes"),
+    "one axis": (header(40, "<i2", 1), r"dim: found \(20,\), expected 2 to 5 axes"),
+    "unknown datatype": (header(70, "<i2", 9999), r"not a readable NIfTI file"),
+    "offset": (header(108, "<f4", 1e9), r"voxel data are damaged or end early"),
+    "offset nan": (header(108, "<f4", np.nan), r"."),
+    "offset inf": (header(108, "<f4", np.inf), r"."),
+    "singular": (header(280, "<f4", *[0] * 12), r"affine: found .*, expected a finite, invertible"),
+    "nan affine": (header(280, "<f4", np.nan), r"affine: found .*nan.*, expected a finite, invertible"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_by_name(tmp_path: Path, name: str, suffix: str) -> None:
+    spoil, message = BROKEN[name]
+    path = save(tmp_path / f"broken{suffix}", noise())
+    spoil(path)
+    for reader in (read, read_labels):
+        with pytest.raises(DataError, match=rf"broken{suffix}: {message}") as caught:
+            reader(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", [wrong_checksum, flipped_byte])
+def test_a_checksum_that_does_not_fit_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = save(tmp_path / "a.nii.gz", noise())
+    read(path)
+    spoil(path)
+    with pytest.raises(
+        DataError, match=r"a\.nii\.gz: voxel data are damaged .*CRC check failed.*Copy the file again"
+    ):
+        read(path)
+
+
+def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", noise())
+    content = path.read_bytes()
+    for size in [
+        0,
+        1,
+        10,
+        100,
+        348,
+        360,
+        *range(1000, len(content), 1500),
+        len(content) - 8,
+        len(content) - 1,
+    ]:
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"a\.nii\.gz: "):
+            read(path)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_header_never_leaks_another_error(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], packed: bool
+) -> None:
+    raw = bytearray(nib.Nifti1Image(noise()[:5, :4, :3], OBLIQUE).to_bytes())
+    for offset, value in changes:
+        raw[offset] = value
+    path = tmp_path_factory.mktemp("fuzz") / ("a.nii.gz" if packed else "a.nii")
+    path.write_bytes(gzip.compress(bytes(raw)) if packed else bytes(raw))
+    message = str(path)
+    try:
+        read(path)
+    except DataError as error:
+        message = str(error)
+    assert str(path) in message
+
+
+def test_other_formats_and_voxels_are_refused(tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(noise(), np.eye(4)), tmp_path / "a.img")
+    with pytest.raises(DataError, match=r"a\.img: found \w*Analyze\w*, expected NIfTI"):
+        read(tmp_path / "a.img")
+    save(tmp_path / "c.nii.gz", np.ones((2, 2, 2), np.complex64))
+    with pytest.raises(DataError, match=r"c\.nii\.gz: datatype: found complex64, expected real numbers"):
+        read(tmp_path / "c.nii.gz")
+    with pytest.raises(DataError, match=r"absent\.nii: no such file"):
+        read(tmp_path / "absent.nii")

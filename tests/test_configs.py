@@ -1,0 +1,47 @@
+"""Every shipped experiment loads, builds its model and, on phantoms, trains."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.experiment import Experiment
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+NAMES = [str(path.relative_to(FOLDER)) for path in FILES]
+
+
+def test_there_are_some():
+    assert len(FILES) >= 7
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_it_loads_and_its_model_takes_its_patch(path):
+    experiment = Experiment.load(path)
+    assert experiment.name == f"{path.parent.name}_{path.stem}"
+    with torch.device("meta"):  # shapes are checked without computing anything
+        model = experiment.model.build(1, 3).eval()
+        logits = model(torch.zeros(1, 1, *experiment.patch.size))
+    assert logits.shape == (1, 3, *experiment.patch.size)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_its_comment_shows_the_command_that_runs_it(path):
+    assert f"medseg train {path.relative_to(FOLDER.parent)}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name == "phantom"], ids=lambda path: path.stem
+)
+def test_it_trains_on_phantoms(path, tmp_path):
+    experiment = Experiment.load(
+        path, "train.steps=2", "data.phantom.cases=5", "patch.size=[16, 16, 16]", "preprocess.spacing=[14, 14, 18]",
+        "model.channels=[4, 8, 8, 8]", "train.validation_batches=1",
+    )  # fmt: skip
+    reports = list(experiment.trainer(tmp_path / "run"))
+    assert [report.step for report in reports] == [2]
+    assert math.isfinite(reports[0].loss)

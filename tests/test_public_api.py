@@ -1,0 +1,58 @@
+"""The dozen names of the package: all there, all documented, and free until they are used."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import medseg
+
+HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "nibabel", "numpy", "pydantic", "scipy")
+
+
+def test_importing_the_package_imports_nothing():
+    code = f"import sys, medseg; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_reading_a_file_needs_no_torch(tmp_path, make_volume):
+    path = tmp_path / "a.nii.gz"
+    medseg.write(make_volume(), path)
+    code = f"import sys, medseg; medseg.read({str(path)!r}); print([n for n in ('torch', 'monai', 'SimpleITK') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", medseg.__all__)
+def test_every_name_is_there_and_documented(name):
+    value = getattr(medseg, name)
+    assert value.__doc__
+    assert value.__doc__.strip()
+    home = importlib.import_module(medseg._HOMES[name])
+    assert getattr(home, name) is value
+
+
+def test_dir_lists_the_names():
+    assert set(medseg.__all__) <= set(dir(medseg))
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    assert medseg.__version__ == project["version"]
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = medseg.nonsense
+
+
+def test_a_type_checker_sees_every_lazy_name():
+    source = Path(medseg.__file__).read_text()
+    for name, home in medseg._HOMES.items():
+        assert f"from {home} import {name} as {name}" in source
