@@ -39,13 +39,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options; what stands behind a flag, as in ``train FILE --data D train.steps=5``, joins the verb's list.
+
+    The parser by itself takes a list only where it begins.
+    """
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    name = next((n for n in ("overrides", "images", "paths") if hasattr(options, n)), None)
+    if rest and (name is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and name is not None:
+        setattr(options, name, [*getattr(options, name), *rest])
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
         0 done; 1 refused; 2 some cases failed; 3 training diverged; 130 or 143 stopped, state kept.
     """
-    options = build_parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         return int(import_module(f"medseg.cli.{options.verb}").run(options))
     except MedsegError as error:

@@ -85,7 +85,7 @@ def _per_channel(image: Tensor, bounds: Range, rng: np.random.Generator) -> Tens
     """One factor a channel; below and above 1 are equally likely whatever the bounds."""
     low, high = bounds
     factors = [
-        rng.uniform(low, 1)
+        rng.uniform(low, min(high, 1))
         if low < 1 and (high <= 1 or rng.random() < 0.5)
         else rng.uniform(max(low, 1), high)
         for _ in range(len(image))
@@ -97,24 +97,31 @@ def _some_channels(image: Tensor, rng: np.random.Generator, change) -> Tensor:  
     return torch.stack([change(channel) if rng.random() < 0.5 else channel for channel in image])
 
 
-def _spatial(image: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, image.ndim))
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, `(c, 1, ...)`.
+
+    By numpy: a sum in torch depends in its last digit on the number of threads, and so on workers.
+    """
+    values, axes = image.numpy(), tuple(range(1, image.ndim))
+    mean, std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True)
+    return torch.from_numpy(mean), torch.from_numpy(std)
+
+
+def _bounds(image: Tensor) -> tuple[Tensor, Tensor]:
+    axes = tuple(range(1, image.ndim))
+    return image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
 
 
 def _contrasted(image: Tensor, factor: Tensor) -> Tensor:
-    mean, low, high = (
-        f(image, dim=_spatial(image), keepdim=True) for f in (torch.mean, torch.amin, torch.amax)
-    )
-    return torch.clamp((image - mean) * factor + mean, low, high)
+    mean, _ = _moments(image)
+    return torch.clamp((image - mean) * factor + mean, *_bounds(image))
 
 
 def _gamma_corrected(image: Tensor, gamma: Tensor) -> Tensor:
-    axes = _spatial(image)
-    mean, std = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
-    low = image.amin(axes, keepdim=True)
-    span = (image.amax(axes, keepdim=True) - low).clamp_min(1e-7)
-    changed = ((image - low) / span) ** gamma
-    new_mean, new_std = changed.mean(axes, keepdim=True), changed.std(axes, keepdim=True)
+    mean, std = _moments(image)
+    low, high = _bounds(image)
+    changed = ((image - low) / (high - low).clamp_min(1e-7)) ** gamma
+    new_mean, new_std = _moments(changed)
     return (changed - new_mean) / new_std.clamp_min(1e-7) * std + mean
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from medseg.data.augment import augment, draw_affine
 from medseg.data.settings import Augmentation
 from medseg.data.store import StoredCase
+from medseg.errors import DataError
 
 Sample = dict[str, Tensor]
 
@@ -63,6 +64,8 @@ class PatchDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         slice_axis: int | None = None,
     ) -> None:
+        if not cases:
+            raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
         self.cases = list(cases)
         self.size = size
         self.length = length

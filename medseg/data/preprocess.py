@@ -90,6 +90,20 @@ class Prepared:
     shape: tuple[int, ...]
 
 
+def check_image(image: Volume, channels: int, where: str) -> None:
+    """Raise a `DataError` unless `image` has this many channels and only finite voxels."""
+    if image.channels != channels:
+        raise DataError(
+            f"{where}: channels: found {image.channels}, expected {channels}. "
+            "Give one file per channel in the order of training, or one file that holds them all."
+        )
+    if image.data.dtype.kind == "f" and not np.isfinite(image.data).all():
+        count = int((~np.isfinite(image.data)).sum())
+        raise DataError(
+            f"{where}: found {count} voxels that are NaN or infinite, expected none. Repair them."
+        )
+
+
 def prepare(image: Volume, settings: Preprocessing, where: str = "image") -> Prepared:
     """Reorient, crop to non-zero, normalise, resample (cubic; nnU-Net's rule for thick slices).
 
@@ -101,16 +115,7 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image") -> Pre
     Raises:
         DataError: wrong channel count, NaN or infinite voxels.
     """
-    if image.channels != len(settings.channels):
-        raise DataError(
-            f"{where}: channels: found {image.channels}, expected {len(settings.channels)}. "
-            "Give one file per channel in the order of training, or one file that holds them all."
-        )
-    if image.data.dtype.kind == "f" and not np.isfinite(image.data).all():
-        count = int((~np.isfinite(image.data)).sum())
-        raise DataError(
-            f"{where}: found {count} voxels that are NaN or infinite, expected none. Repair them."
-        )
+    check_image(image, len(settings.channels), where)
     turned_image = image.reoriented(settings.orientation)
     start, shape = (
         _nonzero_box(turned_image.data) if settings.crop_to_nonzero else ((0, 0, 0), turned_image.grid.shape)

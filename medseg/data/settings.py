@@ -132,4 +132,4 @@ class Augmentation(Config):
     gamma_inverted_p: Probability = 0.1
     gamma_p: Probability = 0.3
     gamma: Range = (0.7, 1.5)
-    mirror_axes: tuple[int, ...] | None = None
+    mirror_axes: tuple[Axis, ...] | None = None

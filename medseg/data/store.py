@@ -57,6 +57,10 @@ class StoredCase:
         table = np.load(self.folder / "locations.npy", allow_pickle=False)
         return {int(value): table[table[:, 0] == value, 1:] for value in np.unique(table[:, 0])}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays already mapped, which would be copied whole to a worker."""
+        return {"id": self.id, "folder": self.folder}
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along X, Y, Z."""
@@ -89,10 +93,10 @@ def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) ->
         temporary.mkdir(parents=True, exist_ok=True)
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
-        np.save(temporary / "locations.npy", _locations(label.data[0]), allow_pickle=False)
+        np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
         grid = {"spacing": prepared.image.spacing, "shape": prepared.image.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
-        temporary.rename(target)
+        _commit(temporary, target)
     except OSError as error:
         raise DataError(
             f"{target}: the prepared case cannot be written ({error.strerror}). Free space or move the run."
@@ -101,8 +105,17 @@ def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) ->
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _locations(label: NDArray[Any]) -> NDArray[np.int32]:
-    """Rows `(class, x, y, z)`: every foreground voxel, or an even draw of 10,000 where a class has more."""
+def _commit(temporary: Path, target: Path) -> None:
+    """Rename; another run that shares the store may have prepared the same case meanwhile."""
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def locations_table(label: NDArray[Any]) -> NDArray[np.int32]:
+    """Rows `(class, x, y, z)` of a label map `(X, Y, Z)`: every foreground voxel, or 10,000 drawn of a class."""
     rows = []
     for value in np.unique(label[label > 0]):
         found = np.argwhere(label == value)
@@ -114,7 +127,7 @@ def _locations(label: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def _key(case: Case, labels: Labels, settings: Preprocessing) -> str:
-    files = [*case.images, case.label]
-    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f is not None]
+    files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
+    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     text = json.dumps([FORMAT, stamps, labels.values, settings.to_plain()], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,35 +11,45 @@ import torch
 
 from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
 from medseg.data.patches import PatchDataset
-from medseg.data.preprocess import Preprocessing, measure, resolve_methods
-from medseg.data.splits import Split, k_fold, read_splits, write_splits
+from medseg.data.preprocess import Preprocessing, check_image, measure, resolve_methods
+from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError
-from medseg.experiment.runs import find_dataset, labels_of, open_run
+from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
+from medseg.train.lock import RunLock
 from medseg.train.trainer import Trainer
+from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.experiment.config import Experiment, OnCase
 
 
 def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: OnCase | None) -> Trainer:
-    """See `Experiment.trainer`."""
-    open_run(experiment, run, resume=resume)
+    """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
+    check_run(experiment, run, resume=resume)
+    RunLock(run).check()
     dataset = find_dataset(experiment, run)
     labels = labels_of(experiment, dataset)
-    split = choose_split(experiment, dataset)
-    write_splits([split], run / "splits.json")
+    for name in experiment.predict.keep_largest:
+        labels.value_of(name)
+    # A resumed run keeps its cases, whatever has been added to the dataset since.
+    split = (
+        read_splits(run / "splits.json", dataset.labelled)[0] if resume else choose_split(experiment, dataset)
+    )
+    torch.manual_seed(experiment.seed)
+    model = experiment.model.build(len(dataset.channel_names), len(labels))
     preprocessing = resolve_preprocessing(experiment, dataset, labels, split)
     train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
     held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
-    torch.manual_seed(experiment.seed)
-    model = experiment.model.build(len(dataset.channel_names), len(labels))
+    if not resume:
+        open_run(experiment, run, split)
+    validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
         model,
         _patches(experiment, train, training=True),
-        _patches(experiment, held_out, training=False) if experiment.train.validation_batches else None,
+        _patches(experiment, held_out, training=False) if validates else None,
         settings=experiment.train,
         labels=labels,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
@@ -66,14 +77,21 @@ def resolve_preprocessing(
     """Preprocessing with everything measured that the training cases must tell."""
     chosen = experiment.preprocess
     methods = resolve_methods(chosen.normalize, dataset.channel_names)
-    cases = dataset.subset(split.train).cases
-    pairs = ((read_case_image(case), read_case_label(case, labels)) for case in cases)
+    pairs = _pairs(dataset.subset(split.train).cases, len(methods), labels)
     return Preprocessing(
         orientation=chosen.orientation,
         spacing=chosen.spacing,
         crop_to_nonzero=chosen.crop_to_nonzero,
         channels=measure(pairs, methods, experiment.seed),
     )
+
+
+def _pairs(cases: tuple[Case, ...], channels: int, labels: Labels) -> Iterator[tuple[Volume, Volume]]:
+    """Image and class indices of each case, checked before anything is measured on them."""
+    for case in cases:
+        image = read_case_image(case)
+        check_image(image, channels, where=f"case {case.id}")
+        yield image, read_case_label(case, labels, image.grid)
 
 
 def _prepared(

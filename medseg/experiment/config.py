@@ -19,25 +19,31 @@ if TYPE_CHECKING:
     from medseg.models.base import Model
     from medseg.train.trainer import Trainer
 
+DEFAULT_MODEL = "unet_3d"
 OnCase = Callable[[int, int, str], None]
 
 
 class ModelChoice(Config):
-    """A registered model's name, and beside it the options of that model."""
+    """A registered model's name, and beside it all options of that model, defaults filled in."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: str = "unet_3d"
+    name: str = DEFAULT_MODEL
 
-    @model_validator(mode="after")
-    def _known(self) -> ModelChoice:
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Check the options and fill in defaults, so that two ways of writing one model compare equal."""
+        name = values.get("name", DEFAULT_MODEL) if isinstance(values, dict) else None
+        if not isinstance(name, str):
+            return values
+        chosen = {key: value for key, value in values.items() if key != "name"}
         try:
-            self.options()
+            return {"name": name, **parse_options(name, chosen, source=name).to_plain()}
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        return self
 
     def options(self) -> ModelOptions:
-        """The typed options, defaults filled in."""
+        """The typed options."""
         return parse_options(self.name, self.model_extra or {}, source=self.name)
 
     @property

@@ -16,7 +16,7 @@ import torch
 from medseg.data.cases import Case, Dataset
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
-from medseg.data.splits import read_splits
+from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation import Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
@@ -24,34 +24,45 @@ from medseg.io.atomic import write_text
 from medseg.labels import Labels
 
 
-def open_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
-    """Make the run folder, or check that it holds this very experiment."""
+def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
+    """Check that a run can be begun in this folder, or that it holds this very experiment; writes nothing.
+
+    Raises:
+        ConfigError: the folder holds another run, or none to resume.
+    """
     config = run / "config.yaml"
-    text = experiment.to_yaml()
     if resume:
         if not config.is_file():
             raise ConfigError(f"{run}: found no run to resume. Start it without resume.")
-        if config.read_text(encoding="utf-8") != text:
+        if config.read_text(encoding="utf-8") != experiment.to_yaml():
             raise ConfigError(
                 f"{config}: differs from the given experiment, expected the same. Resume with the run's own config."
             )
         return
-    if run.exists() and any(run.iterdir()):
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(
-            f"{run}: the folder exists and is not empty. Resume the run, or choose another folder."
+            f"{run}: found something there already, expected a new or empty folder. Resume the run, or choose another folder."
         )
-    run.mkdir(parents=True, exist_ok=True)
+
+
+def open_run(experiment: Experiment, run: Path, split: Split) -> None:
+    """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed."""
     write_text(run / "environment.json", json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
-    write_text(config, text)
+    write_splits([split], run / "splits.json")
+    write_text(run / "config.yaml", experiment.to_yaml())
 
 
 def find_dataset(experiment: Experiment, run: Path) -> Dataset:
-    """Read the dataset, or make the phantoms beside the run."""
+    """Read the dataset, or make the phantoms beside the run, where they are found again."""
     data = experiment.data
     if data.path is not None:
         return read_dataset(data.path, layout=data.layout)
     if data.phantom is not None:
         folder = run.parent / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
+        if (folder / "dataset.json").is_file():  # written last, so the files are there
+            found = read_dataset(folder)
+            if (found.name, len(found.cases)) == (f"phantom_{data.phantom.modality}", data.phantom.cases):
+                return found
         return write_phantoms(
             folder, cases=data.phantom.cases, modality=data.phantom.modality, seed=data.phantom.seed
         )

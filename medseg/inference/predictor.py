@@ -35,6 +35,9 @@ class Predictor:
         saved: settings of the model folder.
         labels: names and values of the classes.
         device: where to run; None takes CUDA where there is one.
+
+    Raises:
+        DataError: ``predict.keep_largest`` names an unknown label.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Predictor:
     ) -> None:
         self.saved = saved
         self.labels = labels
+        self._cleaned = [labels.values.index(labels.value_of(name)) for name in saved.predict.keep_largest]
         self.device = torch.device(device) if device is not None else best_device()
         self.dtype = resolve_precision(saved.predict.precision, self.device)
         volumetric = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
@@ -76,9 +80,8 @@ class Predictor:
         logits = self.logits(torch.from_numpy(prepared.image.data), on_window=on_window)
         classes = restore(logits.cpu().numpy(), prepared, self.saved.preprocessing)
         data = classes.data
-        if self.settings.keep_largest:
-            wanted = [self._class_of(name) for name in self.settings.keep_largest]
-            data = keep_largest_components(data[0], wanted)[None]
+        if self._cleaned:
+            data = keep_largest_components(data[0], self._cleaned)[None]
         return classes.with_data(self.labels.to_values(data))
 
     @torch.inference_mode()
@@ -109,9 +112,6 @@ class Predictor:
             return read(source), str(source)
         paths = tuple(Path(path) for path in source)
         return read_case_image(Case("image", paths, None, "image")), str(paths[0])
-
-    def _class_of(self, name: str) -> int:
-        return self.labels.values.index(self.labels.value_of(name))
 
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))

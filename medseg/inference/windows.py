@@ -88,8 +88,10 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         raise ConfigError(f"overlap: found {overlap}, expected 0 <= overlap < 1. Use 0.5, for example.")
     if size <= window:
         return [0]
-    # 1 - overlap is rounded because, say, (1 - 0.9) * 10 is below 1 in floats, which would add a window.
-    count = math.ceil(round((size - window) / (window * (1 - overlap)), 9)) + 1
+    # At least a voxel: windows of one slice would else be predicted twice. The quotient is rounded because,
+    # say, (1 - 0.9) * 10 is below 1 in floats, which would add a window.
+    step = max(1.0, window * (1 - overlap))
+    count = math.ceil(round((size - window) / step, 9)) + 1
     return [round((size - window) / (count - 1) * i) for i in range(count)]
 
 

@@ -34,7 +34,8 @@ def save_checkpoint(
     """
     target = folder / f"step-{step:07d}"
     temporary = folder / f".{os.getpid()}.{target.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in folder.glob(".*step-*"):  # of a process that was killed; a run has one writer
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_bytes(temporary / "weights.safetensors", save(contiguous))

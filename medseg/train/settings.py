@@ -10,6 +10,8 @@ from medseg.config import Config
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+# The names of `medseg.losses.LOSSES`, which imports torch; a test compares the two.
+LossName = Literal["dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky"]
 
 
 class OptimizerSettings(Config):
@@ -51,7 +53,7 @@ class TrainSettings(Config):
 
     steps: Positive = 1000
     batch_size: Positive = 2
-    loss: str = "dice_ce"
+    loss: LossName = "dice_ce"
     batch_dice: bool = False
     foreground: float = Field(0.33, ge=0, le=1)
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +25,19 @@ from medseg.labels import Labels
 from medseg.losses import build_loss
 from medseg.models.base import Model
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
 from medseg.train.pictures import validation_picture
 from medseg.train.reports import Report, ReportLog
 from medseg.train.settings import TrainSettings
-from medseg.train.signals import Interrupted, StopRequest
+from medseg.train.signals import SIGNALS, Interrupted, StopRequest
 
 MAX_BAD_STEPS = 3
 _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
 class Diverged(MedsegError):
-    """The loss was not finite several times in a row; the last checkpoint is whole."""
+    """Loss, gradients or weights were not finite; checkpoints hold only finite weights."""
 
     exit_code = 3
 
@@ -52,7 +55,8 @@ class Trainer:
     """Trains one model on prepared patches; iterate over it to run it.
 
     ``for report in trainer: print(report)`` trains to the end, or goes on from the last checkpoint in the run
-    folder. A stop signal ends the loop with `Interrupted` at the next step boundary, after saving.
+    folder. A stop signal ends the loop with `Interrupted` at the next step boundary, after saving. The run folder
+    is locked meanwhile, so that no second process writes to it.
 
     Args:
         model: model with fresh weights.
@@ -78,7 +82,7 @@ class Trainer:
     ) -> None:
         self.settings, self.labels, self.saved, self.run, self.seed = settings, labels, saved, run, seed
         self._train, self._validation = train, validation
-        self.fabric = _fabric(settings)
+        self.fabric, self._precision = _fabric(settings)
         model.criterion = build_loss(settings.loss, batch_dice=settings.batch_dice)
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
         self.model = to_channels_last(model.to(self.fabric.device), model.spatial_dims)
@@ -95,32 +99,27 @@ class Trainer:
         return self.settings.steps
 
     def __iter__(self) -> Iterator[Report]:
-        settings = self.settings
-        log = ReportLog(self.run, self.step)
-        try:
-            with StopRequest() as stop:
-                self._meter, bad_steps = _Meter(), 0
-                for batch in self._timed(self._loader()):
-                    loss = self._train_step(batch)
-                    bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
-                    if bad_steps >= MAX_BAD_STEPS:
-                        raise Diverged(self._divergence(loss))
-                    self.step += 1
-                    self._meter.losses.append(loss)
-                    last = self.step == self.steps
-                    report = self._report(log) if self._reports_now(last) else None
-                    if self._due(settings.save_every) or last or stop.received is not None:
-                        self._save("last")
-                    if report is not None:
-                        yield report
-                        self._meter = _Meter()
-                    if stop.received is not None and not last:
-                        raise Interrupted(
-                            f"stopped at step {self.step} of {self.steps}, state saved", stop.received
-                        )
+        with RunLock(self.run), closing(ReportLog(self.run, self.step)) as log, StopRequest() as stop:
+            self._meter, bad_steps = _Meter(), 0
+            for batch in self._timed(self._loader()):
+                loss = self._train_step(batch)
+                bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
+                if bad_steps >= MAX_BAD_STEPS:
+                    raise Diverged(self._divergence(f"loss: found {loss} in {bad_steps} steps in a row"))
+                self.step += 1
+                self._meter.losses.append(loss)
+                last = self.step == self.steps
+                report = self._report(log) if self._reports_now(last) else None
+                # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
+                stopped_by = None if last else stop.received
+                if self._due(self.settings.save_every) or last or stopped_by is not None:
+                    self._save("last")
+                if report is not None:
+                    yield report
+                    self._meter = _Meter()
+                if stopped_by is not None:
+                    raise Interrupted(f"stopped at step {self.step} of {self.steps}, state saved", stopped_by)
             self.export()
-        finally:
-            log.close()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
@@ -158,7 +157,7 @@ class Trainer:
             yield batch
 
     def _train_step(self, batch: Sample) -> float:
-        """One update; a step whose loss is not finite leaves the weights as they are."""
+        """One update, and its loss; a loss or gradients that are not finite leave the weights as they are."""
         torch.manual_seed(self.seed * 1_000_003 + self.step)
         rate = learning_rate(self.settings.optimizer, self.step, self.steps)
         for group in self._optimizer.param_groups:
@@ -168,15 +167,19 @@ class Trainer:
         self._wrapped_optimizer.zero_grad(set_to_none=True)
         loss = torch.stack(list(self._module.losses(image, label).values())).sum()
         value = float(loss.detach())
-        if math.isfinite(value):
-            self.fabric.backward(loss)
-            self.fabric.clip_gradients(
-                self._module,
-                self._wrapped_optimizer,
-                max_norm=self.settings.optimizer.clip_norm,
-                error_if_nonfinite=False,
-            )
-            self._wrapped_optimizer.step()
+        if not math.isfinite(value):
+            return value
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self._module,
+            self._wrapped_optimizer,
+            max_norm=self.settings.optimizer.clip_norm,
+            error_if_nonfinite=False,
+        )
+        # In float16 an overflow is part of the plan: the gradient scaler skips the step and lowers its factor.
+        if self.settings.precision != "float16" and norm is not None and not math.isfinite(float(norm)):
+            return math.nan
+        self._wrapped_optimizer.step()
         return value
 
     def _on_device(self, batch: Sample) -> tuple[Tensor, Tensor]:
@@ -230,16 +233,21 @@ class Trainer:
         return report
 
     def _save(self, kind: str) -> None:
-        """Save weights and state; a validation's best keeps one, ``last`` the newest two."""
+        """Save weights and state; a validation's best keeps one, ``last`` the newest two.
+
+        Raises:
+            Diverged: weights that are not finite, of which no step recovers.
+        """
+        weights = self.model.state_dict()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise Diverged(self._divergence("weights: found NaN or infinite values"))
         state = {
             "step": self.step,
             "best": self.best,
             "seed": self.seed,
             "optimizer": self._optimizer.state_dict(),
         }
-        save_checkpoint(
-            self.run / kind, self.step, self.model.state_dict(), state, keep=1 if kind == "best" else 2
-        )
+        save_checkpoint(self.run / kind, self.step, weights, state, keep=1 if kind == "best" else 2)
 
     def _resume(self) -> None:
         found = load_checkpoint(self.run / "last")
@@ -250,29 +258,40 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = int(state["step"]), float(state["best"])
 
-    def _divergence(self, loss: float) -> str:
+    def _divergence(self, found: str) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
         return (
-            f"{self.run}: loss: found {loss} in {MAX_BAD_STEPS} steps in a row up to step {self.step + 1}, expected a "
-            f"finite number (lr {rate:.2e}). Lower train.optimizer.lr, or set train.precision=float32, in a new run; "
-            f"the last checkpoint is in {self.run / 'last'}."
+            f"{self.run}: {found} by step {self.step + 1} (lr {rate:.2e}), expected finite numbers. Lower "
+            "train.optimizer.lr, or set train.precision=float32, in a new run; checkpoints made before are kept."
+        )
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        held_out = f", {len(self._validation.cases)} held out" if self._validation is not None else ""
+        return (
+            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self.steps}, "
+            f"batch {self.settings.batch_size}, {self._precision} on {self.fabric.device}, "
+            f"{len(self._train.cases)} cases{held_out})"
         )
 
 
-def _fabric(settings: TrainSettings) -> Fabric:
+def _fabric(settings: TrainSettings) -> tuple[Fabric, str]:
+    """Fabric for the best device, and the name of its arithmetic."""
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve_precision(settings.precision, torch.device(accelerator))
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     precision: Any = _FABRIC_PRECISION[dtype]
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    name = str(dtype).removeprefix("torch.")
+    return Fabric(accelerator=accelerator, devices=1, precision=precision), name
 
 
 def _init_worker(number: int) -> None:
-    """Workers cut patches on one thread each, and leave the keyboard to the main process."""
-    import signal
+    """Workers cut patches on one thread each, and leave stop signals to the main process.
 
+    Schedulers signal the whole process group: a worker that died of it would end the loop before it can save.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for received in SIGNALS:
+        signal.signal(received, signal.SIG_IGN)

@@ -1,0 +1,130 @@
+"""The command as such: instant help, exit codes, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from medseg.cli.main import VERBS, main
+
+HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
+
+
+def loaded_by(code: str) -> list[str]:
+    """Heavy packages that a fresh interpreter has imported after running `code`."""
+    ending = (
+        f"\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["models"], ["models", "unet_3d"], ["config"], ["--version"]],
+)
+def test_quick_verbs_import_nothing_heavy(arguments):
+    code = (
+        "from medseg.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0"
+    )
+    assert loaded_by(code) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"medseg {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["tarin"],
+        ["train", "--nonsense"],
+        ["models", "--classes", "two"],
+        ["demo", "--run"],
+        ["config", "a.yaml", "b=1", "--oops"],
+    ],
+)
+def test_usage_errors_end_with_1(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 1
+    assert "usage: medseg" in capsys.readouterr().err
+
+
+def test_as_a_module_without_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "medseg", "config", "/nowhere/x.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert (
+        done.stderr.strip()
+        == "medseg config: /nowhere/x.yaml: no such file. Give the path of a YAML experiment."
+    )
+
+
+def test_debug_shows_the_traceback():
+    from medseg.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        main(["--debug", "config", "/nowhere/x.yaml"])
+
+
+def test_an_interrupt_ends_with_130(monkeypatch, capsys):
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medseg.cli.models.run", stop)
+    assert main(["models"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_traceback():
+    code = "from medseg.cli.main import main; import sys; sys.exit(main(['config', '--schema']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        told = child.stderr.read()
+    assert b"Traceback" not in told, told.decode()
+
+
+def test_models_lists_and_describes(capsys):
+    assert main(["models", "unet*"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.splitlines()[0].startswith("unet_2d")
+    assert len(listed.splitlines()) == 2
+    assert main(["models", "unet_3d", "channels=[4, 8]", "--input", "1,16,16,16", "--classes", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "channels: 4" in told or "channels: [4" in told or "4" in told
+    assert "parameters" in told
+    assert main(["models", "unet_4d"]) == 1
+    assert "Did you mean" in capsys.readouterr().err
+    assert main(["models", "unet_3d", "--input", "1,x"]) == 1
+    assert "--input: found '1,x'" in capsys.readouterr().err
+
+
+def test_config_prints_what_it_reads_back(tmp_path, capsys):
+    assert main(["config"]) == 0
+    (tmp_path / "all.yaml").write_text(capsys.readouterr().out)
+    assert main(["config", str(tmp_path / "all.yaml"), "train.steps=7", "train.optimizer.lr=1e-3"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 7" in printed
+    assert "lr: 0.001" in printed
+    assert main(["config", "--schema"]) == 0
+    assert "train" in json.loads(capsys.readouterr().out)["properties"]

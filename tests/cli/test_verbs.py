@@ -1,0 +1,192 @@
+"""train, predict, evaluate and inspect on toy data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+
+import medseg
+from medseg.cli.main import main
+from medseg.train.reports import read_metrics
+
+
+def test_overrides_may_stand_behind_flags(workplace, tmp_path, capsys):
+    run = tmp_path / "run"
+    data = str(workplace / "data")
+    config = str(workplace / "toy.yaml")
+    assert (
+        main(
+            [
+                "train",
+                config,
+                "train.steps=3",
+                "--data",
+                data,
+                "train.report_every=3",
+                "--run",
+                str(run),
+                "seed=5",
+            ]
+        )
+        == 0
+    )
+    told = capsys.readouterr()
+    assert "Trainer(unet_3d, " in told.out
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [3]
+    assert "seed: 5" in (run / "config.yaml").read_text()
+    assert f"model: {run / 'model'}" in told.out
+
+
+def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
+    config, run = str(workplace / "toy.yaml"), str(workplace / "run")
+    before = (workplace / "run" / "metrics.jsonl").read_bytes()
+    assert main(["train", config, "--run", run]) == 1
+    assert "found something there already" in capsys.readouterr().err
+    assert (workplace / "run" / "metrics.jsonl").read_bytes() == before
+    assert main(["train"]) == 1
+    assert "no experiment given" in capsys.readouterr().err
+    assert main(["train", config, "--resume", run]) == 1
+    assert "--resume takes the run's own config" in capsys.readouterr().err
+    assert main(["train", "--resume", str(workplace)]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_predict_goes_on_past_a_broken_file_and_ends_with_2(workplace, tmp_path, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(workplace / "data" / "imagesTr", images)
+    victim = images / "phantom_001.nii.gz"
+    victim.write_bytes(victim.read_bytes()[:-200])
+    output = tmp_path / "out"
+    assert main(["predict", str(workplace / "run" / "model"), str(images), "-o", str(output)]) == 2
+    told = capsys.readouterr()
+    assert "phantom_001" in told.err
+    assert "damaged or end early" in told.err
+    assert "3 of 4 cases in" in told.out
+    assert sorted(path.name for path in output.iterdir()) == [f"phantom_00{i}.nii.gz" for i in (0, 2, 3)]
+    for path in output.iterdir():
+        labels, image = medseg.read_labels(path), medseg.read(images / path.name)
+        assert labels.grid.affine.tobytes() == image.grid.affine.tobytes()
+        assert labels.grid.shape == image.grid.shape
+
+
+def test_predict_files_settings_and_skip_existing(workplace, tmp_path, capsys):
+    files = [str(workplace / "data" / "imagesTr" / f"phantom_00{i}.nii.gz") for i in (0, 1)]
+    model, output = str(workplace / "run" / "model"), tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (output / "phantom_000.nii.gz").write_bytes(b"kept")
+    assert (
+        main(
+            [
+                "predict",
+                model,
+                files[0],
+                "-o",
+                str(output),
+                files[1],
+                "--skip-existing",
+                "--set",
+                "overlap=0.25",
+                "mirror_axes=[0]",
+            ]
+        )
+        == 0
+    )
+    assert (output / "phantom_000.nii.gz").read_bytes() == b"kept"
+    assert medseg.read_labels(output / "phantom_001.nii.gz").grid.shape
+    assert "2 of 2 cases" in capsys.readouterr().out
+    assert main(["predict", model, files[0], "-o", str(output), "--set", "overlp=0.25"]) == 1
+    assert "Did you mean 'overlap'" in capsys.readouterr().err
+
+
+def test_predict_never_replaces_an_input_and_never_two_by_one(workplace, tmp_path, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(workplace / "data" / "imagesTr", images)
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    model = str(workplace / "run" / "model")
+    assert main(["predict", model, str(images), "-o", str(images)]) == 1
+    assert "the output would replace an input" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    one = str(images / "phantom_000.nii.gz")
+    assert (
+        main(
+            [
+                "predict",
+                model,
+                one,
+                str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz"),
+                "-o",
+                str(tmp_path),
+            ]
+        )
+        == 1
+    )
+    assert "phantom_000" in capsys.readouterr().err
+    assert main(["predict", model]) == 1
+    assert main(["predict", model, one, "--held-out"]) == 1
+
+
+def test_predict_held_out_and_evaluate_the_run(workplace, capsys):
+    run = workplace / "run"
+    assert main(["evaluate", str(run)]) == 1
+    assert "predictions are missing" in capsys.readouterr().err
+    assert main(["predict", str(run), "--held-out"]) == 0
+    assert "2 of 2 cases" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--tolerance-mm", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "liver" in told
+    rows = (run / "evaluation" / "cases.tsv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 5
+    assert json.loads((run / "evaluation" / "summary.json").read_text())
+
+
+def test_evaluate_a_file_against_itself(workplace, tmp_path, capsys):
+    label = str(workplace / "data" / "labelsTr" / "phantom_000.nii.gz")
+    assert main(["evaluate", label, label, "-o", str(tmp_path / "table")]) == 0
+    assert "1.000" in capsys.readouterr().out
+    assert (tmp_path / "table" / "cases.tsv").is_file()
+
+
+def test_inspect_a_file_a_dataset_and_several(workplace, tmp_path, capsys):
+    file = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    assert main(["inspect", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "Volume(" in told
+    assert "origin (" in told
+    assert main(["inspect", str(workplace / "data"), "--cases", "2"]) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "4 cases, 4 with a label map, 4 subjects",
+        "channels: CT",
+        "1 liver",
+        "phantom_001",
+        "... 2 more",
+    ):
+        assert part in told
+    assert "phantom_002" not in told
+    assert main(["inspect", str(tmp_path / "none.nii.gz"), str(file)]) == 2
+    both = capsys.readouterr()
+    assert "no such file" in both.err
+    assert "Volume(" in both.out
+
+
+def test_inspect_says_when_a_grid_is_sheared(tmp_path, capsys, make_volume):
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 0.6
+    medseg.write(make_volume(affine=affine), tmp_path / "tilted.nii.gz")
+    assert main(["inspect", str(tmp_path / "tilted.nii.gz")]) == 0
+    assert "sheared" in capsys.readouterr().out
+
+
+def test_inspect_a_dicom_folder(shared_data, capsys):
+    assert main(["inspect", str(shared_data / "dicom" / "jpeg2000_ct")]) == 0
+    assert "512x512x20" in capsys.readouterr().out
+
+
+def test_evaluate_maps_on_different_grids_is_refused(workplace, tmp_path, capsys):
+    reference = workplace / "data" / "labelsTr" / "phantom_000.nii.gz"
+    volume = medseg.read_labels(reference)
+    medseg.write(volume.cropped((0, 0, 0), [n - 1 for n in volume.grid.shape]), tmp_path / "small.nii.gz")
+    assert main(["evaluate", str(tmp_path / "small.nii.gz"), str(reference)]) == 1
+    assert "phantom_000: prediction: not on the grid of its reference: found Grid(" in capsys.readouterr().err

@@ -1,0 +1,226 @@
+"""Patches: pure functions of (seed, stream, index), on the right place, and never of an invented class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from medseg.data.patches import PatchDataset, cut, sample_generator
+from medseg.data.settings import Augmentation
+from medseg.errors import DataError
+
+SHAPE = (14, 12, 10)
+
+
+@pytest.fixture
+def cases(make_stored):
+    """Three cases whose voxels tell their place; case 2 has no foreground."""
+    rng = np.random.default_rng(0)
+    stored = []
+    for number in range(3):
+        image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE) / 1000 + 1 + number * 10
+        label = np.zeros(SHAPE, np.uint8)
+        if number < 2:
+            label[rng.integers(14), rng.integers(12), rng.integers(10)] = 1
+            label[2:5, 3:6, 4:8] = 2
+        stored.append(make_stored(image, label, f"case{number}"))
+    return stored
+
+
+def patches(cases, **changes) -> PatchDataset:
+    given = {
+        "size": (8, 8, 6), "length": 24, "batch_size": 2, "seed": 7, "stream": "train",
+        "foreground": 0.33, "augmentation": Augmentation(), **changes,
+    }  # fmt: skip
+    return PatchDataset(cases, **given)
+
+
+def same(one, other) -> bool:
+    return torch.equal(one["image"], other["image"]) and torch.equal(one["label"], other["label"])
+
+
+def test_a_sample_depends_on_nothing_but_its_index(cases):
+    first, second = patches(cases), patches(cases)
+    forwards = [first[index] for index in range(24)]
+    torch.manual_seed(99)
+    np.random.default_rng(99).random()
+    backwards = [second[index] for index in reversed(range(24))][::-1]
+    assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
+    assert not same(forwards[0], forwards[2])
+
+
+def test_seed_and_stream_change_the_samples(cases):
+    base = patches(cases)[0]
+    assert not same(base, patches(cases, seed=8)[0])
+    assert not same(base, patches(cases, stream="validation")[0])
+    assert sample_generator(1, "a", 2).random() == sample_generator(1, "a", 2).random()
+    assert sample_generator(1, "a", 23).random() != sample_generator(12, "a", 3).random()
+
+
+def test_workers_and_threads_do_not_change_the_samples(cases):
+    dataset = patches(cases, size=(36, 36, 36))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        alone = list(DataLoader(dataset, batch_size=2))
+    finally:
+        torch.set_num_threads(before)
+    for batch, other in zip(alone, DataLoader(dataset, batch_size=2, num_workers=2), strict=True):
+        assert same(batch, other)
+
+
+def test_samples_have_the_promised_shapes_and_types(cases):
+    sample = patches(cases)[0]
+    assert (sample["image"].shape, sample["image"].dtype) == ((1, 8, 8, 6), torch.float32)
+    assert (sample["label"].shape, sample["label"].dtype) == ((1, 8, 8, 6), torch.int64)
+    assert len(patches(cases)) == 24
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_flat_patches_lose_the_slice_axis(cases, axis):
+    size = [8, 8, 8]
+    size[axis] = 1
+    sample = patches(cases, size=tuple(size), slice_axis=axis)[1]
+    assert sample["image"].shape == (1, 8, 8)
+    assert sample["label"].shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "forced"), [(2, 0.33, 1), (9, 0.33, 3), (1, 0.33, 0), (4, 0, 0), (4, 1, 4)]
+)
+def test_the_last_patches_of_a_batch_hold_foreground(cases, batch, share, forced):
+    dataset = patches(
+        cases[:2], batch_size=batch, foreground=share, augmentation=None, length=batch * 12, size=(4, 4, 4)
+    )
+    assert batch - dataset.first_forced == forced
+    centres = [dataset[index]["label"][0, 2, 2, 2].item() > 0 for index in range(batch * 12)]
+    by_place = np.array(centres).reshape(12, batch)
+    assert by_place[:, batch - forced :].all()
+    assert forced == batch or not by_place[:, : batch - forced].all()
+
+
+def test_classes_are_drawn_evenly_whatever_their_size(cases):
+    dataset = patches(cases[:1], foreground=1, augmentation=None, size=(1, 1, 1), length=400)
+    drawn = [dataset[index]["label"].item() for index in range(400)]
+    assert set(drawn) == {1, 2}
+    assert 150 < drawn.count(1) < 250  # one voxel against 36
+
+
+def test_a_case_without_foreground_still_gives_patches(cases):
+    dataset = patches(cases[2:], foreground=1)
+    assert not dataset[0]["label"].any()
+
+
+def test_no_case_is_refused():
+    with pytest.raises(DataError, match="train: found no case, expected at least one"):
+        patches([])
+
+
+def test_plain_patches_lie_within_the_case(cases):
+    dataset = patches(cases, foreground=0, augmentation=None)
+    assert all((dataset[index]["image"] != 0).all() for index in range(24))
+
+
+def test_a_small_case_is_padded_with_zeros_and_never_cut(cases):
+    dataset = patches(cases[:1], foreground=0, augmentation=None, size=(20, 12, 10))
+    for index in range(24):
+        filled = dataset[index]["image"][0] != 0
+        assert filled.sum() == np.prod(SHAPE)
+        assert set(filled.sum(0).unique().tolist()) == {14}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    centre=st.tuples(*(st.integers(-3, size + 3) for size in SHAPE)),
+    size=st.tuples(*(st.integers(1, 9) for _ in range(3))),
+)
+def test_the_identity_matrix_equals_a_plain_crop(centre, size):
+    image, label = _arrays()
+    case = _Case(image, label)
+    plain = cut(case, np.array(centre), size)
+    turned = cut(case, np.array(centre), size, np.eye(3))
+    torch.testing.assert_close(turned[0], plain[0], atol=1e-4, rtol=1e-5)
+    assert torch.equal(turned[1], plain[1])
+
+
+class _Case:
+    """Arrays in memory under the names that `cut` reads."""
+
+    def __init__(self, image, label):
+        self.image, self.label = image, label
+
+
+def _arrays():
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    return image, rng.choice([0, 1, 4, 9], size=(1, *SHAPE)).astype(np.uint8)
+
+
+def quarter_turn(first: int, second: int) -> np.ndarray:
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = 0
+    matrix[first, second], matrix[second, first] = -1, 1
+    return matrix
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2), (1, 0)])
+def test_a_quarter_turn_equals_rot90(axes):
+    image = np.random.default_rng(0).normal(size=(1, 9, 9, 9)).astype(np.float32)
+    label = np.random.default_rng(1).integers(0, 3, (1, 9, 9, 9)).astype(np.uint8)
+    turned, classes = cut(_Case(image, label), np.array([4, 4, 4]), (9, 9, 9), quarter_turn(*axes))
+    # Patch offset e_first reads source offset e_second: the array is turned from `second` towards `first`.
+    expected = np.rot90(image[0], 1, axes=(axes[1], axes[0]))
+    np.testing.assert_allclose(turned[0].numpy(), expected, atol=1e-5)
+    assert np.array_equal(classes[0].numpy(), np.rot90(label[0], 1, axes=(axes[1], axes[0])))
+
+
+def test_a_scale_above_1_makes_objects_smaller():
+    label = np.zeros((1, 21, 21, 21), np.uint8)
+    label[0, 6:15, 6:15, 6:15] = 1
+    case = _Case(label.astype(np.float32), label)
+    counts = [
+        int(cut(case, np.array([10, 10, 10]), (21, 21, 21), np.eye(3) * scale)[1].sum())
+        for scale in (0.8, 1.0, 1.4)
+    ]
+    assert counts[1] == 9**3
+    assert counts[0] == pytest.approx(9**3 / 0.8**3, rel=0.35)
+    assert counts[2] == pytest.approx(9**3 / 1.4**3, rel=0.35)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    matrix=st.lists(st.floats(-1.5, 1.5), min_size=9, max_size=9),
+    centre=st.tuples(*(st.integers(0, size) for size in SHAPE)),
+)
+def test_no_class_is_invented_and_all_is_finite(matrix, centre):
+    image, label = _arrays()
+    turned, classes = cut(_Case(image, label), np.array(centre), (7, 6, 5), np.array(matrix).reshape(3, 3))
+    assert turned.shape == (2, 7, 6, 5)
+    assert torch.isfinite(turned).all()
+    assert turned.min() >= min(image.min(), 0) - 1e-4
+    assert turned.max() <= max(image.max(), 0) + 1e-4
+    assert set(classes.unique().tolist()) <= {0, 1, 4, 9}
+
+
+def test_a_turned_label_follows_its_image():
+    """Where the image is the label, the turned image's bright half is the turned label."""
+    label = np.zeros((1, 24, 24, 24), np.uint8)
+    label[0, 5:18, 7:16, 4:20] = 3
+    case = _Case((label > 0).astype(np.float32), label)
+    angle = np.radians(25)
+    matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    image, classes = cut(case, np.array([12, 12, 12]), (24, 24, 24), matrix)
+    assert torch.equal(classes[0] == 3, image[0] > 0.5)
+
+
+def test_outside_is_background_and_zero(cases):
+    image, label = cut(cases[0], np.array([500, 500, 500]), (4, 4, 4))
+    assert not image.any()
+    assert not label.any()
+    image, label = cut(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
+    assert not image.any()
+    assert not label.any()

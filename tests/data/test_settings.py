@@ -1,0 +1,54 @@
+"""Settings of data, patches and augmentation, and their messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from medseg.data.settings import Augmentation, DataSettings, PatchSettings, PreprocessSettings
+from medseg.errors import ConfigError
+
+
+def test_importing_them_costs_no_torch():
+    code = "import sys, medseg.data.settings, medseg.train.settings, medseg.inference.settings; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("size", "axis", "window"),
+    [
+        ((8, 9, 10), 2, (8, 9, 10)),
+        ((8, 9), 2, (8, 9, 1)),
+        ((8, 9), 1, (8, 1, 9)),
+        ((8, 9), 0, (1, 8, 9)),
+    ],
+)
+def test_window(size, axis, window):
+    assert PatchSettings(size=size, slice_axis=axis).window() == window
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        (PatchSettings, {"size": [0, 4]}, "size: expected positive sizes"),
+        (PatchSettings, {"size": [4]}, "size"),
+        (PatchSettings, {"size": [4, 4], "slice_axis": 3}, "slice_axis"),
+        (PreprocessSettings, {"orientation": "RAX"}, "expected one letter each of R/L, A/P and S/I"),
+        (PreprocessSettings, {"normalise": "ct"}, "Did you mean 'normalize'"),
+        (DataSettings, {"folds": 1}, "folds"),
+        (Augmentation, {"noise_p": 1.5}, "noise_p"),
+        (Augmentation, {"mirror_axes": [-1]}, "mirror_axes"),
+        (Augmentation, {"gama_p": 0.1}, "Did you mean 'gamma_p'"),
+    ],
+)
+def test_mistakes_are_named(kind, values, told):
+    with pytest.raises(ConfigError) as caught:
+        kind.parse(values)
+    assert told in str(caught.value)
+
+
+def test_orientation_is_upper_case():
+    assert PreprocessSettings(orientation="lps").orientation == "LPS"

@@ -1,0 +1,119 @@
+"""Model folders are whole, checked, and free of code."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from medseg.errors import ConfigError, DataError, ModelError
+from medseg.inference.model_folder import load_model, load_weights, save_model
+from medseg.models import build_model
+
+
+@pytest.fixture
+def folder(make_predictor, tmp_path):
+    predictor = make_predictor()
+    save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
+    return tmp_path / "model"
+
+
+def test_round_trip(folder, make_predictor):
+    predictor = make_predictor()
+    model, saved, labels = load_model(folder)
+    # The catalog's options are resolved when they are loaded, so weights and labels tell.
+    assert saved == predictor.saved
+    assert labels == predictor.labels
+    expected = predictor.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert not any(path.suffix in {".py", ".pt", ".pkl", ".pth"} for path in folder.iterdir())
+
+
+def test_writing_again_replaces_it_and_the_bytes_are_the_same(folder, make_predictor):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    predictor = make_predictor()
+    save_model(folder, predictor.model, predictor.saved, predictor.labels)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_write_leaves_the_old_folder(folder, make_predictor, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medseg.inference.model_folder.save_file", full)
+    predictor = make_predictor()
+    with pytest.raises(DataError, match="No space left on device"):
+        save_model(folder, predictor.model, predictor.saved, predictor.labels)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "labels.tsv", "model.safetensors", "README.md"])
+def test_a_changed_file_is_refused_by_name(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(bytes(content))
+    with pytest.raises(ModelError, match=rf"{name}: found .*expected .*copy it again"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "model.safetensors", "manifest.json"])
+def test_a_missing_file_is_refused_by_name(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        load_model(folder)
+
+
+def test_a_run_folder_points_to_its_model(folder):
+    with pytest.raises(ModelError, match=r"not a model folder: found no config\.yaml\. Did you mean .*model"):
+        load_model(folder.parent)
+    with pytest.raises(ModelError, match=r"Give RUN/model"):
+        load_model(folder.parent / "nowhere")
+
+
+def test_a_truncated_weights_file_with_a_fitting_manifest(folder):
+    from medseg.io.manifest import write_manifest
+
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    write_manifest(folder)
+    with pytest.raises(ModelError, match=r"model\.safetensors: not readable"):
+        load_model(folder)
+
+
+def test_a_config_from_a_newer_version_is_refused(folder):
+    from medseg.io.manifest import write_manifest
+
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("format: 1", "format: 2"))
+    write_manifest(folder)
+    with pytest.raises(ConfigError, match=r"config\.yaml: format"):
+        load_model(folder)
+
+
+def test_weights_of_another_model_are_named(folder, tmp_path):
+    other = build_model("unet_3d", in_channels=1, num_classes=4, channels=[4, 16], num_blocks=1)
+    weights = load_model(folder)[0].state_dict()
+    with pytest.raises(ModelError, match=r"layers do not fit the model: .*found \(.*\), expected \("):
+        load_weights(other, dict(weights), folder)
+
+
+def test_a_copy_elsewhere_works(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert load_model(tmp_path / "elsewhere")[1].name == "toy"
+
+
+def test_the_card_tells_what_a_user_must_know(folder):
+    card = (folder / "README.md").read_text()
+    for part in (
+        "# toy",
+        "unet_3d",
+        "background, liver, spleen, tumour",
+        "8x8x8 voxels",
+        "not a medical device",
+    ):
+        assert part in card

@@ -1,0 +1,295 @@
+"""From a file to a label map on the file's own grid: every orientation, spacing, crop and shear."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import medseg
+from medseg.data.cases import Case
+from medseg.data.phantom import phantom_case
+from medseg.errors import DataError, ModelError
+from medseg.geometry import Grid
+from medseg.inference.model_folder import save_model
+from medseg.inference.predictor import load
+from medseg.volume import Volume
+
+LABELS = medseg.Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
+ORIENTATIONS = [
+    "".join(letters[axis] for axis in order)
+    for order in itertools.permutations(range(3))
+    for letters in itertools.product("RL", "AP", "SI")
+]
+
+
+def small_phantom(shape=(14, 12, 10), spacing=(20.0, 22.0, 24.0)) -> Volume:
+    return phantom_case(0, "ct", shape, spacing, oblique=False)[0]
+
+
+def as_ras(volume: Volume) -> np.ndarray:
+    return volume.reoriented("RAS").data
+
+
+@pytest.fixture(params=["3d", "2d axial", "2d sagittal"])
+def predictor(request, make_predictor):
+    if request.param == "3d":
+        return make_predictor()
+    return make_predictor(2, slice_axis=2 if "axial" in request.param else 0)
+
+
+def test_there_are_48_orientations():
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("spacing", [None, (26.0, 19.0, 30.0)])
+def test_every_orientation_gives_the_same_labels_on_its_own_grid(make_predictor, spacing):
+    for dims in (3, 2):
+        predictor = make_predictor(dims, spacing=spacing, overlap=0.25)
+        image = small_phantom()
+        expected = predictor(image).data
+        assert len(np.unique(expected)) > 2  # else there is nothing to tell orientations apart by
+        assert not np.array_equal(expected, np.flip(expected, 1))
+        for axcodes in ORIENTATIONS:
+            turned = image.reoriented(axcodes)
+            labels = predictor(turned)
+            assert labels.grid.axcodes == axcodes
+            assert labels.grid.affine.tobytes() == turned.grid.affine.tobytes()
+            assert np.array_equal(as_ras(labels), expected), (dims, axcodes)
+
+
+def test_labels_are_values_of_the_table_in_the_smallest_type(predictor):
+    labels = predictor(small_phantom())
+    assert labels.is_label
+    assert labels.data.dtype == np.uint16
+    assert set(np.unique(labels.data)) <= {0, 5, 7, 300}
+    assert len(np.unique(labels.data)) > 2
+
+
+def test_written_and_read_back_with_the_same_affine_bits(predictor, tmp_path):
+    for number, (image, _) in enumerate(
+        phantom_case(seed, "mr", (12, 11, 10), (20, 20, 30)) for seed in range(4)
+    ):
+        source, target = tmp_path / f"{number}.nii.gz", tmp_path / f"{number}_labels.nii.gz"
+        medseg.write(image, source)
+        labels = predictor(source)
+        medseg.write(labels, target)
+        again, original = medseg.read_labels(target), medseg.read(source)
+        assert again.grid.affine.tobytes() == original.grid.affine.tobytes()
+        assert np.array_equal(again.data, labels.data)
+        assert again.grid.shape == original.grid.shape
+        for name in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_y"):
+            assert np.array_equal(again.header[name], original.header[name])
+
+
+def test_real_file_in_sixteen_orientations(make_predictor, shared_data):
+    """The same brain in 16 voxel orders, at its own spacing, resampled, and without the crop."""
+    files = sorted((shared_data / "odd_nifti").glob("orient_*.nii.gz"))
+    assert len(files) == 16
+    predictor = make_predictor(
+        spacing=(6, 6, 7), window=(16, 16, 16), overlap=0, labels=medseg.Labels.of({"a": 1, "b": 2})
+    )
+    expected = None
+    for file in files:
+        image = medseg.read(file)
+        labels = predictor(file)
+        assert labels.grid.affine.tobytes() == image.grid.affine.tobytes()
+        assert labels.grid.axcodes == file.name[7:10]
+        expected = as_ras(labels) if expected is None else expected
+        assert len(np.unique(expected)) > 1
+        assert (as_ras(labels) != expected).mean() == 0, file.name
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_real_file_at_its_own_spacing(make_predictor, shared_data, crop):
+    folder = shared_data / "odd_nifti"
+    predictor = make_predictor(window=(32, 32, 32), overlap=0, crop=crop)
+    one, other = (predictor(folder / f"orient_{code}.nii.gz") for code in ("RAS", "PLI"))
+    assert one.grid.shape == (64, 79, 67)
+    assert other.grid.axcodes == "PLI"
+    assert np.array_equal(as_ras(one), as_ras(other))
+
+
+def test_sheared_file_keeps_its_affine(make_predictor, shared_data, tmp_path):
+    image = medseg.read(shared_data / "odd_nifti" / "shear.nii.gz").cropped((140, 200, 20), (24, 20, 10))
+    medseg.write(image, tmp_path / "shear.nii.gz")
+    read = medseg.read(tmp_path / "shear.nii.gz")
+    assert read.grid.shear > 0.3
+    labels = make_predictor()(tmp_path / "shear.nii.gz")
+    medseg.write(labels, tmp_path / "labels.nii.gz")
+    assert medseg.read(tmp_path / "labels.nii.gz").grid.affine.tobytes() == read.grid.affine.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["oblique", "sheared", "left-handed", "far away"])
+@pytest.mark.parametrize("spacing", [None, (1.7, 2.1, 3.3)])
+def test_odd_grids(make_predictor, kind, spacing):
+    """Labels depend on voxels and spacing alone, so an upright grid of the same spacing is the reference."""
+    rng = np.random.default_rng(0)
+    voxels = rng.normal(size=(1, 13, 11, 9)).astype(np.float32)
+    base = np.diag([1.5, 2.0, 3.0, 1.0])
+    turn = np.eye(4)
+    if kind == "oblique":
+        a, b = 0.4, -0.3
+        x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+        z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+        turn[:3, :3] = x @ z
+    affine = turn @ base
+    if kind == "sheared":
+        affine[1, 2] = 1.0
+        affine[:3, 2] *= 3.0 / np.linalg.norm(affine[:3, 2])
+    if kind == "left-handed":
+        affine[0] = -affine[0]
+    if kind == "far away":
+        affine[:3, 3] = (1e5, -2e5, 3e4)
+    grid = Grid((13, 11, 9), affine)
+    predictor = make_predictor(spacing=spacing)
+    labels = predictor(Volume(voxels, grid))
+    assert labels.grid is grid or labels.grid == grid
+    flipped = voxels[:, ::-1] if kind == "left-handed" else voxels
+    upright = predictor(Volume(np.ascontiguousarray(flipped), Grid.of((13, 11, 9), (1.5, 2.0, 3.0))))
+    expected = upright.data[:, ::-1] if kind == "left-handed" else upright.data
+    assert len(np.unique(expected)) > 2
+    assert (labels.data == expected).mean() > 0.999  # spacings differ in the last digit
+
+
+def test_resampling_moves_nothing(make_predictor):
+    """A half-bright image is labelled along the same border whatever the network's spacing."""
+    data = np.full((1, 24, 20, 16), 10.0, np.float32)
+    data[:, 12:] = 200.0
+    image = Volume(data, Grid.of((24, 20, 16), (1.0, 1.2, 1.5)))
+
+    class Bright(torch.nn.Module):
+        def forward(self, batch):
+            return torch.cat([-batch, batch, batch - 100, batch - 100], dim=1)
+
+    for spacing in (None, (2.0, 2.4, 3.0), (0.7, 0.7, 0.7)):
+        predictor = make_predictor(spacing=spacing)
+        predictor.model = Bright()
+        labels = predictor(image)
+        assert np.array_equal(labels.data == 5, data > 100), spacing
+
+
+def test_crop_is_undone(make_predictor):
+    inner = small_phantom()
+    # Air is not 0 in CT, so the box of non-zero voxels is the phantom itself.
+    assert (inner.data != 0).all(axis=0).mean() > 0.5
+    before, after = (3, 0, 2), (1, 4, 5)
+    padded = inner.padded(before, after)
+    predictor = make_predictor()
+    whole = predictor(padded)
+    assert whole.grid == padded.grid
+    shape = inner.grid.shape
+    assert np.array_equal(whole.cropped(before, shape).data, predictor(inner).data)
+    outside = np.ones(padded.grid.shape, bool)
+    outside[tuple(slice(b, b + n) for b, n in zip(before, shape, strict=True))] = False
+    assert not whole.data[0][outside].any()
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (20, 3, 9), (16, 16, 1), (1, 1, 1), (1, 9, 17)])
+def test_images_smaller_than_the_window_and_single_slices(predictor, shape):
+    image = Volume(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), Grid.of(shape))
+    labels = predictor(image)
+    assert labels.data.shape == (1, *shape)
+
+
+@pytest.mark.parametrize("value", [0, -1000, 7])
+def test_a_constant_image_is_no_trouble(predictor, value):
+    labels = predictor(Volume(np.full((1, 9, 8, 7), value, np.int16), Grid.of((9, 8, 7))))
+    assert labels.data.shape == (1, 9, 8, 7)
+
+
+def test_several_channels_from_one_file_several_files_and_a_case(make_predictor, make_volume, tmp_path):
+    predictor = make_predictor(channels=3)
+    image = make_volume((10, 9, 8), channels=3)
+    expected = predictor(image)
+    medseg.write(image, tmp_path / "all.nii.gz")
+    paths = [tmp_path / f"{index}.nii.gz" for index in range(3)]
+    for index, path in enumerate(paths):
+        medseg.write(image.with_data(image.data[index : index + 1]), path)
+    for source in (tmp_path / "all.nii.gz", paths, [str(path) for path in paths], Case("c", tuple(paths))):
+        assert np.array_equal(predictor(source).data, expected.data)
+    swapped = predictor(paths[::-1])
+    assert not np.array_equal(swapped.data, expected.data)
+
+
+def test_wrong_number_of_channels_and_nan_are_refused(make_predictor, make_volume, tmp_path):
+    medseg.write(make_volume(channels=2), tmp_path / "two.nii.gz")
+    with pytest.raises(
+        DataError, match=r"two\.nii\.gz: channels: found 2, expected 1\. Give one file per channel"
+    ):
+        make_predictor()(tmp_path / "two.nii.gz")
+    image = make_volume()
+    data = image.data.copy()
+    data[0, 0, 0, :2] = (np.nan, np.inf)
+    with pytest.raises(DataError, match="found 2 voxels that are NaN or infinite"):
+        make_predictor()(image.with_data(data))
+
+
+def test_keep_largest_leaves_one_component_of_the_named_label(make_predictor):
+    from scipy import ndimage
+
+    touching = np.ones((3, 3, 3))
+    noise = np.random.default_rng(0).normal(size=(1, 20, 20, 16)).astype(np.float32)
+    image = Volume(noise, Grid.of((20, 20, 16)))
+    before = make_predictor()(image).data[0]
+    counts = {label.name: ndimage.label(before == label.value, touching)[1] for label in LABELS.foreground}
+    name = max(counts, key=lambda name: counts[name])
+    assert counts[name] > 1
+    after = make_predictor(keep_largest=[name])(image).data[0]
+    value = LABELS.value_of(name)
+    components, _ = ndimage.label(after == value, touching)
+    sizes = np.bincount(components.ravel())[1:]
+    assert 0 < len(sizes) < counts[name]
+    assert len(set(sizes)) == 1
+    assert np.array_equal(before[before != value], after[before != value])
+
+
+def test_an_unknown_label_to_clean_is_refused_before_any_work(make_predictor):
+    with pytest.raises(DataError, match=r"unknown label 'splen'\. Did you mean 'spleen'"):
+        make_predictor(keep_largest=["splen"])
+
+
+def test_window_progress_is_told(make_predictor):
+    seen = []
+    make_predictor(batch_size=3)(small_phantom(), on_window=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] == 12
+    assert [done for done, _ in seen] == [3, 6, 9, 12]
+
+
+def test_settings_can_be_changed(make_predictor):
+    predictor = make_predictor()
+    changed = predictor.with_settings(overlap=0.75, mirror_axes=(0, 1))
+    assert (changed.settings.overlap, changed.settings.mirror_axes) == (0.75, (0, 1))
+    assert predictor.settings.overlap == 0.5
+    image = small_phantom()
+    assert not np.array_equal(changed(image).data, predictor(image).data)
+    two = make_predictor(2)
+    assert np.array_equal(two.with_settings(batch_size=7)(image).data, two(image).data)
+
+
+def test_repr(make_predictor):
+    assert repr(make_predictor(2)) == (
+        "Predictor(toy: unet_2d, 1 channel(s) -> 4 classes, window 8x8x1, cpu, float32)"
+    )
+
+
+def test_a_model_folder_gives_the_same_labels(make_predictor, tmp_path):
+    for dims in (2, 3):
+        predictor = make_predictor(dims)
+        model = predictor.model.model if dims == 2 else predictor.model
+        save_model(tmp_path / f"{dims}", model, predictor.saved, predictor.labels)
+        again = load(tmp_path / f"{dims}", device="cpu")
+        image = small_phantom()
+        assert np.array_equal(again(image).data, predictor(image).data)
+        assert load(tmp_path / f"{dims}", device="cpu", overlap=0.25).settings.overlap == 0.25
+
+
+def test_weights_that_are_not_finite_are_refused(make_predictor, tmp_path):
+    predictor = make_predictor()
+    with torch.no_grad():
+        next(predictor.model.parameters()).fill_(float("nan"))
+    save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
+    with pytest.raises(ModelError, match="weights that are NaN or infinite"):
+        load(tmp_path / "model")

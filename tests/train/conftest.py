@@ -1,0 +1,57 @@
+"""Toy trainings: four small phantoms, a network of some hundred weights, eight steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.config import apply_overrides
+from medseg.data.phantom import write_phantoms
+from medseg.experiment import Experiment
+
+MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bit-equal results are promised for equal numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the dataset ``data``; runs made in it share their prepared cases."""
+    folder = tmp_path_factory.mktemp("trainings")
+    write_phantoms(folder / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
+    return folder
+
+
+@pytest.fixture
+def make_experiment(workplace: Path) -> MakeExperiment:
+    """Factory of toy experiments: ``make_experiment("train.steps=3")``."""
+
+    def make(*overrides: str) -> Experiment:
+        values: dict[str, Any] = {
+            "name": "toy",
+            "data": {"path": str(workplace / "data"), "folds": 2},
+            "model": {"name": "unet_3d", "channels": [4, 8], "num_blocks": 1, "dropout": 0.2},
+            "patch": {"size": [16, 16, 16]},
+            "train": {
+                "steps": 8,
+                "batch_size": 2,
+                "report_every": 1,
+                "validate_every": 4,
+                "validation_batches": 1,
+                "save_every": 2,
+            },
+        }
+        return Experiment.parse(apply_overrides(values, list(overrides)), source="toy")
+
+    return make

@@ -1,0 +1,123 @@
+"""Checkpoints count only when they are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.errors import ModelError
+from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+
+
+def save(folder: Path, step: int, keep: int = 2) -> Path:
+    return save_checkpoint(
+        folder, step, {"w": torch.full((3,), float(step))}, {"step": step, "best": 0.5}, keep
+    )
+
+
+def step_in(folder: Path) -> int:
+    found = load_checkpoint(folder)
+    assert found is not None
+    weights, state = found
+    assert weights["w"].tolist() == [state["step"]] * 3
+    return int(state["step"])
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_round_trip_keeps_bits_and_plain_types(tmp_path):
+    weights = {
+        "a": torch.randn(2, 3),
+        "b": torch.tensor(7),
+        "c": torch.randn(1, 2, 4, 4, 4).to(memory_format=torch.channels_last_3d),
+    }
+    state = {
+        "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}, "param_groups": [{"lr": 0.1}]},
+        "step": 3,
+    }
+    save_checkpoint(tmp_path / "last", 3, weights, state)
+    found = load_checkpoint(tmp_path / "last")
+    assert found is not None
+    assert all(torch.equal(found[0][name], tensor) for name, tensor in weights.items())
+    assert torch.equal(
+        found[1]["optimizer"]["state"][0]["momentum_buffer"],
+        state["optimizer"]["state"][0]["momentum_buffer"],
+    )
+    assert found[1]["step"] == 3
+
+
+def test_no_folder_is_no_checkpoint(tmp_path):
+    assert load_checkpoint(tmp_path / "last") is None
+
+
+def test_the_newest_two_stay(tmp_path):
+    for step in (1, 2, 9, 10, 11):
+        save(tmp_path, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000010", "step-0000011"]
+    assert step_in(tmp_path) == 11
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_save(tmp_path):
+    (tmp_path / ".99999.step-0000003").mkdir()
+    (tmp_path / ".trash.step-0000001").mkdir()
+    save(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000004"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
+@pytest.mark.parametrize("fault", ["missing", "flipped byte", "truncated", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, fault):
+    save(tmp_path, 1)
+    victim = save(tmp_path, 2) / name
+    if fault == "missing":
+        victim.unlink()
+    elif fault == "flipped byte":
+        flip_byte(victim)
+    else:
+        victim.write_bytes(
+            victim.read_bytes()[: len(victim.read_bytes()) // 2 if fault == "truncated" else 0]
+        )
+    assert step_in(tmp_path) == 1
+
+
+def test_none_whole_is_an_error_that_names_the_file(tmp_path):
+    for step in (1, 2):
+        flip_byte(save(tmp_path, step) / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"step-0000002/weights\.safetensors: found .*expected"):
+        load_checkpoint(tmp_path)
+
+
+def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medseg.train.checkpoint.write_manifest", full)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    assert step_in(tmp_path) == 1
+
+
+def test_state_that_would_run_code_is_not_loaded(tmp_path):
+    """`weights_only` refuses a pickled object, even in a folder whose manifest fits."""
+    import pickle
+
+    from medseg.io.manifest import write_manifest
+
+    folder = save(tmp_path, 1)
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return print, ("code ran",)
+
+    torch.save({"step": 1, "evil": Evil()}, folder / "state.pt")
+    write_manifest(folder)
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(tmp_path)

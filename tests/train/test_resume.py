@@ -1,0 +1,221 @@
+"""A training that is stopped at any point and resumed ends with the very weights of one that was not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg.cli.main import main
+from medseg.errors import ConfigError
+from medseg.experiment import Experiment
+from medseg.experiment.runs import load_run
+from medseg.train.reports import read_metrics
+from medseg.train.signals import SIGNALS, Interrupted
+
+KILLED_AFTER = 5
+CHILD = f"""
+import os, signal, sys, torch
+from medseg.experiment import Experiment
+torch.set_num_threads(1)
+for report in Experiment.load(sys.argv[1]).trainer(sys.argv[2]):
+    if report.step == {KILLED_AFTER}:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def weights_of(run: Path) -> str:
+    return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def train(experiment: Experiment, run: Path, *, resume: bool = False) -> str:
+    for _ in experiment.trainer(run, resume=resume):
+        pass
+    return weights_of(run)
+
+
+def check_rows(run: Path, steps: int) -> None:
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_resumed_is_bit_equal(make_experiment, workplace, tmp_path, workers):
+    experiment = make_experiment(f"train.workers={workers}")
+    whole, killed = workplace / f"whole_{workers}", workplace / f"killed_{workers}"
+    expected = train(experiment, whole)
+    config = tmp_path / "toy.yaml"
+    config.write_text(experiment.to_yaml())
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(config), str(killed)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (killed / "lock").is_file()  # of a dead process, so it does not stop the next
+    assert not (killed / "model").exists()
+    assert sorted(p.name for p in (killed / "last").glob("step-*")) == ["step-0000002", "step-0000004"]
+    assert train(load_run(killed), killed, resume=True) == expected
+    check_rows(killed, 8)
+    assert not (killed / "lock").exists()
+    both = [read_metrics(run / "metrics.jsonl") for run in (whole, killed)]
+    for one, other in zip(*both, strict=True):
+        assert {k: one[k] for k in ("loss", "lr")} == {k: other[k] for k in ("loss", "lr")}
+        assert one.get("val_dice") == other.get("val_dice")
+
+
+def test_workers_do_not_change_the_weights(make_experiment, workplace):
+    one = train(make_experiment("train.steps=3"), workplace / "no_workers")
+    two = train(make_experiment("train.steps=3", "train.workers=2"), workplace / "two_workers")
+    assert one == two
+
+
+def test_a_2d_training_resumes_bit_equal_with_adamw_and_warmup(make_experiment, workplace):
+    experiment = make_experiment(
+        "model.name=unet_2d", "patch.size=[16, 16]", "train.steps=5", "train.optimizer.name=adamw",
+        "train.optimizer.lr=0.001", "train.optimizer.warmup_steps=3", "train.optimizer.schedule=cosine",
+    )  # fmt: skip
+    expected = train(experiment, workplace / "whole_2d")
+    run = workplace / "broken_off_2d"
+    for report in experiment.trainer(run):
+        if report.step == 3:
+            break
+    assert train(experiment, run, resume=True) == expected
+    check_rows(run, 5)
+
+
+def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
+    experiment = make_experiment("train.steps=5", "model.norm=batch")
+    expected = train(experiment, workplace / "whole_batch_norm")
+    run = workplace / "abandoned"
+    loop = iter(experiment.trainer(run))
+    for _ in range(3):
+        next(loop)
+    assert train(experiment, run, resume=True) == expected  # though the first loop still stands
+    loop.close()
+    check_rows(run, 5)
+
+
+@pytest.mark.parametrize(
+    ("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received, code):
+    experiment = make_experiment("train.steps=5", "train.save_every=100")
+    expected = train(experiment, workplace / f"unsignalled_{received}")
+    run = workplace / f"signalled_{received}"
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def go() -> None:
+        for report in experiment.trainer(run):
+            if report.step == 2:
+                os.kill(os.getpid(), received)
+
+    with pytest.raises(Interrupted, match="stopped at step 3 of 5, state saved") as caught:
+        go()
+    assert caught.value.exit_code == code
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [p.name for p in (run / "last").iterdir()] == ["step-0000003"]
+    assert train(experiment, run, resume=True) == expected
+    check_rows(run, 5)
+
+
+def test_command_stopped_by_sigterm_says_how_to_resume(
+    make_experiment, workplace, tmp_path, monkeypatch, capsys
+):
+    from medseg.train.reports import Report, ReportLog
+
+    plain = ReportLog.add
+
+    def add(self: ReportLog, report: Report) -> None:
+        plain(self, report)
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ReportLog, "add", add)
+    config = tmp_path / "toy.yaml"
+    config.write_text(make_experiment("train.steps=4").to_yaml())
+    run = workplace / "stopped command"
+    assert main(["train", str(config), "--run", str(run)]) == 143
+    told = capsys.readouterr().err
+    assert "stopped at step 2 of 4, state saved" in told
+    assert f"resume with: medseg train --resume '{run}'" in told
+    monkeypatch.setattr(ReportLog, "add", plain)
+    assert main(["train", "--resume", str(run)]) == 0
+    assert f"model: {run / 'model'}" in capsys.readouterr().out
+    check_rows(run, 4)
+
+
+def test_a_group_signal_with_workers_still_saves(make_experiment, workplace, tmp_path):
+    """Schedulers signal workers too; a worker that died of it would end the loop with a traceback."""
+    config = tmp_path / "toy.yaml"
+    config.write_text(
+        make_experiment("train.steps=200", "train.workers=2", "train.save_every=1000").to_yaml()
+    )
+    run = workplace / "group"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "medseg", "train", str(config), "--run", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("step 3/"):
+            os.killpg(child.pid, signal.SIGTERM)
+            break
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 143, told
+    assert "state saved" in told
+    assert "Traceback" not in told
+
+
+def test_a_finished_run_resumes_to_nothing(make_experiment, workplace):
+    experiment = make_experiment("train.steps=2")
+    run = workplace / "finished"
+    expected = train(experiment, run)
+    assert list(experiment.trainer(run, resume=True)) == []
+    assert weights_of(run) == expected
+
+
+def test_a_run_is_never_overwritten(make_experiment, workplace):
+    experiment = make_experiment("train.steps=1")
+    run = workplace / "precious"
+    expected = train(experiment, run)
+    seen = []
+    with pytest.raises(ConfigError, match="expected a new or empty folder"):
+        experiment.trainer(run, on_case=lambda *case: seen.append(case))
+    assert seen == []  # refused before any case was prepared
+    assert weights_of(run) == expected
+
+
+def test_resume_refuses_another_config_and_an_empty_folder(make_experiment, workplace):
+    run = workplace / "other_config"
+    train(make_experiment("train.steps=1"), run)
+    with pytest.raises(ConfigError, match=r"config\.yaml: differs from the given experiment"):
+        make_experiment("train.steps=2").trainer(run, resume=True)
+    with pytest.raises(ConfigError, match="found no run to resume"):
+        make_experiment().trainer(workplace / "nothing", resume=True)
+    assert not (workplace / "nothing").exists()
+
+
+def test_resume_keeps_its_split_when_cases_are_added(make_experiment, workplace, tmp_path):
+    from medseg.data.phantom import write_phantoms
+    from medseg.data.splits import read_splits
+
+    write_phantoms(tmp_path / "data", cases=4, shape=(20, 20, 18), spacing=(13, 14, 14))
+    experiment = make_experiment(f"data.path={tmp_path / 'data'}", "train.steps=2")
+    run = tmp_path / "run"
+    for _ in experiment.trainer(run):
+        break
+    before = (run / "splits.json").read_bytes()
+    dataset = write_phantoms(tmp_path / "data", cases=7, shape=(20, 20, 18), spacing=(13, 14, 14))
+    train(experiment, run, resume=True)
+    assert (run / "splits.json").read_bytes() == before
+    assert len(read_splits(run / "splits.json", dataset.labelled)[0].train) == 2

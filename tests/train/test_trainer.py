@@ -1,0 +1,247 @@
+"""The loop: what it reports and writes, when it stops by itself, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import medseg
+from medseg.cli.main import main
+from medseg.data.phantom import write_phantoms
+from medseg.errors import ConfigError, DataError
+from medseg.train.reports import read_metrics
+from medseg.train.trainer import Diverged, Trainer
+
+
+@pytest.fixture(scope="module")
+def finished(request, workplace, tmp_path_factory):
+    """A run of four steps and its reports."""
+    from medseg.experiment import Experiment
+
+    torch.set_num_threads(1)
+    experiment = Experiment.parse(
+        {
+            "name": "finished",
+            "data": {"path": str(workplace / "data"), "folds": 2},
+            "model": {"name": "unet_3d", "channels": [4, 8], "num_blocks": 1},
+            "patch": {"size": [16, 16, 16]},
+            "train": {
+                "steps": 4,
+                "report_every": 2,
+                "validate_every": 2,
+                "validation_batches": 1,
+                "save_every": 3,
+            },
+        }
+    )
+    run = workplace / "reported"
+    return run, list(experiment.trainer(run))
+
+
+def test_reports(finished):
+    run, reports = finished
+    assert [report.step for report in reports] == [2, 4]
+    labels = ["liver", "spleen", "right_kidney", "left_kidney", "spine"]
+    for report in reports:
+        assert report.steps == 4
+        assert math.isfinite(report.loss)
+        assert report.lr == pytest.approx(0.01 * (1 - (report.step - 1) / 4) ** 0.9)
+        assert report.samples_per_second == pytest.approx(2 / report.seconds_per_step)
+        assert 0 <= report.stall <= 1
+        assert list(report.val_dice) == labels
+        assert all(math.isnan(value) or 0 <= value <= 1 for value in report.val_dice.values())
+        assert f"step {report.step}/4" in str(report)
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["loss"] for row in rows] == [report.loss for report in reports]
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_run_folder_holds_everything(finished):
+    run, _ = finished
+    present = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    assert present == {
+        "config.yaml",
+        "environment.json",
+        "splits.json",
+        "metrics.jsonl",
+        "last",
+        "best",
+        "model",
+    }
+    assert sorted(p.name for p in (run / "last").iterdir()) == ["step-0000003", "step-0000004"]
+    assert len(list((run / "best").iterdir())) == 1
+    assert {p.name for p in (run / "model").iterdir()} == {
+        "config.yaml", "labels.tsv", "model.safetensors", "README.md", "manifest.json",
+    }  # fmt: skip
+
+
+def test_tensorboard_holds_curves_and_pictures(finished):
+    run, reports = finished
+    board = EventAccumulator(str(run))
+    board.Reload()
+    losses = board.Scalars("train/loss")
+    assert [event.step for event in losses] == [2, 4]
+    assert [event.value for event in losses] == pytest.approx([report.loss for report in reports])
+    assert {"train/lr", "time/stall", "validation/dice_mean", "validation/dice_liver"} <= set(
+        board.Tags()["scalars"]
+    )
+    pictures = board.Images("validation/image_reference_prediction")
+    assert [picture.step for picture in pictures] == [2, 4]
+    assert (pictures[0].width, pictures[0].height) == (3 * 16, 2 * 16)
+    assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_mean_dice_leaves_out_labels_that_do_not_occur():
+    from medseg.train.reports import Report
+
+    report = Report(1, 2, 0.5, 0.1, 1.0, 2.0, 0.0, {"a": 0.5, "b": math.nan, "c": 1.0})
+    assert report.mean_dice == 0.75
+    assert Report(1, 2, 0.5, 0.1, 1.0, 2.0, 0.0).mean_dice is None
+
+
+def test_a_cut_off_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+    assert read_metrics(tmp_path / "absent") == []
+
+
+def test_repr_says_what_is_trained(make_experiment, workplace):
+    trainer = make_experiment("train.precision=float32").trainer(workplace / "described")
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    device = trainer.fabric.device
+    assert repr(trainer) == (
+        f"Trainer(unet_3d, {parameters:,} parameters, step 0 of 8, batch 2, float32 on {device}, "
+        "2 cases, 2 held out)"
+    )
+
+
+def test_a_rate_too_high_ends_with_code_3_and_keeps_finite_weights(
+    make_experiment, workplace, tmp_path, capsys
+):
+    config = tmp_path / "toy.yaml"
+    experiment = make_experiment(
+        "train.steps=60", "train.save_every=1", "train.optimizer.lr=1e30", "model.norm=none"
+    )
+    config.write_text(experiment.to_yaml())
+    run = workplace / "diverged"
+    assert main(["train", str(config), "--run", str(run)]) == 3
+    told = capsys.readouterr().err
+    assert "expected finite numbers" in told
+    assert "Lower train.optimizer.lr" in told
+    assert not (run / "model").exists()
+    assert not (run / "lock").exists()
+    from safetensors.torch import load_file
+
+    for path in run.glob("*/step-*/weights.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
+
+
+def test_three_losses_in_a_row_that_are_not_finite_end_it_and_one_does_not(
+    make_experiment, workplace, monkeypatch
+):
+    plain = Trainer._train_step
+    bad = {2, 4, 5}
+
+    def step(self: Trainer, batch: object) -> float:
+        return math.nan if self.step in bad else plain(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    reports = list(make_experiment("train.report_every=4").trainer(workplace / "hiccups"))
+    assert [report.step for report in reports] == [4, 8]
+    assert all(math.isfinite(report.loss) for report in reports)
+    bad.add(6)
+    with pytest.raises(Diverged, match="loss: found nan in 3 steps in a row by step 7"):
+        list(make_experiment("train.report_every=4").trainer(workplace / "three bad"))
+
+
+def test_gradients_that_are_not_finite_leave_the_weights(make_experiment, workplace):
+    trainer = make_experiment("train.steps=2", "train.validation_batches=0").trainer(
+        workplace / "bad gradients"
+    )
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    parameter = next(trainer.model.parameters())
+    handle = parameter.register_hook(lambda gradient: gradient * math.inf)
+    list(trainer)
+    handle.remove()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_training_without_validation(make_experiment, workplace):
+    run = workplace / "not validated"
+    reports = list(make_experiment("train.steps=2", "train.validation_batches=0").trainer(run))
+    assert [report.val_dice for report in reports] == [{}, {}]
+    assert not (run / "best").exists()
+
+
+def test_mistakes_are_found_before_cases_are_prepared(make_experiment, workplace):
+    seen: list[object] = []
+    run = workplace / "refused"
+    with pytest.raises(DataError, match=r"unknown label 'lver'\. Did you mean 'liver'"):
+        make_experiment("predict.keep_largest=[lver]").trainer(run, on_case=lambda *case: seen.append(case))
+    with pytest.raises(DataError, match="no such folder"):
+        make_experiment("data.path=/nowhere/at/all").trainer(run, on_case=lambda *case: seen.append(case))
+    assert seen == []
+    assert not run.exists()  # so the same command works once the mistake is mended
+
+
+def test_a_broken_case_leaves_no_run_folder(make_experiment, tmp_path):
+    write_phantoms(tmp_path / "data", cases=4, shape=(20, 20, 18), spacing=(13, 14, 14))
+    victim = tmp_path / "data" / "imagesTr" / "phantom_002.nii.gz"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    experiment = make_experiment(f"data.path={tmp_path / 'data'}", "train.steps=1")
+    with pytest.raises(DataError, match=r"phantom_002\.nii\.gz: voxel data are damaged"):
+        experiment.trainer(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    victim.write_bytes(content)
+    assert len(list(experiment.trainer(tmp_path / "run"))) == 1
+
+
+def test_a_run_in_place_of_a_file_is_refused(make_experiment, tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(ConfigError, match="expected a new or empty folder"):
+        make_experiment().trainer(tmp_path / "run")
+
+
+def test_overfits_two_phantoms(make_experiment, tmp_path):
+    """Eighty steps on two whole cases without augmentation: a Dice above 0.9 on these very cases."""
+    dataset = write_phantoms(tmp_path / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
+    for case in dataset.cases:
+        assert case.label is not None
+        label = medseg.read_labels(case.label)
+        wanted = (label.data == 1) + 2 * (label.data == 5).astype(np.uint8)
+        medseg.write(label.with_data(wanted.astype(np.uint8)), case.label)
+    off = ("rotate", "scale", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
+    experiment = make_experiment(
+        f"data.path={tmp_path / 'data'}", "data.labels={liver: 1, spine: 2}", "model.channels=[12, 24]",
+        "model.num_blocks=2", "model.dropout=0", "patch.size=[24, 24, 24]", "augment.mirror_axes=[]", "augment.gamma_inverted_p=0",
+        *(f"augment.{name}_p=0" for name in off), "train.steps=80", "train.report_every=80",
+        "train.validate_every=80", "train.validation_batches=4", "train.batch_dice=true",
+        "train.optimizer.name=adamw", "train.optimizer.lr=0.01",
+    )  # fmt: skip
+    trainer = experiment.trainer(tmp_path / "run")
+    assert trainer._validation is not None
+    trainer._validation.cases = trainer._train.cases
+    (report,) = list(trainer)
+    assert list(report.val_dice) == ["liver", "spine"]
+    assert report.mean_dice is not None
+    assert report.mean_dice > 0.9, str(report)
+
+
+def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace):
+    for precision in ("float32", "bfloat16"):
+        run = workplace / f"precision_{precision}"
+        experiment = make_experiment(
+            "train.steps=1", f"train.precision={precision}", "model.name=unet_2d", "patch.size=[16, 16]"
+        )
+        (report,) = list(experiment.trainer(run))
+        assert math.isfinite(report.loss)
+        assert np.isfinite(report.lr)
