@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +20,7 @@ from numpy.typing import NDArray
 
 from medseg.data.cases import Case, read_case_image, read_case_label
 from medseg.data.preprocess import Preprocessing, prepare, prepare_label
-from medseg.errors import DataError
-from medseg.io.atomic import write_text
+from medseg.io.atomic import replacing_folder, write_text
 from medseg.labels import Labels
 
 FORMAT = 1
@@ -88,30 +85,13 @@ def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) ->
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
     label = prepare_label(read_case_label(case, labels), prepared, settings)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
+    # Another run that shares the store may be preparing the same case.
+    with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
         grid = {"spacing": prepared.image.spacing, "shape": prepared.image.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
-        _commit(temporary, target)
-    except OSError as error:
-        raise DataError(
-            f"{target}: the prepared case cannot be written ({error.strerror}). Free space or move the run."
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _commit(temporary: Path, target: Path) -> None:
-    """Rename; another run that shares the store may have prepared the same case meanwhile."""
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
 
 
 def locations_table(label: NDArray[Any]) -> NDArray[np.int32]:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medseg.errors import DataError, ModelError
+from medseg.errors import ModelError
 from medseg.inference.settings import SavedModel
-from medseg.io.atomic import sync_folder, write_text
+from medseg.io.atomic import replacing_folder, write_text
 from medseg.io.manifest import check_manifest, write_manifest
 from medseg.labels import Labels
 from medseg.models import build_model
@@ -27,29 +25,13 @@ if TYPE_CHECKING:
 
 def save_model(folder: str | Path, model: Model, saved: SavedModel, labels: Labels) -> None:
     """Write a model folder in one step; an existing one is replaced only once the new one is whole."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing_folder(folder) as temporary:
         save_file(weights, temporary / "model.safetensors")
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
         write_text(temporary / "README.md", _card(saved, labels, sum(p.numel() for p in model.parameters())))
         write_manifest(temporary)
-        previous = folder.with_name(f".{os.getpid()}.old.{folder.name}")
-        if folder.exists():
-            folder.rename(previous)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}). Free space or move the run."
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:

@@ -1,9 +1,10 @@
-"""Files that are either whole or absent: temporary name, sync, rename."""
+"""Files and folders that are either whole or absent: temporary name, sync, rename."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -38,6 +38,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; on success its files are synced and it becomes `path`.
+
+    Args:
+        path: what is there stays as it was until the new folder is whole; on an error it stays.
+        keep_existing: leave a folder that another process has put there meanwhile, for contents that are the
+            same whoever writes them.
+
+    Raises:
+        DataError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary, previous = (path.with_name(f".{os.getpid()}.{mark}.{path.name}") for mark in ("new", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        if not (keep_existing and path.is_dir()):
+            _swap(temporary, path, previous)
+            sync_folder(path.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}). Free space or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write `content` to `path` in one step: readers see the old file or the new one."""
     with replacing(path) as temporary:
@@ -47,6 +79,23 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path` in one step."""
     write_bytes(path, text.encode())
+
+
+def _swap(new: Path, path: Path, previous: Path) -> None:
+    """Put `new` at `path`, what is there at `previous`; or leave `path` as it is."""
+    if path.exists():
+        path.rename(previous)
+    try:
+        new.rename(path)
+    except OSError:
+        if previous.exists():
+            previous.rename(path)
+        raise
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,8 +6,6 @@ and is read with ``weights_only=True``.
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medseg.errors import ModelError
-from medseg.io.atomic import sync_folder, write_bytes
+from medseg.io.atomic import replacing_folder
 from medseg.io.manifest import check_manifest, is_complete, write_manifest
 
 
@@ -32,21 +30,14 @@ def save_checkpoint(
         weights: the model's state dict.
         state: tensors, numbers, strings, lists and dicts.
     """
-    target = folder / f"step-{step:07d}"
-    temporary = folder / f".{os.getpid()}.{target.name}"
     for leftover in folder.glob(".*step-*"):  # of a process that was killed; a run has one writer
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_bytes(temporary / "weights.safetensors", save(contiguous))
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(temporary / "state.pt", buffer.getvalue())
-    write_manifest(temporary)
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
-    sync_folder(folder)
+    target = folder / f"step-{step:07d}"
+    with replacing_folder(target) as temporary:
+        (temporary / "weights.safetensors").write_bytes(save(contiguous))
+        torch.save(state, temporary / "state.pt")
+        write_manifest(temporary)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         trash = old.with_name(f".trash.{old.name}")
         old.rename(trash)

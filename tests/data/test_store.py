@@ -83,7 +83,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("medseg.data.store.write_text", full)
-    with pytest.raises(DataError, match=r"the prepared case cannot be written \(No space left on device\)"):
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
         fill(store, dataset)
     assert list(store.iterdir()) == []
     monkeypatch.undo()

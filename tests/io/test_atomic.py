@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import DataError
-from medseg.io.atomic import replacing, sync_folder, write_bytes, write_text
+from medseg.io.atomic import replacing, replacing_folder, sync_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -109,3 +109,56 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
 
 def test_syncing_an_absent_folder_is_no_error(tmp_path: Path) -> None:
     sync_folder(tmp_path / "absent")
+
+
+def fill(path: Path, text: str, failure: BaseException | None = None, **options: bool) -> None:
+    with replacing_folder(path, **options) as temporary:
+        (temporary / "a.txt").write_text(text)
+        if failure is not None:
+            raise failure
+
+
+def test_a_folder_is_written_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model"
+    fill(path, "1")
+    (path / "of_the_old_one.txt").write_text("")
+    fill(path, "2")
+    assert names(path) == ["a.txt"]
+    assert (path / "a.txt").read_text() == "2"
+    assert names(path.parent) == ["model"]
+
+
+@pytest.mark.parametrize("failure", [ValueError(), KeyboardInterrupt(), OSError(28, "full")])
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, failure: BaseException) -> None:
+    path = tmp_path / "model"
+    fill(path, "old")
+    with pytest.raises((type(failure), DataError)):
+        fill(path, "new", failure)
+    assert (path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / "model", Path.rename
+    fill(path, "old")
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if ".new." in self.name:
+            raise OSError(13, "denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(DataError, match=r"model: cannot be written \(denied\)"):
+        fill(path, "new")
+    assert (path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_made_meanwhile_may_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "case"
+    fill(path, "first")
+    fill(path, "second", keep_existing=True)
+    assert (path / "a.txt").read_text() == "first"
+    assert names(tmp_path) == ["case"]
