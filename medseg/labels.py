@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ from medseg.errors import DataError, nearest
 Colour = tuple[int, int, int]
 _LARGEST_LOOKUP = 1 << 20
 _LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
+
+
+_LEFT = re.compile(r"(?<![a-z])left(?![a-z])|(?<=[a-z])Left|(?<![A-Za-z])(?:Left|LEFT)(?![a-z])")
+
+
+def _right_like(found: re.Match[str]) -> str:
+    """``right`` in the letter case of ``left``."""
+    word = found.group()
+    return "RIGHT" if word.isupper() else "Right" if word[0].isupper() else "right"
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,12 @@ class Labels(Sequence[Label]):
             if label.name == name:
                 return label.value
         raise DataError(f"unknown label {name!r}.{nearest(name, self.names)} Known: {', '.join(self.names)}.")
+
+    def sided_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Names that differ only by left and right, such as ``("left_kidney", "right_kidney")``."""
+        names = set(self.names)
+        pairs = ((name, _LEFT.sub(_right_like, name)) for name in self.names)
+        return tuple((left, right) for left, right in pairs if left != right and right in names)
 
     def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
         """Values in a file → class indices (uint8, or uint16 for more than 256 classes).

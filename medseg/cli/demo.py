@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 # The same values as configs/phantom/unet_3d.yaml, here so that an installed package needs no file; a test
 # compares the two.
@@ -15,13 +12,13 @@ DEMO: dict[str, Any] = {
     "name": "phantom_unet_3d",
     "data": {"phantom": {"modality": "ct", "cases": 16}},
     "preprocess": {"spacing": [2.5, 2.5, 4.0]},
-    "model": {"name": "unet_3d", "channels": [8, 16, 32, 64], "norm": "instance", "deep_supervision": True},
+    "model": {"name": "unet_3d", "channels": [8, 16, 32, 64], "deep_supervision": True},
     "patch": {"size": [48, 48, 32]},
     "train": {
-        "steps": 250,
+        "steps": 300,
         "batch_size": 2,
         "batch_dice": True,
-        "validate_every": 125,
+        "validate_every": 150,
         "optimizer": {"name": "adamw", "lr": 0.003, "weight_decay": 0.01},
     },
 }

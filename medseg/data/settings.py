@@ -112,7 +112,8 @@ class Augmentation(Config):
         contrast_p, contrast: factor about the mean, within the previous range.
         low_resolution_p, low_resolution: zoom factor, down by nearest and up linearly; channels with ½.
         gamma_p, gamma_inverted_p, gamma: power on the normalised range, mean and deviation kept.
-        mirror_axes: axes flipped with probability ½ each; null means all axes of the patch.
+        mirror_axes: axes of the patch flipped with probability ½ each; null means all, without left-right where labels
+            come in pairs such as left_kidney and right_kidney, which a mirrored image would swap.
     """
 
     rotate_p: Probability = 0.2

@@ -12,10 +12,12 @@ import torch
 from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
 from medseg.data.patches import PatchDataset
 from medseg.data.preprocess import Preprocessing, check_image, measure, resolve_methods
+from medseg.data.settings import Augmentation
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError
 from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run
+from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.train.lock import RunLock
@@ -34,6 +36,7 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
     labels = labels_of(experiment, dataset)
     for name in experiment.predict.keep_largest:
         labels.value_of(name)
+    augmentation = resolve_mirroring(experiment, labels)
     # A resumed run keeps its cases, whatever has been added to the dataset since.
     split = (
         read_splits(run / "splits.json", dataset.labelled)[0] if resume else choose_split(experiment, dataset)
@@ -48,8 +51,8 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
         model,
-        _patches(experiment, train, training=True),
-        _patches(experiment, held_out, training=False) if validates else None,
+        _patches(experiment, train, augmentation),
+        _patches(experiment, held_out, None) if validates else None,
         settings=experiment.train,
         labels=labels,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
@@ -106,8 +109,11 @@ def _prepared(
     return stored
 
 
-def _patches(experiment: Experiment, cases: list[StoredCase], *, training: bool) -> PatchDataset:
-    train = experiment.train
+def _patches(
+    experiment: Experiment, cases: list[StoredCase], augmentation: Augmentation | None
+) -> PatchDataset:
+    """Patches for training, augmented; or for validation, as they are."""
+    train, training = experiment.train, augmentation is not None
     batches = train.steps if training else train.validation_batches
     return PatchDataset(
         cases,
@@ -117,7 +123,7 @@ def _patches(experiment: Experiment, cases: list[StoredCase], *, training: bool)
         seed=experiment.seed,
         stream="train" if training else "validation",
         foreground=train.foreground,
-        augmentation=experiment.augment if training else None,
+        augmentation=augmentation,
         slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
     )
 

@@ -1,0 +1,69 @@
+"""Left and right: labels that come in pairs are not mirrored into each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from medseg.errors import ConfigError
+from medseg.experiment import Experiment
+from medseg.experiment.sides import resolve_mirroring
+from medseg.labels import Labels
+
+KIDNEYS = Labels.of({"left_kidney": 1, "right_kidney": 2, "spine": 3})
+ORGANS = Labels.of({"liver": 1, "spleen": 2})
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (("left_kidney", "right_kidney"), ("left_kidney", "right_kidney")),
+        (("kidney_right", "kidney_left"), ("kidney_left", "kidney_right")),
+        (("Left-Putamen", "Right-Putamen"), ("Left-Putamen", "Right-Putamen")),
+        (("lungLeft", "lungRight"), ("lungLeft", "lungRight")),
+        (("LEFT LUNG", "RIGHT LUNG"), ("LEFT LUNG", "RIGHT LUNG")),
+    ],
+)
+def test_pairs_are_known_by_their_names(names, pair):
+    assert Labels.of({name: i + 1 for i, name in enumerate(names)}).sided_pairs() == (pair,)
+
+
+@pytest.mark.parametrize("names", [("cleft", "cright"), ("left_atrium", "aorta"), ("lefty", "righty")])
+def test_other_names_make_no_pair(names):
+    assert Labels.of({name: i + 1 for i, name in enumerate(names)}).sided_pairs() == ()
+
+
+def parse(**values) -> Experiment:
+    return Experiment.parse(values, source="test")
+
+
+def flat(slice_axis: int) -> dict[str, object]:
+    return {"model": {"name": "unet_2d"}, "patch": {"size": [32, 32], "slice_axis": slice_axis}}
+
+
+@pytest.mark.parametrize(
+    ("values", "axes"),
+    [
+        ({}, (1, 2)),
+        ({"preprocess": {"orientation": "SAR"}}, (0, 1)),
+        (flat(2), (1,)),
+        (flat(0), (0, 1)),
+        ({"augment": {"mirror_axes": [1]}}, (1,)),
+    ],
+)
+def test_left_right_is_left_out_for_pairs(values, axes):
+    assert resolve_mirroring(parse(**values), KIDNEYS).mirror_axes == axes
+
+
+@pytest.mark.parametrize(("values", "axes"), [({}, (0, 1, 2)), (flat(2), (0, 1))])
+def test_all_axes_for_labels_without_sides(values, axes):
+    assert resolve_mirroring(parse(**values), ORGANS).mirror_axes == axes
+
+
+@pytest.mark.parametrize("part", ["augment", "predict"])
+def test_mirroring_left_and_right_under_pairs_is_refused(part):
+    experiment = parse(**{part: {"mirror_axes": [0, 1]}})
+    with pytest.raises(
+        ConfigError, match=rf"{part}\.mirror_axes: found \[0, 1\].*left_kidney look like right"
+    ):
+        resolve_mirroring(experiment, KIDNEYS)
+    assert resolve_mirroring(experiment, ORGANS)
