@@ -14,12 +14,13 @@ DEMO: dict[str, Any] = {
     "preprocess": {"spacing": [2.5, 2.5, 4.0]},
     "model": {"name": "unet_3d", "channels": [8, 16, 32, 64], "deep_supervision": True},
     "patch": {"size": [48, 48, 32]},
+    "augment": {"mirror_axes": []},
     "train": {
         "steps": 300,
         "batch_size": 2,
         "batch_dice": True,
         "validate_every": 150,
-        "optimizer": {"name": "adamw", "lr": 0.003, "weight_decay": 0.01},
+        "optimizer": {"name": "adamw", "lr": 0.006, "weight_decay": 0.01},
     },
 }
 
