@@ -30,9 +30,9 @@ def resolve_mirroring(experiment: Experiment, labels: Labels) -> Augmentation:
         _refuse("augment.mirror_axes", chosen or (), in_patch, pairs)
         _refuse("predict.mirror_axes", predicted, in_volume, pairs)
     if chosen is None:
-        axes = range(len(experiment.patch.size))
-        chosen = tuple(axis for axis in axes if not (pairs and axis == in_patch))
-    return experiment.augment.model_copy(update={"mirror_axes": chosen})
+        axes = (0, 1, 2)[: len(experiment.patch.size)]
+        return experiment.augment.replace(mirror_axes=[a for a in axes if not (pairs and a == in_patch)])
+    return experiment.augment
 
 
 def _left_right_axes(experiment: Experiment) -> tuple[int | None, int]:

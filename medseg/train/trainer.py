@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medseg.data.patches import PatchDataset, Sample
-from medseg.errors import MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.inference.model_folder import load_weights, save_model
 from medseg.inference.precision import resolve_precision, to_channels_last
 from medseg.inference.settings import SavedModel
@@ -246,6 +246,7 @@ class Trainer:
             "best": self.best,
             "seed": self.seed,
             "optimizer": self._optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # float16: the scale of the gradients
         }
         save_checkpoint(self.run / kind, self.step, weights, state, keep=1 if kind == "best" else 2)
 
@@ -256,6 +257,7 @@ class Trainer:
         weights, state = found
         load_weights(self.model, weights, self.run / "last")
         self._optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.best = int(state["step"]), float(state["best"])
 
     def _divergence(self, found: str) -> str:
@@ -279,6 +281,11 @@ def _fabric(settings: TrainSettings) -> tuple[Fabric, str]:
     """Fabric for the best device, and the name of its arithmetic."""
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve_precision(settings.precision, torch.device(accelerator))
+    if dtype is torch.float16 and accelerator == "cpu":
+        raise ConfigError(
+            "train.precision: found float16 on a processor, expected float32 or bfloat16, because its small "
+            "gradients need a CUDA device. Choose auto."
+        )
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

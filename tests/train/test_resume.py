@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError
 from medseg.experiment import Experiment
 from medseg.experiment.runs import load_run
+from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reports import read_metrics
 from medseg.train.signals import SIGNALS, Interrupted
 
@@ -90,6 +92,19 @@ def test_a_2d_training_resumes_bit_equal_with_adamw_and_warmup(make_experiment, 
             break
     assert train(experiment, run, resume=True) == expected
     check_rows(run, 5)
+
+
+def test_a_checkpoint_holds_the_scale_of_float16_gradients(make_experiment, workplace):
+    run = workplace / "scaled"
+    trainer = make_experiment("train.precision=bfloat16", "train.save_every=1").trainer(run)
+    trainer.fabric.strategy.precision.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    next(iter(trainer))
+    assert load_checkpoint(run / "last")[1]["precision"]["scale"] == 8
+
+
+def test_float16_is_refused_where_it_would_be_replaced(make_experiment, workplace):
+    with pytest.raises(ConfigError, match=r"train\.precision: found float16 on a processor.*bfloat16"):
+        make_experiment("train.precision=float16").trainer(workplace / "float16")
 
 
 def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
