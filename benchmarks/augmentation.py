@@ -3,7 +3,8 @@
     python benchmarks/augmentation.py
 
 Patches of 96 x 96 x 96, image and label, from one prepared case of 192 x 192 x 160 on disk; the same changes with the
-same probabilities and ranges, on one thread. The two draw other random numbers, so the mean over many patches counts.
+same probabilities and ranges, on one thread. The two draw other random numbers, so the mean over many patches counts. Turned label maps are taken by
+nearest neighbour in MONAI's list and interpolated class by class in medseg's.
 """
 
 from __future__ import annotations
