@@ -29,7 +29,7 @@ METADATA = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 TIMEOUT_S = 120  # of one cell; on two quiet cores the slowest takes less than 20 s
-LARGEST_BYTES = 400_000
+LARGEST_BYTES = 500_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<\\])(?:/(?:[\w.+~-]+/)+[\w.+~-]*|[A-Za-z]:\\\\?\w+)")
 
 # Runs in the kernel before the notebook: every file that Python opens for writing, and every folder that it
