@@ -76,6 +76,7 @@ def kernel_environment(folder: Path) -> dict[str, str]:
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
     }
 
 
@@ -85,11 +86,24 @@ def cleaned(executed: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(code_cells(notebook), start=1):
         cell.metadata = {}
         cell.execution_count = number
+        cell.outputs = merged(cell.outputs)
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
             if output.output_type == "execute_result":
                 output.execution_count = number
     return notebook
+
+
+def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Pieces of one stream as one output; where it breaks is a matter of timing."""
+    result: list[NotebookNode] = []
+    for output in outputs:
+        last = result[-1] if result else None
+        if last is not None and output.output_type == "stream" and output.get("name") == last.get("name"):
+            last.text += output.text
+        else:
+            result.append(output)
+    return result
 
 
 def code_cells(notebook: NotebookNode) -> Iterator[NotebookNode]:
