@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done; 1 refused; 2 some cases failed; 3 training diverged; 130 or 143 stopped, state kept.
     """
+    # Read by OpenMP when torch is loaded: threads that wait for each other sleep. By default they spin, and where
+    # another program wants the same cores a training was measured to take fifteen times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parsed(arguments)
     try:
         return int(import_module(f"medseg.cli.{options.verb}").run(options))
