@@ -22,31 +22,44 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from medseg.errors import DataError
     from medseg.evaluation import Table, evaluate_cases, pair_files
+    from medseg.evaluation.surface import checked_tolerance
     from medseg.labels import Labels
 
     prediction = Path(options.prediction)
-    tolerance = options.tolerance_mm or 1.0
+    tolerance = options.tolerance_mm
     output = Path(options.output) if options.output else None
     if options.reference is None:
         from medseg.experiment.runs import held_out_pairs
 
         pairs, known, settings = held_out_pairs(prediction)
         labels: Labels | None = known
-        tolerance = options.tolerance_mm or settings.tolerance_mm
+        tolerance = settings.tolerance_mm if tolerance is None else tolerance
         output = output or prediction / "evaluation"
     else:
         pairs = pair_files(prediction, Path(options.reference))
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    rows = []
-    with tqdm(total=len(pairs), unit="case", file=sys.stderr, disable=None) as bar:
-        for case_rows in evaluate_cases(pairs, labels, tolerance_mm=tolerance):
-            rows.extend(case_rows)
-            bar.update()
+    tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
+    rows, failed = [], 0
+    for pair in tqdm(pairs, unit="case", file=sys.stderr, disable=None):
+        try:
+            rows.extend(next(evaluate_cases([pair], labels, tolerance_mm=tolerance)))
+        except DataError as error:
+            if len(pairs) == 1:
+                raise
+            failed += 1
+            tqdm.write(str(error), file=sys.stderr)
+    if not rows:
+        raise DataError(
+            f"{prediction}: none of {len(pairs)} cases could be measured. Mend what is named above."
+        )
     table = Table(tuple(rows), tolerance)
     print(table)
+    if failed:
+        print(f"{failed} of {len(pairs)} cases could not be measured and are not in the means")
     if output is not None:
         table.write_tsv(output / "cases.tsv")
         table.write_summary(output / "summary.json")
         print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
-    return 0
+    return 2 if failed else 0

@@ -33,17 +33,41 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _describe(path: Path, most: int) -> str:
+    import numpy as np
+
     from medseg.data.layouts import is_dataset, read_dataset
     from medseg.io import read
 
     if is_dataset(path):
         return _describe_dataset(read_dataset(path), most)
+    images = _images_in(path)
+    if images:
+        told = [_describe(image, most) for image in images[: most or None]]
+        more = (
+            [f"... {len(images) - len(told)} more images (--cases 0 shows all)"]
+            if len(images) > len(told)
+            else []
+        )
+        return "\n".join([*told, *more])
     volume = read(path)
     origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
     lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
     if volume.grid.shear > 1e-4:
         lines.append(f"  sheared: the axes' largest cosine is {volume.grid.shear:.3f}")
+    if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
+        lines.append(f"  {int((~np.isfinite(volume.data)).sum())} voxels are NaN or infinite")
     return "\n".join(lines)
+
+
+def _images_in(path: Path) -> list[Path]:
+    """Image files of a folder that is neither a dataset nor a DICOM series."""
+    from medseg.io import suffix_of
+
+    if not path.is_dir():
+        return []
+    return [
+        f for f in sorted(path.iterdir()) if suffix_of(f) not in ("", ".img") and not f.name.startswith(".")
+    ]
 
 
 def _describe_dataset(dataset: Dataset, most: int) -> str:

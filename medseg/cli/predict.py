@@ -14,14 +14,21 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("model", help="model folder: RUN/model, or a RUN with --held-out")
     parser.add_argument("images", nargs="*", help="files, folders of files, or DICOM folders")
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="where label maps go; RUN/predictions unless told"
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="where label maps go; --held-out: RUN/predictions unless told",
     )
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"
     )
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="key=value", help="overlap=0.25 mirror_axes=[]"
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="a setting: --set overlap=0.25; may recur",
     )
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave label maps that are already there"
@@ -35,9 +42,12 @@ def run(options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError, MedsegError
     from medseg.inference.predictor import load
     from medseg.io import write
+    from medseg.io.atomic import make_folder
 
     if options.held_out == bool(options.images):
         raise ConfigError("predict: give either images or --held-out.")
+    if options.images and not options.output:
+        raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
     folder = Path(options.model)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
     predictor = load(model_folder, device=options.device, **apply_overrides({}, options.set))
@@ -45,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
     targets = [output / f"{case.id}.nii.gz" for case in cases]
     _check_targets(cases, targets)
+    make_folder(output)
     print(predictor, flush=True)
     failed = 0
     for case, target in tqdm(

@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "no experiment given. Give a YAML file, such as configs/phantom/unet_3d.yaml, or --resume."
         )
-    # An absolute path, so that a resume from another folder finds the data again.
-    data = [f"data.path={Path(options.data).resolve()}"] if options.data else []
+    data = [f"data.path={options.data}"] if options.data else []
     experiment = Experiment.load(options.config, *options.overrides, *data)
     train(experiment, Path(options.run or f"runs/{experiment.name}"), resume=False)
     return 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.config import Config
-from medseg.data.settings import Method
+from medseg.data.settings import Method, Millimetres
 from medseg.errors import DataError
 from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
 from medseg.resampling import resample
@@ -68,7 +68,7 @@ class Preprocessing(Config):
     """
 
     orientation: str = "RAS"
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
     crop_to_nonzero: bool = True
     channels: tuple[Normalization, ...] = (Normalization(),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
 from medseg.geometry import checked_axcodes
@@ -12,6 +12,16 @@ from medseg.geometry import checked_axcodes
 Range = tuple[float, float]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Axis = Literal[0, 1, 2]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _each_once(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"found {list(axes)}, expected each axis once")
+    return axes
+
+
+Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
 Method = Literal["ct", "zscore", "zscore_nonzero", "rescale", "none"]
 NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "rescale", "none"]
 
@@ -61,7 +71,7 @@ class PreprocessSettings(Config):
     """
 
     orientation: str = "RAS"
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
     normalize: NormalizeChoice | tuple[NormalizeChoice, ...] = "auto"
     crop_to_nonzero: bool = True
 
@@ -133,4 +143,4 @@ class Augmentation(Config):
     gamma_inverted_p: Probability = 0.1
     gamma_p: Probability = 0.3
     gamma: Range = (0.7, 1.5)
-    mirror_axes: tuple[Axis, ...] | None = None
+    mirror_axes: Axes | None = None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from medseg.errors import DataError
 from medseg.evaluation.metrics import LabelMetrics, compare, label_map
 from medseg.evaluation.pairs import Pair, pair_files
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 Source = Volume | str | Path
+_MANY_VALUES, _SHARED = 30, 0.25
 
 
 def evaluate(
@@ -63,6 +66,8 @@ def evaluate_cases(
     for pair in pairs:
         prediction, reference = (_volume(source) for source in (pair.prediction, pair.reference))
         table = labels_in(prediction, reference) if labels is None else labels
+        if labels is None:
+            _check_alike(prediction, reference, pair.case)
         yield compare(prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case)
 
 
@@ -73,6 +78,16 @@ def labels_in(*volumes: Volume) -> Labels:
         DataError: not a label map, or a negative value.
     """
     return Labels.of_values(*(label_map(volume, "label map") for volume in volumes))
+
+
+def _check_alike(prediction: Volume, reference: Volume, case: str) -> None:
+    """Refuse an image in the place of a label map, which has many values that the other side knows nothing of."""
+    found = [set(np.unique(volume.data).tolist()) - {0} for volume in (prediction, reference)]
+    if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
+        raise DataError(
+            f"{case or 'evaluate'}: found {len(found[0])} values in the prediction and {len(found[1])} in the reference, "
+            "expected label maps of the same labels. If neither is an image, name the labels with --labels TSV."
+        )
 
 
 def _pairs(prediction: Source, reference: Source) -> list[Pair]:

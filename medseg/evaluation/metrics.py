@@ -17,6 +17,7 @@ from medseg.volume import Volume
 
 Array = NDArray[Any]
 Box = tuple[slice, ...]
+_RIGHT_ANGLE_WITHIN = 1e-4  # cosine; headers are in single precision
 _BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
 
 
@@ -87,11 +88,13 @@ def compare(
     counts = confusion(classes[0], classes[1], len(labels))
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
     voxel_ml = reference.grid.voxel_volume / 1000
+    sheared = reference.grid.shear > _RIGHT_ANGLE_WITHIN
+    steps = reference.grid.affine[:3, :3] if sheared else reference.spacing
     rows = []
     for index, label in enumerate(labels.foreground, start=1):
         box = _union([found[index - 1] for found in boxes], reference.grid.shape)
         masks = [array[box] == index for array in classes]
-        distances = surface_distances(masks[0], masks[1], reference.spacing)
+        distances = surface_distances(masks[0], masks[1], steps)
         overlap, predicted, expected = (
             int(counts[index, index]),
             int(counts[index].sum()),

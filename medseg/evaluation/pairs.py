@@ -54,7 +54,7 @@ def pair_files(
     if missing:
         raise DataError(
             f"{prediction}: predictions are missing for {len(missing)} of {len(wanted)} references: "
-            f"{', '.join(missing)}.{nearest(missing[0], predictions)} Predict them, or name the cases to measure."
+            f"{', '.join(missing)}.{nearest(missing[0], predictions)} Predict them first."
         )
     return [Pair(case, predictions[case], references[case]) for case in wanted]
 

@@ -10,12 +10,11 @@ at a tolerance); Maier-Hein et al. 2024, arXiv:2206.01653 (which to use when).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from medseg.errors import ConfigError, DataError
@@ -69,7 +68,7 @@ class SurfaceDistances:
         return float((self._both <= tolerance_mm * (1 + _SPACING_NOISE)).mean())
 
 
-def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> SurfaceDistances:
+def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> SurfaceDistances:
     """Distances between the surfaces of two masks `(X, Y, Z)` (or of any number of axes).
 
     An axis of length 1 is left out, so one slice is measured as a 2-D image: its surface is its outline.
@@ -77,23 +76,25 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float
     Args:
         prediction: boolean mask.
         reference: boolean mask of the same shape.
-        spacing: distance of voxel centres along each axis, mm.
+        spacing: distance of voxel centres along each axis, mm; or, for axes that are not at right angles, the
+            matrix whose column i is the step from one voxel to the next along axis i, mm.
 
     Raises:
         DataError: different shapes, or a spacing that does not fit them.
     """
-    if prediction.shape != reference.shape or len(spacing) != prediction.ndim:
+    steps = np.asarray(spacing, dtype=np.float64)
+    if prediction.shape != reference.shape or steps.shape[-1:] != (prediction.ndim,):
         raise DataError(
             f"surface distances: found masks of shapes {prediction.shape} and {reference.shape} and spacing "
-            f"{tuple(spacing)}, expected equal shapes and one spacing an axis. Give masks of one grid."
+            f"{steps.tolist()}, expected equal shapes and one spacing an axis. Give masks of one grid."
         )
     axes = [axis for axis, size in enumerate(prediction.shape) if size > 1] or [0]
     flat = tuple(prediction.shape[axis] for axis in axes)
-    scale = np.array([float(spacing[axis]) for axis in axes])
+    steps = np.diag(steps[axes]) if steps.ndim == 1 else steps[:, axes]
     masks = [np.asarray(mask, dtype=bool).reshape(flat) for mask in (prediction, reference)]
     box = bounding_box(masks[0] | masks[1])
     predicted, expected = (surface(mask[box]) for mask in masks)
-    return SurfaceDistances(_directed(predicted, expected, scale), _directed(expected, predicted, scale))
+    return SurfaceDistances(_directed(predicted, expected, steps), _directed(expected, predicted, steps))
 
 
 def surface(mask: Mask) -> Mask:
@@ -123,14 +124,14 @@ def checked_tolerance(tolerance_mm: float) -> float:
     return float(tolerance_mm)
 
 
-def _directed(source: Mask, target: Mask, scale: NDArray[np.float64]) -> Distances:
+def _directed(source: Mask, target: Mask, steps: NDArray[np.float64]) -> Distances:
     """Distance of each voxel of surface `source` to surface `target`; shared voxels are 0 without a search."""
     count = int(source.sum())
     if not target.any():
         return np.full(count, np.inf)
     distances = np.zeros(count)
-    apart = np.argwhere(source & ~target) * scale
+    apart = np.argwhere(source & ~target) @ steps.T
     if len(apart):
-        tree = KDTree(np.argwhere(target) * scale, leafsize=_LEAF_SIZE)
+        tree = KDTree(np.argwhere(target) @ steps.T, leafsize=_LEAF_SIZE)
         distances[: len(apart)] = tree.query(apart)[0]
     return distances

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: OnCase | None) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
+    experiment = _with_absolute_paths(experiment)
     check_run(experiment, run, resume=resume)
     RunLock(run).check()
     dataset = find_dataset(experiment, run)
@@ -95,6 +96,13 @@ def _pairs(cases: tuple[Case, ...], channels: int, labels: Labels) -> Iterator[t
         image = read_case_image(case)
         check_image(image, channels, where=f"case {case.id}")
         yield image, read_case_label(case, labels, image.grid)
+
+
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    """So that the run can be resumed and predicted from any folder."""
+    data = experiment.data
+    found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
+    return experiment.replace(data=data.replace(**found).to_plain())
 
 
 def _prepared(

@@ -35,12 +35,14 @@ def save_model(folder: str | Path, model: Model, saved: SavedModel, labels: Labe
 
 
 def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
-    """Read a model folder.
+    """Read a model folder, or the one of a run.
 
     Raises:
         ModelError: not a model folder, damaged, or weights that do not fit the config.
     """
     folder = Path(folder)
+    if (folder / "splits.json").is_file():
+        folder = _model_of_run(folder)
     if not (folder / "config.yaml").is_file():
         inside = folder / "model" / "config.yaml"
         hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
@@ -58,6 +60,15 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
         raise ModelError(f"{folder / 'model.safetensors'}: not readable ({error}). Copy it again.") from None
     load_weights(model, weights, folder / "model.safetensors")
     return model, saved, labels
+
+
+def _model_of_run(run: Path) -> Path:
+    if (run / "model").is_dir():
+        return run / "model"
+    other = f", or take {run / 'best'}" if (run / "best").is_dir() else ""
+    raise ModelError(
+        f"{run}: found a run that is not finished, expected its model. Go on with: medseg train --resume {run}{other}."
+    )
 
 
 def load_weights(model: Model, weights: dict[str, Tensor], where: Path) -> None:

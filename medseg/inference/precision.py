@@ -7,6 +7,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from medseg.errors import ConfigError
+
 Network = TypeVar("Network", bound=nn.Module)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -14,6 +16,23 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 def best_device() -> torch.device:
     """CUDA where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def checked_device(device: torch.device | str | None) -> torch.device:
+    """The device, on which a number is put to see that it is there; None takes CUDA where there is one.
+
+    Raises:
+        ConfigError: unknown, or not on this machine.
+    """
+    if device is None:
+        return best_device()
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: found {device}, expected one of this machine, such as {best_device()} ({reason}). Choose another."
+        ) from None
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

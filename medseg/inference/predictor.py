@@ -14,7 +14,7 @@ from medseg.data.preprocess import prepare, restore
 from medseg.errors import ModelError
 from medseg.inference.model_folder import load_model
 from medseg.inference.postprocess import keep_largest_components
-from medseg.inference.precision import autocast, best_device, resolve_precision, to_channels_last
+from medseg.inference.precision import autocast, checked_device, resolve_precision, to_channels_last
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.inference.windows import predict_windows
 from medseg.io import read
@@ -38,6 +38,7 @@ class Predictor:
 
     Raises:
         DataError: ``predict.keep_largest`` names an unknown label.
+        ConfigError: there is no such device.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Predictor:
         self.saved = saved
         self.labels = labels
         self._cleaned = [labels.values.index(labels.value_of(name)) for name in saved.predict.keep_largest]
-        self.device = torch.device(device) if device is not None else best_device()
+        self.device = checked_device(device)
         self.dtype = resolve_precision(saved.predict.precision, self.device)
         volumetric = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
         self.model = to_channels_last(volumetric.to(self.device).eval(), model.spatial_dims)
@@ -125,7 +126,7 @@ def load(folder: str | Path, *, device: str | None = None, **settings: object) -
     """Load a model folder for prediction.
 
     Args:
-        folder: ``RUN/model``, or a copy of it.
+        folder: ``RUN/model``, or a copy of it; RUN itself; or ``RUN/best``.
         device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
         **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``.
 

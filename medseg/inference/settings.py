@@ -8,6 +8,7 @@ from pydantic import Field
 
 from medseg.config import Config
 from medseg.data.preprocess import Preprocessing
+from medseg.data.settings import Axes
 
 
 class PredictSettings(Config):
@@ -24,7 +25,7 @@ class PredictSettings(Config):
 
     overlap: float = Field(0.5, ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"
-    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+    mirror_axes: Axes = ()
     batch_size: int = Field(1, ge=1)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     keep_largest: tuple[str, ...] = ()

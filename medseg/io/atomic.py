@@ -70,6 +70,24 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and check that it can be written to, before work that would be lost otherwise.
+
+    Raises:
+        DataError: it cannot.
+    """
+    path = Path(path)
+    probe = path / f".{os.getpid()}.probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written to ({error.strerror or error}). Choose another folder."
+        ) from None
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write `content` to `path` in one step: readers see the old file or the new one."""
     with replacing(path) as temporary:

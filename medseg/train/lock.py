@@ -70,7 +70,7 @@ class RunLock:
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
             host, pid = str(holder["host"]), int(holder["pid"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError, KeyError, TypeError):
             host, pid = "an unknown host", 0

@@ -113,7 +113,7 @@ class Trainer:
                 # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
                 stopped_by = None if last else stop.received
                 if self._due(self.settings.save_every) or last or stopped_by is not None:
-                    self._save("last")
+                    self._save()
                 if report is not None:
                     yield report
                     self._meter = _Meter()
@@ -228,19 +228,21 @@ class Trainer:
         )
         if report.mean_dice is not None and report.mean_dice > self.best:
             self.best = report.mean_dice
-            self._save("best")
+            self._finite_weights()
+            self.export(self.run / "best")
         log.add(report)
         return report
 
-    def _save(self, kind: str) -> None:
-        """Save weights and state; a validation's best keeps one, ``last`` the newest two.
-
-        Raises:
-            Diverged: weights that are not finite, of which no step recovers.
-        """
+    def _finite_weights(self) -> dict[str, Tensor]:
+        """The state dict, or `Diverged` for weights that are not finite, of which no step recovers."""
         weights = self.model.state_dict()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise Diverged(self._divergence("weights: found NaN or infinite values"))
+        return weights
+
+    def _save(self) -> None:
+        """Save weights and state; the newest two are kept."""
+        weights = self._finite_weights()
         state = {
             "step": self.step,
             "best": self.best,
@@ -248,7 +250,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),  # float16: the scale of the gradients
         }
-        save_checkpoint(self.run / kind, self.step, weights, state, keep=1 if kind == "best" else 2)
+        save_checkpoint(self.run / "last", self.step, weights, state)
 
     def _resume(self) -> None:
         found = load_checkpoint(self.run / "last")

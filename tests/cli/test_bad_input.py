@@ -42,7 +42,7 @@ def test_missing_file(refused, workplace, tmp_path):
     holds(
         refused("inspect", tmp_path / "ct.nii.gz"), tmp_path / "ct.nii.gz", "no such file", "Check the path"
     )
-    told = refused("predict", workplace / "run" / "model", tmp_path / "ct.nii.gz")
+    told = refused("predict", workplace / "run" / "model", tmp_path / "ct.nii.gz", "-o", tmp_path / "o")
     holds(told, tmp_path / "ct.nii.gz", "no such file or folder", "Check the path")
 
 
@@ -191,7 +191,7 @@ def test_no_labels_at_all(refused, tmp_path, workplace):
 
 
 def test_a_run_without_model(refused, workplace, tmp_path):
-    told = refused("predict", tmp_path, "x.nii.gz")
+    told = refused("predict", tmp_path, "x.nii.gz", "-o", tmp_path / "o")
     holds(told, "not a model folder", "Give RUN/model")
 
 
@@ -201,3 +201,54 @@ def test_another_dataset_in_the_place_of_phantoms(refused, tmp_path, workplace):
         "train", workplace / "toy.yaml", "data={path: null, phantom: {modality: ct, cases: 3}}", "--run", tmp_path / "run"
     )  # fmt: skip
     holds(told, "phantom_ct_3_0", "holds another dataset, expected phantom_ct")
+
+
+@pytest.mark.parametrize("spacing", ["[-1,1,1]", "[0,1,1]", "[1,.inf,1]"])
+def test_a_spacing_that_is_none(refused, toy, spacing):
+    holds(refused(*toy, f"preprocess.spacing={spacing}"), "preprocess.spacing")
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:97"])
+def test_a_device_that_is_not_there(refused, workplace, tmp_path, device):
+    image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "o", "--device", device)
+    holds(told, f"device: found {device}, expected one of this machine, such as")
+
+
+def test_an_axis_mirrored_twice(refused, workplace, tmp_path):
+    image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    told = refused(
+        "predict", workplace / "run" / "model", image, "-o", tmp_path / "o", "--set", "mirror_axes=[0,0]"
+    )
+    holds(told, "mirror_axes", "found [0, 0], expected each axis once")
+
+
+def test_predicting_images_needs_a_place(refused, workplace):
+    image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    holds(refused("predict", workplace / "run" / "model", image), "--output")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_work(refused, workplace, tmp_path):
+    (tmp_path / "file").write_text("")
+    image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "file" / "out")
+    holds(told, tmp_path / "file" / "out", "cannot be written to")
+    told = refused("train", workplace / "toy.yaml", "--run", tmp_path / "file" / "run")
+    assert "at work" not in told
+
+
+def test_a_run_that_is_not_finished_has_no_model(refused, workplace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workplace / "run", run, ignore=shutil.ignore_patterns("model"))
+    told = refused("predict", run, "--held-out")
+    holds(told, run, "not finished", "medseg train --resume", run / "best")
+    assert repr(medseg.load(workplace / "run")) == repr(medseg.load(workplace / "run" / "model"))
+
+
+def test_an_image_in_the_place_of_a_label_map(refused, tmp_path, make_volume):
+    rng = np.random.default_rng(0)
+    image = make_volume(kind="label").with_data(rng.integers(0, 200, (1, 7, 6, 5)).astype(np.uint8))
+    medseg.write(image, tmp_path / "image.nii.gz")
+    medseg.write(make_volume(kind="label"), tmp_path / "label.nii.gz")
+    told = refused("evaluate", tmp_path / "label.nii.gz", tmp_path / "image.nii.gz")
+    holds(told, "found 3 values in the prediction", "--labels TSV")

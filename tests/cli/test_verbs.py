@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -88,6 +89,7 @@ def test_predict_files_settings_and_skip_existing(workplace, tmp_path, capsys):
                 "--skip-existing",
                 "--set",
                 "overlap=0.25",
+                "--set",
                 "mirror_axes=[0]",
             ]
         )
@@ -190,3 +192,58 @@ def test_evaluate_maps_on_different_grids_is_refused(workplace, tmp_path, capsys
     medseg.write(volume.cropped((0, 0, 0), [n - 1 for n in volume.grid.shape]), tmp_path / "small.nii.gz")
     assert main(["evaluate", str(tmp_path / "small.nii.gz"), str(reference)]) == 1
     assert "phantom_000: prediction: not on the grid of its reference: found Grid(" in capsys.readouterr().err
+
+
+def test_evaluate_goes_on_past_a_broken_case_and_ends_with_2(workplace, tmp_path, capsys):
+    folder = tmp_path / "predicted"
+    shutil.copytree(workplace / "data" / "labelsTr", folder)
+    (folder / "phantom_001.nii.gz").write_bytes(b"broken")
+    assert (
+        main(["evaluate", str(folder), str(workplace / "data" / "labelsTr"), "-o", str(tmp_path / "t")]) == 2
+    )
+    told = capsys.readouterr()
+    assert "phantom_001" in told.err
+    assert "1 of 4 cases could not be measured" in told.out
+    assert len((tmp_path / "t" / "cases.tsv").read_text().splitlines()) == 1 + 3 * 5
+
+
+def test_evaluate_at_a_tolerance_of_zero(workplace, capsys):
+    label = str(workplace / "data" / "labelsTr" / "phantom_000.nii.gz")
+    assert main(["evaluate", label, label, "--tolerance-mm", "0"]) == 0
+    assert "surface Dice at 0 mm" in capsys.readouterr().out
+
+
+def test_inspect_a_folder_of_images(workplace, capsys):
+    assert main(["inspect", str(workplace / "data" / "imagesTr"), "--cases", "3"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("Volume(") == 3
+    assert "... 1 more images" in told
+
+
+def test_inspect_counts_voxels_that_are_no_numbers(tmp_path, capsys, make_volume):
+    volume = make_volume()
+    data = volume.data.copy()
+    data[0, 0, 0, :2] = np.nan
+    medseg.write(volume.with_data(data), tmp_path / "nan.nii.gz")
+    assert main(["inspect", str(tmp_path / "nan.nii.gz")]) == 0
+    assert "2 voxels are NaN or infinite" in capsys.readouterr().out
+
+
+def test_the_best_weights_are_a_model_too(workplace, tmp_path):
+    image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
+    assert main(["predict", str(workplace / "run" / "best"), str(image), "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "phantom_000.nii.gz").is_file()
+
+
+def test_a_run_remembers_where_its_data_are(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    run = str(tmp_path / "run")
+    assert main(["train", "toy.yaml", "data.path=data", "--run", run]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", run, "--held-out"]) == 0
+
+
+def test_waiting_threads_sleep(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert main(["models"]) == 0
+    assert os.environ.pop("OMP_WAIT_POLICY") == "PASSIVE"

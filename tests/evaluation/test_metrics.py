@@ -11,6 +11,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.metrics import compare, confusion
+from medseg.evaluation.surface import surface
 from medseg.geometry import Grid
 from medseg.labels import Labels
 from medseg.volume import Volume
@@ -194,3 +195,17 @@ def test_confusion_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = confusion(prediction, reference, 4)
     monkeypatch.setattr("medseg.evaluation.metrics._BLOCK", 20)
     np.testing.assert_array_equal(confusion(prediction, reference, 4), whole)
+
+
+def test_distances_on_a_sheared_grid_are_those_of_the_world():
+    affine = np.array([[1.0, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    data = np.zeros((1, 20, 12, 20), np.uint8)
+    data[0, 4:10, 3:9, 3:9] = 1
+    grid = Grid((20, 12, 20), affine)
+    reference = Volume(data, grid, "label")
+    prediction = Volume(np.roll(data, 5, axis=3), grid, "label")
+    places = [np.argwhere(surface(v.data[0] > 0)) @ affine[:3, :3].T for v in (prediction, reference)]
+    apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+    expected = max(np.percentile(apart.min(axis), 95) for axis in (0, 1))
+    (row,) = compare(prediction, reference, Labels.of({"box": 1}))
+    assert row.hd95_mm == pytest.approx(expected)

@@ -168,3 +168,20 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for tolerance in (-1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="tolerance_mm"):
             found.surface_dice(tolerance)
+
+
+def test_axes_that_are_not_at_right_angles():
+    """A box moved along a sheared axis, against distances between the voxels' places in the world."""
+    steps = np.array(
+        [[1.0, 0.0, 0.5], [0.0, 1.5, 0.0], [0.0, 0.0, 1.0]]
+    )  # columns: one voxel along each axis
+    reference = np.zeros((24, 14, 20), bool)
+    reference[6:12, 4:10, 3:9] = True
+    prediction = np.roll(reference, 5, axis=2)
+    places = [np.argwhere(surface(mask)) @ steps.T for mask in (prediction, reference)]
+    apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+    expected = max(np.percentile(apart.min(axis), 95) for axis in (0, 1))
+    assert surface_distances(prediction, reference, steps).hausdorff() == pytest.approx(expected)
+    assert surface_distances(prediction, reference, np.diag([1, 2, 3])).hausdorff() == pytest.approx(
+        surface_distances(prediction, reference, (1, 2, 3)).hausdorff()
+    )
