@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy import ndimage
 
 from medseg.config import Config
 from medseg.data.settings import Method, Millimetres
 from medseg.errors import DataError
 from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
-from medseg.resampling import resample
+from medseg.resampling import AxisMap
 from medseg.volume import Volume
 
 STD_FLOOR = 1e-8
@@ -136,35 +136,32 @@ def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) ->
     return cropped.resampled(shape=prepared.image.grid.shape)
 
 
-def restore(logits: NDArray[np.float32], prepared: Prepared, settings: Preprocessing) -> Volume:
-    """Class logits on the network's grid → class indices on the file's own grid.
+@dataclass(frozen=True)
+class LabelTarget:
+    """An empty label map on a file's own grid, seen from the network's grid.
 
-    Each class's logits are interpolated linearly onto the file's voxels before the arg-max, which is taken
-    class by class, so that no second array of all classes is made. Outside the crop is background.
-
-    Args:
-        logits: `(K, X, Y, Z)` on ``prepared.image.grid``.
-
-    Returns:
-        Label volume of class indices with the file's grid and header.
+    Attributes:
+        volume: the label map, background everywhere, laid out as NIfTI files are.
+        view: the part of it inside the crop with the network's axes `(X, Y, Z)`; writing to it fills `volume`.
+        maps: where the voxels of `view` lie on the prepared grid, an `AxisMap` an axis.
     """
-    turned_grid = prepared.source.reoriented(settings.orientation)
-    box = turned_grid.boxed(prepared.start, prepared.shape)
+
+    volume: Volume
+    view: NDArray[Any]
+    maps: tuple[AxisMap, ...]
+
+
+def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
+    """Make the label map that a prediction on a prepared image is written to."""
+    source, codes = prepared.source, settings.orientation
+    box = source.reoriented(codes).boxed(prepared.start, prepared.shape)
     maps = separable_maps(prepared.image.grid, box)
     if maps is None:
         raise AssertionError("a prepared grid always runs along its file's axes")
-    classes = np.zeros(prepared.shape, dtype=np.uint8 if len(logits) <= 256 else np.uint16)
-    best = resample(logits[0], maps, (1, 1, 1))
-    best = best.copy() if best.base is not None or best is logits[0] else best
-    for index in range(1, len(logits)):
-        candidate = resample(logits[index], maps, (1, 1, 1))
-        wins = candidate > best
-        classes[wins] = index
-        best[wins] = candidate[wins]
-    full = np.zeros(turned_grid.shape, dtype=classes.dtype)
-    full[tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))] = classes
-    data = np.ascontiguousarray(turned(full[None], settings.orientation, prepared.source.axcodes))
-    return Volume(data, prepared.source, "label", prepared.header)
+    data = np.zeros(source.shape, dtype, order="F")
+    inside = tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
+    volume = Volume(data[None], source, "label", prepared.header)
+    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps)
 
 
 def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -> tuple[Method, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from medseg.data.cases import Case, read_case_image
-from medseg.data.preprocess import prepare, restore
+from medseg.data.preprocess import label_target, prepare
 from medseg.errors import ModelError
+from medseg.inference.export import export_labels
 from medseg.inference.model_folder import load_model
 from medseg.inference.postprocess import keep_largest_components
 from medseg.inference.precision import autocast, checked_device, resolve_precision, to_channels_last
 from medseg.inference.settings import PredictSettings, SavedModel
-from medseg.inference.windows import predict_windows
+from medseg.inference.windows import window_slices
 from medseg.io import read
 from medseg.labels import Labels
 from medseg.models.base import Model
@@ -25,6 +26,11 @@ from medseg.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
 Progress = Callable[[int, int], None]
+_SLAB_FIRST = (
+    2,
+    0,
+    1,
+)  # the slab rolls along Z, whatever the file's own axes, so that the sums have one order
 
 
 class Predictor:
@@ -46,7 +52,7 @@ class Predictor:
     ) -> None:
         self.saved = saved
         self.labels = labels
-        self._cleaned = [labels.values.index(labels.value_of(name)) for name in saved.predict.keep_largest]
+        self._cleaned = [labels.value_of(name) for name in saved.predict.keep_largest]
         self.device = checked_device(device)
         self.dtype = resolve_precision(saved.predict.precision, self.device)
         volumetric = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
@@ -78,29 +84,42 @@ class Predictor:
         """
         volume, where = self._volume(source)
         prepared = prepare(volume, self.saved.preprocessing, where=where)
-        logits = self.logits(torch.from_numpy(prepared.image.data), on_window=on_window)
-        classes = restore(logits.cpu().numpy(), prepared, self.saved.preprocessing)
-        data = classes.data
+        values = self.labels.to_values(np.arange(len(self.labels)))
+        target = label_target(prepared, self.saved.preprocessing, values.dtype)
+        export_labels(
+            self._slices(torch.from_numpy(prepared.image.data), on_window),
+            [target.maps[axis] for axis in _SLAB_FIRST],
+            values,
+            target.view.transpose(_SLAB_FIRST),
+        )
+        labels = target.volume
         if self._cleaned:
-            data = keep_largest_components(data[0], self._cleaned)[None]
-        return classes.with_data(self.labels.to_values(data))
+            labels = labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])
+        return labels
 
-    @torch.inference_mode()
     def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
         """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""
+        blocks = [block.clone() for block in self._slices(image, on_window)]
+        return torch.cat(blocks).permute(3, 1, 2, 0)
+
+    @torch.inference_mode()
+    def _slices(self, image: Tensor, on_window: Progress | None) -> Iterator[Tensor]:
+        """Logits of a prepared image, blocks of axial slices `(slices, X, Y, k)`."""
 
         def network(batch: Tensor) -> Tensor:
             with autocast(self.dtype, self.device):
-                return self.model(batch)  # type: ignore[no-any-return]
+                logits: Tensor = self.model(batch.movedim(2, -1))
+                return logits.movedim(-1, 2)
 
-        return predict_windows(
-            image.to(self.device),
+        settings = self.settings
+        yield from window_slices(
+            image.to(self.device).movedim(-1, 1),
             network,
-            self.saved.window,
-            overlap=self.settings.overlap,
-            batch_size=self.settings.batch_size,
-            blend=self.settings.blend,
-            mirror_axes=self.settings.mirror_axes,
+            [self.saved.window[axis] for axis in _SLAB_FIRST],
+            overlap=settings.overlap,
+            batch_size=settings.batch_size,
+            blend=settings.blend,
+            mirror_axes=[_SLAB_FIRST.index(axis) for axis in settings.mirror_axes],
             on_window=on_window,
         )
 

@@ -7,16 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from medseg.data.phantom import phantom_case
 from medseg.data.preprocess import (
     Normalization,
     Preprocessing,
     check_image,
     measure,
     prepare,
-    prepare_label,
     resolve_methods,
-    restore,
 )
 from medseg.errors import DataError
 from medseg.geometry import Grid
@@ -129,68 +126,6 @@ def test_wrong_number_of_channels_is_refused(make_volume):
     with pytest.raises(DataError, match=r"a\.nii: channels: found 2, expected 1"):
         prepare(make_volume(channels=2), Preprocessing(), where="a.nii")
     check_image(make_volume(channels=2, dtype=np.int16), 2, "a.nii")
-
-
-def one_hot(label: Volume, classes: int) -> np.ndarray:
-    return (np.arange(classes).reshape(-1, 1, 1, 1) == label.data).astype(np.float32) * 8 - 4
-
-
-def dice(one: np.ndarray, other: np.ndarray, value: int) -> float:
-    a, b = one == value, other == value
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_prepared_and_restored_at_the_same_spacing_is_exact(seed):
-    image, label = phantom_case(seed, "ct", (24, 20, 14), (14, 15, 18))
-    settings = Preprocessing(channels=(Normalization(),))
-    prepared = prepare(image, settings)
-    assert prepared.image.grid.axcodes == "RAS"
-    restored = restore(one_hot(prepare_label(label, prepared, settings), 6), prepared, settings)
-    assert restored.grid == image.grid
-    assert restored.is_label
-    np.testing.assert_array_equal(restored.data, label.data)
-
-
-@pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR"])
-@pytest.mark.parametrize("spacing", [(4, 4, 6), (3.5, 4.5, 8)])
-def test_prepared_and_restored_at_another_spacing_keeps_every_organ(orientation, spacing):
-    image, label = phantom_case(1, "mr", (48, 42, 24), (6.5, 6.5, 10))
-    settings = Preprocessing(spacing=spacing, orientation=orientation)
-    prepared = prepare(image, settings)
-    np.testing.assert_allclose(prepared.image.spacing, spacing, rtol=0.06)
-    restored = restore(one_hot(prepare_label(label, prepared, settings), 6), prepared, settings)
-    assert restored.grid == image.grid
-    for value in range(6):
-        assert dice(restored.data, label.data, value) > 0.95, value
-
-
-def test_margins_are_cut_and_come_back_as_background():
-    image = Volume(np.ones((1, 4, 4, 4), np.int16), Grid.of((4, 4, 4), (1, 2, 3))).padded(
-        (2, 0, 1), (0, 3, 0)
-    )
-    settings = Preprocessing(channels=(Normalization(method="none"),))
-    prepared = prepare(image, settings)
-    assert (prepared.start, prepared.shape) == ((2, 0, 1), (4, 4, 4))
-    logits = np.stack([np.zeros((4, 4, 4)), np.ones((4, 4, 4))]).astype(np.float32)
-    kept = logits.copy()
-    np.testing.assert_array_equal(restore(logits, prepared, settings).data, image.data)
-    np.testing.assert_array_equal(logits, kept)  # the caller's logits are not changed
-
-
-def test_more_than_256_classes_fit():
-    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.of((2, 2, 2)))
-    prepared = prepare(image, Preprocessing())
-    logits = np.zeros((300, 2, 2, 2), np.float32)
-    logits[299] = 1
-    restored = restore(logits, prepared, Preprocessing())
-    assert (restored.data.dtype, set(restored.data.ravel())) == (np.uint16, {299})
-
-
-def test_ties_go_to_the_first_class():
-    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.of((2, 2, 2)))
-    restored = restore(np.zeros((3, 2, 2, 2), np.float32), prepare(image, Preprocessing()), Preprocessing())
-    assert not restored.data.any()
 
 
 def test_methods_are_resolved_by_channel_name():

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
-from medseg.inference.windows import predict_windows, window_positions, window_starts, window_weights
+from medseg.inference.windows import (
+    predict_windows,
+    window_positions,
+    window_slices,
+    window_starts,
+    window_weights,
+)
 
 
 @st.composite
@@ -107,6 +113,58 @@ def test_equals_monai_where_positions_and_weights_coincide():
         result = predict_windows(image, network, (8, 8, 4), overlap=0.5, batch_size=3, blend="constant")
     assert isinstance(expected, torch.Tensor)
     torch.testing.assert_close(result, expected[0], atol=1e-5, rtol=0)
+
+
+def dense(image, network, window, *, overlap, blend, mirror_axes):
+    """The definition: sums over the whole image of every window's weighted logits, and of the weights."""
+    padding = [max(0, w - s) for w, s in zip(window, image.shape[1:], strict=True)]
+    pads = [(p // 2, p - p // 2) for p in padding]
+    padded = torch.nn.functional.pad(image, [edge for pair in reversed(pads) for edge in pair])
+    weights = window_weights(tuple(window), blend)
+    total, weight_sum = 0, torch.zeros(padded.shape[1:])
+    for position in window_positions(padded.shape[1:], window, overlap):
+        box = tuple(slice(p, p + w) for p, w in zip(position, window, strict=True))
+        patch = padded[(slice(None), *box)][None]
+        subsets = [s for n in range(len(mirror_axes) + 1) for s in itertools.combinations(mirror_axes, n)]
+        flips = [[axis + 2 for axis in subset] for subset in subsets]
+        logits = sum(network(patch.flip(f)).flip(f) for f in flips)[0] / len(flips)
+        if isinstance(total, int):
+            total = torch.zeros((len(logits), *padded.shape[1:]))
+        total[(slice(None), *box)] += logits * weights
+        weight_sum[box] += weights
+    inner = tuple(slice(low, low + n) for (low, _), n in zip(pads, image.shape[1:], strict=True))
+    return (total / weight_sum)[(slice(None), *inner)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), classes=st.integers(2, 4), seed=st.integers(0, 99))
+def test_the_rolling_slab_equals_the_definition_bit_for_bit(case, classes, seed):
+    shape, window, overlap, blend, mirror = case
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
+    mixing = torch.from_numpy(rng.normal(size=(classes, *window)).astype(np.float32))
+
+    def network(batch):  # depends on the place in the window, and is computed voxel by voxel
+        return torch.tanh(batch * mixing + mixing)
+
+    options = {"overlap": overlap, "blend": blend, "mirror_axes": mirror}
+    expected = dense(image, network, window, **options)
+    for batch_size in (1, 3):
+        result = predict_windows(image, network, window, batch_size=batch_size, **options)
+        assert torch.equal(result, expected)
+
+
+def test_the_slab_is_one_window_high_however_long_the_image_is():
+    def blocks(length):
+        network = torch.nn.Conv3d(1, 3, 1)
+        image = torch.zeros(1, length, 6, 7)
+        with torch.no_grad():
+            yield from window_slices(image, network, (8, 4, 4), overlap=0.5)
+
+    for length in (32, 320):
+        sizes = [(len(b), b.untyped_storage().nbytes()) for b in blocks(length)]
+        assert sum(size for size, _ in sizes) == length
+        assert {held for _, held in sizes} == {8 * 6 * 7 * 3 * 4}
 
 
 def test_mirroring_is_the_mean_over_all_flips():
