@@ -133,6 +133,11 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
     numbered = [CHANNEL_FILE.fullmatch(stem_of(file)) for file in files]
     if channels == 1 and all(match and match["channel"] == "0000" for match in numbered):
         return [Case(usable_id(match["id"]), (f,)) for f, match in zip(files, numbered, strict=True) if match]
+    if channels == 1 and all(numbered) and len({match["id"] for match in numbered if match}) < len(files):
+        raise DataError(
+            f"{files[0]}: found several channels a case (_0000, _0001, ...), expected 1 as the model has. Give the "
+            "files of that channel, such as FOLDER/*_0000.nii.gz."
+        )
     if channels == 1 or not any(numbered):
         return [Case(usable_id(stem_of(file)), (file,)) for file in files]
     groups: dict[str, list[Path]] = defaultdict(list)

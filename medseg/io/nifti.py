@@ -166,6 +166,10 @@ def _voxels(image: Any, path: Path) -> NDArray[Any]:
             _fill(data, stream, proxy)
             while stream.read(_CHUNK_BYTES):  # only at the end of a .gz is its checksum compared
                 pass
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: the voxels are in another file, {file.name}, which is missing. Copy it to the same folder."
+        ) from None
     except _UNREADABLE as error:
         raise DataError(
             f"{path}: voxel data are damaged or end early ({_reason(error)}); expected {image.shape} voxels of "

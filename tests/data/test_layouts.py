@@ -1,4 +1,4 @@
-"""Layouts: what read_dataset and read_images find in made-up and real folders."""
+"""Layouts: what read_dataset finds in made-up and real folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.data.cases import read_case_image, read_case_label
-from medseg.data.layouts import read_dataset, read_images
+from medseg.data.layouts import read_dataset
 from medseg.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -366,71 +366,6 @@ def test_layout_by_name(tmp_path):
 # Images to predict ----------------------------------------------------------------------------------------
 
 
-def ids_of(cases: list[Any]) -> dict[str, list[str]]:
-    return {case.id: [path.name for path in case.images] for case in cases}
-
-
-def test_images_of_one_channel(tmp_path):
-    tree(tmp_path, "b.nii.gz", "a_0001.nrrd", "._b.nii.gz", "notes.txt", "pair.hdr", "pair.img")
-    assert ids_of(read_images(tmp_path)) == {
-        "a_0001": ["a_0001.nrrd"],
-        "b": ["b.nii.gz"],
-        "pair": ["pair.hdr"],
-    }
-    assert ids_of(read_images(tmp_path / "b.nii.gz")) == {"b": ["b.nii.gz"]}
-
-
-def test_nnunet_style_names_of_one_channel_lose_their_number(tmp_path):
-    tree(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
-    assert list(ids_of(read_images(tmp_path))) == ["a", "b"]
-
-
-def test_images_of_several_channels(tmp_path):
-    tree(tmp_path, *[f"{i}_000{c}.nii.gz" for i in "ab" for c in (1, 0)], "all.nii.gz")
-    assert ids_of(read_images(tmp_path, channels=2)) == {
-        "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
-        "all": ["all.nii.gz"],
-        "b": ["b_0000.nii.gz", "b_0001.nii.gz"],
-    }
-    files = [tmp_path / "a_0001.nii.gz", tmp_path / "a_0000.nii.gz"]
-    assert list(ids_of(read_images(files, channels=2))) == ["a"]
-    with pytest.raises(DataError, match=r"2 files are missing.*\n.*a_0002.*\n.*b_0002"):
-        read_images(tmp_path, channels=3)
-
-
-def test_more_channels_than_asked_for(tmp_path):
-    tree(tmp_path, *[f"a_000{c}.nii.gz" for c in range(3)])
-    with pytest.raises(DataError, match=r"case a: found a_0002\.nii\.gz, expected a_0000\.nii\.gz to"):
-        read_images(tmp_path, channels=2)
-
-
-def test_unusual_names_become_ids(tmp_path):
-    tree(tmp_path, "CT of (1).nii.gz", "-x.nii")
-    assert list(ids_of(read_images(tmp_path))) == ["CT_of__1_", "x"]
-
-
-def test_same_name_in_two_folders(tmp_path):
-    tree(tmp_path, "x/a.nii", "y/a.nii")
-    with pytest.raises(DataError, match="case 'a' is there twice"):
-        read_images([tmp_path / "x", tmp_path / "y"])
-
-
-def test_dicom_folders(tmp_path):
-    tree(tmp_path, "one/I10", "one/I20", "two/1.dcm", ".cache/x")
-    assert ids_of(read_images(tmp_path / "one")) == {"one": ["one"]}
-    assert ids_of(read_images(tmp_path)) == {"one": ["one"], "two": ["two"]}
-
-
-def test_no_images(tmp_path):
-    with pytest.raises(DataError, match="found no image"):
-        read_images(tmp_path)
-    with pytest.raises(DataError, match="no such file or folder"):
-        read_images(tmp_path / "absent.nii")
-
-
-# Real data ------------------------------------------------------------------------------------------------
-
-
 @real
 def test_real_decathlon_task():
     dataset = read_dataset(SHARED / "Task04_Hippocampus")
@@ -462,8 +397,3 @@ def test_real_broken_dataset():
         read_dataset(SHARED / "broken_dataset")
     for name in ("imagesTr/hippocampus_010", "labelsTr/hippocampus_118", "imagesTr/hippocampus_281"):
         assert name in str(caught.value)
-
-
-@real
-def test_real_dicom_series_are_found():
-    assert len(read_images(SHARED / "dicom")) == 4
