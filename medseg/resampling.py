@@ -158,7 +158,7 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
     """
     unit = np.eye(axis_map.n_in)
     if order == 0:
-        matrix = unit[_nearest_index(axis_map)]
+        matrix = unit[nearest_index(axis_map)]
         matrix.flags.writeable = False
         return matrix
     columns = [
@@ -177,7 +177,8 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:
+def nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:
+    """Source sample nearest to each target sample, `(n_out,)`; a tie takes the higher, borders repeat."""
     position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
     index = np.floor(np.round(position, 9) + 0.5).astype(np.intp)
     return np.clip(index, 0, axis_map.n_in - 1)
@@ -187,7 +188,7 @@ def _select(array: Array, axes: Iterable[int], maps: Sequence[AxisMap]) -> Array
     first = array.ndim - len(maps)
     for axis in axes:
         if not maps[axis].is_identity:
-            array = np.take(array, _nearest_index(maps[axis]), axis=first + axis)
+            array = np.take(array, nearest_index(maps[axis]), axis=first + axis)
     return array
 
 

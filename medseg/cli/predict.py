@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,16 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="such as 6GB: what the program may take; default: 80 %% of what is free",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="print windows, time and memory of each image, and predict none",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -36,42 +45,87 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from medseg.config import apply_overrides
-    from medseg.errors import ConfigError, MedsegError
+    from medseg.errors import ConfigError
     from medseg.inference.predictor import load
-    from medseg.io import write
     from medseg.io.atomic import make_folder
 
     if options.held_out == bool(options.images):
         raise ConfigError("predict: give either images or --held-out.")
-    if options.images and not options.output:
+    if options.images and not options.output and not options.estimate:
         raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
     folder = Path(options.model)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
-    predictor = load(model_folder, device=options.device, **apply_overrides({}, options.set))
+    settings = apply_overrides({}, options.set)
+    predictor = load(model_folder, device=options.device, max_memory=options.max_memory, **settings)
     cases = _cases(options, model_folder.parent, len(predictor.saved.channel_names))
+    print(predictor, flush=True)
+    if options.estimate:
+        return _estimate(predictor, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
     targets = [output / f"{case.id}.nii.gz" for case in cases]
     _check_targets(cases, targets)
     make_folder(output)
-    print(predictor, flush=True)
+    pairs = list(zip(cases, targets, strict=True))
+    if options.skip_existing:
+        pairs = [(case, target) for case, target in pairs if not target.is_file()]
+    failed = _predict(predictor, pairs)
+    print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
+    return 2 if failed else 0
+
+
+def _predict(predictor: Any, pairs: list[tuple[Any, Path]]) -> int:
+    """Predict and write, telling progress; returns how many failed."""
+    from tqdm import tqdm
+
+    from medseg.inference.many import predict_files
+
     failed = 0
-    for case, target in tqdm(
-        list(zip(cases, targets, strict=True)), unit="case", file=sys.stderr, disable=None
+    with (
+        tqdm(total=len(pairs), unit="case", file=sys.stderr, disable=None) as all_cases,
+        tqdm(unit="window", file=sys.stderr, disable=None, leave=False, position=1) as one,
     ):
-        if options.skip_existing and target.is_file():
-            continue
-        began = time.perf_counter()
+
+        def on_window(done: int, total: int) -> None:
+            one.total = total
+            one.n = done
+            one.refresh()
+
+        for outcome in predict_files(predictor, pairs, on_window=on_window):
+            all_cases.update()
+            if outcome.error is not None:
+                failed += 1
+                tqdm.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
+            else:
+                seconds = outcome.reading + outcome.network + outcome.writing
+                tqdm.write(f"{outcome.target}  {seconds:.1f} s", file=sys.stdout)
+            sys.stdout.flush()
+    return failed
+
+
+def _estimate(predictor: Any, cases: list[Any]) -> int:
+    """Print what each image would take."""
+    from medseg.errors import MedsegError
+    from medseg.inference.estimate import estimate
+    from medseg.inference.memory import gigabytes
+
+    failed, seconds, memory = 0, 0.0, 0
+    for case in cases:
         try:
-            write(predictor(case), target)
-            tqdm.write(f"{target}  {time.perf_counter() - began:.1f} s", file=sys.stdout)
+            found = estimate(predictor, case)
         except MedsegError as error:
             failed += 1
-            tqdm.write(f"{case.id}: {error}", file=sys.stderr)
-        sys.stdout.flush()
-    print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
+            print(f"{case.id}: {error}", file=sys.stderr)
+            continue
+        shape = "x".join(map(str, found.shape))
+        parts = f", in {found.bands} parts" if found.bands > 1 else ""
+        print(
+            f"{case.id}  {shape} voxels, {found.windows} windows ({found.empty} empty){parts}, "
+            f"{found.seconds:.1f} s, {gigabytes(found.memory)}",
+            flush=True,
+        )
+        seconds, memory = seconds + found.seconds, max(memory, found.memory)
+    print(f"{len(cases) - failed} of {len(cases)} cases: {seconds:.0f} s, at most {gigabytes(memory)}")
     return 2 if failed else 0
 
 

@@ -19,6 +19,7 @@ from medseg.volume import Volume
 
 STD_FLOOR = 1e-8
 SAMPLES_PER_CASE = 20_000
+Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Normalization(Config):
@@ -104,22 +105,23 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         )
 
 
-def prepare(image: Volume, settings: Preprocessing, where: str = "image") -> Prepared:
+def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: Box | None = None) -> Prepared:
     """Reorient, crop to non-zero, normalise, resample (cubic; nnU-Net's rule for thick slices).
 
     Args:
         image: as read from its file.
         settings: resolved preprocessing.
         where: file or case, for messages.
+        box: start and shape of the box of the reoriented image to keep, instead of the non-zero one.
 
     Raises:
         DataError: wrong channel count, NaN or infinite voxels.
     """
     check_image(image, len(settings.channels), where)
     turned_image = image.reoriented(settings.orientation)
-    start, shape = (
-        _nonzero_box(turned_image.data) if settings.crop_to_nonzero else ((0, 0, 0), turned_image.grid.shape)
-    )
+    if box is None and settings.crop_to_nonzero:
+        box = _nonzero_box(turned_image.data)
+    start, shape = box or ((0, 0, 0), turned_image.grid.shape)
     cropped = turned_image.cropped(start, shape)
     normalised = np.stack([n.apply(c) for n, c in zip(settings.channels, cropped.data, strict=True)])
     volume = Volume(normalised, cropped.grid)
@@ -144,11 +146,13 @@ class LabelTarget:
         volume: the label map, background everywhere, laid out as NIfTI files are.
         view: the part of it inside the crop with the network's axes `(X, Y, Z)`; writing to it fills `volume`.
         maps: where the voxels of `view` lie on the prepared grid, an `AxisMap` an axis.
+        spacing: of `view`, mm.
     """
 
     volume: Volume
     view: NDArray[Any]
     maps: tuple[AxisMap, ...]
+    spacing: tuple[float, float, float]
 
 
 def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
@@ -161,7 +165,7 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
     data = np.zeros(source.shape, dtype, order="F")
     inside = tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     volume = Volume(data[None], source, "label", prepared.header)
-    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps)
+    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps, box.spacing)
 
 
 def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -> tuple[Method, ...]:

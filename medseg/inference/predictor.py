@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from medseg.data.cases import Case, read_case_image
-from medseg.data.preprocess import label_target, prepare
+from medseg.data.preprocess import Box, LabelTarget, Prepared, label_target, prepare
 from medseg.errors import ModelError
-from medseg.inference.export import export_labels
+from medseg.inference.empty import body_box, empty_test
+from medseg.inference.engine import Engine, Job
+from medseg.inference.export import Between
+from medseg.inference.memory import parse_size
 from medseg.inference.model_folder import load_model
+from medseg.inference.network import SLAB_FIRST, WindowNetwork
 from medseg.inference.postprocess import keep_largest_components
-from medseg.inference.precision import autocast, checked_device, resolve_precision, to_channels_last
+from medseg.inference.precision import checked_device
 from medseg.inference.settings import PredictSettings, SavedModel
-from medseg.inference.windows import window_slices
+from medseg.inference.slab import Whole
+from medseg.inference.windows import Sliding, window_slices
 from medseg.io import read
 from medseg.labels import Labels
 from medseg.models.base import Model
-from medseg.models.slicewise import SliceWise
+from medseg.resampling import axis_orders
 from medseg.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
 Progress = Callable[[int, int], None]
-_SLAB_FIRST = (
-    2,
-    0,
-    1,
-)  # the slab rolls along Z, whatever the file's own axes, so that the sums have one order
 
 
 class Predictor:
@@ -41,33 +41,46 @@ class Predictor:
         saved: settings of the model folder.
         labels: names and values of the classes.
         device: where to run; None takes CUDA where there is one.
+        max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
 
     Raises:
         DataError: ``predict.keep_largest`` names an unknown label.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or `max_memory` is no size.
     """
 
     def __init__(
-        self, model: Model, saved: SavedModel, labels: Labels, *, device: torch.device | str | None = None
+        self,
+        model: Model,
+        saved: SavedModel,
+        labels: Labels,
+        *,
+        device: torch.device | str | None = None,
+        max_memory: int | str | None = None,
     ) -> None:
         self.saved = saved
         self.labels = labels
+        self.max_memory = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         self._cleaned = [labels.value_of(name) for name in saved.predict.keep_largest]
         self.device = checked_device(device)
-        self.dtype = resolve_precision(saved.predict.precision, self.device)
-        volumetric = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
-        self.model = to_channels_last(volumetric.to(self.device).eval(), model.spatial_dims)
+        self.network = WindowNetwork(model, saved, self.device)
+        self.engine = Engine(
+            self.network, self._sliding(), labels.to_values(np.arange(len(labels))), self.max_memory
+        )
 
     @property
     def settings(self) -> PredictSettings:
         """Overlap, mirroring, batch, precision, post-processing."""
         return self.saved.predict
 
+    @property
+    def model(self) -> Model:
+        """The model that was given, on its device."""
+        return self.network.model
+
     def with_settings(self, **changes: object) -> Predictor:
         """The same weights with other prediction settings, such as ``overlap=0.25``."""
         saved = self.saved.replace(predict=self.settings.replace(**changes).to_plain())
-        model = self.model.model if isinstance(self.model, SliceWise) else self.model
-        return Predictor(model, saved, self.labels, device=self.device)
+        return Predictor(self.model, saved, self.labels, device=self.device, max_memory=self.max_memory)
 
     def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
         """Segment an image.
@@ -81,47 +94,63 @@ class Predictor:
 
         Raises:
             DataError: the image cannot be read or does not fit the model.
+            ConfigError: the memory allowed is too small for it.
         """
+        return self.run(self.job(source), on_window=on_window)
+
+    def job(self, source: Source) -> Job:
+        """Read and prepare an image: the first half of a call, without the network."""
         volume, where = self._volume(source)
-        prepared = prepare(volume, self.saved.preprocessing, where=where)
-        values = self.labels.to_values(np.arange(len(self.labels)))
-        target = label_target(prepared, self.saved.preprocessing, values.dtype)
-        export_labels(
-            self._slices(torch.from_numpy(prepared.image.data), on_window),
-            [target.maps[axis] for axis in _SLAB_FIRST],
-            values,
-            target.view.transpose(_SLAB_FIRST),
-        )
-        labels = target.volume
+        settings = self.saved.preprocessing
+        prepared = prepare(volume, settings, where=where, box=self._body(volume))
+        target = label_target(prepared, settings, self.engine.values.dtype)
+        image = Whole(torch.from_numpy(prepared.image.data).movedim(-1, 1))
+        lowest = prepared.image.data.min(axis=(1, 2, 3)).tolist()
+        empty = empty_test(settings, lowest) if self.settings.skip_empty else None
+        return Job(image, target, self._axes(prepared, target), empty)
+
+    def run(self, job: Job, *, on_window: Progress | None = None) -> Volume:
+        """Segment a prepared image: the second half of a call."""
+        self.engine.run(job, on_window)
+        labels = job.target.volume
         if self._cleaned:
             labels = labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])
         return labels
 
     def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
         """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""
-        blocks = [block.clone() for block in self._slices(image, on_window)]
-        return torch.cat(blocks).permute(3, 1, 2, 0)
+        slices = window_slices(
+            Whole(image.movedim(-1, 1)), self.network, self.engine.sliding, on_window=on_window
+        )
+        return torch.cat([block.clone() for block in slices]).permute(3, 1, 2, 0)
 
-    @torch.inference_mode()
-    def _slices(self, image: Tensor, on_window: Progress | None) -> Iterator[Tensor]:
-        """Logits of a prepared image, blocks of axial slices `(slices, X, Y, k)`."""
-
-        def network(batch: Tensor) -> Tensor:
-            with autocast(self.dtype, self.device):
-                logits: Tensor = self.model(batch.movedim(2, -1))
-                return logits.movedim(-1, 2)
-
+    def _sliding(self) -> Sliding:
         settings = self.settings
-        yield from window_slices(
-            image.to(self.device).movedim(-1, 1),
-            network,
-            [self.saved.window[axis] for axis in _SLAB_FIRST],
+        return Sliding(
+            self.network.window,
             overlap=settings.overlap,
             batch_size=settings.batch_size,
             blend=settings.blend,
-            mirror_axes=[_SLAB_FIRST.index(axis) for axis in settings.mirror_axes],
-            on_window=on_window,
+            mirror_axes=tuple(SLAB_FIRST.index(axis) for axis in settings.mirror_axes),
+            classes=len(self.labels),
         )
+
+    def _body(self, volume: Volume) -> Box | None:
+        """The box of the reoriented image to look at, if it is a CT and only the body is wanted."""
+        settings = self.saved.preprocessing
+        ct = [channel.method == "ct" for channel in settings.channels]
+        if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
+            return None
+        upright = volume.reoriented(settings.orientation)
+        return body_box(upright.data.max(axis=0), upright.grid)
+
+    def _axes(self, prepared: Prepared, target: LabelTarget) -> tuple[Between, ...]:
+        """Between which network voxels the target's lie, slab axis first."""
+        orders: tuple[int, ...] = (1, 1, 1)
+        if self.settings.thick_slices == "nearest":
+            orders = axis_orders(1, prepared.image.spacing, target.spacing)
+        between = [Between.of(m, nearest=order == 0) for m, order in zip(target.maps, orders, strict=True)]
+        return tuple(between[axis] for axis in SLAB_FIRST)
 
     def _volume(self, source: Source) -> tuple[Volume, str]:
         if isinstance(source, Volume):
@@ -135,18 +164,26 @@ class Predictor:
 
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))
+        precision = str(self.network.dtype).removeprefix("torch.")
         return (
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
-            f"-> {len(self.labels)} classes, window {window}, {self.device}, {str(self.dtype).removeprefix('torch.')})"
+            f"-> {len(self.labels)} classes, window {window}, {self.device}, {precision})"
         )
 
 
-def load(folder: str | Path, *, device: str | None = None, **settings: object) -> Predictor:
+def load(
+    folder: str | Path,
+    *,
+    device: str | None = None,
+    max_memory: int | str | None = None,
+    **settings: object,
+) -> Predictor:
     """Load a model folder for prediction.
 
     Args:
         folder: ``RUN/model``, or a copy of it; RUN itself; or ``RUN/best``.
         device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
+        max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
         **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``.
 
     Raises:
@@ -159,4 +196,4 @@ def load(folder: str | Path, *, device: str | None = None, **settings: object) -
         raise ModelError(
             f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
         )
-    return Predictor(model, saved, labels, device=device)
+    return Predictor(model, saved, labels, device=device, max_memory=max_memory)

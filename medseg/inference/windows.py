@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -12,13 +13,92 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.nn import functional
 
 from medseg.errors import ConfigError
+from medseg.inference.slab import Box, ImageSlab, LogitSlab, Slices, Whole
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """How an image is cut into windows and their logits are put together.
+
+    Attributes:
+        window: voxels per axis.
+        overlap: share of a window that its neighbour covers, in [0, 1).
+        batch_size: windows per call of the network.
+        blend: weights inside a window.
+        mirror_axes: spatial axes; logits are the mean over all combinations of flips along them.
+        sums: type in which logits are put together, float32 or float16.
+        device: where image and sums are held; the network may be elsewhere.
+        empty: tells whether a window `(c, *window)` holds nothing; such windows are not predicted, and voxels that lie
+            in no other are background. Needs `classes`.
+        classes: number of classes, background counted.
+
+    Raises:
+        ConfigError: overlap out of range, or a window that is empty.
+    """
+
+    window: tuple[int, ...]
+    overlap: float = 0.5
+    batch_size: int = 1
+    blend: Blend = "gaussian"
+    mirror_axes: tuple[int, ...] = ()
+    sums: torch.dtype = torch.float32
+    device: torch.device = _CPU
+    empty: Callable[[Tensor], bool] | None = None
+    classes: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ConfigError(
+                f"overlap: found {self.overlap}, expected 0 <= overlap < 1. Use 0.5, for example."
+            )
+
+    def layout(self, shape: Sequence[int], columns: slice | None = None) -> Layout:
+        """Where the windows of an image of this shape lie.
+
+        Args:
+            shape: voxels per axis.
+            columns: part of the second axis that results are wanted for; None for all.
+        """
+        if len(self.window) != len(shape) or min(self.window) < 1:
+            raise ConfigError(
+                f"window: found {self.window}, expected {len(shape)} positive sizes. Correct it."
+            )
+        sizes = tuple(max(n, w) for n, w in zip(shape, self.window, strict=True))
+        before = tuple((size - n) // 2 for size, n in zip(sizes, shape, strict=True))
+        inner = list(_box(before, shape))
+        if columns is not None:
+            inner[1] = slice(before[1] + columns.start, before[1] + columns.stop)
+        boxes = [_box(p, self.window) for p in window_positions(sizes, self.window, self.overlap)]
+        wanted = [box for box in boxes if _meet(box[1:], inner[1:])]
+        runs = zip(wanted, wanted[self.batch_size - 1 :] or wanted[-1:], strict=False)
+        height = max(last[0].stop - first[0].start for first, last in runs)
+        return Layout(sizes, before, tuple(inner), wanted, height)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Windows over an image.
+
+    Attributes:
+        sizes: voxels per axis with the padding of axes that are shorter than their window.
+        before: padding in front of each axis.
+        inner: the box of the padded image that results are wanted for.
+        boxes: the windows that touch it, the last axis fastest.
+        height: slices of the first axis that a batch of windows spans at most.
+    """
+
+    sizes: tuple[int, ...]
+    before: tuple[int, ...]
+    inner: Box
+    boxes: list[Box]
+    height: int
 
 
 def predict_windows(
@@ -40,11 +120,7 @@ def predict_windows(
     Args:
         image: `(c, *spatial)`.
         network: maps `(n, c, *window)` to logits `(n, k, *window)`.
-        window: voxels per axis.
-        overlap: share of a window that its neighbour covers, in [0, 1).
-        batch_size: windows per call of `network`.
-        blend: weights inside a window.
-        mirror_axes: spatial axes; logits are the mean over all combinations of flips along them.
+        window, overlap, batch_size, blend, mirror_axes: see `Sliding`.
         on_window: called with (windows done, windows in all) after each batch.
 
     Returns:
@@ -53,28 +129,19 @@ def predict_windows(
     Raises:
         ConfigError: overlap out of range, or a window of the wrong length.
     """
-    blocks = window_slices(
-        image,
-        network,
-        window,
-        overlap=overlap,
-        batch_size=batch_size,
-        blend=blend,
-        mirror_axes=mirror_axes,
-        on_window=on_window,
+    sliding = Sliding(
+        tuple(window), overlap, batch_size, blend, tuple(mirror_axes), device=torch.device(image.device)
     )
+    blocks = window_slices(Whole(image), network, sliding, on_window=on_window)
     return torch.cat([block.clone() for block in blocks]).movedim(-1, 0).contiguous()
 
 
 def window_slices(
-    image: Tensor,
+    image: Slices,
     network: Network,
-    window: Sequence[int],
+    sliding: Sliding,
     *,
-    overlap: float = 0.5,
-    batch_size: int = 1,
-    blend: Blend = "gaussian",
-    mirror_axes: Sequence[int] = (),
+    columns: slice | None = None,
     on_window: OnWindow | None = None,
 ) -> Iterator[Tensor]:
     """Logits of an image, a block of slices along its first axis at a time.
@@ -83,104 +150,75 @@ def window_slices(
     however long the first axis is.
 
     Args:
-        image: `(c, *spatial)`; for the others see `predict_windows`.
+        image: a `Whole` image, or one that is made as it is asked for.
+        network: maps `(n, c, *window)` to logits `(n, k, *window)`.
+        sliding: windows and how they are put together.
+        columns: part of the second axis that is wanted; windows that do not touch it are left out. The values are
+            those of the whole.
+        on_window: called with (windows done, windows in all) after each batch.
 
     Yields:
-        `(slices, *rest, k)` float32, in order and together all slices. A block is a view that the next one
-        overwrites.
+        `(slices, columns, *rest, k)` in order, together all slices, in the type of the sums. A block is a view that
+        the next one overwrites.
 
     Raises:
-        ConfigError: overlap out of range, or a window of the wrong length.
+        ConfigError: a window of the wrong length.
     """
-    spatial = tuple(image.shape[1:])
-    if len(window) != len(spatial) or min(window) < 1:
-        raise ConfigError(
-            f"window: found {tuple(window)}, expected {len(spatial)} positive sizes. Correct it."
-        )
-    padded, before = _padded(image, window)
-    inner = _box(before, spatial)
-    sizes = padded.shape[1:]
-    positions = list(window_positions(sizes, window, overlap))
-    batches = [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)]
-    height = max(batch[-1][0] + window[0] - batch[0][0] for batch in batches)
-    slab = _Slab((height, *sizes[1:]), window_weights(tuple(window), blend).to(image.device))
+    layout = sliding.layout(image.shape[1:], columns)
+    held = ImageSlab(image, layout.sizes, layout.before, layout.height, sliding.device)
+    weights = window_weights(sliding.window, sliding.blend).to(sliding.device)
+    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums)
     done = 0
-    for batch in batches:
-        if batch[0][0] > slab.first:
-            yield from _within(slab.take(batch[0][0] - slab.first), inner)
-            slab.advance()
-        boxes = [_box(position, window) for position in batch]
-        slab.add(
-            _mirrored(torch.stack([padded[(slice(None), *box)] for box in boxes]), network, mirror_axes),
-            boxes,
-        )
-        done += len(batch)
+    for done, batch in _batches(held, layout, sliding):
+        yield from _finished(slab, batch[0][0].start, sliding.classes)
+        images = torch.stack([held[box] for box in batch])
+        slab.add(_mirrored(images, network, sliding.mirror_axes), batch)
         if on_window is not None:
-            on_window(done, len(positions))
-    yield from _within(slab.take(sizes[0] - slab.first), inner)
+            on_window(done, len(layout.boxes))
+    yield from _finished(slab, layout.sizes[0], sliding.classes)
+    if on_window is not None and done < len(layout.boxes):
+        on_window(len(layout.boxes), len(layout.boxes))
 
 
-class _Slab:
-    """Weighted sums of logits of the slices from `first` on; classes lie last, so that a slice is one piece."""
-
-    def __init__(self, shape: tuple[int, ...], weights: Tensor) -> None:
-        self.first = 0
-        self._weights = weights
-        self._shape = shape
-        self._sums: Tensor | None = None
-        self._weight_sum = torch.zeros(shape, device=weights.device)
-        self._taken = 0
-
-    def add(self, logits: Tensor, boxes: Sequence[tuple[slice, ...]]) -> None:
-        """Add windows `(n, k, *window)` at `boxes` of the padded image."""
-        if self._sums is None:
-            self._sums = torch.zeros((*self._shape, logits.shape[1]), device=logits.device)
-        for box, values in zip(boxes, logits, strict=True):
-            along = slice(box[0].start - self.first, box[0].stop - self.first)
-            self._sums[(along, *box[1:])] += (values * self._weights).movedim(0, -1)
-            self._weight_sum[(along, *box[1:])] += self._weights
-
-    def take(self, count: int) -> tuple[int, Tensor]:
-        """First slice and mean logits `(count, *rest, k)` of the lowest slices, which end here."""
-        assert self._sums is not None
-        self._taken = count
-        block = self._sums[:count]
-        block /= self._weight_sum[:count, ..., None]
-        return self.first, block
-
-    def advance(self) -> None:
-        """Move the rest down over the slices that were taken."""
-        assert self._sums is not None
-        for sums in (self._sums, self._weight_sum):
-            for start in range(0, len(sums) - self._taken, self._taken):  # pieces that do not overlap
-                piece = sums[start + self._taken : start + 2 * self._taken]
-                sums[start : start + len(piece)] = piece
-            sums[len(sums) - self._taken :] = 0
-        self.first += self._taken
+def windows_to_predict(image: Slices, sliding: Sliding, columns: slice | None = None) -> int:
+    """Number of windows that are not empty; looks at the whole image."""
+    layout = sliding.layout(image.shape[1:], columns)
+    if sliding.empty is None:
+        return len(layout.boxes)
+    held = ImageSlab(image, layout.sizes, layout.before, layout.height, torch.device("cpu"))
+    return sum(len(batch) for _, batch in _batches(held, layout, sliding))
 
 
-def _within(taken: tuple[int, Tensor], inner: Sequence[slice]) -> Iterator[Tensor]:
-    """The part of a block that is not padding, if any."""
-    first, block = taken
-    low, high = max(inner[0].start - first, 0), min(inner[0].stop - first, len(block))
-    if low < high:
-        yield block[(slice(low, high), *inner[1:])]
+def _batches(held: ImageSlab, layout: Layout, sliding: Sliding) -> Iterator[tuple[int, list[Box]]]:
+    """Windows to predict together, with the count of windows up to there; `held` shows their part of the image."""
+    batch: list[Box] = []
+    for number, box in enumerate(layout.boxes):
+        if batch and box[0].stop - batch[0][0].start > layout.height:  # windows in between were empty
+            yield number, batch
+            batch = []
+        held.move_to((batch[0] if batch else box)[0].start, box[0].stop)
+        if sliding.empty is not None and sliding.empty(held[box]):
+            continue
+        batch.append(box)
+        if len(batch) == sliding.batch_size:
+            yield number + 1, batch
+            batch = []
+    if batch:
+        yield len(layout.boxes), batch
 
 
-def _padded(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """The image with zeros around axes that are shorter than their window, and how many come first."""
-    padding = [max(0, w - s) for w, s in zip(window, image.shape[1:], strict=True)]
-    before = [p // 2 for p in padding]
-    if not any(padding):
-        return image, before
-    pairs = [(b, p - b) for b, p in zip(before, padding, strict=True)]
-    return functional.pad(image, [edge for pair in reversed(pairs) for edge in pair]), before
+def _finished(slab: LogitSlab, until: int, classes: int) -> Iterator[Tensor]:
+    """Results of all slices before `until`, which no later window touches."""
+    while slab.first < until:
+        count = min(until - slab.first, slab.height)
+        block = slab.finished(count, classes)
+        if block is not None:
+            yield block
+        slab.advance(count)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """First voxels of the windows along one axis: evenly spread, the last one flush with the end."""
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"overlap: found {overlap}, expected 0 <= overlap < 1. Use 0.5, for example.")
     if size <= window:
         return [0]
     # At least a voxel: windows of one slice would else be predicted twice. The quotient is rounded because,
@@ -222,10 +260,16 @@ def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
     if not axes:
         return logits
     subsets = [s for n in range(1, len(axes) + 1) for s in itertools.combinations(axes, n)]
+    total = logits / (len(subsets) + 1)  # not in place: a network may hand back its input
     for subset in subsets:
         dims = [axis + 2 for axis in subset]
-        logits = logits + network(batch.flip(dims)).float().flip(dims)
-    return logits / (len(subsets) + 1)
+        total += network(batch.flip(dims)).float().flip(dims) / (len(subsets) + 1)
+    return total
+
+
+def _meet(one: Box, other: Sequence[slice]) -> bool:
+    """Whether two boxes share a voxel."""
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

@@ -166,7 +166,7 @@ def test_resampling_moves_nothing(make_predictor):
 
     for spacing in (None, (2.0, 2.4, 3.0), (0.7, 0.7, 0.7)):
         predictor = make_predictor(spacing=spacing)
-        predictor.model = Bright()
+        predictor.network.volumetric = Bright()
         labels = predictor(image)
         assert np.array_equal(labels.data == 5, data > 100), spacing
 
@@ -278,8 +278,7 @@ def test_repr(make_predictor):
 def test_a_model_folder_gives_the_same_labels(make_predictor, tmp_path):
     for dims in (2, 3):
         predictor = make_predictor(dims)
-        model = predictor.model.model if dims == 2 else predictor.model
-        save_model(tmp_path / f"{dims}", model, predictor.saved, predictor.labels)
+        save_model(tmp_path / f"{dims}", predictor.model, predictor.saved, predictor.labels)
         again = load(tmp_path / f"{dims}", device="cpu")
         image = small_phantom()
         assert np.array_equal(again(image).data, predictor(image).data)

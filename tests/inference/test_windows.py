@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
+from medseg.inference.slab import Whole
 from medseg.inference.windows import (
+    Sliding,
     predict_windows,
     window_positions,
     window_slices,
@@ -159,7 +161,7 @@ def test_the_slab_is_one_window_high_however_long_the_image_is():
         network = torch.nn.Conv3d(1, 3, 1)
         image = torch.zeros(1, length, 6, 7)
         with torch.no_grad():
-            yield from window_slices(image, network, (8, 4, 4), overlap=0.5)
+            yield from window_slices(Whole(image), network, Sliding((8, 4, 4)))
 
     for length in (32, 320):
         sizes = [(len(b), b.untyped_storage().nbytes()) for b in blocks(length)]

@@ -1,0 +1,145 @@
+"""One image through the network and onto its file's grid, in bands that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.data.preprocess import LabelTarget
+from medseg.inference.export import Between, export_labels
+from medseg.inference.memory import SHARE_OF_FREE, MemoryPlan, free_memory, plan_memory, used_memory
+from medseg.inference.network import SLAB_FIRST, WindowNetwork
+from medseg.inference.slab import Slices
+from medseg.inference.windows import Sliding, window_slices
+
+OnWindow = Callable[[int, int], None]
+_PLENTY = 0.5  # of the budget: below it the network need not be measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image that is ready for the network, and the label map that it will fill.
+
+    Attributes:
+        image: prepared, slab axis first: `(c, Z, X, Y)` float32.
+        target: the label map.
+        axes: between which network voxels the target's lie, slab axis first.
+        empty: tells which windows hold nothing and need not be predicted; None to predict all.
+    """
+
+    image: Slices
+    target: LabelTarget
+    axes: tuple[Between, ...]
+    empty: Callable[[Tensor], bool] | None = None
+
+    def bands(self, count: int) -> list[Band]:
+        """The target cut along the second axis into so many parts of nearly one size."""
+        voxels = len(self.axes[1].lower)
+        edges = [voxels * i // count for i in range(count + 1)]
+        pieces = [slice(a, b) for a, b in pairwise(edges) if a < b]
+        return [Band(piece, *self.axes[1].part(piece)) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A part of the target along the second axis.
+
+    Attributes:
+        targets: voxels of the target. columns: network voxels that they need. axis: how they lie between these.
+    """
+
+    targets: slice
+    axis: Between
+    columns: slice
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs jobs.
+
+    Attributes:
+        network: what windows are given to.
+        sliding: windows and how they are put together; its batch is the largest.
+        values: the value in files of each class.
+        max_memory: resident bytes of the process; None for a share of what is free.
+    """
+
+    network: WindowNetwork
+    sliding: Sliding
+    values: NDArray[Any]
+    max_memory: int | None = None
+
+    def run(self, job: Job, on_window: OnWindow | None = None) -> None:
+        """Fill the job's label map.
+
+        Args:
+            job: its target receives the labels.
+            on_window: called with (windows done, windows in all).
+
+        Raises:
+            ConfigError: the memory allowed is too small.
+            ModelError: logits that are not finite.
+        """
+        plan = self.plan(job)
+        sliding, bands = self.laid_out(job, plan), job.bands(plan.bands)
+        counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
+        view = job.target.view.transpose(SLAB_FIRST)
+        for number, band in enumerate(bands):
+            blocks = window_slices(
+                job.image,
+                self.network,
+                sliding,
+                columns=band.columns,
+                on_window=_counting(on_window, sum(counts[:number]), sum(counts)),
+            )
+            export_labels(blocks, (job.axes[0], band.axis, job.axes[2]), self.values, view[:, band.targets])
+
+    def laid_out(self, job: Job, plan: MemoryPlan) -> Sliding:
+        """The windows of a job under its plan."""
+        return replace(
+            self.sliding, batch_size=plan.batch_size, sums=plan.sums, device=plan.device, empty=job.empty
+        )
+
+    def plan(self, job: Job, *, measure: bool = False) -> MemoryPlan:
+        """How the job is laid out.
+
+        Args:
+            job: not changed.
+            measure: run the network once to see what it takes, also where memory is plenty and no budget was given.
+
+        Raises:
+            ConfigError: nothing fits the budget; the smallest that would do is told.
+        """
+        held = used_memory() + job.target.volume.data.nbytes
+        budget = self.max_memory or used_memory() + int(SHARE_OF_FREE * free_memory())
+
+        def plan(within: int, network: Callable[[int], int]) -> MemoryPlan:
+            return plan_memory(
+                job.image.shape,
+                self.sliding,
+                budget=within,
+                held=held,
+                network=network,
+                reduced=self.network.dtype != torch.float32,
+                columns=lambda count: [band.columns for band in job.bands(count)],
+                gpu=self.network.device if self.network.device.type == "cuda" else None,
+            )
+
+        if self.max_memory is None and not measure:
+            easy = plan(budget, lambda batch: 0)
+            if easy.bands == 1 and easy.peak - held < _PLENTY * (budget - held):
+                return easy
+        return plan(budget, lambda batch: self.network.measured(batch)[0])
+
+
+def _counting(on_window: OnWindow | None, before: int, total: int) -> OnWindow | None:
+    """Tell progress of one band as progress of all."""
+    if on_window is None:
+        return None
+    return lambda done, _: on_window(before + done, total)

@@ -1,0 +1,95 @@
+"""What a prediction will take, before it is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medseg.inference.engine import Job
+from medseg.inference.export import Between, export_labels
+from medseg.inference.predictor import Predictor, Source
+from medseg.inference.windows import Sliding, window_slices, windows_to_predict
+
+_BATCHES_TIMED = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one image.
+
+    Attributes:
+        windows: to predict; empty: left out because they hold nothing.
+        seconds: reading, network and export together.
+        memory: resident bytes of the process at most.
+        bands: parts that the image is predicted in.
+        shape: voxels on the network's grid.
+    """
+
+    windows: int
+    empty: int
+    seconds: float
+    memory: int
+    bands: int
+    shape: tuple[int, ...]
+
+
+def estimate(predictor: Predictor, source: Source) -> Estimate:
+    """Read and prepare the image, lay it out, and time one batch of windows and one slice of export.
+
+    Raises:
+        DataError: the image cannot be read or does not fit the model.
+        ConfigError: the memory allowed is too small for it.
+    """
+    began = time.perf_counter()
+    job = predictor.job(source)
+    reading = time.perf_counter() - began
+    engine = predictor.engine
+    plan = engine.plan(job, measure=True)
+    sliding, bands = engine.laid_out(job, plan), job.bands(plan.bands)
+    counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
+    wanted = [windows_to_predict(job.image, sliding, band.columns) for band in bands]
+    batches = sum(-(-count // sliding.batch_size) for count in wanted)
+    seconds = reading + batches * _batch_seconds(predictor, job, sliding)
+    seconds += _export_seconds(job.axes, len(predictor.labels))
+    shape = tuple(job.image.shape[1:])
+    return Estimate(
+        sum(wanted), sum(counts) - sum(wanted), seconds, plan.peak, plan.bands, (*shape[1:], shape[0])
+    )
+
+
+class _Enough(Exception):
+    """Batches were timed."""
+
+
+def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding) -> float:
+    """Seconds from one batch to the next, of the first few."""
+    stamps = [time.perf_counter()]
+
+    def stamp(done: int, total: int) -> None:
+        stamps.append(time.perf_counter())
+        if len(stamps) > _BATCHES_TIMED:
+            raise _Enough
+
+    try:
+        for _ in window_slices(job.image, predictor.network, sliding, on_window=stamp):
+            pass
+    except _Enough:
+        pass
+    return float(np.median(np.diff(stamps)))
+
+
+def _export_seconds(axes: Sequence[Between], classes: int) -> float:
+    """Seconds to bring logits to the target, from the slices between the first two; few voxels lie between classes."""
+    along = int((axes[0].upper <= 1).sum())
+    sizes = [int(axis.upper.max()) + 1 for axis in axes]
+    block = torch.zeros((min(2, sizes[0]), *sizes[1:], classes))
+    block[..., 0] = 1
+    part, _ = axes[0].part(slice(0, along))
+    out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), np.uint8)
+    began = time.perf_counter()
+    export_labels([block], (part, *axes[1:]), np.arange(classes), out)
+    return (time.perf_counter() - began) * len(axes[0].lower) / along

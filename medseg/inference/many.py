@@ -1,0 +1,115 @@
+"""Many images through one model: the next is read and the last is written while the network works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.data.cases import Case
+from medseg.errors import MedsegError
+from medseg.inference.engine import Job
+from medseg.inference.predictor import Predictor
+from medseg.io import write
+from medseg.volume import Volume
+
+OnWindow = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        case: the image. target: the file of its label map.
+        error: why there is none; None when it was written.
+        reading, network, writing: seconds; reading and writing overlap with the network of other images.
+    """
+
+    case: Case
+    target: Path
+    error: MedsegError | None = None
+    reading: float = 0.0
+    network: float = 0.0
+    writing: float = 0.0
+
+
+def predict_files(
+    predictor: Predictor, pairs: Iterable[tuple[Case, Path]], *, on_window: OnWindow | None = None
+) -> Iterator[Outcome]:
+    """Segment images and write their label maps, each in one step.
+
+    Args:
+        predictor: loaded once for all.
+        pairs: image and the file to write.
+        on_window: called with (windows done, windows in all) of each image.
+
+    Yields:
+        An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
+    """
+    # With a budget, the next image is not read ahead: what it will take is not yet known.
+    ahead = predictor.max_memory is None
+    todo = iter(pairs)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        try:
+            pair = next(todo, None)
+            reading = reader.submit(_read, predictor, pair[0]) if pair else None
+            written: Future[Outcome] | None = None
+            while pair is not None and reading is not None:
+                case, target = pair
+                read = reading.result()
+                pair = next(todo, None)
+                if ahead and pair is not None:
+                    reading = reader.submit(_read, predictor, pair[0])
+                done = _segment(predictor, case, target, read, on_window)
+                if written is not None:
+                    yield written.result()
+                written = writer.submit(_write, *done)
+                del read, done
+                if not ahead and pair is not None:
+                    reading = reader.submit(_read, predictor, pair[0])
+            if written is not None:
+                yield written.result()
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+
+
+_Read = tuple[Job | None, MedsegError | None, float]
+
+
+def _read(predictor: Predictor, case: Case) -> _Read:
+    began = time.perf_counter()
+    try:
+        job = predictor.job(case)
+    except MedsegError as error:
+        return None, error, time.perf_counter() - began
+    return job, None, time.perf_counter() - began
+
+
+def _segment(
+    predictor: Predictor, case: Case, target: Path, read: _Read, on_window: OnWindow | None
+) -> tuple[Outcome, Volume | None]:
+    job, error, reading = read
+    if job is None:
+        return Outcome(case, target, error, reading), None
+    began = time.perf_counter()
+    try:
+        labels = predictor.run(job, on_window=on_window)
+    except MedsegError as refused:
+        return Outcome(case, target, refused, reading), None
+    return Outcome(case, target, None, reading, time.perf_counter() - began), labels
+
+
+def _write(outcome: Outcome, labels: Volume | None) -> Outcome:
+    if labels is None:
+        return outcome
+    began = time.perf_counter()
+    error: MedsegError | None = None
+    try:
+        write(labels, outcome.target)
+    except MedsegError as refused:
+        error = refused
+    writing = time.perf_counter() - began
+    return Outcome(outcome.case, outcome.target, error, outcome.reading, outcome.network, writing)

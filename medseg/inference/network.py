@@ -1,0 +1,82 @@
+"""A model as the windows see it: on its device, in its precision and layout."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import ConfigError
+from medseg.inference.memory import PeakMemory
+from medseg.inference.precision import autocast, resolve_precision, to_channels_last
+from medseg.inference.settings import SavedModel
+from medseg.models.base import Model
+from medseg.models.slicewise import SliceWise
+
+SLAB_FIRST = (2, 0, 1)
+"""The slab rolls along the network's Z whatever the file's own axes, so that sums have one order."""
+
+
+class WindowNetwork:
+    """Maps windows `(n, c, Z, X, Y)`, slab axis first, to logits `(n, k, Z, X, Y)`.
+
+    Args:
+        model: dense model, 2-D or 3-D.
+        saved: settings of the model folder.
+        device: where to run.
+
+    Raises:
+        ConfigError: the device cannot compute in this precision.
+    """
+
+    def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
+        self.device = device
+        self.dtype = resolve_precision(saved.predict.precision, device)
+        self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
+        volumetric: nn.Module = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
+        self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
+        self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
+        self._channels = len(saved.channel_names)
+        self._measured: dict[int, tuple[int, float]] = {}
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Logits of a batch of windows, on the network's device."""
+        if self.device.type == "cuda" and batch.device.type == "cpu":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        with torch.inference_mode(), autocast(self.dtype, self.device):
+            logits: Tensor = self.volumetric(batch.movedim(2, -1))
+            return logits.movedim(-1, 2)
+
+    def measured(self, batch_size: int) -> tuple[int, float]:
+        """Bytes of this process that one call takes at most, and its seconds; run once a batch size."""
+        if batch_size not in self._measured:
+            batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
+            with PeakMemory() as memory:
+                self(batch)
+            began = time.perf_counter()
+            self(batch)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._measured[batch_size] = memory.taken, time.perf_counter() - began
+        return self._measured[batch_size]
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model compiled for one window size; the code is kept in the user's cache between runs.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    import shutil
+
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
+        raise ConfigError(
+            "compile: found no C++ compiler, expected g++ or clang++. Install one or set compile=false."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medseg" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    compiled_model: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    return compiled_model
