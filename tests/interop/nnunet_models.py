@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -152,7 +153,11 @@ def random_network(
         head = network.decoder.seg_layers[-1]
         head.weight.normal_(0.0, 3.0)
         head.bias.zero_()
-    return network.eval()
+        # Every class wins somewhere: otherwise equal label maps would say little.
+        patch = manager.get_configuration(name).patch_size
+        noise = torch.randn(1, len(dataset["channel_names"]), *patch)
+        head.bias -= network.eval()(noise).mean(dim=(0, *range(2, noise.dim())))
+    return network
 
 
 def save_checkpoint(
@@ -196,8 +201,8 @@ def write_images(
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
     for channel in range(channels):
-        wave = sum(np.sin(g / (3.0 + a + channel)) for a, g in enumerate(grids))
-        data = (150 * wave + 40 * rng.normal(size=shape) + 300).astype(np.float32)
+        wave = sum(np.sin(g / (4.0 + a + channel)) for a, g in enumerate(grids))
+        data = (150 * wave + 3 * rng.normal(size=shape) + 40).astype(np.float32)
         if border:
             inner = tuple(slice(border, -border) for _ in shape)
             kept = np.zeros_like(data)
@@ -212,8 +217,18 @@ def write_images(
     return paths
 
 
-def nnunet_labels(folder: Path, images: list[Path], folds: tuple[Any, ...] = (0,)) -> np.ndarray:
-    """Label map `(X, Y, Z)` in file order, by nnU-Net's own predictor."""
+def nnunet_labels(
+    folder: Path, images: list[Path], folds: tuple[Any, ...] = (0,), *, exact: bool = False
+) -> np.ndarray:
+    """Label map `(X, Y, Z)` in file order, by nnU-Net's own predictor.
+
+    `exact` sums logits in float32: nnU-Net does in float16, where classes come to tie.
+    """
+    with mock.patch.object(torch, "half", torch.float32 if exact else torch.half):
+        return _predicted(folder, images, folds)
+
+
+def _predicted(folder: Path, images: list[Path], folds: tuple[Any, ...]) -> np.ndarray:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
