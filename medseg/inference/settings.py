@@ -20,6 +20,12 @@ class PredictSettings(Config):
         mirror_axes: array axes along which flipped copies are averaged; empty for none.
         batch_size: windows at once.
         precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
+        thick_slices: how logits are brought back across slices thicker than three times the pixels (on the file's or
+            the network's grid): ``linear``, or ``nearest`` as nnU-Net does.
+        skip_empty: windows in which every channel is constant, or that hold nothing but air in a CT, are background
+            without a look by the network.
+        crop_to_body: look only at the box around the body, 2 cm wider; for CT alone.
+        compile: compile the network first; pays for many or large images. The code is kept for later runs.
         keep_largest: names of labels of which only the largest connected component stays.
     """
 
@@ -28,6 +34,10 @@ class PredictSettings(Config):
     mirror_axes: Axes = ()
     batch_size: int = Field(1, ge=1)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    thick_slices: Literal["linear", "nearest"] = "linear"
+    skip_empty: bool = True
+    crop_to_body: bool = True
+    compile: bool = False
     keep_largest: tuple[str, ...] = ()
 
 

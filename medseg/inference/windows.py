@@ -19,7 +19,6 @@ from medseg.errors import ConfigError
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
-_GAUSSIAN_PEAK = np.float32(10)
 
 
 def predict_windows(
@@ -215,9 +214,9 @@ def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor
         peak[size // 2] = 1
         profile = gaussian_filter(peak, sigma=size / 8, mode="constant") if size > 1 else peak
         weights = weights * profile.reshape([-1 if a == axis else 1 for a in range(len(window))])
-    rounded = (_GAUSSIAN_PEAK * weights / weights.max()).astype(np.float16).astype(np.float32)
-    floor = rounded[rounded > 0].min()
-    return torch.from_numpy(np.maximum(rounded, floor) / _GAUSSIAN_PEAK)
+    peak_value = np.float32(10)
+    rounded = (peak_value * weights / weights.max()).astype(np.float16).astype(np.float32)
+    return torch.from_numpy(np.maximum(rounded, rounded[rounded > 0].min()) / peak_value)
 
 
 def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:

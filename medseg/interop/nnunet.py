@@ -31,6 +31,7 @@ from medseg.models import build_model, parse_options
 from medseg.models.unet_config import UNetConfig
 
 Which = Literal["final", "best"]
+_AS_NNUNET = PredictSettings(thick_slices="nearest", skip_empty=False, crop_to_body=False)
 _DEPTHS = (1, 2)  # an exported archive holds DATASET/TRAINER__PLANS__CONFIGURATION/plans.json
 
 
@@ -106,7 +107,7 @@ def _import_folder(
             "window": axes.volume(plans.configuration.patch_size, across=1),
             "slice_axis": axes.slice_axis,
             "members": len(checkpoints),
-            "predict": PredictSettings(mirror_axes=axes.of_volume(first.mirror_axes)),
+            "predict": _AS_NNUNET.replace(mirror_axes=axes.of_volume(first.mirror_axes)),
             "trained_on": _origin(plans, configuration, first, checkpoints),
         },
         source=str(folder),
