@@ -47,6 +47,7 @@ def flat(slice_axis: int) -> dict[str, object]:
         ({"preprocess": {"orientation": "SAR"}}, (0, 1)),
         (flat(2), (1,)),
         (flat(0), (0, 1)),
+        ({"preprocess": {"orientation": None}}, ()),
         ({"augment": {"mirror_axes": [1]}}, (1,)),
     ],
 )
@@ -67,3 +68,9 @@ def test_mirroring_left_and_right_under_pairs_is_refused(part):
     ):
         resolve_mirroring(experiment, KIDNEYS)
     assert resolve_mirroring(experiment, ORGANS)
+
+
+def test_where_files_keep_their_axes_any_may_run_from_left_to_right():
+    experiment = parse(preprocess={"orientation": None}, predict={"mirror_axes": [2]})
+    with pytest.raises(ConfigError, match=r"found \[2\] with axis 2 perhaps from left to right"):
+        resolve_mirroring(experiment, KIDNEYS)

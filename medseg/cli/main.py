@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from medseg.errors import MedsegError
 
-VERBS = ("demo", "inspect", "train", "predict", "evaluate", "models", "config")
+VERBS = ("demo", "inspect", "train", "predict", "evaluate", "models", "config", "import")
+MODULES = {"import": "import_model"}  # a verb that no module can be called
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 
@@ -35,8 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
-        import_module(f"medseg.cli.{verb}").add_parser(verbs)
+        _module(verb).add_parser(verbs)
     return parser
+
+
+def _module(verb: str) -> Any:
+    return import_module(f"medseg.cli.{MODULES.get(verb, verb)}")
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parsed(arguments)
     try:
-        return int(import_module(f"medseg.cli.{options.verb}").run(options))
+        return int(_module(options.verb).run(options))
     except MedsegError as error:
         if options.debug:
             raise

@@ -67,7 +67,7 @@ def read_nnunet(path: Path) -> Dataset:
     if "dataset" in values:
         cases = _listed_cases(root, values["dataset"], f"{where}: dataset")
     else:
-        cases = _scanned_cases(root, values.get("file_ending"), len(_channel_names(values, where)), where)
+        cases = _scanned_cases(root, values.get("file_ending"), len(channel_names(values, where)), where)
     return _dataset(root, where, values, cases)
 
 
@@ -117,7 +117,7 @@ def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Cas
     name = values.get("name")
     labels = parse_labels(values["labels"], f"{where}: labels") if "labels" in values else None
     chosen = name if isinstance(name, str) and name else folder_name(root)
-    return Dataset(chosen, root, tuple(cases), _channel_names(values, where), labels)
+    return Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
 
 
 def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
@@ -127,7 +127,7 @@ def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
     return found
 
 
-def _channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
+def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
     """Names in the order of their numbers; ``modality`` is the older key."""
     key = "channel_names" if "channel_names" in values else "modality"
     table = values.get(key)

@@ -11,13 +11,14 @@ from numpy.typing import DTypeLike, NDArray
 from scipy import ndimage
 
 from medseg.config import Config
-from medseg.data.settings import Method, Millimetres
+from medseg.data.settings import Method, Orientation, Spacing
 from medseg.errors import DataError
 from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
-from medseg.resampling import AxisMap
+from medseg.resampling import AxisMap, axis_orders, resample, resample_labels
 from medseg.volume import Volume
 
 STD_FLOOR = 1e-8
+RGB_TOP = 255
 SAMPLES_PER_CASE = 20_000
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -27,7 +28,9 @@ class Normalization(Config):
 
     ``ct`` clips to [low, high], subtracts mean and divides by std, all measured over the foreground of the
     training set; ``zscore`` uses the volume's own mean and std; ``zscore_nonzero`` those of its non-zero
-    voxels, and leaves zeros at zero (brain-extracted MR); ``rescale`` maps to [0, 1].
+    voxels, and leaves zeros at zero (brain-extracted MR); ``zscore_mask`` those inside `nonzero_mask`, which all
+    channels share, and changes nothing outside (nnU-Net's ``use_mask_for_norm``); ``rescale`` maps to [0, 1];
+    ``rgb`` divides by 255.
     """
 
     method: Method = "zscore"
@@ -36,8 +39,13 @@ class Normalization(Config):
     low: float | None = None
     high: float | None = None
 
-    def apply(self, channel: NDArray[Any]) -> NDArray[np.float32]:
-        """Normalise one channel `(X, Y, Z)`."""
+    def apply(self, channel: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Normalise one channel `(X, Y, Z)`.
+
+        Args:
+            channel: intensities.
+            mask: where ``zscore_mask`` measures and changes values; None takes the channel's own `nonzero_mask`.
+        """
         values = channel.astype(np.float32)
         if self.method == "ct":
             clipped = np.clip(values, self.low, self.high)
@@ -46,32 +54,44 @@ class Normalization(Config):
             # Sums in float64: intensities of a million in float32 lose the mean's last digits.
             mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
             return np.asarray((values - mean) / max(std, STD_FLOOR), dtype=np.float32)
-        if self.method == "zscore_nonzero":
-            inside = values != 0
+        if self.method in ("zscore_nonzero", "zscore_mask"):
+            if self.method == "zscore_mask":
+                inside = nonzero_mask(values[None]) if mask is None else mask
+            else:
+                inside = values != 0
             if not inside.any():
                 return values
             mean, std = values[inside].mean(dtype=np.float64), values[inside].std(dtype=np.float64)
-            return np.where(inside, (values - mean) / max(std, STD_FLOOR), 0).astype(np.float32)
+            return np.where(inside, (values - mean) / max(std, STD_FLOOR), values).astype(np.float32)
         if self.method == "rescale":
             low, high = float(values.min()), float(values.max())
             return np.asarray((values - low) / max(high - low, STD_FLOOR), dtype=np.float32)
-        return values
+        return values / np.float32(RGB_TOP) if self.method == "rgb" else values
 
 
 class Preprocessing(Config):
     """Everything needed to prepare an image; stored with a model, so that prediction repeats training.
 
     Attributes:
-        orientation: axis codes of the network's arrays.
-        spacing: mm per array axis, or null to keep each file's own.
+        orientation: axis codes of the network's arrays, or null to keep the order of each file's axes.
+        spacing: mm per array axis; null, for all axes or one of them, keeps each file's own.
         crop_to_nonzero: crop to the box of voxels that are not 0 in some channel.
         channels: one normalisation per channel.
     """
 
-    orientation: str = "RAS"
-    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    orientation: Orientation | None = "RAS"
+    spacing: Spacing | None = None
     crop_to_nonzero: bool = True
     channels: tuple[Normalization, ...] = (Normalization(),)
+
+    def axcodes(self, source: Grid) -> str:
+        """Axis codes of the network's arrays for a file on the grid `source`."""
+        return self.orientation or source.axcodes
+
+    def target_spacing(self, own: Sequence[float]) -> tuple[float, ...]:
+        """Spacing (mm) along the network's axes for an image whose spacing along them is `own`."""
+        wanted = self.spacing or (None, None, None)
+        return tuple(mine if value is None else value for value, mine in zip(wanted, own, strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,24 +138,56 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
         DataError: wrong channel count, NaN or infinite voxels.
     """
     check_image(image, len(settings.channels), where)
-    turned_image = image.reoriented(settings.orientation)
+    turned_image = image.reoriented(settings.axcodes(image.grid))
     if box is None and settings.crop_to_nonzero:
         box = _nonzero_box(turned_image.data)
     start, shape = box or ((0, 0, 0), turned_image.grid.shape)
     cropped = turned_image.cropped(start, shape)
-    normalised = np.stack([n.apply(c) for n, c in zip(settings.channels, cropped.data, strict=True)])
-    volume = Volume(normalised, cropped.grid)
+    volume = Volume(_normalised(cropped.data, settings.channels, where), cropped.grid)
+    target = settings.target_spacing(volume.spacing)
     if settings.spacing is not None:
-        volume = volume.resampled(shape=shape_at_spacing(shape, volume.spacing, settings.spacing))
+        volume = _resized(volume, shape_at_spacing(shape, volume.spacing, target), target)
     return Prepared(volume, image.grid, image.header, start, shape)
 
 
 def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) -> Volume:
     """The label map of a prepared image, through the same turn, crop and resampling."""
-    cropped = label.reoriented(settings.orientation).cropped(prepared.start, prepared.shape)
-    if cropped.grid.shape == prepared.image.grid.shape:
-        return cropped
-    return cropped.resampled(shape=prepared.image.grid.shape)
+    cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
+    return _resized(cropped, prepared.image.grid.shape, settings.target_spacing(cropped.spacing))
+
+
+def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels `(X, Y, Z)` of `(C, X, Y, Z)` that are not 0 in some channel, and the holes that they enclose.
+
+    Nothing is enclosed in a single slice, whose voxels all touch the outside (nnU-Net's rule).
+    """
+    return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
+
+
+def _normalised(data: NDArray[Any], channels: Sequence[Normalization], where: str) -> NDArray[np.float32]:
+    """Every channel of `(C, X, Y, Z)` by its own normalisation."""
+    mask = nonzero_mask(data) if any(channel.method == "zscore_mask" for channel in channels) else None
+    for channel, values in zip(channels, data, strict=True):
+        if channel.method == "rgb" and (values.min() < 0 or values.max() > RGB_TOP):
+            raise DataError(
+                f"{where}: intensities: found {values.min():g} to {values.max():g}, expected 0 to {RGB_TOP} of a "
+                "colour picture. Convert it to 8 bits."
+            )
+    return np.stack([channel.apply(values, mask) for channel, values in zip(channels, data, strict=True)])
+
+
+def _resized(volume: Volume, shape: tuple[int, ...], target: Sequence[float]) -> Volume:
+    """Another number of voxels over the same field of view, with nnU-Net's rule for thick slices.
+
+    The rule looks at the `target` spacing (mm) that was asked for. The one that comes out differs from it, because
+    voxels are whole, by enough to decide otherwise where slices are few.
+    """
+    if shape == volume.grid.shape:
+        return volume
+    maps = [AxisMap.resize(n, m) for n, m in zip(volume.grid.shape, shape, strict=True)]
+    orders = axis_orders(1 if volume.is_label else 3, volume.spacing, target)
+    data = (resample_labels if volume.is_label else resample)(volume.data, maps, orders)
+    return Volume(data, volume.grid.with_shape(shape), volume.kind)
 
 
 @dataclass(frozen=True)
@@ -146,18 +198,18 @@ class LabelTarget:
         volume: the label map, background everywhere, laid out as NIfTI files are.
         view: the part of it inside the crop with the network's axes `(X, Y, Z)`; writing to it fills `volume`.
         maps: where the voxels of `view` lie on the prepared grid, an `AxisMap` an axis.
-        spacing: of `view`, mm.
+        thick_axis: the network's axis across thick slices by nnU-Net's rule, or None.
     """
 
     volume: Volume
     view: NDArray[Any]
     maps: tuple[AxisMap, ...]
-    spacing: tuple[float, float, float]
+    thick_axis: int | None = None
 
 
 def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
     """Make the label map that a prediction on a prepared image is written to."""
-    source, codes = prepared.source, settings.orientation
+    source, codes = prepared.source, settings.axcodes(prepared.source)
     box = source.reoriented(codes).boxed(prepared.start, prepared.shape)
     maps = separable_maps(prepared.image.grid, box)
     if maps is None:
@@ -165,7 +217,9 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
     data = np.zeros(source.shape, dtype, order="F")
     inside = tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     volume = Volume(data[None], source, "label", prepared.header)
-    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps, box.spacing)
+    orders = axis_orders(1, settings.target_spacing(box.spacing), box.spacing)
+    thick = orders.index(0) if 0 in orders else None
+    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps, thick)
 
 
 def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -> tuple[Method, ...]:

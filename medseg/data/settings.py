@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
+from medseg.errors import DataError
 from medseg.geometry import checked_axcodes
 
 Range = tuple[float, float]
@@ -21,9 +22,18 @@ def _each_once(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
     return axes
 
 
+def _axcodes(value: str) -> str:
+    try:
+        return checked_axcodes(value)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
 Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
-Method = Literal["ct", "zscore", "zscore_nonzero", "rescale", "none"]
-NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "rescale", "none"]
+Orientation = Annotated[str, AfterValidator(_axcodes)]
+Spacing = tuple[Millimetres | None, Millimetres | None, Millimetres | None]
+Method = Literal["ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
+NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
 
 
 class Phantom(Config):
@@ -64,24 +74,16 @@ class PreprocessSettings(Config):
     """How images are prepared; what must be measured is measured on the training cases.
 
     Attributes:
-        orientation: axis codes of the network's arrays.
-        spacing: mm per axis; null keeps each file's own.
+        orientation: axis codes of the network's arrays; null keeps the order of each file's axes, as nnU-Net does.
+        spacing: mm per axis; null, for all axes or one of them, keeps each file's own.
         normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel.
         crop_to_nonzero: cut away margins that are 0 in every channel.
     """
 
-    orientation: str = "RAS"
-    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    orientation: Orientation | None = "RAS"
+    spacing: Spacing | None = None
     normalize: NormalizeChoice | tuple[NormalizeChoice, ...] = "auto"
     crop_to_nonzero: bool = True
-
-    @field_validator("orientation")
-    @classmethod
-    def _axcodes(cls, value: str) -> str:
-        try:
-            return checked_axcodes(value)
-        except Exception as error:
-            raise ValueError(str(error)) from None
 
 
 class PatchSettings(Config):

@@ -31,24 +31,31 @@ def resolve_mirroring(experiment: Experiment, labels: Labels) -> Augmentation:
         _refuse("predict.mirror_axes", predicted, in_volume, pairs)
     if chosen is None:
         axes = (0, 1, 2)[: len(experiment.patch.size)]
-        return experiment.augment.replace(mirror_axes=[a for a in axes if not (pairs and a == in_patch)])
+        return experiment.augment.replace(mirror_axes=[a for a in axes if not (pairs and a in in_patch)])
     return experiment.augment
 
 
-def _left_right_axes(experiment: Experiment) -> tuple[int | None, int]:
-    """The left-right axis among those of the patch (None across the slices of a 2-D one), and of the volume."""
+def _left_right_axes(experiment: Experiment) -> tuple[list[int], list[int]]:
+    """The axes that may run from left to right: among those of the patch, and of the volume.
+
+    One of the volume, and of the patch none across the slices of a 2-D one; all where files keep their own axes.
+    """
     orientation = experiment.preprocess.orientation
-    in_volume = next(axis for axis, code in enumerate(orientation) if code in "LR")
+    in_volume = [axis for axis in range(3) if orientation is None or orientation[axis] in "LR"]
     axes = [0, 1, 2]
     if len(experiment.patch.size) == 2:
         axes.remove(experiment.patch.slice_axis)
-    return (axes.index(in_volume) if in_volume in axes else None), in_volume
+    return [axes.index(axis) for axis in in_volume if axis in axes], in_volume
 
 
-def _refuse(field: str, axes: Sequence[int], axis: int | None, pairs: Sequence[tuple[str, str]]) -> None:
-    if axis in axes:
-        left, right = pairs[0]
-        raise ConfigError(
-            f"{field}: found {list(axes)} with axis {axis} from left to right, expected it left out, because "
-            f"mirroring makes {left} look like {right}. Remove {axis}, or merge the two labels."
-        )
+def _refuse(
+    field: str, axes: Sequence[int], forbidden: Sequence[int], pairs: Sequence[tuple[str, str]]
+) -> None:
+    for axis in axes:
+        if axis in forbidden:
+            left, right = pairs[0]
+            known = "from" if len(forbidden) == 1 else "perhaps from"
+            raise ConfigError(
+                f"{field}: found {list(axes)} with axis {axis} {known} left to right, expected it left out, because "
+                f"mirroring makes {left} look like {right}. Remove {axis}, or merge the two labels."
+            )

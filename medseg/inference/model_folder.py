@@ -1,41 +1,80 @@
 """Model folders: the thing to share. No code, no pickle; every file's hash is checked before it is read.
 
-``config.yaml  labels.tsv  model.safetensors  README.md  manifest.json``
+``config.yaml  labels.tsv  model.safetensors  README.md  manifest.json``; an ensemble has ``member_0.safetensors`` and
+so on instead of ``model.safetensors``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from medseg.data.settings import Spacing
 from medseg.errors import ModelError
 from medseg.inference.settings import SavedModel
 from medseg.io.atomic import replacing_folder, write_text
 from medseg.io.manifest import check_manifest, write_manifest
 from medseg.labels import Labels
 from medseg.models import build_model
+from medseg.models.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from medseg.models.base import Model
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+
+
 def save_model(folder: str | Path, model: Model, saved: SavedModel, labels: Labels) -> None:
     """Write a model folder in one step; an existing one is replaced only once the new one is whole."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    parameters = sum(p.numel() for p in model.parameters())
+    saved = saved if saved.members == len(members) else saved.replace(members=len(members))
+    write_model_folder(folder, (member.state_dict() for member in members), saved, labels, parameters)
+
+
+def write_model_folder(
+    folder: str | Path,
+    weights: Iterable[Mapping[str, Tensor]],
+    saved: SavedModel,
+    labels: Labels,
+    parameters: int,
+) -> None:
+    """Write a model folder in one step from state dicts, of which one at a time is asked for.
+
+    Args:
+        folder: as in `save_model`.
+        weights: one state dict for each of ``saved.members``.
+        saved: settings. labels: classes.
+        parameters: of all members together, for the README.
+    """
     with replacing_folder(folder) as temporary:
-        save_file(weights, temporary / "model.safetensors")
+        for name, state in zip(_weight_files(saved), weights, strict=True):
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+            save_file(tensors, temporary / name)
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
-        write_text(temporary / "README.md", _card(saved, labels, sum(p.numel() for p in model.parameters())))
+        write_text(temporary / "README.md", _card(saved, labels, parameters))
         write_manifest(temporary)
+
+
+def _weight_files(saved: SavedModel) -> list[str]:
+    several = [f"member_{index}.safetensors" for index in range(saved.members)]
+    return several if saved.members > 1 else ["model.safetensors"]
 
 
 def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     """Read a model folder, or the one of a run.
+
+    Weights are copied into the model tensor by tensor, so that they are never held twice.
+
+    Returns:
+        The model, an `Ensemble` where the folder has several members; its settings; its labels.
 
     Raises:
         ModelError: not a model folder, damaged, or weights that do not fit the config.
@@ -51,15 +90,33 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
     options = {key: value for key, value in saved.model.items() if key != "name"}
-    model = build_model(
-        saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
-    )
+    paths = [folder / name for name in _weight_files(saved)]
+    for path in paths:
+        if not path.is_file():
+            raise ModelError(
+                f"{path}: no such file, expected {saved.members} (members). Copy the folder again."
+            )
+    models = []
+    for path in paths:
+        model = build_model(
+            saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
+        )
+        _fill(model, path)
+        models.append(model)
+    return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels
+
+
+def _fill(model: Model, path: Path) -> None:
+    """Copy the weights of a file into `model`, one tensor at a time."""
+    own = model.state_dict()
     try:
-        weights = load_file(folder / "model.safetensors")
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            _check_shapes(own, {name: tuple(file.get_slice(name).get_shape()) for name in names}, path)
+            for name in names:
+                own[name].copy_(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder / 'model.safetensors'}: not readable ({error}). Copy it again.") from None
-    load_weights(model, weights, folder / "model.safetensors")
-    return model, saved, labels
+        raise ModelError(f"{path}: not readable ({error}). Copy it again.") from None
 
 
 def _model_of_run(run: Path) -> Path:
@@ -73,20 +130,23 @@ def _model_of_run(run: Path) -> Path:
 
 def load_weights(model: Model, weights: dict[str, Tensor], where: Path) -> None:
     """Copy `weights` into `model`; the first three layers that differ are named in the error."""
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    other = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    _check_shapes(model.state_dict(), {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
+    model.load_state_dict(weights)
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], other: Shapes, where: Path) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if own != other:
         names = sorted(n for n in own.keys() | other.keys() if own.get(n) != other.get(n))
         shown = "; ".join(f"{n}: found {other.get(n)}, expected {own.get(n)}" for n in names[:3])
         raise ModelError(
             f"{where}: {len(names)} layers do not fit the model: {shown}. Use the weights' own config."
         )
-    model.load_state_dict(weights)
 
 
 def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
     window = "x".join(map(str, saved.window))
-    spacing = saved.preprocessing.spacing
+    several = f"{saved.members} times " if saved.members > 1 else ""
     lines = [
         f"# {saved.name}",
         "",
@@ -94,11 +154,11 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| model | {saved.model['name']}, {parameters:,} parameters |",
+        f"| model | {several}{saved.model['name']}, {parameters:,} parameters |",
         f"| input channels | {', '.join(saved.channel_names)} |",
         f"| labels | {', '.join(labels.names)} |",
-        f"| orientation | {saved.preprocessing.orientation} |",
-        f"| spacing | {'the file’s own' if spacing is None else ' x '.join(f'{s:g}' for s in spacing) + ' mm'} |",
+        f"| orientation | {saved.preprocessing.orientation or 'the order of the file’s axes'} |",
+        f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
         f"| window | {window} voxels |",
     ]
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
@@ -111,3 +171,9 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _spacing_text(spacing: Spacing | None) -> str:
+    if spacing is None:
+        return "the file’s own"
+    return " x ".join("the file’s own" if value is None else f"{value:g}" for value in spacing) + " mm"

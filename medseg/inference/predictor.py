@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.data.cases import Case, read_case_image
-from medseg.data.preprocess import Box, LabelTarget, Prepared, label_target, prepare
+from medseg.data.preprocess import Box, LabelTarget, label_target, prepare
 from medseg.errors import ModelError
 from medseg.inference.empty import body_box, empty_test
 from medseg.inference.engine import Engine, Job
@@ -26,7 +26,6 @@ from medseg.inference.windows import Sliding, window_slices
 from medseg.io import read
 from medseg.labels import Labels
 from medseg.models.base import Model
-from medseg.resampling import axis_orders
 from medseg.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
@@ -107,7 +106,7 @@ class Predictor:
         image = Whole(torch.from_numpy(prepared.image.data).movedim(-1, 1))
         lowest = prepared.image.data.min(axis=(1, 2, 3)).tolist()
         empty = empty_test(settings, lowest) if self.settings.skip_empty else None
-        return Job(image, target, self._axes(prepared, target), empty)
+        return Job(image, target, self._axes(target), empty)
 
     def run(self, job: Job, *, on_window: Progress | None = None) -> Volume:
         """Segment a prepared image: the second half of a call."""
@@ -141,15 +140,13 @@ class Predictor:
         ct = [channel.method == "ct" for channel in settings.channels]
         if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
             return None
-        upright = volume.reoriented(settings.orientation)
+        upright = volume.reoriented(settings.axcodes(volume.grid))
         return body_box(upright.data.max(axis=0), upright.grid)
 
-    def _axes(self, prepared: Prepared, target: LabelTarget) -> tuple[Between, ...]:
+    def _axes(self, target: LabelTarget) -> tuple[Between, ...]:
         """Between which network voxels the target's lie, slab axis first."""
-        orders: tuple[int, ...] = (1, 1, 1)
-        if self.settings.thick_slices == "nearest":
-            orders = axis_orders(1, prepared.image.spacing, target.spacing)
-        between = [Between.of(m, nearest=order == 0) for m, order in zip(target.maps, orders, strict=True)]
+        thick = target.thick_axis if self.settings.thick_slices == "nearest" else None
+        between = [Between.of(m, nearest=axis == thick) for axis, m in enumerate(target.maps)]
         return tuple(between[axis] for axis in SLAB_FIRST)
 
     def _volume(self, source: Source) -> tuple[Volume, str]:

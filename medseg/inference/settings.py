@@ -52,6 +52,7 @@ class SavedModel(Config):
         preprocessing: resolved, with measured intensities.
         window: voxels per array axis, 1 along the slice axis of a 2-D model.
         slice_axis: array axis across the slices of a 2-D model.
+        members: networks in the folder; the logits of several are averaged.
         predict: how to run it.
         trained_on: counts and figures for the model's README.
     """
@@ -64,5 +65,6 @@ class SavedModel(Config):
     preprocessing: Preprocessing
     window: tuple[int, int, int]
     slice_axis: Literal[0, 1, 2] = 2
+    members: int = Field(1, ge=1)
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)

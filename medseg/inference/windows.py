@@ -240,7 +240,9 @@ def window_positions(
 def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor:
     """Weight of each voxel of a window, `(*window)` float32, maximum 1 and nowhere 0.
 
-    ``gaussian`` has a standard deviation of an eighth of the window along each axis.
+    ``gaussian`` has a standard deviation of an eighth of the window along each axis, and is rounded as nnU-Net's is:
+    to float16 with a peak of 10, zeros lifted to the smallest number left. Where windows meet along an edge of the
+    image, all weights are so small that only the same rounding gives the same mean.
     """
     if blend == "constant":
         return torch.ones(window)
@@ -250,9 +252,9 @@ def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor
         peak[size // 2] = 1
         profile = gaussian_filter(peak, sigma=size / 8, mode="constant") if size > 1 else peak
         weights = weights * profile.reshape([-1 if a == axis else 1 for a in range(len(window))])
-    weights /= weights.max()
-    floor = weights[weights > 0].min()
-    return torch.from_numpy(np.maximum(weights, max(floor, 1e-7)).astype(np.float32))
+    peak_value = np.float32(10)
+    rounded = (peak_value * weights / weights.max()).astype(np.float16).astype(np.float32)
+    return torch.from_numpy(np.maximum(rounded, rounded[rounded > 0].min()) / peak_value)
 
 
 def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from medseg.errors import ModelError
 from medseg.io.atomic import replacing_folder
 from medseg.io.manifest import check_manifest, is_complete, write_manifest
+from medseg.io.torch_files import read_torch_file
 
 
 def save_checkpoint(
@@ -55,7 +56,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     for path in found:
         if not is_complete(path):
             continue
-        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+        state = read_torch_file(path / "state.pt")
         return load_file(path / "weights.safetensors"), state
     if found:
         check_manifest(found[0])

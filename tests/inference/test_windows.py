@@ -229,5 +229,8 @@ def test_weights_equal_golden_values_up_to_scale(shared_reference):
         centre = tuple(size // 2 for size in tile)
         edge = (0, *centre[1:])
         assert weights[centre] == pytest.approx(case["centre_f64"])
-        assert weights[edge] == pytest.approx(case["edge_centre_f64"], rel=1e-5)
-        assert weights.sum() == pytest.approx(case["sum_f64"], rel=1e-4)
+        assert weights[edge] == pytest.approx(case["edge_centre_f64"], rel=1e-3)
+        # nnU-Net rounds to float16, which decides along the edges of an image.
+        assert weights.ravel()[0] == pytest.approx(case["corner_first_f16"], rel=1e-5)
+        assert weights.min() == pytest.approx(case["min_f16"], rel=1e-5)
+        assert weights.sum() == pytest.approx(case["sum_f16_as_f64"], rel=1e-6)

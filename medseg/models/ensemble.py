@@ -1,0 +1,47 @@
+"""Several networks that answer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from medseg.errors import ModelError, describe
+from medseg.models.base import Model
+
+
+class Ensemble(Model):
+    """Mean of the logits of networks that differ only in their weights, such as those of the folds of one dataset.
+
+    Sliding windows and mirroring are linear in the logits, so this equals averaging the members' whole predictions
+    (nnU-Net, Isensee et al. 2021), at the memory of one.
+
+    Args:
+        members: models with the same axes, channels and classes.
+
+    Raises:
+        ModelError: there are none, or they differ.
+    """
+
+    def __init__(self, members: Sequence[Model]) -> None:
+        kinds = {(m.spatial_dims, m.in_channels, m.num_classes, m.divisor) for m in members}
+        if len(kinds) != 1:
+            fix = "Give models of one architecture"
+            raise ModelError(
+                describe(
+                    "Ensemble", "members", found=f"{len(kinds)} kinds of models", expected="one", fix=fix
+                )
+            )
+        ((spatial_dims, in_channels, num_classes, divisor),) = kinds
+        super().__init__(
+            spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes, divisor=divisor
+        )
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the mean logits (n k *spatial), in float32, of an image (n c *spatial)."""
+        first, *others = self.members
+        total: Tensor = first(image).float()
+        for member in others:
+            total = total + member(image)
+        return total / len(self.members)
