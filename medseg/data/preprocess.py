@@ -2,71 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy import ndimage
 
 from medseg.config import Config
-from medseg.data.settings import Method, Orientation, Spacing
+from medseg.data.normalize import RGB_TOP, Normalization, Scale, nonzero_mask
+from medseg.data.settings import Orientation, Spacing
+from medseg.data.slices import PreparedSlices
 from medseg.errors import DataError
 from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
-from medseg.resampling import AxisMap, axis_orders, resample, resample_labels
+from medseg.resampling import AxisMap, axis_orders, resample_labels
 from medseg.volume import Volume
 
-STD_FLOOR = 1e-8
-RGB_TOP = 255
-SAMPLES_PER_CASE = 20_000
 Box = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-class Normalization(Config):
-    """How the intensities of one channel are brought to a common scale.
-
-    ``ct`` clips to [low, high], subtracts mean and divides by std, all measured over the foreground of the
-    training set; ``zscore`` uses the volume's own mean and std; ``zscore_nonzero`` those of its non-zero
-    voxels, and leaves zeros at zero (brain-extracted MR); ``zscore_mask`` those inside `nonzero_mask`, which all
-    channels share, and changes nothing outside (nnU-Net's ``use_mask_for_norm``); ``rescale`` maps to [0, 1];
-    ``rgb`` divides by 255.
-    """
-
-    method: Method = "zscore"
-    mean: float = 0.0
-    std: float = 1.0
-    low: float | None = None
-    high: float | None = None
-
-    def apply(self, channel: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Normalise one channel `(X, Y, Z)`.
-
-        Args:
-            channel: intensities.
-            mask: where ``zscore_mask`` measures and changes values; None takes the channel's own `nonzero_mask`.
-        """
-        values = channel.astype(np.float32)
-        if self.method == "ct":
-            clipped = np.clip(values, self.low, self.high)
-            return np.asarray((clipped - self.mean) / max(self.std, STD_FLOOR), dtype=np.float32)
-        if self.method == "zscore":
-            # Sums in float64: intensities of a million in float32 lose the mean's last digits.
-            mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-            return np.asarray((values - mean) / max(std, STD_FLOOR), dtype=np.float32)
-        if self.method in ("zscore_nonzero", "zscore_mask"):
-            if self.method == "zscore_mask":
-                inside = nonzero_mask(values[None]) if mask is None else mask
-            else:
-                inside = values != 0
-            if not inside.any():
-                return values
-            mean, std = values[inside].mean(dtype=np.float64), values[inside].std(dtype=np.float64)
-            return np.where(inside, (values - mean) / max(std, STD_FLOOR), values).astype(np.float32)
-        if self.method == "rescale":
-            low, high = float(values.min()), float(values.max())
-            return np.asarray((values - low) / max(high - low, STD_FLOOR), dtype=np.float32)
-        return values / np.float32(RGB_TOP) if self.method == "rgb" else values
 
 
 class Preprocessing(Config):
@@ -99,16 +52,24 @@ class Prepared:
     """A prepared image and what is needed to bring a result back to the file's grid.
 
     Attributes:
-        image: `(C, X, Y, Z)` float32 on the network's grid.
+        slices: the image on the network's grid, made some slices at a time.
+        grid: the network's.
         source: grid of the file. header: its geometry fields.
         start, shape: the box that was cut from the reoriented file, in voxels.
     """
 
-    image: Volume
+    slices: PreparedSlices
+    grid: Grid
     source: Grid
     header: Any
     start: tuple[int, ...]
     shape: tuple[int, ...]
+
+    @cached_property
+    def image(self) -> Volume:
+        """All of it, `(C, X, Y, Z)` float32."""
+        data = self.slices.slices(0, self.grid.shape[2])
+        return Volume(np.ascontiguousarray(np.moveaxis(data, 1, -1)), self.grid)
 
 
 def check_image(image: Volume, channels: int, where: str) -> None:
@@ -118,15 +79,19 @@ def check_image(image: Volume, channels: int, where: str) -> None:
             f"{where}: channels: found {image.channels}, expected {channels}. "
             "Give one file per channel in the order of training, or one file that holds them all."
         )
-    if image.data.dtype.kind == "f" and not np.isfinite(image.data).all():
-        count = int((~np.isfinite(image.data)).sum())
-        raise DataError(
-            f"{where}: found {count} voxels that are NaN or infinite, expected none. Repair them."
-        )
+    if image.data.dtype.kind == "f":
+        count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
+        if count:
+            raise DataError(
+                f"{where}: found {count} voxels that are NaN or infinite, expected none. Repair them."
+            )
 
 
 def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: Box | None = None) -> Prepared:
     """Reorient, crop to non-zero, normalise, resample (cubic; nnU-Net's rule for thick slices).
+
+    Nothing the size of the image is made but what is asked of the result: it measures now, and computes slices when
+    they are asked for.
 
     Args:
         image: as read from its file.
@@ -138,34 +103,38 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
         DataError: wrong channel count, NaN or infinite voxels.
     """
     check_image(image, len(settings.channels), where)
-    turned_image = image.reoriented(settings.axcodes(image.grid))
+    codes = settings.axcodes(image.grid)
+    upright = turned(image.data, image.grid.axcodes, codes)
     if box is None and settings.crop_to_nonzero:
-        box = _nonzero_box(turned_image.data)
-    start, shape = box or ((0, 0, 0), turned_image.grid.shape)
-    cropped = turned_image.cropped(start, shape)
-    volume = Volume(_normalised(cropped.data, settings.channels, where), cropped.grid)
-    target = settings.target_spacing(volume.spacing)
-    if settings.spacing is not None:
-        volume = _resized(volume, shape_at_spacing(shape, volume.spacing, target), target)
-    return Prepared(volume, image.grid, image.header, start, shape)
+        box = _nonzero_box(upright)
+    start, shape = box or ((0, 0, 0), upright.shape[1:])
+    data = upright[(slice(None), *(slice(s, s + n) for s, n in zip(start, shape, strict=True)))]
+    grid = image.grid.reoriented(codes).boxed(start, shape)
+    target = settings.target_spacing(grid.spacing)
+    wanted = shape_at_spacing(shape, grid.spacing, target) if settings.spacing is not None else shape
+    maps = [AxisMap.resize(n, m) for n, m in zip(shape, wanted, strict=True)]
+    # nnU-Net's rule looks at the spacing that was asked for. The one that comes out differs from it, because voxels
+    # are whole, by enough to decide otherwise where slices are few.
+    orders = axis_orders(3, grid.spacing, target)
+    slices = PreparedSlices(data, _scales(data, settings.channels, where), maps, orders)
+    return Prepared(slices, grid.with_shape(wanted), image.grid, image.header, start, shape)
 
 
 def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) -> Volume:
     """The label map of a prepared image, through the same turn, crop and resampling."""
     cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
-    return _resized(cropped, prepared.image.grid.shape, settings.target_spacing(cropped.spacing))
+    shape = prepared.grid.shape
+    if shape == cropped.grid.shape:
+        return cropped
+    maps = [AxisMap.resize(n, m) for n, m in zip(cropped.grid.shape, shape, strict=True)]
+    orders = axis_orders(1, cropped.spacing, settings.target_spacing(cropped.spacing))
+    return Volume(resample_labels(cropped.data, maps, orders), cropped.grid.with_shape(shape), "label")
 
 
-def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
-    """Voxels `(X, Y, Z)` of `(C, X, Y, Z)` that are not 0 in some channel, and the holes that they enclose.
-
-    Nothing is enclosed in a single slice, whose voxels all touch the outside (nnU-Net's rule).
-    """
-    return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
-
-
-def _normalised(data: NDArray[Any], channels: Sequence[Normalization], where: str) -> NDArray[np.float32]:
-    """Every channel of `(C, X, Y, Z)` by its own normalisation."""
+def _scales(
+    data: NDArray[Any], channels: Sequence[Normalization], where: str
+) -> list[tuple[Scale, NDArray[np.bool_] | None]]:
+    """Every channel of `(C, X, Y, Z)` measured for its own normalisation, with the mask that it needs."""
     mask = nonzero_mask(data) if any(channel.method == "zscore_mask" for channel in channels) else None
     for channel, values in zip(channels, data, strict=True):
         if channel.method == "rgb" and (values.min() < 0 or values.max() > RGB_TOP):
@@ -173,21 +142,7 @@ def _normalised(data: NDArray[Any], channels: Sequence[Normalization], where: st
                 f"{where}: intensities: found {values.min():g} to {values.max():g}, expected 0 to {RGB_TOP} of a "
                 "colour picture. Convert it to 8 bits."
             )
-    return np.stack([channel.apply(values, mask) for channel, values in zip(channels, data, strict=True)])
-
-
-def _resized(volume: Volume, shape: tuple[int, ...], target: Sequence[float]) -> Volume:
-    """Another number of voxels over the same field of view, with nnU-Net's rule for thick slices.
-
-    The rule looks at the `target` spacing (mm) that was asked for. The one that comes out differs from it, because
-    voxels are whole, by enough to decide otherwise where slices are few.
-    """
-    if shape == volume.grid.shape:
-        return volume
-    maps = [AxisMap.resize(n, m) for n, m in zip(volume.grid.shape, shape, strict=True)]
-    orders = axis_orders(1 if volume.is_label else 3, volume.spacing, target)
-    data = (resample_labels if volume.is_label else resample)(volume.data, maps, orders)
-    return Volume(data, volume.grid.with_shape(shape), volume.kind)
+    return [(channel.scale(values, mask), mask) for channel, values in zip(channels, data, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -211,7 +166,7 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
     """Make the label map that a prediction on a prepared image is written to."""
     source, codes = prepared.source, settings.axcodes(prepared.source)
     box = source.reoriented(codes).boxed(prepared.start, prepared.shape)
-    maps = separable_maps(prepared.image.grid, box)
+    maps = separable_maps(prepared.grid, box)
     if maps is None:
         raise AssertionError("a prepared grid always runs along its file's axes")
     data = np.zeros(source.shape, dtype, order="F")
@@ -222,59 +177,15 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
     return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps, thick)
 
 
-def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -> tuple[Method, ...]:
-    """One method per channel; ``auto`` is ``ct`` for a channel named CT and ``zscore`` for all others."""
-    methods = [wanted] * len(channel_names) if isinstance(wanted, str) else list(wanted)
-    if len(methods) != len(channel_names):
-        raise DataError(
-            f"preprocess.normalize: found {len(methods)} methods, expected {len(channel_names)}, one per channel "
-            f"({', '.join(channel_names)}). Give one for each."
-        )
-    automatic: list[Method] = ["ct" if n.strip().lower() == "ct" else "zscore" for n in channel_names]
-    return tuple(a if m == "auto" else m for m, a in zip(methods, automatic, strict=True))  # type: ignore[misc]
-
-
-def measure(
-    pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method], seed: int = 0
-) -> tuple[Normalization, ...]:
-    """Measure what the normalisations need over the foreground of a training set.
-
-    Args:
-        pairs: image and label volumes; read only when some method is ``ct``.
-        methods: one per channel.
-        seed: of the voxel sample, 20,000 foreground voxels a case.
-
-    Returns:
-        ``ct`` channels with percentiles 0.5 and 99.5 as low and high, mean and standard deviation.
-    """
-    if "ct" not in methods:
-        return tuple(Normalization(method=method) for method in methods)
-    samples: list[NDArray[np.float32]] = []
-    for number, (image, label) in enumerate(pairs):
-        foreground = image.data[:, label.data[0] > 0].astype(np.float32)
-        if foreground.shape[1] == 0:
-            continue
-        chosen = np.random.default_rng((seed, number)).integers(foreground.shape[1], size=SAMPLES_PER_CASE)
-        samples.append(foreground[:, chosen])
-    if not samples:
-        raise DataError("labels: found no foreground voxel in any training case. Check the label maps.")
-    values = np.concatenate(samples, axis=1)
-    return tuple(_measured(method, channel) for method, channel in zip(methods, values, strict=True))
-
-
-def _measured(method: Method, values: NDArray[np.float32]) -> Normalization:
-    if method != "ct":
-        return Normalization(method=method)
-    low, high = np.percentile(values, [0.5, 99.5])
-    return Normalization(
-        method=method, mean=float(values.mean()), std=float(values.std()), low=float(low), high=float(high)
-    )
-
-
-def _nonzero_box(data: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _nonzero_box(data: NDArray[Any]) -> Box:
     """Start and shape of the box that holds every voxel that is not 0 in some channel; all if none."""
-    found = ndimage.find_objects((data != 0).any(axis=0).astype(np.uint8))
-    if not found or found[0] is None:
+    found = [np.zeros(size, bool) for size in data.shape[1:]]
+    for index in range(data.shape[-1]):
+        plane = (data[..., index] != 0).any(axis=0)
+        found[0] |= plane.any(axis=1)
+        found[1] |= plane.any(axis=0)
+        found[2][index] = plane.any()
+    if not found[2].any():
         return (0, 0, 0), data.shape[1:]
-    box = found[0]
-    return tuple(s.start for s in box), tuple(s.stop - s.start for s in box)
+    spans = [np.flatnonzero(axis)[[0, -1]] for axis in found]
+    return tuple(int(low) for low, _ in spans), tuple(int(high - low + 1) for low, high in spans)

@@ -90,7 +90,7 @@ def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) ->
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
-        grid = {"spacing": prepared.image.spacing, "shape": prepared.image.grid.shape, "format": FORMAT}
+        grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
 
 

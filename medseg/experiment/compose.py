@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
+from medseg.data.normalize import measure, resolve_methods
 from medseg.data.patches import PatchDataset
-from medseg.data.preprocess import Preprocessing, check_image, measure, resolve_methods
+from medseg.data.preprocess import Preprocessing, check_image
 from medseg.data.settings import Augmentation
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store

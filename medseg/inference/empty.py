@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medseg.data.preprocess import STD_FLOOR, Normalization, Preprocessing
+from medseg.data.normalize import STD_FLOOR, Normalization
+from medseg.data.preprocess import Preprocessing
 from medseg.geometry import Grid
 
 AIR_HU = -850.0  # a window with nothing brighter holds air alone: lungs show vessels
@@ -52,11 +53,11 @@ def body_box(data: NDArray[Any], grid: Grid) -> tuple[tuple[int, ...], tuple[int
     Parts of less than a cubic centimetre are left out; a table and arms beside the body are not.
 
     Args:
-        data: Hounsfield units `(X, Y, Z)`.
+        data: Hounsfield units `(C, X, Y, Z)`.
         grid: where they lie.
     """
     steps = [max(1, int(_COARSE_MM // spacing)) for spacing in grid.spacing]
-    coarse = data[tuple(slice(step // 2, None, step) for step in steps)] > BODY_HU
+    coarse = (data[(slice(None), *(slice(step // 2, None, step) for step in steps))] > BODY_HU).any(axis=0)
     parts, count = ndimage.label(coarse)
     if not count:
         return None
@@ -69,7 +70,7 @@ def body_box(data: NDArray[Any], grid: Grid) -> tuple[tuple[int, ...], tuple[int
     if not boxes:
         return None
     start, stop = [], []
-    for axis, (step, spacing, size) in enumerate(zip(steps, grid.spacing, data.shape, strict=True)):
+    for axis, (step, spacing, size) in enumerate(zip(steps, grid.spacing, grid.shape, strict=True)):
         margin = step + round(MARGIN_MM / spacing)
         start.append(max(0, min(box[axis].start for box in boxes) * step - margin))
         stop.append(min(size, max(box[axis].stop for box in boxes) * step + margin))

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.data.cases import Case, read_case_image
 from medseg.data.preprocess import Box, LabelTarget, label_target, prepare
 from medseg.errors import ModelError
+from medseg.geometry import turned
 from medseg.inference.empty import body_box, empty_test
 from medseg.inference.engine import Engine, Job
 from medseg.inference.export import Between
@@ -21,7 +22,7 @@ from medseg.inference.network import SLAB_FIRST, WindowNetwork
 from medseg.inference.postprocess import keep_largest_components
 from medseg.inference.precision import checked_device
 from medseg.inference.settings import PredictSettings, SavedModel
-from medseg.inference.slab import Whole
+from medseg.inference.slab import Made, Whole
 from medseg.inference.windows import Sliding, window_slices
 from medseg.io import read
 from medseg.labels import Labels
@@ -103,10 +104,8 @@ class Predictor:
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.values.dtype)
-        image = Whole(torch.from_numpy(prepared.image.data).movedim(-1, 1))
-        lowest = prepared.image.data.min(axis=(1, 2, 3)).tolist()
-        empty = empty_test(settings, lowest) if self.settings.skip_empty else None
-        return Job(image, target, self._axes(target), empty)
+        empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
+        return Job(Made(prepared.slices), target, self._axes(target), empty)
 
     def run(self, job: Job, *, on_window: Progress | None = None) -> Volume:
         """Segment a prepared image: the second half of a call."""
@@ -140,8 +139,9 @@ class Predictor:
         ct = [channel.method == "ct" for channel in settings.channels]
         if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
             return None
-        upright = volume.reoriented(settings.axcodes(volume.grid))
-        return body_box(upright.data.max(axis=0), upright.grid)
+        codes = settings.axcodes(volume.grid)
+        upright = turned(volume.data, volume.grid.axcodes, codes)
+        return body_box(upright, volume.grid.reoriented(codes))
 
     def _axes(self, target: LabelTarget) -> tuple[Between, ...]:
         """Between which network voxels the target's lie, slab axis first."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medseg.data.slices import PreparedSlices
 from medseg.errors import ModelError
 
 Box = tuple[slice, ...]
@@ -35,6 +36,18 @@ class Whole:
     def slices(self, first: int, last: int) -> Tensor:
         """A view of the slices."""
         return self._image[:, first:last]
+
+
+class Made:
+    """An image whose slices are prepared as they are asked for."""
+
+    def __init__(self, prepared: PreparedSlices) -> None:
+        self._prepared = prepared
+        self.shape = prepared.shape
+
+    def slices(self, first: int, last: int) -> Tensor:
+        """Fresh slices."""
+        return torch.from_numpy(self._prepared.slices(first, last))
 
 
 class ImageSlab:

@@ -13,7 +13,7 @@ from pydantic import field_validator, model_validator
 
 from medseg.config import Config
 from medseg.data.json_files import read_object
-from medseg.data.preprocess import Normalization
+from medseg.data.normalize import Normalization
 from medseg.data.settings import Method, Millimetres
 from medseg.errors import ModelError
 from medseg.interop.nnunet_architecture import MAX_STAGES, Architecture, Axes, Foreign, one_of

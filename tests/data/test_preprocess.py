@@ -7,14 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from medseg.data.preprocess import (
-    Normalization,
-    Preprocessing,
-    check_image,
-    measure,
-    prepare,
-    resolve_methods,
-)
+from medseg.data.normalize import Normalization, measure, resolve_methods
+from medseg.data.preprocess import Preprocessing, check_image, prepare
 from medseg.errors import DataError
 from medseg.geometry import Grid
 from medseg.volume import Volume

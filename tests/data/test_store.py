@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
-from medseg.data.preprocess import Normalization, Preprocessing
+from medseg.data.normalize import Normalization
+from medseg.data.preprocess import Preprocessing
 from medseg.data.store import LOCATIONS_PER_CLASS, StoredCase, fill_store, locations_table
 from medseg.errors import DataError
 from medseg.labels import Labels

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from medseg.data.preprocess import Normalization, Preprocessing
+from medseg.data.normalize import Normalization
+from medseg.data.preprocess import Preprocessing
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels

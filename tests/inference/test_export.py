@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medseg.data.phantom import phantom_case
-from medseg.data.preprocess import Normalization, Preprocessing, label_target, prepare, prepare_label
+from medseg.data.normalize import Normalization
+from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
 from medseg.geometry import Grid
 from medseg.inference.export import Between, export_labels
 from medseg.resampling import AxisMap, resample

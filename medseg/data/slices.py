@@ -1,0 +1,161 @@
+"""A prepared image that is made some slices at a time, so that nothing of its size is held beside the file's voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.normalize import Scale
+from medseg.resampling import AxisMap, axis_matrix, nearest_index
+
+_PLANES = 16  # prepared at a time
+_NEGLIGIBLE = 1e-10  # weights of a cubic spline below it are left out; they fall by 3.7 a voxel
+
+Float32 = NDArray[np.float32]
+
+
+class PreparedSlices:
+    """Normalised and resampled slices of an image, across its last axis.
+
+    Results equal `medseg.resampling.resample` of the normalised image up to float rounding.
+
+    Args:
+        data: `(C, X, Y, Z)` as in the file, turned and cropped; a view is enough.
+        scales: of each channel, with the mask `(X, Y, Z)` that it needs.
+        maps: where target voxels lie, an `AxisMap` an axis.
+        orders: spline order per axis, 0 or 3.
+    """
+
+    def __init__(
+        self,
+        data: NDArray[Any],
+        scales: Sequence[tuple[Scale, NDArray[np.bool_] | None]],
+        maps: Sequence[AxisMap],
+        orders: Sequence[int],
+    ) -> None:
+        self._data = data
+        self._scales = scales
+        self._maps = maps
+        self._smooth = [
+            axis_matrix(m, order) if order > 0 and not m.is_selection else None
+            for m, order in zip(maps, orders, strict=True)
+        ]
+        self._selects = [
+            None if smooth is not None or m.is_identity else nearest_index(m)
+            for m, smooth in zip(maps, self._smooth, strict=True)
+        ]
+        self._is_cubic = any(smooth is not None for smooth in self._smooth)
+        self._kept_axes = tuple(axis for axis, order in enumerate(orders) if order == 0)
+        self._rows: tuple[int, Float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, then slices, then the two axes of a slice: `(C, Z, X, Y)` of the target."""
+        x, y, z = (m.n_out for m in self._maps)
+        return self._data.shape[0], z, x, y
+
+    @property
+    def lowest(self) -> list[float]:
+        """Lowest normalised intensity of each channel."""
+        return [float(low.min()) for low, _ in self._ranges]
+
+    def slices(self, first: int, last: int) -> Float32:
+        """Target slices `first` up to but without `last`, `(C, last - first, X, Y)` float32.
+
+        Cheapest in order: source slices that the next call needs again are kept.
+        """
+        matrix = self._smooth[2]
+        if matrix is None:
+            index = self._selects[2]
+            wanted = np.arange(first, last) if index is None else index[first:last]
+            start = int(wanted.min())
+            result = self._source_rows(start, int(wanted.max()) + 1)
+            if index is not None:
+                result = result[:, wanted - start]
+        else:
+            weights = matrix[first:last]
+            needed = np.flatnonzero((np.abs(weights) > _NEGLIGIBLE).any(axis=0))
+            start, stop = int(needed[0]), int(needed[-1]) + 1
+            rows = self._source_rows(start, stop)
+            flat = rows.reshape(rows.shape[0], stop - start, -1)
+            result = np.matmul(weights[:, start:stop].astype(np.float32), flat)
+            result = result.reshape(rows.shape[0], last - first, *rows.shape[2:])
+        return self._selected(self._clipped(result, slice(first, last)))
+
+    def _source_rows(self, start: int, stop: int) -> Float32:
+        """Source slices, normalised and resampled within the slice, `(C, stop - start, X, Y)`."""
+        held_from, held = self._rows or (start, np.empty((self._data.shape[0], 0, 0, 0), np.float32))
+        held_to = held_from + held.shape[1]
+        if held_from <= start <= held_to and held.size:
+            parts = [held[:, start - held_from :]]
+        else:
+            parts, held_to = [], start
+        parts += [
+            self._planes(low, min(low + _PLANES, stop)) for low in range(max(held_to, start), stop, _PLANES)
+        ]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        self._rows = (start, rows) if self._smooth[2] is not None else None
+        return rows[:, : stop - start]
+
+    def _planes(self, start: int, stop: int) -> Float32:
+        """`_source_rows` without what is held; smooth axes of the slice are interpolated, others left for later."""
+        x, y = self._smooth[0], self._smooth[1]
+        planes = []
+        for values in self._normalised(start, stop):
+            plane = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (n, X, Y)
+            if x is not None:
+                plane = np.matmul(x.astype(np.float32), plane)
+            if y is not None:
+                plane = np.matmul(plane, y.T.astype(np.float32))
+            planes.append(plane)
+        return np.stack(planes)
+
+    def _normalised(self, start: int, stop: int) -> Iterator[Float32]:
+        """Each channel's source slices, `(X, Y, stop - start)`."""
+        for channel, (scale, mask) in zip(self._data, self._scales, strict=True):
+            part = None if mask is None else mask[..., start:stop]
+            yield scale.apply(channel[..., start:stop], part)
+
+    @cached_property
+    def _ranges(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Lowest and highest normalised value of each channel: of all, or of each slice across a thick axis."""
+        depth = self._data.shape[-1]
+        axes = tuple(axis for axis in range(3) if axis not in self._kept_axes)
+        lows: list[list[Float32]] = [[] for _ in self._scales]
+        highs: list[list[Float32]] = [[] for _ in self._scales]
+        for start in range(0, depth, _PLANES):
+            for channel, values in enumerate(self._normalised(start, min(start + _PLANES, depth))):
+                lows[channel].append(values.min(axis=axes, keepdims=True))
+                highs[channel].append(values.max(axis=axes, keepdims=True))
+        along_z = 2 in self._kept_axes
+        return [
+            (
+                np.concatenate(low, axis=2) if along_z else np.minimum.reduce(low),
+                np.concatenate(high, axis=2) if along_z else np.maximum.reduce(high),
+            )
+            for low, high in zip(lows, highs, strict=True)
+        ]
+
+    def _clipped(self, result: Float32, targets: slice) -> Float32:
+        """Cut what the spline overshot, `(C, n, X, Y)`; axes of a slice that are selected still have source size."""
+        if not self._is_cubic:
+            return result
+        for channel, (low, high) in zip(result, self._ranges, strict=True):
+            # (X, Y, Z) with 1 where the range is of all: turned to (Z, X, Y), Z brought to the target.
+            limits = [np.moveaxis(limit, 2, 0) for limit in (low, high)]
+            if 2 in self._kept_axes:
+                index = self._selects[2]
+                limits = [limit[targets if index is None else index[targets]] for limit in limits]
+            np.clip(channel, *limits, out=channel)
+        return result
+
+    def _selected(self, result: Float32) -> Float32:
+        for axis in (0, 1):
+            index = self._selects[axis]
+            if index is not None:
+                result = np.take(result, index, axis=axis + 2)
+        return result
