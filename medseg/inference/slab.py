@@ -127,7 +127,7 @@ class LogitSlab:
             part = values[(slice(None), *seen)].movedim(0, -1)
             weights, total = self._weights[seen], self._weight_sum[held]
             if self._dtype == torch.float32:
-                self._sums[held] += part * weights[..., None]
+                self._sums[held].addcmul_(part, weights[..., None])
                 total += weights
             else:
                 total += weights

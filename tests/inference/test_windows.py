@@ -132,7 +132,7 @@ def dense(image, network, window, *, overlap, blend, mirror_axes):
         logits = sum(network(patch.flip(f)).flip(f) for f in flips)[0] / len(flips)
         if isinstance(total, int):
             total = torch.zeros((len(logits), *padded.shape[1:]))
-        total[(slice(None), *box)] += logits * weights
+        total[(slice(None), *box)].addcmul_(logits, weights)  # one rounding where the processor can
         weight_sum[box] += weights
     inner = tuple(slice(low, low + n) for (low, _), n in zip(pads, image.shape[1:], strict=True))
     return (total / weight_sum)[(slice(None), *inner)]
