@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from nnunet_models import (
     write_images,
     write_trained,
 )
+from PIL import Image
 
 import medseg
+from medseg.cli.main import main
 from medseg.data.preprocess import prepare
 from medseg.errors import ConfigError, MedsegError, ModelError
 from medseg.interop.nnunet import FileAxes, import_nnunet
@@ -287,3 +290,41 @@ def test_spacing_comes_from_the_affine(tmp_path):
     """nnU-Net reads the header's float32 sizes; the two differ by rounding alone."""
     (path,) = write_images(tmp_path, (4, 4, 4), (0.7, 0.8, 0.9))
     np.testing.assert_allclose(medseg.read(path).spacing, nib.load(path).header.get_zooms(), rtol=1e-6)
+
+
+def test_a_colour_picture(tmp_path):
+    schemes = ["RGBTo01Normalization"] * 3
+    chosen = configuration([20, 16], [1.0, 1.0], architecture(2), schemes, [False] * 3)
+    plans = {**plans_of({"2d": chosen}, 3), "image_reader_writer": "NaturalImage2DIO"}
+    folder = write_trained(tmp_path, "2d", plans, dataset_of(3), mirror_axes=(0, 1))
+    x, y = np.meshgrid(np.arange(30), np.arange(26), indexing="xy")
+    waves = [127 + 120 * np.sin(x / (3 + c) + y / 5) for c in range(3)]
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8)).save(path)
+    found = loaded(folder, tmp_path)(path).data[0]
+    assert found.shape == (30, 26, 1)
+    assert np.array_equal(found, Oracle(folder, [path]).labels())
+
+
+def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
+    folder, images, _ = made(tmp_path, "plain_2d")
+    model, answers = tmp_path / "model", tmp_path / "answers"
+    assert main(["import", "nnunet", str(folder), "-o", str(model), "--folds", "0"]) == 0
+    told = capsys.readouterr().out
+    assert f"{model}: unet_2d of nnUNetTrainer, 2d, folds 0" in told
+    assert "import with --orientation" in told
+    assert (
+        main(["predict", str(model), str(images[0]), "-o", str(answers), "--set", "precision=float32"]) == 0
+    )
+    (answer,) = answers.iterdir()
+    assert np.array_equal(np.asarray(nib.load(answer).dataobj), Oracle(folder, images).labels())
+    assert main(["import", "nnunet", str(folder), "-o", str(model)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_published_plans_on_a_real_image(tmp_path, shared_data, shared_reference):
+    plans = json.loads((shared_reference / "nnunet_plans_hippocampus.json").read_text())
+    image = sorted((shared_data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[0]
+    folder = write_trained(tmp_path, "3d_fullres", plans, dataset_of())
+    found = loaded(folder, tmp_path)(image).data[0]
+    assert np.count_nonzero(found != Oracle(folder, [image]).labels()) <= 1
