@@ -55,12 +55,15 @@ def write_model_folder(
     """
     with replacing_folder(folder) as temporary:
         for name, state in zip(_weight_files(saved), weights, strict=True):
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-            save_file(tensors, temporary / name)
+            _save_weights(state, temporary / name)
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
         write_text(temporary / "README.md", _card(saved, labels, parameters))
         write_manifest(temporary)
+
+
+def _save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path)
 
 
 def _weight_files(saved: SavedModel) -> list[str]:

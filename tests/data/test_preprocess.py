@@ -45,6 +45,9 @@ def image_of(values) -> Volume:
         (Normalization(method="zscore"), [1e6, 1e6 + 2], [-1, 1]),
         (Normalization(method="zscore_nonzero"), [0, 1, 3, 0], [0, -1, 1, 0]),
         (Normalization(method="zscore_nonzero"), [0, 0], [0, 0]),
+        (Normalization(method="zscore_mask"), [0, 1, 3, 0], [0, -1, 1, 0]),
+        (Normalization(method="zscore_mask"), [0, 0], [0, 0]),
+        (Normalization(method="rgb"), [0, 51, 255], [0, 0.2, 1]),
         (Normalization(method="ct", mean=1, std=2, low=-1, high=3), [-9, 1, 2, 9], [-1, 0, 0.5, 1]),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.model_folder import load_model, load_weights, save_model
 from medseg.models import build_model
+from medseg.models.ensemble import Ensemble
 
 
 @pytest.fixture
@@ -117,3 +118,38 @@ def test_the_card_tells_what_a_user_must_know(folder):
         "not a medical device",
     ):
         assert part in card
+
+
+def two_members(make_predictor):
+    """Two toy networks with different weights, and their predictor's settings and labels."""
+    predictor, other = make_predictor(), make_predictor()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter += 0.1
+    return [predictor.model, other.model], predictor
+
+
+def test_an_ensemble_goes_round(make_predictor, tmp_path):
+    members, predictor = two_members(make_predictor)
+    save_model(tmp_path / "model", Ensemble(members), predictor.saved, predictor.labels)
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"member_0.safetensors", "member_1.safetensors"} < names
+    assert "model.safetensors" not in names
+    model, saved, _ = load_model(tmp_path / "model")
+    assert saved.members == 2
+    image = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(image), (members[0](image) + members[1](image)) / 2)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert f"2 times unet_3d, {parameters:,} parameters" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_missing_member_is_named(make_predictor, tmp_path):
+    from medseg.io.manifest import write_manifest
+
+    members, predictor = two_members(make_predictor)
+    save_model(tmp_path / "model", Ensemble(members), predictor.saved, predictor.labels)
+    (tmp_path / "model" / "member_1.safetensors").unlink()
+    write_manifest(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"member_1\.safetensors: no such file, expected 2 \(members\)"):
+        load_model(tmp_path / "model")

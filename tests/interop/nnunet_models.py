@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,6 +13,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
+os.environ.setdefault(
+    "nnUNet_def_n_proc", "1"
+)  # read when nnU-Net is imported; by default it takes eight threads
 KIND = "dynamic_network_architectures.architectures.unet."
 RESAMPLING = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 
@@ -139,9 +144,10 @@ def random_network(
     torch.manual_seed(seed + 5)
     manager = PlansManager(json.loads(json.dumps(plans)))
     heads = manager.get_label_manager(dataset).num_segmentation_heads
-    network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-        manager, manager.get_configuration(name), len(dataset["channel_names"]), heads, False
-    )
+    with warnings.catch_warnings(action="ignore"):  # about the older format of plans
+        network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
+            manager, manager.get_configuration(name), len(dataset["channel_names"]), heads, False
+        )
     with torch.no_grad():
         for module in network.modules():
             if "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), torch.Tensor):
@@ -217,25 +223,50 @@ def write_images(
     return paths
 
 
-def nnunet_labels(
-    folder: Path, images: list[Path], folds: tuple[Any, ...] = (0,), *, exact: bool = False
-) -> np.ndarray:
-    """Label map `(X, Y, Z)` in file order, by nnU-Net's own predictor.
+class Oracle:
+    """nnU-Net's own predictor.
 
-    `exact` sums logits in float32: nnU-Net does in float16, where classes come to tie.
+    Args:
+        folder: trained model. images: one file a channel. folds: of the model.
+        exact: sum logits in float32; nnU-Net does in float16, where classes come to tie.
     """
-    with mock.patch.object(torch, "half", torch.float32 if exact else torch.half):
-        return _predicted(folder, images, folds)
 
+    def __init__(
+        self, folder: Path, images: list[Path], folds: tuple[Any, ...] = (0,), *, exact: bool = True
+    ) -> None:
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-def _predicted(folder: Path, images: list[Path], folds: tuple[Any, ...]) -> np.ndarray:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        self._sums = mock.patch.object(torch, "half", torch.float32 if exact else torch.half)
+        self._predictor = nnUNetPredictor(
+            perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        )
+        with warnings.catch_warnings(action="ignore"):
+            self._predictor.initialize_from_trained_model_folder(str(folder), folds)
+        reader = self._predictor.plans_manager.image_reader_writer_class()
+        self._data, self._properties = reader.read_images([str(path) for path in images])
 
-    predictor = nnUNetPredictor(
-        use_mirroring=True, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.initialize_from_trained_model_folder(str(folder), folds)
-    reader = predictor.plans_manager.image_reader_writer_class()
-    data, properties = reader.read_images([str(path) for path in images])
-    found = predictor.predict_single_npy_array(data, properties, None, None, False)
-    return np.asarray(found).transpose(2, 1, 0)
+    def labels(self) -> np.ndarray:
+        """Label map `(X, Y, Z)` in the order of the file's axes."""
+        with self._sums:
+            found = self._predictor.predict_single_npy_array(self._data, self._properties, None, None, False)
+        return np.asarray(found).transpose(2, 1, 0)
+
+    def prepared(self) -> np.ndarray:
+        """Preprocessed image `(C, *tensor axes)`."""
+        chosen = self._predictor
+        preprocessor = chosen.configuration_manager.preprocessor_class(verbose=False)
+        image, _, _ = preprocessor.run_case_npy(
+            self._data,
+            None,
+            dict(self._properties),
+            chosen.plans_manager,
+            chosen.configuration_manager,
+            chosen.dataset_json,
+        )
+        return np.asarray(image)
+
+    def logits(self) -> np.ndarray:
+        """Logits `(K, *tensor axes)` of the preprocessed image."""
+        with self._sums:
+            image = torch.from_numpy(self.prepared())
+            return np.asarray(self._predictor.predict_logits_from_preprocessed_data(image))
