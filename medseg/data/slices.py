@@ -164,5 +164,7 @@ def _product(matrix: NDArray[np.float64], stack: Float32) -> Float32:
     """The matrix times each matrix of a stack `(n, i, j)`; by torch, because NumPy has no fast path for it."""
     import torch
 
-    found: Float32 = torch.matmul(torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(stack)).numpy()
+    found: Float32 = torch.matmul(
+        torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(stack)
+    ).numpy()
     return found

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.normalize import Normalization
+from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.preprocess import Preprocessing
 from medseg.data.store import LOCATIONS_PER_CLASS, StoredCase, fill_store, locations_table
 from medseg.errors import DataError

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medseg.data.phantom import phantom_case
 from medseg.data.normalize import Normalization
+from medseg.data.phantom import phantom_case
 from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
 from medseg.geometry import Grid
 from medseg.inference.export import Between, export_labels

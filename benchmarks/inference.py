@@ -1,0 +1,257 @@
+"""medseg's inference beside nnU-Net's and MONAI's: the same weights, the same volumes, each in a process of its own.
+
+    python benchmarks/inference.py ct.nii.gz --work /tmp/inference --small imagesTr window file export memory many
+
+`ct.nii.gz` is any CT; it is resampled to 1.5 mm for ``file``, and to 512 x 512 x 448 voxels for ``memory``. ``many`` reads
+20 small images from the folder given by ``--small``. Networks have nnU-Net's architecture and random weights. Results lie in
+WORK/results.json, so that parts can be run one by one; the tables and the plot are made from all that is there.
+
+Needs ``pip install medseg[benchmark]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from inference_report import report
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("window", "file", "export", "memory", "many")
+BIG = (512, 512, 448)
+
+
+def main() -> None:
+    """Run the parts and write their figures."""
+    if sys.argv[1:2] == ["--worker"]:
+        return _work(sys.argv[2], json.loads(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", type=Path, help="a CT volume")
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)}")
+    parser.add_argument("--work", type=Path, required=True, help="where volumes, models and results lie")
+    parser.add_argument("--small", type=Path, help="folder of small images for `many`")
+    parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for part in options.parts:
+        found = globals()[f"_part_{part}"](options)
+        results = _results(options.work)
+        results[part] = found
+        (options.work / "results.json").write_text(json.dumps(results, indent=1))
+    report(_results(options.work), options.work, publish=options.publish)
+    return None
+
+
+def _results(work: Path) -> dict[str, Any]:
+    path = work / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _part_window(options: argparse.Namespace) -> dict[str, Any]:
+    nnunet, model = _models(options.work, "real", classes=3, features=(32, 64, 128, 256, 320, 320))
+    found = {"nnunet float32": _run("window_nnunet", folder=nnunet, dtype="float32", repeats=3)}
+    found["medseg float32"] = _run("window_medseg", model=model, dtype="float32", repeats=3)
+    found["medseg float32 compiled"] = _run(
+        "window_medseg", model=model, dtype="float32", repeats=3, compiled=True
+    )
+    if _has_amx():
+        found["nnunet bfloat16"] = _run("window_nnunet", folder=nnunet, dtype="bfloat16", repeats=3)
+        found["medseg bfloat16"] = _run("window_medseg", model=model, dtype="bfloat16", repeats=3)
+        found["medseg bfloat16 compiled"] = _run(
+            "window_medseg", model=model, dtype="bfloat16", repeats=3, compiled=True
+        )
+    exact = np.array(found["nnunet float32"].pop("probe"))
+    for name, figures in found.items():
+        if "probe" in figures:
+            figures["difference"] = float(np.abs(np.array(figures.pop("probe")) - exact).max())
+        print(name, figures, flush=True)
+    return found
+
+
+def _part_file(options: argparse.Namespace) -> dict[str, Any]:
+    nnunet, model = _models(options.work, "real14", classes=14, features=(32, 64, 128, 256, 320, 320))
+    image = _resampled(options, "ct15", spacing=(1.5, 1.5, 1.5))
+    out = options.work / "labels"
+    out.mkdir(exist_ok=True)
+    jobs = {
+        "nnunet": ("file_nnunet", {"folder": nnunet}),
+        "monai": ("file_monai", {"model": model}),
+        "medseg float32": ("file_medseg", {"model": model, "precision": "float32"}),
+        "medseg float32, body": (
+            "file_medseg",
+            {"model": model, "precision": "float32", "crop_to_body": True, "skip_empty": True},
+        ),
+    }
+    if _has_amx():
+        jobs["medseg bfloat16"] = ("file_medseg", {"model": model, "precision": "bfloat16"})
+        jobs["medseg bfloat16, body"] = (
+            "file_medseg",
+            {"model": model, "precision": "bfloat16", "crop_to_body": True, "skip_empty": True},
+        )
+    return _compared(jobs, image, out, "nnunet")
+
+
+def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for classes in (25, 117):
+        nnunet, model = _models(
+            options.work, f"tiny{classes}", classes=classes, features=(4, 8, 16), native=True
+        )
+        image = _resampled(options, "big", shape=BIG)
+        deep = _resampled(options, "deep", shape=(*BIG[:2], 2 * BIG[2]))
+        out = options.work / "labels"
+        out.mkdir(exist_ok=True)
+        ours = {"model": model, "precision": "float32"}
+        jobs: dict[str, Any] = {"medseg": ("file_medseg", ours)}
+        if classes == 25:
+            jobs["monai"] = ("file_monai", {"model": model})
+            jobs["nnunet"] = ("file_nnunet", {"folder": nnunet})
+            jobs["medseg, 3 GB"] = ("file_medseg", {**ours, "max_memory": "3GB"})
+            found["25 classes, twice the depth"] = _compared({"medseg": jobs["medseg"]}, deep, out, "medseg")
+        found[f"{classes} classes"] = _compared(jobs, image, out, "medseg")
+    return found
+
+
+def _part_export(options: argparse.Namespace) -> dict[str, Any]:
+    size = {"shape": [128, 160, 160], "target": [205, 256, 256], "classes": 25}
+    found = {name: _run(f"export_{name}", **size) for name in ("nnunet", "medseg")}
+    probes = [np.array(figures.pop("probe")) for figures in found.values()]
+    found["medseg"]["agreement"] = float((probes[0] == probes[1]).mean())
+    print(found, flush=True)
+    return found
+
+
+def _part_many(options: argparse.Namespace) -> dict[str, Any]:
+    if options.small is None:
+        raise SystemExit("many: give a folder of small images with --small.")
+    _, model = _models(
+        options.work, "small", classes=3, features=(32, 64, 128, 256), patch=(40, 56, 40), scheme="zscore"
+    )
+    images = [str(path) for path in sorted(options.small.glob("*.nii.gz"))[:20]]
+    folder = options.work / "many"
+    folder.mkdir(exist_ok=True)
+    found = {"medseg": _run("many_medseg", model=model, images=images, folder=folder)}
+    print(found, flush=True)
+    return found
+
+
+def _compared(jobs: dict[str, Any], image: Path, out: Path, reference: str) -> dict[str, Any]:
+    """Run every job on the image and compare its label map with the reference's."""
+    import medseg
+
+    found = {}
+    for name, (worker, settings) in jobs.items():
+        output = out / name.replace(" ", "_").replace(",", "")
+        found[name] = _run(worker, image=image, output=output, **settings)
+        if "failed" not in found[name]:
+            written = next(out.glob(f"{output.name}.nii*"))
+            found[name]["file"] = str(written)
+        print(name, found[name], flush=True)
+    if "file" in found.get(reference, {}):
+        exact = medseg.read_labels(found[reference]["file"]).data
+        for figures in found.values():
+            if "file" in figures:
+                labels = medseg.read_labels(figures.pop("file")).data
+                figures["agreement"] = float((labels == exact).mean())
+                figures["dice"] = _lowest_dice(labels, exact)
+    return found
+
+
+def _lowest_dice(labels: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
+    """Dice of the class that differs most."""
+    values = []
+    for value in np.unique(exact):
+        a, b = labels == value, exact == value
+        values.append(float(2 * (a & b).sum() / (a.sum() + b.sum())))
+    return min(values)
+
+
+def _models(
+    work: Path,
+    name: str,
+    *,
+    classes: int,
+    features: tuple[int, ...],
+    patch: tuple[int, ...] = (128, 128, 128),
+    scheme: str = "CT",
+    native: bool = False,
+) -> tuple[Path, Path]:
+    """A trained nnU-Net folder with random weights, and the same imported by medseg."""
+    sys.path.insert(0, str(ROOT))
+    from tests.interop.nnunet_models import architecture, configuration, dataset_of, plans_of, write_trained
+
+    nnunet, model = work / f"nnunet_{name}", work / f"medseg_{name}"
+    if not model.is_dir():
+        net = architecture(3, features=features)
+        blocks = [2] * len(features)
+        net["arch_kwargs"] |= {"n_conv_per_stage": blocks, "n_conv_per_stage_decoder": blocks[1:]}
+        spacing = [1.5] * 3
+        if native:  # of `big`: prediction without resampling
+            import medseg
+
+            spacing = [float(v) for v in reversed(medseg.read(work / "big.nii.gz").spacing)]
+        plans = plans_of(
+            {"3d_fullres": configuration(list(patch), spacing, net, [f"{scheme}Normalization"], [False])}
+        )
+        labels = {"background": 0, **{f"organ {i}": i for i in range(1, classes)}}
+        folder = write_trained(nnunet, "3d_fullres", plans, dataset_of(1, labels))
+        subprocess.run(
+            [sys.executable, "-m", "medseg", "import", "nnunet", str(folder), "-o", str(model)], check=True
+        )
+    return next(nnunet.iterdir()), model
+
+
+def _resampled(options: argparse.Namespace, name: str, **target: Any) -> Path:
+    """The CT at another size, int16, written once."""
+    path: Path = options.work / f"{name}.nii.gz"
+    if not path.is_file():
+        import medseg
+
+        volume = medseg.read(options.image).resampled(order=1, **target)
+        medseg.write(volume.with_data(np.round(volume.data).astype(np.int16)), path)
+    return path
+
+
+def _run(worker: str, **settings: Any) -> dict[str, Any]:
+    """Figures of a worker in its own process, or that it failed and why."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", worker, json.dumps(plain)], capture_output=True, text=True
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = "out of memory" if done.returncode in (-9, 137) else last
+        return {"failed": reason, "process_seconds": time.perf_counter() - began}
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**figures, "process_seconds": time.perf_counter() - began}
+
+
+def _work(worker: str, settings: dict[str, Any]) -> None:
+    """The worker's side: run it and print its figures as the last line."""
+    import resource
+
+    import inference_workers
+
+    figures = getattr(inference_workers, worker)(**settings)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    figures |= {"cpu": usage.ru_utime + usage.ru_stime, "peak": inference_workers.peak_bytes()}
+    print(json.dumps(figures), flush=True)
+
+
+def _has_amx() -> bool:
+    from medseg.inference.precision import has_amx
+
+    return has_amx()
+
+
+if __name__ == "__main__":
+    main()

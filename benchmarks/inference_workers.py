@@ -1,0 +1,199 @@
+"""What is timed in `inference.py`: each function runs in a process of its own and returns figures.
+
+Each takes its settings as plain values. Wall and CPU seconds and the peak of resident memory of the whole process are
+added by `inference.py`.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Figures = dict[str, Any]
+
+
+def window_nnunet(folder: str, dtype: str, repeats: int) -> Figures:
+    """One window through the network as nnU-Net builds and runs it."""
+    import torch
+
+    predictor = _nnunet(folder)
+    return _timed_window(predictor.network.eval(), torch.contiguous_format, dtype, repeats, folder)
+
+
+def window_medseg(model: str, dtype: str, repeats: int, compiled: bool = False) -> Figures:
+    """One window through the same network as medseg runs it."""
+    import torch
+
+    import medseg
+
+    predictor = medseg.load(model, device="cpu", precision=dtype, compile=compiled)
+    return _timed_window(predictor.network.volumetric, torch.channels_last_3d, dtype, repeats, model)
+
+
+def _timed_window(network: Any, layout: Any, dtype: str, repeats: int, folder: str) -> Figures:
+    import torch
+
+    window = (128, 128, 128)
+    image = torch.randn((1, 1, *window), generator=torch.Generator().manual_seed(0))
+    if "nnunet" not in Path(folder).name:
+        image = image.permute(0, 1, 4, 3, 2).contiguous()  # nnU-Net's axes are z, y, x
+    image = image.to(memory_format=layout)
+    seconds = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            logits = network(image)
+            seconds.append(time.perf_counter() - began)
+    logits = logits.float()
+    if "nnunet" not in Path(folder).name:
+        logits = logits.permute(0, 1, 4, 3, 2)
+    return {"seconds": min(seconds[1:]), "probe": logits[0, :, ::9, ::9, ::9].flatten().tolist()}
+
+
+def file_nnunet(folder: str, image: str, output: str) -> Figures:
+    """File to file by ``nnUNetPredictor.predict_from_files_sequential``, which `nnUNetv2_predict` runs on."""
+    predictor = _nnunet(folder)
+    began = time.perf_counter()
+    predictor.predict_from_files_sequential([[image]], [output], save_probabilities=False, overwrite=True)
+    return {"seconds": time.perf_counter() - began}
+
+
+def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures:
+    """File to file by medseg."""
+    import medseg
+
+    predictor = medseg.load(model, device="cpu", **settings)
+    began = time.perf_counter()
+    windows = [0]
+
+    def on_window(done: int, total: int) -> None:
+        windows[0] = total
+
+    medseg.write(predictor(image, on_window=on_window), f"{output}.nii.gz")
+    return {"seconds": time.perf_counter() - began, "windows": windows[0]}
+
+
+def file_monai(model: str, image: str, output: str) -> Figures:
+    """File to file by MONAI's sliding window around the same network, argmax, and nearest resampling back."""
+    import torch
+    from monai.inferers import sliding_window_inference
+    from monai.transforms import Compose, EnsureChannelFirst, Invert, LoadImage, SaveImage, Spacing
+
+    import medseg
+
+    predictor = medseg.load(model, device="cpu", precision="float32")
+    saved = predictor.saved.preprocessing
+    channel = saved.channels[0]
+    steps: list[Any] = [LoadImage(image_only=True), EnsureChannelFirst()]
+    if saved.spacing is not None:
+        steps.append(Spacing(saved.spacing, mode="bilinear"))
+    prepare = Compose(steps)
+    began = time.perf_counter()
+    network = predictor.model.to(memory_format=torch.contiguous_format)
+    with torch.inference_mode():
+        loaded = prepare(image)
+        values = (torch.clamp(loaded, channel.low, channel.high) - channel.mean) / channel.std
+        logits = sliding_window_inference(
+            values[None], predictor.saved.window, 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
+        )
+        labels = logits[0].argmax(0, keepdim=True)  # type: ignore[union-attr]
+        del logits
+        labels = type(loaded)(
+            labels.to(torch.uint8), meta=loaded.meta, applied_operations=loaded.applied_operations
+        )
+        labels = Invert(prepare, nearest_interp=True)(labels) if saved.spacing is not None else labels
+        SaveImage(
+            output_dir=Path(output).parent, output_postfix="", resample=False, separate_folder=False,
+            output_name_formatter=lambda meta, _: {"subject": Path(output).name, "idx": 0}, print_log=False,
+        )(labels)  # fmt: skip
+    return {"seconds": time.perf_counter() - began}
+
+
+def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
+    """Logits `(k, z, y, x)` onto another grid and to labels, as nnU-Net's export does it."""
+    import torch
+    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+
+    logits = _smooth_logits(shape, classes).half()
+    began = time.perf_counter()
+    spacing = [t / s for t, s in zip(target, shape, strict=True)]
+    resampled = resample_data_or_seg_to_shape(
+        logits, target, spacing, [1.0] * 3, is_seg=False, order=1, order_z=0, force_separate_z=None
+    )
+    labels = torch.as_tensor(resampled).float().argmax(0).numpy()
+    return {"seconds": time.perf_counter() - began, "probe": labels[::7, ::7, ::7].ravel().tolist()}
+
+
+def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
+    """The same by medseg."""
+    from medseg.inference.export import Between, export_labels
+    from medseg.resampling import AxisMap
+
+    blocks = _smooth_logits(shape, classes).half().float().movedim(0, -1).contiguous().split(32)
+    axes = [Between.of(AxisMap.resize(a, b)) for a, b in zip(shape, target, strict=True)]
+    out = np.empty(target, np.uint8)
+    began = time.perf_counter()
+    export_labels(blocks, axes, np.arange(classes), out)
+    return {"seconds": time.perf_counter() - began, "probe": out[::7, ::7, ::7].ravel().tolist()}
+
+
+def many_medseg(model: str, images: list[str], folder: str) -> Figures:
+    """Many small cases in one call: how long in all, and how long in the network."""
+    import torch
+
+    import medseg
+    from medseg.data.layouts import read_images
+    from medseg.inference.many import predict_files
+
+    predictor = medseg.load(model, device="cpu")
+    network, seconds = predictor.network.volumetric, [0.0]
+
+    class Timed(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            began = time.perf_counter()
+            logits: torch.Tensor = network(batch)
+            seconds[0] += time.perf_counter() - began
+            return logits
+
+    predictor.network.volumetric = Timed()
+    cases = read_images([Path(image) for image in images], 1)
+    began = time.perf_counter()
+    done = list(predict_files(predictor, [(case, Path(folder) / f"{case.id}.nii.gz") for case in cases]))
+    whole = time.perf_counter() - began
+    failed = [str(outcome.error) for outcome in done if outcome.error is not None]
+    return {"seconds": whole, "network": seconds[0], "cases": len(done), "failed": failed}
+
+
+def _smooth_logits(shape: list[int], classes: int) -> Any:
+    """Blobs of classes `(k, *shape)` float32, as a trained network gives them."""
+    import torch
+    from torch.nn import functional
+
+    coarse = torch.randn(
+        1, classes, *[max(2, n // 16) for n in shape], generator=torch.Generator().manual_seed(0)
+    )
+    return functional.interpolate(coarse, size=shape, mode="trilinear")[0] * 5
+
+
+def _nnunet(folder: str) -> Any:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5, use_mirroring=False, perform_everything_on_device=False,
+        device=torch.device("cpu"), allow_tqdm=False,
+    )  # fmt: skip
+    predictor.initialize_from_trained_model_folder(folder, (0,))
+    return predictor
+
+
+def peak_bytes() -> int:
+    """Peak of the resident memory of this process and of its largest finished child."""
+    return (
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        * 1024
+    )
