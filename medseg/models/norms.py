@@ -42,7 +42,13 @@ class InstanceNorm(nn.Module):
 
 
 def _exactly(x: Tensor) -> bool:
-    """Whether to normalise with `channel_statistics`: channels-last on the CPU, in at most float32."""
+    """Whether to normalise with `channel_statistics`: channels-last on the CPU, in at most float32.
+
+    Not while a network is traced for another runtime, which has norms of its own: a map of one voxel lies in
+    channels-last whatever the layout of the network.
+    """
+    if torch.compiler.is_exporting():
+        return False
     return x.device.type == "cpu" and x.dtype != torch.float64 and is_channels_last(x)
 
 
