@@ -159,6 +159,12 @@ def test_stages_that_stand_apart(make_folder, tmp_path):
     assert_same(folder, tmp_path / "toy.onnx", 1, 1, 2, 4, 4)
 
 
+def test_a_network_of_monai(make_folder, tmp_path):
+    folder = make_folder("monai_unet_2d", channels=[4, 6], num_res_units=1)
+    export_onnx(folder, tmp_path / "toy.onnx")
+    assert_same(folder, tmp_path / "toy.onnx", 1, 1, 8, 8)
+
+
 def test_channels_last_weights_are_exported_in_the_default_layout():
     model = randomised(build_model("unet_2d", in_channels=1, num_classes=2, **TOY))
     model.to(memory_format=torch.channels_last)
