@@ -134,8 +134,7 @@ def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
 def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, dynamic: bool) -> Any:
     """Trace a model as an ``onnx.ModelProto`` with `notes` as its metadata; see `export_onnx`.
 
-    The model is set to evaluation, float32 and the default memory layout, in which its norms are PyTorch's own
-    and not the exact ones for channels-last, which no exporter knows.
+    The model is set to evaluation, float32 and the default memory layout.
 
     Raises:
         ModelError: an operation of the model has no ONNX form, or sizes cannot be left free.

@@ -22,6 +22,7 @@ from medseg.interop.onnx import Parity, export_onnx, to_onnx
 from medseg.labels import Labels
 from medseg.models import build_model
 from medseg.models.base import Model
+from medseg.models.norms import GroupNorm, InstanceNorm
 
 LABELS = Labels.of({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
@@ -166,10 +167,35 @@ def test_a_network_of_monai(make_folder, tmp_path):
 
 
 def test_channels_last_weights_are_exported_in_the_default_layout():
-    model = randomised(build_model("unet_2d", in_channels=1, num_classes=2, **TOY))
-    model.to(memory_format=torch.channels_last)
-    graph = to_onnx(model, (8, 8), {}, dynamic=False)
-    assert [node.op_type for node in graph.graph.node].count("InstanceNormalization") == 3
+    """In channels-last on the processor a 1×1×1 convolution is a matrix product, which other runtimes do slowly."""
+    model = build_model("unet_3d", in_channels=1, num_classes=2, **TOY)
+    graph = to_onnx(model.to(memory_format=torch.channels_last_3d), (8, 8, 8), {}, dynamic=False)
+    operations = {node.op_type for node in graph.graph.node}
+    assert "Conv" in operations
+    assert not operations & {"MatMul", "Gemm", "Transpose"}
+
+
+class TwoNorms(Model):
+    """Instance norm and group norm of one image, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=3, in_channels=2, num_classes=4)
+        self.instance, self.group = randomised(InstanceNorm(2)), randomised(GroupNorm(2))
+        self.group.num_groups = 1
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.instance(image), self.group(image)], dim=1)
+
+
+def test_norms_of_large_maps_are_exact():
+    """Where onnxruntime's own instance norm is wrong by more than 1e-3: many voxels, a mean beside zero."""
+    model = TwoNorms()
+    graph = to_onnx(model, (112, 112, 112), {}, dynamic=False)
+    image = torch.rand(1, 2, 112, 112, 112) + 1
+    found = torch.from_numpy(sessions_logits(graph.SerializeToString(), image.numpy()))
+    with torch.no_grad():
+        expected = model.double()(image.double())
+    assert (found - expected).abs().max() < 2e-5
 
 
 def test_free_sizes(make_folder, tmp_path):
@@ -209,8 +235,6 @@ def test_the_file_names_nothing_of_the_machine_that_wrote_it(make_folder, tmp_pa
     content = (tmp_path / "toy.onnx").read_bytes()
     assert b"medseg.labels" in content
     assert b".py" not in content
-    export_onnx(folder, tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == content
 
 
 def test_a_file_with_other_logits_is_not_kept(make_folder, tmp_path, monkeypatch):
