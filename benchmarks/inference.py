@@ -225,7 +225,10 @@ def _run(worker: str, **settings: Any) -> dict[str, Any]:
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, __file__, "--worker", worker, json.dumps(plain)], capture_output=True, text=True
+        [sys.executable, __file__, "--worker", worker, json.dumps(plain)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -114,8 +114,8 @@ def _plot(memory: Figures, path: Path) -> None:
         if "peak" in f
     ]
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
-    axes.barh([name for name, _ in bars], [value for _, value in bars], color="#3b6ea5")
-    axes.bar_label(axes.containers[0], fmt="%.1f GB", padding=3)
+    drawn = axes.barh([name for name, _ in bars], [value for _, value in bars], color="#3b6ea5")
+    axes.bar_label(drawn, fmt="%.1f GB", padding=3)
     axes.set_xlabel("peak memory of the process, GB")
     axes.spines[["top", "right"]].set_visible(False)
     axes.invert_yaxis()

@@ -100,7 +100,7 @@ def file_monai(model: str, image: str, output: str) -> Figures:
         logits = sliding_window_inference(
             values[None], predictor.saved.window, 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
         )
-        labels = logits[0].argmax(0, keepdim=True)  # type: ignore[union-attr]
+        labels = logits[0].argmax(0, keepdim=True)
         del logits
         labels = type(loaded)(
             labels.to(torch.uint8), meta=loaded.meta, applied_operations=loaded.applied_operations

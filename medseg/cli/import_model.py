@@ -3,71 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 from typing import Any
+
+SOURCES = ("nnunet", "monai")
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("import", help="turn another program's model into ours", description=__doc__)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
-    for name, source in SOURCES.items():
-        source.add_options(sources.add_parser(name, help=source.help, description=source.help))
+    for source in SOURCES:
+        import_module(f"medseg.cli.import_{source}").add_parser(sources)
 
 
 def run(options: argparse.Namespace) -> int:
-    return SOURCES[options.source].run(options)
-
-
-def _nnunet_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION of nnUNet_results, or an exported zip"
-    )
-    parser.add_argument("-o", "--output", required=True, metavar="MODEL_FOLDER", help="new model folder")
-    parser.add_argument("--configuration", help="such as 3d_fullres; by default the one the folder names")
-    parser.add_argument("--folds", metavar="0,1,...", help="such as 0,1,2 or all; by default all there are")
-    parser.add_argument("--checkpoint", choices=("final", "best"), default="final")
-    parser.add_argument(
-        "--orientation",
-        metavar="CODES",
-        help="of the training files, such as LAS, if known: others are turned to it",
-    )
-
-
-def _run_nnunet(options: argparse.Namespace) -> int:
-    from medseg.interop.nnunet import import_nnunet
-
-    saved = import_nnunet(
-        Path(options.model),
-        Path(options.output),
-        configuration=options.configuration,
-        folds=None if options.folds is None else [fold.strip() for fold in options.folds.split(",")],
-        checkpoint=options.checkpoint,
-        orientation=options.orientation,
-    )
-    origin = saved.trained_on
-    print(
-        f"{options.output}: {saved.model['name']} of {origin['trainer']}, {origin['configuration']}, "
-        f"folds {origin['folds']}"
-    )
-    if saved.preprocessing.orientation is None:
-        print(
-            "Orientation: as in nnU-Net, files are taken as they are; give files stored as the training files were. "
-            "If you know how those were, import with --orientation, and any file will do."
-        )
-    return 0
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A program whose models can be imported."""
-
-    help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-
-
-SOURCES = {
-    "nnunet": _Source("a trained model of nnU-Net v2", _nnunet_options, _run_nnunet),
-}
+    return int(import_module(f"medseg.cli.import_{options.source}").run(options))

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Importing a config module enters its models in the catalog.
+from medseg.models import monai_config as _monai_config  # noqa: F401
 from medseg.models import unet_config as _unet_config  # noqa: F401
 from medseg.models.catalog import (
     MODELS,

@@ -35,6 +35,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n c *spatial) to the same shape and layout; needs more than one voxel."""
+        if torch.compiler.is_exporting():
+            return _in_steps(x, self.weight, self.bias, len(self.weight), self.eps)
         if not _exactly(x):
             return like_layout(F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x)
         weight, bias = self.weight.float(), self.bias.float()
@@ -95,6 +97,28 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return (shift + mean).float(), (square - mean.square()).clamp_(min=0).float()
 
 
+def _in_steps(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """Instance or group norm of x (n c *spatial) as means, a difference and a product: what other runtimes are given.
+
+    onnxruntime's instance norm adds up all voxels in one float32 number: on 128³ voxels behind a ReLU its values are
+    wrong by 3e-3, these by 1e-6, in two and a half times the time (measured with 1.23 on the
+    processor, where a convolution takes ten times that).
+    """
+    n, channels, *size = x.shape
+    grouped = x.reshape(n, groups, channels // groups, *size)
+    centred = grouped - _mean_by_axis(grouped)
+    inverse = (_mean_by_axis(centred.square()) + eps).rsqrt()
+    scale, shift = (p.reshape(groups, -1, *[1] * len(size)) for p in (weight, bias))
+    return (centred * (inverse * scale) + shift).reshape(x.shape)
+
+
+def _mean_by_axis(x: Tensor) -> Tensor:
+    """Mean over all axes but the first two, one at a time, so that no sum is long; those axes have size 1."""
+    for axis in range(x.dim() - 1, 1, -1):
+        x = x.mean(axis, keepdim=True)
+    return x
+
+
 class LayerNorm(nn.Module):
     """Layer norm over the channels of each voxel, as in ConvNeXt (Liu et al. 2022, arXiv:2201.03545)."""
 
@@ -119,6 +143,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n c *spatial) to the same shape and layout."""
+        if torch.compiler.is_exporting():
+            return _in_steps(x, self.weight, self.bias, self.num_groups, self.eps)
         if not _exactly(x):
             return like_layout(super().forward(x), x)
         settings = (self.weight.float(), self.bias.float(), self.num_groups, self.eps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +46,7 @@ def test_equals_normalising_and_resampling_everything(case):
     scales = [(normalization.scale(channel, mask), mask) for channel in data]
     slices = PreparedSlices(data, scales, maps, orders)
     assert slices.shape == expected.shape
-    parts = [slices.slices(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [slices.slices(a, b) for a, b in itertools.pairwise(cuts)]
     spread = max(1.0, float(np.abs(whole).max()))
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=2e-6 * spread, rtol=0)
     np.testing.assert_allclose(slices.lowest, whole.min(axis=(1, 2, 3)), rtol=1e-6)

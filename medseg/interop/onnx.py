@@ -1,0 +1,234 @@
+"""A model folder as one ONNX file, for programs that have no PyTorch.
+
+Input ``image`` (n c *window) float32, prepared as the file says; output ``logits`` (n k *window) float32, whose
+largest class is the label. The batch n is free. A network of 2 axes takes slices. What a caller must do around the
+network lies in the file's ``metadata_props``, each value as JSON:
+
+- ``medseg.name``, ``medseg.model``, ``medseg.version``: experiment, registry name, version that wrote the model;
+- ``medseg.labels``: name, value in label maps and class index of every class, background first;
+- ``medseg.channel_names``: of the image, in order;
+- ``medseg.orientation``, ``medseg.spacing`` (mm per axis, null keeps the file's own) and the other fields of
+  `Preprocessing`; its normalisation of every channel is ``medseg.normalization``;
+- ``medseg.window`` (voxels per array axis, 1 across the slices of a network of 2 axes), ``medseg.slice_axis``;
+- ``medseg.divisor``: sizes of a file with free sizes must be multiples of it;
+- ``medseg.predict``: overlap, blending, mirroring, labels of which the largest component stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medseg.errors import MedsegError, ModelError, describe
+from medseg.inference.model_folder import load_model
+from medseg.io.atomic import replacing
+from medseg.models.layout import round_up
+
+if TYPE_CHECKING:
+    from medseg.inference.settings import SavedModel
+    from medseg.labels import Labels
+    from medseg.models.base import Model
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+OPSET = 20
+TOLERANCE = 1e-4
+"""Largest difference of logits from PyTorch's; for logits beyond 1, times the largest of them."""
+LARGEST = 2**31 - 2**24
+"""Bytes of weights: a protocol buffer ends at 2 GiB, and the graph needs a little."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near onnxruntime came to PyTorch, over all inputs that were tried.
+
+    Attributes:
+        difference: largest absolute difference of a logit.
+        largest: largest absolute logit.
+        shapes: of the inputs.
+    """
+
+    difference: float
+    largest: float
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is within `TOLERANCE`; false where a number is not finite."""
+        return self.difference <= TOLERANCE * max(1.0, self.largest)
+
+
+def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False) -> Parity:
+    """Write the network of a model folder as ONNX, after onnxruntime has given PyTorch's logits.
+
+    Args:
+        folder: model folder, or a finished run.
+        output: the file; what is there is replaced only once the new one has been checked.
+        dynamic: leave the spatial sizes free (multiples of the model's divisor) instead of fixing the window.
+
+    Raises:
+        ModelError: packages are missing, the model cannot be read or written as ONNX, or its logits differ.
+        DataError: the file cannot be written.
+    """
+    require_packages()
+    model, saved, labels = load_model(folder)
+    window = network_window(model, saved)
+    _require_size(model, folder)
+    graph = to_onnx(model, window, metadata(model, saved, labels), dynamic=dynamic)
+    with replacing(output) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+        parity = measure_parity(model, temporary, window, dynamic=dynamic)
+        if not parity.holds:
+            found = f"{parity.difference:.2g} on logits up to {parity.largest:.2g}"
+            fix = "The file was not kept; predict with medseg itself"
+            what = "onnxruntime's logits differ from PyTorch's"
+            raise ModelError(describe(output, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix))
+    return parity
+
+
+def require_packages() -> None:
+    """Raise `ModelError` unless the packages of the extra ``onnx`` are installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        fix = 'Install them with: pip install "medseg[onnx]"'
+        raise ModelError(
+            describe("export onnx", "packages are missing", found=f"no {', '.join(missing)}", fix=fix)
+        )
+
+
+def network_window(model: Model, saved: SavedModel) -> tuple[int, ...]:
+    """The window that the network itself sees: without the slice axis for a network of 2 axes."""
+    axes = [axis for axis in range(3) if model.spatial_dims == 3 or axis != saved.slice_axis]
+    return tuple(saved.window[axis] for axis in axes)
+
+
+def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
+    """What a caller must know, as JSON by key; see the head of this module."""
+    preprocessing = saved.preprocessing.to_plain()
+    values = {
+        "name": saved.name,
+        "model": saved.model["name"],
+        "version": saved.medseg,
+        "labels": [
+            {"class": index, "value": label.value, "name": label.name} for index, label in enumerate(labels)
+        ],
+        "channel_names": saved.channel_names,
+        "normalization": preprocessing.pop("channels"),
+        **preprocessing,
+        "window": saved.window,
+        "slice_axis": saved.slice_axis,
+        "divisor": model.divisor,
+        "predict": saved.predict.to_plain(),
+    }
+    return {f"medseg.{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, dynamic: bool) -> Any:
+    """Trace a model as an ``onnx.ModelProto`` with `notes` as its metadata; see `export_onnx`.
+
+    The model is set to evaluation, float32 and the default memory layout.
+
+    Raises:
+        ModelError: an operation of the model has no ONNX form, or sizes cannot be left free.
+    """
+    model.cpu().float().to(memory_format=torch.contiguous_format).eval()
+    size = window
+    shape: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if dynamic:
+        # An axis of one step would be taken for a constant.
+        size = tuple(
+            max(n, 2 * d) for n, d in zip(round_up(window, model.divisor), model.divisor, strict=True)
+        )
+        for axis, (name, step) in enumerate(zip("xyz", model.divisor, strict=False), start=2):
+            dimension = torch.export.Dim(name, min=1)
+            shape[axis] = step * dimension if step > 1 else dimension
+    example = torch.zeros(2, model.in_channels, *size)
+    try:
+        with torch.no_grad(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            # Traced here, because the ONNX exporter by itself fixes sizes that a model does not leave free.
+            traced = torch.export.export(model, (example,), dynamic_shapes=(shape,))
+            program = torch.onnx.export(
+                traced,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=(shape,),  # for the names of the free axes
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except MedsegError:
+        raise
+    except Exception as error:  # tracing meets whatever the model's code may raise
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        fix = "Leave --dynamic out" if dynamic else "Predict with medseg itself"
+        what = f"this model has no ONNX form{' with free sizes' if dynamic else ''} ({reason})"
+        raise ModelError(describe(type(model).__name__, what, fix=fix)) from None
+    assert program is not None
+    return _annotated(program.model_proto, notes)
+
+
+def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic: bool) -> Parity:
+    """Compare onnxruntime's logits of `file` with the model's, on noise of the window, one and two at a time.
+
+    With free sizes, also on a size that is one divisor larger along every axis.
+    """
+    session = _session(file)
+    size = round_up(window, model.divisor) if dynamic else window
+    shapes = [(1, model.in_channels, *size), (2, model.in_channels, *size)]
+    if dynamic:
+        larger = (n + d for n, d in zip(size, model.divisor, strict=True))
+        shapes.append((1, model.in_channels, *larger))
+    generator = torch.Generator().manual_seed(SEED)
+    differences, largest = [], []
+    for shape in shapes:
+        image = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            expected = model(image)
+        found = torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+        # The maximum of differences with a NaN is NaN, which no tolerance admits.
+        differences.append((found - expected).abs().max())
+        largest.append(expected.abs().max())
+    return Parity(float(torch.stack(differences).max()), float(torch.stack(largest).max()), tuple(shapes))
+
+
+def _session(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = str(error).strip().partition("\n")[0]
+        fix = "Predict with medseg itself"
+        raise ModelError(
+            describe("export onnx", f"onnxruntime cannot run this model ({reason})", fix=fix)
+        ) from None
+
+
+def _require_size(model: Model, folder: str | Path) -> None:
+    size = 4 * sum(tensor.numel() for tensor in model.state_dict().values())
+    if size > LARGEST:
+        fix = "Predict with medseg itself"
+        raise ModelError(
+            describe(folder, "bytes of weights", found=f"{size:,}", expected=f"at most {LARGEST:,}", fix=fix)
+        )
+
+
+def _annotated(graph: Any, notes: Mapping[str, str]) -> Any:
+    """Set the metadata, and take out the exporter's own, which name files of the machine that ran it."""
+    inner = graph.graph
+    for part in (inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
+        del part.metadata_props[:]
+    del graph.metadata_props[:]
+    for key, value in notes.items():
+        graph.metadata_props.add(key=key, value=value)
+    return graph

@@ -1,0 +1,337 @@
+"""ONNX files give PyTorch's logits, and say what must be done around the network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import medseg.interop.onnx
+from medseg.cli.main import main
+from medseg.data.preprocess import Normalization, Preprocessing
+from medseg.errors import ModelError
+from medseg.inference.model_folder import load_model, save_model
+from medseg.inference.settings import SavedModel
+from medseg.interop.onnx import Parity, export_onnx, to_onnx
+from medseg.labels import Labels
+from medseg.models import build_model
+from medseg.models.base import Model
+from medseg.models.norms import GroupNorm, InstanceNorm
+
+LABELS = Labels.of({"background": 0, "liver": 5, "spleen": 7})
+TOY = {"channels": [4, 8], "num_blocks": 1}
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Every parameter and running statistic away from its neutral start, so that a lost one would show."""
+    torch.manual_seed(1)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_var", "norm.weight")):
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+        elif tensor.dim() == 1:
+            tensor.copy_(torch.randn_like(tensor) * 0.2)
+        elif tensor.dim() == 2:
+            tensor.copy_(torch.randn_like(tensor) * 0.3)
+    return model
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, **options):
+        model = randomised(build_model(name, in_channels=in_channels, num_classes=len(LABELS), **options))
+        sizes = list(window or (8,) * model.spatial_dims)
+        if model.spatial_dims == 2:
+            sizes.insert(slice_axis, 1)
+        saved = SavedModel(
+            medseg="0",
+            name="toy",
+            model={"name": name, **options},
+            channel_names=tuple(f"channel {i}" for i in range(in_channels)),
+            preprocessing=Preprocessing(
+                spacing=(1.0, 2.0, 3.0), channels=(Normalization(method="zscore"),) * in_channels
+            ),
+            window=sizes,
+            slice_axis=slice_axis,
+        )
+        save_model(tmp_path / "model", model, saved, LABELS)
+        return tmp_path / "model"
+
+    return make
+
+
+def sessions_logits(file, image: np.ndarray) -> np.ndarray:
+    return onnxruntime.InferenceSession(file).run(["logits"], {"image": image})[0]
+
+
+def assert_same(folder, file, *shape: int) -> None:
+    """Compare by a session and an input of the test's own, not by what the export measured."""
+    model, _, _ = load_model(folder)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        expected = model.eval()(image).numpy()
+    found = sessions_logits(file, image.numpy())
+    assert found.dtype == np.float32
+    assert expected.std() > 0.01
+    assert np.abs(found - expected).max() < 1e-4
+
+
+OPTIONS = {
+    "unet_3d": {},
+    "unet_2d": {"norm": "batch", "upsample": "nearest", "downsample": "avgpool"},
+    "resunet_3d": {"upsample": "pixelshuffle", "norm": "layer", "strides": [1, [1, 2, 2]]},
+    "resunet_2d": {"skip_merge": "add", "deep_supervision": True, "channels": [4, 8, 8]},
+    "attention_unet_3d": {"norm": "group", "downsample": "conv"},
+    "attention_unet_2d": {"gate": {"shallowest": True, "coefficients": 2, "resample": "nearest"}},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_unet_with_a_window_that_needs_padding(name, make_folder, tmp_path):
+    window = (9, 8, 10)[: 2 if name.endswith("2d") else 3]
+    folder = make_folder(name, window=window, in_channels=2, **(TOY | OPTIONS[name]))
+    parity = export_onnx(folder, tmp_path / "toy.onnx")
+    assert 0 < parity.difference < 1e-4 < parity.largest
+    assert parity.shapes == ((1, 2, *window), (2, 2, *window))
+    assert_same(folder, tmp_path / "toy.onnx", 3, 2, *window)
+
+
+class Many(Model):
+    """Several networks side by side, their logits one behind the other: many options for the price of one export."""
+
+    def __init__(self, members: list[Model]) -> None:
+        first = members[0]
+        super().__init__(spatial_dims=first.spatial_dims, in_channels=1, num_classes=len(members) * 2)
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([member(image) for member in self.members], dim=1)
+
+
+def combinations(dims: int) -> list[dict[str, Any]]:
+    """Every norm, with the other options turning round at their own pace, from another start in 3-D than in 2-D."""
+    result = []
+    for i, norm in enumerate(NORMS, start=5 * (dims - 2)):
+        options = {"norm": norm, "upsample": UPSAMPLE[i % 4], "downsample": DOWNSAMPLE[i % 3]}
+        merge = ("concat", "add")[i % 2]
+        result.append(
+            {**options, "skip_merge": merge, "block": BLOCKS[(i // 2) % 3], "upsample_channels": [4]}
+        )
+    return result
+
+
+NORMS = ("instance", "batch", "group", "layer", "none")
+UPSAMPLE = ("transpose", "linear", "nearest", "pixelshuffle")
+DOWNSAMPLE = ("conv", "maxpool", "avgpool")
+BLOCKS = ("basic", "res", "convnext")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_options_with_each_other(dims):
+    chosen = combinations(dims)
+    members = [
+        randomised(build_model(f"unet_{dims}d", in_channels=1, num_classes=2, **TOY, **options))
+        for options in chosen
+    ]
+    graph = to_onnx(Many(members), (8,) * dims, {}, dynamic=False)
+    image = torch.randn(1, 1, *(8,) * dims)
+    found = sessions_logits(graph.SerializeToString(), image.numpy())
+    for i, (options, member) in enumerate(zip(chosen, members, strict=True)):
+        with torch.no_grad():
+            expected = member(image).numpy()
+        assert expected.std() > 0.01, options
+        assert np.abs(found[:, 2 * i : 2 * i + 2] - expected).max() < 1e-4, options
+
+
+def test_stages_that_stand_apart(make_folder, tmp_path):
+    """Self-attention, dilation, a stem, a bottleneck; and a deepest map of one voxel, which lies in every layout."""
+    stages = [
+        {"channels": 4, "num_blocks": 1, "dilation": 2},
+        {"channels": 64, "num_blocks": 1, "stride": [2, 4, 4], "use_attention": True},
+    ]
+    options = {"encoder_stages": stages, "norm": "group", "stem_channels": 4, "bottleneck": "infer"}
+    folder = make_folder("unet_3d", window=(2, 4, 4), **options)
+    export_onnx(folder, tmp_path / "toy.onnx")
+    assert_same(folder, tmp_path / "toy.onnx", 1, 1, 2, 4, 4)
+
+
+def test_a_network_of_monai(make_folder, tmp_path):
+    folder = make_folder("monai_unet_2d", channels=[4, 6], num_res_units=1)
+    export_onnx(folder, tmp_path / "toy.onnx")
+    assert_same(folder, tmp_path / "toy.onnx", 1, 1, 8, 8)
+
+
+def test_channels_last_weights_are_exported_in_the_default_layout():
+    """In channels-last on the processor a 1×1×1 convolution is a matrix product, which other runtimes do slowly."""
+    model = build_model("unet_3d", in_channels=1, num_classes=2, **TOY)
+    graph = to_onnx(model.to(memory_format=torch.channels_last_3d), (8, 8, 8), {}, dynamic=False)
+    operations = {node.op_type for node in graph.graph.node}
+    assert "Conv" in operations
+    assert not operations & {"MatMul", "Gemm", "Transpose"}
+
+
+class TwoNorms(Model):
+    """Instance norm and group norm of one image, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=3, in_channels=2, num_classes=4)
+        self.instance, self.group = randomised(InstanceNorm(2)), randomised(GroupNorm(2))
+        self.group.num_groups = 1
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.instance(image), self.group(image)], dim=1)
+
+
+def test_norms_of_large_maps_are_exact():
+    """Where onnxruntime's own instance norm is wrong by more than 1e-3: many voxels, a mean beside zero."""
+    model = TwoNorms()
+    graph = to_onnx(model, (112, 112, 112), {}, dynamic=False)
+    image = torch.rand(1, 2, 112, 112, 112) + 1
+    found = torch.from_numpy(sessions_logits(graph.SerializeToString(), image.numpy()))
+    with torch.no_grad():
+        expected = model.double()(image.double())
+    assert (found - expected).abs().max() < 2e-5
+
+
+def test_free_sizes(make_folder, tmp_path):
+    options = {**TOY, "strides": [1, [1, 2, 2]], "channels": [4, 8]}
+    folder = make_folder("attention_unet_3d", window=(3, 6, 7), **options)
+    parity = export_onnx(folder, tmp_path / "toy.onnx", dynamic=True)
+    assert parity.shapes == ((1, 1, 3, 6, 8), (2, 1, 3, 6, 8), (1, 1, 4, 8, 10))
+    assert_same(folder, tmp_path / "toy.onnx", 2, 1, 7, 12, 4)
+    shape = onnx.load(tmp_path / "toy.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 1, "x", "2*y", "2*z"]
+
+
+def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_path):
+    folder = make_folder("unet_2d", window=(8, 16), in_channels=2, slice_axis=1, **TOY)
+    export_onnx(folder, tmp_path / "toy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
+    (image,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.shape, image.type) == ("image", ["batch", 2, 8, 16], "tensor(float)")
+    assert (logits.name, logits.shape) == ("logits", ["batch", 3, 8, 16])
+    notes = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert all(key.startswith("medseg.") for key in notes)
+    assert notes["medseg.labels"][1] == {"class": 1, "value": 5, "name": "liver"}
+    assert [label["name"] for label in notes["medseg.labels"]] == ["background", "liver", "spleen"]
+    assert notes["medseg.channel_names"] == ["channel 0", "channel 1"]
+    assert notes["medseg.orientation"] == "RAS"
+    assert notes["medseg.spacing"] == [1.0, 2.0, 3.0]
+    assert [channel["method"] for channel in notes["medseg.normalization"]] == ["zscore", "zscore"]
+    assert notes["medseg.window"] == [8, 1, 16]
+    assert notes["medseg.slice_axis"] == 1
+    assert notes["medseg.divisor"] == [2, 2]
+    assert notes["medseg.predict"]["overlap"] == 0.5
+
+
+def test_the_file_names_nothing_of_the_machine_that_wrote_it(make_folder, tmp_path):
+    folder = make_folder("unet_2d", **TOY)
+    export_onnx(folder, tmp_path / "toy.onnx")
+    content = (tmp_path / "toy.onnx").read_bytes()
+    assert b"medseg.labels" in content
+    assert b".py" not in content
+
+
+def test_a_file_with_other_logits_is_not_kept(make_folder, tmp_path, monkeypatch):
+    folder = make_folder("unet_2d", **TOY)
+    (tmp_path / "toy.onnx").write_bytes(b"before")
+    right = medseg.interop.onnx.to_onnx
+
+    def wrong(*arguments: Any, **more: Any) -> Any:
+        graph = right(*arguments, **more)
+        bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.bias")
+        values = np.frombuffer(bias.raw_data, np.float32) + np.float32(0.25)
+        bias.raw_data = values.tobytes()
+        return graph
+
+    monkeypatch.setattr("medseg.interop.onnx.to_onnx", wrong)
+    with pytest.raises(ModelError, match=r"toy\.onnx: onnxruntime's logits differ .*found 0\.25 on logits"):
+        export_onnx(folder, tmp_path / "toy.onnx")
+    assert (tmp_path / "toy.onnx").read_bytes() == b"before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "toy.onnx"]
+
+
+@pytest.mark.parametrize("difference", [2e-4, float("nan"), float("inf")])
+def test_parity_fails(difference):
+    assert not Parity(difference, 1.0, ()).holds
+    assert Parity(1e-4, 0.1, ()).holds
+    assert Parity(2e-3, 30.0, ()).holds
+
+
+class Branching(Model):
+    """Its way depends on the image's values, for which there is no static graph."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=2, in_channels=1, num_classes=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image if image.sum() > 0 else -image
+
+
+class OneSize(Model):
+    """Knows images of 16 × 16 only."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=2, in_channels=1, num_classes=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image + torch.ones(16, 16)
+
+
+def test_models_without_a_graph_are_refused_in_one_sentence(capfd):
+    with pytest.raises(
+        ModelError, match=r"^Branching: this model has no ONNX form \(.*\)\. Predict with medseg"
+    ) as told:
+        to_onnx(Branching(), (8, 8), {}, dynamic=False)
+    assert "\n" not in str(told.value)
+    with pytest.raises(ModelError, match=r"OneSize: .* with free sizes .*Leave --dynamic out\.$"):
+        to_onnx(OneSize(), (16, 16), {}, dynamic=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_window_that_the_model_refuses_is_told_in_its_own_words(tmp_path, make_folder):
+    folder = make_folder("unet_2d", window=(2, 2), **TOY)
+    with pytest.raises(ModelError, match=r"^UNet2d: instance norm would see a single value"):
+        export_onnx(folder, tmp_path / "toy.onnx")
+    assert not (tmp_path / "toy.onnx").exists()
+
+
+def test_too_many_weights_are_refused(make_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg.interop.onnx.LARGEST", 1000)
+    with pytest.raises(ModelError, match=r"bytes of weights: found [\d,]+, expected at most 1,000"):
+        export_onnx(make_folder("unet_2d", **TOY), tmp_path / "toy.onnx")
+
+
+def test_the_command(make_folder, tmp_path, capsys):
+    folder = make_folder("unet_2d", **TOY)
+    assert main(["export", "onnx", str(folder), "-o", str(tmp_path / "toy.onnx")]) == 0
+    told = capsys.readouterr()
+    assert "toy.onnx: 0.0 MB" in told.out
+    assert "differ by at most" in told.out
+    assert "inputs 1x1x8x8, 2x1x8x8" in told.out
+    assert told.err == ""
+    assert_same(folder, tmp_path / "toy.onnx", 4, 1, 8, 8)
+
+
+def test_the_command_refuses(make_folder, tmp_path, capsys, monkeypatch):
+    folder = make_folder("unet_2d", **TOY)
+
+    def refusal(*words: object) -> str:
+        assert main(["export", "onnx", *map(str, words)]) == 1
+        return capsys.readouterr().err
+
+    assert "expected a file name that ends with .onnx" in refusal(folder, "-o", tmp_path / "toy.pt")
+    assert "lies in a model folder" in refusal(folder, "-o", folder / "toy.onnx")
+    assert "not a model folder" in refusal(tmp_path, "-o", tmp_path / "toy.onnx")
+    monkeypatch.setattr("medseg.interop.onnx.PACKAGES", ("onnx", "no_such_package"))
+    told = refusal(folder, "-o", tmp_path / "toy.onnx")
+    assert told == (
+        "medseg export: export onnx: packages are missing: found no no_such_package. "
+        'Install them with: pip install "medseg[onnx]".\n'
+    )
+    assert load_model(folder)[2] == LABELS
