@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -32,11 +31,6 @@ from medseg.interop.nnunet import FileAxes, import_nnunet
 THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 BY_SLICES = (2, 0, 1)  # tensor axes are file axes x, z, y
-
-needs_nearest = pytest.mark.skipif(
-    importlib.util.find_spec("medseg.inference.engine") is None,
-    reason="predict.thick_slices is not obeyed yet",
-)
 
 
 def cube(spacing: list[float], scheme: str, **net: Any) -> dict[str, Any]:
@@ -117,9 +111,7 @@ def loaded(folder: Path, tmp_path: Path, **options: Any) -> medseg.Predictor:
     return medseg.load(tmp_path / "model", device="cpu", precision="float32")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=needs_nearest if name.startswith("thick") else ()) for name in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_label_maps_equal_those_of_nnunet(case, tmp_path):
     folder, images, folds = made(tmp_path, case)
     found = loaded(folder, tmp_path)(images).data[0]
