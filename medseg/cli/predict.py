@@ -40,6 +40,19 @@ def add_parser(verbs: Any) -> None:
         help="a setting: --set overlap=0.25; may recur",
     )
     parser.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model folder for the same labels: probabilities are averaged; may recur",
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="write NAME_probabilities.nii, too: 4-D, a volume a label",
+    )
+    parser.add_argument(
         "--skip-existing", action="store_true", help="leave label maps that are already there"
     )
 
@@ -48,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from medseg.config import apply_overrides
     from medseg.errors import ConfigError
     from medseg.inference.predictor import load
+    from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
 
     if options.held_out == bool(options.images):
@@ -60,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     predictor = load(model_folder, device=options.device, max_memory=options.max_memory, **settings)
     cases = _cases(options, model_folder.parent, len(predictor.saved.channel_names))
     print(predictor, flush=True)
+    if options.estimate and options.others:
+        raise ConfigError("predict: --estimate looks at one model. Ask for each by itself.")
     if options.estimate:
         return _estimate(predictor, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
@@ -69,12 +85,20 @@ def run(options: argparse.Namespace) -> int:
     pairs = list(zip(cases, targets, strict=True))
     if options.skip_existing:
         pairs = [(case, target) for case, target in pairs if not target.is_file()]
-    failed = _predict(predictor, pairs)
+    together: Any = predictor
+    if options.others:
+        others = [
+            load(o, device=options.device, max_memory=options.max_memory, **settings) for o in options.others
+        ]
+        for other in others:
+            print(other, flush=True)
+        together = Together([predictor, *others], scratch=output)
+    failed = _predict(together, pairs, options.probabilities)
     print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
     return 2 if failed else 0
 
 
-def _predict(predictor: Any, pairs: list[tuple[Any, Path]]) -> int:
+def _predict(predictor: Any, pairs: list[tuple[Any, Path]], probabilities: bool) -> int:
     """Predict and write, telling progress; returns how many failed."""
     from tqdm import tqdm
 
@@ -91,7 +115,7 @@ def _predict(predictor: Any, pairs: list[tuple[Any, Path]]) -> int:
             one.n = done
             one.refresh()
 
-        for outcome in predict_files(predictor, pairs, on_window=on_window):
+        for outcome in predict_files(predictor, pairs, on_window=on_window, probabilities=probabilities):
             all_cases.update()
             if outcome.error is not None:
                 failed += 1

@@ -151,15 +151,26 @@ class LabelTarget:
 
     Attributes:
         volume: the label map, background everywhere, laid out as NIfTI files are.
-        view: the part of it inside the crop with the network's axes `(X, Y, Z)`; writing to it fills `volume`.
         maps: where the voxels of `view` lie on the prepared grid, an `AxisMap` an axis.
         thick_axis: the network's axis across thick slices by nnU-Net's rule, or None.
+        codes: axis codes of the network's arrays. box: the crop, in their voxels.
     """
 
     volume: Volume
-    view: NDArray[Any]
     maps: tuple[AxisMap, ...]
-    thick_axis: int | None = None
+    thick_axis: int | None
+    codes: str
+    box: tuple[slice, slice, slice]
+
+    @property
+    def view(self) -> NDArray[Any]:
+        """The part of the label map inside the crop with the network's axes; writing to it fills `volume`."""
+        return self.seen(self.volume.data[0])
+
+    def seen(self, array: NDArray[Any]) -> NDArray[Any]:
+        """That part of any array `(*leading, X, Y, Z)` on the file's grid; a view."""
+        x, y, z = self.box
+        return turned(array, self.volume.grid.axcodes, self.codes)[..., x, y, z]
 
 
 def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
@@ -170,11 +181,11 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
     if maps is None:
         raise AssertionError("a prepared grid always runs along its file's axes")
     data = np.zeros(source.shape, dtype, order="F")
-    inside = tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
+    x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     volume = Volume(data[None], source, "label", prepared.header)
     orders = axis_orders(1, settings.target_spacing(box.spacing), box.spacing)
     thick = orders.index(0) if 0 in orders else None
-    return LabelTarget(volume, turned(data, source.axcodes, codes)[inside], maps, thick)
+    return LabelTarget(volume, maps, thick, codes, (x, y, z))
 
 
 def _nonzero_box(data: NDArray[Any]) -> Box:

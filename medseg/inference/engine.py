@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +19,7 @@ from medseg.inference.memory import SHARE_OF_FREE, MemoryPlan, free_memory, plan
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
 from medseg.inference.slab import Slices
 from medseg.inference.windows import Sliding, window_slices
+from medseg.io.probabilities import ProbabilityFile
 
 OnWindow = Callable[[int, int], None]
 _PLENTY = 0.5  # of the budget: below it the network need not be measured
@@ -75,12 +78,13 @@ class Engine:
     values: NDArray[Any]
     max_memory: int | None = None
 
-    def run(self, job: Job, on_window: OnWindow | None = None) -> None:
+    def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
         """Fill the job's label map.
 
         Args:
             job: its target receives the labels.
             on_window: called with (windows done, windows in all).
+            shares: receives the probabilities, if given.
 
         Raises:
             ConfigError: the memory allowed is too small.
@@ -98,7 +102,13 @@ class Engine:
                 columns=band.columns,
                 on_window=_counting(on_window, sum(counts[:number]), sum(counts)),
             )
-            export_labels(blocks, (job.axes[0], band.axis, job.axes[2]), self.values, view[:, band.targets])
+            export_labels(
+                blocks,
+                (job.axes[0], band.axis, job.axes[2]),
+                self.values,
+                view[:, band.targets],
+                None if shares is None else partial(_put, shares, job.target, band.targets),
+            )
 
     def laid_out(self, job: Job, plan: MemoryPlan) -> Sliding:
         """The windows of a job under its plan."""
@@ -136,6 +146,14 @@ class Engine:
             if easy.bands == 1 and easy.peak - held < _PLENTY * (budget - held):
                 return easy
         return plan(budget, lambda batch: self.network.measured(batch)[0])
+
+
+def _put(
+    shares: ProbabilityFile, target: LabelTarget, columns: slice, number: int, values: NDArray[np.float32]
+) -> None:
+    """Write the probabilities `(columns, B, k)` of one target slice to their place in the file."""
+    view = target.seen(shares.array()).transpose(0, *(axis + 1 for axis in SLAB_FIRST))
+    view[:, number, columns] = shares.encoded(np.moveaxis(values, -1, 0))
 
 
 def _counting(on_window: OnWindow | None, before: int, total: int) -> OnWindow | None:

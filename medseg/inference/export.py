@@ -8,7 +8,7 @@ therefore interpolated; the label map is that of interpolating everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,11 @@ class Between:
 
 
 def export_labels(
-    blocks: Iterable[Tensor], axes: Sequence[Between], values: NDArray[Any], out: NDArray[Any]
+    blocks: Iterable[Tensor],
+    axes: Sequence[Between],
+    values: NDArray[Any],
+    out: NDArray[Any],
+    on_probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> None:
     """Write the label of every target voxel.
 
@@ -69,6 +73,7 @@ def export_labels(
         axes: one for the slices and one for each of the two other axes.
         values: the value in files of each class.
         out: receives the labels, `(slices, *rest)` of the target grid; may be a view in any layout.
+        on_probabilities: called with each target slice's number and the softmax `(*rest, k)` of its logits.
 
     Raises:
         ModelError: logits that are not finite.
@@ -76,19 +81,8 @@ def export_labels(
     table = torch.from_numpy(values.astype(np.int32))
     for target, lower, upper, weight, across in _target_slices(blocks, axes):
         out[target] = table[_slice_classes(lower, upper, weight, across).cpu()].numpy()
-
-
-def export_probabilities(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterator[Tensor]:
-    """Softmax of the interpolated logits, a target slice `(*rest, k)` float32 at a time.
-
-    Args:
-        blocks, axes: as for `export_labels`.
-    """
-    for _, lower, upper, weight, across in _target_slices(blocks, axes):
-        mixed = _dense(lower.logits, *across)
-        if weight > 0:
-            mixed = _between(mixed, _dense(upper.logits, *across), weight)
-        yield torch.softmax(mixed, -1)
+        if on_probabilities is not None:
+            on_probabilities(target, _slice_probabilities(lower, upper, weight, across))
 
 
 @dataclass(frozen=True)
@@ -148,6 +142,17 @@ def _slice_classes(lower: _Slice, upper: _Slice, weight: float, across: Sequence
             mixed = _between(mixed, _mixed(upper.logits, a, b, i, j), weight)
         classes[i, j] = mixed.argmax(-1)
     return classes
+
+
+def _slice_probabilities(
+    lower: _Slice, upper: _Slice, weight: float, across: Sequence[Between]
+) -> NDArray[np.float32]:
+    """Softmax of the interpolated logits of one target slice, `(A, B, k)`."""
+    mixed = _dense(lower.logits, *across)
+    if weight > 0:
+        mixed = _between(mixed, _dense(upper.logits, *across), weight)
+    found: NDArray[np.float32] = torch.softmax(mixed, -1).cpu().numpy()
+    return found
 
 
 def _mixed(logits: Tensor, a: Between, b: Between, i: Tensor, j: Tensor) -> Tensor:

@@ -7,15 +7,30 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from medseg.data.cases import Case
 from medseg.errors import MedsegError
-from medseg.inference.engine import Job
-from medseg.inference.predictor import Predictor
-from medseg.io import write
+from medseg.io import stem_of, write
 from medseg.volume import Volume
 
 OnWindow = Callable[[int, int], None]
+
+
+class Segmenter(Protocol):
+    """A `Predictor`, or several `Together`."""
+
+    @property
+    def max_memory(self) -> int | None:
+        """Bytes that the process stays below, if a budget was given."""
+
+    def job(self, source: Case) -> Any:
+        """Read and prepare an image."""
+
+    def run(
+        self, job: Any, *, on_window: OnWindow | None = None, probabilities: str | Path | None = None
+    ) -> Volume:
+        """Segment it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,11 @@ class Outcome:
 
 
 def predict_files(
-    predictor: Predictor, pairs: Iterable[tuple[Case, Path]], *, on_window: OnWindow | None = None
+    predictor: Segmenter,
+    pairs: Iterable[tuple[Case, Path]],
+    *,
+    on_window: OnWindow | None = None,
+    probabilities: bool = False,
 ) -> Iterator[Outcome]:
     """Segment images and write their label maps, each in one step.
 
@@ -45,6 +64,7 @@ def predict_files(
         predictor: loaded once for all.
         pairs: image and the file to write.
         on_window: called with (windows done, windows in all) of each image.
+        probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
 
     Yields:
         An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
@@ -63,7 +83,7 @@ def predict_files(
                 pair = next(todo, None)
                 if ahead and pair is not None:
                     reading = reader.submit(_read, predictor, pair[0])
-                done = _segment(predictor, case, target, read, on_window)
+                done = _segment(predictor, case, target, read, on_window, probabilities)
                 if written is not None:
                     yield written.result()
                 written = writer.submit(_write, *done)
@@ -76,10 +96,10 @@ def predict_files(
             reader.shutdown(wait=True, cancel_futures=True)
 
 
-_Read = tuple[Job | None, MedsegError | None, float]
+_Read = tuple[Any, MedsegError | None, float]
 
 
-def _read(predictor: Predictor, case: Case) -> _Read:
+def _read(predictor: Segmenter, case: Case) -> _Read:
     began = time.perf_counter()
     try:
         job = predictor.job(case)
@@ -89,14 +109,20 @@ def _read(predictor: Predictor, case: Case) -> _Read:
 
 
 def _segment(
-    predictor: Predictor, case: Case, target: Path, read: _Read, on_window: OnWindow | None
+    predictor: Segmenter,
+    case: Case,
+    target: Path,
+    read: _Read,
+    on_window: OnWindow | None,
+    probabilities: bool,
 ) -> tuple[Outcome, Volume | None]:
     job, error, reading = read
     if job is None:
         return Outcome(case, target, error, reading), None
     began = time.perf_counter()
     try:
-        labels = predictor.run(job, on_window=on_window)
+        shares = target.with_name(f"{stem_of(target)}_probabilities.nii") if probabilities else None
+        labels = predictor.run(job, on_window=on_window, probabilities=shares)
     except MedsegError as refused:
         return Outcome(case, target, refused, reading), None
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels

@@ -25,6 +25,7 @@ from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.inference.slab import Made, Whole
 from medseg.inference.windows import Sliding, window_slices
 from medseg.io import read
+from medseg.io.probabilities import writing_probabilities
 from medseg.labels import Labels
 from medseg.models.base import Model
 from medseg.volume import Volume
@@ -107,13 +108,28 @@ class Predictor:
         empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         return Job(Made(prepared.slices), target, self._axes(target), empty)
 
-    def run(self, job: Job, *, on_window: Progress | None = None) -> Volume:
-        """Segment a prepared image: the second half of a call."""
-        self.engine.run(job, on_window)
-        labels = job.target.volume
-        if self._cleaned:
-            labels = labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])
-        return labels
+    def run(
+        self, job: Job, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+    ) -> Volume:
+        """Segment a prepared image: the second half of a call.
+
+        Args:
+            job: as `job` returns it; used once.
+            on_window: called with (windows done, windows in all).
+            probabilities: ``.nii`` file that receives the classes' probabilities on the image's grid, `(X, Y, Z, K)`.
+        """
+        if probabilities is None:
+            self.engine.run(job, on_window)
+        else:
+            with writing_probabilities(probabilities, job.target.volume, len(self.labels)) as shares:
+                self.engine.run(job, on_window, shares)
+        return self.cleaned(job.target.volume)
+
+    def cleaned(self, labels: Volume) -> Volume:
+        """A label volume after the post-processing that the settings ask for."""
+        if not self._cleaned:
+            return labels
+        return labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])
 
     def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
         """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""

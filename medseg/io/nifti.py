@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,10 +72,9 @@ def write_nifti(volume: Volume, path: Path) -> None:
     """
     data = storable(volume.data, path)
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
-    # NIfTI-2 keeps the affine in double precision, so a source of that kind stays of that kind.
-    double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
-    kind = nib.Nifti2Image if double or max(data.shape) > _NIFTI1_LARGEST_AXIS else nib.Nifti1Image
-    image = kind(data, volume.grid.affine, _header(volume, data, kind))
+    header = geometry_header(volume, data.shape, data.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(data, volume.grid.affine, header)
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=raw, mtime=0) as file:
@@ -83,11 +83,18 @@ def write_nifti(volume: Volume, path: Path) -> None:
             image.to_stream(raw)
 
 
-def _header(volume: Volume, data: NDArray[Any], kind: Any) -> Any:
-    """A header for `data`: the source's geometry if it is still the volume's, else one made from the grid."""
-    header = kind.header_class()
-    header.set_data_dtype(data.dtype)
-    header.set_data_shape(data.shape)
+def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
+    """A NIfTI header with the source's geometry if it is still the volume's, else one made from the grid.
+
+    Args:
+        volume: whose geometry it is.
+        shape: of the voxels in the file. dtype: of these.
+    """
+    # NIfTI-2 keeps the affine in double precision, so a source of that kind stays of that kind.
+    double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
+    header = (nib.Nifti2Header if double or max(shape) > _NIFTI1_LARGEST_AXIS else nib.Nifti1Header)()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
     header["descrip"] = b"medseg"
     header.set_xyzt_units("mm")
     if volume.header:
@@ -98,7 +105,7 @@ def _header(volume: Volume, data: NDArray[Any], kind: Any) -> Any:
         kept["xyzt_units"] = volume.header["units"]
         if np.allclose(kept.get_best_affine(), volume.grid.affine, rtol=1e-6, atol=1e-6):
             return kept
-    header.set_zooms((*volume.spacing, *[1.0] * (data.ndim - 3)))
+    header.set_zooms((*volume.spacing, *[1.0] * (len(shape) - 3)))
     header.set_sform(volume.grid.affine, code=1)
     if volume.grid.shear < 1e-4:  # a quaternion cannot hold shear
         header.set_qform(volume.grid.affine, code=1)

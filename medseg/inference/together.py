@@ -1,0 +1,86 @@
+"""Several models on one image: the mean of their probabilities, whatever spacing and orientation each works in."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import ModelError
+from medseg.inference.predictor import Predictor, Progress, Source
+from medseg.io.probabilities import reading_probabilities, writing_probabilities
+from medseg.labels import Labels
+from medseg.volume import Volume
+
+
+class Together:
+    """An ensemble of predictors with the same labels; call it with an image.
+
+    Probabilities of each model are kept in a temporary file, so that the memory is that of one model. Post-processing
+    is that of the first model. Folds of one model are better kept in one model folder, whose logits are averaged
+    window by window.
+
+    Args:
+        predictors: one or more.
+        scratch: folder for temporary files, which take two bytes a voxel and class for each model; None for the
+            system's.
+
+    Raises:
+        ModelError: there is none, or their labels differ.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], scratch: str | Path | None = None) -> None:
+        if not predictors:
+            raise ModelError("ensemble: found no model, expected one or more. Give model folders.")
+        for predictor in predictors[1:]:
+            if predictor.labels.to_tsv() != predictors[0].labels.to_tsv():
+                found, expected = (_named(p.labels) for p in (predictor, predictors[0]))
+                raise ModelError(
+                    f"{predictor.saved.name}: labels: found {found}, expected {expected}. Give models of one task."
+                )
+        self.predictors = list(predictors)
+        self._scratch = scratch
+
+    @property
+    def max_memory(self) -> int | None:
+        """The first model's."""
+        return self.predictors[0].max_memory
+
+    def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
+        """Segment an image; see `Predictor.__call__`."""
+        return self.run(self.job(source), on_window=on_window)
+
+    def job(self, source: Source) -> Source:
+        """The image itself: every model prepares it in its own way, one after the other."""
+        return source
+
+    def run(
+        self, job: Source, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+    ) -> Volume:
+        """Segment an image; see `Predictor.run`."""
+        first = self.predictors[0]
+        with tempfile.TemporaryDirectory(prefix="medseg-", dir=self._scratch) as folder:
+            paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
+            for predictor, path in zip(self.predictors, paths, strict=True):
+                labels = predictor.run(predictor.job(job), on_window=on_window, probabilities=path)
+            with contextlib.ExitStack() as stack:
+                shares = None
+                if probabilities is not None:
+                    shares = stack.enter_context(
+                        writing_probabilities(probabilities, labels, len(first.labels))
+                    )
+                values = first.labels.to_values(np.arange(len(first.labels)))
+                for index, slices in enumerate(zip(*map(reading_probabilities, paths), strict=True)):
+                    total = np.sum(slices, axis=0, dtype=np.uint32)
+                    labels.data[0, :, :, index] = values[total.argmax(-1)]
+                    if shares is not None:
+                        mean = np.rint(total / len(slices)).astype(np.uint16)
+                        shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+        return first.cleaned(labels)
+
+
+def _named(labels: Labels) -> str:
+    return ", ".join(f"{label.name} {label.value}" for label in labels.foreground)
