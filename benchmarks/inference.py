@@ -23,7 +23,7 @@ import numpy as np
 from inference_report import report
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("window", "file", "export", "memory", "many")
+PARTS = ("window", "file", "export", "memory", "budget", "many")
 BIG = (512, 512, 448)
 
 
@@ -117,6 +117,21 @@ def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
             jobs["medseg, 3 GB"] = ("file_medseg", {**ours, "max_memory": "3GB"})
             found["25 classes, twice the depth"] = _compared({"medseg": jobs["medseg"]}, deep, out, "medseg")
         found[f"{classes} classes"] = _compared(jobs, image, out, "medseg")
+    return found
+
+
+def _part_budget(options: argparse.Namespace) -> dict[str, Any]:
+    """Five budgets for 117 classes on a 256 x 256 x 224 volume, and what was estimated for each."""
+    _, model = _models(options.work, "tiny117", classes=117, features=(4, 8, 16), native=True)
+    image = _resampled(options, "mid", shape=tuple(n // 2 for n in BIG))
+    found = {}
+    for budget in ("2GB", "2.5GB", "3GB", "4GB", "6GB"):
+        settings = {"model": model, "image": image, "precision": "float32", "max_memory": budget}
+        found[budget] = {
+            **_run("file_medseg", output=options.work / "budget", **settings),
+            "estimate": _run("estimate_medseg", **settings),
+        }
+        print(budget, found[budget], flush=True)
     return found
 
 

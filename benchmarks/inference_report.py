@@ -88,6 +88,24 @@ def _export(found: Figures) -> str:
     return f"{title}\n\n" + markdown(["", "seconds", "times faster"], rows)
 
 
+def _budget(found: Figures) -> str:
+    rows = [
+        [
+            budget,
+            f"{f['peak'] / 1e9:.2f}",
+            f"{f['estimate']['memory'] / 1e9:.2f}",
+            f"{f['estimate']['bands']}",
+            f"{f['seconds']:.0f}",
+            f"{f['estimate']['seconds']:.0f}",
+        ]
+        if "failed" not in f
+        else [budget, f["failed"], "", "", "", ""]
+        for budget, f in found.items()
+    ]
+    header = ["`--max-memory`", "peak GB", "estimated GB", "parts", "seconds", "estimated seconds"]
+    return "117 classes, 256 × 256 × 224 voxels:\n\n" + markdown(header, rows)
+
+
 def _many(found: Figures) -> str:
     figures = found["medseg"]
     share = 100 * (figures["seconds"] / figures["network"] - 1)
@@ -97,7 +115,14 @@ def _many(found: Figures) -> str:
     )
 
 
-_TABLES = {"window": _window, "file": _file, "export": _export, "memory": _memory, "many": _many}
+_TABLES = {
+    "window": _window,
+    "file": _file,
+    "export": _export,
+    "memory": _memory,
+    "budget": _budget,
+    "many": _many,
+}
 
 
 def _plot(memory: Figures, path: Path) -> None:

@@ -77,6 +77,15 @@ def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures
     return {"seconds": time.perf_counter() - began, "windows": windows[0]}
 
 
+def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
+    """What medseg expects of the same call."""
+    import medseg
+    from medseg.inference.estimate import estimate
+
+    found = estimate(medseg.load(model, device="cpu", **settings), image)
+    return {"seconds": found.seconds, "memory": found.memory, "bands": found.bands}
+
+
 def file_monai(model: str, image: str, output: str) -> Figures:
     """File to file by MONAI's sliding window around the same network, argmax, and nearest resampling back."""
     import torch

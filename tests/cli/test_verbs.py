@@ -247,3 +247,34 @@ def test_waiting_threads_sleep(monkeypatch, capsys):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert main(["models"]) == 0
     assert os.environ.pop("OMP_WAIT_POLICY") == "PASSIVE"
+
+
+def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, tmp_path, capsys):
+    import nibabel as nib
+
+    file = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
+    model = str(workplace / "run" / "model")
+    assert (
+        main(["predict", model, file, "-o", str(tmp_path / "a"), "--max-memory", "100GB", "--probabilities"])
+        == 0
+    )
+    labels = medseg.read_labels(tmp_path / "a" / "phantom_000.nii.gz")
+    shares = nib.load(tmp_path / "a" / "phantom_000_probabilities.nii")
+    assert shares.shape == (*labels.grid.shape, 6)
+    assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--with", model]) == 0
+    assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["phantom_000.nii.gz"]
+    capsys.readouterr()
+    assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
+    assert "max_memory: found 0.0 GB, expected at least" in capsys.readouterr().err
+    assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "much"]) == 1
+    assert "expected a size such as 6GB" in capsys.readouterr().err
+
+
+def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
+    file = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
+    assert main(["predict", str(workplace / "run" / "model"), file, "--estimate"]) == 0
+    told = capsys.readouterr().out
+    assert "phantom_000  " in told
+    assert " windows (0 empty), " in told
+    assert "1 of 1 cases: " in told
