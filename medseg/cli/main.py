@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from medseg.errors import MedsegError
 
-VERBS = ("demo", "inspect", "train", "predict", "evaluate", "models", "config")
+VERBS = ("demo", "inspect", "plan", "train", "predict", "evaluate", "models", "config")
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 

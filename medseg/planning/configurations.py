@@ -70,9 +70,7 @@ class Configurations:
         return inverse_order(self.order)
 
 
-def plan_configurations(
-    measures: Measures, preset: Preset, memory_gb: float | None = None
-) -> Configurations:
+def plan_configurations(measures: Measures, preset: Preset, memory_gb: float | None = None) -> Configurations:
     """Plan all configurations of a dataset, equal to nnU-Net's.
 
     Args:
@@ -115,9 +113,7 @@ def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize 
         fine = [max(spacing) / s > _SAME_SCALE for s in spacing]
         chosen = fine if any(fine) else [True] * len(spacing)
         spacing = [s * _COARSEN_BY if coarsen else s for s, coarsen in zip(spacing, chosen, strict=True)]
-        exact = [
-            n * (f / s) for n, f, s in zip(full.median_shape, full.spacing, spacing, strict=True)
-        ]
+        exact = [n * (f / s) for n, f, s in zip(full.median_shape, full.spacing, spacing, strict=True)]
         voxels = prod(exact)
         low = size(spacing, [round(n) for n in exact], voxels * cases)
     return low if low is not full and prod(full.median_shape) / voxels >= _WORTH_IT else None
