@@ -61,6 +61,8 @@ def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> Picture
 
 def intensity_figure(f: Fingerprint) -> Picture:
     """Foreground intensities of every case, percentiles 0.5 to 99.5 and the median, sorted by it."""
+    from matplotlib.ticker import MaxNLocator
+
     shown = f.channel_names[:_MOST_CHANNELS]
     measured = [case for case in f.cases if case.foreground]
     figure, axes = _subplots(len(shown), 1, height=2.3 * len(shown) + 0.3)
@@ -75,8 +77,10 @@ def intensity_figure(f: Fingerprint) -> Picture:
         axes[channel].axhline(overall, color=ACCENT, linewidth=1.2)
         if _spans([v.median for v in found]):
             axes[channel].set_yscale("symlog", linthresh=max(1.0, abs(overall) / 100))
+            axes[channel].set_ylim(min(0.0, *lows), 1.5 * max(highs))
         axes[channel].set_ylabel(shortened(name, _NAME_LENGTH), parse_math=False)
         axes[channel].set_xlim(0.3, len(found) + 0.7)
+        axes[channel].xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[-1].set_xlabel("cases, sorted by their median")
     return figure
 
@@ -146,10 +150,19 @@ def _histogram(axes: Axes, values: Sequence[float], label: str) -> None:
         axes.bar([low], [len(values)], width=half / 8, color=BLUE)
         axes.set_xlim(low - half, low + half)
     else:
-        bins = min(_MOST_BINS, max(8, int(np.sqrt(len(values)) * 2)))
-        axes.hist(values, bins=bins, color=BLUE, edgecolor="white", linewidth=0.5)
+        axes.hist(values, bins=_edges(values), color=BLUE, edgecolor="white", linewidth=0.5)
     axes.set_xlabel(label)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _edges(values: Sequence[float]) -> list[float]:
+    """Borders of the bars; whole numbers are grouped alike, so that no bar holds more of them than its neighbour."""
+    low, high = min(values), max(values)
+    wanted = min(_MOST_BINS, max(8, int(2 * np.sqrt(len(values)))))
+    if all(float(value).is_integer() for value in values):
+        step = float(np.ceil((high - low + 1) / wanted))
+        return [float(edge) for edge in np.arange(low - 0.5, high + step, step)]
+    return [float(edge) for edge in np.linspace(low, high, wanted + 1)]
 
 
 def _spans(values: Sequence[float]) -> bool:

@@ -21,6 +21,8 @@ SHEAR = 1e-3
 TINY_FRACTION = 1e-4  # of the voxels are foreground
 FEW_VOXELS = 30  # median voxels of a label where it is present
 HOUNSFIELD = (-2048.0, 32767.0)
+AIR, BONE = -900.0, 300.0  # an image that reaches both is likely a CT
+_MOST_NAMED = 12
 
 
 def find(fingerprint: Fingerprint) -> tuple[Finding, ...]:
@@ -55,25 +57,35 @@ def _empty_cases(f: Fingerprint) -> Iterator[Finding]:
 
 
 def _labels(f: Fingerprint) -> Iterator[Finding]:
+    absent, rare, tiny = [], [], []
     for name, value in f.foreground_labels.items():
         voxels = [case.label_voxels[value] for case in f.cases if value in case.label_voxels]
         if not voxels:
-            yield Finding(
-                code="label-absent", text=f"Label {name} ({value}) is in no case: it cannot be learnt."
-            )
+            absent.append(name)
         elif len(voxels) < max(2, RARE_SHARE * len(f.cases)):
-            yield Finding(
-                code="label-rare",
-                text=f"Label {name} ({value}) is in only {len(voxels)} of {len(f.cases)} cases: a fold may lack it.",
-                cases=_ids(case for case in f.cases if value in case.label_voxels),
-            )
+            rare.append(f"{name} ({len(voxels)})")
         elif np.median(voxels) < FEW_VOXELS:
-            yield Finding(
-                code="label-tiny",
-                text=f"Label {name} ({value}) has a median of {np.median(voxels):.0f} voxels where it is present: one voxel "
-                "more or less changes its Dice much.",
-                severe=False,
-            )
+            tiny.append(f"{name} ({np.median(voxels):.0f})")
+    if absent:
+        yield Finding(
+            code="label-absent",
+            text=f"{_count(absent, 'label')} in no case, so cannot be learnt: {_listed(absent)}.",
+        )
+    if rare:
+        yield Finding(
+            code="label-rare",
+            text=f"{_count(rare, 'label')} in so few of the {len(f.cases)} cases that a fold may lack them: {_listed(rare)}.",
+        )
+    if tiny:
+        yield Finding(
+            code="label-tiny",
+            text=f"{_count(tiny, 'label')} of few voxels (median where present), so that one more or less changes their "
+            f"Dice much: {_listed(tiny)}.",
+            severe=False,
+        )
+
+
+def _foreground(f: Fingerprint) -> Iterator[Finding]:
     fraction = float(np.median([case.foreground_fraction for case in f.cases]))
     if fraction < TINY_FRACTION:
         yield Finding(
@@ -167,6 +179,7 @@ def _intensities(f: Fingerprint) -> Iterator[Finding]:
         if name.strip().casefold() == "ct":
             yield from _hounsfield(f, channel)
         else:
+            yield from _unnamed_ct(f, channel)
             yield from _scales(f, channel)
 
 
@@ -189,6 +202,17 @@ def _hounsfield(f: Fingerprint, channel: int) -> Iterator[Finding]:
         )
 
 
+def _unnamed_ct(f: Fingerprint, channel: int) -> Iterator[Finding]:
+    lows, highs = zip(*(case.ranges[channel] for case in f.cases), strict=True)
+    low, high = float(np.median(lows)), float(np.median(highs))
+    if HOUNSFIELD[0] <= low <= AIR and BONE <= high <= HOUNSFIELD[1]:
+        yield Finding(
+            code="looks-like-ct",
+            text=f"Channel {f.channel_names[channel]} looks like CT (median range {low:.0f} to {high:.0f}) but is not called "
+            "so: if it is, call it CT, or set preprocess.normalize to ct.",
+        )
+
+
 def _scales(f: Fingerprint, channel: int) -> Iterator[Finding]:
     measured = [case for case in f.cases if case.foreground]
     odd = _far_from_median([abs(case.foreground[channel].median) for case in measured], INTENSITY_RATIO)
@@ -207,6 +231,7 @@ _CHECKS: tuple[Callable[[Fingerprint], Iterator[Finding]], ...] = (
     _few_cases,
     _empty_cases,
     _labels,
+    _foreground,
     _spacings,
     _sizes,
     _geometry,
@@ -230,6 +255,15 @@ def _far_from_median(values: Sequence[float], ratio: float) -> list[int]:
 
 def _ids(cases: Iterator[CaseMeasures]) -> tuple[str, ...]:
     return tuple(case.id for case in cases)
+
+
+def _count(items: Sequence[str], noun: str) -> str:
+    return f"1 {noun} is" if len(items) == 1 else f"{len(items)} {noun}s are"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+    return ", ".join(items[:_MOST_NAMED]) + more
 
 
 def _of(ids: Sequence[str], f: Fingerprint) -> str:

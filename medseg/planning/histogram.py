@@ -56,8 +56,7 @@ class Histogram:
     def of(cls, values: NDArray[np.float32]) -> Histogram:
         """Count `values` `(N,)`, finite and at least one."""
         found, counts = np.unique(_rounded(values), return_counts=True)
-        mean = float(values.mean(dtype=np.float64))
-        variance = float(np.square(values - mean, dtype=np.float64).mean())
+        mean, variance = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
         return cls(found, counts, mean, variance, float(values.min()), float(values.max()))
 
     def intensities(self) -> Intensities:

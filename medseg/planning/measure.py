@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 
 from medseg.data.cases import Case, Dataset
@@ -18,6 +19,7 @@ from medseg.planning.fingerprint import Fingerprint, saved_fingerprint
 from medseg.planning.histogram import Histogram, Intensities, pooled
 from medseg.planning.measure_case import Measured, Unreadable, measure_case, stamp_of
 
+_Outcomes = Generator[Measured | Unreadable, None, None]
 OnCase = Callable[[int, int, str], None]
 _MOST_LISTED = 20
 _MOST_WORKERS = 8
@@ -53,7 +55,7 @@ def fingerprint(
         )
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
-        return known
+        return known.replace(findings=find(known))
     outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, on_case)
     broken = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
     if broken:
@@ -88,20 +90,21 @@ def _measured(
     """One outcome per case, in their order."""
     found: dict[str, Measured | Unreadable] = {}
     run = _in_processes if min(workers, len(cases)) > 1 else _here
-    for outcome in run(cases, dataset, min(workers, len(cases))):
-        case_id = outcome.case.id if isinstance(outcome, Measured) else outcome.id
-        found[case_id] = outcome
-        if on_case is not None:
-            on_case(len(found), len(cases), case_id)
+    with closing(run(cases, dataset, min(workers, len(cases)))) as outcomes:
+        for outcome in outcomes:
+            case_id = outcome.case.id if isinstance(outcome, Measured) else outcome.id
+            found[case_id] = outcome
+            if on_case is not None:
+                on_case(len(found), len(cases), case_id)
     return [found[case.id] for case in cases]
 
 
-def _here(cases: Sequence[Case], dataset: Dataset, workers: int) -> Iterator[Measured | Unreadable]:
+def _here(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
     for case in cases:
         yield measure_case(case, dataset.labels, len(dataset.channel_names), dataset.root)
 
 
-def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> Iterator[Measured | Unreadable]:
+def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
     """As the cases are done. New processes, not forks: a fork copies threads' locks in any state."""
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent

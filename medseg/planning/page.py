@@ -15,7 +15,7 @@ from medseg.planning.experiment_tree import batch_reason, normalization_methods
 from medseg.planning.figures import as_png, geometry_figure, intensity_figure, share_figure, volume_figure
 from medseg.planning.fingerprint import Finding, Fingerprint
 from medseg.planning.propose import Proposal
-from medseg.planning.text import percent, printable
+from medseg.planning.text import amount, percent, printable
 
 if TYPE_CHECKING:
     from medseg.viz.canvas import Picture
@@ -31,7 +31,7 @@ p.lead { margin: .2rem 0 1.2rem; color: #718096; }
 .tiles { display: flex; flex-wrap: wrap; gap: .7rem; }
 .tile { background: white; border: 1px solid #e2e8f0; border-radius: 8px; padding: .55rem .9rem; }
 .tile b { display: block; font-size: 1.15rem; } .tile span { color: #718096; font-size: .8rem; }
-figure { background: white; border: 1px solid #e2e8f0; border-radius: 8px; margin: 0; padding: .8rem; }
+figure { background: white; border: 1px solid #e2e8f0; border-radius: 8px; margin: 0 0 .8rem; padding: .8rem; }
 figure img { width: 100%; height: auto; } figcaption { color: #718096; font-size: .85rem; }
 ul.findings { list-style: none; padding: 0; margin: 0; }
 ul.findings li { background: white; border: 1px solid #e2e8f0; border-left: 4px solid #a0aec0;
@@ -148,7 +148,7 @@ def _channel_table(f: Fingerprint) -> str:
         (
             name,
             *(
-                f"{v:.5g}"
+                amount(v)
                 for v in (i.low, i.percentile_00_5, i.median, i.mean, i.std, i.percentile_99_5, i.high)
             ),
         )
@@ -165,7 +165,11 @@ def _label_table(f: Fingerprint) -> str:
         ml = [case.label_ml(value) for case in present]
         voxels = [case.label_voxels[value] for case in present]
         figures = (
-            (f"{np.median(voxels):.0f}", f"{np.median(ml):.3g}", f"{min(ml):.3g} to {max(ml):.3g}")
+            (
+                f"{np.median(voxels):,.0f}",
+                amount(float(np.median(ml))),
+                f"{amount(min(ml))} to {amount(max(ml))}",
+            )
             if present
             else ("–", "–", "–")
         )

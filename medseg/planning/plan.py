@@ -21,6 +21,7 @@ from medseg.planning.memory import PresetName, find_preset
 from medseg.planning.propose import Kind, Proposal, propose
 from medseg.planning.text import percent, printable
 
+_MOST_WARNINGS = 5
 FINGERPRINT_NAME, PAGE_NAME = "fingerprint.json", "fingerprint.html"
 
 
@@ -155,9 +156,9 @@ def _heading(f: Fingerprint, p: Proposal) -> str:
     lines = [
         f"Plan for {printable(f.dataset)}: {len(f.cases)} cases, {len(f.channel_names)} channel"
         f"{'s' if len(f.channel_names) > 1 else ''} ({printable(', '.join(f.channel_names))}), "
-        f"{len(f.labels) - 1} labels besides background.",
+        f"{len(f.labels) - 1} label{'s' if len(f.labels) != 2 else ''} besides background.",
         f"Memory: {p.budget.source}.",
-        *[f"Look at {PAGE_NAME}: {printable(finding.text)}" for finding in f.findings if finding.severe],
+        *_warnings(f),
         *_advice(p),
         "",
         "  medseg train plan.yaml                    # behind it, any value can be changed: train.steps=2000",
@@ -165,6 +166,16 @@ def _heading(f: Fingerprint, p: Proposal) -> str:
         "Every value may be edited. Axes are X, Y, Z in RAS+.",
     ]
     return "\n".join(lines)
+
+
+def _warnings(f: Fingerprint) -> list[str]:
+    severe = [printable(finding.text) for finding in f.findings if finding.severe]
+    more = (
+        [f"{len(severe) - _MOST_WARNINGS} more findings are in {PAGE_NAME}."]
+        if len(severe) > _MOST_WARNINGS
+        else []
+    )
+    return [f"Note: {text}" for text in severe[:_MOST_WARNINGS]] + more
 
 
 def _advice(p: Proposal) -> list[str]:
