@@ -118,7 +118,10 @@ def _spacings(f: Fingerprint) -> Iterator[Finding]:
 
 
 def _sizes(f: Fingerprint) -> Iterator[Finding]:
-    extents = [float(np.prod(np.multiply(case.shape, case.spacing))) for case in f.cases]
+    extents = [
+        float(np.prod([n * mm for n, mm in zip(case.shape, case.spacing, strict=True) if n > 1]))
+        for case in f.cases
+    ]
     odd = _far_from_median(extents, VOLUME_RATIO)
     if odd:
         ids = _ids(f.cases[i] for i in odd)

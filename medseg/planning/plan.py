@@ -119,7 +119,7 @@ def plan(
     proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)
     other = _other_model(model, measured, proposal) if model else None
     tree = experiment_tree(measured, proposal, source, steps, other)
-    text = render(_heading(measured, proposal), tree)
+    text = render(_heading(measured, proposal, other), tree)
     return Plan(Experiment.parse(plain(tree), source="plan"), text, measured, proposal)
 
 
@@ -152,14 +152,14 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
     return OtherModel(name, built.divisor)
 
 
-def _heading(f: Fingerprint, p: Proposal) -> str:
+def _heading(f: Fingerprint, p: Proposal, other: OtherModel | None) -> str:
     lines = [
         f"Plan for {printable(f.dataset)}: {len(f.cases)} cases, {len(f.channel_names)} channel"
         f"{'s' if len(f.channel_names) > 1 else ''} ({printable(', '.join(f.channel_names))}), "
         f"{len(f.labels) - 1} label{'s' if len(f.labels) != 2 else ''} besides background.",
         f"Memory: {p.budget.source}.",
         *_warnings(f),
-        *_advice(p),
+        *_advice(p, other),
         "",
         "  medseg train plan.yaml                    # behind it, any value can be changed: train.steps=2000",
         "",
@@ -178,13 +178,15 @@ def _warnings(f: Fingerprint) -> list[str]:
     return [f"Note: {text}" for text in severe[:_MOST_WARNINGS]] + more
 
 
-def _advice(p: Proposal) -> list[str]:
+def _advice(p: Proposal, other: OtherModel | None) -> list[str]:
     lines = []
     if p.kind == "3d" and p.low_resolution:
         lines.append(
             f"A patch holds only {percent(p.covered)} of the median volume; --lowres plans a coarser network that sees more."
         )
-    if not p.budget.on_gpu:
+    if other is not None:
+        lines.append("Patch and batch are those of a U-Net: lower train.batch_size if memory runs out.")
+    elif not p.budget.on_gpu:
         half = "[" + ",".join(str(width // 2) for width in p.channels) + "]"
         lines.append(
             f"A processor takes long for this; train.batch_size=2 model.channels={half} is a quicker start."

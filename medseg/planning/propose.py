@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from statistics import median
 from typing import Any, Literal, TypeVar
 
 from medseg.data.settings import Axis
@@ -107,13 +108,13 @@ def propose(fingerprint: Fingerprint, preset: Preset, budget: Budget, kind: Kind
 
 
 def measures_of(fingerprint: Fingerprint) -> Measures:
-    """What the planner reads, in its order z, y, x; the depth of single slices is made very large."""
+    """What the planner reads, in its order z, y, x; the depth of a dataset of single slices is made very large."""
+    # One depth for all, or the resampling of one single slice to the depth of another would make more of it.
+    depth = _ACROSS_SINGLE_SLICES * max(max(case.spacing) for case in fingerprint.cases)
+    single = [median([case.shape_after_crop[axis] for case in fingerprint.cases]) == 1 for axis in range(3)]
     spacings, shapes = [], []
     for case in fingerprint.cases:
-        x, y, z = (
-            _ACROSS_SINGLE_SLICES * max(case.spacing) if n == 1 else float(s)
-            for s, n in zip(case.spacing, case.shape_after_crop, strict=True)
-        )
+        x, y, z = (depth if single[axis] else case.spacing[axis] for axis in range(3))
         spacings.append((z, y, x))
         shapes.append(case.shape_after_crop[::-1])
     return Measures(tuple(spacings), tuple(shapes), len(fingerprint.labels))
