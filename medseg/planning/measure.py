@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from medseg.data.cases import Case, Dataset
@@ -111,13 +111,16 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
     )
     channels = len(dataset.channel_names)
     pending: dict[Future[Measured | Unreadable], str] = {}
+    others = set(multiprocessing.active_children())
     try:
-        for case in cases:
-            job = pool.submit(measure_case, case, dataset.labels, channels, dataset.root)
-            pending[job] = case.id
+        with _interrupts_held():  # the pool starts its processes as it is given work
+            for case in cases:
+                job = pool.submit(measure_case, case, dataset.labels, channels, dataset.root)
+                pending[job] = case.id
         for job in as_completed(pending):
-            yield job.result()
+            outcome = job.result()
             del pending[job]
+            yield outcome
     except BrokenProcessPool:
         some = ", ".join(list(pending.values())[: workers + 1])
         raise DataError(
@@ -125,12 +128,28 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
             f"at one of {some}. Try fewer workers."
         ) from None
     finally:
+        if pending:  # interrupted: what the processes are at is only read, and may take long
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _leave_interrupts_to_parent() -> None:
     """Ctrl-C reaches all processes of a terminal; only the parent is to act on it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import their modules."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _listed(root: Path, broken: Sequence[Unreadable], cases: int) -> str:
