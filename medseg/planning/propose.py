@@ -21,7 +21,7 @@ Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
 _ACROSS_SINGLE_SLICES = 999.0  # times the pixels' spacing, so that no plan runs through them
 _AXES_XYZ: tuple[Axis, Axis, Axis] = (2, 1, 0)  # of z, y, x
-_SIGNIFICANT = 5  # digits of a spacing; more are noise of headers
+_NOISE = 5e-5  # relative; what headers in single precision and oblique axes add to a spacing
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,14 @@ def _spacing(
         else max(case.spacing[_AXES_XYZ[planned.order[0]]] for case in fingerprint.cases)
     )
     values = size.spacing if len(size.spacing) == 3 else (across, *size.spacing)
-    x, y, z = (float(f"{value:.{_SIGNIFICANT}g}") for value in _in_xyz(values, planned))
+    x, y, z = (_without_noise(value) for value in _in_xyz(values, planned))
     return (x, y, z)
+
+
+def _without_noise(value: float) -> float:
+    """The number with the fewest digits that is as good as `value`: 0.99997 is 1, 0.7832031 is 0.7832."""
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((number for number in shorter if abs(number - value) <= _NOISE * value), value)
 
 
 def _median_shape(

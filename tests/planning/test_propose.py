@@ -114,8 +114,10 @@ def test_growing_a_patch_spares_its_coarse_axes():
 
 
 def test_noise_of_headers_is_left_out_of_spacings(make_fingerprint):
-    found = propose(make_fingerprint(spacing=(1.1999862, 0.7831999, 2.5000119)), UNET, EIGHT)
+    found = propose(make_fingerprint(spacing=(1.1999862, 0.7832031, 2.5000119)), UNET, EIGHT)
     assert found.spacing == (1.2, 0.7832, 2.5)
+    found = propose(make_fingerprint(spacing=(0.99997, 0.78125, 1.015625)), UNET, EIGHT)
+    assert found.spacing == (1.0, 0.78125, 1.0156)
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():
