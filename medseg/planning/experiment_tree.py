@@ -20,6 +20,7 @@ LONG_STEPS, SHORT_STEPS = 250_000, 3000
 _LONG = 20_000  # steps from which SGD finds its way
 _MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
+_PAPERS_BATCH = 16
 _DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
 _ELONGATED = 1.5
 _METHODS: dict[Scheme, str] = {
@@ -199,7 +200,7 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
     dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
     tree: dict[str, Because | Tree] = {
         "steps": Because(count, why),
-        "batch_size": Because(p.batch_size, batch_reason(p)),
+        "batch_size": _batch(p, other),
         "batch_dice": Because(p.batch_dice, dice),
         "foreground": Because(0.33, "share of patches centred on a label"),
         "optimizer": _optimizer(long, other),
@@ -208,6 +209,17 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
         workers = min(_MOST_WORKERS, os.cpu_count() or 1)
         tree["workers"] = Because(workers, "processes that augment patches while the GPU computes")
     return tree
+
+
+def _batch(p: Proposal, other: OtherModel | None) -> Because:
+    if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
+        return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
+    return Because(p.batch_size, batch_reason(p))
+
+
+def _is_foreign(other: OtherModel | None) -> bool:
+    """Whether this is no U-Net."""
+    return other is not None and not issubclass(MODELS.get(other.name).options, UNetOptions)
 
 
 def batch_reason(p: Proposal) -> str:
@@ -221,9 +233,9 @@ def batch_reason(p: Proposal) -> str:
 
 
 def _optimizer(long: bool, other: OtherModel | None) -> Because:
-    if other is not None and not issubclass(MODELS.get(other.name).options, UNetOptions):
+    if _is_foreign(other):
         values: dict[str, Any] = {"name": "adamw", "lr": 0.0001, "weight_decay": 0.05, "warmup_steps": 50}
-        return Because(values, "for models with attention, as Mask2Former's (Cheng et al. 2022)")
+        return Because(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
     if long:
         values = {"name": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}
         return Because(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
