@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.experiment.config import Experiment
 from medseg.io.atomic import write_text
 from medseg.planning.experiment_tree import batch_reason, normalization_methods
 from medseg.planning.figures import as_png, geometry_figure, intensity_figure, share_figure, volume_figure
@@ -45,11 +46,14 @@ th { color: #718096; font-weight: 600; } td.number, th.number { text-align: righ
 """
 
 
-def write_page(f: Fingerprint, path: str | Path, proposal: Proposal | None = None) -> None:
+def write_page(
+    f: Fingerprint, path: str | Path, proposal: Proposal | None = None, experiment: Experiment | None = None
+) -> None:
     """Write the page of a fingerprint, with what was planned from it, in one step.
 
     Args:
-        f: the fingerprint. path: an .html file. proposal: shown in a table and in the figures.
+        f: the fingerprint. path: an .html file.
+        proposal: what was planned, its spacing drawn in the figures. experiment: what was made of it, for a table.
 
     Raises:
         DataError: the file cannot be written.
@@ -60,7 +64,7 @@ def write_page(f: Fingerprint, path: str | Path, proposal: Proposal | None = Non
         f'<p class="lead">Measured on {len(f.cases)} labelled cases. Axes are X, Y, Z after turning to RAS+.</p>',
         _tiles(f),
         *_section("Findings", _findings(f.findings)),
-        *(_section("Plan", _plan(f, proposal)) if proposal is not None else []),
+        *(_section("Plan", _plan(f, proposal, experiment)) if proposal and experiment else []),
         *_section(
             "Size and spacing",
             _figure(geometry_figure(f, proposal), "Files as stored, a histogram per axis."),
@@ -127,16 +131,15 @@ def _finding(finding: Finding) -> str:
     return f"<li{mark}>{_text(finding.text)}{listed}</li>"
 
 
-def _plan(f: Fingerprint, p: Proposal) -> str:
+def _plan(f: Fingerprint, p: Proposal, experiment: Experiment) -> str:
+    kind = {"2d": "2-D", "3d": "3-D, full resolution", "lowres": "3-D, low resolution"}[p.kind]
+    seen = f"{percent(p.covered)} of the median {_times(p.median_shape)}"
+    batch = experiment.train.batch_size
     rows = [
-        ("kind", {"2d": "2-D", "3d": "3-D, full resolution", "lowres": "3-D, low resolution"}[p.kind]),
+        ("model", f"{experiment.model.name}, {kind}, preset {p.preset.name}"),
         ("spacing", f"{_times(p.spacing)} mm"),
-        ("patch", f"{_times(p.patch)} voxels, {percent(p.covered)} of the median {_times(p.median_shape)}"),
-        ("batch", f"{p.batch_size}: {batch_reason(p)}"),
-        (
-            "network",
-            f"{p.preset.name}, {len(p.strides)} resolutions, {' '.join(map(str, p.channels))} channels",
-        ),
+        ("patch", f"{_times(experiment.patch.size)} voxels, {seen}"),
+        ("batch", f"{batch}: {batch_reason(p)}" if batch == p.batch_size else f"{batch}"),
         ("normalisation", ", ".join(normalization_methods(f))),
         ("memory", p.budget.source),
     ]

@@ -52,7 +52,7 @@ class Plan:
         path = Path(path)
         check_target(path, overwrite=overwrite)
         self.fingerprint.save(path.with_name(FINGERPRINT_NAME))
-        write_page(self.fingerprint, path.with_name(PAGE_NAME), self.proposal)
+        write_page(self.fingerprint, path.with_name(PAGE_NAME), self.proposal, self.experiment)
         write_text(path, self.text)
 
     def __str__(self) -> str:

@@ -248,7 +248,7 @@ def test_the_page_runs_nothing_and_loads_nothing(phantoms, cache, tmp_path):
     finding = {"code": "odd", "text": EVIL, "cases": ["a", "b"]}
     evil = made.fingerprint.replace(dataset=EVIL, channel_names=(EVIL,), labels=labels, findings=(finding,))
     path = tmp_path / "page.html"
-    write_page(evil, path, made.proposal)
+    write_page(evil, path, made.proposal, made.experiment)
     page = _Inert()
     page.feed(path.read_text(encoding="utf-8"))
     assert "script" not in page.tags
@@ -265,6 +265,7 @@ def test_the_page_runs_nothing_and_loads_nothing(phantoms, cache, tmp_path):
     assert "\u202e" not in text
     assert "\x1b" not in text
     assert page.tags.count("img") == 4
+    assert "unet_3d, 3-D, full resolution, preset unet" in text
 
 
 def test_hostile_names_cannot_leave_a_comment(phantoms, cache):
