@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from medseg.models.unet import UNet3d as UNet3d
     from medseg.models.unet_config import AttentionUNetConfig as AttentionUNetConfig
     from medseg.models.unet_config import UNetConfig as UNetConfig
+    from medseg.planning.plan import plan as plan
     from medseg.viz.explore import show as show
     from medseg.volume import Volume as Volume
 
@@ -51,6 +52,7 @@ _HOMES = {
     "evaluate": "medseg.evaluation",
     "list_models": "medseg.models.catalog",
     "load": "medseg.inference.predictor",
+    "plan": "medseg.planning.plan",
     "read": "medseg.io",
     "read_dataset": "medseg.data.layouts",
     "read_labels": "medseg.io",

@@ -12,7 +12,10 @@ from typing import Any
 
 from medseg.errors import MedsegError
 
-VERBS = ("demo", "inspect", "train", "predict", "evaluate", "models", "config", "import", "export")
+VERBS = (
+    *("demo", "inspect", "plan", "train", "predict", "evaluate"),
+    *("models", "config", "import", "export"),
+)
 MODULES = {"import": "import_model"}  # a verb that no module can be called
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130

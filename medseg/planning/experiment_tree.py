@@ -1,0 +1,241 @@
+"""The experiment of a plan as YAML values, each with its reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.models.catalog import MODELS
+from medseg.models.unet_config import UNetOptions
+from medseg.planning.commented import Because, Tree
+from medseg.planning.configurations import schemes
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.propose import Proposal
+from medseg.planning.text import percent
+
+LONG_STEPS, SHORT_STEPS = 250_000, 3000
+_LONG = 20_000  # steps from which SGD finds its way
+_MOST_WORKERS = 8
+_MOST_SLICES_AT_ONCE = 32
+_PAPERS_BATCH = 16
+_DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
+_ELONGATED = 1.5
+_METHOD_REASONS = {
+    "ct": "clipped to its foreground's percentiles 0.5 and 99.5, which training measures",
+    "zscore": "each image's own mean and deviation",
+    "zscore_mask": "each image's own mean and deviation inside its non-zero mask",
+    "none": "left as it is",
+    "rescale": "each image to [0, 1]",
+    "rgb": "divided by 255",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the cases lie: the dataset's path, and its layout if that is not to be found out."""
+
+    path: Path
+    layout: str
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model of the catalog with its default options, in place of the planned U-Net."""
+
+    name: str
+    divisor: tuple[int, ...]
+
+
+def experiment_tree(
+    fingerprint: Fingerprint, proposal: Proposal, source: Source, steps: int | None, other: OtherModel | None
+) -> Tree:
+    """All values of an experiment that a plan decides.
+
+    Args:
+        fingerprint, proposal: of the dataset.
+        source: of the cases.
+        steps: of the training; None takes the recipe's own number.
+        other: model to train instead of the planned U-Net; its patch is made divisible.
+    """
+    model_name = other.name if other else _unet_name(proposal)
+    return {
+        "name": Because(_experiment_name(fingerprint.dataset, model_name, proposal)),
+        "data": _data(fingerprint, source),
+        "preprocess": _preprocess(fingerprint, proposal),
+        "model": {"name": Because(other.name, "its options are left at their defaults")}
+        if other
+        else _unet(proposal),
+        "patch": _patch(proposal, other),
+        "augment": _augment(proposal),
+        "train": _train(proposal, steps, other),
+        "predict": _predict(proposal),
+    }
+
+
+def _unet_name(proposal: Proposal) -> str:
+    return f"{'resunet' if proposal.preset.residual else 'unet'}_{proposal.dims}d"
+
+
+def _experiment_name(dataset: str, model: str, proposal: Proposal) -> str:
+    mark = "_lowres" if proposal.kind == "lowres" else ""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{dataset}_{model}{mark}")
+    return name if re.match(r"[A-Za-z0-9]", name) else f"plan{name}"
+
+
+def _data(f: Fingerprint, source: Source) -> Tree:
+    tree: dict[str, Because | Tree] = {
+        "path": Because(str(source.path), f"{len(f.cases)} cases with a label map")
+    }
+    if source.layout != "auto":
+        tree["layout"] = Because(source.layout, "as told")
+    if not f.named:
+        tree["labels"] = Because(
+            f.labels, "the dataset names none: values found in its label maps, to be renamed"
+        )
+    if f.subjects < 5:
+        tree["folds"] = Because(max(2, f.subjects), f"no more than the {f.subjects} subjects allow")
+    return tree
+
+
+def _preprocess(f: Fingerprint, p: Proposal) -> Tree:
+    median = " x ".join(f"{value:.4g}" for value in f.medians()[0])
+    why = {
+        "3d": f"target of the dataset, whose median is {median} mm",
+        "2d": f"target of the dataset, whose median is {median} mm; across slices each file keeps its own",
+        "lowres": f"coarser than the median {median} mm, so that a patch holds a quarter of the median volume",
+    }[p.kind]
+    spacing = [None if p.kind == "2d" and axis == p.slice_axis else mm for axis, mm in enumerate(p.spacing)]
+    left = f.median_relative_size
+    crop = "nothing" if left > 0.995 else f"a median of {percent(1 - left)}"
+    return {
+        "orientation": Because("RAS", "whatever the files' own; axes are right, anterior, superior"),
+        "spacing": Because(spacing, f"mm, {why}"),
+        "normalize": _normalize(f),
+        "crop_to_nonzero": Because(True, f"cuts {crop} of the volume away"),
+    }
+
+
+def normalization_methods(f: Fingerprint) -> list[str]:
+    """One method of `medseg.data.settings.Method` per channel."""
+    chosen, masked = schemes(f.channel_names, f.median_relative_size)
+    return ["zscore_mask" if inside else scheme for scheme, inside in zip(chosen, masked, strict=True)]
+
+
+def _normalize(f: Fingerprint) -> Because:
+    methods = normalization_methods(f)
+    if len(set(methods)) == 1:
+        reason = f"{', '.join(f.channel_names)}: {_METHOD_REASONS[methods[0]]}"
+    else:
+        pairs = zip(f.channel_names, methods, strict=True)
+        reason = "; ".join(f"{name}: {_METHOD_REASONS[method]}" for name, method in pairs)
+    return Because(methods, reason)
+
+
+def _unet(p: Proposal) -> Tree:
+    tree: dict[str, Because | Tree] = {
+        "name": Because(_unet_name(p), f"preset {p.preset.name}"),
+        "channels": Because(list(p.channels), "per stage"),
+        "strides": Because(
+            [list(s) for s in p.strides],
+            "per stage and axis; coarse axes wait until the others are as coarse",
+        ),
+        "kernel_size": Because(
+            [list(k) for k in p.kernels], "per stage and axis; 1 along axes twice as coarse as the finest"
+        ),
+        "num_blocks": Because(
+            list(p.blocks), "per stage" + (", residual blocks" if p.preset.residual else "")
+        ),
+    }
+    if p.preset.residual:
+        tree["decoder_block"] = Because("basic", "only the encoder is residual")
+        tree["decoder_num_blocks"] = Because(p.preset.decoder_blocks)
+        tree["stem_channels"] = Because(p.channels[0])
+    why = "losses on the coarser resolutions too" if p.deep_supervision else "too few resolutions for it"
+    tree["deep_supervision"] = Because(p.deep_supervision, why)
+    return tree
+
+
+def _patch(p: Proposal, other: OtherModel | None) -> Tree:
+    median = " x ".join(f"{n:g}" for n in p.median_shape)
+    what = "slice" if p.dims == 2 else "volume"
+    divisor = other.divisor if other else p.divisor
+    size = [-(-n // d) * d for n, d in zip(p.patch, divisor, strict=True)]
+    why = (
+        f"holds {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
+        f"{' x '.join(map(str, divisor))}"
+    )
+    tree: dict[str, Because | Tree] = {"size": Because(size, why)}
+    if p.dims == 2:
+        tree["slice_axis"] = Because(p.slice_axis, "the coarsest axis")
+    return tree
+
+
+def _augment(p: Proposal) -> Tree:
+    if p.dims == 2:
+        degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
+        why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
+        return {"rotate_degrees": Because(degrees, why)}
+    if max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
+        return {"rotate_p": Because(0.0, "turning so flat a patch would take it out of its few thick slices")}
+    return {}
+
+
+def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
+    long = p.budget.on_gpu if steps is None else steps >= _LONG
+    count = steps or (LONG_STEPS if long else SHORT_STEPS)
+    why = "as asked for"
+    if steps is None:
+        why = "nnU-Net's 1000 epochs of 250" if long else "a first result on a processor; more is better"
+    dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
+    tree: dict[str, Because | Tree] = {
+        "steps": Because(count, why),
+        "batch_size": _batch(p, other),
+        "batch_dice": Because(p.batch_dice, dice),
+        "foreground": Because(0.33, "share of patches centred on a label"),
+        "optimizer": _optimizer(long, other),
+    }
+    if p.budget.on_gpu:
+        workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+        tree["workers"] = Because(workers, "processes that augment patches while the GPU computes")
+    return tree
+
+
+def _batch(p: Proposal, other: OtherModel | None) -> Because:
+    if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
+        return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
+    return Because(p.batch_size, batch_reason(p))
+
+
+def _is_foreign(other: OtherModel | None) -> bool:
+    """Whether this is no U-Net."""
+    return other is not None and not issubclass(MODELS.get(other.name).options, UNetOptions)
+
+
+def batch_reason(p: Proposal) -> str:
+    """What kept the batch from being larger."""
+    return {
+        "memory": "what the memory holds",
+        "voxels": f"at most {percent(p.preset.voxel_share)} of the dataset's voxels",
+        "cases": "no more than there are cases",
+        "least": "the least that is planned",
+    }[p.batch_limit]
+
+
+def _optimizer(long: bool, other: OtherModel | None) -> Because:
+    if _is_foreign(other):
+        values: dict[str, Any] = {"name": "adamw", "lr": 0.0001, "weight_decay": 0.05, "warmup_steps": 50}
+        return Because(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
+    if long:
+        values = {"name": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}
+        return Because(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
+    values = {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "warmup_steps": 50}
+    return Because(values, "finds its way in fewer steps than SGD, which needs a long training")
+
+
+def _predict(p: Proposal) -> Tree:
+    if p.dims == 3:
+        return {}
+    return {"batch_size": Because(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")}

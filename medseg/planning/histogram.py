@@ -1,0 +1,107 @@
+"""Intensities of any number of voxels in little memory: counts of values of 13 significant bits.
+
+Whole numbers up to 8192 are counted exactly, which covers Hounsfield units; larger and fractional values are
+off by at most 1 in 8192. Nothing is drawn at random, and the order of voxels does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medseg.config import Config
+
+_DROPPED_BITS = 11  # of the 23 that float32 stores behind the leading one
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+
+
+class Intensities(Config):
+    """Statistics of the intensities of one channel, in the units of the file.
+
+    Attributes:
+        mean, std: population mean and standard deviation.
+        low, high: least and greatest value.
+        percentile_00_5, median, percentile_99_5: to 13 significant bits.
+    """
+
+    mean: float
+    std: float
+    low: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of rounded values, and exact moments of the values themselves.
+
+    Attributes:
+        values: `(n,)` rounded, ascending. counts: `(n,)` voxels of each.
+        mean, variance, low, high: of the values before rounding.
+    """
+
+    values: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    mean: float
+    variance: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Histogram:
+        """Count `values` `(N,)`, finite and at least one."""
+        found, counts = np.unique(_rounded(values), return_counts=True)
+        mean, variance = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
+        return cls(found, counts, mean, variance, float(values.min()), float(values.max()))
+
+    def intensities(self) -> Intensities:
+        """The statistics of this histogram alone."""
+        return pooled([self])
+
+
+def pooled(histograms: Sequence[Histogram]) -> Intensities:
+    """Statistics over several cases, each weighing the same however many voxels it has.
+
+    nnU-Net draws the same number of foreground voxels from every case; this is what its numbers tend to.
+
+    Args:
+        histograms: at least one.
+    """
+    share = 1 / len(histograms)
+    mean = share * sum(h.mean for h in histograms)
+    square = share * sum(h.variance + (h.mean - mean) ** 2 for h in histograms)
+    values = np.concatenate([h.values for h in histograms])
+    weights = np.concatenate([h.counts * (share / h.counts.sum()) for h in histograms])
+    low, median, high = _percentiles(values, weights, (LOW_PERCENTILE, 50.0, HIGH_PERCENTILE))
+    return Intensities(
+        mean=mean,
+        std=float(np.sqrt(square)),
+        low=min(h.low for h in histograms),
+        percentile_00_5=low,
+        median=median,
+        percentile_99_5=high,
+        high=max(h.high for h in histograms),
+    )
+
+
+def _percentiles(
+    values: NDArray[np.float32], weights: NDArray[np.float64], wanted: Sequence[float]
+) -> list[float]:
+    """The least values below which the wanted shares (%) of the weight lie."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    places = np.searchsorted(reached, np.asarray(wanted) / 100 * reached[-1] * (1 - 1e-12))
+    return [float(values[order[min(place, len(order) - 1)]]) for place in places]
+
+
+def _rounded(values: ArrayLike) -> NDArray[np.float32]:
+    """Values with their last 11 bits rounded away, half away from zero; the largest finite number stays finite."""
+    bits = (np.asarray(values, dtype=np.float32) + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    rounded = (bits + np.uint32(1 << (_DROPPED_BITS - 1))) & ~np.uint32((1 << _DROPPED_BITS) - 1)
+    result = rounded.view(np.float32)
+    return np.where(np.isfinite(result), result, np.asarray(values, dtype=np.float32))

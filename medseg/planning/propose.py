@@ -1,0 +1,176 @@
+"""From a fingerprint to the networks that fit it, in medseg's order of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from statistics import median
+from typing import Any, Literal, TypeVar
+
+from medseg.data.settings import Axis
+from medseg.errors import ConfigError
+from medseg.planning.budget import Budget
+from medseg.planning.configurations import Configurations, Measures, plan_configurations
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.guards import deep_supervision, guarded
+from medseg.planning.memory import Preset, widths
+from medseg.planning.sizing import BatchLimit, NetworkSize
+
+Kind = Literal["2d", "3d", "lowres"]
+T = TypeVar("T")
+_ACROSS_SINGLE_SLICES = 999.0  # times the pixels' spacing, so that no plan runs through them
+_AXES_XYZ: tuple[Axis, Axis, Axis] = (2, 1, 0)  # of z, y, x
+_NOISE = 5e-5  # relative; what headers in single precision and oblique axes add to a spacing
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A network for a dataset. Axes are X, Y, Z in RAS+; of a 2-D network, those in the plane of its slices.
+
+    Attributes:
+        kind: 2-D, 3-D at the full resolution, or 3-D at a low one.
+        spacing: mm of the three axes. slice_axis: the axis across slices.
+        patch, divisor: voxels per axis of the network.
+        median_shape: voxels of the median case at this spacing, three axes.
+        strides, kernels: per stage and axis. channels, blocks: per stage.
+        batch_size, batch_limit: see `sizing`. batch_dice: overlaps are summed over the batch.
+        deep_supervision: whether to supervise intermediate resolutions.
+        covered: share of the median volume in one patch.
+        preset: what it was planned with. budget: the memory.
+        low_resolution: whether a low resolution would see more of a volume.
+    """
+
+    kind: Kind
+    spacing: tuple[float, float, float]
+    slice_axis: Axis
+    patch: tuple[int, ...]
+    divisor: tuple[int, ...]
+    median_shape: tuple[float, float, float]
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    batch_size: int
+    batch_limit: BatchLimit
+    batch_dice: bool
+    deep_supervision: bool
+    covered: float
+    preset: Preset
+    budget: Budget
+    low_resolution: bool
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch)
+
+
+def propose(fingerprint: Fingerprint, preset: Preset, budget: Budget, kind: Kind | None = None) -> Proposal:
+    """Choose the network of one kind for a dataset.
+
+    Args:
+        fingerprint: of the dataset.
+        preset: size of network. budget: memory to fill.
+        kind: None takes 3-D, or 2-D for a dataset of single slices.
+
+    Raises:
+        ConfigError: there is no such network: 3-D for single slices, or a low resolution where the full one sees
+            enough; or the memory is too small.
+    """
+    measures = measures_of(fingerprint)
+    planned = plan_configurations(measures, preset, budget.gigabytes)
+    chosen = kind or ("3d" if planned.full else "2d")
+    size = _sized(planned, chosen, fingerprint.dataset)
+    cases, num_labels = len(fingerprint.cases), measures.num_labels
+    size = guarded(size, cases, num_labels, preset)
+    topology = size.topology
+    return Proposal(
+        kind=chosen,
+        spacing=_spacing(planned, size, fingerprint),
+        slice_axis=_AXES_XYZ[planned.order[0]],
+        patch=_in_xyz(size.patch, planned),
+        divisor=_in_xyz(topology.divisor, planned),
+        median_shape=_median_shape(planned, size, fingerprint),
+        strides=tuple(_in_xyz(stride, planned) for stride in topology.strides),
+        kernels=tuple(_in_xyz(kernel, planned) for kernel in topology.kernels),
+        channels=widths(topology.num_stages, len(size.patch)),
+        blocks=preset.blocks(topology.num_stages),
+        batch_size=size.batch_size,
+        batch_limit=size.batch_limit,
+        batch_dice=chosen == "2d" or (chosen == "3d" and planned.low is not None),
+        deep_supervision=deep_supervision(topology),
+        covered=prod(min(1.0, p / m) for p, m in zip(size.patch, size.median_shape, strict=True)),
+        preset=preset,
+        budget=budget,
+        low_resolution=planned.low is not None,
+    )
+
+
+def measures_of(fingerprint: Fingerprint) -> Measures:
+    """What the planner reads, in its order z, y, x; the depth of a dataset of single slices is made very large."""
+    # One depth for all, or the resampling of one single slice to the depth of another would make more of it.
+    depth = _ACROSS_SINGLE_SLICES * max(max(case.spacing) for case in fingerprint.cases)
+    single = [median([case.shape_after_crop[axis] for case in fingerprint.cases]) == 1 for axis in range(3)]
+    spacings, shapes = [], []
+    for case in fingerprint.cases:
+        x, y, z = (depth if single[axis] else case.spacing[axis] for axis in range(3))
+        spacings.append((z, y, x))
+        shapes.append(case.shape_after_crop[::-1])
+    return Measures(tuple(spacings), tuple(shapes), len(fingerprint.labels))
+
+
+def _sized(planned: Configurations, kind: Kind, dataset: str) -> NetworkSize:
+    if kind == "2d":
+        return planned.flat
+    if planned.full is None:
+        raise ConfigError(
+            f"dims: {dataset} holds single slices, expected volumes for a 3-D plan. Give --dims 2."
+        )
+    if kind == "3d":
+        return planned.full
+    if planned.low is None:
+        raise ConfigError(
+            f"lowres: a patch of {dataset} at the full resolution already holds enough of a volume, so there is no low "
+            "resolution to plan. Leave --lowres out."
+        )
+    return planned.low
+
+
+def _in_xyz(values: Sequence[T], planned: Configurations) -> tuple[T, ...]:
+    """Per-axis values of the planner, coarsest axis first, as X, Y, Z (or the two of them in a slice)."""
+    if len(values) == 3:
+        return tuple(values[place] for place in planned.undo)[::-1]
+    return tuple(values)[::-1]
+
+
+def _spacing(
+    planned: Configurations, size: NetworkSize, fingerprint: Fingerprint
+) -> tuple[float, float, float]:
+    """The target spacing; across single slices the largest of the files, which leaves each the one slice it is."""
+    full = (planned.full or planned.flat).spacing
+    across = (
+        full[0]
+        if len(full) == 3
+        else max(case.spacing[_AXES_XYZ[planned.order[0]]] for case in fingerprint.cases)
+    )
+    values = size.spacing if len(size.spacing) == 3 else (across, *size.spacing)
+    x, y, z = (_without_noise(value) for value in _in_xyz(values, planned))
+    return (x, y, z)
+
+
+def _without_noise(value: float) -> float:
+    """The number with the fewest digits that is as good as `value`: 0.99997 is 1, 0.7832031 is 0.7832."""
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((number for number in shorter if abs(number - value) <= _NOISE * value), value)
+
+
+def _median_shape(
+    planned: Configurations, size: NetworkSize, fingerprint: Fingerprint
+) -> tuple[float, float, float]:
+    shape: Any = size.median_shape
+    if len(shape) == 2:
+        across = planned.full.median_shape[0] if planned.full else 1.0
+        shape = (across, *shape)
+    x, y, z = _in_xyz(shape, planned)
+    return (float(x), float(y), float(z))

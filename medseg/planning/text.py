@@ -1,0 +1,28 @@
+"""Names that others gave, made fit for a comment, a page or a picture."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """One line of `text`: white space run together, and what cannot be printed shown as ``?``.
+
+    Control characters would end a YAML comment or turn the direction of a page's text.
+    """
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def shortened(text: str, most: int) -> str:
+    """`printable` text of at most `most` characters."""
+    line = printable(text)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def amount(value: float) -> str:
+    """A number with about four significant digits and no exponent where it is large: ``0.0312``, ``31.2``, ``48,642``."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] with two significant digits, such as ``0.031 %``."""
+    return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"

@@ -1,0 +1,86 @@
+"""How often each axis is halved, and with which kernels: the shape of a U-Net for a patch of some spacing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SMALLEST_EDGE = 4  # voxels of the deepest feature map
+SAME_SCALE = 2.0  # spacings within this ratio are treated alike
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The stages of a U-Net, from the full resolution down, and the patch that fits them.
+
+    Attributes:
+        strides: one per stage, a number per axis; the first is all 1.
+        kernels: one per stage, 1 or 3 per axis.
+        patch: voxels per axis, multiples of `divisor`.
+        divisor: product of the strides per axis.
+    """
+
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    patch: tuple[int, ...]
+    divisor: tuple[int, ...]
+
+    @property
+    def num_stages(self) -> int:
+        """Number of resolutions."""
+        return len(self.strides)
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Voxels per axis of each stage's feature maps, for one patch."""
+        sizes, size = [], self.patch
+        for stride in self.strides:
+            size = tuple(n // s for n, s in zip(size, stride, strict=True))
+            sizes.append(size)
+        return sizes
+
+
+def plan_topology(
+    spacing: Sequence[float], patch: Sequence[float], smallest_edge: int = SMALLEST_EDGE
+) -> Topology:
+    """Halve the finest axes until they are as coarse as the others, then all, while maps stay large enough.
+
+    An axis is halved while it has twice `smallest_edge` voxels and its spacing is below twice the finest among
+    such axes. Kernels span 3 voxels along axes within twice the finest spacing, 1 along coarser ones, and once 3
+    stay 3.
+
+    Args:
+        spacing: mm per axis.
+        patch: voxels per axis; halves are allowed, as medians have them. Grown to multiples of the divisor.
+    """
+    size, current = list(patch), list(spacing)
+    axes = range(len(size))
+    divisor, kernel = [1] * len(size), [1] * len(size)
+    strides, kernels = [tuple(divisor)], []
+    while True:
+        halved = _axes_to_halve(size, current, smallest_edge)
+        if not halved:
+            break
+        for axis in axes:
+            if current[axis] / min(current) < SAME_SCALE:
+                kernel[axis] = 3
+        for axis in halved:
+            divisor[axis] *= 2
+            current[axis] *= 2
+            size[axis] = math.ceil(size[axis] / 2)
+        strides.append(tuple(2 if axis in halved else 1 for axis in axes))
+        kernels.append(tuple(kernel))
+    kernels.append((3,) * len(size))
+    fitted = tuple(math.ceil(n / d) * d for n, d in zip(patch, divisor, strict=True))
+    return Topology(tuple(strides), tuple(kernels), fitted, tuple(divisor))
+
+
+def _axes_to_halve(size: Sequence[float], spacing: Sequence[float], smallest_edge: int) -> list[int]:
+    long_enough = [axis for axis, n in enumerate(size) if n >= 2 * smallest_edge]
+    if not long_enough:
+        return []
+    finest = min(spacing[axis] for axis in long_enough)
+    chosen = [axis for axis in long_enough if spacing[axis] / finest < SAME_SCALE]
+    if len(chosen) == 1 and size[chosen[0]] < 3 * smallest_edge:
+        return []
+    return chosen

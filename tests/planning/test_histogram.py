@@ -1,0 +1,65 @@
+"""Histograms give what numpy gives on all values at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg.planning.histogram import Histogram, pooled
+
+
+def draw(seed: int, size: int = 5001) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-1024, 3072, size).astype(np.float32)
+
+
+def test_whole_numbers_are_counted_exactly():
+    values = draw(0)
+    found = Histogram.of(values)
+    expected, counts = np.unique(values, return_counts=True)
+    assert np.array_equal(found.values, expected)
+    assert np.array_equal(found.counts, counts)
+
+
+def test_statistics_of_one_case_are_those_of_numpy():
+    values = draw(1)
+    found = Histogram.of(values).intensities()
+    assert found.mean == pytest.approx(values.mean(dtype=np.float64), rel=1e-12)
+    assert found.std == pytest.approx(values.std(dtype=np.float64), rel=1e-12)
+    assert (found.low, found.high) == (values.min(), values.max())
+    wanted = np.percentile(values, [0.5, 50, 99.5], method="inverted_cdf")
+    assert [found.percentile_00_5, found.median, found.percentile_99_5] == list(wanted)
+
+
+def test_every_case_weighs_the_same():
+    """As nnU-Net's equal draws from each case do: a case with ten times the voxels counts no more."""
+    small, large = draw(2, 1000), (draw(3, 10_000) / 4 + 500).round()
+    found = pooled([Histogram.of(small), Histogram.of(large)])
+    balanced = np.concatenate([np.repeat(small, 10), large]).astype(np.float64)
+    assert found.mean == pytest.approx(balanced.mean(), rel=1e-9)
+    assert found.std == pytest.approx(balanced.std(), rel=1e-9)
+    wanted = np.percentile(balanced, [0.5, 50, 99.5], method="inverted_cdf")
+    assert [found.percentile_00_5, found.median, found.percentile_99_5] == list(wanted)
+
+
+@given(
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32, allow_subnormal=False),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_other_values_are_off_by_at_most_one_in_8192(values):
+    array = np.array(values, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        found = Histogram.of(array)
+    assert found.counts.sum() == len(array)
+    assert np.isfinite(found.values).all()
+    for value in array.astype(np.float64):
+        nearest = found.values.astype(np.float64)[np.abs(found.values.astype(np.float64) - value).argmin()]
+        assert abs(nearest - value) <= abs(value) / 8192
+
+
+def test_zeros_of_both_signs_are_one_value():
+    assert Histogram.of(np.array([0.0, -0.0, 0.0], dtype=np.float32)).counts.tolist() == [3]
