@@ -149,7 +149,7 @@ def plan_memory(
     assert smallest is not None
     raise ConfigError(
         f"max_memory: found {gigabytes(budget)}, expected at least {gigabytes(smallest, up=True)} for an image of "
-        f"{'x'.join(map(str, shape[1:]))} voxels at the model's spacing and {sliding.classes} classes. "
+        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.classes} classes. "
         "Allow that much."
     )
 
