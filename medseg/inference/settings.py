@@ -24,7 +24,8 @@ class PredictSettings(Config):
             the network's grid): ``linear``, or ``nearest`` as nnU-Net does.
         skip_empty: windows in which every channel is constant, or that hold nothing but air in a CT, are background
             without a look by the network.
-        crop_to_body: look only at the box around the body, 2 cm wider; for CT alone.
+        crop_to_body: look only at the box around the body, 2 cm wider; for CT alone. Windows then lie elsewhere, so labels
+            change a little, with a model that has seen little air by more.
         compile: compile the network first; pays for many or large images. The code is kept for later runs.
         keep_largest: names of labels of which only the largest connected component stays.
     """
@@ -36,7 +37,7 @@ class PredictSettings(Config):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     thick_slices: Literal["linear", "nearest"] = "linear"
     skip_empty: bool = True
-    crop_to_body: bool = True
+    crop_to_body: bool = False
     compile: bool = False
     keep_largest: tuple[str, ...] = ()
 
