@@ -118,7 +118,7 @@ class Instances:
         Raises:
             DataError: no whole numbers, a negative id, or an id that `classes` or `scores` do not hold.
         """
-        values, numbered = _numbered(ids)
+        values, numbered = _numbered(ids, "instance map")
         found = [(i, box) for i, box in enumerate(ndimage.find_objects(numbered), start=1) if box is not None]
         boxes = [box for _, box in found]
         crops = [numbered[box] == number for number, box in found]
@@ -135,21 +135,18 @@ class Instances:
     @classmethod
     def of_components(cls, label: NDArray[Any]) -> Instances:
         """The connected parts of every class of a label map `(*spatial)`; voxels that share a corner connect."""
-        if label.dtype.kind not in "iub" or (label.size and label.min() < 0):
-            raise DataError(
-                f"label map: found {label.dtype} from {label.min()}, expected class indices from 0. Convert it."
-            )
+        values, numbered = _numbered(label, "label map")
         starts: list[list[int]] = []
         crops: list[Mask] = []
         classes: list[int] = []
-        for value, box in enumerate(ndimage.find_objects(label.astype(np.int32, copy=False)), start=1):
+        for index, box in enumerate(ndimage.find_objects(numbered)):
             if box is None:
                 continue
-            parts, _ = ndimage.label(label[box] == value, np.ones((3,) * label.ndim))
+            parts, _ = ndimage.label(numbered[box] == index + 1, np.ones((3,) * label.ndim))
             for number, inner in enumerate(ndimage.find_objects(parts), start=1):
                 starts.append([o.start + i.start for o, i in zip(box, inner, strict=True)])
                 crops.append(parts[inner] == number)
-                classes.append(value)
+                classes.append(int(values[index]))
         return cls.of_crops(label.shape, starts, crops, classes)
 
     @property
@@ -213,13 +210,13 @@ class Instances:
         return f"Instances({'x'.join(map(str, self.shape))}, {told or 'none'})"
 
 
-def _numbered(ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+def _numbered(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """A map whose largest id is small, and the original id of each of its ids from 1."""
     if ids.dtype == bool:
         ids = ids.astype(np.uint8)
     if ids.dtype.kind not in "iu" or (ids.size and int(ids.min()) < 0):
         raise DataError(
-            f"instance map: found {ids.dtype} from {ids.min()}, expected whole numbers from 0. Convert it."
+            f"{what}: found {ids.dtype} from {ids.min()}, expected whole numbers from 0. Convert it."
         )
     largest = int(ids.max()) if ids.size else 0
     if largest < _LARGEST_LOOKUP:  # sorting a volume takes seconds
