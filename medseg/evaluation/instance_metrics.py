@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.evaluation.average_precision import THRESHOLDS, average_precision, hits_of
-from medseg.evaluation.overlaps import overlaps_of
 from medseg.instances import Instances
+from medseg.overlaps import overlaps_of
 
 MATCHED_ABOVE = 0.5
 

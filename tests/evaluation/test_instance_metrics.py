@@ -13,8 +13,8 @@ import pytest
 from medseg.errors import DataError
 from medseg.evaluation.average_precision import THRESHOLDS, average_precision
 from medseg.evaluation.instance_metrics import evidence_of, pooled
-from medseg.evaluation.overlaps import overlaps_of
 from medseg.instances import Instances
+from medseg.overlaps import overlaps_of
 
 
 def squares(corners, size=4, shape=(24, 24), scores=None):

@@ -1,4 +1,5 @@
-"""Which predicted instance shares how many voxels with which reference instance."""
+"""Which instance of one set shares how many voxels with which instance of another: a prediction and its
+reference, or two neighbouring slices."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ class Overlaps:
     Attributes:
         predicted: index `(p,)` of the predicted instance of each pair, rising.
         expected: index `(p,)` of its reference instance, rising within each predicted one.
+        shared: voxels `(p,)` that each pair has in common.
         iou: intersection over union `(p,)` of each pair.
         predictions, references: instances in all.
     """
 
     predicted: NDArray[np.intp]
     expected: NDArray[np.intp]
+    shared: NDArray[np.int64]
     iou: NDArray[np.float64]
     predictions: int
     references: int
@@ -78,7 +81,7 @@ def overlaps_of(prediction: Instances, reference: Instances) -> Overlaps:
     table = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 3)
     rows, columns, shared = table.T
     union = areas[rows] + expected_areas[columns] - shared
-    return Overlaps(rows, columns, shared / union, len(prediction), len(reference))
+    return Overlaps(rows, columns, shared, shared / union, len(prediction), len(reference))
 
 
 def _layers(instances: Instances) -> list[NDArray[np.int32]]:
