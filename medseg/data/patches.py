@@ -7,6 +7,7 @@ a resumed run therefore see the same data.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,8 @@ class PatchDataset(Dataset[Sample]):
         augmentation: settings, or None for none.
         slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
 
-    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``.
+    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
+    they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class PatchDataset(Dataset[Sample]):
         self.stream = stream
         self.augmentation = augmentation
         self.slice_axis = slice_axis
+        self.has_instances = all(case.has_instances for case in cases)
         self.first_forced = round(batch_size * (1 - foreground))
 
     def __len__(self) -> int:
@@ -85,12 +88,14 @@ class PatchDataset(Dataset[Sample]):
         forced = index % self.batch_size >= self.first_forced
         centre = self._centre(case, forced, rng)
         matrix = self._draw_matrix(rng)
-        image, label = cut(case, centre, self.size, matrix)
+        image, maps = cut(case, centre, self.size, matrix)
+        if self.has_instances:
+            maps = torch.cat([maps, cut_instances(case, centre, self.size, matrix)])
         if self.slice_axis is not None:
-            image, label = image.squeeze(self.slice_axis + 1), label.squeeze(self.slice_axis + 1)
+            image, maps = image.squeeze(self.slice_axis + 1), maps.squeeze(self.slice_axis + 1)
         if self.augmentation is not None:
-            image, label = augment(image, label, self.augmentation, rng)
-        return {"image": image, "label": label.long()}
+            image, maps = augment(image, maps, self.augmentation, rng)
+        return _sample(image, maps)
 
     def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
         """Voxel at index ``size // 2`` of the patch."""
@@ -135,19 +140,49 @@ def cut(
         Image `(c, *size)` float32, interpolated linearly; label `(1, *size)`, each class interpolated by
         itself and the largest share winning.
     """
+    start, box, grid = _frame(centre, size, matrix)
+    image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
+    label = _box(case.label, start, box)
+    if grid is None:
+        return image, torch.from_numpy(label.astype(np.int64))
+    return _sampled(image, grid), _sampled_label(label, grid)
+
+
+def cut_instances(
+    case: StoredCase,
+    centre: NDArray[np.intp],
+    size: tuple[int, ...],
+    matrix: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Cut the instance map as `cut` does: ids `(1, *size)` int64, each interpolated by itself, the largest share
+    winning.
+    """
+    start, box, grid = _frame(centre, size, matrix)
+    ids = torch.from_numpy(_box(case.instances, start, box).astype(np.int64))
+    return ids if grid is None else sampled_ids(ids, grid)
+
+
+def _frame(
+    centre: NDArray[np.intp], size: tuple[int, ...], matrix: NDArray[np.float64] | None
+) -> tuple[NDArray[np.intp], tuple[int, ...], Tensor | None]:
+    """Start and size of the box that a patch needs, and where in it the patch is sampled; None for the box itself."""
     if matrix is None:
-        start = centre - np.array(size) // 2
-        image = torch.from_numpy(_box(case.image, start, size).astype(np.float32, copy=False))
-        return image, torch.from_numpy(_box(case.label, start, size).astype(np.int64))
+        return centre - np.array(size) // 2, size, None
     offsets = np.array(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, 8)
     middle = np.array(size)[:, None] // 2
     reach = matrix @ (offsets - middle)
     start = np.floor(reach.min(axis=1)).astype(np.intp) + centre
     end = np.ceil(reach.max(axis=1)).astype(np.intp) + centre + 1
     box = tuple(int(n) for n in end - start)
-    grid = _sampling_grid(matrix, size, box, centre - start)
-    image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
-    return _sampled(image, grid), _sampled_label(_box(case.label, start, box), grid)
+    return start, box, _sampling_grid(matrix, size, box, centre - start)
+
+
+def _sample(image: Tensor, maps: Tensor) -> Sample:
+    """The sample of an image and its maps: the label, and perhaps the instance ids."""
+    label = maps[:1].long()
+    if len(maps) == 1:
+        return {"image": image, "label": label}
+    return {"image": image, "label": label, "instances": maps[1:].long() * (label > 0)}
 
 
 def _sampling_grid(
@@ -187,6 +222,58 @@ def _sampled_label(label: NDArray[np.generic], grid: Tensor) -> Tensor:
         result = torch.where(share > best, value, result)
         best = torch.maximum(share, best)
     return result[None]
+
+
+def sampled_ids(ids: Tensor, grid: Tensor) -> Tensor:
+    """Interpolate instance ids linearly, each by itself, the largest share winning; the smaller id of equals.
+
+    The eight voxels around a sample hold at most eight ids, so the cost does not grow with the number of ids.
+
+    Args:
+        ids: `(1, X, Y, Z)` int64; outside is 0.
+        grid: `(1, *size, 3)` as for ``grid_sample``.
+
+    Returns:
+        `(1, *size)` int64.
+    """
+    corners, weights = _corners(ids[0], grid[0])
+    result = corners[0].clone()
+    mixed = (corners != corners[0]).any(0)
+    corners, weights = corners[:, mixed], weights[:, mixed]
+    # In rising order, so that of equal shares the smaller id stays.
+    corners, order = corners.sort(0)
+    weights = weights.gather(0, order)
+    best = torch.full(corners.shape[1:], -1.0)
+    winner = torch.zeros(corners.shape[1:], dtype=torch.int64)
+    for candidate in corners:
+        share = (weights * (corners == candidate)).sum(0)
+        wins = share > best + 1e-6
+        winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
+    result[mixed] = winner
+    return result[None]
+
+
+def _corners(ids: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids `(8, *size)` of the voxels around each sample, 0 outside, and their linear weights."""
+    lows, fractions = [], []
+    for axis, extent in enumerate(ids.shape):
+        position = ((grid[..., 2 - axis] + 1) * extent - 1) / 2
+        low = position.floor()
+        lows.append(low.long())
+        fractions.append(position - low)
+    found, weights = [], []
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = torch.ones_like(fractions[0])
+        inside = torch.ones_like(weight, dtype=torch.bool)
+        index = []
+        for low, fraction, step, extent in zip(lows, fractions, corner, ids.shape, strict=True):
+            place = low + step
+            inside &= (place >= 0) & (place < extent)
+            index.append(place.clamp(0, extent - 1))
+            weight = weight * (fraction if step else 1 - fraction)
+        found.append(torch.where(inside, ids[tuple(index)], 0))
+        weights.append(weight)
+    return torch.stack(found), torch.stack(weights)
 
 
 def _box(array: NDArray[np.generic], start: NDArray[np.intp], size: Sequence[int]) -> NDArray[np.generic]:

@@ -52,7 +52,7 @@ class DataSettings(Config):
     """
 
     path: str | None = None
-    layout: Literal["auto", "msd", "nnunet", "bids", "table"] = "auto"
+    layout: Literal["auto", "msd", "nnunet", "bids", "table", "images"] = "auto"
     phantom: Phantom | None = None
     labels: dict[str, int] | None = None
     folds: int = Field(5, ge=2)
