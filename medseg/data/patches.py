@@ -18,7 +18,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from medseg.data.augment import augment, draw_affine
+from medseg.data.display import Display
 from medseg.data.settings import Augmentation
+from medseg.data.slice_channels import SliceChannels
 from medseg.data.store import StoredCase
 from medseg.errors import DataError
 
@@ -48,6 +50,8 @@ class PatchDataset(Dataset[Sample]):
         foreground: share of patches that must hold foreground, in [0, 1].
         augmentation: settings, or None for none.
         slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
+        channels: how the channels of 2-D patches are made; as they are in the case unless given.
+        display: how 2-D patches are turned; not at all unless given.
 
     Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
     they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background.
@@ -65,17 +69,21 @@ class PatchDataset(Dataset[Sample]):
         foreground: float = 0.33,
         augmentation: Augmentation | None = None,
         slice_axis: int | None = None,
+        channels: SliceChannels | None = None,
+        display: Display | None = None,
     ) -> None:
         if not cases:
             raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
+        thick = channels is not None and channels.settings.thickness > 1
         self.cases = list(cases)
-        self.size = size
+        self.size = _thickened(size, channels) if channels is not None else size
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
-        self.augmentation = augmentation
+        self.augmentation = augmentation if not thick else _in_plane(augmentation, slice_axis)
         self.slice_axis = slice_axis
+        self.channels, self.display, self._thick = channels, display, thick
         self.has_instances = all(case.has_instances for case in cases)
         self.first_forced = round(batch_size * (1 - foreground))
 
@@ -91,11 +99,22 @@ class PatchDataset(Dataset[Sample]):
         image, maps = cut(case, centre, self.size, matrix)
         if self.has_instances:
             maps = torch.cat([maps, cut_instances(case, centre, self.size, matrix)])
-        if self.slice_axis is not None:
+        if self.slice_axis is not None and not self._thick:
             image, maps = image.squeeze(self.slice_axis + 1), maps.squeeze(self.slice_axis + 1)
         if self.augmentation is not None:
             image, maps = augment(image, maps, self.augmentation, rng)
-        return _sample(image, maps)
+        return _sample(*self._as_seen(image, maps))
+
+    def _as_seen(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches as the model is to see them: with its channels, thick ones as their middle slice, and turned."""
+        if self.channels is not None and self._thick:
+            image = self.channels.of_thick_slice(image)
+            maps = maps.select(self.channels.axis + 1, self.channels.settings.neighbours)
+        elif self.channels is not None:
+            image = self.channels.of_values(image[None])[0]
+        if self.display is not None:
+            image, maps = self.display.turn(image), self.display.turn(maps)
+        return image.contiguous(), maps.contiguous()
 
     def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
         """Voxel at index ``size // 2`` of the patch."""
@@ -120,6 +139,21 @@ class PatchDataset(Dataset[Sample]):
         matrix = np.eye(3)
         matrix[np.ix_(axes, axes)] = in_plane
         return matrix
+
+
+def _thickened(size: tuple[int, ...], channels: SliceChannels) -> tuple[int, ...]:
+    return tuple(
+        channels.settings.thickness if axis == channels.axis else length for axis, length in enumerate(size)
+    )
+
+
+def _in_plane(augmentation: Augmentation | None, slice_axis: int | None) -> Augmentation | None:
+    """The augmentation of a 2-D patch for the box of slices around it: its mirror axes among the box's three."""
+    if augmentation is None:
+        return None
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    chosen = (0, 1) if augmentation.mirror_axes is None else augmentation.mirror_axes
+    return augmentation.replace(mirror_axes=[axes[axis] for axis in chosen if axis < len(axes)])
 
 
 def cut(

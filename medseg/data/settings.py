@@ -23,7 +23,7 @@ def _each_once(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
 
 Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
 Method = Literal["ct", "zscore", "zscore_nonzero", "rescale", "none"]
-NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "rescale", "none"]
+NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "rescale", "hounsfield", "none"]
 
 
 class Phantom(Config):
@@ -66,7 +66,8 @@ class PreprocessSettings(Config):
     Attributes:
         orientation: axis codes of the network's arrays.
         spacing: mm per axis; null keeps each file's own.
-        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel.
+        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel;
+            ``hounsfield`` keeps all of a CT: -1024 HU (air) becomes 0, and 1000 HU are one unit.
         crop_to_nonzero: cut away margins that are 0 in every channel.
     """
 

@@ -51,9 +51,8 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
     options = {key: value for key, value in saved.model.items() if key != "name"}
-    model = build_model(
-        saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
-    )
+    in_channels = saved.slices.count(len(saved.channel_names))
+    model = build_model(saved.model["name"], in_channels=in_channels, num_classes=len(labels), **options)
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:

@@ -9,6 +9,7 @@ from pydantic import Field
 from medseg.config import Config
 from medseg.data.preprocess import Preprocessing
 from medseg.data.settings import Axes
+from medseg.data.slice_settings import SliceSettings
 
 
 class PredictSettings(Config):
@@ -42,6 +43,7 @@ class SavedModel(Config):
         preprocessing: resolved, with measured intensities.
         window: voxels per array axis, 1 along the slice axis of a 2-D model.
         slice_axis: array axis across the slices of a 2-D model.
+        slices: how the slices become images of a 2-D model.
         predict: how to run it.
         trained_on: counts and figures for the model's README.
     """
@@ -54,5 +56,6 @@ class SavedModel(Config):
     preprocessing: Preprocessing
     window: tuple[int, int, int]
     slice_axis: Literal[0, 1, 2] = 2
+    slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
