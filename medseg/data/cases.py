@@ -12,6 +12,7 @@ import numpy as np
 from medseg.errors import DataError, describe, nearest
 from medseg.geometry import EQUAL_WITHIN_MM, Grid
 from medseg.io import read, read_grid, read_labels
+from medseg.io.instances import InstanceFile
 from medseg.labels import Labels
 from medseg.volume import Volume
 
@@ -225,6 +226,31 @@ def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
             f"{case.instances}: found ids {low} to {high}, expected 0 to {_LARGEST_ID}. Number the instances anew."
         )
     return Volume(volume.data.astype(np.int32), grid, "label")
+
+
+def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> InstanceFile:
+    """Read the instance map of a case with the value of the label that each instance is of.
+
+    Without a label map all are of the one class there is; with one, an instance is of the class that most of its
+    voxels have.
+
+    Raises:
+        DataError: as `read_case_instances` and `read_case_label`; an instance that lies on background alone.
+    """
+    ids = read_case_instances(case, grid)
+    classes = read_case_label(case, labels, ids.grid).data
+    inside = (ids.data > 0) & (classes > 0)
+    pairs, counts = np.unique(np.stack([ids.data[inside], classes[inside]]), axis=1, return_counts=True)
+    values: dict[int, int] = {}
+    for (number, index), _ in sorted(zip(pairs.T.tolist(), counts, strict=True), key=lambda one: one[1]):
+        values[number] = labels.values[index]  # the most frequent comes last
+    lost = sorted(set(np.unique(ids.data[ids.data > 0]).tolist()) - values.keys())
+    if lost:
+        raise DataError(
+            f"{case.instances}: instances outside of every label: found ids {', '.join(map(str, lost[:5]))} ({len(lost)}), "
+            f"expected some voxel of each on a label of {case.label}. Mend one of the maps."
+        )
+    return InstanceFile(ids, values)
 
 
 def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ ONE_CLASS = Labels.of({"instance": 1})
 
 @dataclass(frozen=True)
 class InstancePair:
-    """A prediction and its reference, in memory or as files, and the id of their case.
+    """A prediction and its reference, in memory, as files or as a function that reads one, and the id of their case.
 
     Attributes:
         case: id. prediction, reference: instances, a volume or a file.
@@ -36,7 +36,7 @@ class InstancePair:
 
     case: str
     prediction: Instances | Volume | Path
-    reference: Instances | Volume | Path
+    reference: Instances | Volume | Path | Callable[[], InstanceFile]
     parts: Parts = "neither"
 
 
@@ -143,14 +143,19 @@ def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, In
     )
 
 
-def _read(source: Instances | Volume | Path, parts: bool, like: Volume | None, where: str) -> _Side:
+def _read(
+    source: Instances | Volume | Path | Callable[[], InstanceFile],
+    parts: bool,
+    like: Volume | None,
+    where: str,
+) -> _Side:
     """Instances of a source, turned to the orientation of `like`, whose grid it must then share."""
     if isinstance(source, Instances):
         return _Side(source, None, "classes")
     if isinstance(source, Path):
         file = InstanceFile(read_labels(source)) if parts else read_instances(source)
     else:
-        file = InstanceFile(source)
+        file = InstanceFile(source) if isinstance(source, Volume) else source()
     volume = file.ids if like is None else on_grid_of(file.ids, like, where=where)
     voxels = label_map(volume, where)
     if parts:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from medseg.data.cases import Case, Dataset, read_case_label
+from medseg.data.cases import Case, Dataset, read_case_label, read_case_objects
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
 from medseg.data.splits import Split, read_splits, write_splits
@@ -121,15 +121,15 @@ def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
     """Predicted label maps of a run's held-out cases with their reference instances, and labels.
 
     Connected parts of the predictions count as instances, and those of the references where a case has no
-    instance map, or labels of several classes.
+    instance map.
     """
     experiment = load_run(run)
     labels = labels_of(experiment, find_dataset(experiment, run))
     cases = held_out_cases(run)
     pairs = []
     for case, file in zip(cases, _predictions(run, cases), strict=True):
-        if case.instances is not None and len(labels.foreground) == 1:
-            pairs.append(InstancePair(case.id, file, case.instances, "predictions"))
+        if case.instances is not None:
+            pairs.append(InstancePair(case.id, file, partial(read_case_objects, case, labels), "predictions"))
         elif case.label is not None:
             pairs.append(InstancePair(case.id, file, case.label, "both"))
     return pairs, labels

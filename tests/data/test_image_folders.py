@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from medseg.cli.main import main
-from medseg.data.cases import read_case_image, read_case_instances, read_case_label
+from medseg.data.cases import read_case_image, read_case_instances, read_case_label, read_case_objects
 from medseg.data.layouts import is_dataset, read_dataset
 from medseg.data.patches import PatchDataset, cut, cut_instances, sampled_ids
 from medseg.data.preprocess import Normalization, Preprocessing
@@ -206,3 +206,17 @@ def test_real_nuclei(shared_data, tmp_path):
     assert len(Instances.of_map(ids.data[0])) == 313
     (stored,) = fill_store(tmp_path, [case], NUCLEUS, SETTINGS)
     assert stored.instances.max() == 313
+
+
+def test_an_instance_is_of_the_class_that_most_of_its_voxels_have(nuclei):
+    ids = read_case_instances(read_dataset(nuclei).case("cell_0")).data[0, ..., 0].T
+    label = np.where(ids > 0, 1 + ids % 2, 0).astype(np.uint8)
+    some = np.argwhere(ids == ids.max())[0]
+    label[tuple(some)] = 3 - label[tuple(some)]  # one voxel of another class decides nothing
+    picture(nuclei / "labels", "cell_0.png", label)
+    labels = Labels.of({"even": 1, "odd": 2})
+    found = read_case_objects(read_dataset(nuclei).case("cell_0"), labels)
+    assert found.values == {int(k): 1 + int(k) % 2 for k in np.unique(ids[ids > 0])}
+    picture(nuclei / "labels", "cell_0.png", np.where(ids == ids.max(), 0, label).astype(np.uint8))
+    with pytest.raises(DataError, match=r"instances outside of every label: found ids \d+ \(1\)"):
+        read_case_objects(read_dataset(nuclei).case("cell_0"), labels)
