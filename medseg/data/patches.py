@@ -25,6 +25,7 @@ from medseg.data.store import StoredCase
 from medseg.errors import DataError
 
 Sample = dict[str, Tensor]
+_EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
 
 
 def sample_generator(seed: int, stream: str, index: int) -> np.random.Generator:
@@ -270,44 +271,39 @@ def sampled_ids(ids: Tensor, grid: Tensor) -> Tensor:
     Returns:
         `(1, *size)` int64.
     """
-    corners, weights = _corners(ids[0], grid[0])
-    result = corners[0].clone()
-    mixed = (corners != corners[0]).any(0)
-    corners, weights = corners[:, mixed], weights[:, mixed]
-    # In rising order, so that of equal shares the smaller id stays.
-    corners, order = corners.sort(0)
-    weights = weights.gather(0, order)
-    best = torch.full(corners.shape[1:], -1.0)
-    winner = torch.zeros(corners.shape[1:], dtype=torch.int64)
-    for candidate in corners:
-        share = (weights * (corners == candidate)).sum(0)
-        wins = share > best + 1e-6
-        winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
-    result[mixed] = winner
+    padded = functional.pad(ids[0], (2,) * 6)  # so that every voxel around a sample is there
+    positions = [((grid[0, ..., 2 - a] + 1) * n - 1) / 2 for a, n in enumerate(ids.shape[1:])]
+    lows = [p.floor().long().add(2).clamp(0, n + 2) for p, n in zip(positions, ids.shape[1:], strict=True)]
+    result = padded[tuple(lows)]
+    mixed = ~_uniform(padded)[tuple(lows)]
+    fractions = [p[mixed] - p[mixed].floor() for p in positions]
+    result[mixed] = _largest_share(padded, [low[mixed] for low in lows], fractions)
     return result[None]
 
 
-def _corners(ids: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids `(8, *size)` of the voxels around each sample, 0 outside, and their linear weights."""
-    lows, fractions = [], []
-    for axis, extent in enumerate(ids.shape):
-        position = ((grid[..., 2 - axis] + 1) * extent - 1) / 2
-        low = position.floor()
-        lows.append(low.long())
-        fractions.append(position - low)
+def _uniform(ids: Tensor) -> Tensor:
+    """Whether the voxels of each box of 2 x 2 x 2 from a voxel on are of one id, `(X - 1, Y - 1, Z - 1)`."""
+    same = ids[:-1] == ids[1:]
+    same = same[:, :-1] & same[:, 1:] & (ids[:-1, :-1] == ids[:-1, 1:])
+    return same[..., :-1] & same[..., 1:] & (ids[:-1, :-1, :-1] == ids[:-1, :-1, 1:])
+
+
+def _largest_share(ids: Tensor, lows: list[Tensor], fractions: list[Tensor]) -> Tensor:
+    """Id with the largest linear weight among the eight voxels from `lows` on, for samples `(s,)` between them."""
     found, weights = [], []
     for corner in itertools.product((0, 1), repeat=3):
-        weight = torch.ones_like(fractions[0])
-        inside = torch.ones_like(weight, dtype=torch.bool)
-        index = []
-        for low, fraction, step, extent in zip(lows, fractions, corner, ids.shape, strict=True):
-            place = low + step
-            inside &= (place >= 0) & (place < extent)
-            index.append(place.clamp(0, extent - 1))
-            weight = weight * (fraction if step else 1 - fraction)
-        found.append(torch.where(inside, ids[tuple(index)], 0))
-        weights.append(weight)
-    return torch.stack(found), torch.stack(weights)
+        found.append(ids[tuple(low + step for low, step in zip(lows, corner, strict=True))])
+        x, y, z = (part if step else 1 - part for part, step in zip(fractions, corner, strict=True))
+        weights.append(x * y * z)
+    # In rising order, so that of equal shares the smaller id stays.
+    corners, order = torch.stack(found).sort(0)
+    shares = torch.stack(weights).gather(0, order)
+    winner, best = corners[0], torch.full(corners.shape[1:], -1.0)
+    for candidate in corners:
+        share = (shares * (corners == candidate)).sum(0)
+        wins = share > best + _EVEN_WITHIN
+        winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
+    return winner
 
 
 def _box(array: NDArray[np.generic], start: NDArray[np.intp], size: Sequence[int]) -> NDArray[np.generic]:
