@@ -100,7 +100,8 @@ def _check_alike(prediction: Volume, reference: Volume, case: str) -> None:
     if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
         raise DataError(
             f"{case or 'evaluate'}: found {len(found[0])} values in the prediction and {len(found[1])} in the reference, "
-            "expected label maps of the same labels. If neither is an image, name the labels with --labels TSV."
+            "expected label maps of the same labels. Compare maps of ids with --instances; if neither is an image, name the "
+            "labels with --labels TSV."
         )
 
 

@@ -147,17 +147,35 @@ def _assigned(weights: dict[tuple[int, int], float]) -> dict[int, int]:
 
 def _put_back(tracks: list[_Track], slices: Sequence[Instances], settings: LinkSettings) -> list[_Track]:
     """Give pieces, the shortest first, to the track that covers most of them; the other tracks stay."""
-    kept = list(tracks)
-    for piece in sorted(tracks, key=lambda track: len(track.members)):
+    reach = settings.gap + 1
+    extents = np.array([_extent(track, slices) for track in tracks]).reshape(-1, 2, 3)
+    kept = np.ones(len(tracks), dtype=bool)
+    for number in sorted(range(len(tracks)), key=lambda k: len(tracks[k].members)):
+        piece = tracks[number]
         if len(piece.members) > settings.longest_piece:
-            continue
-        covered = [(_covered(piece, track, slices, settings.gap + 1), track) for track in kept]
-        share, whole = max(covered, key=lambda one: one[0])
-        if share >= _COVERED:
+            break
+        low, high = extents[number] - ((reach, 0, 0), (-reach, 0, 0))
+        near = kept & (extents[:, 0] < high).all(axis=1) & (extents[:, 1] > low).all(axis=1)
+        shares = {int(k): _covered(piece, tracks[k], slices, reach) for k in np.flatnonzero(near)}
+        whole = max(shares, key=lambda k: shares[k], default=number)
+        if shares.get(whole, 0) >= _COVERED:
             for z, indices in piece.members.items():
-                whole.members.setdefault(z, []).extend(indices)
-            kept = [track for track in kept if track is not piece]
-    return kept
+                tracks[whole].members.setdefault(z, []).extend(indices)
+            extents[whole, 0] = np.minimum(extents[whole, 0], extents[number, 0])
+            extents[whole, 1] = np.maximum(extents[whole, 1], extents[number, 1])
+            kept[number] = False
+    return [track for track, keep in zip(tracks, kept, strict=True) if keep]
+
+
+def _extent(track: _Track, slices: Sequence[Instances]) -> list[list[int]]:
+    """First slice, row and column of a track, and those after its last."""
+    members = [(slices[z], index) for z, indices in track.members.items() for index in indices]
+    starts = [one.starts[index] for one, index in members]
+    ends = [one.starts[index] + one.masks[index].shape for one, index in members]
+    return [
+        [track.first, *np.min(starts, axis=0).tolist()],
+        [track.last + 1, *np.max(ends, axis=0).tolist()],
+    ]
 
 
 def _covered(piece: _Track, track: _Track, slices: Sequence[Instances], reach: int) -> float:
