@@ -65,9 +65,9 @@ class MultiPlane(Model):
         mean: Tensor = total / len(self.planes)
         return mean
 
-    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of the 2D model, averaged over the planes; see `SliceWise.losses`."""
-        each = [plane.losses(image, label) for plane in self._slicewise()]
+        each = [plane.losses(image, label, instances) for plane in self._slicewise()]
         return {name: sum((one[name] for one in each[1:]), each[0][name]) / len(each) for name in each[0]}
 
     def _slicewise(self) -> list[SliceWise]:

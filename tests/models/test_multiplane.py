@@ -133,6 +133,24 @@ def test_labels_are_turned_with_their_slices():
     torch.testing.assert_close(turned.losses(volume, label)["loss"], straight.losses(volume, label)["loss"])
 
 
+def test_an_instance_map_goes_to_a_model_that_learns_from_one():
+    class Learner(Echo):
+        def losses(self, image, label, instances=None):
+            return {
+                "objects": image.mean() * 0 + sum(len(one.unique()) for one in instances) / len(instances)
+            }
+
+    ids = torch.zeros(1, 1, *SIZE, dtype=torch.long)
+    ids[..., 0], ids[:, :, :3, :, 4] = 7, 2
+    volume = torch.zeros(1, 1, *SIZE)
+    model = SliceWise(Learner(), batch_size=2, display=Display.of(2))
+    assert model.losses(volume, ids.clamp(max=1), ids)["objects"].item() == pytest.approx(10 / 9)
+    both = MultiPlane([SliceWise(Learner(), axis=a) for a in (0, 2)])
+    assert both.losses(volume, ids.clamp(max=1), ids)["objects"] > 1
+    with pytest.raises(ModelError, match="label shape"):
+        model.losses(volume, ids, ids[..., :3])
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("displayed", [False, True])
 def test_instances_of_slices_make_instances_of_the_volume(axis, displayed):
