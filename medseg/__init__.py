@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from medseg.data.layouts import read_dataset as read_dataset
     from medseg.errors import MedsegError as MedsegError
     from medseg.evaluation import evaluate as evaluate
+    from medseg.evaluation import evaluate_instances as evaluate_instances
     from medseg.experiment import Experiment as Experiment
     from medseg.geometry import Grid as Grid
     from medseg.inference.predictor import load as load
+    from medseg.instances import Instances as Instances
     from medseg.io import read as read
     from medseg.io import read_labels as read_labels
     from medseg.io import write as write
@@ -40,6 +42,7 @@ _HOMES = {
     "AttentionUNetConfig": "medseg.models.unet_config",
     "Experiment": "medseg.experiment",
     "Grid": "medseg.geometry",
+    "Instances": "medseg.instances",
     "Labels": "medseg.labels",
     "MedsegError": "medseg.errors",
     "ResUNet2d": "medseg.models.unet",
@@ -50,6 +53,7 @@ _HOMES = {
     "Volume": "medseg.volume",
     "build_model": "medseg.models.catalog",
     "evaluate": "medseg.evaluation",
+    "evaluate_instances": "medseg.evaluation",
     "list_models": "medseg.models.catalog",
     "load": "medseg.inference.predictor",
     "plan": "medseg.planning.plan",

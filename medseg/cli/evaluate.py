@@ -1,11 +1,14 @@
-"""``medseg evaluate``: compare label maps with references; distances in mm."""
+"""``medseg evaluate``: compare label maps with references, distances in mm; or instances with instances."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 
 def add_parser(verbs: Any) -> None:
@@ -17,34 +20,95 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
     parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
+    group = parser.add_argument_group("instances")
+    group.add_argument(
+        "--instances",
+        action="store_true",
+        help="files are maps of ids, perhaps with a table (id, class, score) beside them: AP, PQ, F1, detection",
+    )
+    group.add_argument(
+        "--parts",
+        choices=("predictions", "both"),
+        help="these are label maps, whose connected parts are the instances",
+    )
+    group.add_argument(
+        "--detection-iou",
+        type=float,
+        metavar="IOU",
+        help="from which a reference is detected; any shared voxel unless told",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from medseg.errors import ConfigError
 
-    from medseg.errors import DataError
+    by_instance = options.instances or options.parts is not None
+    if options.detection_iou is not None and not by_instance:
+        raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
+    if options.tolerance_mm is not None and by_instance:
+        raise ConfigError(
+            "--tolerance-mm: found it with --instances, which measure no surfaces. Leave one out."
+        )
+    return _instances(options) if by_instance else _label_maps(options)
+
+
+def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation import Table, evaluate_cases, pair_files
     from medseg.evaluation.surface import checked_tolerance
     from medseg.labels import Labels
 
-    prediction = Path(options.prediction)
-    tolerance = options.tolerance_mm
-    output = Path(options.output) if options.output else None
+    prediction, tolerance = Path(options.prediction), options.tolerance_mm
     if options.reference is None:
         from medseg.experiment.runs import held_out_pairs
 
         pairs, known, settings = held_out_pairs(prediction)
         labels: Labels | None = known
         tolerance = settings.tolerance_mm if tolerance is None else tolerance
-        output = output or prediction / "evaluation"
     else:
         pairs = pair_files(prediction, Path(options.reference))
         labels = Labels.from_tsv(options.labels) if options.labels else None
     tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
-    rows, failed = [], 0
+    rows, failed = _measured(
+        pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
+    )
+    return _told(Table(tuple(rows), tolerance), failed, len(pairs), options)
+
+
+def _instances(options: argparse.Namespace) -> int:
+    from medseg.evaluation import InstanceTable, evaluate_instance_cases, instance_pairs
+    from medseg.evaluation.instances import checked_iou
+    from medseg.labels import Labels
+
+    prediction, detection_iou = Path(options.prediction), checked_iou(options.detection_iou or 0.0)
+    if options.reference is None:
+        from medseg.experiment.runs import held_out_instances
+
+        pairs, known = held_out_instances(prediction)
+        labels: Labels | None = known
+    else:
+        pairs = instance_pairs(prediction, Path(options.reference), options.parts or "neither")
+        labels = Labels.from_tsv(options.labels) if options.labels else None
+    rows, failed = _measured(
+        pairs,
+        lambda pair: next(evaluate_instance_cases([pair], labels, detection_iou=detection_iou)),
+        prediction,
+    )
+    return _told(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
+
+
+def _measured(
+    pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path
+) -> tuple[list[Row], int]:
+    """Rows of every case that can be measured, and how many cannot; these are told on standard error."""
+    from tqdm import tqdm
+
+    from medseg.errors import DataError
+
+    rows: list[Row] = []
+    failed = 0
     for pair in tqdm(pairs, unit="case", file=sys.stderr, disable=None):
         try:
-            rows.extend(next(evaluate_cases([pair], labels, tolerance_mm=tolerance)))
+            rows.extend(measure(pair))
         except DataError as error:
             if len(pairs) == 1:
                 raise
@@ -54,10 +118,18 @@ def run(options: argparse.Namespace) -> int:
         raise DataError(
             f"{prediction}: none of {len(pairs)} cases could be measured. Mend what is named above."
         )
-    table = Table(tuple(rows), tolerance)
+    return rows, failed
+
+
+def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
+    """Print and write a table; the exit code says whether every case is in it."""
     print(table)
     if failed:
-        print(f"{failed} of {len(pairs)} cases could not be measured and are not in the means")
+        print(f"{failed} of {cases} cases could not be measured and are not in the means")
+    output = Path(options.output) if options.output else None
+    if output is None and options.reference is None:
+        by_instance = options.instances or options.parts
+        output = Path(options.prediction) / ("evaluation_instances" if by_instance else "evaluation")
     if output is not None:
         table.write_tsv(output / "cases.tsv")
         table.write_summary(output / "summary.json")

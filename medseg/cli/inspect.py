@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medseg.data.cases import Dataset
+    from medseg.data.cases import Case, Dataset
 
 
 def add_parser(verbs: Any) -> None:
@@ -70,12 +70,28 @@ def _images_in(path: Path) -> list[Path]:
     ]
 
 
+def _instances_of(case: Case) -> str:
+    """How many instances a case has; nothing where it has no instance map."""
+    import numpy as np
+
+    from medseg.data.cases import read_case_instances
+
+    if case.instances is None:
+        return ""
+    ids = read_case_instances(case).data
+    return f"  {len(np.unique(ids[ids > 0]))} instances"
+
+
 def _describe_dataset(dataset: Dataset, most: int) -> str:
     from medseg.io import read_grid
 
+    maps = [f"{sum(case.label is not None for case in dataset.cases)} with a label map"]
+    with_instances = sum(case.instances is not None for case in dataset.cases)
+    if with_instances:
+        maps.append(f"{with_instances} with an instance map")
     lines = [
         f"{dataset.root}: {dataset.name}",
-        f"  {len(dataset.cases)} cases, {len(dataset.labelled)} with a label map, "
+        f"  {len(dataset.cases)} cases, {', '.join(maps)}, "
         f"{len({case.subject for case in dataset.cases})} subjects",
         f"  channels: {', '.join(dataset.channel_names)}",
     ]
@@ -88,7 +104,7 @@ def _describe_dataset(dataset: Dataset, most: int) -> str:
         grid = read_grid(case.images[0])
         shape = "x".join(map(str, grid.shape))
         spacing = "x".join(f"{value:.3g}" for value in grid.spacing)
-        lines.append(f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}")
+        lines.append(f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}{_instances_of(case)}")
     if len(dataset.cases) > len(shown):
         lines.append(f"  ... {len(dataset.cases) - len(shown)} more (--cases 0 shows all)")
     return "\n".join(lines)

@@ -12,11 +12,13 @@ import numpy as np
 from medseg.errors import DataError, describe, nearest
 from medseg.geometry import EQUAL_WITHIN_MM, Grid
 from medseg.io import read, read_grid, read_labels
+from medseg.io.instances import InstanceFile
 from medseg.labels import Labels
 from medseg.volume import Volume
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MOST_LISTED = 100
+_LARGEST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,15 @@ class Case:
         images: one file per channel, or one file (or DICOM folder) that holds all channels.
         label: label map, or None.
         subject: the person; splits are by subject. The id where nothing else is known.
+        instances: instance map (ids, 0 is background), or None. Where there is no label map, all instances are
+            of one class.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     subject: str = ""
+    instances: Path | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -47,8 +52,8 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images and, where there is one, the label map."""
-        return self.images if self.label is None else (*self.images, self.label)
+        """Images and, where there are any, the label map and the instance map."""
+        return (*self.images, *(path for path in (self.label, self.instances) if path is not None))
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class Dataset:
 
     @property
     def labelled(self) -> tuple[Case, ...]:
-        """The cases that have a label map."""
-        return tuple(case for case in self.cases if case.label is not None)
+        """The cases that have a label map, or an instance map to make it of."""
+        return tuple(case for case in self.cases if case.label is not None or case.instances is not None)
 
     def case(self, case_id: str) -> Case:
         """The case with this id.
@@ -174,16 +179,78 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
 
     Returns:
         Label volume `(1, X, Y, Z)` of class indices 0 … K−1, uint8 or uint16, on the image's grid; a map
-        that is stored in another orientation is turned.
+        that is stored in another orientation is turned. Of a case with instances only, class 1 is every voxel
+        of an instance.
 
     Raises:
-        DataError: no label map, another grid, or a value that `labels` does not hold.
+        DataError: no label map, another grid, or a value that `labels` does not hold; instances only, and
+            more than one class they could be of.
     """
+    if case.label is None and case.instances is not None:
+        if len(labels.foreground) != 1:
+            raise DataError(
+                f"case {case.id}: found instances without a label map, expected one, because there are "
+                f"{len(labels.foreground)} labels. Add label maps, or name one label."
+            )
+        ids = read_case_instances(case, grid)
+        return ids.with_data((ids.data > 0).astype(np.uint8))
     if case.label is None:
         raise DataError(f"case {case.id}: found no label map, expected one. Give its label, or leave it out.")
     grid = grid or read_grid(case.images[0])
     volume = _aligned(read_labels(case.label), grid, case.label, case.images[0], "label map")
     return Volume(labels.to_classes(volume.data, str(case.label)), grid, "label")
+
+
+def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
+    """Read the instance map of a case on the grid of its image.
+
+    Args:
+        case: must have an instance map.
+        grid: the image's grid; None reads it from the first image.
+
+    Returns:
+        Label volume `(1, X, Y, Z)` of ids, int32, on the image's grid.
+
+    Raises:
+        DataError: no instance map, another grid, or ids that are negative or too large.
+    """
+    if case.instances is None:
+        raise DataError(
+            f"case {case.id}: found no instance map, expected one. Give its instances, or leave it out."
+        )
+    grid = grid or read_grid(case.images[0])
+    volume = _aligned(read_labels(case.instances), grid, case.instances, case.images[0], "instance map")
+    low, high = int(volume.data.min()), int(volume.data.max())
+    if low < 0 or high > _LARGEST_ID:
+        raise DataError(
+            f"{case.instances}: found ids {low} to {high}, expected 0 to {_LARGEST_ID}. Number the instances anew."
+        )
+    return Volume(volume.data.astype(np.int32), grid, "label")
+
+
+def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> InstanceFile:
+    """Read the instance map of a case with the value of the label that each instance is of.
+
+    Without a label map all are of the one class there is; with one, an instance is of the class that most of its
+    voxels have.
+
+    Raises:
+        DataError: as `read_case_instances` and `read_case_label`; an instance that lies on background alone.
+    """
+    ids = read_case_instances(case, grid)
+    classes = read_case_label(case, labels, ids.grid).data
+    inside = (ids.data > 0) & (classes > 0)
+    pairs, counts = np.unique(np.stack([ids.data[inside], classes[inside]]), axis=1, return_counts=True)
+    values: dict[int, int] = {}
+    for (number, index), _ in sorted(zip(pairs.T.tolist(), counts, strict=True), key=lambda one: one[1]):
+        values[number] = labels.values[index]  # the most frequent comes last
+    lost = sorted(set(np.unique(ids.data[ids.data > 0]).tolist()) - values.keys())
+    if lost:
+        raise DataError(
+            f"{case.instances}: instances outside of every label: found ids {', '.join(map(str, lost[:5]))} ({len(lost)}), "
+            f"expected some voxel of each on a label of {case.label}. Mend one of the maps."
+        )
+    return InstanceFile(ids, values)
 
 
 def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:

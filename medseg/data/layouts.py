@@ -1,7 +1,8 @@
 """Datasets as they lie on disk, read without renaming or moving a file.
 
 Layouts: ``msd`` (Medical Segmentation Decathlon; nnU-Net v1 wrote the same list), ``nnunet`` (nnU-Net v2 raw),
-``bids`` (raw images with label maps in derivatives), ``table`` (a TSV file that lists cases).
+``bids`` (raw images with label maps in derivatives), ``table`` (a TSV file that lists cases), ``images`` (folders of
+pictures with label maps or instance maps of the same names).
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from typing import Literal, get_args
 from medseg.data.bids import read_bids
 from medseg.data.cases import Case, Dataset, require_files, require_unique
 from medseg.data.dataset_json import read_msd, read_nnunet
+from medseg.data.image_folders import is_image_folder, read_image_folder
 from medseg.data.json_files import read_object
 from medseg.data.paths import CHANNEL_FILE, usable_id, visible_files
 from medseg.data.tables import TABLE_NAME, read_table
 from medseg.errors import DataError, nearest
 from medseg.io import stem_of, suffix_of
 
-Layout = Literal["auto", "msd", "nnunet", "bids", "table"]
+Layout = Literal["auto", "msd", "nnunet", "bids", "table", "images"]
 
 _READERS: Mapping[str, Callable[[Path], Dataset]] = {
     "msd": read_msd,
     "nnunet": read_nnunet,
     "bids": read_bids,
     "table": read_table,
+    "images": read_image_folder,
 }
 
 
@@ -78,8 +81,11 @@ def _recognised(path: Path) -> str:
         return "msd" if "training" in read_object(description) else "nnunet"
     if any(path.glob("sub-*/")):
         return "bids"
+    if is_image_folder(path):
+        return "images"
     raise DataError(
-        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, expected one of them. "
+        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images beside labels or instances, expected "
+        "one of them. "
         "Write a table with the columns case, image and label."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from medseg.volume import Volume
 STD_FLOOR = 1e-8
 RGB_TOP = 255
 SAMPLES_PER_CASE = 20_000
+AIR_HU, DENSEST_HU = -1024.0, 3071.0  # of 12 bits, as scanners store them
 _CHUNK = 1 << 18  # voxels that are measured at a time
 
 
@@ -121,7 +122,9 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
 
-def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -> tuple[Method, ...]:
+def resolve_methods(
+    wanted: str | Sequence[str], channel_names: Sequence[str]
+) -> tuple[Method | Literal["hounsfield"], ...]:
     """One method per channel; ``auto`` is ``ct`` for a channel named CT and ``zscore`` for all others."""
     methods = [wanted] * len(channel_names) if isinstance(wanted, str) else list(wanted)
     if len(methods) != len(channel_names):
@@ -134,7 +137,7 @@ def resolve_methods(wanted: str | Sequence[str], channel_names: Sequence[str]) -
 
 
 def measure(
-    pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method], seed: int = 0
+    pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method | Literal["hounsfield"]], seed: int = 0
 ) -> tuple[Normalization, ...]:
     """Measure what the normalisations need over the foreground of a training set.
 
@@ -144,10 +147,11 @@ def measure(
         seed: of the voxel sample, 20,000 foreground voxels a case.
 
     Returns:
-        ``ct`` channels with percentiles 0.5 and 99.5 as low and high, mean and standard deviation.
+        ``ct`` channels with percentiles 0.5 and 99.5 as low and high, mean and standard deviation; ``hounsfield``
+        ones as ``ct`` from air to the densest value, so that no window of a CT is lost.
     """
     if "ct" not in methods:
-        return tuple(Normalization(method=method) for method in methods)
+        return tuple(_measured(method, np.zeros(0, np.float32)) for method in methods)
     samples: list[NDArray[np.float32]] = []
     for number, (image, label) in enumerate(pairs):
         foreground = image.data[:, label.data[0] > 0].astype(np.float32)
@@ -161,7 +165,9 @@ def measure(
     return tuple(_measured(method, channel) for method, channel in zip(methods, values, strict=True))
 
 
-def _measured(method: Method, values: NDArray[np.float32]) -> Normalization:
+def _measured(method: Method | Literal["hounsfield"], values: NDArray[np.float32]) -> Normalization:
+    if method == "hounsfield":
+        return Normalization(method="ct", mean=AIR_HU, std=1000, low=AIR_HU, high=DENSEST_HU)
     if method != "ct":
         return Normalization(method=method)
     low, high = np.percentile(values, [0.5, 99.5])

@@ -7,6 +7,7 @@ a resumed run therefore see the same data.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,11 +18,14 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from medseg.data.augment import augment, draw_affine
+from medseg.data.display import Display
 from medseg.data.settings import Augmentation
+from medseg.data.slice_channels import SliceChannels
 from medseg.data.store import StoredCase
 from medseg.errors import DataError
 
 Sample = dict[str, Tensor]
+_EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
 
 
 def sample_generator(seed: int, stream: str, index: int) -> np.random.Generator:
@@ -47,8 +51,11 @@ class PatchDataset(Dataset[Sample]):
         foreground: share of patches that must hold foreground, in [0, 1].
         augmentation: settings, or None for none.
         slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
+        channels: how the channels of 2-D patches are made; as they are in the case unless given.
+        display: how 2-D patches are turned; not at all unless given.
 
-    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``.
+    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
+    they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background.
     """
 
     def __init__(
@@ -63,17 +70,22 @@ class PatchDataset(Dataset[Sample]):
         foreground: float = 0.33,
         augmentation: Augmentation | None = None,
         slice_axis: int | None = None,
+        channels: SliceChannels | None = None,
+        display: Display | None = None,
     ) -> None:
         if not cases:
             raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
+        thick = channels is not None and channels.settings.thickness > 1
         self.cases = list(cases)
-        self.size = size
+        self.size = _thickened(size, channels) if channels is not None else size
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
-        self.augmentation = augmentation
+        self.augmentation = augmentation if not thick else _in_plane(augmentation, slice_axis)
         self.slice_axis = slice_axis
+        self.channels, self.display, self._thick = channels, display, thick
+        self.has_instances = all(case.has_instances for case in cases)
         self.first_forced = round(batch_size * (1 - foreground))
 
     def __len__(self) -> int:
@@ -85,12 +97,25 @@ class PatchDataset(Dataset[Sample]):
         forced = index % self.batch_size >= self.first_forced
         centre = self._centre(case, forced, rng)
         matrix = self._draw_matrix(rng)
-        image, label = cut(case, centre, self.size, matrix)
-        if self.slice_axis is not None:
-            image, label = image.squeeze(self.slice_axis + 1), label.squeeze(self.slice_axis + 1)
+        image, maps = cut(case, centre, self.size, matrix)
+        if self.has_instances:
+            maps = torch.cat([maps, cut_instances(case, centre, self.size, matrix)])
+        if self.slice_axis is not None and not self._thick:
+            image, maps = image.squeeze(self.slice_axis + 1), maps.squeeze(self.slice_axis + 1)
         if self.augmentation is not None:
-            image, label = augment(image, label, self.augmentation, rng)
-        return {"image": image, "label": label.long()}
+            image, maps = augment(image, maps, self.augmentation, rng)
+        return _sample(*self._as_seen(image, maps))
+
+    def _as_seen(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches as the model is to see them: with its channels, thick ones as their middle slice, and turned."""
+        if self.channels is not None and self._thick:
+            image = self.channels.of_thick_slice(image)
+            maps = maps.select(self.channels.axis + 1, self.channels.settings.neighbours)
+        elif self.channels is not None:
+            image = self.channels.of_values(image[None])[0]
+        if self.display is not None:
+            image, maps = self.display.turn(image), self.display.turn(maps)
+        return image.contiguous(), maps.contiguous()
 
     def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
         """Voxel at index ``size // 2`` of the patch."""
@@ -117,6 +142,21 @@ class PatchDataset(Dataset[Sample]):
         return matrix
 
 
+def _thickened(size: tuple[int, ...], channels: SliceChannels) -> tuple[int, ...]:
+    return tuple(
+        channels.settings.thickness if axis == channels.axis else length for axis, length in enumerate(size)
+    )
+
+
+def _in_plane(augmentation: Augmentation | None, slice_axis: int | None) -> Augmentation | None:
+    """The augmentation of a 2-D patch for the box of slices around it: its mirror axes among the box's three."""
+    if augmentation is None:
+        return None
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    chosen = (0, 1) if augmentation.mirror_axes is None else augmentation.mirror_axes
+    return augmentation.replace(mirror_axes=[axes[axis] for axis in chosen if axis < len(axes)])
+
+
 def cut(
     case: StoredCase,
     centre: NDArray[np.intp],
@@ -135,19 +175,49 @@ def cut(
         Image `(c, *size)` float32, interpolated linearly; label `(1, *size)`, each class interpolated by
         itself and the largest share winning.
     """
+    start, box, grid = _frame(centre, size, matrix)
+    image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
+    label = _box(case.label, start, box)
+    if grid is None:
+        return image, torch.from_numpy(label.astype(np.int64))
+    return _sampled(image, grid), _sampled_label(label, grid)
+
+
+def cut_instances(
+    case: StoredCase,
+    centre: NDArray[np.intp],
+    size: tuple[int, ...],
+    matrix: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Cut the instance map as `cut` does: ids `(1, *size)` int64, each interpolated by itself, the largest share
+    winning.
+    """
+    start, box, grid = _frame(centre, size, matrix)
+    ids = torch.from_numpy(_box(case.instances, start, box).astype(np.int64))
+    return ids if grid is None else sampled_ids(ids, grid)
+
+
+def _frame(
+    centre: NDArray[np.intp], size: tuple[int, ...], matrix: NDArray[np.float64] | None
+) -> tuple[NDArray[np.intp], tuple[int, ...], Tensor | None]:
+    """Start and size of the box that a patch needs, and where in it the patch is sampled; None for the box itself."""
     if matrix is None:
-        start = centre - np.array(size) // 2
-        image = torch.from_numpy(_box(case.image, start, size).astype(np.float32, copy=False))
-        return image, torch.from_numpy(_box(case.label, start, size).astype(np.int64))
+        return centre - np.array(size) // 2, size, None
     offsets = np.array(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, 8)
     middle = np.array(size)[:, None] // 2
     reach = matrix @ (offsets - middle)
     start = np.floor(reach.min(axis=1)).astype(np.intp) + centre
     end = np.ceil(reach.max(axis=1)).astype(np.intp) + centre + 1
     box = tuple(int(n) for n in end - start)
-    grid = _sampling_grid(matrix, size, box, centre - start)
-    image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
-    return _sampled(image, grid), _sampled_label(_box(case.label, start, box), grid)
+    return start, box, _sampling_grid(matrix, size, box, centre - start)
+
+
+def _sample(image: Tensor, maps: Tensor) -> Sample:
+    """The sample of an image and its maps: the label, and perhaps the instance ids."""
+    label = maps[:1].long()
+    if len(maps) == 1:
+        return {"image": image, "label": label}
+    return {"image": image, "label": label, "instances": maps[1:].long() * (label > 0)}
 
 
 def _sampling_grid(
@@ -187,6 +257,53 @@ def _sampled_label(label: NDArray[np.generic], grid: Tensor) -> Tensor:
         result = torch.where(share > best, value, result)
         best = torch.maximum(share, best)
     return result[None]
+
+
+def sampled_ids(ids: Tensor, grid: Tensor) -> Tensor:
+    """Interpolate instance ids linearly, each by itself, the largest share winning; the smaller id of equals.
+
+    The eight voxels around a sample hold at most eight ids, so the cost does not grow with the number of ids.
+
+    Args:
+        ids: `(1, X, Y, Z)` int64; outside is 0.
+        grid: `(1, *size, 3)` as for ``grid_sample``.
+
+    Returns:
+        `(1, *size)` int64.
+    """
+    padded = functional.pad(ids[0], (2,) * 6)  # so that every voxel around a sample is there
+    positions = [((grid[0, ..., 2 - a] + 1) * n - 1) / 2 for a, n in enumerate(ids.shape[1:])]
+    lows = [p.floor().long().add(2).clamp(0, n + 2) for p, n in zip(positions, ids.shape[1:], strict=True)]
+    result = padded[tuple(lows)]
+    mixed = ~_uniform(padded)[tuple(lows)]
+    fractions = [p[mixed] - p[mixed].floor() for p in positions]
+    result[mixed] = _largest_share(padded, [low[mixed] for low in lows], fractions)
+    return result[None]
+
+
+def _uniform(ids: Tensor) -> Tensor:
+    """Whether the voxels of each box of 2 x 2 x 2 from a voxel on are of one id, `(X - 1, Y - 1, Z - 1)`."""
+    same = ids[:-1] == ids[1:]
+    same = same[:, :-1] & same[:, 1:] & (ids[:-1, :-1] == ids[:-1, 1:])
+    return same[..., :-1] & same[..., 1:] & (ids[:-1, :-1, :-1] == ids[:-1, :-1, 1:])
+
+
+def _largest_share(ids: Tensor, lows: list[Tensor], fractions: list[Tensor]) -> Tensor:
+    """Id with the largest linear weight among the eight voxels from `lows` on, for samples `(s,)` between them."""
+    found, weights = [], []
+    for corner in itertools.product((0, 1), repeat=3):
+        found.append(ids[tuple(low + step for low, step in zip(lows, corner, strict=True))])
+        x, y, z = (part if step else 1 - part for part, step in zip(fractions, corner, strict=True))
+        weights.append(x * y * z)
+    # In rising order, so that of equal shares the smaller id stays.
+    corners, order = torch.stack(found).sort(0)
+    shares = torch.stack(weights).gather(0, order)
+    winner, best = corners[0], torch.full(corners.shape[1:], -1.0)
+    for candidate in corners:
+        share = (shares * (corners == candidate)).sum(0)
+        wins = share > best + _EVEN_WITHIN
+        winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
+    return winner
 
 
 def _box(array: NDArray[np.generic], start: NDArray[np.intp], size: Sequence[int]) -> NDArray[np.generic]:

@@ -33,7 +33,9 @@ Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
 Orientation = Annotated[str, AfterValidator(_axcodes)]
 Spacing = tuple[Millimetres | None, Millimetres | None, Millimetres | None]
 Method = Literal["ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
-NormalizeChoice = Literal["auto", "ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
+NormalizeChoice = Literal[
+    "auto", "ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "hounsfield", "none"
+]
 
 
 class Phantom(Config):
@@ -62,7 +64,7 @@ class DataSettings(Config):
     """
 
     path: str | None = None
-    layout: Literal["auto", "msd", "nnunet", "bids", "table"] = "auto"
+    layout: Literal["auto", "msd", "nnunet", "bids", "table", "images"] = "auto"
     phantom: Phantom | None = None
     labels: dict[str, int] | None = None
     folds: int = Field(5, ge=2)
@@ -76,7 +78,8 @@ class PreprocessSettings(Config):
     Attributes:
         orientation: axis codes of the network's arrays; null keeps the order of each file's axes, as nnU-Net does.
         spacing: mm per axis; null, for all axes or one of them, keeps each file's own.
-        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel.
+        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel;
+            ``hounsfield`` keeps all of a CT: -1024 HU (air) becomes 0, and 1000 HU are one unit.
         crop_to_nonzero: cut away margins that are 0 in every channel.
     """
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.cases import Case, read_case_image, read_case_label
+from medseg.data.cases import Case, read_case_image, read_case_instances, read_case_label
 from medseg.data.preprocess import Preprocessing, prepare, prepare_label
 from medseg.io.atomic import replacing_folder, write_text
 from medseg.labels import Labels
@@ -47,6 +47,16 @@ class StoredCase:
     def label(self) -> NDArray[Any]:
         """Class indices `(1, X, Y, Z)`."""
         return np.load(self.folder / "label.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def instances(self) -> NDArray[np.int32]:
+        """Instance ids `(1, X, Y, Z)`, 0 for background; only of cases with `has_instances`."""
+        return np.load(self.folder / "instances.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def has_instances(self) -> bool:
+        """Whether the case came with an instance map."""
+        return (self.folder / "instances.npy").is_file()
 
     @cached_property
     def locations(self) -> dict[int, NDArray[np.int32]]:
@@ -84,11 +94,18 @@ def fill_store(
 def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
-    label = prepare_label(read_case_label(case, labels), prepared, settings)
+    label = prepare_label(read_case_label(case, labels, image.grid), prepared, settings)
+    ids = None
+    if case.instances is not None:
+        ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
+        if case.label is None:  # so that both agree at every border, whatever the resampling did
+            label = label.with_data((ids.data > 0).astype(label.data.dtype))
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
+        if ids is not None:
+            np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
         np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))

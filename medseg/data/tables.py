@@ -17,10 +17,10 @@ _CHANNEL = "image_"
 
 
 def read_table(path: Path) -> Dataset:
-    """Read a table with the columns case and image (or image_CHANNEL for each channel), and perhaps label
-    and subject.
+    """Read a table with the columns case and image (or image_CHANNEL for each channel), and perhaps label,
+    instances and subject.
 
-    An empty label means that the case has none. Names and values of labels are read from ``labels.tsv``
+    An empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
     beside the table, where there is one. With a single column ``image`` the channel is called ``image``.
 
     Raises:
@@ -66,13 +66,13 @@ def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _image_columns(header: list[str], table: Path) -> list[str]:
     """Names of the columns that hold images, in order, after a check of all names."""
     channels = [name for name in header if name.startswith(_CHANNEL) and name != _CHANNEL]
-    known = {"case", "subject", "image", "label", *channels}
+    known = {"case", "subject", "image", "label", "instances", *channels}
     for name in header:
         if name not in known or header.count(name) > 1:
             what = "doubled" if name in known else "unknown"
             raise DataError(
                 f"{table}: {what} column {name!r}.{nearest(name, sorted(known))} Expected case, subject, "
-                "image or image_CHANNEL, and label. Rename or remove it."
+                "image or image_CHANNEL, label and instances. Rename or remove it."
             )
     if "case" not in header or ("image" in header) == bool(channels):
         raise DataError(
@@ -88,8 +88,11 @@ def _case(line: int, row: dict[str, str], columns: list[str], table: Path) -> Ca
     if empty:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")
     images = tuple(inside(table.parent, row[name], f"{where}: {name}") for name in columns)
-    label = inside(table.parent, row["label"], f"{where}: label") if row.get("label") else None
+    label, instances = (
+        inside(table.parent, row[name], f"{where}: {name}") if row.get(name) else None
+        for name in ("label", "instances")
+    )
     try:
-        return Case(row["case"], images, label, row.get("subject", ""))
+        return Case(row["case"], images, label, row.get("subject", ""), instances)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

@@ -7,12 +7,20 @@ for a caller that shows progress. What the numbers mean, and what they are for e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from medseg.errors import DataError
+from medseg.evaluation.instance_metrics import InstanceMetrics
+from medseg.evaluation.instance_tables import InstanceTable
+from medseg.evaluation.instances import (
+    InstancePair,
+    evaluate_instance_cases,
+    evaluate_instances,
+    instance_pairs,
+)
 from medseg.evaluation.metrics import LabelMetrics, compare, label_map
 from medseg.evaluation.pairs import Pair, pair_files
 from medseg.evaluation.tables import Statistics, Table
@@ -21,6 +29,9 @@ from medseg.labels import Labels
 from medseg.volume import Volume
 
 __all__ = [
+    "InstanceMetrics",
+    "InstancePair",
+    "InstanceTable",
     "LabelMetrics",
     "Pair",
     "Statistics",
@@ -28,6 +39,9 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_cases",
+    "evaluate_instance_cases",
+    "evaluate_instances",
+    "instance_pairs",
     "pair_files",
 ]
 
@@ -86,7 +100,8 @@ def _check_alike(prediction: Volume, reference: Volume, case: str) -> None:
     if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
         raise DataError(
             f"{case or 'evaluate'}: found {len(found[0])} values in the prediction and {len(found[1])} in the reference, "
-            "expected label maps of the same labels. If neither is an image, name the labels with --labels TSV."
+            "expected label maps of the same labels. Compare maps of ids with --instances; if neither is an image, name the "
+            "labels with --labels TSV."
         )
 
 
@@ -102,5 +117,7 @@ def _pairs(prediction: Source, reference: Source) -> list[Pair]:
     return pair_files(prediction, reference)
 
 
-def _volume(source: Volume | Path) -> Volume:
-    return source if isinstance(source, Volume) else read_labels(source)
+def _volume(source: Volume | Path | Callable[[], Volume]) -> Volume:
+    if isinstance(source, Path):
+        return read_labels(source)
+    return source if isinstance(source, Volume) else source()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from medseg.volume import Volume
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its reference, in memory or as files, and the id of their case."""
+    """A prediction and its reference, in memory, as files or as a function that makes one, and the id of their case."""
 
     case: str
     prediction: Volume | Path
-    reference: Volume | Path
+    reference: Volume | Path | Callable[[], Volume]
 
 
 def pair_files(

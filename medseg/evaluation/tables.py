@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from medseg.evaluation.metrics import LabelMetrics
+from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
 from medseg.io.atomic import write_text
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
@@ -112,12 +109,7 @@ class Table:
         Raises:
             DataError: the file cannot be written.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in self.rows:
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
-        write_text(path, text.getvalue())
+        write_text(path, as_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
 
     def write_summary(self, path: str | Path) -> None:
         """Write means and statistics as JSON; what is not a finite number is null.
@@ -127,15 +119,15 @@ class Table:
         """
         summary = {
             "cases": len(self.cases),
-            "foreground_mean": {metric: _finite(mean) for metric, mean in self.foreground_mean().items()},
+            "foreground_mean": {metric: finite(mean) for metric, mean in self.foreground_mean().items()},
             "labels": {
                 name: {
-                    metric: {key: _finite(value) for key, value in asdict(found).items()}
+                    metric: {key: finite(value) for key, value in asdict(found).items()}
                     for metric, found in by_metric.items()
                 }
                 for name, by_metric in self.statistics().items()
             },
-            "medseg_version": _version(),
+            "medseg_version": installed_version(),
             "tolerance_mm": self.tolerance_mm,
         }
         write_text(path, json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -144,28 +136,10 @@ class Table:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        header, *body = self._cells()
-        widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
-        lines = [
-            "  ".join(
-                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in (header, *body)
-        ]
-        lines.insert(1, "-" * len(lines[0]))
-        return "\n".join([*(line.rstrip() for line in lines), *self._notes()])
+        return as_text(self._cells(), self._notes())
 
     def _repr_html_(self) -> str:
-        header, *body = self._cells()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        lines = "".join(
-            f"<tr><th>{html.escape(row[0])}</th>"
-            + "".join(f'<td style="text-align:right">{html.escape(cell)}</td>' for cell in row[1:])
-            + "</tr>"
-            for row in body
-        )
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{notes}"
+        return as_html(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
         """Header, one row a label that occurs, and the foreground mean if there are several."""
@@ -199,14 +173,3 @@ def _formatted(means: dict[str, float]) -> list[str]:
         pattern.format(means[metric]) if np.isfinite(means[metric]) else "-"
         for metric, (_, pattern) in _SHOWN.items()
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _version() -> str:
-    try:
-        return version("medseg")
-    except PackageNotFoundError:  # used from a source folder that is not installed
-        return "unknown"

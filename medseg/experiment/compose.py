@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
+from medseg.data.display import Display, slice_display
 from medseg.data.normalize import measure, resolve_methods
 from medseg.data.patches import PatchDataset
 from medseg.data.preprocess import Preprocessing, check_image
 from medseg.data.settings import Augmentation
+from medseg.data.slice_channels import SliceChannels, slice_channels
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError
@@ -44,8 +47,9 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
         read_splits(run / "splits.json", dataset.labelled)[0] if resume else choose_split(experiment, dataset)
     )
     torch.manual_seed(experiment.seed)
-    model = experiment.model.build(len(dataset.channel_names), len(labels))
+    model = experiment.model.build(experiment.slices.count(len(dataset.channel_names)), len(labels))
     preprocessing = resolve_preprocessing(experiment, dataset, labels, split)
+    patches = partial(_patches, experiment, *_seen(experiment, preprocessing))
     train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
     held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
     if not resume:
@@ -53,8 +57,8 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
         model,
-        _patches(experiment, train, augmentation),
-        _patches(experiment, held_out, None) if validates else None,
+        patches(train, augmentation),
+        patches(held_out, None) if validates else None,
         settings=experiment.train,
         labels=labels,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
@@ -118,8 +122,25 @@ def _prepared(
     return stored
 
 
+def _seen(
+    experiment: Experiment, preprocessing: Preprocessing
+) -> tuple[SliceChannels | None, Display | None]:
+    """How a 2-D model sees slices; refused here if the intensities do not allow it."""
+    axis = experiment.patch.slice_axis
+    if experiment.model.spatial_dims == 3:
+        return None, None
+    return (
+        slice_channels(experiment.slices, axis, preprocessing),
+        slice_display(experiment.slices, axis, preprocessing),
+    )
+
+
 def _patches(
-    experiment: Experiment, cases: list[StoredCase], augmentation: Augmentation | None
+    experiment: Experiment,
+    channels: SliceChannels | None,
+    display: Display | None,
+    cases: list[StoredCase],
+    augmentation: Augmentation | None,
 ) -> PatchDataset:
     """Patches for training, augmented; or for validation, as they are."""
     train, training = experiment.train, augmentation is not None
@@ -134,6 +155,8 @@ def _patches(
         foreground=train.foreground,
         augmentation=augmentation,
         slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
+        channels=channels,
+        display=display,
     )
 
 
@@ -146,8 +169,9 @@ def _saved_model(
         model=experiment.model.to_plain(),
         channel_names=dataset.channel_names,
         preprocessing=preprocessing,
-        window=experiment.patch.window(),
+        window=experiment.slices.window(experiment.patch.window(), experiment.patch.slice_axis),
         slice_axis=experiment.patch.slice_axis,
+        slices=experiment.slices,
         predict=experiment.predict,
         trained_on={
             "dataset": dataset.name,

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from medseg.config import Config
 from medseg.data.settings import Augmentation, DataSettings, PatchSettings, PreprocessSettings
+from medseg.data.slice_settings import SliceSettings
 from medseg.errors import ConfigError
 from medseg.inference.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
@@ -81,6 +82,7 @@ class Experiment(Config):
     preprocess: PreprocessSettings = PreprocessSettings()
     model: ModelChoice = ModelChoice()
     patch: PatchSettings = PatchSettings()
+    slices: SliceSettings = SliceSettings()
     augment: Augmentation = Augmentation()
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
@@ -93,6 +95,16 @@ class Experiment(Config):
             raise ValueError(
                 f"patch.size: found {len(self.patch.size)} sizes {list(self.patch.size)}, expected {dims} because "
                 f"model.name is {self.model.name}. Change one of the two"
+            )
+        if dims == 3 and self.slices != SliceSettings():
+            raise ValueError(
+                f"slices: found settings for a 2-D model, expected none because model.name is {self.model.name}. Remove "
+                "them, or choose a 2-D model"
+            )
+        if self.slices.channels == "neighbours" and self.predict.blend == "constant":
+            raise ValueError(
+                "predict.blend: found constant with slices.channels=neighbours, expected gaussian, because the outer "
+                "slices of a window lack their neighbours. Change one of the two"
             )
         if self.data.fold >= self.data.folds:
             raise ValueError(

@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from medseg.data.cases import Case, Dataset
+from medseg.data.cases import Case, Dataset, read_case_label, read_case_objects
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
 from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation import Pair
+from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
 from medseg.io.atomic import write_text
 from medseg.labels import Labels
+from medseg.volume import Volume
 
 
 def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
@@ -105,18 +108,48 @@ def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
     """Predictions of a run's held-out cases with their references, labels, and how to compare them."""
     experiment = load_run(run)
     labels = labels_of(experiment, find_dataset(experiment, run))
+    cases = held_out_cases(run)
+    files = _predictions(run, cases)
     pairs = [
-        Pair(case.id, run / "predictions" / f"{case.id}.nii.gz", case.label)
-        for case in held_out_cases(run)
-        if case.label is not None
+        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels))
+        for case, file in zip(cases, files, strict=True)
     ]
-    missing = [p.case for p in pairs if isinstance(p.prediction, Path) and not p.prediction.is_file()]
+    return pairs, labels, experiment.evaluate
+
+
+def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
+    """Predicted label maps of a run's held-out cases with their reference instances, and labels.
+
+    Connected parts of the predictions count as instances, and those of the references where a case has no
+    instance map.
+    """
+    experiment = load_run(run)
+    labels = labels_of(experiment, find_dataset(experiment, run))
+    cases = held_out_cases(run)
+    pairs = []
+    for case, file in zip(cases, _predictions(run, cases), strict=True):
+        if case.instances is not None:
+            pairs.append(InstancePair(case.id, file, partial(read_case_objects, case, labels), "predictions"))
+        elif case.label is not None:
+            pairs.append(InstancePair(case.id, file, case.label, "both"))
+    return pairs, labels
+
+
+def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
+    files = [run / "predictions" / f"{case.id}.nii.gz" for case in cases]
+    missing = [case.id for case, file in zip(cases, files, strict=True) if not file.is_file()]
     if missing:
         raise DataError(
-            f"{run / 'predictions'}: {len(missing)} of {len(pairs)} predictions are missing: "
+            f"{run / 'predictions'}: {len(missing)} of {len(files)} predictions are missing: "
             f"{', '.join(missing[:10])}. Run: medseg predict {run} --held-out."
         )
-    return pairs, labels, experiment.evaluate
+    return files
+
+
+def _reference_of_instances(case: Case, labels: Labels) -> Volume:
+    """The label map that a case's instances stand for, with the labels' values."""
+    classes = read_case_label(case, labels)
+    return classes.with_data(labels.to_values(classes.data))
 
 
 def load_run(run: Path) -> Experiment:

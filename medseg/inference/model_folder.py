@@ -99,11 +99,10 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
             raise ModelError(
                 f"{path}: no such file, expected {saved.members} (members). Copy the folder again."
             )
+    in_channels = saved.slices.count(len(saved.channel_names))
     models = []
     for path in paths:
-        model = build_model(
-            saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
-        )
+        model = build_model(saved.model["name"], in_channels=in_channels, num_classes=len(labels), **options)
         _fill(model, path)
         models.append(model)
     return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels

@@ -14,7 +14,7 @@ from medseg.inference.memory import PeakMemory
 from medseg.inference.precision import autocast, resolve_precision, to_channels_last
 from medseg.inference.settings import SavedModel
 from medseg.models.base import Model
-from medseg.models.slicewise import SliceWise
+from medseg.models.multiplane import on_volumes
 
 SLAB_FIRST = (2, 0, 1)
 """The slab rolls along the network's Z whatever the file's own axes, so that sums have one order."""
@@ -36,7 +36,7 @@ class WindowNetwork:
         self.device = device
         self.dtype = resolve_precision(saved.predict.precision, device)
         self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
-        volumetric: nn.Module = model if model.spatial_dims == 3 else SliceWise(model, axis=saved.slice_axis)
+        volumetric = on_volumes(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
         self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._channels = len(saved.channel_names)

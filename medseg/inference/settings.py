@@ -9,6 +9,7 @@ from pydantic import Field
 from medseg.config import Config
 from medseg.data.preprocess import Preprocessing
 from medseg.data.settings import Axes
+from medseg.data.slice_settings import SliceSettings
 
 
 class PredictSettings(Config):
@@ -54,6 +55,7 @@ class SavedModel(Config):
         window: voxels per array axis, 1 along the slice axis of a 2-D model.
         slice_axis: array axis across the slices of a 2-D model.
         members: networks in the folder; the logits of several are averaged.
+        slices: how the slices become images of a 2-D model.
         predict: how to run it.
         trained_on: counts and figures for the model's README.
     """
@@ -67,5 +69,6 @@ class SavedModel(Config):
     window: tuple[int, int, int]
     slice_axis: Literal[0, 1, 2] = 2
     members: int = Field(1, ge=1)
+    slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)

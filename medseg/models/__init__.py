@@ -31,6 +31,7 @@ from medseg.models.unet_gates import GateOptions
 if TYPE_CHECKING:
     from medseg.models.attention_unet import AttentionUNet2d, AttentionUNet3d
     from medseg.models.base import Model
+    from medseg.models.multiplane import MultiPlane
     from medseg.models.slicewise import SliceWise
     from medseg.models.summary import summarize
     from medseg.models.unet import ResUNet2d, ResUNet3d, UNet2d, UNet3d
@@ -39,6 +40,7 @@ _LAZY = {
     "AttentionUNet2d": "attention_unet",
     "AttentionUNet3d": "attention_unet",
     "Model": "base",
+    "MultiPlane": "multiplane",
     "ResUNet2d": "unet",
     "ResUNet3d": "unet",
     "SliceWise": "slicewise",
@@ -57,6 +59,7 @@ __all__ = [
     "Model",
     "ModelEntry",
     "ModelOptions",
+    "MultiPlane",
     "ResUNet2d",
     "ResUNet3d",
     "ResUNetConfig",

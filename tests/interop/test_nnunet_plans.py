@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nnunet_models import architecture, configuration, plans_of
 
-from medseg.data.preprocess import Normalization
+from medseg.data.normalize import Normalization
 from medseg.errors import MedsegError
 from medseg.interop.nnunet_plans import read_plans
 

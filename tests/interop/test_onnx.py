@@ -14,7 +14,8 @@ from torch import nn
 
 import medseg.interop.onnx
 from medseg.cli.main import main
-from medseg.data.preprocess import Normalization, Preprocessing
+from medseg.data.normalize import Normalization
+from medseg.data.preprocess import Preprocessing
 from medseg.errors import ModelError
 from medseg.inference.model_folder import load_model, save_model
 from medseg.inference.settings import SavedModel

@@ -1,0 +1,223 @@
+"""Folders of pictures with instance maps or label maps, from files to samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+
+from medseg.cli.main import main
+from medseg.data.cases import read_case_image, read_case_instances, read_case_label, read_case_objects
+from medseg.data.layouts import is_dataset, read_dataset
+from medseg.data.normalize import Normalization
+from medseg.data.patches import PatchDataset, cut, cut_instances, sampled_ids
+from medseg.data.preprocess import Preprocessing
+from medseg.data.settings import Augmentation
+from medseg.data.store import fill_store
+from medseg.errors import DataError
+from medseg.instances import Instances
+from medseg.io import write
+from medseg.labels import Labels
+
+SETTINGS = Preprocessing(channels=(Normalization(method="rescale"),) * 3)
+NUCLEUS = Labels.of({"nucleus": 1})
+
+
+def picture(folder, name, array):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(folder / name)
+
+
+def disks(seed: int, count: int = 300, shape=(60, 80)) -> np.ndarray:
+    """Ids `(rows, columns)` of many small squares, most of which touch others; more than 255."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros(shape, np.uint16)
+    for number in range(1, count + 1):
+        row, column = rng.integers(0, shape[0] - 4), rng.integers(0, shape[1] - 4)
+        ids[row : row + 4, column : column + 4] = number
+    return ids
+
+
+@pytest.fixture
+def nuclei(tmp_path):
+    for number in range(2):
+        ids = disks(number)
+        colour = np.random.default_rng(number).integers(60, 200, (*ids.shape, 3)).astype(np.uint8)
+        colour[..., 1] = np.where(ids > 0, 250, 10)
+        picture(tmp_path / "images", f"cell_{number}.png", colour)
+        picture(tmp_path / "instances", f"cell_{number}.png", ids)
+    return tmp_path
+
+
+def test_colours_are_channels_and_ids_reach_beyond_255(nuclei):
+    assert is_dataset(nuclei)
+    dataset = read_dataset(nuclei)
+    assert dataset.channel_names == ("red", "green", "blue")
+    assert dataset.labels is not None
+    assert dataset.labels.names == ("background", "instance")
+    assert len(dataset.labelled) == 2
+    case = dataset.case("cell_1")
+    image, ids = read_case_image(case, 3), read_case_instances(case)
+    assert image.data.shape == (3, 80, 60, 1)
+    assert np.array_equal(ids.data[0, :, :, 0].T, disks(1))
+    label = read_case_label(case, NUCLEUS)
+    assert (label.data == (ids.data > 0)).all()
+    assert (image.data[1] == np.where(label.data[0], 250, 10)).all()
+
+
+def test_instances_alone_can_be_of_one_class_only(nuclei):
+    case = read_dataset(nuclei).cases[0]
+    with pytest.raises(
+        DataError, match="found instances without a label map, expected one, because there are 2"
+    ):
+        read_case_label(case, Labels.of({"a": 1, "b": 2}))
+
+
+def test_label_maps_and_instances_may_stand_side_by_side(nuclei):
+    picture(nuclei / "labels", "cell_0.png", (disks(0) % 3).astype(np.uint8))
+    (nuclei / "labels.tsv").write_text("value\tname\n0\tbackground\n1\ta\n2\tb\n")
+    dataset = read_dataset(nuclei, layout="images")
+    case = dataset.case("cell_0")
+    assert dataset.labels is not None
+    label = read_case_label(case, dataset.labels)
+    assert np.array_equal(label.data[0, ..., 0].T, disks(0) % 3)
+    assert case.files == (case.images[0], case.label, case.instances)
+
+
+def test_volumes_may_lie_there_too(tmp_path, make_volume):
+    write(make_volume((4, 5, 6)), tmp_path / "images" / "a.nii.gz")
+    write(make_volume((4, 5, 6), kind="label"), tmp_path / "labels" / "a.nrrd")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.channel_names, dataset.labels) == (("image",), None)
+    assert dataset.cases[0].instances is None
+
+
+def test_what_does_not_fit_together(nuclei):
+    picture(nuclei / "instances", "cell_9.png", disks(0))
+    with pytest.raises(DataError, match=r"maps without an image: found 1 \(cell_9\.png\)"):
+        read_dataset(nuclei)
+    (nuclei / "instances" / "cell_9.png").unlink()
+    picture(nuclei / "instances", "cell_1.tif", disks(0))
+    with pytest.raises(DataError, match=r"found cell_1\.png and cell_1\.tif"):
+        read_dataset(nuclei)
+    (nuclei / "instances" / "cell_1.tif").unlink()
+    picture(nuclei / "instances", "cell_1.png", disks(0, shape=(30, 30)))
+    with pytest.raises(DataError, match="instance map on another grid"):
+        read_case_instances(read_dataset(nuclei).case("cell_1"))
+    for file in (nuclei / "images").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="found no image"):
+        read_dataset(nuclei)
+
+
+def test_a_table_may_name_instances(nuclei):
+    lines = ["case\timage\tinstances", "a\timages/cell_0.png\tinstances/cell_0.png", "b\timages/cell_1.png\t"]
+    (nuclei / "cases.tsv").write_text("\n".join(lines))
+    first, second = read_dataset(nuclei).cases
+    assert first.instances == nuclei / "instances" / "cell_0.png"
+    assert second.instances is None
+
+
+def test_inspect_counts_instances(nuclei, capsys):
+    assert main(["inspect", str(nuclei)]) == 0
+    told = capsys.readouterr().out
+    assert "2 cases, 0 with a label map, 2 with an instance map, 2 subjects" in told
+    assert f"cell_0        80x60x1  1x1x1 mm  LPS  {len(np.unique(disks(0))) - 1} instances" in told
+
+
+@pytest.mark.parametrize("spacing", [None, (0.7, 0.7, 1.0)])
+def test_prepared_instances_fit_their_label(nuclei, tmp_path, spacing):
+    settings = SETTINGS.replace(spacing=spacing)
+    (case, _) = fill_store(tmp_path / "store", read_dataset(nuclei).cases, NUCLEUS, settings)
+    assert case.has_instances
+    assert case.instances.dtype == np.int32
+    assert case.instances.shape == case.label.shape
+    assert ((case.instances > 0) == (case.label > 0)).all()
+    assert set(np.unique(case.instances)) <= set(np.unique(disks(0)).tolist())
+    if spacing is None:  # RAS is the other way round than a picture's rows and columns
+        assert np.array_equal(case.instances[0, ::-1, ::-1, 0].T, disks(0))
+
+
+def samples(nuclei, tmp_path, augmentation, length=8):
+    cases = list(fill_store(tmp_path / "store", read_dataset(nuclei).cases, NUCLEUS, SETTINGS))
+    return PatchDataset(
+        cases, size=(32, 24, 1), length=length, batch_size=2, seed=3, stream="train",
+        augmentation=augmentation, slice_axis=2,
+    )  # fmt: skip
+
+
+def test_samples_carry_the_instances_along(nuclei, tmp_path):
+    turning = Augmentation(rotate_p=0.5, scale_p=0.5, noise_p=0, blur_p=0, contrast_p=0, gamma_p=0)
+    dataset = samples(nuclei, tmp_path, turning)
+    drawn = [dataset[index] for index in range(8)]
+    batch = default_collate(drawn)
+    assert (batch["image"].shape, batch["instances"].shape) == ((8, 3, 32, 24), (8, 1, 32, 24))
+    assert batch["instances"].dtype == torch.int64
+    assert (batch["instances"] > 0).any()
+    assert (batch["label"][batch["instances"] > 0] == 1).all()
+    both = (batch["label"] > 0) == (batch["instances"] > 0)
+    assert both.float().mean() > 0.97  # turned patches: a border that two instances share may lean to neither
+    plain = samples(nuclei, tmp_path, None)[1]
+    assert ((plain["label"] > 0) == (plain["instances"] > 0)).all()
+
+
+def test_a_sample_without_instances_is_as_before(nuclei, tmp_path, make_stored):
+    dataset = samples(nuclei, tmp_path, Augmentation())
+    with_ids = [dataset[index] for index in range(8)]
+    for case in dataset.cases:
+        (case.folder / "instances.npy").unlink()
+    without = samples(nuclei, tmp_path, Augmentation())
+    for one, index in zip(with_ids, range(8), strict=True):
+        other = without[index]
+        assert set(other) == {"image", "label"}
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["label"], other["label"])
+
+
+def test_ids_are_interpolated_as_labels_are():
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.repeat(rng.integers(0, 7, (1, 5, 6, 4)), 3, axis=1), 3, axis=2).astype(np.uint8)
+
+    class InMemory:
+        image, instances = label.astype(np.float32), label.astype(np.int32)
+
+    InMemory.label = label
+    for seed in range(5):
+        matrix = np.eye(3) + np.random.default_rng(seed).normal(size=(3, 3)) * 0.3
+        _, classes = cut(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
+        ids = cut_instances(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
+        assert (classes == ids).float().mean() > 0.999  # exact ties may fall either way
+
+
+def test_an_even_share_goes_to_the_smaller_id_and_outside_is_0():
+    ids = torch.tensor([5, 3, 0]).view(1, 3, 1, 1)
+    place = torch.tensor([0.5, 1.5, 2.0, -2.0, 0.2]).view(-1, 1, 1)
+    grid = torch.zeros(1, 5, 1, 1, 3)
+    grid[..., 2] = (2 * place + 1) / 3 - 1
+    assert sampled_ids(ids, grid).flatten().tolist() == [3, 0, 0, 0, 5]
+
+
+def test_real_nuclei(shared_data, tmp_path):
+    dataset = read_dataset(shared_data / "nuclei")
+    assert len(dataset.cases) == 159
+    case = next(case for case in dataset.cases if case.id.startswith("07fb37aa"))
+    ids = read_case_instances(case)
+    assert len(Instances.of_map(ids.data[0])) == 313
+    (stored,) = fill_store(tmp_path, [case], NUCLEUS, SETTINGS)
+    assert stored.instances.max() == 313
+
+
+def test_an_instance_is_of_the_class_that_most_of_its_voxels_have(nuclei):
+    ids = read_case_instances(read_dataset(nuclei).case("cell_0")).data[0, ..., 0].T
+    label = np.where(ids > 0, 1 + ids % 2, 0).astype(np.uint8)
+    some = np.argwhere(ids == ids.max())[0]
+    label[tuple(some)] = 3 - label[tuple(some)]  # one voxel of another class decides nothing
+    picture(nuclei / "labels", "cell_0.png", label)
+    labels = Labels.of({"even": 1, "odd": 2})
+    found = read_case_objects(read_dataset(nuclei).case("cell_0"), labels)
+    assert found.values == {int(k): 1 + int(k) % 2 for k in np.unique(ids[ids > 0])}
+    picture(nuclei / "labels", "cell_0.png", np.where(ids == ids.max(), 0, label).astype(np.uint8))
+    with pytest.raises(DataError, match=r"instances outside of every label: found ids \d+ \(1\)"):
+        read_case_objects(read_dataset(nuclei).case("cell_0"), labels)

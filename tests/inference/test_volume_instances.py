@@ -1,0 +1,87 @@
+"""From a volume to instances on its file's grid, written and measured."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medseg.data.display import Display
+from medseg.errors import ModelError
+from medseg.evaluation import evaluate_instances
+from medseg.geometry import Grid
+from medseg.inference.volume_instances import find_instances, onto_grid
+from medseg.instances import Instances
+from medseg.io import write
+from medseg.io.instances import write_instances
+from medseg.labels import Labels
+from medseg.models.base import Model
+from medseg.models.slicewise import SliceWise
+from medseg.volume import Volume
+
+
+class Threshold(Model):
+    """Finds the connected parts of what is brighter than a half; brighter ones score higher."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=2, in_channels=1, num_classes=2)
+
+    def instances(self, image):
+        found = []
+        for one in image[:, 0]:
+            parts, count = ndimage.label(one.numpy() > 0.5)
+            masks = torch.from_numpy(np.stack([parts == k for k in range(count + 1)])[1:])
+            scores = torch.tensor([float(one[mask].mean()) for mask in masks])
+            found.append(SimpleNamespace(masks=masks, classes=torch.ones(count), scores=scores))
+        return found
+
+
+@pytest.fixture
+def balls():
+    """Image and ids of three balls in a RAS volume of `(40, 36, 24)` voxels of 1.5 mm."""
+    points = np.stack(np.meshgrid(*map(np.arange, (40, 36, 24)), indexing="ij"))
+    ids = np.zeros((40, 36, 24), np.int32)
+    for number, middle in enumerate([(9, 9, 8), (28, 10, 14), (20, 26, 12)], start=1):
+        ids[((points - np.array(middle)[:, None, None, None]) ** 2).sum(0) < 49] = number
+    grid = Grid.of(ids.shape, (1.5, 1.5, 1.5))
+    return torch.from_numpy(np.array([0, 0.6, 0.7, 0.8], np.float32)[ids])[None], Volume(
+        ids[None], grid, "label"
+    )
+
+
+@pytest.mark.parametrize("display", [None, Display.of(2)])
+def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, display):
+    image, reference = balls
+    found = find_instances(SliceWise(Threshold(), axis=2, display=display), image)
+    assert np.array_equal(found.to_label_map() > 0, reference.data[0] > 0)
+    assert sorted(found.scores.tolist()) == pytest.approx([0.6, 0.7, 0.8])
+    fine = Grid.of((60, 54, 30), (1.0, 1.0, 1.2)).reoriented("LPI")
+    on_file = onto_grid(found, reference.grid, fine)
+    assert on_file.shape == fine.shape
+    like = Volume(np.zeros((1, *fine.shape), np.float32), fine)
+    write_instances(on_file, like, tmp_path / "p" / "a.nii.gz", Labels.of({"ball": 4}))
+    write(reference.resampled(like=fine), tmp_path / "r" / "a.nii.gz")
+    (tmp_path / "r" / "a.tsv").write_text("id\tclass\n1\t4\n2\t4\n3\t4\n")
+    table = evaluate_instances(tmp_path / "p", tmp_path / "r", Labels.of({"ball": 4}))
+    figures = table.pooled()["ball"]
+    assert (figures.found, figures.false, figures.ap50) == (3, 0, pytest.approx(1))
+    assert figures.sq > 0.9
+
+
+def test_instances_that_no_voxel_holds_are_left_out(balls):
+    ids = np.zeros((8, 8, 8), np.int32)
+    ids[:4, :4, :4], ids[7, 7, 7] = 1, 2
+    found = Instances.of_map(ids, scores={1: 0.25, 2: 0.5})
+    coarse = onto_grid(found, Grid.of((8, 8, 8)), Grid.of((8, 8, 8)).with_shape((2, 2, 2)))
+    assert (len(coarse), coarse.scores.tolist()) == (1, [0.25])
+
+
+def test_a_dense_model_finds_none(balls):
+    class Dense(Model):
+        pass
+
+    with pytest.raises(ModelError, match="finds no instances"):
+        find_instances(SliceWise(Dense(spatial_dims=2, in_channels=1, num_classes=2)), balls[0])

@@ -1,0 +1,66 @@
+"""Instance maps and the tables beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medseg.errors import DataError
+from medseg.geometry import Grid
+from medseg.instances import Instances
+from medseg.io import write
+from medseg.io.instances import read_instances, write_instances
+from medseg.labels import Labels
+from medseg.volume import Volume
+
+LABELS = Labels.of({"a": 3, "b": 8})
+IMAGE = Volume(np.zeros((1, 5, 4, 3), np.float32), Grid.of((5, 4, 3), (1, 2, 3)))
+
+
+@pytest.fixture
+def instances():
+    masks = np.zeros((3, 5, 4, 3), bool)
+    masks[0, :2], masks[1, 3:], masks[2, 3:, 1] = True, True, True
+    return Instances.of_masks(masks, classes=[1, 2, 1], scores=[0.25, 0.75, 0.5])
+
+
+def test_what_is_written_is_read(tmp_path, instances):
+    path = tmp_path / "x.nii.gz"
+    write_instances(instances, IMAGE, path, LABELS)
+    found = read_instances(path)
+    assert found.ids.grid.matches(IMAGE.grid)
+    assert (found.ids.data[0] == instances.to_map()).all()
+    assert found.values == {1: 3, 2: 8}  # the third is covered whole by the second
+    assert found.scores == {1: 0.25, 2: 0.75}
+
+
+def test_a_map_alone(tmp_path, instances):
+    write(IMAGE.with_data(instances.to_map()[None].astype(np.uint16), kind="label"), tmp_path / "x.nrrd")
+    found = read_instances(tmp_path / "x.nrrd")
+    assert (found.values, found.scores) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class\tscore\n1\t1\n", "found columns class, score, expected id"),
+        ("id\tklass\n1\t1\n", "found columns id, klass"),
+        ("", "found columns none"),
+        ("id\tclass\n1\tliver\n", "line 2: found 1, liver, expected numbers"),
+        ("id\tclass\n1\n", "line 2"),
+        ("id\tscore\n1\t0.5\n1\t0.6\n", "line 3: found id 1"),
+        ("id\tscore\n1\tnan\n", "with score nan"),
+        ("id\tclass\n1\t0\n", "of class 0"),
+    ],
+)
+def test_damaged_tables(tmp_path, instances, text, message):
+    write_instances(instances, IMAGE, tmp_path / "x.nii.gz", LABELS)
+    (tmp_path / "x.tsv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_instances(tmp_path / "x.nii.gz")
+
+
+def test_another_shape_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"expected \(5, 4, 3\)"):
+        write_instances(Instances.empty((5, 4, 4)), IMAGE, tmp_path / "x.nii.gz", LABELS)
+    assert not list(tmp_path.iterdir())
