@@ -50,7 +50,8 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
-    options = {key: value for key, value in saved.model.items() if key != "name"}
+    # What the training started from is told by the config, and need not be there to load what came of it.
+    options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
     model = build_model(
         saved.model["name"], in_channels=len(saved.channel_names), num_classes=len(labels), **options
     )

@@ -6,7 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Importing a config module enters its models in the catalog.
+from medseg.models import fcn_config as _fcn_config  # noqa: F401
+from medseg.models import mask_rcnn_config as _mask_rcnn_config  # noqa: F401
+from medseg.models import maskformer_config as _maskformer_config  # noqa: F401
 from medseg.models import unet_config as _unet_config  # noqa: F401
+from medseg.models import vit_config as _vit_config  # noqa: F401
 from medseg.models.catalog import (
     MODELS,
     ModelEntry,

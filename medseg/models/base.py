@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
+from medseg.models.pretrained_config import LoadedWeights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
@@ -28,6 +30,7 @@ class Model(nn.Module):
     num_classes: int
     divisor: tuple[int, ...]
     criterion: Criterion | None = None
+    loaded_weights: LoadedWeights | None = None
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None
@@ -50,12 +53,14 @@ class Model(nn.Module):
         """Return the logits (n k *spatial) of an image (n c *spatial)."""
         raise NotImplementedError
 
-    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return named scalars whose sum is to be minimised.
 
         Args:
             image: (n c *spatial).
             label: class indices (n 1 *spatial), int64.
+            instances: an instance map (n 1 *spatial), int64, for models that find objects: 0 where there is
+                none, and another number for each object of an image. Dense models have no use for it.
 
         Raises:
             ModelError: no criterion is set, or shapes do not fit.
@@ -105,4 +110,20 @@ class Model(nn.Module):
                 describe(
                     type(self).__name__, "label shape", found=tuple(label.shape), expected=expected, fix=fix
                 )
+            )
+
+    def check_norm_values(self, image: Tensor, stride: int) -> None:
+        """Raise `ModelError` where a batch norm would see a single value per channel while training.
+
+        Args:
+            image: (n c *spatial).
+            stride: of the deepest map that has a batch norm.
+        """
+        n, _, *size = image.shape
+        if self.training and n * prod(-(-length // stride) for length in size) == 1:
+            what = "a batch norm would see a single value on the deepest map: image size"
+            expected = f"more than {stride} along an axis, or a batch of 2"
+            fix = "Use a larger patch or batch"
+            raise ModelError(
+                describe(type(self).__name__, what, found=tuple(size), expected=expected, fix=fix)
             )

@@ -66,12 +66,13 @@ class SliceWise(Model):
         volume = logits.reshape(n, depth, *logits.shape[1:])
         return volume.movedim(1, 2 + self.axis)
 
-    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of the 2D model, averaged over the slices.
 
         Args:
             image: (n c x y z).
             label: class indices (n 1 x y z), int64.
+            instances: None, or an instance map (n 1 x y z); an object of a volume is one in each of its slices.
 
         Raises:
             ModelError: no criterion is set, or shapes do not fit.
@@ -80,10 +81,13 @@ class SliceWise(Model):
         self.check_label(image, label)
         slices, labels = self._slices(image), self._slices(label)
         size = self.batch_size or len(slices)
+        inputs = [slices.split(size), labels.split(size)]
+        if instances is not None:
+            inputs.append(self._slices(instances).split(size))
         total: dict[str, Tensor] = {}
-        for part, part_label in zip(slices.split(size), labels.split(size), strict=True):
-            share = len(part) / len(slices)
-            for name, loss in self.model.losses(part, part_label).items():
+        for parts in zip(*inputs, strict=True):
+            share = len(parts[0]) / len(slices)
+            for name, loss in self.model.losses(*parts).items():
                 total[name] = total[name] + loss * share if name in total else loss * share
         return total
 
