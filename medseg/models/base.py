@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
@@ -101,16 +103,14 @@ class Model(nn.Module):
                 describe(name, "image type", found=image.dtype, expected="a floating type", fix=fix)
             )
 
-    def check_label(self, image: Tensor, label: Tensor) -> None:
-        """Raise `ModelError` unless `label` is (n 1 *spatial) on the grid of `image` (n c *spatial)."""
+    def check_label(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> None:
+        """Raise `ModelError` unless `label` and `instances` are (n 1 *spatial) on the grid of `image` (n c *spatial)."""
         expected = (image.shape[0], 1, *image.shape[2:])
-        if tuple(label.shape) != expected:
-            fix = "Give class indices with one channel on the image's grid"
-            raise ModelError(
-                describe(
-                    type(self).__name__, "label shape", found=tuple(label.shape), expected=expected, fix=fix
-                )
-            )
+        for what, given in (("label", label), ("instance map", instances)):
+            if given is not None and tuple(given.shape) != expected:
+                fix = "Give whole numbers with one channel on the image's grid"
+                name, found = type(self).__name__, tuple(given.shape)
+                raise ModelError(describe(name, f"{what} shape", found=found, expected=expected, fix=fix))
 
     def check_norm_values(self, image: Tensor, stride: int) -> None:
         """Raise `ModelError` where a batch norm would see a single value per channel while training.
@@ -127,3 +127,9 @@ class Model(nn.Module):
             raise ModelError(
                 describe(type(self).__name__, what, found=tuple(size), expected=expected, fix=fix)
             )
+
+
+def full_precision(image: Tensor) -> AbstractContextManager[None]:
+    """Leave automatic mixed precision for what it would spoil: boxes, matching, sums of probabilities."""
+    context: AbstractContextManager[None] = torch.autocast(image.device.type, enabled=False)
+    return context

@@ -37,7 +37,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects that one training image holds, largest first.
+    """What one training image holds, largest object first, behind the regions that are no objects.
 
     Args:
         classes: (o) int64.
@@ -66,16 +66,16 @@ def instance_targets(
 
     Args:
         label: class indices (n 1 x y).
-        instances: None, or an instance map (n 1 x y) of integers with 0 where there is no object.
+        instances: None, or an instance map (n 1 x y) of integers on the same grid, 0 where there is no object.
         num_classes: background counted.
         limit: the largest objects up to this number are kept.
         regions: add what belongs to no object, the background among it, as one target per class. Each voxel
             then lies in a target, unless its object is beyond the limit.
 
     Raises:
-        ModelError: a label is not a class, or the instance map has another shape.
+        ModelError: a label is not a class.
     """
-    _check(label, instances, num_classes)
+    _check(label, num_classes)
     if instances is None:
         ids = [_components(one[0]) for one in label.cpu().numpy()]
     else:
@@ -95,6 +95,18 @@ def boxes_of(masks: Tensor) -> Tensor:
         corners.append((low, covered.shape[1] - covered.flip(1).argmax(dim=1)))
     (x0, x1), (y0, y1) = corners
     return torch.stack([x0, y0, x1, y1], dim=1).float()
+
+
+def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
+    """The number of target masks in the batch, at least 1; averaged over the ranks of a distributed training.
+
+    By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
+    """
+    count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count /= torch.distributed.get_world_size()
+    return count.clamp(min=1)
 
 
 def _components(label: np.ndarray) -> np.ndarray:
@@ -132,17 +144,11 @@ def _targets(
     )
 
 
-def _check(label: Tensor, instances: Tensor | None, num_classes: int) -> None:
+def _check(label: Tensor, num_classes: int) -> None:
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= num_classes:
         fix = "Give class indices, or build the model for more classes"
         expected = f"0 to {num_classes - 1}"
         raise ModelError(
             describe("losses", "label values", found=f"{low} to {high}", expected=expected, fix=fix)
-        )
-    if instances is not None and instances.shape != label.shape:
-        found, expected_shape = tuple(instances.shape), tuple(label.shape)
-        fix = "Give an instance map on the label map's grid"
-        raise ModelError(
-            describe("losses", "instance map's shape", found=found, expected=expected_shape, fix=fix)
         )

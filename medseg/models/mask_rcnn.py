@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRC
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from medseg.errors import ModelError, describe
-from medseg.models.base import Model
+from medseg.models.base import Model, full_precision
 from medseg.models.instances import Instances, Targets, instance_targets
 from medseg.models.layout import as_model, pad_to, round_up
 from medseg.models.mask_rcnn_config import MaskRCNNFields
@@ -101,11 +101,11 @@ class MaskRCNN(Model):
         Raises:
             ModelError: shapes or labels do not fit.
         """
-        self.check_label(image, label)
+        self.check_label(image, label, instances)
         targets = instance_targets(label, instances, num_classes=self.num_classes, limit=MAX_OBJECTS)
         maps, padded = self._features(image)
         wanted = [_torchvision_target(target) for target in targets]
-        with _full_precision(image), self._training(True):
+        with full_precision(image), self._training(True):
             images = _image_list(padded, image)
             proposals, proposal_losses = self.rpn(images, maps, wanted)
             _, object_losses = self.roi_heads(maps, proposals, images.image_sizes, wanted)
@@ -146,7 +146,7 @@ class MaskRCNN(Model):
     def _detect(self, maps: Maps, padded: Tensor, image: Tensor) -> list[Found]:
         """torchvision's detections of each image: scores, labels, boxes and masks of a fixed small size."""
         images = _image_list(padded, image)
-        with _full_precision(image), self._training(False):
+        with full_precision(image), self._training(False):
             proposals, _ = self.rpn(images, maps)
             found: list[Found] = self.roi_heads(maps, proposals, images.image_sizes)[0]
         return found
@@ -213,12 +213,6 @@ def _assemble(config: MaskRCNNFields, backbone: nn.Module, heads: Heads) -> Torc
 def _image_list(padded: Tensor, image: Tensor) -> ImageList:
     """The padded images and the sizes to which boxes are clipped."""
     return ImageList(padded, [(image.shape[2], image.shape[3])] * len(image))
-
-
-def _full_precision(image: Tensor) -> AbstractContextManager[None]:
-    """Boxes in half precision would be off by voxels, and there is no non-maximum suppression for them."""
-    context: AbstractContextManager[None] = torch.autocast(image.device.type, enabled=False)
-    return context
 
 
 def _swap_axes(boxes: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from medseg.models.base import Model
-from medseg.models.instances import Instances, instance_targets
+from medseg.models.base import Model, full_precision
+from medseg.models.instances import Instances, average_targets, instance_targets
 from medseg.models.layout import as_model, crop_to, pad_to, round_up
 from medseg.models.maskformer_config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
 from medseg.models.maskformer_outputs import Panoptic, find_instances, panoptic, semantic_scores
@@ -95,7 +95,8 @@ class MaskTransformer(Model):
         """
         maps = []
         for classes, masks in self._predict(image):
-            scores = semantic_scores(classes, masks).clamp(min=FLOOR)
+            with full_precision(image):
+                scores = semantic_scores(classes, masks).clamp(min=FLOOR)
             maps.append((scores / scores.sum(dim=0, keepdim=True)).log())
         return torch.stack(maps)
 
@@ -111,7 +112,7 @@ class MaskTransformer(Model):
             ModelError: shapes or labels do not fit.
         """
         self.check_image(image)
-        self.check_label(image, label)
+        self.check_label(image, label, instances)
         if instances is None and self.config.targets == "classes":
             instances = torch.zeros_like(label)
         size = self._padded_size(image)
@@ -123,13 +124,14 @@ class MaskTransformer(Model):
             regions=True,
         )
         *inner, (classes, masks) = self._run(image, auxiliary=self.config.auxiliary)
-        losses: dict[str, Tensor] = self.network.get_loss_dict(
-            masks,
-            classes,
-            [target.masks.float() for target in targets],
-            [target.classes for target in targets],
-            [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in inner] or None,
-        )
+        with full_precision(image):
+            losses: dict[str, Tensor] = self.network.get_loss_dict(
+                masks,
+                classes,
+                [target.masks.float() for target in targets],
+                [target.classes for target in targets],
+                [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in inner] or None,
+            )
         return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -248,18 +250,6 @@ def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) 
     return MaskTransformer(
         config, network, _mask2former_layers, in_channels=in_channels, num_classes=num_classes
     )
-
-
-def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
-    """The number of target masks in the batch, at least 1; averaged over the ranks of a distributed training.
-
-    By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
-    """
-    count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count /= torch.distributed.get_world_size()
-    return count.clamp(min=1)
 
 
 def _maskformer_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:

@@ -52,7 +52,7 @@ class MaskTransformerFields(PretrainedOptions):
         window_size: of a Swin, in patches of 4.
         drop_path: rate of stochastic depth of a Swin.
         queries: most objects and regions that can be told apart.
-        hidden_channels: width of queries and masks, a multiple of 32.
+        hidden_channels: width of queries and masks, a multiple of 32 from 64 on.
         decoder_layers: of the transformer that reads the queries.
         decoder_width: width inside its feed-forward layers.
         attention_heads: of the decoder.
@@ -77,7 +77,7 @@ class MaskTransformerFields(PretrainedOptions):
     window_size: PositiveInt = 7
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     queries: PositiveInt = 100
-    hidden_channels: Annotated[int, Field(gt=0, multiple_of=32)] = 256
+    hidden_channels: Annotated[int, Field(ge=64, multiple_of=32)] = 256
     decoder_layers: PositiveInt = 6
     decoder_width: PositiveInt = 2048
     attention_heads: PositiveInt = 8

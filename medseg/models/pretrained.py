@@ -95,7 +95,7 @@ def inflate(kernel: Tensor, channels: int) -> Tensor:
 
     A grey image has equal channels; its answer is kept because the kernels' sum over the channels is.
     """
-    mean = kernel.mean(dim=1, keepdim=True) * (kernel.shape[1] / channels)
+    mean: Tensor = kernel.mean(dim=1, keepdim=True) * (kernel.shape[1] / channels)
     return mean.repeat_interleave(channels, dim=1)
 
 

@@ -78,7 +78,7 @@ class SliceWise(Model):
             ModelError: no criterion is set, or shapes do not fit.
         """
         self.check_image(image)
-        self.check_label(image, label)
+        self.check_label(image, label, instances)
         slices, labels = self._slices(image), self._slices(label)
         size = self.batch_size or len(slices)
         inputs = [slices.split(size), labels.split(size)]
