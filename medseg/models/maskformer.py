@@ -215,6 +215,8 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
         dice_weight=config.dice_weight,
     )
     network = MaskFormerForInstanceSegmentation(settings)
+    # As in the paper's code; queries that start nearly equal stay so for hundreds of steps.
+    nn.init.normal_(network.model.transformer_module.queries_embedder.weight)
     return MaskTransformer(
         config, network, _maskformer_layers, in_channels=in_channels, num_classes=num_classes
     )

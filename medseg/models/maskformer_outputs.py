@@ -104,8 +104,8 @@ def panoptic(
     fused: dict[int, int] = {}
     for i, query in enumerate(kept.tolist()):
         given = owner == i
-        area, own = int(given.sum()), int((weighed[i] >= mask_threshold).sum())
-        if area == 0 or own == 0 or area / own <= overlap_threshold:
+        area, own = given.sum(), (weighed[i] >= mask_threshold).sum()
+        if area == 0 or own == 0 or float(area / own) <= overlap_threshold:
             continue
         k = int(found[query])
         number = fused.get(k, len(regions) + 1)

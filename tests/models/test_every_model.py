@@ -147,3 +147,39 @@ def test_a_slice_wise_model_hands_instances_on(toy):
     }
     with pytest.raises(ModelError, match="instance map shape"):
         model.losses(image, label, label[..., :5, :])
+
+
+LEARNERS = {
+    "mask_rcnn_vit_tiny_fpn": (
+        40,
+        {"width": 48, "drop_path": 0.0, "feature_channels": 32, "boxes_sampled": 64},
+    ),
+    "mask2former_resnet_18": (25, {"points": 256}),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_few_steps_find_a_square(name, toy):
+    steps, options = LEARNERS[name]
+    if name.startswith("mask_rcnn"):
+        options = options | {"box_width": 64, "mask_widths": [16, 16], "anchors_sampled": 64}
+    model = toy(name, in_channels=1, num_classes=2, **options)
+    image = 0.1 * torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(4, 1, 64, 64, dtype=torch.long)
+    for i, (x, y) in enumerate([(8, 14), (30, 12), (20, 34), (36, 36)]):
+        label[i, 0, x : x + 20, y : y + 20] = 1
+    image += label
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(model.losses(image, label).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(image).argmax(dim=1, keepdim=True)
+        first = model.instances(image)[0]
+    overlap = ((found == 1) & (label == 1)).sum() / ((found == 1) | (label == 1)).sum()
+    assert overlap > 0.6
+    assert first.scores[0] > 0.5
+    assert (first.boxes[0] - torch.tensor([8.0, 14.0, 28.0, 34.0])).abs().max() < 5
+    (inside,) = first.masks[:1]
+    assert (inside & (label[0, 0] == 1)).sum() / (inside | (label[0, 0] == 1)).sum() > 0.6
