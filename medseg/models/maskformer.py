@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +33,17 @@ FLOOR = 1e-6
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _ENCODER = "network.model.pixel_level_module.encoder."
 
-HOMES = Homes(
+_SWIN_RENAMES = (
+    (rf"^({_ENCODER})(encoder\.layers|embeddings\.(patch_embeddings|norm))\.", r"\1swin.\2."),
+    (r"attention\.self\.(query|key|value)\.", lambda m: f"attention.{m[1][0]}_proj."),
+    (r"attention\.self\.(relative_position_bias_table)", r"attention.relative_position_bias.\1"),
+    (r"attention\.output\.dense\.", "attention.o_proj."),
+    (r"(swin\..*)intermediate\.dense\.", r"\1mlp.fc1."),
+    (r"(swin\..*)output\.dense\.", r"\1mlp.fc2."),
+)
+_DECODER = r"^(network\.model\.transformer_module\.decoder\.layers\.\d+\.)"
+
+MASK2FORMER_HOMES = Homes(
     places=(
         ("", ""),
         ("", "network."),
@@ -43,14 +54,14 @@ HOMES = Homes(
     heads=("network.class_predictor.", "network.criterion."),
     stems=("embedder.convolution.weight", "patch_embeddings.projection.weight"),
     optional=("hidden_states_norms",),
+    renames=_SWIN_RENAMES,
+)
+
+MASKFORMER_HOMES = replace(
+    MASK2FORMER_HOMES,
     renames=(
-        (rf"^({_ENCODER})(encoder\.layers|embeddings\.(patch_embeddings|norm))\.", r"\1swin.\2."),
-        (r"attention\.self\.(query|key|value)\.", lambda m: f"attention.{m[1][0]}_proj."),
-        (r"attention\.self\.(relative_position_bias_table)", r"attention.relative_position_bias.\1"),
-        (r"attention\.output\.dense\.", "attention.o_proj."),
-        (r"(swin\..*)intermediate\.dense\.", r"\1mlp.fc1."),
-        (r"(swin\..*)output\.dense\.", r"\1mlp.fc2."),
-        (r"(network\.model\.transformer_module\.decoder\.layers\.\d+\.)(fc[12])\.", r"\1mlp.\2."),
+        (rf"{_DECODER}(fc[12])\.", r"\1mlp.\2."),
+        (rf"{_DECODER}(self_attn|encoder_attn)\.out_proj\.", r"\1\2.o_proj."),
     ),
 )
 

@@ -146,10 +146,10 @@ class MaskFormerOptions(MaskTransformerFields):
 
     def build(self, *, in_channels: int, num_classes: int, spatial_dims: int) -> Model:
         """Make the model; imports torch and transformers."""
-        from medseg.models.maskformer import HOMES, maskformer
+        from medseg.models.maskformer import MASKFORMER_HOMES, maskformer
         from medseg.models.pretrained import with_weights
 
-        return with_weights(maskformer(self, in_channels, num_classes), self, HOMES)
+        return with_weights(maskformer(self, in_channels, num_classes), self, MASKFORMER_HOMES)
 
 
 def _register_mask2former(name: str, summary: str, preset: dict[str, Any], parameters: int) -> Any:
@@ -190,7 +190,7 @@ class Mask2FormerOptions(MaskTransformerFields):
 
     def build(self, *, in_channels: int, num_classes: int, spatial_dims: int) -> Model:
         """Make the model; imports torch and transformers."""
-        from medseg.models.maskformer import HOMES, mask2former
+        from medseg.models.maskformer import MASK2FORMER_HOMES, mask2former
         from medseg.models.pretrained import with_weights
 
-        return with_weights(mask2former(self, in_channels, num_classes), self, HOMES)
+        return with_weights(mask2former(self, in_channels, num_classes), self, MASK2FORMER_HOMES)

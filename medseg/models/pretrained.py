@@ -105,7 +105,8 @@ def resize_positions(table: Tensor, tokens: int) -> Tensor:
     Bicubic, as in Dosovitskiy et al. 2021. Both grids must be square.
     """
     side, wanted = int(table.shape[1] ** 0.5), int(tokens**0.5)
-    grid = table[:, table.shape[1] - side * side :].unflatten(1, (side, side)).permute(0, 3, 1, 2).float()
+    cells = table[:, table.shape[1] - side * side :]
+    grid: Tensor = cells.unflatten(1, (side, side)).permute(0, 3, 1, 2).float()
     if side != wanted:
         grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
     return grid.flatten(2).transpose(1, 2).to(table.dtype)

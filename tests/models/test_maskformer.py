@@ -156,7 +156,7 @@ def test_panoptic_maps_are_the_processors(fuse):
     """Regions, classes, scores and places are equal; numbers are ours, since theirs can stand for two regions."""
     limits = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_threshold": 0.8}
     compared = 0
-    for (processor, size), seed in product(processors(), range(6)):
+    for (processor, size), seed in product(processors(), range(9)):
         class_logits, mask_logits = queries(seed, size=size)
         (wanted,) = processor.post_process_panoptic_segmentation(
             outputs(class_logits, mask_logits), threshold=0.5, label_ids_to_fuse=fuse
