@@ -212,6 +212,7 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
         decoder_config=DetrConfig(
             d_model=config.hidden_channels,
             num_queries=config.queries,
+            dropout=config.dropout,
             decoder_layers=config.decoder_layers,
             decoder_ffn_dim=config.decoder_width,
             decoder_attention_heads=config.attention_heads,

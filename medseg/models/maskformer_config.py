@@ -140,9 +140,14 @@ class MaskTransformerFields(PretrainedOptions):
     size=Size(24_700_119, in_channels=3, num_classes=150),
 )
 class MaskFormerOptions(MaskTransformerFields):
-    """MaskFormer: a pyramid gives features of the voxels, a transformer decoder the masks' and classes'."""
+    """MaskFormer: a pyramid gives features of the voxels, a transformer decoder the masks' and classes'.
+
+    Args:
+        dropout: in the decoder; the paper's 0.1 is for much data, and slows the queries' parting on little.
+    """
 
     backbone: Literal["resnet"] = "resnet"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
 
     def build(self, *, in_channels: int, num_classes: int, spatial_dims: int) -> Model:
         """Make the model; imports torch and transformers."""

@@ -154,6 +154,7 @@ LEARNERS = {
         40,
         {"width": 48, "drop_path": 0.0, "feature_channels": 32, "boxes_sampled": 64},
     ),
+    "maskformer_resnet_18": (60, {"dropout": 0.0, "auxiliary": False}),
     "mask2former_resnet_18": (25, {"points": 256}),
 }
 

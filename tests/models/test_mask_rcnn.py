@@ -24,11 +24,14 @@ def pair():
         max_size=128,
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
+        rpn_post_nms_top_n_train=200,
+        rpn_post_nms_top_n_test=60,
         _skip_resize=True,  # which draws a random number while training
     )
     for parameter in theirs.backbone.parameters():
         parameter.requires_grad_(True)
-    ours = build_model("mask_rcnn_resnet_50_fpn", in_channels=3, num_classes=4, anchor_sizes=DETECTRON2)
+    options = {"anchor_sizes": DETECTRON2, "proposals": [200, 60]}
+    ours = build_model("mask_rcnn_resnet_50_fpn", in_channels=3, num_classes=4, **options)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 
