@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -131,5 +131,7 @@ class Model(nn.Module):
 
 def full_precision(image: Tensor) -> AbstractContextManager[None]:
     """Leave automatic mixed precision for what it would spoil: boxes, matching, sums of probabilities."""
+    if image.is_meta:  # knows no mixed precision
+        return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(image.device.type, enabled=False)
     return context

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from toy_models import toy_options
 
 from medseg.errors import ModelError
-from medseg.models import MODELS, SliceWise, list_models, parse_options
+from medseg.models import MODELS, SliceWise, list_models, parse_options, summarize
 
 
 def distinct_at_toy_size():
@@ -71,6 +71,18 @@ def test_a_volume_goes_through_slice_by_slice(name, toy):
         logits = model(volume)
         assert logits.shape == (1, 3, 34, 3, 33)
         assert (logits[:, :, :, 2] - model.model(volume[:, :, :, 2])).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_summary_needs_no_memory(name, toy):
+    model = toy(name)
+    shape = (2, *(320, 256, 32)[: model.spatial_dims])
+    summary = summarize(model, shape)
+    assert summary.output_shape == (3, *shape[1:])
+    assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert summary.parameters == sum(part.parameters for part in summary.parts)
+    # What a model multiplies outside of its parts, such as the sum over queries, is in the total alone.
+    assert 0 < sum(part.multiply_adds for part in summary.parts) <= summary.multiply_adds
 
 
 @pytest.mark.parametrize("name", DETECTORS)
