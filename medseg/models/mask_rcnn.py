@@ -101,6 +101,7 @@ class MaskRCNN(Model):
         Raises:
             ModelError: shapes or labels do not fit.
         """
+        self.check_image(image)
         self.check_label(image, label, instances)
         targets = instance_targets(label, instances, num_classes=self.num_classes, limit=MAX_OBJECTS)
         maps, padded = self._features(image)

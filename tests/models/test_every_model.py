@@ -73,7 +73,7 @@ def test_a_volume_goes_through_slice_by_slice(name, toy):
         assert (logits[:, :, :, 2] - model.model(volume[:, :, :, 2])).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "unet" not in name])
 def test_a_summary_needs_no_memory(name, toy):
     model = toy(name)
     shape = (2, *(320, 256, 32)[: model.spatial_dims])
