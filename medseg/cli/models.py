@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.models.catalog import ModelEntry
 
 
 def add_parser(verbs: Any) -> None:
@@ -24,10 +27,7 @@ def run(options: argparse.Namespace) -> int:
         hint = nearest(options.name, list_models())
         raise ConfigError(f"no model matches {options.name!r}.{hint} Known: {', '.join(list_models())}.")
     if options.input is None and not options.options and names != [options.name]:
-        width = max(map(len, names))
-        for name in names:
-            entry = MODELS.get(name)
-            print(f"{name:<{width}}  {entry.summary} ({entry.reference})")
+        print(_listing([MODELS.get(name) for name in names]))
         return 0
     chosen = apply_overrides({}, options.options)
     for name in names:
@@ -37,6 +37,18 @@ def run(options: argparse.Namespace) -> int:
         if options.input is not None:
             print(_summary(name, options.input, options.classes, chosen))
     return 0
+
+
+def _listing(entries: list[ModelEntry]) -> str:
+    """One line a model: name, parameters, what it is."""
+    width = max(len(entry.name) for entry in entries)
+    lines = []
+    for entry in entries:
+        size = entry.size
+        count = f"{size.parameters:,} ({size.in_channels}→{size.num_classes})" if size else "–"
+        lines.append(f"{entry.name:<{width}}  {count:>20}  {entry.summary} ({entry.reference})")
+    lines.append("Parameters are those of the default options; (3→21) is for 3 channels and 21 classes.")
+    return "\n".join(lines)
 
 
 def _summary(name: str, text: str, classes: int, chosen: dict[str, Any]) -> str:

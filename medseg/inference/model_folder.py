@@ -92,7 +92,8 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
-    options = {key: value for key, value in saved.model.items() if key != "name"}
+    # What the training started from is told by the config, and need not be there to load what came of it.
+    options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
     paths = [folder / name for name in _weight_files(saved)]
     for path in paths:
         if not path.is_file():

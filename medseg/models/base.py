@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
+from medseg.models.pretrained_config import LoadedWeights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
@@ -28,6 +32,7 @@ class Model(nn.Module):
     num_classes: int
     divisor: tuple[int, ...]
     criterion: Criterion | None = None
+    loaded_weights: LoadedWeights | None = None
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None
@@ -50,12 +55,14 @@ class Model(nn.Module):
         """Return the logits (n k *spatial) of an image (n c *spatial)."""
         raise NotImplementedError
 
-    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return named scalars whose sum is to be minimised.
 
         Args:
             image: (n c *spatial).
             label: class indices (n 1 *spatial), int64.
+            instances: an instance map (n 1 *spatial), int64, for models that find objects: 0 where there is
+                none, and another number for each object of an image. Dense models have no use for it.
 
         Raises:
             ModelError: no criterion is set, or shapes do not fit.
@@ -96,13 +103,35 @@ class Model(nn.Module):
                 describe(name, "image type", found=image.dtype, expected="a floating type", fix=fix)
             )
 
-    def check_label(self, image: Tensor, label: Tensor) -> None:
-        """Raise `ModelError` unless `label` is (n 1 *spatial) on the grid of `image` (n c *spatial)."""
+    def check_label(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> None:
+        """Raise `ModelError` unless `label` and `instances` are (n 1 *spatial) on the grid of `image` (n c *spatial)."""
         expected = (image.shape[0], 1, *image.shape[2:])
-        if tuple(label.shape) != expected:
-            fix = "Give class indices with one channel on the image's grid"
+        for what, given in (("label", label), ("instance map", instances)):
+            if given is not None and tuple(given.shape) != expected:
+                fix = "Give whole numbers with one channel on the image's grid"
+                name, found = type(self).__name__, tuple(given.shape)
+                raise ModelError(describe(name, f"{what} shape", found=found, expected=expected, fix=fix))
+
+    def check_norm_values(self, image: Tensor, stride: int) -> None:
+        """Raise `ModelError` where a batch norm would see a single value per channel while training.
+
+        Args:
+            image: (n c *spatial).
+            stride: of the deepest map that has a batch norm.
+        """
+        n, _, *size = image.shape
+        if self.training and n * prod(-(-length // stride) for length in size) == 1:
+            what = "a batch norm would see a single value on the deepest map: image size"
+            expected = f"more than {stride} along an axis, or a batch of 2"
+            fix = "Use a larger patch or batch"
             raise ModelError(
-                describe(
-                    type(self).__name__, "label shape", found=tuple(label.shape), expected=expected, fix=fix
-                )
+                describe(type(self).__name__, what, found=tuple(size), expected=expected, fix=fix)
             )
+
+
+def full_precision(image: Tensor) -> AbstractContextManager[None]:
+    """Leave automatic mixed precision for what it would spoil: boxes, matching, sums of probabilities."""
+    if image.is_meta:  # knows no mixed precision
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(image.device.type, enabled=False)
+    return context

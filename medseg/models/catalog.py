@@ -37,6 +37,15 @@ class ModelOptions(Config):
 
 
 @dataclass(frozen=True)
+class Size:
+    """Parameters of a model with the defaults of its name, and the channels and classes they were counted for."""
+
+    parameters: int
+    in_channels: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """One line of the catalog.
 
@@ -47,6 +56,7 @@ class ModelEntry:
         summary: one line for ``medseg models``.
         reference: paper, authors and year.
         preset: option values of this name that differ from the class's defaults.
+        size: of the default model, None where it was not counted.
     """
 
     name: str
@@ -55,6 +65,7 @@ class ModelEntry:
     summary: str
     reference: str
     preset: Mapping[str, Any] = field(default_factory=dict)
+    size: Size | None = None
 
 
 MODELS: Registry[ModelEntry] = Registry("model", entry_point="medseg.models")
@@ -69,6 +80,7 @@ def register(
     summary: str,
     reference: str,
     preset: Mapping[str, Any] | None = None,
+    size: Size | None = None,
 ) -> Callable[[O], O]:
     """Class decorator that enters a `ModelOptions` class in the catalog under `name`; may be stacked.
 
@@ -77,7 +89,9 @@ def register(
     """
 
     def enter(options: O) -> O:
-        MODELS.add(name, ModelEntry(name, options, spatial_dims, summary, reference, dict(preset or {})))
+        MODELS.add(
+            name, ModelEntry(name, options, spatial_dims, summary, reference, dict(preset or {}), size)
+        )
         return options
 
     return enter

@@ -116,9 +116,8 @@ class SliceWise(Model):
             ModelError: no criterion is set, or shapes do not fit.
         """
         self.check_image(image)
+        self.check_label(image, label, instances)
         maps = [label] if instances is None else [label, instances]
-        for one in maps:
-            self.check_label(image, one)
         slices = self._images(image)
         size = self.batch_size or len(slices)
         inputs = [slices, *(self._turned(self._slices(one)) for one in maps)]

@@ -91,7 +91,7 @@ def summarize(model: Model, input_shape: tuple[int, ...]) -> Summary:
             handle.remove()
     root = type(model).__name__
     parts = tuple(
-        Part(name, shapes.get(name), _count(module), flops.get(f"{root}.{name}", 0) // 2)
+        Part(name, shapes.get(name), _count(module), _operations(flops, f"{root}.{name}") // 2)
         for name, module in modules.items()
     )
     return Summary(root, tuple(input_shape), output, parts, _count(model), flops.get("Global", 0) // 2)
@@ -105,6 +105,13 @@ def _run_on_meta(model: Model, input_shape: tuple[int, ...]) -> tuple[tuple[int,
         output: Tensor = functional_call(model, state, (image,))
     flops = {str(name): sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     return tuple(output.shape[1:]), flops
+
+
+def _operations(flops: dict[str, int], path: str) -> int:
+    """Operations of a module; where it was not called as a whole, those of the parts of it that were."""
+    inside = [name for name in flops if name == path or name.startswith(f"{path}.")]
+    outermost = [name for name in inside if not any(name.startswith(f"{other}.") for other in inside)]
+    return sum(flops[name] for name in outermost)
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -132,12 +132,13 @@ class UNet(Model):
             maps.append(x)
         return maps
 
-    def losses(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return {"loss": the criterion}, summed over the heads with their weights under deep supervision.
 
         Args:
             image: (n c *spatial).
             label: class indices (n 1 *spatial), int64; each auxiliary head sees its central voxels.
+            instances: not used by a dense model.
 
         Raises:
             ModelError: no criterion is set, or shapes do not fit.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpa
 
 from pydantic import Field, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, register
+from medseg.models.catalog import ModelOptions, Size, register
 from medseg.models.unet_fields import (
     Act,
     Block,
@@ -45,12 +45,14 @@ _Short = Field(default=None, exclude=True)
     spatial_dims=3,
     summary="3D U-Net, every stage configurable",
     reference="Çiçek et al. 2016, 3D U-Net, arXiv:1606.06650",
+    size=Size(5_601_154, in_channels=1, num_classes=2),
 )
 @register(
     "unet_2d",
     spatial_dims=2,
     summary="2D U-Net, every stage configurable",
     reference="Ronneberger et al. 2015, U-Net, arXiv:1505.04597",
+    size=Size(1_926_466, in_channels=1, num_classes=2),
 )
 class UNetOptions(ModelOptions):
     """Every choice about a U-Net but the numbers of channels and classes, which the data tell.
@@ -239,12 +241,14 @@ class UNetOptions(ModelOptions):
     spatial_dims=3,
     summary="3D U-Net of residual blocks",
     reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
+    size=Size(11_552_802, in_channels=1, num_classes=2),
 )
 @register(
     "resunet_2d",
     spatial_dims=2,
     summary="2D U-Net of residual blocks",
     reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
+    size=Size(3_970_530, in_channels=1, num_classes=2),
 )
 class ResUNetOptions(UNetOptions):
     """A U-Net of residual blocks, in the order convolution, norm, activation.
@@ -268,12 +272,14 @@ class ResUNetOptions(UNetOptions):
     spatial_dims=3,
     summary="3D U-Net with attention gates on the skips",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+    size=Size(5_940_198, in_channels=1, num_classes=2),
 )
 @register(
     "attention_unet_2d",
     spatial_dims=2,
     summary="2D U-Net with attention gates on the skips",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+    size=Size(2_009_510, in_channels=1, num_classes=2),
 )
 class AttentionUNetOptions(UNetOptions):
     """A U-Net whose skips pass additive attention gates; the defaults are the paper's."""

@@ -108,7 +108,8 @@ def test_models_lists_and_describes(capsys):
     assert main(["models", "unet*"]) == 0
     listed = capsys.readouterr().out
     assert listed.splitlines()[0].startswith("unet_2d")
-    assert len(listed.splitlines()) == 2
+    assert len(listed.splitlines()) == 3
+    assert "1,926,466 (1→2)" in listed.splitlines()[0]
     assert main(["models", "unet_3d", "channels=[4, 8]", "--input", "1,16,16,16", "--classes", "3"]) == 0
     told = capsys.readouterr().out
     assert "channels: 4" in told or "channels: [4" in told or "4" in told

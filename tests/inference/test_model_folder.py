@@ -153,3 +153,16 @@ def test_a_missing_member_is_named(make_predictor, tmp_path):
     write_manifest(tmp_path / "model")
     with pytest.raises(ModelError, match=r"member_1\.safetensors: no such file, expected 2 \(members\)"):
         load_model(tmp_path / "model")
+
+
+def test_the_weights_that_a_training_started_from_need_not_be_there(make_predictor, tmp_path):
+    predictor = make_predictor()
+    toy = {"depths": [1, 1, 1, 1], "width_per_group": 4}
+    classes = len(predictor.labels)
+    model = build_model("fcn_resnet_50", in_channels=1, num_classes=classes, **toy)
+    choice = {"name": "fcn_resnet_50", **toy, "weights": "gone/resnet50.pth"}
+    saved = predictor.saved.replace(model=choice, channel_names=predictor.saved.channel_names[:1])
+    save_model(tmp_path / "fcn", model, saved, predictor.labels)
+    loaded, again, _ = load_model(tmp_path / "fcn")
+    assert again.model["weights"] == "gone/resnet50.pth"
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in loaded.state_dict().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from toy_models import toy_options
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +13,16 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def toy():
+    """Factory of tiny models: ``toy("fcn_resnet_50", in_channels=2, num_classes=3, auxiliary=False)``."""
+    from medseg.models import build_model
+
+    def make(name, *, in_channels=2, num_classes=3, seed=0, **options):
+        torch.manual_seed(seed)
+        chosen = toy_options(name) | options
+        return build_model(name, in_channels=in_channels, num_classes=num_classes, **chosen)
+
+    return make

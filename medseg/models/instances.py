@@ -1,0 +1,154 @@
+"""Single objects in an image: what instance models find, and what they are taught.
+
+Boxes are corners in array order, ``(x0, y0, x1, y1)`` in voxels with x along the first spatial axis, half open: the
+box of one voxel at (3, 5) is (3, 5, 4, 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.errors import ModelError, describe
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What an instance model finds in one image, best score first.
+
+    Args:
+        scores: (d) in 0…1.
+        classes: (d) int64, never 0.
+        boxes: (d 4), corners in voxels.
+        masks: (d x y) bool, on the image's grid; masks may overlap.
+    """
+
+    scores: Tensor
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one training image holds, largest object first, behind the regions that are no objects.
+
+    Args:
+        classes: (o) int64.
+        boxes: (o 4) float32, corners in voxels, never empty.
+        masks: (o x y) bool.
+    """
+
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+
+def instance_targets(
+    label: Tensor,
+    instances: Tensor | None = None,
+    *,
+    num_classes: int,
+    limit: int,
+    regions: bool = False,
+) -> list[Targets]:
+    """Return the objects of each image.
+
+    With an instance map, each positive number is one object, and its class is the most frequent foreground class
+    under it. Without one, each connected component of a foreground class (neighbours share an edge or a corner) is
+    one object.
+
+    Args:
+        label: class indices (n 1 x y).
+        instances: None, or an instance map (n 1 x y) of integers on the same grid, 0 where there is no object.
+        num_classes: background counted.
+        limit: the largest objects up to this number are kept.
+        regions: add what belongs to no object, the background among it, as one target per class. Each voxel
+            then lies in a target, unless its object is beyond the limit.
+
+    Raises:
+        ModelError: a label is not a class.
+    """
+    _check(label, num_classes)
+    if instances is None:
+        ids = [_components(one[0]) for one in label.cpu().numpy()]
+    else:
+        ids = list(instances[:, 0].cpu().numpy())
+    return [
+        _targets(one[0], numbers, num_classes, limit, regions, label.device)
+        for one, numbers in zip(label.cpu().numpy(), ids, strict=True)
+    ]
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """The half-open boxes (o 4), float32, of masks (o x y) that are not empty."""
+    corners = []
+    for axis in (2, 1):
+        covered = masks.any(dim=axis).int()
+        low = covered.argmax(dim=1)
+        corners.append((low, covered.shape[1] - covered.flip(1).argmax(dim=1)))
+    (x0, x1), (y0, y1) = corners
+    return torch.stack([x0, y0, x1, y1], dim=1).float()
+
+
+def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
+    """The number of target masks in the batch, at least 1; averaged over the ranks of a distributed training.
+
+    By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
+    """
+    count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count /= torch.distributed.get_world_size()
+    return count.clamp(min=1)
+
+
+def _components(label: np.ndarray) -> np.ndarray:
+    """Number the connected regions of equal foreground class, from 1."""
+    from skimage.measure import label as number_regions
+
+    numbered: np.ndarray = number_regions(label, background=0, connectivity=2)
+    return numbered
+
+
+def _targets(
+    label: np.ndarray,
+    ids: np.ndarray,
+    num_classes: int,
+    limit: int,
+    regions: bool,
+    device: torch.device,
+) -> Targets:
+    """The objects of one image from its label map and instance map, both (x y)."""
+    inside = (ids > 0) & (label > 0)
+    known, number = np.unique(ids[inside], return_inverse=True)
+    table = np.bincount(number * num_classes + label[inside], minlength=len(known) * num_classes)
+    table = table.reshape(len(known), num_classes)
+    kept = np.argsort(-table.sum(axis=1), kind="stable")[:limit]
+    masks = [inside & (ids == known[i]) for i in kept]
+    classes = [int(table[i].argmax()) for i in kept]
+    if regions:
+        rest = ~inside
+        present = [int(value) for value in np.unique(label[rest])][: max(limit - len(masks), 1)]
+        masks = [(label == value) & rest for value in present] + masks
+        classes = (present + classes)[:limit]
+    stacked = torch.from_numpy(np.stack(masks[:limit])) if masks else torch.zeros(0, *label.shape).bool()
+    return Targets(
+        torch.tensor(classes, dtype=torch.int64).to(device), boxes_of(stacked).to(device), stacked.to(device)
+    )
+
+
+def _check(label: Tensor, num_classes: int) -> None:
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high >= num_classes:
+        fix = "Give class indices, or build the model for more classes"
+        expected = f"0 to {num_classes - 1}"
+        raise ModelError(
+            describe("losses", "label values", found=f"{low} to {high}", expected=expected, fix=fix)
+        )

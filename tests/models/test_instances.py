@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from medseg.errors import ModelError
+from medseg.models.instances import average_targets, boxes_of, instance_targets
+
+
+def label_map():
+    label = torch.zeros(1, 1, 8, 9, dtype=torch.long)
+    label[0, 0, 1:4, 2:5] = 1  # 9 voxels
+    label[0, 0, 4, 5] = 1  # touches the corner of the first
+    label[0, 0, 4, 2:4] = 2  # touches the first, but is of another class
+    label[0, 0, 7, 8] = 1
+    return label
+
+
+def test_components_of_each_class_are_objects_with_half_open_boxes():
+    (found,) = instance_targets(label_map(), num_classes=3, limit=9)
+    assert found.classes.tolist() == [1, 2, 1]
+    assert found.boxes.tolist() == [[1, 2, 5, 6], [4, 2, 5, 4], [7, 8, 8, 9]]
+    assert found.masks.sum((1, 2)).tolist() == [10, 2, 1]
+    assert found.masks[1, 4].tolist() == [False, False, True, True, *[False] * 5]
+
+
+def test_an_image_without_objects():
+    (found,) = instance_targets(torch.zeros(1, 1, 8, 9, dtype=torch.long), num_classes=3, limit=9)
+    assert (found.classes.shape, found.boxes.shape, found.masks.shape) == ((0,), (0, 4), (0, 8, 9))
+    assert found.masks.dtype == torch.bool
+    assert found.classes.dtype == torch.int64
+
+
+def test_an_instance_map_goes_before_components():
+    label = label_map()
+    instances = torch.zeros_like(label)
+    instances[0, 0, 1:4, 2:3] = 70
+    instances[0, 0, 1:5, 3:5] = 4  # six voxels of class 1, one of class 2, one of the background
+    (found,) = instance_targets(label, instances, num_classes=3, limit=9)
+    assert found.classes.tolist() == [1, 1]
+    assert found.masks.sum((1, 2)).tolist() == [7, 3]
+    assert found.boxes.tolist() == [[1, 3, 5, 5], [1, 2, 4, 3]]
+
+
+def test_regions_cover_what_no_object_covers():
+    label = label_map()
+    (found,) = instance_targets(label, num_classes=3, limit=9, regions=True)
+    assert found.classes.tolist() == [0, 1, 2, 1]
+    assert (found.masks.sum(dim=0) == 1).all()
+    assert torch.equal(found.masks[0], label[0, 0] == 0)
+    (whole,) = instance_targets(label, torch.zeros_like(label), num_classes=3, limit=9, regions=True)
+    assert whole.classes.tolist() == [0, 1, 2]
+    for k in range(3):
+        assert torch.equal(whole.masks[k], label[0, 0] == k)
+
+
+def test_the_largest_are_kept():
+    (found,) = instance_targets(label_map(), num_classes=3, limit=2)
+    assert found.masks.sum((1, 2)).tolist() == [10, 2]
+    (found,) = instance_targets(label_map(), num_classes=3, limit=2, regions=True)
+    assert found.classes.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("value", "words"), [(3, "found 0 to 3, expected 0 to 2"), (-1, "found -1 to 2")])
+def test_labels_beyond_the_classes_are_refused(value, words):
+    label = label_map()
+    label[0, 0, 0, 0] = value
+    with pytest.raises(ModelError, match=words):
+        instance_targets(label, num_classes=3, limit=9)
+
+
+def test_boxes_touch_the_edges():
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0] = True
+    masks[1, 3, 5] = True
+    assert boxes_of(masks).tolist() == [[0, 0, 4, 6], [3, 5, 4, 6]]
+
+
+def test_the_number_of_targets_is_at_least_one():
+    device = torch.device("cpu")
+    assert average_targets([torch.zeros(0), torch.zeros(0)], device) == 1
+    assert average_targets([torch.zeros(3), torch.zeros(2)], device) == 5
+
+
+RANK = """
+import sys, torch, torch.distributed as dist
+from medseg.models.instances import average_targets
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+print(average_targets([torch.zeros(1 + 4 * rank)], torch.device("cpu")).item())
+dist.destroy_process_group()
+"""
+
+
+def test_the_number_of_targets_is_averaged_over_ranks(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["3.0", "3.0"]
