@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medseg.data.normalize import Scale
 from medseg.resampling import AxisMap, axis_matrix, nearest_index
 
-_PLANES = 16  # prepared at a time
+_PLANES = 16  # slices prepared at a time
 _NEGLIGIBLE = 1e-10  # weights of a cubic spline below it are left out; they fall by 3.7 a voxel
 
 Float32 = NDArray[np.float32]
@@ -68,6 +68,15 @@ class PreparedSlices:
 
         Cheapest in order: source slices that the next call needs again are kept.
         """
+        result = np.empty((self.shape[0], last - first, *self.shape[2:]), np.float32)
+        for low in range(
+            first, last, _PLANES
+        ):  # in pieces, because thin slices are many to each of the target's
+            high = min(low + _PLANES, last)
+            result[:, low - first : high - first] = self._piece(low, high)
+        return result
+
+    def _piece(self, first: int, last: int) -> Float32:
         matrix = self._smooth[2]
         if matrix is None:
             index = self._selects[2]
