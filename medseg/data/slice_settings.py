@@ -80,7 +80,7 @@ class SliceSettings(Config):
         """The window of prediction for a 2-D `patch` that has size 1 across the slices, along `axis`.
 
         Several planes need it as long that way; neighbours need some slices at once, of which the outer ones, whose
-        neighbours lie outside of the window, count next to nothing where windows are blended by a Gaussian.
+        neighbours lie outside of the window, count little where windows are blended by a Gaussian.
         """
         sizes = list(patch)
         if self.planes:
@@ -103,7 +103,7 @@ class SliceSettings(Config):
         lows = [max(level - width / 2, _AIR) for level, width in self.windows]
         highs = [level + width / 2 for level, width in self.windows]
         if channel.method != "ct" or not _holds(channel, min(lows), max(highs)):
-            kept = f"{channel.low:g} to {channel.high:g} HU" if channel.method == "ct" else channel.method
+            kept = f"{channel.low} to {channel.high} HU" if channel.method == "ct" else channel.method
             raise ConfigError(
                 f"slices.channels: windows need {min(lows):g} to {max(highs):g} HU, found intensities normalised by "
                 f"{kept}. Set preprocess.normalize to hounsfield."
@@ -112,6 +112,5 @@ class SliceSettings(Config):
 
 
 def _holds(channel: Normalization, low: float, high: float) -> bool:
-    assert channel.low is not None
-    assert channel.high is not None
-    return channel.low <= low and channel.high >= high
+    """Whether intensities from `low` to `high` come through the channel's clipping; no bound means no clipping."""
+    return (channel.low is None or channel.low <= low) and (channel.high is None or channel.high >= high)

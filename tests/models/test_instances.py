@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from medseg.errors import ModelError
 from medseg.models.instances import average_targets, boxes_of, instance_targets
@@ -88,17 +90,21 @@ def test_the_number_of_targets_is_at_least_one():
 RANK = """
 import sys, torch, torch.distributed as dist
 from medseg.models.instances import average_targets
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-print(average_targets([torch.zeros(1 + 4 * rank)], torch.device("cpu")).item())
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=1, world_size=2)
+print(average_targets([torch.zeros(5)], torch.device("cpu")).item())
 dist.destroy_process_group()
 """
 
 
 def test_the_number_of_targets_is_averaged_over_ranks(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", RANK]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["3.0", "3.0"]
+    """Ranks with 1 and 5 targets, the second in a process of its own."""
+    store = str(tmp_path / "store")
+    command = [sys.executable, "-W", "ignore", "-c", RANK, store]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        wait = timedelta(seconds=90)
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=2, timeout=wait)
+        try:
+            assert average_targets([torch.zeros(1)], torch.device("cpu")) == 3
+        finally:
+            dist.destroy_process_group()
+        assert other.communicate(timeout=90)[0].strip() == "3.0"
