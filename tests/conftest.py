@@ -15,6 +15,8 @@ from medseg.volume import Kind, Volume
 
 # As the command does, before anything loads torch: on a busy machine spinning threads starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core, so one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

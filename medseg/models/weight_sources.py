@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medseg.errors import ModelError, describe, nearest
 from medseg.io.atomic import make_folder, write_bytes
+from medseg.io.torch_files import read_torch_file
 
 TIMM_NAMES = {
     "deit_tiny_patch16_224": "timm/deit_tiny_patch16_224.fb_in1k",
@@ -66,17 +67,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: not readable, not such a file, or it holds no tensors by name.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
+        try:
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        reason = " ".join(str(error).split())[:200]
-        fix = "Copy it again, or convert it to safetensors where it was made"
-        raise ModelError(describe(path, f"not a file of weights ({reason})", fix=fix)) from None
-    state = _unwrap(found)
+        except Exception as error:  # a damaged file raises whatever its bytes lead to
+            reason = " ".join(str(error).split())[:200]
+            fix = "Copy it again"
+            raise ModelError(describe(path, f"not a file of weights ({reason})", fix=fix)) from None
+    state = _unwrap(read_torch_file(path))
     if not state:
         fix = "Save the state dict of the model"
         raise ModelError(describe(path, "no tensors by name in it", fix=fix))
