@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, register
+from medseg.models.catalog import ModelOptions, Size, register
 from medseg.models.unet_fields import Kernel, PerAxis, Probability, Strides, per_axis
 
 if TYPE_CHECKING:
@@ -82,12 +82,14 @@ class _Shared(ModelOptions):
     spatial_dims=3,
     summary="MONAI's 3D UNet, for its weights",
     reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
+    size=Size(4_806_481, in_channels=1, num_classes=2),
 )
 @register(
     "monai_unet_2d",
     spatial_dims=2,
     summary="MONAI's 2D UNet, for its weights",
     reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
+    size=Size(1_625_161, in_channels=1, num_classes=2),
 )
 class MonaiUNetOptions(_Shared):
     """MONAI's residual ``UNet``.
@@ -122,12 +124,14 @@ class MonaiUNetOptions(_Shared):
     spatial_dims=3,
     summary="MONAI's 3D AttentionUnet, for its weights",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+    size=Size(5_909_130, in_channels=1, num_classes=2),
 )
 @register(
     "monai_attention_unet_2d",
     spatial_dims=2,
     summary="MONAI's 2D AttentionUnet, for its weights",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+    size=Size(1_987_434, in_channels=1, num_classes=2),
 )
 class MonaiAttentionUNetOptions(_Shared):
     """MONAI's ``AttentionUnet``: batch norm throughout, gates with batch norm, on every level."""

@@ -147,7 +147,7 @@ def test_an_instance_map_goes_to_a_model_that_learns_from_one():
     assert model.losses(volume, ids.clamp(max=1), ids)["objects"].item() == pytest.approx(10 / 9)
     both = MultiPlane([SliceWise(Learner(), axis=a) for a in (0, 2)])
     assert both.losses(volume, ids.clamp(max=1), ids)["objects"] > 1
-    with pytest.raises(ModelError, match="label shape"):
+    with pytest.raises(ModelError, match="instance map shape"):
         model.losses(volume, ids, ids[..., :3])
 
 
