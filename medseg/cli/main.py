@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -19,6 +21,11 @@ VERBS = (
 MODULES = {"import": "import_model"}  # a verb that no module can be called
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """The system asked the program to end; temporary files are removed on the way out."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # another program wants the same cores a training was measured to take fifteen times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parsed(arguments)
+    previous = _end_on_sigterm()
     try:
         return int(_module(options.verb).run(options))
     except MedsegError as error:
@@ -80,10 +88,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"medseg {options.verb}: {error}", file=sys.stderr)
         return int(getattr(error, "exit_code", EXIT_REFUSED))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"medseg {options.verb}: interrupted; what was finished is kept.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone (medseg models | head); say nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _end_on_sigterm() -> Any:
+    """Let SIGTERM end the program as Ctrl-C does; returns the former handler, None outside the main thread."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, end)

@@ -278,3 +278,30 @@ def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
     assert "phantom_000  " in told
     assert " windows (0 empty), " in told
     assert "1 of 1 cases: " in told
+
+
+def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(60):
+        shutil.copy(workplace / "data" / "imagesTr" / "phantom_000.nii.gz", images / f"{index:02}.nii.gz")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "medseg", "predict", str(workplace / "run" / "model"), str(images)]
+    process = subprocess.Popen([*command, "-o", str(output)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(output.glob("*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "interrupted; what was finished is kept" in told
+    assert "Traceback" not in told
+    names = [path.name for path in output.iterdir()]
+    assert 0 < len(names) < 60
+    assert all(name.endswith(".nii.gz") and not name.startswith(".") for name in names)
+    assert len({medseg.read_labels(path).data.shape for path in output.iterdir()}) == 1
