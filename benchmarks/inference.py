@@ -148,7 +148,7 @@ def _part_many(options: argparse.Namespace) -> dict[str, Any]:
     if options.small is None:
         raise SystemExit("many: give a folder of small images with --small.")
     _, model = _models(
-        options.work, "small", classes=3, features=(32, 64, 128, 256), patch=(40, 56, 40), scheme="zscore"
+        options.work, "small", classes=3, features=(32, 64, 128, 256), patch=(40, 56, 40), scheme="ZScore"
     )
     images = [str(path) for path in sorted(options.small.glob("*.nii.gz"))[:20]]
     folder = options.work / "many"

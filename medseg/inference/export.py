@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,33 +88,61 @@ def export_labels(
 
 @dataclass(frozen=True)
 class _Slice:
-    """Logits `(a, b, k)` of one source slice and the largest class of each voxel."""
+    """One source slice.
+
+    Attributes:
+        logits: `(a, b, k)`.
+        classes: largest class of each voxel, `(a, b)` int16.
+        even: whether a voxel and its upper neighbours along both axes agree on it, `(a, b)`.
+    """
 
     logits: Tensor
     classes: Tensor
+    even: Tensor
     owned: bool = False
 
     @classmethod
     def of(cls, logits: Tensor) -> _Slice:
-        largest, classes = logits.max(-1)
+        largest, index = logits.max(-1)
         check_finite(largest)
-        return cls(logits, classes)
+        classes = index.to(torch.int16)
+        even = torch.ones_like(classes, dtype=torch.bool)
+        even[:-1] &= classes[:-1] == classes[1:]
+        even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
+        even[:-1, :-1] &= classes[:-1, :-1] == classes[1:, 1:]
+        return cls(logits, classes, even)
 
     def kept(self) -> _Slice:
         """The same in its own memory."""
-        return self if self.owned else _Slice(self.logits.clone(), self.classes, owned=True)
+        return self if self.owned else _Slice(self.logits.clone(), self.classes, self.even, owned=True)
 
 
-_TargetSlice = tuple[int, _Slice, _Slice, float, tuple[Between, Between]]
+@dataclass(frozen=True)
+class _Across:
+    """The two axes of a slice, and the place in a source slice of each target voxel's lower corner."""
+
+    a: Between
+    b: Between
+    corner: Tensor
+
+    @classmethod
+    def of(cls, a: Between, b: Between, columns: int) -> _Across:
+        return cls(a, b, a.lower[:, None] * columns + b.lower)
+
+
+_TargetSlice = tuple[int, _Slice, _Slice, float, _Across]
 
 
 def _target_slices(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterator[_TargetSlice]:
     """For each target slice: its number, the source slices around it, the weight of the upper, the other axes."""
     along = axes[0]
     held: dict[int, _Slice] = {}
+    across: _Across | None = None
     received = target = 0
     for block in blocks:
-        across = (axes[1].to(block.device), axes[2].to(block.device))
+        if across is None:
+            a, b = (axis.to(block.device) for axis in axes[1:])
+            across = _Across.of(a, b, block.shape[2])
         for logits in block:
             held[received] = _Slice.of(logits)
             received += 1
@@ -126,55 +155,57 @@ def _target_slices(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterato
         held = {index: item.kept() for index, item in held.items() if index >= first}
 
 
-def _slice_classes(lower: _Slice, upper: _Slice, weight: float, across: Sequence[Between]) -> Tensor:
+def _slice_classes(lower: _Slice, upper: _Slice, weight: float, across: _Across) -> Tensor:
     """Largest class of each voxel of one target slice, `(A, B)` int64."""
-    a, b = across
-    classes = lower.classes[a.lower][:, b.lower]
-    same = torch.ones_like(classes, dtype=torch.bool)
-    for source in (lower, upper) if weight > 0 else (lower,):
-        for i, j in ((a.lower, b.lower), (a.lower, b.upper), (a.upper, b.lower), (a.upper, b.upper)):
-            same &= source.classes[i][:, j] == classes
-    rows, columns = torch.nonzero(~same, as_tuple=True)
+    even = lower.even
+    if weight > 0:
+        even = even & upper.even & (lower.classes == upper.classes)
+    classes = lower.classes.flatten()[across.corner].long()
+    rows, columns = torch.nonzero(~even.flatten()[across.corner], as_tuple=True)
+    plane: Callable[[Tensor], Tensor] | None = None
+    if 4 * len(rows) > even.numel():  # most corners are wanted, many of them more than once
+        dense = _between_slices(lower.logits, upper.logits, weight).flatten(0, 1)
+        plane = partial(dense.index_select, 0)
     for start in range(0, len(rows), _CHUNK):
         i, j = rows[start : start + _CHUNK], columns[start : start + _CHUNK]
-        mixed = _mixed(lower.logits, a, b, i, j)
-        if weight > 0:
-            mixed = _between(mixed, _mixed(upper.logits, a, b, i, j), weight)
-        classes[i, j] = mixed.argmax(-1)
+        at = plane or partial(_corners, lower.logits.flatten(0, 1), upper.logits.flatten(0, 1), weight)
+        classes[i, j] = _mixed(at, across, lower.logits.shape[1], i, j).max(-1).indices
     return classes
 
 
-def _slice_probabilities(
-    lower: _Slice, upper: _Slice, weight: float, across: Sequence[Between]
-) -> NDArray[np.float32]:
+def _corners(lower: Tensor, upper: Tensor, weight: float, index: Tensor) -> Tensor:
+    """Logits `(n, k)` between two slices `(voxels, k)` at some voxels."""
+    low = lower.index_select(0, index)
+    return _between_slices(low, upper.index_select(0, index) if weight > 0 else low, weight)
+
+
+def _slice_probabilities(lower: _Slice, upper: _Slice, weight: float, across: _Across) -> NDArray[np.float32]:
     """Softmax of the interpolated logits of one target slice, `(A, B, k)`."""
-    mixed = _dense(lower.logits, *across)
-    if weight > 0:
-        mixed = _between(mixed, _dense(upper.logits, *across), weight)
+    plane = _between_slices(lower.logits, upper.logits, weight)
+    low, high = (plane.index_select(1, column) for column in (across.b.lower, across.b.upper))
+    rows = _between(low, high, across.b.weight[:, None])
+    low, high = (rows.index_select(0, row) for row in (across.a.lower, across.a.upper))
+    mixed = _between(low, high, across.a.weight[:, None, None])
     found: NDArray[np.float32] = torch.softmax(mixed, -1).cpu().numpy()
     return found
 
 
-def _mixed(logits: Tensor, a: Between, b: Between, i: Tensor, j: Tensor) -> Tensor:
-    """Logits `(n, k)` float32 of a source slice at n target voxels, bilinear."""
-    low, high = (_on_row(logits, row[i], b, j) for row in (a.lower, a.upper))
+def _mixed(at: Callable[[Tensor], Tensor], across: _Across, columns: int, i: Tensor, j: Tensor) -> Tensor:
+    """Logits `(n, k)` at n target voxels, bilinear; `at` gives those at voxels of the source plane."""
+    a, b = across.a, across.b
+    low, high = (
+        _between(at(row[i] * columns + b.lower[j]), at(row[i] * columns + b.upper[j]), b.weight[j, None])
+        for row in (a.lower, a.upper)
+    )
     return _between(low, high, a.weight[i, None])
 
 
-def _on_row(logits: Tensor, row: Tensor, b: Between, j: Tensor) -> Tensor:
-    flat, first = logits.reshape(-1, logits.shape[-1]), row * logits.shape[1]
-    low, high = (flat.index_select(0, first + column[j]).float() for column in (b.lower, b.upper))
-    return _between(low, high, b.weight[j, None])
+def _between_slices(lower: Tensor, upper: Tensor, weight: float) -> Tensor:
+    """Logits between two slices in float32, in memory of their own."""
+    low = lower.to(torch.float32, copy=True)
+    return low if weight == 0 else _between(low, upper.float(), torch.tensor(weight, device=low.device))
 
 
-def _dense(logits: Tensor, a: Between, b: Between) -> Tensor:
-    """Logits `(A, B, k)` float32 of a source slice at all target voxels, bilinear, in the order of `_mixed`."""
-    low, high = (logits.index_select(1, column).float() for column in (b.lower, b.upper))
-    rows = _between(low, high, b.weight[:, None])
-    low, high = (rows.index_select(0, row) for row in (a.lower, a.upper))
-    return _between(low, high, a.weight[:, None, None])
-
-
-def _between(low: Tensor, high: Tensor, weight: Tensor | float) -> Tensor:
-    """``(1 - weight) low + weight high``, in the memory of `low` and `high`."""
-    return low.mul_(1 - weight).add_(high.mul_(weight))
+def _between(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
+    """``(1 - weight) low + weight high``, in the memory of `low`."""
+    return low.mul_(1 - weight).addcmul_(high, weight)

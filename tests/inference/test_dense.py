@@ -46,7 +46,7 @@ def dense_labels(predictor, image):
         mirror_axes=predictor.engine.sliding.mirror_axes,
     ).movedim(0, -1)
     target = label_target(prepared, preprocessing, np.uint16)
-    for axis in (2, 1, 0):
+    for axis in (0, 2, 1):
         logits = interpolated(logits, axis, target.maps[SLAB_FIRST[axis]])
     classes = logits.argmax(-1).numpy()
     target.view.transpose(SLAB_FIRST)[:] = predictor.labels.to_values(classes)
