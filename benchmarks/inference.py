@@ -102,10 +102,10 @@ def _part_file(options: argparse.Namespace) -> dict[str, Any]:
 def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for classes in (25, 117):
-        nnunet, model = _models(
-            options.work, f"tiny{classes}", classes=classes, features=(4, 8, 16), native=True
-        )
         image = _resampled(options, "big", shape=BIG)
+        nnunet, model = _models(
+            options.work, f"tiny{classes}", classes=classes, features=(4, 8, 16), native=image
+        )
         deep = _resampled(options, "deep", shape=(*BIG[:2], 2 * BIG[2]))
         out = options.work / "labels"
         out.mkdir(exist_ok=True)
@@ -122,10 +122,10 @@ def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 def _part_budget(options: argparse.Namespace) -> dict[str, Any]:
     """Five budgets for 117 classes on a 256 x 256 x 224 volume, and what was estimated for each."""
-    _, model = _models(options.work, "tiny117", classes=117, features=(4, 8, 16), native=True)
     image = _resampled(options, "mid", shape=tuple(n // 2 for n in BIG))
+    _, model = _models(options.work, "half117", classes=117, features=(4, 8, 16), native=image)
     found = {}
-    for budget in ("2GB", "2.5GB", "3GB", "4GB", "6GB"):
+    for budget in ("3GB", "3.5GB", "4GB", "5GB", "7GB"):
         settings = {"model": model, "image": image, "precision": "float32", "max_memory": budget}
         found[budget] = {
             **_run("file_medseg", output=options.work / "budget", **settings),
@@ -197,7 +197,7 @@ def _models(
     features: tuple[int, ...],
     patch: tuple[int, ...] = (128, 128, 128),
     scheme: str = "CT",
-    native: bool = False,
+    native: Path | None = None,
 ) -> tuple[Path, Path]:
     """A trained nnU-Net folder with random weights, and the same imported by medseg."""
     sys.path.insert(0, str(ROOT))
@@ -209,10 +209,10 @@ def _models(
         blocks = [2] * len(features)
         net["arch_kwargs"] |= {"n_conv_per_stage": blocks, "n_conv_per_stage_decoder": blocks[1:]}
         spacing = [1.5] * 3
-        if native:  # of `big`: prediction without resampling
+        if native is not None:  # prediction without resampling
             import medseg
 
-            spacing = [float(v) for v in reversed(medseg.read(work / "big.nii.gz").spacing)]
+            spacing = [float(v) for v in reversed(medseg.read(native).spacing)]
         plans = plans_of(
             {"3d_fullres": configuration(list(patch), spacing, net, [f"{scheme}Normalization"], [False])}
         )

@@ -141,8 +141,10 @@ def plan_memory(
         slab = _slab_bytes(shape, replace(sliding, batch_size=batch, sums=sums), widest)
         if gpu is not None and slab < SHARE_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
             return MemoryPlan(bands, batch, sums, gpu, held + OVERHEAD)
-        window = 3 * batch * sliding.classes * math.prod(sliding.window) * 4  # logits, weighted, of a flip
-        peak = held + slab + max(window, network(batch)) + OVERHEAD
+        logits = batch * sliding.classes * math.prod(sliding.window) * 4
+        # Beside what the network takes, its output included: a copy in float32; the sum over flips and one flipped.
+        beside = logits * (reduced + (2 if sliding.mirror_axes else 0))
+        peak = held + slab + max(logits, network(batch)) + beside + OVERHEAD
         if peak <= budget:
             return MemoryPlan(bands, batch, sums, torch.device("cpu"), peak)
         smallest = peak if smallest is None else min(smallest, peak)

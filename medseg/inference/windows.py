@@ -265,7 +265,7 @@ def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
     total = logits / (len(subsets) + 1)  # not in place: a network may hand back its input
     for subset in subsets:
         dims = [axis + 2 for axis in subset]
-        total += network(batch.flip(dims)).float().flip(dims) / (len(subsets) + 1)
+        total.add_(network(batch.flip(dims)).float().flip(dims), alpha=1 / (len(subsets) + 1))
     return total
 
 

@@ -127,7 +127,7 @@ def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
 
 def test_less_memory_means_float16_sums_then_bands_then_smaller_batches():
     plans = []
-    for budget in range(18 * 10**8, 10**9, -(10**7)):
+    for budget in range(20 * 10**8, 10**9, -(10**7)):
         try:
             plans.append(plan(budget, reduced=True))
         except ConfigError:
