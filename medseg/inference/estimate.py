@@ -53,7 +53,7 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
     wanted = [windows_to_predict(job.image, sliding, band.columns) for band in bands]
     batches = sum(-(-count // sliding.batch_size) for count in wanted)
-    seconds = reading + batches * _batch_seconds(predictor, job, sliding)
+    seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
     seconds += _export_seconds(job.axes, len(predictor.labels))
     shape = tuple(job.image.shape[1:])
     return Estimate(
@@ -65,7 +65,7 @@ class _Enough(Exception):
     """Batches were timed."""
 
 
-def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding) -> float:
+def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding, columns: slice) -> float:
     """Seconds from one batch to the next, of the first few."""
     stamps = [time.perf_counter()]
 
@@ -75,7 +75,8 @@ def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding) -> float:
             raise _Enough
 
     try:
-        for _ in window_slices(job.image, predictor.network, sliding, on_window=stamp):
+        blocks = window_slices(job.image, predictor.network, sliding, columns=columns, on_window=stamp)
+        for _ in blocks:
             pass
     except _Enough:
         pass

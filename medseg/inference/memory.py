@@ -19,7 +19,7 @@ from medseg.inference.windows import Sliding
 
 SHARE_OF_FREE = 0.8  # of what is free, when no budget is given
 SHARE_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
-OVERHEAD = 96 << 20  # interpolation, compression, and what the allocator keeps
+OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 _CGROUPS = (  # limit, in use; version 2, then 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
