@@ -17,24 +17,34 @@ from medseg.data.settings import Augmentation
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError
-from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run
+from medseg.experiment.extend import extended
+from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run, save_config
 from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.train.lock import RunLock
-from medseg.train.trainer import Trainer
+from medseg.train.team import Team
+from medseg.train.trainer import FAR, Trainer
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.experiment.config import Experiment, OnCase
 
 
-def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: OnCase | None) -> Trainer:
+def make_trainer(
+    experiment: Experiment, run: Path, *, resume: bool, extend: str | None, on_case: OnCase | None
+) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
     experiment = _with_absolute_paths(experiment)
-    check_run(experiment, run, resume=resume)
-    RunLock(run).check()
-    dataset = find_dataset(experiment, run)
+    team = Team(experiment.train)
+    if team.leads:
+        check_run(experiment, run, resume=resume)
+        RunLock(run).check()
+    if extend is not None:
+        given = experiment
+        experiment = team.shared(lambda: extended(given, run, extend))
+    with team.leader_first():
+        dataset = find_dataset(experiment, run)
     labels = labels_of(experiment, dataset)
     for name in experiment.predict.keep_largest:
         labels.value_of(name)
@@ -45,21 +55,25 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
     )
     torch.manual_seed(experiment.seed)
     model = experiment.model.build(len(dataset.channel_names), len(labels))
-    preprocessing = resolve_preprocessing(experiment, dataset, labels, split)
-    train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
-    held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
-    if not resume:
+    preprocessing = team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
+    with team.leader_first():
+        train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
+        held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
+    if team.leads and not resume:
         open_run(experiment, run, split)
+    if team.leads and extend is not None:
+        save_config(experiment, run)
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
         model,
-        _patches(experiment, train, augmentation),
-        _patches(experiment, held_out, None) if validates else None,
+        _patches(experiment, train, augmentation, team.size),
+        _patches(experiment, held_out, None, team.size) if validates else None,
         settings=experiment.train,
         labels=labels,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
         run=run,
         seed=experiment.seed,
+        team=team,
     )
 
 
@@ -119,16 +133,17 @@ def _prepared(
 
 
 def _patches(
-    experiment: Experiment, cases: list[StoredCase], augmentation: Augmentation | None
+    experiment: Experiment, cases: list[StoredCase], augmentation: Augmentation | None, processes: int
 ) -> PatchDataset:
     """Patches for training, augmented; or for validation, as they are."""
     train, training = experiment.train, augmentation is not None
-    batches = train.steps if training else train.validation_batches
+    batches = (train.steps or FAR) if training else train.validation_batches
+    batch_size = train.batch_size * processes * (train.accumulate if training else 1)
     return PatchDataset(
         cases,
         size=experiment.patch.window(),
-        length=batches * train.batch_size,
-        batch_size=train.batch_size,
+        length=batches * batch_size,
+        batch_size=batch_size,
         seed=experiment.seed,
         stream="train" if training else "validation",
         foreground=train.foreground,
