@@ -38,7 +38,7 @@ def extended(experiment: Experiment, run: Path, more: str) -> Experiment:
 
 def _end(step: int, seconds: float, more: str) -> dict[str, Any]:
     """Steps or budget, the other one None."""
-    if re.fullmatch(r"[1-9]\d*", more):
+    if re.fullmatch(r"[1-9][0-9]*", more):
         return {"steps": step + int(more), "budget": None}
     try:
         return {"steps": None, "budget": f"{seconds + seconds_of(more):.0f}s"}

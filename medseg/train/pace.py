@@ -32,9 +32,21 @@ class Pacer:
     Args:
         settings: with a budget. validates: whether held-out cases are there.
         step, spent: steps done and seconds spent before this process.
+        overhead: as an earlier process left it.
+
+    Attributes:
+        overhead: seconds that the last validation and the last checkpoint took; 0 when not known.
     """
 
-    def __init__(self, settings: TrainSettings, *, validates: bool, step: int, spent: float) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        *,
+        validates: bool,
+        step: int,
+        spent: float,
+        overhead: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         assert settings.budget_seconds is not None
         self._settings, self._validates = settings, validates
         self._budget, self._spent, self._began = settings.budget_seconds, spent, spent
@@ -43,8 +55,7 @@ class Pacer:
         self._warm_by = spent + PATIENCE_FOR_WARM * left
         self._first = step
         self._cold, self._before, self._recent = _Window(), _Window(), _Window()
-        self._validation: float | None = None
-        self._saving = 0.0
+        self.overhead = overhead
 
     def passed(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
         """Note a step; at the time for a plan, the number of steps in all, at least one more.
@@ -56,8 +67,7 @@ class Pacer:
         window = self._cold if step - self._first <= COLD_STEPS else self._recent
         window.add(max(0.0, spent - self._spent - validation - saving))
         self._spent = spent
-        self._validation = validation or self._validation
-        self._saving = saving or self._saving
+        self.overhead = (validation or self.overhead[0], saving or self.overhead[1])
         if not self._plans or spent < self._plans[0] or (window is self._cold and spent < self._warm_by):
             return None
         self._plans = [moment for moment in self._plans if moment > spent]
@@ -69,20 +79,18 @@ class Pacer:
         """Steps that fit into the rest, with their validations and checkpoints and those at the end."""
         settings = self._settings
         windows = (self._before, self._recent) if self._recent.steps else (self._cold,)
-        pace = sum(w.seconds for w in windows) / sum(w.steps for w in windows)
-        pace = max(pace, 1e-6)
-        validation = 0.0
-        if self._validates:
-            guess = FORWARD_SHARE * pace / settings.accumulate * settings.validation_batches
-            validation = guess if self._validation is None else self._validation
-        left = (
-            self._budget - self._spent - validation - 2 * self._saving
-        )  # the last checkpoint, and the model
+        pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
+        validation, saving = self.overhead
+        if not self._validates:
+            validation = 0.0
+        elif not validation:
+            validation = FORWARD_SHARE * pace / settings.accumulate * settings.validation_batches
+        left = self._budget - self._spent - validation - 2 * saving  # the last checkpoint, and the model
 
         def cost(more: int) -> float:
             last = step + more - 1
             validations = last // settings.validate_every - step // settings.validate_every
             saves = last // settings.save_every - step // settings.save_every
-            return more * pace + max(0, validations) * validation + max(0, saves) * self._saving
+            return more * pace + max(0, validations) * validation + max(0, saves) * saving
 
         return bisect_right(range(int(max(0.0, left) / pace) + 2), left, key=cost) - 1

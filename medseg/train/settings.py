@@ -23,7 +23,7 @@ def seconds_of(duration: str) -> float:
     Raises:
         ValueError: the text is no such duration, or it is zero.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", duration)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", duration)
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if seconds <= 0:
         raise ValueError("expected a number with its unit s, m or h, such as 30m")

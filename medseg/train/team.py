@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -108,5 +109,7 @@ def _fabric(accelerator: str, precision: Any, size: int) -> Fabric:
         strategy=DDPStrategy(timeout=WAIT),
         plugins=[TorchElasticEnvironment()],
     )
+    # Of convolutions of one voxel in channels-last memory, whose two layouts are the same numbers in the same order.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     fabric.launch()
     return fabric

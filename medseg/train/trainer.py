@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +38,9 @@ from medseg.train.validation import on_device, validate
 MAX_BAD_STEPS = 3
 FAR = 1_000_000_000  # a step that no training comes to
 # What checkpoints do not hold that were written before there were budgets, averages and several processes.
-_FORMERLY = {
+_FORMERLY: dict[str, Any] = {
     "seconds": 0.0,
+    "overhead": [0.0, 0.0],
     "finished": False,
     "stale": 0,
     "extended": 0,
@@ -111,6 +113,7 @@ class Trainer:
         self.best, self._stale = -math.inf, 0
         self._course = first_leg(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
+        self._overhead = (0.0, 0.0)  # the same when they were last done
         self._resume()
         self._module, self._wrapped_optimizer = self.fabric.setup(model, self._optimizer)
         self._module.mark_forward_method("losses")
@@ -178,6 +181,7 @@ class Trainer:
         )
         self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
         end = pacer.passed(self.step, spent, validation=validation, saving=saving) if pacer else None
+        self._overhead = pacer.overhead if pacer else self._overhead
         if end is not None and not self.finished:
             self._course = self._course.replanned(self.step, end)
         return int(signal) if signal and not self.finished else None
@@ -186,7 +190,11 @@ class Trainer:
         if self.settings.budget is None:
             return None
         return Pacer(
-            self.settings, validates=self._validation is not None, step=self.step, spent=self.seconds
+            self.settings,
+            validates=self._validation is not None,
+            step=self.step,
+            spent=self.seconds,
+            overhead=self._overhead,
         )
 
     @property
@@ -315,7 +323,10 @@ class Trainer:
         weights = self._finite_weights()
         state = {
             "step": self.step,
-            "seconds": time.perf_counter() - self._began,
+            "seconds": began
+            - self._began
+            + self._overhead[1],  # this checkpoint takes as long as the last one
+            "overhead": list(self._overhead),
             "finished": self.finished,
             "best": self.best,
             "stale": self._stale,
@@ -347,6 +358,7 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._overhead = (state["overhead"][0], state["overhead"][1])
         self.best, self._stale = float(state["best"]), int(state["stale"])
         if state["extended"] == len(self.settings.extended):
             self._course = Course(**state["course"]) if state["course"] else self._course
