@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -139,7 +140,10 @@ class Trainer:
             stop = stack.enter_context(StopRequest())
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = _Meter(), 0
-            batches, pacer = self._batches(), self._pacer()
+            batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
+            # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
+            atexit.register(batches.close)
+            stack.callback(atexit.unregister, batches.close)
             while not self.finished:
                 loss = self._train_step(next(batches))
                 bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
@@ -210,7 +214,7 @@ class Trainer:
             save_model(target, self.exported, self.saved.replace(trained_on=trained_on), self.labels)
         return target
 
-    def _batches(self) -> Iterator[list[Sample]]:
+    def _batches(self) -> Generator[list[Sample]]:
         """The batches of each step; the time they take is noted."""
         # How far a budget reaches is known only on the way.
         end = self.settings.steps if self.settings.budget is None else FAR
