@@ -137,7 +137,7 @@ class Trainer:
             if self.team.leads:
                 stack.enter_context(RunLock(self.run))
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
-            stop = stack.enter_context(StopRequest())
+            stop = stack.enter_context(StopRequest(again=self.team.size > 1))
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = _Meter(), 0
             batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
