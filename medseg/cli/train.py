@@ -21,6 +21,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
     parser.add_argument("--run", metavar="FOLDER", help="new run folder; runs/NAME unless told")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run from its last checkpoint")
+    parser.add_argument(
+        "--extend", metavar="MORE", help="with --resume, steps (2000) or time (30m) more for a finished run"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,8 +34,10 @@ def run(options: argparse.Namespace) -> int:
         if options.config or options.data or options.run:
             raise ConfigError("--resume takes the run's own config. Give nothing else with it.")
         folder = Path(options.resume)
-        train(Experiment.load(folder / "config.yaml"), folder, resume=True)
+        train(Experiment.load(folder / "config.yaml"), folder, resume=True, extend=options.extend)
         return 0
+    if options.extend:
+        raise ConfigError("--extend needs the run that gets more. Give it with --resume RUN.")
     if options.config is None:
         raise ConfigError(
             "no experiment given. Give a YAML file, such as configs/phantom/unet_3d.yaml, or --resume."
@@ -43,31 +48,39 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(experiment: Experiment, folder: Path, *, resume: bool) -> None:
-    """Prepare, train, and say where things are; a stop tells how to go on."""
+def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | None = None) -> None:
+    """Prepare, train, and say where things are; a stop tells how to go on. Of several processes one speaks."""
     from tqdm import tqdm
 
-    with tqdm(desc="preparing", unit="case", file=sys.stderr, disable=None) as bar:
+    from medseg.train.launch import is_leader
+
+    # None: a bar where it is seen, not in a file or a pipe.
+    hidden = None if is_leader() else True
+    with tqdm(desc="preparing", unit="case", file=sys.stderr, disable=hidden) as bar:
 
         def on_case(done: int, total: int, case_id: str) -> None:
             bar.total = total
             bar.n = done
             bar.refresh()
 
-        trainer = experiment.trainer(folder, resume=resume, on_case=on_case)
-    print(f"{folder}: {trainer}", flush=True)
+        trainer = experiment.trainer(folder, resume=resume, extend=extend, on_case=on_case)
+    if is_leader():
+        print(f"{folder}: {trainer}", flush=True)
     try:
         with tqdm(
-            total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=None
+            total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=hidden
         ) as bar:
             for report in trainer:
-                bar.update(report.step - bar.n)
-                bar.write(str(report), file=sys.stdout)
-                sys.stdout.flush()
+                if is_leader():
+                    bar.total = report.steps
+                    bar.update(report.step - bar.n)
+                    bar.write(str(report), file=sys.stdout)
+                    sys.stdout.flush()
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        if hasattr(error, "exit_code") and error.exit_code > 3:
+        if hasattr(error, "exit_code") and error.exit_code > 3 and is_leader():
             print(f"resume with: medseg train --resume {shlex.quote(str(folder))}", file=sys.stderr)
         raise
-    print(f"model: {folder / 'model'}")
+    if is_leader():
+        print(f"model: {folder / 'model'}")

@@ -20,24 +20,34 @@ from medseg.data.slice_channels import SliceChannels, slice_channels
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError
-from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run
+from medseg.experiment.extend import extended
+from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run, save_config
 from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.train.lock import RunLock
-from medseg.train.trainer import Trainer
+from medseg.train.team import Team
+from medseg.train.trainer import FAR, Trainer
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.experiment.config import Experiment, OnCase
 
 
-def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: OnCase | None) -> Trainer:
+def make_trainer(
+    experiment: Experiment, run: Path, *, resume: bool, extend: str | None, on_case: OnCase | None
+) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
     experiment = _with_absolute_paths(experiment)
-    check_run(experiment, run, resume=resume)
-    RunLock(run).check()
-    dataset = find_dataset(experiment, run)
+    team = Team(experiment.train)
+    if team.leads:
+        check_run(experiment, run, resume=resume)
+        RunLock(run).check()
+    if extend is not None:
+        given = experiment
+        experiment = team.shared(lambda: extended(given, run, extend))
+    with team.leader_first():
+        dataset = find_dataset(experiment, run)
     labels = labels_of(experiment, dataset)
     for name in experiment.predict.keep_largest:
         labels.value_of(name)
@@ -48,12 +58,15 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
     )
     torch.manual_seed(experiment.seed)
     model = experiment.model.build(experiment.slices.count(len(dataset.channel_names)), len(labels))
-    preprocessing = resolve_preprocessing(experiment, dataset, labels, split)
-    patches = partial(_patches, experiment, *_seen(experiment, preprocessing))
-    train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
-    held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
-    if not resume:
+    preprocessing = team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
+    patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing))
+    with team.leader_first():
+        train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
+        held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
+    if team.leads and not resume:
         open_run(experiment, run, split)
+    if team.leads and extend is not None:
+        save_config(experiment, run)
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
         model,
@@ -64,6 +77,7 @@ def make_trainer(experiment: Experiment, run: Path, *, resume: bool, on_case: On
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
         run=run,
         seed=experiment.seed,
+        team=team,
     )
 
 
@@ -137,6 +151,7 @@ def _seen(
 
 def _patches(
     experiment: Experiment,
+    processes: int,
     channels: SliceChannels | None,
     display: Display | None,
     cases: list[StoredCase],
@@ -144,12 +159,13 @@ def _patches(
 ) -> PatchDataset:
     """Patches for training, augmented; or for validation, as they are."""
     train, training = experiment.train, augmentation is not None
-    batches = train.steps if training else train.validation_batches
+    batches = (train.steps or FAR) if training else train.validation_batches
+    batch_size = train.batch_size * processes * (train.accumulate if training else 1)
     return PatchDataset(
         cases,
         size=experiment.patch.window(),
-        length=batches * train.batch_size,
-        batch_size=train.batch_size,
+        length=batches * batch_size,
+        batch_size=batch_size,
         seed=experiment.seed,
         stream="train" if training else "validation",
         foreground=train.foreground,

@@ -112,17 +112,28 @@ class Experiment(Config):
             )
         return self
 
-    def trainer(self, run: str | Path, *, resume: bool = False, on_case: OnCase | None = None) -> Trainer:
+    def trainer(
+        self,
+        run: str | Path,
+        *,
+        resume: bool = False,
+        extend: str | None = None,
+        on_case: OnCase | None = None,
+    ) -> Trainer:
         """Prepare the data and return the trainer; iterate over it to train.
 
         Args:
             run: folder to write; must be new unless `resume`.
             resume: go on from the last checkpoint of a run with this very config.
+            extend: with `resume`, steps (``"2000"``) or time (``"30m"``) that a finished run gets on top.
             on_case: called with (done, in all, case id) as cases are prepared.
 
         Raises:
-            ConfigError: the folder holds another run. DataError: the dataset cannot be used.
+            ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
+            DataError: the dataset cannot be used.
         """
         from medseg.experiment.compose import make_trainer
 
-        return make_trainer(self, Path(run), resume=resume, on_case=on_case)
+        if extend is not None and not resume:
+            raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
+        return make_trainer(self, Path(run), resume=resume, extend=extend, on_case=on_case)

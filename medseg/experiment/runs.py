@@ -37,7 +37,7 @@ def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
     if resume:
         if not config.is_file():
             raise ConfigError(f"{run}: found no run to resume. Start it without resume.")
-        if config.read_text(encoding="utf-8") != experiment.to_yaml():
+        if Experiment.load(config) != experiment:
             raise ConfigError(
                 f"{config}: differs from the given experiment, expected the same. Resume with the run's own config."
             )
@@ -52,6 +52,11 @@ def open_run(experiment: Experiment, run: Path, split: Split) -> None:
     """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed."""
     write_text(run / "environment.json", json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
     write_splits([split], run / "splits.json")
+    save_config(experiment, run)
+
+
+def save_config(experiment: Experiment, run: Path) -> None:
+    """Write the ``config.yaml`` of a run."""
     write_text(run / "config.yaml", experiment.to_yaml())
 
 

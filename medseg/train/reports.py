@@ -20,23 +20,25 @@ class Report:
     """Figures since the last report.
 
     Attributes:
-        step, steps: done, and in all.
+        step, steps: done, and in all; None before a budget has its first plan.
         loss: mean training loss.
         lr: learning rate of the last step.
         seconds_per_step: wall time, data included.
-        samples_per_second: patches trained on.
+        samples_per_second: patches trained on, by all processes together.
         stall: share of the time spent waiting for data.
         val_dice: label name → Dice summed over all held-out patches; empty when not validated.
+        seconds: of training in all, with validations and checkpoints and the time before an interruption.
     """
 
     step: int
-    steps: int
+    steps: int | None
     loss: float
     lr: float
     seconds_per_step: float
     samples_per_second: float
     stall: float
     val_dice: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def mean_dice(self) -> float | None:
@@ -46,7 +48,7 @@ class Report:
 
     def __str__(self) -> str:
         text = (
-            f"step {self.step}/{self.steps}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
+            f"step {self.step}/{self.steps or '?'}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
             f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.stall:.0%}"
         )
         if self.mean_dice is not None:
@@ -61,9 +63,13 @@ class ReportLog:
     Args:
         run: run folder.
         resume_step: reports after this step are dropped, because they will be made again.
+        silent: write nothing, as all but one of several processes do.
     """
 
-    def __init__(self, run: Path, resume_step: int) -> None:
+    def __init__(self, run: Path, resume_step: int, *, silent: bool = False) -> None:
+        self.silent = silent
+        if silent:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / "metrics.jsonl"
@@ -74,6 +80,8 @@ class ReportLog:
 
     def add(self, report: Report) -> None:
         """Append one report; NaN becomes null."""
+        if self.silent:
+            return
         row = {k: v for k, v in asdict(report).items() if k != "val_dice" or v}
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
@@ -83,6 +91,7 @@ class ReportLog:
         board.add_scalar("train/loss", report.loss, step)
         board.add_scalar("train/lr", report.lr, step)
         board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
+        board.add_scalar("time/samples_per_second", report.samples_per_second, step)
         board.add_scalar("time/stall", report.stall, step)
         for name, value in report.val_dice.items():
             board.add_scalar(f"validation/dice_{name}", value, step)
@@ -91,10 +100,13 @@ class ReportLog:
 
     def add_picture(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
         """Add a picture `(H, W, 3)`."""
-        self._board.add_image(name, rgb, step, dataformats="HWC")
+        if not self.silent:
+            self._board.add_image(name, rgb, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush both files."""
+        if self.silent:
+            return
         self._file.close()
         self._board.close()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from medseg.config import Config
 
@@ -12,6 +13,29 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 # The names of `medseg.losses.LOSSES`, which imports torch; a test compares the two.
 LossName = Literal["dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky"]
+DEFAULT_STEPS = 1000
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a duration such as ``90s``, ``30m`` or ``1.5h``.
+
+    Raises:
+        ValueError: the text is no such duration, or it is zero.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", duration)
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ValueError("expected a number with its unit s, m or h, such as 30m")
+    return seconds
+
+
+def _checked_duration(value: Any) -> Any:
+    seconds_of(str(value))
+    return value
+
+
+Duration = Annotated[str, BeforeValidator(_checked_duration)]
 
 
 class OptimizerSettings(Config):
@@ -22,8 +46,10 @@ class OptimizerSettings(Config):
         lr: learning rate at the start.
         momentum: of SGD.
         weight_decay: on all parameters.
-        schedule: ``poly`` is (1 − step/steps)^0.9, nnU-Net's; ``cosine`` falls to 0; ``constant`` stays.
+        schedule: ``poly`` is (1 − step/steps)^0.9, nnU-Net's; ``cosine`` falls to 0; ``constant`` stays; ``wsd``
+            (warm-up, stable, decay) stays and then falls to 0 over the last `decay_share` of the steps.
         warmup_steps: steps over which the rate rises linearly from near 0.
+        decay_share: of ``wsd``.
         clip_norm: largest norm of all gradients together.
     """
 
@@ -31,8 +57,9 @@ class OptimizerSettings(Config):
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     weight_decay: float = Field(3e-5, ge=0)
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "constant", "wsd"] = "poly"
     warmup_steps: Count = 0
+    decay_share: float = Field(0.2, gt=0, le=1)
     clip_norm: float = Field(12.0, gt=0)
 
 
@@ -40,19 +67,30 @@ class TrainSettings(Config):
     """How long, on what, and with which loss.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch_size: patches a step.
+        steps: optimiser steps in all; 1000 where there is no budget either.
+        budget: time of the training loop with its validations and checkpoints, such as ``30m``; the number of steps is
+            planned from the measured speed. With `steps` given too, the earlier end counts.
+        extended: steps at which ``medseg train --extend`` went on with the finished run.
+        batch_size: patches at once, on each process.
+        accumulate: batches whose gradients make one step together, as one large batch would.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and exported; null
+            for the weights themselves.
         loss: a name of `medseg.losses.LOSSES`. batch_dice: sum overlaps over the batch first.
         foreground: share of patches centred on foreground.
         precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
         workers: processes that cut and augment patches; 0 does it in the main one.
         report_every, validate_every, save_every: in steps.
         validation_batches: batches of held-out patches a validation; 0 switches validation off.
+        patience: validations without a better mean Dice after which training ends; null to go on to the end.
         deterministic: only reproducible operations on CUDA (CPU training always is).
     """
 
-    steps: Positive = 1000
+    steps: Positive | None = None
+    budget: Duration | None = None
+    extended: tuple[Positive, ...] = ()
     batch_size: Positive = 2
+    accumulate: Positive = 1
+    ema: float | None = Field(None, gt=0, lt=1)
     loss: LossName = "dice_ce"
     batch_dice: bool = False
     foreground: float = Field(0.33, ge=0, le=1)
@@ -62,5 +100,26 @@ class TrainSettings(Config):
     report_every: Positive = 25
     validate_every: Positive = 250
     validation_batches: Count = 8
+    patience: Positive | None = None
     save_every: Positive = 250
     deterministic: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_end(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("steps") is None and values.get("budget") is None:
+            return {**values, "steps": DEFAULT_STEPS}
+        return values
+
+    @model_validator(mode="after")
+    def _validated(self) -> TrainSettings:
+        if self.patience is not None and not self.validation_batches:
+            raise ValueError(
+                "patience: found no validation to watch (validation_batches is 0). Set one of the two otherwise"
+            )
+        return self
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds, or None."""
+        return None if self.budget is None else seconds_of(self.budget)

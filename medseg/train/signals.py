@@ -29,11 +29,16 @@ class Interrupted(MedsegError):
 class StopRequest:
     """Context in which the first stop signal is only noted; the second acts at once.
 
+    Args:
+        again: only note further signals too, because torchrun passes on to each process what a scheduler or Ctrl-C
+            has sent to all of them already.
+
     Attributes:
         received: number of the signal, or None. Outside the main thread signals are left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, again: bool = False) -> None:
+        self.again = again
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -50,7 +55,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if not self.again:
+            self._restore()
 
     def _restore(self) -> None:
         while self._previous:

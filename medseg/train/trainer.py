@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import atexit
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from medseg.data.patches import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.inference.model_folder import load_weights, save_model
-from medseg.inference.precision import resolve_precision, to_channels_last
+from medseg.inference.precision import to_channels_last
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.losses import build_loss
 from medseg.models.base import Model
+from medseg.train.average import Average
+from medseg.train.batches import Batches, load_batches
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from medseg.train.course import Course, first_leg, next_leg
 from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
-from medseg.train.pictures import validation_picture
+from medseg.train.pace import Pacer
 from medseg.train.reports import Report, ReportLog
 from medseg.train.settings import TrainSettings
-from medseg.train.signals import SIGNALS, Interrupted, StopRequest
+from medseg.train.signals import Interrupted, StopRequest
+from medseg.train.team import Team
+from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3
-_FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+FAR = 1_000_000_000  # a step that no training comes to
+# What checkpoints do not hold that were written before there were budgets, averages and several processes.
+_FORMERLY: dict[str, Any] = {
+    "seconds": 0.0,
+    "overhead": [0.0, 0.0],
+    "finished": False,
+    "stale": 0,
+    "extended": 0,
+    "processes": 1,
+    "course": None,
+    "average": None,
+}
 
 
 class Diverged(MedsegError):
@@ -60,12 +75,17 @@ class Trainer:
 
     Args:
         model: model with fresh weights.
-        train, validation: patches; the length of `train` is ``steps * batch_size``.
+        train, validation: patches; their `batch_size` is that of all processes and accumulated batches together.
         settings: of training.
         labels: for the names in reports.
         saved: contents of the model folder that is written at the end.
         run: run folder.
         seed: of dropout; each step has its own generator.
+        team: the processes that train together; made of the settings unless given.
+
+    Attributes:
+        step: steps done. seconds: spent on them. best: mean Dice of the best validation.
+        finished: whether nothing is left to do but to export the model.
     """
 
     def __init__(
@@ -79,46 +99,70 @@ class Trainer:
         saved: SavedModel,
         run: Path,
         seed: int,
+        team: Team | None = None,
     ) -> None:
         self.settings, self.labels, self.saved, self.run, self.seed = settings, labels, saved, run, seed
         self._train, self._validation = train, validation
-        self.fabric, self._precision = _fabric(settings)
+        self.team = team or Team(settings)
+        self.fabric = self.team.fabric
         model.criterion = build_loss(settings.loss, batch_dice=settings.batch_dice)
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
         self.model = to_channels_last(model.to(self.fabric.device), model.spatial_dims)
+        self._average = Average(self.model, settings.ema) if settings.ema is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer)
-        self.step = 0
-        self.best = -math.inf
+        self.step, self.seconds, self.finished = 0, 0.0, False
+        self.best, self._stale = -math.inf, 0
+        self._course = first_leg(settings)
+        self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
+        self._overhead = (0.0, 0.0)  # the same when they were last done
         self._resume()
         self._module, self._wrapped_optimizer = self.fabric.setup(model, self._optimizer)
         self._module.mark_forward_method("losses")
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps in all."""
-        return self.settings.steps
+    def steps(self) -> int | None:
+        """Optimiser steps in all; None before a budget has its first plan."""
+        return self._course.end
+
+    @property
+    def _goal(self) -> str:
+        """The end in words: steps, or the budget, of which the steps are planned on the way."""
+        budget = self.settings.budget
+        if budget is None:
+            return str(self.steps)
+        return f"{budget} (about {self.steps} steps)" if self.steps else budget
 
     def __iter__(self) -> Iterator[Report]:
-        with RunLock(self.run), closing(ReportLog(self.run, self.step)) as log, StopRequest() as stop:
+        with ExitStack() as stack:
+            if self.team.leads:
+                stack.enter_context(RunLock(self.run))
+            log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
+            stop = stack.enter_context(StopRequest(again=self.team.size > 1))
+            self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = _Meter(), 0
-            for batch in self._timed(self._loader()):
-                loss = self._train_step(batch)
+            batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
+            # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
+            atexit.register(batches.close)
+            stack.callback(atexit.unregister, batches.close)
+            while not self.finished:
+                loss = self._train_step(next(batches))
                 bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
                 if bad_steps >= MAX_BAD_STEPS:
                     raise Diverged(self._divergence(f"loss: found {loss} in {bad_steps} steps in a row"))
                 self.step += 1
                 self._meter.losses.append(loss)
                 last = self.step == self.steps
-                report = self._report(log) if self._reports_now(last) else None
+                report = self._report(log, last) if self._reports_now(last) else None
+                self.finished = last or self._out_of_patience
                 # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
-                stopped_by = None if last else stop.received
-                if self._due(self.settings.save_every) or last or stopped_by is not None:
+                stopped_by = self._boundary(stop, pacer)
+                if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save()
                 if report is not None:
                     yield report
                     self._meter = _Meter()
                 if stopped_by is not None:
-                    raise Interrupted(f"stopped at step {self.step} of {self.steps}, state saved", stopped_by)
+                    raise Interrupted(f"stopped at step {self.step} of {self._goal}, state saved", stopped_by)
             self.export()
 
     def _due(self, every: int) -> bool:
@@ -127,49 +171,75 @@ class Trainer:
     def _reports_now(self, last: bool) -> bool:
         return last or self._due(self.settings.report_every) or self._due(self.settings.validate_every)
 
+    @property
+    def _out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self._stale >= self.settings.patience
+
+    def _boundary(self, stop: StopRequest, pacer: Pacer | None) -> int | None:
+        """Between two steps: all processes agree on the time, and on a signal, which is returned."""
+        signal, spent, validation, saving = self.team.largest(
+            stop.received or 0,
+            time.perf_counter() - self._began,
+            self._spans["validation"],
+            self._spans["saving"],
+        )
+        self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
+        end = pacer.passed(self.step, spent, validation=validation, saving=saving) if pacer else None
+        self._overhead = pacer.overhead if pacer else self._overhead
+        if end is not None and not self.finished:
+            self._course = self._course.replanned(self.step, end)
+        return int(signal) if signal and not self.finished else None
+
+    def _pacer(self) -> Pacer | None:
+        if self.settings.budget is None:
+            return None
+        return Pacer(
+            self.settings,
+            validates=self._validation is not None,
+            step=self.step,
+            spent=self.seconds,
+            overhead=self._overhead,
+        )
+
+    @property
+    def exported(self) -> Model:
+        """The model whose weights are validated and exported: the moving average, if there is one."""
+        return self.model if self._average is None else self._average.model
+
     def export(self, folder: Path | None = None) -> Path:
         """Write the present weights as a model folder; ``RUN/model`` unless told."""
         target = folder or self.run / "model"
-        save_model(target, self.model, self.saved, self.labels)
+        if self.team.leads:
+            trained_on = {**self.saved.trained_on, "steps": self.step}
+            save_model(target, self.exported, self.saved.replace(trained_on=trained_on), self.labels)
         return target
 
-    def _loader(self) -> DataLoader[Sample]:
-        batch = self.settings.batch_size
-        return DataLoader(
-            self._train,
-            batch_size=batch,
-            sampler=range(self.step * batch, self.steps * batch),
-            num_workers=self.settings.workers,
-            persistent_workers=False,
-            # The loader draws a base seed: from its own generator, so that no other draw is moved.
-            generator=torch.Generator().manual_seed(0),
-            worker_init_fn=_init_worker,
+    def _batches(self) -> Generator[list[Sample]]:
+        """The batches of each step; the time they take is noted."""
+        # How far a budget reaches is known only on the way.
+        end = self.settings.steps if self.settings.budget is None else FAR
+        steps = range(self.step, end or FAR)
+        parts = Batches(
+            steps, self.settings.batch_size, self.settings.accumulate, self.team.rank, self.team.size
         )
-
-    def _timed(self, loader: DataLoader[Sample]) -> Iterator[Sample]:
-        batches = iter(loader)
+        batches = iter(load_batches(self._train, parts, self.settings.workers))
         while True:
             began = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
+            together = list(islice(batches, self.settings.accumulate))
             self._meter.waited += time.perf_counter() - began
-            yield batch
+            yield together
 
-    def _train_step(self, batch: Sample) -> float:
+    def _train_step(self, batches: list[Sample]) -> float:
         """One update, and its loss; a loss or gradients that are not finite leave the weights as they are."""
-        torch.manual_seed(self.seed * 1_000_003 + self.step)
-        rate = learning_rate(self.settings.optimizer, self.step, self.steps)
+        rate = learning_rate(self.settings.optimizer, self.step, self._course)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._module.train()
-        image, label = self._on_device(batch)
         self._wrapped_optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack(list(self._module.losses(image, label).values())).sum()
-        value = float(loss.detach())
+        losses = [self._gradients(number, batch, len(batches)) for number, batch in enumerate(batches)]
+        value = sum(losses) / len(losses)
         if not math.isfinite(value):
             return value
-        self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
             self._module,
             self._wrapped_optimizer,
@@ -180,58 +250,69 @@ class Trainer:
         if self.settings.precision != "float16" and norm is not None and not math.isfinite(float(norm)):
             return math.nan
         self._wrapped_optimizer.step()
+        if self._average is not None:
+            self._average.update(self.model, self.step)
         return value
 
-    def _on_device(self, batch: Sample) -> tuple[Tensor, Tensor]:
-        layout: Any = torch.channels_last if self.model.spatial_dims == 2 else torch.channels_last_3d
-        image = batch["image"].to(self.fabric.device).contiguous(memory_format=layout)
-        return image, batch["label"].to(self.fabric.device)
+    def _gradients(self, number: int, batch: Sample, of: int) -> float:
+        """Add the gradients of one batch of a step; its loss, not finite on all processes if so on one."""
+        part = number * self.team.size + self.team.rank
+        torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
+        image, label = on_device(batch["image"], self.team), batch["label"].to(self.fabric.device)
+        with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
+            loss = torch.stack(list(self._module.losses(image, label).values())).sum()
+            value = float(loss.detach())
+            if self.team.size > 1:
+                mean, bad = self._together(value)
+                value = math.nan if bad else mean
+            if math.isfinite(value):
+                self.fabric.backward(loss / of if of > 1 else loss)
+        return value
 
-    @torch.no_grad()
-    def _validate(self, log: ReportLog) -> dict[str, float]:
-        """Dice of each foreground label over all held-out patches together; a picture of the first batch."""
-        assert self._validation is not None
-        self._module.eval()
-        classes = len(self.labels)
-        confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        loader = DataLoader(
-            self._validation, batch_size=self.settings.batch_size, generator=torch.Generator()
-        )
-        for number, batch in enumerate(loader):
-            image, label = self._on_device(batch)
-            predicted = self._module(image).argmax(1, keepdim=True)
-            pairs = label.flatten() * classes + predicted.flatten()
-            confusion += torch.bincount(pairs, minlength=classes * classes).view(classes, classes).cpu()
-            if number == 0:
-                picture = validation_picture(batch["image"], batch["label"], predicted.cpu(), self.labels)
-                log.add_picture("validation/image_reference_prediction", picture, self.step)
-        overlap = confusion.diagonal().double()
-        dice = 2 * overlap / (confusion.sum(0) + confusion.sum(1)).double()
-        return {label.name: float(dice[index]) for index, label in enumerate(self.labels) if index > 0}
+    def _together(self, loss: float) -> tuple[float, bool]:
+        """Mean loss of all processes, and whether one of them is not finite."""
+        finite = math.isfinite(loss)
+        numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
+        total, bad = self.team.summed(numbers).tolist()
+        return total / self.team.size, bad > 0
 
-    def _report(self, log: ReportLog) -> Report:
+    def _report(self, log: ReportLog, last: bool) -> Report:
         """Close the meter into a report and log it; validate when it is time."""
-        meter = self._meter
-        last = self.step == self.steps
-        validate = self._validation is not None and (last or self._due(self.settings.validate_every))
-        seconds = max(time.perf_counter() - meter.began, 1e-9)
+        meter, settings = self._meter, self.settings
+        now = time.perf_counter()
+        seconds = max(now - meter.began, 1e-9)
         finite = [loss for loss in meter.losses if math.isfinite(loss)]
+        batch = settings.batch_size * settings.accumulate * self.team.size
+        validates = self._validation is not None and (last or self._due(settings.validate_every))
         report = Report(
             step=self.step,
             steps=self.steps,
             loss=sum(finite) / len(finite) if finite else math.nan,
             lr=self._optimizer.param_groups[0]["lr"],
             seconds_per_step=seconds / len(meter.losses),
-            samples_per_second=len(meter.losses) * self.settings.batch_size / seconds,
+            samples_per_second=len(meter.losses) * batch / seconds,
             stall=meter.waited / seconds,
-            val_dice=self._validate(log) if validate else {},
+            val_dice=self._validate(log) if validates else {},
+            seconds=time.perf_counter() - self._began,
         )
-        if report.mean_dice is not None and report.mean_dice > self.best:
-            self.best = report.mean_dice
+        log.add(report)
+        self._spans["validation"] = time.perf_counter() - now
+        return report
+
+    def _validate(self, log: ReportLog) -> dict[str, float]:
+        """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
+        assert self._validation is not None
+        dice = validate(
+            self.exported, self._validation, self.labels, self.settings.batch_size, self.team, log, self.step
+        )
+        known = [value for value in dice.values() if not math.isnan(value)]
+        mean = sum(known) / len(known) if known else -math.inf
+        self._stale += 1
+        if mean > self.best:
+            self.best, self._stale = mean, 0
             self._finite_weights()
             self.export(self.run / "best")
-        log.add(report)
-        return report
+        return dice
 
     def _finite_weights(self) -> dict[str, Tensor]:
         """The state dict, or `Diverged` for weights that are not finite, of which no step recovers."""
@@ -242,25 +323,52 @@ class Trainer:
 
     def _save(self) -> None:
         """Save weights and state; the newest two are kept."""
+        began = time.perf_counter()
         weights = self._finite_weights()
         state = {
             "step": self.step,
+            "seconds": began
+            - self._began
+            + self._overhead[1],  # this checkpoint takes as long as the last one
+            "overhead": list(self._overhead),
+            "finished": self.finished,
             "best": self.best,
+            "stale": self._stale,
             "seed": self.seed,
+            "course": asdict(self._course),
+            "extended": len(self.settings.extended),
+            "processes": self.team.size,
             "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.model.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),  # float16: the scale of the gradients
         }
-        save_checkpoint(self.run / "last", self.step, weights, state)
+        if self.team.leads:
+            save_checkpoint(self.run / "last", self.step, weights, state)
+        self._spans["saving"] = time.perf_counter() - began
 
     def _resume(self) -> None:
         found = load_checkpoint(self.run / "last")
         if found is None:
             return
-        weights, state = found
+        weights, state = found[0], _FORMERLY | found[1]
+        if state["processes"] != self.team.size:
+            raise ConfigError(
+                f"{self.run}: found a training of {state['processes']} processes, expected {self.team.size} as "
+                "started now, because a step takes a batch from each. Start as many with torchrun."
+            )
         load_weights(self.model, weights, self.run / "last")
+        if self._average is not None:
+            load_weights(self._average.model, state["average"], self.run / "last")
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.step, self.best = int(state["step"]), float(state["best"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._overhead = (state["overhead"][0], state["overhead"][1])
+        self.best, self._stale = float(state["best"]), int(state["stale"])
+        if state["extended"] == len(self.settings.extended):
+            self._course = Course(**state["course"]) if state["course"] else self._course
+            self.finished = bool(state["finished"]) or self.step == self.steps
+        else:
+            self._course, self._stale = next_leg(self.settings, self.step, self.seconds), 0
 
     def _divergence(self, found: str) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
@@ -272,35 +380,10 @@ class Trainer:
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
         held_out = f", {len(self._validation.cases)} held out" if self._validation is not None else ""
+        settings, parts = self.settings, self.settings.accumulate * self.team.size
+        batch = f"batch {settings.batch_size}" + (f" x {parts}" if parts > 1 else "")
         return (
-            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self.steps}, "
-            f"batch {self.settings.batch_size}, {self._precision} on {self.fabric.device}, "
+            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._goal}, "
+            f"{batch}, {self.team.precision} on {self.fabric.device}, "
             f"{len(self._train.cases)} cases{held_out})"
         )
-
-
-def _fabric(settings: TrainSettings) -> tuple[Fabric, str]:
-    """Fabric for the best device, and the name of its arithmetic."""
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = resolve_precision(settings.precision, torch.device(accelerator))
-    if dtype is torch.float16 and accelerator == "cpu":
-        raise ConfigError(
-            "train.precision: found float16 on a processor, expected float32 or bfloat16, because its small "
-            "gradients need a CUDA device. Choose auto."
-        )
-    if settings.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    precision: Any = _FABRIC_PRECISION[dtype]
-    name = str(dtype).removeprefix("torch.")
-    return Fabric(accelerator=accelerator, devices=1, precision=precision), name
-
-
-def _init_worker(number: int) -> None:
-    """Workers cut patches on one thread each, and leave stop signals to the main process.
-
-    Schedulers signal the whole process group: a worker that died of it would end the loop before it can save.
-    """
-    torch.set_num_threads(1)
-    for received in SIGNALS:
-        signal.signal(received, signal.SIG_IGN)

@@ -33,7 +33,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_experiment(workplace: Path) -> MakeExperiment:
     """Factory of toy experiments: ``make_experiment("train.steps=3")``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,15 +21,40 @@ from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reports import read_metrics
 from medseg.train.signals import SIGNALS, Interrupted
 
-KILLED_AFTER = 5
-CHILD = f"""
+# One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.
+CHILDREN = """
 import os, signal, sys, torch
 from medseg.experiment import Experiment
+from medseg.train.trainer import Trainer
 torch.set_num_threads(1)
-for report in Experiment.load(sys.argv[1]).trainer(sys.argv[2]):
-    if report.step == {KILLED_AFTER}:
-        os.kill(os.getpid(), signal.SIGKILL)
+plain, children = Trainer._train_step, []
+for config, run, killed_after in zip(*[iter(sys.argv[1:])] * 3):
+    child = os.fork()
+    if child == 0:
+        def step(self, batches):
+            loss = plain(self, batches)
+            if self.step == int(killed_after):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return loss
+        Trainer._train_step = step
+        list(Experiment.load(config).trainer(run))
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
+RECIPES = {
+    "plain": ("train.workers=0",),
+    "workers": ("train.workers=2",),
+    "recipe": ("train.workers=0", "train.ema=0.9", "train.accumulate=2", "train.batch_size=1"),
+    "recipe_workers": (
+        "train.workers=2",
+        "train.ema=0.9",
+        "train.accumulate=2",
+        "train.optimizer.warmup_steps=3",
+    ),
+    "average_of_batch_norm": ("model.norm=batch", "train.ema=0.9", "train.optimizer.name=adamw"),
+}
 
 
 def weights_of(run: Path) -> str:
@@ -46,32 +72,48 @@ def check_rows(run: Path, steps: int) -> None:
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_and_resumed_is_bit_equal(make_experiment, workplace, tmp_path, workers):
-    experiment = make_experiment(f"train.workers={workers}")
-    whole, killed = workplace / f"whole_{workers}", workplace / f"killed_{workers}"
-    expected = train(experiment, whole)
-    config = tmp_path / "toy.yaml"
-    config.write_text(experiment.to_yaml())
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(config), str(killed)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert (killed / "lock").is_file()  # of a dead process, so it does not stop the next
-    assert not (killed / "model").exists()
-    assert sorted(p.name for p in (killed / "last").glob("step-*")) == ["step-0000002", "step-0000004"]
-    assert train(load_run(killed), killed, resume=True) == expected
-    check_rows(killed, 8)
-    assert not (killed / "lock").exists()
-    both = [read_metrics(run / "metrics.jsonl") for run in (whole, killed)]
+@pytest.fixture(scope="module")
+def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
+    """Runs of `RECIPES` that were killed, each in another step."""
+    folder = tmp_path_factory.mktemp("configs")
+    arguments: list[str] = []
+    runs = {name: workplace / f"killed_{name}" for name in RECIPES}
+    for number, (name, options) in enumerate(RECIPES.items()):
+        config = folder / f"{name}.yaml"
+        config.write_text(make_experiment(*options).to_yaml())
+        arguments += [str(config), str(runs[name]), str(7 - number)]
+    told = folder / "told"
+    with told.open("w") as file:  # not a pipe, which the workers that were left behind would hold open
+        child = subprocess.run(
+            [sys.executable, "-c", CHILDREN, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+            check=False,
+            timeout=120,
+        )
+    assert child.returncode == 0, told.read_text()
+    return runs
+
+
+@pytest.mark.parametrize(("number", "name"), enumerate(RECIPES))
+def test_killed_and_resumed_is_bit_equal(make_experiment, workplace, killed, number, name):
+    whole, run = workplace / f"whole_{name}", killed[name]
+    expected = train(make_experiment(*RECIPES[name]), whole)
+    assert (run / "lock").is_file()  # of a dead process, so it does not stop the next
+    assert not (run / "model").exists()
+    reached = 7 - number
+    saved = [step for step in (2, 4, 6) if step <= reached][-2:]
+    assert sorted(p.name for p in (run / "last").glob("step-*")) == [f"step-{step:07d}" for step in saved]
+    assert train(load_run(run), run, resume=True) == expected
+    check_rows(run, 8)
+    assert not (run / "lock").exists()
+    both = [read_metrics(folder / "metrics.jsonl") for folder in (whole, run)]
     for one, other in zip(*both, strict=True):
         assert {k: one[k] for k in ("loss", "lr")} == {k: other[k] for k in ("loss", "lr")}
         assert one.get("val_dice") == other.get("val_dice")
+    best = [(folder / "best" / "model.safetensors").read_bytes() for folder in (whole, run)]
+    assert best[0] == best[1]
 
 
 def test_workers_do_not_change_the_weights(make_experiment, workplace):
@@ -122,16 +164,24 @@ def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
 @pytest.mark.parametrize(
     ("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
-def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received, code):
-    experiment = make_experiment("train.steps=5", "train.save_every=100")
-    expected = train(experiment, workplace / f"unsignalled_{received}")
-    run = workplace / f"signalled_{received}"
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received, code, workers):
+    experiment = make_experiment("train.steps=5", "train.save_every=100", f"train.workers={workers}")
+    expected = train(
+        make_experiment("train.steps=5", "train.save_every=100"),
+        workplace / f"unsignalled_{received}_{workers}",
+    )
+    run = workplace / f"signalled_{received}_{workers}"
     before = [signal.getsignal(number) for number in SIGNALS]
 
     def go() -> None:
         for report in experiment.trainer(run):
             if report.step == 2:
-                os.kill(os.getpid(), received)
+                children = multiprocessing.active_children()
+                assert len(children) == workers
+                for pid in [child.pid for child in children] + [os.getpid()]:
+                    assert pid is not None
+                    os.kill(pid, received)  # as a scheduler and Ctrl-C do, to the whole group
 
     with pytest.raises(Interrupted, match="stopped at step 3 of 5, state saved") as caught:
         go()
@@ -140,6 +190,20 @@ def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received
     assert [p.name for p in (run / "last").iterdir()] == ["step-0000003"]
     assert train(experiment, run, resume=True) == expected
     check_rows(run, 5)
+
+
+def test_a_loop_left_standing_does_not_keep_its_process(make_experiment, workplace, tmp_path):
+    config = tmp_path / "toy.yaml"
+    config.write_text(make_experiment("train.workers=1").to_yaml())
+    code = (
+        "import sys; from medseg.experiment import Experiment;"
+        "loop = iter(Experiment.load(sys.argv[1]).trainer(sys.argv[2])); print(next(loop).step)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(config), str(workplace / "left standing")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 
 def test_command_stopped_by_sigterm_says_how_to_resume(

@@ -1,0 +1,62 @@
+"""Which patches make a step, and who cuts them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from medseg.data.patches import PatchDataset, Sample
+from medseg.train.signals import SIGNALS
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Indices of patches, batch by batch, for one of several processes.
+
+    A step takes the same patches however they are dealt out: batch `b` of process `p` is the part
+    ``b · processes + p`` of the step's patches, which are numbered on from step to step.
+
+    Attributes:
+        steps: for which batches are made. size: patches a batch. accumulate: batches a step and process.
+        rank, processes: of this one, and in all.
+    """
+
+    steps: range
+    size: int
+    accumulate: int = 1
+    rank: int = 0
+    processes: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        parts = self.accumulate * self.processes
+        for step in self.steps:
+            for batch in range(self.accumulate):
+                first = (step * parts + batch * self.processes + self.rank) * self.size
+                yield list(range(first, first + self.size))
+
+
+def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataLoader[Sample]:
+    """A loader that gives the patches of `batches`, cut and augmented in `workers` processes, or in this one."""
+    return DataLoader(
+        patches,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=False,
+        # The loader draws a base seed: from its own generator, so that no other draw is moved.
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_init_worker,
+    )
+
+
+def _init_worker(number: int) -> None:
+    """Workers cut patches on one thread each, and leave stop signals to the main process.
+
+    Schedulers signal the whole process group: a worker that died of it would end the loop before it can save.
+    """
+    torch.set_num_threads(1)
+    for received in SIGNALS:
+        signal.signal(received, signal.SIG_IGN)

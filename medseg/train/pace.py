@@ -1,0 +1,96 @@
+"""A budget of time: how many steps fit into it, by the speed measured so far."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from medseg.train.settings import TrainSettings
+
+# Of the time that this process began with. Often at first, when little is known, and at the end, when little can still
+# be made good; between plans the schedule is a straight line.
+PLANS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+COLD_STEPS = 3  # of a process: code is compiled, workers start, files are read for the first time
+PATIENCE_FOR_WARM = 0.1
+FORWARD_SHARE = 0.5  # of a training batch's time, for a validation batch before one was measured
+
+
+class _Window:
+    """Mean time of some steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.steps += 1
+        self.seconds += seconds
+
+
+class Pacer:
+    """Plans the number of steps of a training with a budget, again and again.
+
+    Args:
+        settings: with a budget. validates: whether held-out cases are there.
+        step, spent: steps done and seconds spent before this process.
+        overhead: as an earlier process left it.
+
+    Attributes:
+        overhead: seconds that the last validation and the last checkpoint took; 0 when not known.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        *,
+        validates: bool,
+        step: int,
+        spent: float,
+        overhead: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        assert settings.budget_seconds is not None
+        self._settings, self._validates = settings, validates
+        self._budget, self._spent, self._began = settings.budget_seconds, spent, spent
+        left = max(0.0, self._budget - spent)
+        self._plans = [spent + share * left for share in PLANS]
+        self._warm_by = spent + PATIENCE_FOR_WARM * left
+        self._first = step
+        self._cold, self._before, self._recent = _Window(), _Window(), _Window()
+        self.overhead = overhead
+
+    def passed(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
+        """Note a step; at the time for a plan, the number of steps in all, at least one more.
+
+        Args:
+            step: steps done now. spent: seconds, all told.
+            validation, saving: seconds that these took since the last call; 0 if there was none.
+        """
+        window = self._cold if step - self._first <= COLD_STEPS else self._recent
+        window.add(max(0.0, spent - self._spent - validation - saving))
+        self._spent = spent
+        self.overhead = (validation or self.overhead[0], saving or self.overhead[1])
+        if not self._plans or spent < self._plans[0] or (window is self._cold and spent < self._warm_by):
+            return None
+        self._plans = [moment for moment in self._plans if moment > spent]
+        end = step + max(1, self._fitting(step))
+        self._before, self._recent = self._recent, _Window()
+        return end if self._settings.steps is None else min(end, self._settings.steps)
+
+    def _fitting(self, step: int) -> int:
+        """Steps that fit into the rest, with their validations and checkpoints and those at the end."""
+        settings = self._settings
+        windows = (self._before, self._recent) if self._recent.steps else (self._cold,)
+        pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
+        validation, saving = self.overhead
+        if not self._validates:
+            validation = 0.0
+        elif not validation:
+            validation = FORWARD_SHARE * pace / settings.accumulate * settings.validation_batches
+        left = self._budget - self._spent - validation - 2 * saving  # the last checkpoint, and the model
+
+        def cost(more: int) -> float:
+            last = step + more - 1
+            validations = last // settings.validate_every - step // settings.validate_every
+            saves = last // settings.save_every - step // settings.save_every
+            return more * pace + max(0, validations) * validation + max(0, saves) * saving
+
+        return bisect_right(range(int(max(0.0, left) / pace) + 2), left, key=cost) - 1

@@ -1,0 +1,36 @@
+"""The moving average of weights."""
+
+from __future__ import annotations
+
+import torch
+
+from medseg.models import build_model
+from medseg.train.average import Average
+
+
+def test_it_follows_by_its_decay_and_faster_at_first():
+    model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8], norm="batch")
+    average = Average(model, 0.5)
+    expected = {name: tensor.clone().double() for name, tensor in model.state_dict().items()}
+    for step in range(20):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else torch.tensor(step))
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * tensor
+            else:
+                expected[name] = tensor.clone().double()
+    for name, tensor in average.model.state_dict().items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert decay == 0.5
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_it_keeps_the_layout_of_the_weights():
+    model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
+    model = model.to(memory_format=torch.channels_last)
+    for one, other in zip(Average(model, 0.9).model.parameters(), model.parameters(), strict=True):
+        assert one.stride() == other.stride()

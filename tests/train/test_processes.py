@@ -1,0 +1,86 @@
+"""Two processes that train as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from medseg.errors import ConfigError
+from medseg.experiment.runs import load_run
+from medseg.train.launch import is_leader, process_count, processes_per_machine
+from medseg.train.reports import read_metrics
+
+OPTIONS = (
+    *("model.dropout=0", "train.precision=float32", "train.steps=20", "train.report_every=10"),
+    *("train.validate_every=10", "train.validation_batches=2", "train.ema=0.9"),
+)
+
+
+@pytest.fixture(scope="module")
+def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
+    """A run of two processes, begun by the command, and what they told."""
+    folder = tmp_path_factory.mktemp("together")
+    config, run = folder / "toy.yaml", workplace / "together"
+    config.write_text(make_experiment(*OPTIONS, "train.batch_size=1").to_yaml())
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    done = subprocess.run(
+        [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
+
+
+def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace, together):
+    run, _ = together
+    alone = workplace / "alone"
+    list(make_experiment(*OPTIONS, "train.batch_size=2").trainer(alone))
+    for folder in ("model", "best"):
+        one, two = (load_file(path / folder / "model.safetensors") for path in (alone, run))
+        assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    rows = [read_metrics(path / "metrics.jsonl") for path in (alone, run)]
+    assert [row["step"] for row in rows[1]] == [10, 20]
+    for one_row, two_row in zip(*rows, strict=True):
+        assert two_row["loss"] == pytest.approx(one_row["loss"], abs=1e-4)
+        assert two_row["lr"] == one_row["lr"]
+        assert two_row["val_dice"] == pytest.approx(one_row["val_dice"], abs=1e-3, nan_ok=True)
+        assert two_row["samples_per_second"] == pytest.approx(2 / two_row["seconds_per_step"])
+
+
+def test_one_of_them_writes_and_speaks(together):
+    run, told = together
+    assert len(list(run.glob("events*"))) == 1
+    assert not (run / "lock").exists()
+    for said in ("Trainer(unet_3d", "batch 1 x 2", "step 10/20", "step 20/20", f"model: {run / 'model'}"):
+        assert told.count(said) == 1
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_a_run_goes_on_with_as_many_processes(together):
+    run, _ = together
+    with pytest.raises(ConfigError, match="found a training of 2 processes, expected 1 as started now"):
+        load_run(run).trainer(run, resume=True)
+
+
+def test_what_torchrun_tells(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as some schedulers set for programs that do not ask
+    assert (process_count(), is_leader()) == (1, True)
+    monkeypatch.setenv("RANK", "2")
+    assert (process_count(), processes_per_machine(), is_leader()) == (4, 4, False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert (processes_per_machine(), is_leader()) == (2, False)
+    monkeypatch.setenv("RANK", "0")
+    assert is_leader()

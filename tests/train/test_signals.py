@@ -1,0 +1,33 @@
+"""Stop requests."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from medseg.train.signals import SIGNALS, StopRequest
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_second_signal_acts_at_once(number):
+    seen = []
+    before = signal.signal(number, lambda *_: seen.append(number))
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert (stop.received, seen) == (number, [])
+            os.kill(os.getpid(), number)
+            assert seen == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_of_several_processes_none_is_ended_by_a_signal_passed_on():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest(again=True) as stop:
+        for number in SIGNALS * 2:
+            os.kill(os.getpid(), number)
+            assert stop.received == number
+    assert [signal.getsignal(number) for number in SIGNALS] == before
