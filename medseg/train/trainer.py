@@ -27,8 +27,9 @@ from medseg.models.base import Model
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
+from medseg.train.parameters import Frozen
 from medseg.train.pictures import validation_picture
-from medseg.train.reports import Report, ReportLog
+from medseg.train.reports import Report, ReportLog, mean_parts
 from medseg.train.settings import TrainSettings
 from medseg.train.signals import SIGNALS, Interrupted, StopRequest
 
@@ -47,6 +48,7 @@ class _Meter:
     """Sums since the last report."""
 
     losses: list[float] = field(default_factory=list)
+    parts: list[dict[str, Tensor]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
@@ -87,6 +89,7 @@ class Trainer:
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
         self.model = to_channels_last(model.to(self.fabric.device), model.spatial_dims)
         self._optimizer = build_optimizer(model, settings.optimizer)
+        self._frozen = Frozen(model, settings.freeze, settings.freeze_steps)
         self.step = 0
         self.best = -math.inf
         self._resume()
@@ -161,14 +164,17 @@ class Trainer:
         torch.manual_seed(self.seed * 1_000_003 + self.step)
         rate = learning_rate(self.settings.optimizer, self.step, self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
-        image, label = self._on_device(batch)
+        self._frozen.hold(self.step)
+        inputs = self._on_device(batch)
         self._wrapped_optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack(list(self._module.losses(image, label).values())).sum()
+        losses = self._module.losses(*inputs)
+        loss = torch.stack(list(losses.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
             return value
+        self._meter.parts.append({name: part.detach() for name, part in losses.items()})
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
             self._module,
@@ -182,10 +188,12 @@ class Trainer:
         self._wrapped_optimizer.step()
         return value
 
-    def _on_device(self, batch: Sample) -> tuple[Tensor, Tensor]:
+    def _on_device(self, batch: Sample) -> list[Tensor]:
+        """Image and label map and, where the cases have them, instance map."""
         layout: Any = torch.channels_last if self.model.spatial_dims == 2 else torch.channels_last_3d
         image = batch["image"].to(self.fabric.device).contiguous(memory_format=layout)
-        return image, batch["label"].to(self.fabric.device)
+        maps = [batch[name] for name in ("label", "instances") if name in batch]
+        return [image, *(one.to(self.fabric.device) for one in maps)]
 
     @torch.no_grad()
     def _validate(self, log: ReportLog) -> dict[str, float]:
@@ -198,7 +206,7 @@ class Trainer:
             self._validation, batch_size=self.settings.batch_size, generator=torch.Generator()
         )
         for number, batch in enumerate(loader):
-            image, label = self._on_device(batch)
+            image, label, *_ = self._on_device(batch)
             predicted = self._module(image).argmax(1, keepdim=True)
             pairs = label.flatten() * classes + predicted.flatten()
             confusion += torch.bincount(pairs, minlength=classes * classes).view(classes, classes).cpu()
@@ -220,6 +228,7 @@ class Trainer:
             step=self.step,
             steps=self.steps,
             loss=sum(finite) / len(finite) if finite else math.nan,
+            parts=mean_parts(meter.parts),
             lr=self._optimizer.param_groups[0]["lr"],
             seconds_per_step=seconds / len(meter.losses),
             samples_per_second=len(meter.losses) * self.settings.batch_size / seconds,
