@@ -73,20 +73,20 @@ def instance_figure(
     """
     from medseg.viz.canvas import draw_panels
 
-    maps = {name: labels_on(image, ids) for name, ids in zip(names, (reference, found), strict=True) if ids is not None}
+    maps = {
+        name: labels_on(image, ids)
+        for name, ids in zip(names, (reference, found), strict=True)
+        if ids is not None
+    }
     shown = planes_of(image)
     cut: Plane = plane or ("axial" if "axial" in shown else shown[0])
     place = best_slice(next(iter(maps.values())), cut) if index is None else index
     chosen = window if is_colour(image) else window_of(image, window)
-    panels = [
-        _panel(image, ids, cut, place, chosen, name) for name, ids in [("image", None), *maps.items()]
-    ]
+    panels = [_panel(image, ids, cut, place, chosen, name) for name, ids in [("image", None), *maps.items()]]
     return draw_panels([("", panels)], [], title)
 
 
-def _panel(
-    image: Volume, ids: Volume | None, plane: Plane, index: int, window: Window, name: str
-) -> Panel:
+def _panel(image: Volume, ids: Volume | None, plane: Plane, index: int, window: Window, name: str) -> Panel:
     from medseg.viz.canvas import DPI, Panel, panel_inches
 
     height_mm, width_mm = extent_mm(image, plane)
