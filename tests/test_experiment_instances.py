@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from medseg.cli.main import main
 from medseg.data.image_folders import read_image_folder
 from medseg.experiment import Experiment
+from medseg.experiment.runs import load_run
+from medseg.inference.model_folder import load_model
 from medseg.io import read, read_labels
 from medseg.io.instances import read_instances
 from medseg.models.mask_rcnn import MaskRCNN
@@ -111,6 +113,16 @@ def test_training_hands_over_the_instance_maps_and_reports_each_loss(trained):
 
     board = EventAccumulator(str(run)).Reload()
     assert {f"loss/{part}" for part in PARTS} <= set(board.Tags()["scalars"])
+
+
+def test_a_frozen_stem_keeps_its_fresh_weights(trained):
+    run, _ = trained
+    model, saved, labels = load_model(run)
+    torch.manual_seed(0)
+    fresh = load_run(run).model.build(len(saved.channel_names), len(labels)).state_dict()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, fresh[name])}
+    assert {"backbone.body.conv1.weight", "backbone.body.bn1.weight"}.isdisjoint(changed)
+    assert {"backbone.body.layer1.0.conv1.weight", "rpn.head.conv.0.0.weight"} <= changed
 
 
 def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):

@@ -76,6 +76,10 @@ class Frozen:
             and chosen.issuperset(own)
         ]
 
+        # Now, before anything that counts the weights to be trained, such as a distributed wrapper.
+        if steps is None:
+            self.hold(0)
+
     def hold(self, step: int) -> None:
         """Freeze or thaw for the step that follows `step` finished ones; to be called after ``model.train()``."""
         frozen = self._steps is None or step < self._steps
