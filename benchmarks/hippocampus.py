@@ -18,7 +18,7 @@ import yaml
 from readme import machine, markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("unet_3d", "resunet_3d", "attention_unet_3d", "unet_2d")
+NAMES = ("unet_3d", "resunet_3d", "attention_unet_3d", "unet_2d", "fcn_2d", "maskformer_2d", "mask2former_2d")
 
 
 def main() -> None:

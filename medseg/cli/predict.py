@@ -53,6 +53,11 @@ def add_parser(verbs: Any) -> None:
         help="write NAME_probabilities.nii, too: 4-D, a volume a label",
     )
     parser.add_argument(
+        "--instances",
+        action="store_true",
+        help="find objects: NAME_instances.nii.gz and .tsv (id, class, score) beside a label map of their classes",
+    )
+    parser.add_argument(
         "--skip-existing", action="store_true", help="leave label maps that are already there"
     )
 
@@ -63,11 +68,14 @@ def run(options: argparse.Namespace) -> int:
     from medseg.inference.predictor import load
     from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
+    from medseg.io.instances import instance_file
 
     if options.held_out == bool(options.images):
         raise ConfigError("predict: give either images or --held-out.")
     if options.images and not options.output and not options.estimate:
         raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
+    if options.instances:
+        _check_instances(options)
     folder = Path(options.model)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
     settings = apply_overrides({}, options.set)
@@ -80,11 +88,12 @@ def run(options: argparse.Namespace) -> int:
         return _estimate(predictor, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
     targets = [output / f"{case.id}.nii.gz" for case in cases]
-    _check_targets(cases, targets)
+    _check_targets(cases, [*targets, *map(instance_file, targets)] if options.instances else targets)
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
     if options.skip_existing:
-        pairs = [(case, target) for case, target in pairs if not target.is_file()]
+        needed = (lambda t: (t, instance_file(t))) if options.instances else (lambda t: (t,))
+        pairs = [pair for pair in pairs if not all(file.is_file() for file in needed(pair[1]))]
     together: Any = predictor
     if options.others:
         others = [
@@ -93,21 +102,28 @@ def run(options: argparse.Namespace) -> int:
         for other in others:
             print(other, flush=True)
         together = Together([predictor, *others], scratch=output)
-    failed = _predict(together, pairs, options.probabilities)
+    failed = _predict(together, pairs, options)
     print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
     return 2 if failed else 0
 
 
-def _predict(predictor: Any, pairs: list[tuple[Any, Path]], probabilities: bool) -> int:
+def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Namespace) -> int:
     """Predict and write, telling progress; returns how many failed."""
     from tqdm import tqdm
 
+    from medseg.inference.instance_files import predict_instance_files
     from medseg.inference.many import predict_files
 
     failed = 0
     with (
         tqdm(total=len(pairs), unit="case", file=sys.stderr, disable=None) as all_cases,
-        tqdm(unit="window", file=sys.stderr, disable=None, leave=False, position=1) as one,
+        tqdm(
+            unit="slice" if options.instances else "window",
+            file=sys.stderr,
+            disable=None,
+            leave=False,
+            position=1,
+        ) as one,
     ):
 
         def on_window(done: int, total: int) -> None:
@@ -115,7 +131,13 @@ def _predict(predictor: Any, pairs: list[tuple[Any, Path]], probabilities: bool)
             one.n = done
             one.refresh()
 
-        for outcome in predict_files(predictor, pairs, on_window=on_window, probabilities=probabilities):
+        if options.instances:
+            outcomes = predict_instance_files(predictor, pairs, on_slice=on_window)
+        else:
+            outcomes = predict_files(
+                predictor, pairs, on_window=on_window, probabilities=options.probabilities
+            )
+        for outcome in outcomes:
             all_cases.update()
             if outcome.error is not None:
                 failed += 1
@@ -151,6 +173,24 @@ def _estimate(predictor: Any, cases: list[Any]) -> int:
         seconds, memory = seconds + found.seconds, max(memory, found.memory)
     print(f"{len(cases) - failed} of {len(cases)} cases: {seconds:.0f} s, at most {gigabytes(memory)}")
     return 2 if failed else 0
+
+
+def _check_instances(options: argparse.Namespace) -> None:
+    """Refuse what is said of windows and probabilities, because instances are found in whole slices."""
+    from medseg.errors import ConfigError
+
+    given = {
+        "--estimate": options.estimate,
+        "--max-memory": options.max_memory,
+        "--with": options.others,
+        "--probabilities": options.probabilities,
+    }
+    others = [name for name, value in given.items() if value]
+    if others:
+        raise ConfigError(
+            f"--instances: found it with {', '.join(others)}, expected none of them, because instances are found in whole "
+            "slices by one model. Leave one out."
+        )
 
 
 def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:

@@ -16,7 +16,7 @@ from medseg.evaluation.metrics import label_map, on_grid_of
 from medseg.evaluation.pairs import pair_files
 from medseg.instances import Instances
 from medseg.io import read_labels, stem_of
-from medseg.io.instances import InstanceFile, read_instances
+from medseg.io.instances import InstanceFile, instance_file, read_instances
 from medseg.labels import Labels
 from medseg.volume import Volume
 
@@ -94,12 +94,14 @@ def evaluate_instance_cases(
 def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neither") -> list[InstancePair]:
     """Match sources as `evaluate_instances` takes them.
 
+    Beside a predicted label map ``ID.nii.gz`` the instance map ``ID_instances.nii.gz`` is taken where it is there.
+
     Raises:
         DataError: a path is missing, folders that do not match, or a folder against something in memory.
     """
     if isinstance(prediction, (str, Path)) and isinstance(reference, (str, Path)):
         return [
-            InstancePair(one.case, one.prediction, one.reference, parts)
+            InstancePair(one.case, _instances_beside(one.prediction, parts), one.reference, parts)
             for one in pair_files(prediction, reference)
             if isinstance(one.prediction, Path) and isinstance(one.reference, Path)  # for the type checker
         ]
@@ -110,6 +112,12 @@ def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neithe
             f"{files[0]}: found a folder against something in memory, expected two of a kind. Give a file."
         )
     return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], parts)]
+
+
+def _instances_beside(prediction: Path, parts: Parts) -> Path:
+    """The instance map that was predicted beside a label map, where there is one and parts are not asked for."""
+    beside = instance_file(prediction)
+    return beside if parts == "neither" and beside.is_file() else prediction
 
 
 def checked_iou(detection_iou: float) -> float:

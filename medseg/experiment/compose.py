@@ -25,6 +25,7 @@ from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run,
 from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
+from medseg.train.checkpoint import has_checkpoint
 from medseg.train.lock import RunLock
 from medseg.train.team import Team
 from medseg.train.trainer import FAR, Trainer
@@ -57,7 +58,9 @@ def make_trainer(
         read_splits(run / "splits.json", dataset.labelled)[0] if resume else choose_split(experiment, dataset)
     )
     torch.manual_seed(experiment.seed)
-    model = experiment.model.build(experiment.slices.count(len(dataset.channel_names)), len(labels))
+    # What a checkpoint replaces is not read again, and need not be there any more.
+    choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
+    model = choice.build(experiment.slices.count(len(dataset.channel_names)), len(labels))
     preprocessing = team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
     patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing))
     with team.leader_first():
@@ -121,7 +124,11 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
     """So that the run can be resumed and predicted from any folder."""
     data = experiment.data
     found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
-    return experiment.replace(data=data.replace(**found).to_plain())
+    model = experiment.model.to_plain()
+    weights = model.get("weights")
+    if weights is not None and Path(weights).is_file():  # and not a name of published weights
+        model["weights"] = str(Path(weights).resolve())
+    return experiment.replace(data=data.replace(**found).to_plain(), model=model)
 
 
 def _prepared(

@@ -52,6 +52,11 @@ class ModelChoice(Config):
         """2 or 3."""
         return MODELS.get(self.name).dims
 
+    def fresh(self) -> ModelChoice:
+        """The same architecture without published weights."""
+        plain = self.to_plain()
+        return type(self).parse({**plain, "weights": None}) if plain.get("weights") else self
+
     def build(self, in_channels: int, num_classes: int) -> Model:
         """The model with fresh weights."""
         return self.options().build(

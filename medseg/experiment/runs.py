@@ -22,7 +22,10 @@ from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
+from medseg.instances import Instances
+from medseg.io import read_labels
 from medseg.io.atomic import write_text
+from medseg.io.instances import InstanceFile, instance_file
 from medseg.labels import Labels
 from medseg.volume import Volume
 
@@ -123,18 +126,29 @@ def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
 
 
 def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
-    """Predicted label maps of a run's held-out cases with their reference instances, and labels.
+    """Predicted instances of a run's held-out cases with their reference instances, and labels.
 
-    Connected parts of the predictions count as instances, and those of the references where a case has no
-    instance map.
+    Where no instance maps were predicted, the connected parts of the predicted label maps count as instances; and
+    those of the reference where a case has no instance map.
+
+    Raises:
+        DataError: predictions are missing, or only some cases have an instance map.
     """
     experiment = load_run(run)
     labels = labels_of(experiment, find_dataset(experiment, run))
     cases = held_out_cases(run)
     pairs = []
-    for case, file in zip(cases, _predictions(run, cases), strict=True):
+    files = _predictions(run, cases)
+    maps = [instance_file(file) for file in files]
+    found = any(file.is_file() for file in maps)
+    if found:
+        _require(maps, cases, f"medseg predict {run} --held-out --instances")
+    for case, file in zip(cases, maps if found else files, strict=True):
         if case.instances is not None:
-            pairs.append(InstancePair(case.id, file, partial(read_case_objects, case, labels), "predictions"))
+            reference = partial(read_case_objects, case, labels)
+            pairs.append(InstancePair(case.id, file, reference, "neither" if found else "predictions"))
+        elif case.label is not None and found:
+            pairs.append(InstancePair(case.id, file, partial(_parts_of_label, case)))
         elif case.label is not None:
             pairs.append(InstancePair(case.id, file, case.label, "both"))
     return pairs, labels
@@ -142,13 +156,26 @@ def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
 
 def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
     files = [run / "predictions" / f"{case.id}.nii.gz" for case in cases]
+    _require(files, cases, f"medseg predict {run} --held-out")
+    return files
+
+
+def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None:
     missing = [case.id for case, file in zip(cases, files, strict=True) if not file.is_file()]
     if missing:
         raise DataError(
-            f"{run / 'predictions'}: {len(missing)} of {len(files)} predictions are missing: "
-            f"{', '.join(missing[:10])}. Run: medseg predict {run} --held-out."
+            f"{files[0].parent}: {len(missing)} of {len(files)} predictions are missing: "
+            f"{', '.join(missing[:10])}. Run: {command}."
         )
-    return files
+
+
+def _parts_of_label(case: Case) -> InstanceFile:
+    """The connected parts of a case's label map as instances."""
+    assert case.label is not None
+    label = read_labels(case.label)
+    parts = Instances.of_components(label.data[0])
+    values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
+    return InstanceFile(label.with_data(parts.to_map()[None]), values)
 
 
 def _reference_of_instances(case: Case, labels: Labels) -> Volume:

@@ -24,6 +24,7 @@ from medseg.inference.precision import checked_device
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.inference.slab import Made, Whole
 from medseg.inference.windows import Sliding, window_slices
+from medseg.instances import Instances
 from medseg.io import read
 from medseg.io.probabilities import writing_probabilities
 from medseg.labels import Labels
@@ -99,9 +100,28 @@ class Predictor:
         """
         return self.run(self.job(source), on_window=on_window)
 
+    def instances(self, source: Source, *, on_slice: Progress | None = None) -> Instances:
+        """Find the objects of an image with a 2-D instance model: in each slice, linked across slices.
+
+        Args:
+            source: as for a call.
+            on_slice: called with (slices done, slices in all).
+
+        Returns:
+            Instances of the volume `(X, Y, Z)` on the image's own grid; a picture has one slice.
+
+        Raises:
+            ModelError: the model finds no instances, as a U-Net.
+            DataError: the image cannot be read or does not fit the model.
+        """
+        from medseg.inference.instance_files import image_instances
+
+        volume, where = self.read(source)
+        return image_instances(self, volume, where=where, on_slice=on_slice)
+
     def job(self, source: Source) -> Job:
         """Read and prepare an image: the first half of a call, without the network."""
-        volume, where = self._volume(source)
+        volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.values.dtype)
@@ -165,7 +185,8 @@ class Predictor:
         between = [Between.of(m, nearest=axis == thick) for axis, m in enumerate(target.maps)]
         return tuple(between[axis] for axis in SLAB_FIRST)
 
-    def _volume(self, source: Source) -> tuple[Volume, str]:
+    def read(self, source: Source) -> tuple[Volume, str]:
+        """The image of a source, and what to call it in messages."""
         if isinstance(source, Volume):
             return source, "image"
         if isinstance(source, Case):

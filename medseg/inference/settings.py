@@ -10,6 +10,7 @@ from medseg.config import Config
 from medseg.data.preprocess import Preprocessing
 from medseg.data.settings import Axes
 from medseg.data.slice_settings import SliceSettings
+from medseg.inference.link_settings import LinkSettings
 
 
 class PredictSettings(Config):
@@ -28,6 +29,8 @@ class PredictSettings(Config):
         crop_to_body: look only at the box around the body, 2 cm wider; for CT alone. Windows then lie elsewhere, so labels
             change a little, with a model that has seen little air by more.
         compile: compile the network first; pays for many or large images. The code is kept for later runs.
+        instance_score: least score of an instance that is kept, where instances are found.
+        link: how the instances of slices are linked into those of a volume.
         keep_largest: names of labels of which only the largest connected component stays.
     """
 
@@ -40,6 +43,8 @@ class PredictSettings(Config):
     skip_empty: bool = True
     crop_to_body: bool = False
     compile: bool = False
+    instance_score: float = Field(0.5, ge=0, le=1)
+    link: LinkSettings = LinkSettings()
     keep_largest: tuple[str, ...] = ()
 
 

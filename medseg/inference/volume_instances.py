@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from torch import Tensor
 
 from medseg.geometry import Grid
-from medseg.inference.linking import LinkSettings, link_slices
+from medseg.inference.link_settings import LinkSettings
+from medseg.inference.linking import link_slices
 from medseg.instances import Instances
 from medseg.models.slicewise import SliceWise
 from medseg.volume import Volume
 
 
-def find_instances(model: SliceWise, image: Tensor, settings: LinkSettings | None = None) -> Instances:
+def find_instances(
+    model: SliceWise,
+    image: Tensor,
+    settings: LinkSettings | None = None,
+    *,
+    device: torch.device | None = None,
+    on_slice: Callable[[int, int], None] | None = None,
+) -> Instances:
     """Find instances in every slice of a prepared volume and link them.
 
     Args:
-        model: a 2-D instance model, slice by slice; in evaluation mode, where the image is.
+        model: a 2-D instance model, slice by slice; in evaluation mode.
         image: `(c, X, Y, Z)`.
         settings: of the linking.
+        device: the model's, to which some slices at a time are brought; the image's unless given.
+        on_slice: called with (slices done, slices in all).
 
     Returns:
         Instances of the volume `(X, Y, Z)`. Their `to_label_map` is a label map of the same pass.
@@ -26,7 +39,18 @@ def find_instances(model: SliceWise, image: Tensor, settings: LinkSettings | Non
     Raises:
         ModelError: the model finds no instances, or does not take such an image.
     """
-    return link_slices(model.slice_instances(image[None]), axis=model.axis, settings=settings)
+    depth, axis = image.shape[1 + model.axis], 1 + model.axis
+    count = model.batch_size or depth
+    beside = model.channels.settings.thickness // 2 if model.channels is not None else 0
+    slices: list[Instances] = []
+    for first in range(0, depth, count):
+        last = min(first + count, depth)
+        low, high = max(first - beside, 0), min(last + beside, depth)
+        part = image.narrow(axis, low, high - low).to(device or image.device)
+        slices += model.slice_instances(part[None])[first - low : last - low]
+        if on_slice is not None:
+            on_slice(last, depth)
+    return link_slices(slices, axis=model.axis, settings=settings)
 
 
 def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:

@@ -8,6 +8,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.geometry import Grid
+from medseg.io.palette import PALETTE_SUFFIXES, palette_indices
 from medseg.volume import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
@@ -63,10 +64,15 @@ def read(path: str | Path) -> Volume:
 def read_labels(path: str | Path) -> Volume:
     """Read a label map: one channel of whole numbers, whatever type they are stored in.
 
+    Of a picture with a palette the indices are read, not the colours.
+
     Raises:
         DataError: as `read`; more than one channel; values that are not whole numbers.
     """
     volume = read(path)
+    if suffix_of(path) in PALETTE_SUFFIXES:
+        indices = palette_indices(Path(path))
+        volume = volume if indices is None else volume.with_data(indices)
     data = volume.data
     if volume.channels != 1:
         raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. Split it.")

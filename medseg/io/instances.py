@@ -87,6 +87,11 @@ def table_beside(path: Path) -> Path:
     return path.with_name(f"{stem_of(path)}.tsv")
 
 
+def instance_file(label_map: Path) -> Path:
+    """Where the instance map beside a predicted label map lies: ``case.nii.gz`` → ``case_instances.nii.gz``."""
+    return label_map.with_name(f"{stem_of(label_map)}_instances.nii.gz")
+
+
 def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | None]:
     try:
         text = table.read_text(encoding="utf-8-sig")

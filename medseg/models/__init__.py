@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from medseg.models.attention_unet import AttentionUNet2d, AttentionUNet3d
     from medseg.models.base import Model
     from medseg.models.fcn import FCN
-    from medseg.models.instances import Instances
+    from medseg.models.instances import Detections
     from medseg.models.mask_rcnn import MaskRCNN
     from medseg.models.maskformer import MaskTransformer
     from medseg.models.maskformer_outputs import Panoptic
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "FCN": "fcn",
-    "Instances": "instances",
+    "Detections": "instances",
     "MaskRCNN": "mask_rcnn",
     "MaskTransformer": "maskformer",
     "Panoptic": "maskformer_outputs",
@@ -72,9 +72,9 @@ __all__ = [
     "AttentionUNet3d",
     "AttentionUNetConfig",
     "AttentionUNetOptions",
+    "Detections",
     "FCNOptions",
     "GateOptions",
-    "Instances",
     "LoadedWeights",
     "Mask2FormerOptions",
     "MaskFormerOptions",

@@ -25,6 +25,8 @@ class Model(nn.Module):
         in_channels: channels of the image.
         num_classes: classes, background counted.
         divisor: sizes that are multiples of it need no padding; one per spatial axis, all 1 when None.
+
+    ``published_part`` names the submodule that published weights of a backbone fill; None for models without one.
     """
 
     spatial_dims: int
@@ -33,6 +35,7 @@ class Model(nn.Module):
     divisor: tuple[int, ...]
     criterion: Criterion | None = None
     loaded_weights: LoadedWeights | None = None
+    published_part: str | None = None
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None

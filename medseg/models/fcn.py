@@ -31,6 +31,8 @@ class FCN(Model):
         num_classes: classes, background counted.
     """
 
+    published_part = "backbone"
+
     def __init__(self, config: FCNOptions, in_channels: int, num_classes: int) -> None:
         super().__init__(spatial_dims=2, in_channels=in_channels, num_classes=num_classes, divisor=(8, 8))
         self.config = config

@@ -16,7 +16,7 @@ from medseg.errors import ModelError, describe
 
 
 @dataclass(frozen=True)
-class Instances:
+class Detections:
     """What an instance model finds in one image, best score first.
 
     Args:

@@ -14,7 +14,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from medseg.errors import ModelError, describe
 from medseg.models.base import Model, full_precision
-from medseg.models.instances import Instances, Targets, instance_targets
+from medseg.models.instances import Detections, Targets, instance_targets
 from medseg.models.layout import as_model, pad_to, round_up
 from medseg.models.mask_rcnn_config import MaskRCNNFields
 from medseg.models.mask_rcnn_heads import Heads
@@ -46,6 +46,8 @@ class MaskRCNN(Model):
     Raises:
         ModelError: there is no foreground class.
     """
+
+    published_part = "backbone.body"
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class MaskRCNN(Model):
         return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
 
     @torch.no_grad()
-    def instances(self, image: Tensor) -> list[Instances]:
+    def instances(self, image: Tensor) -> list[Detections]:
         """Return the objects found in each image of (n c x y).
 
         Raises:
@@ -122,7 +124,7 @@ class MaskRCNN(Model):
         """
         maps, padded = self._features(image)
         return [
-            Instances(
+            Detections(
                 scores=found["scores"],
                 classes=found["labels"],
                 boxes=_swap_axes(found["boxes"]),

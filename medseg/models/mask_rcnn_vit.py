@@ -62,7 +62,7 @@ def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int
     """Build the model with fresh weights."""
     body = ViTAdapter(config, in_channels) if config.adapter else ViTPyramid(config, in_channels)
     channels = config.feature_channels
-    return MaskRCNN(
+    model = MaskRCNN(
         config,
         ViTBackbone(body, config.width, channels, pyramid=config.pyramid),
         make_foreground_heads(config, channels, ("0", "1", "2", "3"), num_classes),
@@ -71,3 +71,5 @@ def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int
         stride=32,
         norm_stride=32 if config.adapter else None,
     )
+    model.published_part = "backbone.body.vit"  # without what the adapter or the pyramid adds
+    return model

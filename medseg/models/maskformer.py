@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from medseg.models.base import Model, full_precision
-from medseg.models.instances import Instances, average_targets, instance_targets
+from medseg.models.instances import Detections, average_targets, instance_targets
 from medseg.models.layout import as_model, crop_to, pad_to, round_up
 from medseg.models.maskformer_config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
 from medseg.models.maskformer_outputs import Panoptic, find_instances, panoptic, semantic_scores
@@ -82,6 +82,8 @@ class MaskTransformer(Model):
         in_channels: channels of the image.
         num_classes: classes, background counted.
     """
+
+    published_part = _ENCODER.removesuffix(".")
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class MaskTransformer(Model):
         return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
 
     @torch.no_grad()
-    def instances(self, image: Tensor) -> list[Instances]:
+    def instances(self, image: Tensor) -> list[Detections]:
         """Return the objects found in each image of (n c x y); their masks may overlap.
 
         Raises:

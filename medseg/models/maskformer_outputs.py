@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg.models.instances import Instances, boxes_of
+from medseg.models.instances import Detections, boxes_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 
 def find_instances(
     class_logits: Tensor, mask_logits: Tensor, *, threshold: float, mask_threshold: float
-) -> Instances:
+) -> Detections:
     """Return the objects: of all pairs of query and class as many as there are queries, best first.
 
     The score is the class probability times the mean mask probability inside the mask. Objects are kept whose score
@@ -69,7 +69,7 @@ def find_instances(
     keep = torch.nonzero((scores >= threshold) & (area[query] > 0) & (found > 0))[:, 0]
     keep = keep[scores[keep].argsort(descending=True, stable=True)]
     chosen = masks[query[keep]]
-    return Instances(
+    return Detections(
         scores[keep], found[keep], boxes_of(chosen) if len(keep) else scores.new_zeros(0, 4), chosen
     )
 

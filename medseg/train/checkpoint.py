@@ -46,6 +46,11 @@ def save_checkpoint(
     return target
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a whole checkpoint."""
+    return any(is_complete(path) for path in folder.glob("step-*"))
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Weights and state of the newest whole checkpoint in `folder`, or None when there is none.
 

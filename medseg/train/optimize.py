@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medseg.train.course import Course
+from medseg.train.parameters import parameter_groups
 from medseg.train.settings import OptimizerSettings
 
 POLY_EXPONENT = 0.9
@@ -15,7 +16,7 @@ POLY_EXPONENT = 0.9
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all parameters that are trained."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = parameter_groups(model, settings)
     if settings.name == "sgd":
         return torch.optim.SGD(
             parameters,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Report:
         stall: share of the time spent waiting for data.
         val_dice: label name → Dice summed over all held-out patches; empty when not validated.
         seconds: of training in all, with validations and checkpoints and the time before an interruption.
+        parts: mean of each part of the loss; empty where there is only one.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Report:
     stall: float
     val_dice: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float | None:
@@ -82,7 +84,7 @@ class ReportLog:
         """Append one report; NaN becomes null."""
         if self.silent:
             return
-        row = {k: v for k, v in asdict(report).items() if k != "val_dice" or v}
+        row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "parts") or v}
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
         self._file.write(json.dumps(_without_nan(row)) + "\n")
@@ -93,6 +95,8 @@ class ReportLog:
         board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
         board.add_scalar("time/samples_per_second", report.samples_per_second, step)
         board.add_scalar("time/stall", report.stall, step)
+        for name, value in report.parts.items():
+            board.add_scalar(f"loss/{name}", value, step)
         for name, value in report.val_dice.items():
             board.add_scalar(f"validation/dice_{name}", value, step)
         if report.mean_dice is not None:
@@ -109,6 +113,15 @@ class ReportLog:
             return
         self._file.close()
         self._board.close()
+
+
+def mean_parts(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
+    """Mean over `steps` of each part of the loss; empty where the loss has one part."""
+    if not steps or len(steps[0]) < 2:
+        return {}
+    names = dict.fromkeys(name for parts in steps for name in parts)
+    values = {name: [float(parts[name]) for parts in steps if name in parts] for name in names}
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -45,7 +45,11 @@ class OptimizerSettings(Config):
         name: ``sgd`` with Nesterov momentum, or ``adamw``.
         lr: learning rate at the start.
         momentum: of SGD.
-        weight_decay: on all parameters.
+        weight_decay: of the parameters that `decay` names.
+        decay: ``all`` parameters; or ``kernels``, without norms, biases and embeddings, as transformers are trained.
+        backbone_lr: factor of the rate of a published backbone, such as 0.1 where `model.weights` fills it.
+        layer_decay: factor of the rate from each stage of that backbone (block of a vision transformer) to the one
+            before it.
         schedule: ``poly`` is (1 − step/steps)^0.9, nnU-Net's; ``cosine`` falls to 0; ``constant`` stays; ``wsd``
             (warm-up, stable, decay) stays and then falls to 0 over the last `decay_share` of the steps.
         warmup_steps: steps over which the rate rises linearly from near 0.
@@ -57,6 +61,9 @@ class OptimizerSettings(Config):
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     weight_decay: float = Field(3e-5, ge=0)
+    decay: Literal["all", "kernels"] = "all"
+    backbone_lr: float = Field(1.0, gt=0, le=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
     schedule: Literal["poly", "cosine", "constant", "wsd"] = "poly"
     warmup_steps: Count = 0
     decay_share: float = Field(0.2, gt=0, le=1)
@@ -77,6 +84,9 @@ class TrainSettings(Config):
             for the weights themselves.
         loss: a name of `medseg.losses.LOSSES`. batch_dice: sum overlaps over the batch first.
         foreground: share of patches centred on foreground.
+        freeze: parts that keep their weights and statistics: ``backbone``, ``backbone.stem``, ``backbone.stage1`` …, or
+            prefixes of parameter names.
+        freeze_steps: steps after which these parts are trained, too; null for never.
         precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
         workers: processes that cut and augment patches; 0 does it in the main one.
         report_every, validate_every, save_every: in steps.
@@ -95,6 +105,8 @@ class TrainSettings(Config):
     batch_dice: bool = False
     foreground: float = Field(0.33, ge=0, le=1)
     optimizer: OptimizerSettings = OptimizerSettings()
+    freeze: tuple[str, ...] = ()
+    freeze_steps: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     workers: Count = 0
     report_every: Positive = 25

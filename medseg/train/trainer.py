@@ -30,7 +30,8 @@ from medseg.train.course import Course, first_leg, next_leg
 from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
 from medseg.train.pace import Pacer
-from medseg.train.reports import Report, ReportLog
+from medseg.train.parameters import Frozen
+from medseg.train.reports import Report, ReportLog, mean_parts
 from medseg.train.settings import TrainSettings
 from medseg.train.signals import Interrupted, StopRequest
 from medseg.train.team import Team
@@ -62,6 +63,7 @@ class _Meter:
     """Sums since the last report."""
 
     losses: list[float] = field(default_factory=list)
+    parts: list[dict[str, Tensor]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
@@ -110,6 +112,7 @@ class Trainer:
         self.model = to_channels_last(model.to(self.fabric.device), model.spatial_dims)
         self._average = Average(self.model, settings.ema) if settings.ema is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer)
+        self._frozen = Frozen(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.best, self._stale = -math.inf, 0
         self._course = first_leg(settings)
@@ -233,8 +236,9 @@ class Trainer:
         """One update, and its loss; a loss or gradients that are not finite leave the weights as they are."""
         rate = learning_rate(self.settings.optimizer, self.step, self._course)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
+        self._frozen.hold(self.step)
         self._wrapped_optimizer.zero_grad(set_to_none=True)
         losses = [self._gradients(number, batch, len(batches)) for number, batch in enumerate(batches)]
         value = sum(losses) / len(losses)
@@ -258,14 +262,18 @@ class Trainer:
         """Add the gradients of one batch of a step; its loss, not finite on all processes if so on one."""
         part = number * self.team.size + self.team.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
-        image, label = on_device(batch["image"], self.team), batch["label"].to(self.fabric.device)
+        image = on_device(batch["image"], self.team)
+        # The cases of some datasets have instance maps, too.
+        maps = [batch[name].to(self.fabric.device) for name in ("label", "instances") if name in batch]
         with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
-            loss = torch.stack(list(self._module.losses(image, label).values())).sum()
+            losses = self._module.losses(image, *maps)
+            loss = torch.stack(list(losses.values())).sum()
             value = float(loss.detach())
             if self.team.size > 1:
                 mean, bad = self._together(value)
                 value = math.nan if bad else mean
             if math.isfinite(value):
+                self._meter.parts.append({name: part.detach() for name, part in losses.items()})
                 self.fabric.backward(loss / of if of > 1 else loss)
         return value
 
@@ -288,6 +296,7 @@ class Trainer:
             step=self.step,
             steps=self.steps,
             loss=sum(finite) / len(finite) if finite else math.nan,
+            parts=mean_parts(meter.parts),
             lr=self._optimizer.param_groups[0]["lr"],
             seconds_per_step=seconds / len(meter.losses),
             samples_per_second=len(meter.losses) * batch / seconds,

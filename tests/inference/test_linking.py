@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from medseg.errors import DataError
 from medseg.evaluation.instance_metrics import evidence_of
-from medseg.inference.linking import LinkSettings, link_slices
+from medseg.inference.link_settings import LinkSettings
+from medseg.inference.linking import link_slices
 from medseg.instances import Instances
 
 OBJECTS = 20

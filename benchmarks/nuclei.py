@@ -1,0 +1,109 @@
+"""Train, predict and evaluate the nuclei configs, put the table into README.md, and draw what was found.
+
+    python benchmarks/nuclei.py nuclei --runs runs/nuclei mask_rcnn unet_2d
+
+A run that is there already is not trained again. Instances of the U-Net are the connected parts of its label maps.
+Figures are of all held-out pictures together. Minutes are wall time from the start of ``medseg train`` to the finished
+model, preparation and validation included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from readme import machine, markdown, publish
+
+from medseg.data.cases import read_case_image
+from medseg.experiment.runs import held_out_cases
+from medseg.io import read_labels
+from medseg.io.instances import instance_file
+from medseg.viz.instances import instance_figure
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("mask_rcnn", "unet_2d")
+HEADER = ("config", "parameters", "steps x batch", "minutes", "AP", "AP50", "PQ", "F1", "found", "of")
+
+
+def main() -> None:
+    """Run what is missing, print the table, draw the pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="folder with images and instances")
+    parser.add_argument(
+        "names", nargs="*", default=NAMES, help=f"configs, mask2former too; {' '.join(NAMES)} unless told"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/nuclei"), help="where runs lie")
+    parser.add_argument("--pictures", type=int, default=3, metavar="N", help="held-out images that are drawn")
+    options = parser.parse_args()
+    for name in options.names:
+        _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
+    rows = [_row(options.runs / name, name) for name in options.names]
+    publish("nuclei", f"{machine()}.\n\n{markdown(HEADER, rows)}")
+    for name in options.names:
+        for picture in _pictures(options.runs / name, options.pictures):
+            print(picture)
+
+
+def _run(run: Path, config: Path, data: str) -> None:
+    if not (run / "model").is_dir():
+        _medseg("train", str(config), "--data", data, "--run", str(run))
+    if not (run / "evaluation_instances" / "summary.json").is_file():
+        _medseg("predict", str(run), "--held-out", *(["--instances"] if _finds_instances(run) else []))
+        _medseg("evaluate", str(run), "--instances")
+
+
+def _finds_instances(run: Path) -> bool:
+    return not _config(run)["model"]["name"].startswith(("unet", "resunet", "attention_unet", "fcn"))
+
+
+def _config(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
+    return found
+
+
+def _medseg(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "medseg", *arguments], check=True)
+
+
+def _row(run: Path, name: str) -> list[str]:
+    (figures,) = json.loads((run / "evaluation_instances" / "summary.json").read_text())["labels"].values()
+    pooled, train = figures["pooled"], _config(run)["train"]
+    minutes = ((run / "model" / "manifest.json").stat().st_mtime - (run / "config.yaml").stat().st_mtime) / 60
+    card = (run / "model" / "README.md").read_text()
+    parameters = next(part for part in card.split("|") if "parameters" in part).split(",", 1)[1].strip()
+    return [
+        f"`{name}`",
+        parameters.removesuffix(" parameters"),
+        f"{train['steps']} x {train['batch_size']}",
+        f"{minutes:.0f}",
+        *(f"{pooled[key]:.3f}" for key in ("ap", "ap50", "pq", "f1")),
+        str(pooled["found"]),
+        str(pooled["references"]),
+    ]
+
+
+def _pictures(run: Path, count: int) -> list[Path]:
+    """Reference and prediction as contours over some held-out images, evenly chosen."""
+    cases = held_out_cases(run)
+    chosen = [cases[len(cases) * number // count] for number in range(min(count, len(cases)))]
+    paths = []
+    for case in chosen:
+        labels = run / "predictions" / f"{case.id}.nii.gz"
+        found = instance_file(labels)
+        ids = read_labels(found if found.is_file() else labels)
+        reference = read_labels(case.instances) if case.instances is not None else None
+        path = run / "pictures" / f"{case.id}.png"
+        instance_figure(read_case_image(case), ids, reference).save(path)
+        paths.append(path)
+    return paths
+
+
+if __name__ == "__main__":
+    main()

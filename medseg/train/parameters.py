@@ -1,0 +1,165 @@
+"""Which weights are trained, at what rate, and which decay: what fine-tuning a published backbone asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from medseg.errors import ConfigError, nearest
+from medseg.models.base import Model
+from medseg.train.settings import OptimizerSettings
+
+BACKBONE = "backbone"
+STEM = "stem"
+_STAGES = re.compile(r"^(?:\w+\.)*?(?:layer(?P<one>\d+)|(?:stages|layers|blocks)\.(?P<zero>\d+))\.")
+_STEMS = re.compile(r"^(?:swin\.)?(?:conv1|bn1|embedder|embeddings|patch_embed|pos_embed)(?:\.|$)")
+_EMBEDDINGS = re.compile(r"(pos_embed|level_embed|relative_position_bias_table|position_embeddings)$")
+
+
+def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The trained weights in groups for an optimiser, the highest rate first; one group with the defaults.
+
+    Weights of the model's published part have ``backbone_lr`` times the rate of the others. With a ``layer_decay``
+    below 1 that is lowered once more for each stage (of a vision transformer each block) from the head down to the
+    stem, as in Bao et al. 2022 (BEiT, arXiv:2106.08254). ``decay=kernels`` leaves norms, biases and embeddings
+    without weight decay, as in Liu et al. 2021 (Swin, arXiv:2103.14030).
+
+    Returns:
+        Dicts with ``params``, ``lr``, ``lr_factor`` (of the scheduled rate) and ``weight_decay``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    factors = _factors(model, settings)
+    undecayed = _undecayed(model) if settings.decay == "kernels" else frozenset()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if name in undecayed else settings.weight_decay
+            groups.setdefault((factors.get(name, 1.0), decay), []).append(parameter)
+    return [
+        {"params": found, "lr": settings.lr * factor, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), found in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
+
+
+class Frozen:
+    """The part of a model that is not trained, always or in the first steps.
+
+    Meanwhile its batch norms keep their statistics and its dropout is off: it is a fixed function.
+
+    Args:
+        model: whose weights are to be held.
+        names: ``backbone`` for the published part, ``backbone.stem``, ``backbone.stage1`` and so on for parts of it
+            (of a vision transformer, a stage is a block), or any prefix of parameter names.
+        steps: steps after which the part is trained like the rest; None for never.
+
+    Raises:
+        ConfigError: a name that fits no weight, or nothing would be left to train.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], steps: int | None = None) -> None:
+        chosen = {parameter for name in names for parameter in _named(model, name)}
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if chosen >= trained:
+            raise ConfigError(
+                f"train.freeze: found {', '.join(names)}, which is all of the model, expected a part of it. Leave "
+                "something to train."
+            )
+        parameters = dict(model.named_parameters())
+        self._steps = steps
+        self._parameters = [parameters[name] for name in sorted(chosen & trained)]
+        self._modules = [
+            module
+            for path, module in model.named_modules()
+            if (own := [name for name in parameters if name.startswith(f"{path}.")])
+            and chosen.issuperset(own)
+        ]
+
+        # Now, before anything that counts the weights to be trained, such as a distributed wrapper.
+        if steps is None:
+            self.hold(0)
+
+    def hold(self, step: int) -> None:
+        """Freeze or thaw for the step that follows `step` finished ones; to be called after ``model.train()``."""
+        frozen = self._steps is None or step < self._steps
+        for parameter in self._parameters:
+            parameter.requires_grad_(not frozen)
+        if frozen:
+            for module in self._modules:
+                module.eval()
+
+
+def backbone_parameters(model: nn.Module) -> dict[str, int]:
+    """Names of the weights in the model's published part, and the depth of each: 0 for the stem, then the stages."""
+    part = model.published_part if isinstance(model, Model) else None
+    if part is None:
+        return {}
+    inside = {
+        name: name.removeprefix(f"{part}.")
+        for name, _ in model.named_parameters()
+        if name.startswith(f"{part}.")
+    }
+    depths = {name: _depth(own) for name, own in inside.items()}
+    deepest = max((depth for depth in depths.values() if depth is not None), default=0)
+    # What is neither stem nor stage, such as a last norm, comes after all of them.
+    return {name: deepest if depth is None else depth for name, depth in depths.items()}
+
+
+def _depth(name: str) -> int | None:
+    found = _STAGES.match(name)
+    if found is not None:
+        return int(found["one"]) if found["one"] is not None else int(found["zero"]) + 1
+    return 0 if _STEMS.match(name) else None
+
+
+def _factors(model: nn.Module, settings: OptimizerSettings) -> dict[str, float]:
+    """Of the learning rate, by name, for weights of the published part."""
+    if settings.backbone_lr == 1 and settings.layer_decay == 1:
+        return {}
+    depths = backbone_parameters(model)
+    if not depths:
+        raise ConfigError(
+            f"train.optimizer.backbone_lr: found a rate for the backbone, but {type(model).__name__} has none, expected a "
+            "model that takes published weights. Leave backbone_lr and layer_decay out."
+        )
+    top = max(depths.values()) + 1
+    return {
+        name: settings.backbone_lr * settings.layer_decay ** (top - depth) for name, depth in depths.items()
+    }
+
+
+def _undecayed(model: nn.Module) -> frozenset[str]:
+    """Names of norms, biases and embeddings."""
+    embeddings = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return frozenset(
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() <= 1 or name in embeddings or _EMBEDDINGS.search(name)
+    )
+
+
+def _named(model: nn.Module, name: str) -> list[str]:
+    """Parameters that one entry of ``train.freeze`` stands for."""
+    every = [parameter for parameter, _ in model.named_parameters()]
+    depths = backbone_parameters(model)
+    words = {BACKBONE: list(depths)} if depths else {}
+    for parameter, depth in depths.items():
+        word = f"{BACKBONE}.{STEM}" if depth == 0 else f"{BACKBONE}.stage{depth}"
+        words.setdefault(word, []).append(parameter)
+    found = words.get(name) or [one for one in every if one == name or one.startswith(f"{name}.")]
+    if not found:
+        prefixes = dict.fromkeys(
+            ".".join(one.split(".")[:n]) for one in every for n in range(1, one.count(".") + 1)
+        )
+        known = ", ".join(words or list(dict.fromkeys(one.split(".")[0] for one in every)))
+        raise ConfigError(
+            f"train.freeze: found {name!r}, which fits no weight of {type(model).__name__}."
+            f"{nearest(name, [*words, *prefixes])} Choose among {known}, or a prefix of parameter names."
+        )
+    return found

@@ -1,0 +1,208 @@
+"""An instance model from pictures with instance maps to evaluated instances, by the commands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from medseg.cli.main import main
+from medseg.data.image_folders import read_image_folder
+from medseg.experiment import Experiment
+from medseg.experiment.runs import load_run
+from medseg.inference.model_folder import load_model
+from medseg.io import read, read_labels
+from medseg.io.instances import read_instances
+from medseg.models.mask_rcnn import MaskRCNN
+from medseg.train.reports import read_metrics
+
+PARTS = {"objectness", "rpn_box_reg", "classifier", "box_reg", "mask"}
+TOY = {
+    "name": "toy",
+    "data": {"folds": 2},
+    "preprocess": {"normalize": "rescale", "crop_to_nonzero": False},
+    "model": {
+        "name": "mask_rcnn_resnet_50_fpn",
+        "depths": [1, 1, 1, 1],
+        "block": "basic",
+        "norm": "group",
+        "feature_channels": 16,
+        "anchor_sizes": [[8], [16], [32], [64], [128]],
+        "box_width": 16,
+        "mask_widths": [8],
+        "boxes_sampled": 16,
+        "anchors_sampled": 32,
+        "proposals": [40, 20],
+        "score_threshold": 0.0,
+        "max_detections": 5,
+    },
+    "patch": {"size": [32, 32]},
+    "augment": {"rotate_degrees": 0},
+    "train": {
+        "steps": 2, "report_every": 1, "validation_batches": 1, "save_every": 1,
+        "freeze": ["backbone.stem"], "optimizer": {"name": "adamw", "lr": 0.001, "backbone_lr": 0.5},
+    },
+    "predict": {"instance_score": 0.0},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Four pictures in which two bright blocks touch, with a map of their ids."""
+    import SimpleITK as sitk
+
+    folder = tmp_path_factory.mktemp("nuclei") / "data"
+    for name in ("images", "instances"):
+        (folder / name).mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        ids = np.zeros((40, 48), np.uint16)
+        ids[8:20, 4 + number : 20], ids[8:20, 20:34] = 1, 700
+        grey = np.where(ids > 0, 180, 40) + generator.integers(0, 20, ids.shape)
+        sitk.WriteImage(
+            sitk.GetImageFromArray(grey.astype(np.uint8)), str(folder / "images" / f"{number}.png")
+        )
+        sitk.WriteImage(sitk.GetImageFromArray(ids), str(folder / "instances" / f"{number}.png"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    """A run of two steps, and the instance maps that its model was taught."""
+    folder, taught = tmp_path_factory.mktemp("runs"), []
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        losses = MaskRCNN.losses
+
+        def spied(self, image, label, instances=None):
+            taught.append((label.clone(), instances))
+            return losses(self, image, label, instances)
+
+        patch.setattr(MaskRCNN, "losses", spied)
+        (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
+        run = folder / "run"
+        assert main(["train", str(folder / "toy.yaml"), "--data", str(pictures), "--run", str(run)]) == 0
+    return run, taught
+
+
+def test_training_hands_over_the_instance_maps_and_reports_each_loss(trained):
+    run, taught = trained
+    assert len(taught) == 2
+    for label, instances in taught:
+        assert instances is not None
+        assert np.array_equal(instances.numpy() > 0, label.numpy() > 0)
+    assert max(len(np.unique(ids.numpy())) for _, ids in taught) > 2  # blocks that touch are told apart
+    rows = read_metrics(run / "metrics.jsonl")
+    assert all(set(row["parts"]) == PARTS for row in rows)
+    for row in rows:
+        assert sum(row["parts"].values()) == pytest.approx(row["loss"], rel=1e-5)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run)).Reload()
+    assert {f"loss/{part}" for part in PARTS} <= set(board.Tags()["scalars"])
+
+
+def test_a_frozen_stem_keeps_its_fresh_weights(trained):
+    run, _ = trained
+    model, saved, labels = load_model(run)
+    torch.manual_seed(0)
+    fresh = load_run(run).model.build(len(saved.channel_names), len(labels)).state_dict()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, fresh[name])}
+    assert {"backbone.body.conv1.weight", "backbone.body.bn1.weight"}.isdisjoint(changed)
+    assert {"backbone.body.layer1.0.conv1.weight", "rpn.head.conv.0.0.weight"} <= changed
+
+
+def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):
+    run, _ = trained
+    assert main(["predict", str(run), "--held-out", "--instances"]) == 0
+    held_out = json.loads((run / "splits.json").read_text())[0]["validation"]
+    assert len(held_out) == 2
+    for case in held_out:
+        ids = read_instances(run / "predictions" / f"{case}_instances.nii.gz")
+        labels = read_labels(run / "predictions" / f"{case}.nii.gz")
+        assert ids.ids.grid.shape == labels.grid.shape == read(pictures / "images" / f"{case}.png").grid.shape
+        assert np.array_equal(ids.ids.data > 0, labels.data > 0)
+        assert set(ids.scores) == set(np.unique(ids.ids.data).tolist()) - {0}
+        # What was found is replaced by the truth, so that it can be told from where the figures come.
+        truth = read_labels(pictures / "instances" / f"{case}.png")
+        write_truth(truth, run / "predictions" / f"{case}_instances.nii.gz")
+    assert main(["evaluate", str(run), "--instances"]) == 0
+    summary = json.loads((run / "evaluation_instances" / "summary.json").read_text())
+    pooled = summary["labels"]["instance"]["pooled"]
+    assert (pooled["found"], pooled["false"], pooled["ap"]) == (4, 0, pytest.approx(1))
+    capsys.readouterr()
+    label_map, reference = (
+        run / "predictions" / f"{held_out[0]}.nii.gz",
+        pictures / "instances" / f"{held_out[0]}.png",
+    )
+    assert (
+        main(["evaluate", str(label_map), str(reference), "--instances"]) == 0
+    )  # the map of ids beside it is taken
+    assert " 2      2       0      0  1.000" in capsys.readouterr().out
+    (run / "predictions" / f"{held_out[0]}_instances.nii.gz").unlink()
+    assert main(["evaluate", str(run), "--instances"]) == 1
+    assert f"are missing: {held_out[0]}" in capsys.readouterr().err
+
+
+def write_truth(truth, path):
+    from medseg.io import write
+
+    write(truth, path)
+    path.with_name(path.name.replace(".nii.gz", ".tsv")).unlink()
+
+
+def test_skip_existing_looks_at_both_files(trained, tmp_path, pictures, capsys):
+    run, _ = trained
+    image = str(pictures / "images" / "0.png")
+    command = ["predict", str(run), image, "-o", str(tmp_path), "--instances", "--skip-existing"]
+    assert main(command) == 0
+    (tmp_path / "0_instances.nii.gz").unlink()
+    before = (tmp_path / "0.nii.gz").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (tmp_path / "0_instances.nii.gz").is_file()
+    after = (tmp_path / "0.nii.gz").stat().st_mtime_ns
+    assert after > before
+    assert main(command) == 0
+    assert (tmp_path / "0.nii.gz").stat().st_mtime_ns == after
+
+
+@pytest.mark.parametrize("flag", [["--estimate"], ["--probabilities"], ["--max-memory", "4GB"]])
+def test_what_is_said_of_windows_is_refused(flag, tmp_path, capsys):
+    assert main(["predict", str(tmp_path), "a.png", "-o", str(tmp_path), "--instances", *flag]) == 1
+    assert f"--instances: found it with {flag[0]}" in capsys.readouterr().err
+
+
+def test_weights_are_found_from_anywhere_and_not_read_again(pictures, tmp_path, monkeypatch):
+    experiment = Experiment.parse({**TOY, "data": {"folds": 2, "path": str(pictures)}})
+    fresh = experiment.model.build(len(read_image_folder(pictures).channel_names), 2)
+    body = {
+        k.removeprefix("backbone.body."): v for k, v in fresh.state_dict().items() if "backbone.body." in k
+    }
+    monkeypatch.chdir(tmp_path)
+    save_file(body, "body.safetensors")
+    experiment = experiment.replace(model={**experiment.model.to_plain(), "weights": "body.safetensors"})
+    trainer = experiment.trainer(tmp_path / "run")
+    assert trainer.model.loaded_weights is not None
+    assert torch.equal(trainer.model.backbone.body.conv1.weight, body["conv1.weight"])
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["model"]["weights"] == str(tmp_path / "body.safetensors")
+    again = Experiment.load(tmp_path / "run" / "config.yaml")
+    assert again.trainer(tmp_path / "run", resume=True).model.loaded_weights is not None  # nothing saved yet
+    next(iter(trainer))
+    Path("body.safetensors").unlink()
+    resumed = again.trainer(tmp_path / "run", resume=True)
+    assert (resumed.step, resumed.model.loaded_weights) == (1, None)
+    assert [report.step for report in resumed] == [2]
