@@ -15,7 +15,7 @@ from medseg.data.preprocess import prepare
 from medseg.errors import MedsegError, ModelError, describe
 from medseg.inference.many import Outcome
 from medseg.inference.precision import autocast
-from medseg.inference.volume_instances import find_instances, onto_grid
+from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
 from medseg.instances import Instances
 from medseg.io import write
 from medseg.io.instances import instance_file, write_instances
@@ -52,7 +52,8 @@ def image_instances(
         on_slice: called with (slices done, slices in all).
 
     Returns:
-        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.instance_score``, without overlap.
+        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.instance_score``, without overlap;
+        those of which better ones cover more than half are left out.
 
     Raises:
         ModelError: the model finds no instances. DataError: the image does not fit the model.
@@ -67,7 +68,7 @@ def image_instances(
     with torch.inference_mode(), autocast(predictor.network.dtype, predictor.device):
         found = find_instances(model, image, settings.link, device=predictor.device, on_slice=on_slice)
     kept = found.select(np.flatnonzero(found.scores >= settings.instance_score))
-    return onto_grid(kept, prepared.grid, volume.grid)
+    return onto_grid(without_covered(kept), prepared.grid, volume.grid)
 
 
 def label_map_of(predictor: Predictor, instances: Instances, like: Volume) -> Volume:

@@ -13,7 +13,7 @@ from medseg.data.display import Display
 from medseg.errors import ModelError
 from medseg.evaluation import evaluate_instances
 from medseg.geometry import Grid
-from medseg.inference.volume_instances import find_instances, onto_grid
+from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
 from medseg.instances import Instances
 from medseg.io import write
 from medseg.io.instances import write_instances
@@ -85,3 +85,15 @@ def test_a_dense_model_finds_none(balls):
 
     with pytest.raises(ModelError, match="finds no instances"):
         find_instances(SliceWise(Dense(spatial_dims=2, in_channels=1, num_classes=2)), balls[0])
+
+
+def test_what_better_instances_cover_is_left_out():
+    masks = np.zeros((4, 10, 10), bool)
+    masks[0, :6, :6] = True  # the best
+    masks[1, :7, :6] = True  # the same object once more: one row is left
+    masks[2, 4:10, :6] = True  # two of its six rows are taken: it stays
+    masks[3, 9:, 9:] = True
+    found = Instances.of_masks(masks, scores=[0.9, 0.8, 0.7, 0.1])
+    assert without_covered(found).scores.tolist() == [0.9, 0.7, 0.1]
+    assert without_covered(found, least=0.7).scores.tolist() == [0.9, 0.1]
+    assert len(without_covered(Instances.empty((3, 3)))) == 0
