@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("predict: give either images or --held-out.")
     if options.images and not options.output and not options.estimate:
         raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
+    if options.estimate and options.others:
+        raise ConfigError("predict: --estimate looks at one model. Ask for each by itself.")
     if options.instances:
         _check_instances(options)
     folder = Path(options.model)
@@ -82,8 +84,6 @@ def run(options: argparse.Namespace) -> int:
     predictor = load(model_folder, device=options.device, max_memory=options.max_memory, **settings)
     cases = _cases(options, model_folder.parent, len(predictor.saved.channel_names))
     print(predictor, flush=True)
-    if options.estimate and options.others:
-        raise ConfigError("predict: --estimate looks at one model. Ask for each by itself.")
     if options.estimate:
         return _estimate(predictor, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
     if options.skip_existing:
-        needed = (lambda t: (t, instance_file(t))) if options.instances else (lambda t: (t,))
-        pairs = [pair for pair in pairs if not all(file.is_file() for file in needed(pair[1]))]
+        pairs = [(case, target) for case, target in pairs if not _is_there(target, options)]
+        print(f"{len(cases) - len(pairs)} of {len(cases)} cases are there already")
     together: Any = predictor
     if options.others:
         others = [
@@ -200,6 +200,19 @@ def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
     if options.held_out:
         return list(held_out_cases(run))
     return read_images([Path(image) for image in options.images], channels)
+
+
+def _is_there(target: Path, options: argparse.Namespace) -> bool:
+    """Whether everything that is asked for of a case is there."""
+    from medseg.inference.many import probabilities_file
+    from medseg.io.instances import instance_file
+
+    files = [target]
+    if options.instances:
+        files.append(instance_file(target))
+    if options.probabilities:
+        files.append(probabilities_file(target))
+    return all(file.is_file() for file in files)
 
 
 def _check_targets(cases: list[Any], targets: list[Path]) -> None:

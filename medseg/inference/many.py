@@ -51,6 +51,11 @@ class Outcome:
     writing: float = 0.0
 
 
+def probabilities_file(target: Path) -> Path:
+    """Where the probabilities that belong to a label map are written."""
+    return target.with_name(f"{stem_of(target)}_probabilities.nii")
+
+
 def predict_files(
     predictor: Segmenter,
     pairs: Iterable[tuple[Case, Path]],
@@ -121,7 +126,7 @@ def _segment(
         return Outcome(case, target, error, reading), None
     began = time.perf_counter()
     try:
-        shares = target.with_name(f"{stem_of(target)}_probabilities.nii") if probabilities else None
+        shares = probabilities_file(target) if probabilities else None
         labels = predictor.run(job, on_window=on_window, probabilities=shares)
     except MedsegError as refused:
         return Outcome(case, target, refused, reading), None

@@ -20,7 +20,7 @@ from medseg.inference.windows import Sliding
 SHARE_OF_FREE = 0.8  # of what is free, when no budget is given
 SHARE_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
 OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 _CGROUPS = (  # limit, in use; version 2, then 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -33,7 +33,7 @@ def parse_size(text: str) -> int:
     Raises:
         ConfigError: not a size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)B?\s*", text.upper())
     if match is None or match[2] not in _UNITS or not float(match[1]):
         raise ConfigError(f"max_memory: found {text!r}, expected a size such as 6GB or 800MB. Correct it.")
     return int(float(match[1]) * _UNITS[match[2]])
@@ -157,7 +157,9 @@ def plan_memory(
 
 
 def gigabytes(size: float, *, up: bool = False) -> str:
-    """Bytes as text, such as ``3.2 GB``; with `up` never below the size."""
+    """Bytes as text, such as ``3.2 GB`` or ``20 MB``; with `up` never below the size."""
+    if size < 10**8 and not up:
+        return f"{size / 10**6:.3g} MB"
     return f"{size / 10**9 + (0.05 if up else 0):.1f} GB"
 
 

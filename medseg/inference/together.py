@@ -35,11 +35,18 @@ class Together:
     def __init__(self, predictors: Sequence[Predictor], scratch: str | Path | None = None) -> None:
         if not predictors:
             raise ModelError("ensemble: found no model, expected one or more. Give model folders.")
-        for predictor in predictors[1:]:
-            if predictor.labels.to_tsv() != predictors[0].labels.to_tsv():
-                found, expected = (_named(p.labels) for p in (predictor, predictors[0]))
+        first = predictors[0]
+        for number, predictor in enumerate(predictors[1:], 2):
+            where = f"model {number} ({predictor.saved.name})"
+            if _named(predictor.labels) != _named(first.labels):
                 raise ModelError(
-                    f"{predictor.saved.name}: labels: found {found}, expected {expected}. Give models of one task."
+                    f"{where}: labels: found {_named(predictor.labels)}, expected {_named(first.labels)}. "
+                    "Give models of one task."
+                )
+            if predictor.saved.channel_names != first.saved.channel_names:
+                found, expected = (", ".join(p.saved.channel_names) for p in (predictor, first))
+                raise ModelError(
+                    f"{where}: channels: found {found}, expected {expected}. Give models of the same images."
                 )
         self.predictors = list(predictors)
         self._scratch = scratch
@@ -62,7 +69,7 @@ class Together:
     ) -> Volume:
         """Segment an image; see `Predictor.run`."""
         first = self.predictors[0]
-        with tempfile.TemporaryDirectory(prefix="medseg-", dir=self._scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
                 labels = predictor.run(predictor.job(job), on_window=on_window, probabilities=path)
@@ -83,4 +90,4 @@ class Together:
 
 
 def _named(labels: Labels) -> str:
-    return ", ".join(f"{label.name} {label.value}" for label in labels.foreground)
+    return ", ".join(f"{label.name} {label.value}" for label in labels)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{_mark()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -30,9 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or choose another folder."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary, previous = (path.with_name(f".{os.getpid()}.{mark}.{path.name}") for mark in ("new", "old"))
+    temporary, previous = (path.with_name(f".{_mark()}.{mark}.{path.name}") for mark in ("new", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -63,11 +63,20 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
             sync_folder(path.parent)
             shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or choose another folder."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mark() -> str:
+    """Part of a temporary name that no other process takes, on this machine or another one."""
+    return f"{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _refused(path: Path, error: OSError) -> DataError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "Free space, or choose another folder." if full else "Choose another folder."
+    return DataError(f"{path}: cannot be written ({error.strerror or error}). {advice}")
 
 
 def make_folder(path: str | Path) -> None:
@@ -77,7 +86,7 @@ def make_folder(path: str | Path) -> None:
         DataError: it cannot.
     """
     path = Path(path)
-    probe = path / f".{os.getpid()}.probe"
+    probe = path / f".{_mark()}.probe"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

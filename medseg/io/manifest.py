@@ -39,14 +39,15 @@ def check_manifest(folder: Path) -> None:
     if present != set(files):
         missing, extra = sorted(set(files) - present), sorted(present - set(files))
         raise ModelError(
-            f"{folder}: missing files {missing or 'none'}, unexpected files {extra or 'none'}. Copy it again."
+            f"{folder}: missing files: {', '.join(missing) or 'none'}; unexpected files: {', '.join(extra) or 'none'}. "
+            "Copy it again."
         )
     for name, expected in files.items():
         found = _entry(folder / name)
         if found != expected:
-            raise ModelError(
-                f"{folder / name}: found {found}, expected {expected}. The file changed; copy it again."
-            )
+            sizes = f"found {found['size']} bytes, expected {expected.get('size')}"
+            what = sizes if found["size"] != expected.get("size") else "found another checksum than expected"
+            raise ModelError(f"{folder / name}: {what}. The file changed; copy it again.")
 
 
 def is_complete(folder: Path) -> bool:

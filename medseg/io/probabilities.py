@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -77,12 +79,28 @@ def writing_probabilities(path: str | Path, like: Volume, classes: int) -> Itera
             plane = np.full(like.grid.shape[0] * like.grid.shape[1], TOP, "<u2").tobytes()
             for _ in range(like.grid.shape[2]):
                 file.write(plane)
-            file.truncate(offset + int(np.prod(shape, dtype=np.int64)) * 2)
+            _reserve(file, offset + int(np.prod(shape, dtype=np.int64)) * 2)
         opened = ProbabilityFile(temporary, offset, shape)
         try:
             yield opened
         finally:
             opened.close()
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Give the file its size and the disk space for it; to write into a hole on a full disk would end the process."""
+    file.flush()
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    except AttributeError:  # not on this system
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    zeros = bytes(1 << 20)
+    for start in range(file.seek(0, os.SEEK_END), size, len(zeros)):
+        file.write(zeros[: size - start])
 
 
 def reading_probabilities(path: str | Path) -> Iterator[NDArray[np.uint16]]:

@@ -266,7 +266,7 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["phantom_000.nii.gz"]
     capsys.readouterr()
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
-    assert "max_memory: found 0.0 GB, expected at least" in capsys.readouterr().err
+    assert "max_memory: found 10 MB, expected at least" in capsys.readouterr().err
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "much"]) == 1
     assert "expected a size such as 6GB" in capsys.readouterr().err
 

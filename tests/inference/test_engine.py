@@ -91,13 +91,13 @@ def test_logits_beyond_float16_are_refused_in_a_sentence(make_predictor):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("6GB", 6 * 10**9), ("800 MB", 8 * 10**8), ("1.5gib", 3 << 29), ("12345", 12345), ("2T", 2 * 10**12)],
+    [("6GB", 6 * 10**9), ("800 MB", 8 * 10**8), ("1.5gib", 3 << 29), ("2T", 2 * 10**12)],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "6", "six", "-1GB", "0GB", "3QB", "GB"][2:])
+@pytest.mark.parametrize("text", ["", "6", "12345", "six", "-1GB", "0GB", "3QB", "GB"])
 def test_what_is_no_size(text):
     with pytest.raises(ConfigError, match="max_memory: found"):
         parse_size(text)

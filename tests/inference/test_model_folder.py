@@ -58,7 +58,7 @@ def test_a_changed_file_is_refused_by_name(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(bytes(content))
-    with pytest.raises(ModelError, match=rf"{name}: found .*expected .*copy it again"):
+    with pytest.raises(ModelError, match=rf"{name}: found .*expected.*copy it again"):
         load_model(folder)
 
 
