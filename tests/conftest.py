@@ -77,3 +77,8 @@ def make_volume() -> MakeVolume:
         return Volume(data, grid, kind)
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the notebooks, which take longest: begun last, one process would be left working alone."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
