@@ -12,7 +12,12 @@ Figures = dict[str, Any]
 
 def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
     """Print the tables, draw the plot into WORK/inference.png, and put both into README.md if wanted."""
-    tables = [f"{machine()}.", *[_TABLES[part](found) for part, found in results.items() if part in _TABLES]]
+    title = "Inference beside nnU-Net and MONAI, the same weights, each in a process of its own (`benchmarks/inference.py`)."
+    tables = [
+        title,
+        f"{machine()}.",
+        *[_TABLES[part](found) for part, found in results.items() if part in _TABLES],
+    ]
     text = "\n\n".join(tables) + "\n"
     if publish:
         _publish(text)
