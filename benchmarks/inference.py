@@ -148,7 +148,13 @@ def _part_many(options: argparse.Namespace) -> dict[str, Any]:
     if options.small is None:
         raise SystemExit("many: give a folder of small images with --small.")
     _, model = _models(
-        options.work, "small", classes=3, features=(32, 64, 128, 256), patch=(40, 56, 40), scheme="ZScore"
+        options.work,
+        "small",
+        classes=3,
+        features=(32, 64, 128, 256),
+        patch=(40, 56, 40),
+        spacing_mm=1.0,
+        scheme="ZScore",
     )
     images = [str(path) for path in sorted(options.small.glob("*.nii.gz"))[:20]]
     folder = options.work / "many"
@@ -197,6 +203,7 @@ def _models(
     features: tuple[int, ...],
     patch: tuple[int, ...] = (128, 128, 128),
     scheme: str = "CT",
+    spacing_mm: float = 1.5,
     native: Path | None = None,
 ) -> tuple[Path, Path]:
     """A trained nnU-Net folder with random weights, and the same imported by medseg."""
@@ -208,7 +215,7 @@ def _models(
         net = architecture(3, features=features)
         blocks = [2] * len(features)
         net["arch_kwargs"] |= {"n_conv_per_stage": blocks, "n_conv_per_stage_decoder": blocks[1:]}
-        spacing = [1.5] * 3
+        spacing = [spacing_mm] * 3
         if native is not None:  # prediction without resampling
             import medseg
 
