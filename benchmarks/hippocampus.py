@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("data", help="folder of Task04_Hippocampus")
     parser.add_argument("names", nargs="*", default=NAMES, help=f"configs; {' '.join(NAMES)} unless told")
     parser.add_argument("--runs", type=Path, default=Path("runs/hippocampus"), help="where runs lie")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for name in options.names:
         run = options.runs / name
         config = ROOT / "configs" / "hippocampus" / f"{name}.yaml"

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where volumes, models and results lie")
     parser.add_argument("--small", type=Path, help="folder of small images for `many`")
     parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         found = globals()[f"_part_{part}"](options)

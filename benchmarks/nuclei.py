@@ -41,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/nuclei"), help="where runs lie")
     parser.add_argument("--pictures", type=int, default=3, metavar="N", help="held-out images that are drawn")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for name in options.names:
         _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
     rows = [_row(options.runs / name, name) for name in options.names]
