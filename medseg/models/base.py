@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
 from medseg.models.pretrained_config import LoadedWeights
+from medseg.models.ranks import rank_count
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
@@ -123,6 +124,8 @@ class Model(nn.Module):
             stride: of the deepest map that has a batch norm.
         """
         n, _, *size = image.shape
+        # The batch norms of several processes look at the images of all.
+        n *= rank_count()
         if self.training and n * prod(-(-length // stride) for length in size) == 1:
             what = "a batch norm would see a single value on the deepest map: image size"
             expected = f"more than {stride} along an axis, or a batch of 2"

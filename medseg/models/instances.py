@@ -97,18 +97,6 @@ def boxes_of(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).float()
 
 
-def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
-    """The number of target masks in the batch, at least 1; averaged over the ranks of a distributed training.
-
-    By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
-    """
-    count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count /= torch.distributed.get_world_size()
-    return count.clamp(min=1)
-
-
 def _components(label: np.ndarray) -> np.ndarray:
     """Number the connected regions of equal foreground class, from 1."""
     from skimage.measure import label as number_regions

@@ -21,11 +21,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from medseg.models.base import Model, full_precision
-from medseg.models.instances import Detections, average_targets, instance_targets
+from medseg.models.instances import Detections, instance_targets
 from medseg.models.layout import as_model, crop_to, pad_to, round_up
 from medseg.models.maskformer_config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
 from medseg.models.maskformer_outputs import Panoptic, find_instances, panoptic, semantic_scores
 from medseg.models.pretrained import Homes
+from medseg.models.ranks import average_targets, rank_mean_class_loss
 
 FLOOR = 1e-6
 """Least score of a class, so that its logarithm is finite."""
@@ -98,6 +99,7 @@ class MaskTransformer(Model):
         self.config = config
         self.network = network
         network.criterion.get_num_masks = average_targets
+        network.criterion.loss_labels = rank_mean_class_loss(network.criterion)
         self._layers = layers
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from medseg.errors import ConfigError
 from medseg.inference.precision import resolve_precision
+from medseg.train.batch_norm import share_batch_norms
 from medseg.train.launch import process_count, processes_per_machine
 from medseg.train.settings import TrainSettings
 
@@ -23,6 +24,7 @@ _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", tor
 # The others wait while the leader prepares the data, which takes hours where they are large.
 WAIT = timedelta(hours=12)
 T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Team:
@@ -82,6 +84,12 @@ class Team:
         together = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
         distributed.all_reduce(together, distributed.ReduceOp.MAX)
         return [float(value) for value in together]
+
+    def placed(self, model: ModelT) -> ModelT:
+        """The model on the device of this process, with batch norms that look at the images of all."""
+        if self.size > 1:
+            share_batch_norms(model)
+        return model.to(self.fabric.device)
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes, on the processor."""

@@ -109,7 +109,7 @@ class Trainer:
         self.fabric = self.team.fabric
         model.criterion = build_loss(settings.loss, batch_dice=settings.batch_dice)
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
-        self.model = to_channels_last(model.to(self.fabric.device), model.spatial_dims)
+        self.model = to_channels_last(self.team.placed(model), model.spatial_dims)
         self._average = Average(self.model, settings.ema) if settings.ema is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer)
         self._frozen = Frozen(model, settings.freeze, settings.freeze_steps)

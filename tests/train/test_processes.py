@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from medseg.errors import ConfigError
+from medseg.experiment import Experiment
 from medseg.experiment.runs import load_run
 from medseg.train.launch import is_leader, process_count, processes_per_machine
 from medseg.train.reports import read_metrics
@@ -22,12 +23,9 @@ OPTIONS = (
 )
 
 
-@pytest.fixture(scope="module")
-def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
-    """A run of two processes, begun by the command, and what they told."""
-    folder = tmp_path_factory.mktemp("together")
-    config, run = folder / "toy.yaml", workplace / "together"
-    config.write_text(make_experiment(*OPTIONS, "train.batch_size=1").to_yaml())
+def two_processes(experiment, config: Path, run: Path) -> str:
+    """Train by the command in two processes; returns what they told."""
+    config.write_text(experiment.to_yaml())
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
     done = subprocess.run(
         [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run)],
@@ -38,7 +36,15 @@ def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    return run, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
+    """A run of two processes, begun by the command, and what they told."""
+    run = workplace / "together"
+    experiment = make_experiment(*OPTIONS, "train.batch_size=1")
+    return run, two_processes(experiment, tmp_path_factory.mktemp("together") / "toy.yaml", run)
 
 
 def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace, together):
@@ -55,6 +61,31 @@ def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace
         assert two_row["lr"] == one_row["lr"]
         assert two_row["val_dice"] == pytest.approx(one_row["val_dice"], abs=1e-3, nan_ok=True)
         assert two_row["samples_per_second"] == pytest.approx(2 / two_row["seconds_per_step"])
+
+
+def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_path):
+    """Unequal numbers of regions and batch norms: means and statistics of each process would differ."""
+    width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
+    decoder = {"hidden_channels": 64, "queries": 7, "decoder_layers": 2, "decoder_width": 16, "attention_heads": 2}
+    options = {**width, **decoder, "dropout": 0.0}
+    values = {
+        "name": "toy",
+        "data": {"path": str(workplace / "data"), "folds": 2},
+        "model": {"name": "maskformer_resnet_18", **options},
+        "patch": {"size": [48, 48]},
+        "slices": {"channels": "repeat"},
+        "train": {"steps": 6, "report_every": 1, "validation_batches": 0, "precision": "float32"},
+    }
+    run, alone = workplace / "two_of_maskformer", workplace / "one_of_maskformer"
+    values["train"]["optimizer"] = {"name": "adamw", "lr": 1e-4}
+    values["train"]["batch_size"] = 2
+    two_processes(Experiment.parse(values), tmp_path / "toy.yaml", run)
+    values["train"]["batch_size"] = 4
+    list(Experiment.parse(values).trainer(alone))
+    ones, twos = (read_metrics(path / "metrics.jsonl") for path in (alone, run))
+    assert len(twos) == 6
+    for one, two in zip(ones, twos, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
 
 
 def test_one_of_them_writes_and_speaks(together):
