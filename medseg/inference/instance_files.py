@@ -13,7 +13,7 @@ import torch
 from medseg.data.cases import Case
 from medseg.data.preprocess import prepare
 from medseg.errors import MedsegError, ModelError, describe
-from medseg.inference.many import Outcome
+from medseg.inference.many import Outcome, probabilities_file
 from medseg.inference.precision import autocast
 from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
 from medseg.instances import Instances
@@ -64,7 +64,7 @@ def image_instances(
     slices = saved.slices.replace(planes=())
     model = on_volumes(predictor.model, slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
     assert isinstance(model, SliceWise)  # only 2-D models offer instances
-    image = torch.from_numpy(prepared.image.data)
+    image = prepared.slices if model.axis == 2 else torch.from_numpy(prepared.image.data)
     with torch.inference_mode(), autocast(predictor.network.dtype, predictor.device):
         found = find_instances(model, image, settings.link, device=predictor.device, on_slice=on_slice)
     kept = found.select(np.flatnonzero(found.scores >= settings.instance_score))
@@ -107,6 +107,7 @@ def _predicted(predictor: Predictor, case: Case, target: Path, on_slice: OnSlice
         times[1:] = [time.perf_counter()] * 3
         found = image_instances(predictor, volume, where=where, on_slice=on_slice)
         times[2:] = [time.perf_counter()] * 2
+        probabilities_file(target).unlink(missing_ok=True)  # of an earlier prediction
         write_instances(found, volume, instance_file(target), predictor.labels)
         write(label_map_of(predictor, found, volume), target)
         times[3] = time.perf_counter()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from medseg.data.cases import Case
 from medseg.errors import MedsegError
 from medseg.io import stem_of, write
+from medseg.io.instances import instance_file, table_beside
 from medseg.volume import Volume
 
 OnWindow = Callable[[int, int], None]
@@ -71,6 +72,8 @@ def predict_files(
         on_window: called with (windows done, windows in all) of each image.
         probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
 
+    Probabilities and instances that an earlier prediction left beside a label map are removed with it.
+
     Yields:
         An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
     """
@@ -91,7 +94,7 @@ def predict_files(
                 done = _segment(predictor, case, target, read, on_window, probabilities)
                 if written is not None:
                     yield written.result()
-                written = writer.submit(_write, *done)
+                written = writer.submit(_write, *done, probabilities)
                 del read, done
                 if not ahead and pair is not None:
                     reading = reader.submit(_read, predictor, pair[0])
@@ -133,14 +136,25 @@ def _segment(
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels
 
 
-def _write(outcome: Outcome, labels: Volume | None) -> Outcome:
+def _write(outcome: Outcome, labels: Volume | None, probabilities: bool) -> Outcome:
     if labels is None:
         return outcome
     began = time.perf_counter()
     error: MedsegError | None = None
     try:
+        _remove_former(outcome.target, probabilities)
         write(labels, outcome.target)
     except MedsegError as refused:
         error = refused
     writing = time.perf_counter() - began
     return Outcome(outcome.case, outcome.target, error, outcome.reading, outcome.network, writing)
+
+
+def _remove_former(target: Path, probabilities: bool) -> None:
+    """Remove what an earlier prediction wrote beside `target`, and would be taken for a part of this one."""
+    instances = instance_file(target)
+    former = [instances, table_beside(instances)]
+    if not probabilities:
+        former.append(probabilities_file(target))
+    for file in former:
+        file.unlink(missing_ok=True)

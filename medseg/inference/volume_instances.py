@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.data.slices import PreparedSlices
 from medseg.geometry import Grid
 from medseg.inference.link_settings import LinkSettings
 from medseg.inference.linking import link_slices
@@ -18,7 +19,7 @@ from medseg.volume import Volume
 
 def find_instances(
     model: SliceWise,
-    image: Tensor,
+    image: Tensor | PreparedSlices,
     settings: LinkSettings | None = None,
     *,
     device: torch.device | None = None,
@@ -28,9 +29,9 @@ def find_instances(
 
     Args:
         model: a 2-D instance model, slice by slice; in evaluation mode.
-        image: `(c, X, Y, Z)`.
+        image: `(c, X, Y, Z)`; or its slices, prepared as they are asked for, for a model that cuts the last axis.
         settings: of the linking.
-        device: the model's, to which some slices at a time are brought; the image's unless given.
+        device: the model's, to which some slices at a time are brought; that of a tensor, or the processor, unless given.
         on_slice: called with (slices done, slices in all).
 
     Returns:
@@ -39,18 +40,28 @@ def find_instances(
     Raises:
         ModelError: the model finds no instances, or does not take such an image.
     """
-    depth, axis = image.shape[1 + model.axis], 1 + model.axis
+    depth = image.shape[1 + model.axis] if isinstance(image, Tensor) else image.shape[1]
     count = model.batch_size or depth
     beside = model.channels.settings.thickness // 2 if model.channels is not None else 0
     slices: list[Instances] = []
     for first in range(0, depth, count):
         last = min(first + count, depth)
         low, high = max(first - beside, 0), min(last + beside, depth)
-        part = image.narrow(axis, low, high - low).to(device or image.device)
+        part = _slices(image, model.axis, low, high)
+        part = part if device is None else part.to(device)
         slices += model.slice_instances(part[None])[first - low : last - low]
         if on_slice is not None:
             on_slice(last, depth)
     return link_slices(slices, axis=model.axis, settings=settings)
+
+
+def _slices(image: Tensor | PreparedSlices, axis: int, first: int, last: int) -> Tensor:
+    """Slices of an image across `axis`, as a volume `(c, X, Y, Z)`."""
+    if isinstance(image, Tensor):
+        return image.narrow(1 + axis, first, last - first)
+    if axis != 2:
+        raise ValueError(f"slices are made across axis 2, asked for across axis {axis}")
+    return torch.from_numpy(image.slices(first, last)).movedim(1, 3)
 
 
 def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:

@@ -26,11 +26,10 @@ class TeamBatchNorm(_BatchNorm):
         centred = values - (sums[1:] / total).view(shape)
         variance = _summed(centred.square().sum(axes)) / total
         self._remember(sums[1:] / total, variance * total / (total - 1).clamp(min=1))
-        scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
+        scaled: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
-        found = scaled.to(image.dtype)
-        return found
+        return scaled.to(image.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -14,6 +14,7 @@ from medseg.data.preprocess import Preprocessing
 from medseg.errors import DataError, ModelError
 from medseg.geometry import Grid
 from medseg.inference.instance_files import predict_instance_files
+from medseg.inference.many import predict_files
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SavedModel
 from medseg.io import read, read_labels, write
@@ -32,6 +33,10 @@ class Threshold(Model):
         super().__init__(spatial_dims=2, in_channels=1, num_classes=3)
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.batches: list[int] = []
+
+    def forward(self, image):
+        bright = image[:, 0] - 0.5
+        return torch.stack([-bright, bright, bright.abs() - 9], 1)
 
     def instances(self, image):
         self.batches.append(len(image))
@@ -106,6 +111,12 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     assert sorted(file.values.values()) == [5, 300, 300]
     assert sorted(file.scores.values()) == pytest.approx([0.6, 0.8, 0.9])
     assert (tmp_path / "out" / "a_instances.tsv").read_text().startswith("id\tclass\tscore\n")
+    # Another prediction of label maps alone leaves no instances that contradict it.
+    (again,) = predict_files(predictor_of(Threshold()), [pairs[1]], probabilities=True)
+    assert again.error is None
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.nii.gz", "a_probabilities.nii"]
+    list(predict_instance_files(predictor_of(Threshold()), [pairs[1]]))
+    assert not (tmp_path / "out" / "a_probabilities.nii").exists()
 
 
 def test_a_picture_has_one_slice(tmp_path):

@@ -66,7 +66,13 @@ def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace
 def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_path):
     """Unequal numbers of regions and batch norms: means and statistics of each process would differ."""
     width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
-    decoder = {"hidden_channels": 64, "queries": 7, "decoder_layers": 2, "decoder_width": 16, "attention_heads": 2}
+    decoder = {
+        "hidden_channels": 64,
+        "queries": 7,
+        "decoder_layers": 2,
+        "decoder_width": 16,
+        "attention_heads": 2,
+    }
     options = {**width, **decoder, "dropout": 0.0}
     values = {
         "name": "toy",
