@@ -7,6 +7,7 @@ refused; all errors of a file are reported at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
@@ -56,7 +57,7 @@ class Config(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with the given fields changed."""
-        return type(self).parse({**dict(self), **changes}, source=type(self).__name__)
+        return type(self).parse({**dict(self), **changes}, source=_in_words(type(self).__name__))
 
     def to_plain(self) -> dict[str, Any]:
         """Every field as YAML-ready plain values."""
@@ -65,6 +66,26 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """The resolved config as YAML."""
         return yaml.dump(self.to_plain(), sort_keys=False, Dumper=_Dumper, width=110)
+
+
+def _plainly(message: str) -> str:
+    """A message of pydantic in the words of this project's own."""
+    message = message.removeprefix("Value error, ").rstrip(".")
+    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", message)
+    message = re.sub(r", unable to parse string as an? \w+", "", message)
+    message = message.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    return message.replace("Input should be", "expected")
+
+
+def _either(messages: Iterable[str]) -> str:
+    """What the members of a union expect, each once."""
+    first, *others = dict.fromkeys(map(_plainly, messages))
+    return " or ".join([first, *(other.removeprefix("expected ") for other in others)])
+
+
+def _in_words(name: str) -> str:
+    """``PredictSettings`` as ``predict settings``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -145,7 +166,7 @@ def _line(cls: type[BaseModel], item: Any) -> str:
         return f"{place}: unknown key.{hint}"
     if item["type"] == "missing":
         return f"{place}: missing. Add it."
-    message = item["msg"].removeprefix("Value error, ").rstrip(".")
+    message = _plainly(item["msg"])
     value = item["input"]
     shown = "" if isinstance(value, (dict, BaseModel)) else f": found {value!r:.100}"
     return f"{place + ': ' if place else ''}{message}{shown}."
@@ -160,7 +181,7 @@ def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> 
     if len({item["loc"][:-1] for item in items}) == 1 == max(map(len, branches.values())) and not any(
         item["type"] == "extra_forbidden" for item in items
     ):
-        return [_line(cls, {**items[0], "msg": ", or ".join(item["msg"] for item in items)})]
+        return [_line(cls, {**items[0], "msg": _either(item["msg"] for item in items)})]
 
     def misfit(branch: list[Any]) -> tuple[int, int, int]:
         near_misses = sum("Did you mean" in _line(cls, item) for item in branch)

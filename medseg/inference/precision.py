@@ -28,10 +28,12 @@ def checked_device(device: torch.device | str | None) -> torch.device:
         return best_device()
     try:
         return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError):
+        count = torch.cuda.device_count()
+        known = ["cpu", *(f"cuda:{number}" for number in range(count))]
         raise ConfigError(
-            f"device: found {device}, expected one of this machine, such as {best_device()} ({reason}). Choose another."
+            f"device: found {device}, expected one of this machine, such as {' or '.join(known)}. Choose another"
+            f"{'' if count else '; torch finds no CUDA device'}."
         ) from None
 
 

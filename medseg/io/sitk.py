@@ -259,4 +259,4 @@ class _quiet:
 
 def _reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip()[:200] if lines else type(error).__name__
+    return lines[-1].strip().removeprefix("sitk::ERROR: ")[:200] if lines else type(error).__name__
