@@ -10,7 +10,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from medseg.errors import DataError
-from medseg.io.atomic import sync_folder
+from medseg.io.atomic import sync_folder, unique_mark
 
 MAX_BYTES = 100 * 2**30
 MAX_MEMBERS = 100_000
@@ -60,7 +59,7 @@ def extract(
         raise DataError(f"{archive}: no such file. Give a zip or tar archive.")
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
+    temporary = folder.with_name(f".{unique_mark()}.{folder.name}")
     try:
         temporary.mkdir(parents=True)
         budget = min(max_bytes, MAX_RATIO * archive.stat().st_size)

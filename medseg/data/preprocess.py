@@ -75,10 +75,10 @@ class Prepared:
 def check_image(image: Volume, channels: int, where: str) -> None:
     """Raise a `DataError` unless `image` has this many channels and only finite voxels."""
     if image.channels != channels:
-        raise DataError(
-            f"{where}: channels: found {image.channels}, expected {channels}. "
-            "Give one file per channel in the order of training, or one file that holds them all."
-        )
+        advice = "Give one file per channel in the order of training, or one file that holds them all."
+        if (image.channels, channels) == (3, 1):
+            advice = "If it is a picture in colour, convert it to grey."
+        raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
     if image.data.dtype.kind == "f":
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:

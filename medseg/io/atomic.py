@@ -24,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{_mark()}.{path.name}")
+    temporary = path.with_name(f".{unique_mark()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -51,7 +51,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary, previous = (path.with_name(f".{_mark()}.{mark}.{path.name}") for mark in ("new", "old"))
+    temporary, previous = (path.with_name(f".{unique_mark()}.{mark}.{path.name}") for mark in ("new", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -68,7 +68,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _mark() -> str:
+def unique_mark() -> str:
     """Part of a temporary name that no other process takes, on this machine or another one."""
     return f"{os.getpid()}-{secrets.token_hex(2)}"
 
@@ -86,7 +86,7 @@ def make_folder(path: str | Path) -> None:
         DataError: it cannot.
     """
     path = Path(path)
-    probe = path / f".{_mark()}.probe"
+    probe = path / f".{unique_mark()}.probe"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
