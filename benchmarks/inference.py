@@ -25,6 +25,7 @@ from inference_report import report
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("window", "file", "export", "memory", "budget", "many")
 BIG = (512, 512, 448)
+ROUNDS = 3
 
 
 def main() -> None:
@@ -57,22 +58,30 @@ def _results(work: Path) -> dict[str, Any]:
 
 def _part_window(options: argparse.Namespace) -> dict[str, Any]:
     nnunet, model = _models(options.work, "real", classes=3, features=(32, 64, 128, 256, 320, 320))
-    found = {"nnunet float32": _run("window_nnunet", folder=nnunet, dtype="float32", repeats=3)}
-    found["medseg float32"] = _run("window_medseg", model=model, dtype="float32", repeats=3)
-    found["medseg float32 compiled"] = _run(
-        "window_medseg", model=model, dtype="float32", repeats=3, compiled=True
-    )
-    if _has_amx():
-        found["nnunet bfloat16"] = _run("window_nnunet", folder=nnunet, dtype="bfloat16", repeats=3)
-        found["medseg bfloat16"] = _run("window_medseg", model=model, dtype="bfloat16", repeats=3)
-        found["medseg bfloat16 compiled"] = _run(
-            "window_medseg", model=model, dtype="bfloat16", repeats=3, compiled=True
-        )
+    jobs = {}
+    for dtype in ("float32", "bfloat16") if _has_amx() else ("float32",):
+        ours = {"model": model, "dtype": dtype}
+        jobs[f"nnunet {dtype}"] = ("window_nnunet", {"folder": nnunet, "dtype": dtype})
+        jobs[f"medseg {dtype}"] = ("window_medseg", ours)
+        jobs[f"medseg {dtype} compiled"] = ("window_medseg", {**ours, "compiled": True})
+    found = _in_rounds(jobs)
     exact = np.array(found["nnunet float32"].pop("probe"))
     for name, figures in found.items():
         if "probe" in figures:
             figures["difference"] = float(np.abs(np.array(figures.pop("probe")) - exact).max())
         print(name, figures, flush=True)
+    return found
+
+
+def _in_rounds(jobs: dict[str, Any]) -> dict[str, Any]:
+    """The fastest of several runs of each job, taken in turns, so that a noisy machine is fair to all."""
+    found: dict[str, Any] = {}
+    for _ in range(ROUNDS):
+        for name, (worker, settings) in jobs.items():
+            figures = _run(worker, **settings)
+            best = found.get(name, {})
+            if name not in found or figures.get("seconds", np.inf) < best.get("seconds", np.inf):
+                found[name] = figures
     return found
 
 
@@ -137,7 +146,7 @@ def _part_budget(options: argparse.Namespace) -> dict[str, Any]:
 
 def _part_export(options: argparse.Namespace) -> dict[str, Any]:
     size = {"shape": [128, 160, 160], "target": [205, 256, 256], "classes": 25}
-    found = {name: _run(f"export_{name}", **size) for name in ("nnunet", "medseg")}
+    found = _in_rounds({name: (f"export_{name}", size) for name in ("nnunet", "medseg")})
     probes = [np.array(figures.pop("probe")) for figures in found.values()]
     found["medseg"]["agreement"] = float((probes[0] == probes[1]).mean())
     print(found, flush=True)

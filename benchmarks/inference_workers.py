@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 Figures = dict[str, Any]
+REPEATS = 2
 
 
-def window_nnunet(folder: str, dtype: str, repeats: int) -> Figures:
+def window_nnunet(folder: str, dtype: str) -> Figures:
     """One window through the network as nnU-Net builds and runs it."""
     import torch
 
     predictor = _nnunet(folder)
-    return _timed_window(predictor.network.eval(), torch.contiguous_format, dtype, repeats)
+    return _timed_window(predictor.network.eval(), torch.contiguous_format, dtype)
 
 
-def window_medseg(model: str, dtype: str, repeats: int, compiled: bool = False) -> Figures:
+def window_medseg(model: str, dtype: str, compiled: bool = False) -> Figures:
     """One window through the same network as medseg runs it."""
     import torch
 
@@ -32,10 +33,10 @@ def window_medseg(model: str, dtype: str, repeats: int, compiled: bool = False) 
 
     predictor = medseg.load(model, device="cpu", precision=dtype, compile=compiled)
     network = predictor.network.volumetric
-    return _timed_window(network, torch.channels_last_3d, dtype, repeats, turned=True)
+    return _timed_window(network, torch.channels_last_3d, dtype, turned=True)
 
 
-def _timed_window(network: Any, layout: Any, dtype: str, repeats: int, *, turned: bool = False) -> Figures:
+def _timed_window(network: Any, layout: Any, dtype: str, *, turned: bool = False) -> Figures:
     """Seconds of the fastest of some calls; `turned` for a network whose axes are x, y, z, not nnU-Net's z, y, x."""
     import torch
 
@@ -46,7 +47,7 @@ def _timed_window(network: Any, layout: Any, dtype: str, repeats: int, *, turned
     image = image.to(memory_format=layout)
     seconds = []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        for _ in range(repeats + 1):
+        for _ in range(REPEATS + 1):
             began = time.perf_counter()
             logits = network(image)
             seconds.append(time.perf_counter() - began)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.allocator import kept_memory
 from medseg.data.preprocess import LabelTarget
 from medseg.inference.export import Between, export_labels
 from medseg.inference.memory import SHARE_OF_FREE, MemoryPlan, free_memory, plan_memory, used_memory
@@ -93,22 +94,27 @@ class Engine:
         plan = self.plan(job)
         sliding, bands = self.laid_out(job, plan), job.bands(plan.bands)
         counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
-        view = job.target.view.transpose(SLAB_FIRST)
-        for number, band in enumerate(bands):
-            blocks = window_slices(
-                job.image,
-                self.network,
-                sliding,
-                columns=band.columns,
-                on_window=_counting(on_window, sum(counts[:number]), sum(counts)),
-            )
-            export_labels(
-                blocks,
-                (job.axes[0], band.axis, job.axes[2]),
-                self.values,
-                view[:, band.targets],
-                None if shares is None else partial(_put, shares, job.target, band.targets),
-            )
+        with kept_memory(plan.keeps_memory):
+            for number, band in enumerate(bands):
+                progress = _counting(on_window, sum(counts[:number]), sum(counts))
+                self._run_band(job, sliding, band, progress, shares)
+
+    def _run_band(
+        self,
+        job: Job,
+        sliding: Sliding,
+        band: Band,
+        on_window: OnWindow | None,
+        shares: ProbabilityFile | None,
+    ) -> None:
+        blocks = window_slices(job.image, self.network, sliding, columns=band.columns, on_window=on_window)
+        export_labels(
+            blocks,
+            (job.axes[0], band.axis, job.axes[2]),
+            self.values,
+            job.target.view.transpose(SLAB_FIRST)[:, band.targets],
+            None if shares is None else partial(_put, shares, job.target, band.targets),
+        )
 
     def laid_out(self, job: Job, plan: MemoryPlan) -> Sliding:
         """The windows of a job under its plan."""
@@ -141,11 +147,14 @@ class Engine:
                 gpu=self.network.device if self.network.device.type == "cuda" else None,
             )
 
-        if self.max_memory is None and not measure:
-            easy = plan(budget, lambda batch: 0)
-            if easy.bands == 1 and easy.peak - held < _PLENTY * (budget - held):
-                return easy
-        return plan(budget, lambda batch: self.network.measured(batch)[0])
+        easy = plan(budget, lambda batch: 0) if self.max_memory is None else None
+        roomy = easy is not None and easy.bands == 1 and easy.peak - held < _PLENTY * (budget - held)
+        keeps = roomy and self.network.device.type == "cpu"
+        if easy is not None and roomy and not measure:
+            return replace(easy, keeps_memory=keeps)
+        with kept_memory(keeps):
+            found = plan(budget, lambda batch: self.network.measured(batch)[0])
+        return replace(found, keeps_memory=keeps)
 
 
 def _put(

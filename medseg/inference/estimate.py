@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medseg.allocator import kept_memory
 from medseg.inference.engine import Job
 from medseg.inference.export import Between, export_labels
 from medseg.inference.predictor import Predictor, Source
@@ -53,7 +54,8 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
     wanted = [windows_to_predict(job.image, sliding, band.columns) for band in bands]
     batches = sum(-(-count // sliding.batch_size) for count in wanted)
-    seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
+    with kept_memory(plan.keeps_memory):
+        seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
     seconds += _export_seconds(job.axes, len(predictor.labels))
     shape = tuple(job.image.shape[1:])
     return Estimate(

@@ -100,6 +100,7 @@ class MemoryPlan:
         sums: type of the sums of logits.
         device: where image and sums are held.
         peak: expected resident bytes of the process at most.
+        keeps_memory: whether there is so much memory that freed blocks may stay with the process.
     """
 
     bands: int
@@ -107,6 +108,7 @@ class MemoryPlan:
     sums: torch.dtype
     device: torch.device
     peak: int
+    keeps_memory: bool = False
 
 
 def plan_memory(

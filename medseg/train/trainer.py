@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg.allocator import kept_memory
 from medseg.data.patches import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.inference.model_folder import load_weights, save_model
@@ -141,6 +142,7 @@ class Trainer:
                 stack.enter_context(RunLock(self.run))
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
             stop = stack.enter_context(StopRequest(again=self.team.size > 1))
+            stack.enter_context(kept_memory(self.fabric.device.type == "cpu"))
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = _Meter(), 0
             batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
