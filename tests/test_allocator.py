@@ -14,13 +14,11 @@ BLOCK = 64 << 20
 
 
 def faults_of_a_block() -> int:
-    """Pages, perhaps huge ones, that the system gives anew for a block of 64 MB that comes again and again."""
-    faults = []
-    for _ in range(40):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.empty(BLOCK, dtype=torch.uint8).fill_(1)
-        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    return min(faults)
+    """Pages, perhaps huge ones, that the system gives anew for a block of 64 MB after a larger one was freed."""
+    torch.empty(3 * BLOCK, dtype=torch.uint8).fill_(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(BLOCK, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives freed blocks back")
