@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg.allocator import kept_memory
 from medseg.data.patches import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.inference.model_folder import load_weights, save_model
@@ -136,7 +137,7 @@ class Trainer:
         return f"{budget} (about {self.steps} steps)" if self.steps else budget
 
     def __iter__(self) -> Iterator[Report]:
-        with ExitStack() as stack:
+        with ExitStack() as stack, kept_memory():
             if self.team.leads:
                 stack.enter_context(RunLock(self.run))
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
