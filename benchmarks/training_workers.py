@@ -80,10 +80,10 @@ def step_monai(work: str, workers: int) -> tuple[Figures, One]:
 
     experiment = planned(work)
     classes, size = 3, experiment.patch.window()
-    stages = experiment.model.encoder_stages
-    strides = [stage.strides(3) for stage in stages]
+    stages = experiment.model.to_plain()["encoder_stages"]
+    kernels, strides, widths = ([s[key] for s in stages] for key in ("kernel_size", "stride", "channels"))
     network = DynUNet(
-        3, 1, classes, [stage.kernel(3) for stage in stages], strides, strides[1:], [s.channels for s in stages],
+        3, 1, classes, kernels, strides, strides[1:], widths,
         norm_name=("instance", {"affine": True}), deep_supervision=True, deep_supr_num=1, trans_bias=True,
     )  # fmt: skip
     loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
