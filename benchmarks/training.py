@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def main() -> None:
         import training_workers
 
         return serve(training_workers, sys.argv[2], json.loads(sys.argv[3]))
+    # So that the peers' processes end with this one.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = _parser().parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
     _prepare(options)
