@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def _step(options: argparse.Namespace) -> None:
             settings = {"work": work, "workers": workers, "precision": precision}
             turns.append(Turn(name, "step_medseg", settings))
     _save(options.work, "step", take_turns(Path(__file__), turns, options.rounds, options.steps))
+    for run in (options.work / "runs").glob("step_*"):
+        shutil.rmtree(run)
 
 
 def _augment(options: argparse.Namespace) -> None:
