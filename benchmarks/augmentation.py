@@ -37,7 +37,7 @@ def main() -> None:
         patches = PatchDataset(
             [case], size=PATCH, length=COUNT, batch_size=2, seed=0, stream="train", augmentation=settings
         )
-        transform = _monai(settings)
+        transform = monai_transforms(settings, PATCH)
         source = {"image": case.image, "label": case.label}
         ways: dict[str, Callable[[int], Any]] = {
             "medseg": lambda i: patches[i],
@@ -61,7 +61,8 @@ def _case(folder: Path) -> StoredCase:
     return StoredCase("phantom", folder)
 
 
-def _monai(s: Augmentation) -> Callable[[Any], Any]:
+def monai_transforms(s: Augmentation, size: tuple[int, ...]) -> Callable[[Any], Any]:
+    """The same list of changes made of MONAI's transforms, for dicts with `image` and `label` `(c, *spatial)`."""
     from monai import transforms as t
 
     both, angle = ["image", "label"], math.radians(s.rotate_degrees)
@@ -69,7 +70,7 @@ def _monai(s: Augmentation) -> Callable[[Any], Any]:
     turned: dict[str, Any] = {"mode": ("bilinear", "nearest"), "padding_mode": "zeros"}
     chain: Any = t.Compose(
         [
-            t.RandSpatialCropd(both, PATCH, random_size=False),
+            t.RandSpatialCropd(both, size, random_size=False),
             t.RandAffined(both, prob=s.rotate_p, rotate_range=(angle,) * 3, **turned),
             t.RandAffined(both, prob=s.scale_p, scale_range=(zoom,) * 3, **turned),
             t.RandGaussianNoised("image", prob=s.noise_p, std=s.noise_std[1]),

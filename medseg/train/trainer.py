@@ -137,12 +137,11 @@ class Trainer:
         return f"{budget} (about {self.steps} steps)" if self.steps else budget
 
     def __iter__(self) -> Iterator[Report]:
-        with ExitStack() as stack:
+        with ExitStack() as stack, kept_memory(self.fabric.device.type == "cpu"):
             if self.team.leads:
                 stack.enter_context(RunLock(self.run))
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
             stop = stack.enter_context(StopRequest(again=self.team.size > 1))
-            stack.enter_context(kept_memory(self.fabric.device.type == "cpu"))
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = _Meter(), 0
             batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()

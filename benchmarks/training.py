@@ -1,0 +1,182 @@
+"""Training by medseg beside nnU-Net and MONAI: the same network, the same cases, each in a process of its own.
+
+    python benchmarks/training.py Task04_Hippocampus --work /tmp/training step augment
+    python benchmarks/training.py Task04_Hippocampus --work /tmp/training curve --minutes 45 --publish
+
+``step`` times training steps, ``augment`` a patch on one thread, ``curve`` the Dice of held-out cases against the minutes of
+training. Steps and patches of all are measured in turns, a round each, and whoever is not at it is stopped with its
+workers, so that a busy machine is fair to all. Parts can be run one by one, and ``curve`` goes on where it was ended: results
+lie in WORK/results.json, and the tables and the plot WORK/training.png are made from all that is there.
+
+Needs ``pip install medseg[benchmark]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from training_report import report
+from training_turns import Turn, serve, take_turns
+
+PARTS = ("step", "augment", "curve")
+SHARES = (1 / 15, 2 / 15, 4 / 15, 8 / 15)  # of the minutes, a training each
+
+
+def main() -> None:
+    """Run the parts and write their figures."""
+    if sys.argv[1:2] == ["--worker"]:
+        import training_workers
+
+        return serve(training_workers, sys.argv[2], json.loads(sys.argv[3]))
+    # So that the peers' processes end with this one.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    options = _parser().parse_intermixed_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    _prepare(options)
+    for part in options.parts:
+        {"step": _step, "augment": _augment, "curve": _curve}[part](options)
+    report(_results(options.work), options.work, publish=options.publish)
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder of Task04_Hippocampus")
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)}; all unless told")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="where prepared cases, models and results lie"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="of `step` and `augment`; 6 unless told")
+    parser.add_argument("--steps", type=int, default=4, help="a round of `step`; 4 unless told")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=45,
+        help="of `curve`, all trainings of a peer together; 45 unless told",
+    )
+    parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
+    return parser
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """medseg's plan, and nnU-Net's plan, prepared cases and split, which is everybody's."""
+    if not (options.work / "splits_final.json").is_file():
+        _worker("prepare_nnunet", data=options.data, work=options.work)
+    if not (options.work / "plan.yaml").is_file():
+        _medseg("plan", str(options.data), "-o", str(options.work / "plan.yaml"))
+
+
+def _step(options: argparse.Namespace) -> None:
+    work, cores = str(options.work), os.cpu_count() or 1
+    turns = [
+        # As many processes as nnU-Net takes by itself, for MONAI too.
+        Turn("nnU-Net", "step_nnunet", {"work": work}),
+        Turn("MONAI", "step_monai", {"work": work, "workers": min(12, cores)}),
+    ]
+    for precision in ("float32", "bfloat16") if _has_amx() else ("float32",):
+        for workers in (0, 1):
+            name = f"medseg {precision}, {workers} workers"
+            settings = {"work": work, "workers": workers, "precision": precision}
+            turns.append(Turn(name, "step_medseg", settings))
+    _save(options.work, "step", take_turns(Path(__file__), turns, options.rounds, options.steps))
+    for run in (options.work / "runs").glob("step_*"):
+        shutil.rmtree(run)
+
+
+def _augment(options: argparse.Namespace) -> None:
+    names = {"nnU-Net (batchgeneratorsv2)": "nnunet", "MONAI": "monai", "medseg": "medseg"}
+    turns = [Turn(name, f"augment_{who}", {"work": str(options.work)}) for name, who in names.items()]
+    _save(options.work, "augment", take_turns(Path(__file__), turns, options.rounds, count=10))
+
+
+def _curve(options: argparse.Namespace) -> None:
+    """A training for each share of the minutes, whose rate falls to 0 at its end; points that are there stay."""
+    points = _results(options.work).get("curve", [])
+    known = {(point["peer"], point["minutes"]) for point in points}
+    for minutes in (round(share * options.minutes, 2) for share in SHARES):
+        for peer, train in (("medseg", _medseg_point), ("nnU-Net", _nnunet_point)):
+            if (peer, minutes) not in known:
+                points.append({"peer": peer, "minutes": minutes, **train(options, minutes)})
+                _save(options.work, "curve", points)
+                print(points[-1], flush=True)
+
+
+def _medseg_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]:
+    run = options.work / "runs" / f"curve_{minutes:g}"
+    if not (run / "model").is_dir():
+        if (run / "last").is_dir():
+            _medseg("train", "--resume", str(run))
+        else:
+            own = [f"train.budget={minutes:g}m", "train.steps=null", "data.fold=0"]
+            own.append(f"data.splits={(options.work / 'splits_final.json').resolve()}")
+            _medseg("train", str(options.work / "plan.yaml"), *own, "--run", str(run))
+    _medseg("predict", str(run), "--held-out", "--skip-existing")
+    _medseg("evaluate", str(run))
+    return _dice(run / "evaluation")
+
+
+def _nnunet_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]:
+    name, output = f"minutes_{minutes:g}", options.work / "nnunet" / "predicted" / f"{minutes:g}"
+    figures = _worker("train_nnunet", work=options.work, minutes=minutes, checkpoint=name)
+    _worker("predict_nnunet", work=options.work, checkpoint=name, output=output)
+    references = options.work / "nnunet" / "raw" / "Dataset004_Hippocampus" / "labelsTr"
+    held_out = options.work / "held_out"
+    held_out.mkdir(exist_ok=True)
+    for case in json.loads((options.work / "splits_final.json").read_text())[0]["val"]:
+        link = held_out / f"{case}.nii.gz"
+        if not link.is_file():
+            link.symlink_to((references / link.name).resolve())
+    evaluation = output.with_name(f"{output.name}_evaluation")
+    _medseg("evaluate", str(output), str(held_out), "-o", str(evaluation))
+    return {**_dice(evaluation), **figures}
+
+
+def _dice(evaluation: Path) -> dict[str, Any]:
+    summary = json.loads((evaluation / "summary.json").read_text())
+    return {
+        "dice": summary["foreground_mean"]["dice"],
+        "hd95_mm": summary["foreground_mean"]["hd95_mm"],
+        "labels": {name: figures["dice"]["mean"] for name, figures in summary["labels"].items()},
+    }
+
+
+def _medseg(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "medseg", *arguments], check=True)
+
+
+def _worker(name: str, **settings: Any) -> dict[str, Any]:
+    """What one call of a worker gives, in a process of its own."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    (found,) = take_turns(Path(__file__), [Turn(name, name, plain)], 0, 0).values()
+    if "failed" in found:
+        raise SystemExit(f"{name}: {found['failed']}")
+    return found
+
+
+def _results(work: Path) -> dict[str, Any]:
+    path = work / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _save(work: Path, part: str, found: Any) -> None:
+    (work / "results.json").write_text(json.dumps({**_results(work), part: found}, indent=1))
+
+
+def _has_amx() -> bool:
+    from medseg.inference.precision import has_amx
+
+    return has_amx()
+
+
+if __name__ == "__main__":
+    main()

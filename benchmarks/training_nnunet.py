@@ -1,0 +1,178 @@
+"""nnU-Net's side of `training.py`: its dataset, its trainer, its predictions, with nothing of medseg in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+DATASET = "Dataset004_Hippocampus"
+CONFIGURATION = "3d_fullres"
+FOLD = 0
+
+
+def set_folders(work: Path) -> Path:
+    """Tell nnU-Net, which asks the environment, where its files lie: in the folder that is returned."""
+    home = work.resolve() / "nnunet"
+    for name in ("raw", "preprocessed", "results"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+        os.environ[f"nnUNet_{name}"] = str(home / name)
+    return home
+
+
+def set_processes(count: int) -> None:
+    """Tell it how many processes shall augment."""
+    name = "nnUNet_n_proc_DA"
+    os.environ[name] = str(count)
+
+
+def prepare(data: str, work: str) -> Figures:
+    """Plan and preprocess the Decathlon task as ``nnUNetv2_plan_and_preprocess`` does; the files are linked to."""
+    home = set_folders(Path(work))
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    _link(Path(data).resolve(), home / "raw" / DATASET)
+    api.extract_fingerprint_dataset(4, num_processes=2, show_progress_bar=False)
+    api.plan_experiment_dataset(4)
+    api.preprocess_dataset(4, configurations=(CONFIGURATION,), num_processes=(2,), show_progress_bar=False)
+    trainer_of(Path(work)).do_split()
+    # Last, so that it tells that all is there; medseg reads it, too.
+    shutil.copyfile(home / "preprocessed" / DATASET / "splits_final.json", Path(work) / "splits_final.json")
+    return {}
+
+
+def _link(source: Path, raw: Path) -> None:
+    """The task in nnU-Net's layout."""
+    task = json.loads((source / "dataset.json").read_text())
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True, exist_ok=True)
+    for entry in task["training"]:
+        image, label = source / entry["image"], source / entry["label"]
+        name = image.name.removesuffix(".nii.gz")
+        for link, target in (
+            (raw / "imagesTr" / f"{name}_0000.nii.gz", image),
+            (raw / "labelsTr" / f"{name}.nii.gz", label),
+        ):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    found = {
+        "channel_names": task["modality"],
+        "labels": {name: int(value) for value, name in task["labels"].items()},
+        "numTraining": len(task["training"]),
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(found))
+
+
+def trainer_of(work: Path) -> Any:
+    """nnU-Net's own trainer of the fold, on the processor, as ``nnUNetv2_train`` makes it."""
+    set_folders(work)
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    return get_trainer_from_args(DATASET, CONFIGURATION, FOLD, device=torch.device("cpu"))
+
+
+def begun(work: Path) -> Any:
+    """The trainer before its first step: network, loss, loaders, and its processes that augment."""
+    trainer = trainer_of(work)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def ended(trainer: Any) -> None:
+    """Let the loaders' processes go."""
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        if hasattr(loader, "_finish"):
+            loader._finish()
+
+
+def step(work: str, processes: int | None = None) -> tuple[Figures, Callable[[], tuple[float, float]]]:
+    """A training step, and what is known before the first; see `training_workers`."""
+    if processes is not None:
+        set_processes(processes)
+    trainer = begun(Path(work))
+    known = {
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        "without_effect": _without_effect(trainer.network),
+        "batch": trainer.batch_size,
+        "patch": list(trainer.configuration_manager.patch_size),
+    }
+
+    def one() -> tuple[float, float]:
+        began = time.perf_counter()
+        batch = next(trainer.dataloader_train)
+        waited = time.perf_counter()
+        trainer.train_step(batch)
+        return time.perf_counter() - began, waited - began
+
+    return known, one
+
+
+def _without_effect(network: Any) -> int:
+    """Parameters that medseg builds none of: the head of weight 0 in the loss, and constants that a norm takes away."""
+    from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+
+    blocks = [module for module in network.modules() if isinstance(module, ConvDropoutNormReLU)]
+    biases = {id(block.conv.bias): block.conv.bias.numel() for block in blocks}
+    return int(sum(biases.values()) + sum(p.numel() for p in network.decoder.seg_layers[0].parameters()))
+
+
+def batch(work: str) -> tuple[int, Callable[[], Any]]:
+    """Patches of a batch as nnU-Net's loader cuts and augments them, in this process, without the coarser targets."""
+    set_processes(0)
+    trainer = trainer_of(Path(work))
+    trainer.initialize()
+    trainer.enable_deep_supervision = False
+    loader = trainer.get_dataloaders()[0].data_loader
+    return trainer.batch_size, loader.generate_train_batch
+
+
+def train(work: str, minutes: float, checkpoint: str) -> Figures:
+    """Train for so long, its learning rate falling by nnU-Net's rule over the time that is given; then save.
+
+    nnU-Net counts epochs, not minutes: here the rate of every step is that of the share of the time that has passed.
+    Its validation on patches is left out, so that all the time goes into training.
+    """
+    trainer = begun(Path(work))
+    began, steps = time.perf_counter(), 0
+    while (passed := (time.perf_counter() - began) / (60 * minutes)) < 1:
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = trainer.initial_lr * (1 - passed) ** 0.9
+        trainer.train_step(next(trainer.dataloader_train))
+        steps += 1
+    seconds = time.perf_counter() - began
+    ended(trainer)
+    trainer.current_epoch = 1  # one is taken off where a checkpoint is written
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / f"{checkpoint}.pth"))
+    return {"steps": steps, "seconds": seconds}
+
+
+def predict(work: str, checkpoint: str, output: str) -> Figures:
+    """Label maps of the held-out cases by that checkpoint, with nnU-Net's mirroring, as ``nnUNetv2_predict`` does."""
+    trainer = trainer_of(Path(work))
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    cases = trainer.do_split()[1]
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(
+        trainer.output_folder_base, (FOLD,), checkpoint_name=f"{checkpoint}.pth"
+    )
+    images = set_folders(Path(work)) / "raw" / DATASET / "imagesTr"
+    Path(output).mkdir(parents=True, exist_ok=True)
+    predictor.predict_from_files_sequential(
+        [[str(images / f"{case}_0000.nii.gz")] for case in cases],
+        [str(Path(output) / case) for case in cases],
+        save_probabilities=False,
+        overwrite=True,
+    )
+    return {"cases": len(cases)}
