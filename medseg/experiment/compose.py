@@ -23,6 +23,7 @@ from medseg.errors import ConfigError
 from medseg.experiment.extend import extended
 from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run, save_config
 from medseg.experiment.sides import resolve_mirroring
+from medseg.inference.postprocess import component_groups
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.train.checkpoint import has_checkpoint
@@ -50,8 +51,7 @@ def make_trainer(
     with team.leader_first():
         dataset = find_dataset(experiment, run)
     labels = labels_of(experiment, dataset)
-    for name in experiment.predict.keep_largest:
-        labels.value_of(name)
+    component_groups(experiment.predict, labels)  # refuses unknown names
     augmentation = resolve_mirroring(experiment, labels)
     # A resumed run keeps its cases, whatever has been added to the dataset since.
     split = (

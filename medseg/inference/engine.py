@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.preprocess import LabelTarget
+from medseg.inference.decision import Decision
 from medseg.inference.export import Between, export_labels
 from medseg.inference.memory import SHARE_OF_FREE, MemoryPlan, free_memory, plan_memory, used_memory
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
@@ -69,13 +69,13 @@ class Engine:
     Attributes:
         network: what windows are given to.
         sliding: windows and how they are put together; its batch is the largest.
-        values: the value in files of each class.
+        decision: how logits become labels.
         max_memory: resident bytes of the process; None for a share of what is free.
     """
 
     network: WindowNetwork
     sliding: Sliding
-    values: NDArray[Any]
+    decision: Decision
     max_memory: int | None = None
 
     def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
@@ -105,7 +105,7 @@ class Engine:
             export_labels(
                 blocks,
                 (job.axes[0], band.axis, job.axes[2]),
-                self.values,
+                self.decision,
                 view[:, band.targets],
                 None if shares is None else partial(_put, shares, job.target, band.targets),
             )
