@@ -103,7 +103,9 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     in_channels = saved.slices.count(len(saved.channel_names))
     models = []
     for path in paths:
-        model = build_model(saved.model["name"], in_channels=in_channels, num_classes=labels.outputs, **options)
+        model = build_model(
+            saved.model["name"], in_channels=in_channels, num_classes=labels.outputs, **options
+        )
         _fill(model, path)
         models.append(model)
     return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels

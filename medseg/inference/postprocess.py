@@ -24,7 +24,7 @@ def component_groups(settings: PredictSettings, labels: Labels) -> list[tuple[in
     Raises:
         DataError: a name of neither label nor region.
     """
-    known = {label.name: (label.value,) for label in labels.foreground}
+    known: dict[str, tuple[int, ...]] = {label.name: (label.value,) for label in labels.foreground}
     known |= {region.name: region.values for region in labels.regions}
     unknown = next((name for name in settings.keep_largest if name not in known), None)
     if unknown is not None:

@@ -77,12 +77,10 @@ class Together:
             with contextlib.ExitStack() as stack:
                 shares = None
                 if probabilities is not None:
-                    shares = stack.enter_context(
-                        writing_probabilities(probabilities, labels, first.outside)
-                    )
+                    shares = stack.enter_context(writing_probabilities(probabilities, labels, first.outside))
                 decision = first.engine.decision
                 for index, slices in enumerate(zip(*map(reading_probabilities, paths), strict=True)):
-                    total = np.sum(slices, axis=0, dtype=np.uint32)
+                    total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
                     classes = decision.classes_of_sums(total, len(slices))
                     labels.data[0, :, :, index] = decision.values[classes]
                     if shares is not None:

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
+from exports import blocks_of, interpolated, smooth_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from medseg.data.normalize import Normalization
 from medseg.data.phantom import phantom_case
 from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
 from medseg.geometry import Grid
+from medseg.inference.decision import LargestClass
 from medseg.inference.export import Between, export_labels
 from medseg.resampling import AxisMap, resample
 from medseg.volume import Volume
-
-
-def smooth_logits(shape, classes, seed=0, sigma=1.5):
-    """Blobs of classes `(*shape, k)`, as a trained network gives them; noise with sigma 0."""
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(classes, *shape))
-    if sigma:
-        noise = np.stack([ndimage.gaussian_filter(channel, sigma) for channel in noise])
-    return torch.from_numpy(np.moveaxis(noise, 0, -1).astype(np.float32)).contiguous()
-
-
-def interpolated(logits, axis, axis_map):
-    """One axis by the definition of linear interpolation with repeated borders."""
-    position = np.clip(np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset, 0, axis_map.n_in - 1)
-    lower = np.floor(position).astype(int)
-    upper = np.minimum(lower + 1, axis_map.n_in - 1)
-    weight = torch.from_numpy((position - lower).astype(np.float32))
-    weight = weight.reshape([-1 if a == axis else 1 for a in range(logits.ndim)])
-    low, high = (logits.index_select(axis, torch.from_numpy(i)) for i in (lower, upper))
-    return (low * (1 - weight)).addcmul(high, weight)
-
-
-def blocks_of(logits, sizes):
-    """Blocks that share one memory, as those of the rolling slab do."""
-    shared = torch.empty((max(sizes), *logits.shape[1:]))
-    start = 0
-    for size in itertools.cycle(sizes):
-        if start >= len(logits):
-            return
-        part = logits[start : start + size]
-        shared[: len(part)] = part
-        yield shared[: len(part)]
-        shared.fill_(torch.nan)
-        start += size
 
 
 @st.composite
@@ -73,7 +38,7 @@ def test_equals_interpolating_everything(case, seed):
         dense = interpolated(dense, axis, maps[axis])
     values = np.arange(classes) * 3
     out = np.full(target, 255, np.uint8)
-    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], values, out)
+    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], LargestClass(values), out)
     np.testing.assert_array_equal(out, dense.argmax(-1).numpy() * 3)
 
 
@@ -82,7 +47,7 @@ def test_equals_the_resampling_of_every_class(target):
     logits = smooth_logits((13, 12, 10), 4)
     maps = [AxisMap.resize(n_in, n_out) for n_in, n_out in zip((13, 12, 10), target, strict=True)]
     out = np.empty(target, np.uint8)
-    export_labels([logits], [Between.of(m) for m in maps], np.arange(4), out)
+    export_labels([logits], [Between.of(m) for m in maps], LargestClass(np.arange(4)), out)
     every = np.stack([resample(logits[..., c].numpy(), maps, (1, 1, 1)) for c in range(4)])
     ordered = np.sort(every, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-5
@@ -94,7 +59,8 @@ def restored(logits, prepared, preprocessing) -> Volume:
     """Labels of logits `(k, X, Y, Z)` on the file's grid."""
     target = label_target(prepared, preprocessing, np.uint16)
     blocks = torch.from_numpy(np.moveaxis(logits, 0, -1).copy()).split(3)
-    export_labels(blocks, [Between.of(m) for m in target.maps], np.arange(len(logits)), target.view)
+    decision = LargestClass(np.arange(len(logits)))
+    export_labels(blocks, [Between.of(m) for m in target.maps], decision, target.view)
     return target.volume
 
 
