@@ -19,7 +19,8 @@ def read_msd(path: Path) -> Dataset:
     """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named
-    without the ``_0000`` of their files; those are found.
+    without the ``_0000`` of their files; those are found. An entry of ``training`` may name the labels that were drawn
+    in it: ``"labels": ["liver"]``.
     """
     root, description, values = _described(path)
     where = str(description)
@@ -46,7 +47,17 @@ def _msd_case(entry: Any, root: Path, where: str) -> Case:
         images = _channel_files(images[0]) or images
     elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
         case_id = match["id"]
-    return Case(case_id, tuple(images), label)
+    return Case(case_id, tuple(images), label, drawn=_drawn(entry.get("labels"), f"{where}: labels"))
+
+
+def _drawn(names: Any, where: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f'{where}: found {names!r}, expected the labels that were drawn: ["liver"]. Correct it.'
+        )
+    return tuple(names)
 
 
 def _channel_files(image: Path) -> list[Path]:
