@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from exports import blocks_of, interpolated, smooth_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,8 @@ from medseg.inference.export import Between, export_labels
 from medseg.inference.model_folder import load_model, save_model
 from medseg.inference.together import Together
 from medseg.resampling import AxisMap
+from tests.inference.test_engine import run_in_bands
+from tests.inference.test_export import blocks_of, interpolated, smooth_logits
 
 LABELS = medseg.Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 REGIONS = LABELS.with_regions({"organs": (5, 7, 300), "spleen part": (7, 300), "tumour": (300,)})
@@ -63,8 +64,8 @@ def test_equals_interpolating_everything(case, seed):
 
 
 def test_where_neighbours_are_written_alike_their_mixture_may_not_be():
-    """A later region covers both neighbours and fades between them is impossible; but two that take turns can."""
-    logits = torch.tensor([[2.0, -1.0], [-4.0, 1.0]])[
+    """Region 0 ends where region 1 has not begun: neither is present in between, though both are written as 4."""
+    logits = torch.tensor([[2.0, -1.0], [-4.0, 1.0]])[:, None, None]
         :, None, None
     ]  # region 0 here, region 1 there, one value
     maps = [AxisMap.resize(2, 8), AxisMap.resize(1, 1), AxisMap.resize(1, 1)]
@@ -132,6 +133,16 @@ def test_a_predictor_writes_regions_on_the_files_grid(make_predictor, tmp_path, 
         logits = predictor.logits(prepared.slices(0, prepared.shape[1]).movedim(1, -1))
         upright = medseg.Volume(np.moveaxis(shares, -1, 0), image.grid).reoriented("RAS").data
         np.testing.assert_allclose(upright, torch.sigmoid(logits).numpy(), atol=2e-5)
+
+
+def test_neither_bands_nor_batches_change_regions_and_float16_sums_hardly_do(make_predictor):
+    predictor = make_predictor(labels=REGIONS, spacing=(26.0, 13.0, 30.0))
+    image = small_phantom()
+    expected = predictor(image).data
+    assert len(np.unique(expected)) == 4
+    for bands, batch_size in ((2, 1), (14, 3)):
+        assert np.array_equal(run_in_bands(predictor, image, bands, batch_size=batch_size), expected)
+    assert (run_in_bands(predictor, image, 2, sums=torch.float16) == expected).mean() > 0.99
 
 
 def test_outside_the_crop_and_in_empty_windows_no_region_is_present(make_predictor, tmp_path, make_volume):
