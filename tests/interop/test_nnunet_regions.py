@@ -89,12 +89,11 @@ def test_label_maps_and_probabilities_are_those_of_nnunet(case, tmp_path):
     order = dataset["regions_class_order"]
     assert {0, *order} == set(np.unique(exact))
     # On the edge of a region, where the sigmoid is a half, a rounding decides; there a label may differ.
-    assert np.count_nonzero(found != exact) <= 2
+    assert np.count_nonzero(found != exact) <= 1
     assert (found == Oracle(folder, files, folds, exact=False).labels()).mean() > 0.999
     shares = nib.load(tmp_path / "p.nii").get_fdata()
     assert (wanted > 0.5).sum(-1).max() > 1  # regions overlap
-    np.testing.assert_allclose(shares, wanted, atol=1e-3)
-    assert np.abs(shares - wanted).mean() < 2e-5
+    np.testing.assert_allclose(shares, wanted, atol=5e-5)  # in steps of 1.5e-5
 
 
 def test_regions_without_an_order_are_refused(tmp_path):
