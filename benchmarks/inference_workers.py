@@ -142,6 +142,7 @@ def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
 
 def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
     """The same by medseg."""
+    from medseg.inference.decision import LargestClass
     from medseg.inference.export import Between, export_labels
     from medseg.resampling import AxisMap
 
@@ -149,7 +150,7 @@ def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
     axes = [Between.of(AxisMap.resize(a, b)) for a, b in zip(shape, target, strict=True)]
     out = np.empty(target, np.uint8)
     began = time.perf_counter()
-    export_labels(blocks, axes, np.arange(classes), out)
+    export_labels(blocks, axes, LargestClass(np.arange(classes)), out)
     return {"seconds": time.perf_counter() - began, "probe": out[::7, ::7, ::7].ravel().tolist()}
 
 

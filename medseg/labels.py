@@ -1,7 +1,8 @@
 """Labels: names, values in files, colours, and class indices.
 
 Files hold *values* (any integers); networks know *classes* 0 … K−1 with background first. `Labels` is the
-one table between them.
+one table between them. A network may predict *regions* instead, unions of labels that may overlap, such as the whole
+tumour and its core; and one value in files may say *ignore*: nobody looked at this voxel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medseg.errors import DataError, nearest
 
 Colour = tuple[int, int, int]
 _LARGEST_LOOKUP = 1 << 20
+_GREY = (128, 128, 128)
 _LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
 
 
@@ -44,10 +46,35 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A union of labels that one output of a network stands for.
+
+    Attributes:
+        name: may be that of a label, if it holds only this label.
+        values: the labels' values in files, rising.
+        written: the value that stands for it in an output label map, where later regions overwrite earlier ones.
+        colour: for display.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    written: int
+    colour: Colour
+
+
+@dataclass(frozen=True)
 class Labels(Sequence[Label]):
-    """The labels of a dataset in class order; class 0 is background with value 0."""
+    """The labels of a dataset in class order; class 0 is background with value 0.
+
+    Attributes:
+        items: one for each class.
+        regions: what the network predicts, in the order in which it is written; nothing if it predicts the classes.
+        ignore: the value in files that says "not annotated"; no class, but class index K in arrays; None without one.
+    """
 
     items: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         values, names = self.values, self.names
@@ -62,6 +89,34 @@ class Labels(Sequence[Label]):
             )
         if any(not name.strip() or any(character in name for character in "\t\r\n") for name in names):
             raise DataError(f"labels: found names {list(names)}, expected each on one line. Mend the table.")
+        self._check_regions()
+        if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= _LARGEST_VALUE):
+            raise DataError(
+                f"labels: ignore: found {self.ignore}, expected a value that no label has ({_listed(values)}) from 1 to "
+                f"{_LARGEST_VALUE}. Choose another."
+            )
+
+    def _check_regions(self) -> None:
+        names = [region.name for region in self.regions]
+        for region in self.regions:
+            where = f"regions: {region.name}"
+            unknown = sorted({*region.values, region.written} - set(self.values[1:]))
+            if unknown:
+                raise DataError(
+                    f"{where}: unknown value {_listed(unknown)}, expected values of labels but the background's: "
+                    f"{_listed(self.values[1:])}. Correct it."
+                )
+            if not region.values or list(region.values) != sorted(set(region.values)):
+                raise DataError(
+                    f"{where}: found values {list(region.values)}, expected one or more, rising, each once. Correct it."
+                )
+            same = [label.value for label in self.items if label.name == region.name]
+            if names.count(region.name) > 1 or (same and region.values != tuple(same)):
+                raise DataError(
+                    f"{where}: the name stands for something else, too, expected each name once. Rename one of them."
+                )
+            if not region.name.strip() or any(character in region.name for character in "\t\r\n"):
+                raise DataError(f"regions: found the name {region.name!r}, expected one line. Rename it.")
 
     @classmethod
     def of(cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None) -> Labels:
@@ -77,6 +132,33 @@ class Labels(Sequence[Label]):
                 for index, (name, value) in enumerate(ordered)
             )
         )
+
+    def with_regions(
+        self, regions: Mapping[str, Sequence[int]], written: Mapping[str, int] | None = None
+    ) -> Labels:
+        """The same labels, with a network that predicts these regions; nothing makes it predict the labels again.
+
+        Args:
+            regions: name → values of the labels it is the union of. Written in this order, later ones over earlier
+                ones, so the larger region comes first.
+            written: name → the value that stands for the region in a label map. Unless given it is the smallest value
+                of the region that no later region holds, or else its smallest: of ``whole: [1, 2, 3], core: [2, 3],
+                enhancing: [3]`` it is 1, 2, 3.
+
+        Raises:
+            DataError: an unknown value, a name that stands for something else, too, or a region without values.
+        """
+        given, made = written or {}, []
+        groups = {str(name): tuple(sorted(set(values))) for name, values in regions.items()}
+        for index, (name, values) in enumerate(groups.items()):
+            later = {value for group in list(groups.values())[index + 1 :] for value in group}
+            own = [value for value in values if value not in later] or list(values)
+            value = given.get(name, own[0] if own else 0)
+            colour = next(
+                (label.colour for label in self.items if label.value == value), distinct_colour(index + 1)
+            )
+            made.append(Region(name, values, value, colour))
+        return replace(self, regions=tuple(made))
 
     @classmethod
     def of_values(cls, *arrays: NDArray[Any]) -> Labels:
@@ -99,6 +181,23 @@ class Labels(Sequence[Label]):
         """All but the background."""
         return self.items[1:]
 
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network: its regions, or its classes with the background."""
+        return len(self.regions) or len(self.items)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of a network's outputs in order: regions, or classes with the background first."""
+        return tuple(region.name for region in self.regions) or self.names
+
+    @property
+    def measured(self) -> tuple[Region, ...]:
+        """What predictions are measured by: the regions, or each foreground label as a region of its own."""
+        return self.regions or tuple(
+            Region(label.name, (label.value,), label.value, label.colour) for label in self.foreground
+        )
+
     def __getitem__(self, index: Any) -> Any:
         return self.items[index]
 
@@ -114,18 +213,22 @@ class Labels(Sequence[Label]):
 
     def sided_pairs(self) -> tuple[tuple[str, str], ...]:
         """Names that differ only by left and right, such as ``("left_kidney", "right_kidney")``."""
-        names = set(self.names)
-        pairs = ((name, _LEFT.sub(_right_like, name)) for name in self.names)
+        names = dict.fromkeys((*self.names, *(region.name for region in self.regions)))
+        pairs = ((name, _LEFT.sub(_right_like, name)) for name in names)
         return tuple((left, right) for left, right in pairs if left != right and right in names)
 
     def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
-        """Values in a file → class indices (uint8, or uint16 for more than 256 classes).
+        """Values in a file → class indices (uint8, or uint16 for more than 256 classes); K for the value of `ignore`.
 
         Raises:
             DataError: a value that the table does not hold, with its voxel count.
         """
         index = self._nearest_classes(values)
         unknown = self.to_values(index) != values
+        if self.ignore is not None:
+            ignored = values == self.ignore
+            index[ignored] = len(self)
+            unknown &= ~ignored
         if unknown.any():
             found, counts = np.unique(values[unknown], return_counts=True)
             listed = ", ".join(f"{v} ({c} voxels)" for v, c in zip(found[:5], counts[:5], strict=True))
@@ -138,7 +241,7 @@ class Labels(Sequence[Label]):
     def _nearest_classes(self, values: NDArray[Any]) -> NDArray[Any]:
         """Class indices, right wherever the table holds the value; a look-up, because volumes are large."""
         table = np.array(self.values)
-        dtype = np.uint8 if len(table) <= 256 else np.uint16
+        dtype = np.uint8 if len(table) + (self.ignore is not None) <= 256 else np.uint16
         if values.dtype.kind not in "iu" or table[-1] >= _LARGEST_LOOKUP:
             return np.clip(np.searchsorted(table, values), 0, len(table) - 1).astype(dtype)
         lookup = np.zeros(table[-1] + 1, dtype=dtype)
@@ -147,41 +250,97 @@ class Labels(Sequence[Label]):
         return np.asarray(lookup[np.clip(values, 0, top)])
 
     def to_values(self, classes: NDArray[Any]) -> NDArray[Any]:
-        """Class indices → values, in the smallest integer type that holds them."""
-        table = np.array(self.values)
+        """Class indices → values, in the smallest integer type that holds those of all labels (and ignore, if met)."""
+        met = self.ignore is not None and bool(np.any(np.asarray(classes) == len(self)))
+        table = np.array((*self.values, self.ignore) if met else self.values)
         dtype = np.uint8 if table.max() < 256 else np.uint16 if table.max() < 65536 else np.int32
         return np.take(table.astype(dtype), classes)
 
     def to_tsv(self) -> str:
-        """As a table with the columns value, name, colour (``#rrggbb``)."""
-        lines = ["value\tname\tcolour"]
+        """As a table with the columns value, name, colour (``#rrggbb``).
+
+        Where there are regions or an ignore label, a column ``kind`` says of each row ``label``, ``ignore`` or
+        ``region 1 2 3``: the values that the region holds, while the row's value is the one it is written as.
+        """
+        rows = [(i.value, i.name, i.colour, "label") for i in self.items]
+        rows += [
+            (r.written, r.name, r.colour, f"region {' '.join(map(str, r.values))}") for r in self.regions
+        ]
+        if self.ignore is not None:
+            rows.append((self.ignore, "ignore", _GREY, "ignore"))
+        more = bool(self.regions) or self.ignore is not None
+        lines = ["value\tname\tcolour" + ("\tkind" if more else "")]
         lines += [
-            f"{i.value}\t{i.name}\t#{i.colour[0]:02x}{i.colour[1]:02x}{i.colour[2]:02x}" for i in self.items
+            f"{value}\t{name}\t#{red:02x}{green:02x}{blue:02x}" + (f"\t{kind}" if more else "")
+            for value, name, (red, green, blue), kind in rows
         ]
         return "\n".join(lines) + "\n"
 
     @classmethod
     def from_tsv(cls, path: str | Path) -> Labels:
-        """Read a table with the columns value (or index) and name, and perhaps colour (``#rrggbb``)."""
+        """Read a table with the columns value (or index) and name, and perhaps colour (``#rrggbb``) and kind.
+
+        See `to_tsv` for the kinds; an empty one is a label.
+
+        Raises:
+            DataError: the table cannot be read, or does not make sense.
+        """
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: cannot be read ({reason}). Give a table of labels.") from None
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
         try:
-            values = [int(row.get("value") or row["index"]) for row in rows]
-            names = [row["name"].strip() for row in rows]
-            colours = {row["name"].strip(): _colour(row["colour"]) for row in rows if row.get("colour")}
-            if len(set(names)) < len(names):
-                raise ValueError(f"name {max(names, key=names.count)!r} stands twice")
+            rows = [
+                _Row.of(row)
+                for row in csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+            ]
+            labels = [row for row in rows if row.kind == "label"]
+            for kind in ("label", "region"):
+                names = [row.name for row in rows if row.kind == kind]
+                if len(set(names)) < len(names):
+                    raise ValueError(f"name {max(names, key=names.count)!r} stands twice")
+            ignored = [row.value for row in rows if row.kind == "ignore"]
+            if len(ignored) > 1:
+                raise ValueError(f"found {len(ignored)} rows of kind ignore, expected one")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb). "
-                "Mend the header or the row."
+                f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb) and kind "
+                "(label, ignore or region 1 2 3). Mend the header or the row."
             ) from None
-        return cls.of(dict(zip(names, values, strict=True)), colours)
+        table = cls.of(
+            {row.name: row.value for row in labels}, {row.name: row.colour for row in labels if row.colour}
+        )
+        regions = [row for row in rows if row.kind == "region"]
+        found = table.with_regions(
+            {row.name: row.holds for row in regions}, {row.name: row.value for row in regions}
+        )
+        coloured = tuple(
+            replace(region, colour=row.colour or region.colour)
+            for region, row in zip(found.regions, regions, strict=True)
+        )
+        return replace(found, regions=coloured, ignore=ignored[0] if ignored else None)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a table of labels."""
+
+    value: int
+    name: str
+    colour: Colour | None
+    kind: str
+    holds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> _Row:
+        kind, *holds = (row.get("kind") or "label").split()
+        if kind not in ("label", "ignore", "region") or (kind == "region") != bool(holds):
+            raise ValueError(f"kind {row.get('kind')!r}")
+        colour = _colour(row["colour"]) if row.get("colour") else None
+        value = int(row.get("value") or row["index"])
+        return cls(value, row["name"].strip(), colour, kind, tuple(map(int, holds)))
 
 
 def distinct_colour(index: int) -> Colour:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,117 @@ def test_any_table_and_type(values: set[int], dtype: str, seed: int) -> None:
     alien[0, 0, 0] = 5
     with pytest.raises(DataError, match=r"found 5(\.0)? \(1 voxels\)"):
         labels.to_classes(alien)
+
+
+BRATS = Labels.of({"oedema": 1, "necrosis": 2, "enhancing": 3})
+REGIONS = {"whole": [1, 2, 3], "core": [3, 2], "enhancing": [3]}
+
+
+def test_a_region_is_written_as_what_no_later_one_holds() -> None:
+    labels = BRATS.with_regions(REGIONS)
+    assert [(r.name, r.values, r.written) for r in labels.regions] == [
+        ("whole", (1, 2, 3), 1),
+        ("core", (2, 3), 2),
+        ("enhancing", (3,), 3),
+    ]
+    assert (labels.outputs, labels.output_names) == (3, ("whole", "core", "enhancing"))
+    assert labels.measured == labels.regions
+    assert labels.regions[1].colour == BRATS[2].colour
+    assert BRATS.with_regions({"both": [1, 2], "same": [1, 2]}).regions[0].written == 1
+    assert BRATS.with_regions(REGIONS, {"whole": 3}).regions[0].written == 3
+    assert labels.with_regions({}) == BRATS
+
+
+def test_without_regions_the_classes_are_the_outputs() -> None:
+    assert (ORGANS.outputs, ORGANS.output_names) == (3, ("background", "spleen", "liver"))
+    assert [(r.name, r.values, r.written) for r in ORGANS.measured] == [
+        ("spleen", (2,), 2),
+        ("liver", (30,), 30),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("regions", "written", "message"),
+    [
+        ({"whole": [1, 4]}, {}, "regions: whole: unknown value 4, expected values of labels"),
+        ({"whole": [0, 1]}, {}, "regions: whole: unknown value 0"),
+        ({"whole": [1, 2]}, {"whole": 9}, "regions: whole: unknown value 9"),
+        ({"enhancing": [2, 3]}, {}, "regions: enhancing: the name stands for something else"),
+        ({"background": [2]}, {}, "regions: background: the name stands for something else"),
+        ({"whole": []}, {"whole": 1}, r"regions: whole: found values \[\], expected one or more"),
+        ({"a\nb": [1]}, {}, "regions: found the name"),
+    ],
+)
+def test_bad_regions_are_refused(
+    regions: dict[str, list[int]], written: dict[str, int], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        BRATS.with_regions(regions, written)
+
+
+def test_a_region_twice_is_refused() -> None:
+    region = BRATS.with_regions({"whole": [1, 2]}).regions[0]
+    with pytest.raises(DataError, match="regions: whole: the name stands for something else"):
+        replace(BRATS, regions=(region, region))
+
+
+@pytest.mark.parametrize("value", [0, 3, -1, 2**31])
+def test_a_value_that_cannot_say_ignore_is_refused(value: int) -> None:
+    with pytest.raises(DataError, match=f"ignore: found {value}, expected a value that no label has"):
+        replace(BRATS, ignore=value)
+
+
+def test_ignored_voxels_are_class_k() -> None:
+    labels = replace(ORGANS, ignore=255)
+    values = np.array([[0, 255], [30, 2]], dtype=np.uint8)
+    classes = labels.to_classes(values)
+    assert classes.tolist() == [[0, 3], [2, 1]]
+    assert classes.dtype == np.uint8
+    np.testing.assert_array_equal(labels.to_values(classes), values)
+    with pytest.raises(DataError, match="unknown label value: found 254"):
+        labels.to_classes(np.array([254, 255]))
+    with pytest.raises(DataError, match="unknown label value: found 255"):
+        ORGANS.to_classes(values)
+
+
+def test_a_large_ignore_value_makes_only_maps_with_it_larger() -> None:
+    labels = replace(ORGANS, ignore=70_000)
+    assert labels.to_values(np.array([0, 2])).dtype == np.uint8
+    assert labels.to_values(np.array([0, 3])).tolist() == [0, 70_000]
+
+
+def test_ignore_beyond_256_classes_takes_two_bytes() -> None:
+    labels = replace(Labels.of({f"l{value}": value for value in range(256)}), ignore=300)
+    assert labels.to_classes(np.array([255, 300])).tolist() == [255, 256]
+
+
+def test_regions_and_ignore_survive_the_table(tmp_path: Path) -> None:
+    labels = replace(BRATS.with_regions(REGIONS, {"whole": 2}), ignore=9)
+    file = tmp_path / "labels.tsv"
+    file.write_text(labels.to_tsv())
+    assert Labels.from_tsv(file) == labels
+    assert "kind" not in BRATS.to_tsv()
+    assert file.read_text().splitlines()[5].split("\t")[1:4:2] == ["whole", "region 1 2 3"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1\ta\tregion", "kind 'region'"),
+        ("1\ta\tlabel 2", "kind 'label 2'"),
+        ("1\ta\tmask", "kind 'mask'"),
+        ("1\ta\tlabel\n8\tb\tignore\n9\tc\tignore", "found 2 rows of kind ignore"),
+        ("1\ta\tlabel\n1\tr\tregion 1\n1\tr\tregion 1", "name 'r' stands twice"),
+        ("1\ta\tlabel\n1\tr\tregion 1 x", "invalid literal"),
+    ],
+)
+def test_bad_kinds_are_refused_by_file(tmp_path: Path, rows: str, message: str) -> None:
+    file = tmp_path / "labels.tsv"
+    file.write_text(f"value\tname\tkind\n{rows}\n")
+    with pytest.raises(DataError, match=f"labels.tsv: .*{message}"):
+        Labels.from_tsv(file)
+
+
+def test_sided_regions_are_pairs() -> None:
+    labels = Labels.of({"a": 1, "b": 2}).with_regions({"left_hand": [1], "right_hand": [2]})
+    assert labels.sided_pairs() == (("left_hand", "right_hand"),)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
 
+from medseg.candidates import Candidates
 from medseg.errors import ConfigError
+from medseg.labels import Labels
 from medseg.losses import LOSSES, build_loss
 from medseg.train.settings import LossName
 
@@ -116,3 +119,193 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         ConfigError, match=r"unknown loss 'dice-ce'\. Did you mean 'dice_ce'\? Known: dice_ce"
     ):
         build_loss("dice-ce")
+
+
+ORGANS = Labels.of({"a": 1, "b": 2})
+IGNORE = Candidates.of(replace(ORGANS, ignore=9))
+PARTIAL = Candidates.of(replace(ORGANS, ignore=9), {"case": ("a",)})
+OVERLAPPING = Candidates.of(ORGANS.with_regions({"both": [1, 2], "inner": [2]}))
+WITH_CANDIDATES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
+
+
+def golden_case(classes, outputs=3):
+    b, c, i, j, k = torch.meshgrid(*(torch.arange(n) for n in (2, 3, 3, 4, 5)), indexing="ij")
+    logits = 3 * torch.sin((1 + b + 2 * c + 3 * i + 5 * j + 7 * k).float())
+    return logits[:, :outputs], ((i + 2 * j + 3 * k + b) % classes)[:, :1]
+
+
+def golden(shared_reference):
+    return json.loads((shared_reference / "numeric_golden.json").read_text())["losses"]["values"]
+
+
+def test_ignore_equals_the_golden_value(shared_reference):
+    logits, label = golden_case(4)
+    loss = build_loss("dice_ce", batch_dice=True, candidates=IGNORE)(logits, label)
+    expected = golden(shared_reference)["dc_and_ce_ignore_label_3_batch_dice_True"]
+    assert float(loss) - 1 == pytest.approx(expected, abs=1e-5)
+
+
+def test_regions_equal_the_golden_value(shared_reference):
+    logits, label = golden_case(3, outputs=2)
+    loss = build_loss("dice_ce", batch_dice=True, candidates=OVERLAPPING)(logits, label)
+    expected = golden(shared_reference)["dc_and_bce_regions_batch_dice_True"]
+    assert float(loss) - 1 == pytest.approx(expected, abs=1e-5)
+
+
+def test_regions_with_ignore_equal_the_golden_value_up_to_the_number_of_regions(shared_reference):
+    """With an ignore label nnU-Net sums the binary cross-entropies of a voxel; without one it takes their mean."""
+    logits, label = golden_case(4, outputs=2)
+    candidates = Candidates.of(replace(OVERLAPPING.labels, ignore=9))
+    dice, entropy = (
+        float(build_loss(name, candidates=candidates)(logits, label)) for name in ("dice", "cross_entropy")
+    )
+    expected = golden(shared_reference)["dc_and_bce_regions_ignore_batch_dice_False"]
+    assert dice - 1 + 2 * entropy == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_CANDIDATES)
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_with_every_voxel_known_the_loss_is_the_plain_one(name, batch_dice, dims):
+    logits, label = batch(dims)
+    plain = build_loss(name, batch_dice=batch_dice)(logits, label)
+    known = build_loss(name, batch_dice=batch_dice, candidates=PARTIAL)(logits, label)
+    torch.testing.assert_close(known, plain)
+
+
+@pytest.mark.parametrize("name", WITH_CANDIDATES)
+def test_ignored_voxels_have_no_gradient_and_the_rest_the_same_loss(name):
+    logits, label = batch()
+    label[..., 3:] = 3
+    loss = build_loss(name, candidates=IGNORE)(logits, label)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 3:].any()
+    assert logits.grad[..., :3].abs().min() > 0
+    torch.testing.assert_close(loss, build_loss(name)(logits[..., :3], label[..., :3]))
+
+
+@pytest.mark.parametrize("name", WITH_CANDIDATES)
+@pytest.mark.parametrize("candidates", [IGNORE, replace(OVERLAPPING, sets=IGNORE.sets)])
+def test_a_patch_that_is_ignored_whole_costs_nothing(name, candidates):
+    logits, label = batch(classes=candidates.labels.outputs)
+    loss = build_loss(name, candidates=candidates)(logits, torch.full_like(label, 3))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_the_marginal_loss_by_hand():
+    logits, label = batch()
+    label[:, :, :2] = 4  # background or b
+    p = logits.detach().double().softmax(1)
+    q = torch.where(label == 4, p[:, :1] + p[:, 2:], p.gather(1, label.clamp(max=2)))
+    known = label != 4
+    target = torch.nn.functional.one_hot(label[:, 0].clamp(max=2), 3).movedim(-1, 1).double()
+    dices = []
+    for index, seen in ((1, torch.ones_like(known)), (2, known)):
+        a, b = p[:, index : index + 1] * seen, target[:, index : index + 1] * known
+        dices.append(
+            (2 * (a * b).sum((1, 2, 3, 4)) + 1e-5) / (a.sum((1, 2, 3, 4)) + b.sum((1, 2, 3, 4)) + 1e-5)
+        )
+    expected = -q.log().mean() + 1 - torch.stack(dices).mean()
+    loss = build_loss("dice_ce", candidates=PARTIAL)(logits, label)
+    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=0)
+    focal = build_loss("focal", candidates=PARTIAL)(logits, label)
+    torch.testing.assert_close(focal.double(), -((1 - q) ** 2 * q.log()).mean() / 3, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", WITH_CANDIDATES)
+def test_an_organ_that_was_not_drawn_is_not_pushed_away(name):
+    """Where the network sees an organ that nobody drew, calling it background teaches it to be blind."""
+    logits = torch.zeros(2, 3, 4, 4, 4)
+    logits[:, 2] = 2  # rightly so: it is organ b all over
+    pulls = {}
+    for candidates, value in ((None, 0), (PARTIAL, 4)):
+        asked = logits.clone().requires_grad_()
+        label = torch.full((2, 1, 4, 4, 4), value)
+        label[1] = 2  # a case in which it was drawn
+        build_loss(name, batch_dice=True, candidates=candidates)(asked, label).backward()
+        assert asked.grad is not None
+        pulls[value] = asked.grad[0, 2].sum().item()
+    assert pulls[0] > 1e-3  # the naive loss lowers the logit of b
+    assert pulls[4] <= 0
+
+
+def test_regions_by_hand():
+    logits, label = batch(classes=2)
+    label = (label + torch.arange(6) % 2).clamp(max=2)
+    p = logits.detach().double().sigmoid()
+    t = torch.cat([label > 0, label == 2], 1).double()
+    entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+    dice = (2 * (p * t).sum((2, 3, 4)) + 1e-5) / (p.sum((2, 3, 4)) + t.sum((2, 3, 4)) + 1e-5)
+    loss = build_loss("dice_ce", candidates=OVERLAPPING)(logits, label)
+    torch.testing.assert_close(loss.double(), entropy + 1 - dice.mean(), atol=1e-6, rtol=0)
+    q = t * p + (1 - t) * (1 - p)
+    focal = build_loss("focal", candidates=OVERLAPPING)(logits, label)
+    torch.testing.assert_close(focal.double(), -((1 - q) ** 2 * q.log()).mean(), atol=1e-6, rtol=0)
+
+
+def test_undecided_regions_are_left_out():
+    candidates = replace(OVERLAPPING, sets=((0, 1, 2), (1, 2)))  # 4: of both, perhaps of the inner one
+    logits, label = batch(classes=2)
+    logits.grad = None
+    build_loss("dice_ce", candidates=candidates)(logits, torch.full_like(label, 4)).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 0] < 0).all()
+    assert not logits.grad[:, 1].any()
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "cross_entropy"])
+def test_class_weights_are_torchs(name):
+    logits, label = batch()
+    plain = Candidates.of(ORGANS)
+    weighted = build_loss("cross_entropy", candidates=plain, class_weights={"b": 5, "background": 0.5})(
+        logits, label
+    )
+    expected = torch.nn.functional.cross_entropy(logits, label[:, 0], torch.tensor([0.5, 1, 5]))
+    torch.testing.assert_close(weighted, expected)
+    weights = {"b": 5.0, "background": 0.5}
+    known = build_loss(name, candidates=plain, class_weights=weights)(logits, label)
+    torch.testing.assert_close(
+        build_loss(name, candidates=PARTIAL, class_weights=weights)(logits, label), known
+    )
+
+
+def test_class_weights_of_regions_and_of_voxels_that_may_be_of_several():
+    logits, label = batch(classes=2)
+    costs = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, torch.cat([label > 0, label == 2], 1).float(), reduction="none"
+    ).mean((0, 2, 3, 4))
+    loss = build_loss("cross_entropy", candidates=OVERLAPPING, class_weights={"inner": 3})(logits, label)
+    torch.testing.assert_close(loss, (costs[0] + 3 * costs[1]) / 4)
+    logits, label = torch.zeros(1, 3, 1, 1, 2), torch.tensor([4, 1]).view(1, 1, 1, 1, 2)
+    loss = build_loss("cross_entropy", candidates=PARTIAL, class_weights={"background": 3, "b": 7})(
+        logits, label
+    )
+    p = torch.tensor([2 / 3, 1 / 3])
+    torch.testing.assert_close(loss, -(3 * p[0].log() + p[1].log()) / 4)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - set(WITH_CANDIDATES)))
+@pytest.mark.parametrize(
+    ("candidates", "reason"),
+    [(IGNORE, "an ignore label"), (PARTIAL, "cases of which only"), (OVERLAPPING, "regions")],
+)
+def test_losses_that_know_only_classes_refuse(name, candidates, reason):
+    with pytest.raises(ConfigError, match=f"train.loss: found {name} with {reason}.*expected one of dice_ce"):
+        build_loss(name, candidates=candidates)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("dice", {"a": 2}, "found weights with the loss dice, expected a loss with cross-entropy"),
+        ("dice_ce", {"c": 2}, "unknown name 'c'.*Known: background, a, b"),
+        ("dice_ce", {"a": 0, "b": 0, "background": 0}, "found only zeros"),
+    ],
+)
+def test_class_weights_that_cannot_be_used(name, weights, message):
+    with pytest.raises(ConfigError, match=f"train.class_weights: {message}"):
+        build_loss(name, candidates=Candidates.of(ORGANS), class_weights=weights)

@@ -47,7 +47,10 @@ def add_parser(sources: Any) -> None:
         help="network arguments, channels, preprocessing, window; see below",
     )
     parser.add_argument(
-        "--labels", required=True, metavar="TSV", help="table with the columns value and name"
+        "--labels",
+        required=True,
+        metavar="TSV",
+        help="table with the columns value and name; for sigmoids also kind: label, or region 1 2 3",
     )
     parser.add_argument("--key", help="entry of STATE that holds the state dict, where there are several")
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="the model folder to write")

@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
         f"{options.output}: {saved.model['name']} of {origin['trainer']}, {origin['configuration']}, "
         f"folds {origin['folds']}"
     )
+    if "postprocessing" in origin:
+        print(f"Post-processing: {origin['postprocessing']}")
+    if saved.predict.keep_largest_foreground or saved.predict.keep_largest:
+        print("To predict without it: --set keep_largest_foreground=false --set keep_largest=[]")
     if saved.preprocessing.orientation is None:
         print(
             "Orientation: as in nnU-Net, files are taken as they are; give files stored as the training files were. "

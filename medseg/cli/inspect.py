@@ -98,6 +98,14 @@ def _describe_dataset(dataset: Dataset, most: int) -> str:
     if dataset.labels is not None:
         names = [f"{label.value} {label.name}" for label in dataset.labels]
         lines.append(f"  labels: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
+        if dataset.labels.regions:
+            regions = [f"{one.name} ({', '.join(map(str, one.values))})" for one in dataset.labels.regions]
+            lines.append(f"  regions: {', '.join(regions)}")
+        if dataset.labels.ignore is not None:
+            lines.append(f"  ignored: {dataset.labels.ignore}")
+    partial = sum(case.drawn is not None for case in dataset.cases)
+    if partial:
+        lines.append(f"  {partial} cases of which only some labels were drawn")
     shown = dataset.cases[: most or None]
     width = max((len(case.id) for case in shown), default=0)
     for case in shown:

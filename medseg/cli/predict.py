@@ -50,7 +50,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="write NAME_probabilities.nii, too: 4-D, a volume a label",
+        help="write NAME_probabilities.nii, too: 4-D, a volume a label, or a region",
     )
     parser.add_argument(
         "--instances",

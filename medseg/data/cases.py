@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medseg.candidates import Drawn, undrawn
 from medseg.errors import DataError, describe, nearest
 from medseg.geometry import EQUAL_WITHIN_MM, Grid
 from medseg.io import read, read_grid, read_labels
@@ -32,6 +35,7 @@ class Case:
         subject: the person; splits are by subject. The id where nothing else is known.
         instances: instance map (ids, 0 is background), or None. Where there is no label map, all instances are
             of one class.
+        drawn: names of the labels that its annotators drew, or None for all: of the others nothing is known.
     """
 
     id: str
@@ -39,6 +43,7 @@ class Case:
     label: Path | None = None
     subject: str = ""
     instances: Path | None = None
+    drawn: Drawn | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -178,13 +183,13 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
         grid: the image's grid; None reads it from the first image.
 
     Returns:
-        Label volume `(1, X, Y, Z)` of class indices 0 … K−1, uint8 or uint16, on the image's grid; a map
-        that is stored in another orientation is turned. Of a case with instances only, class 1 is every voxel
-        of an instance.
+        Label volume `(1, X, Y, Z)` of class indices 0 … K−1, and K for voxels to ignore, uint8 or uint16, on the
+        image's grid; a map that is stored in another orientation is turned. Of a case with instances only, class 1 is
+        every voxel of an instance.
 
     Raises:
-        DataError: no label map, another grid, or a value that `labels` does not hold; instances only, and
-            more than one class they could be of.
+        DataError: no label map, another grid, or a value that `labels` does not hold, or of a label that was not
+            drawn in this case; instances only, and more than one class they could be of.
     """
     if case.label is None and case.instances is not None:
         if len(labels.foreground) != 1:
@@ -198,7 +203,20 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
         raise DataError(f"case {case.id}: found no label map, expected one. Give its label, or leave it out.")
     grid = grid or read_grid(case.images[0])
     volume = _aligned(read_labels(case.label), grid, case.label, case.images[0], "label map")
-    return Volume(labels.to_classes(volume.data, str(case.label)), grid, "label")
+    classes = labels.to_classes(volume.data, str(case.label))
+    _check_drawn(case, labels, classes)
+    return Volume(classes, grid, "label")
+
+
+def _check_drawn(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
+    for index in undrawn(labels, case.drawn, f"case {case.id}"):
+        count = int((classes == index).sum())
+        if count:
+            raise DataError(
+                f"case {case.id}: {case.label}: found {count} voxels of value {labels.values[index]} "
+                f"({labels.names[index]}), expected none, because of this case only {', '.join(case.drawn or ())} "
+                "should have been drawn. Name the label among the drawn ones, or mend the label map."
+            )
 
 
 def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def read_msd(path: Path) -> Dataset:
     """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named
-    without the ``_0000`` of their files; those are found.
+    without the ``_0000`` of their files; those are found. An entry of ``training`` may name the labels that were drawn
+    in it: ``"labels": ["liver"]``.
     """
     root, description, values = _described(path)
     where = str(description)
@@ -45,7 +47,17 @@ def _msd_case(entry: Any, root: Path, where: str) -> Case:
         images = _channel_files(images[0]) or images
     elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
         case_id = match["id"]
-    return Case(case_id, tuple(images), label)
+    return Case(case_id, tuple(images), label, drawn=_drawn(entry.get("labels"), f"{where}: labels"))
+
+
+def _drawn(names: Any, where: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f'{where}: found {names!r}, expected the labels that were drawn: ["liver"]. Correct it.'
+        )
+    return tuple(names)
 
 
 def _channel_files(image: Path) -> list[Path]:
@@ -115,7 +127,11 @@ def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
 
 def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Case]) -> Dataset:
     name = values.get("name")
-    labels = parse_labels(values["labels"], f"{where}: labels") if "labels" in values else None
+    labels = (
+        parse_labels(values["labels"], f"{where}: labels", values.get("regions_class_order"))
+        if "labels" in values
+        else None
+    )
     chosen = name if isinstance(name, str) and name else folder_name(root)
     return Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
 
@@ -138,39 +154,65 @@ def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(str(table[str(i)]) for i in range(len(table)))
 
 
-def parse_labels(table: Any, where: str) -> Labels:
+def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
     """Labels from ``{"liver": 1}`` or, as the Decathlon writes it, ``{"1": "liver"}``.
 
+    nnU-Net's regions, ``{"whole": [1, 2], "core": 2}``, make every entry but the background a region. Labels that have
+    no name of their own are called ``label 1`` and so on. Its entry ``ignore`` is the value of voxels that nobody
+    annotated.
+
+    Args:
+        table: as it stands in the file.
+        where: file and field, for messages.
+        order: ``regions_class_order``: the value that each region is written as.
+
     Raises:
-        DataError: regions (lists of values) and ignore labels, which are not supported; no whole numbers.
+        DataError: no whole numbers, doubled names or values, or an order that does not fit the regions.
     """
     if not isinstance(table, dict) or not table:
         raise DataError(f'{where}: found {table!r}, expected {{"background": 0, ...}}. Correct it.')
     if all(key.isdecimal() for key in table) and all(isinstance(name, str) for name in table.values()):
         table = _inverted(table, where)
-    values: dict[str, int] = {}
-    for name, value in table.items():
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, list):
-            raise DataError(
-                f"{where}: {name}: found the region {value}; regions are not supported yet. Give each label "
-                "one value."
-            )
-        if isinstance(value, str) and value.isdecimal():
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DataError(f"{where}: {name}: found {value!r}, expected a whole number from 0. Correct it.")
-        values[name] = value
-    if "ignore" in values:
-        raise DataError(
-            f"{where}: ignore: labels that mean 'not annotated' are not supported yet. Leave out the cases "
-            "that use it, or rename it to learn it as a class of its own."
-        )
+    entries = {name: _whole_numbers(value, f"{where}: {name}") for name, value in table.items()}
+    ignore = entries.pop("ignore", None)
     try:
-        return Labels.of(values)
+        if all(len(values) == 1 for values in entries.values()):
+            labels = Labels.of({name: values[0] for name, values in entries.items()})
+        else:
+            labels = _with_regions(entries, where, order)
+        return labels if ignore is None else replace(labels, ignore=_only(ignore, f"{where}: ignore"))
     except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise error if str(error).startswith(where) else DataError(f"{where}: {error}") from None
+
+
+def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -> Labels:
+    """nnU-Net's regions: all entries but the background's, in their order, over labels named where they can be."""
+    regions = {name: values for name, values in entries.items() if values != (0,)}
+    names = {values[0]: name for name, values in regions.items() if len(values) == 1}
+    values = sorted({value for group in regions.values() for value in group} - {0})
+    background = next((name for name, values in entries.items() if values == (0,)), "background")
+    labels = Labels.of({background: 0} | {names.get(value, f"label {value}"): value for value in values})
+    if not isinstance(order, list) or len(order) != len(regions) or not all(type(i) is int for i in order):
+        raise DataError(
+            f"{where}: found the regions {', '.join(regions)} and regions_class_order {order!r}, expected a list of "
+            f"{len(regions)} values, those that they are written as. Add it beside labels."
+        )
+    return labels.with_regions(regions, dict(zip(regions, order, strict=True)))
+
+
+def _whole_numbers(found: Any, where: str) -> tuple[int, ...]:
+    """The value of a label, or the values of a region."""
+    values = found if isinstance(found, list) and found else [found]
+    numbers = [int(v) if isinstance(v, str) and v.isdecimal() else v for v in values]
+    if any(not isinstance(v, int) or isinstance(v, bool) or v < 0 for v in numbers):
+        raise DataError(f"{where}: found {found!r}, expected a whole number from 0. Correct it.")
+    return tuple(numbers)
+
+
+def _only(values: tuple[int, ...], where: str) -> int:
+    if len(values) != 1:
+        raise DataError(f"{where}: found {list(values)}, expected one value. Correct it.")
+    return values[0]
 
 
 def _inverted(table: dict[str, str], where: str) -> dict[str, int]:

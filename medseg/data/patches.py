@@ -38,7 +38,10 @@ class PatchDataset(Dataset[Sample]):
     """Patches by index; sample `index` belongs to step ``index // batch_size``.
 
     Cases are drawn uniformly with replacement. The last ``round(foreground · batch_size)`` patches of a batch
-    are centred on a voxel of a foreground class drawn uniformly among those of the case (nnU-Net's rule).
+    are centred on a voxel of a foreground class or region drawn uniformly among those of the case (nnU-Net's rule);
+    their cases are drawn among those that have foreground. Where that is no patch of a batch, some batches have one, so
+    that the share is kept all the same. Of a dataset with an ignore label, all other patches are centred on a voxel
+    that somebody looked at.
 
     Args:
         cases: prepared cases.
@@ -77,6 +80,7 @@ class PatchDataset(Dataset[Sample]):
             raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
         thick = channels is not None and channels.settings.thickness > 1
         self.cases = list(cases)
+        self.with_foreground = [case for case in cases if case.has_foreground] or self.cases
         self.size = _thickened(size, channels) if channels is not None else size
         self.length = length
         self.batch_size = batch_size
@@ -86,6 +90,7 @@ class PatchDataset(Dataset[Sample]):
         self.slice_axis = slice_axis
         self.channels, self.display, self._thick = channels, display, thick
         self.has_instances = all(case.has_instances for case in cases)
+        self.foreground = foreground
         self.first_forced = round(batch_size * (1 - foreground))
 
     def __len__(self) -> int:
@@ -93,8 +98,9 @@ class PatchDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = sample_generator(self.seed, self.stream, index)
-        case = self.cases[int(rng.integers(len(self.cases)))]
-        forced = index % self.batch_size >= self.first_forced
+        forced = self._is_forced(index)
+        cases = self.with_foreground if forced else self.cases
+        case = cases[int(rng.integers(len(cases)))]
         centre = self._centre(case, forced, rng)
         matrix = self._draw_matrix(rng)
         image, maps = cut(case, centre, self.size, matrix)
@@ -105,6 +111,12 @@ class PatchDataset(Dataset[Sample]):
         if self.augmentation is not None:
             image, maps = augment(image, maps, self.augmentation, rng)
         return _sample(*self._as_seen(image, maps))
+
+    def _is_forced(self, index: int) -> bool:
+        """Whether this patch is to hold foreground."""
+        if 1 < self.batch_size > self.first_forced:
+            return index % self.batch_size >= self.first_forced
+        return int((index + 1) * self.foreground) > int(index * self.foreground)
 
     def _as_seen(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Patches as the model is to see them: with its channels, thick ones as their middle slice, and turned."""
@@ -119,10 +131,13 @@ class PatchDataset(Dataset[Sample]):
 
     def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
         """Voxel at index ``size // 2`` of the patch."""
-        if forced and case.locations:
-            values = sorted(case.locations)
-            voxels = case.locations[values[int(rng.integers(len(values)))]]
+        if forced and case.has_foreground:
+            numbers = [number for number in sorted(case.locations) if number > 0]
+            voxels = case.locations[numbers[int(rng.integers(len(numbers)))]]
             return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.intp)
+        if 0 in case.locations:  # there is an ignore label
+            looked_at = case.locations[0]
+            return np.asarray(looked_at[int(rng.integers(len(looked_at)))], dtype=np.intp)
         low = [min(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
         high = [max(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
         start = rng.integers(low, high, endpoint=True)

@@ -51,6 +51,13 @@ class Phantom(Config):
     seed: int = 0
 
 
+class RegionSettings(Config):
+    """One region: the values of its labels, and the value that stands for it in a label map."""
+
+    values: tuple[int, ...]
+    written: int
+
+
 class DataSettings(Config):
     """Where the cases come from and how they are split.
 
@@ -59,6 +66,13 @@ class DataSettings(Config):
         layout: how the folder is laid out; ``auto`` looks.
         phantom: make phantoms instead of reading a dataset.
         labels: name → value, for layouts that carry no names.
+        regions: name → values of the labels that it is the union of, or ``{values: [...], written: 1}``. The network
+            then predicts these regions, which may overlap, instead of the labels. Later ones overwrite earlier ones in a
+            label map, so the larger comes first; a region is written as its smallest value that no later region holds,
+            unless `written` says otherwise. ``{}`` predicts labels where the dataset itself has regions.
+        ignore: value of voxels in label maps that nobody annotated; nothing is learnt or measured there.
+        partial: case id, or a pattern such as ``liver_*``, → names of the labels that were drawn in these cases; a later
+            line counts more. Background there may be any of the other labels.
         folds, fold: the split is by subject into `folds` parts; part `fold` is held out.
         splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
     """
@@ -67,6 +81,9 @@ class DataSettings(Config):
     layout: Literal["auto", "msd", "nnunet", "bids", "table", "images"] = "auto"
     phantom: Phantom | None = None
     labels: dict[str, int] | None = None
+    regions: dict[str, tuple[int, ...] | RegionSettings] | None = None
+    ignore: int | None = None
+    partial: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
     fold: int = Field(0, ge=0)
     splits: str | None = None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.candidates import Candidates, Drawn
 from medseg.data.cases import Case, read_case_image, read_case_instances, read_case_label
 from medseg.data.preprocess import Preprocessing, prepare, prepare_label
 from medseg.io.atomic import replacing_folder, write_text
@@ -45,7 +46,7 @@ class StoredCase:
 
     @cached_property
     def label(self) -> NDArray[Any]:
-        """Class indices `(1, X, Y, Z)`."""
+        """Class indices `(1, X, Y, Z)`, from K on the sets of classes of `medseg.candidates`."""
         return np.load(self.folder / "label.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
     @cached_property
@@ -60,9 +61,18 @@ class StoredCase:
 
     @cached_property
     def locations(self) -> dict[int, NDArray[np.int32]]:
-        """Voxels `(N, 3)` of each foreground class present, at most 10,000 a class."""
+        """Voxels `(N, 3)` of each foreground class or region present, numbered from 1, at most 10,000 of each.
+
+        At 0, where the dataset has an ignore label: voxels that somebody looked at.
+        """
         table = np.load(self.folder / "locations.npy", allow_pickle=False)
         return {int(value): table[table[:, 0] == value, 1:] for value in np.unique(table[:, 0])}
+
+    @cached_property
+    def has_foreground(self) -> bool:
+        """Whether some foreground class or region is present."""
+        table = np.load(self.folder / "locations.npy", mmap_mode="r", allow_pickle=False)
+        return len(table) > 0 and int(table[-1, 0]) > 0  # rows of rising numbers
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the arrays already mapped, which would be copied whole to a worker."""
@@ -76,46 +86,73 @@ class StoredCase:
 
 
 def fill_store(
-    folder: Path, cases: Sequence[Case], labels: Labels, settings: Preprocessing
+    folder: Path,
+    cases: Sequence[Case],
+    labels: Labels,
+    settings: Preprocessing,
+    candidates: Candidates | None = None,
 ) -> Iterator[StoredCase]:
     """Prepare every case that is not in the store yet, and yield all of them in order.
 
     A case already there is used again only if its files, the labels and the settings are the same. A case
     is written to a temporary folder and renamed, so an interrupted run leaves nothing half-made.
+
+    Args:
+        folder: of the store. cases: to prepare.
+        labels: of the dataset. settings: of the preprocessing.
+        candidates: sets of classes that voxels may be of; made of `cases` unless given.
+
+    Raises:
+        DataError: a case cannot be read, or its labels are not those of the dataset.
     """
+    known = candidates or Candidates.of(labels, {case.id: case.drawn for case in cases})
     for case in cases:
-        key = _key(case, labels, settings)
+        key = _key(case, known, settings)
         target = folder / f"{case.id}-{key}"
         if not target.is_dir():
-            _write(target, case, labels, settings)
+            _write(target, case, known, settings)
         yield StoredCase(case.id, target)
 
 
-def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) -> None:
+def _write(target: Path, case: Case, candidates: Candidates, settings: Preprocessing) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
-    label = prepare_label(read_case_label(case, labels, image.grid), prepared, settings)
+    label = prepare_label(read_case_label(case, candidates.labels, image.grid), prepared, settings)
     ids = None
     if case.instances is not None:
         ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
         if case.label is None:  # so that both agree at every border, whatever the resampling did
             label = label.with_data((ids.data > 0).astype(label.data.dtype))
+    label = label.with_data(_with_unknown(label.data, candidates, case.drawn))
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         if ids is not None:
             np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
-        np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
+        np.save(temporary / "locations.npy", locations_table(label.data[0], candidates), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
 
 
-def locations_table(label: NDArray[Any]) -> NDArray[np.int32]:
-    """Rows `(class, x, y, z)` of a label map `(X, Y, Z)`: every foreground voxel, or 10,000 drawn of a class."""
+def _with_unknown(label: NDArray[Any], candidates: Candidates, drawn: Drawn | None) -> NDArray[Any]:
+    """The label map with its background as the set of classes that it may be of."""
+    background = candidates.background_of(drawn)
+    if not background:
+        return label
+    dtype = np.promote_types(label.dtype, np.min_scalar_type(background))
+    return np.where(label == 0, dtype.type(background), label)
+
+
+def locations_table(label: NDArray[Any], candidates: Candidates | None = None) -> NDArray[np.int32]:
+    """Rows `(number, x, y, z)` of a label map `(X, Y, Z)`: every foreground voxel, or 10,000 drawn of a class.
+
+    Numbers are those of `StoredCase.locations`: classes, or from `candidates` regions, and 0 for voxels that somebody
+    looked at.
+    """
     rows = []
-    for value in np.unique(label[label > 0]):
-        found = np.argwhere(label == value)
+    for value, members in _groups(label, candidates):
+        found = np.argwhere(label == members[0] if len(members) == 1 else np.isin(label, members))
         if len(found) > LOCATIONS_PER_CLASS:
             draw = np.random.default_rng(int(value))
             found = found[np.sort(draw.choice(len(found), LOCATIONS_PER_CLASS, replace=False))]
@@ -123,8 +160,29 @@ def locations_table(label: NDArray[Any]) -> NDArray[np.int32]:
     return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 4), np.int32)
 
 
-def _key(case: Case, labels: Labels, settings: Preprocessing) -> str:
+def _groups(label: NDArray[Any], candidates: Candidates | None) -> Iterator[tuple[int, list[int]]]:
+    """Numbers in rising order, each with the values in the label map that it stands for; only those present."""
+    present = np.unique(label)
+    if candidates is None or candidates.plain:
+        yield from ((int(value), [int(value)]) for value in present if value)
+        return
+    if candidates.labels.ignore is not None:
+        looked_at = [int(value) for value in present if value != len(candidates.labels)]
+        yield from [(0, looked_at)] if looked_at else []
+    inside = candidates.inside()
+    for number in range(1, inside.shape[1] + 1):
+        members = [int(value) for value in present if inside[value, number - 1]]
+        if members:
+            yield number, members
+
+
+def _key(case: Case, candidates: Candidates, settings: Preprocessing) -> str:
     files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    text = json.dumps([FORMAT, stamps, labels.values, settings.to_plain()], sort_keys=True)
+    labels = candidates.labels
+    facts: list[Any] = [FORMAT, stamps, labels.values, settings.to_plain()]
+    if not candidates.plain:
+        regions = [region.values for region in labels.regions]
+        facts.append([regions, labels.ignore, case.drawn, candidates.background_of(case.drawn)])
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from medseg.data.cases import Case, Dataset
@@ -18,9 +19,9 @@ _CHANNEL = "image_"
 
 def read_table(path: Path) -> Dataset:
     """Read a table with the columns case and image (or image_CHANNEL for each channel), and perhaps label,
-    instances and subject.
+    instances, subject and labels.
 
-    An empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
+    The column labels names the labels that were drawn in a case, with ``;`` or ``,`` between them; empty for all. An empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
     beside the table, where there is one. With a single column ``image`` the channel is called ``image``.
 
     Raises:
@@ -39,6 +40,12 @@ def read_table(path: Path) -> Dataset:
         tuple(column.removeprefix(_CHANNEL) for column in columns),
         Labels.from_tsv(labels) if labels.is_file() else None,
     )
+
+
+def names_in(cell: str) -> tuple[str, ...] | None:
+    """Names with ``;`` or ``,`` between them; None for an empty cell."""
+    names = tuple(name.strip() for name in re.split("[;,]", cell) if name.strip())
+    return names or None
 
 
 def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -66,13 +73,13 @@ def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _image_columns(header: list[str], table: Path) -> list[str]:
     """Names of the columns that hold images, in order, after a check of all names."""
     channels = [name for name in header if name.startswith(_CHANNEL) and name != _CHANNEL]
-    known = {"case", "subject", "image", "label", "instances", *channels}
+    known = {"case", "subject", "image", "label", "labels", "instances", *channels}
     for name in header:
         if name not in known or header.count(name) > 1:
             what = "doubled" if name in known else "unknown"
             raise DataError(
                 f"{table}: {what} column {name!r}.{nearest(name, sorted(known))} Expected case, subject, "
-                "image or image_CHANNEL, label and instances. Rename or remove it."
+                "image or image_CHANNEL, label, labels and instances. Rename or remove it."
             )
     if "case" not in header or ("image" in header) == bool(channels):
         raise DataError(
@@ -93,6 +100,7 @@ def _case(line: int, row: dict[str, str], columns: list[str], table: Path) -> Ca
         for name in ("label", "instances")
     )
     try:
-        return Case(row["case"], images, label, row.get("subject", ""), instances)
+        drawn = names_in(row.get("labels", ""))
+        return Case(row["case"], images, label, row.get("subject", ""), instances, drawn)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

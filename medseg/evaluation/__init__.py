@@ -82,7 +82,9 @@ def evaluate_cases(
         table = labels_in(prediction, reference) if labels is None else labels
         if labels is None:
             _check_alike(prediction, reference, pair.case)
-        yield compare(prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case)
+        yield compare(
+            prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case, drawn=pair.drawn
+        )
 
 
 def labels_in(*volumes: Volume) -> Labels:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.candidates import Drawn, undrawn
 from medseg.errors import DataError
 from medseg.evaluation.surface import SurfaceDistances, checked_tolerance, surface_distances
 from medseg.geometry import EQUAL_WITHIN_MM
-from medseg.labels import Label, Labels
+from medseg.labels import Labels, Region
 from medseg.volume import Volume
 
 Array = NDArray[Any]
@@ -35,8 +36,8 @@ class LabelMetrics:
 
     Attributes:
         case: id of the case.
-        value: the label's value in files.
-        name: the label's name.
+        value: the label's value in files, or the value that a region is written as.
+        name: the label's or the region's name.
         dice: 2|P∩R| / (|P|+|R|), 0 to 1 (Dice 1945).
         iou: |P∩R| / |P∪R|, 0 to 1 (Jaccard 1912).
         hd95_mm: 95th percentile Hausdorff distance, the larger of both directions.
@@ -63,16 +64,26 @@ class LabelMetrics:
 
 
 def compare(
-    prediction: Volume, reference: Volume, labels: Labels, *, tolerance_mm: float = 1.0, case: str = ""
+    prediction: Volume,
+    reference: Volume,
+    labels: Labels,
+    *,
+    tolerance_mm: float = 1.0,
+    case: str = "",
+    drawn: Drawn | None = None,
 ) -> list[LabelMetrics]:
-    """Measure every foreground label of `labels` in a prediction against its reference.
+    """Measure every foreground label or every region of `labels` in a prediction against its reference.
+
+    Voxels that the reference says to ignore are left out: there is nothing in either mask.
 
     Args:
         prediction: label map; may be oriented otherwise than the reference, voxel for voxel.
         reference: label map on the same grid.
-        labels: the labels to measure, in the order of the result.
+        labels: what to measure, in the order of the result.
         tolerance_mm: for the surface Dice.
         case: id put into the rows and messages.
+        drawn: names of the labels that were drawn in the reference; None for all. What others are part of is not
+            measured.
 
     Raises:
         DataError: different grids, a value that `labels` does not hold, or not a label map.
@@ -81,27 +92,43 @@ def compare(
     checked_tolerance(tolerance_mm)
     prefix = f"{case}: " if case else ""
     prediction = on_grid_of(prediction, reference, where=f"{prefix}prediction")
-    classes = [
-        labels.to_classes(_values(volume, f"{prefix}{role}"), where=f"{prefix}{role}")
-        for volume, role in ((prediction, "prediction"), (reference, "reference"))
-    ]
+    classes = _classes(prediction, reference, labels, prefix)
     counts = confusion(classes[0], classes[1], len(labels))
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
+    missing = undrawn(labels, drawn, f"{prefix}reference")
     voxel_ml = reference.grid.voxel_volume / 1000
     sheared = reference.grid.shear > _RIGHT_ANGLE_WITHIN
     steps = reference.grid.affine[:3, :3] if sheared else reference.spacing
     rows = []
-    for index, label in enumerate(labels.foreground, start=1):
-        box = _union([found[index - 1] for found in boxes], reference.grid.shape)
-        masks = [array[box] == index for array in classes]
+    for region in labels.measured:
+        members = [labels.values.index(value) for value in region.values]
+        if set(members) & set(missing):
+            continue
+        box = _union([found[index - 1] for found in boxes for index in members], reference.grid.shape)
+        masks = [
+            array[box] == members[0] if len(members) == 1 else np.isin(array[box], members)
+            for array in classes
+        ]
         distances = surface_distances(masks[0], masks[1], steps)
         overlap, predicted, expected = (
-            int(counts[index, index]),
-            int(counts[index].sum()),
-            int(counts[:, index].sum()),
+            int(counts[np.ix_(members, members)].sum()),
+            int(counts[members].sum()),
+            int(counts[:, members].sum()),
         )
-        rows.append(_row(case, label, overlap, predicted, expected, voxel_ml, distances, tolerance_mm))
+        rows.append(_row(case, region, overlap, predicted, expected, voxel_ml, distances, tolerance_mm))
     return rows
+
+
+def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> list[Array]:
+    """Class indices `(X, Y, Z)` of both, background in both where the reference says to ignore a voxel."""
+    predicted = replace(labels, ignore=None).to_classes(
+        _values(prediction, f"{prefix}prediction"), where=f"{prefix}prediction"
+    )
+    expected = labels.to_classes(_values(reference, f"{prefix}reference"), where=f"{prefix}reference")
+    if labels.ignore is not None:
+        ignored = expected == len(labels)
+        predicted[ignored] = expected[ignored] = 0
+    return [predicted, expected]
 
 
 def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
@@ -171,7 +198,7 @@ def _union(boxes: list[Box | None], shape: tuple[int, ...]) -> Box:
 
 def _row(
     case: str,
-    label: Label,
+    region: Region,
     overlap: int,
     predicted: int,
     expected: int,
@@ -181,8 +208,8 @@ def _row(
 ) -> LabelMetrics:
     return LabelMetrics(
         case=case,
-        value=label.value,
-        name=label.name,
+        value=region.written,
+        name=region.name,
         dice=_ratio(2 * overlap, predicted + expected),
         iou=_ratio(overlap, predicted + expected - overlap),
         hd95_mm=distances.hausdorff(95),

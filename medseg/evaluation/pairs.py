@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.candidates import Drawn
 from medseg.errors import DataError, nearest
 from medseg.io import stem_of, suffix_of
 from medseg.volume import Volume
@@ -13,11 +14,15 @@ from medseg.volume import Volume
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its reference, in memory, as files or as a function that makes one, and the id of their case."""
+    """A prediction and its reference, in memory, as files or as a function that makes one, and the id of their case.
+
+    `drawn` names the labels that were drawn in the reference; None for all of them.
+    """
 
     case: str
     prediction: Volume | Path
     reference: Volume | Path | Callable[[], Volume]
+    drawn: Drawn | None = None
 
 
 def pair_files(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medseg.candidates import Candidates
 from medseg.data.cases import Case, Dataset, read_case_image, read_case_label
 from medseg.data.display import Display, slice_display
 from medseg.data.normalize import measure, resolve_methods
@@ -19,12 +20,22 @@ from medseg.data.settings import Augmentation
 from medseg.data.slice_channels import SliceChannels, slice_channels
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DataError
 from medseg.experiment.extend import extended
-from medseg.experiment.runs import check_run, find_dataset, labels_of, open_run, save_config
+from medseg.experiment.runs import (
+    candidates_of,
+    check_run,
+    find_dataset,
+    labels_of,
+    open_run,
+    save_config,
+)
 from medseg.experiment.sides import resolve_mirroring
+from medseg.inference.postprocess import component_groups
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
+from medseg.losses import build_loss
+from medseg.models.base import Model
 from medseg.train.checkpoint import has_checkpoint
 from medseg.train.lock import RunLock
 from medseg.train.team import Team
@@ -50,8 +61,8 @@ def make_trainer(
     with team.leader_first():
         dataset = find_dataset(experiment, run)
     labels = labels_of(experiment, dataset)
-    for name in experiment.predict.keep_largest:
-        labels.value_of(name)
+    component_groups(experiment.predict, labels)  # refuses unknown names
+    candidates = candidates_of(labels, dataset)
     augmentation = resolve_mirroring(experiment, labels)
     # A resumed run keeps its cases, whatever has been added to the dataset since.
     split = (
@@ -60,12 +71,18 @@ def make_trainer(
     torch.manual_seed(experiment.seed)
     # What a checkpoint replaces is not read again, and need not be there any more.
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
-    model = choice.build(experiment.slices.count(len(dataset.channel_names)), len(labels))
+    model = choice.build(experiment.slices.count(len(dataset.channel_names)), labels.outputs)
+    _check_learnable(experiment, model, candidates)
     preprocessing = team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
     patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing))
     with team.leader_first():
-        train = _prepared(run, dataset.subset(split.train).cases, labels, preprocessing, on_case)
-        held_out = _prepared(run, dataset.subset(split.validation).cases, labels, preprocessing, on_case)
+        train = _prepared(run, dataset.subset(split.train).cases, candidates, preprocessing, on_case)
+        held_out = _prepared(run, dataset.subset(split.validation).cases, candidates, preprocessing, on_case)
+    if not any(case.has_foreground for case in train):
+        raise DataError(
+            f"{dataset.root}: found no voxel of a label in any of the {len(train)} training cases, expected some to learn "
+            "from. Check the label maps and data.labels."
+        )
     if team.leads and not resume:
         open_run(experiment, run, split)
     if team.leads and extend is not None:
@@ -77,10 +94,24 @@ def make_trainer(
         patches(held_out, None) if validates else None,
         settings=experiment.train,
         labels=labels,
+        candidates=candidates,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing),
         run=run,
         seed=experiment.seed,
         team=team,
+    )
+
+
+def _check_learnable(experiment: Experiment, model: Model, candidates: Candidates) -> None:
+    """Refuse what the model or its loss cannot learn from."""
+    train = experiment.train
+    if model.own_losses and not (candidates.plain and not train.class_weights):
+        raise ConfigError(
+            f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, cases "
+            "of which only some labels were drawn, or class weights, expected none of them. Choose a U-Net, say."
+        )
+    build_loss(
+        train.loss, batch_dice=train.batch_dice, candidates=candidates, class_weights=train.class_weights
     )
 
 
@@ -113,11 +144,15 @@ def resolve_preprocessing(
 
 
 def _pairs(cases: tuple[Case, ...], channels: int, labels: Labels) -> Iterator[tuple[Volume, Volume]]:
-    """Image and class indices of each case, checked before anything is measured on them."""
+    """Image and class indices of each case, checked before anything is measured on them.
+
+    Voxels to ignore count as background, because nobody knows that they are foreground.
+    """
     for case in cases:
         image = read_case_image(case)
         check_image(image, channels, where=f"case {case.id}")
-        yield image, read_case_label(case, labels, image.grid)
+        label = read_case_label(case, labels, image.grid)
+        yield image, label.with_data(label.data * (label.data < len(labels)))
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -132,11 +167,16 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _prepared(
-    run: Path, cases: tuple[Case, ...], labels: Labels, settings: Preprocessing, on_case: OnCase | None
+    run: Path,
+    cases: tuple[Case, ...],
+    candidates: Candidates,
+    settings: Preprocessing,
+    on_case: OnCase | None,
 ) -> list[StoredCase]:
     """Prepared cases in a store that runs of the same folder share."""
     stored = []
-    for number, case in enumerate(fill_store(run.parent / ".prepared", cases, labels, settings), start=1):
+    filling = fill_store(run.parent / ".prepared", cases, candidates.labels, settings, candidates)
+    for number, case in enumerate(filling, start=1):
         stored.append(case)
         if on_case is not None:
             on_case(number, len(cases), case.id)

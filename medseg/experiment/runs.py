@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from medseg.candidates import Candidates
 from medseg.data.cases import Case, Dataset, read_case_label, read_case_objects
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
+from medseg.data.settings import RegionSettings
 from medseg.data.splits import Split, read_splits, write_splits
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, nearest
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
 from medseg.instances import Instances
@@ -65,6 +69,24 @@ def save_config(experiment: Experiment, run: Path) -> None:
 
 def find_dataset(experiment: Experiment, run: Path) -> Dataset:
     """Read the dataset, or make the phantoms beside the run, where they are found again."""
+    return _with_drawn(_dataset(experiment, run), experiment.data.partial)
+
+
+def _with_drawn(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
+    """The dataset with the labels that were drawn in some of its cases, as the config tells."""
+    cases = {case.id: case for case in dataset.cases}
+    for pattern, names in partial.items():
+        meant = fnmatch.filter(cases, pattern)
+        if not meant:
+            raise ConfigError(
+                f"data.partial: no case matches {pattern!r}.{nearest(pattern, cases)} Give a case id, or a pattern such as "
+                "liver_*."
+            )
+        cases |= {case_id: replace(cases[case_id], drawn=names) for case_id in meant}
+    return replace(dataset, cases=tuple(cases.values())) if partial else dataset
+
+
+def _dataset(experiment: Experiment, run: Path) -> Dataset:
     data = experiment.data
     if data.path is not None:
         return read_dataset(data.path, layout=data.layout)
@@ -81,14 +103,38 @@ def find_dataset(experiment: Experiment, run: Path) -> Dataset:
 
 
 def labels_of(experiment: Experiment, dataset: Dataset) -> Labels:
-    """The dataset's labels, unless the experiment names its own."""
-    if experiment.data.labels is not None:
-        return Labels.of(experiment.data.labels)
-    if dataset.labels is None:
+    """The dataset's labels, regions and ignore value, unless the experiment names its own.
+
+    Raises:
+        DataError: nobody names labels, or regions or the ignore value do not fit them.
+    """
+    data = experiment.data
+    labels = dataset.labels if data.labels is None else Labels.of(data.labels)
+    if labels is None:
         raise DataError(
             f"{dataset.root}: found no names of labels. Add labels.tsv (value, name), or data.labels to the config."
         )
-    return dataset.labels
+    if data.ignore is not None:
+        labels = replace(labels, ignore=data.ignore)
+    if data.regions is None:
+        return labels
+    values = {
+        name: region.values if isinstance(region, RegionSettings) else region
+        for name, region in data.regions.items()
+    }
+    written = {
+        name: region.written for name, region in data.regions.items() if isinstance(region, RegionSettings)
+    }
+    return labels.with_regions(values, written)
+
+
+def candidates_of(labels: Labels, dataset: Dataset) -> Candidates:
+    """What the values of prepared label maps stand for, of all labelled cases of the dataset.
+
+    Raises:
+        DataError: an unknown name among the drawn labels of a case.
+    """
+    return Candidates.of(labels, {case.id: case.drawn for case in dataset.labelled})
 
 
 def _environment() -> dict[str, object]:
@@ -119,7 +165,7 @@ def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
     cases = held_out_cases(run)
     files = _predictions(run, cases)
     pairs = [
-        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels))
+        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.drawn)
         for case, file in zip(cases, files, strict=True)
     ]
     return pairs, labels, experiment.evaluate

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from medseg.allocator import kept_memory
 from medseg.data.preprocess import LabelTarget
+from medseg.inference.decision import Decision
 from medseg.inference.export import Between, export_labels
 from medseg.inference.memory import SHARE_OF_FREE, MemoryPlan, free_memory, plan_memory, used_memory
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
@@ -70,13 +70,13 @@ class Engine:
     Attributes:
         network: what windows are given to.
         sliding: windows and how they are put together; its batch is the largest.
-        values: the value in files of each class.
+        decision: how logits become labels.
         max_memory: resident bytes of the process; None for a share of what is free.
     """
 
     network: WindowNetwork
     sliding: Sliding
-    values: NDArray[Any]
+    decision: Decision
     max_memory: int | None = None
 
     def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
@@ -111,7 +111,7 @@ class Engine:
         export_labels(
             blocks,
             (job.axes[0], band.axis, job.axes[2]),
-            self.values,
+            self.decision,
             job.target.view.transpose(SLAB_FIRST)[:, band.targets],
             None if shares is None else partial(_put, shares, job.target, band.targets),
         )

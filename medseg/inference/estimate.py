@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medseg.allocator import kept_memory
+from medseg.inference.decision import Decision
 from medseg.inference.engine import Job
 from medseg.inference.export import Between, export_labels
 from medseg.inference.predictor import Predictor, Source
@@ -56,7 +57,7 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     batches = sum(-(-count // sliding.batch_size) for count in wanted)
     with kept_memory(plan.keeps_memory):
         seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
-    seconds += _export_seconds(job.axes, len(predictor.labels))
+    seconds += _export_seconds(job.axes, engine.decision)
     shape = tuple(job.image.shape[1:])
     return Estimate(
         sum(wanted), sum(counts) - sum(wanted), seconds, plan.peak, plan.bands, (*shape[1:], shape[0])
@@ -85,14 +86,13 @@ def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding, columns: sl
     return float(np.median(np.diff(stamps)))
 
 
-def _export_seconds(axes: Sequence[Between], classes: int) -> float:
+def _export_seconds(axes: Sequence[Between], decision: Decision) -> float:
     """Seconds to bring logits to the target, from the slices between the first two; few voxels lie between classes."""
     along = int((axes[0].upper <= 1).sum())
     sizes = [int(axis.upper.max()) + 1 for axis in axes]
-    block = torch.zeros((min(2, sizes[0]), *sizes[1:], classes))
-    block[..., 0] = 1
+    block = torch.tensor(decision.nothing).repeat(min(2, sizes[0]), *sizes[1:], 1)
     part, _ = axes[0].part(slice(0, along))
-    out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), np.uint8)
+    out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), decision.values.dtype)
     began = time.perf_counter()
-    export_labels([block], (part, *axes[1:]), np.arange(classes), out)
+    export_labels([block], (part, *axes[1:]), decision, out)
     return (time.perf_counter() - began) * len(axes[0].lower) / along

@@ -1,9 +1,8 @@
 """From logits on the network's grid to labels or probabilities on the file's, slice by slice.
 
-Logits are interpolated linearly and the largest class is taken. Where all source voxels around a target voxel
-agree on their largest class, so does every convex mixture of them, in floating point too, because rounding never
-turns a larger product or sum into a smaller one. Only the voxels between different classes, a few in a hundred, are
-therefore interpolated; the label map is that of interpolating everything.
+Logits are interpolated linearly and a class is decided on. Where all source voxels around a target voxel agree on it,
+so does every convex mixture of them, in floating point too; see `Decision`. Only the voxels between different classes,
+a few in a hundred, are therefore interpolated; the label map is that of interpolating everything.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.inference.slab import check_finite
+from medseg.inference.decision import Decision
 from medseg.resampling import AxisMap, nearest_index
 
 _CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory whatever the map looks like
@@ -63,7 +62,7 @@ class Between:
 def export_labels(
     blocks: Iterable[Tensor],
     axes: Sequence[Between],
-    values: NDArray[Any],
+    decision: Decision,
     out: NDArray[Any],
     on_probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> None:
@@ -72,18 +71,19 @@ def export_labels(
     Args:
         blocks: logits `(slices, *rest, k)`, in order; each is read before the next is asked for.
         axes: one for the slices and one for each of the two other axes.
-        values: the value in files of each class.
+        decision: how logits become labels.
         out: receives the labels, `(slices, *rest)` of the target grid; may be a view in any layout.
-        on_probabilities: called with each target slice's number and the softmax `(*rest, k)` of its logits.
+        on_probabilities: called with each target slice's number and its probabilities `(*rest, k)`.
 
     Raises:
         ModelError: logits that are not finite.
     """
-    table = torch.from_numpy(values.astype(np.int32))
-    for target, lower, upper, weight, across in _target_slices(blocks, axes):
-        out[target] = table[_slice_classes(lower, upper, weight, across).cpu()].numpy()
+    table = torch.from_numpy(decision.values.astype(np.int32))
+    for target, lower, upper, weight, across in _target_slices(blocks, axes, decision):
+        out[target] = table[_slice_classes(lower, upper, weight, across, decision).cpu()].numpy()
         if on_probabilities is not None:
-            on_probabilities(target, _slice_probabilities(lower, upper, weight, across))
+            mixed = _slice_logits(lower, upper, weight, across)
+            on_probabilities(target, decision.probabilities(mixed).cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Slice:
 
     Attributes:
         logits: `(a, b, k)`.
-        classes: largest class of each voxel, `(a, b)` int16.
+        classes: class of each voxel, `(a, b)` int16.
         even: whether a voxel and its upper neighbours along both axes agree on it, `(a, b)`.
     """
 
@@ -102,10 +102,8 @@ class _Slice:
     owned: bool = False
 
     @classmethod
-    def of(cls, logits: Tensor) -> _Slice:
-        largest, index = logits.max(-1)
-        check_finite(largest)
-        classes = index.to(torch.int16)
+    def of(cls, logits: Tensor, decision: Decision) -> _Slice:
+        classes = decision.classes(logits)
         even = torch.ones_like(classes, dtype=torch.bool)
         even[:-1] &= classes[:-1] == classes[1:]
         even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
@@ -133,7 +131,9 @@ class _Across:
 _TargetSlice = tuple[int, _Slice, _Slice, float, _Across]
 
 
-def _target_slices(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterator[_TargetSlice]:
+def _target_slices(
+    blocks: Iterable[Tensor], axes: Sequence[Between], decision: Decision
+) -> Iterator[_TargetSlice]:
     """For each target slice: its number, the source slices around it, the weight of the upper, the other axes."""
     along = axes[0]
     held: dict[int, _Slice] = {}
@@ -144,7 +144,7 @@ def _target_slices(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterato
             a, b = (axis.to(block.device) for axis in axes[1:])
             across = _Across.of(a, b, block.shape[2])
         for logits in block:
-            held[received] = _Slice.of(logits)
+            held[received] = _Slice.of(logits, decision)
             received += 1
         while target < len(along.lower) and along.upper[target] < received:
             lower, upper = held[int(along.lower[target])], held[int(along.upper[target])]
@@ -155,8 +155,10 @@ def _target_slices(blocks: Iterable[Tensor], axes: Sequence[Between]) -> Iterato
         held = {index: item.kept() for index, item in held.items() if index >= first}
 
 
-def _slice_classes(lower: _Slice, upper: _Slice, weight: float, across: _Across) -> Tensor:
-    """Largest class of each voxel of one target slice, `(A, B)` int64."""
+def _slice_classes(
+    lower: _Slice, upper: _Slice, weight: float, across: _Across, decision: Decision
+) -> Tensor:
+    """Class of each voxel of one target slice, `(A, B)` int64."""
     even = lower.even
     if weight > 0:
         even = even & upper.even & (lower.classes == upper.classes)
@@ -169,7 +171,7 @@ def _slice_classes(lower: _Slice, upper: _Slice, weight: float, across: _Across)
     for start in range(0, len(rows), _CHUNK):
         i, j = rows[start : start + _CHUNK], columns[start : start + _CHUNK]
         at = plane or partial(_corners, lower.logits.flatten(0, 1), upper.logits.flatten(0, 1), weight)
-        classes[i, j] = _mixed(at, across, lower.logits.shape[1], i, j).max(-1).indices
+        classes[i, j] = decision.classes(_mixed(at, across, lower.logits.shape[1], i, j)).long()
     return classes
 
 
@@ -179,15 +181,13 @@ def _corners(lower: Tensor, upper: Tensor, weight: float, index: Tensor) -> Tens
     return _between_slices(low, upper.index_select(0, index) if weight > 0 else low, weight)
 
 
-def _slice_probabilities(lower: _Slice, upper: _Slice, weight: float, across: _Across) -> NDArray[np.float32]:
-    """Softmax of the interpolated logits of one target slice, `(A, B, k)`."""
+def _slice_logits(lower: _Slice, upper: _Slice, weight: float, across: _Across) -> Tensor:
+    """The interpolated logits of one target slice, `(A, B, k)`."""
     plane = _between_slices(lower.logits, upper.logits, weight)
     low, high = (plane.index_select(1, column) for column in (across.b.lower, across.b.upper))
     rows = _between(low, high, across.b.weight[:, None])
     low, high = (rows.index_select(0, row) for row in (across.a.lower, across.a.upper))
-    mixed = _between(low, high, across.a.weight[:, None, None])
-    found: NDArray[np.float32] = torch.softmax(mixed, -1).cpu().numpy()
-    return found
+    return _between(low, high, across.a.weight[:, None, None])
 
 
 def _mixed(at: Callable[[Tensor], Tensor], across: _Across, columns: int, i: Tensor, j: Tensor) -> Tensor:

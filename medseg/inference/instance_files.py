@@ -30,7 +30,12 @@ OnSlice = Callable[[int, int], None]
 
 
 def require_instance_model(predictor: Predictor) -> None:
-    """Raise `ModelError` unless the model finds instances."""
+    """Raise `ModelError` unless the model finds instances of labels."""
+    if predictor.labels.regions:
+        fix = "Predict label maps, without instances"
+        raise ModelError(
+            describe(predictor.saved.name, "predicts regions, which may overlap, not objects", fix=fix)
+        )
     if not callable(getattr(predictor.model, "instances", None)):
         fix = (
             "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
@@ -73,7 +78,7 @@ def image_instances(
 
 def label_map_of(predictor: Predictor, instances: Instances, like: Volume) -> Volume:
     """The label map `(1, X, Y, Z)` that instances stand for, with the labels' values, on the grid of `like`."""
-    values = predictor.engine.values[instances.to_label_map()]
+    values = predictor.engine.decision.values[instances.to_label_map()]
     return Volume(values[None], like.grid, "label", like.header)
 
 

@@ -143,7 +143,7 @@ def plan_memory(
         slab = _slab_bytes(shape, replace(sliding, batch_size=batch, sums=sums), widest)
         if gpu is not None and slab < SHARE_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
             return MemoryPlan(bands, batch, sums, gpu, held + OVERHEAD)
-        logits = batch * sliding.classes * math.prod(sliding.window) * 4
+        logits = batch * sliding.outputs * math.prod(sliding.window) * 4
         # Beside what the network takes, its output included: a copy in float32; the sum over flips and one flipped.
         beside = logits * (reduced + (2 if sliding.mirror_axes else 0))
         peak = held + slab + max(logits, network(batch)) + beside + OVERHEAD
@@ -153,7 +153,7 @@ def plan_memory(
     assert smallest is not None
     raise ConfigError(
         f"max_memory: found {gigabytes(budget)}, expected at least {gigabytes(smallest, up=True)} for an image of "
-        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.classes} classes. "
+        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.outputs} outputs. "
         "Allow that much."
     )
 
@@ -170,7 +170,7 @@ def _slab_bytes(shape: Sequence[int], sliding: Sliding, columns: slice) -> int:
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
     image = layout.height * math.prod(layout.sizes[1:]) * shape[0] * 4
-    return image + bytes_of_logits(layout.height, plane, sliding.classes, sliding.sums)
+    return image + bytes_of_logits(layout.height, plane, sliding.outputs, sliding.sums)
 
 
 def _choices(shape: Sequence[int], sliding: Sliding, reduced: bool) -> list[tuple[int, int, torch.dtype]]:

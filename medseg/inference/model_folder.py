@@ -19,7 +19,7 @@ from medseg.errors import ModelError
 from medseg.inference.settings import SavedModel
 from medseg.io.atomic import replacing_folder, write_text
 from medseg.io.manifest import check_manifest, write_manifest
-from medseg.labels import Labels
+from medseg.labels import Labels, Region
 from medseg.models import build_model
 from medseg.models.ensemble import Ensemble
 
@@ -50,7 +50,7 @@ def write_model_folder(
     Args:
         folder: as in `save_model`.
         weights: one state dict for each of ``saved.members``.
-        saved: settings. labels: classes.
+        saved: settings. labels: classes, and the regions if these are what is predicted.
         parameters: of all members together, for the README.
     """
     with replacing_folder(folder) as temporary:
@@ -103,7 +103,9 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     in_channels = saved.slices.count(len(saved.channel_names))
     models = []
     for path in paths:
-        model = build_model(saved.model["name"], in_channels=in_channels, num_classes=len(labels), **options)
+        model = build_model(
+            saved.model["name"], in_channels=in_channels, num_classes=labels.outputs, **options
+        )
         _fill(model, path)
         models.append(model)
     return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels
@@ -160,6 +162,7 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         f"| model | {several}{saved.model['name']}, {parameters:,} parameters |",
         f"| input channels | {', '.join(saved.channel_names)} |",
         f"| labels | {', '.join(labels.names)} |",
+        *([f"| regions | {'; '.join(map(_region_text, labels.regions))} |"] if labels.regions else []),
         f"| orientation | {saved.preprocessing.orientation or 'the order of the file’s axes'} |",
         f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
         f"| window | {window} voxels |",
@@ -174,6 +177,10 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _region_text(region: Region) -> str:
+    return f"{region.name} ({', '.join(map(str, region.values))}) written as {region.written}"
 
 
 def _spacing_text(spacing: Spacing | None) -> str:

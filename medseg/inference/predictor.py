@@ -13,13 +13,14 @@ from medseg.data.cases import Case, read_case_image
 from medseg.data.preprocess import Box, LabelTarget, label_target, prepare
 from medseg.errors import ModelError
 from medseg.geometry import turned
+from medseg.inference.decision import Decision, decision_of
 from medseg.inference.empty import body_box, empty_test
 from medseg.inference.engine import Engine, Job
 from medseg.inference.export import Between
 from medseg.inference.memory import parse_size
 from medseg.inference.model_folder import load_model
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
-from medseg.inference.postprocess import keep_largest_components
+from medseg.inference.postprocess import component_groups, keep_largest_components
 from medseg.inference.precision import checked_device
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.inference.slab import Made, Whole
@@ -41,12 +42,12 @@ class Predictor:
     Args:
         model: dense model, 2-D or 3-D, in evaluation or training mode.
         saved: settings of the model folder.
-        labels: names and values of the classes.
+        labels: names and values of the classes, and the regions if the model predicts these.
         device: where to run; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
 
     Raises:
-        DataError: ``predict.keep_largest`` names an unknown label.
+        DataError: ``predict.keep_largest`` names an unknown label or region.
         ConfigError: there is no such device, or `max_memory` is no size.
     """
 
@@ -62,12 +63,11 @@ class Predictor:
         self.saved = saved
         self.labels = labels
         self.max_memory = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
-        self._cleaned = [labels.value_of(name) for name in saved.predict.keep_largest]
+        self._cleaned = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
-        self.engine = Engine(
-            self.network, self._sliding(), labels.to_values(np.arange(len(labels))), self.max_memory
-        )
+        decision = decision_of(labels)
+        self.engine = Engine(self.network, self._sliding(decision), decision, self.max_memory)
 
     @property
     def settings(self) -> PredictSettings:
@@ -124,7 +124,7 @@ class Predictor:
         volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
-        target = label_target(prepared, settings, self.engine.values.dtype)
+        target = label_target(prepared, settings, self.engine.decision.values.dtype)
         empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         return Job(Made(prepared.slices), target, self._axes(target), empty)
 
@@ -136,20 +136,29 @@ class Predictor:
         Args:
             job: as `job` returns it; used once.
             on_window: called with (windows done, windows in all).
-            probabilities: ``.nii`` file that receives the classes' probabilities on the image's grid, `(X, Y, Z, K)`.
+            probabilities: ``.nii`` file that receives the probabilities of the classes or regions on the image's grid,
+                `(X, Y, Z, K)`.
         """
         if probabilities is None:
             self.engine.run(job, on_window)
         else:
-            with writing_probabilities(probabilities, job.target.volume, len(self.labels)) as shares:
+            with writing_probabilities(probabilities, job.target.volume, self.outside) as shares:
                 self.engine.run(job, on_window, shares)
         return self.cleaned(job.target.volume)
+
+    @property
+    def outside(self) -> dict[str, float]:
+        """Name of each class or region that is predicted, and its probability where the model does not look."""
+        return dict(zip(self.labels.output_names, self.engine.decision.outside, strict=True))
 
     def cleaned(self, labels: Volume) -> Volume:
         """A label volume after the post-processing that the settings ask for."""
         if not self._cleaned:
             return labels
-        return labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])
+        data = labels.data[0]
+        for group in self._cleaned:
+            data = keep_largest_components(data, group, together=True)
+        return labels.with_data(data[None])
 
     def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
         """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""
@@ -158,7 +167,7 @@ class Predictor:
         )
         return torch.cat([block.clone() for block in slices]).permute(3, 1, 2, 0)
 
-    def _sliding(self) -> Sliding:
+    def _sliding(self, decision: Decision) -> Sliding:
         settings = self.settings
         return Sliding(
             self.network.window,
@@ -166,7 +175,7 @@ class Predictor:
             batch_size=settings.batch_size,
             blend=settings.blend,
             mirror_axes=tuple(SLAB_FIRST.index(axis) for axis in settings.mirror_axes),
-            classes=len(self.labels),
+            nothing=decision.nothing,
         )
 
     def _body(self, volume: Volume) -> Box | None:
@@ -199,9 +208,10 @@ class Predictor:
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))
         precision = str(self.network.dtype).removeprefix("torch.")
+        kind = "region(s)" if self.labels.regions else "classes"
         return (
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
-            f"-> {len(self.labels)} classes, window {window}, {self.device}, {precision})"
+            f"-> {self.labels.outputs} {kind}, window {window}, {self.device}, {precision})"
         )
 
 

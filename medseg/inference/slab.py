@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from medseg.data.slices import PreparedSlices
-from medseg.errors import ModelError
 
 Box = tuple[slice, ...]
-BACKGROUND_ONLY = 1.0  # the logit of class 0, all others being 0, where no window was predicted
 
 
 class Slices(Protocol):
@@ -95,7 +93,7 @@ class ImageSlab:
 
 
 class LogitSlab:
-    """Weighted means of logits for some slices; classes lie last, so that a slice is one piece.
+    """Weighted means of logits for some slices; outputs lie last, so that a slice is one piece.
 
     In float32 the weighted sums are held and divided at the end. In float16, sums with the small weights of a
     window's corners would lose all digits, so there the running mean is held.
@@ -105,14 +103,18 @@ class LogitSlab:
         inner: the box of the padded image that results are wanted for.
         weights: of a window, float32, on the device where sums are held.
         dtype: float32 or float16.
+        nothing: logits `(k,)` where no window was predicted.
     """
 
-    def __init__(self, height: int, inner: Box, weights: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, height: int, inner: Box, weights: Tensor, dtype: torch.dtype, nothing: Sequence[float]
+    ) -> None:
         self.first = 0
         self._inner = inner
         self.height = height
         self._weights = weights
         self._dtype = dtype
+        self._nothing = nothing
         self._sums: Tensor | None = None
         plane = [box.stop - box.start for box in inner[1:]]
         self._weight_sum = torch.zeros((height, *plane), device=weights.device)
@@ -143,13 +145,10 @@ class LogitSlab:
             seen.append(slice(low - b.start, high - b.start))
         return tuple(held), tuple(seen)
 
-    def finished(self, count: int, classes: int) -> Tensor | None:
+    def finished(self, count: int) -> Tensor | None:
         """Mean logits `(slices, *rest, k)` of the lowest `count` slices, the padding cut off; None if no slice is left.
 
-        The result is a view that the next `add` overwrites. Where no window was predicted, it says background.
-
-        Raises:
-            ModelError: logits that are not finite, or too large for float16.
+        The result is a view that the next `add` overwrites.
         """
         low, high = (
             max(self._inner[0].start - self.first, 0),
@@ -159,14 +158,16 @@ class LogitSlab:
             return None
         weight_sum = self._weight_sum[low:high]
         if self._sums is None:  # nothing but empty windows so far
-            block = torch.zeros((*weight_sum.shape, classes), device=weight_sum.device)
+            block = torch.zeros((*weight_sum.shape, len(self._nothing)), device=weight_sum.device)
         else:
             block = self._sums[low:high]
             if self._dtype == torch.float32:
                 block /= weight_sum.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
         untouched = weight_sum == 0
         if untouched.any():
-            block[..., 0].masked_fill_(untouched, BACKGROUND_ONLY)
+            for output, logit in enumerate(self._nothing):
+                if logit:  # the others are 0 already
+                    block[..., output].masked_fill_(untouched, logit)
         return block
 
     def advance(self, count: int) -> None:
@@ -179,14 +180,6 @@ class LogitSlab:
         self.first += count
 
 
-def check_finite(largest: Tensor) -> None:
-    """Raise a `ModelError` unless the largest logits of some voxels are all finite."""
-    if not torch.isfinite(largest).all():
-        raise ModelError(
-            "logits: found NaN or infinity, expected finite numbers. Predict with precision=float32, or check the weights."
-        )
-
-
 def _shift(held: Tensor, by: int, kept: int, dim: int) -> None:
     """Copy the `kept` slices that begin at `by` to the start, in pieces that do not overlap."""
     for start in range(0, kept, max(by, 1)):
@@ -194,6 +187,6 @@ def _shift(held: Tensor, by: int, kept: int, dim: int) -> None:
         held.narrow(dim, start, size).copy_(held.narrow(dim, start + by, size))
 
 
-def bytes_of_logits(height: int, plane: int, classes: int, dtype: torch.dtype) -> int:
+def bytes_of_logits(height: int, plane: int, outputs: int, dtype: torch.dtype) -> int:
     """Bytes that a `LogitSlab` holds for `plane` voxels a slice."""
-    return height * plane * (classes * dtype.itemsize + 4)
+    return height * plane * (outputs * dtype.itemsize + 4)

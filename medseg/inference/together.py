@@ -19,7 +19,8 @@ from medseg.volume import Volume
 class Together:
     """An ensemble of predictors with the same labels; call it with an image.
 
-    Probabilities of each model are kept in a temporary file, so that the memory is that of one model. Post-processing
+    The label is decided by the mean probability of each class or region. Probabilities of each model are kept in a
+    temporary file, so that the memory is that of one model. Post-processing
     is that of the first model. Folds of one model are better kept in one model folder, whose logits are averaged
     window by window.
 
@@ -76,13 +77,12 @@ class Together:
             with contextlib.ExitStack() as stack:
                 shares = None
                 if probabilities is not None:
-                    shares = stack.enter_context(
-                        writing_probabilities(probabilities, labels, len(first.labels))
-                    )
-                values = first.labels.to_values(np.arange(len(first.labels)))
+                    shares = stack.enter_context(writing_probabilities(probabilities, labels, first.outside))
+                decision = first.engine.decision
                 for index, slices in enumerate(zip(*map(reading_probabilities, paths), strict=True)):
-                    total = np.sum(slices, axis=0, dtype=np.uint32)
-                    labels.data[0, :, :, index] = values[total.argmax(-1)]
+                    total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
+                    classes = decision.classes_of_sums(total, len(slices))
+                    labels.data[0, :, :, index] = decision.values[classes]
                     if shares is not None:
                         mean = np.rint(total / len(slices)).astype(np.uint16)
                         shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
@@ -90,4 +90,6 @@ class Together:
 
 
 def _named(labels: Labels) -> str:
-    return ", ".join(f"{label.name} {label.value}" for label in labels)
+    listed = [f"{label.name} {label.value}" for label in labels]
+    listed += [f"{r.name} {'+'.join(map(str, r.values))} as {r.written}" for r in labels.regions]
+    return ", ".join(listed)

@@ -35,9 +35,8 @@ class Sliding:
         mirror_axes: spatial axes; logits are the mean over all combinations of flips along them.
         sums: type in which logits are put together, float32 or float16.
         device: where image and sums are held; the network may be elsewhere.
-        empty: tells whether a window `(c, *window)` holds nothing; such windows are not predicted, and voxels that lie
-            in no other are background. Needs `classes`.
-        classes: number of classes, background counted.
+        empty: tells whether a window `(c, *window)` holds nothing; such windows are not predicted.
+        nothing: logits `(k,)` of voxels that lie in no window that was predicted.
 
     Raises:
         ConfigError: overlap out of range, or a window that is empty.
@@ -51,13 +50,18 @@ class Sliding:
     sums: torch.dtype = torch.float32
     device: torch.device = _CPU
     empty: Callable[[Tensor], bool] | None = None
-    classes: int = 1
+    nothing: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
             raise ConfigError(
                 f"overlap: found {self.overlap}, expected 0 <= overlap < 1. Use 0.5, for example."
             )
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a voxel has."""
+        return len(self.nothing)
 
     def layout(self, shape: Sequence[int], columns: slice | None = None) -> Layout:
         """Where the windows of an image of this shape lie.
@@ -167,15 +171,15 @@ def window_slices(
     layout = sliding.layout(image.shape[1:], columns)
     held = ImageSlab(image, layout.sizes, layout.before, layout.height, sliding.device)
     weights = window_weights(sliding.window, sliding.blend).to(sliding.device)
-    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums)
+    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums, sliding.nothing)
     done = 0
     for done, batch in _batches(held, layout, sliding):
-        yield from _finished(slab, batch[0][0].start, sliding.classes)
+        yield from _finished(slab, batch[0][0].start)
         images = torch.stack([held[box] for box in batch])
         slab.add(_mirrored(images, network, sliding.mirror_axes), batch)
         if on_window is not None:
             on_window(done, len(layout.boxes))
-    yield from _finished(slab, layout.sizes[0], sliding.classes)
+    yield from _finished(slab, layout.sizes[0])
     if on_window is not None and done < len(layout.boxes):
         on_window(len(layout.boxes), len(layout.boxes))
 
@@ -207,11 +211,11 @@ def _batches(held: ImageSlab, layout: Layout, sliding: Sliding) -> Iterator[tupl
         yield len(layout.boxes), batch
 
 
-def _finished(slab: LogitSlab, until: int, classes: int) -> Iterator[Tensor]:
+def _finished(slab: LogitSlab, until: int) -> Iterator[Tensor]:
     """Results of all slices before `until`, which no later window touches."""
     while slab.first < until:
         count = min(until - slab.first, slab.height)
-        block = slab.finished(count, classes)
+        block = slab.finished(count)
         if block is not None:
             yield block
         slab.advance(count)

@@ -66,7 +66,7 @@ def import_monai(
         weights: ``.safetensors``, or ``.pt`` of tensors and plain values.
         network: a name in `NETWORKS`.
         config: YAML file; see the head of this module.
-        labels: table of the classes; see `Labels.from_tsv`.
+        labels: table of the classes, or also of the regions of a network that ends in sigmoids; see `Labels.from_tsv`.
         folder: the model folder; what is there is replaced.
         key: entry of the file that holds the state dict, where there are several.
 
@@ -82,7 +82,7 @@ def import_monai(
     _require_agreement(arguments, saved, table, config, labels)
     options = {name: value for name, value in saved.model.items() if name != "name"}
     model = build_model(
-        saved.model["name"], in_channels=arguments.in_channels, num_classes=len(table), **options
+        saved.model["name"], in_channels=arguments.in_channels, num_classes=table.outputs, **options
     )
     _require_window(model, saved, config)
     state = read_state(Path(weights), key)
@@ -163,18 +163,19 @@ def _require_agreement(
     arguments: Arguments, saved: SavedModel, table: Labels, config: str | Path, labels: str | Path
 ) -> None:
     channels, classes = arguments.in_channels, arguments.out_channels
-    if classes == 1:
+    if classes == 1 and not table.regions:
         raise ConfigError(
-            f"{config}: network.out_channels: found 1, expected one per class, background counted: a network with "
-            "a single logit cannot be used. Train it with softmax over two classes."
+            f"{config}: network.out_channels: found 1, expected one per class, background counted. If its single logit "
+            f"is that of a sigmoid, give {labels} a row of the kind region."
         )
+    outputs = "regions" if table.regions else "labels, background counted"
     for where, what, found, expected in (
-        (labels, "labels, background counted", len(table), classes),
+        (labels, outputs, table.outputs, classes),
         (config, "channel_names", len(saved.channel_names), channels),
         (config, "preprocessing.channels", len(saved.preprocessing.channels), channels),
     ):
         if found != expected:
-            fix = "Give one per channel" if where == config else "Give one row per class of the network"
+            fix = "Give one per channel" if where == config else "Give one row per output of the network"
             raise ConfigError(describe(where, what, found=found, expected=expected, fix=fix))
 
 

@@ -26,6 +26,7 @@ from medseg.inference.model_folder import write_model_folder
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.interop.nnunet_checkpoint import Checkpoint, convert_weights, read_checkpoint
 from medseg.interop.nnunet_plans import Plans, read_plans
+from medseg.interop.nnunet_postprocessing import find_postprocessing, read_postprocessing, told
 from medseg.labels import Labels
 from medseg.models import build_model, parse_options
 from medseg.models.unet_config import UNetConfig
@@ -61,7 +62,7 @@ def import_nnunet(
 
     Raises:
         ConfigError, DataError, ModelError: the source is incomplete or damaged, or holds something that medseg
-            cannot repeat: regions, cascades, other networks, preprocessors or resamplings.
+            cannot repeat: cascades, other networks, preprocessors, resamplings or post-processing.
     """
     source, output = Path(source), Path(output)
     if output.exists():
@@ -112,8 +113,9 @@ def _import_folder(
         },
         source=str(folder),
     )
-    weights = _weights(checkpoints, saved, len(labels), plans.configuration.architecture.kind, axes.order)
-    write_model_folder(output, weights, saved, labels, _parameters(saved, len(labels)) * saved.members)
+    saved = _with_postprocessing(saved, folder, labels)
+    weights = _weights(checkpoints, saved, labels.outputs, plans.configuration.architecture.kind, axes.order)
+    write_model_folder(output, weights, saved, labels, _parameters(saved, labels.outputs) * saved.members)
     return saved
 
 
@@ -189,16 +191,26 @@ def _configuration_of(folder: Path) -> str:
 def _dataset(path: Path) -> tuple[tuple[str, ...], Labels]:
     """Channel names and labels; voxels to ignore in training are no class of the network."""
     values = read_object(path)
-    table = values.get("labels")
-    if isinstance(table, dict):
-        table = {name: value for name, value in table.items() if name != "ignore"}
-    labels = parse_labels(table, f"{path}: labels")
-    if labels.values != tuple(range(len(labels))):
+    labels = parse_labels(values.get("labels"), f"{path}: labels", values.get("regions_class_order"))
+    if not labels.regions and labels.values != tuple(range(len(labels))):
         raise ModelError(
             f"{path}: labels: found the values {list(labels.values)}, expected 0, 1, 2 and so on without gaps. Take "
             "the dataset.json that the model was trained with."
         )
     return channel_names(values, str(path)), labels
+
+
+def _with_postprocessing(saved: SavedModel, folder: Path, labels: Labels) -> SavedModel:
+    """The settings with the post-processing that was learned in cross-validation, if it was."""
+    file = find_postprocessing(folder, saved.trained_on["folds"].split(", "))
+    if file is None:
+        return saved
+    if file.suffix == ".pkl":
+        note = f"not taken over: {file.name} without postprocessing.json, and pickles are not read"
+        return saved.replace(trained_on={**saved.trained_on, "postprocessing": note})
+    predict = read_postprocessing(file, labels, saved.predict)
+    note = f"{told(predict)} ({file.parent.name})"
+    return saved.replace(predict=predict.to_plain(), trained_on={**saved.trained_on, "postprocessing": note})
 
 
 def _checkpoints(folder: Path, folds: Sequence[str] | None, which: Which) -> list[Path]:

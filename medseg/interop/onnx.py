@@ -1,17 +1,19 @@
 """A model folder as one ONNX file, for programs that have no PyTorch.
 
 Input ``image`` (n c *window) float32, prepared as the file says; output ``logits`` (n k *window) float32, whose
-largest class is the label. The batch n is free. A network of 2 axes takes slices. What a caller must do around the
+largest class is the label; or, of a model of regions, a region is present where its logit exceeds 0. The batch n is free. A network of 2 axes takes slices. What a caller must do around the
 network lies in the file's ``metadata_props``, each value as JSON:
 
 - ``medseg.name``, ``medseg.model``, ``medseg.version``: experiment, registry name, version that wrote the model;
 - ``medseg.labels``: name, value in label maps and class index of every class, background first;
+- ``medseg.regions``: for a model of regions alone, which has no class indices: name, index in the output, values of the
+  labels that it holds, and the value that it is written as, in this order, later ones over earlier ones, on a map of 0;
 - ``medseg.channel_names``: of the image, in order;
 - ``medseg.orientation``, ``medseg.spacing`` (mm per axis, null keeps the file's own) and the other fields of
   `Preprocessing`; its normalisation of every channel is ``medseg.normalization``;
 - ``medseg.window`` (voxels per array axis, 1 across the slices of a network of 2 axes), ``medseg.slice_axis``;
 - ``medseg.divisor``: sizes of a file with free sizes must be multiples of it;
-- ``medseg.predict``: overlap, blending, mirroring, labels of which the largest component stays.
+- ``medseg.predict``: overlap, blending, mirroring, labels or regions of which the largest component stays.
 """
 
 from __future__ import annotations
@@ -117,9 +119,7 @@ def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
         "name": saved.name,
         "model": saved.model["name"],
         "version": saved.medseg,
-        "labels": [
-            {"class": index, "value": label.value, "name": label.name} for index, label in enumerate(labels)
-        ],
+        **_outputs(labels),
         "channel_names": saved.channel_names,
         "normalization": preprocessing.pop("channels"),
         **preprocessing,
@@ -129,6 +129,20 @@ def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
         "predict": saved.predict.to_plain(),
     }
     return {f"medseg.{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+def _outputs(labels: Labels) -> dict[str, Any]:
+    """What the outputs stand for."""
+    if not labels.regions:
+        rows = enumerate(labels)
+        return {"labels": [{"class": index, "value": i.value, "name": i.name} for index, i in rows]}
+    return {
+        "labels": [{"value": label.value, "name": label.name} for label in labels],
+        "regions": [
+            {"output": index, "name": r.name, "values": r.values, "written": r.written}
+            for index, r in enumerate(labels.regions)
+        ],
+    }
 
 
 def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, dynamic: bool) -> Any:

@@ -1,11 +1,13 @@
-"""Class probabilities as a NIfTI file that is filled piece by piece, larger than memory if need be."""
+"""Probabilities of classes or regions as a NIfTI file, filled piece by piece, larger than memory if need be."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,13 +56,17 @@ class ProbabilityFile:
 
 
 @contextlib.contextmanager
-def writing_probabilities(path: str | Path, like: Volume, classes: int) -> Iterator[ProbabilityFile]:
-    """A new 4-D NIfTI file on the grid of `like`, all background; it gets its name once it is whole.
+def writing_probabilities(
+    path: str | Path, like: Volume, outside: Mapping[str, float]
+) -> Iterator[ProbabilityFile]:
+    """A new 4-D NIfTI file on the grid of `like`; it gets its name once it is whole.
+
+    A header extension of the kind "comment" holds the names as a JSON object ``{"volumes": [...]}``.
 
     Args:
         path: ends with ``.nii``; compressed files cannot be filled in any order.
         like: grid and geometry fields.
-        classes: number of classes; class 0 is background.
+        outside: name of each class or region, and its probability wherever none is written.
 
     Raises:
         DataError: another suffix, or the folder cannot be written.
@@ -68,23 +74,36 @@ def writing_probabilities(path: str | Path, like: Volume, classes: int) -> Itera
     path = Path(path)
     if path.suffix != ".nii":
         raise DataError(f"{path}: found suffix {path.suffix!r}, expected .nii for probabilities. Rename it.")
-    shape = (*like.grid.shape, classes)
+    shape = (*like.grid.shape, len(outside))
     header = geometry_header(like, shape, np.dtype("<u2"))
     header.set_slope_inter(1 / TOP, 0)
-    header["vox_offset"] = offset = int(header["sizeof_hdr"]) + 4
+    names = json.dumps({"volumes": list(outside)}, ensure_ascii=False)
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", names.encode()))
+    header["vox_offset"] = offset = int(header["sizeof_hdr"]) + 4 + header.extensions.get_sizeondisk()
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             header.write_to(file)
-            file.write(b"\0" * 4)
-            plane = np.full(like.grid.shape[0] * like.grid.shape[1], TOP, "<u2").tobytes()
-            for _ in range(like.grid.shape[2]):
-                file.write(plane)
-            _reserve(file, offset + int(np.prod(shape, dtype=np.int64)) * 2)
+            for index, value in enumerate(outside.values()):
+                if value:
+                    file.seek(offset + index * _bytes_of(like.grid.shape))
+                    _fill(file, like.grid.shape, value)
+            _reserve(file, offset + _bytes_of(shape))
         opened = ProbabilityFile(temporary, offset, shape)
         try:
             yield opened
         finally:
             opened.close()
+
+
+def _fill(file: BinaryIO, shape: tuple[int, ...], value: float) -> None:
+    """Write a volume of one probability, a slice at a time."""
+    plane = np.full(shape[:2], np.rint(value * TOP), "<u2").tobytes()
+    for _ in range(shape[2]):
+        file.write(plane)
+
+
+def _bytes_of(shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * 2
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

@@ -28,6 +28,8 @@ class Model(nn.Module):
         divisor: sizes that are multiples of it need no padding; one per spatial axis, all 1 when None.
 
     ``published_part`` names the submodule that published weights of a backbone fill; None for models without one.
+    ``own_losses`` says that `losses` looks at no criterion, as models do that find objects: they learn the classes of
+    voxels that all are known.
     """
 
     spatial_dims: int
@@ -37,6 +39,7 @@ class Model(nn.Module):
     criterion: Criterion | None = None
     loaded_weights: LoadedWeights | None = None
     published_part: str | None = None
+    own_losses: bool = False
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None

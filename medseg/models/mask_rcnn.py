@@ -48,6 +48,7 @@ class MaskRCNN(Model):
     """
 
     published_part = "backbone.body"
+    own_losses = True
 
     def __init__(
         self,

@@ -85,6 +85,7 @@ class MaskTransformer(Model):
     """
 
     published_part = _ENCODER.removesuffix(".")
+    own_losses = True
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class SliceWise(Model):
             divisor=tuple(divisor),
         )
         self.model = model
+        self.own_losses = model.own_losses
         self.axis = axis
         self.batch_size = batch_size
         self.channels = channels

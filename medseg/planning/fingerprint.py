@@ -88,6 +88,7 @@ class Fingerprint(Config):
         dataset: its name. channel_names: one per channel.
         labels: name → value, background first.
         named: whether the dataset itself names its labels; else they are called by their values.
+        regions: names of the regions that a network is to predict instead. ignore: value of voxels not annotated.
         unlabelled: cases without label map, which were not measured.
         subjects: persons among the measured cases.
         cases: sorted by id.
@@ -100,6 +101,8 @@ class Fingerprint(Config):
     channel_names: tuple[str, ...]
     labels: dict[str, int]
     named: bool = True
+    regions: tuple[str, ...] = ()
+    ignore: int | None = None
     unlabelled: int = 0
     subjects: int
     cases: tuple[CaseMeasures, ...]
@@ -115,6 +118,17 @@ class Fingerprint(Config):
     def foreground_labels(self) -> dict[str, int]:
         """Name → value without the background."""
         return {name: value for name, value in self.labels.items() if value != 0}
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network: regions, or labels with the background."""
+        return len(self.regions) or len(self.labels)
+
+    @property
+    def counted_labels(self) -> int:
+        """Labels as nnU-Net's planner counts them: entries of its table, with background, regions and ignore."""
+        named = len(self.regions) + 1 if self.regions else len(self.labels)
+        return named + (self.ignore is not None)
 
     def medians(self) -> tuple[Spacing, Spacing]:
         """Median spacing (mm) and median shape (voxels) of the cases as stored."""

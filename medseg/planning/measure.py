@@ -76,6 +76,8 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
     labels = dataset.labels
     if known.named != (labels is not None) or (labels is not None and known.labels != _names(labels)):
         return False
+    if (known.regions, known.ignore) != _beyond_names(labels):
+        return False
     stamps = {case.id: stamp_of(case, dataset.root) for case in dataset.labelled}
     return (
         {case.id: case.stamp for case in known.cases} == stamps
@@ -168,11 +170,14 @@ def _assembled(dataset: Dataset, measured: Sequence[Measured]) -> Fingerprint:
             f"{dataset.root}: found no labelled voxel in any of {len(measured)} cases. Check the label maps."
         )
     cases = tuple(m.case for m in measured)
+    regions, ignore = _beyond_names(dataset.labels)
     unfinished = Fingerprint(
         dataset=dataset.name,
         channel_names=dataset.channel_names,
         labels=_names(dataset.labels or _found_labels(measured)),
         named=dataset.labels is not None,
+        regions=regions,
+        ignore=ignore,
         unlabelled=len(dataset.cases) - len(cases),
         subjects=len({case.subject for case in dataset.labelled}),
         cases=cases,
@@ -189,6 +194,13 @@ def _found_labels(measured: Sequence[Measured]) -> Labels:
     """Labels called by their values, where the dataset names none."""
     values = sorted({value for m in measured for value in m.case.label_voxels})
     return Labels.of({"background": 0} | {f"label_{value}": value for value in values})
+
+
+def _beyond_names(labels: Labels | None) -> tuple[tuple[str, ...], int | None]:
+    """Names of the regions, and the value to ignore."""
+    if labels is None:
+        return (), None
+    return tuple(region.name for region in labels.regions), labels.ignore
 
 
 def _names(labels: Labels) -> dict[str, int]:

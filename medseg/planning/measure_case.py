@@ -60,8 +60,9 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
         labels = Labels.of_values(read_labels(case.label).data) if case.label else Labels.of({})
     classes = read_case_label(case, labels, image.grid).data[0]
     grid = image.grid.reoriented(AXES)
-    histograms = _foreground(image.data, classes > 0, f"case {case.id}")
-    counts = np.bincount(classes.ravel(), minlength=len(labels))
+    known = (classes > 0) & (classes < len(labels))  # and not to be ignored
+    histograms = _foreground(image.data, known, f"case {case.id}")
+    counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
     measures = CaseMeasures(
         id=case.id,
         stamp=stamp,

@@ -147,7 +147,7 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
     entry = MODELS.get(name)
     with torch.device("meta"):
         built = parse_options(name).build(
-            in_channels=len(measured.channel_names), num_classes=len(measured.labels), spatial_dims=entry.dims
+            in_channels=len(measured.channel_names), num_classes=measured.outputs, spatial_dims=entry.dims
         )
     return OtherModel(name, built.divisor)
 

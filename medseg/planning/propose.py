@@ -117,7 +117,7 @@ def measures_of(fingerprint: Fingerprint) -> Measures:
         x, y, z = (depth if single[axis] else case.spacing[axis] for axis in range(3))
         spacings.append((z, y, x))
         shapes.append(case.shape_after_crop[::-1])
-    return Measures(tuple(spacings), tuple(shapes), len(fingerprint.labels))
+    return Measures(tuple(spacings), tuple(shapes), fingerprint.counted_labels)
 
 
 def _sized(planned: Configurations, kind: Kind, dataset: str) -> NetworkSize:

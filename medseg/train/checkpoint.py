@@ -19,6 +19,18 @@ from medseg.io.atomic import replacing_folder
 from medseg.io.manifest import check_manifest, is_complete, write_manifest
 from medseg.io.torch_files import read_torch_file
 
+# What checkpoints do not hold that were written before there were budgets, averages and several processes.
+FORMERLY: dict[str, Any] = {
+    "seconds": 0.0,
+    "overhead": [0.0, 0.0],
+    "finished": False,
+    "stale": 0,
+    "extended": 0,
+    "processes": 1,
+    "course": None,
+    "average": None,
+}
+
 
 def save_checkpoint(
     folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], keep: int = 2

@@ -11,6 +11,7 @@ from medseg.config import Config
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
 # The names of `medseg.losses.LOSSES`, which imports torch; a test compares the two.
 LossName = Literal["dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky"]
 DEFAULT_STEPS = 1000
@@ -84,6 +85,8 @@ class TrainSettings(Config):
         ema: decay of an exponential moving average of the weights, which is then what is validated and exported; null
             for the weights themselves.
         loss: a name of `medseg.losses.LOSSES`. batch_dice: sum overlaps over the batch first.
+        class_weights: label or region → factor of its voxels in the cross-entropy of ``dice_ce`` or ``cross_entropy``,
+            1 for those not named; the sum is divided by the sum of the weights, as torch does.
         foreground: share of patches centred on foreground.
         freeze: parts that keep their weights and statistics: ``backbone``, ``backbone.stem``, ``backbone.stage1`` …, or
             prefixes of parameter names.
@@ -104,6 +107,7 @@ class TrainSettings(Config):
     ema: float | None = Field(None, gt=0, lt=1)
     loss: LossName = "dice_ce"
     batch_dice: bool = False
+    class_weights: dict[str, Weight] | None = None
     foreground: float = Field(0.33, ge=0, le=1)
     optimizer: OptimizerSettings = OptimizerSettings()
     freeze: tuple[str, ...] = ()

@@ -10,12 +10,12 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medseg.allocator import kept_memory
+from medseg.candidates import Candidates
 from medseg.data.patches import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.inference.model_folder import load_weights, save_model
@@ -26,7 +26,7 @@ from medseg.losses import build_loss
 from medseg.models.base import Model
 from medseg.train.average import Average
 from medseg.train.batches import Batches, load_batches
-from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
 from medseg.train.course import Course, first_leg, next_leg
 from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
@@ -40,17 +40,6 @@ from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3
 FAR = 1_000_000_000  # a step that no training comes to
-# What checkpoints do not hold that were written before there were budgets, averages and several processes.
-_FORMERLY: dict[str, Any] = {
-    "seconds": 0.0,
-    "overhead": [0.0, 0.0],
-    "finished": False,
-    "stale": 0,
-    "extended": 0,
-    "processes": 1,
-    "course": None,
-    "average": None,
-}
 
 
 class Diverged(MedsegError):
@@ -81,6 +70,7 @@ class Trainer:
         train, validation: patches; their `batch_size` is that of all processes and accumulated batches together.
         settings: of training.
         labels: for the names in reports.
+        candidates: what the values of the patches' label maps stand for; the classes of `labels` unless given.
         saved: contents of the model folder that is written at the end.
         run: run folder.
         seed: of dropout; each step has its own generator.
@@ -99,6 +89,7 @@ class Trainer:
         *,
         settings: TrainSettings,
         labels: Labels,
+        candidates: Candidates | None = None,
         saved: SavedModel,
         run: Path,
         seed: int,
@@ -108,7 +99,13 @@ class Trainer:
         self._train, self._validation = train, validation
         self.team = team or Team(settings)
         self.fabric = self.team.fabric
-        model.criterion = build_loss(settings.loss, batch_dice=settings.batch_dice)
+        self._candidates = candidates or Candidates.of(labels)
+        model.criterion = build_loss(
+            settings.loss,
+            batch_dice=settings.batch_dice,
+            candidates=self._candidates,
+            class_weights=settings.class_weights,
+        )
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
         self.model = to_channels_last(self.team.placed(model), model.spatial_dims)
         self._average = Average(self.model, settings.ema) if settings.ema is not None else None
@@ -313,7 +310,13 @@ class Trainer:
         """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
         assert self._validation is not None
         dice = validate(
-            self.exported, self._validation, self.labels, self.settings.batch_size, self.team, log, self.step
+            self.exported,
+            self._validation,
+            self._candidates,
+            self.settings.batch_size,
+            self.team,
+            log,
+            self.step,
         )
         known = [value for value in dice.values() if not math.isnan(value)]
         mean = sum(known) / len(known) if known else -math.inf
@@ -360,7 +363,7 @@ class Trainer:
         found = load_checkpoint(self.run / "last")
         if found is None:
             return
-        weights, state = found[0], _FORMERLY | found[1]
+        weights, state = found[0], FORMERLY | found[1]
         if state["processes"] != self.team.size:
             raise ConfigError(
                 f"{self.run}: found a training of {state['processes']} processes, expected {self.team.size} as "

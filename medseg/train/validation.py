@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medseg.candidates import Candidates
 from medseg.data.patches import PatchDataset
 from medseg.labels import Labels
 from medseg.models.base import Model
@@ -26,39 +27,69 @@ def on_device(image: Tensor, team: Team) -> Tensor:
 def validate(
     model: Model,
     patches: PatchDataset,
-    labels: Labels,
+    candidates: Candidates,
     batch_size: int,
     team: Team,
     log: ReportLog,
     step: int,
 ) -> dict[str, float]:
-    """Dice of each foreground label over all held-out patches together, of which each process takes its share.
+    """Dice of each foreground label or region over all held-out patches together, of which each process takes its share.
 
-    A picture of the first batch goes to `log`.
+    Voxels of which nobody knows whether they are of a label are left out of its Dice. A picture of the first batch goes
+    to `log`.
 
     Args:
         model: as it is to be judged. patches: as many as are looked at.
+        candidates: what the values of their label maps stand for.
         batch_size: of one process. step: for the log.
 
     Returns:
-        Label name → Dice; NaN for a label that neither occurs nor was predicted.
+        Name → Dice; NaN for a label that neither occurs nor was predicted.
     """
     model.eval()
-    classes = len(labels)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    labels = candidates.labels
+    counts = torch.zeros(candidates.num_values, len(labels.measured) + 1, dtype=torch.int64)
     steps = range(len(patches) // (batch_size * team.size))
     own = Batches(steps, batch_size, rank=team.rank, processes=team.size)
     for number, batch in enumerate(load_batches(patches, own, workers=0)):
         label = batch["label"].to(team.fabric.device)
         with team.fabric.autocast():
-            predicted = model(on_device(batch["image"], team)).argmax(1, keepdim=True)
-        pairs = label.flatten() * classes + predicted.flatten()
-        confusion += torch.bincount(pairs, minlength=classes * classes).view(classes, classes).cpu()
+            logits = model(on_device(batch["image"], team))
+        counts += _counted(logits, label, candidates).cpu()
         if number == 0:
-            log.add_picture(
-                PICTURE, validation_picture(batch["image"], batch["label"], predicted.cpu(), labels), step
-            )
-    confusion = team.summed(confusion)
-    overlap = confusion.diagonal().double()
-    dice = 2 * overlap / (confusion.sum(0) + confusion.sum(1)).double()
-    return {label.name: float(dice[index]) for index, label in enumerate(labels) if index > 0}
+            known = torch.where(batch["label"] < len(labels), batch["label"], 0)
+            predicted = predicted_classes(logits, labels).cpu()
+            log.add_picture(PICTURE, validation_picture(batch["image"], known, predicted, labels), step)
+    dice = dice_of(team.summed(counts), candidates)
+    return {one.name: float(value) for one, value in zip(labels.measured, dice, strict=True)}
+
+
+def _counted(logits: Tensor, label: Tensor, candidates: Candidates) -> Tensor:
+    """Voxels `(num_values, 1 + m)` by their value: all of them, and those predicted as each measured label or region."""
+    values, size = label.flatten(), candidates.num_values
+    if candidates.labels.regions:
+        chosen = [values, *(values[(logits[:, index] > 0).flatten()] for index in range(logits.shape[1]))]
+        return torch.stack([torch.bincount(one, minlength=size) for one in chosen], 1)
+    classes = logits.shape[1]
+    pairs = values * classes + logits.argmax(1).flatten()
+    counts = torch.bincount(pairs, minlength=size * classes).view(size, classes)
+    counts[:, 0] = counts.sum(1)
+    return counts
+
+
+def dice_of(counts: Tensor, candidates: Candidates) -> Tensor:
+    """Dice of each measured label or region from the counts `(num_values, 1 + m)` of all voxels and of those predicted."""
+    inside, decided = torch.from_numpy(candidates.inside()), torch.from_numpy(candidates.decided())
+    everything, predicted = counts[:, :1], counts[:, 1:]
+    overlap = (predicted * inside).sum(0).double()
+    return 2 * overlap / ((predicted * decided).sum(0) + (everything * inside).sum(0)).double()
+
+
+def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:
+    """Class indices `(n 1 *spatial)` of logits; of regions, the classes that they are written as."""
+    if not labels.regions:
+        return logits.argmax(1, keepdim=True)
+    classes = torch.zeros_like(logits[:, :1], dtype=torch.int64)
+    for index, region in enumerate(labels.regions):
+        classes[logits[:, index : index + 1] > 0] = labels.values.index(region.written)
+    return classes

@@ -117,8 +117,10 @@ def test_doubled_ids(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "whole": [1, 2], "core": [2]}, "regions are not supported yet"),
-        ({"background": 0, "liver": 1, "ignore": 2}, "ignore: labels that mean"),
+        ({"background": 0, "whole": [1, 2], "core": [2]}, "regions whole, core and regions_class_order None"),
+        ({"background": 0, "liver": 1, "ignore": 1}, "ignore: found 1, expected a value that no label has"),
+        ({"background": 0, "liver": 1, "ignore": [2, 3]}, "expected one value"),
+        ({"background": 0, "whole": [1, "x"]}, "expected a whole number"),
         ({"background": 0, "liver": 1.5}, "expected a whole number"),
         ({"background": 0, "liver": True}, "expected a whole number"),
         ({"background": 0, "liver": -1}, "expected a whole number"),
@@ -132,6 +134,25 @@ def test_labels_that_cannot_be_used(tmp_path, labels, message):
     with pytest.raises(DataError, match=message) as caught:
         read_dataset(tmp_path)
     assert "dataset.json: labels" in str(caught.value)
+
+
+def test_regions_and_ignore_of_nnunet(tmp_path):
+    table = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    msd(tmp_path, "a", labels=table, regions_class_order=[1, 2, 3])
+    labels = read_dataset(tmp_path).labels
+    assert (labels.names, labels.values) == (("background", "label 1", "label 2", "enhancing"), (0, 1, 2, 3))
+    assert [(r.name, r.values, r.written) for r in labels.regions] == [
+        ("whole", (1, 2, 3), 1),
+        ("core", (2, 3), 2),
+        ("enhancing", (3,), 3),
+    ]
+    assert labels.ignore == 4
+
+
+def test_an_order_that_does_not_fit_the_regions(tmp_path):
+    msd(tmp_path, "a", labels={"whole": [1, 2], "core": 2}, regions_class_order=[1])
+    with pytest.raises(DataError, match=r"dataset\.json: labels: .*expected a list of 2 values"):
+        read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("names", [{}, {"1": "CT"}, ["CT"], None])

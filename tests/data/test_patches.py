@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from medseg.candidates import Candidates
 from medseg.data.patches import PatchDataset, cut, sample_generator
 from medseg.data.settings import Augmentation
+from medseg.data.store import locations_table
 from medseg.errors import DataError
+from medseg.labels import Labels
 
 SHAPE = (14, 12, 10)
 
@@ -224,3 +229,78 @@ def test_outside_is_background_and_zero(cases):
     image, label = cut(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
     assert not image.any()
     assert not label.any()
+
+
+def test_forced_patches_take_cases_with_foreground(cases):
+    """A forced patch of a case without foreground would be one more of background: of rare labels hardly any is seen."""
+    dataset = patches(cases, foreground=1, augmentation=None, size=(1, 1, 1), length=60)
+    assert all(dataset[index]["label"].item() for index in range(60))
+
+
+def test_cases_that_all_have_foreground_keep_their_sequence(cases):
+    """The first two draws of a sample are those of the case and of the place, forced or not."""
+    dataset = patches(cases[:2], augmentation=None, size=(1, 1, 1))
+    for index in range(24):
+        rng = sample_generator(7, "train", index)
+        number = int(rng.integers(2))
+        if index % 2:
+            voxels = cases[number].locations[1 + int(rng.integers(2))]
+            place = voxels[int(rng.integers(len(voxels)))]
+        else:
+            place = rng.integers([0, 0, 0], np.array(SHAPE) - 1, endpoint=True)
+        assert dataset[index]["image"].item() == cases[number].image[(0, *place)]
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 0.33), (1, 0.5), (1, 0.9), (2, 0.1), (1, 0), (1, 1)])
+def test_a_share_too_small_for_every_batch_is_kept_over_several(cases, batch, share):
+    dataset = patches(cases[:1], batch_size=batch, foreground=share, length=100)
+    forced = [dataset._is_forced(index) for index in range(100)]
+    assert sum(forced) == pytest.approx(100 * share, abs=1)
+    if 0 < share < 0.5:
+        assert not any(forced[: int(1 / share) - 1])
+        assert all(any(forced[start : start + round(1 / share) + 1]) for start in range(90))
+
+
+IGNORE = Candidates.of(replace(Labels.of({"a": 1, "b": 2}), ignore=9))
+
+
+def scribbled(make_stored, candidates=IGNORE):
+    """A case of which nobody looked at anything but a corner."""
+    label = np.full(SHAPE, 3, np.uint8)
+    label[:3, :3, :3] = 0
+    label[0, 0, 0], label[2, 2, 2] = 1, 2
+    image = np.ones((1, *SHAPE), np.float32)
+    stored = make_stored(image, label)
+    np.save(stored.folder / "locations.npy", locations_table(label, candidates))
+    return stored
+
+
+def test_patches_are_centred_on_voxels_that_somebody_looked_at(make_stored):
+    dataset = patches([scribbled(make_stored)], augmentation=None, size=(1, 1, 1), length=200)
+    seen = [dataset[index]["label"].item() for index in range(200)]
+    assert set(seen) == {0, 1, 2}
+    assert set(seen[1::2]) == {1, 2}  # forced
+    assert seen[::2].count(0) > 80
+
+
+def test_forced_patches_draw_regions(make_stored):
+    regions = Labels.of({"a": 1, "b": 2}).with_regions({"both": [1, 2], "inner": [2]})
+    case = scribbled(make_stored, Candidates.of(replace(regions, ignore=9)))
+    assert sorted(case.locations) == [0, 1, 2]
+    assert len(case.locations[0]) == 27
+    assert len(case.locations[1]) == 2
+    dataset = patches([case], foreground=1, augmentation=None, size=(1, 1, 1), length=400)
+    seen = [dataset[index]["label"].item() for index in range(400)]
+    assert seen.count(2) == pytest.approx(
+        300, abs=40
+    )  # half of the draws are inner, half of the others as well
+
+
+def test_sets_of_classes_are_turned_like_classes(make_stored):
+    """Augmented patches hold no value but those of the case, and 0 outside of it."""
+    dataset = patches([scribbled(make_stored)], size=(12, 12, 12), length=30)
+    values = set()
+    for index in range(30):
+        values |= set(dataset[index]["label"].unique().tolist())
+    assert values <= {0, 1, 2, 3}
+    assert 3 in values

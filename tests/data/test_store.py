@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
+from medseg.candidates import Candidates
 from medseg.data.normalize import Normalization
 from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.preprocess import Preprocessing
@@ -71,10 +72,11 @@ def test_a_folder_of_slices_is_known_by_its_files(tmp_path, dataset):
     folder.mkdir()
     (folder / "1.dcm").write_bytes(b"1")
     case = replace(dataset.cases[0], images=(folder,))
-    before = _key(case, PHANTOM_LABELS, SETTINGS)
-    assert _key(case, PHANTOM_LABELS, SETTINGS) == before
+    candidates = Candidates.of(PHANTOM_LABELS)
+    before = _key(case, candidates, SETTINGS)
+    assert _key(case, candidates, SETTINGS) == before
     (folder / "1.dcm").write_bytes(b"12")  # the folder's own time stays
-    assert _key(case, PHANTOM_LABELS, SETTINGS) != before
+    assert _key(case, candidates, SETTINGS) != before
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):

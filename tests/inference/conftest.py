@@ -37,7 +37,7 @@ def make_predictor() -> MakePredictor:
     ) -> Predictor:
         options = {"channels": [4, 8], "num_blocks": 1}
         torch.manual_seed(3)
-        model = build_model(f"unet_{dims}d", in_channels=channels, num_classes=len(labels), **options)
+        model = build_model(f"unet_{dims}d", in_channels=channels, num_classes=labels.outputs, **options)
         sizes = [8, 8, 8]
         if dims == 2:
             sizes[slice_axis] = 1

@@ -113,7 +113,7 @@ def test_free_memory_respects_a_control_group(tmp_path):
 
 
 def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
-    sliding = Sliding((64, 64, 64), batch_size=batch, classes=classes)
+    sliding = Sliding((64, 64, 64), batch_size=batch, nothing=(0.0,) * classes)
     return plan_memory(
         shape,
         sliding,

@@ -15,6 +15,7 @@ from medseg.data.normalize import Normalization
 from medseg.data.phantom import phantom_case
 from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
 from medseg.geometry import Grid
+from medseg.inference.decision import LargestClass
 from medseg.inference.export import Between, export_labels
 from medseg.resampling import AxisMap, resample
 from medseg.volume import Volume
@@ -73,7 +74,7 @@ def test_equals_interpolating_everything(case, seed):
         dense = interpolated(dense, axis, maps[axis])
     values = np.arange(classes) * 3
     out = np.full(target, 255, np.uint8)
-    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], values, out)
+    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], LargestClass(values), out)
     np.testing.assert_array_equal(out, dense.argmax(-1).numpy() * 3)
 
 
@@ -82,7 +83,7 @@ def test_equals_the_resampling_of_every_class(target):
     logits = smooth_logits((13, 12, 10), 4)
     maps = [AxisMap.resize(n_in, n_out) for n_in, n_out in zip((13, 12, 10), target, strict=True)]
     out = np.empty(target, np.uint8)
-    export_labels([logits], [Between.of(m) for m in maps], np.arange(4), out)
+    export_labels([logits], [Between.of(m) for m in maps], LargestClass(np.arange(4)), out)
     every = np.stack([resample(logits[..., c].numpy(), maps, (1, 1, 1)) for c in range(4)])
     ordered = np.sort(every, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-5
@@ -94,7 +95,8 @@ def restored(logits, prepared, preprocessing) -> Volume:
     """Labels of logits `(k, X, Y, Z)` on the file's grid."""
     target = label_target(prepared, preprocessing, np.uint16)
     blocks = torch.from_numpy(np.moveaxis(logits, 0, -1).copy()).split(3)
-    export_labels(blocks, [Between.of(m) for m in target.maps], np.arange(len(logits)), target.view)
+    decision = LargestClass(np.arange(len(logits)))
+    export_labels(blocks, [Between.of(m) for m in target.maps], decision, target.view)
     return target.volume
 
 

@@ -15,6 +15,8 @@ from medseg.errors import DataError, ModelError
 from medseg.inference.together import Together
 from medseg.io.probabilities import writing_probabilities
 
+OUTSIDE = {"background": 1, "liver": 0, "spleen": 0}
+
 
 def written(predictor, image, path):
     labels = predictor.run(predictor.job(image), probabilities=path)
@@ -77,12 +79,12 @@ def test_models_of_other_labels_are_refused(make_predictor):
 
 
 def test_a_file_appears_only_when_it_is_whole(make_volume, tmp_path):
-    with pytest.raises(RuntimeError), writing_probabilities(tmp_path / "p.nii", make_volume(), 3):  # noqa: PT012
+    with pytest.raises(RuntimeError), writing_probabilities(tmp_path / "p.nii", make_volume(), OUTSIDE):  # noqa: PT012
         assert not (tmp_path / "p.nii").exists()
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     with (
         pytest.raises(DataError, match=r"found suffix '\.gz', expected \.nii"),
-        writing_probabilities(tmp_path / "p.nii.gz", make_volume(), 3),
+        writing_probabilities(tmp_path / "p.nii.gz", make_volume(), OUTSIDE),
     ):
         pass

@@ -245,6 +245,14 @@ class Oracle:
         reader = self._predictor.plans_manager.image_reader_writer_class()
         self._data, self._properties = reader.read_images([str(path) for path in images])
 
+    def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Label map `(X, Y, Z)` and probabilities `(X, Y, Z, K)` in the order of the file's axes."""
+        with self._sums:
+            labels, shares = self._predictor.predict_single_npy_array(
+                self._data, self._properties, None, None, True
+            )
+        return np.asarray(labels).transpose(2, 1, 0), np.asarray(shares).transpose(3, 2, 1, 0)
+
     def labels(self) -> np.ndarray:
         """Label map `(X, Y, Z)` in the order of the file's axes."""
         with self._sums:

@@ -18,6 +18,7 @@ from torch import nn
 
 import medseg
 from medseg.cli import import_monai as command
+from medseg.data.preprocess import prepare
 from medseg.errors import ConfigError, ModelError
 from medseg.inference.model_folder import load_model
 from medseg.interop.monai import import_monai, read_state
@@ -242,7 +243,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("unet", UNET, {"channel_names": ["CT"]}, r"channel_names: found 1, expected 2"),
         ("unet", UNET, {"preprocessing": {}}, r"preprocessing\.channels: found 1, expected 2"),
         ("unet", UNET, {"network": {"out_channels": 2}}, r"labels\.tsv: labels, background counted: found 3, expected 2"),
-        ("unet", UNET, {"network": {"out_channels": 1}}, r"single logit"),
+        ("unet", UNET, {"network": {"out_channels": 1}}, r"single logit is that of a sigmoid, give .*labels\.tsv a row of the kind region"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_the_weights_are_read(network, arguments, changes, words, sources):
@@ -313,6 +314,34 @@ def test_the_command_and_a_prediction(sources, tmp_path, make_volume, capsys):
     assert set(np.unique(labels.data)) <= {0, 3, 4}
     with pytest.raises(ConfigError, match=r"found something at .*model already"):
         command.run(options)
+
+
+@pytest.mark.parametrize("regions", [1, 2])
+def test_networks_that_end_in_sigmoids_predict_regions(regions, sources, make_volume):
+    theirs = sources.write("unet", 3, UNET | {"out_channels": regions})
+    rows = [
+        "value\tname\tkind",
+        "3\tliver\tlabel",
+        "4\ttumour\tlabel",
+        "3\torgan\tregion 3 4",
+        "4\ttumour\tregion 4",
+    ]
+    sources.labels.write_text("\n".join(rows[: 3 + regions]))
+    assert sources.imported("unet") < 1e-5
+    predictor = medseg.load(sources.model, device="cpu")
+    volume = make_volume((16, 16, 16), spacing=(2.0, 2.0, 2.0), channels=2)
+    image = prepare(volume, predictor.saved.preprocessing).image.data
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(image)[None])[0].numpy()
+    expected = np.zeros((16, 16, 16))
+    for region, value in zip(logits, (3, 4), strict=False):
+        expected[region > 0] = value
+    found = predictor(volume).reoriented("RAS").data[0]
+    assert len(np.unique(expected)) == 1 + regions
+    assert np.count_nonzero(found != expected) <= 1
+    sources.change(network={"out_channels": 3})
+    with pytest.raises(ConfigError, match=rf"labels\.tsv: regions: found {regions}, expected 3"):
+        sources.imported("unet")
 
 
 def test_the_documented_example_is_one(sources):

@@ -44,8 +44,8 @@ def randomised(model: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def make_folder(tmp_path):
-    def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, **options):
-        model = randomised(build_model(name, in_channels=in_channels, num_classes=len(LABELS), **options))
+    def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, labels=LABELS, **options):
+        model = randomised(build_model(name, in_channels=in_channels, num_classes=labels.outputs, **options))
         sizes = list(window or (8,) * model.spatial_dims)
         if model.spatial_dims == 2:
             sizes.insert(slice_axis, 1)
@@ -60,7 +60,7 @@ def make_folder(tmp_path):
             window=sizes,
             slice_axis=slice_axis,
         )
-        save_model(tmp_path / "model", model, saved, LABELS)
+        save_model(tmp_path / "model", model, saved, labels)
         return tmp_path / "model"
 
     return make
@@ -228,6 +228,19 @@ def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_pat
     assert notes["medseg.slice_axis"] == 1
     assert notes["medseg.divisor"] == [2, 2]
     assert notes["medseg.predict"]["overlap"] == 0.5
+
+
+def test_regions_are_told_with_their_outputs(make_folder, tmp_path):
+    regions = LABELS.with_regions({"both": LABELS.values[1:], "spleen": [LABELS.value_of("spleen")]})
+    export_onnx(make_folder("unet_2d", labels=regions, **TOY), tmp_path / "toy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
+    assert session.get_outputs()[0].shape == ["batch", 2, 8, 8]
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["medseg.regions"]) == [
+        {"output": 0, "name": "both", "values": [5, 7], "written": 5},
+        {"output": 1, "name": "spleen", "values": [7], "written": 7},
+    ]
+    assert json.loads(notes["medseg.labels"])[1] == {"value": 5, "name": "liver"}
 
 
 def test_the_file_names_nothing_of_the_machine_that_wrote_it(make_folder, tmp_path):

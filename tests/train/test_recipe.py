@@ -261,8 +261,7 @@ def test_runs_of_before_are_resumed(make_experiment, workplace):
     """Their configs and checkpoints do not have what came later."""
     import yaml
 
-    from medseg.train.checkpoint import save_checkpoint
-    from medseg.train.trainer import _FORMERLY
+    from medseg.train.checkpoint import FORMERLY, save_checkpoint
 
     experiment = make_experiment("train.steps=4", "train.save_every=1")
     whole, run = workplace / "of before whole", workplace / "of before"
@@ -271,7 +270,7 @@ def test_runs_of_before_are_resumed(make_experiment, workplace):
         if report.step == 3:
             break
     weights, state = load_checkpoint(run / "last")
-    old = {name: value for name, value in state.items() if name not in _FORMERLY}
+    old = {name: value for name, value in state.items() if name not in FORMERLY}
     save_checkpoint(run / "last", 3, weights, old)
     values = yaml.safe_load((run / "config.yaml").read_text())
     for name in ("budget", "extended", "accumulate", "ema", "patience"):

@@ -229,7 +229,7 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
     )  # fmt: skip
     trainer = experiment.trainer(tmp_path / "run")
     assert trainer._validation is not None
-    trainer._validation.cases = trainer._train.cases
+    trainer._validation.cases = trainer._validation.with_foreground = trainer._train.cases
     (report,) = list(trainer)
     assert list(report.val_dice) == ["liver", "spine"]
     assert report.mean_dice is not None

@@ -1,0 +1,106 @@
+"""Trainings of a minute network in which the naive loss goes wrong, and the one for what is known does not.
+
+The network looks at one voxel at a time and sees its tissue; what it says of a tissue is what its loss asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from medseg.candidates import Candidates
+from medseg.labels import Labels
+from medseg.losses import Criterion, build_loss
+from medseg.train.validation import dice_of, predicted_classes
+
+ORGANS = Labels.of({"a": 1, "b": 2})
+SHAPE = (8, 8, 8)
+
+
+def tissues(seed: int, count: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+    """One channel a tissue, and which tissue it is `(n 1 x y z)`."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randint(0, count, (batch, 1, *SHAPE), generator=generator)
+    return nn.functional.one_hot(kinds[:, 0], count).movedim(-1, 1).float(), kinds
+
+
+def learnt(image: Tensor, label: Tensor, outputs: int, criterion: Criterion) -> Tensor:
+    """Logits `(n k x y z)` on the very image after 60 steps."""
+    torch.manual_seed(0)
+    network = nn.Conv3d(image.shape[1], outputs, 1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        criterion(network(image), label).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return network(image)
+
+
+def dice(predicted: Tensor, truth: Tensor) -> float:
+    overlap = (predicted & truth).sum().item()
+    return 2 * overlap / (predicted.sum().item() + truth.sum().item())
+
+
+def test_scribbles_are_enough_where_the_rest_is_ignored() -> None:
+    """One voxel in ten was looked at. Called background, the other nine outvote it."""
+    image, truth = tissues(0, 3)
+    unseen = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+    naive = learnt(image, truth.masked_fill(unseen, 0), 3, build_loss("dice_ce"))
+    candidates = Candidates.of(replace(ORGANS, ignore=255))
+    ours = learnt(image, truth.masked_fill(unseen, 3), 3, build_loss("dice_ce", candidates=candidates))
+    for index in (1, 2):
+        assert dice(naive.argmax(1, keepdim=True) == index, truth == index) < 0.1
+        assert dice(ours.argmax(1, keepdim=True) == index, truth == index) > 0.95
+
+
+def test_partly_drawn_cases_teach_every_label() -> None:
+    """Of five cases one was drawn in full, and of the others b was left out: the naive loss forgets it."""
+    image, truth = tissues(0, 3, batch=5)
+    candidates = Candidates.of(ORGANS, {"one": None, "others": ("a",)})
+    undrawn = (truth == 2) & (torch.arange(5).view(5, 1, 1, 1, 1) > 0)
+    some = truth.masked_fill(undrawn, 0)
+    background = candidates.background_of(("a",))
+    unknown = (some == 0) & (torch.arange(5).view(5, 1, 1, 1, 1) > 0)
+    naive = learnt(image, some, 3, build_loss("dice_ce", batch_dice=True))
+    criterion = build_loss("dice_ce", batch_dice=True, candidates=candidates)
+    ours = learnt(image, some.masked_fill(unknown, background), 3, criterion)
+    assert dice(naive.argmax(1, keepdim=True) == 2, truth == 2) < 0.1
+    for logits, index in ((naive, 1), (ours, 1), (ours, 2)):
+        assert dice(logits.argmax(1, keepdim=True) == index, truth == index) > 0.95
+
+
+def test_a_region_is_found_where_none_of_its_labels_wins() -> None:
+    """A tissue is background in 40 % of its voxels, and a or b in 30 % each: most of it is of the region of both."""
+    image, kinds = tissues(0, 2)
+    draw = torch.rand(kinds.shape, generator=torch.Generator().manual_seed(1))
+    label = torch.where(draw < 0.4, 0, torch.where(draw < 0.7, 1, 2)) * (kinds == 1)
+    regions = ORGANS.with_regions({"both": [1, 2], "inner": [2]})
+    naive = learnt(image, label, 3, build_loss("cross_entropy"))
+    ours = learnt(image, label, 2, build_loss("cross_entropy", candidates=Candidates.of(regions)))
+    assert dice(naive.argmax(1, keepdim=True) > 0, label > 0) < 0.1
+    assert dice(ours[:, :1] > 0, label > 0) > 0.7
+    assert predicted_classes(ours, regions).unique().tolist() == [0, 1]
+
+
+def test_weights_bring_a_rare_label_back() -> None:
+    """A tissue that is a in one voxel of five is called background, unless a counts more."""
+    image, kinds = tissues(0, 2)
+    draw = torch.rand(kinds.shape, generator=torch.Generator().manual_seed(1))
+    label = ((draw < 0.2) & (kinds == 1)).long()
+    candidates = Candidates.of(Labels.of({"a": 1}))
+    naive = learnt(image, label, 2, build_loss("cross_entropy"))
+    weighted = build_loss("cross_entropy", candidates=candidates, class_weights={"a": 10})
+    assert not naive.argmax(1).any()
+    assert dice(learnt(image, label, 2, weighted).argmax(1, keepdim=True) == 1, kinds == 1) > 0.95
+
+
+def test_validation_looks_only_at_what_is_known() -> None:
+    """Counts by value (rows) of all voxels, and of those predicted as a and b."""
+    candidates = Candidates.of(replace(ORGANS, ignore=9), {"case": ("a",)})
+    counts = torch.tensor([[10, 1, 2], [6, 4, 1], [5, 0, 5], [100, 50, 50], [20, 2, 9]])
+    found = dice_of(counts, candidates).tolist()
+    # a: ignored voxels are left out, those without b's drawing are not a; b: both are left out.
+    assert found == [2 * 4 / (1 + 4 + 0 + 2 + 6), 2 * 5 / (2 + 1 + 5 + 5)]

@@ -1,0 +1,62 @@
+"""Foreground in one voxel of two thousand, and in half of the cases none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import medseg
+from medseg.experiment import Experiment
+from medseg.geometry import Grid
+from medseg.volume import Volume
+
+SIDE, LESION = 48, 4  # 64 of 110,592 voxels are 0.058 %
+
+
+def sparse_case(number: int) -> tuple[Volume, Volume]:
+    """Noise, large and bright blocks that are none of it, and in every other case a small one that is."""
+    rng = np.random.default_rng(number)
+    image = rng.normal(0, 0.5, (1, SIDE, SIDE, SIDE)).astype(np.float32)
+    label = np.zeros((1, SIDE, SIDE, SIDE), np.uint8)
+    x, y, z = rng.integers(2, 18, 3)
+    image[0, x : x + 14, y : y + 14, z : z + 14] += 3
+    if number % 2 == 0:
+        x, y, z = rng.integers(34, SIDE - LESION - 2, 3)
+        image[0, x : x + LESION, y : y + LESION, z : z + LESION] += 3
+        label[0, x : x + LESION, y : y + LESION, z : z + LESION] = 1
+    grid = Grid.of((SIDE,) * 3, (1, 1, 1))
+    return Volume(image, grid), Volume(label, grid, "label")
+
+
+def test_a_small_lesion_in_half_of_the_cases_is_learnt(tmp_path: Path) -> None:
+    rows = ["case\timage_MR\tlabel"]
+    for number in range(6):
+        for volume, name in zip(sparse_case(number), ("image", "label"), strict=True):
+            medseg.write(volume, tmp_path / "data" / f"{number}_{name}.nii.gz")
+        rows.append(f"case_{number}\t{number}_image.nii.gz\t{number}_label.nii.gz")
+    (tmp_path / "data" / "cases.tsv").write_text("\n".join(rows) + "\n")
+    experiment = Experiment.parse(
+        {
+            "data": {"path": str(tmp_path / "data"), "labels": {"lesion": 1}, "folds": 3},
+            "preprocess": {"normalize": "none", "crop_to_nonzero": False},
+            "model": {"name": "unet_3d", "channels": [8, 16], "num_blocks": 1},
+            "patch": {"size": [16, 16, 16]},
+            "augment": {f"{name}_p": 0 for name in ("rotate", "scale", "blur", "low_resolution")},
+            "train": {
+                "steps": 120, "batch_size": 2, "report_every": 120, "validation_batches": 0, "batch_dice": True,
+                "optimizer": {"name": "adamw", "lr": 0.01},
+            },
+        }
+    )  # fmt: skip
+    trainer = experiment.trainer(tmp_path / "run")
+    list(trainer)
+    overlap = total = 0
+    for number in (10, 11, 12):  # never seen, whole volumes
+        image, label = sparse_case(number)
+        with torch.no_grad():
+            found = trainer.model.eval()(torch.from_numpy(image.data[None])).argmax(1).numpy()
+        overlap += 2 * int((found * label.data).sum())
+        total += int(found.sum()) + int(label.data.sum())
+    assert overlap / total > 0.7
