@@ -58,9 +58,9 @@ def _results(work: Path) -> dict[str, Any]:
 
 def _part_window(options: argparse.Namespace) -> dict[str, Any]:
     nnunet, model = _models(options.work, "real", classes=3, features=(32, 64, 128, 256, 320, 320))
-    jobs = {}
+    jobs: dict[str, Any] = {}
     for dtype in ("float32", "bfloat16") if _has_amx() else ("float32",):
-        ours = {"model": model, "dtype": dtype}
+        ours: dict[str, Any] = {"model": model, "dtype": dtype}
         jobs[f"nnunet {dtype}"] = ("window_nnunet", {"folder": nnunet, "dtype": dtype})
         jobs[f"medseg {dtype}"] = ("window_medseg", ours)
         jobs[f"medseg {dtype} compiled"] = ("window_medseg", {**ours, "compiled": True})

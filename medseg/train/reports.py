@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,6 +58,16 @@ class Report:
             each = ", ".join(f"{name} {value:.3f}" for name, value in self.val_dice.items())
             text += f"  patch Dice {self.mean_dice:.3f} ({each})"
         return text
+
+
+@dataclass
+class Meter:
+    """Sums since the last report."""
+
+    losses: list[float] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    waited: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
 
 
 class ReportLog:

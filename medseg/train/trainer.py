@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from medseg.train.lock import RunLock
 from medseg.train.optimize import build_optimizer, learning_rate
 from medseg.train.pace import Pacer
 from medseg.train.parameters import Frozen
-from medseg.train.reports import Report, ReportLog, mean_parts
+from medseg.train.reports import Meter, Report, ReportLog, mean_parts
 from medseg.train.settings import TrainSettings
 from medseg.train.signals import Interrupted, StopRequest
 from medseg.train.team import Team
@@ -46,16 +46,6 @@ class Diverged(MedsegError):
     """Loss, gradients or weights were not finite; checkpoints hold only finite weights."""
 
     exit_code = 3
-
-
-@dataclass
-class _Meter:
-    """Sums since the last report."""
-
-    losses: list[float] = field(default_factory=list)
-    parts: list[dict[str, Tensor]] = field(default_factory=list)
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
 
 
 class Trainer:
@@ -140,7 +130,7 @@ class Trainer:
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
             stop = stack.enter_context(StopRequest(again=self.team.size > 1))
             self._began = time.perf_counter() - self.seconds
-            self._meter, bad_steps = _Meter(), 0
+            self._meter, bad_steps = Meter(), 0
             batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
             # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
             atexit.register(batches.close)
@@ -161,7 +151,7 @@ class Trainer:
                     self._save()
                 if report is not None:
                     yield report
-                    self._meter = _Meter()
+                    self._meter = Meter()
                 if stopped_by is not None:
                     raise Interrupted(f"stopped at step {self.step} of {self._goal}, state saved", stopped_by)
             self.export()
