@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, nearest
 
 Colour = tuple[int, int, int]
+IGNORED_COLOUR: Colour = (128, 128, 128)
 _LARGEST_LOOKUP = 1 << 20
-_GREY = (128, 128, 128)
 _LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
 
 
@@ -267,7 +267,7 @@ class Labels(Sequence[Label]):
             (r.written, r.name, r.colour, f"region {' '.join(map(str, r.values))}") for r in self.regions
         ]
         if self.ignore is not None:
-            rows.append((self.ignore, "ignore", _GREY, "ignore"))
+            rows.append((self.ignore, "ignore", IGNORED_COLOUR, "ignore"))
         more = bool(self.regions) or self.ignore is not None
         lines = ["value\tname\tcolour" + ("\tkind" if more else "")]
         lines += [

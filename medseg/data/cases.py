@@ -257,7 +257,7 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
     """
     ids = read_case_instances(case, grid)
     classes = read_case_label(case, labels, ids.grid).data
-    inside = (ids.data > 0) & (classes > 0)
+    inside = (ids.data > 0) & (classes > 0) & (classes < len(labels))  # and not to be ignored
     pairs, counts = np.unique(np.stack([ids.data[inside], classes[inside]]), axis=1, return_counts=True)
     values: dict[int, int] = {}
     for (number, index), _ in sorted(zip(pairs.T.tolist(), counts, strict=True), key=lambda one: one[1]):

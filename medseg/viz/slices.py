@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError, nearest
 from medseg.geometry import axes_to, turned
-from medseg.labels import Labels
+from medseg.labels import IGNORED_COLOUR, Labels
 from medseg.resampling import AxisMap, resample, resample_labels
 from medseg.volume import Volume
 
@@ -90,7 +90,7 @@ def overlay(rgb: Rgb, label_values: Array, labels: Labels, alpha: float = 0.45, 
 
     Args:
         rgb: `(H, W, 3)`.
-        label_values: `(H, W)`, values as in files; 0 is left as it is.
+        label_values: `(H, W)`, values as in files; 0 is left as it is, and what is to be ignored is tinted grey.
         labels: the colours.
         alpha: opacity of the tint, 0 to 1.
         outline: whether the outermost pixels of each region are drawn opaque.
@@ -103,7 +103,7 @@ def overlay(rgb: Rgb, label_values: Array, labels: Labels, alpha: float = 0.45, 
             f"overlay: found a picture of {rgb.shape[:2]} and labels of {label_values.shape} pixels, expected "
             "equal sizes. Cut both from volumes on one grid."
         )
-    colours = np.array([label.colour for label in labels], dtype=np.float32)
+    colours = np.array([*(label.colour for label in labels), IGNORED_COLOUR], dtype=np.float32)
     tint = colours[labels.to_classes(label_values, where="overlay")]
     share = np.where(label_values != 0, np.float32(alpha), np.float32(0))
     if outline:

@@ -159,3 +159,26 @@ def test_hippocampus_is_measured_as_nnunet_measures_it(shared_data):
     assert (here.low, here.high) == (there["min"], there["max"])
     for name in ("mean", "std", "median", "percentile_00_5", "percentile_99_5"):  # theirs are of a sample
         assert getattr(here, name) == pytest.approx(there[name], rel=2e-3)
+
+
+def test_regions_and_ignored_voxels_are_known_to_the_plan(write_table):
+    """Ignored voxels are no foreground; the planner counts its labels as nnU-Net does, both included."""
+    rng = np.random.default_rng(3)
+    image = rng.normal(50, 10, (1, 6, 5, 4)).astype(np.float32)
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[1:3], label[3:5] = 1, 9
+    folder = write_table({"a": (image, label)})
+    table = folder / "labels.tsv"
+    labels = Labels.of({"a": 1, "b": 2})
+    table.write_text(labels.to_tsv().replace("\n2\t", "\n9\t"))
+    found = fingerprint(read_dataset(folder), cache=folder / "fingerprint.json")
+    assert (found.outputs, found.counted_labels) == (3, 3)
+    found.save(folder / "fingerprint.json")
+    table.write_text(replace(labels.with_regions({"both": [1, 2]}), ignore=9).to_tsv())
+    found = fingerprint(read_dataset(folder), cache=folder / "fingerprint.json")  # measured anew
+    assert (found.regions, found.ignore) == (("both",), 9)
+    assert (found.outputs, found.counted_labels) == (1, 3)
+    (case,) = found.cases
+    assert case.label_voxels == {1: 40}
+    assert case.foreground[0].mean == pytest.approx(image[0][label == 1].mean())
+    assert Fingerprint.parse(found.to_plain()) == found

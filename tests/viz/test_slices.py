@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,13 @@ def test_pixels_are_square(plane: Plane, size: tuple[int, int]) -> None:
     assert slice_rgb(volume, plane).shape == (*expected, 3)
     assert label_slice(volume.with_data(volume.data.astype(np.uint8), "label"), plane).shape == expected
     assert slice_rgb(volume, plane, pixel_mm=1).shape == (*size, 3)
+
+
+def test_ignored_pixels_are_grey() -> None:
+    labels = replace(Labels.of({"a": 1}, {"a": (200, 0, 0)}), ignore=255)
+    values = np.array([[0, 1, 255]], np.uint8)
+    picture = overlay(np.zeros((1, 3, 3), np.uint8), values, labels, alpha=1)
+    assert picture.tolist() == [[[0, 0, 0], [200, 0, 0], [128, 128, 128]]]
 
 
 def test_labels_are_never_blended() -> None:
