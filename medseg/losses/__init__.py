@@ -12,6 +12,7 @@ from medseg.candidates import Candidates
 from medseg.errors import ConfigError, nearest
 from medseg.labels import Labels
 from medseg.losses.candidates import CandidateCrossEntropy, CandidateDice, CandidateFocal
+from medseg.ranks import rank_count
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky")
@@ -35,7 +36,8 @@ def build_loss(
         name: one of `LOSSES`. ``dice_ce`` is Dice + cross-entropy with weight 1 each (Isensee et al. 2021);
             ``dice`` Milletari et al. 2016; ``generalized_dice`` Sudre et al. 2017; ``focal`` Lin et al. 2017;
             ``tversky`` Salehi et al. 2017.
-        batch_dice: sum overlaps over the batch before dividing, which steadies patches without foreground.
+        batch_dice: sum overlaps over the batch before dividing, which steadies patches without foreground. Several
+            processes sum over the batches of all.
         candidates: what the values of `label` stand for; classes alone unless given.
         class_weights: output name → factor of its voxels in the cross-entropy, 1 for the others. As torch does, the
             weighted sum is divided by the sum of the weights. Needs `candidates`, which know the names.
@@ -46,7 +48,9 @@ def build_loss(
     if name not in LOSSES:
         raise ConfigError(f"unknown loss {name!r}.{nearest(name, LOSSES)} Known: {', '.join(LOSSES)}.")
     weights = _weights(name, class_weights, candidates.labels if candidates is not None else None)
-    if candidates is not None and not candidates.plain:
+    # MONAI's Dice of a batch knows nothing of other processes.
+    shared = batch_dice and rank_count() > 1 and name in _WITH_CANDIDATES
+    if candidates is not None and (shared or not candidates.plain):
         return _with_candidates(name, batch_dice, candidates, weights)
     return _of_classes(name, batch_dice, weights)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.candidates import Candidates
+from medseg.ranks import rank_mean, rank_sum
 
 _SMOOTH = 1e-5
 _FOCUS = 2.0  # gamma of Lin et al. 2017
@@ -37,8 +38,8 @@ class _Tables:
 class CandidateDice(nn.Module):
     """1 − soft Dice, the mean over the foreground labels, or over all regions.
 
-    A mean over the samples, too, unless `batch` sums overlaps over them first. Where nothing is known of a label, it
-    costs nothing.
+    A mean over the samples, too, unless `batch` sums overlaps over them first, and over all processes that train
+    together. Where nothing is known of a label, it costs nothing.
     """
 
     def __init__(self, candidates: Candidates, *, batch: bool) -> None:
@@ -51,12 +52,16 @@ class CandidateDice(nn.Module):
         shares = shares * self.tables("decided", label)
         inside = self.tables("inside", label)
         axes = [axis for axis in range(logits.dim()) if axis != 1 and (axis > 0 or self.batch)]
-        overlap, total = (shares * inside).sum(axes), shares.sum(axes) + inside.sum(axes)
-        return (1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)).mean()
+        sums = torch.stack([(shares * inside).sum(axes), shares.sum(axes) + inside.sum(axes)])
+        overlap, total = rank_sum(sums) if self.batch else sums
+        dice: Tensor = (2 * overlap + _SMOOTH) / (total + _SMOOTH)
+        return (1 - dice).mean()
 
 
 class CandidateCrossEntropy(nn.Module):
     """Marginal cross-entropy, averaged over the voxels that say something; of regions, over their decided voxels.
+
+    Several processes divide by the mean of their numbers of such voxels, so that their losses average to one's.
 
     With weights `(k,)` of the outputs, a voxel weighs as its class does, and one of several classes as the first of
     them: the background, as which it was drawn.
@@ -78,7 +83,7 @@ class CandidateCrossEntropy(nn.Module):
             if self.weights is not None:
                 counts = counts * self.weights.to(logits.device)[allowed.int().argmax(1)]
             costs = -_log_marginal(logits, allowed)
-        return (costs * counts).sum() / counts.sum().clamp(min=_SMOOTH)
+        return (costs * counts).sum() / rank_mean(counts.sum()).clamp(min=_SMOOTH)
 
 
 class CandidateFocal(nn.Module):
@@ -100,7 +105,7 @@ class CandidateFocal(nn.Module):
             allowed = self.tables("allowed", label)
             log, counts, classes = _log_marginal(logits, allowed), (~allowed).any(1).float(), logits.shape[1]
         costs = -((1 - log.exp()).clamp(min=0) ** _FOCUS) * log
-        return (costs * counts).sum() / counts.sum().clamp(min=_SMOOTH) / classes
+        return (costs * counts).sum() / rank_mean(counts.sum()).clamp(min=_SMOOTH) / classes
 
 
 def _log_marginal(logits: Tensor, allowed: Tensor) -> Tensor:

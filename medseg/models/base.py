@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
 from medseg.models.pretrained_config import LoadedWeights
-from medseg.models.ranks import rank_count
+from medseg.ranks import rank_count
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""

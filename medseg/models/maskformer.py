@@ -26,7 +26,7 @@ from medseg.models.layout import as_model, crop_to, pad_to, round_up
 from medseg.models.maskformer_config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
 from medseg.models.maskformer_outputs import Panoptic, find_instances, panoptic, semantic_scores
 from medseg.models.pretrained import Homes
-from medseg.models.ranks import average_targets, rank_mean_class_loss
+from medseg.models.query_losses import average_targets, rank_mean_class_loss
 
 FLOOR = 1e-6
 """Least score of a class, so that its logarithm is finite."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medseg.ranks import rank_sum
+
 
 class TeamBatchNorm(_BatchNorm):
     """Batch norm whose statistics, in training, are those of all processes together.
@@ -21,10 +23,10 @@ class TeamBatchNorm(_BatchNorm):
         axes = [axis for axis in range(image.dim()) if axis != 1]
         values = image.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
-        total, *_ = sums = _summed(torch.cat([count, values.sum(axes)]))
+        total, *_ = sums = rank_sum(torch.cat([count, values.sum(axes)]))
         shape = (1, -1, *(1,) * (image.dim() - 2))
         centred = values - (sums[1:] / total).view(shape)
-        variance = _summed(centred.square().sum(axes)) / total
+        variance = rank_sum(centred.square().sum(axes)) / total
         self._remember(sums[1:] / total, variance * total / (total - 1).clamp(min=1))
         scaled: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -42,14 +44,6 @@ class TeamBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes."""
-
-
-def _summed(tensor: Tensor) -> Tensor:
-    """The sum over the processes, through which gradients flow to all of them."""
-    from torch.distributed.nn.functional import all_reduce
-
-    together: Tensor = all_reduce(tensor)
-    return together
 
 
 def share_batch_norms(model: nn.Module) -> None:

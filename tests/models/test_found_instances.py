@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from medseg.errors import ModelError
 from medseg.models.instances import boxes_of, instance_targets
-from medseg.models.ranks import average_targets
+from medseg.models.query_losses import average_targets
 
 
 def label_map():
@@ -90,7 +90,7 @@ def test_the_number_of_targets_is_at_least_one():
 
 RANK = """
 import sys, torch, torch.distributed as dist
-from medseg.models.ranks import average_targets
+from medseg.models.query_losses import average_targets
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=1, world_size=2)
 print(average_targets([torch.zeros(5)], torch.device("cpu")).item())
 dist.destroy_process_group()

@@ -19,7 +19,7 @@ from medseg.train.reports import read_metrics
 
 OPTIONS = (
     *("model.dropout=0", "train.precision=float32", "train.steps=20", "train.report_every=10"),
-    *("train.validate_every=10", "train.validation_batches=2", "train.ema=0.9"),
+    *("train.validate_every=10", "train.validation_batches=2", "train.ema=0.9", "train.batch_dice=true"),
 )
 
 

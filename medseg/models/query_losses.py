@@ -1,4 +1,4 @@
-"""What models share among the processes of a training, to have the losses of one process with all images."""
+"""Losses of query models whose denominators are shared by all processes, as one process with all images has them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from medseg.ranks import rank_count, rank_mean
 
 Matches = list[tuple[Tensor, Tensor]]
 """For each image the matched queries, and the targets that they are matched with."""
@@ -20,7 +22,7 @@ def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
     By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
     """
     count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
-    return _rank_mean(count).clamp(min=1)
+    return rank_mean(count).clamp(min=1)
 
 
 def rank_mean_class_loss(criterion: Any) -> ClassLoss:
@@ -37,21 +39,7 @@ def rank_mean_class_loss(criterion: Any) -> ClassLoss:
             return losses
         matched = sum(len(queries) for queries, _ in indices)
         weight = logits.new_tensor(matched + unmatched * (logits.shape[0] * logits.shape[1] - matched))
-        share = weight / _rank_mean(weight.clone())
+        share = weight / rank_mean(weight.clone())
         return {name: loss * share for name, loss in losses.items()}
 
     return class_loss
-
-
-def rank_count() -> int:
-    """The processes that train together; 1 without a process group."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1
-
-
-def _rank_mean(number: Tensor) -> Tensor:
-    """Mean over the ranks, in the memory of `number`."""
-    if rank_count() > 1:
-        torch.distributed.all_reduce(number)
-        number /= rank_count()
-    return number
