@@ -299,15 +299,8 @@ class Trainer:
     def _validate(self, log: ReportLog) -> dict[str, float]:
         """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
         assert self._validation is not None
-        dice = validate(
-            self.exported,
-            self._validation,
-            self._candidates,
-            self.settings.batch_size,
-            self.team,
-            log,
-            self.step,
-        )
+        held_out, size = self._validation, self.settings.batch_size
+        dice = validate(self.exported, held_out, self._candidates, size, self.team, log, self.step)
         known = [value for value in dice.values() if not math.isnan(value)]
         mean = sum(known) / len(known) if known else -math.inf
         self._stale += 1
