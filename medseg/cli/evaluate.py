@@ -55,9 +55,12 @@ def run(options: argparse.Namespace) -> int:
 def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation import Table, evaluate_cases, pair_files
     from medseg.evaluation.surface import checked_tolerance
+    from medseg.experiment.folds import is_cross_validation
     from medseg.labels import Labels
 
     prediction, tolerance = Path(options.prediction), options.tolerance_mm
+    if options.reference is None and is_cross_validation(prediction):
+        return _folds(prediction, options)
     if options.reference is None:
         from medseg.experiment.runs import held_out_pairs
 
@@ -72,6 +75,28 @@ def _label_maps(options: argparse.Namespace) -> int:
         pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
     )
     return _told(Table(tuple(rows), tolerance), failed, len(pairs), options)
+
+
+def _folds(run: Path, options: argparse.Namespace) -> int:
+    """The out-of-fold predictions of a cross-validation."""
+    from tqdm import tqdm
+
+    from medseg.evaluation.surface import checked_tolerance
+    from medseg.experiment.gather import fold_table, why_nothing_is_learned
+
+    tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+
+        def on_case(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        table = fold_table(run, tolerance_mm=tolerance, on_case=on_case)
+    code = _told(table, 0, len(table.table.cases), options)
+    reason = why_nothing_is_learned(run)
+    if reason is not None:
+        print(reason)
+    return code
 
 
 def _instances(options: argparse.Namespace) -> int:

@@ -147,6 +147,11 @@ class Predictor:
 
     def cleaned(self, labels: Volume) -> Volume:
         """A label volume after the post-processing that the settings ask for."""
+        if self.settings.keep_largest_foreground:
+            foreground = [label.value for label in self.labels.foreground]
+            labels = labels.with_data(
+                keep_largest_components(labels.data[0], foreground, together=True)[None]
+            )
         if not self._cleaned:
             return labels
         return labels.with_data(keep_largest_components(labels.data[0], self._cleaned)[None])

@@ -31,6 +31,7 @@ class PredictSettings(Config):
         compile: compile the network first; pays for many or large images. The code is kept for later runs.
         instance_score: least score of an instance that is kept, where instances are found.
         link: how the instances of slices are linked into those of a volume.
+        keep_largest_foreground: keep only the largest connected component of all labels together; comes first.
         keep_largest: names of labels of which only the largest connected component stays.
     """
 
@@ -45,6 +46,7 @@ class PredictSettings(Config):
     compile: bool = False
     instance_score: float = Field(0.5, ge=0, le=1)
     link: LinkSettings = LinkSettings()
+    keep_largest_foreground: bool = False
     keep_largest: tuple[str, ...] = ()
 
 

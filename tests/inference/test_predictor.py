@@ -14,6 +14,7 @@ from medseg.data.phantom import phantom_case
 from medseg.errors import DataError, ModelError
 from medseg.geometry import Grid
 from medseg.inference.model_folder import save_model
+from medseg.inference.postprocess import keep_largest_components
 from medseg.inference.predictor import load
 from medseg.volume import Volume
 
@@ -244,6 +245,19 @@ def test_keep_largest_leaves_one_component_of_the_named_label(make_predictor):
     assert 0 < len(sizes) < counts[name]
     assert len(set(sizes)) == 1
     assert np.array_equal(before[before != value], after[before != value])
+
+
+def test_keep_largest_foreground_comes_before_the_labels(make_predictor):
+    noise = np.random.default_rng(0).normal(size=(1, 20, 20, 16)).astype(np.float32)
+    image = Volume(noise, Grid.of((20, 20, 16)))
+    before = make_predictor()(image).data[0]
+    values = [label.value for label in LABELS.foreground]
+    together = keep_largest_components(before, values, together=True)
+    assert not np.array_equal(together, before)
+    assert np.array_equal(make_predictor(keep_largest_foreground=True)(image).data[0], together)
+    names = [label.name for label in LABELS.foreground]
+    both = make_predictor(keep_largest_foreground=True, keep_largest=names)(image).data[0]
+    assert np.array_equal(both, keep_largest_components(together, values))
 
 
 def test_an_unknown_label_to_clean_is_refused_before_any_work(make_predictor):
