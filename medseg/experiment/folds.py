@@ -88,7 +88,7 @@ def check_new(run: Path) -> None:
     )
     single = "config.yaml" in present and SHARED not in present
     if present - known or single:
-        what = "a single run" if single else f"{', '.join(sorted(present - known)[:3])}"
+        what = "a single run" if single else ", ".join(sorted(present - known)[:3])
         raise ConfigError(
             f"{run}: found {what} there already, expected a new folder or one of folds. Choose another folder."
         )

@@ -119,7 +119,7 @@ def test_the_datasets_tell_the_branches_of_the_rule_apart():
 class _Serial:
     """A pool of processes that works in this one."""
 
-    def Pool(self, processes):  # noqa: N802
+    def Pool(self, processes):
         return self
 
     def __enter__(self):
