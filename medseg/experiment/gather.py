@@ -89,7 +89,10 @@ def why_nothing_is_learned(run: Path) -> str | None:
     if settings.keep_largest_foreground or settings.keep_largest:
         return "post-processing: that of the config is kept, and none is learned"
     if any(case.instances is not None for case in held_out_cases(run)):
-        return "post-processing: none is learned, because a label stands for many objects"
+        return (
+            "post-processing: none is learned, because a label stands for many objects; to find these: medseg predict "
+            f"{run} --held-out --instances"
+        )
     return None
 
 

@@ -32,6 +32,9 @@ OnSlice = Callable[[int, int], None]
 def require_instance_model(predictor: Predictor) -> None:
     """Raise `ModelError` unless the model finds instances."""
     if not callable(getattr(predictor.model, "instances", None)):
+        if predictor.saved.members > 1:
+            fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
+            raise ModelError(describe(f"{predictor.saved.name}: ensemble", "finds no instances", fix=fix))
         fix = (
             "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
         )

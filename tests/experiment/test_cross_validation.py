@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from medseg.data.preprocess import Preprocessing
 from medseg.data.splits import k_fold, read_splits
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.folds import clear_unopened, workspace
-from medseg.experiment.gather import gather
+from medseg.experiment.gather import gather, why_nothing_is_learned
 from medseg.experiment.runs import held_out_cases, held_out_pairs
 from medseg.inference.model_folder import load_model, save_model
 from medseg.train.reports import read_metrics
@@ -279,3 +281,54 @@ def test_other_folders_and_other_splits_are_refused(workplace, make_experiment, 
         with pytest.raises(DataError, match=message):
             make_experiment(f"data.splits={file}").cross_validation(workplace / "refused")
     assert not (workplace / "refused").exists()
+
+
+def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experiment, tmp_path):
+    ids = read_dataset(workplace / "data").ids
+    splits = [
+        {"train": list(ids[3:5]), "val": [ids[0], ids[2]]},
+        {"train": [ids[0]], "val": [ids[4]]},
+        {"train": [ids[2]], "val": []},
+    ]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    options = (
+        *(f"data.splits={tmp_path / 'splits_final.json'}", "data.folds=2", "patch.size=[16, 16]"),
+        *("model.name=unet_2d", "train.steps=1", "predict.keep_largest=[liver]"),
+    )
+    run = workplace / "slices"
+    validation = make_experiment(*options).cross_validation(run)
+    assert validation.experiment.data.folds == 3
+    (tmp_path / "splits_final.json").unlink()  # the folder has its own
+    assert {fold for fold, _ in make_experiment(*options).cross_validation(run)} == {0, 1, 2}
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["subjects"].keys() == {ids[0], ids[2], ids[4]}
+    assert [fold["cases"] for fold in summary["folds"]] == [[ids[0], ids[2]], [ids[4]]]
+    assert "that of the config is kept" in (why_nothing_is_learned(run) or "")
+    _, saved, _ = load_model(run)
+    assert (saved.members, saved.predict.keep_largest) == (3, ("liver",))
+    assert summary["post_processing"] is None
+
+
+def test_two_processes_share_each_fold_and_one_gathers(make_experiment, workplace, tmp_path):
+    config, run = tmp_path / "toy.yaml", workplace / "together"
+    config.write_text(make_experiment("data.folds=2", "train.steps=2", "train.batch_size=1").to_yaml())
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    done = subprocess.run(
+        [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run), "--all-folds"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "fold 0: Trainer(",
+        "fold 1: Trainer(",
+        "batch 1 x 2",
+        "mean ± sd",
+        f"model: {run / 'model'}",
+    ):
+        assert done.stdout.count(said) == (2 if "x 2" in said else 1)
+    assert load_model(run)[1].members == 2
+    assert len(list((run / "predictions").glob("*.nii.gz"))) == 6
