@@ -17,6 +17,10 @@ def add_parser(verbs: Any) -> None:
         "prediction", help="label map, folder of label maps, or a RUN with its held-out cases"
     )
     parser.add_argument("reference", nargs="?", help="label map or folder; not needed for a RUN")
+    parser.add_argument("others", nargs="*", help="with --best: more RUNs")
+    parser.add_argument(
+        "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
+    )
     parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
     parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
@@ -42,6 +46,12 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
 
+    if options.best:
+        return _best(options)
+    if options.others:
+        raise ConfigError(
+            f"evaluate: found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
+        )
     by_instance = options.instances or options.parts is not None
     if options.detection_iou is not None and not by_instance:
         raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
@@ -50,6 +60,18 @@ def run(options: argparse.Namespace) -> int:
             "--tolerance-mm: found it with --instances, which measure no surfaces. Leave one out."
         )
     return _instances(options) if by_instance else _label_maps(options)
+
+
+def _best(options: argparse.Namespace) -> int:
+    from medseg.evaluation.best import compare_cross_validations
+
+    given = (options.prediction, options.reference, *options.others)
+    comparison = compare_cross_validations([run for run in given if run is not None])
+    print(comparison)
+    if options.output:
+        comparison.write_tsv(Path(options.output) / "comparison.tsv")
+        print(f"table: {Path(options.output) / 'comparison.tsv'}")
+    return 0
 
 
 def _label_maps(options: argparse.Namespace) -> int:

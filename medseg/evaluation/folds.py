@@ -57,16 +57,16 @@ class FoldTable:
         """By label name, then by metric, and under ``""`` for the foreground mean: 95 % of the bootstrap's draws."""
         cases, names = self.table.cases, self.table.labels
         rows = {(row.case, row.name): row for row in self.table.rows}
+        values = np.full((len(cases), len(METRICS), len(names)), np.nan)
+        for i, case in enumerate(cases):
+            for k, name in enumerate(names):
+                if (row := rows.get((case, name))) is not None:
+                    values[i, :, k] = [getattr(row, metric) for metric in METRICS]
         subjects = [self.subjects[case] for case in cases]
-        found: dict[str, dict[str, Interval]] = {name: {} for name in ("", *names)}
-        for metric in METRICS:
-            values = np.array(
-                [[_value(rows.get((case, name)), metric) for name in names] for case in cases]
-            ).reshape(len(cases), len(names))
-            draws = resampled_means(values, subjects)
-            found[""][metric] = Interval.of(mean_of_known(draws))
-            for index, name in enumerate(names):
-                found[name][metric] = Interval.of(draws[:, index])
+        draws = resampled_means(values.reshape(len(cases), -1), subjects).reshape(-1, *values.shape[1:])
+        found = {"": {m: Interval.of(mean_of_known(draws[:, j])) for j, m in enumerate(METRICS)}}
+        for k, name in enumerate(names):
+            found[name] = {m: Interval.of(draws[:, j, k]) for j, m in enumerate(METRICS)}
         return found
 
     def write_tsv(self, path: str | Path) -> None:
@@ -129,10 +129,6 @@ class FoldTable:
         subjects = len(set(self.subjects.values()))
         note = f"foreground mean Dice {dice:.3f} (95 % interval {interval}, {subjects} subjects)"
         return [note, *([str(self.post_processing)] if self.post_processing else [])]
-
-
-def _value(row: Any, metric: str) -> float:
-    return float("nan") if row is None else float(getattr(row, metric))
 
 
 def _number(value: float, digits: int) -> str:
