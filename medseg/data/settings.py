@@ -59,7 +59,8 @@ class DataSettings(Config):
         layout: how the folder is laid out; ``auto`` looks.
         phantom: make phantoms instead of reading a dataset.
         labels: name → value, for layouts that carry no names.
-        folds, fold: the split is by subject into `folds` parts; part `fold` is held out.
+        folds, fold: the split is by subject into `folds` parts; part `fold` is held out, or each in turn in a
+            cross-validation.
         splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
     """
 
@@ -73,7 +74,8 @@ class DataSettings(Config):
 
 
 class PreprocessSettings(Config):
-    """How images are prepared; what must be measured is measured on the training cases.
+    """How images are prepared; what must be measured is measured on the training cases, or once for all folds of a
+    cross-validation, on the cases of all.
 
     Attributes:
         orientation: axis codes of the network's arrays; null keeps the order of each file's axes, as nnU-Net does.
