@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.splits import read_splits
@@ -67,11 +68,9 @@ def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase 
     rows: list[LabelMetrics] = []
     tried = []
     for number, pair in enumerate(pairs, start=1):
-        prediction, reference = pair.volumes()
-        loaded = Pair(pair.case, prediction, reference)
-        rows += next(evaluate_cases([loaded], labels, tolerance_mm=tolerance))
-        if learns:
-            tried.append(trial_dice(prediction, reference, labels, where=pair.case))
+        of_case, dice = _measured(pair, labels, tolerance, learns)
+        rows += of_case
+        tried += dice
         if on_case is not None:
             on_case(number, len(pairs), f"measuring {pair.case}")
     splits = read_splits(run / "splits.json")
@@ -81,6 +80,16 @@ def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase 
         subjects={case.id: case.subject for case in held_out_cases(run)},
         post_processing=learned(np.stack(tried), labels.names[1:]) if learns else None,
     )
+
+
+def _measured(
+    pair: Pair, labels: Labels, tolerance_mm: float, learns: bool
+) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
+    """Rows of one case and, if it is learned from, what corrections would bring; its volumes are read once."""
+    prediction, reference = pair.volumes()
+    loaded = Pair(pair.case, prediction, reference)
+    rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
+    return rows, [trial_dice(prediction, reference, labels, where=pair.case)] if learns else []
 
 
 def why_nothing_is_learned(run: Path) -> str | None:
