@@ -59,7 +59,8 @@ class PostProcessing:
     Attributes:
         keep_largest_foreground, keep_largest: settings of prediction.
         trials: everything that was tried, in order.
-        before, after: mean Dice of each label over the cases, without and with all that is kept.
+        before, after: mean Dice of each label over the cases, without and with all that is kept; these are the cases
+            that it was learned from, so that `after` flatters a little.
     """
 
     keep_largest_foreground: bool
