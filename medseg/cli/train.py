@@ -122,6 +122,7 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
 
     from medseg.experiment.gather import why_nothing_is_learned
 
+    print("gathering: predicting and measuring what each fold held out", flush=True)
     try:
         with tqdm(desc="gathering", unit="case", file=sys.stderr, disable=None) as bar:
 

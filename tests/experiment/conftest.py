@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ from medseg.experiment import Experiment
 MakeExperiment = Callable[..., Experiment]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """Bit-equal results are promised for equal numbers of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,5 +67,6 @@ def make_experiment(workplace: Path) -> MakeExperiment:
 @pytest.fixture(scope="session")
 def whole(make_experiment: MakeExperiment, workplace: Path) -> Path:
     """A cross-validation that was trained and gathered without interruption; not to be changed."""
-    list(make_experiment().cross_validation(workplace / "whole"))
+    with one_thread():
+        list(make_experiment().cross_validation(workplace / "whole"))
     return workplace / "whole"
