@@ -16,6 +16,7 @@ from medseg.data.image_folders import read_image_folder
 from medseg.experiment import Experiment
 from medseg.experiment.runs import load_run
 from medseg.inference.model_folder import load_model
+from medseg.inference.predictor import load
 from medseg.io import read, read_labels
 from medseg.io.instances import read_instances
 from medseg.models.mask_rcnn import MaskRCNN
@@ -206,3 +207,31 @@ def test_weights_are_found_from_anywhere_and_not_read_again(pictures, tmp_path, 
     resumed = again.trainer(tmp_path / "run", resume=True)
     assert (resumed.step, resumed.model.loaded_weights) == (1, None)
     assert [report.step for report in resumed] == [2]
+
+
+def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, capsys):
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    run = tmp_path / "folds"
+    train = ["train", str(tmp_path / "toy.yaml"), "--data", str(pictures), "--run", str(run), "--all-folds"]
+    assert main([*train, "train.steps=1"]) == 0
+    told = capsys.readouterr().out
+    assert "none is learned, because a label stands for many objects" in told
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert (summary["cases"], summary["post_processing"]) == (4, None)
+    image = str(pictures / "images" / "0.png")
+    assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(run), image, "-o", str(tmp_path / "out"), "--instances"]) == 1
+    assert "toy: ensemble: finds no instances. Use one of its members" in capsys.readouterr().err
+    assert main(["predict", str(run), "--held-out", "--instances"]) == 0
+    assert "4 of 4 cases" in capsys.readouterr().out
+    held_out = json.loads((run / "splits.json").read_text())[1]["validation"]
+    own = load(run / "fold_1").instances(pictures / "images" / f"{held_out[0]}.png")
+    found = read_instances(run / "predictions" / f"{held_out[0]}_instances.nii.gz")
+    assert np.array_equal(found.ids.data[0] > 0, own.to_map() > 0)
+    assert main(["evaluate", str(run), "--instances"]) == 0
+    assert json.loads((run / "evaluation_instances" / "summary.json").read_text())["cases"] == 4
+    # The label maps that came with them are those of the folds, too.
+    stamps = [file.stat().st_mtime_ns for file in sorted((run / "predictions").glob("*.nii.gz"))]
+    assert main(["train", "--resume", str(run)]) == 0
+    assert [file.stat().st_mtime_ns for file in sorted((run / "predictions").glob("*.nii.gz"))] == stamps

@@ -27,11 +27,11 @@ def submit(tmp_path):
         program.chmod(0o755)
     slurm = {"JOB_ID": "40001", "JOB_NODELIST": "node[7-8]", "NTASKS": "8", "NNODES": "2"}
 
-    def run(*arguments: str, ends_with: int = 0) -> tuple[str, int]:
+    def run(*arguments: str, ends_with: int = 0, **more: str) -> tuple[str, int]:
         environment = {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             "ENDS_WITH": str(ends_with),
-            **{f"SLURM_{key}": value for key, value in slurm.items()},
+            **{f"SLURM_{key}": value for key, value in {**slurm, **more}.items()},
         }
         done = subprocess.run(
             ["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -55,6 +55,15 @@ def test_a_stopped_run_goes_back_into_the_queue_and_is_resumed(submit, tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     assert submit("run", "toy.yaml")[0].endswith(": train --resume run\n")
+
+
+def test_each_job_of_an_array_trains_its_fold(submit, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()  # that of all folds, written by the first
+    told, code = submit("run", "toy.yaml", "--data", "data", ends_with=143, ARRAY_TASK_ID="3")
+    assert ": train toy.yaml --data data --run run --fold 3\n" in told
+    assert told.endswith("scontrol requeue 40001\n")
+    assert code == 143
 
 
 @pytest.mark.parametrize("code", [1, 3])

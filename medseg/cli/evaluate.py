@@ -17,6 +17,10 @@ def add_parser(verbs: Any) -> None:
         "prediction", help="label map, folder of label maps, or a RUN with its held-out cases"
     )
     parser.add_argument("reference", nargs="?", help="label map or folder; not needed for a RUN")
+    parser.add_argument("others", nargs="*", help="with --best: more RUNs")
+    parser.add_argument(
+        "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
+    )
     parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
     parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
@@ -42,6 +46,12 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
 
+    if options.best:
+        return _best(options)
+    if options.others:
+        raise ConfigError(
+            f"evaluate: found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
+        )
     by_instance = options.instances or options.parts is not None
     if options.detection_iou is not None and not by_instance:
         raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
@@ -52,12 +62,27 @@ def run(options: argparse.Namespace) -> int:
     return _instances(options) if by_instance else _label_maps(options)
 
 
+def _best(options: argparse.Namespace) -> int:
+    from medseg.evaluation.best import compare_cross_validations
+
+    given = (options.prediction, options.reference, *options.others)
+    comparison = compare_cross_validations([run for run in given if run is not None])
+    print(comparison)
+    if options.output:
+        comparison.write_tsv(Path(options.output) / "comparison.tsv")
+        print(f"table: {Path(options.output) / 'comparison.tsv'}")
+    return 0
+
+
 def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation import Table, evaluate_cases, pair_files
     from medseg.evaluation.surface import checked_tolerance
+    from medseg.experiment.folds import is_cross_validation
     from medseg.labels import Labels
 
     prediction, tolerance = Path(options.prediction), options.tolerance_mm
+    if options.reference is None and is_cross_validation(prediction):
+        return _folds(prediction, options)
     if options.reference is None:
         from medseg.experiment.runs import held_out_pairs
 
@@ -72,6 +97,28 @@ def _label_maps(options: argparse.Namespace) -> int:
         pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
     )
     return _told(Table(tuple(rows), tolerance), failed, len(pairs), options)
+
+
+def _folds(run: Path, options: argparse.Namespace) -> int:
+    """The out-of-fold predictions of a cross-validation."""
+    from tqdm import tqdm
+
+    from medseg.evaluation.surface import checked_tolerance
+    from medseg.experiment.gather import fold_table, why_nothing_is_learned
+
+    tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+
+        def on_case(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        table = fold_table(run, tolerance_mm=tolerance, on_case=on_case)
+    code = _told(table, 0, len(table.table.cases), options)
+    reason = why_nothing_is_learned(run)
+    if reason is not None:
+        print(reason)
+    return code
 
 
 def _instances(options: argparse.Namespace) -> int:

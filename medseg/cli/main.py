@@ -62,7 +62,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    name = next((n for n in ("overrides", "images", "paths") if hasattr(options, n)), None)
+    name = next((n for n in ("overrides", "images", "paths", "others") if hasattr(options, n)), None)
     if rest and (name is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest and name is not None:

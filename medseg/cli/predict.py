@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.inference.many import Outcome
+
+Progress = Callable[[int, int], None]
 
 
 def add_parser(verbs: Any) -> None:
@@ -79,6 +85,9 @@ def run(options: argparse.Namespace) -> int:
     if options.instances:
         _check_instances(options)
     folder = Path(options.model)
+    whole = _cross_validation(folder)
+    if options.held_out and whole is not None:
+        return _out_of_fold(whole, options)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
     settings = apply_overrides({}, options.set)
     predictor = load(model_folder, device=options.device, max_memory=options.max_memory, **settings)
@@ -109,14 +118,24 @@ def run(options: argparse.Namespace) -> int:
 
 def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Namespace) -> int:
     """Predict and write, telling progress; returns how many failed."""
-    from tqdm import tqdm
-
     from medseg.inference.instance_files import predict_instance_files
     from medseg.inference.many import predict_files
 
+    def outcomes(on_window: Progress) -> Iterator[Outcome]:
+        if options.instances:
+            return predict_instance_files(predictor, pairs, on_slice=on_window)
+        return predict_files(predictor, pairs, on_window=on_window, probabilities=options.probabilities)
+
+    return _told(outcomes, len(pairs), options)
+
+
+def _told(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, options: argparse.Namespace) -> int:
+    """Follow the outcomes with bars and a line a case; returns how many failed."""
+    from tqdm import tqdm
+
     failed = 0
     with (
-        tqdm(total=len(pairs), unit="case", file=sys.stderr, disable=None) as all_cases,
+        tqdm(total=total, unit="case", file=sys.stderr, disable=None) as all_cases,
         tqdm(
             unit="slice" if options.instances else "window",
             file=sys.stderr,
@@ -131,13 +150,7 @@ def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Na
             one.n = done
             one.refresh()
 
-        if options.instances:
-            outcomes = predict_instance_files(predictor, pairs, on_slice=on_window)
-        else:
-            outcomes = predict_files(
-                predictor, pairs, on_window=on_window, probabilities=options.probabilities
-            )
-        for outcome in outcomes:
+        for outcome in outcomes(on_window):
             all_cases.update()
             if outcome.error is not None:
                 failed += 1
@@ -147,6 +160,51 @@ def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Na
                 tqdm.write(f"{outcome.target}  {seconds:.1f} s", file=sys.stdout)
             sys.stdout.flush()
     return failed
+
+
+def _cross_validation(folder: Path) -> Path | None:
+    """The cross-validation that is meant by its own folder or by that of its ensemble."""
+    from medseg.experiment.folds import is_cross_validation
+
+    candidates = [folder, *([folder.parent] if folder.name == "model" else [])]
+    return next((one for one in candidates if is_cross_validation(one)), None)
+
+
+def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
+    """Make the predictions that are missing, each by the fold that held its case out."""
+    from medseg.errors import ConfigError
+    from medseg.experiment.out_of_fold import predict_out_of_fold, still_to_predict
+
+    given = {
+        "--output": options.output,
+        "--estimate": options.estimate,
+        "--set": options.set,
+        "--with": options.others,
+        "--probabilities": options.probabilities,
+    }
+    others = [name for name, value in given.items() if value]
+    if others:
+        raise ConfigError(
+            f"{run}: found --held-out with {', '.join(others)}, expected none of them, because its predictions are those of "
+            f"the folds' own settings. Ask one fold: {run / 'fold_0'}."
+        )
+    todo = still_to_predict(run, instances=options.instances)
+    cases = sum(len(one.cases) for one in todo)
+    print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
+
+    def outcomes(on_window: Progress) -> Iterator[Outcome]:
+        return predict_out_of_fold(
+            run,
+            todo,
+            instances=options.instances,
+            device=options.device,
+            max_memory=options.max_memory,
+            on_window=on_window,
+        )
+
+    failed = _told(outcomes, cases, options)
+    print(f"{cases - failed} of {cases} cases in {run / 'predictions'}")
+    return 2 if failed else 0
 
 
 def _estimate(predictor: Any, cases: list[Any]) -> int:

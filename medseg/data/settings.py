@@ -73,7 +73,8 @@ class DataSettings(Config):
         ignore: value of voxels in label maps that nobody annotated; nothing is learnt or measured there.
         partial: case id, or a pattern such as ``liver_*``, → names of the labels that were drawn in these cases; a later
             line counts more. Background there may be any of the other labels.
-        folds, fold: the split is by subject into `folds` parts; part `fold` is held out.
+        folds, fold: the split is by subject into `folds` parts; part `fold` is held out, or each in turn in a
+            cross-validation.
         splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
     """
 
@@ -90,7 +91,8 @@ class DataSettings(Config):
 
 
 class PreprocessSettings(Config):
-    """How images are prepared; what must be measured is measured on the training cases.
+    """How images are prepared; what must be measured is measured on the training cases, or once for all folds of a
+    cross-validation, on the cases of all.
 
     Attributes:
         orientation: axis codes of the network's arrays; null keeps the order of each file's axes, as nnU-Net does.

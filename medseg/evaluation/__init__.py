@@ -7,7 +7,7 @@ for a caller that shows progress. What the numbers mean, and what they are for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from medseg.evaluation.instances import (
 from medseg.evaluation.metrics import LabelMetrics, compare, label_map
 from medseg.evaluation.pairs import Pair, pair_files
 from medseg.evaluation.tables import Statistics, Table
-from medseg.io import read_labels, stem_of
+from medseg.io import stem_of
 from medseg.labels import Labels
 from medseg.volume import Volume
 
@@ -78,7 +78,7 @@ def evaluate_cases(
         DataError, ConfigError: as `evaluate`, at the case where the fault lies.
     """
     for pair in pairs:
-        prediction, reference = (_volume(source) for source in (pair.prediction, pair.reference))
+        prediction, reference = pair.volumes()
         table = labels_in(prediction, reference) if labels is None else labels
         if labels is None:
             _check_alike(prediction, reference, pair.case)
@@ -117,9 +117,3 @@ def _pairs(prediction: Source, reference: Source) -> list[Pair]:
             )
         return [Pair(stem_of(files[0]) if files else "", sources[0], sources[1])]
     return pair_files(prediction, reference)
-
-
-def _volume(source: Volume | Path | Callable[[], Volume]) -> Volume:
-    if isinstance(source, Path):
-        return read_labels(source)
-    return source if isinstance(source, Volume) else source()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.candidates import Drawn
 from medseg.errors import DataError, nearest
-from medseg.io import stem_of, suffix_of
+from medseg.io import read_labels, stem_of, suffix_of
 from medseg.volume import Volume
 
 
@@ -23,6 +23,16 @@ class Pair:
     prediction: Volume | Path
     reference: Volume | Path | Callable[[], Volume]
     drawn: Drawn | None = None
+
+    def volumes(self) -> tuple[Volume, Volume]:
+        """Prediction and reference, read or made."""
+        return _volume(self.prediction), _volume(self.reference)
+
+
+def _volume(source: Volume | Path | Callable[[], Volume]) -> Volume:
+    if isinstance(source, Path):
+        return read_labels(source)
+    return source if isinstance(source, Volume) else source()
 
 
 def pair_files(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,13 +112,9 @@ class Table:
         """
         write_text(path, as_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
 
-    def write_summary(self, path: str | Path) -> None:
-        """Write means and statistics as JSON; what is not a finite number is null.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        summary = {
+    def summary(self) -> dict[str, Any]:
+        """Means and statistics as plain values; what is not a finite number is None."""
+        return {
             "cases": len(self.cases),
             "foreground_mean": {metric: finite(mean) for metric, mean in self.foreground_mean().items()},
             "labels": {
@@ -130,7 +127,14 @@ class Table:
             "medseg_version": installed_version(),
             "tolerance_mm": self.tolerance_mm,
         }
-        write_text(path, json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def write_summary(self, path: str | Path) -> None:
+        """Write `summary` as JSON.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -22,6 +22,7 @@ from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.extend import extended
+from medseg.experiment.folds import cross_validation_of, shared_preprocessing, shared_split, workspace
 from medseg.experiment.runs import (
     candidates_of,
     check_run,
@@ -50,12 +51,13 @@ def make_trainer(
     experiment: Experiment, run: Path, *, resume: bool, extend: str | None, on_case: OnCase | None
 ) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
-    experiment = _with_absolute_paths(experiment)
+    experiment = with_absolute_paths(experiment)
     team = Team(experiment.train)
     if team.leads:
         check_run(experiment, run, resume=resume)
         RunLock(run).check()
     if extend is not None:
+        _refuse_fold(run)
         given = experiment
         experiment = team.shared(lambda: extended(given, run, extend))
     with team.leader_first():
@@ -65,15 +67,18 @@ def make_trainer(
     candidates = candidates_of(labels, dataset)
     augmentation = resolve_mirroring(experiment, labels)
     # A resumed run keeps its cases, whatever has been added to the dataset since.
-    split = (
-        read_splits(run / "splits.json", dataset.labelled)[0] if resume else choose_split(experiment, dataset)
-    )
+    if resume:
+        split = read_splits(run / "splits.json", dataset.labelled)[0]
+    else:
+        split = shared_split(run, dataset.labelled) or choose_split(experiment, dataset)
     torch.manual_seed(experiment.seed)
     # What a checkpoint replaces is not read again, and need not be there any more.
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
     model = choice.build(experiment.slices.count(len(dataset.channel_names)), labels.outputs)
     _check_learnable(experiment, model, candidates)
-    preprocessing = team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
+    preprocessing = shared_preprocessing(run) or team.shared(
+        lambda: resolve_preprocessing(experiment, dataset, labels, split)
+    )
     patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing))
     with team.leader_first():
         train = _prepared(run, dataset.subset(split.train).cases, candidates, preprocessing, on_case)
@@ -117,15 +122,20 @@ def _check_learnable(experiment: Experiment, model: Model, candidates: Candidate
 
 def choose_split(experiment: Experiment, dataset: Dataset) -> Split:
     """The fold of the experiment, from its splits file or by subject."""
-    cases, data = dataset.labelled, experiment.data
-    if data.splits is None:
-        return k_fold(cases, data.folds, experiment.seed)[data.fold]
-    splits = read_splits(data.splits, cases)
+    data, splits = experiment.data, all_splits(experiment, dataset)
     if data.fold >= len(splits):
         raise ConfigError(
             f"{data.splits}: found {len(splits)} folds, expected more than data.fold={data.fold}."
         )
     return splits[data.fold]
+
+
+def all_splits(experiment: Experiment, dataset: Dataset) -> list[Split]:
+    """Every fold of the experiment, from its splits file or by subject."""
+    data = experiment.data
+    if data.splits is None:
+        return k_fold(dataset.labelled, data.folds, experiment.seed)
+    return read_splits(data.splits, dataset.labelled)
 
 
 def resolve_preprocessing(
@@ -155,8 +165,16 @@ def _pairs(cases: tuple[Case, ...], channels: int, labels: Labels) -> Iterator[t
         yield image, label.with_data(label.data * (label.data < len(labels)))
 
 
-def _with_absolute_paths(experiment: Experiment) -> Experiment:
-    """So that the run can be resumed and predicted from any folder."""
+def _refuse_fold(run: Path) -> None:
+    if cross_validation_of(run) is not None:
+        raise ConfigError(
+            f"{run}: found a fold of a cross-validation, expected a single run to extend, because all folds are trained "
+            "alike. Train longer in a new folder."
+        )
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The same experiment, so that the run can be resumed and predicted from any folder."""
     data = experiment.data
     found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
     model = experiment.model.to_plain()
@@ -175,7 +193,7 @@ def _prepared(
 ) -> list[StoredCase]:
     """Prepared cases in a store that runs of the same folder share."""
     stored = []
-    filling = fill_store(run.parent / ".prepared", cases, candidates.labels, settings, candidates)
+    filling = fill_store(workspace(run) / ".prepared", cases, candidates.labels, settings, candidates)
     for number, case in enumerate(filling, start=1):
         stored.append(case)
         if on_case is not None:

@@ -17,6 +17,7 @@ from medseg.models.catalog import MODELS, ModelOptions, parse_options
 from medseg.train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from medseg.experiment.cross_validation import CrossValidation
     from medseg.models.base import Model
     from medseg.train.trainer import Trainer
 
@@ -142,3 +143,21 @@ class Experiment(Config):
         if extend is not None and not resume:
             raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
         return make_trainer(self, Path(run), resume=resume, extend=extend, on_case=on_case)
+
+    def cross_validation(self, run: str | Path) -> CrossValidation:
+        """The folds of this experiment in one folder; iterate over it to train them all and gather the results.
+
+        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are left,
+        stopped ones go on. All share the splits and one preprocessing, measured on all their cases, as nnU-Net does:
+        of a held-out label nothing is learned beyond these intensity statistics.
+
+        Args:
+            run: folder of the folds, new or of this very experiment.
+
+        Raises:
+            ConfigError: the folder holds something else.
+            DataError: the dataset or the splits cannot be used.
+        """
+        from medseg.experiment.cross_validation import CrossValidation
+
+        return CrossValidation(self, Path(run))

@@ -26,6 +26,7 @@ from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError, nearest
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
+from medseg.experiment.folds import workspace
 from medseg.instances import Instances
 from medseg.io import read_labels
 from medseg.io.atomic import write_text
@@ -91,7 +92,7 @@ def _dataset(experiment: Experiment, run: Path) -> Dataset:
     if data.path is not None:
         return read_dataset(data.path, layout=data.layout)
     if data.phantom is not None:
-        folder = run.parent / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
+        folder = workspace(run) / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
         if (folder / "dataset.json").is_file():  # written last, so the files are there
             found = read_dataset(folder)
             if (found.name, len(found.cases)) == (f"phantom_{data.phantom.modality}", data.phantom.cases):
@@ -151,11 +152,11 @@ def _environment() -> dict[str, object]:
 
 
 def held_out_cases(run: Path) -> tuple[Case, ...]:
-    """Cases that a finished or unfinished run did not train on."""
+    """Cases that a finished or unfinished run did not train on; of a cross-validation, those of every fold."""
     experiment = load_run(run)
     dataset = find_dataset(experiment, run)
-    split = read_splits(run / "splits.json", dataset.labelled)[0]
-    return dataset.subset(split.validation).cases
+    splits = read_splits(run / "splits.json", dataset.labelled)
+    return dataset.subset(case for split in splits for case in split.validation).cases
 
 
 def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:

@@ -37,6 +37,9 @@ def require_instance_model(predictor: Predictor) -> None:
             describe(predictor.saved.name, "predicts regions, which may overlap, not objects", fix=fix)
         )
     if not callable(getattr(predictor.model, "instances", None)):
+        if predictor.saved.members > 1:
+            fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
+            raise ModelError(describe(f"{predictor.saved.name}: ensemble", "finds no instances", fix=fix))
         fix = (
             "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
         )

@@ -246,6 +246,25 @@ def test_keep_largest_leaves_one_component_of_the_named_label(make_predictor):
     assert np.array_equal(before[before != value], after[before != value])
 
 
+def test_keep_largest_foreground_comes_before_the_labels(make_predictor):
+    data = np.zeros((1, 12, 8, 8), np.uint16)
+    data[0, 0:4, 0:3, 0:3] = 5
+    data[0, 4:6, 0:3, 0:3] = 7  # both touch: the largest together
+    data[0, 6:7, 0:1, 0:1] = 5  # touches them, but not the other 5
+    data[0, 8:11, 4:8, 4:8] = 7  # the largest 7, apart
+    labels = Volume(data, Grid.of((12, 8, 8)), "label")
+
+    def after(**settings):
+        return make_predictor(**settings).cleaned(labels).data[0]
+
+    assert np.array_equal(after(), data[0])
+    together = np.where(np.arange(12)[:, None, None] < 8, data[0], 0)
+    assert np.array_equal(after(keep_largest_foreground=True), together)
+    both = after(keep_largest_foreground=True, keep_largest=["liver", "spleen"])
+    assert np.array_equal(both, np.where(np.arange(12)[:, None, None] < 6, data[0], 0))
+    assert ((after(keep_largest=["spleen"]) == 7).sum(), (both == 7).sum()) == (48, 18)
+
+
 def test_an_unknown_label_to_clean_is_refused_before_any_work(make_predictor):
     with pytest.raises(DataError, match=r"unknown label 'splen'\. Did you mean 'spleen'"):
         make_predictor(keep_largest=["splen"])

@@ -1,0 +1,147 @@
+"""Which of several cross-validated experiments to take: the highest foreground-mean Dice over all held-out cases, as
+nnU-Net chooses its best configuration (Isensee et al. 2021), and how sure that is."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import ConfigError, DataError
+from medseg.evaluation.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.rendering import as_html, as_text, as_tsv
+from medseg.io.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One experiment.
+
+    Attributes:
+        run: its folder. dice: foreground mean over all held-out cases; interval: of it.
+        difference: Dice less that of the best. difference_interval: of the same draws of subjects for both.
+    """
+
+    run: str
+    dice: float
+    interval: Interval
+    difference: float
+    difference_interval: Interval
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Cross-validated experiments side by side, in the order that they were given.
+
+    Attributes:
+        candidates: the experiments. cases, subjects: how many all of them were measured on.
+    """
+
+    candidates: tuple[Candidate, ...]
+    cases: int
+    subjects: int
+
+    @property
+    def best(self) -> Candidate:
+        """The one with the highest Dice; the first of equals."""
+        return max(self.candidates, key=lambda candidate: candidate.dice)
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write one row an experiment as tab-separated text with a header.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
+        rows = []
+        for one in self.candidates:
+            own, apart = one.interval, one.difference_interval
+            rows.append([one.run, one.dice, own.low, own.high, one.difference, apart.low, apart.high])
+        write_text(path, as_tsv(columns, rows))
+
+    def __repr__(self) -> str:
+        return as_text(self._cells(), self._notes())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), self._notes())
+
+    def _cells(self) -> list[list[str]]:
+        rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]
+        for one in self.candidates:
+            apart = ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
+            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *apart])
+        return rows
+
+    def _notes(self) -> list[str]:
+        unsure = [c.run for c in self.candidates if c is not self.best and 0 in c.difference_interval]
+        doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
+        return [f"{self.cases} cases of {self.subjects} subjects", f"take {self.best.run}{doubt}"]
+
+
+def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
+    """Compare what cross-validations have left in ``RUN/evaluation``.
+
+    Args:
+        runs: folders, at least two.
+
+    Raises:
+        ConfigError: fewer than two.
+        DataError: a run has not been gathered, or was measured on other cases or labels than the first.
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"--best: found {len(runs)} run, expected several. Give those to compare.")
+    read = [_dice_of(Path(run)) for run in runs]
+    first = read[0]
+    for run, other in zip(runs, read, strict=True):
+        for what, mine, theirs in (
+            ("cases", first.subjects.keys(), other.subjects.keys()),
+            ("labels", set(first.labels), set(other.labels)),
+        ):
+            if mine != theirs:
+                apart = sorted(mine ^ theirs)
+                more = " ..." if len(apart) > 3 else ""
+                raise DataError(
+                    f"{run}: {what}: found {len(apart)} that it does not share with {runs[0]} ({', '.join(apart[:3])}{more}), "
+                    "expected none, because means over others say nothing. Cross-validate both on one dataset."
+                )
+    subjects = [first.subjects[case] for case in sorted(first.subjects)]
+    dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in read]
+    draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in read]
+    best = int(np.argmax(dice))
+    candidates = [
+        Candidate(str(run), own, Interval.of(drawn), own - dice[best], Interval.of(drawn - draws[best]))
+        for run, own, drawn in zip(runs, dice, draws, strict=True)
+    ]
+    return Comparison(tuple(candidates), len(subjects), len(set(subjects)))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Dice `(cases, labels)` by sorted case id and name, and case id → subject."""
+
+    dice: NDArray[np.float64]
+    labels: tuple[str, ...]
+    subjects: dict[str, str]
+
+
+def _dice_of(run: Path) -> _Measured:
+    folder = run / "evaluation"
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
+        text = (folder / "cases.tsv").read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+        dice = {(row["case"], row["name"]): float(row["dice"]) for row in rows}
+        labels = tuple(sorted({row["name"] for row in rows}))
+        table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{folder}: found no table of a cross-validation ({type(error).__name__}: {error}). Make it with: medseg train "
+            f"--resume {run}; or medseg evaluate {run}."
+        ) from None
+    return _Measured(np.array(table, dtype=np.float64), labels, subjects)

@@ -1,0 +1,63 @@
+"""Bootstrap intervals against the binomial distribution and against drawing one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medseg.evaluation.bootstrap import Interval, mean_of_known, resampled_means
+
+
+@pytest.mark.parametrize(("subjects", "ones"), [(50, 15), (200, 150), (9, 3)])
+def test_zeros_and_ones_are_drawn_binomially(subjects, ones):
+    values = np.arange(subjects)[:, None] < ones
+    names = [f"s{number}" for number in range(subjects)]
+    draws = resampled_means(values.astype(float), names, draws=20_000)[:, 0]
+    truth = stats.binom(subjects, ones / subjects)
+    interval = Interval.of(draws)
+    # A percentile falls on one of the steps of 1/n, or beside it if the distribution jumps there.
+    assert interval.low == pytest.approx(truth.ppf(0.025) / subjects, abs=1.01 / subjects)
+    assert interval.high == pytest.approx(truth.ppf(0.975) / subjects, abs=1.01 / subjects)
+    assert draws.mean() == pytest.approx(
+        truth.mean() / subjects, abs=4 * truth.std() / subjects / 20_000**0.5
+    )
+    assert draws.std() == pytest.approx(truth.std() / subjects, rel=0.03)
+
+
+def test_a_subject_with_many_cases_counts_once():
+    values = np.random.default_rng(3).random((12, 2))
+    names = [f"s{number:02}" for number in range(12)]
+    once = resampled_means(values, names)
+    thrice = resampled_means(np.repeat(values, 3, axis=0), np.repeat(names, 3).tolist())
+    assert np.allclose(once, thrice, rtol=0, atol=1e-12)
+    alone = resampled_means(np.repeat(values, 3, axis=0), [str(number) for number in range(36)])
+    assert alone[:, 0].std() < 0.8 * once[:, 0].std()  # as if there were three times the people
+
+
+def test_every_draw_is_a_mean_over_the_cases_of_its_subjects():
+    values = np.array([[1.0, 2.0], [np.nan, 4.0], [5.0, np.inf], [7.0, 8.0]])
+    owner = ["b", "a", "b", "c"]
+    draws = resampled_means(values, owner, seed=5, draws=300)
+    times = np.random.default_rng(5).multinomial(3, [1 / 3] * 3, 300)  # of a, b, c
+    for drawn, row in zip(times, draws, strict=True):
+        cases = [
+            i
+            for name, n in zip("abc", drawn, strict=True)
+            for i in np.flatnonzero(np.array(owner) == name).tolist() * n
+        ]
+        for column in range(2):
+            known = [v for v in values[cases, column] if np.isfinite(v)]
+            assert row[column] == pytest.approx(np.mean(known)) if known else np.isnan(row[column])
+    assert np.isnan(draws[:, 0]).any()  # a draw of subject a alone
+    assert np.array_equal(draws, resampled_means(values, owner, seed=5, draws=300), equal_nan=True)
+
+
+def test_what_was_never_measured_has_no_interval():
+    empty = Interval.of(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0])
+    assert np.isnan([empty.low, empty.high]).all()
+    assert np.array_equal(
+        mean_of_known(np.array([[1, np.nan, 3], [np.nan] * 3])), [2, np.nan], equal_nan=True
+    )
+    assert 0.5 in Interval(0.4, 0.6)
+    assert 0.7 not in Interval(0.4, 0.6)

@@ -1,0 +1,129 @@
+"""The table of a cross-validation, and several of them side by side, on made-up figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from medseg.cli.main import main
+from medseg.errors import ConfigError, DataError
+from medseg.evaluation.best import compare_cross_validations
+from medseg.evaluation.folds import FoldTable
+from medseg.evaluation.metrics import LabelMetrics
+from medseg.evaluation.tables import Table
+
+NAMES = ("liver", "spleen")
+
+
+def row(case: str, name: str, dice: float) -> LabelMetrics:
+    rest = {field.name: dice / 2 for field in fields(LabelMetrics)}
+    return LabelMetrics(**{**rest, "case": case, "value": NAMES.index(name) + 1, "name": name, "dice": dice})
+
+
+def table(dice: np.ndarray, folds: int = 3, per_subject: int = 1) -> FoldTable:
+    """From Dice `(cases, labels)`: every so many cases in a fold, every so many of one subject."""
+    cases = [f"case_{number:02}" for number in range(len(dice))]
+    rows = [
+        row(case, name, value)
+        for case, line in zip(cases, dice, strict=True)
+        for name, value in zip(NAMES, line, strict=True)
+    ]
+    return FoldTable(
+        Table(tuple(rows)),
+        folds={case: number % folds for number, case in enumerate(cases)},
+        subjects={case: f"s{number // per_subject}" for number, case in enumerate(cases)},
+    )
+
+
+def dice_of(seed: int, cases: int = 24, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.3, 0.9, (cases, 2)) + shift
+
+
+def test_folds_are_summed_up_apart_and_together():
+    dice = dice_of(0)
+    found = table(dice)
+    expected = [dice[fold::3].mean() for fold in range(3)]
+    assert [found.by_fold[fold]["dice"] for fold in range(3)] == pytest.approx(expected)
+    assert found.over_folds("dice") == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
+    text = repr(found)
+    assert f"{np.mean(expected):.3f} ± {np.std(expected, ddof=1):.3f}" in text
+    assert f"(95 % interval {found.intervals['']['dice']}, 24 subjects)" in text
+    assert f'<td style="text-align:right">{expected[0]:.3f}</td>' in found._repr_html_()
+
+
+def test_the_interval_of_many_like_cases_is_that_of_the_normal_distribution():
+    dice = dice_of(1, cases=2000)
+    found = table(dice).intervals
+    for name, values in (("liver", dice[:, 0]), ("spleen", dice[:, 1]), ("", dice.mean(axis=1))):
+        half = 1.96 * values.std() / 2000**0.5
+        assert found[name]["dice"].low == pytest.approx(values.mean() - half, abs=0.15 * half)
+        assert found[name]["dice"].high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_a_label_that_is_absent_is_null_and_infinite_distances_are_passed_over(tmp_path):
+    dice = dice_of(2, cases=6)
+    dice[:, 1] = np.nan
+    found = table(dice)
+    found.write_summary(tmp_path / "summary.json")
+    found.write_tsv(tmp_path / "cases.tsv")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["label_intervals"]["spleen"]["dice"] == {"low": None, "high": None}
+    assert summary["foreground_mean_interval"]["dice"] == summary["label_intervals"]["liver"]["dice"]
+    assert summary["folds"][1]["labels"]["spleen"]["dice"] is None
+    assert summary["bootstrap"] == {"draws": 2000, "by": "subject", "percent": 95}
+    # All that the summary of plain predictions tells is there, too.
+    assert summary.items() >= found.table.summary().items()
+
+
+def gathered(folder, name: str, dice: np.ndarray, **options: int) -> str:
+    found = table(dice, **options)
+    found.write_tsv(folder / name / "evaluation" / "cases.tsv")
+    found.write_summary(folder / name / "evaluation" / "summary.json")
+    return str(folder / name)
+
+
+def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
+    dice = dice_of(3, per := 24)
+    noise = np.random.default_rng(4).normal(0, 0.05, dice.shape)
+    runs = [
+        gathered(tmp_path, "worse", dice - 0.05 + 0.1 * noise),
+        gathered(tmp_path, "best", dice),
+        gathered(tmp_path, "alike", dice + noise - noise.mean() - 0.001),
+    ]
+    found = compare_cross_validations(runs)
+    assert found.best.run == runs[1]
+    worse, best, alike = found.candidates
+    assert best.difference == best.difference_interval.low == best.difference_interval.high == 0
+    # Pair by pair the difference is far surer than each mean by itself.
+    assert worse.difference_interval.high < -0.04
+    assert worse.interval.high > best.interval.low
+    assert 0 in alike.difference_interval
+    assert alike.difference == pytest.approx(-0.001, abs=1e-5)
+    assert main(["evaluate", *runs, "--best", "-o", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"{per} cases of {per} subjects\ntake {runs[1]}; not clearly better than {runs[2]}\n" in told
+    header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
+    assert header.split("\t")[:2] == ["run", "dice"]
+    assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)
+    assert main(["evaluate", *runs]) == 1
+    assert "found 3 paths, expected a prediction and a reference" in capsys.readouterr().err
+
+
+def test_of_equals_the_first_is_taken(tmp_path):
+    runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
+    assert compare_cross_validations(runs).best.run == runs[0]
+
+
+def test_other_cases_and_tables_that_are_missing_are_refused(tmp_path):
+    one, two = (gathered(tmp_path, str(cases), dice_of(6, cases=cases)) for cases in (6, 7))
+    with pytest.raises(
+        DataError, match=r"7: cases: found 1 that it does not share with .*6 \(case_06\), expected none"
+    ):
+        compare_cross_validations([one, two])
+    with pytest.raises(DataError, match=r"found no table of a cross-validation .*medseg train --resume"):
+        compare_cross_validations([one, tmp_path / "absent"])
+    with pytest.raises(ConfigError, match="found 1 run, expected several"):
+        compare_cross_validations([one])

@@ -1,0 +1,334 @@
+"""Cross-validation from end to end: folds, interruption, out-of-fold predictions, table, ensemble."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import medseg
+from medseg.cli.main import main
+from medseg.data.cases import read_case_image, read_case_label
+from medseg.data.layouts import read_dataset
+from medseg.data.normalize import measure
+from medseg.data.preprocess import Preprocessing
+from medseg.data.splits import k_fold, read_splits
+from medseg.errors import ConfigError, DataError
+from medseg.experiment.folds import clear_unopened, workspace
+from medseg.experiment.gather import gather, why_nothing_is_learned
+from medseg.experiment.runs import held_out_cases, held_out_pairs
+from medseg.inference.model_folder import load_model, save_model
+from medseg.train.reports import read_metrics
+from medseg.train.trainer import Trainer
+
+
+def results(run: Path) -> dict[str, str]:
+    """Hashes of all that training and gathering leave for use; times and machines are not in them."""
+    folders = [*(f"fold_{fold}/model" for fold in range(3)), "model", "predictions", "evaluation"]
+    files = [file for folder in folders for file in sorted((run / folder).iterdir())]
+    return {
+        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in [*files, run / "splits.json", run / "preprocessing.yaml", run / "config.yaml"]
+    }
+
+
+def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
+    dataset = read_dataset(workplace / "data")
+    splits = json.loads((whole / "splits.json").read_text())
+    assert sorted(case for split in splits for case in split["validation"]) == list(dataset.ids)
+    assert read_splits(whole / "splits.json") == k_fold(dataset.labelled, 3, 0)
+    for fold, split in enumerate(splits):
+        own = whole / f"fold_{fold}"
+        assert json.loads((own / "splits.json").read_text()) == [split]
+        assert [case.id for case in held_out_cases(own)] == split["validation"]
+        assert len(read_metrics(own / "metrics.jsonl")) == 3
+        predictor = medseg.load(own)
+        for case in split["validation"]:
+            expected = predictor(dataset.case(case).images[0])
+            assert np.array_equal(
+                expected.data, medseg.read_labels(whole / f"predictions/{case}.nii.gz").data
+            )
+
+
+def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experiment):
+    dataset = read_dataset(workplace / "data")
+    pairs = []
+    for case in dataset.labelled:
+        image = read_case_image(case)
+        pairs.append((image, read_case_label(case, dataset.labels, image.grid)))
+    (ct,) = measure(pairs, ["ct"])
+    assert Preprocessing.load(whole / "preprocessing.yaml").channels == (ct,)
+    assert {load_model(whole / f"fold_{fold}")[1].preprocessing.channels for fold in range(3)} == {(ct,)}
+    assert not (whole / ".prepared").exists()
+    assert len(list((workplace / ".prepared").glob(f"*{dataset.ids[0]}*"))) == 1
+    assert workspace(whole / "fold_1") == workspace(whole) == workplace
+
+
+def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_path, capsys):
+    model, saved, _ = load_model(whole)
+    assert saved.members == len(model.members) == 3
+    folds = [load_model(whole / f"fold_{fold}")[0].eval() for fold in range(3)]
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        expected = torch.stack([fold(image) for fold in folds]).mean(0)
+        assert torch.allclose(model.eval()(image), expected, atol=1e-5)
+    path = read_dataset(workplace / "data").cases[0].images[0]
+    assert main(["predict", str(whole), str(path), "-o", str(tmp_path)]) == 0
+    assert "5 classes" not in capsys.readouterr().err
+    (written,) = tmp_path.glob("*.nii.gz")
+    assert np.array_equal(medseg.read_labels(written).data, medseg.load(whole / "model")(path).data)
+    card = (whole / "model" / "README.md").read_text()
+    dice = json.loads((whole / "evaluation" / "summary.json").read_text())["foreground_mean"]["dice"]
+    assert f"| cross-validated Dice | {dice:.4f} (95 % interval " in card
+    assert "| folds | 3 |" in card
+
+
+def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace):
+    summary = json.loads((whole / "evaluation" / "summary.json").read_text())
+    splits = read_splits(whole / "splits.json")
+    references = {case.id: case.label for case in read_dataset(workplace / "data").labelled}
+    names = read_dataset(workplace / "data").labels
+
+    def means(ids, change=lambda volume: volume):
+        tables = [
+            medseg.evaluate(
+                change(medseg.read_labels(whole / f"predictions/{i}.nii.gz")), references[i], names
+            )
+            for i in ids
+        ]
+        rows = [{row.name: row.dice for row in table.rows} for table in tables]
+        return {name: np.mean([row[name] for row in rows]) for name in names.names[1:]}
+
+    for fold, split in enumerate(splits):
+        told = summary["folds"][fold]
+        assert (told["fold"], told["cases"]) == (fold, list(split.validation))
+        assert told["foreground_mean"]["dice"] == pytest.approx(np.mean([*means(split.validation).values()]))
+    of_folds = [told["foreground_mean"]["dice"] for told in summary["folds"]]
+    assert summary["over_folds"]["dice"]["mean"] == pytest.approx(np.mean(of_folds))
+    assert summary["over_folds"]["dice"]["std"] == pytest.approx(np.std(of_folds, ddof=1))
+    interval = summary["foreground_mean_interval"]["dice"]
+    assert interval["low"] < summary["foreground_mean"]["dice"] < interval["high"]
+    # What is learned is what the ensemble does, and what it brings is what comes of doing it.
+    _, saved, _ = load_model(whole)
+    found = summary["post_processing"]
+    assert saved.predict.keep_largest_foreground == found["keep_largest_foreground"]
+    assert list(saved.predict.keep_largest) == found["keep_largest"]
+    everyone = [case for split in splits for case in split.validation]
+    before, after = means(everyone), means(everyone, medseg.load(whole).cleaned)
+    for name, told in found["labels"].items():
+        assert (told["before"], told["after"]) == pytest.approx((before[name], after[name]))
+
+
+def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
+    whole, workplace, make_experiment, tmp_path, capsys, monkeypatch
+):
+    config, run = tmp_path / "toy.yaml", workplace / "apart"
+    config.write_text(make_experiment().to_yaml())
+    train = ["train", str(config), "--run", str(run)]
+    assert main([*train, "--fold", "2"]) == 0
+    assert "folds still to train: 0, 1" in capsys.readouterr().out
+    plain = Trainer._report
+
+    def stopping(self, log, last):
+        if (self.run.name, self.step) == ("fold_1", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, log, last)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_report", stopping)
+        assert main([*train, "--all-folds"]) == 143
+    told = capsys.readouterr()
+    assert f"resume with: medseg train --resume {run}\n" in told.err
+    assert "fold 0: Trainer(" in told.out
+    assert "fold 2" not in told.out
+    assert not (run / "fold_1" / "model").exists()
+    with pytest.raises(ConfigError, match=rf"folds not finished: found 1 of 3.*train --resume {run}"):
+        gather(run)
+    assert main([*train, "--fold", "1"]) == 0
+    assert f"all folds are trained; gather them with: medseg train --resume {run}" in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(run / "fold_1" / "metrics.jsonl")] == [2, 4, 6]
+    assert not (run / "predictions").exists()
+    assert main([*train, "--all-folds"]) == 0
+    told = capsys.readouterr().out
+    assert [told.count(f"fold {fold}: finished") for fold in range(3)] == [1, 1, 1]
+    for part in ("95 % interval", "mean ± sd", "post-processing:", f"model: {run / 'model'}"):
+        assert part in told
+    assert results(run) == results(whole)
+
+
+def test_a_second_call_and_evaluate_change_nothing(copied, whole, capsys):
+    stamps = {file: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
+    assert main(["train", "--resume", str(copied)]) == 0
+    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    (copied / "evaluation" / "summary.json").unlink()
+    assert main(["evaluate", str(copied)]) == 0
+    assert "mean ± sd" in capsys.readouterr().out
+    assert results(copied) == results(whole)
+
+
+def test_what_is_not_of_this_cross_validation_is_refused(whole, make_experiment, tmp_path, capsys):
+    config = tmp_path / "toy.yaml"
+    config.write_text(make_experiment().to_yaml())
+    for wrong, message in (
+        (["train.steps=7", "--all-folds"], "differs from the given experiment"),
+        (["data.folds=2", "--fold", "1"], "differs from the given experiment"),
+        (["--fold", "3"], "fold: found 3, expected 0 to 2"),
+        ([], "found something there already"),
+    ):
+        assert main(["train", str(config), "--run", str(whole), *wrong]) == 1
+        assert message in capsys.readouterr().err
+    for folder in (whole, whole / "fold_1"):
+        assert main(["train", "--resume", str(folder), "--extend", "5"]) == 1
+        assert "all folds are trained alike" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copied(whole, workplace, request):
+    run = workplace / request.node.name
+    shutil.copytree(whole, run)
+    return run
+
+
+def test_predictions_of_another_model_are_made_again(copied, whole):
+    model, saved, labels = load_model(copied / "fold_1")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save_model(copied / "fold_1" / "model", model, saved, labels)
+    files = {file.name: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
+    seen = []
+    table = gather(copied, on_case=lambda done, total, what: seen.append(what))
+    held_out = read_splits(copied / "splits.json")[1].validation
+    assert [what for what in seen if what.startswith("predicting")] == [f"predicting {i}" for i in held_out]
+    assert [what for what in seen if what.startswith("measuring")] == [
+        f"measuring {i}" for i in table.table.cases
+    ]
+    again = {
+        name for name, stamp in files.items() if (copied / "predictions" / name).stat().st_mtime_ns != stamp
+    }
+    assert again == {f"{case}.nii.gz" for case in held_out}
+    before, after = results(whole), results(copied)
+    changed = {name for name in before if before[name] != after[name]}
+    assert "model/member_1.safetensors" in changed
+    assert not changed & {"model/member_0.safetensors", "model/member_2.safetensors", "config.yaml"}
+
+
+def test_held_out_predictions_are_completed(copied, capsys):
+    case = held_out_cases(copied)[3].id
+    (copied / "predictions" / f"{case}.nii.gz").unlink()
+    with pytest.raises(DataError, match=f"1 of 6 predictions are missing: {case}"):
+        held_out_pairs(copied)
+    for folder in (copied, copied / "model"):  # the ensemble has seen all of them
+        assert main(["predict", str(folder), "--held-out"]) == 0
+        told = capsys.readouterr().out
+        assert ("1 of 1 cases" if folder == copied else "0 of 0 cases") in told
+    assert main(["predict", str(copied), "--held-out", "--set", "overlap=0"]) == 1
+    assert "found --held-out with --set, expected none of them" in capsys.readouterr().err
+    assert main(["predict", str(copied / "fold_0"), "--held-out", "--set", "overlap=0"]) == 0
+    assert len(list((copied / "fold_0" / "predictions").iterdir())) == 2
+
+
+def test_folds_that_do_not_belong_together_are_not_joined(copied):
+    model, saved, labels = load_model(copied / "fold_2")
+    save_model(copied / "fold_2" / "model", model, saved.replace(window=(8, 8, 8)), labels)
+    before = (copied / "model" / "manifest.json").read_bytes()
+    with pytest.raises(
+        medseg.MedsegError, match=r"fold_2/model: differs from .*fold_0/model by more than its weights"
+    ):
+        gather(copied)
+    assert (copied / "model" / "manifest.json").read_bytes() == before
+
+
+def test_a_config_may_change_until_a_fold_has_begun(workplace, make_experiment):
+    run = workplace / "changed"
+    make_experiment().cross_validation(run)
+    assert len(make_experiment("data.folds=2").cross_validation(run).folds) == 2
+    (run / "config.yaml").unlink()  # killed before it was whole
+    validation = make_experiment("data.fold=1").cross_validation(run)
+    assert (validation.experiment.data.fold, len(validation.folds)) == (0, 3)
+    fold = run / "fold_0"
+    fold.mkdir()
+    (fold / "environment.json").write_text("{}")  # a fold that was killed as it began
+    assert validation.trainer(0).step == 0
+    (fold / "config.yaml").unlink()
+    (fold / "mine.txt").write_text("precious")
+    clear_unopened(fold)
+    assert (fold / "mine.txt").exists()
+
+
+def test_other_folders_and_other_splits_are_refused(workplace, make_experiment, whole, tmp_path):
+    ids = read_dataset(workplace / "data").ids
+    with pytest.raises(ConfigError, match="found a single run there already"):
+        make_experiment().cross_validation(whole / "fold_0")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ConfigError, match="found notes there already"):
+        make_experiment().cross_validation(tmp_path)
+    file = tmp_path / "splits.json"
+    for splits, message in (
+        ([{"train": ids[1:], "val": ids[:1]}], "found 1 fold, expected at least 2"),
+        ([{"train": ids[1:], "val": ids[:1]}] * 2, f"case '{ids[0]}' is held out by folds 0 and 1"),
+    ):
+        file.write_text(json.dumps(splits))
+        with pytest.raises(DataError, match=message):
+            make_experiment(f"data.splits={file}").cross_validation(workplace / "refused")
+    assert not (workplace / "refused").exists()
+
+
+def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experiment, tmp_path):
+    ids = read_dataset(workplace / "data").ids
+    splits = [
+        {"train": list(ids[3:5]), "val": [ids[0], ids[2]]},
+        {"train": [ids[0]], "val": [ids[4]]},
+        {"train": [ids[2]], "val": []},
+    ]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    options = (
+        *(f"data.splits={tmp_path / 'splits_final.json'}", "data.folds=2", "patch.size=[16, 16]"),
+        *("model.name=unet_2d", "train.steps=1", "predict.keep_largest=[liver]"),
+    )
+    run = workplace / "slices"
+    validation = make_experiment(*options).cross_validation(run)
+    assert validation.experiment.data.folds == 3
+    (tmp_path / "splits_final.json").unlink()  # the folder has its own
+    assert {fold for fold, _ in make_experiment(*options).cross_validation(run)} == {0, 1, 2}
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["subjects"].keys() == {ids[0], ids[2], ids[4]}
+    assert [fold["cases"] for fold in summary["folds"]] == [[ids[0], ids[2]], [ids[4]]]
+    assert "that of the config is kept" in (why_nothing_is_learned(run) or "")
+    _, saved, _ = load_model(run)
+    assert (saved.members, saved.predict.keep_largest) == (3, ("liver",))
+    assert summary["post_processing"] is None
+
+
+def test_two_processes_share_each_fold_and_one_gathers(make_experiment, workplace, tmp_path):
+    config, run = tmp_path / "toy.yaml", workplace / "together"
+    config.write_text(make_experiment("data.folds=2", "train.steps=2", "train.batch_size=1").to_yaml())
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    done = subprocess.run(
+        [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run), "--all-folds"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "fold 0: Trainer(",
+        "fold 1: Trainer(",
+        "batch 1 x 2",
+        "mean ± sd",
+        f"model: {run / 'model'}",
+    ):
+        assert done.stdout.count(said) == (2 if "x 2" in said else 1)
+    assert load_model(run)[1].members == 2
+    assert len(list((run / "predictions").glob("*.nii.gz"))) == 6
