@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.cases import Case, read_case_image, read_case_instances, read_case_label
+from medseg.data.cases import (
+    Case,
+    read_case_image,
+    read_case_instances,
+    read_case_label,
+    read_case_previous,
+)
 from medseg.data.preprocess import Preprocessing, prepare, prepare_label
 from medseg.io.atomic import replacing_folder, write_text
 from medseg.labels import Labels
@@ -54,6 +60,11 @@ class StoredCase:
         return np.load(self.folder / "instances.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
     @cached_property
+    def previous(self) -> NDArray[Any]:
+        """Class indices `(1, X, Y, Z)` of an earlier stage; only of cases that were stored with one."""
+        return np.load(self.folder / "previous.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
     def has_instances(self) -> bool:
         """Whether the case came with an instance map."""
         return (self.folder / "instances.npy").is_file()
@@ -76,22 +87,35 @@ class StoredCase:
 
 
 def fill_store(
-    folder: Path, cases: Sequence[Case], labels: Labels, settings: Preprocessing
+    folder: Path,
+    cases: Sequence[Case],
+    labels: Labels,
+    settings: Preprocessing,
+    previous: Labels | None = None,
 ) -> Iterator[StoredCase]:
     """Prepare every case that is not in the store yet, and yield all of them in order.
 
     A case already there is used again only if its files, the labels and the settings are the same. A case
     is written to a temporary folder and renamed, so an interrupted run leaves nothing half-made.
+
+    Args:
+        folder: of the store.
+        cases: to prepare. labels: of their label maps. settings: resolved.
+        previous: labels of an earlier stage, whose label map every case then must have; None stores none.
     """
     for case in cases:
-        key = _key(case, labels, settings)
+        if previous is None:
+            case = replace(case, previous=None)
+        key = _key(case, labels, settings, previous)
         target = folder / f"{case.id}-{key}"
         if not target.is_dir():
-            _write(target, case, labels, settings)
+            _write(target, case, labels, settings, previous)
         yield StoredCase(case.id, target)
 
 
-def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) -> None:
+def _write(
+    target: Path, case: Case, labels: Labels, settings: Preprocessing, previous: Labels | None
+) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
     label = prepare_label(read_case_label(case, labels, image.grid), prepared, settings)
@@ -100,12 +124,17 @@ def _write(target: Path, case: Case, labels: Labels, settings: Preprocessing) ->
         ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
         if case.label is None:  # so that both agree at every border, whatever the resampling did
             label = label.with_data((ids.data > 0).astype(label.data.dtype))
+    earlier = None
+    if previous is not None:
+        earlier = prepare_label(read_case_previous(case, previous, image.grid), prepared, settings)
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         if ids is not None:
             np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
+        if earlier is not None:
+            np.save(temporary / "previous.npy", np.ascontiguousarray(earlier.data), allow_pickle=False)
         np.save(temporary / "locations.npy", locations_table(label.data[0]), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
@@ -123,8 +152,11 @@ def locations_table(label: NDArray[Any]) -> NDArray[np.int32]:
     return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 4), np.int32)
 
 
-def _key(case: Case, labels: Labels, settings: Preprocessing) -> str:
+def _key(case: Case, labels: Labels, settings: Preprocessing, previous: Labels | None = None) -> str:
     files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    text = json.dumps([FORMAT, stamps, labels.values, settings.to_plain()], sort_keys=True)
+    parts: list[Any] = [FORMAT, stamps, labels.values, settings.to_plain()]
+    if previous is not None:
+        parts.append(previous.values)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -22,6 +22,7 @@ from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
+from medseg.experiment.previous import with_previous
 from medseg.instances import Instances
 from medseg.io import read_labels
 from medseg.io.atomic import write_text
@@ -64,7 +65,14 @@ def save_config(experiment: Experiment, run: Path) -> None:
 
 
 def find_dataset(experiment: Experiment, run: Path) -> Dataset:
-    """Read the dataset, or make the phantoms beside the run, where they are found again."""
+    """Read the dataset, or make the phantoms beside the run, where they are found again.
+
+    Behind an earlier stage, labelled cases name the label map that it predicted for them.
+    """
+    return with_previous(_find_images(experiment, run), experiment.previous)
+
+
+def _find_images(experiment: Experiment, run: Path) -> Dataset:
     data = experiment.data
     if data.path is not None:
         return read_dataset(data.path, layout=data.layout)

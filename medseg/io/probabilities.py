@@ -75,7 +75,7 @@ def writing_probabilities(path: str | Path, like: Volume, classes: int) -> Itera
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             header.write_to(file)
-            file.write(b"\0" * 4)
+            file.write(b"\0" * (offset - file.tell()))  # the mark of no extensions, where it is missing
             plane = np.full(like.grid.shape[0] * like.grid.shape[1], TOP, "<u2").tobytes()
             for _ in range(like.grid.shape[2]):
                 file.write(plane)
