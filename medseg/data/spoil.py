@@ -67,9 +67,7 @@ def opened(mask: Mask, radius: float) -> Mask:
 _CHANGES = (dilated, eroded, closed, opened)
 
 
-def _reshape(
-    classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float
-) -> None:
+def _reshape(classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float) -> None:
     """Replace a label by its changed mask; only the box that it can reach is looked at."""
     part = classes[_box(classes == label, int(radius) + 1)]
     before = part == label
@@ -107,9 +105,7 @@ def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
     return squared
 
 
-def _remove_component(
-    classes: NDArray[Any], label: int, below: float, rng: np.random.Generator
-) -> None:
+def _remove_component(classes: NDArray[Any], label: int, below: float, rng: np.random.Generator) -> None:
     """Set one connected component (26 neighbours) of a label to background, if one is small enough."""
     part = classes[_box(classes == label, 0)]
     components, count = ndimage.label(part == label, structure=np.ones((3,) * classes.ndim))
