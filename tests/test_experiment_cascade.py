@@ -226,24 +226,6 @@ def test_a_changed_label_map_is_prepared_anew(stage, cascade, tmp_path):
     assert len(list((stage / ".prepared").iterdir())) == before + 6
 
 
-def test_the_second_stage_learns_from_the_first(stage, tmp_path):
-    """Behind label maps that are the reference it soon repeats them; without, it could not."""
-    low = changed_stage(stage, tmp_path / "low")
-    dataset = find_dataset(experiment_of(stage / "data"), tmp_path / "x")
-    for case in dataset.cases:
-        shutil.copy(case.label, low / "predictions" / f"{case.id}.nii.gz")
-    quick = ["train.steps=40", "train.optimizer.lr=0.01", "train.optimizer.warmup_steps=0", "seed=1"]
-    off = ["previous.augment.reshape_p=0", "previous.augment.remove_p=0"]
-    behind = experiment_of(stage / "data", FULL, *quick, *off, f"previous.run={low}")
-    plain = experiment_of(stage / "data", FULL, *quick)
-    dice = []
-    for number, experiment in enumerate((behind, plain)):
-        *_, last = experiment.trainer(stage / f"learning_{number}")
-        dice.append(np.nanmean(list(last.val_dice.values())))
-    assert dice[0] > 0.85
-    assert dice[0] > dice[1] + 0.2
-
-
 def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     """With the label for a previous map, the channels are the indicators of the label in every augmented patch."""
     from dataclasses import replace
