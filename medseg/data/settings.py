@@ -187,8 +187,9 @@ class PreviousSettings(Config):
     """The earlier stage of a cascade, whose label map this one sees as further channels (one for each label).
 
     Attributes:
-        run: folder of the earlier stage, cross-validated: ``RUN/predictions/CASE.nii.gz`` must each come of a fold that
-            did not train on the case, and ``RUN/model`` is packed into the model folder of this stage.
+        run: folder of the earlier stage, from where the command is run. It must be cross-validated: each
+            ``RUN/predictions/CASE.nii.gz`` comes of a fold that did not train on the case, and ``RUN/model`` is packed
+            into the model folder of this stage.
         augment: how its label maps are spoiled in training.
     """
 

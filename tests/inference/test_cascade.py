@@ -100,7 +100,7 @@ def test_a_copied_label_map_comes_back_in_every_orientation(tmp_path):
     """Also where the label map is stored in another orientation than its image."""
     image, organs = scene()
     assert set(np.unique(organs.data)) == {0, 5, 7, 300}
-    predictor = copying()
+    predictor = copying(window=(16, 16, 16))
     for axcodes, others in zip(ORIENTATIONS, reversed(ORIENTATIONS), strict=True):
         turned = image.reoriented(axcodes)
         case = as_case(tmp_path, turned, organs.reoriented(others))
@@ -292,7 +292,7 @@ def test_the_estimate_is_of_both_stages(tmp_path):
 
 def test_a_budget_is_kept_by_both_stages(tmp_path):
     write_stages(tmp_path / "model", window=(32, 32, 32))
-    image, _ = scene((100, 90, 60), (3.0, 3.2, 5.0))
+    image, _ = scene((70, 60, 48), (4.0, 4.6, 6.0))
     load(tmp_path / "model", device="cpu")(scene()[0])  # what libraries take once
     with PeakMemory() as memory:
         budget = memory.start + (600 << 20)

@@ -145,9 +145,9 @@ def random_network(
     manager = PlansManager(json.loads(json.dumps(plans)))
     heads = manager.get_label_manager(dataset).num_segmentation_heads
     channels = len(dataset["channel_names"])
-    if manager.get_configuration(name).previous_stage_name is not None:
-        channels += len(manager.get_label_manager(dataset).foreground_labels)
     with warnings.catch_warnings(action="ignore"):  # about the older format of plans
+        if manager.get_configuration(name).previous_stage_name is not None:
+            channels += len(manager.get_label_manager(dataset).foreground_labels)
         network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
             manager, manager.get_configuration(name), channels, heads, False
         )
