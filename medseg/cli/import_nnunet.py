@@ -22,6 +22,11 @@ def add_parser(sources: Any) -> None:
         metavar="CODES",
         help="of the training files, such as LAS, if known: others are turned to it",
     )
+    parser.add_argument(
+        "--previous",
+        metavar="FOLDER",
+        help="of a 3d_cascade_fullres: its trained 3d_lowres; by default the one beside it",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         folds=None if options.folds is None else [fold.strip() for fold in options.folds.split(",")],
         checkpoint=options.checkpoint,
         orientation=options.orientation,
+        previous=options.previous,
     )
     origin = saved.trained_on
     print(

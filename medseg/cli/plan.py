@@ -42,7 +42,14 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from medseg.io.atomic import make_folder
-    from medseg.planning.plan import FINGERPRINT_NAME, PAGE_NAME, check_target, command_line, plan
+    from medseg.planning.plan import (
+        FINGERPRINT_NAME,
+        PAGE_NAME,
+        cascade_lines,
+        check_target,
+        command_line,
+        plan,
+    )
 
     target = Path(options.output)
     check_target(target, overwrite=options.overwrite)
@@ -72,4 +79,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"  {'!' if finding.severe else '-'} {finding.text}")
     print(f"look at: {target.with_name(PAGE_NAME)}")
     print(f"train:   {command_line(target)}")
+    for number, line in enumerate(cascade_lines(made, target)):
+        print(f"{'' if number else 'cascade:':<8} {line}")
     return 0

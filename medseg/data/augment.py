@@ -66,7 +66,9 @@ def _change_intensity(image: Tensor, s: Augmentation, rng: np.random.Generator) 
     if rng.random() < s.contrast_p:
         image = _contrasted(image, _per_channel(image, s.contrast, rng))
     if rng.random() < s.low_resolution_p:
-        image = _some_channels(image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution)))
+        image = _some_channels(
+            image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution), s.in_plane)
+        )
     if rng.random() < s.gamma_inverted_p:
         image = -_gamma_corrected(-image, _per_channel(image, s.gamma, rng))
     if rng.random() < s.gamma_p:
@@ -140,9 +142,9 @@ def _blurred(channel: Tensor, sigma: float) -> Tensor:
     return channel.contiguous()
 
 
-def _coarsened(channel: Tensor, factor: float) -> Tensor:
+def _coarsened(channel: Tensor, factor: float, kept_axis: int | None) -> Tensor:
     shape = channel.shape
-    small = [max(1, round(size * factor)) for size in shape]
+    small = [n if axis == kept_axis else max(1, round(n * factor)) for axis, n in enumerate(shape)]
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[channel.ndim]
     coarse = functional.interpolate(channel[None, None], size=small, mode="nearest-exact")
     return functional.interpolate(coarse, size=shape, mode=mode, align_corners=False)[0, 0]

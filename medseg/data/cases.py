@@ -36,6 +36,7 @@ class Case:
         instances: instance map (ids, 0 is background), or None. Where there is no label map, all instances are
             of one class.
         drawn: names of the labels that its annotators drew, or None for all: of the others nothing is known.
+        previous: label map that an earlier stage of a cascade predicted, or None.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Case:
     subject: str = ""
     instances: Path | None = None
     drawn: Drawn | None = None
+    previous: Path | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -57,8 +59,9 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images and, where there are any, the label map and the instance map."""
-        return (*self.images, *(path for path in (self.label, self.instances) if path is not None))
+        """Images and, where there are any, the label map, the instance map and the label map of an earlier stage."""
+        others = (self.label, self.instances, self.previous)
+        return (*self.images, *(path for path in others if path is not None))
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,30 @@ def _check_drawn(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
                 f"({labels.names[index]}), expected none, because of this case only {', '.join(case.drawn or ())} "
                 "should have been drawn. Name the label among the drawn ones, or mend the label map."
             )
+
+
+def read_case_previous(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+    """Read the label map that an earlier stage predicted for a case as class indices on the grid of its image.
+
+    Args:
+        case: must have such a map.
+        labels: of the earlier stage.
+        grid: the image's grid; None reads it from the first image.
+
+    Returns:
+        As `read_case_label`.
+
+    Raises:
+        DataError: no such map, another grid, or a value that `labels` does not hold.
+    """
+    if case.previous is None:
+        raise DataError(
+            f"case {case.id}: found no label map of the earlier stage, expected one. Predict it with that stage."
+        )
+    grid = grid or read_grid(case.images[0])
+    what = "label map of the earlier stage"
+    volume = _aligned(read_labels(case.previous), grid, case.previous, case.images[0], what)
+    return Volume(labels.to_classes(volume.data, str(case.previous)), grid, "label")
 
 
 def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:

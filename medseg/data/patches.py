@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from medseg.data.augment import augment, draw_affine
 from medseg.data.display import Display
+from medseg.data.previous import PreviousChannels
 from medseg.data.settings import Augmentation
 from medseg.data.slice_channels import SliceChannels
 from medseg.data.store import StoredCase
@@ -56,9 +57,11 @@ class PatchDataset(Dataset[Sample]):
         slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
         channels: how the channels of 2-D patches are made; as they are in the case unless given.
         display: how 2-D patches are turned; not at all unless given.
+        previous: the earlier stage of a cascade, of which every case must hold a label map.
 
     Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
-    they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background.
+    they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background. With an
+    earlier stage, the image's last channels are 1 where its label map has label 1, 2, ... and 0 elsewhere.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class PatchDataset(Dataset[Sample]):
         slice_axis: int | None = None,
         channels: SliceChannels | None = None,
         display: Display | None = None,
+        previous: PreviousChannels | None = None,
     ) -> None:
         if not cases:
             raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
@@ -89,6 +93,7 @@ class PatchDataset(Dataset[Sample]):
         self.augmentation = augmentation if not thick else _in_plane(augmentation, slice_axis)
         self.slice_axis = slice_axis
         self.channels, self.display, self._thick = channels, display, thick
+        self.previous = previous
         self.has_instances = all(case.has_instances for case in cases)
         self.foreground = foreground
         self.first_forced = round(batch_size * (1 - foreground))
@@ -106,10 +111,14 @@ class PatchDataset(Dataset[Sample]):
         image, maps = cut(case, centre, self.size, matrix)
         if self.has_instances:
             maps = torch.cat([maps, cut_instances(case, centre, self.size, matrix)])
+        if self.previous is not None:
+            maps = torch.cat([maps, cut_previous(case, centre, self.size, matrix)])
         if self.slice_axis is not None and not self._thick:
             image, maps = image.squeeze(self.slice_axis + 1), maps.squeeze(self.slice_axis + 1)
         if self.augmentation is not None:
             image, maps = augment(image, maps, self.augmentation, rng)
+        if self.previous is not None:
+            image, maps = self.previous.appended(image, maps[-1:], rng), maps[:-1]
         return _sample(*self._as_seen(image, maps))
 
     def _is_forced(self, index: int) -> bool:
@@ -146,12 +155,13 @@ class PatchDataset(Dataset[Sample]):
     def _draw_matrix(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         if self.augmentation is None:
             return None
-        if self.slice_axis is None:
+        across = self.augmentation.in_plane if self.slice_axis is None else self.slice_axis
+        if across is None:
             return draw_affine(self.augmentation, 3, rng)
         in_plane = draw_affine(self.augmentation, 2, rng)
         if in_plane is None:
             return None
-        axes = [axis for axis in range(3) if axis != self.slice_axis]
+        axes = [axis for axis in range(3) if axis != across]
         matrix = np.eye(3)
         matrix[np.ix_(axes, axes)] = in_plane
         return matrix
@@ -210,6 +220,18 @@ def cut_instances(
     start, box, grid = _frame(centre, size, matrix)
     ids = torch.from_numpy(_box(case.instances, start, box).astype(np.int64))
     return ids if grid is None else sampled_ids(ids, grid)
+
+
+def cut_previous(
+    case: StoredCase,
+    centre: NDArray[np.intp],
+    size: tuple[int, ...],
+    matrix: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Cut the label map of an earlier stage as `cut` does the label: class indices `(1, *size)` int64."""
+    start, box, grid = _frame(centre, size, matrix)
+    classes = _box(case.previous, start, box)
+    return torch.from_numpy(classes.astype(np.int64)) if grid is None else _sampled_label(classes, grid)
 
 
 def _frame(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medseg.config import Config
+from medseg.data.label_slices import LabelSlices
 from medseg.data.normalize import RGB_TOP, Normalization, Scale, nonzero_mask
 from medseg.data.settings import Orientation, Spacing
 from medseg.data.slices import PreparedSlices
@@ -123,12 +124,27 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
 def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) -> Volume:
     """The label map of a prepared image, through the same turn, crop and resampling."""
     cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
-    shape = prepared.grid.shape
-    if shape == cropped.grid.shape:
+    if prepared.grid.shape == cropped.grid.shape:
         return cropped
-    maps = [AxisMap.resize(n, m) for n, m in zip(cropped.grid.shape, shape, strict=True)]
-    orders = axis_orders(1, cropped.spacing, settings.target_spacing(cropped.spacing))
-    return Volume(resample_labels(cropped.data, maps, orders), cropped.grid.with_shape(shape), "label")
+    data = resample_labels(cropped.data, *_label_maps(cropped.grid, prepared, settings))
+    return Volume(data, cropped.grid.with_shape(prepared.grid.shape), "label")
+
+
+def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> LabelSlices:
+    """The same as `prepare_label`, made some slices at a time; nothing is computed before they are asked for."""
+    codes = settings.axcodes(label.grid)
+    upright = turned(label.data[0], label.grid.axcodes, codes)
+    x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
+    grid = label.grid.reoriented(codes).boxed(prepared.start, prepared.shape)
+    return LabelSlices(upright[x, y, z], *_label_maps(grid, prepared, settings))
+
+
+def _label_maps(
+    grid: Grid, prepared: Prepared, settings: Preprocessing
+) -> tuple[list[AxisMap], tuple[int, ...]]:
+    """How a label map on the cropped `grid` is resampled onto the network's: an `AxisMap` and an order an axis."""
+    maps = [AxisMap.resize(n, m) for n, m in zip(grid.shape, prepared.grid.shape, strict=True)]
+    return maps, axis_orders(1, grid.spacing, settings.target_spacing(grid.spacing))
 
 
 def _scales(

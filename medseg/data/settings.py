@@ -13,6 +13,7 @@ from medseg.geometry import checked_axcodes
 Range = tuple[float, float]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Axis = Literal[0, 1, 2]
+Radius = Annotated[float, Field(ge=1, le=15, allow_inf_nan=False)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -148,6 +149,8 @@ class Augmentation(Config):
         gamma_p, gamma_inverted_p, gamma: power on the normalised range, mean and deviation kept.
         mirror_axes: axes of the patch flipped with probability ½ each; null means all, without left-right where labels
             come in pairs such as left_kidney and right_kidney, which a mirrored image would swap.
+        in_plane: axis across thick slices; a 3-D patch is then turned and scaled within its slices alone, all of them
+            alike, and low resolution leaves that axis as it is. Null for patches that are turned about all axes.
     """
 
     rotate_p: Probability = 0.2
@@ -168,3 +171,46 @@ class Augmentation(Config):
     gamma_p: Probability = 0.3
     gamma: Range = (0.7, 1.5)
     mirror_axes: Axes | None = None
+    in_plane: Axis | None = None
+
+
+class PreviousAugmentation(Config):
+    """How the label map of an earlier stage is spoiled in training, so that its mistakes are not taken over.
+
+    The defaults are nnU-Net's (Isensee et al., Nature Methods 2021).
+
+    Attributes:
+        reshape_p: probability that a patch is changed by this step; reshape_label_p: that of each of its labels then,
+            which is dilated, eroded, opened or closed by a ball. What it gains, other labels lose.
+        radius: of the ball, in voxels.
+        remove_p: probability that a patch is changed by this step; remove_label_p: that of each of its labels then, of
+            which one connected component vanishes. remove_below: share of the patch that it covers less than.
+    """
+
+    reshape_p: Probability = 0.4
+    reshape_label_p: Probability = 0.5
+    radius: tuple[Radius, Radius] = (1.0, 8.0)
+    remove_p: Probability = 0.2
+    remove_label_p: Probability = 0.5
+    remove_below: Probability = 0.15
+
+    @field_validator("radius")
+    @classmethod
+    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("expected the smaller radius first")
+        return value
+
+
+class PreviousSettings(Config):
+    """The earlier stage of a cascade, whose label map this one sees as further channels (one for each label).
+
+    Attributes:
+        run: folder of the earlier stage, from where the command is run. It must be cross-validated: each
+            ``RUN/predictions/CASE.nii.gz`` comes of a fold that did not train on the case, and ``RUN/model`` is packed
+            into the model folder of this stage.
+        augment: how its label maps are spoiled in training.
+    """
+
+    run: str = Field(min_length=1)
+    augment: PreviousAugmentation = PreviousAugmentation()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.candidates import Candidates, Drawn
-from medseg.data.cases import Case, read_case_image, read_case_instances, read_case_label
+from medseg.data.cases import (
+    Case,
+    read_case_image,
+    read_case_instances,
+    read_case_label,
+    read_case_previous,
+)
 from medseg.data.preprocess import Preprocessing, prepare, prepare_label
 from medseg.io.atomic import replacing_folder, write_text
 from medseg.labels import Labels
@@ -53,6 +59,11 @@ class StoredCase:
     def instances(self) -> NDArray[np.int32]:
         """Instance ids `(1, X, Y, Z)`, 0 for background; only of cases with `has_instances`."""
         return np.load(self.folder / "instances.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def previous(self) -> NDArray[Any]:
+        """Class indices `(1, X, Y, Z)` of an earlier stage; only of cases that were stored with one."""
+        return np.load(self.folder / "previous.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
     @cached_property
     def has_instances(self) -> bool:
@@ -91,6 +102,7 @@ def fill_store(
     labels: Labels,
     settings: Preprocessing,
     candidates: Candidates | None = None,
+    previous: Labels | None = None,
 ) -> Iterator[StoredCase]:
     """Prepare every case that is not in the store yet, and yield all of them in order.
 
@@ -101,20 +113,25 @@ def fill_store(
         folder: of the store. cases: to prepare.
         labels: of the dataset. settings: of the preprocessing.
         candidates: sets of classes that voxels may be of; made of `cases` unless given.
+        previous: labels of an earlier stage, whose label map every case then must have; None stores none.
 
     Raises:
         DataError: a case cannot be read, or its labels are not those of the dataset.
     """
     known = candidates or Candidates.of(labels, {case.id: case.drawn for case in cases})
     for case in cases:
-        key = _key(case, known, settings)
+        if previous is None:
+            case = replace(case, previous=None)
+        key = _key(case, known, settings, previous)
         target = folder / f"{case.id}-{key}"
         if not target.is_dir():
-            _write(target, case, known, settings)
+            _write(target, case, known, settings, previous)
         yield StoredCase(case.id, target)
 
 
-def _write(target: Path, case: Case, candidates: Candidates, settings: Preprocessing) -> None:
+def _write(
+    target: Path, case: Case, candidates: Candidates, settings: Preprocessing, previous: Labels | None
+) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
     label = prepare_label(read_case_label(case, candidates.labels, image.grid), prepared, settings)
@@ -124,12 +141,17 @@ def _write(target: Path, case: Case, candidates: Candidates, settings: Preproces
         if case.label is None:  # so that both agree at every border, whatever the resampling did
             label = label.with_data((ids.data > 0).astype(label.data.dtype))
     label = label.with_data(_with_unknown(label.data, candidates, case.drawn))
+    earlier = None
+    if previous is not None:
+        earlier = prepare_label(read_case_previous(case, previous, image.grid), prepared, settings)
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         if ids is not None:
             np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
+        if earlier is not None:
+            np.save(temporary / "previous.npy", np.ascontiguousarray(earlier.data), allow_pickle=False)
         np.save(temporary / "locations.npy", locations_table(label.data[0], candidates), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
@@ -176,7 +198,7 @@ def _groups(label: NDArray[Any], candidates: Candidates | None) -> Iterator[tupl
             yield number, members
 
 
-def _key(case: Case, candidates: Candidates, settings: Preprocessing) -> str:
+def _key(case: Case, candidates: Candidates, settings: Preprocessing, previous: Labels | None = None) -> str:
     files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     labels = candidates.labels
@@ -184,5 +206,7 @@ def _key(case: Case, candidates: Candidates, settings: Preprocessing) -> str:
     if not candidates.plain:
         regions = [region.values for region in labels.regions]
         facts.append([regions, labels.ignore, case.drawn, candidates.background_of(case.drawn)])
+    if previous is not None:
+        facts.append(previous.values)
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,7 @@ from medseg.data.display import Display, slice_display
 from medseg.data.normalize import measure, resolve_methods
 from medseg.data.patches import PatchDataset
 from medseg.data.preprocess import Preprocessing, check_image
+from medseg.data.previous import PreviousChannels
 from medseg.data.settings import Augmentation
 from medseg.data.slice_channels import SliceChannels, slice_channels
 from medseg.data.splits import Split, k_fold, read_splits
@@ -23,6 +24,7 @@ from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.extend import extended
 from medseg.experiment.folds import cross_validation_of, shared_preprocessing, shared_split, workspace
+from medseg.experiment.previous import check_stage, keep_stage, kept_stage, require_label_maps
 from medseg.experiment.runs import (
     candidates_of,
     check_run,
@@ -66,29 +68,28 @@ def make_trainer(
     component_groups(experiment.predict, labels)  # refuses unknown names
     candidates = candidates_of(labels, dataset)
     augmentation = resolve_mirroring(experiment, labels)
-    # A resumed run keeps its cases, whatever has been added to the dataset since.
-    if resume:
-        split = read_splits(run / "splits.json", dataset.labelled)[0]
-    else:
-        split = shared_split(run, dataset.labelled) or choose_split(experiment, dataset)
+    split = _split_of(experiment, dataset, run, resume=resume)
+    stage = _previous_labels(experiment, dataset, split, run, resume=resume)
+    added = 0 if stage is None else len(stage.foreground)
     torch.manual_seed(experiment.seed)
     # What a checkpoint replaces is not read again, and need not be there any more.
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
-    model = choice.build(experiment.slices.count(len(dataset.channel_names)), labels.outputs)
+    model = choice.build(experiment.slices.count(len(dataset.channel_names)) + added, labels.outputs)
     _check_learnable(experiment, model, candidates)
     preprocessing = shared_preprocessing(run) or team.shared(
         lambda: resolve_preprocessing(experiment, dataset, labels, split)
     )
-    patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing))
+    patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing), added)
+    prepared = partial(
+        _prepared, run, candidates=candidates, settings=preprocessing, previous=stage, on_case=on_case
+    )
     with team.leader_first():
-        train = _prepared(run, dataset.subset(split.train).cases, candidates, preprocessing, on_case)
-        held_out = _prepared(run, dataset.subset(split.validation).cases, candidates, preprocessing, on_case)
-    if not any(case.has_foreground for case in train):
-        raise DataError(
-            f"{dataset.root}: found no voxel of a label in any of the {len(train)} training cases, expected some to learn "
-            "from. Check the label maps and data.labels."
-        )
+        train = prepared(dataset.subset(split.train).cases)
+        held_out = prepared(dataset.subset(split.validation).cases)
+    _require_foreground(train, dataset)
     if team.leads and not resume:
+        if experiment.previous is not None:
+            keep_stage(experiment.previous, run)
         open_run(experiment, run, split)
     if team.leads and extend is not None:
         save_config(experiment, run)
@@ -100,11 +101,26 @@ def make_trainer(
         settings=experiment.train,
         labels=labels,
         candidates=candidates,
-        saved=_saved_model(experiment, dataset, labels, split, preprocessing),
+        saved=_saved_model(experiment, dataset, labels, split, preprocessing, added),
         run=run,
         seed=experiment.seed,
         team=team,
     )
+
+
+def _split_of(experiment: Experiment, dataset: Dataset, run: Path, *, resume: bool) -> Split:
+    """The cases of a run; a resumed one keeps them, whatever has been added to the dataset since."""
+    if resume:
+        return read_splits(run / "splits.json", dataset.labelled)[0]
+    return shared_split(run, dataset.labelled) or choose_split(experiment, dataset)
+
+
+def _require_foreground(cases: list[StoredCase], dataset: Dataset) -> None:
+    if not any(case.has_foreground for case in cases):
+        raise DataError(
+            f"{dataset.root}: found no voxel of a label in any of the {len(cases)} training cases, expected some to learn "
+            "from. Check the label maps and data.labels."
+        )
 
 
 def _check_learnable(experiment: Experiment, model: Model, candidates: Candidates) -> None:
@@ -118,6 +134,19 @@ def _check_learnable(experiment: Experiment, model: Model, candidates: Candidate
     build_loss(
         train.loss, batch_dice=train.batch_dice, candidates=candidates, class_weights=train.class_weights
     )
+
+
+def _previous_labels(
+    experiment: Experiment, dataset: Dataset, split: Split, run: Path, *, resume: bool
+) -> Labels | None:
+    """The labels of the earlier stage, after a check that all of it is there; None where there is none."""
+    if experiment.previous is None:
+        return None
+    cases = dataset.subset((*split.train, *split.validation)).cases
+    if not resume:
+        return check_stage(experiment.previous, dataset, cases)
+    require_label_maps(Path(experiment.previous.run), cases)
+    return kept_stage(run)
 
 
 def choose_split(experiment: Experiment, dataset: Dataset) -> Split:
@@ -181,20 +210,26 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     weights = model.get("weights")
     if weights is not None and Path(weights).is_file():  # and not a name of published weights
         model["weights"] = str(Path(weights).resolve())
-    return experiment.replace(data=data.replace(**found).to_plain(), model=model)
+    changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
+    if experiment.previous is not None:
+        stage = str(Path(experiment.previous.run).resolve())
+        changed["previous"] = experiment.previous.replace(run=stage).to_plain()
+    return experiment.replace(**changed)
 
 
 def _prepared(
     run: Path,
     cases: tuple[Case, ...],
+    *,
     candidates: Candidates,
     settings: Preprocessing,
+    previous: Labels | None,
     on_case: OnCase | None,
 ) -> list[StoredCase]:
     """Prepared cases in a store that runs of the same folder share."""
-    stored = []
-    filling = fill_store(workspace(run) / ".prepared", cases, candidates.labels, settings, candidates)
-    for number, case in enumerate(filling, start=1):
+    stored: list[StoredCase] = []
+    store = fill_store(workspace(run) / ".prepared", cases, candidates.labels, settings, candidates, previous)
+    for number, case in enumerate(store, start=1):
         stored.append(case)
         if on_case is not None:
             on_case(number, len(cases), case.id)
@@ -219,6 +254,7 @@ def _patches(
     processes: int,
     channels: SliceChannels | None,
     display: Display | None,
+    previous_labels: int,
     cases: list[StoredCase],
     augmentation: Augmentation | None,
 ) -> PatchDataset:
@@ -226,6 +262,10 @@ def _patches(
     train, training = experiment.train, augmentation is not None
     batches = (train.steps or FAR) if training else train.validation_batches
     batch_size = train.batch_size * processes * (train.accumulate if training else 1)
+    previous = None
+    if experiment.previous is not None:
+        spoiled = experiment.previous.augment if training else None
+        previous = PreviousChannels(previous_labels, spoiled)
     return PatchDataset(
         cases,
         size=experiment.patch.window(),
@@ -238,11 +278,17 @@ def _patches(
         slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
         channels=channels,
         display=display,
+        previous=previous,
     )
 
 
 def _saved_model(
-    experiment: Experiment, dataset: Dataset, labels: Labels, split: Split, preprocessing: Preprocessing
+    experiment: Experiment,
+    dataset: Dataset,
+    labels: Labels,
+    split: Split,
+    preprocessing: Preprocessing,
+    previous_labels: int,
 ) -> SavedModel:
     return SavedModel(
         medseg=version("medseg"),
@@ -253,6 +299,7 @@ def _saved_model(
         window=experiment.slices.window(experiment.patch.window(), experiment.patch.slice_axis),
         slice_axis=experiment.patch.slice_axis,
         slices=experiment.slices,
+        previous_labels=previous_labels,
         predict=experiment.predict,
         trained_on={
             "dataset": dataset.name,

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from medseg.config import Config
-from medseg.data.settings import Augmentation, DataSettings, PatchSettings, PreprocessSettings
+from medseg.data.settings import (
+    Augmentation,
+    DataSettings,
+    PatchSettings,
+    PreprocessSettings,
+    PreviousSettings,
+)
 from medseg.data.slice_settings import SliceSettings
 from medseg.errors import ConfigError
 from medseg.inference.settings import PredictSettings
@@ -93,6 +99,7 @@ class Experiment(Config):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    previous: PreviousSettings | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -106,6 +113,16 @@ class Experiment(Config):
             raise ValueError(
                 f"slices: found settings for a 2-D model, expected none because model.name is {self.model.name}. Remove "
                 "them, or choose a 2-D model"
+            )
+        if dims == 2 and self.previous is not None:
+            raise ValueError(
+                f"previous: found an earlier stage, expected none because model.name is {self.model.name}. Remove it, or "
+                "choose a 3-D model"
+            )
+        if dims == 2 and self.augment.in_plane is not None:
+            raise ValueError(
+                f"augment.in_plane: found {self.augment.in_plane}, expected null because the patches of {self.model.name} "
+                "are slices anyway. Remove it"
             )
         if self.slices.channels == "neighbours" and self.predict.blend == "constant":
             raise ValueError(

@@ -18,7 +18,7 @@ from medseg.evaluation.post_processing import PostProcessing, learned, trial_dic
 from medseg.experiment.folds import fold_folder
 from medseg.experiment.out_of_fold import predict_out_of_fold, still_to_predict
 from medseg.experiment.runs import held_out_cases, held_out_pairs, load_run
-from medseg.inference.model_folder import load_model, write_model_folder
+from medseg.inference.model_folder import load_model, previous_folder, write_model_folder
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.labels import Labels
 from medseg.train.lock import RunLock
@@ -124,7 +124,8 @@ def write_ensemble(run: Path, table: FoldTable) -> Path:
     )
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
     del first
-    write_model_folder(run / "model", _weights(folders, saved, labels), together, labels, parameters)
+    stage = previous_folder(folders[0], saved)
+    write_model_folder(run / "model", _weights(folders, saved, labels), together, labels, parameters, stage)
     return run / "model"
 
 

@@ -27,6 +27,7 @@ from medseg.errors import ConfigError, DataError, nearest
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
 from medseg.experiment.folds import workspace
+from medseg.experiment.previous import with_previous
 from medseg.instances import Instances
 from medseg.io import read_labels
 from medseg.io.atomic import write_text
@@ -69,8 +70,12 @@ def save_config(experiment: Experiment, run: Path) -> None:
 
 
 def find_dataset(experiment: Experiment, run: Path) -> Dataset:
-    """Read the dataset, or make the phantoms beside the run, where they are found again."""
-    return _with_drawn(_dataset(experiment, run), experiment.data.partial)
+    """Read the dataset, or make the phantoms beside the run, where they are found again.
+
+    Behind an earlier stage, labelled cases name the label map that it predicted for them.
+    """
+    found = _with_drawn(_dataset(experiment, run), experiment.data.partial)
+    return with_previous(found, experiment.previous)
 
 
 def _with_drawn(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:

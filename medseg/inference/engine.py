@@ -35,12 +35,21 @@ class Job:
         target: the label map.
         axes: between which network voxels the target's lie, slab axis first.
         empty: tells which windows hold nothing and need not be predicted; None to predict all.
+        earlier: runs the earlier stage of a cascade, telling progress, and returns the image with its label map as the
+            last channel, where `image` holds zeros; None where nothing is left to do.
     """
 
     image: Slices
     target: LabelTarget
     axes: tuple[Between, ...]
     empty: Callable[[Tensor], bool] | None = None
+    earlier: Callable[[OnWindow | None], Slices] | None = None
+
+    def completed(self, on_window: OnWindow | None = None) -> Job:
+        """The job after its earlier stage."""
+        if self.earlier is None:
+            return self
+        return replace(self, image=self.earlier(on_window), earlier=None)
 
     def bands(self, count: int) -> list[Band]:
         """The target cut along the second axis into so many parts of nearly one size."""

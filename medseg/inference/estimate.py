@@ -42,6 +42,8 @@ class Estimate:
 def estimate(predictor: Predictor, source: Source) -> Estimate:
     """Read and prepare the image, lay it out, and time one batch of windows and one slice of export.
 
+    Of a cascade, windows, parts and voxels are those of the last stage; time and memory those of all.
+
     Raises:
         DataError: the image cannot be read or does not fit the model.
         ConfigError: the memory allowed is too small for it.
@@ -59,8 +61,15 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
         seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
     seconds += _export_seconds(job.axes, engine.decision)
     shape = tuple(job.image.shape[1:])
+    memory = plan.peak
+    if job.earlier is not None and predictor.previous is not None:
+        before = estimate(predictor.previous, source)
+        seconds += before.seconds
+        # The label map of the earlier stage, which is there when the later one runs.
+        held = job.target.volume.data.size * predictor.previous.labels.to_classes(np.zeros(1, int)).itemsize
+        memory = max(before.memory, memory + held)
     return Estimate(
-        sum(wanted), sum(counts) - sum(wanted), seconds, plan.peak, plan.bands, (*shape[1:], shape[0])
+        sum(wanted), sum(counts) - sum(wanted), seconds, memory, plan.bands, (*shape[1:], shape[0])
     )
 
 

@@ -1,7 +1,8 @@
 """Model folders: the thing to share. No code, no pickle; every file's hash is checked before it is read.
 
 ``config.yaml  labels.tsv  model.safetensors  README.md  manifest.json``; an ensemble has ``member_0.safetensors`` and
-so on instead of ``model.safetensors``.
+so on instead of ``model.safetensors``. That of a later stage of a cascade has the model folder of the earlier stage in
+``previous/``, which its manifest covers, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from medseg.data.settings import Spacing
 from medseg.errors import ModelError
 from medseg.inference.settings import SavedModel
-from medseg.io.atomic import replacing_folder, write_text
+from medseg.io.atomic import copy_folder, replacing_folder, write_text
 from medseg.io.manifest import check_manifest, write_manifest
 from medseg.labels import Labels, Region
 from medseg.models import build_model
@@ -30,12 +31,24 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def save_model(folder: str | Path, model: Model, saved: SavedModel, labels: Labels) -> None:
-    """Write a model folder in one step; an existing one is replaced only once the new one is whole."""
+PREVIOUS = "previous"
+"""Where a model folder, and a run, has the model folder of the earlier stage."""
+
+
+def save_model(
+    folder: str | Path, model: Model, saved: SavedModel, labels: Labels, previous: Path | None = None
+) -> None:
+    """Write a model folder in one step; an existing one is replaced only once the new one is whole.
+
+    Args:
+        folder: to write. model: one, or an `Ensemble`. saved: settings. labels: classes.
+        previous: model folder of the earlier stage, where ``saved.previous_labels`` says that there is one.
+    """
     members = list(model.members) if isinstance(model, Ensemble) else [model]
     parameters = sum(p.numel() for p in model.parameters())
     saved = saved if saved.members == len(members) else saved.replace(members=len(members))
-    write_model_folder(folder, (member.state_dict() for member in members), saved, labels, parameters)
+    weights = (member.state_dict() for member in members)
+    write_model_folder(folder, weights, saved, labels, parameters, previous)
 
 
 def write_model_folder(
@@ -44,6 +57,7 @@ def write_model_folder(
     saved: SavedModel,
     labels: Labels,
     parameters: int,
+    previous: Path | None = None,
 ) -> None:
     """Write a model folder in one step from state dicts, of which one at a time is asked for.
 
@@ -52,14 +66,40 @@ def write_model_folder(
         weights: one state dict for each of ``saved.members``.
         saved: settings. labels: classes, and the regions if these are what is predicted.
         parameters: of all members together, for the README.
+        previous: as in `save_model`.
+
+    Raises:
+        ModelError: the earlier stage is missing, damaged, or has other labels than the model was made for.
     """
+    if previous is not None:
+        check_manifest(previous)
+    _check_previous(saved, previous)
     with replacing_folder(folder) as temporary:
         for name, state in zip(_weight_files(saved), weights, strict=True):
             _save_weights(state, temporary / name)
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
         write_text(temporary / "README.md", _card(saved, labels, parameters))
+        if previous is not None:
+            copy_folder(previous, temporary / PREVIOUS)
         write_manifest(temporary)
+
+
+def _check_previous(saved: SavedModel, previous: Path | None) -> None:
+    """Raise `ModelError` unless `previous` is that of a stage with as many labels as `saved` counts on."""
+    if (previous is None) != (saved.previous_labels == 0):
+        found, expected = ("none", "one") if previous is None else (str(previous), "none")
+        raise ModelError(
+            f"{saved.name}: earlier stage: found {found}, expected {expected} (previous_labels {saved.previous_labels}). "
+            "Give the model folder of the stage that this one was trained behind."
+        )
+    if previous is not None:
+        labels = Labels.from_tsv(previous / "labels.tsv")
+        if len(labels.foreground) != saved.previous_labels:
+            raise ModelError(
+                f"{previous / 'labels.tsv'}: found {len(labels.foreground)} labels besides background, expected "
+                f"{saved.previous_labels} (previous_labels). Take the stage that this one was trained behind."
+            )
 
 
 def _save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -82,16 +122,11 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     Raises:
         ModelError: not a model folder, damaged, or weights that do not fit the config.
     """
-    folder = Path(folder)
-    if (folder / "splits.json").is_file():
-        folder = _model_of_run(folder)
-    if not (folder / "config.yaml").is_file():
-        inside = folder / "model" / "config.yaml"
-        hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
-        raise ModelError(f"{folder}: not a model folder: found no config.yaml.{hint} Give RUN/model.")
+    folder = find_model_folder(folder)
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
+    _check_previous(saved, previous_folder(folder, saved))
     # What the training started from is told by the config, and need not be there to load what came of it.
     options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
     paths = [folder / name for name in _weight_files(saved)]
@@ -100,15 +135,35 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
             raise ModelError(
                 f"{path}: no such file, expected {saved.members} (members). Copy the folder again."
             )
-    in_channels = saved.slices.count(len(saved.channel_names))
     models = []
     for path in paths:
         model = build_model(
-            saved.model["name"], in_channels=in_channels, num_classes=labels.outputs, **options
+            saved.model["name"], in_channels=saved.in_channels, num_classes=labels.outputs, **options
         )
         _fill(model, path)
         models.append(model)
     return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels
+
+
+def previous_folder(folder: Path, saved: SavedModel) -> Path | None:
+    """The model folder of the earlier stage in that of a later one; None where there is no earlier stage."""
+    return folder / PREVIOUS if saved.previous_labels else None
+
+
+def find_model_folder(folder: str | Path) -> Path:
+    """The folder itself if it is a model folder, or the one of a run.
+
+    Raises:
+        ModelError: neither.
+    """
+    folder = Path(folder)
+    if (folder / "splits.json").is_file():
+        folder = _model_of_run(folder)
+    if not (folder / "config.yaml").is_file():
+        inside = folder / "model" / "config.yaml"
+        hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
+        raise ModelError(f"{folder}: not a model folder: found no config.yaml.{hint} Give RUN/model.")
+    return folder
 
 
 def _fill(model: Model, path: Path) -> None:
@@ -167,6 +222,8 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
         f"| window | {window} voxels |",
     ]
+    if saved.previous_labels:
+        lines.append(f"| earlier stage | in `{PREVIOUS}/`, {saved.previous_labels} channels more |")
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
     lines += [
         "",

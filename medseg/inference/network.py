@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medseg.data.previous import one_hot_last
 from medseg.errors import ConfigError
 from medseg.inference.memory import PeakMemory
 from medseg.inference.precision import autocast, resolve_precision, to_channels_last
@@ -22,6 +23,9 @@ SLAB_FIRST = (2, 0, 1)
 
 class WindowNetwork:
     """Maps windows `(n, c, Z, X, Y)`, slab axis first, to logits `(n, k, Z, X, Y)`.
+
+    Behind an earlier stage, the last channel holds its classes, and becomes a channel for each of its labels here, window
+    by window, so that no image of so many channels is ever held.
 
     Args:
         model: dense model, 2-D or 3-D.
@@ -39,7 +43,8 @@ class WindowNetwork:
         volumetric = on_volumes(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
         self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
-        self._channels = len(saved.channel_names)
+        self._previous_labels = saved.previous_labels
+        self._channels = len(saved.channel_names) + (saved.previous_labels > 0)
         self._measured: dict[int, tuple[int, float]] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -47,6 +52,8 @@ class WindowNetwork:
         if self.device.type == "cuda" and batch.device.type == "cpu":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode(), autocast(self.dtype, self.device):
+            if self._previous_labels:
+                batch = one_hot_last(batch, self._previous_labels)
             logits: Tensor = self.volumetric(batch.movedim(2, -1))
             return logits.movedim(-1, 2)
 

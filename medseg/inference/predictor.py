@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.cases import Case, read_case_image
-from medseg.data.preprocess import Box, LabelTarget, label_target, prepare
+from medseg.data.cases import Case, read_case_image, read_case_previous
+from medseg.data.preprocess import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.errors import ModelError
 from medseg.geometry import turned
+from medseg.inference.cascade import FOR_ALL_STAGES, WithPrevious, empty_in_both
 from medseg.inference.decision import Decision, decision_of
 from medseg.inference.empty import body_box, empty_test
 from medseg.inference.engine import Engine, Job
 from medseg.inference.export import Between
 from medseg.inference.memory import parse_size
-from medseg.inference.model_folder import load_model
+from medseg.inference.model_folder import find_model_folder, load_model, previous_folder
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
 from medseg.inference.postprocess import component_groups, keep_largest_components
 from medseg.inference.precision import checked_device
@@ -45,10 +47,12 @@ class Predictor:
         labels: names and values of the classes, and the regions if the model predicts these.
         device: where to run; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
+        previous: predictor of the earlier stage of a cascade, run first on every image that comes without its label map.
 
     Raises:
         DataError: ``predict.keep_largest`` names an unknown label or region.
         ConfigError: there is no such device, or `max_memory` is no size.
+        ModelError: the model counts on an earlier stage, and `previous` is not it.
     """
 
     def __init__(
@@ -59,9 +63,17 @@ class Predictor:
         *,
         device: torch.device | str | None = None,
         max_memory: int | str | None = None,
+        previous: Predictor | None = None,
     ) -> None:
+        found = len(previous.labels.foreground) if previous is not None else 0
+        if found != saved.previous_labels:
+            raise ModelError(
+                f"{saved.name}: earlier stage: found {found} labels, expected {saved.previous_labels}. Give the stage that "
+                "this one was trained behind."
+            )
         self.saved = saved
-        self.labels = labels
+        self.labels: Labels = labels
+        self.previous: Predictor | None = previous
         self.max_memory = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         self._cleaned = component_groups(saved.predict, labels)
         self.device = checked_device(device)
@@ -80,9 +92,12 @@ class Predictor:
         return self.network.model
 
     def with_settings(self, **changes: object) -> Predictor:
-        """The same weights with other prediction settings, such as ``overlap=0.25``."""
+        """The same weights with other prediction settings, such as ``overlap=0.25``; see `load` for cascades."""
         saved = self.saved.replace(predict=self.settings.replace(**changes).to_plain())
-        return Predictor(self.model, saved, self.labels, device=self.device, max_memory=self.max_memory)
+        previous = None if self.previous is None else self.previous.with_settings(**_for_all_stages(changes))
+        return Predictor(
+            self.model, saved, self.labels, device=self.device, max_memory=self.max_memory, previous=previous
+        )
 
     def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
         """Segment an image.
@@ -126,7 +141,25 @@ class Predictor:
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.decision.values.dtype)
         empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
-        return Job(Made(prepared.slices), target, self._axes(target), empty)
+        axes = self._axes(target)
+        if self.previous is None:
+            return Job(Made(prepared.slices), target, axes, empty)
+        empty = empty_in_both(empty) if empty is not None else None
+        if isinstance(source, Case) and source.previous is not None:
+            given = read_case_previous(source, self.previous.labels, volume.grid)
+            image = WithPrevious(prepared.slices, label_slices(given, prepared, settings))
+            return Job(image, target, axes, empty)
+        earlier = partial(self._after_previous, volume, where, prepared)
+        return Job(WithPrevious(prepared.slices, None), target, axes, empty, earlier)
+
+    def _after_previous(
+        self, volume: Volume, where: str, prepared: Prepared, on_window: Progress | None
+    ) -> WithPrevious:
+        """The prepared image with the label map that the earlier stage predicts for it."""
+        assert self.previous is not None
+        found = self.previous(volume, on_window=on_window)
+        classes = found.with_data(self.previous.labels.to_classes(found.data, where))
+        return WithPrevious(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
 
     def run(
         self, job: Job, *, on_window: Progress | None = None, probabilities: str | Path | None = None
@@ -139,6 +172,7 @@ class Predictor:
             probabilities: ``.nii`` file that receives the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`.
         """
+        job = job.completed(on_window)
         if probabilities is None:
             self.engine.run(job, on_window)
         else:
@@ -161,7 +195,10 @@ class Predictor:
         return labels.with_data(data[None])
 
     def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
-        """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid."""
+        """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid.
+
+        Behind an earlier stage, the image's last channel holds the classes of that stage.
+        """
         slices = window_slices(
             Whole(image.movedim(-1, 1)), self.network, self.engine.sliding, on_window=on_window
         )
@@ -209,9 +246,10 @@ class Predictor:
         window = "x".join(map(str, self.saved.window))
         precision = str(self.network.dtype).removeprefix("torch.")
         kind = "region(s)" if self.labels.regions else "classes"
+        behind = f", behind {self.previous.saved.name}" if self.previous is not None else ""
         return (
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
-            f"-> {self.labels.outputs} {kind}, window {window}, {self.device}, {precision})"
+            f"-> {self.labels.outputs} {kind}, window {window}, {self.device}, {precision}{behind})"
         )
 
 
@@ -228,16 +266,25 @@ def load(
         folder: ``RUN/model``, or a copy of it; RUN itself; or ``RUN/best``.
         device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
-        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``.
+        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``. Earlier stages of a
+            cascade keep their own, but for overlap, batch_size, precision and compile, which are for all.
 
     Raises:
         ModelError: the folder is missing, damaged or does not fit.
     """
+    folder = find_model_folder(folder)
     model, saved, labels = load_model(folder)
+    inner, previous = previous_folder(folder, saved), None
+    if inner is not None:
+        previous = load(inner, device=device, max_memory=max_memory, **_for_all_stages(settings))
     if settings:
         saved = saved.replace(predict=saved.predict.replace(**settings).to_plain())
     if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
         raise ModelError(
             f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
         )
-    return Predictor(model, saved, labels, device=device, max_memory=max_memory)
+    return Predictor(model, saved, labels, device=device, max_memory=max_memory, previous=previous)
+
+
+def _for_all_stages(settings: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in settings.items() if key in FOR_ALL_STAGES}

@@ -63,6 +63,8 @@ class SavedModel(Config):
         window: voxels per array axis, 1 along the slice axis of a 2-D model.
         slice_axis: array axis across the slices of a 2-D model.
         members: networks in the folder; the logits of several are averaged.
+        previous_labels: foreground labels of the earlier stage in ``previous/``, a model folder, whose label map of the image
+            this one sees as that many channels more; 0 for a model of its own.
         slices: how the slices become images of a 2-D model.
         predict: how to run it.
         trained_on: counts and figures for the model's README.
@@ -77,6 +79,12 @@ class SavedModel(Config):
     window: tuple[int, int, int]
     slice_axis: Literal[0, 1, 2] = 2
     members: int = Field(1, ge=1)
+    previous_labels: int = Field(0, ge=0)
     slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the network sees."""
+        return self.slices.count(len(self.channel_names)) + self.previous_labels

@@ -44,6 +44,7 @@ def import_nnunet(
     folds: Sequence[str] | None = None,
     checkpoint: Which = "final",
     orientation: str | None = None,
+    previous: str | Path | None = None,
 ) -> SavedModel:
     """Turn a trained nnU-Net v2 model into a model folder that gives its answers.
 
@@ -56,45 +57,51 @@ def import_nnunet(
         checkpoint: of the last epoch, which nnU-Net predicts with, or the best in validation.
         orientation: axis codes of the files that it was trained on, where they are known to be all the same. Other
             files are then turned to it first. nnU-Net takes files as they are, which None repeats.
+        previous: of a cascade, the trained folder of its earlier stage; None looks beside the later one. Both become one
+            model folder; `folds`, `checkpoint` and `orientation` are for both.
 
     Returns:
         The settings that were written.
 
     Raises:
         ConfigError, DataError, ModelError: the source is incomplete or damaged, or holds something that medseg
-            cannot repeat: cascades, other networks, preprocessors, resamplings or post-processing.
+            cannot repeat: other networks, preprocessors, resamplings or post-processing.
     """
     source, output = Path(source), Path(output)
     if output.exists():
         raise ConfigError(f"{output}: exists already, expected a new folder. Choose another, or remove it.")
-    if source.is_dir():
-        return _import_folder(source, output, configuration, folds, checkpoint, orientation)
+    options = _Options(folds, checkpoint, orientation)
+    stage = None if previous is None else Path(previous)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as unpacked:
-        folder = extract(source, Path(unpacked) / source.stem)
-        return _import_folder(folder, output, configuration, folds, checkpoint, orientation)
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
+        folder = source if source.is_dir() else extract(source, Path(scratch) / source.stem)
+        return _import_folder(_trained_folder(folder, configuration), output, configuration, options, stage)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is chosen for all stages alike; see `import_nnunet`."""
+
+    folds: Sequence[str] | None
+    checkpoint: Which
+    orientation: str | None
 
 
 def _import_folder(
-    source: Path,
-    output: Path,
-    configuration: str | None,
-    folds: Sequence[str] | None,
-    which: Which,
-    orientation: str | None,
+    folder: Path, output: Path, configuration: str | None, options: _Options, previous: Path | None
 ) -> SavedModel:
-    folder = _trained_folder(source, configuration)
     configuration = configuration or _configuration_of(folder)
     plans = read_plans(folder / "plans.json", configuration)
     axes = FileAxes(plans.transpose_forward, plans.configuration.architecture.arch_kwargs.dims)
     names, labels = _dataset(folder / "dataset.json")
-    checkpoints = _checkpoints(folder, folds, which)
+    checkpoints = _checkpoints(folder, options.folds, options.checkpoint)
     first = read_checkpoint(checkpoints[0])
     if first.configuration != configuration:
         raise ModelError(
             f"{checkpoints[0]}: init_args.configuration: found {first.configuration!r}, expected {configuration!r}. "
             f"Import it with --configuration {first.configuration}."
         )
+    stage = _earlier_stage(folder, plans.configuration.previous_stage, previous)
     network = plans.configuration.architecture.model(axes.order)
     if first.has_batch_norm:
         network["norm"] = "batch"
@@ -104,10 +111,11 @@ def _import_folder(
             "name": plans.dataset_name,
             "model": {"name": network["name"], **_resolved_options(network, folder)},
             "channel_names": names,
-            "preprocessing": _preprocessing(plans, axes, orientation, len(names)),
+            "preprocessing": _preprocessing(plans, axes, options.orientation, len(names)),
             "window": axes.volume(plans.configuration.patch_size, across=1),
             "slice_axis": axes.slice_axis,
             "members": len(checkpoints),
+            "previous_labels": len(labels.foreground) if stage is not None else 0,
             "predict": _AS_NNUNET.replace(mirror_axes=axes.of_volume(first.mirror_axes)),
             "trained_on": _origin(plans, configuration, first, checkpoints),
         },
@@ -115,8 +123,31 @@ def _import_folder(
     )
     saved = _with_postprocessing(saved, folder, labels)
     weights = _weights(checkpoints, saved, labels.outputs, plans.configuration.architecture.kind, axes.order)
-    write_model_folder(output, weights, saved, labels, _parameters(saved, labels.outputs) * saved.members)
+    parameters = _parameters(saved, labels.outputs) * saved.members
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
+        inner = None
+        if stage is not None:
+            inner = Path(scratch) / "stage"
+            _import_folder(stage, inner, plans.configuration.previous_stage, options, None)
+        write_model_folder(output, weights, saved, labels, parameters, inner)
     return saved
+
+
+def _earlier_stage(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
+    """The trained folder of a cascade's earlier stage; None for a model of its own."""
+    if configuration is None:
+        if given is not None:
+            raise ConfigError(
+                f"--previous: found {given}, expected none, because {folder} is no cascade. Leave it out."
+            )
+        return None
+    place = given or folder.with_name(f"{folder.name.rpartition('__')[0]}__{configuration}")
+    if given is None and not place.is_dir():
+        raise ModelError(
+            f"{folder}: found a cascade behind {configuration}, expected that stage at {place}. Give its folder with "
+            "--previous."
+        )
+    return _trained_folder(place, configuration)
 
 
 @dataclass(frozen=True)
@@ -283,7 +314,7 @@ def _weights(
 ) -> Iterator[dict[str, Tensor]]:
     """State dicts of all folds, one in memory at a time."""
     options = {key: value for key, value in saved.model.items() if key != "name"}
-    sizes = {"in_channels": len(saved.channel_names), "out_channels": classes}
+    sizes = {"in_channels": saved.in_channels, "out_channels": classes}
     config = UNetConfig.parse({**options, **sizes}, source="plans.json")
     for path in checkpoints:
         weights = read_checkpoint(path).weights
@@ -298,6 +329,6 @@ def _parameters(saved: SavedModel, classes: int) -> int:
     options = {key: value for key, value in saved.model.items() if key != "name"}
     with torch.device("meta"):
         model = build_model(
-            saved.model["name"], in_channels=len(saved.channel_names), num_classes=classes, **options
+            saved.model["name"], in_channels=saved.in_channels, num_classes=classes, **options
         )
     return sum(parameter.numel() for parameter in model.parameters())

@@ -83,12 +83,11 @@ class Configuration(Foreign):
 
     @model_validator(mode="after")
     def _agree(self) -> Configuration:
-        if self.previous_stage is not None:
-            raise ValueError(
-                "a cascade that needs the predictions of another model, which is not supported; import "
-                "3d_fullres or 3d_lowres"
-            )
         dims = self.architecture.arch_kwargs.dims
+        if self.previous_stage is not None and dims != 3:
+            raise ValueError(
+                "a cascade of 2-D networks, expected 3-D ones; import the configuration without a previous_stage"
+            )
         for key in ("patch_size", "spacing"):
             if len(getattr(self, key)) != dims:
                 raise ValueError(f"{key} has {len(getattr(self, key))} entries, expected {dims}, one an axis")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medseg.errors import MedsegError, ModelError, describe
-from medseg.inference.model_folder import load_model
+from medseg.inference.model_folder import PREVIOUS, load_model
 from medseg.io.atomic import replacing
 from medseg.models.layout import round_up
 
@@ -82,6 +82,11 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
     """
     require_packages()
     model, saved, labels = load_model(folder)
+    if saved.previous_labels:
+        fix = f"Export {PREVIOUS}/ of the folder, its earlier stage, or predict with medseg itself"
+        raise ModelError(
+            describe(str(folder), "is a later stage of a cascade, which ONNX files do not hold", fix=fix)
+        )
     window = network_window(model, saved)
     _require_size(model, folder)
     graph = to_onnx(model, window, metadata(model, saved, labels), dynamic=dynamic)

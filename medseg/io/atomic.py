@@ -56,8 +56,9 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
         if not (keep_existing and path.is_dir()):
             _swap(temporary, path, previous)
             sync_folder(path.parent)
@@ -106,6 +107,27 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path` in one step."""
     write_bytes(path, text.encode())
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of files that are never changed in place, by links where the disk allows, which take no room.
+
+    Args:
+        source: stays as it is. target: may be there.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+
+    def link_or_copy(old: str, new: str) -> None:
+        try:
+            if not os.access(old, os.W_OK):  # which could not be synced
+                raise PermissionError
+            os.link(old, new)
+        except OSError:  # also on another disk, or a file system without links
+            shutil.copyfile(old, new)
+
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def _swap(new: Path, path: Path, previous: Path) -> None:

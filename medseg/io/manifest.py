@@ -14,8 +14,8 @@ FORMAT = 1
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size and sha256 of every file in `folder`; this commits the folder."""
-    files = {path.name: _entry(path) for path in sorted(folder.iterdir()) if _counts(path)}
+    """Record size and sha256 of every file in `folder` and the folders in it; this commits the folder."""
+    files = {name: _entry(folder / name) for name in _names(folder)}
     write_text(folder / NAME, json.dumps({"format": FORMAT, "files": files}, indent=2, sort_keys=True) + "\n")
 
 
@@ -35,7 +35,9 @@ def check_manifest(folder: Path) -> None:
         raise ModelError(f"{path}: damaged. Copy the folder again.") from None
     if version != FORMAT:
         raise ModelError(f"{path}: format: found {version}, expected {FORMAT}. Update medseg.")
-    present = {file.name for file in folder.iterdir() if _counts(file)}
+    # Folders that the manifest does not know are none of its business, such as one of pictures made later.
+    inner = {str(name).split("/")[0] for name in files if "/" in str(name)}
+    present = {name for name in _names(folder) if "/" not in name or name.split("/")[0] in inner}
     if present != set(files):
         missing, extra = sorted(set(files) - present), sorted(present - set(files))
         raise ModelError(
@@ -65,5 +67,15 @@ def _entry(path: Path) -> dict[str, object]:
     return {"sha256": digest, "size": path.stat().st_size}
 
 
-def _counts(path: Path) -> bool:
-    return path.is_file() and path.name != NAME and not path.name.startswith(".")
+def _names(folder: Path, prefix: str = "") -> list[str]:
+    """Files of a folder and of the folders in it that count, with ``/`` between the names."""
+    names: list[str] = []
+    for path in sorted(folder.iterdir()):
+        name = f"{prefix}{path.name}"
+        if path.name.startswith(".") or name == NAME:
+            continue
+        if path.is_file():
+            names.append(name)
+        elif path.is_dir() and not path.is_symlink():
+            names += _names(path, f"{name}/")
+    return names

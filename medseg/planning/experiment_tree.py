@@ -179,7 +179,12 @@ def _augment(p: Proposal) -> Tree:
         why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
         return {"rotate_degrees": Because(degrees, why)}
     if max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
-        return {"rotate_p": Because(0.0, "turning so flat a patch would take it out of its few thick slices")}
+        return {
+            "in_plane": Because(
+                p.slice_axis, "so flat a patch is turned and scaled within its few thick slices"
+            ),
+            "rotate_degrees": Because(180.0, "slices are turned any way in their plane"),
+        }
     return {}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from medseg.experiment.config import Experiment
 from medseg.io.atomic import write_text
 from medseg.models.catalog import MODELS, parse_options
 from medseg.planning.budget import choose_budget
-from medseg.planning.commented import plain, render
+from medseg.planning.cascade import FIRST, SECOND, behind, commands, explained, stage_file
+from medseg.planning.commented import Tree, plain, render
 from medseg.planning.experiment_tree import OtherModel, Source, experiment_tree
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.measure import OnCase, fingerprint
@@ -34,15 +36,17 @@ class Plan:
         text: its YAML, with a comment on each value.
         fingerprint: what was measured on the dataset.
         proposal: the network with the numbers behind it.
+        cascade: where a low resolution would see more, its plan, and that of this network behind it; else nothing.
     """
 
     experiment: Experiment
     text: str
     fingerprint: Fingerprint
     proposal: Proposal
+    cascade: tuple[Plan, ...] = ()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the YAML, and beside it ``fingerprint.json`` and ``fingerprint.html``.
+        """Write the YAML, and beside it ``fingerprint.json``, ``fingerprint.html`` and the stages of a cascade.
 
         Raises:
             ConfigError: `path` is there and is not to be overwritten. DataError: the folder cannot be written.
@@ -50,9 +54,15 @@ class Plan:
         from medseg.planning.page import write_page
 
         path = Path(path)
-        check_target(path, overwrite=overwrite)
+        stages = {
+            stage_file(path, mark): stage for mark, stage in zip((FIRST, SECOND), self.cascade, strict=False)
+        }
+        for target in (path, *stages):
+            check_target(target, overwrite=overwrite)
         self.fingerprint.save(path.with_name(FINGERPRINT_NAME))
         write_page(self.fingerprint, path.with_name(PAGE_NAME), self.proposal, self.experiment)
+        for target, stage in stages.items():
+            write_text(target, stage.text)
         write_text(path, self.text)
 
     def __str__(self) -> str:
@@ -119,8 +129,33 @@ def plan(
     proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)
     other = _other_model(model, measured, proposal) if model else None
     tree = experiment_tree(measured, proposal, source, steps, other)
-    text = render(_heading(measured, proposal, other), tree)
-    return Plan(Experiment.parse(plain(tree), source="plan"), text, measured, proposal)
+    made = _made(_heading(measured, proposal, other), tree, measured, proposal)
+    if proposal.kind != "3d" or not proposal.low_resolution or other is not None:
+        return made
+    low = propose(measured, chosen, proposal.budget, "lowres")
+    return replace(
+        made, cascade=_cascade(made, tree, low, experiment_tree(measured, low, source, steps, None))
+    )
+
+
+def _made(heading: str, tree: Tree, measured: Fingerprint, proposal: Proposal) -> Plan:
+    return Plan(Experiment.parse(plain(tree), source="plan"), render(heading, tree), measured, proposal)
+
+
+def _cascade(full: Plan, full_tree: Tree, low: Proposal, low_tree: Tree) -> tuple[Plan, Plan]:
+    """The low resolution's plan, and that of the full one behind it."""
+    measured, name = full.fingerprint, full.experiment.name
+    first, second = str(plain(low_tree)["name"]), f"{name}{SECOND}"
+    order = explained(commands(Path("plan.yaml"), first, second))
+    return (
+        _made(_heading(measured, low, None, order), low_tree, measured, low),
+        _made(
+            _heading(measured, full.proposal, None, order),
+            behind(full_tree, second, first),
+            measured,
+            full.proposal,
+        ),
+    )
 
 
 def _kind(dims: int | None, lowres: bool, model: str | None) -> Kind | None:
@@ -152,16 +187,24 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
     return OtherModel(name, built.divisor)
 
 
-def _heading(f: Fingerprint, p: Proposal, other: OtherModel | None) -> str:
+def _heading(
+    f: Fingerprint, p: Proposal, other: OtherModel | None, cascade: Sequence[str] | None = None
+) -> str:
+    """What stands above a plan; `cascade` holds the commands of both stages where it is one of them."""
     lines = [
         f"Plan for {printable(f.dataset)}: {len(f.cases)} cases, {len(f.channel_names)} channel"
         f"{'s' if len(f.channel_names) > 1 else ''} ({printable(', '.join(f.channel_names))}), "
         f"{len(f.labels) - 1} label{'s' if len(f.labels) != 2 else ''} besides background.",
         f"Memory: {p.budget.source}.",
         *_warnings(f),
-        *_advice(p, other),
+        *_advice(p, other, alone=cascade is None),
         "",
-        "  medseg train plan.yaml                    # behind it, any value can be changed: train.steps=2000",
+        *(
+            cascade
+            or [
+                "  medseg train plan.yaml                    # behind it, any value can be changed: train.steps=2000"
+            ]
+        ),
         "",
         "Every value may be edited. Axes are X, Y, Z in RAS+.",
     ]
@@ -178,11 +221,16 @@ def _warnings(f: Fingerprint) -> list[str]:
     return [f"Note: {text}" for text in severe[:_MOST_WARNINGS]] + more
 
 
-def _advice(p: Proposal, other: OtherModel | None) -> list[str]:
+def _advice(p: Proposal, other: OtherModel | None, *, alone: bool) -> list[str]:
     lines = []
-    if p.kind == "3d" and p.low_resolution:
+    if not alone:
         lines.append(
-            f"A patch holds only {percent(p.covered)} of the median volume; --lowres plans a coarser network that sees more."
+            "A stage of a cascade: a network at a low resolution, and one at the full one that sees its label map."
+        )
+    elif p.kind == "3d" and p.low_resolution and other is None:
+        lines.append(
+            f"A patch holds only {percent(p.covered)} of the median volume. plan_lowres.yaml is a coarser network that sees "
+            "more, and plan_cascade.yaml this one behind it."
         )
     if other is not None:
         lines.append("Patch and batch are those of a U-Net: lower train.batch_size if memory runs out.")
@@ -201,3 +249,9 @@ def _times(values: Any) -> str:
 def command_line(plan_path: Path) -> str:
     """The command that trains a saved plan."""
     return f"medseg train {shlex.quote(str(plan_path))}"
+
+
+def cascade_lines(made: Plan, plan_path: Path) -> list[str]:
+    """The commands that train the cascade of a saved plan, in order; none where there is no cascade."""
+    names = [stage.experiment.name for stage in made.cascade]
+    return commands(plan_path, *names) if names else []

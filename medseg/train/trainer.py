@@ -18,7 +18,7 @@ from medseg.allocator import kept_memory
 from medseg.candidates import Candidates
 from medseg.data.patches import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
-from medseg.inference.model_folder import load_weights, save_model
+from medseg.inference.model_folder import load_weights, previous_folder, save_model
 from medseg.inference.precision import to_channels_last
 from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
@@ -202,7 +202,8 @@ class Trainer:
         target = folder or self.run / "model"
         if self.team.leads:
             trained_on = {**self.saved.trained_on, "steps": self.step}
-            save_model(target, self.exported, self.saved.replace(trained_on=trained_on), self.labels)
+            saved = self.saved.replace(trained_on=trained_on)
+            save_model(target, self.exported, saved, self.labels, previous_folder(self.run, saved))
         return target
 
     def _batches(self) -> Generator[list[Sample]]:

@@ -189,3 +189,22 @@ def test_affine_is_a_rotation_times_a_scale(dims):
 def test_rotation_and_scale_are_drawn_as_often_as_asked():
     drawn = [draw_affine(Augmentation(), 3, rng(seed)) is not None for seed in range(1000)]
     assert sum(drawn) / 1000 == pytest.approx(1 - 0.8 * 0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_low_resolution_leaves_the_axis_across_thick_slices(axis):
+    """Stripes along it stay; the same stripes are smeared without."""
+    shape = [12, 12, 12]
+    stripes = (torch.arange(12) % 2).float().view([-1 if a == axis else 1 for a in range(3)]).expand(shape)
+    image, label = stripes[None].contiguous(), torch.zeros((1, *shape))
+    only = {key: 0 for key in Augmentation().to_plain() if key.endswith("_p")} | {"mirror_axes": []}
+    changed = {"kept": 0, "smeared": 0}
+    for seed in range(10):
+        for name, in_plane in (("kept", axis), ("smeared", None)):
+            settings = Augmentation.parse(
+                {**only, "low_resolution_p": 1, "low_resolution": [0.5, 0.6], "in_plane": in_plane}
+            )
+            found, _ = augment(image, label, settings, np.random.default_rng(seed))
+            changed[name] += not torch.allclose(found, image)
+    assert changed["kept"] == 0
+    assert changed["smeared"] > 2

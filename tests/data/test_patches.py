@@ -304,3 +304,32 @@ def test_sets_of_classes_are_turned_like_classes(make_stored):
         values |= set(dataset[index]["label"].unique().tolist())
     assert values <= {0, 1, 2, 3}
     assert 3 in values
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thick_slices_are_turned_and_scaled_in_their_plane_alone(make_stored, axis):
+    """All slices alike, each from its own place; the other way round slices mix."""
+    picture = np.expand_dims(np.random.default_rng(0).normal(size=(30, 28)), axis)
+    steps = np.arange(9).reshape([-1 if a == axis else 1 for a in range(3)])
+    image = picture + 100 * steps
+    case = make_stored(np.stack([np.ones_like(image), image]), (image > 350).astype(np.uint8))
+    size = [10, 10, 10]
+    size[axis] = 5
+    off = {key: 0 for key in Augmentation().to_plain() if key.endswith("_p")} | {"mirror_axes": []}
+    strong = off | {"rotate_p": 1, "scale_p": 1, "rotate_degrees": 180}
+    even = {axis: 0, None: 0}
+    for in_plane in even:
+        changes = Augmentation.parse(strong | {"in_plane": in_plane})
+        made = patches([case], size=tuple(size), augmentation=changes, foreground=0)
+        for index in range(12):
+            sample = made[index]
+            ones, values, label = (
+                part.movedim(axis, 0).numpy() for part in (*sample["image"], sample["label"][0])
+            )
+            inside = (ones > 0.99999).all(0)  # and not beside the border, where it is mixed with zeros
+            assert inside.any() or in_plane is None
+            if inside.any() and np.allclose(np.diff(values[:, inside], axis=0), 100, atol=0.05):
+                even[in_plane] += 1
+                assert np.array_equal(label[:, inside], values[:, inside] > 350)
+    assert even[axis] == 12
+    assert even[None] < 3

@@ -144,9 +144,12 @@ def random_network(
     torch.manual_seed(seed + 5)
     manager = PlansManager(json.loads(json.dumps(plans)))
     heads = manager.get_label_manager(dataset).num_segmentation_heads
+    channels = len(dataset["channel_names"])
     with warnings.catch_warnings(action="ignore"):  # about the older format of plans
+        if manager.get_configuration(name).previous_stage_name is not None:
+            channels += len(manager.get_label_manager(dataset).foreground_labels)
         network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-            manager, manager.get_configuration(name), len(dataset["channel_names"]), heads, False
+            manager, manager.get_configuration(name), channels, heads, False
         )
     with torch.no_grad():
         for module in network.modules():
@@ -161,7 +164,7 @@ def random_network(
         head.bias.zero_()
         # Every class wins somewhere: otherwise equal label maps would say little.
         patch = manager.get_configuration(name).patch_size
-        noise = torch.randn(1, len(dataset["channel_names"]), *patch)
+        noise = torch.randn(1, channels, *patch)
         head.bias -= network.eval()(noise).mean(dim=(0, *range(2, noise.dim())))
     return network
 
@@ -253,10 +256,11 @@ class Oracle:
             )
         return np.asarray(labels).transpose(2, 1, 0), np.asarray(shares).transpose(3, 2, 1, 0)
 
-    def labels(self) -> np.ndarray:
-        """Label map `(X, Y, Z)` in the order of the file's axes."""
+    def labels(self, previous: np.ndarray | None = None) -> np.ndarray:
+        """Label map `(X, Y, Z)` in the order of the file's axes; `previous` is that of a cascade's earlier stage."""
+        stage = None if previous is None else previous.transpose(2, 1, 0)[None].astype(np.int16)
         with self._sums:
-            found = self._predictor.predict_single_npy_array(self._data, self._properties, None, None, False)
+            found = self._predictor.predict_single_npy_array(self._data, self._properties, stage, None, False)
         return np.asarray(found).transpose(2, 1, 0)
 
     def prepared(self) -> np.ndarray:

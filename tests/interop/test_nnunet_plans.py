@@ -115,7 +115,6 @@ def test_ct_without_statistics_is_refused(tmp_path):
         ("use_mask_for_norm", [], "differ in length"),
         ("patch_size", [16, 16], "patch_size has 2 entries, expected 3"),
         ("spacing", [1, 1, 0], "greater than 0"),
-        ("previous_stage", "3d_lowres", "a cascade that needs the predictions of another model"),
         ("inherits_from", "nowhere", "found no 'nowhere', expected one of 3d_fullres"),
         (".transpose_forward", [0, 0, 1], "expected 0, 1 and 2 in some order"),
         (".image_reader_writer", "MyReader", "unknown reader"),

@@ -159,7 +159,7 @@ def test_channels_margins_and_missing_names_are_planned_for(write_table):
 def test_flat_patches_are_not_turned_out_of_their_slices(make_fingerprint):
     thick = propose(make_fingerprint((200, 180, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT)
     tree = plain(experiment_tree(make_fingerprint(), thick, Source(Path("data"), "auto"), None, None))
-    assert tree["augment"] == {"rotate_p": 0.0}
+    assert tree["augment"] == {"in_plane": 2, "rotate_degrees": 180.0}
     flat = propose(make_fingerprint((300, 150, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT, "2d")
     tree = plain(experiment_tree(make_fingerprint(), flat, Source(Path("data"), "table"), None, None))
     assert tree["augment"] == {"rotate_degrees": 15.0}
@@ -307,3 +307,55 @@ def test_the_proposal_is_told_in_few_lines(phantoms, cache):
     lines = str(made).splitlines()
     assert len(lines) == 4
     assert "6 cases, 6 classes" in lines[0]
+
+
+def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
+    make_fingerprint, monkeypatch, tmp_path, capsys
+):
+    """Large volumes get two experiments more, with the order of their commands; both are read back whole."""
+    from medseg.planning import plan as module
+    from medseg.planning.cascade import stage_file
+
+    large = make_fingerprint((260, 260, 260), count=60, labels=2)
+    monkeypatch.setattr(module, "read_dataset", lambda *_: None)
+    monkeypatch.setattr(module, "fingerprint", lambda *_, **__: large)
+    made = plan(tmp_path / "data", memory=8)
+    low, behind = made.cascade
+    assert low.experiment.name == "made_up_unet_3d_lowres"
+    assert low.experiment.preprocess.spacing[0] > 1.2
+    assert behind.experiment.name == "made_up_unet_3d_cascade"
+    assert behind.experiment.previous.run == "runs/made_up_unet_3d_lowres"
+    ours, theirs = behind.experiment.to_plain(), made.experiment.to_plain()
+    assert {key for key in ours if ours[key] != theirs[key]} == {"name", "previous"}
+    assert made.experiment.train.batch_dice
+    assert not low.experiment.train.batch_dice
+    order = (
+        "#   medseg train plan_lowres.yaml --run runs/made_up_unet_3d_lowres --all-folds",
+        "#   medseg train plan_cascade.yaml --run runs/made_up_unet_3d_cascade ",
+        "#   medseg predict runs/made_up_unet_3d_cascade/model IMAGE.nii.gz -o segmented",
+    )
+    for stage in made.cascade:
+        assert stage.experiment == Experiment.parse(yaml.safe_load(stage.text))
+        places = [stage.text.index(line) for line in order]
+        assert places == sorted(places)
+    assert "plan_cascade.yaml this one behind it" in made.text.replace("\n# ", " ")
+    assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8"]) == 0
+    told = capsys.readouterr().out
+    assert (
+        f"cascade: medseg train {tmp_path}/big_lowres.yaml --run runs/made_up_unet_3d_lowres --all-folds"
+        in told
+    )
+    for mark, stage in zip(("_lowres", "_cascade"), made.cascade, strict=True):
+        assert Experiment.load(stage_file(tmp_path / "big.yaml", mark)) == stage.experiment
+    (tmp_path / "big.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"big_lowres\.yaml: found a file there already"):
+        made.save(tmp_path / "big.yaml")
+    assert not (tmp_path / "big.yaml").exists()
+    for others in ({"lowres": True}, {"dims": 2}, {"model": "unet_3d"}):
+        assert plan(tmp_path / "data", memory=8, **others).cascade == ()
+
+
+def test_no_cascade_where_a_patch_sees_enough(phantoms, cache, tmp_path):
+    made = plan(phantoms, cache=cache)
+    assert made.cascade == ()
+    assert "cascade" not in made.text

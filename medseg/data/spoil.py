@@ -1,0 +1,115 @@
+"""Spoils the label map of an earlier stage in training, so that a later stage does not trust it blindly.
+
+Out-of-fold label maps are better than those of new images. The changes are nnU-Net's (Isensee et al., Nature Methods
+2021): labels grow, shrink, close and open by a ball, and parts of them vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.data.settings import PreviousAugmentation
+
+Mask = NDArray[np.bool_]
+_FAR = 255  # squared distances are held in a byte, which is what makes them quick
+
+
+def spoil(classes: NDArray[Any], settings: PreviousAugmentation, rng: np.random.Generator) -> None:
+    """Change the class indices `(X, Y, Z)` of one patch in place.
+
+    Args:
+        classes: 0 is background.
+        settings: probabilities and sizes.
+        rng: the sample's own generator; the result depends on nothing else.
+    """
+    if rng.random() < settings.reshape_p:
+        for label in _drawn(classes, settings.reshape_label_p, rng):
+            change = _CHANGES[int(rng.integers(len(_CHANGES)))]
+            radius = rng.uniform(*settings.radius)
+            if (classes == label).any():  # another label may have grown over it
+                _reshape(classes, label, change, radius)
+    if rng.random() < settings.remove_p:
+        for label in _drawn(classes, settings.remove_label_p, rng):
+            _remove_component(classes, label, settings.remove_below, rng)
+
+
+def _drawn(classes: NDArray[Any], share: float, rng: np.random.Generator) -> list[int]:
+    """Some of the labels that are there, in random order."""
+    present = np.flatnonzero(np.bincount(classes.ravel())[1:]) + 1
+    return [int(label) for label in rng.permutation(present) if rng.random() < share]
+
+
+def dilated(mask: Mask, radius: float) -> Mask:
+    """Voxels within `radius` (voxels, at most 15) of the mask."""
+    return _squared_distance(mask, radius) <= radius * radius
+
+
+def eroded(mask: Mask, radius: float) -> Mask:
+    """Voxels further than `radius` from all that is not in the mask; outside of the array counts as inside."""
+    return ~dilated(~mask, radius)
+
+
+def closed(mask: Mask, radius: float) -> Mask:
+    """Dilated, then eroded."""
+    return eroded(dilated(mask, radius), radius)
+
+
+def opened(mask: Mask, radius: float) -> Mask:
+    """Eroded, then dilated."""
+    return dilated(eroded(mask, radius), radius)
+
+
+_CHANGES = (dilated, eroded, closed, opened)
+
+
+def _reshape(classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float) -> None:
+    """Replace a label by its changed mask; only the box that it can reach is looked at."""
+    part = classes[_box(classes == label, int(radius) + 1)]
+    before = part == label
+    after = change(before, radius)
+    part[before & ~after] = 0
+    part[after] = label
+
+
+def _box(mask: Mask, margin: int) -> tuple[slice, ...]:
+    """The box around all voxels of a mask that is not empty, wider by a margin where the array goes on."""
+    axes = range(mask.ndim)
+    hits = [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    return tuple(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin) for hit in hits)
+
+
+def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
+    """Squared distance of each voxel to the mask, exact up to `radius` (voxels), larger or 255 beyond.
+
+    An axis at a time, the least of all shifted parabolas (Felzenszwalb, Huttenlocher 2012); the few shifts within the
+    radius take a fraction of the time of `scipy.ndimage.distance_transform_edt`, which knows no limit.
+    """
+    reach = int(radius)
+    squared = np.where(mask, np.uint8(0), np.uint8(_FAR))
+    best, buffer = np.empty_like(squared), np.empty_like(squared)
+    for axis in range(mask.ndim):
+        np.copyto(best, squared)
+        lines, nearest, further = (np.moveaxis(array, axis, 0) for array in (squared, best, buffer))
+        for step in range(1, min(reach, len(lines) - 1) + 1):
+            # Sums beyond a byte stay at its largest value.
+            np.minimum(lines, np.uint8(_FAR - step * step), out=further)
+            further += np.uint8(step * step)
+            np.minimum(nearest[step:], further[:-step], out=nearest[step:])
+            np.minimum(nearest[:-step], further[step:], out=nearest[:-step])
+        squared, best = best, squared
+    return squared
+
+
+def _remove_component(classes: NDArray[Any], label: int, below: float, rng: np.random.Generator) -> None:
+    """Set one connected component (26 neighbours) of a label to background, if one is small enough."""
+    part = classes[_box(classes == label, 0)]
+    components, count = ndimage.label(part == label, structure=np.ones((3,) * classes.ndim))
+    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+    small = np.flatnonzero(sizes < below * classes.size) + 1
+    if len(small):
+        part[components == small[int(rng.integers(len(small)))]] = 0
