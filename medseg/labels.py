@@ -27,13 +27,17 @@ _LARGEST_LOOKUP = 1 << 20
 _LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
 
 
-_LEFT = re.compile(r"(?<![a-z])left(?![a-z])|(?<=[a-z])Left|(?<![A-Za-z])(?:Left|LEFT)(?![a-z])")
+def _word(word: str) -> re.Pattern[str]:
+    """A word within a name, such as ``left`` in ``left_lung``, ``lungLeft`` and ``LEFT LUNG``, but not in ``cleft``."""
+    title, upper = word.capitalize(), word.upper()
+    return re.compile(
+        rf"(?<![a-z]){word}(?![a-z])|(?<=[a-z]){title}|(?<![A-Za-z])(?:{title}|{upper})(?![a-z])"
+    )
 
 
-def _right_like(found: re.Match[str]) -> str:
-    """``right`` in the letter case of ``left``."""
-    word = found.group()
-    return "RIGHT" if word.isupper() else "Right" if word[0].isupper() else "right"
+def _in_case_of(found: str, word: str) -> str:
+    """`word` in the letter case of `found`."""
+    return word.upper() if found.isupper() else word.capitalize() if found[0].isupper() else word
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,14 @@ class Labels(Sequence[Label]):
 
     def sided_pairs(self) -> tuple[tuple[str, str], ...]:
         """Names that differ only by left and right, such as ``("left_kidney", "right_kidney")``."""
+        return self.opposite_pairs("left", "right")
+
+    def opposite_pairs(self, word: str, opposite: str) -> tuple[tuple[str, str], ...]:
+        """Names of labels or regions that differ only by two words, in lower case, such as ``upper`` and ``lower``."""
         names = dict.fromkeys((*self.names, *(region.name for region in self.regions)))
-        pairs = ((name, _LEFT.sub(_right_like, name)) for name in names)
-        return tuple((left, right) for left, right in pairs if left != right and right in names)
+        pattern = _word(word)
+        pairs = ((name, pattern.sub(lambda m: _in_case_of(m.group(), opposite), name)) for name in names)
+        return tuple((one, other) for one, other in pairs if one != other and other in names)
 
     def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
         """Values in a file → class indices (uint8, or uint16 for more than 256 classes); K for the value of `ignore`.

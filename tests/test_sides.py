@@ -55,6 +55,22 @@ def test_left_right_is_left_out_for_pairs(values, axes):
     assert resolve_mirroring(parse(**values), KIDNEYS).mirror_axes == axes
 
 
+@pytest.mark.parametrize(
+    ("names", "axes"),
+    [
+        (("Anterior", "Posterior"), (0, 2)),
+        (("vena_cava_superior", "vena_cava_inferior"), (0, 1)),
+        (("lung_upper_lobe_left", "lung_upper_lobe_right", "lung_lower_lobe_left"), (1,)),
+    ],
+)
+def test_other_opposites_are_left_out_unless_they_are_asked_for(names, axes):
+    labels = Labels.of({name: i + 1 for i, name in enumerate(names)})
+    assert resolve_mirroring(parse(), labels).mirror_axes == axes
+    assert resolve_mirroring(parse(augment={"mirror_axes": [1, 2]}), labels).mirror_axes == (1, 2)
+    anyhow = resolve_mirroring(parse(preprocess={"orientation": None}), labels).mirror_axes
+    assert anyhow == (() if labels.sided_pairs() else (0, 1, 2))
+
+
 @pytest.mark.parametrize(("values", "axes"), [({}, (0, 1, 2)), (flat(2), (0, 1))])
 def test_all_axes_for_labels_without_sides(values, axes):
     assert resolve_mirroring(parse(**values), ORGANS).mirror_axes == axes

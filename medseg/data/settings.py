@@ -148,9 +148,8 @@ class Augmentation(Config):
         low_resolution_p, low_resolution: zoom factor, down by nearest and up linearly; channels with ½.
         gamma_p, gamma_inverted_p, gamma: power on the normalised range, mean and deviation kept.
         mirror_axes: axes of the patch flipped with probability ½ each; null means all, without left-right where labels
-            come in pairs such as left_kidney and right_kidney, which a mirrored image would swap.
-        in_plane: axis across thick slices; a 3-D patch is then turned and scaled within its slices alone, all of them
-            alike, and low resolution leaves that axis as it is. Null for patches that are turned about all axes.
+            come in pairs such as left_kidney and right_kidney, which a mirrored image would swap, and likewise for
+            anterior and posterior, superior and inferior, upper and lower.
     """
 
     rotate_p: Probability = 0.2

@@ -16,7 +16,8 @@ from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.propose import Proposal
 from medseg.planning.text import percent
 
-LONG_STEPS, SHORT_STEPS = 250_000, 3000
+LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
+_PROCESSORS_BATCH = 2
 _LONG = 20_000  # steps from which SGD finds its way
 _MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
@@ -190,13 +191,9 @@ def _augment(p: Proposal) -> Tree:
 
 def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
     long = p.budget.on_gpu if steps is None else steps >= _LONG
-    count = steps or (LONG_STEPS if long else SHORT_STEPS)
-    why = "as asked for"
-    if steps is None:
-        why = "nnU-Net's 1000 epochs of 250" if long else "a first result on a processor; more is better"
     dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
     tree: dict[str, Because | Tree] = {
-        "steps": Because(count, why),
+        **_length(steps, long=long),
         "batch_size": _batch(p, other),
         "batch_dice": Because(p.batch_dice, dice),
         "foreground": Because(0.33, "share of patches centred on a label"),
@@ -208,7 +205,19 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
     return tree
 
 
+def _length(steps: int | None, *, long: bool) -> dict[str, Because]:
+    if steps is not None:
+        return {"steps": Because(steps, "as asked for")}
+    if long:
+        return {"steps": Because(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
+    why = "a first result on a processor, with as many steps as fit; more is better"
+    return {"budget": Because(SHORT_BUDGET, why)}
+
+
 def _batch(p: Proposal, other: OtherModel | None) -> Because:
+    if not p.budget.on_gpu and p.batch_size > _PROCESSORS_BATCH:
+        allowed = f"{p.batch_size}: {batch_reason(p)}"
+        return Because(_PROCESSORS_BATCH, f"for many steps in little time; the rules allow {allowed}")
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
         return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
     return Because(p.batch_size, batch_reason(p))

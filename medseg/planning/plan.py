@@ -109,7 +109,7 @@ def plan(
         lowres: the low resolution, for volumes of which a patch at the full one sees little.
         model: a name of `medseg.list_models` to train with its default options instead of the planned U-Net.
         memory: of the GPU, GB or text such as ``"8GB"``; None takes the preset's, or what this machine has if less.
-        steps: of the training; None takes 250,000 for a GPU and 3000 for a processor.
+        steps: of the training; None takes 250,000 for a GPU, and as many as 40 minutes hold for a processor.
         layout: of the dataset.
         workers: processes that measure, see `medseg.planning.measure.fingerprint`.
         cache: an earlier ``fingerprint.json``, used again if no file has changed.
@@ -236,9 +236,7 @@ def _advice(p: Proposal, other: OtherModel | None, *, alone: bool) -> list[str]:
         lines.append("Patch and batch are those of a U-Net: lower train.batch_size if memory runs out.")
     elif not p.budget.on_gpu:
         half = "[" + ",".join(str(width // 2) for width in p.channels) + "]"
-        lines.append(
-            f"A processor takes long for this; train.batch_size=2 model.channels={half} is a quicker start."
-        )
+        lines.append(f"A processor takes long for this; model.channels={half} is a quicker start.")
     return lines
 
 

@@ -24,7 +24,7 @@ from medseg.models.catalog import MODELS, ModelEntry, ModelOptions
 from medseg.planning import budget
 from medseg.planning.budget import Budget
 from medseg.planning.commented import Because, plain, render
-from medseg.planning.experiment_tree import LONG_STEPS, SHORT_STEPS, OtherModel, Source, experiment_tree
+from medseg.planning.experiment_tree import LONG_STEPS, SHORT_BUDGET, OtherModel, Source, experiment_tree
 from medseg.planning.measure import fingerprint
 from medseg.planning.memory import PRESETS
 from medseg.planning.page import write_page
@@ -58,7 +58,7 @@ def test_a_plan_is_an_experiment_and_its_text_reads_back(phantoms, cache):
     assert experiment.preprocess.spacing == pytest.approx((5, 5, 8), rel=1e-4)
     assert experiment.preprocess.normalize == ("ct",)
     assert experiment.preprocess.orientation == "RAS"
-    assert experiment.train.steps == SHORT_STEPS
+    assert (experiment.train.steps, experiment.train.budget) == (None, SHORT_BUDGET)
     assert experiment.train.batch_size == made.proposal.batch_size
     assert all(size % d == 0 for size, d in zip(experiment.patch.size, made.proposal.divisor, strict=True))
     assert "26 x 22 x 14" in made.text
