@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from medseg.planning.propose import Proposal
 from medseg.planning.text import percent
 
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
-_PROCESSORS_BATCH = 2
+_PROCESSORS_VOXELS = 1 << 16  # of a batch, where steps are dear
 _LONG = 20_000  # steps from which SGD finds its way
 _MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
@@ -215,9 +216,10 @@ def _length(steps: int | None, *, long: bool) -> dict[str, Because]:
 
 
 def _batch(p: Proposal, other: OtherModel | None) -> Because:
-    if not p.budget.on_gpu and p.batch_size > _PROCESSORS_BATCH:
+    quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
+    if not p.budget.on_gpu and p.batch_size > quick:
         allowed = f"{p.batch_size}: {batch_reason(p)}"
-        return Because(_PROCESSORS_BATCH, f"for many steps in little time; the rules allow {allowed}")
+        return Because(quick, f"for many steps in little time; the rules allow {allowed}")
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
         return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
     return Because(p.batch_size, batch_reason(p))
