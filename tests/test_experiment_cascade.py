@@ -239,7 +239,7 @@ def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     dataset = find_dataset(experiment_of(stage / "data"), stage / "x")
     cases = [replace(case, previous=case.label) for case in dataset.cases]
     settings = Preprocessing(spacing=(16, 17, 20), channels=(Normalization(),))
-    stored = list(fill_store(stage / "store", cases, dataset.labels, settings, dataset.labels))
+    stored = list(fill_store(stage / "store", cases, dataset.labels, settings, previous=dataset.labels))
     options = {"size": (16, 12, 8), "length": 40, "batch_size": 2, "seed": 1, "stream": "train"}
     turned = Augmentation(rotate_p=0.7, scale_p=0.7)
     seen = PatchDataset(stored, **options, augmentation=turned, previous=PreviousChannels(5))

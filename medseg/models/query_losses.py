@@ -31,7 +31,7 @@ def rank_mean_class_loss(criterion: Any) -> ClassLoss:
     The loss divides by the weights of the rank's own queries, which differ with the number of its objects: only with
     the mean is the average over ranks the loss of one process with all images.
     """
-    own, unmatched = criterion.loss_labels, float(criterion.empty_weight[-1])
+    own, unmatched = criterion.loss_labels, float(criterion.eos_coef)
 
     def class_loss(logits: Tensor, labels: list[Tensor], indices: Matches) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = own(logits, labels, indices)
