@@ -9,7 +9,7 @@ from typing import Any
 
 from medseg.evaluation.instance_metrics import Evidence, InstanceMetrics, pooled
 from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
-from medseg.evaluation.tables import Statistics
+from medseg.evaluation.tables import Statistics, cases_of, names_of
 from medseg.io.atomic import write_text
 
 METRICS = tuple(field.name for field in fields(InstanceMetrics))
@@ -52,12 +52,12 @@ class InstanceTable:
     @property
     def cases(self) -> tuple[str, ...]:
         """Case ids in the order of the rows."""
-        return tuple(dict.fromkeys(row.case for row in self.rows))
+        return cases_of(self.rows)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by rising value."""
-        return tuple(dict.fromkeys(row.name for row in sorted(self.rows, key=lambda row: row.value)))
+        return names_of(self.rows)
 
     def pooled(self) -> dict[str, InstanceMetrics]:
         """By label name: the figures over all cases together, every instance of equal weight."""

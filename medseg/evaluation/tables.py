@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,6 +54,27 @@ class Statistics:
         return cls(float(finite.mean()), float(finite.std()), float(np.median(finite)), finite.size, infinite)
 
 
+class Row(Protocol):
+    """Figures of one label of one case."""
+
+    @property
+    def case(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def value(self) -> int: ...  # noqa: D102
+
+
+def cases_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Case ids in the order of the rows."""
+    return tuple(dict.fromkeys(row.case for row in rows))
+
+
+def names_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Label names by rising value."""
+    return tuple(dict.fromkeys(row.name for row in sorted(rows, key=lambda row: row.value)))
+
+
 @dataclass(frozen=True, repr=False)
 class Table:
     """Metrics of every label of every case.
@@ -69,12 +90,12 @@ class Table:
     @property
     def cases(self) -> tuple[str, ...]:
         """Case ids in the order of the rows."""
-        return tuple(dict.fromkeys(row.case for row in self.rows))
+        return cases_of(self.rows)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by rising value."""
-        return tuple(dict.fromkeys(row.name for row in sorted(self.rows, key=lambda row: row.value)))
+        return names_of(self.rows)
 
     def statistics(self) -> dict[str, dict[str, Statistics]]:
         """By label name, then by metric: mean, standard deviation, median and counts over the cases."""
