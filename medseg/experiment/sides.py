@@ -32,34 +32,44 @@ def resolve_mirroring(experiment: Experiment, labels: Labels) -> Augmentation:
     Raises:
         ConfigError: training or prediction is told to mirror left and right, and labels come in such pairs.
     """
-    in_patch, in_volume = _axes_along(experiment, "LR")
+    orientation = experiment.preprocess.orientation
+    in_patch = [0, 1, 2]  # the volume's axes, in the order of the patch
+    if len(experiment.patch.size) == 2:
+        in_patch.remove(experiment.patch.slice_axis)
     pairs = labels.sided_pairs()
     chosen, predicted = experiment.augment.mirror_axes, experiment.predict.mirror_axes
     if pairs:
-        _refuse("augment.mirror_axes", chosen or (), in_patch, pairs)
-        _refuse("predict.mirror_axes", predicted, in_volume, pairs)
-    if chosen is None:
-        kept = set(in_patch if pairs else ())
-        if experiment.preprocess.orientation is not None:
-            for word, opposite, letters in _OTHER_OPPOSITES:
-                if labels.opposite_pairs(word, opposite):
-                    kept |= set(_axes_along(experiment, letters)[0])
-        axes = (0, 1, 2)[: len(experiment.patch.size)]
-        return experiment.augment.replace(mirror_axes=[a for a in axes if a not in kept])
-    return experiment.augment
+        sideways = _along(orientation, "LR")
+        _refuse(
+            "augment.mirror_axes", chosen or (), [in_patch.index(a) for a in sideways if a in in_patch], pairs
+        )
+        _refuse("predict.mirror_axes", predicted, sideways, pairs)
+    if chosen is not None:
+        return experiment.augment
+    kept = opposite_axes(labels, orientation)
+    axes = [index for index, axis in enumerate(in_patch) if axis not in kept]
+    return experiment.augment.replace(mirror_axes=axes)
 
 
-def _axes_along(experiment: Experiment, letters: str) -> tuple[list[int], list[int]]:
-    """The axes that may run along a direction such as ``LR``: among those of the patch, and of the volume.
+def opposite_axes(labels: Labels, orientation: str | None) -> tuple[int, ...]:
+    """The axes of the volume along which labels lie that come in opposites.
 
-    One of the volume, and of the patch none across the slices of a 2-D one; all where files keep their own axes.
+    Args:
+        labels: with names such as left_kidney and right_kidney.
+        orientation: axis codes of the network's arrays; None where files keep their own axes, any of which may then run
+            from left to right.
     """
-    orientation = experiment.preprocess.orientation
-    in_volume = [axis for axis in range(3) if orientation is None or orientation[axis] in letters]
-    axes = [0, 1, 2]
-    if len(experiment.patch.size) == 2:
-        axes.remove(experiment.patch.slice_axis)
-    return [axes.index(axis) for axis in in_volume if axis in axes], in_volume
+    found = set(_along(orientation, "LR") if labels.sided_pairs() else ())
+    if orientation is not None:
+        for word, opposite, letters in _OTHER_OPPOSITES:
+            if labels.opposite_pairs(word, opposite):
+                found |= set(_along(orientation, letters))
+    return tuple(sorted(found))
+
+
+def _along(orientation: str | None, letters: str) -> list[int]:
+    """The axes that may run along a direction such as ``LR``; all where files keep their own axes."""
+    return [axis for axis in range(3) if orientation is None or orientation[axis] in letters]
 
 
 def _refuse(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.experiment.sides import opposite_axes
+from medseg.labels import Labels
 from medseg.models.catalog import MODELS
 from medseg.models.unet_config import UNetOptions
 from medseg.planning.commented import Because, Tree
@@ -18,6 +20,7 @@ from medseg.planning.propose import Proposal
 from medseg.planning.text import percent
 
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
+_ORIENTATION = "RAS"
 _PROCESSORS_VOXELS = 1 << 16  # of a batch, where steps are dear
 _LONG = 20_000  # steps from which SGD finds its way
 _MOST_WORKERS = 8
@@ -73,7 +76,7 @@ def experiment_tree(
         "patch": _patch(proposal, other),
         "augment": _augment(proposal),
         "train": _train(proposal, steps, other),
-        "predict": _predict(proposal),
+        "predict": _predict(fingerprint, proposal, other),
     }
 
 
@@ -113,7 +116,7 @@ def _preprocess(f: Fingerprint, p: Proposal) -> Tree:
     left = f.median_relative_size
     crop = "nothing" if left > 0.995 else f"a median of {percent(1 - left)}"
     return {
-        "orientation": Because("RAS", "whatever the files' own; axes are right, anterior, superior"),
+        "orientation": Because(_ORIENTATION, "whatever the files' own; axes are right, anterior, superior"),
         "spacing": Because(spacing, f"mm, {why}"),
         "normalize": _normalize(f),
         "crop_to_nonzero": Because(True, f"cuts {crop} of the volume away"),
@@ -251,7 +254,16 @@ def _optimizer(long: bool, other: OtherModel | None) -> Because:
     return Because(values, "finds its way in fewer steps than SGD, which needs a long training")
 
 
-def _predict(p: Proposal) -> Tree:
-    if p.dims == 3:
-        return {}
-    return {"batch_size": Because(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")}
+def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None) -> Tree:
+    tree: dict[str, Because | Tree] = {}
+    if not _is_foreign(other):
+        apart = opposite_axes(Labels.of(f.labels), _ORIENTATION)
+        across = (p.slice_axis,) if p.dims == 2 else ()
+        axes = [axis for axis in range(3) if axis not in (*apart, *across)]
+        why = (
+            f"flipped copies are averaged, as in training: better, {2 ** len(axes)} times slower; [] for none"
+        )
+        tree["mirror_axes"] = Because(axes, why)
+    if p.dims == 2:
+        tree["batch_size"] = Because(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")
+    return tree
