@@ -7,7 +7,7 @@ refused; all errors of a file are reported at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
@@ -86,6 +86,23 @@ def _either(messages: Iterable[str]) -> str:
 def _in_words(name: str) -> str:
     """``PredictSettings`` as ``predict settings``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+
+
+def differences(found: Config, expected: Config, most: int = 3) -> str:
+    """The fields in which two configs differ, in words: ``train.steps: found 6, expected 5; ...``."""
+    ours, theirs = (dict(_leaves(config.to_plain())) for config in (found, expected))
+    apart = [key for key in dict.fromkeys((*ours, *theirs)) if ours.get(key) != theirs.get(key)]
+    told = [f"{key}: found {ours.get(key)!r:.80}, expected {theirs.get(key)!r:.80}" for key in apart[:most]]
+    return "; ".join(told) + (f"; and {len(apart) - most} more" if len(apart) > most else "")
+
+
+def _leaves(values: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -169,7 +186,8 @@ def _line(cls: type[BaseModel], item: Any) -> str:
     message = _plainly(item["msg"])
     value = item["input"]
     shown = "" if isinstance(value, (dict, BaseModel)) else f": found {value!r:.100}"
-    return f"{place + ': ' if place else ''}{message}{shown}."
+    sentence = f"{place + ': ' if place else ''}{message}{shown}"
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> list[str]:

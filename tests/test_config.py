@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
-from medseg.config import MAX_NESTING, Config, apply_overrides, read_yaml
+from medseg.config import MAX_NESTING, Config, apply_overrides, differences, read_yaml
 from medseg.errors import ConfigError
 
 
@@ -297,3 +297,12 @@ def test_any_value_round_trips(
 ) -> None:
     run = Run(title=title, train=Steps(learning_rate=rate, seed=seed))
     assert reloaded(run, tmp_path_factory.mktemp("config") / "run.yaml") == run
+
+
+def test_differences_are_told_by_field() -> None:
+    one, other = Run.parse({"train": {"steps": 5}}), Run.parse({"train": {"steps": 6}, "title": "b"})
+    told = differences(other, one)
+    assert "train.steps: found 6, expected 5" in told
+    assert "title: found 'b', expected" in told
+    assert differences(one, one) == ""
+    assert differences(other, one, most=1).endswith("; and 1 more")

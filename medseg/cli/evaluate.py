@@ -105,7 +105,9 @@ def _folds(run: Path, options: argparse.Namespace) -> int:
 
     from medseg.evaluation.surface import checked_tolerance
     from medseg.experiment.gather import fold_table, why_nothing_is_learned
+    from medseg.experiment.out_of_fold import held_out_by_fold
 
+    held_out_by_fold(run)  # refuses folds that are not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
 

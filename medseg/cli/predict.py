@@ -190,6 +190,9 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
         )
     todo = still_to_predict(run, instances=options.instances)
     cases = sum(len(one.cases) for one in todo)
+    if not cases:
+        print(f"all held-out cases are there already: {run / 'predictions'}")
+        return 0
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
     def outcomes(on_window: Progress) -> Iterator[Outcome]:

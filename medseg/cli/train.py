@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
         if options.config or options.data or options.run:
             raise ConfigError("--resume takes the run's own config. Give nothing else with it.")
         folder = Path(options.resume)
+        if not (folder / "config.yaml").is_file():
+            raise ConfigError(f"{folder}: found no run to resume. Give the folder of one, such as runs/NAME.")
         experiment = Experiment.load(folder / "config.yaml")
     elif options.extend:
         raise ConfigError("--extend needs the run that gets more. Give it with --resume RUN.")

@@ -106,8 +106,8 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
                 apart = sorted(mine ^ theirs)
                 more = " ..." if len(apart) > 3 else ""
                 raise DataError(
-                    f"{run}: {what}: found {len(apart)} that it does not share with {runs[0]} ({', '.join(apart[:3])}{more}), "
-                    "expected none, because means over others say nothing. Cross-validate both on one dataset."
+                    f"{run}: {what}: found others than {runs[0]} has ({', '.join(apart[:3])}{more}), expected the same, because means "
+                    "over others say nothing. Cross-validate both on the same cases and labels."
                 )
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
     dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in read]
@@ -140,8 +140,12 @@ def _dice_of(run: Path) -> _Measured:
         labels = tuple(sorted({row["name"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if not (run / "fold_0").is_dir():
+            raise DataError(
+                f"{run}: found no cross-validation, expected one. Make it with: medseg train CONFIG --run NEW --all-folds."
+            ) from None
+        reason = "missing" if isinstance(error, OSError) else f"damaged: {error}"
         raise DataError(
-            f"{folder}: found no table of a cross-validation ({type(error).__name__}: {error}). Make it with: medseg train "
-            f"--resume {run}; or medseg evaluate {run}."
+            f"{folder}: the table of the cross-validation is {reason}. Make it with: medseg train --resume {run}."
         ) from None
     return _Measured(np.array(table, dtype=np.float64), labels, subjects)

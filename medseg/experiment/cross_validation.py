@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.config import differences
 from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError
 from medseg.evaluation.folds import FoldTable
@@ -23,6 +24,7 @@ from medseg.experiment.folds import (
 from medseg.experiment.gather import gather
 from medseg.experiment.runs import check_run, find_dataset, labels_of, load_run, save_config
 from medseg.experiment.sides import resolve_mirroring
+from medseg.inference.postprocess import component_groups
 from medseg.io.atomic import write_text
 from medseg.train.reports import Report
 from medseg.train.team import Team
@@ -132,21 +134,20 @@ def _open(experiment: Experiment, run: Path) -> None:
     experiment = with_absolute_paths(experiment)
     if is_cross_validation(run) and (run / "config.yaml").is_file():
         stored = load_run(run)
-        if _for_all_folds(experiment, stored.data.folds) == stored:
+        given = _for_all_folds(experiment, stored.data.folds)
+        if given == stored:
             return
         if begun_folds(run):
             raise ConfigError(
-                f"{run / 'config.yaml'}: differs from the given experiment, expected the same, because folds "
-                f"{', '.join(map(str, begun_folds(run)))} have begun. Go on with: medseg train --resume {run}; or choose another "
-                "folder."
+                f"{run / 'config.yaml'}: differs from the given experiment, expected the same, because training has begun: "
+                f"{differences(given, stored)}. Go on with: medseg train --resume {run}; or choose another folder."
             )
     check_new(run)
     dataset = find_dataset(experiment, run)
     splits = all_splits(experiment, dataset)
     check_held_out_once(splits, experiment.data.splits or str(dataset.root))
     labels = labels_of(experiment, dataset)
-    for name in experiment.predict.keep_largest:
-        labels.value_of(name)
+    component_groups(experiment.predict, labels)  # refuses unknown names
     resolve_mirroring(experiment, labels)
     cases = sorted({case for split in splits for case in chain(split.train, split.validation)})
     everything = Split(tuple(cases), ())

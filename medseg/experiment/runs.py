@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from medseg.candidates import Candidates
+from medseg.config import differences
 from medseg.data.cases import Case, Dataset, read_case_label, read_case_objects
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
@@ -46,9 +47,11 @@ def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
     if resume:
         if not config.is_file():
             raise ConfigError(f"{run}: found no run to resume. Start it without resume.")
-        if Experiment.load(config) != experiment:
+        stored = Experiment.load(config)
+        if stored != experiment:
             raise ConfigError(
-                f"{config}: differs from the given experiment, expected the same. Resume with the run's own config."
+                f"{config}: differs from the given experiment, expected the same: {differences(experiment, stored)}. Resume "
+                "with the run's own config."
             )
         return
     if run.exists() and (not run.is_dir() or any(run.iterdir())):

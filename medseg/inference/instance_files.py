@@ -37,7 +37,8 @@ def require_instance_model(predictor: Predictor) -> None:
             describe(predictor.saved.name, "predicts regions, which may overlap, not objects", fix=fix)
         )
     if not callable(getattr(predictor.model, "instances", None)):
-        if predictor.saved.members > 1:
+        member = getattr(predictor.model, "members", [None])[0]
+        if callable(getattr(member, "instances", None)):
             fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
             raise ModelError(describe(f"{predictor.saved.name}: ensemble", "finds no instances", fix=fix))
         fix = (

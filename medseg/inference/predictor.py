@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg.data.cases import Case, read_case_image, read_case_previous
 from medseg.data.preprocess import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.errors import ModelError
+from medseg.errors import DataError, ModelError
 from medseg.geometry import turned
 from medseg.inference.cascade import FOR_ALL_STAGES, WithPrevious, empty_in_both
 from medseg.inference.decision import Decision, decision_of
@@ -235,6 +235,11 @@ class Predictor:
         """The image of a source, and what to call it in messages."""
         if isinstance(source, Volume):
             return source, "image"
+        if not isinstance(source, (Case, str, Path, Sequence)):
+            raise DataError(
+                f"image: found a {type(source).__name__}, expected a Volume, a path, a list of paths or a Case. An array "
+                "needs its grid: medseg.Volume(array[None], medseg.Grid.of(array.shape, spacing))."
+            )
         if isinstance(source, Case):
             return read_case_image(source), f"case {source.id}"
         if isinstance(source, (str, Path)):

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from medseg.io.atomic import write_text
 
+_MOST_TOLD, _LOWEST_TOLD = 12, 5
+
 
 @dataclass(frozen=True)
 class Report:
@@ -55,9 +57,17 @@ class Report:
             f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.stall:.0%}"
         )
         if self.mean_dice is not None:
-            each = ", ".join(f"{name} {value:.3f}" for name, value in self.val_dice.items())
-            text += f"  patch Dice {self.mean_dice:.3f} ({each})"
+            text += f"  patch Dice {self.mean_dice:.3f} ({_told(self.val_dice)})"
         return text
+
+
+def _told(dice: Mapping[str, float]) -> str:
+    """Dice of each label, of many labels that of the lowest."""
+    known = {name: value for name, value in dice.items() if not math.isnan(value)}
+    if len(dice) <= _MOST_TOLD:
+        return ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
+    lowest = sorted(known, key=lambda name: known[name])[:_LOWEST_TOLD]
+    return f"{len(known)} labels seen; " + ", ".join(f"{name} {known[name]:.3f}" for name in lowest) + " ..."
 
 
 @dataclass

@@ -120,10 +120,10 @@ def test_of_equals_the_first_is_taken(tmp_path):
 def test_other_cases_and_tables_that_are_missing_are_refused(tmp_path):
     one, two = (gathered(tmp_path, str(cases), dice_of(6, cases=cases)) for cases in (6, 7))
     with pytest.raises(
-        DataError, match=r"7: cases: found 1 that it does not share with .*6 \(case_06\), expected none"
+        DataError, match=r"7: cases: found others than .*6 has \(case_06\), expected the same"
     ):
         compare_cross_validations([one, two])
-    with pytest.raises(DataError, match=r"found no table of a cross-validation .*medseg train --resume"):
+    with pytest.raises(DataError, match=r"found no cross-validation, expected one.*--all-folds"):
         compare_cross_validations([one, tmp_path / "absent"])
     with pytest.raises(ConfigError, match="found 1 run, expected several"):
         compare_cross_validations([one])
