@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from medseg.errors import ConfigError, nearest
+from medseg.errors import ConfigError
 
 T = TypeVar("T")
+_MOST_NEAR = 3
 
 
 class Registry(Generic[T]):
@@ -37,11 +39,16 @@ class Registry(Generic[T]):
         if name not in self._items:
             self._load_entry_points()
         if name not in self._items:
-            known = ", ".join(sorted(self._items))
-            raise ConfigError(
-                f"unknown {self.kind} {name!r}.{nearest(name, self._items)} Known {self.kind}s: {known}."
-            )
+            raise ConfigError(f"unknown {self.kind} {name!r}.{self.hint(name)}")
         return self._items[name]
+
+    def hint(self, name: str) -> str:
+        """The names near to an unknown one, those that begin with it first; all names where none is near."""
+        longer = sorted(known for known in self._items if known.startswith(name))
+        near = list(dict.fromkeys([*longer, *get_close_matches(name, self._items, n=_MOST_NEAR)]))
+        if not near:
+            return f" Known {self.kind}s: {', '.join(sorted(self._items))}."
+        return f" Did you mean {' or '.join(map(repr, near[:_MOST_NEAR]))}? There are {len(self._items)} {self.kind}s."
 
     def names(self, pattern: str = "*") -> list[str]:
         """Sorted names that match the shell-style `pattern`."""

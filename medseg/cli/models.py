@@ -19,13 +19,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from medseg.config import apply_overrides
-    from medseg.errors import ConfigError, nearest
+    from medseg.errors import ConfigError
     from medseg.models.catalog import MODELS, list_models, parse_options
 
     names = list_models(options.name)
     if not names:
-        hint = nearest(options.name, list_models())
-        raise ConfigError(f"no model matches {options.name!r}.{hint} Known: {', '.join(list_models())}.")
+        raise ConfigError(f"no model matches {options.name!r}.{MODELS.hint(options.name)}")
     if options.input is None and not options.options and names != [options.name]:
         print(_listing([MODELS.get(name) for name in names]))
         return 0
