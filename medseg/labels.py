@@ -243,9 +243,16 @@ class Labels(Sequence[Label]):
             listed = ", ".join(f"{v} ({c} voxels)" for v, c in zip(found[:5], counts[:5], strict=True))
             raise DataError(
                 f"{where}: unknown label value: found {listed}, expected one of "
-                f"{_listed(self.values)}. Add it to the dataset's labels, or mend the label map."
+                f"{_listed(self.values)}. {self._advice(values, unknown)}"
             )
         return index
+
+    def _advice(self, values: NDArray[Any], unknown: NDArray[np.bool_]) -> str:
+        """What to do about unknown values; drawing programs store a mask of one object as 0 and 255."""
+        usual = "add it to the dataset's labels, or mend the label map."
+        if self.values != (0, 1) or not (values[unknown] == 255).all() or values[~unknown].any():
+            return usual.capitalize()
+        return f"If it is a mask of 0 and 255, set data.labels={{{self.names[1]}: 255}}; else {usual}"
 
     def _nearest_classes(self, values: NDArray[Any]) -> NDArray[Any]:
         """Class indices, right wherever the table holds the value; a look-up, because volumes are large."""

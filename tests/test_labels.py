@@ -74,6 +74,25 @@ def test_unknown_values_are_counted(alien: int) -> None:
         ORGANS.to_classes(values, where="case_7")
 
 
+@pytest.mark.parametrize(
+    ("values", "labels", "hinted"),
+    [
+        ([0, 255, 255], {"nucleus": 1}, True),
+        ([0, 1, 255], {"nucleus": 1}, False),
+        ([0, 128, 255], {"nucleus": 1}, False),
+        ([0, 255], {"nucleus": 1, "cell": 2}, False),
+    ],
+)
+def test_masks_of_0_and_255_are_known(values: list[int], labels: dict[str, int], hinted: bool) -> None:
+    with pytest.raises(DataError) as told:
+        Labels.of(labels).to_classes(np.array(values, dtype=np.uint8))
+    assert ("mask of 0 and 255, set data.labels={nucleus: 255}; else add it" in str(told.value)) == hinted
+    if hinted:
+        assert Labels.of({"nucleus": 255}).to_classes(np.array(values)).tolist() == [0, 1, 1]
+    else:
+        assert "Add it to the dataset's labels" in str(told.value)
+
+
 def test_nan_is_no_label() -> None:
     with pytest.raises(DataError, match=r"nan \(1 voxels\)"):
         ORGANS.to_classes(np.array([0, np.nan], dtype=np.float32))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg.data.cases import Case, Dataset
+    from medseg.geometry import Grid
 
 
 def add_parser(verbs: Any) -> None:
@@ -23,32 +26,49 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     for text in options.paths:
         try:
-            print(_describe(Path(text), options.cases), flush=True)
+            failed += _tell(Path(text), options.cases)
         except MedsegError as error:
             if len(options.paths) == 1:
                 raise
             failed += 1
-            print(error, file=sys.stderr)
+            print(error, file=sys.stderr, flush=True)
     return 2 if failed else 0
 
 
-def _describe(path: Path, most: int) -> str:
+def _tell(path: Path, most: int) -> int:
+    """Print what a path holds; returns how many of its files or cases are faulty, each told on standard error."""
+    from medseg.data.layouts import is_dataset, read_dataset
+
+    if is_dataset(path) or _lacks_images(path):
+        return _tell_dataset(read_dataset(path), most)
+    images = _images_in(path)
+    if not images:
+        print(_describe_image(path), flush=True)
+        return 0
+    shown = images[: most or None]
+    faulty = sum(not _told(_describe_image, image) for image in shown)
+    if len(images) > len(shown):
+        print(f"... {len(images) - len(shown)} more images (--cases 0 shows all)", flush=True)
+    return faulty
+
+
+def _told(describe: Callable[..., str], *of: Any) -> bool:
+    """Print a description, or the error that it ends in on standard error; returns whether there was one to print."""
+    from medseg.errors import MedsegError
+
+    try:
+        print(describe(*of), flush=True)
+    except MedsegError as error:
+        print(error, file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _describe_image(path: Path) -> str:
     import numpy as np
 
-    from medseg.data.layouts import is_dataset, read_dataset
     from medseg.io import read
 
-    if is_dataset(path):
-        return _describe_dataset(read_dataset(path), most)
-    images = _images_in(path)
-    if images:
-        told = [_describe(image, most) for image in images[: most or None]]
-        more = (
-            [f"... {len(images) - len(told)} more images (--cases 0 shows all)"]
-            if len(images) > len(told)
-            else []
-        )
-        return "\n".join([*told, *more])
     volume = read(path)
     origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
     lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
@@ -57,6 +77,15 @@ def _describe(path: Path, most: int) -> str:
     if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
         lines.append(f"  {int((~np.isfinite(volume.data)).sum())} voxels are NaN or infinite")
     return "\n".join(lines)
+
+
+def _lacks_images(path: Path) -> bool:
+    """Whether a folder is empty or has one called ``images`` in place of images: it can only be meant as a dataset."""
+    from medseg.data.image_folders import IMAGES
+
+    if not path.is_dir() or _images_in(path):
+        return False
+    return (path / IMAGES).is_dir() or all(item.name.startswith(".") for item in path.iterdir())
 
 
 def _images_in(path: Path) -> list[Path]:
@@ -82,9 +111,18 @@ def _instances_of(case: Case) -> str:
     return f"  {len(np.unique(ids[ids > 0]))} instances"
 
 
-def _describe_dataset(dataset: Dataset, most: int) -> str:
-    from medseg.io import read_grid
+def _tell_dataset(dataset: Dataset, most: int) -> int:
+    """Print a summary and a row for each of the first cases; returns how many of these are faulty."""
+    shown = dataset.cases[: most or None]
+    print(_describe_dataset(dataset, shown), flush=True)
+    width = max((len(case.id) for case in shown), default=0)
+    faulty = sum(not _told(_describe_case, case, dataset, width) for case in shown)
+    if len(dataset.cases) > len(shown):
+        print(f"  ... {len(dataset.cases) - len(shown)} more (--cases 0 shows all)", flush=True)
+    return faulty
 
+
+def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
     maps = [f"{sum(case.label is not None for case in dataset.cases)} with a label map"]
     with_instances = sum(case.instances is not None for case in dataset.cases)
     if with_instances:
@@ -94,25 +132,65 @@ def _describe_dataset(dataset: Dataset, most: int) -> str:
         f"  {len(dataset.cases)} cases, {', '.join(maps)}, "
         f"{len({case.subject for case in dataset.cases})} subjects",
         f"  channels: {', '.join(dataset.channel_names)}",
+        *_describe_labels(dataset, shown),
     ]
-    if dataset.labels is not None:
-        names = [f"{label.value} {label.name}" for label in dataset.labels]
-        lines.append(f"  labels: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
-        if dataset.labels.regions:
-            regions = [f"{one.name} ({', '.join(map(str, one.values))})" for one in dataset.labels.regions]
-            lines.append(f"  regions: {', '.join(regions)}")
-        if dataset.labels.ignore is not None:
-            lines.append(f"  ignored: {dataset.labels.ignore}")
     partial = sum(case.drawn is not None for case in dataset.cases)
     if partial:
         lines.append(f"  {partial} cases of which only some labels were drawn")
-    shown = dataset.cases[: most or None]
-    width = max((len(case.id) for case in shown), default=0)
-    for case in shown:
-        grid = read_grid(case.images[0])
-        shape = "x".join(map(str, grid.shape))
-        spacing = "x".join(f"{value:.3g}" for value in grid.spacing)
-        lines.append(f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}{_instances_of(case)}")
-    if len(dataset.cases) > len(shown):
-        lines.append(f"  ... {len(dataset.cases) - len(shown)} more (--cases 0 shows all)")
     return "\n".join(lines)
+
+
+def _describe_labels(dataset: Dataset, shown: Sequence[Case]) -> list[str]:
+    labels = dataset.labels
+    if labels is None:
+        values = _values_in_pictures(shown)
+        found = f" for the values {', '.join(map(str, values[:20]))}" if values else ""
+        advice = "Add labels.tsv (value, name), or data.labels to the config."
+        return [f"  labels: found no names{found}. {advice}"] if dataset.labelled else []
+    names = [f"{label.value} {label.name}" for label in labels]
+    lines = [f"  labels: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"]
+    if labels.regions:
+        regions = [f"{one.name} ({', '.join(map(str, one.values))})" for one in labels.regions]
+        lines.append(f"  regions: {', '.join(regions)}")
+    if labels.ignore is not None:
+        lines.append(f"  ignored: {labels.ignore}")
+    return lines
+
+
+def _values_in_pictures(cases: Sequence[Case]) -> list[int]:
+    """Values of the label maps that are pictures, without those that cannot be read: their own rows tell why."""
+    import numpy as np
+
+    from medseg.errors import DataError
+    from medseg.io import PICTURES, read_labels, suffix_of
+
+    values: set[int] = set()
+    for case in cases:
+        if case.label is not None and suffix_of(case.label) in PICTURES:
+            with suppress(DataError):
+                values.update(np.unique(read_labels(case.label).data).tolist())
+    return sorted(values)
+
+
+def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
+    from medseg.io import read_grid
+
+    grid = read_grid(case.images[0])
+    _check_pictures(case, dataset, grid)
+    shape = "x".join(map(str, grid.shape))
+    spacing = "x".join(f"{value:.3g}" for value in grid.spacing)
+    return f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}{_instances_of(case)}"
+
+
+def _check_pictures(case: Case, dataset: Dataset, grid: Grid) -> None:
+    """Raise a `DataError` for a picture that training would refuse; volumes are too large to be read for this."""
+    from medseg.data.cases import read_case_label
+    from medseg.data.preprocess import check_image
+    from medseg.io import PICTURES, read, read_labels, suffix_of
+    from medseg.labels import Labels
+
+    if len(case.images) == 1 and suffix_of(case.images[0]) in PICTURES:
+        check_image(read(case.images[0]), len(dataset.channel_names), f"case {case.id}")
+    if case.label is not None and suffix_of(case.label) in PICTURES:
+        labels = dataset.labels or Labels.of_values(read_labels(case.label).data)
+        read_case_label(case, labels, grid)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from medseg.data.cases import Case, Dataset
 from medseg.data.paths import folder_name, usable_id, visible_files
-from medseg.data.tables import LABELS_NAME
+from medseg.data.tables import labels_beside
 from medseg.errors import DataError, nearest
 from medseg.io import read, stem_of, suffix_of
-from medseg.labels import Labels
 
 IMAGES, LABELS, INSTANCES = "images", "labels", "instances"
 _COLOURS = {1: ("image",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
@@ -50,11 +49,7 @@ def read_image_folder(path: Path) -> Dataset:
     )
     first = read(next(iter(images.values())))
     names = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
-    table = path / LABELS_NAME
-    known = Labels.from_tsv(table) if table.is_file() else None
-    if known is None and not labels:
-        known = Labels.of({"instance": 1})
-    return Dataset(folder_name(path), path, cases, names, known)
+    return Dataset(folder_name(path), path, cases, names, labels_beside(path, cases))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from medseg.data.bids import read_bids
 from medseg.data.cases import Case, Dataset, require_files, require_unique
 from medseg.data.dataset_json import read_msd, read_nnunet
-from medseg.data.image_folders import is_image_folder, read_image_folder
+from medseg.data.image_folders import IMAGES, is_image_folder, read_image_folder
 from medseg.data.json_files import read_object
 from medseg.data.paths import CHANNEL_FILE, usable_id, visible_files
 from medseg.data.tables import TABLE_NAME, read_table
@@ -83,6 +83,13 @@ def _recognised(path: Path) -> str:
         return "bids"
     if is_image_folder(path):
         return "images"
+    if (path / IMAGES).is_dir():
+        raise DataError(
+            f"{path}: found {IMAGES}/ without labels/ or instances/, expected one of them beside it. Put a map of the same "
+            "name there for each image that has one."
+        )
+    if path.is_dir() and not any(not item.name.startswith(".") for item in path.iterdir()):
+        raise DataError(f"{path}: found an empty folder, expected a dataset or images. Check the path.")
     raise DataError(
         f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images beside labels or instances, expected "
         "one of them. "

@@ -73,12 +73,23 @@ class Prepared:
         return Volume(np.ascontiguousarray(np.moveaxis(data, 1, -1)), self.grid)
 
 
+_PICTURE_ADVICE = {  # by the channels found and expected
+    (3, 1): "If it is a picture in colour, convert it to grey.",
+    (4, 1): "If it is a picture in colour, convert it to grey, without its alpha channel.",
+    (
+        1,
+        3,
+    ): "If it is a picture in grey, convert it to RGB; else give one file per channel, or one that holds them all.",
+    (3, 4): "If it is a picture in colour, it lacks the alpha channel that others have: drop theirs.",
+    (4, 3): "If it is a picture in colour, drop the alpha channel.",
+}
+
+
 def check_image(image: Volume, channels: int, where: str) -> None:
     """Raise a `DataError` unless `image` has this many channels and only finite voxels."""
     if image.channels != channels:
         advice = "Give one file per channel in the order of training, or one file that holds them all."
-        if (image.channels, channels) == (3, 1):
-            advice = "If it is a picture in colour, convert it to grey."
+        advice = _PICTURE_ADVICE.get((image.channels, channels), advice)
         raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
     if image.data.dtype.kind == "f":
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)

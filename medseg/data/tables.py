@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.data.cases import Case, Dataset
@@ -21,8 +22,10 @@ def read_table(path: Path) -> Dataset:
     """Read a table with the columns case and image (or image_CHANNEL for each channel), and perhaps label,
     instances, subject and labels.
 
-    The column labels names the labels that were drawn in a case, with ``;`` or ``,`` between them; empty for all. An empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
-    beside the table, where there is one. With a single column ``image`` the channel is called ``image``.
+    The column labels names the labels that were drawn in a case, with ``;`` or ``,`` between them; empty for all. An
+    empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
+    beside the table, where there is one; with instances alone and no such table, the one class is called
+    ``instance``. With a single column ``image`` the channel is called ``image``.
 
     Raises:
         DataError: a missing or unknown column, a row with more or fewer cells, an empty cell (each with its
@@ -32,14 +35,27 @@ def read_table(path: Path) -> Dataset:
     header, rows = _rows(table)
     columns = _image_columns(header, table)
     cases = [_case(line, dict(zip(header, row, strict=True)), columns, table) for line, row in rows]
-    labels = table.with_name(LABELS_NAME)
     return Dataset(
         folder_name(table),
         table.parent,
         tuple(cases),
         tuple(column.removeprefix(_CHANNEL) for column in columns),
-        Labels.from_tsv(labels) if labels.is_file() else None,
+        labels_beside(table.parent, cases),
     )
+
+
+def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
+    """Labels of the ``labels.tsv`` in a folder, without it the one class ``instance`` of cases that have instance maps
+    and no label map, else None.
+
+    Raises:
+        DataError: a ``labels.tsv`` that cannot be read.
+    """
+    table = folder / LABELS_NAME
+    if table.is_file():
+        return Labels.from_tsv(table)
+    alone = all(case.label is None for case in cases) and any(case.instances is not None for case in cases)
+    return Labels.of({"instance": 1}) if alone else None
 
 
 def names_in(cell: str) -> tuple[str, ...] | None:

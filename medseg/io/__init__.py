@@ -12,7 +12,8 @@ from medseg.io.palette import PALETTE_SUFFIXES, palette_indices
 from medseg.volume import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd", *PICTURES)
 IMAGE_SUFFIXES = (*NIFTI, *ITK)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _INTEGER_TOLERANCE = 1e-3
@@ -37,7 +38,7 @@ def read(path: str | Path) -> Volume:
 
     Returns:
         Volume `(C, X, Y, Z)` in the file's own orientation. A 2-D image is one slice; a fourth axis or
-        colour becomes channels.
+        colour becomes channels, and of a PNG an alpha channel as well unless it is opaque throughout.
 
     Raises:
         DataError: missing, damaged, or not an image; the message names the file.
@@ -75,7 +76,9 @@ def read_labels(path: str | Path) -> Volume:
         volume = volume if indices is None else volume.with_data(indices)
     data = volume.data
     if volume.channels != 1:
-        raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. Split it.")
+        coloured = suffix_of(path) in PICTURES
+        advice = "Convert its colours to one whole number a label." if coloured else "Split it."
+        raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
     if data.dtype.kind == "f":
         rounded = np.round(data)
         with np.errstate(invalid="ignore"):  # infinite minus infinite is no whole number either

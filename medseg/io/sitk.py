@@ -31,7 +31,10 @@ _GEOMETRY_TAGS = {
 
 
 def read_sitk(path: Path) -> Volume:
-    """Read an NRRD, MHA or picture file; colour components become channels, a 2-D image one slice."""
+    """Read an NRRD, MHA or picture file; colour components become channels, a 2-D image one slice.
+
+    An alpha channel of a PNG that is opaque throughout is left out: it says nothing, and programs add it unasked.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
     try:
@@ -41,7 +44,14 @@ def read_sitk(path: Path) -> Volume:
         raise DataError(
             f"{path}: not readable ({_reason(error)}). Copy the file again or convert it."
         ) from None
-    return _volume(image, path)
+    volume = _volume(image, path)
+    if path.suffix.lower() == ".png" and volume.channels == 4 and _opaque(volume.data[3]):
+        return volume.with_data(volume.data[:3].copy())
+    return volume
+
+
+def _opaque(alpha: NDArray[Any]) -> bool:
+    return alpha.dtype.kind == "u" and bool((alpha == np.iinfo(alpha.dtype).max).all())
 
 
 def write_sitk(volume: Volume, path: Path) -> None:

@@ -220,6 +220,29 @@ def test_inspect_a_folder_of_images(workplace, capsys):
     assert "... 1 more images" in told
 
 
+def test_inspect_goes_on_past_a_bad_file_in_a_folder(workplace, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(workplace / "data" / "imagesTr", folder)
+    bad = sorted(folder.iterdir())[1]
+    bad.write_bytes(b"broken")
+    assert main(["inspect", str(folder)]) == 2
+    told = capsys.readouterr()
+    assert told.out.count("Volume(") == 3
+    assert [line.startswith(f"{bad}: ") for line in told.err.splitlines()] == [True]
+
+
+def test_inspect_goes_on_past_a_bad_case_of_a_dataset(workplace, tmp_path, capsys):
+    shutil.copytree(workplace / "data", tmp_path / "data")
+    bad = tmp_path / "data" / "imagesTr" / "phantom_001.nii.gz"
+    bad.write_bytes(b"broken")
+    assert main(["inspect", str(tmp_path / "data")]) == 2
+    told = capsys.readouterr()
+    assert [name for name in ("000", "001", "002", "003") if f"phantom_{name} " in told.out] == [
+        *("000", "002", "003")
+    ]
+    assert told.err.startswith(f"{bad}: ")
+
+
 def test_inspect_counts_voxels_that_are_no_numbers(tmp_path, capsys, make_volume):
     volume = make_volume()
     data = volume.data.copy()

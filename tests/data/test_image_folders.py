@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -117,9 +118,71 @@ def test_what_does_not_fit_together(nuclei):
 def test_a_table_may_name_instances(nuclei):
     lines = ["case\timage\tinstances", "a\timages/cell_0.png\tinstances/cell_0.png", "b\timages/cell_1.png\t"]
     (nuclei / "cases.tsv").write_text("\n".join(lines))
-    first, second = read_dataset(nuclei).cases
+    dataset = read_dataset(nuclei)
+    first, second = dataset.cases
     assert first.instances == nuclei / "instances" / "cell_0.png"
     assert second.instances is None
+    assert dataset.labels is not None
+    assert dataset.labels.names == ("background", "instance")
+    (nuclei / "labels.tsv").write_text("value\tname\n0\tbackground\n1\tnucleus\n")
+    named = read_dataset(nuclei).labels
+    assert named is not None
+    assert named.names == ("background", "nucleus")
+
+
+def test_names_are_missing_where_a_table_has_label_maps(nuclei):
+    picture(nuclei / "labels", "cell_1.png", (disks(1) > 0).astype(np.uint8))
+    (nuclei / "cases.tsv").write_text(
+        "case\timage\tlabel\tinstances\na\timages/cell_0.png\t\tinstances/cell_0.png\n"
+        "b\timages/cell_1.png\tlabels/cell_1.png\t\n"
+    )
+    assert read_dataset(nuclei).labels is None
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """Five cases of which three have a fault each; no names of labels."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((12, 10), np.uint8)
+    mask[:4] = 255
+    for name in "abcde":
+        picture(tmp_path / "images", f"{name}.png", rng.integers(0, 200, (12, 10, 3), dtype=np.uint8))
+        picture(tmp_path / "labels", f"{name}.png", mask)
+    picture(tmp_path / "labels", "b.png", np.stack([mask] * 3, axis=-1))
+    picture(tmp_path / "labels", "c.png", mask[:6])
+    picture(tmp_path / "images", "d.png", mask)
+    return tmp_path
+
+
+def test_inspect_tells_faults_of_pictures(faulty, capsys):
+    assert main(["inspect", str(faulty)]) == 2
+    told = capsys.readouterr()
+    assert "labels: found no names for the values 0, 255. Add labels.tsv (value, name)" in told.out
+    assert [line.split()[0] for line in told.out.splitlines()[-2:]] == ["a", "e"]
+    colour, size, channels = told.err.splitlines()
+    assert "b.png: found 3 channels, expected a label map with one. Convert its colours" in colour
+    assert "c.png: label map on another grid" in size
+    assert channels.startswith("case d: channels: found 1, expected 3. If it is a picture in grey")
+    (faulty / "labels.tsv").write_text("value\tname\n0\tbackground\n1\tcell\n")
+    assert main(["inspect", str(faulty), "--cases", "1"]) == 2
+    assert "set data.labels={cell: 255}" in capsys.readouterr().err
+    (faulty / "labels.tsv").write_text("value\tname\n0\tbackground\n255\tcell\n")
+    assert main(["inspect", str(faulty), "--cases", "1"]) == 0
+
+
+def test_folders_that_lack_something_for_a_dataset(nuclei, capsys):
+    shutil.rmtree(nuclei / "instances")
+    (nuclei / "notes.txt").write_text("about the images")
+    assert main(["inspect", str(nuclei)]) == 1
+    assert "found images/ without labels/ or instances/, expected one of them" in capsys.readouterr().err
+    assert main(["inspect", str(nuclei / "images")]) == 0
+    (nuclei / "empty").mkdir()
+    (nuclei / "empty" / ".DS_Store").touch()
+    assert main(["inspect", str(nuclei / "empty")]) == 1
+    assert "found an empty folder, expected a dataset or images" in capsys.readouterr().err
+    for folder, message in ((nuclei, "found images/ without"), (nuclei / "empty", "found an empty folder")):
+        with pytest.raises(DataError, match=message):
+            read_dataset(folder)
 
 
 def test_inspect_counts_instances(nuclei, capsys):

@@ -370,6 +370,7 @@ def test_table_that_cannot_be_used(tmp_path, rows, message):
 
 
 def test_nothing_recognised(tmp_path):
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"found no dataset\.json, cases\.tsv or sub-\* folder"):
         read_dataset(tmp_path)
     with pytest.raises(DataError, match="no such folder"):

@@ -125,6 +125,22 @@ def test_wrong_number_of_channels_is_refused(make_volume):
     check_image(make_volume(channels=2, dtype=np.int16), 2, "a.nii")
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "advice"),
+    [
+        (1, 3, "in grey, convert it to RGB"),
+        (3, 1, "in colour, convert it to grey"),
+        (4, 1, "convert it to grey, without its alpha channel"),
+        (4, 3, "drop the alpha channel"),
+        (3, 4, "lacks the alpha channel"),
+        (3, 2, "Give one file per channel"),
+    ],
+)
+def test_channels_of_pictures(make_volume, found, expected, advice):
+    with pytest.raises(DataError, match=rf"channels: found {found}, expected {expected}\..*{advice}"):
+        check_image(make_volume(channels=found), expected, "a.png")
+
+
 def test_methods_are_resolved_by_channel_name():
     assert resolve_methods("auto", ["CT", "PET", " ct "]) == ("ct", "zscore", "ct")
     assert resolve_methods("rescale", ["a", "b"]) == ("rescale", "rescale")

@@ -127,8 +127,20 @@ def test_other_values_are_shown_and_counted(tmp_path: Path, values: Any, shown: 
 
 def test_label_maps_have_one_channel(make_volume: Any, tmp_path: Path) -> None:
     write(make_volume(channels=3, dtype="u1"), tmp_path / "l.nii")
-    with pytest.raises(DataError, match=r"l\.nii: found 3 channels, expected a label map with one"):
+    with pytest.raises(
+        DataError, match=r"l\.nii: found 3 channels, expected a label map with one\. Split it"
+    ):
         read_labels(tmp_path / "l.nii")
+
+
+def test_a_label_map_in_colours_is_to_be_converted(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.eye(3, dtype=np.uint8)[None]).save(tmp_path / "l.png")
+    with pytest.raises(
+        DataError, match=r"l\.png: found 3 channels.*Convert its colours to one whole number a label"
+    ):
+        read_labels(tmp_path / "l.png")
 
 
 def test_a_blank_file_with_many_channels(tmp_path: Path) -> None:

@@ -161,6 +161,24 @@ def test_pictures_are_one_slice(tmp_path: Path) -> None:
     assert volume.spacing == (1, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_alpha_channel_is_dropped_only_where_it_says_nothing(tmp_path: Path, dtype: Any) -> None:
+    top = np.iinfo(dtype).max
+    colours = np.random.default_rng(0).integers(0, top, (3, 4, 4)).astype(dtype)
+    for name, alpha, suffix, expected in (
+        ("opaque", top, ".png", 3),
+        ("clear", 0, ".png", 4),
+        ("volume", top, ".nrrd", 4),
+    ):
+        colours[..., 3] = alpha
+        sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / f"{name}{suffix}"))
+        volume = read(tmp_path / f"{name}{suffix}")
+        assert np.array_equal(volume.data[..., 0], colours.transpose(2, 1, 0)[:expected])
+    colours[0, 0, 3] = top - 1
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "nearly.png"))
+    assert read(tmp_path / "nearly.png").channels == 4
+
+
 # --- DICOM ---------------------------------------------------------------------------------------------
 
 
