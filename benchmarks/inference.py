@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)}")
     parser.add_argument("--work", type=Path, required=True, help="where volumes, models and results lie")
     parser.add_argument("--small", type=Path, help="folder of small images for `many`")
+    parser.add_argument("--compiled", action="store_true", help="also compile; takes minutes the first time")
     parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
     options = parser.parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,8 @@ def _part_window(options: argparse.Namespace) -> dict[str, Any]:
         ours: dict[str, Any] = {"model": model, "dtype": dtype}
         jobs[f"nnunet {dtype}"] = ("window_nnunet", {"folder": nnunet, "dtype": dtype})
         jobs[f"medseg {dtype}"] = ("window_medseg", ours)
-        jobs[f"medseg {dtype} compiled"] = ("window_medseg", {**ours, "compiled": True})
+        if options.compiled:
+            jobs[f"medseg {dtype} compiled"] = ("window_medseg", {**ours, "compiled": True})
     found = _in_rounds(jobs)
     exact = np.array(found["nnunet float32"].pop("probe"))
     for name, figures in found.items():
