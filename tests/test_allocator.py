@@ -28,6 +28,11 @@ def test_freed_blocks_stay_within_the_context_and_go_back_after_it():
     assert faults_of_a_block() > 20
     with kept_memory(False):
         assert faults_of_a_block() > 20
+    with kept_memory():
+        with kept_memory():
+            pass
+        assert faults_of_a_block() < 10
+    assert faults_of_a_block() > 20
 
 
 def test_nothing_happens_without_glibc(monkeypatch):

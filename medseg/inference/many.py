@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from medseg.allocator import kept_memory
 from medseg.data.cases import Case
 from medseg.errors import MedsegError
 from medseg.io import stem_of, write
@@ -80,7 +81,7 @@ def predict_files(
     # With a budget, the next image is not read ahead: what it will take is not yet known.
     ahead = predictor.max_memory is None
     todo = iter(pairs)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with kept_memory(ahead), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
             pair = next(todo, None)
             reading = reader.submit(_read, predictor, pair[0]) if pair else None
