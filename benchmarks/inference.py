@@ -184,7 +184,7 @@ def _compared(jobs: dict[str, Any], image: Path, out: Path, reference: str) -> d
         output = out / name.replace(" ", "_").replace(",", "")
         found[name] = _run(worker, image=image, output=output, **settings)
         if "failed" not in found[name]:
-            written = next(out.glob(f"{output.name}.nii*"))
+            written = next(out.glob(f"{output.name}*.nii*"))  # MONAI adds a number
             found[name]["file"] = str(written)
         print(name, found[name], flush=True)
     if "file" in found.get(reference, {}):
