@@ -69,11 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    """medseg's plan, and nnU-Net's plan, prepared cases and split, which is everybody's."""
+    """nnU-Net's plan, prepared cases and split, which is everybody's; medseg's plan for this machine, which ``curve``
+    trains, and the one for nnU-Net's GPU, whose network, batch and recipe are the same as nnU-Net's, for the other parts.
+    """
     if not (options.work / "splits_final.json").is_file():
         _worker("prepare_nnunet", data=options.data, work=options.work)
     if not (options.work / "plan.yaml").is_file():
         _medseg("plan", str(options.data), "-o", str(options.work / "plan.yaml"))
+    if not (options.work / "same.yaml").is_file():
+        _medseg("plan", str(options.data), "-o", str(options.work / "same.yaml"), "--memory", "8GB")
 
 
 def _step(options: argparse.Namespace) -> None:

@@ -21,13 +21,6 @@ from augmentation import monai_transforms
 Figures = dict[str, Any]
 One = Callable[[], tuple[float, float]]
 FOREVER = 1_000_000
-# nnU-Net's optimiser, in place of the one that a plan for a processor proposes.
-RECIPE = (
-    "optimizer.name=sgd",
-    "optimizer.lr=0.01",
-    "optimizer.weight_decay=0.00003",
-    "optimizer.warmup_steps=0",
-)
 
 
 def prepare_nnunet(data: str, work: str) -> Figures:
@@ -56,7 +49,7 @@ def step_medseg(work: str, workers: int, precision: str) -> tuple[Figures, One]:
     shutil.rmtree(run, ignore_errors=True)
     often = (f"steps={FOREVER}", f"save_every={FOREVER}", "report_every=1", "validation_batches=0")
     own = (f"workers={workers}", f"precision={precision}")
-    trainer = planned(work, *(f"train.{value}" for value in (*RECIPE, *often, *own))).trainer(run)
+    trainer = planned(work, *(f"train.{value}" for value in (*often, *own))).trainer(run)
     reports = iter(trainer)
     known = {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -153,11 +146,11 @@ def _on_one_thread(make: Callable[[], Any]) -> One:
 
 
 def planned(work: str, *overrides: str) -> Any:
-    """The experiment of ``medseg plan``, on nnU-Net's own split of the cases."""
+    """The experiment that ``medseg plan`` makes for nnU-Net's GPU, on nnU-Net's own split of the cases."""
     from medseg.experiment import Experiment
 
     splits = f"data.splits={Path(work).resolve() / 'splits_final.json'}"
-    return Experiment.load(Path(work) / "plan.yaml", splits, f"data.fold={nnunet.FOLD}", *overrides)
+    return Experiment.load(Path(work) / "same.yaml", splits, f"data.fold={nnunet.FOLD}", *overrides)
 
 
 def _monai_cases(work: str, experiment: Any, size: tuple[int, ...]) -> Any:

@@ -22,6 +22,7 @@ from medseg.planning.text import percent
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
 _ORIENTATION = "RAS"
 _PROCESSORS_VOXELS = 1 << 16  # of a batch, where steps are dear
+_PROCESSORS_WIDTH = 2  # times narrower: a quarter of the arithmetic
 _LONG = 20_000  # steps from which SGD finds its way
 _MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
@@ -72,7 +73,7 @@ def experiment_tree(
         "preprocess": _preprocess(fingerprint, proposal),
         "model": {"name": Because(other.name, "its options are left at their defaults")}
         if other
-        else _unet(proposal),
+        else _unet(proposal, long=_is_long(proposal, steps)),
         "patch": _patch(proposal, other),
         "augment": _augment(proposal),
         "train": _train(proposal, steps, other),
@@ -139,10 +140,23 @@ def _normalize(f: Fingerprint) -> Because:
     return Because(methods, reason)
 
 
-def _unet(p: Proposal) -> Tree:
+def _is_long(p: Proposal, steps: int | None) -> bool:
+    """Whether the training is as long as nnU-Net's recipe wants it: on a GPU, or because so many steps were asked for."""
+    return p.budget.on_gpu if steps is None else steps >= _LONG
+
+
+def _channels(p: Proposal, *, long: bool) -> Because:
+    if p.budget.on_gpu or long:
+        return Because(list(p.channels), "per stage")
+    narrow = [width // _PROCESSORS_WIDTH for width in p.channels]
+    return Because(narrow, f"per stage: half the rules' {list(p.channels)}, for more steps in the time")
+
+
+def _unet(p: Proposal, *, long: bool) -> Tree:
+    channels = _channels(p, long=long)
     tree: dict[str, Because | Tree] = {
         "name": Because(_unet_name(p), f"preset {p.preset.name}"),
-        "channels": Because(list(p.channels), "per stage"),
+        "channels": channels,
         "strides": Because(
             [list(s) for s in p.strides],
             "per stage and axis; coarse axes wait until the others are as coarse",
@@ -157,7 +171,7 @@ def _unet(p: Proposal) -> Tree:
     if p.preset.residual:
         tree["decoder_block"] = Because("basic", "only the encoder is residual")
         tree["decoder_num_blocks"] = Because(p.preset.decoder_blocks)
-        tree["stem_channels"] = Because(p.channels[0])
+        tree["stem_channels"] = Because(channels.value[0])
     why = "losses on the coarser resolutions too" if p.deep_supervision else "too few resolutions for it"
     tree["deep_supervision"] = Because(p.deep_supervision, why)
     return tree
@@ -194,7 +208,7 @@ def _augment(p: Proposal) -> Tree:
 
 
 def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
-    long = p.budget.on_gpu if steps is None else steps >= _LONG
+    long = _is_long(p, steps)
     dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
     tree: dict[str, Because | Tree] = {
         **_length(steps, long=long),

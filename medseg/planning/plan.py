@@ -234,9 +234,6 @@ def _advice(p: Proposal, other: OtherModel | None, *, alone: bool) -> list[str]:
         )
     if other is not None:
         lines.append("Patch and batch are those of a U-Net: lower train.batch_size if memory runs out.")
-    elif not p.budget.on_gpu:
-        half = "[" + ",".join(str(width // 2) for width in p.channels) + "]"
-        lines.append(f"A processor takes long for this; model.channels={half} is a quicker start.")
     return lines
 
 

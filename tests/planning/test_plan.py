@@ -64,6 +64,18 @@ def test_a_plan_is_an_experiment_and_its_text_reads_back(phantoms, cache):
     assert "26 x 22 x 14" in made.text
 
 
+def test_a_short_training_on_a_processor_gets_half_the_widths(phantoms, cache):
+    """A GPU, or somebody who asks for as many steps as nnU-Net's recipe needs, gets those of the rules."""
+    short, long = (plan(phantoms, preset="resenc-m", steps=steps, cache=cache) for steps in (None, 100_000))
+    on_gpu = plan(phantoms, preset="resenc-m", memory="8GB", cache=cache)
+    whole = [stage["channels"] for stage in on_gpu.experiment.model.to_plain()["encoder_stages"]]
+    assert whole == list(on_gpu.proposal.channels)
+    for made, widths in ((short, [width // 2 for width in whole]), (long, whole)):
+        model = made.experiment.model.to_plain()
+        assert [stage["channels"] for stage in model["encoder_stages"]] == widths
+        assert model["stem_channels"] == widths[0]
+
+
 def test_every_value_has_a_reason(phantoms, cache):
     """A comment behind it or above it, but for what others explain."""
     lines = medseg.plan(phantoms, cache=cache, preset="resenc-m", dims=2).text.splitlines()
