@@ -21,6 +21,7 @@ from medseg.inference.decision import Decision
 from medseg.resampling import AxisMap, nearest_index
 
 _CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory whatever the map looks like
+_TOGETHER = 1 << 18  # voxels whose classes are told at once
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Between:
         weight = (position - lower).astype(np.float32)
         upper = np.minimum(lower + (weight > 0), axis_map.n_in - 1)
         return cls(*(torch.from_numpy(array) for array in (lower, upper, weight)))
+
+    @property
+    def same(self) -> bool:
+        """Whether each target sample is the source sample of its number."""
+        return torch.equal(self.lower, torch.arange(len(self.lower))) and not self.weight.any()
 
     def part(self, targets: slice) -> tuple[Between, slice]:
         """The same for some of the targets, and the sources that they need, which then count from 0."""
@@ -79,11 +85,30 @@ def export_labels(
         ModelError: logits that are not finite.
     """
     table = torch.from_numpy(decision.values.astype(np.int32))
+    if on_probabilities is None and all(axis.same for axis in axes):
+        return _export_as_they_are(blocks, decision, table, out)
     for target, lower, upper, weight, across in _target_slices(blocks, axes, decision):
         out[target] = table[_slice_classes(lower, upper, weight, across, decision).cpu()].numpy()
         if on_probabilities is not None:
             mixed = _slice_logits(lower, upper, weight, across)
             on_probabilities(target, decision.probabilities(mixed).cpu().numpy())
+    return None
+
+
+def _export_as_they_are(
+    blocks: Iterable[Tensor], decision: Decision, table: Tensor, out: NDArray[Any]
+) -> None:
+    """`export_labels` where every target voxel is a source voxel, the first is the first, and so on."""
+    done = 0
+    for block in blocks:
+        for piece in _pieces(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
+            out[done : done + len(piece)] = table[decision.classes(piece).cpu().long()].numpy()
+            done += len(piece)
+
+
+def _pieces(block: Tensor) -> Sequence[Tensor]:
+    """Some slices at a time, so that small ones are handled together and large ones take little memory."""
+    return block.split(max(1, _TOGETHER // max(1, block[0].numel() // block.shape[-1]))) if len(block) else ()
 
 
 @dataclass(frozen=True)
@@ -102,13 +127,15 @@ class _Slice:
     owned: bool = False
 
     @classmethod
-    def of(cls, logits: Tensor, decision: Decision) -> _Slice:
-        classes = decision.classes(logits)
-        even = torch.ones_like(classes, dtype=torch.bool)
-        even[:-1] &= classes[:-1] == classes[1:]
-        even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
-        even[:-1, :-1] &= classes[:-1, :-1] == classes[1:, 1:]
-        return cls(logits, classes, even)
+    def each(cls, block: Tensor, decision: Decision) -> Iterator[_Slice]:
+        """The slices of a block of logits `(slices, a, b, k)`."""
+        for piece in _pieces(block):
+            classes = decision.classes(piece)
+            even = torch.ones_like(classes, dtype=torch.bool)
+            even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
+            even[..., :-1] &= classes[..., :-1] == classes[..., 1:]
+            even[:, :-1, :-1] &= classes[:, :-1, :-1] == classes[:, 1:, 1:]
+            yield from map(cls, piece, classes, even)
 
     def kept(self) -> _Slice:
         """The same in its own memory."""
@@ -143,8 +170,8 @@ def _target_slices(
         if across is None:
             a, b = (axis.to(block.device) for axis in axes[1:])
             across = _Across.of(a, b, block.shape[2])
-        for logits in block:
-            held[received] = _Slice.of(logits, decision)
+        for item in _Slice.each(block, decision):
+            held[received] = item
             received += 1
         while target < len(along.lower) and along.upper[target] < received:
             lower, upper = held[int(along.lower[target])], held[int(along.upper[target])]

@@ -15,6 +15,7 @@ from medseg.data.normalize import Normalization
 from medseg.data.phantom import phantom_case
 from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
 from medseg.geometry import Grid
+from medseg.inference import export
 from medseg.inference.decision import LargestClass
 from medseg.inference.export import Between, export_labels
 from medseg.resampling import AxisMap, resample
@@ -76,6 +77,24 @@ def test_equals_interpolating_everything(case, seed):
     out = np.full(target, 255, np.uint8)
     export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], LargestClass(values), out)
     np.testing.assert_array_equal(out, dense.argmax(-1).numpy() * 3)
+
+
+@pytest.mark.parametrize("together", [1, 100, 1 << 18])
+@pytest.mark.parametrize("target", [(9, 7, 5), (7, 6, 4)])
+def test_voxels_that_stay_where_they_are_are_decided_on_as_they_are(together, target, monkeypatch):
+    """On the same grid, or a part of it that begins where it begins."""
+    monkeypatch.setattr(export, "_TOGETHER", together)
+    logits = smooth_logits((9, 7, 5), classes=4, sigma=0)
+    axes = [
+        Between.of(AxisMap(n_in, n_out, 1, 0)) for n_in, n_out in zip(logits.shape[:3], target, strict=True)
+    ]
+    assert all(axis.same for axis in axes)
+    out = np.full(target, 255, np.uint8)
+    export_labels(blocks_of(logits, [4, 3, 2]), axes, LargestClass(np.arange(4)), out)
+    np.testing.assert_array_equal(out, logits.argmax(-1).numpy()[tuple(slice(n) for n in target)])
+    assert not Between.of(AxisMap(5, 5, -1, 4)).same
+    assert not Between.of(AxisMap(5, 4, 1, 1)).same
+    assert not Between.of(AxisMap(5, 5, 1, 0.25)).same
 
 
 @pytest.mark.parametrize("target", [(20, 31, 26), (9, 8, 11), (13, 12, 10)])
