@@ -165,6 +165,18 @@ def write_truth(truth, path):
     path.with_name(path.name.replace(".nii.gz", ".tsv")).unlink()
 
 
+def test_maps_of_a_picture_are_pictures_if_wanted(trained, tmp_path, pictures):
+    run, _ = trained
+    image, truth = (str(pictures / folder / "0.png") for folder in ("images", "instances"))
+    assert main(["predict", str(run), image, "-o", str(tmp_path), "--instances", "--suffix", ".png"]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"0.png", "0_instances.png", "0_instances.tsv"}
+    labels, ids = (read_labels(tmp_path / name).data for name in ("0.png", "0_instances.png"))
+    assert np.array_equal(ids > 0, labels > 0)
+    assert (
+        main(["evaluate", str(tmp_path / "0.png"), truth, "--instances"]) == 0
+    )  # the map beside it is taken
+
+
 def test_skip_existing_looks_at_both_files(trained, tmp_path, pictures, capsys):
     run, _ = trained
     image = str(pictures / "images" / "0.png")

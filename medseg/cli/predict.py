@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.inference.estimate import Estimate
     from medseg.inference.many import Outcome
 
 Progress = Callable[[int, int], None]
@@ -23,6 +24,11 @@ def add_parser(verbs: Any) -> None:
         "--output",
         metavar="FOLDER",
         help="where label maps go; --held-out: RUN/predictions unless told",
+    )
+    parser.add_argument(
+        "--suffix",
+        choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".png"),
+        help="kind of file of the label maps; .nii.gz unless told; .png for those of pictures",
     )
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"
@@ -70,50 +76,55 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from medseg.config import apply_overrides
-    from medseg.errors import ConfigError
     from medseg.inference.predictor import load
     from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
     from medseg.io.instances import instance_file
 
-    if options.held_out == bool(options.images):
-        raise ConfigError("predict: give either images or --held-out.")
-    if options.images and not options.output and not options.estimate:
-        raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
-    if options.estimate and options.others:
-        raise ConfigError("predict: --estimate looks at one model. Ask for each by itself.")
-    if options.instances:
-        _check_instances(options)
+    _check(options)
     folder = Path(options.model)
     whole = _cross_validation(folder)
     if options.held_out and whole is not None:
         return _out_of_fold(whole, options)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
     settings = apply_overrides({}, options.set)
-    predictor = load(model_folder, device=options.device, max_memory=options.max_memory, **settings)
-    cases = _cases(options, model_folder.parent, len(predictor.saved.channel_names))
-    print(predictor, flush=True)
-    if options.estimate:
-        return _estimate(predictor, cases)
+    predictors = []
+    for model in (model_folder, *options.others):
+        predictors.append(load(model, device=options.device, max_memory=options.max_memory, **settings))
+    cases = _cases(options, model_folder.parent, len(predictors[0].saved.channel_names))
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
-    targets = [output / f"{case.id}.nii.gz" for case in cases]
+    together = Together(predictors, scratch=output) if options.others else predictors[0]
+    for predictor in predictors:
+        print(predictor, flush=True)
+    if options.estimate:
+        return _estimate(predictors, cases)
+    targets = [output / f"{case.id}{options.suffix or '.nii.gz'}" for case in cases]
     _check_targets(cases, [*targets, *map(instance_file, targets)] if options.instances else targets)
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
     if options.skip_existing:
         pairs = [(case, target) for case, target in pairs if not _is_there(target, options)]
         print(f"{len(cases) - len(pairs)} of {len(cases)} cases are there already")
-    together: Any = predictor
-    if options.others:
-        others = [
-            load(o, device=options.device, max_memory=options.max_memory, **settings) for o in options.others
-        ]
-        for other in others:
-            print(other, flush=True)
-        together = Together([predictor, *others], scratch=output)
     failed = _predict(together, pairs, options)
     print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
     return 2 if failed else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    from medseg.errors import ConfigError
+
+    if options.held_out == bool(options.images):
+        raise ConfigError("predict: give either images or --held-out.")
+    if options.images and not options.output and not options.estimate:
+        raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
+    if options.held_out and options.suffix:
+        raise ConfigError(
+            "predict: found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
+            "it out."
+        )
+    if options.instances:
+        _check_instances(options)
 
 
 def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Namespace) -> int:
@@ -210,8 +221,8 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _estimate(predictor: Any, cases: list[Any]) -> int:
-    """Print what each image would take."""
+def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
+    """Print what each image would take; of several models, which work one after the other, seconds add up."""
     from medseg.errors import MedsegError
     from medseg.inference.estimate import estimate
     from medseg.inference.memory import gigabytes
@@ -219,21 +230,23 @@ def _estimate(predictor: Any, cases: list[Any]) -> int:
     failed, seconds, memory = 0, 0.0, 0
     for case in cases:
         try:
-            found = estimate(predictor, case)
+            found = [estimate(predictor, case) for predictor in predictors]
         except MedsegError as error:
             failed += 1
             print(f"{case.id}: {error}", file=sys.stderr)
             continue
-        shape = "x".join(map(str, found.shape))
-        parts = f", in {found.bands} parts" if found.bands > 1 else ""
-        print(
-            f"{case.id}  {shape} voxels, {found.windows} windows ({found.empty} empty){parts}, "
-            f"{found.seconds:.1f} s, {gigabytes(found.memory)}",
-            flush=True,
-        )
-        seconds, memory = seconds + found.seconds, max(memory, found.memory)
+        own_seconds, own_memory = sum(one.seconds for one in found), max(one.memory for one in found)
+        windows = " + ".join(_windows_told(one) for one in found)
+        print(f"{case.id}  {windows}, {own_seconds:.1f} s, {gigabytes(own_memory)}", flush=True)
+        seconds, memory = seconds + own_seconds, max(memory, own_memory)
     print(f"{len(cases) - failed} of {len(cases)} cases: {seconds:.0f} s, at most {gigabytes(memory)}")
     return 2 if failed else 0
+
+
+def _windows_told(found: Estimate) -> str:
+    shape = "x".join(map(str, found.shape))
+    parts = f", in {found.bands} parts" if found.bands > 1 else ""
+    return f"{shape} voxels, {found.windows} windows ({found.empty} empty){parts}"
 
 
 def _check_instances(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.geometry import Grid
-from medseg.io.palette import PALETTE_SUFFIXES, palette_indices
+from medseg.io.pictures import PALETTE_SUFFIXES, palette_indices
 from medseg.volume import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
@@ -105,7 +105,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def write(volume: Volume, path: str | Path) -> None:
-    """Write a volume as .nii, .nii.gz, .nrrd or .mha, in one step.
+    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or a label map of a picture as .png, in one step.
 
     A volume on the grid of the NIfTI file it came from is written with exactly that file's geometry.
 
@@ -118,9 +118,16 @@ def write(volume: Volume, path: str | Path) -> None:
         from medseg.io.nifti import write_nifti
 
         write_nifti(volume, path)
+    elif suffix == ".png":
+        from medseg.io.sitk import write_picture
+
+        write_picture(volume, path)
     elif suffix in WRITABLE:
         from medseg.io.sitk import write_sitk
 
         write_sitk(volume, path)
     else:
-        raise DataError(f"{path}: cannot write this kind of file: expected {', '.join(WRITABLE)}. Rename it.")
+        raise DataError(
+            f"{path}: cannot write this kind of file: expected {', '.join(WRITABLE)}, or .png "
+            "for the label map of a picture. Rename it."
+        )

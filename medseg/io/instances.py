@@ -17,7 +17,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.instances import Instances
-from medseg.io import read_labels, stem_of, write
+from medseg.io import read_labels, stem_of, suffix_of, write
 from medseg.io.atomic import write_text
 from medseg.labels import Labels
 from medseg.volume import Volume
@@ -59,7 +59,7 @@ def write_instances(instances: Instances, like: Volume, path: str | Path, labels
         instances: of the volume `(X, Y, Z)`; overlaps go to the higher score, and those covered whole are
             left out of the table.
         like: a volume on the grid to write, its header kept.
-        path: .nii, .nii.gz, .nrrd or .mha.
+        path: as `medseg.write` takes it.
         labels: values of the classes.
 
     Raises:
@@ -89,7 +89,7 @@ def table_beside(path: Path) -> Path:
 
 def instance_file(label_map: Path) -> Path:
     """Where the instance map beside a predicted label map lies: ``case.nii.gz`` → ``case_instances.nii.gz``."""
-    return label_map.with_name(f"{stem_of(label_map)}_instances.nii.gz")
+    return label_map.with_name(f"{stem_of(label_map)}_instances{suffix_of(label_map)}")
 
 
 def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | None]:

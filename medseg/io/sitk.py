@@ -18,6 +18,7 @@ from medseg.errors import DataError
 from medseg.geometry import Grid
 from medseg.io.atomic import replacing
 from medseg.io.nifti import storable
+from medseg.io.pictures import grey_with_alpha
 from medseg.volume import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -38,15 +39,16 @@ def read_sitk(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
     try:
+        grey = grey_with_alpha(path) if path.suffix.lower() == ".png" else None
         with _quiet():
-            image = sitk.ReadImage(str(path))
+            image = sitk.ReadImage(str(path)) if grey is None else sitk.GetImageFromArray(grey, isVector=True)
     except RuntimeError as error:
         raise DataError(
             f"{path}: not readable ({_reason(error)}). Copy the file again or convert it."
         ) from None
     volume = _volume(image, path)
-    if path.suffix.lower() == ".png" and volume.channels == 4 and _opaque(volume.data[3]):
-        return volume.with_data(volume.data[:3].copy())
+    if path.suffix.lower() == ".png" and volume.channels in (2, 4) and _opaque(volume.data[-1]):
+        return volume.with_data(volume.data[:-1].copy())
     return volume
 
 
@@ -72,11 +74,43 @@ def write_sitk(volume: Volume, path: Path) -> None:
     image.SetSpacing(volume.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(volume.spacing)).ravel().tolist())
+    _write_image(image, path)
+
+
+def _write_image(image: Any, path: Path) -> None:
     with replacing(path) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
             raise OSError(_reason(error)) from None
+
+
+def write_picture(volume: Volume, path: Path) -> None:
+    """Write a slice of whole numbers from 0 to 65535 as a grey PNG of 8 or 16 bits, its size of pixels with it.
+
+    Raises:
+        DataError: more than one slice or channel, other numbers, a slice that lies otherwise in space than pictures do,
+            or a file that cannot be written.
+    """
+    data = volume.data
+    if volume.channels != 1 or data.shape[3] != 1:
+        raise DataError(
+            f"{path}: found {volume.channels} channels of {data.shape[3]} slices, expected one of each, because {path.suffix} "
+            "holds no volume. Write .nii.gz instead."
+        )
+    if data.dtype.kind not in "bui" or not 0 <= int(data.min()) <= int(data.max()) < 1 << 16:
+        raise DataError(
+            f"{path}: found {data.dtype} from {data.min()} to {data.max()}, expected whole numbers from 0 to 65535. Write "
+            ".nii.gz instead."
+        )
+    upright = _LPS_TO_RAS @ np.diag([*volume.spacing, 1.0])
+    if not np.allclose(volume.grid.affine, upright, atol=1e-6):
+        raise DataError(
+            f"{path}: the slice has a place in space, which {path.suffix} cannot hold. Write .nii.gz instead."
+        )
+    image = sitk.GetImageFromArray(data[0, :, :, 0].T.astype(np.uint8 if data.max() < 256 else np.uint16))
+    image.SetSpacing(volume.spacing[:2])
+    _write_image(image, path)
 
 
 def read_dicom_series(folder: Path) -> Volume:

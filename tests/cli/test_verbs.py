@@ -301,6 +301,24 @@ def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
     assert "phantom_000  " in told
     assert " windows (0 empty), " in told
     assert "1 of 1 cases: " in told
+    model = str(workplace / "run" / "model")
+    assert main(["predict", model, file, "--estimate", "--with", model]) == 0
+    assert capsys.readouterr().out.count(" windows (0 empty)") == 2
+
+
+def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, capsys):
+    file, run = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz"), workplace / "run"
+    model = str(run / "model")
+    for suffix in (".nrrd", ".nii.gz"):
+        assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", suffix]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom_000.nii.gz", "phantom_000.nrrd"]
+    one, other = (medseg.read_labels(path) for path in tmp_path.iterdir())
+    assert one.grid.matches(other.grid)
+    assert np.array_equal(one.data, other.data)
+    assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", ".png"]) == 2
+    assert "Write .nii.gz instead" in capsys.readouterr().err
+    assert main(["predict", str(run), "--held-out", "--suffix", ".nrrd"]) == 1
+    assert "found --suffix with --held-out" in capsys.readouterr().err
 
 
 def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path):

@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medseg.errors import DataError
 from medseg.geometry import Grid
-from medseg.io import read, read_grid, read_labels, write
+from medseg.io import read, read_grid, write
 from medseg.volume import Volume
 
 ORIENTATIONS = [
@@ -148,35 +148,6 @@ def test_complex_and_4d_images_are_refused(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image([3, 3, 3, 3], sitk.sitkUInt8), str(tmp_path / "d.mha"))
     with pytest.raises(DataError, match=r"d\.mha: found 4 dimensions, expected 2 or 3"):
         read(tmp_path / "d.mha")
-
-
-def test_pictures_are_one_slice(tmp_path: Path) -> None:
-    rows = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
-    sitk.WriteImage(sitk.GetImageFromArray(rows), str(tmp_path / "a.png"))
-    assert np.array_equal(read_labels(tmp_path / "a.png").data, rows.T[None, :, :, None])
-    colours = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
-    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "c.png"))
-    volume = read(tmp_path / "c.png")
-    assert np.array_equal(volume.data[..., 0], colours.transpose(2, 1, 0))
-    assert volume.spacing == (1, 1, 1)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_an_alpha_channel_is_dropped_only_where_it_says_nothing(tmp_path: Path, dtype: Any) -> None:
-    top = np.iinfo(dtype).max
-    colours = np.random.default_rng(0).integers(0, top, (3, 4, 4)).astype(dtype)
-    for name, alpha, suffix, expected in (
-        ("opaque", top, ".png", 3),
-        ("clear", 0, ".png", 4),
-        ("volume", top, ".nrrd", 4),
-    ):
-        colours[..., 3] = alpha
-        sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / f"{name}{suffix}"))
-        volume = read(tmp_path / f"{name}{suffix}")
-        assert np.array_equal(volume.data[..., 0], colours.transpose(2, 1, 0)[:expected])
-    colours[0, 0, 3] = top - 1
-    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "nearly.png"))
-    assert read(tmp_path / "nearly.png").channels == 4
 
 
 # --- DICOM ---------------------------------------------------------------------------------------------

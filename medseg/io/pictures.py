@@ -1,4 +1,4 @@
-"""Pictures whose pixels point into a palette: as label maps their indices count, not their colours."""
+"""Pictures, where SimpleITK alone does not do: palettes, and grey with transparency."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def palette_indices(path: Path) -> NDArray[np.uint8] | None:
     except (OSError, UnidentifiedImageError):  # a kind of picture that only the reader of images knows
         return None
     return np.ascontiguousarray(rows.T[None, :, :, None])
+
+
+def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
+    """Grey and alpha `(Y, X, 2)` of a PNG that holds both, which SimpleITK cannot read; None for any other file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture) if picture.mode == "LA" else None
+    except (OSError, UnidentifiedImageError, SyntaxError):
+        return None

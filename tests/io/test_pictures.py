@@ -1,0 +1,105 @@
+"""Pictures: read as one slice, written as label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medseg.errors import DataError
+from medseg.geometry import Grid
+from medseg.io import read, read_labels, write
+from medseg.volume import Volume
+
+
+def test_pictures_are_one_slice(tmp_path: Path) -> None:
+    rows = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
+    sitk.WriteImage(sitk.GetImageFromArray(rows), str(tmp_path / "a.png"))
+    assert np.array_equal(read_labels(tmp_path / "a.png").data, rows.T[None, :, :, None])
+    colours = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "c.png"))
+    volume = read(tmp_path / "c.png")
+    assert np.array_equal(volume.data[..., 0], colours.transpose(2, 1, 0))
+    assert volume.spacing == (1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_alpha_channel_is_dropped_only_where_it_says_nothing(tmp_path: Path, dtype: Any) -> None:
+    top = np.iinfo(dtype).max
+    colours = np.random.default_rng(0).integers(0, top, (3, 4, 4)).astype(dtype)
+    for name, alpha, suffix, expected in (
+        ("opaque", top, ".png", 3),
+        ("clear", 0, ".png", 4),
+        ("volume", top, ".nrrd", 4),
+    ):
+        colours[..., 3] = alpha
+        sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / f"{name}{suffix}"))
+        volume = read(tmp_path / f"{name}{suffix}")
+        assert np.array_equal(volume.data[..., 0], colours.transpose(2, 1, 0)[:expected])
+    colours[0, 0, 3] = top - 1
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "nearly.png"))
+    assert read(tmp_path / "nearly.png").channels == 4
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_label_maps_with_a_palette_are_read_as_indices(tmp_path, suffix):
+    from PIL import Image
+
+    rows = np.array([[0, 1, 2, 2], [7, 1, 0, 3]], np.uint8)
+    picture = Image.fromarray(rows)
+    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    picture.save(tmp_path / f"a{suffix}")
+    assert picture.mode == "P"
+    labels = read_labels(tmp_path / f"a{suffix}")
+    assert np.array_equal(labels.data, rows.T[None, :, :, None])
+    assert labels.grid.shape == (4, 2, 1)
+
+
+def test_grey_with_an_alpha_channel(tmp_path):
+    from PIL import Image
+
+    rows = np.random.default_rng(0).integers(0, 255, (5, 4, 2), dtype=np.uint8)
+    for name, alpha, channels in (("clear", rows[..., 1], 2), ("opaque", 255, 1)):
+        rows[..., 1] = alpha
+        Image.fromarray(rows).save(tmp_path / f"{name}.png")
+        volume = read(tmp_path / f"{name}.png")
+        assert np.array_equal(volume.data[..., 0], rows.transpose(2, 1, 0)[:channels])
+    (tmp_path / "half.png").write_bytes((tmp_path / "clear.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"half\.png: not readable"):
+        read(tmp_path / "half.png")
+
+
+@pytest.mark.parametrize(("top", "dtype"), [(7, np.uint8), (300, np.uint16)])
+def test_a_label_map_of_a_picture_is_written_as_a_picture(top, dtype, tmp_path):
+    """On the grid of the picture, with the size of its pixels."""
+    picture = sitk.GetImageFromArray(np.zeros((3, 5), np.uint8))
+    picture.SetSpacing((0.5, 0.25))
+    sitk.WriteImage(picture, str(tmp_path / "a.png"))
+    like = read(tmp_path / "a.png")
+    labels = like.with_data((np.arange(15).reshape(1, 5, 3, 1) * top // 14).astype(np.int32), kind="label")
+    write(labels, tmp_path / "b.png")
+    back = read_labels(tmp_path / "b.png")
+    assert back.data.dtype == dtype
+    np.testing.assert_array_equal(back.data, labels.data)
+    assert np.allclose(back.grid.affine, like.grid.affine)
+    assert not list(tmp_path.glob(".*"))  # no temporary file is left
+
+
+@pytest.mark.parametrize(
+    ("data", "affine", "found"),
+    [
+        (np.zeros((1, 3, 4, 2), np.uint8), np.diag([-1, -1, 1, 1]), "2 slices"),
+        (np.zeros((2, 3, 4, 1), np.uint8), np.diag([-1, -1, 1, 1]), "2 channels"),
+        (np.full((1, 3, 4, 1), 1 << 16), np.diag([-1, -1, 1, 1]), "to 65536"),
+        (np.full((1, 3, 4, 1), -1), np.diag([-1, -1, 1, 1]), "from -1"),
+        (np.zeros((1, 3, 4, 1), np.float32), np.diag([-1, -1, 1, 1]), "float32"),
+        (np.zeros((1, 3, 4, 1), np.uint8), np.diag([1, -1, 1, 1]), "place in space"),
+    ],
+)
+def test_what_a_picture_cannot_hold_is_refused(data, affine, found, tmp_path):
+    with pytest.raises(DataError, match=rf"a\.png: .*{found}.*Write \.nii\.gz instead"):
+        write(Volume(data, Grid(data.shape[1:], affine.astype(float))), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
