@@ -128,7 +128,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """Return `values` with each ``a.b=value`` set; values are read as YAML scalars or lists."""
+    """Return `values` with each ``a.b=value`` set; values are read as YAML.
+
+    A mapping joins the one that is there, ``data.partial={}`` empties it.
+
+    Raises:
+        ConfigError: no ``key=value``, no YAML, or a group of settings that is none.
+    """
     result: dict[str, Any] = _copy(values)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -145,7 +151,7 @@ def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...] | list[st
             if not isinstance(child, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings.")
             node = child
-        if isinstance(value, dict) and isinstance(node.get(leaf), dict):
+        if value and isinstance(value, dict) and isinstance(node.get(leaf), dict):
             node[leaf] = {**node[leaf], **value}
         else:
             node[leaf] = value

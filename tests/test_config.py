@@ -227,6 +227,7 @@ def test_overrides_do_not_change_what_they_are_given() -> None:
     values = {"a": {"b": [1]}}
     assert apply_overrides(values, ["a.c=2", "a.b=null"]) == {"a": {"b": None, "c": 2}}
     assert apply_overrides(values, ["a={d: 1}"]) == {"a": {"b": [1], "d": 1}}
+    assert apply_overrides(values, ["a={}"]) == {"a": {}}
     assert values == {"a": {"b": [1]}}
 
 
