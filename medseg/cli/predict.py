@@ -186,14 +186,7 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
     from medseg.experiment.out_of_fold import predict_out_of_fold, still_to_predict
 
-    given = {
-        "--output": options.output,
-        "--estimate": options.estimate,
-        "--set": options.set,
-        "--with": options.others,
-        "--probabilities": options.probabilities,
-    }
-    others = [name for name, value in given.items() if value]
+    others = _given(options, "output", "estimate", "set", "with", "probabilities")
     if others:
         raise ConfigError(
             f"{run}: found --held-out with {', '.join(others)}, expected none of them, because its predictions are those of "
@@ -253,18 +246,18 @@ def _check_instances(options: argparse.Namespace) -> None:
     """Refuse what is said of windows and probabilities, because instances are found in whole slices."""
     from medseg.errors import ConfigError
 
-    given = {
-        "--estimate": options.estimate,
-        "--max-memory": options.max_memory,
-        "--with": options.others,
-        "--probabilities": options.probabilities,
-    }
-    others = [name for name, value in given.items() if value]
+    others = _given(options, "estimate", "max-memory", "with", "probabilities")
     if others:
         raise ConfigError(
             f"--instances: found it with {', '.join(others)}, expected none of them, because instances are found in whole "
             "slices by one model. Leave one out."
         )
+
+
+def _given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Those of the options that were given, as they are written."""
+    places = {name: "others" if name == "with" else name.replace("-", "_") for name in names}
+    return [f"--{name}" for name, place in places.items() if getattr(options, place)]
 
 
 def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from medseg.config import apply_overrides
-from medseg.data.phantom import write_phantoms
-from medseg.experiment import Experiment
-
-MakeExperiment = Callable[..., Experiment]
+from tests.toy import MakeExperiment, one_thread, toy_experiment, write_toy_data
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Bit-equal results are promised for equal numbers of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the dataset ``data``; runs made in it share their prepared cases."""
     folder = tmp_path_factory.mktemp("trainings")
-    write_phantoms(folder / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
+    write_toy_data(folder, cases=4)
     return folder
 
 
 @pytest.fixture(scope="session")
 def make_experiment(workplace: Path) -> MakeExperiment:
     """Factory of toy experiments: ``make_experiment("train.steps=3")``."""
-
-    def make(*overrides: str) -> Experiment:
-        values: dict[str, Any] = {
-            "name": "toy",
-            "data": {"path": str(workplace / "data"), "folds": 2},
-            "model": {"name": "unet_3d", "channels": [4, 8], "num_blocks": 1, "dropout": 0.2},
-            "patch": {"size": [16, 16, 16]},
-            "train": {
-                "steps": 8,
-                "batch_size": 2,
-                "report_every": 1,
-                "validate_every": 4,
-                "validation_batches": 1,
-                "save_every": 2,
-            },
-        }
-        return Experiment.parse(apply_overrides(values, list(overrides)), source="toy")
-
-    return make
+    train = {"steps": 8, "batch_size": 2, "report_every": 1, "validate_every": 4}
+    return partial(toy_experiment, workplace, folds=2, **train)
