@@ -111,22 +111,23 @@ def _part_file(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peaks; windows side by side without overlap, which takes as much memory as with it, and a quarter of the time."""
     found: dict[str, Any] = {}
+    image = _resampled(options, "big", shape=BIG)
+    out = options.work / "labels"
+    out.mkdir(exist_ok=True)
     for classes in (25, 117):
-        image = _resampled(options, "big", shape=BIG)
         nnunet, model = _models(
             options.work, f"tiny{classes}", classes=classes, features=(4, 8, 16), native=image
         )
-        deep = _resampled(options, "deep", shape=(*BIG[:2], 2 * BIG[2]))
-        out = options.work / "labels"
-        out.mkdir(exist_ok=True)
-        ours = {"model": model, "precision": "float32"}
+        ours = {"model": model, "precision": "float32", "overlap": 0.0}
         jobs: dict[str, Any] = {"medseg": ("file_medseg", ours)}
         if classes == 25:
-            jobs["monai"] = ("file_monai", {"model": model})
-            jobs["nnunet"] = ("file_nnunet", {"folder": nnunet})
-            jobs["medseg, 3 GB"] = ("file_medseg", {**ours, "max_memory": "3GB"})
+            deep = _resampled(options, "deep", shape=(*BIG[:2], 2 * BIG[2]))
             found["25 classes, twice the depth"] = _compared({"medseg": jobs["medseg"]}, deep, out, "medseg")
+            jobs["medseg, 3 GB"] = ("file_medseg", {**ours, "max_memory": "3GB"})
+            jobs["monai"] = ("file_monai", {"model": model, "overlap": 0.0})
+            jobs["nnunet"] = ("file_nnunet", {"folder": nnunet, "overlap": 0.0})
         found[f"{classes} classes"] = _compared(jobs, image, out, "medseg")
     return found
 

@@ -79,7 +79,7 @@ def _memory(found: Figures) -> str:
         for name, figures in tools.items():
             peak = figures.get("failed") or f"{figures['peak'] / 1e9:.1f}"
             rows.append([setting, name, peak, f"{figures.get('seconds', float('nan')):.0f}"])
-    title = "Peak memory of the process, 512 × 512 × 448 voxels at the network's own spacing, a tiny network:"
+    title = "Peak memory of the process, 512 × 512 × 448 voxels at the spacing of a tiny network, windows side by side:"
     return f"{title}\n\n" + markdown(["", "", "peak memory GB", "seconds"], rows)
 
 

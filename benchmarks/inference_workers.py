@@ -6,6 +6,7 @@ added by `inference.py`.
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from pathlib import Path
@@ -59,9 +60,12 @@ def _timed_window(network: Any, layout: Any, dtype: str, *, turned: bool = False
     return {"seconds": min(seconds[1:]), "probe": logits[0, :, ::9, ::9, ::9].flatten().tolist()}
 
 
-def file_nnunet(folder: str, image: str, output: str) -> Figures:
-    """File to file by ``nnUNetPredictor.predict_from_files_sequential``, which `nnUNetv2_predict` runs on."""
-    predictor = _nnunet(folder)
+def file_nnunet(folder: str, image: str, output: str, overlap: float = 0.5) -> Figures:
+    """File to file by nnU-Net's predictor, in this process; threads as ``nnUNetv2_predict -device cpu`` sets them."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    predictor = _nnunet(folder, overlap)
     began = time.perf_counter()
     predictor.predict_from_files_sequential([[image]], [output], save_probabilities=False, overwrite=True)
     return {"seconds": time.perf_counter() - began}
@@ -91,7 +95,7 @@ def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
     return {"seconds": found.seconds, "memory": found.memory, "bands": found.bands}
 
 
-def file_monai(model: str, image: str, output: str) -> Figures:
+def file_monai(model: str, image: str, output: str, overlap: float = 0.5) -> Figures:
     """File to file by MONAI's sliding window around the same network, argmax, and nearest resampling back."""
     import torch
     from monai.inferers import sliding_window_inference
@@ -112,7 +116,7 @@ def file_monai(model: str, image: str, output: str) -> Figures:
         loaded = prepare(image)
         values = (torch.clamp(loaded, channel.low, channel.high) - channel.mean) / channel.std
         logits = sliding_window_inference(
-            values[None], predictor.saved.window, 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
+            values[None], predictor.saved.window, 1, network, overlap, mode="gaussian", sigma_scale=0.125
         )
         labels = logits[0].argmax(0, keepdim=True)
         del logits
@@ -194,12 +198,12 @@ def _smooth_logits(shape: list[int], classes: int) -> Any:
     return functional.interpolate(coarse, size=shape, mode="trilinear")[0] * 5
 
 
-def _nnunet(folder: str) -> Any:
+def _nnunet(folder: str, overlap: float = 0.5) -> Any:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
-        tile_step_size=0.5, use_mirroring=False, perform_everything_on_device=False,
+        tile_step_size=1 - overlap, use_mirroring=False, perform_everything_on_device=False,
         device=torch.device("cpu"), allow_tqdm=False,
     )  # fmt: skip
     predictor.initialize_from_trained_model_folder(folder, (0,))

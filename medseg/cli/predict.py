@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="such as 6GB: what the program may take; default: 80 %% of what is free",
+        help="such as 6GB: what the program may take; default: half of what is free",
     )
     parser.add_argument(
         "--estimate",

@@ -23,7 +23,7 @@ from medseg.inference.windows import Sliding, window_slices
 from medseg.io.probabilities import ProbabilityFile
 
 OnWindow = Callable[[int, int], None]
-_PLENTY = 0.5  # of the budget: below it the network need not be measured
+_PLENTY = 0.8  # of the budget: below it the network need not be measured
 
 
 @dataclass(frozen=True)

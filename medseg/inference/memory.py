@@ -17,7 +17,7 @@ from medseg.errors import ConfigError
 from medseg.inference.slab import bytes_of_logits
 from medseg.inference.windows import Sliding
 
-SHARE_OF_FREE = 0.8  # of what is free, when no budget is given
+SHARE_OF_FREE = 0.5  # when no budget is given; the rest is for other programs and the cache of files
 SHARE_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
 OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
