@@ -75,6 +75,7 @@ def trainer_of(work: Path) -> Any:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
+    torch.set_num_threads(os.cpu_count() or 1)
     return get_trainer_from_args(DATASET, CONFIGURATION, FOLD, device=torch.device("cpu"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medseg.evaluation.bootstrap import DRAWS, Interval, mean_of_known, resampled_means
+from medseg.evaluation.instance_tables import InstanceTable
 from medseg.evaluation.post_processing import PostProcessing
 from medseg.evaluation.rendering import as_html, as_text, finite
 from medseg.evaluation.tables import METRICS, Table
@@ -27,12 +28,14 @@ class FoldTable:
         folds: case id → fold that held it out.
         subjects: case id → person.
         post_processing: what keeping the largest components would bring; None where it was not asked.
+        objects: instance metrics of the same cases; None where no instances were predicted.
     """
 
     table: Table
     folds: Mapping[str, int]
     subjects: Mapping[str, str]
     post_processing: PostProcessing | None = None
+    objects: InstanceTable | None = None
 
     def of_fold(self, fold: int) -> Table:
         """The rows of one fold."""
@@ -108,10 +111,12 @@ class FoldTable:
         }
 
     def __repr__(self) -> str:
-        return f"{self.table!r}\n\n{as_text(self._cells(), self._notes())}"
+        objects = "" if self.objects is None else f"\n\n{self.objects!r}"
+        return f"{self.table!r}\n\n{as_text(self._cells(), self._notes())}{objects}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table._repr_html_()}{as_html(self._cells(), self._notes())}"
+        objects = "" if self.objects is None else self.objects._repr_html_()
+        return f"{self.table._repr_html_()}{as_html(self._cells(), self._notes())}{objects}"
 
     def _cells(self) -> list[list[str]]:
         """A row a fold, and what they are together."""

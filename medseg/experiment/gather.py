@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,19 @@ from torch import Tensor
 
 from medseg.data.splits import read_splits
 from medseg.errors import DataError, ModelError
-from medseg.evaluation import LabelMetrics, Pair, Table, evaluate_cases
+from medseg.evaluation import (
+    InstanceTable,
+    LabelMetrics,
+    Pair,
+    Table,
+    evaluate_cases,
+    evaluate_instance_cases,
+)
 from medseg.evaluation.folds import FoldTable
 from medseg.evaluation.post_processing import PostProcessing, learned, trial_dice
 from medseg.experiment.folds import fold_folder
 from medseg.experiment.out_of_fold import predict_out_of_fold, still_to_predict
-from medseg.experiment.runs import held_out_cases, held_out_pairs, load_run
+from medseg.experiment.runs import held_out_cases, held_out_instances, held_out_pairs, load_run
 from medseg.inference.model_folder import load_model, previous_folder, write_model_folder
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.labels import Labels
@@ -29,11 +37,12 @@ if TYPE_CHECKING:
 
 def gather(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
     """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
-    todo = still_to_predict(run)
+    objects = finds_objects(run)
+    todo = still_to_predict(run, instances=objects)
     with RunLock(run):
         failed = []
         total = sum(len(one.cases) for one in todo)
-        for number, outcome in enumerate(predict_out_of_fold(run, todo), start=1):
+        for number, outcome in enumerate(predict_out_of_fold(run, todo, instances=objects), start=1):
             if on_case is not None:
                 on_case(number, total, f"predicting {outcome.case.id}")
             if outcome.error is not None:
@@ -45,10 +54,33 @@ def gather(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
                 + "\nMend them, and gather again."
             )
         table = fold_table(run, on_case=on_case)
+        if objects:
+            found = object_table(run)
+            found.write_tsv(run / "evaluation_instances" / "cases.tsv")
+            found.write_summary(run / "evaluation_instances" / "summary.json")
+            table = replace(table, objects=found)
         table.write_tsv(run / "evaluation" / "cases.tsv")
         table.write_summary(run / "evaluation" / "summary.json")
         write_ensemble(run, table)
     return table
+
+
+def finds_objects(run: Path) -> bool:
+    """Whether a cross-validation is about objects: cases have instance maps, and the model finds instances."""
+    if all(case.instances is None for case in held_out_cases(run)):
+        return False
+    model, _, labels = load_model(fold_folder(run, 0) / "model")
+    return not labels.regions and callable(getattr(model, "instances", None))
+
+
+def object_table(run: Path) -> InstanceTable:
+    """Measure the instances of all held-out cases, each predicted by the fold that held it out.
+
+    Raises:
+        DataError: predictions are missing, or cannot be measured.
+    """
+    pairs, labels = held_out_instances(run)
+    return InstanceTable(tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows))
 
 
 def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase | None = None) -> FoldTable:
@@ -101,8 +133,8 @@ def why_nothing_is_learned(run: Path) -> str | None:
         return "post-processing: that of the config is kept, and none is learned"
     if any(case.instances is not None for case in held_out_cases(run)):
         return (
-            "post-processing: none is learned, because a label stands for many objects; to find these: medseg predict "
-            f"{run} --held-out --instances"
+            "post-processing: none is learned, because a label stands for many objects; these are measured by: medseg "
+            f"evaluate {run} --instances"
         )
     return None
 
