@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from medseg.evaluation.best import Comparison
 
 Row = TypeVar("Row")
 
@@ -20,6 +23,11 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("others", nargs="*", help="with --best: more RUNs")
     parser.add_argument(
         "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
+    )
+    parser.add_argument(
+        "--ensembles",
+        action="store_true",
+        help="with --best: try every two together, too, which predicts all cases again",
     )
     parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
     parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
@@ -48,6 +56,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.best:
         return _best(options)
+    if options.ensembles:
+        raise ConfigError(
+            "--ensembles: found it without --best. Add --best and the runs to compare, or leave it out."
+        )
     if options.others:
         raise ConfigError(
             f"evaluate: found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
@@ -65,13 +77,34 @@ def run(options: argparse.Namespace) -> int:
 def _best(options: argparse.Namespace) -> int:
     from medseg.evaluation.best import compare_cross_validations
 
-    given = (options.prediction, options.reference, *options.others)
-    comparison = compare_cross_validations([run for run in given if run is not None])
+    runs = [run for run in (options.prediction, options.reference, *options.others) if run is not None]
+    comparison = _with_ensembles(runs) if options.ensembles else compare_cross_validations(runs)
     print(comparison)
+    first, *others = (Path(run) / "model" for run in comparison.best.runs)
+    together = "".join(f" --with {other}" for other in others)
+    print(f"use it: medseg predict {first} IMAGES -o FOLDER{together}")
     if options.output:
         comparison.write_tsv(Path(options.output) / "comparison.tsv")
         print(f"table: {Path(options.output) / 'comparison.tsv'}")
     return 0
+
+
+def _with_ensembles(runs: Sequence[str]) -> Comparison:
+    """Compare runs, and every two of them together, with progress."""
+    from tqdm import tqdm
+
+    from medseg.experiment.ensembles import compare_with_ensembles
+
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+        return compare_with_ensembles(runs, on_case=_shown_by(bar))
+
+
+def _shown_by(bar: Any) -> Callable[[int, int, str], None]:
+    def on_case(done: int, total: int, what: str) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+
+    return on_case
 
 
 def _label_maps(options: argparse.Namespace) -> int:
@@ -110,12 +143,7 @@ def _folds(run: Path, options: argparse.Namespace) -> int:
     held_out_by_fold(run)  # refuses folds that are not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
-
-        def on_case(done: int, total: int, what: str) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        table = fold_table(run, tolerance_mm=tolerance, on_case=on_case)
+        table = fold_table(run, tolerance_mm=tolerance, on_case=_shown_by(bar))
     code = _told(table, 0, len(table.table.cases), options)
     reason = why_nothing_is_learned(run)
     if reason is not None:

@@ -17,21 +17,28 @@ from medseg.evaluation.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.rendering import as_html, as_text, as_tsv
 from medseg.io.atomic import write_text
 
+_DIGITS = 5  # in which equals are equal
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """One experiment.
+    """One experiment, or an ensemble of several.
 
     Attributes:
-        run: its folder. dice: foreground mean over all held-out cases; interval: of it.
+        runs: its folder, or those of its members. dice: foreground mean over all held-out cases; interval: of it.
         difference: Dice less that of the best. difference_interval: of the same draws of subjects for both.
     """
 
-    run: str
+    runs: tuple[str, ...]
     dice: float
     interval: Interval
     difference: float
     difference_interval: Interval
+
+    @property
+    def run(self) -> str:
+        """The folders in one line."""
+        return " + ".join(self.runs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +56,7 @@ class Comparison:
     @property
     def best(self) -> Candidate:
         """The one with the highest Dice; the first of equals."""
-        return max(self.candidates, key=lambda candidate: candidate.dice)
+        return max(self.candidates, key=lambda candidate: round(candidate.dice, _DIGITS))
 
     def write_tsv(self, path: str | Path) -> None:
         """Write one row an experiment as tab-separated text with a header.
@@ -83,6 +90,22 @@ class Comparison:
         return [f"{self.cases} cases of {self.subjects} subjects", f"take {self.best.run}{doubt}"]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a cross-validation, or an ensemble of several, has reached on every case.
+
+    Attributes:
+        runs: its folder, or those of its members.
+        dice: `(cases, labels)` by sorted case id and name. labels: the names.
+        subjects: case id → person.
+    """
+
+    runs: tuple[str, ...]
+    dice: NDArray[np.float64]
+    labels: tuple[str, ...]
+    subjects: dict[str, str]
+
+
 def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
     """Compare what cross-validations have left in ``RUN/evaluation``.
 
@@ -93,11 +116,16 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
         ConfigError: fewer than two.
         DataError: a run has not been gathered, or was measured on other cases or labels than the first.
     """
+    return compare_measured(measured_alike(runs))
+
+
+def measured_alike(runs: Sequence[str | Path]) -> list[Measured]:
+    """What each run has left; see `compare_cross_validations`."""
     if len(runs) < 2:
         raise ConfigError(f"--best: found {len(runs)} run, expected several. Give those to compare.")
-    read = [_dice_of(Path(run)) for run in runs]
+    read = [_measured(Path(run)) for run in runs]
     first = read[0]
-    for run, other in zip(runs, read, strict=True):
+    for other in read:
         for what, mine, theirs in (
             ("cases", first.subjects.keys(), other.subjects.keys()),
             ("labels", set(first.labels), set(other.labels)),
@@ -106,30 +134,27 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
                 apart = sorted(mine ^ theirs)
                 more = " ..." if len(apart) > 3 else ""
                 raise DataError(
-                    f"{run}: {what}: found others than {runs[0]} has ({', '.join(apart[:3])}{more}), expected the same, because means "
-                    "over others say nothing. Cross-validate both on the same cases and labels."
+                    f"{other.runs[0]}: {what}: found others than {first.runs[0]} has ({', '.join(apart[:3])}{more}), expected the same, "
+                    "because means over others say nothing. Cross-validate both on the same cases and labels."
                 )
+    return read
+
+
+def compare_measured(measured: Sequence[Measured]) -> Comparison:
+    """Compare figures of the same cases and labels."""
+    first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
-    dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in read]
-    draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in read]
-    best = int(np.argmax(dice))
+    dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
+    draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in measured]
+    best = int(np.argmax(np.round(dice, _DIGITS)))
     candidates = [
-        Candidate(str(run), own, Interval.of(drawn), own - dice[best], Interval.of(drawn - draws[best]))
-        for run, own, drawn in zip(runs, dice, draws, strict=True)
+        Candidate(one.runs, own, Interval.of(drawn), own - dice[best], Interval.of(drawn - draws[best]))
+        for one, own, drawn in zip(measured, dice, draws, strict=True)
     ]
     return Comparison(tuple(candidates), len(subjects), len(set(subjects)))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Dice `(cases, labels)` by sorted case id and name, and case id → subject."""
-
-    dice: NDArray[np.float64]
-    labels: tuple[str, ...]
-    subjects: dict[str, str]
-
-
-def _dice_of(run: Path) -> _Measured:
+def _measured(run: Path) -> Measured:
     folder = run / "evaluation"
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -148,4 +173,4 @@ def _dice_of(run: Path) -> _Measured:
         raise DataError(
             f"{folder}: the table of the cross-validation is {reason}. Make it with: medseg train --resume {run}."
         ) from None
-    return _Measured(np.array(table, dtype=np.float64), labels, subjects)
+    return Measured((str(run),), np.array(table, dtype=np.float64), labels, subjects)

@@ -129,12 +129,7 @@ def trial_dice(
     Raises:
         DataError: as `medseg.evaluation.compare`.
     """
-    aligned = on_grid_of(prediction, reference, where=f"{where}: prediction")
-    predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
-    expected = labels.to_classes(label_map(reference, where), where)
-    groups = [[labels.values.index(value) for value in one.values] for one in labels.measured]
-    missing = set(undrawn(labels, drawn, where))
-    unknown = np.array([bool(missing & set(group)) for group in groups])
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
     together = keep_largest_components(predicted, range(1, len(labels)), together=True)
 
     def dice(classes: NDArray[Any]) -> Array:
@@ -148,6 +143,26 @@ def trial_dice(
         return np.array([dice(one)[index] for index, one in enumerate(corrected)])
 
     return np.stack([dice(predicted), dice(together), each(predicted), each(together)])
+
+
+def label_dice(
+    prediction: Volume, reference: Volume, labels: Labels, *, where: str = "", drawn: Drawn | None = None
+) -> Array:
+    """Dice `(m,)` of one case, of each foreground label or region; arguments, NaN and errors as in `trial_dice`."""
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
+    return np.where(unknown, np.nan, _dice(_counts(predicted, expected, len(labels)), groups))
+
+
+def _as_classes(
+    prediction: Volume, reference: Volume, labels: Labels, where: str, drawn: Drawn | None
+) -> tuple[NDArray[Any], NDArray[Any], list[list[int]], NDArray[np.bool_]]:
+    """Classes of both maps on one grid; the classes of each label or region, and whether it cannot be judged."""
+    aligned = on_grid_of(prediction, reference, where=f"{where}: prediction")
+    predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
+    expected = labels.to_classes(label_map(reference, where), where)
+    groups = [[labels.values.index(value) for value in one.values] for one in labels.measured]
+    missing = set(undrawn(labels, drawn, where))
+    return predicted, expected, groups, np.array([bool(missing & set(group)) for group in groups])
 
 
 def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> NDArray[np.int64]:

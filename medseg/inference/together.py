@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import ModelError
+from medseg.inference.decision import Decision
 from medseg.inference.predictor import Predictor, Progress, Source
-from medseg.io.probabilities import reading_probabilities, writing_probabilities
+from medseg.io.probabilities import ProbabilityFile, reading_probabilities, writing_probabilities
 from medseg.labels import Labels
 from medseg.volume import Volume
 
@@ -78,15 +79,27 @@ class Together:
                 shares = None
                 if probabilities is not None:
                     shares = stack.enter_context(writing_probabilities(probabilities, labels, first.outside))
-                decision = first.engine.decision
-                for index, slices in enumerate(zip(*map(reading_probabilities, paths), strict=True)):
-                    total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
-                    classes = decision.classes_of_sums(total, len(slices))
-                    labels.data[0, :, :, index] = decision.values[classes]
-                    if shares is not None:
-                        mean = np.rint(total / len(slices)).astype(np.uint16)
-                        shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+                decide_by_mean(paths, first.engine.decision, labels, shares)
         return first.cleaned(labels)
+
+
+def decide_by_mean(
+    files: Sequence[Path], decision: Decision, labels: Volume, shares: ProbabilityFile | None = None
+) -> None:
+    """Fill a label map by the mean of probabilities; a slice of each file is in memory.
+
+    Args:
+        files: as `writing_probabilities` makes them, all on the grid of `labels`.
+        decision: how probabilities become labels.
+        labels: filled.
+        shares: receives the mean, if given.
+    """
+    for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
+        total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
+        labels.data[0, :, :, index] = decision.values[decision.classes_of_sums(total, len(slices))]
+        if shares is not None:
+            mean = np.rint(total / len(slices)).astype(np.uint16)
+            shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
 
 
 def _named(labels: Labels) -> str:
