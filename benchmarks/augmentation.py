@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import machine, markdown, publish
+from readme import machine, markdown, put_into_readme
 
 from medseg.data.patches import PatchDataset
 from medseg.data.settings import Augmentation
@@ -46,7 +46,7 @@ def main() -> None:
         times = {title: _milliseconds(way) for title, way in ways.items()}
     fastest = min(times.values())
     rows = [[title, f"{value:.0f}", f"{value / fastest:.1f}"] for title, value in times.items()]
-    publish("augmentation", f"{machine()}.\n\n{markdown(['way', 'ms per patch', 'ratio'], rows)}")
+    put_into_readme("augmentation", f"{machine()}.\n\n{markdown(['way', 'ms per patch', 'ratio'], rows)}")
 
 
 def _case(folder: Path) -> StoredCase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from readme import machine, markdown, publish
+from readme import PICTURES, machine, markdown, put_into_readme
 
 Figures = dict[str, Any]
 
@@ -18,17 +18,15 @@ def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
         f"{machine()}.",
         *[_TABLES[part](found) for part, found in results.items() if part in _TABLES],
     ]
+    if "memory" in results:
+        path = (PICTURES if publish else work) / "inference.png"
+        _plot(results["memory"], path)
+        tables.append(f"![Peak memory]({PICTURES.name}/{path.name})")
     text = "\n\n".join(tables) + "\n"
     if publish:
-        _publish(text)
+        put_into_readme("inference", text)
     else:
         print(text)
-    if "memory" in results:
-        _plot(results["memory"], work / "inference.png")
-
-
-def _publish(text: str) -> None:
-    publish("inference", text)
 
 
 def _window(found: Figures) -> str:

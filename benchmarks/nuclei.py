@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from readme import machine, markdown, publish
+from readme import machine, markdown, put_into_readme
 
 from medseg.data.cases import read_case_image
 from medseg.experiment.runs import held_out_cases
@@ -46,7 +46,7 @@ def main() -> None:
         _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
     rows = [_row(options.runs / name, name) for name in options.names]
     title = "Nuclei, the held-out fifth of 159 images (`benchmarks/nuclei.py`), trained from scratch:"
-    publish("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
+    put_into_readme("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
     for name in options.names:
         for picture in _pictures(options.runs / name, options.pictures):
             print(picture)

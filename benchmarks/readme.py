@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+PICTURES = README.parent / "benchmarks"  # of plots that README.md shows
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -28,7 +29,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name} {amx}".strip()
 
 
-def publish(name: str, text: str) -> None:
+def put_into_readme(name: str, text: str) -> None:
     """Replace the section called `name` in README.md, and print it."""
     print(text)
     page = README.read_text(encoding="utf-8")

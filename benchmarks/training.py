@@ -126,7 +126,8 @@ def _medseg_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]
             _medseg("train", str(options.work / "plan.yaml"), *own, "--run", str(run))
     _medseg("predict", str(run), "--held-out", "--skip-existing")
     _medseg("evaluate", str(run))
-    return _dice(run / "evaluation")
+    steps = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    return {**_dice(run / "evaluation"), "steps": steps}
 
 
 def _nnunet_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]:
