@@ -53,7 +53,8 @@ class Config(BaseModel):
             ConfigError: the file is missing, is not YAML, or holds values that do not fit.
         """
         path = Path(path)
-        return cls.parse(apply_overrides(read_yaml(path), overrides), source=str(path))
+        given = f" with {' '.join(overrides)}" if overrides else ""
+        return cls.parse(apply_overrides(read_yaml(path), overrides), source=f"{path}{given}")
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with the given fields changed."""

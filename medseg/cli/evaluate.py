@@ -29,6 +29,11 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="with --best: try every two together, too, which predicts all cases again",
     )
+    parser.add_argument(
+        "--only-predicted",
+        action="store_true",
+        help="of two folders: leave out references without a prediction",
+    )
     parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
     parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.others:
         raise ConfigError(
-            f"evaluate: found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
+            f"found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
         )
     by_instance = options.instances or options.parts is not None
     if options.detection_iou is not None and not by_instance:
@@ -123,7 +128,7 @@ def _label_maps(options: argparse.Namespace) -> int:
         labels: Labels | None = known
         tolerance = settings.tolerance_mm if tolerance is None else tolerance
     else:
-        pairs = pair_files(prediction, Path(options.reference))
+        pairs = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
         labels = Labels.from_tsv(options.labels) if options.labels else None
     tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
     rows, failed = _measured(

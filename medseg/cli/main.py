@@ -31,6 +31,10 @@ class _Terminated(KeyboardInterrupt):
 class _Parser(argparse.ArgumentParser):
     """Usage errors end with code 1, because 2 means that some cases failed."""
 
+    def format_help(self) -> str:
+        """The help without the marks of code that docstrings hold."""
+        return super().format_help().replace("``", "")
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(EXIT_REFUSED, f"medseg: {message}\n")

@@ -35,7 +35,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--steps", type=int, help="of the training; unless told 250000 for a GPU, else what 40 minutes hold"
     )
-    parser.add_argument("--layout", default="auto", help="auto, msd, nnunet, bids or table")
+    parser.add_argument("--layout", default="auto", help="auto, msd, nnunet, bids, images or table")
     parser.add_argument("--workers", type=int, help="processes that measure, each with one case in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a plan that is there")
 

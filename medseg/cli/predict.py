@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg.inference.estimate import Estimate
+    from medseg.inference.made_by import MadeBy, Maker
     from medseg.inference.many import Outcome
 
 Progress = Callable[[int, int], None]
@@ -76,6 +78,9 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from medseg.config import apply_overrides
+    from medseg.data.layouts import output_stem
+    from medseg.inference.made_by import MadeBy, Maker
+    from medseg.inference.model_folder import find_model_folder
     from medseg.inference.predictor import load
     from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
@@ -92,20 +97,28 @@ def run(options: argparse.Namespace) -> int:
     for model in (model_folder, *options.others):
         predictors.append(load(model, device=options.device, max_memory=options.max_memory, **settings))
     cases = _cases(options, model_folder.parent, len(predictors[0].saved.channel_names))
+    _check_suffix(options, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
     together = Together(predictors, scratch=output) if options.others else predictors[0]
     for predictor in predictors:
         print(predictor, flush=True)
     if options.estimate:
         return _estimate(predictors, cases)
-    targets = [output / f"{case.id}{options.suffix or '.nii.gz'}" for case in cases]
+    names = [case.id if options.held_out else output_stem(case) for case in cases]
+    targets = [output / f"{name}{options.suffix or '.nii.gz'}" for name in names]
     _check_targets(cases, [*targets, *map(instance_file, targets)] if options.instances else targets)
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
+    made_by, maker = (
+        MadeBy(output),
+        Maker.of([model_folder, *map(find_model_folder, options.others)], options.set),
+    )
     if options.skip_existing:
-        pairs = [(case, target) for case, target in pairs if not _is_there(target, options)]
+        pairs = [(case, target) for case, target in pairs if not _is_there(target, made_by, maker, options)]
         print(f"{len(cases) - len(pairs)} of {len(cases)} cases are there already")
-    failed = _predict(together, pairs, options)
+    failed = _predict(
+        together, pairs, partial(made_by.add, maker=maker, instances=options.instances), options
+    )
     print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
     return 2 if failed else 0
 
@@ -115,27 +128,38 @@ def _check(options: argparse.Namespace) -> None:
     from medseg.errors import ConfigError
 
     if options.held_out == bool(options.images):
-        raise ConfigError("predict: give either images or --held-out.")
+        raise ConfigError("Give either images or --held-out.")
     if options.images and not options.output and not options.estimate:
-        raise ConfigError("predict: no place for the label maps. Give it with --output FOLDER.")
+        raise ConfigError("no place for the label maps. Give it with --output FOLDER.")
     if options.held_out and options.suffix:
         raise ConfigError(
-            "predict: found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
+            "found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
             "it out."
         )
     if options.instances:
         _check_instances(options)
 
 
-def _predict(predictor: Any, pairs: list[tuple[Any, Path]], options: argparse.Namespace) -> int:
-    """Predict and write, telling progress; returns how many failed."""
+def _predict(
+    predictor: Any,
+    pairs: list[tuple[Any, Path]],
+    note: Callable[[str], None],
+    options: argparse.Namespace,
+) -> int:
+    """Predict, write, and note what made each label map, telling progress; returns how many failed."""
     from medseg.inference.instance_files import predict_instance_files
     from medseg.inference.many import predict_files
+    from medseg.io import stem_of
 
     def outcomes(on_window: Progress) -> Iterator[Outcome]:
         if options.instances:
-            return predict_instance_files(predictor, pairs, on_slice=on_window)
-        return predict_files(predictor, pairs, on_window=on_window, probabilities=options.probabilities)
+            done = predict_instance_files(predictor, pairs, on_slice=on_window)
+        else:
+            done = predict_files(predictor, pairs, on_window=on_window, probabilities=options.probabilities)
+        for outcome in done:
+            if outcome.error is None:
+                note(stem_of(outcome.target))
+            yield outcome
 
     return _told(outcomes, len(pairs), options)
 
@@ -242,6 +266,20 @@ def _windows_told(found: Estimate) -> str:
     return f"{shape} voxels, {found.windows} windows ({found.empty} empty){parts}"
 
 
+def _check_suffix(options: argparse.Namespace, cases: list[Any]) -> None:
+    """Refuse pictures of what is no picture."""
+    from medseg.errors import ConfigError
+    from medseg.io import PICTURES, suffix_of
+
+    if options.suffix in PICTURES:
+        volume = next((case.images[0] for case in cases if suffix_of(case.images[0]) not in PICTURES), None)
+        if volume is not None:
+            raise ConfigError(
+                f"--suffix {options.suffix}: found {volume}, expected pictures, because {options.suffix} holds no volume. "
+                "Leave it out."
+            )
+
+
 def _check_instances(options: argparse.Namespace) -> None:
     """Refuse what is said of windows and probabilities, because instances are found in whole slices."""
     from medseg.errors import ConfigError
@@ -269,9 +307,11 @@ def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
     return read_images([Path(image) for image in options.images], channels)
 
 
-def _is_there(target: Path, options: argparse.Namespace) -> bool:
-    """Whether everything that is asked for of a case is there."""
+def _is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Namespace) -> bool:
+    """Whether everything that is asked for of a case is there; what another model made is refused, or made again."""
+    from medseg.errors import ConfigError
     from medseg.inference.many import probabilities_file
+    from medseg.io import stem_of
     from medseg.io.instances import instance_file
 
     files = [target]
@@ -279,7 +319,17 @@ def _is_there(target: Path, options: argparse.Namespace) -> bool:
         files.append(instance_file(target))
     if options.probabilities:
         files.append(probabilities_file(target))
-    return all(file.is_file() for file in files)
+    if not all(file.is_file() for file in files):
+        return False
+    name = stem_of(target)
+    if not made_by.knows(name) or made_by.is_by(name, maker):
+        return True
+    if not options.held_out:
+        raise ConfigError(
+            f"{target}: found a label map of another model or other settings, expected one of this call to go on from. Choose "
+            "another --output, or leave --skip-existing out to make it again."
+        )
+    return False
 
 
 def _check_targets(cases: list[Any], targets: list[Path]) -> None:

@@ -100,7 +100,7 @@ def _cross_validate(experiment: Experiment, folder: Path, options: argparse.Name
         _train_fold(validation, options.fold, f"{go_on} --fold {options.fold}")
         left = validation.unfinished
         if validation.leads and left:
-            print(f"folds still to train: {', '.join(map(str, left))}")
+            print(f"folds still to train: {', '.join(map(str, left))}; go on with: {go_on}")
         elif validation.leads:
             print(f"all folds are trained; gather them with: {go_on}")
         return
@@ -162,6 +162,8 @@ def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> 
         trainer = make(on_case)
     if is_leader():
         print(f"{name}: {trainer}", flush=True)
+    if trainer.finished and is_leader():
+        print(f"finished already; to train it further: {go_on} --extend 2000")
     try:
         with tqdm(
             total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=hidden

@@ -56,7 +56,7 @@ def extract(
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
-        raise DataError(f"{archive}: no such file. Give a zip or tar archive.")
+        raise DataError(f"{archive}: no such file or folder. Check the path.")
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
     temporary = folder.with_name(f".{unique_mark()}.{folder.name}")

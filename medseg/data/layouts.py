@@ -122,6 +122,14 @@ def read_images(paths: str | Path | Sequence[str | Path], channels: int = 1) -> 
     return cases
 
 
+def output_stem(case: Case) -> str:
+    """The name for what is made of a case of `read_images`: the file's own, without suffix and channel number."""
+    stem = stem_of(case.images[0])
+    match = CHANNEL_FILE.fullmatch(stem)
+    own = (stem, match["id"] if match else stem)
+    return next((name for name in own if usable_id(name) == case.id), case.id)
+
+
 def _image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]

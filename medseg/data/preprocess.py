@@ -89,13 +89,15 @@ def check_image(image: Volume, channels: int, where: str) -> None:
     """Raise a `DataError` unless `image` has this many channels and only finite voxels."""
     if image.channels != channels:
         advice = "Give one file per channel in the order of training, or one file that holds them all."
-        advice = _PICTURE_ADVICE.get((image.channels, channels), advice)
+        if image.grid.shape[2] == 1:
+            advice = _PICTURE_ADVICE.get((image.channels, channels), advice)
         raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
     if image.data.dtype.kind == "f":
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:
             raise DataError(
-                f"{where}: found {count} voxels that are NaN or infinite, expected none. Repair them."
+                f"{where}: found {count} voxels that are NaN or infinite, expected none. Replace them, such as by the value of "
+                "the background, if resampling has left them outside the field of view."
             )
 
 

@@ -75,7 +75,7 @@ class DataSettings(Config):
         partial: case id, or a pattern such as ``liver_*``, → names of the labels that were drawn in these cases; a later
             line counts more. Background there may be any of the other labels.
         folds, fold: the split is by subject into `folds` parts; part `fold` is held out, or each in turn in a
-            cross-validation.
+            cross-validation. ``all`` trains on every case, with none to see how well it does.
         splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
     """
 
@@ -87,7 +87,7 @@ class DataSettings(Config):
     ignore: int | None = None
     partial: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
-    fold: int = Field(0, ge=0)
+    fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     splits: str | None = None
 
 

@@ -46,8 +46,8 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
         raise DataError(f"folds: found {folds}, expected at least 2. Give more folds.")
     if len(subjects) < folds:
         raise DataError(
-            f"folds: found {len(subjects)} subjects in {len(cases)} cases, expected at least {folds} for "
-            f"{folds} folds. Give fewer folds or more subjects."
+            f"folds: found {len(subjects)} subject{'s' if len(subjects) > 1 else ''} with a label map, expected at least {folds} "
+            f"for {folds} folds, because each holds some out. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
         )
     order = np.random.default_rng(seed).permutation(len(subjects))
     fold_of = {

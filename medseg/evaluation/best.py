@@ -123,6 +123,9 @@ def measured_alike(runs: Sequence[str | Path]) -> list[Measured]:
     """What each run has left; see `compare_cross_validations`."""
     if len(runs) < 2:
         raise ConfigError(f"--best: found {len(runs)} run, expected several. Give those to compare.")
+    twice = [run for number, run in enumerate(runs) if _resolved(run) in map(_resolved, runs[:number])]
+    if twice:
+        raise ConfigError(f"--best: found {twice[0]} twice, expected different runs. Leave one out.")
     read = [_measured(Path(run)) for run in runs]
     first = read[0]
     for other in read:
@@ -138,6 +141,10 @@ def measured_alike(runs: Sequence[str | Path]) -> list[Measured]:
                     "because means over others say nothing. Cross-validate both on the same cases and labels."
                 )
     return read
+
+
+def _resolved(run: str | Path) -> Path:
+    return Path(run).resolve()
 
 
 def compare_measured(measured: Sequence[Measured]) -> Comparison:

@@ -143,10 +143,16 @@ def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
     distance = turned.grid.distance(reference.grid)
     apart = f", {distance:.3g} mm apart at a corner" if np.isfinite(distance) else ""
     raise DataError(
-        f"{where}: not on the grid of its reference: found {volume.grid}, expected {reference.grid} (to "
+        f"{where}: not on the grid of its reference: found {_in_words(volume)}, expected {_in_words(reference)} (to "
         f"{EQUAL_WITHIN_MM} mm{apart}). Predict on the file that the reference belongs to, or resample the "
         "prediction with resampled(like=reference)."
     )
+
+
+def _in_words(volume: Volume) -> str:
+    shape, spacing = ("x".join(f"{n:g}" for n in values) for values in (volume.grid.shape, volume.spacing))
+    first = ", ".join(f"{place:.6g}" for place in volume.grid.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm, {''.join(volume.grid.axcodes)}, the first at ({first}) mm"
 
 
 def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:

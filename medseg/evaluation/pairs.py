@@ -36,7 +36,11 @@ def _volume(source: Volume | Path | Callable[[], Volume]) -> Volume:
 
 
 def pair_files(
-    prediction: str | Path, reference: str | Path, cases: Collection[str] | None = None
+    prediction: str | Path,
+    reference: str | Path,
+    cases: Collection[str] | None = None,
+    *,
+    only_predicted: bool = False,
 ) -> list[Pair]:
     """Match two label-map files, or two folders of them by case id: the file name without its suffix.
 
@@ -47,6 +51,7 @@ def pair_files(
         prediction: file or folder.
         reference: file or folder, as `prediction`.
         cases: ids to keep, such as those of one fold; all unless given.
+        only_predicted: leave out references that have no prediction.
 
     Raises:
         DataError: a path is missing, a file stands against a folder, a folder holds one case twice or no
@@ -66,10 +71,14 @@ def pair_files(
     predictions, references = label_files(prediction), label_files(reference)
     wanted = _wanted(references, cases, reference)
     missing = [case for case in wanted if case not in predictions]
-    if missing:
+    if only_predicted and len(missing) < len(wanted):
+        wanted = [case for case in wanted if case in predictions]
+    elif missing:
+        unmatched = predictions.keys() - references.keys()
         raise DataError(
             f"{prediction}: predictions are missing for {len(missing)} of {len(wanted)} references: "
-            f"{', '.join(missing)}.{nearest(missing[0], predictions)} Predict them first."
+            f"{', '.join(missing)}.{nearest(missing[0], unmatched)} Predict them first; or measure only what is there with "
+            "--only-predicted."
         )
     return [Pair(case, predictions[case], references[case]) for case in wanted]
 

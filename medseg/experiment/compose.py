@@ -87,6 +87,7 @@ def make_trainer(
         train = prepared(dataset.subset(split.train).cases)
         held_out = prepared(dataset.subset(split.validation).cases)
     _require_foreground(train, dataset)
+    _require_depth(experiment, train)
     if team.leads and not resume:
         if experiment.previous is not None:
             keep_stage(experiment.previous, run)
@@ -123,6 +124,17 @@ def _require_foreground(cases: list[StoredCase], dataset: Dataset) -> None:
         )
 
 
+def _require_depth(experiment: Experiment, cases: list[StoredCase]) -> None:
+    """Refuse a 3-D model for single slices, whose patches would be nearly all padding."""
+    window = experiment.patch.window()
+    for axis, name in enumerate("XYZ"):
+        if len(window) == 3 and window[axis] > 1 and all(case.shape[axis] == 1 for case in cases):
+            raise ConfigError(
+                f"patch.size: found {window[axis]} along {name}, expected 1, because all cases are single slices across {name}. "
+                f"Take a 2-D model, such as {experiment.model.name.replace('_3d', '_2d')}."
+            )
+
+
 def _check_learnable(experiment: Experiment, model: Model, candidates: Candidates) -> None:
     """Refuse what the model or its loss cannot learn from."""
     train = experiment.train
@@ -150,8 +162,11 @@ def _previous_labels(
 
 
 def choose_split(experiment: Experiment, dataset: Dataset) -> Split:
-    """The fold of the experiment, from its splits file or by subject."""
-    data, splits = experiment.data, all_splits(experiment, dataset)
+    """The fold of the experiment, from its splits file or by subject; or all cases, and none held out."""
+    data = experiment.data
+    if data.fold == "all":
+        return Split(train=tuple(case.id for case in dataset.labelled), validation=())
+    splits = all_splits(experiment, dataset)
     if data.fold >= len(splits):
         raise ConfigError(
             f"{data.splits}: found {len(splits)} folds, expected more than data.fold={data.fold}."

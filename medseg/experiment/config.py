@@ -129,7 +129,7 @@ class Experiment(Config):
                 "predict.blend: found constant with slices.channels=neighbours, expected gaussian, because the outer "
                 "slices of a window lack their neighbours. Change one of the two"
             )
-        if self.data.fold >= self.data.folds:
+        if self.data.fold != "all" and self.data.fold >= self.data.folds:
             raise ValueError(
                 f"data.fold: found {self.data.fold}, expected 0 to {self.data.folds - 1} (data.folds). Lower it"
             )

@@ -1,16 +1,13 @@
 """Out-of-fold predictions: each case by the model that was not trained on it.
 
-``RUN/predictions/made_by.json`` notes which model each is of; a prediction of an earlier model is made again.
+A prediction of an earlier model is made again; see `medseg.inference.made_by`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from medseg.data.cases import Case
 from medseg.data.splits import read_splits
@@ -18,13 +15,12 @@ from medseg.errors import ConfigError
 from medseg.experiment.folds import fold_folder
 from medseg.experiment.runs import find_dataset, load_run
 from medseg.inference.instance_files import predict_instance_files
+from medseg.inference.made_by import MadeBy, Maker
 from medseg.inference.many import OnWindow, Outcome, predict_files
 from medseg.inference.predictor import Predictor, load
-from medseg.io.atomic import make_folder, write_text
+from medseg.io.atomic import make_folder
 from medseg.io.instances import instance_file
 from medseg.io.manifest import NAME
-
-NOTES = "made_by.json"
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,13 @@ class HeldOut:
     """The cases that one fold held out.
 
     Attributes:
-        fold: its number. model: its model folder. mark: tells that model from any other.
+        fold: its number. model: its model folder. maker: tells that model from any other.
         cases: sorted by id.
     """
 
     fold: int
     model: Path
-    mark: str
+    maker: Maker
     cases: tuple[Case, ...]
 
 
@@ -59,7 +55,7 @@ def held_out_by_fold(run: Path) -> list[HeldOut]:
             f"--resume {run}."
         )
     return [
-        HeldOut(fold, model, _mark(model), dataset.subset(split.validation).cases)
+        HeldOut(fold, model, Maker.of([model]), dataset.subset(split.validation).cases)
         for fold, (model, split) in enumerate(zip(models, splits, strict=True))
     ]
 
@@ -71,12 +67,13 @@ def still_to_predict(run: Path, *, instances: bool = False) -> list[HeldOut]:
         run: of a cross-validation.
         instances: instance maps are wanted, too.
     """
-    notes, folder = _notes(run), run / "predictions"
+    folder = run / "predictions"
+    made_by = MadeBy(folder)
 
     def is_there(held_out: HeldOut, case: Case) -> bool:
-        target, note = folder / f"{case.id}.nii.gz", notes.get(case.id, {})
+        target = folder / f"{case.id}.nii.gz"
         files = [target, instance_file(target)] if instances else [target]
-        made = note.get("model") == held_out.mark and note.get("instances", False) >= instances
+        made = made_by.is_by(case.id, held_out.maker, instances=instances)
         return made and all(file.is_file() for file in files)
 
     return [
@@ -106,16 +103,16 @@ def predict_out_of_fold(
     Yields:
         An outcome per case, once its file is written and noted.
     """
-    folder, notes = run / "predictions", _notes(run)
+    folder = run / "predictions"
     make_folder(folder)
+    made_by = MadeBy(folder)
     for one in todo:
         if not one.cases:
             continue
         predictor = load(one.model, device=device, max_memory=max_memory)
         for outcome in _predicted(predictor, one, folder, instances, on_window):
             if outcome.error is None:
-                notes[outcome.case.id] = {"model": one.mark, "instances": instances}
-                write_text(folder / NOTES, json.dumps(notes, indent=1, sort_keys=True) + "\n")
+                made_by.add(outcome.case.id, one.maker, instances=instances)
             yield outcome
 
 
@@ -126,17 +123,3 @@ def _predicted(
     if instances:
         return predict_instance_files(predictor, pairs, on_slice=on_window)
     return predict_files(predictor, pairs, on_window=on_window)
-
-
-def _mark(model: Path) -> str:
-    """A hash over the hashes of all files of a model folder."""
-    return hashlib.sha256((model / NAME).read_bytes()).hexdigest()
-
-
-def _notes(run: Path) -> dict[str, dict[str, Any]]:
-    """Case id → which model made its prediction; what cannot be read counts as not made."""
-    try:
-        notes = json.loads((run / "predictions" / NOTES).read_text(encoding="utf-8"))
-        return {str(case): dict(note) for case, note in notes.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}

@@ -29,6 +29,7 @@ from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
 from medseg.experiment.folds import workspace
 from medseg.experiment.previous import with_previous
+from medseg.inference.made_by import MadeBy, mark_of
 from medseg.instances import Instances
 from medseg.io import read_labels
 from medseg.io.atomic import write_text
@@ -160,10 +161,18 @@ def _environment() -> dict[str, object]:
 
 
 def held_out_cases(run: Path) -> tuple[Case, ...]:
-    """Cases that a finished or unfinished run did not train on; of a cross-validation, those of every fold."""
+    """Cases that a finished or unfinished run did not train on; of a cross-validation, those of every fold.
+
+    Raises:
+        DataError: it trained on all cases.
+    """
     experiment = load_run(run)
     dataset = find_dataset(experiment, run)
     splits = read_splits(run / "splits.json", dataset.labelled)
+    if not any(split.validation for split in splits):
+        raise DataError(
+            f"{run}: trained on all cases (data.fold=all), so that none is held out. Predict other images, or train a fold."
+        )
     return dataset.subset(case for split in splits for case in split.validation).cases
 
 
@@ -211,8 +220,22 @@ def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
 
 def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
     files = [run / "predictions" / f"{case.id}.nii.gz" for case in cases]
-    _require(files, cases, f"medseg predict {run} --held-out")
+    predict = f"medseg predict {run} --held-out"
+    _require(files, cases, predict)
+    _require_present_model(run, cases, predict)
     return files
+
+
+def _require_present_model(run: Path, cases: Sequence[Case], predict: str) -> None:
+    """Refuse predictions that a model made which the run had before it was trained further."""
+    present = {mark_of(run / folder) for folder in ("model", "best")} - {""}
+    made_by = MadeBy(run / "predictions")
+    former = [case.id for case in cases if (made_by.model_of(case.id) or "") not in {"", *present}]
+    if former and (run / "model").is_dir() and not (run / "fold_0").is_dir():
+        raise DataError(
+            f"{run / 'predictions'}: {len(former)} of {len(cases)} predictions were made by another model than {run / 'model'}, "
+            f"such as {former[0]}. Predict again: {predict}."
+        )
 
 
 def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None:

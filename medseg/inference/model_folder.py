@@ -157,6 +157,8 @@ def find_model_folder(folder: str | Path) -> Path:
         ModelError: neither.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise ModelError(f"{folder}: no such folder, expected a model folder. Check the path.")
     if (folder / "splits.json").is_file():
         folder = _model_of_run(folder)
     if not (folder / "config.yaml").is_file():

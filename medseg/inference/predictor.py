@@ -241,7 +241,7 @@ class Predictor:
                 "needs its grid: medseg.Volume(array[None], medseg.Grid.of(array.shape, spacing))."
             )
         if isinstance(source, Case):
-            return read_case_image(source), f"case {source.id}"
+            return read_case_image(source), str(source.images[0])
         if isinstance(source, (str, Path)):
             return read(source), str(source)
         paths = tuple(Path(path) for path in source)

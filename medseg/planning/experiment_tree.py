@@ -101,8 +101,10 @@ def _data(f: Fingerprint, source: Source) -> Tree:
         tree["labels"] = Because(
             f.labels, "the dataset names none: values found in its label maps, to be renamed"
         )
-    if f.subjects < 5:
-        tree["folds"] = Because(max(2, f.subjects), f"no more than the {f.subjects} subjects allow")
+    if f.subjects < 2:
+        tree["fold"] = Because("all", "a single subject: nothing can be held out to see how well it does")
+    elif f.subjects < 5:
+        tree["folds"] = Because(f.subjects, f"no more than the {f.subjects} subjects allow")
     return tree
 
 

@@ -123,7 +123,7 @@ def plan(
     if steps is not None and steps < 1:
         raise ConfigError(f"steps: found {steps}, expected at least 1. Correct it.")
     if model is not None and preset != "unet":
-        raise ConfigError("plan: a preset plans its own model. Give either --model or --preset.")
+        raise ConfigError("a preset plans its own model. Give either --model or --preset.")
     source = Source(Path(dataset).resolve(), layout)
     measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, on_case=on_case)
     proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)

@@ -127,6 +127,9 @@ class Trainer:
         with ExitStack() as stack, kept_memory(self.fabric.device.type == "cpu"):
             if self.team.leads:
                 stack.enter_context(RunLock(self.run))
+            if self.finished:
+                self.export()
+                return
             log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
             stop = stack.enter_context(StopRequest(again=self.team.size > 1))
             self._began = time.perf_counter() - self.seconds

@@ -65,8 +65,8 @@ def test_predict_goes_on_past_a_broken_file_and_ends_with_2(workplace, tmp_path,
     assert "phantom_001" in told.err
     assert "damaged or end early" in told.err
     assert "3 of 4 cases in" in told.out
-    assert sorted(path.name for path in output.iterdir()) == [f"phantom_00{i}.nii.gz" for i in (0, 2, 3)]
-    for path in output.iterdir():
+    assert sorted(path.name for path in output.glob("*.nii*")) == [f"phantom_00{i}.nii.gz" for i in (0, 2, 3)]
+    for path in output.glob("*.nii*"):
         labels, image = medseg.read_labels(path), medseg.read(images / path.name)
         assert labels.grid.affine.tobytes() == image.grid.affine.tobytes()
         assert labels.grid.shape == image.grid.shape
@@ -191,7 +191,7 @@ def test_evaluate_maps_on_different_grids_is_refused(workplace, tmp_path, capsys
     volume = medseg.read_labels(reference)
     medseg.write(volume.cropped((0, 0, 0), [n - 1 for n in volume.grid.shape]), tmp_path / "small.nii.gz")
     assert main(["evaluate", str(tmp_path / "small.nii.gz"), str(reference)]) == 1
-    assert "phantom_000: prediction: not on the grid of its reference: found Grid(" in capsys.readouterr().err
+    assert "phantom_000: prediction: not on the grid of its reference: found " in capsys.readouterr().err
 
 
 def test_evaluate_goes_on_past_a_broken_case_and_ends_with_2(workplace, tmp_path, capsys):
@@ -286,7 +286,7 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     assert shares.shape == (*labels.grid.shape, 6)
     assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--with", model]) == 0
     assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["phantom_000.nii.gz"]
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"phantom_000.nii.gz", "made_by.json"}
     capsys.readouterr()
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
     assert "max_memory: found 10 MB, expected at least" in capsys.readouterr().err
@@ -311,12 +311,19 @@ def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, 
     model = str(run / "model")
     for suffix in (".nrrd", ".nii.gz"):
         assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", suffix]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom_000.nii.gz", "phantom_000.nrrd"]
-    one, other = (medseg.read_labels(path) for path in tmp_path.iterdir())
+    files = sorted(tmp_path.glob("*.n*"))
+    assert [path.name for path in files] == ["phantom_000.nii.gz", "phantom_000.nrrd"]
+    one, other = map(medseg.read_labels, files)
     assert one.grid.matches(other.grid)
     assert np.array_equal(one.data, other.data)
-    assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", ".png"]) == 2
-    assert "Write .nii.gz instead" in capsys.readouterr().err
+    assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", ".png"]) == 1
+    assert "phantom_000.nii.gz, expected pictures" in capsys.readouterr().err
+    strange = tmp_path / "my file (1).nii.gz"
+    strange.symlink_to(file)
+    assert main(["predict", model, str(strange), "-o", str(tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.nii*")] == [strange.name]
+    assert main(["predict", model, str(strange), "-o", str(tmp_path)]) == 1
+    assert "the output would replace an input" in capsys.readouterr().err
     assert main(["predict", str(run), "--held-out", "--suffix", ".nrrd"]) == 1
     assert "found --suffix with --held-out" in capsys.readouterr().err
 
@@ -342,7 +349,7 @@ def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path
     assert process.returncode == 143
     assert "interrupted; what was finished is kept" in told
     assert "Traceback" not in told
-    names = [path.name for path in output.iterdir()]
+    names = [path.name for path in output.glob("*.nii*")]
     assert 0 < len(names) < 60
     assert all(name.endswith(".nii.gz") and not name.startswith(".") for name in names)
-    assert len({medseg.read_labels(path).data.shape for path in output.iterdir()}) == 1
+    assert len({medseg.read_labels(path).data.shape for path in output.glob("*.nii*")}) == 1

@@ -114,7 +114,7 @@ def test_voxels_that_are_not_finite_are_refused(make_volume, bad):
     image = make_volume()
     image.data[0, 1, 2, 3] = bad
     with pytest.raises(
-        DataError, match=r"case a: found 1 voxels that are NaN or infinite, expected none\. Repair"
+        DataError, match=r"case a: found 1 voxels that are NaN or infinite, expected none\. Replace"
     ):
         prepare(image, Preprocessing(), where="case a")
 
@@ -138,7 +138,7 @@ def test_wrong_number_of_channels_is_refused(make_volume):
 )
 def test_channels_of_pictures(make_volume, found, expected, advice):
     with pytest.raises(DataError, match=rf"channels: found {found}, expected {expected}\..*{advice}"):
-        check_image(make_volume(channels=found), expected, "a.png")
+        check_image(make_volume((9, 8, 1), channels=found), expected, "a.png")
 
 
 def test_methods_are_resolved_by_channel_name():

@@ -63,7 +63,7 @@ EXPECTED = [("s00_0", "s02_0", "s02_1"), ("s01_0", "s03_0")]
 
 
 @pytest.mark.parametrize(
-    ("folds", "message"), [(5, "found 3 subjects in 6 cases, expected at least 5"), (1, "at least 2")]
+    ("folds", "message"), [(5, "found 3 subjects with a label map, expected at least 5"), (1, "at least 2")]
 )
 def test_impossible_folds(folds, message):
     with pytest.raises(DataError, match=message):

@@ -131,13 +131,12 @@ def test_grids_that_differ_are_refused_with_both_and_the_distance() -> None:
     shifted[0, 3] += 2
     moved = Volume(reference.data, Grid(reference.grid.shape, shifted), "label")
     with pytest.raises(
-        DataError, match=r"case_1: prediction: .*found Grid.*expected Grid.* 2 mm apart.*resampled"
+        DataError,
+        match=r"case_1: prediction: .*found 12x10x8 voxels of .*, RAS, the first at .*expected 12x10x8 .* 2 mm apart.*resampled",
     ):
         compare(moved, reference, LABELS, case="case_1")
     smaller = reference.cropped((0, 0, 0), (11, 10, 8))
-    with pytest.raises(
-        DataError, match=r"found Grid\(shape=\(11, 10, 8\).*expected Grid\(shape=\(12, 10, 8\)"
-    ):
+    with pytest.raises(DataError, match=r"found 11x10x8 voxels.*expected 12x10x8 voxels"):
         compare(smaller, reference, LABELS)
 
 

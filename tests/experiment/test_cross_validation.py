@@ -234,7 +234,7 @@ def test_held_out_predictions_are_completed(copied, capsys):
     assert main(["predict", str(copied), "--held-out", "--set", "overlap=0"]) == 1
     assert "found --held-out with --set, expected none of them" in capsys.readouterr().err
     assert main(["predict", str(copied / "fold_0"), "--held-out", "--set", "overlap=0"]) == 0
-    assert len(list((copied / "fold_0" / "predictions").iterdir())) == 2
+    assert len(list((copied / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
 
 
 def test_folds_that_do_not_belong_together_are_not_joined(copied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from medseg.cli.main import main
 from medseg.data.cases import read_case_label
 from medseg.data.layouts import read_dataset
 from medseg.data.splits import read_splits
-from medseg.errors import ModelError
+from medseg.errors import ConfigError, ModelError
 from medseg.evaluation import compare
 from medseg.experiment.ensembles import compare_with_ensembles
 from medseg.inference.together import Together
@@ -60,15 +61,19 @@ def test_two_runs_together_are_the_mean_of_the_folds_that_held_a_case_out(whole,
     assert 0 < expected < 1
 
 
-def test_a_run_with_itself_is_that_run(whole, other, capsys):
-    comparison = compare_with_ensembles([whole, whole, other])
+def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
+    copy = workplace / "copy"
+    shutil.copytree(whole, copy)
+    comparison = compare_with_ensembles([whole, copy, other])
     alone, again, _, itself, *mixed = comparison.candidates
     assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
     assert mixed[0].dice == mixed[1].dice
-    assert main(["evaluate", str(whole), str(whole), "--best", "--ensembles"]) == 0
+    assert main(["evaluate", str(whole), str(copy), "--best", "--ensembles"]) == 0
     told = capsys.readouterr().out
-    assert f"{whole} + {whole}" in told
+    assert f"{whole} + {copy}" in told
     assert f"use it: medseg predict {whole / 'model'} IMAGES -o FOLDER\n" in told  # the first of equals
+    with pytest.raises(ConfigError, match="twice, expected different runs"):
+        compare_with_ensembles([whole, other, whole / ".." / whole.name])
 
 
 def test_runs_of_other_images_are_refused(whole, other, monkeypatch):

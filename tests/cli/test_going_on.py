@@ -1,0 +1,112 @@
+"""What a later call does with what an earlier one has left: nothing old is taken for new."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import medseg
+from medseg.cli.main import main
+from medseg.io.atomic import write_text
+
+
+@pytest.fixture
+def run(workplace, tmp_path) -> Path:
+    """A finished run of its own."""
+    return Path(shutil.copytree(workplace / "run", tmp_path / "run"))
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.nii.gz")}
+
+
+def test_predictions_of_a_model_that_was_trained_further_are_not_measured(run, capsys):
+    assert main(["predict", str(run), "--held-out"]) == 0
+    before = stamps(run / "predictions")
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--extend", "2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 1
+    told = capsys.readouterr().err
+    assert f"2 of 2 predictions were made by another model than {run / 'model'}" in told
+    assert f"Predict again: medseg predict {run} --held-out" in told
+    assert main(["predict", str(run), "--held-out", "--skip-existing"]) == 0
+    assert "0 of 2 cases are there already" in capsys.readouterr().out
+    after = stamps(run / "predictions")
+    assert all(after[name] > before[name] for name in before)
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["predict", str(run), "--held-out", "--skip-existing"]) == 0
+    assert stamps(run / "predictions") == after
+
+
+def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path, capsys):
+    image, model = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz"), str(workplace / "run")
+    call = ["predict", model, image, "-o", str(tmp_path), "--skip-existing"]
+    assert main(call) == 0
+    assert main(call) == 0
+    capsys.readouterr()
+    assert main([*call, "--set", "overlap=0.25"]) == 1
+    assert (
+        "phantom_000.nii.gz: found a label map of another model or other settings" in capsys.readouterr().err
+    )
+    assert main([*call[:-1], "--set", "overlap=0.25"]) == 0
+    assert main([*call, "--set", "overlap=0.25"]) == 0
+    (tmp_path / "made_by.json").unlink()
+    assert main(call) == 0  # nobody knows what made it
+    assert "1 of 1 cases are there already" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
+    before = {path.relative_to(run) for path in run.rglob("*")}
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (
+        f"finished already; to train it further: medseg train --resume {run} --extend"
+        in capsys.readouterr().out
+    )
+    assert {path.relative_to(run) for path in run.rglob("*")} == before
+
+
+def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", str(workplace / "toy.yaml"), "--run", str(run), "data.fold=all"]) == 0
+    assert "4 cases)" in capsys.readouterr().out
+    assert not (run / "best").exists()
+    for verb in (["predict", str(run), "--held-out"], ["evaluate", str(run)]):
+        assert main(verb) == 1
+        assert "trained on all cases (data.fold=all), so that none is held out" in capsys.readouterr().err
+    image = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
+    assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0
+
+
+def test_only_what_was_predicted_is_measured_if_wanted(workplace, tmp_path, capsys):
+    references = workplace / "data" / "labelsTr"
+    shutil.copy(references / "phantom_000.nii.gz", tmp_path)
+    assert main(["evaluate", str(tmp_path), str(references)]) == 1
+    told = capsys.readouterr().err
+    assert "predictions are missing for 3 of 4 references" in told
+    assert "Did you mean" not in told
+    assert main(["evaluate", str(tmp_path), str(references), "--only-predicted"]) == 0
+    assert "1 case" in capsys.readouterr().out
+
+
+def test_a_volume_model_is_refused_for_single_slices(workplace, tmp_path, capsys):
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 2, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{number}.png")
+    text = (workplace / "toy.yaml").read_text().replace(str(workplace / "data"), str(tmp_path / "data"))
+    write_text(tmp_path / "toy.yaml", text)
+    call = ["train", str(tmp_path / "toy.yaml"), "--run", str(tmp_path / "run"), "data.labels={x: 1}"]
+    assert main(call) == 1
+    told = capsys.readouterr().err
+    assert "patch.size: found 8 along Z, expected 1, because all cases are single slices across Z" in told
+    assert "such as unet_2d" in told
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert main([*call, "model.name=unet_2d", "patch.size=[8,8]"]) == 0
+    assert medseg.load(tmp_path / "run").saved.model["name"] == "unet_2d"
