@@ -31,8 +31,12 @@ def expand_encoder(
     blocks = num_blocks if isinstance(num_blocks, tuple) else (num_blocks or 2,) * n
     kernels = kernel_size if isinstance(kernel_size, tuple) else (kernel_size or default_kernel,) * n
     steps = strides if isinstance(strides, tuple) else (1, *[strides or 2] * (n - 1))
-    for key, values in (("num_blocks", blocks), ("kernel_size", kernels), ("strides", steps)):
-        _require_length(key, values, n, "stage")
+    lists = {"num_blocks": blocks, "kernel_size": kernels, "strides": steps}
+    wrong = [f"{key} has {len(values)} entries" for key, values in lists.items() if len(values) != n]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}, expected {n}: one per stage, as channels has. null instead of a list takes the default"
+        )
     return tuple(
         Stage(channels=c, num_blocks=b, kernel_size=k, stride=s, dropout=dropout or 0.0)
         for c, b, k, s in zip(widths, blocks, kernels, steps, strict=True)

@@ -71,6 +71,13 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
     assert {path.relative_to(run) for path in run.rglob("*")} == before
 
 
+def test_an_unfinished_run_is_to_be_finished_before_it_is_measured(run, capsys):
+    shutil.rmtree(run / "model")
+    assert main(["evaluate", str(run)]) == 1
+    told = capsys.readouterr().err
+    assert f"not finished, expected predictions. Go on with: medseg train --resume {run}" in told
+
+
 def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", str(workplace / "toy.yaml"), "--run", str(run), "data.fold=all"]) == 0
