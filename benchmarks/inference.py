@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -91,7 +92,6 @@ def _part_file(options: argparse.Namespace) -> dict[str, Any]:
     nnunet, model = _models(options.work, "real14", classes=14, features=(32, 64, 128, 256, 320, 320))
     image = _resampled(options, "ct15", spacing=(1.5, 1.5, 1.5))
     out = options.work / "labels"
-    out.mkdir(exist_ok=True)
     jobs = {
         "nnunet": ("file_nnunet", {"folder": nnunet}),
         "monai": ("file_monai", {"model": model}),
@@ -113,9 +113,7 @@ def _part_file(options: argparse.Namespace) -> dict[str, Any]:
 def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peaks; windows side by side without overlap, which takes as much memory as with it, and a quarter of the time."""
     found: dict[str, Any] = {}
-    image = _resampled(options, "big", shape=BIG)
-    out = options.work / "labels"
-    out.mkdir(exist_ok=True)
+    image, out = _resampled(options, "big", shape=BIG), options.work / "labels"
     for classes in (25, 117):
         nnunet, model = _models(
             options.work, f"tiny{classes}", classes=classes, features=(4, 8, 16), native=image
@@ -137,7 +135,7 @@ def _part_budget(options: argparse.Namespace) -> dict[str, Any]:
     image = _resampled(options, "mid", shape=tuple(n // 2 for n in BIG))
     _, model = _models(options.work, "half117", classes=117, features=(4, 8, 16), native=image)
     found = {}
-    for budget in ("3GB", "3.5GB", "4GB", "5GB", "7GB"):
+    for budget in ("3.2GB", "3.5GB", "4GB", "5GB", "7GB"):
         settings = {"model": model, "image": image, "precision": "float32", "max_memory": budget}
         found[budget] = {
             **_run("file_medseg", output=options.work / "budget", **settings),
@@ -181,12 +179,14 @@ def _compared(jobs: dict[str, Any], image: Path, out: Path, reference: str) -> d
     import medseg
 
     found = {}
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
     for name, (worker, settings) in jobs.items():
         output = out / name.replace(" ", "_").replace(",", "")
         found[name] = _run(worker, image=image, output=output, **settings)
         if "failed" not in found[name]:
-            written = next(out.glob(f"{output.name}*.nii*"))  # MONAI adds a number
-            found[name]["file"] = str(written)
+            names = (f"{output.name}.nii.gz", f"{output.name}_0.nii.gz")  # MONAI adds a number
+            found[name]["file"] = str(next(out / one for one in names if (out / one).is_file()))
         print(name, found[name], flush=True)
     if "file" in found.get(reference, {}):
         exact = medseg.read_labels(found[reference]["file"]).data
