@@ -81,7 +81,7 @@ def _memory(found: Figures) -> str:
     for setting, tools in found.items():
         for name, figures in tools.items():
             peak = figures.get("failed") or f"{figures['peak'] / 1e9:.1f}"
-            rows.append([setting, name, peak, f"{figures.get('seconds', float('nan')):.0f}"])
+            rows.append([setting, name, peak, f"{figures['seconds']:.0f}" if "seconds" in figures else "-"])
     title = "Peak memory of the process, 512 × 512 × 448 voxels at the spacing of a tiny network, windows side by side:"
     return f"{title}\n\n" + markdown(["", "", "peak memory GB", "seconds"], rows)
 

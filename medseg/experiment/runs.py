@@ -221,7 +221,7 @@ def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
 def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
     files = [run / "predictions" / f"{case.id}.nii.gz" for case in cases]
     predict = f"medseg predict {run} --held-out"
-    if not (run / "model").is_dir() and not (run / "fold_0").is_dir() and not all(map(Path.is_file, files)):
+    if (run / "last").is_dir() and not (run / "model").is_dir() and not any(map(Path.is_file, files)):
         raise DataError(
             f"{run}: found a run that is not finished, expected predictions. Go on with: medseg train --resume {run}."
         )

@@ -44,7 +44,9 @@ def test_a_run_holds_every_part(run):
     (split,) = json.loads((run / "splits.json").read_text())
     assert len(split["validation"]) == 1
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [4, 6, 8, 12]
-    assert [path.name for path in (run / "predictions").iterdir()] == [f"{split['validation'][0]}.nii.gz"]
+    assert [path.name for path in (run / "predictions").glob("*.nii.gz")] == [
+        f"{split['validation'][0]}.nii.gz"
+    ]
     assert {path.name for path in (run / "evaluation").iterdir()} == {"cases.tsv", "summary.json"}
     pictures = sorted(path.name for path in (run / "pictures").iterdir())
     assert pictures == [f"{split['validation'][0]}.png", "training.png"]
@@ -52,7 +54,7 @@ def test_a_run_holds_every_part(run):
 
 
 def test_the_prediction_is_on_the_grid_of_its_image(run):
-    (path,) = (run / "predictions").iterdir()
+    (path,) = (run / "predictions").glob("*.nii.gz")
     image = medseg.read(run.parent / "phantom_ct_5_0" / "imagesTr" / path.name)
     labels = medseg.read_labels(path)
     assert labels.grid.affine.tobytes() == image.grid.affine.tobytes()
@@ -65,7 +67,7 @@ def test_the_model_works_from_a_copy_without_the_run(run, tmp_path):
     import numpy as np
 
     shutil.copytree(run / "model", tmp_path / "shared")
-    (path,) = (run / "predictions").iterdir()
+    (path,) = (run / "predictions").glob("*.nii.gz")
     labels = medseg.load(tmp_path / "shared")(run.parent / "phantom_ct_5_0" / "imagesTr" / path.name)
     assert np.array_equal(labels.data, medseg.read_labels(path).data)
 

@@ -72,7 +72,7 @@ def test_a_missing_file_is_refused_by_name(folder, name):
 def test_a_run_folder_points_to_its_model(folder):
     with pytest.raises(ModelError, match=r"not a model folder: found no config\.yaml\. Did you mean .*model"):
         load_model(folder.parent)
-    with pytest.raises(ModelError, match=r"Give RUN/model"):
+    with pytest.raises(ModelError, match=r"no such folder, expected a model folder"):
         load_model(folder.parent / "nowhere")
 
 

@@ -309,7 +309,7 @@ def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
     assert (
         main(["predict", str(model), str(images[0]), "-o", str(answers), "--set", "precision=float32"]) == 0
     )
-    (answer,) = answers.iterdir()
+    (answer,) = answers.glob("*.nii.gz")
     assert np.array_equal(np.asarray(nib.load(answer).dataobj), Oracle(folder, images).labels())
     assert main(["import", "nnunet", str(folder), "-o", str(model)]) == 1
     assert "exists already" in capsys.readouterr().err
