@@ -70,6 +70,10 @@ def run(options: argparse.Namespace) -> int:
             f"found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
         )
     by_instance = options.instances or options.parts is not None
+    if options.only_predicted and (by_instance or options.reference is None):
+        raise ConfigError(
+            "--only-predicted: found it without two folders of label maps, expected these. Leave it out."
+        )
     if options.detection_iou is not None and not by_instance:
         raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
     if options.tolerance_mm is not None and by_instance:
