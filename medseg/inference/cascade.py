@@ -29,12 +29,14 @@ class WithPrevious:
         channels, *sizes = image.shape
         self.shape = (channels + 1, *sizes)
 
-    def slices(self, first: int, last: int) -> Tensor:
-        """Fresh slices `(c + 1, last - first, X, Y)` float32."""
-        result = np.zeros((self.shape[0], last - first, *self.shape[2:]), np.float32)
-        result[:-1] = self._image.slices(first, last)
+    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
+        """Fresh slices `(c + 1, last - first, columns, Y)` float32."""
+        columns = columns or slice(0, self.shape[2])
+        width = columns.stop - columns.start
+        result = np.zeros((self.shape[0], last - first, width, *self.shape[3:]), np.float32)
+        result[:-1] = self._image.slices(first, last, columns)
         if self._previous is not None:
-            result[-1] = self._previous.slices(first, last)
+            result[-1] = self._previous.slices(first, last)[:, columns]
         return torch.from_numpy(result)
 
 

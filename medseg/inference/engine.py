@@ -51,12 +51,26 @@ class Job:
             return self
         return replace(self, image=self.earlier(on_window), earlier=None)
 
-    def bands(self, count: int) -> list[Band]:
-        """The target cut along the second axis into so many parts of nearly one size."""
-        voxels = len(self.axes[1].lower)
-        edges = [voxels * i // count for i in range(count + 1)]
+    def bands(self, count: int, sliding: Sliding) -> list[Band]:
+        """The target cut along the second axis into so many parts of about one size, where windows meet if they can."""
+        axis = self.axes[1]
+        voxels = len(axis.lower)
+        seams = np.searchsorted(axis.lower.numpy(), sliding.seams(self.image.shape[2]))
+        edges = [
+            0,
+            *(_near(voxels * i // count, seams, voxels // (2 * count)) for i in range(1, count)),
+            voxels,
+        ]
         pieces = [slice(a, b) for a, b in pairwise(edges) if a < b]
-        return [Band(piece, *self.axes[1].part(piece)) for piece in pieces]
+        return [Band(piece, *axis.part(piece)) for piece in pieces]
+
+
+def _near(wanted: int, seams: NDArray[np.int64], reach: int) -> int:
+    """The seam next to a voxel, or the voxel where none is within reach."""
+    if not len(seams):
+        return wanted
+    nearest = int(seams[np.abs(seams - wanted).argmin()])
+    return nearest if abs(nearest - wanted) <= reach else wanted
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Engine:
             ModelError: logits that are not finite.
         """
         plan = self.plan(job)
-        sliding, bands = self.laid_out(job, plan), job.bands(plan.bands)
+        sliding, bands = self.laid_out(job, plan), job.bands(plan.bands, self.sliding)
         counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
         with kept_memory(plan.keeps_memory):
             for number, band in enumerate(bands):
@@ -152,12 +166,12 @@ class Engine:
                 held=held,
                 network=network,
                 reduced=self.network.dtype != torch.float32,
-                columns=lambda count: [band.columns for band in job.bands(count)],
+                columns=lambda count: [band.columns for band in job.bands(count, self.sliding)],
                 gpu=self.network.device if self.network.device.type == "cuda" else None,
             )
 
         easy = plan(budget, lambda batch: 0) if self.max_memory is None else None
-        roomy = easy is not None and easy.bands == 1 and easy.peak - held < _PLENTY * (budget - held)
+        roomy = easy is not None and easy.peak - held < _PLENTY * (budget - held)
         keeps = roomy and self.network.device.type == "cpu"
         if easy is not None and roomy and not measure:
             return replace(easy, keeps_memory=keeps)

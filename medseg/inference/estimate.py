@@ -53,7 +53,8 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     reading = time.perf_counter() - began
     engine = predictor.engine
     plan = engine.plan(job, measure=True)
-    sliding, bands = engine.laid_out(job, plan), job.bands(plan.bands)
+    sliding = engine.laid_out(job, plan)
+    bands = job.bands(plan.bands, sliding)
     counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
     wanted = [windows_to_predict(job.image, sliding, band.columns) for band in bands]
     batches = sum(-(-count // sliding.batch_size) for count in wanted)

@@ -122,7 +122,7 @@ def plan_memory(
     columns: Callable[[int], list[slice]],
     gpu: torch.device | None = None,
 ) -> MemoryPlan:
-    """Choose the layout that fits, the fastest first.
+    """Choose the layout that fits and predicts the fewest windows; of such layouts the one that takes least memory.
 
     Args:
         shape: of the prepared image `(c, *spatial)`, slab axis first, then the axis that bands divide.
@@ -138,7 +138,7 @@ def plan_memory(
         ConfigError: nothing fits; the smallest budget that would do is told.
     """
     smallest = None
-    for bands, batch, sums in _choices(shape, sliding, reduced):
+    for bands, batch, sums in _choices(shape, sliding, reduced, columns, tight=gpu is None):
         widest = max(columns(bands), key=lambda c: c.stop - c.start)
         slab = _slab_bytes(shape, replace(sliding, batch_size=batch, sums=sums), widest)
         if gpu is not None and slab < SHARE_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
@@ -169,14 +169,29 @@ def _slab_bytes(shape: Sequence[int], sliding: Sliding, columns: slice) -> int:
     """Bytes of the slices of image and logits that are held at once."""
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
-    image = layout.height * math.prod(layout.sizes[1:]) * shape[0] * 4
+    seen = layout.columns.stop - layout.columns.start
+    image: int = layout.height * seen * math.prod(layout.sizes[2:]) * shape[0] * 4
     return image + bytes_of_logits(layout.height, plane, sliding.outputs, sliding.sums)
 
 
-def _choices(shape: Sequence[int], sliding: Sliding, reduced: bool) -> list[tuple[int, int, torch.dtype]]:
-    """Bands, batch and type of the sums, from the fastest to the smallest."""
+def _choices(
+    shape: Sequence[int],
+    sliding: Sliding,
+    reduced: bool,
+    columns: Callable[[int], list[slice]],
+    *,
+    tight: bool,
+) -> list[tuple[int, int, torch.dtype]]:
+    """Bands, batch and type of the sums, from the fastest to the smallest.
+
+    Bands that cost no window more, such as those of windows that lie side by side, cost next to nothing: where it is
+    to be `tight`, as many of these as there are come first, and the fewest at last.
+    """
     most = max(1, 2 * shape[2] // sliding.window[1])
+    rows = {n: sum(sliding.rows(shape[2], part) for part in columns(n)) for n in range(1, most + 1)}
+    bands = sorted(rows, key=lambda n: (rows[n], -n if tight else n))
+    free = [n for n in bands if rows[n] == rows[1]]
     types = [torch.float32, torch.float16] if reduced else [torch.float32]
     batches = [sliding.batch_size] if sliding.batch_size == 1 else [sliding.batch_size, 1]
-    choices = [(1, sliding.batch_size, dtype) for dtype in types]
-    return choices + [(n, batch, types[-1]) for batch in batches for n in range(1, most + 1)]
+    choices = [(n, sliding.batch_size, dtype) for dtype in types for n in free]
+    return choices + [(n, batch, types[-1]) for batch in batches for n in bands]

@@ -20,8 +20,13 @@ class Slices(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Channels and voxels per axis."""
 
-    def slices(self, first: int, last: int) -> Tensor:
-        """Slices `first` up to but without `last` of the first spatial axis, `(c, last - first, *rest)`."""
+    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
+        """Slices `first` up to but without `last` of the first spatial axis, `(c, last - first, columns, *rest)`.
+
+        Args:
+            first, last: along the first axis.
+            columns: part of the second axis, with start and stop; None for all.
+        """
 
 
 class Whole:
@@ -31,9 +36,9 @@ class Whole:
         self._image = image
         self.shape = tuple(image.shape)
 
-    def slices(self, first: int, last: int) -> Tensor:
+    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
         """A view of the slices."""
-        return self._image[:, first:last]
+        return self._image[:, first:last, columns or slice(None)]
 
 
 class Made:
@@ -43,9 +48,9 @@ class Made:
         self._prepared = prepared
         self.shape = prepared.shape
 
-    def slices(self, first: int, last: int) -> Tensor:
+    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
         """Fresh slices."""
-        return torch.from_numpy(self._prepared.slices(first, last))
+        return torch.from_numpy(self._prepared.slices(first, last, columns))
 
 
 class ImageSlab:
@@ -55,16 +60,29 @@ class ImageSlab:
         image: where slices come from; each is asked for once, in order.
         sizes: voxels per axis with the padding; before: how many of them come before the image.
         height: slices to hold.
+        columns: part of the second axis with its padding that is held.
         device: where they are held.
     """
 
     def __init__(
-        self, image: Slices, sizes: Sequence[int], before: Sequence[int], height: int, device: torch.device
+        self,
+        image: Slices,
+        sizes: Sequence[int],
+        before: Sequence[int],
+        height: int,
+        columns: slice,
+        device: torch.device,
     ) -> None:
         self._image = image
-        self._before = tuple(before)
-        self._inner = tuple(slice(b, b + n) for b, n in zip(before[1:], image.shape[2:], strict=True))
-        self._held = torch.zeros((image.shape[0], height, *sizes[1:]), device=device)
+        self._top = before[0]
+        self._columns = columns
+        # Which columns of the image these are, and where the image lies in what is held.
+        left, right = max(columns.start, before[1]), min(columns.stop, before[1] + image.shape[2])
+        self._wanted = slice(left - before[1], right - before[1])
+        rest = (slice(b, b + n) for b, n in zip(before[2:], image.shape[3:], strict=True))
+        self._inner = (slice(left - columns.start, right - columns.start), *rest)
+        width = columns.stop - columns.start
+        self._held = torch.zeros((image.shape[0], height, width, *sizes[2:]), device=device)
         self._first = self._end = 0
 
     def move_to(self, first: int, last: int) -> None:
@@ -80,16 +98,17 @@ class ImageSlab:
     def _read(self, start: int, end: int) -> None:
         new = self._held[:, start - self._first : end - self._first]
         new.zero_()
-        top, depth = self._before[0], self._image.shape[1]
+        top, depth = self._top, self._image.shape[1]
         low, high = max(start - top, 0), min(end - top, depth)
         if low < high:
             target = new[(slice(None), slice(low + top - start, high + top - start), *self._inner)]
-            target.copy_(self._image.slices(low, high))
+            target.copy_(self._image.slices(low, high, self._wanted))
 
     def __getitem__(self, box: Box) -> Tensor:
         """View `(c, *box)` of a box of the padded image that lies in the slices held."""
         along = slice(box[0].start - self._first, box[0].stop - self._first)
-        return self._held[(slice(None), along, *box[1:])]
+        across = slice(box[1].start - self._columns.start, box[1].stop - self._columns.start)
+        return self._held[(slice(None), along, across, *box[2:])]
 
 
 class LogitSlab:

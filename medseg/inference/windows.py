@@ -85,6 +85,26 @@ class Sliding:
         height = max(last[0].stop - first[0].start for first, last in runs)
         return Layout(sizes, before, tuple(inner), wanted, height)
 
+    def _across(self, size: int) -> list[slice]:
+        """Windows along the second axis, which has this size, in its voxels; without any padding."""
+        window = self.window[1]
+        padded = max(size, window)
+        before = (padded - size) // 2
+        starts = window_starts(padded, window, self.overlap)
+        return [slice(start - before, start - before + window) for start in starts]
+
+    def seams(self, size: int) -> list[int]:
+        """Voxels of the second axis, which has this size, at which windows begin or end.
+
+        Parts that are cut there share the fewest windows.
+        """
+        edges = {edge for piece in self._across(size) for edge in (piece.start, piece.stop)}
+        return sorted(edge for edge in edges if 0 < edge < size)
+
+    def rows(self, size: int, columns: slice) -> int:
+        """How many windows along the second axis, which has this size, are needed for some of its columns."""
+        return sum(_meet([piece], [columns]) for piece in self._across(size))
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -103,6 +123,11 @@ class Layout:
     inner: Box
     boxes: list[Box]
     height: int
+
+    @property
+    def columns(self) -> slice:
+        """Part of the second axis that the windows see."""
+        return slice(min(box[1].start for box in self.boxes), max(box[1].stop for box in self.boxes))
 
 
 def predict_windows(
@@ -169,7 +194,7 @@ def window_slices(
         ConfigError: a window of the wrong length.
     """
     layout = sliding.layout(image.shape[1:], columns)
-    held = ImageSlab(image, layout.sizes, layout.before, layout.height, sliding.device)
+    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, sliding.device)
     weights = window_weights(sliding.window, sliding.blend).to(sliding.device)
     slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums, sliding.nothing)
     done = 0
@@ -189,7 +214,7 @@ def windows_to_predict(image: Slices, sliding: Sliding, columns: slice | None = 
     layout = sliding.layout(image.shape[1:], columns)
     if sliding.empty is None:
         return len(layout.boxes)
-    held = ImageSlab(image, layout.sizes, layout.before, layout.height, torch.device("cpu"))
+    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, torch.device("cpu"))
     return sum(len(batch) for _, batch in _batches(held, layout, sliding))
 
 
@@ -273,7 +298,7 @@ def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
     return total
 
 
-def _meet(one: Box, other: Sequence[slice]) -> bool:
+def _meet(one: Sequence[slice], other: Sequence[slice]) -> bool:
     """Whether two boxes share a voxel."""
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 

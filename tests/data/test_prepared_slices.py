@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import medseg.data.slices as slices_module
 from medseg.data.normalize import Normalization, nonzero_mask
 from medseg.data.preprocess import Preprocessing, prepare
 from medseg.data.slices import PreparedSlices
@@ -28,13 +30,14 @@ def images(draw):
     if thick is not None:
         orders[thick] = 0
     cuts = sorted({0, target[2], *draw(st.lists(st.integers(0, target[2]), max_size=4))})
-    return shape, target, orders, cuts, draw(st.sampled_from(METHODS)), draw(st.integers(0, 1000))
+    columns = sorted({0, target[0], *draw(st.lists(st.integers(0, target[0]), max_size=3))})
+    return shape, target, orders, cuts, columns, draw(st.sampled_from(METHODS)), draw(st.integers(0, 1000))
 
 
 @settings(max_examples=150, deadline=None)
 @given(images())
 def test_equals_normalising_and_resampling_everything(case):
-    shape, target, orders, cuts, method, seed = case
+    shape, target, orders, cuts, columns, method, seed = case
     rng = np.random.default_rng(seed)
     data = rng.integers(-800, 1500, size=(2, *shape)).astype(np.int16)
     data *= rng.random(shape) > 0.2
@@ -44,11 +47,15 @@ def test_equals_normalising_and_resampling_everything(case):
     maps = [AxisMap.resize(n, m) for n, m in zip(shape, target, strict=True)]
     expected = np.moveaxis(resample(whole, maps, orders), -1, 1)
     scales = [(normalization.scale(channel, mask), mask) for channel in data]
-    slices = PreparedSlices(data, scales, maps, orders)
+    with mock.patch.object(slices_module, "_COLUMNS", 7):
+        slices, again = (PreparedSlices(data, scales, maps, orders) for _ in range(2))
     assert slices.shape == expected.shape
-    parts = [slices.slices(a, b) for a, b in itertools.pairwise(cuts)]
+    found = np.concatenate([slices.slices(a, b) for a, b in itertools.pairwise(cuts)], axis=1)
     spread = max(1.0, float(np.abs(whole).max()))
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=2e-6 * spread, rtol=0)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * spread, rtol=0)
+    for low, high in itertools.pairwise(columns):  # some columns at a time: the same, bit for bit
+        parts = [again.slices(a, b, slice(low, high)) for a, b in itertools.pairwise(cuts)]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), found[:, :, low:high])
     np.testing.assert_allclose(slices.lowest, whole.min(axis=(1, 2, 3)), rtol=1e-6)
 
 

@@ -185,7 +185,39 @@ def test_the_job_is_cut_into_bands_that_cover_it():
     from medseg.resampling import AxisMap
 
     axis = Between.of(AxisMap.resize(10, 23))
-    bands = Job(Whole(torch.zeros(1, 1, 10, 1)), None, (axis, axis, axis)).bands(4)  # type: ignore[arg-type]
+    job = Job(Whole(torch.zeros(1, 1, 10, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
+    bands = job.bands(4, Sliding((1, 10, 1)))
     assert [band.targets for band in bands] == [slice(0, 5), slice(5, 11), slice(11, 17), slice(17, 23)]
     assert bands[0].columns.start == 0
     assert bands[-1].columns.stop == 10
+
+
+def test_bands_are_cut_where_windows_meet():
+    from medseg.inference.export import Between
+    from medseg.resampling import AxisMap
+
+    axis = Between.of(AxisMap.resize(512, 512))
+    job = Job(Whole(torch.zeros(1, 1, 512, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
+    half = Sliding((1, 128, 1), overlap=0.5)
+    assert [band.targets.stop for band in job.bands(3, half)] == [192, 320, 512]
+    assert [half.rows(512, band.columns) for band in job.bands(3, half)] == [3, 3, 3]
+    beside = Sliding((1, 128, 1), overlap=0)
+    assert [band.targets.stop for band in job.bands(4, beside)] == [128, 256, 384, 512]
+
+
+def test_windows_side_by_side_are_predicted_in_bands_of_their_own():
+    shape, classes = (1, 100, 256, 64), 20
+
+    def found(overlap):
+        return plan_memory(
+            shape,
+            Sliding((64, 64, 64), overlap, nothing=(0.0,) * classes),
+            budget=10**12,
+            held=0,
+            network=lambda batch: 0,
+            reduced=False,
+            columns=lambda n: [slice(256 * i // n, 256 * (i + 1) // n) for i in range(n)],
+        )
+
+    assert found(0.0).bands == 4  # a quarter of the memory, not a window more
+    assert found(0.5).bands == 1
