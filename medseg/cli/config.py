@@ -12,7 +12,7 @@ def add_parser(verbs: Any) -> None:
         "config", help="print an experiment with all defaults filled in", description=__doc__
     )
     parser.add_argument("config", nargs="?", help="YAML experiment; without it, the defaults")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values to change")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="values to change")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema for editors instead")
 
 

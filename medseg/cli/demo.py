@@ -27,7 +27,9 @@ DEMO: dict[str, Any] = {
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("demo", help="train, predict, evaluate on phantoms", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values to change: train.steps=50")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=50"
+    )
     parser.add_argument(
         "--run", default="runs/demo", metavar="FOLDER", help="new folder; runs/demo unless told"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, nearest
 
 VERBS = (
     *("demo", "inspect", "plan", "train", "predict", "evaluate"),
@@ -35,6 +36,16 @@ class _Parser(argparse.ArgumentParser):
         """The help without the marks of code that docstrings hold."""
         return super().format_help().replace("``", "")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, but an option that a verb does not know is told by the verb, with the nearest that it knows."""
+        known, rest = super().parse_known_args(args, namespace)
+        unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+        if unknown is not None:
+            options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", self.format_usage())
+            settings = " Settings are given as --set NAME=VALUE." if "--set" in options else ""
+            self.error(f"{unknown}: no such option.{nearest(unknown, options) or settings}")
+        return known, rest
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(EXIT_REFUSED, f"medseg: {message}\n")
@@ -52,6 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         _module(verb).add_parser(verbs)
+    for verb_parser in verbs.choices.values():  # behind the verb, too
+        verb_parser.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 
@@ -67,7 +82,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     name = next((n for n in ("overrides", "images", "paths", "others") if hasattr(options, n)), None)
-    if rest and (name is None or any(word.startswith("-") for word in rest)):
+    if rest and name is None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest and name is not None:
         setattr(options, name, [*getattr(options, name), *rest])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
     parser.add_argument("name", nargs="?", default="*", help="a name, or a pattern such as 'unet*'")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="options, with a name")
+    parser.add_argument("options", nargs="*", default=[], metavar="key=value", help="options, with a name")
     parser.add_argument("--input", metavar="C,X,Y[,Z]", help="summarise the model on an input of this shape")
     parser.add_argument("--classes", type=int, default=2, help="classes of the summary, background counted")
 

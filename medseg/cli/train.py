@@ -20,7 +20,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("train", help="train an experiment", description=__doc__)
     parser.add_argument("config", nargs="?", help="YAML experiment; not needed with --resume")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="values to change: train.steps=2000"
+        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=2000"
     )
     parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
     parser.add_argument("--run", metavar="FOLDER", help="new run folder; runs/NAME unless told")

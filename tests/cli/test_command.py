@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from medseg.cli.main import VERBS, main
+from medseg.errors import DataError
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
 
@@ -129,3 +130,29 @@ def test_config_prints_what_it_reads_back(tmp_path, capsys):
     assert "lr: 0.001" in printed
     assert main(["config", "--schema"]) == 0
     assert "train" in json.loads(capsys.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("evaluate", "run", "--bset"), "--bset: no such option. Did you mean '--best'?"),
+        (
+            ("predict", "m", "i.nii.gz", "--overlap=0.5"),
+            "--overlap: no such option. Settings are given as --set",
+        ),
+        (("evaluate",), "the following arguments are required: prediction\n"),
+    ],
+)
+def test_options_that_a_verb_does_not_know(words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 1
+    captured = capsys.readouterr().err
+    assert told in captured
+    assert captured.startswith(f"usage: medseg {words[0]}")
+
+
+def test_debug_stands_before_a_verb_or_behind_it(tmp_path):
+    for words in (["--debug", "inspect", str(tmp_path)], ["inspect", str(tmp_path), "--debug"]):
+        with pytest.raises(DataError):
+            main(words)
