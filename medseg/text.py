@@ -1,4 +1,4 @@
-"""Names that others gave, made fit for a comment, a page or a picture."""
+"""Names that others gave, made fit for a comment, a page or a picture; numbers as people write them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def amount(value: float) -> str:
 def percent(share: float) -> str:
     """A share in [0, 1] with two significant digits, such as ``0.031 %``."""
     return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are: ``1 case``, ``1,205 cases``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medseg.text import counted
+
 if TYPE_CHECKING:
     from medseg.evaluation.best import Comparison
 
@@ -20,7 +22,7 @@ def add_parser(verbs: Any) -> None:
         "prediction", help="label map, folder of label maps, or a RUN with its held-out cases"
     )
     parser.add_argument("reference", nargs="?", help="label map or folder; not needed for a RUN")
-    parser.add_argument("others", nargs="*", help="with --best: more RUNs")
+    parser.add_argument("others", nargs="*", default=[], help="with --best: more RUNs")
     parser.add_argument(
         "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
     )
@@ -202,7 +204,7 @@ def _measured(
             tqdm.write(str(error), file=sys.stderr)
     if not rows:
         raise DataError(
-            f"{prediction}: none of {len(pairs)} cases could be measured. Mend what is named above."
+            f"{prediction}: none of {counted(len(pairs), 'case')} could be measured. Mend what is named above."
         )
     return rows, failed
 
@@ -211,7 +213,9 @@ def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> i
     """Print and write a table; the exit code says whether every case is in it."""
     print(table)
     if failed:
-        print(f"{failed} of {cases} cases could not be measured and are not in the means")
+        print(
+            f"{failed} of {counted(cases, 'case')} could not be measured and {'is' if failed == 1 else 'are'} not in the means"
+        )
     output = Path(options.output) if options.output else None
     if output is None and options.reference is None:
         by_instance = options.instances or options.parts

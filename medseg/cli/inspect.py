@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.text import counted
+
 if TYPE_CHECKING:
     from medseg.data.cases import Case, Dataset
     from medseg.geometry import Grid
@@ -75,7 +77,7 @@ def _describe_image(path: Path) -> str:
     if volume.grid.shear > 1e-4:
         lines.append(f"  sheared: the axes' largest cosine is {volume.grid.shear:.3f}")
     if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
-        lines.append(f"  {int((~np.isfinite(volume.data)).sum())} voxels are NaN or infinite")
+        lines.append(f"  NaN or infinity in {counted(int((~np.isfinite(volume.data)).sum()), 'voxel')}")
     return "\n".join(lines)
 
 
@@ -129,14 +131,14 @@ def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
         maps.append(f"{with_instances} with an instance map")
     lines = [
         f"{dataset.root}: {dataset.name}",
-        f"  {len(dataset.cases)} cases, {', '.join(maps)}, "
-        f"{len({case.subject for case in dataset.cases})} subjects",
+        f"  {counted(len(dataset.cases), 'case')}, {', '.join(maps)}, "
+        f"{counted(len({case.subject for case in dataset.cases}), 'subject')}",
         f"  channels: {', '.join(dataset.channel_names)}",
         *_describe_labels(dataset, shown),
     ]
     partial = sum(case.drawn is not None for case in dataset.cases)
     if partial:
-        lines.append(f"  {partial} cases of which only some labels were drawn")
+        lines.append(f"  {counted(partial, 'case')} of which only some labels were drawn")
     return "\n".join(lines)
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.text import counted
+
 if TYPE_CHECKING:
     from medseg.inference.estimate import Estimate
     from medseg.inference.made_by import MadeBy, Maker
@@ -20,7 +22,7 @@ Progress = Callable[[int, int], None]
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("predict", help="segment images with a trained model", description=__doc__)
     parser.add_argument("model", help="model folder: RUN/model, or a RUN with --held-out")
-    parser.add_argument("images", nargs="*", help="files, folders of files, or DICOM folders")
+    parser.add_argument("images", nargs="*", default=[], help="files, folders of files, or DICOM folders")
     parser.add_argument(
         "-o",
         "--output",
@@ -115,11 +117,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.skip_existing:
         pairs = [(case, target) for case, target in pairs if not _is_there(target, made_by, maker, options)]
-        print(f"{len(cases) - len(pairs)} of {len(cases)} cases are there already")
+        print(f"{len(cases) - len(pairs)} of {counted(len(cases), 'case')} already there")
     failed = _predict(
         together, pairs, partial(made_by.add, maker=maker, instances=options.instances), options
     )
-    print(f"{len(cases) - failed} of {len(cases)} cases in {output}")
+    print(f"{len(cases) - failed} of {counted(len(cases), 'case')} in {output}")
     return 2 if failed else 0
 
 
@@ -234,7 +236,7 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
         )
 
     failed = _told(outcomes, cases, options)
-    print(f"{cases - failed} of {cases} cases in {run / 'predictions'}")
+    print(f"{cases - failed} of {counted(cases, 'case')} in {run / 'predictions'}")
     return 2 if failed else 0
 
 
@@ -256,14 +258,16 @@ def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
         windows = " + ".join(_windows_told(one) for one in found)
         print(f"{case.id}  {windows}, {own_seconds:.1f} s, {gigabytes(own_memory)}", flush=True)
         seconds, memory = seconds + own_seconds, max(memory, own_memory)
-    print(f"{len(cases) - failed} of {len(cases)} cases: {seconds:.0f} s, at most {gigabytes(memory)}")
+    print(
+        f"{len(cases) - failed} of {counted(len(cases), 'case')}: {seconds:.0f} s, at most {gigabytes(memory)}"
+    )
     return 2 if failed else 0
 
 
 def _windows_told(found: Estimate) -> str:
     shape = "x".join(map(str, found.shape))
     parts = f", in {found.bands} parts" if found.bands > 1 else ""
-    return f"{shape} voxels, {found.windows} windows ({found.empty} empty){parts}"
+    return f"{shape} voxels, {counted(found.windows, 'window')} ({found.empty} empty){parts}"
 
 
 def _check_suffix(options: argparse.Namespace, cases: list[Any]) -> None:

@@ -17,6 +17,7 @@ from medseg.geometry import EQUAL_WITHIN_MM, Grid
 from medseg.io import read, read_grid, read_labels
 from medseg.io.instances import InstanceFile
 from medseg.labels import Labels
+from medseg.text import counted
 from medseg.volume import Volume
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -106,7 +107,7 @@ class Dataset:
         for case in self.cases:
             if case.id == case_id:
                 return case
-        hint = nearest(case_id, self.ids) or f" It has {len(self.cases)} cases."
+        hint = nearest(case_id, self.ids) or f" It has {counted(len(self.cases), 'case')}."
         raise DataError(f"{self.root}: no case {case_id!r}.{hint} Give the id of a case of this dataset.")
 
     def subset(self, ids: Iterable[str]) -> Dataset:

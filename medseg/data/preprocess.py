@@ -18,6 +18,7 @@ from medseg.data.slices import PreparedSlices
 from medseg.errors import DataError
 from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
 from medseg.resampling import AxisMap, axis_orders, resample_labels
+from medseg.text import counted
 from medseg.volume import Volume
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -96,7 +97,7 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:
             raise DataError(
-                f"{where}: found {count} voxels that are NaN or infinite, expected none. Replace them, such as by the value of "
+                f"{where}: found NaN or infinity in {counted(count, 'voxel')}, expected none. Replace them, such as by the value of "
                 "the background, if resampling has left them outside the field of view."
             )
 

@@ -14,6 +14,7 @@ from medseg.data.cases import Case
 from medseg.data.json_files import read_json
 from medseg.errors import DataError, nearest
 from medseg.io.atomic import write_text
+from medseg.text import counted
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
         raise DataError(f"folds: found {folds}, expected at least 2. Give more folds.")
     if len(subjects) < folds:
         raise DataError(
-            f"folds: found {len(subjects)} subject{'s' if len(subjects) > 1 else ''} with a label map, expected at least {folds} "
+            f"folds: found {counted(len(subjects), 'subject')} with a label map, expected at least {folds} "
             f"for {folds} folds, because each holds some out. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
         )
     order = np.random.default_rng(seed).permutation(len(subjects))
@@ -120,7 +121,7 @@ def _check_known(split: Split, subjects: dict[str, str], where: str) -> None:
         if case_id not in subjects:
             raise DataError(
                 f"{where}: unknown case {case_id!r}.{nearest(case_id, subjects)} The dataset has "
-                f"{len(subjects)} cases. Correct the id, or give the splits of this dataset."
+                f"{counted(len(subjects), 'case')}. Correct the id, or give the splits of this dataset."
             )
     both = {subjects[i] for i in split.train} & {subjects[i] for i in split.validation}
     if both:

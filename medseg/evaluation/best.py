@@ -16,6 +16,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.evaluation.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.rendering import as_html, as_text, as_tsv
 from medseg.io.atomic import write_text
+from medseg.text import counted
 
 _DIGITS = 5  # in which equals are equal
 
@@ -87,7 +88,10 @@ class Comparison:
     def _notes(self) -> list[str]:
         unsure = [c.run for c in self.candidates if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
-        return [f"{self.cases} cases of {self.subjects} subjects", f"take {self.best.run}{doubt}"]
+        return [
+            f"{counted(self.cases, 'case')} of {counted(self.subjects, 'subject')}",
+            f"take {self.best.run}{doubt}",
+        ]
 
 
 @dataclass(frozen=True)

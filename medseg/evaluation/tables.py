@@ -13,6 +13,7 @@ import numpy as np
 from medseg.evaluation.metrics import LabelMetrics
 from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
 from medseg.io.atomic import write_text
+from medseg.text import counted
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
 METRICS = COLUMNS[3:]  # all but case, value and name
@@ -184,7 +185,7 @@ class Table:
         found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
         absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
         if absent:
-            notes.append(f"{absent} label{' occurs' if absent == 1 else 's occur'} in no case")
+            notes.append(f"{counted(absent, 'label')} {'occurs' if absent == 1 else 'occur'} in no case")
         missed = [f"{name} ({hd95.infinite})" for name, hd95 in found.items() if hd95.infinite]
         if missed:
             notes.append(

@@ -26,6 +26,7 @@ from medseg.experiment.runs import check_run, find_dataset, labels_of, load_run,
 from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.postprocess import component_groups
 from medseg.io.atomic import write_text
+from medseg.text import counted
 from medseg.train.reports import Report
 from medseg.train.team import Team
 
@@ -123,7 +124,7 @@ class CrossValidation:
     def __repr__(self) -> str:
         cases = sum(len(split.validation) for split in self.splits)
         done = len(self.folds) - len(self.unfinished)
-        return f"CrossValidation({self.experiment.name}: {len(self.folds)} folds, {done} finished, {cases} cases held out)"
+        return f"CrossValidation({self.experiment.name}: {counted(len(self.folds), 'fold')}, {done} finished, {counted(cases, 'case')} held out)"
 
 
 def _open(experiment: Experiment, run: Path) -> None:

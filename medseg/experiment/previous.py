@@ -21,6 +21,7 @@ from medseg.inference.settings import SavedModel
 from medseg.io.atomic import copy_folder, replacing_folder
 from medseg.io.manifest import check_manifest
 from medseg.labels import Labels
+from medseg.text import counted
 
 _MOST_LISTED = 10
 
@@ -76,7 +77,7 @@ def _check_held_out(run: Path, cases: Sequence[Case]) -> None:
     others = [case.id for case in cases if case.id not in held_out]
     if others:
         raise ConfigError(
-            f"previous.run: {run}: {len(others)} of {len(cases)} cases were not held out by any of its folds: "
+            f"previous.run: {run}: {len(others)} of {counted(len(cases), 'case')} were not held out by any of its folds: "
             f"{_listed(others)}; label maps of cases that it was trained on are better than those of new images. "
             "Cross-validate it in a new folder: medseg train "
             f"{shlex.quote(str(run / 'config.yaml'))} --run FOLDER --all-folds, and give previous.run=FOLDER."

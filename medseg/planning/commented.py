@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from medseg.planning.text import printable
+from medseg.text import printable
 
 _WIDTH = 110
 _COLUMN = 36  # where comments stand that fit beside their value

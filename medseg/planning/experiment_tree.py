@@ -17,7 +17,7 @@ from medseg.planning.commented import Because, Tree
 from medseg.planning.configurations import schemes
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.propose import Proposal
-from medseg.planning.text import percent
+from medseg.text import counted, percent
 
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
 _ORIENTATION = "RAS"
@@ -93,7 +93,7 @@ def _experiment_name(dataset: str, model: str, proposal: Proposal) -> str:
 
 def _data(f: Fingerprint, source: Source) -> Tree:
     tree: dict[str, Because | Tree] = {
-        "path": Because(str(source.path), f"{len(f.cases)} cases with a label map")
+        "path": Because(str(source.path), f"{counted(len(f.cases), 'case')} with a label map")
     }
     if source.layout != "auto":
         tree["layout"] = Because(source.layout, "as told")

@@ -11,7 +11,7 @@ import numpy as np
 from medseg.labels import distinct_colour
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.propose import Proposal
-from medseg.planning.text import shortened
+from medseg.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ import numpy as np
 
 from medseg.planning.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.planning.spacing import THICK_SLICES
+from medseg.text import counted
 
 FEW_CASES = 10
 RARE_SHARE = 0.1  # of the cases hold the label
@@ -35,7 +36,7 @@ def _few_cases(f: Fingerprint) -> Iterator[Finding]:
     if f.subjects < FEW_CASES:
         yield Finding(
             code="few-cases",
-            text=f"Only {f.subjects} subject{'s' if f.subjects != 1 else ''} with a label map: a held-out fold says "
+            text=f"Only {counted(f.subjects, 'subject')} with a label map: a held-out fold says "
             "little about new ones.",
         )
     if f.unlabelled:
@@ -74,7 +75,7 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
     if rare:
         yield Finding(
             code="label-rare",
-            text=f"{_count(rare, 'label')} in so few of the {len(f.cases)} cases that a fold may lack them: {_listed(rare)}.",
+            text=f"{_count(rare, 'label')} in so few of the {counted(len(f.cases), 'case')} that a fold may lack them: {_listed(rare)}.",
         )
     if tiny:
         yield Finding(
@@ -261,7 +262,7 @@ def _ids(cases: Iterator[CaseMeasures]) -> tuple[str, ...]:
 
 
 def _count(items: Sequence[str], noun: str) -> str:
-    return f"1 {noun} is" if len(items) == 1 else f"{len(items)} {noun}s are"
+    return f"{counted(len(items), noun)} {'is' if len(items) == 1 else 'are'}"
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -273,4 +274,4 @@ def _of(ids: Sequence[str], f: Fingerprint) -> str:
     """``3 of 205 cases have``, or the only case by name."""
     if len(ids) == 1:
         return f"Case {ids[0]} has"
-    return f"{len(ids)} of {len(f.cases)} cases have"
+    return f"{len(ids)} of {counted(len(f.cases), 'case')} have"

@@ -18,6 +18,7 @@ from medseg.planning.findings import find
 from medseg.planning.fingerprint import Fingerprint, saved_fingerprint
 from medseg.planning.histogram import Histogram, Intensities, pooled
 from medseg.planning.measure_case import Measured, Unreadable, measure_case, stamp_of
+from medseg.text import counted
 
 _Outcomes = Generator[Measured | Unreadable, None, None]
 OnCase = Callable[[int, int, str], None]
@@ -158,7 +159,7 @@ def _listed(root: Path, broken: Sequence[Unreadable], cases: int) -> str:
     lines = "".join(f"\n  {item.reason}" for item in broken[:_MOST_LISTED])
     more = f"\n  and {len(broken) - _MOST_LISTED} more" if len(broken) > _MOST_LISTED else ""
     return (
-        f"{root}: {len(broken)} of {cases} cases cannot be used:{lines}{more}\n"
+        f"{root}: {len(broken)} of {counted(cases, 'case')} cannot be used:{lines}{more}\n"
         "Mend them, or take them off the list."
     )
 
@@ -167,7 +168,7 @@ def _assembled(dataset: Dataset, measured: Sequence[Measured]) -> Fingerprint:
     histograms = [m.histograms for m in measured if m.histograms]
     if not histograms:
         raise DataError(
-            f"{dataset.root}: found no labelled voxel in any of {len(measured)} cases. Check the label maps."
+            f"{dataset.root}: found no labelled voxel in any of {counted(len(measured), 'case')}. Check the label maps."
         )
     cases = tuple(m.case for m in measured)
     regions, ignore = _beyond_names(dataset.labels)

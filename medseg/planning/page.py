@@ -16,7 +16,7 @@ from medseg.planning.experiment_tree import batch_reason, normalization_methods
 from medseg.planning.figures import as_png, geometry_figure, intensity_figure, share_figure, volume_figure
 from medseg.planning.fingerprint import Finding, Fingerprint
 from medseg.planning.propose import Proposal
-from medseg.planning.text import amount, percent, printable
+from medseg.text import amount, counted, percent, printable
 
 if TYPE_CHECKING:
     from medseg.viz.canvas import Picture
@@ -84,7 +84,9 @@ def write_page(
             _label_table(f),
         ),
         *_section("Foreground and crop", _figure(share_figure(f), "Of the whole image.")),
-        *_section("Cases", f"<details><summary>{len(f.cases)} cases</summary>{_case_table(f)}</details>"),
+        *_section(
+            "Cases", f"<details><summary>{counted(len(f.cases), 'case')}</summary>{_case_table(f)}</details>"
+        ),
     ]
     body = "\n".join(parts)
     write_text(
@@ -127,7 +129,7 @@ def _finding(finding: Finding) -> str:
     listed = ""
     if len(finding.cases) > 1:
         ids = ", ".join(finding.cases[:_MOST_IDS]) + (" …" if len(finding.cases) > _MOST_IDS else "")
-        listed = f"<details><summary>{len(finding.cases)} cases</summary>{_text(ids)}</details>"
+        listed = f"<details><summary>{counted(len(finding.cases), 'case')}</summary>{_text(ids)}</details>"
     return f"<li{mark}>{_text(finding.text)}{listed}</li>"
 
 

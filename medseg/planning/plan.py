@@ -21,7 +21,7 @@ from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.measure import OnCase, fingerprint
 from medseg.planning.memory import PresetName, find_preset
 from medseg.planning.propose import Kind, Proposal, propose
-from medseg.planning.text import percent, printable
+from medseg.text import counted, percent, printable
 
 _MOST_WARNINGS = 5
 FINGERPRINT_NAME, PAGE_NAME = "fingerprint.json", "fingerprint.html"
@@ -69,7 +69,7 @@ class Plan:
         p, e = self.proposal, self.experiment
         return "\n".join(
             (
-                f"{e.name}: {e.model.name}, {len(self.fingerprint.cases)} cases, {len(self.fingerprint.labels)} classes",
+                f"{e.name}: {e.model.name}, {counted(len(self.fingerprint.cases), 'case')}, {len(self.fingerprint.labels)} classes",
                 f"  spacing   {_times(p.spacing)} mm, median volume {_times(p.median_shape)}",
                 f"  patch     {_times(e.patch.size)} ({percent(p.covered)} of the median), batch {e.train.batch_size}",
                 f"  memory    {p.budget.source}",
@@ -192,9 +192,9 @@ def _heading(
 ) -> str:
     """What stands above a plan; `cascade` holds the commands of both stages where it is one of them."""
     lines = [
-        f"Plan for {printable(f.dataset)}: {len(f.cases)} cases, {len(f.channel_names)} channel"
-        f"{'s' if len(f.channel_names) > 1 else ''} ({printable(', '.join(f.channel_names))}), "
-        f"{len(f.labels) - 1} label{'s' if len(f.labels) != 2 else ''} besides background.",
+        f"Plan for {printable(f.dataset)}: {counted(len(f.cases), 'case')}, {counted(len(f.channel_names), 'channel')} "
+        f"({printable(', '.join(f.channel_names))}), "
+        f"{counted(len(f.labels) - 1, 'label')} besides background.",
         f"Memory: {p.budget.source}.",
         *_warnings(f),
         *_advice(p, other, alone=cascade is None),

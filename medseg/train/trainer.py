@@ -24,6 +24,7 @@ from medseg.inference.settings import SavedModel
 from medseg.labels import Labels
 from medseg.losses import build_loss
 from medseg.models.base import Model
+from medseg.text import counted
 from medseg.train.average import Average
 from medseg.train.batches import Batches, load_batches
 from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
@@ -121,7 +122,7 @@ class Trainer:
         budget = self.settings.budget
         if budget is None:
             return str(self.steps)
-        return f"{budget} (about {self.steps} steps)" if self.steps else budget
+        return f"{budget} (about {counted(self.steps, 'step')})" if self.steps else budget
 
     def __iter__(self) -> Iterator[Report]:
         with ExitStack() as stack, kept_memory(self.fabric.device.type == "cpu"):
@@ -385,5 +386,5 @@ class Trainer:
         return (
             f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._goal}, "
             f"{batch}, {self.team.precision} on {self.fabric.device}, "
-            f"{len(self._train.cases)} cases{held_out})"
+            f"{counted(len(self._train.cases), 'case')}{held_out})"
         )

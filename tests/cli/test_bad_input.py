@@ -109,7 +109,7 @@ def test_nan_in_an_image(refused, toy, tmp_path):
     holds(
         refused(*toy),
         "phantom_000",
-        "found 1 voxels that are NaN or infinite",
+        "found NaN or infinity in 1 voxel,",
         "expected none",
         "Replace them",
     )

@@ -249,7 +249,7 @@ def test_inspect_counts_voxels_that_are_no_numbers(tmp_path, capsys, make_volume
     data[0, 0, 0, :2] = np.nan
     medseg.write(volume.with_data(data), tmp_path / "nan.nii.gz")
     assert main(["inspect", str(tmp_path / "nan.nii.gz")]) == 0
-    assert "2 voxels are NaN or infinite" in capsys.readouterr().out
+    assert "NaN or infinity in 2 voxels" in capsys.readouterr().out
 
 
 def test_the_best_weights_are_a_model_too(workplace, tmp_path):
@@ -300,7 +300,7 @@ def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "phantom_000  " in told
     assert " windows (0 empty), " in told
-    assert "1 of 1 cases: " in told
+    assert "1 of 1 case: " in told
     model = str(workplace / "run" / "model")
     assert main(["predict", model, file, "--estimate", "--with", model]) == 0
     assert capsys.readouterr().out.count(" windows (0 empty)") == 2

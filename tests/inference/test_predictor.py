@@ -223,7 +223,7 @@ def test_wrong_number_of_channels_and_nan_are_refused(make_predictor, make_volum
     image = make_volume()
     data = image.data.copy()
     data[0, 0, 0, :2] = (np.nan, np.inf)
-    with pytest.raises(DataError, match="found 2 voxels that are NaN or infinite"):
+    with pytest.raises(DataError, match="found NaN or infinity in 2 voxels"):
         make_predictor()(image.with_data(data))
 
 

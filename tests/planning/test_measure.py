@@ -137,7 +137,7 @@ def test_all_broken_cases_are_told_at_once(write_table):
 def test_datasets_without_labels_are_refused(write_table):
     image, label = case_of((6, 6, 6), (slice(0, 6),) * 3, (slice(1, 3),) * 3)
     folder = write_table({"a": (image, np.zeros_like(label))})
-    with pytest.raises(DataError, match="found no labelled voxel in any of 1 cases"):
+    with pytest.raises(DataError, match="found no labelled voxel in any of 1 case"):
         fingerprint(read_dataset(folder))
     (folder / "cases.tsv").write_text("case\timage\na\ta_image.nii.gz\n")
     with pytest.raises(DataError, match="found no case with a label map among 1"):
