@@ -29,6 +29,9 @@ _MOST_SLICES_AT_ONCE = 32
 _PAPERS_BATCH = 16
 _DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
 _ELONGATED = 1.5
+_SIDES_ALONE = (
+    "at most left and right, which look alike in a body: few steps are not spent on flips no scan shows"
+)
 _METHOD_REASONS = {
     "ct": "clipped to its foreground's percentiles 0.5 and 99.5, which training measures",
     "zscore": "each image's own mean and deviation",
@@ -75,9 +78,9 @@ def experiment_tree(
         if other
         else _unet(proposal, long=_is_long(proposal, steps)),
         "patch": _patch(proposal, other),
-        "augment": _augment(proposal),
+        "augment": _augment(fingerprint, proposal, long=_is_long(proposal, steps)),
         "train": _train(proposal, steps, other),
-        "predict": _predict(fingerprint, proposal, other),
+        "predict": _predict(fingerprint, proposal, other, long=_is_long(proposal, steps)),
     }
 
 
@@ -194,19 +197,33 @@ def _patch(p: Proposal, other: OtherModel | None) -> Tree:
     return tree
 
 
-def _augment(p: Proposal) -> Tree:
+def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> Tree:
+    tree: dict[str, Because | Tree] = {}
+    if not _mirrors_all(p, long=long):
+        # Axis 0 of the volume is axis 0 of the patch, too, where the patch has it.
+        tree["mirror_axes"] = Because(_mirrored(f, p, long=long), _SIDES_ALONE)
     if p.dims == 2:
         degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
         why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
-        return {"rotate_degrees": Because(degrees, why)}
-    if max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
-        return {
-            "in_plane": Because(
-                p.slice_axis, "so flat a patch is turned and scaled within its few thick slices"
-            ),
-            "rotate_degrees": Because(180.0, "slices are turned any way in their plane"),
-        }
-    return {}
+        tree["rotate_degrees"] = Because(degrees, why)
+    elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
+        why = "so flat a patch is turned and scaled within its few thick slices"
+        tree["in_plane"] = Because(p.slice_axis, why)
+        tree["rotate_degrees"] = Because(180.0, "slices are turned any way in their plane")
+    return tree
+
+
+def _mirrors_all(p: Proposal, *, long: bool) -> bool:
+    """Whether all axes are mirrored: in a long training, and in pictures, which have no up and down."""
+    return long or p.median_shape[p.slice_axis] <= 1
+
+
+def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
+    """The axes of the volume that are mirrored: no opposite labels lie along them, and they lie in the patch."""
+    apart = opposite_axes(Labels.of(f.labels), _ORIENTATION)
+    across = (p.slice_axis,) if p.dims == 2 else ()
+    axes = range(3) if _mirrors_all(p, long=long) else (0,)
+    return [axis for axis in axes if axis not in (*apart, *across)]
 
 
 def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
@@ -270,12 +287,10 @@ def _optimizer(long: bool, other: OtherModel | None) -> Because:
     return Because(values, "finds its way in fewer steps than SGD, which needs a long training")
 
 
-def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None) -> Tree:
+def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> Tree:
     tree: dict[str, Because | Tree] = {}
     if not _is_foreign(other):
-        apart = opposite_axes(Labels.of(f.labels), _ORIENTATION)
-        across = (p.slice_axis,) if p.dims == 2 else ()
-        axes = [axis for axis in range(3) if axis not in (*apart, *across)]
+        axes = _mirrored(f, p, long=long)
         why = (
             f"flipped copies are averaged, as in training: better, {2 ** len(axes)} times slower; [] for none"
         )

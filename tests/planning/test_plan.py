@@ -371,3 +371,18 @@ def test_no_cascade_where_a_patch_sees_enough(phantoms, cache, tmp_path):
     made = plan(phantoms, cache=cache)
     assert made.cascade == ()
     assert "cascade" not in made.text
+
+
+def test_a_short_training_mirrors_left_and_right_alone(make_fingerprint):
+    budget = Budget(8, "a test", on_gpu=False)
+
+    def axes(measured, dims=None, steps=None):
+        made = propose(measured, PRESETS["unet"], budget, dims)
+        tree = plain(experiment_tree(measured, made, Source(Path("data"), "auto"), steps, None))
+        return tree["augment"].get("mirror_axes"), tree["predict"]["mirror_axes"]
+
+    volumes, pictures = make_fingerprint((50, 60, 40)), make_fingerprint((50, 60, 1))
+    assert axes(volumes) == ([0], [0])
+    assert axes(volumes, "2d") == ([0], [0])
+    assert axes(volumes, steps=LONG_STEPS) == (None, [0, 1, 2])
+    assert axes(pictures, "2d") == (None, [0, 1])
