@@ -169,7 +169,7 @@ def test_maps_of_a_picture_are_pictures_if_wanted(trained, tmp_path, pictures):
     run, _ = trained
     image, truth = (str(pictures / folder / "0.png") for folder in ("images", "instances"))
     assert main(["predict", str(run), image, "-o", str(tmp_path), "--instances", "--suffix", ".png"]) == 0
-    expected = {"0.png", "0_instances.png", "0_instances.tsv", "made_by.json"}
+    expected = {"0.png", "0_instances.png", "0_instances.tsv", "made_by.jsonl"}
     assert {file.name for file in tmp_path.iterdir()} == expected
     labels, ids = (read_labels(tmp_path / name).data for name in ("0.png", "0_instances.png"))
     assert np.array_equal(ids > 0, labels > 0)

@@ -14,7 +14,7 @@ from medseg.text import counted
 if TYPE_CHECKING:
     from medseg.inference.estimate import Estimate
     from medseg.inference.made_by import MadeBy, Maker
-    from medseg.inference.many import Outcome
+    from medseg.inference.many import Noting, Outcome
 
 Progress = Callable[[int, int], None]
 
@@ -86,7 +86,6 @@ def run(options: argparse.Namespace) -> int:
     from medseg.inference.predictor import load
     from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
-    from medseg.io.instances import instance_file
 
     _check(options)
     folder = Path(options.model)
@@ -108,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         return _estimate(predictors, cases)
     names = [case.id if options.held_out else output_stem(case) for case in cases]
     targets = [output / f"{name}{options.suffix or '.nii.gz'}" for name in names]
-    _check_targets(cases, [*targets, *map(instance_file, targets)] if options.instances else targets)
+    _check_targets(cases, _files_of(targets, options))
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
     made_by, maker = (
@@ -118,9 +117,10 @@ def run(options: argparse.Namespace) -> int:
     if options.skip_existing:
         pairs = [(case, target) for case, target in pairs if not _is_there(target, made_by, maker, options)]
         print(f"{len(cases) - len(pairs)} of {counted(len(cases), 'case')} already there")
-    failed = _predict(
-        together, pairs, partial(made_by.add, maker=maker, instances=options.instances), options
+    noting = partial(
+        made_by.noting, maker=maker, instances=options.instances, probabilities=options.probabilities
     )
+    failed = _predict(together, pairs, noting, options)
     print(f"{len(cases) - failed} of {counted(len(cases), 'case')} in {output}")
     return 2 if failed else 0
 
@@ -145,23 +145,19 @@ def _check(options: argparse.Namespace) -> None:
 def _predict(
     predictor: Any,
     pairs: list[tuple[Any, Path]],
-    note: Callable[[str], None],
+    noting: Noting,
     options: argparse.Namespace,
 ) -> int:
     """Predict, write, and note what made each label map, telling progress; returns how many failed."""
     from medseg.inference.instance_files import predict_instance_files
     from medseg.inference.many import predict_files
-    from medseg.io import stem_of
 
     def outcomes(on_window: Progress) -> Iterator[Outcome]:
         if options.instances:
-            done = predict_instance_files(predictor, pairs, on_slice=on_window)
-        else:
-            done = predict_files(predictor, pairs, on_window=on_window, probabilities=options.probabilities)
-        for outcome in done:
-            if outcome.error is None:
-                note(stem_of(outcome.target))
-            yield outcome
+            return predict_instance_files(predictor, pairs, on_slice=on_window, noting=noting)
+        return predict_files(
+            predictor, pairs, on_window=on_window, probabilities=options.probabilities, noting=noting
+        )
 
     return _told(outcomes, len(pairs), options)
 
@@ -314,7 +310,7 @@ def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
 def _is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Namespace) -> bool:
     """Whether everything that is asked for of a case is there; what another model made is refused, or made again."""
     from medseg.errors import ConfigError
-    from medseg.inference.many import probabilities_file
+    from medseg.inference.made_by import probabilities_file
     from medseg.io import stem_of
     from medseg.io.instances import instance_file
 
@@ -326,14 +322,33 @@ def _is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Nam
     if not all(file.is_file() for file in files):
         return False
     name = stem_of(target)
-    if not made_by.knows(name) or made_by.is_by(name, maker):
+    if made_by.is_unfinished(name):
+        return False
+    wanted = {"instances": options.instances, "probabilities": options.probabilities}
+    if not made_by.knows(name) or made_by.is_by(name, maker, **wanted):
         return True
+    if made_by.is_by(name, maker):  # without all that is wanted
+        return False
     if not options.held_out:
         raise ConfigError(
             f"{target}: found a label map of another model or other settings, expected one of this call to go on from. Choose "
             "another --output, or leave --skip-existing out to make it again."
         )
     return False
+
+
+def _files_of(targets: list[Path], options: argparse.Namespace) -> list[Path]:
+    """All files that are written for some label maps."""
+    from medseg.inference.made_by import probabilities_file
+    from medseg.io.instances import instance_file, table_beside
+
+    files = [*targets]
+    if options.instances:
+        maps = [instance_file(target) for target in targets]
+        files += [*maps, *map(table_beside, maps)]
+    if options.probabilities:
+        files += map(probabilities_file, targets)
+    return files
 
 
 def _check_targets(cases: list[Any], targets: list[Path]) -> None:

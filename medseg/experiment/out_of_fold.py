@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from medseg.data.cases import Case
@@ -17,7 +18,7 @@ from medseg.experiment.runs import find_dataset, load_run
 from medseg.inference.instance_files import predict_instance_files
 from medseg.inference.made_by import MadeBy, Maker
 from medseg.inference.many import OnWindow, Outcome, predict_files
-from medseg.inference.predictor import Predictor, load
+from medseg.inference.predictor import load
 from medseg.io.atomic import make_folder
 from medseg.io.instances import instance_file
 from medseg.io.manifest import NAME
@@ -110,16 +111,9 @@ def predict_out_of_fold(
         if not one.cases:
             continue
         predictor = load(one.model, device=device, max_memory=max_memory)
-        for outcome in _predicted(predictor, one, folder, instances, on_window):
-            if outcome.error is None:
-                made_by.add(outcome.case.id, one.maker, instances=instances)
-            yield outcome
-
-
-def _predicted(
-    predictor: Predictor, one: HeldOut, folder: Path, instances: bool, on_window: OnWindow | None
-) -> Iterator[Outcome]:
-    pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
-    if instances:
-        return predict_instance_files(predictor, pairs, on_slice=on_window)
-    return predict_files(predictor, pairs, on_window=on_window)
+        noting = partial(made_by.noting, maker=one.maker, instances=instances)
+        pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
+        if instances:
+            yield from predict_instance_files(predictor, pairs, on_slice=on_window, noting=noting)
+        else:
+            yield from predict_files(predictor, pairs, on_window=on_window, noting=noting)

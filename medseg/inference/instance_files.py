@@ -13,7 +13,7 @@ import torch
 from medseg.data.cases import Case
 from medseg.data.preprocess import prepare
 from medseg.errors import MedsegError, ModelError, describe
-from medseg.inference.many import Outcome, probabilities_file
+from medseg.inference.many import Noting, Outcome, unnoted
 from medseg.inference.precision import autocast
 from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
 from medseg.instances import Instances
@@ -87,7 +87,11 @@ def label_map_of(predictor: Predictor, instances: Instances, like: Volume) -> Vo
 
 
 def predict_instance_files(
-    predictor: Predictor, pairs: Iterable[tuple[Case, Path]], *, on_slice: OnSlice | None = None
+    predictor: Predictor,
+    pairs: Iterable[tuple[Case, Path]],
+    *,
+    on_slice: OnSlice | None = None,
+    noting: Noting = unnoted,
 ) -> Iterator[Outcome]:
     """Write, for every image, instance map, table and the label map of the instances' classes, in this order.
 
@@ -95,6 +99,7 @@ def predict_instance_files(
         predictor: of a 2-D instance model.
         pairs: image and the file of its label map; see `instance_file` for the others.
         on_slice: called with (slices done, slices in all) of each image.
+        noting: gives the context that the writing of a case is done in, see `predict_files`.
 
     Yields:
         An outcome per pair, in order, once its files are written. An image that cannot be used does not stop the others.
@@ -104,10 +109,12 @@ def predict_instance_files(
     """
     require_instance_model(predictor)
     for case, target in pairs:
-        yield _predicted(predictor, case, target, on_slice)
+        yield _predicted(predictor, case, target, on_slice, noting)
 
 
-def _predicted(predictor: Predictor, case: Case, target: Path, on_slice: OnSlice | None) -> Outcome:
+def _predicted(
+    predictor: Predictor, case: Case, target: Path, on_slice: OnSlice | None, noting: Noting
+) -> Outcome:
     began = time.perf_counter()
     times = [began] * 4
     error: MedsegError | None = None
@@ -116,9 +123,9 @@ def _predicted(predictor: Predictor, case: Case, target: Path, on_slice: OnSlice
         times[1:] = [time.perf_counter()] * 3
         found = image_instances(predictor, volume, where=where, on_slice=on_slice)
         times[2:] = [time.perf_counter()] * 2
-        probabilities_file(target).unlink(missing_ok=True)  # of an earlier prediction
-        write_instances(found, volume, instance_file(target), predictor.labels)
-        write(label_map_of(predictor, found, volume), target)
+        with noting(target):
+            write_instances(found, volume, instance_file(target), predictor.labels)
+            write(label_map_of(predictor, found, volume), target)
         times[3] = time.perf_counter()
     except MedsegError as refused:
         error = refused

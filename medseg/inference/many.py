@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +13,17 @@ from typing import Any, Protocol
 from medseg.allocator import kept_memory
 from medseg.data.cases import Case
 from medseg.errors import MedsegError
-from medseg.io import stem_of, write
-from medseg.io.instances import instance_file, table_beside
+from medseg.inference.made_by import probabilities_file
+from medseg.io import write
 from medseg.volume import Volume
 
 OnWindow = Callable[[int, int], None]
+Noting = Callable[[Path], AbstractContextManager[None]]
+
+
+def unnoted(target: Path) -> AbstractContextManager[None]:
+    """Write `target` without a note of what made it."""
+    return nullcontext()
 
 
 class Segmenter(Protocol):
@@ -53,17 +60,13 @@ class Outcome:
     writing: float = 0.0
 
 
-def probabilities_file(target: Path) -> Path:
-    """Where the probabilities that belong to a label map are written."""
-    return target.with_name(f"{stem_of(target)}_probabilities.nii")
-
-
 def predict_files(
     predictor: Segmenter,
     pairs: Iterable[tuple[Case, Path]],
     *,
     on_window: OnWindow | None = None,
     probabilities: bool = False,
+    noting: Noting = unnoted,
 ) -> Iterator[Outcome]:
     """Segment images and write their label maps, each in one step.
 
@@ -72,8 +75,7 @@ def predict_files(
         pairs: image and the file to write.
         on_window: called with (windows done, windows in all) of each image.
         probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
-
-    Probabilities and instances that an earlier prediction left beside a label map are removed with it.
+        noting: gives the context that the writing of a file is done in, such as `MadeBy.noting` with its maker.
 
     Yields:
         An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
@@ -95,7 +97,7 @@ def predict_files(
                 done = _segment(predictor, case, target, read, on_window, probabilities)
                 if written is not None:
                     yield written.result()
-                written = writer.submit(_write, *done, probabilities)
+                written = writer.submit(_write, *done, noting)
                 del read, done
                 if not ahead and pair is not None:
                     reading = reader.submit(_read, predictor, pair[0])
@@ -137,25 +139,15 @@ def _segment(
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels
 
 
-def _write(outcome: Outcome, labels: Volume | None, probabilities: bool) -> Outcome:
+def _write(outcome: Outcome, labels: Volume | None, noting: Noting) -> Outcome:
     if labels is None:
         return outcome
     began = time.perf_counter()
     error: MedsegError | None = None
     try:
-        _remove_former(outcome.target, probabilities)
-        write(labels, outcome.target)
+        with noting(outcome.target):
+            write(labels, outcome.target)
     except MedsegError as refused:
         error = refused
     writing = time.perf_counter() - began
     return Outcome(outcome.case, outcome.target, error, outcome.reading, outcome.network, writing)
-
-
-def _remove_former(target: Path, probabilities: bool) -> None:
-    """Remove what an earlier prediction wrote beside `target`, and would be taken for a part of this one."""
-    instances = instance_file(target)
-    former = [instances, table_beside(instances)]
-    if not probabilities:
-        former.append(probabilities_file(target))
-    for file in former:
-        file.unlink(missing_ok=True)

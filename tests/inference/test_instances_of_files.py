@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from medseg.data.preprocess import Preprocessing
 from medseg.errors import DataError, ModelError
 from medseg.geometry import Grid
 from medseg.inference.instance_files import predict_instance_files
+from medseg.inference.made_by import MadeBy, Maker
 from medseg.inference.many import predict_files
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SavedModel
@@ -97,7 +99,11 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     (tmp_path / "b.nii.gz").write_bytes(b"no image")
     cases = [Case(name, (tmp_path / f"{name}.nii.gz",)) for name in "ba"]
     pairs = [(case, tmp_path / "out" / f"{case.id}.nii.gz") for case in cases]
-    bad, good = predict_instance_files(predictor_of(Threshold()), pairs)
+    (tmp_path / "out").mkdir()
+    noting = partial(MadeBy(tmp_path / "out").noting, maker=Maker("one"))
+    bad, good = predict_instance_files(
+        predictor_of(Threshold()), pairs, noting=partial(noting, instances=True)
+    )
     assert isinstance(bad.error, DataError)
     assert not bad.target.exists()
     assert good.error is None
@@ -112,10 +118,15 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     assert sorted(file.scores.values()) == pytest.approx([0.6, 0.8, 0.9])
     assert (tmp_path / "out" / "a_instances.tsv").read_text().startswith("id\tclass\tscore\n")
     # Another prediction of label maps alone leaves no instances that contradict it.
-    (again,) = predict_files(predictor_of(Threshold()), [pairs[1]], probabilities=True)
+    (again,) = predict_files(
+        predictor_of(Threshold()), [pairs[1]], probabilities=True, noting=partial(noting, probabilities=True)
+    )
     assert again.error is None
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.nii.gz", "a_probabilities.nii"]
-    list(predict_instance_files(predictor_of(Threshold()), [pairs[1]]))
+    expected = ["a.nii.gz", "a_probabilities.nii", "made_by.jsonl"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == expected
+    list(
+        predict_instance_files(predictor_of(Threshold()), [pairs[1]], noting=partial(noting, instances=True))
+    )
     assert not (tmp_path / "out" / "a_probabilities.nii").exists()
 
 
