@@ -9,11 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.predict_checks import (
+    check_options,
+    check_settings,
+    check_suffix,
+    check_targets,
+    files_of,
+    given_options,
+    is_there,
+)
 from medseg.text import counted
 
 if TYPE_CHECKING:
     from medseg.inference.estimate import Estimate
-    from medseg.inference.made_by import MadeBy, Maker
     from medseg.inference.many import Noting, Outcome
 
 Progress = Callable[[int, int], None]
@@ -87,18 +95,19 @@ def run(options: argparse.Namespace) -> int:
     from medseg.inference.together import Together
     from medseg.io.atomic import make_folder
 
-    _check(options)
+    check_options(options)
     folder = Path(options.model)
     whole = _cross_validation(folder)
     if options.held_out and whole is not None:
         return _out_of_fold(whole, options)
     model_folder = folder / "model" if (folder / "model").is_dir() else folder
     settings = apply_overrides({}, options.set)
+    check_settings(settings)
     predictors = []
     for model in (model_folder, *options.others):
         predictors.append(load(model, device=options.device, max_memory=options.max_memory, **settings))
     cases = _cases(options, model_folder.parent, len(predictors[0].saved.channel_names))
-    _check_suffix(options, cases)
+    check_suffix(options, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
     together = Together(predictors, scratch=output) if options.others else predictors[0]
     for predictor in predictors:
@@ -107,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         return _estimate(predictors, cases)
     names = [case.id if options.held_out else output_stem(case) for case in cases]
     targets = [output / f"{name}{options.suffix or '.nii.gz'}" for name in names]
-    _check_targets(cases, _files_of(targets, options))
+    check_targets(cases, files_of(targets, options))
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
     made_by, maker = (
@@ -115,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
         Maker.of([model_folder, *map(find_model_folder, options.others)], options.set),
     )
     if options.skip_existing:
-        pairs = [(case, target) for case, target in pairs if not _is_there(target, made_by, maker, options)]
+        pairs = [(case, target) for case, target in pairs if not is_there(target, made_by, maker, options)]
         print(f"{len(cases) - len(pairs)} of {counted(len(cases), 'case')} already there")
     noting = partial(
         made_by.noting, maker=maker, instances=options.instances, probabilities=options.probabilities
@@ -123,23 +132,6 @@ def run(options: argparse.Namespace) -> int:
     failed = _predict(together, pairs, noting, options)
     print(f"{len(cases) - failed} of {counted(len(cases), 'case')} in {output}")
     return 2 if failed else 0
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
-    from medseg.errors import ConfigError
-
-    if options.held_out == bool(options.images):
-        raise ConfigError("Give either images or --held-out.")
-    if options.images and not options.output and not options.estimate:
-        raise ConfigError("no place for the label maps. Give it with --output FOLDER.")
-    if options.held_out and options.suffix:
-        raise ConfigError(
-            "found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
-            "it out."
-        )
-    if options.instances:
-        _check_instances(options)
 
 
 def _predict(
@@ -208,7 +200,7 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
     from medseg.experiment.out_of_fold import predict_out_of_fold, still_to_predict
 
-    others = _given(options, "output", "estimate", "set", "with", "probabilities")
+    others = given_options(options, "output", "estimate", "set", "with", "probabilities")
     if others:
         raise ConfigError(
             f"{run}: found --held-out with {', '.join(others)}, expected none of them, because its predictions are those of "
@@ -266,38 +258,6 @@ def _windows_told(found: Estimate) -> str:
     return f"{shape} voxels, {counted(found.windows, 'window')} ({found.empty} empty){parts}"
 
 
-def _check_suffix(options: argparse.Namespace, cases: list[Any]) -> None:
-    """Refuse pictures of what is no picture."""
-    from medseg.errors import ConfigError
-    from medseg.io import PICTURES, suffix_of
-
-    if options.suffix in PICTURES:
-        volume = next((case.images[0] for case in cases if suffix_of(case.images[0]) not in PICTURES), None)
-        if volume is not None:
-            raise ConfigError(
-                f"--suffix {options.suffix}: found {volume}, expected pictures, because {options.suffix} holds no volume. "
-                "Leave it out."
-            )
-
-
-def _check_instances(options: argparse.Namespace) -> None:
-    """Refuse what is said of windows and probabilities, because instances are found in whole slices."""
-    from medseg.errors import ConfigError
-
-    others = _given(options, "estimate", "max-memory", "with", "probabilities")
-    if others:
-        raise ConfigError(
-            f"--instances: found it with {', '.join(others)}, expected none of them, because instances are found in whole "
-            "slices by one model. Leave one out."
-        )
-
-
-def _given(options: argparse.Namespace, *names: str) -> list[str]:
-    """Those of the options that were given, as they are written."""
-    places = {name: "others" if name == "with" else name.replace("-", "_") for name in names}
-    return [f"--{name}" for name, place in places.items() if getattr(options, place)]
-
-
 def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
     from medseg.data.layouts import read_images
     from medseg.experiment.runs import held_out_cases
@@ -305,62 +265,3 @@ def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
     if options.held_out:
         return list(held_out_cases(run))
     return read_images([Path(image) for image in options.images], channels)
-
-
-def _is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Namespace) -> bool:
-    """Whether everything that is asked for of a case is there; what another model made is refused, or made again."""
-    from medseg.errors import ConfigError
-    from medseg.inference.made_by import probabilities_file
-    from medseg.io import stem_of
-    from medseg.io.instances import instance_file
-
-    files = [target]
-    if options.instances:
-        files.append(instance_file(target))
-    if options.probabilities:
-        files.append(probabilities_file(target))
-    if not all(file.is_file() for file in files):
-        return False
-    name = stem_of(target)
-    if made_by.is_unfinished(name):
-        return False
-    wanted = {"instances": options.instances, "probabilities": options.probabilities}
-    if not made_by.knows(name) or made_by.is_by(name, maker, **wanted):
-        return True
-    if made_by.is_by(name, maker):  # without all that is wanted
-        return False
-    if not options.held_out:
-        raise ConfigError(
-            f"{target}: found a label map of another model or other settings, expected one of this call to go on from. Choose "
-            "another --output, or leave --skip-existing out to make it again."
-        )
-    return False
-
-
-def _files_of(targets: list[Path], options: argparse.Namespace) -> list[Path]:
-    """All files that are written for some label maps."""
-    from medseg.inference.made_by import probabilities_file
-    from medseg.io.instances import instance_file, table_beside
-
-    files = [*targets]
-    if options.instances:
-        maps = [instance_file(target) for target in targets]
-        files += [*maps, *map(table_beside, maps)]
-    if options.probabilities:
-        files += map(probabilities_file, targets)
-    return files
-
-
-def _check_targets(cases: list[Any], targets: list[Path]) -> None:
-    """Refuse before any work: two cases with one name, or an output that is an input."""
-    from medseg.errors import ConfigError
-
-    if len(set(targets)) != len(targets):
-        twice = next(target for target in targets if targets.count(target) > 1)
-        raise ConfigError(
-            f"{twice}: two images would be written to this name. Predict them into two folders."
-        )
-    inputs = {image.resolve() for case in cases for image in case.images}
-    clash = next((target for target in targets if target.resolve() in inputs), None)
-    if clash is not None:
-        raise ConfigError(f"{clash}: the output would replace an input. Choose another --output.")

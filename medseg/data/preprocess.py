@@ -16,7 +16,7 @@ from medseg.data.normalize import RGB_TOP, Normalization, Scale, nonzero_mask
 from medseg.data.settings import Orientation, Spacing
 from medseg.data.slices import PreparedSlices
 from medseg.errors import DataError
-from medseg.geometry import Grid, separable_maps, shape_at_spacing, turned
+from medseg.geometry import Grid, axes_to, separable_maps, shape_at_spacing, turned
 from medseg.resampling import AxisMap, axis_orders, resample_labels
 from medseg.text import counted
 from medseg.volume import Volume
@@ -196,6 +196,10 @@ class LabelTarget:
     def view(self) -> NDArray[Any]:
         """The part of the label map inside the crop with the network's axes; writing to it fills `volume`."""
         return self.seen(self.volume.data[0])
+
+    def file_axis(self, axis: int) -> int:
+        """The file's own axis that the network's `axis` runs along."""
+        return int(axes_to(self.volume.grid.axcodes, self.codes)[0][axis])
 
     def seen(self, array: NDArray[Any]) -> NDArray[Any]:
         """That part of any array `(*leading, X, Y, Z)` on the file's grid; a view."""

@@ -95,12 +95,14 @@ class Engine:
         sliding: windows and how they are put together; its batch is the largest.
         decision: how logits become labels.
         max_memory: resident bytes of the process; None for a share of what is free.
+        afterwards: bytes a voxel of the label map that is still to come, beside it, once the network is done.
     """
 
     network: WindowNetwork
     sliding: Sliding
     decision: Decision
     max_memory: int | None = None
+    afterwards: int = 0
 
     def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
         """Fill the job's label map.
@@ -114,7 +116,7 @@ class Engine:
             ConfigError: the memory allowed is too small.
             ModelError: logits that are not finite.
         """
-        plan = self.plan(job)
+        plan = self.plan(job, shares=shares)
         sliding, bands = self.laid_out(job, plan), job.bands(plan.bands, self.sliding)
         counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
         with kept_memory(plan.keeps_memory):
@@ -145,17 +147,22 @@ class Engine:
             self.sliding, batch_size=plan.batch_size, sums=plan.sums, device=plan.device, empty=job.empty
         )
 
-    def plan(self, job: Job, *, measure: bool = False) -> MemoryPlan:
+    def plan(self, job: Job, *, shares: ProbabilityFile | None = None, measure: bool = False) -> MemoryPlan:
         """How the job is laid out.
 
         Args:
             job: not changed.
+            shares: receives the probabilities, if wanted.
             measure: run the network once to see what it takes, also where memory is plenty and no budget was given.
 
         Raises:
             ConfigError: nothing fits the budget; the smallest that would do is told.
         """
-        held = used_memory() + job.target.volume.data.nbytes
+        labels = job.target.volume.data
+        held = used_memory() + labels.nbytes
+        later = held + self.afterwards * labels.size
+        if shares is not None:
+            held += shares.resident(job.target.file_axis(SLAB_FIRST[0]))
         budget = self.max_memory or used_memory() + int(SHARE_OF_FREE * free_memory())
 
         def plan(within: int, network: Callable[[int], int]) -> MemoryPlan:
@@ -164,6 +171,7 @@ class Engine:
                 self.sliding,
                 budget=within,
                 held=held,
+                later=later,
                 network=network,
                 reduced=self.network.dtype != torch.float32,
                 columns=lambda count: [band.columns for band in job.bands(count, self.sliding)],
@@ -184,7 +192,9 @@ def _put(
     shares: ProbabilityFile, target: LabelTarget, columns: slice, number: int, values: NDArray[np.float32]
 ) -> None:
     """Write the probabilities `(columns, B, k)` of one target slice to their place in the file."""
-    view = target.seen(shares.array()).transpose(0, *(axis + 1 for axis in SLAB_FIRST))
+    view = target.seen(shares.array(target.file_axis(SLAB_FIRST[0]))).transpose(
+        0, *(axis + 1 for axis in SLAB_FIRST)
+    )
     view[:, number, columns] = shares.encoded(np.moveaxis(values, -1, 0))
 
 

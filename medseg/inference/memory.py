@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +21,9 @@ SHARE_OF_FREE = 0.5  # when no budget is given; the rest is for other programs a
 SHARE_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
 OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
-_CGROUPS = (  # limit, in use; version 2, then 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_CGROUP_FILES = (  # limit, in use; version 2, then 1
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
@@ -39,17 +39,55 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def free_memory(cgroups: Sequence[tuple[str, str]] = _CGROUPS) -> int:
-    """Bytes that this process may still take: what the machine has free, or its control group if that is less."""
+def free_memory(groups: Iterable[Path] | None = None) -> int:
+    """Bytes that this process may still take: what the machine has free, or a control group of it if that is less.
+
+    Args:
+        groups: folders of control groups; None for the process's own and all above it.
+    """
     free = int(psutil.virtual_memory().available)
-    for limit_file, usage_file in cgroups:
-        try:
-            limit, usage = (Path(file).read_text().strip() for file in (limit_file, usage_file))
-        except OSError:
-            continue
-        if limit.isdigit() and usage.isdigit():  # "max" is no limit
-            free = min(free, max(0, int(limit) - int(usage)))
+    for folder in control_groups() if groups is None else groups:
+        for limit_file, usage_file in _CGROUP_FILES:
+            try:
+                limit, usage = ((folder / file).read_text().strip() for file in (limit_file, usage_file))
+            except OSError:
+                continue
+            if limit.isdigit() and usage.isdigit():  # "max" is no limit
+                free = min(free, max(0, int(limit) - int(usage) + _cached_files(folder)))
     return free
+
+
+def control_groups(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[Path]:
+    """Folders of the control groups whose memory this process counts towards, its own first.
+
+    Args:
+        own: the kernel's list. root: where groups are mounted.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # another system
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        folder = base / path.lstrip("/")
+        yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(base)))
+
+
+def _cached_files(group: Path) -> int:
+    """Bytes that a group holds of files that were read, which count as its own and are given up where memory is wanted."""
+    try:
+        lines = (group / "memory.stat").read_text().split("\n")
+    except OSError:
+        return 0
+    known = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    return sum(
+        int(known.get(f"total_{name}", known.get(name, 0))) for name in ("inactive_file", "active_file")
+    )
 
 
 def used_memory() -> int:
@@ -119,6 +157,7 @@ def plan_memory(
     held: int,
     network: Callable[[int], int],
     reduced: bool,
+    later: int = 0,
     columns: Callable[[int], list[slice]],
     gpu: torch.device | None = None,
 ) -> MemoryPlan:
@@ -129,6 +168,7 @@ def plan_memory(
         sliding: windows, with the batch that is wanted.
         budget: resident bytes allowed.
         held: resident bytes already, with what comes in any case.
+        later: resident bytes once the network is done and all of its memory is free again.
         network: bytes that the network takes for a batch of that many windows.
         reduced: whether logits come in reduced precision, so that float16 sums lose nothing that is there.
         columns: network voxels that each of so many bands needs.
@@ -146,7 +186,7 @@ def plan_memory(
         logits = batch * sliding.outputs * math.prod(sliding.window) * 4
         # Beside what the network takes, its output included: a copy in float32; the sum over flips and one flipped.
         beside = logits * (reduced + (2 if sliding.mirror_axes else 0))
-        peak = held + slab + max(logits, network(batch)) + beside + OVERHEAD
+        peak = max(held + slab + max(logits, network(batch)) + beside, later) + OVERHEAD
         if peak <= budget:
             return MemoryPlan(bands, batch, sums, torch.device("cpu"), peak)
         smallest = peak if smallest is None else min(smallest, peak)

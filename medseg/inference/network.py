@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class WindowNetwork:
         self._previous_labels = saved.previous_labels
         self._channels = len(saved.channel_names) + (saved.previous_labels > 0)
         self._measured: dict[int, tuple[int, float]] = {}
+        # Held while an image is read by another thread: its memory is not the network's.
+        self.alone = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Logits of a batch of windows, on the network's device."""
@@ -61,7 +64,7 @@ class WindowNetwork:
         """Bytes of this process that one call takes at most, and its seconds; run once a batch size."""
         if batch_size not in self._measured:
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
-            with PeakMemory() as memory:
+            with self.alone, PeakMemory() as memory:
                 self(batch)
             began = time.perf_counter()
             self(batch)

@@ -13,6 +13,10 @@ from medseg.errors import DataError, nearest
 from medseg.inference.settings import PredictSettings
 from medseg.labels import Labels
 
+BYTES_A_VOXEL = (
+    8  # that `keep_largest_components` takes at most: a mask, a copy of up to 16 bits, the components
+)
+
 
 def component_groups(settings: PredictSettings, labels: Labels) -> list[tuple[int, ...]]:
     """The values of which, as one, only the largest component stays, one group after the other.
@@ -53,11 +57,30 @@ def keep_largest_components(
     result = classes.copy()
     groups = [list(wanted)] if together else [[value] for value in wanted]
     for group in groups:
-        mask = np.isin(classes, group)
-        components, count = ndimage.label(mask, structure=np.ones((3,) * classes.ndim))
+        mask = np.empty(classes.shape, bool, order="F")
+        # A slice at a time here and below, because NumPy looks values up, and counts them, in copies of 64 bits.
+        for index in range(classes.shape[-1]):
+            mask[..., index] = np.isin(classes[..., index], group)
+        box = _box_of(mask)
+        components, count = ndimage.label(mask[box], structure=np.ones((3,) * classes.ndim))
+        del mask
         if count < 2:
             continue
-        sizes = np.bincount(components.ravel())
+        sizes = np.zeros(count + 1, np.int64)
+        for part in components:
+            sizes += np.bincount(part.ravel(), minlength=count + 1)
         sizes[0] = 0
-        result[mask & (sizes[components] < sizes.max())] = 0
+        dropped = sizes < sizes.max()
+        dropped[0] = False
+        for here, part in zip(result[box], components, strict=True):
+            here[dropped[part]] = 0
     return result
+
+
+def _box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds all that is true; an empty one if nothing is."""
+    found = []
+    for axis in range(mask.ndim):
+        across = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        found.append(slice(int(across[0]), int(across[-1]) + 1) if len(across) else slice(0, 0))
+    return tuple(found)

@@ -12,23 +12,24 @@ from torch import Tensor
 
 from medseg.data.cases import Case, read_case_image, read_case_previous
 from medseg.data.preprocess import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.errors import DataError, ModelError
+from medseg.errors import ConfigError, DataError, ModelError
 from medseg.geometry import turned
 from medseg.inference.cascade import FOR_ALL_STAGES, WithPrevious, empty_in_both
 from medseg.inference.decision import Decision, decision_of
 from medseg.inference.empty import body_box, empty_test
 from medseg.inference.engine import Engine, Job
 from medseg.inference.export import Between
-from medseg.inference.memory import parse_size
+from medseg.inference.memory import gigabytes, parse_size, used_memory
 from medseg.inference.model_folder import find_model_folder, load_model, previous_folder
 from medseg.inference.network import SLAB_FIRST, WindowNetwork
+from medseg.inference.postprocess import BYTES_A_VOXEL as CLEANING_BYTES
 from medseg.inference.postprocess import component_groups, keep_largest_components
 from medseg.inference.precision import checked_device
 from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.inference.slab import Made, Whole
 from medseg.inference.windows import Sliding, window_slices
 from medseg.instances import Instances
-from medseg.io import read
+from medseg.io import bytes_once_read
 from medseg.io.probabilities import writing_probabilities
 from medseg.labels import Labels
 from medseg.models.base import Model
@@ -36,6 +37,7 @@ from medseg.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
 Progress = Callable[[int, int], None]
+_SMALL = 100 * 10**6  # bytes that are read whatever the budget
 
 
 class Predictor:
@@ -79,7 +81,8 @@ class Predictor:
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
         decision = decision_of(labels)
-        self.engine = Engine(self.network, self._sliding(decision), decision, self.max_memory)
+        afterwards = CLEANING_BYTES if self._cleaned else 0
+        self.engine = Engine(self.network, self._sliding(decision), decision, self.max_memory, afterwards)
 
     @property
     def settings(self) -> PredictSettings:
@@ -136,6 +139,10 @@ class Predictor:
 
     def job(self, source: Source) -> Job:
         """Read and prepare an image: the first half of a call, without the network."""
+        with self.network.alone:
+            return self._job(source)
+
+    def _job(self, source: Source) -> Job:
         volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
@@ -241,11 +248,27 @@ class Predictor:
                 "needs its grid: medseg.Volume(array[None], medseg.Grid.of(array.shape, spacing))."
             )
         if isinstance(source, Case):
-            return read_case_image(source), str(source.images[0])
-        if isinstance(source, (str, Path)):
-            return read(source), str(source)
-        paths = tuple(Path(path) for path in source)
-        return read_case_image(Case("image", paths, None, "image")), str(paths[0])
+            case = source
+        else:
+            paths = (source,) if isinstance(source, (str, Path)) else source
+            case = Case("image", tuple(map(Path, paths)), None, "image")
+        self._check_size(case.images)
+        return read_case_image(case), str(case.images[0])
+
+    def _check_size(self, paths: Sequence[Path]) -> None:
+        """Refuse a large image that alone exceeds the memory allowed, before it is read.
+
+        Of a small one the plan tells later what would do.
+        """
+        if self.max_memory is None:
+            return
+        voxels = sum(bytes_once_read(path) for path in paths if path.is_file())
+        needed = used_memory() + voxels
+        if voxels > _SMALL and needed > self.max_memory:
+            raise ConfigError(
+                f"{paths[0]}: max_memory: found {gigabytes(self.max_memory)}, expected more than {gigabytes(needed, up=True)}, "
+                "which its voxels alone take. Allow more."
+            )
 
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))
@@ -271,8 +294,9 @@ def load(
         folder: ``RUN/model``, or a copy of it; RUN itself; or ``RUN/best``.
         device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
-        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``. Earlier stages of a
-            cascade keep their own, but for overlap, batch_size, precision and compile, which are for all.
+        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
+            ``link={"gap": 2}`` joins the stored one. Earlier stages of a cascade keep their own, but for overlap,
+            batch_size, precision and compile, which are for all.
 
     Raises:
         ModelError: the folder is missing, damaged or does not fit.
@@ -283,12 +307,25 @@ def load(
     if inner is not None:
         previous = load(inner, device=device, max_memory=max_memory, **_for_all_stages(settings))
     if settings:
-        saved = saved.replace(predict=saved.predict.replace(**settings).to_plain())
+        saved = saved.replace(predict=_changed(saved.predict, settings).to_plain())
     if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
         raise ModelError(
             f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
         )
     return Predictor(model, saved, labels, device=device, max_memory=max_memory, previous=previous)
+
+
+def _changed(stored: PredictSettings, settings: Mapping[str, object]) -> PredictSettings:
+    """Settings with some replaced; a mapping joins the one that is there, an empty one takes its place."""
+    plain = stored.to_plain()
+
+    def joined(key: str, value: object) -> object:
+        there = plain.get(key)
+        return (
+            {**there, **value} if value and isinstance(value, Mapping) and isinstance(there, dict) else value
+        )
+
+    return stored.replace(**{key: joined(key, value) for key, value in settings.items()})
 
 
 def _for_all_stages(settings: Mapping[str, object]) -> dict[str, object]:

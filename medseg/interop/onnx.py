@@ -12,6 +12,8 @@ network lies in the file's ``metadata_props``, each value as JSON:
 - ``medseg.orientation``, ``medseg.spacing`` (mm per axis, null keeps the file's own) and the other fields of
   `Preprocessing`; its normalisation of every channel is ``medseg.normalization``;
 - ``medseg.window`` (voxels per array axis, 1 across the slices of a network of 2 axes), ``medseg.slice_axis``;
+- ``medseg.slices``: how a network of 2 axes sees a slice, as `SliceSettings`: its neighbours or windows of intensity as
+  channels, turned as displayed, several planes; these are made from the prepared image before the network is called;
 - ``medseg.divisor``: sizes of a file with free sizes must be multiples of it;
 - ``medseg.predict``: overlap, blending, mirroring, labels or regions of which the largest component stays.
 """
@@ -130,6 +132,7 @@ def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
         **preprocessing,
         "window": saved.window,
         "slice_axis": saved.slice_axis,
+        "slices": saved.slices.to_plain(),
         "divisor": model.divisor,
         "predict": saved.predict.to_plain(),
     }

@@ -62,6 +62,15 @@ def read(path: str | Path) -> Volume:
     raise DataError(f"{path}: unknown kind of file: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
 
 
+def bytes_once_read(path: str | Path) -> int:
+    """Bytes that an image takes in memory, as its header tells; 0 where only reading it would tell."""
+    if suffix_of(path) not in NIFTI:
+        return 0
+    from medseg.io.nifti import nifti_bytes
+
+    return nifti_bytes(Path(path))
+
+
 def read_labels(path: str | Path) -> Volume:
     """Read a label map: one channel of whole numbers, whatever type they are stored in.
 

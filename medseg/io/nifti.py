@@ -60,6 +60,13 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
         raise DataError(f"{path}: {error}") from None
 
 
+def nifti_bytes(path: Path) -> int:
+    """Bytes that the voxels take once they are read; only the header is looked at."""
+    image = _open(path)
+    components = len(image.dataobj.dtype.names or "1")
+    return int(math.prod(image.shape)) * components * _dtype_in_memory(image.dataobj).itemsize
+
+
 def write_nifti(volume: Volume, path: Path) -> None:
     """Write a volume; a grid that came from a NIfTI file is written with that file's geometry, bit for bit.
 

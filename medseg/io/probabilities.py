@@ -22,7 +22,8 @@ from medseg.volume import Volume
 
 TOP = np.iinfo(np.uint16).max
 """Probabilities are whole numbers of 1/65535, which NIfTI readers scale back; half the size of float32."""
-_PIECES = 64  # written before the pages are given back
+_PAGES = 64 << 20  # bytes that may be mapped before they are given back
+_PAGE = 1 << 12
 
 
 class ProbabilityFile:
@@ -30,13 +31,24 @@ class ProbabilityFile:
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
         self._path, self._offset, self._shape = path, offset, shape
-        self._written = 0
+        self._touched = 0
         self._map: Any = None
 
-    def array(self) -> NDArray[np.uint16]:
-        """The encoded probabilities `(K, X, Y, Z)`; asked for before each piece is written."""
-        self._written += 1
-        if self._map is None or self._written % _PIECES == 0:  # mapped pages count as memory of the process
+    def resident(self, axis: int) -> int:
+        """Bytes of mapped pages at most, which count as memory of the process, while slices across `axis` are written."""
+        return min(_bytes_of(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
+
+    def _slice_bytes(self, axis: int) -> int:
+        """Bytes of the pages that hold one slice across an axis; the file's first axis varies fastest."""
+        x, y, z, k = self._shape
+        runs, length = ((y * z * k, 2), (z * k, 2 * x), (k, 2 * x * y))[axis]
+        return min(_bytes_of(self._shape), runs * (length + _PAGE))
+
+    def array(self, axis: int = 2) -> NDArray[np.uint16]:
+        """The encoded probabilities `(K, X, Y, Z)`; asked for before each slice across `axis` is written."""
+        self._touched += self._slice_bytes(axis)
+        if self._map is None or self._touched > self.resident(axis):
+            self._touched = self._slice_bytes(axis)
             self.close()
             self._map = np.memmap(
                 self._path, dtype="<u2", mode="r+", offset=self._offset, shape=self._shape, order="F"

@@ -60,6 +60,13 @@ def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path,
     assert "1 of 1 case already there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("setting", ["device=cpu", "max_memory=1GB", "folder=x"])
+def test_what_belongs_to_the_call_is_no_setting_of_the_model(setting, workplace, tmp_path, capsys):
+    image = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
+    assert main(["predict", str(workplace / "run"), image, "-o", str(tmp_path), "--set", setting]) == 1
+    assert f"--set {setting.split('=')[0]}: found no setting of a model" in capsys.readouterr().err
+
+
 def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
     before = {path.relative_to(run) for path in run.rglob("*")}
     capsys.readouterr()

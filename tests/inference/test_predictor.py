@@ -288,6 +288,13 @@ def test_settings_can_be_changed(make_predictor):
     assert np.array_equal(two.with_settings(batch_size=7)(image).data, two(image).data)
 
 
+def test_a_mapping_joins_the_stored_settings(make_predictor, tmp_path):
+    predictor = make_predictor(link={"min_iou": 0.4, "gap": 3})
+    save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
+    link = load(tmp_path / "model", link={"min_slices": 2}).settings.link
+    assert (link.min_iou, link.gap, link.min_slices) == (0.4, 3, 2)
+
+
 def test_repr(make_predictor):
     assert repr(make_predictor(2)) == (
         "Predictor(toy: unet_2d, 1 channel(s) -> 4 classes, window 8x8x1, cpu, float32)"

@@ -226,6 +226,8 @@ def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_pat
     assert [channel["method"] for channel in notes["medseg.normalization"]] == ["zscore", "zscore"]
     assert notes["medseg.window"] == [8, 1, 16]
     assert notes["medseg.slice_axis"] == 1
+    assert notes["medseg.slices"]["channels"] == "as_is"
+    assert notes["medseg.slices"]["displayed"] is False
     assert notes["medseg.divisor"] == [2, 2]
     assert notes["medseg.predict"]["overlap"] == 0.5
 

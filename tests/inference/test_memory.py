@@ -1,0 +1,190 @@
+"""Memory: what is free, how a prediction is laid out in it, and that what is beside the network counts, too."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import medseg
+from medseg.data.phantom import phantom_case
+from medseg.errors import ConfigError
+from medseg.inference.memory import control_groups, free_memory, parse_size, plan_memory
+from medseg.inference.postprocess import BYTES_A_VOXEL, keep_largest_components
+from medseg.inference.windows import Sliding
+from medseg.io import bytes_once_read
+from medseg.io.probabilities import writing_probabilities
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6GB", 6 * 10**9), ("800 MB", 8 * 10**8), ("1.5gib", 3 << 29), ("2T", 2 * 10**12)],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "6", "12345", "six", "-1GB", "0GB", "3QB", "GB"])
+def test_what_is_no_size(text):
+    with pytest.raises(ConfigError, match="max_memory: found"):
+        parse_size(text)
+
+
+def test_free_memory_respects_a_control_group(tmp_path):
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert free_memory([tmp_path]) == 600000
+    # Files that were read are given up where memory is wanted.
+    (tmp_path / "memory.stat").write_text("anon 90000\ninactive_file 200000\nactive_file 50000\n")
+    assert free_memory([tmp_path]) == 850000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory([tmp_path]) > 10**6
+
+
+def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
+    own = tmp_path / "cgroup"
+    own.write_text("0::/slurm/job_7\n")
+    names = [folder.relative_to(tmp_path) for folder in control_groups(own, tmp_path)]
+    assert list(map(str, names)) == ["slurm/job_7", "slurm", "."]
+    own.write_text("3:cpu,cpuacct:/a\n2:memory:/b\n")
+    assert [str(f.relative_to(tmp_path)) for f in control_groups(own, tmp_path)] == ["memory/b", "memory"]
+    assert list(control_groups(tmp_path / "none", tmp_path)) == []
+
+
+def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
+    sliding = Sliding((64, 64, 64), batch_size=batch, nothing=(0.0,) * classes)
+    return plan_memory(
+        shape,
+        sliding,
+        budget=budget,
+        held=10**9,
+        network=lambda batch: batch * 10**8,
+        reduced=reduced,
+        columns=lambda n: [slice(shape[2] * i // n, shape[2] * (i + 1) // n) for i in range(n)],
+    )
+
+
+def test_less_memory_means_float16_sums_then_bands_then_smaller_batches():
+    plans = []
+    for budget in range(plan(10**11, reduced=True).peak, 10**9, -(10**7)):
+        try:
+            plans.append(plan(budget, reduced=True))
+        except ConfigError:
+            break
+        assert plans[-1].peak <= budget
+    steps = list(dict.fromkeys((p.batch_size, p.sums, p.bands) for p in plans))
+    assert steps[0] == (4, torch.float32, 1)
+    assert steps[1] == (4, torch.float16, 1)
+    assert steps[2] == (4, torch.float16, 2)
+    assert steps[-1][:2] == (1, torch.float16)
+    assert all(p.sums == torch.float32 for p in (plan(17 * 10**8), plan(10**11)))
+
+
+def test_too_little_memory_names_the_least_that_would_do():
+    with pytest.raises(ConfigError, match=r"found 1\.2 GB, expected at least (\d+\.\d) GB") as caught:
+        plan(12 * 10**8)
+    least = float(str(caught.value).split("at least ")[1].split(" GB")[0])
+    assert plan(int(least * 1e9)).peak <= least * 1e9
+    with pytest.raises(ConfigError):
+        plan(int(least * 1e9 - 2e8))
+
+
+def test_windows_side_by_side_are_predicted_in_bands_of_their_own():
+    shape, classes = (1, 100, 256, 64), 20
+
+    def found(overlap):
+        return plan_memory(
+            shape,
+            Sliding((64, 64, 64), overlap, nothing=(0.0,) * classes),
+            budget=10**12,
+            held=0,
+            network=lambda batch: 0,
+            reduced=False,
+            columns=lambda n: [slice(256 * i // n, 256 * (i + 1) // n) for i in range(n)],
+        )
+
+    assert found(0.0).bands == 4  # a quarter of the memory, not a window more
+    assert found(0.5).bands == 1
+
+
+def test_what_comes_after_the_network_counts():
+    def found(later):
+        return plan_memory(
+            (1, 64, 64, 64),
+            Sliding((64, 64, 64), nothing=(0.0, 0.0)),
+            budget=10**10,
+            held=10**6,
+            network=lambda batch: 0,
+            reduced=False,
+            later=later,
+            columns=lambda n: [slice(64 * i // n, 64 * (i + 1) // n) for i in range(n)],
+        )
+
+    assert found(5 * 10**9).peak > 5 * 10**9 > found(0).peak
+    with pytest.raises(ConfigError, match=r"expected at least 1\d\.\d GB"):
+        found(11 * 10**9)
+
+
+def test_components_take_no_more_than_is_planned_for():
+    import tracemalloc
+
+    classes = np.zeros((96, 96, 96), np.uint8)
+    classes[2:-2, 2:-2, 2:60] = 1
+    classes[2:-2, 2:-2, 70:-2] = 1
+    tracemalloc.start()
+    cleaned = keep_largest_components(classes, (1,), together=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert cleaned.sum() == 92 * 92 * 58
+    assert peak <= BYTES_A_VOXEL * classes.size
+
+
+def test_pages_of_probabilities_are_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg.io.probabilities._PAGES", 1 << 16)
+    like = phantom_case(0, "ct", (40, 32, 30), (8.0, 8.0, 8.0))[0]
+    with writing_probabilities(tmp_path / "p.nii", like, {"a": 0, "b": 0, "c": 0}) as shares:
+        whole = 40 * 32 * 30 * 3 * 2
+        assert shares.resident(0) == whole  # every slice lies all over the file
+        assert shares.resident(2) < shares.resident(1) <= whole
+        closed = []
+        monkeypatch.setattr(shares, "close", lambda close=shares.close: closed.append(close()))
+        for index in range(30):
+            shares.array(2)[:, :, :, index] = index
+        assert len(closed) > 5
+    found = np.asarray(medseg.read(tmp_path / "p.nii").data)
+    np.testing.assert_allclose(found[:, 3, 4] * 65535, np.tile(np.arange(30), (3, 1)), atol=1e-3)
+
+
+def test_a_prediction_with_probabilities_counts_their_pages(make_predictor, tmp_path):
+    predictor = make_predictor()
+    job = predictor.job(phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0])
+    plain = predictor.engine.plan(job).peak
+    with writing_probabilities(tmp_path / "p.nii", job.target.volume, predictor.outside) as shares:
+        counted = predictor.engine.plan(job, shares=shares).peak
+    assert counted > plain
+
+
+def test_an_image_that_alone_exceeds_the_budget_is_not_read(make_predictor, tmp_path, monkeypatch):
+    volume = medseg.Volume(np.zeros((1, 200, 200, 100), np.int16), medseg.Grid.of((200, 200, 100)))
+    medseg.write(volume, tmp_path / "zeros.nii.gz")
+    assert bytes_once_read(tmp_path / "zeros.nii.gz") == volume.data.nbytes
+    predictor = make_predictor()
+    predictor.max_memory = 10**6
+    monkeypatch.setattr("medseg.io.nifti._fill", None)
+    monkeypatch.setattr("medseg.inference.predictor._SMALL", 10**6)
+    with pytest.raises(ConfigError, match=r"zeros.nii.gz: max_memory: found 1 MB, expected more than"):
+        predictor(tmp_path / "zeros.nii.gz")
+
+
+def test_the_network_is_not_measured_while_an_image_is_read(make_predictor):
+    network = make_predictor().network
+    with network.alone:
+        thread = threading.Thread(target=network.measured, args=(1,))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert network.measured(1)[0] >= 0
