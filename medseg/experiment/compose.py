@@ -36,6 +36,7 @@ from medseg.experiment.runs import (
 from medseg.experiment.sides import resolve_mirroring
 from medseg.inference.postprocess import component_groups
 from medseg.inference.settings import SavedModel
+from medseg.io.atomic import make_folder
 from medseg.labels import Labels
 from medseg.losses import build_loss
 from medseg.models.base import Model
@@ -89,9 +90,7 @@ def make_trainer(
     _require_foreground(train, dataset)
     _require_depth(experiment, train)
     if team.leads and not resume:
-        if experiment.previous is not None:
-            keep_stage(experiment.previous, run)
-        open_run(experiment, run, split)
+        _open(experiment, run, split)
     if team.leads and extend is not None:
         save_config(experiment, run)
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
@@ -106,7 +105,18 @@ def make_trainer(
         run=run,
         seed=experiment.seed,
         team=team,
+        resume=resume,
     )
+
+
+def _open(experiment: Experiment, run: Path, split: Split) -> None:
+    """Open the run, unless another process has done so while the data were prepared: one lock, one look."""
+    make_folder(run)
+    with RunLock(run):
+        check_run(experiment, run, resume=False)
+        if experiment.previous is not None:
+            keep_stage(experiment.previous, run)
+        open_run(experiment, run, split)
 
 
 def _split_of(experiment: Experiment, dataset: Dataset, run: Path, *, resume: bool) -> Split:

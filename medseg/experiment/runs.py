@@ -35,6 +35,7 @@ from medseg.io import read_labels
 from medseg.io.atomic import write_text
 from medseg.io.instances import InstanceFile, instance_file
 from medseg.labels import Labels
+from medseg.train.lock import NAME as LOCK
 from medseg.volume import Volume
 
 
@@ -55,7 +56,7 @@ def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
                 "with the run's own config."
             )
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and not (run.is_dir() and {path.name for path in run.iterdir()} <= {LOCK}):
         raise ConfigError(
             f"{run}: found something there already, expected a new or empty folder. Resume the run, or choose another folder."
         )

@@ -52,8 +52,7 @@ class Diverged(MedsegError):
 class Trainer:
     """Trains one model on prepared patches; iterate over it to run it.
 
-    ``for report in trainer: print(report)`` trains to the end, or goes on from the last checkpoint in the run
-    folder. A stop signal ends the loop with `Interrupted` at the next step boundary, after saving. The run folder
+    ``for report in trainer: print(report)`` trains to the end. A stop signal ends the loop with `Interrupted` at the next step boundary, after saving. The run folder
     is locked meanwhile, so that no second process writes to it.
 
     Args:
@@ -66,6 +65,7 @@ class Trainer:
         run: run folder.
         seed: of dropout; each step has its own generator.
         team: the processes that train together; made of the settings unless given.
+        resume: go on from the last checkpoint in the run folder.
 
     Attributes:
         step: steps done. seconds: spent on them. best: mean Dice of the best validation.
@@ -85,6 +85,7 @@ class Trainer:
         run: Path,
         seed: int,
         team: Team | None = None,
+        resume: bool = False,
     ) -> None:
         self.settings, self.labels, self.saved, self.run, self.seed = settings, labels, saved, run, seed
         self._train, self._validation = train, validation
@@ -107,7 +108,8 @@ class Trainer:
         self._course = first_leg(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
         self._overhead = (0.0, 0.0)  # the same when they were last done
-        self._resume()
+        if resume:
+            self._resume()
         self._module, self._wrapped_optimizer = self.fabric.setup(model, self._optimizer)
         self._module.mark_forward_method("losses")
 

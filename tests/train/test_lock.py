@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 
 import pytest
 
 from medseg.errors import ConfigError
+from medseg.experiment import compose
+from medseg.experiment.runs import load_run
 from medseg.train.lock import RunLock
 
 
@@ -96,3 +99,50 @@ def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, wor
     with pytest.raises(ConfigError, match="found a training at work"):
         experiment.trainer(run, resume=True, on_case=lambda *case: seen.append(case))
     assert seen == []
+
+
+def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment, workplace):
+    """The other one is the first to have its cases prepared."""
+    run, taken = workplace / "both", ("preprocess.crop_to_nonzero=false", "seed=1")
+
+    def begin_other(*_: object) -> None:
+        if not run.exists():
+            list(make_experiment("train.steps=1").trainer(run))
+
+    with pytest.raises(ConfigError, match="found something there already"):
+        make_experiment("train.steps=2", *taken).trainer(run, on_case=begin_other)
+    assert load_run(run) == make_experiment("train.steps=1")
+
+
+def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):
+    run = workplace / "opened by another"
+
+    def begin_other(*_: object) -> None:
+        run.mkdir(exist_ok=True)
+        hold(run, platform.node(), os.getppid())
+
+    with pytest.raises(ConfigError, match="found a training at work"):
+        make_experiment("train.steps=1").trainer(run, on_case=begin_other)
+    assert [path.name for path in run.iterdir()] == ["lock"]
+    (run / "lock").unlink()
+    hold(run, platform.node(), dead_pid())  # killed as it opened the folder
+    assert [report.step for report in make_experiment("train.steps=1").trainer(run)] == [1]
+
+
+def test_only_a_resumed_run_takes_what_lies_there(make_experiment, workplace):
+    run = workplace / "taken up"
+    experiment = make_experiment("train.steps=2")
+    list(experiment.trainer(run))
+    away = (run / "last").rename(workplace / "last of another")
+    for path in run.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    plain = compose.open_run
+
+    def with_checkpoint(*given: object) -> None:
+        plain(*given)
+        away.rename(run / "last")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "open_run", with_checkpoint)
+        assert experiment.trainer(run).step == 0
+    assert experiment.trainer(run, resume=True).step == 2
