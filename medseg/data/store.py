@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ from medseg.labels import Labels
 
 FORMAT = 1
 LOCATIONS_PER_CLASS = 10_000
+# Arrays that a process keeps mapped. Each costs a file descriptor, of which some systems grant 256, so that those of a
+# large dataset are mapped anew, the least recently read ones first.
+MAPS = 128
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """One prepared case. Arrays are memory-mapped at first use and never loaded whole.
+    """One prepared case. Arrays are memory-mapped and never loaded whole; see `MAPS`.
 
     Attributes:
         id: case id. folder: where its arrays lie.
@@ -45,25 +48,25 @@ class StoredCase:
     id: str
     folder: Path
 
-    @cached_property
+    @property
     def image(self) -> NDArray[np.float32]:
         """Intensities `(C, X, Y, Z)`."""
-        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return _mapped(self.folder / "image.npy")
 
-    @cached_property
+    @property
     def label(self) -> NDArray[Any]:
         """Class indices `(1, X, Y, Z)`, from K on the sets of classes of `medseg.candidates`."""
-        return np.load(self.folder / "label.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return _mapped(self.folder / "label.npy")
 
-    @cached_property
+    @property
     def instances(self) -> NDArray[np.int32]:
         """Instance ids `(1, X, Y, Z)`, 0 for background; only of cases with `has_instances`."""
-        return np.load(self.folder / "instances.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return _mapped(self.folder / "instances.npy")
 
-    @cached_property
+    @property
     def previous(self) -> NDArray[Any]:
         """Class indices `(1, X, Y, Z)` of an earlier stage; only of cases that were stored with one."""
-        return np.load(self.folder / "previous.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return _mapped(self.folder / "previous.npy")
 
     @cached_property
     def has_instances(self) -> bool:
@@ -86,14 +89,20 @@ class StoredCase:
         return len(table) > 0 and int(table[-1, 0]) > 0  # rows of rising numbers
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the arrays already mapped, which would be copied whole to a worker."""
+        """Without what has been read, which a worker reads for itself."""
         return {"id": self.id, "folder": self.folder}
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along X, Y, Z."""
         x, y, z = self.image.shape[1:]
         return (x, y, z)
+
+
+@lru_cache(maxsize=MAPS)
+def _mapped(file: Path) -> NDArray[Any]:
+    """The array of a file that never changes."""
+    return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def fill_store(

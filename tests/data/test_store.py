@@ -12,7 +12,7 @@ from medseg.candidates import Candidates
 from medseg.data.normalize import Normalization
 from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.preprocess import Preprocessing
-from medseg.data.store import LOCATIONS_PER_CLASS, StoredCase, fill_store, locations_table
+from medseg.data.store import LOCATIONS_PER_CLASS, MAPS, StoredCase, fill_store, locations_table
 from medseg.errors import DataError
 from medseg.labels import Labels
 
@@ -132,6 +132,28 @@ def test_a_stored_case_travels_to_a_worker_without_its_arrays(tmp_path, dataset)
     again = pickle.loads(packed)
     assert again == case
     assert np.array_equal(again.image, case.image)
+
+
+def test_more_cases_than_file_descriptors(tmp_path):
+    """Some systems grant 256."""
+    resource = pytest.importorskip("resource")
+    cases = [StoredCase(f"case_{number}", tmp_path / f"{number}") for number in range(150)]
+    for number, case in enumerate(cases):
+        case.folder.mkdir()
+        for name in ("image", "label"):
+            np.save(case.folder / f"{name}.npy", np.full((1, 2, 2, 2), number, np.float32))
+    free = os.dup(0)  # the lowest number that is free
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + MAPS + 20, limits[1]))
+    try:
+        for _ in range(2):
+            for number, case in enumerate(cases):
+                assert case.shape == (2, 2, 2)
+                assert (case.image == number).all()
+                assert (case.label == number).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_locations_are_at_most_ten_thousand_a_class():
