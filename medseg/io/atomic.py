@@ -59,10 +59,12 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        if not (keep_existing and path.is_dir()):
+        if keep_existing:
+            _put(temporary, path)
+        else:
             _swap(temporary, path, previous)
-            sync_folder(path.parent)
-            shutil.rmtree(previous, ignore_errors=True)
+        sync_folder(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
         raise _refused(path, error) from error
     finally:
@@ -128,6 +130,15 @@ def copy_folder(source: Path, target: Path) -> None:
             shutil.copyfile(old, new)
 
     shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
+
+
+def _put(new: Path, path: Path) -> None:
+    """Put `new` at `path`, unless a folder is there; asked for by the renaming itself, of which one process is first."""
+    try:
+        new.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 def _swap(new: Path, path: Path, previous: Path) -> None:

@@ -162,3 +162,25 @@ def test_a_folder_made_meanwhile_may_be_kept(tmp_path: Path) -> None:
     fill(path, "second", keep_existing=True)
     assert (path / "a.txt").read_text() == "first"
     assert names(tmp_path) == ["case"]
+
+
+def test_a_folder_made_at_the_very_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "case", Path.rename
+
+    def rename_as_the_second(self: Path, target: Path) -> Path:
+        assert self != path  # another process may be reading it
+        path.mkdir()
+        (path / "a.txt").write_text("first")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_as_the_second)
+    fill(path, "second", keep_existing=True)
+    assert (path / "a.txt").read_text() == "first"
+    assert names(tmp_path) == ["case"]
+
+
+def test_a_file_in_the_place_of_a_folder_to_keep_is_told(tmp_path: Path) -> None:
+    (tmp_path / "case").write_text("")
+    with pytest.raises(DataError, match="case: cannot be written"):
+        fill(tmp_path / "case", "second", keep_existing=True)
+    assert names(tmp_path) == ["case"]
