@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         sync_folder(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -76,7 +76,8 @@ def unique_mark() -> str:
     return f"{os.getpid()}-{secrets.token_hex(2)}"
 
 
-def _refused(path: Path, error: OSError) -> DataError:
+def refused(path: Path, error: OSError) -> DataError:
+    """The error to raise where `path` could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "Free space, or choose another folder." if full else "Choose another folder."
     return DataError(f"{path}: cannot be written ({error.strerror or error}). {advice}")

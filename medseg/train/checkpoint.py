@@ -49,13 +49,25 @@ def save_checkpoint(
     target = folder / f"step-{step:07d}"
     with replacing_folder(target) as temporary:
         (temporary / "weights.safetensors").write_bytes(save(contiguous))
-        torch.save(state, temporary / "state.pt")
+        _write_state(temporary / "state.pt", state)
         write_manifest(temporary)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         trash = old.with_name(f".trash.{old.name}")
         old.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
     return target
+
+
+def _write_state(file: Path, state: dict[str, Any]) -> None:
+    """Write with torch, which tells of a full disk by a RuntimeError of its own; raises the OSError behind it."""
+    try:
+        with file.open("wb") as opened:
+            torch.save(state, opened)
+    except RuntimeError as error:
+        reason = error.__context__
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        raise reason or error from None
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import platform
+import sys
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError
+from medseg.io.atomic import refused, write_text
 
 NAME = "lock"
 
@@ -37,11 +39,8 @@ class RunLock:
         Raises:
             ConfigError: a living process holds it, or one on another host, of which nothing is known.
         """
-        if not self._create():
-            self.check()
-            self.path.unlink(missing_ok=True)
-            if not self._create():
-                self.check()
+        while not (self._create() or self._take_over()):
+            pass  # somebody gave it back, or took it over, at that very moment
         return self
 
     def __exit__(
@@ -55,15 +54,39 @@ class RunLock:
     def _create(self) -> bool:
         """Write the file, unless there is one; True if it was written."""
         try:
-            with self.path.open("x", encoding="utf-8") as file:
-                file.write(self._content)
+            file = self.path.open("x", encoding="utf-8")
         except FileExistsError:
             return False
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}). Free space or choose another folder."
-            ) from None
+            raise refused(self.path, error) from None
+        try:
+            with file:
+                file.write(self._content)
+        except OSError as error:
+            self.path.unlink(missing_ok=True)  # cut off, it would be taken for that of an unknown training
+            raise refused(self.path, error) from None
         return True
+
+    def _take_over(self) -> bool:
+        """Take a stale lock's place, where several may try at once; False if it is not there any more."""
+        try:
+            file = self.path.open("r+b" if os.access(self.path, os.W_OK) else "rb")
+        except OSError:
+            self.check()  # refuses one that cannot be read
+            return False
+        with file:
+            _wait_for(file)
+            self.check()
+            if not self._is(file):
+                return False
+            write_text(self.path, self._content)
+        return True
+
+    def _is(self, file: BinaryIO) -> bool:
+        """Whether an open file is still the lock."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        return False
 
     def check(self) -> None:
         """Refuse as taking the lock would, without taking it."""
@@ -80,6 +103,15 @@ class RunLock:
             f"{self.path}: found a training at work (process {pid} on {host}), expected none in this run folder. "
             "Wait for it or stop it; if it runs no more, delete this file."
         )
+
+
+def _wait_for(file: BinaryIO) -> None:
+    """Wait until no other process of this host has the open file to itself, and have it until it is closed."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -13,7 +14,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.io.atomic import write_text
+from medseg.io.atomic import refused, write_text
 
 _MOST_TOLD, _LOWEST_TOLD = 12, 5
 
@@ -98,8 +99,9 @@ class ReportLog:
         self.path = run / "metrics.jsonl"
         rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
+        with self._written():
+            self._file = self.path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
 
     def add(self, report: Report) -> None:
         """Append one report; NaN becomes null."""
@@ -108,8 +110,12 @@ class ReportLog:
         row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "parts") or v}
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
-        self._file.write(json.dumps(_without_nan(row)) + "\n")
-        self._file.flush()
+        with self._written():
+            self._file.write(json.dumps(_without_nan(row)) + "\n")
+            self._file.flush()
+            self._draw(report)
+
+    def _draw(self, report: Report) -> None:
         board, step = self._board, report.step
         board.add_scalar("train/loss", report.loss, step)
         board.add_scalar("train/lr", report.lr, step)
@@ -126,14 +132,26 @@ class ReportLog:
     def add_picture(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
         """Add a picture `(H, W, 3)`."""
         if not self.silent:
-            self._board.add_image(name, rgb, step, dataformats="HWC")
+            with self._written():
+                self._board.add_image(name, rgb, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush both files."""
         if self.silent:
             return
-        self._file.close()
-        self._board.close()
+        with self._written():
+            try:
+                self._file.close()
+            finally:
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Context that tells of a full disk as what it is; TensorBoard's thread tells of it at the next curve."""
+        try:
+            yield
+        except OSError as error:
+            raise refused(self.path, error) from error
 
 
 def mean_parts(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.errors import ModelError
+from medseg.errors import DataError, ModelError
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from tests.toy import files_of_at_most
 
 
 def save(folder: Path, step: int, keep: int = 2) -> Path:
@@ -50,6 +51,15 @@ def test_round_trip_keeps_bits_and_plain_types(tmp_path):
         state["optimizer"]["state"][0]["momentum_buffer"],
     )
     assert found[1]["step"] == 3
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path):
+    state = {"step": 2, "optimizer": torch.zeros(5000)}
+    save(tmp_path / "last", 1)
+    with pytest.raises(DataError, match=r"step-0000002: cannot be written \("), files_of_at_most(13000):
+        save_checkpoint(tmp_path / "last", 2, {"w": torch.zeros(3)}, state)
+    assert [path.name for path in (tmp_path / "last").iterdir()] == ["step-0000001"]
+    assert step_in(tmp_path / "last") == 1
 
 
 def test_no_folder_is_no_checkpoint(tmp_path):

@@ -10,14 +10,15 @@ import subprocess
 
 import pytest
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DataError
 from medseg.experiment import compose
 from medseg.experiment.runs import load_run
 from medseg.train.lock import RunLock
+from tests.toy import files_of_at_most
 
 
-def hold(folder, host, pid):
-    (folder / "lock").write_text(json.dumps({"host": host, "pid": pid}))
+def hold(folder, host, pid, name="lock"):
+    (folder / name).write_text(json.dumps({"host": host, "pid": pid}))
 
 
 def dead_pid() -> int:
@@ -59,6 +60,28 @@ def test_a_dead_process_on_this_host_is_taken_over_but_not_on_another(tmp_path):
     hold(tmp_path, "elsewhere", pid)
     with pytest.raises(ConfigError, match="on elsewhere"), RunLock(tmp_path):
         pass
+
+
+def test_of_two_that_find_a_dead_process_one_takes_over(tmp_path, monkeypatch):
+    check, others = RunLock.check, [tmp_path / "of another"]
+
+    def check_and_be_late(lock):
+        check(lock)
+        if others:
+            hold(tmp_path, platform.node(), os.getppid(), others[0].name)
+            others.pop().replace(tmp_path / "lock")
+
+    hold(tmp_path, platform.node(), dead_pid())
+    monkeypatch.setattr(RunLock, "check", check_and_be_late)
+    with pytest.raises(ConfigError, match=f"process {os.getppid()} on"), RunLock(tmp_path):
+        pass
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getppid()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    with pytest.raises(DataError, match="lock: cannot be written"), files_of_at_most(0), RunLock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "b"}'])

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
-from medseg.train.reports import Report
+import pytest
+
+from medseg.errors import DataError
+from medseg.train.reports import Report, ReportLog, read_metrics
+from tests.toy import files_of_at_most
 
 
 def report(dice: dict[str, float]) -> Report:
@@ -31,3 +35,11 @@ def test_of_few_labels_all_are_told_and_of_many_the_lowest():
     assert "(50 labels seen; organ 0 0.000, organ 1 0.010," in text
     assert "absent" not in text
     assert len(text) < 250
+
+
+def test_a_full_disk_is_told(tmp_path):
+    log = ReportLog(tmp_path, 0)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: cannot be written \("), files_of_at_most(0):
+        log.add(report({"liver": 0.5}))
+    log.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
