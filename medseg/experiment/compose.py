@@ -29,6 +29,8 @@ from medseg.experiment.runs import (
     candidates_of,
     check_run,
     find_dataset,
+    kept_labels,
+    kept_preprocessing,
     labels_of,
     open_run,
     save_config,
@@ -65,7 +67,7 @@ def make_trainer(
         experiment = team.shared(lambda: extended(given, run, extend))
     with team.leader_first():
         dataset = find_dataset(experiment, run)
-    labels = labels_of(experiment, dataset)
+    labels = (kept_labels(run) if resume else None) or labels_of(experiment, dataset)
     component_groups(experiment.predict, labels)  # refuses unknown names
     candidates = candidates_of(labels, dataset)
     augmentation = resolve_mirroring(experiment, labels)
@@ -77,8 +79,10 @@ def make_trainer(
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
     model = choice.build(experiment.slices.count(len(dataset.channel_names)) + added, labels.outputs)
     _check_learnable(experiment, model, candidates)
-    preprocessing = shared_preprocessing(run) or team.shared(
-        lambda: resolve_preprocessing(experiment, dataset, labels, split)
+    preprocessing = (
+        shared_preprocessing(run)
+        or (kept_preprocessing(run) if resume else None)
+        or team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
     )
     patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing), added)
     prepared = partial(
@@ -90,7 +94,7 @@ def make_trainer(
     _require_foreground(train, dataset)
     _require_depth(experiment, train)
     if team.leads and not resume:
-        _open(experiment, run, split)
+        _open(experiment, run, split, labels, preprocessing)
     if team.leads and extend is not None:
         save_config(experiment, run)
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
@@ -109,14 +113,16 @@ def make_trainer(
     )
 
 
-def _open(experiment: Experiment, run: Path, split: Split) -> None:
+def _open(
+    experiment: Experiment, run: Path, split: Split, labels: Labels, preprocessing: Preprocessing
+) -> None:
     """Open the run, unless another process has done so while the data were prepared: one lock, one look."""
     make_folder(run)
     with RunLock(run):
         check_run(experiment, run, resume=False)
         if experiment.previous is not None:
             keep_stage(experiment.previous, run)
-        open_run(experiment, run, split)
+        open_run(experiment, run, split, labels, preprocessing)
 
 
 def _split_of(experiment: Experiment, dataset: Dataset, run: Path, *, resume: bool) -> Split:

@@ -1,6 +1,7 @@
 """Run folders: opening a new one, and reading an old one back.
 
-``RUN/  config.yaml  environment.json  splits.json  metrics.jsonl  last/  best/  model/  predictions/  evaluation/``
+``RUN/  config.yaml  environment.json  splits.json  labels.tsv  measured.yaml  metrics.jsonl  last/  best/  model/
+predictions/  evaluation/``
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from medseg.config import differences
 from medseg.data.cases import Case, Dataset, read_case_label, read_case_objects
 from medseg.data.layouts import read_dataset
 from medseg.data.phantom import write_phantoms
+from medseg.data.preprocess import Preprocessing
 from medseg.data.settings import RegionSettings
 from medseg.data.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError, DataError, nearest
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
-from medseg.experiment.folds import workspace
+from medseg.experiment.folds import cross_validation_of, workspace
 from medseg.experiment.previous import with_previous
 from medseg.inference.made_by import MadeBy, mark_of
 from medseg.instances import Instances
@@ -37,6 +39,8 @@ from medseg.io.instances import InstanceFile, instance_file
 from medseg.labels import Labels
 from medseg.train.lock import NAME as LOCK
 from medseg.volume import Volume
+
+LABELS, MEASURED = "labels.tsv", "measured.yaml"
 
 
 def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
@@ -62,11 +66,29 @@ def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
         )
 
 
-def open_run(experiment: Experiment, run: Path, split: Split) -> None:
-    """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed."""
+def open_run(
+    experiment: Experiment, run: Path, split: Split, labels: Labels, preprocessing: Preprocessing
+) -> None:
+    """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed.
+
+    What was measured, and the names of labels, are kept, because the files of the dataset may change meanwhile.
+    """
     write_text(run / "environment.json", json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
     write_splits([split], run / "splits.json")
+    write_text(run / LABELS, labels.to_tsv())
+    if cross_validation_of(run) is None:  # whose folds share theirs
+        write_text(run / MEASURED, preprocessing.to_yaml())
     save_config(experiment, run)
+
+
+def kept_preprocessing(run: Path) -> Preprocessing | None:
+    """The preprocessing that a run began with; None of one of an older medseg."""
+    return Preprocessing.load(run / MEASURED) if (run / MEASURED).is_file() else None
+
+
+def kept_labels(run: Path) -> Labels | None:
+    """The labels that a run began with; None of one of an older medseg."""
+    return Labels.from_tsv(run / LABELS) if (run / LABELS).is_file() else None
 
 
 def save_config(experiment: Experiment, run: Path) -> None:

@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from medseg.cli.main import main
+from medseg.data.splits import read_splits
 from medseg.errors import ConfigError
 from medseg.experiment import Experiment
 from medseg.experiment.runs import load_run
+from medseg.io import read_labels, write
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reports import read_metrics
 from medseg.train.signals import SIGNALS, Interrupted
+from tests.toy import toy_experiment, write_toy_data
 
 # One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.
 CHILDREN = """
@@ -292,3 +295,25 @@ def test_resume_keeps_its_split_when_cases_are_added(make_experiment, workplace,
     train(experiment, run, resume=True)
     assert (run / "splits.json").read_bytes() == before
     assert len(read_splits(run / "splits.json", dataset.labelled)[0].train) == 2
+
+
+def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(tmp_path):
+    write_toy_data(tmp_path, 4)
+    experiment = toy_experiment(tmp_path, "train.steps=2", "preprocess.normalize=ct", folds=2, report_every=1)
+    run = tmp_path / "run"
+    begun = experiment.trainer(run)
+    next(iter(begun))
+    case = read_splits(run / "splits.json")[0].train[0]
+    file = tmp_path / "data" / "labelsTr" / f"{case}.nii.gz"
+    label = read_labels(file)
+    write(label.with_data(label.data * (label.data == 1)), file)
+    table = tmp_path / "data" / "dataset.json"
+    table.write_text(table.read_text().replace("liver", "hepar"))
+    resumed = load_run(run).trainer(run, resume=True)
+    assert resumed.saved.preprocessing == begun.saved.preprocessing
+    assert resumed.labels == begun.labels
+    for name in ("measured.yaml", "labels.tsv"):  # as of an older version
+        (run / name).unlink()
+    measured = load_run(run).trainer(run, resume=True)
+    assert measured.saved.preprocessing != begun.saved.preprocessing
+    assert "hepar" in measured.labels.names

@@ -70,6 +70,8 @@ def test_a_run_folder_holds_everything(finished):
         "config.yaml",
         "environment.json",
         "splits.json",
+        "labels.tsv",
+        "measured.yaml",
         "metrics.jsonl",
         "last",
         "best",
