@@ -53,7 +53,8 @@ class Team:
             torch.backends.cudnn.benchmark = False
         self.precision = str(dtype).removeprefix("torch.")
         self.size = process_count()
-        self.fabric = _fabric(accelerator, _FABRIC_PRECISION[dtype], self.size)
+        thaws = bool(settings.freeze) and settings.freeze_steps is not None
+        self.fabric = _fabric(accelerator, _FABRIC_PRECISION[dtype], self.size, thaws=thaws)
         self.rank = self.fabric.global_rank
 
     @property
@@ -100,7 +101,8 @@ class Team:
         return together.cpu()
 
 
-def _fabric(accelerator: str, precision: Any, size: int) -> Fabric:
+def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabric:
+    """The accelerator and its processes; `thaws` tells that some weights have no gradients in the first steps."""
     if size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     here = processes_per_machine()
@@ -114,10 +116,13 @@ def _fabric(accelerator: str, precision: Any, size: int) -> Fabric:
         devices=here,
         num_nodes=size // here,
         precision=precision,
-        strategy=DDPStrategy(timeout=WAIT),
+        # Looked for in each step, which costs time; else the processes would wait for gradients of frozen weights.
+        strategy=DDPStrategy(timeout=WAIT, find_unused_parameters=thaws),
         plugins=[TorchElasticEnvironment()],
     )
     # Of convolutions of one voxel in channels-last memory, whose two layouts are the same numbers in the same order.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # Of a part that is frozen in the first steps only.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     fabric.launch()
     return fabric

@@ -94,6 +94,18 @@ def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_pa
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
 
 
+def test_two_processes_thaw_a_frozen_part_as_one_does(make_experiment, workplace, tmp_path):
+    frozen = ("train.freeze=[encoder.0]", "train.freeze_steps=2", "train.accumulate=2", "train.ema=null")
+    options = (*OPTIONS, *frozen, "train.steps=4", "train.report_every=1", "train.validation_batches=0")
+    run, alone = workplace / "two_thaw", workplace / "one_thaws"
+    two_processes(make_experiment(*options, "train.batch_size=1"), tmp_path / "toy.yaml", run)
+    list(make_experiment(*options, "train.batch_size=2").trainer(alone))
+    ones, twos = (read_metrics(path / "metrics.jsonl") for path in (alone, run))
+    assert [row["loss"] for row in twos] == pytest.approx([row["loss"] for row in ones], abs=1e-4)
+    one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, run))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+
+
 def test_one_of_them_writes_and_speaks(together):
     run, told = together
     assert len(list(run.glob("events*"))) == 1
