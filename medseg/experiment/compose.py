@@ -22,9 +22,10 @@ from medseg.data.slice_channels import SliceChannels, slice_channels
 from medseg.data.splits import Split, k_fold, read_splits
 from medseg.data.store import StoredCase, fill_store
 from medseg.errors import ConfigError, DataError
+from medseg.experiment.checks import check_learnable, check_patch
 from medseg.experiment.extend import extended
 from medseg.experiment.folds import cross_validation_of, shared_preprocessing, shared_split, workspace
-from medseg.experiment.previous import check_stage, keep_stage, kept_stage, require_label_maps
+from medseg.experiment.previous import check_stage, kept_stage, require_label_maps
 from medseg.experiment.runs import (
     candidates_of,
     check_run,
@@ -40,8 +41,6 @@ from medseg.inference.postprocess import component_groups
 from medseg.inference.settings import SavedModel
 from medseg.io.atomic import make_folder
 from medseg.labels import Labels
-from medseg.losses import build_loss
-from medseg.models.base import Model
 from medseg.train.checkpoint import has_checkpoint
 from medseg.train.lock import RunLock
 from medseg.train.team import Team
@@ -74,11 +73,14 @@ def make_trainer(
     split = _split_of(experiment, dataset, run, resume=resume)
     stage = _previous_labels(experiment, dataset, split, run, resume=resume)
     added = 0 if stage is None else len(stage.foreground)
+    channels = experiment.slices.count(len(dataset.channel_names)) + added
+    if not resume:
+        check_patch(experiment, channels, labels)
     torch.manual_seed(experiment.seed)
     # What a checkpoint replaces is not read again, and need not be there any more.
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
-    model = choice.build(experiment.slices.count(len(dataset.channel_names)) + added, labels.outputs)
-    _check_learnable(experiment, model, candidates)
+    model = choice.build(channels, labels.outputs)
+    check_learnable(experiment, model, candidates)
     preprocessing = (
         shared_preprocessing(run)
         or (kept_preprocessing(run) if resume else None)
@@ -120,8 +122,6 @@ def _open(
     make_folder(run)
     with RunLock(run):
         check_run(experiment, run, resume=False)
-        if experiment.previous is not None:
-            keep_stage(experiment.previous, run)
         open_run(experiment, run, split, labels, preprocessing)
 
 
@@ -149,19 +149,6 @@ def _require_depth(experiment: Experiment, cases: list[StoredCase]) -> None:
                 f"patch.size: found {window[axis]} along {name}, expected 1, because all cases are single slices across {name}. "
                 f"Take a 2-D model, such as {experiment.model.name.replace('_3d', '_2d')}."
             )
-
-
-def _check_learnable(experiment: Experiment, model: Model, candidates: Candidates) -> None:
-    """Refuse what the model or its loss cannot learn from."""
-    train = experiment.train
-    if model.own_losses and not (candidates.plain and not train.class_weights):
-        raise ConfigError(
-            f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, cases "
-            "of which only some labels were drawn, or class weights, expected none of them. Choose a U-Net, say."
-        )
-    build_loss(
-        train.loss, batch_dice=train.batch_dice, candidates=candidates, class_weights=train.class_weights
-    )
 
 
 def _previous_labels(

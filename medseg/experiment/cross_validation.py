@@ -17,7 +17,6 @@ from medseg.experiment.folds import (
     begun_folds,
     check_held_out_once,
     check_new,
-    clear_unopened,
     fold_folder,
     is_cross_validation,
 )
@@ -93,8 +92,6 @@ class CrossValidation:
     def trainer(self, fold: int, *, on_case: OnCase | None = None) -> Trainer:
         """The trainer of one fold, new or where it was stopped; see `Experiment.trainer`."""
         experiment, folder = self.of_fold(fold), self.folder(fold)
-        if self.leads:
-            clear_unopened(folder)
         resume = (folder / "config.yaml").is_file()
         return experiment.trainer(folder, resume=resume, on_case=on_case)
 

@@ -8,7 +8,6 @@ evaluated like any other.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from medseg.errors import ConfigError, DataError
 
 SHARED = "preprocessing.yaml"
 _FOLD = re.compile(r"fold_([0-9]+)")
-_BEFORE_CONFIG = {"environment.json", "splits.json"}  # of a fold, written before its config.yaml
 
 
 def fold_folder(run: Path, fold: int) -> Path:
@@ -92,11 +90,3 @@ def check_new(run: Path) -> None:
         raise ConfigError(
             f"{run}: found {what} there already, expected a new folder or one of folds. Choose another folder."
         )
-
-
-def clear_unopened(run: Path) -> None:
-    """Remove what a fold leaves that was killed before its ``config.yaml`` was written."""
-    if run.is_dir() and not (run / "config.yaml").is_file():
-        left = {path.name for path in run.iterdir() if not path.name.startswith(".")}
-        if left <= _BEFORE_CONFIG:
-            shutil.rmtree(run)

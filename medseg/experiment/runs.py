@@ -10,6 +10,7 @@ import fnmatch
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,8 +31,9 @@ from medseg.errors import ConfigError, DataError, nearest
 from medseg.evaluation import InstancePair, Pair
 from medseg.experiment.config import EvaluateSettings, Experiment
 from medseg.experiment.folds import cross_validation_of, workspace
-from medseg.experiment.previous import with_previous
+from medseg.experiment.previous import keep_stage, with_previous
 from medseg.inference.made_by import MadeBy, mark_of
+from medseg.inference.model_folder import PREVIOUS
 from medseg.instances import Instances
 from medseg.io import read_labels
 from medseg.io.atomic import write_text
@@ -41,6 +43,8 @@ from medseg.train.lock import NAME as LOCK
 from medseg.volume import Volume
 
 LABELS, MEASURED = "labels.tsv", "measured.yaml"
+_FIRST = "environment.json"
+_BEFORE_CONFIG = {LOCK, _FIRST, PREVIOUS, "splits.json", LABELS, MEASURED}
 
 
 def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
@@ -60,10 +64,16 @@ def check_run(experiment: Experiment, run: Path, *, resume: bool) -> None:
                 "with the run's own config."
             )
         return
-    if run.exists() and not (run.is_dir() and {path.name for path in run.iterdir()} <= {LOCK}):
+    if run.exists() and not (run.is_dir() and _is_unopened(run)):
         raise ConfigError(
             f"{run}: found something there already, expected a new or empty folder. Resume the run, or choose another folder."
         )
+
+
+def _is_unopened(run: Path) -> bool:
+    """Whether a folder holds nothing but what `open_run` writes before the config."""
+    present = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+    return present <= {LOCK} or (_FIRST in present and present <= _BEFORE_CONFIG)
 
 
 def open_run(
@@ -71,9 +81,13 @@ def open_run(
 ) -> None:
     """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed.
 
+    ``environment.json`` is written first: a folder with it and without a config was left by one that was stopped.
     What was measured, and the names of labels, are kept, because the files of the dataset may change meanwhile.
     """
-    write_text(run / "environment.json", json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
+    write_text(run / _FIRST, json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(run / PREVIOUS, ignore_errors=True)  # of one that was stopped
+    if experiment.previous is not None:
+        keep_stage(experiment.previous, run)
     write_splits([split], run / "splits.json")
     write_text(run / LABELS, labels.to_tsv())
     if cross_validation_of(run) is None:  # whose folds share theirs

@@ -23,7 +23,7 @@ from medseg.data.normalize import measure
 from medseg.data.preprocess import Preprocessing
 from medseg.data.splits import k_fold, read_splits
 from medseg.errors import ConfigError, DataError
-from medseg.experiment.folds import clear_unopened, workspace
+from medseg.experiment.folds import workspace
 from medseg.experiment.gather import gather, why_nothing_is_learned
 from medseg.experiment.runs import held_out_cases, held_out_pairs
 from medseg.inference.model_folder import load_model, save_model
@@ -260,9 +260,11 @@ def test_a_config_may_change_until_a_fold_has_begun(workplace, make_experiment):
     (fold / "environment.json").write_text("{}")  # a fold that was killed as it began
     assert validation.trainer(0).step == 0
     (fold / "config.yaml").unlink()
+    assert validation.trainer(0).step == 0
+    (fold / "config.yaml").unlink()
     (fold / "mine.txt").write_text("precious")
-    clear_unopened(fold)
-    assert (fold / "mine.txt").exists()
+    with pytest.raises(ConfigError, match="fold_0: found something there already"):
+        validation.trainer(0)
 
 
 def test_other_folders_and_other_splits_are_refused(workplace, make_experiment, whole, tmp_path):

@@ -247,3 +247,35 @@ def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace
         (report,) = list(experiment.trainer(run))
         assert math.isfinite(report.loss)
         assert np.isfinite(report.lr)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("train.freeze=[nonsense]", "train.freeze: found 'nonsense', which fits no weight"),
+        ("train.optimizer.backbone_lr=0.1", "found a rate for the backbone, but"),
+        ("patch.size=[2,2,2]", r"patch.size: found \[2, 2, 2\]: .*norm would see a single value"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_prepared(make_experiment, workplace, mistake, told):
+    run, seen = workplace / "mistaken", []
+    with pytest.raises(ConfigError, match=told):
+        make_experiment(mistake).trainer(run, on_case=lambda *case: seen.append(case))
+    assert seen == []
+    assert not run.exists()
+
+
+def test_a_run_that_was_stopped_as_it_was_opened_can_be_started_again(make_experiment, workplace):
+    run = workplace / "half_opened"
+    for name in ("splits.json", "environment.json", "lock"):
+        run.mkdir(exist_ok=True)
+        (run / name).write_text('{"host": "elsewhere"}')
+        if name == "splits.json":  # perhaps the user's
+            with pytest.raises(ConfigError, match="found something there already"):
+                make_experiment().trainer(run)
+    (run / "lock").unlink()
+    (run / "previous").mkdir()
+    assert make_experiment().trainer(run).step == 0
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "environment.json", "splits.json", "labels.tsv", "measured.yaml",
+    }  # fmt: skip
