@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from medseg.ranks import rank_sum
 
@@ -44,6 +44,23 @@ class TeamBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes."""
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """A copy of what a pass in training changes: running means and variances; an empty list where there are none."""
+    return [buffer.clone() for buffer in _statistics(model)]
+
+
+@torch.no_grad()
+def put_back(statistics: list[Tensor], model: nn.Module) -> None:
+    """Give a model the `statistics_of` it from before a pass."""
+    for buffer, before in zip(_statistics(model), statistics, strict=True):
+        buffer.copy_(before)
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    norms = (module for module in model.modules() if isinstance(module, _NormBase))
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
 def share_batch_norms(model: nn.Module) -> None:

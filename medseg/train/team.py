@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,13 @@ class Team:
         together = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
         distributed.all_reduce(together, distributed.ReduceOp.MAX)
         return [float(value) for value in together]
+
+    def mean(self, loss: float) -> tuple[float, bool]:
+        """Mean loss of all processes, and whether one of them is not finite."""
+        finite = math.isfinite(loss)
+        numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
+        total, bad = self.summed(numbers).tolist()
+        return total / self.size, bad > 0
 
     def placed(self, model: ModelT) -> ModelT:
         """The model on the device of this process, with batch norms that look at the images of all."""

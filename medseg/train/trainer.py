@@ -26,6 +26,7 @@ from medseg.losses import build_loss
 from medseg.models.base import Model
 from medseg.text import counted
 from medseg.train.average import Average
+from medseg.train.batch_norm import put_back, statistics_of
 from medseg.train.batches import Batches, load_batches
 from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
 from medseg.train.course import Course, first_leg, next_leg
@@ -228,13 +229,20 @@ class Trainer:
             yield together
 
     def _train_step(self, batches: list[Sample]) -> float:
-        """One update, and its loss; a loss or gradients that are not finite leave the weights as they are."""
+        """One update, and its loss; a loss or gradients that are not finite leave the model as it is."""
         rate = learning_rate(self.settings.optimizer, self.step, self._course)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
         self._frozen.hold(self.step)
         self._wrapped_optimizer.zero_grad(set_to_none=True)
+        before = statistics_of(self.model)
+        value = self._update(batches)
+        if not math.isfinite(value):
+            put_back(before, self.model)
+        return value
+
+    def _update(self, batches: list[Sample]) -> float:
         losses = [self._gradients(number, batch, len(batches)) for number, batch in enumerate(batches)]
         value = sum(losses) / len(losses)
         if not math.isfinite(value):
@@ -265,19 +273,12 @@ class Trainer:
             loss = torch.stack(list(losses.values())).sum()
             value = float(loss.detach())
             if self.team.size > 1:
-                mean, bad = self._together(value)
+                mean, bad = self.team.mean(value)
                 value = math.nan if bad else mean
             if math.isfinite(value):
                 self._meter.parts.append({name: part.detach() for name, part in losses.items()})
                 self.fabric.backward(loss / of if of > 1 else loss)
         return value
-
-    def _together(self, loss: float) -> tuple[float, bool]:
-        """Mean loss of all processes, and whether one of them is not finite."""
-        finite = math.isfinite(loss)
-        numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
-        total, bad = self.team.summed(numbers).tolist()
-        return total / self.team.size, bad > 0
 
     def _report(self, log: ReportLog, last: bool) -> Report:
         """Close the meter into a report and log it; validate when it is time."""

@@ -176,6 +176,23 @@ def test_gradients_that_are_not_finite_leave_the_weights(make_experiment, workpl
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
 
 
+def test_an_image_that_is_not_finite_leaves_batch_norms(make_experiment, workplace, monkeypatch):
+    plain = Trainer._train_step
+
+    def step(self: Trainer, batches: list[dict[str, torch.Tensor]]) -> float:
+        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        batches[0]["image"][0, 0, 0] = math.inf if self.step == 1 else 0
+        loss = plain(self, batches)
+        same = [torch.equal(tensor, before[name]) for name, tensor in self.model.state_dict().items()]
+        assert all(same) if self.step == 1 else not any(same)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    experiment = make_experiment("model.norm=batch", "train.steps=3", "train.validation_batches=0")
+    reports = list(experiment.trainer(workplace / "bad image"))
+    assert [math.isfinite(report.loss) for report in reports] == [True, False, True]
+
+
 def test_training_without_validation(make_experiment, workplace):
     run = workplace / "not validated"
     reports = list(make_experiment("train.steps=2", "train.validation_batches=0").trainer(run))
