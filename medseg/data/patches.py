@@ -85,6 +85,7 @@ class PatchDataset(Dataset[Sample]):
         thick = channels is not None and channels.settings.thickness > 1
         self.cases = list(cases)
         self.with_foreground = [case for case in cases if case.has_foreground] or self.cases
+        self.drawn = size  # where a patch may lie; neighbours of its slice may lie outside of the volume
         self.size = _thickened(size, channels) if channels is not None else size
         self.length = length
         self.batch_size = batch_size
@@ -147,10 +148,10 @@ class PatchDataset(Dataset[Sample]):
         if 0 in case.locations:  # there is an ignore label
             looked_at = case.locations[0]
             return np.asarray(looked_at[int(rng.integers(len(looked_at)))], dtype=np.intp)
-        low = [min(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
-        high = [max(0, extent - length) for extent, length in zip(case.shape, self.size, strict=True)]
+        low = [min(0, extent - length) for extent, length in zip(case.shape, self.drawn, strict=True)]
+        high = [max(0, extent - length) for extent, length in zip(case.shape, self.drawn, strict=True)]
         start = rng.integers(low, high, endpoint=True)
-        return np.asarray(start + np.array(self.size) // 2, dtype=np.intp)
+        return np.asarray(start + np.array(self.drawn) // 2, dtype=np.intp)
 
     def _draw_matrix(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         if self.augmentation is None:

@@ -211,6 +211,26 @@ def test_patches_hold_what_the_model_sees_of_the_volume(make_stored, axis, setti
     assert torch.equal(sample["label"], middle if display is None else display.turn(middle))
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("depth", [1, 2, 6])
+def test_each_slice_of_a_volume_is_the_middle_one_of_patches(make_stored, axis, depth):
+    shape = [8, 8, 8]
+    shape[axis] = depth
+    along = np.arange(1.0, depth + 1).reshape([-1 if a == axis else 1 for a in range(3)])
+    image = np.broadcast_to(along, shape)[None].astype(np.float32)
+    size = [8, 8, 8]
+    size[axis] = 1
+    channels = SliceChannels(SliceSettings(channels="neighbours", neighbours=2), axis)
+    dataset = PatchDataset(
+        [make_stored(image, np.ones(shape, np.uint8))], size=tuple(size), length=80, batch_size=2, seed=0,
+        stream="train", foreground=0, slice_axis=axis, channels=channels,
+    )  # fmt: skip
+    seen = [dataset[index]["image"][:, 0, 0].tolist() for index in range(80)]
+    assert {values[2] for values in seen} == set(range(1, depth + 1))
+    padded = [0, 0, *range(1, depth + 1), 0, 0]
+    assert all(values == padded[int(values[2]) - 1 : int(values[2]) + 4] for values in seen)
+
+
 def test_thick_patches_are_mirrored_in_the_plane_only(make_stored):
     image = np.random.default_rng(0).uniform(0.5, 4, (1, *SHAPE)).astype(np.float32)
     label = np.zeros(SHAPE, np.uint8)
