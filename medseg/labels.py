@@ -40,6 +40,13 @@ def _in_case_of(found: str, word: str) -> str:
     return word.upper() if found.isupper() else word.capitalize() if found[0].isupper() else word
 
 
+def opposite_names(names: Sequence[str], word: str, opposite: str) -> tuple[tuple[str, str], ...]:
+    """Pairs among `names` that differ only by two words, in lower case, such as ``upper`` and ``lower``."""
+    pattern = _word(word)
+    pairs = ((name, pattern.sub(lambda m: _in_case_of(m.group(), opposite), name)) for name in names)
+    return tuple((one, other) for one, other in pairs if one != other and other in names)
+
+
 @dataclass(frozen=True)
 class Label:
     """One label: its name, its value in files, and its display colour (0 to 255 each)."""
@@ -176,6 +183,11 @@ class Labels(Sequence[Label]):
         return tuple(label.name for label in self.items)
 
     @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of labels and regions, each once."""
+        return tuple(dict.fromkeys((*self.names, *(region.name for region in self.regions))))
+
+    @property
     def values(self) -> tuple[int, ...]:
         """Values in class order."""
         return tuple(label.value for label in self.items)
@@ -216,15 +228,8 @@ class Labels(Sequence[Label]):
         raise DataError(f"unknown label {name!r}.{nearest(name, self.names)} Known: {', '.join(self.names)}.")
 
     def sided_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Names that differ only by left and right, such as ``("left_kidney", "right_kidney")``."""
-        return self.opposite_pairs("left", "right")
-
-    def opposite_pairs(self, word: str, opposite: str) -> tuple[tuple[str, str], ...]:
-        """Names of labels or regions that differ only by two words, in lower case, such as ``upper`` and ``lower``."""
-        names = dict.fromkeys((*self.names, *(region.name for region in self.regions)))
-        pattern = _word(word)
-        pairs = ((name, pattern.sub(lambda m: _in_case_of(m.group(), opposite), name)) for name in names)
-        return tuple((one, other) for one, other in pairs if one != other and other in names)
+        """Names of labels or regions that differ only by left and right: ``("left_kidney", "right_kidney")``."""
+        return opposite_names(self.all_names, "left", "right")
 
     def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
         """Values in a file → class indices (uint8, or uint16 for more than 256 classes); K for the value of `ignore`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from medseg.data.settings import Augmentation
 from medseg.errors import ConfigError
-from medseg.labels import Labels
+from medseg.labels import Labels, opposite_names
 
 if TYPE_CHECKING:
     from medseg.experiment.config import Experiment
@@ -46,23 +46,23 @@ def resolve_mirroring(experiment: Experiment, labels: Labels) -> Augmentation:
         _refuse("predict.mirror_axes", predicted, sideways, pairs)
     if chosen is not None:
         return experiment.augment
-    kept = opposite_axes(labels, orientation)
+    kept = opposite_axes(labels.all_names, orientation)
     axes = [index for index, axis in enumerate(in_patch) if axis not in kept]
     return experiment.augment.replace(mirror_axes=axes)
 
 
-def opposite_axes(labels: Labels, orientation: str | None) -> tuple[int, ...]:
+def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, ...]:
     """The axes of the volume along which labels lie that come in opposites.
 
     Args:
-        labels: with names such as left_kidney and right_kidney.
+        names: of labels and regions, such as left_kidney and right_kidney.
         orientation: axis codes of the network's arrays; None where files keep their own axes, any of which may then run
             from left to right.
     """
-    found = set(_along(orientation, "LR") if labels.sided_pairs() else ())
+    found = set(_along(orientation, "LR") if opposite_names(names, "left", "right") else ())
     if orientation is not None:
         for word, opposite, letters in _OTHER_OPPOSITES:
-            if labels.opposite_pairs(word, opposite):
+            if opposite_names(names, word, opposite):
                 found |= set(_along(orientation, letters))
     return tuple(sorted(found))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from medseg.experiment.sides import opposite_axes
-from medseg.labels import Labels
 from medseg.models.catalog import MODELS
 from medseg.models.unet_config import UNetOptions
 from medseg.planning.commented import Because, Tree
@@ -219,8 +218,8 @@ def _mirrors_all(p: Proposal, *, long: bool) -> bool:
 
 
 def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
-    """The axes of the volume that are mirrored: no opposite labels lie along them, and they lie in the patch."""
-    apart = opposite_axes(Labels.of(f.labels), _ORIENTATION)
+    """The axes of the volume that are mirrored: no opposite labels or regions lie along them, and they lie in the patch."""
+    apart = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
     across = (p.slice_axis,) if p.dims == 2 else ()
     axes = range(3) if _mirrors_all(p, long=long) else (0,)
     return [axis for axis in axes if axis not in (*apart, *across)]

@@ -386,3 +386,11 @@ def test_a_short_training_mirrors_left_and_right_alone(make_fingerprint):
     assert axes(volumes, "2d") == ([0], [0])
     assert axes(volumes, steps=LONG_STEPS) == (None, [0, 1, 2])
     assert axes(pictures, "2d") == (None, [0, 1])
+
+
+def test_regions_with_sides_are_not_mirrored(make_fingerprint):
+    measured = make_fingerprint((50, 60, 40), regions=("organs", "left_kidney", "right_kidney"))
+    made = propose(measured, PRESETS["unet"], Budget(8, "a test", on_gpu=False))
+    for steps, axes in ((None, []), (LONG_STEPS, [1, 2])):
+        tree = plain(experiment_tree(measured, made, Source(Path("data"), "auto"), steps, None))
+        assert tree["predict"]["mirror_axes"] == axes
