@@ -47,6 +47,14 @@ def test_model_options_are_resolved_and_stay_resolved(tmp_path):
         ),
         ({"model": {"name": "unet_2d"}}, "expected 2 because model.name is unet_2d"),
         ({"data": {"folds": 3, "fold": 3}}, "data.fold: found 3, expected 0 to 2"),
+        (
+            {"data": {"fold": "all"}, "train": {"patience": 3}},
+            "train.patience: found 3 with data.fold=all, expected null",
+        ),
+        (
+            {"model": {"name": "unet_2d"}, "patch": {"size": [32, 32]}, "augment": {"mirror_axes": [0, 2]}},
+            "augment.mirror_axes: found [0, 2], expected 0 and 1 at most",
+        ),
         ({"model": {"name": "unet_33d"}}, "Did you mean 'unet_3d'"),
         ({"model": {"chanels": [4]}}, "Did you mean 'channels'"),
         ({"name": "../escape"}, "name"),
@@ -95,6 +103,10 @@ def test_folds_come_from_the_seed_or_from_a_file(tmp_path, dataset):
     file.write_text(json.dumps([{"train": list(dataset.ids[:3]), "val": [dataset.ids[3]]}]))
     chosen = choose_split(Experiment.parse({"data": {**base["data"], "splits": str(file)}}), dataset)
     assert chosen.validation == (dataset.ids[3],)
+    file.write_text(json.dumps(json.loads(file.read_text()) * 3))
+    more = Experiment.parse({"data": {**base["data"], "splits": str(file), "fold": 2}})
+    assert choose_split(more, dataset) == chosen
+    file.write_text(json.dumps(json.loads(file.read_text())[:1]))
     with pytest.raises(ConfigError, match=r"found 1 folds, expected more than data\.fold=1"):
         choose_split(Experiment.parse({"data": {**base["data"], "splits": str(file), "fold": 1}}), dataset)
 

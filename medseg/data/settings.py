@@ -14,6 +14,10 @@ Range = tuple[float, float]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Axis = Literal[0, 1, 2]
 Radius = Annotated[float, Field(ge=1, le=15, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(gt=0, le=10)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -30,6 +34,13 @@ def _axcodes(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _rising(bounds: Range) -> Range:
+    if bounds[0] > bounds[1]:
+        raise ValueError("expected the smaller number first")
+    return bounds
+
+
+Rising = AfterValidator(_rising)
 Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
 Orientation = Annotated[str, AfterValidator(_axcodes)]
 Spacing = tuple[Millimetres | None, Millimetres | None, Millimetres | None]
@@ -153,22 +164,22 @@ class Augmentation(Config):
     """
 
     rotate_p: Probability = 0.2
-    rotate_degrees: float = 30.0
+    rotate_degrees: NotNegative = 30.0
     scale_p: Probability = 0.2
-    scale: Range = (0.7, 1.4)
+    scale: Annotated[tuple[Factor, Factor], Rising] = (0.7, 1.4)
     noise_p: Probability = 0.1
-    noise_std: Range = (0.0, 0.1)
+    noise_std: Annotated[tuple[NotNegative, NotNegative], Rising] = (0.0, 0.1)
     blur_p: Probability = 0.2
-    blur_sigma: Range = (0.5, 1.0)
+    blur_sigma: Annotated[tuple[Positive, Positive], Rising] = (0.5, 1.0)
     brightness_p: Probability = 0.15
-    brightness: Range = (0.75, 1.25)
+    brightness: Annotated[tuple[NotNegative, NotNegative], Rising] = (0.75, 1.25)
     contrast_p: Probability = 0.15
-    contrast: Range = (0.75, 1.25)
+    contrast: Annotated[tuple[NotNegative, NotNegative], Rising] = (0.75, 1.25)
     low_resolution_p: Probability = 0.25
-    low_resolution: Range = (0.5, 1.0)
+    low_resolution: Annotated[tuple[Share, Share], Rising] = (0.5, 1.0)
     gamma_inverted_p: Probability = 0.1
     gamma_p: Probability = 0.3
-    gamma: Range = (0.7, 1.5)
+    gamma: Annotated[tuple[Positive, Positive], Rising] = (0.7, 1.5)
     mirror_axes: Axes | None = None
     in_plane: Axis | None = None
 
@@ -188,17 +199,10 @@ class PreviousAugmentation(Config):
 
     reshape_p: Probability = 0.4
     reshape_label_p: Probability = 0.5
-    radius: tuple[Radius, Radius] = (1.0, 8.0)
+    radius: Annotated[tuple[Radius, Radius], Rising] = (1.0, 8.0)
     remove_p: Probability = 0.2
     remove_label_p: Probability = 0.5
     remove_below: Probability = 0.15
-
-    @field_validator("radius")
-    @classmethod
-    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("expected the smaller radius first")
-        return value
 
 
 class PreviousSettings(Config):

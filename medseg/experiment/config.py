@@ -129,9 +129,25 @@ class Experiment(Config):
                 "predict.blend: found constant with slices.channels=neighbours, expected gaussian, because the outer "
                 "slices of a window lack their neighbours. Change one of the two"
             )
-        if self.data.fold != "all" and self.data.fold >= self.data.folds:
+        return self
+
+    @model_validator(mode="after")
+    def _looked_at(self) -> Experiment:
+        """Refuse what could do nothing: a fold that is not there, axes that slices lack, patience without validation."""
+        data, mirrored = self.data, self.augment.mirror_axes
+        if data.fold != "all" and data.splits is None and data.fold >= data.folds:
             raise ValueError(
-                f"data.fold: found {self.data.fold}, expected 0 to {self.data.folds - 1} (data.folds). Lower it"
+                f"data.fold: found {data.fold}, expected 0 to {data.folds - 1} (data.folds). Lower it"
+            )
+        if self.model.spatial_dims == 2 and mirrored is not None and 2 in mirrored:
+            raise ValueError(
+                f"augment.mirror_axes: found {list(mirrored)}, expected 0 and 1 at most, because the patches of "
+                f"{self.model.name} are slices, whose two axes are counted without that across them. Remove 2"
+            )
+        if data.fold == "all" and self.train.patience is not None:
+            raise ValueError(
+                f"train.patience: found {self.train.patience} with data.fold=all, expected null, because no case is held "
+                "out to see how well it does. Remove it, or train a fold"
             )
         return self
 

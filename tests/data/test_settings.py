@@ -7,7 +7,13 @@ import sys
 
 import pytest
 
-from medseg.data.settings import Augmentation, DataSettings, PatchSettings, PreprocessSettings
+from medseg.data.settings import (
+    Augmentation,
+    DataSettings,
+    PatchSettings,
+    PreprocessSettings,
+    PreviousAugmentation,
+)
 from medseg.errors import ConfigError
 
 
@@ -42,6 +48,19 @@ def test_window(size, axis, window):
         (Augmentation, {"noise_p": 1.5}, "noise_p"),
         (Augmentation, {"mirror_axes": [-1]}, "mirror_axes"),
         (Augmentation, {"gama_p": 0.1}, "Did you mean 'gamma_p'"),
+        (Augmentation, {"rotate_degrees": -5}, "rotate_degrees"),
+        (Augmentation, {"scale": [1.4, 0.7]}, "scale: expected the smaller number first: found ["),
+        (Augmentation, {"noise_std": [0.1, 0]}, "noise_std: expected the smaller number first: found ["),
+        (Augmentation, {"gamma": [1.5, 0.7]}, "gamma: expected the smaller number first: found ["),
+        (Augmentation, {"scale": [0, 0]}, "scale.0: expected greater than 0"),
+        (Augmentation, {"scale": [-1, 1]}, "scale.0: expected greater than 0"),
+        (Augmentation, {"scale": [1, 1000]}, "scale.1: expected less than or equal to 10"),
+        (Augmentation, {"blur_sigma": [0, 0]}, "blur_sigma.0: expected greater than 0"),
+        (Augmentation, {"gamma": [-1, 1]}, "gamma.0: expected greater than 0"),
+        (Augmentation, {"low_resolution": [0.5, 2]}, "low_resolution.1: expected less than or equal to 1"),
+        (Augmentation, {"noise_std": [-1, 1]}, "noise_std.0: expected greater than or equal to 0"),
+        (Augmentation, {"brightness": [-1, 1]}, "brightness.0"),
+        (PreviousAugmentation, {"radius": [3, 2]}, "radius: expected the smaller number first: found ["),
     ],
 )
 def test_mistakes_are_named(kind, values, told):

@@ -132,7 +132,7 @@ def test_a_label_that_another_grew_over_is_left_out():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"radius": [3, 2]}, "smaller radius first"),
+        ({"radius": [3, 2]}, "radius: expected the smaller number first"),
         ({"radius": [0.5, 2]}, "radius"),
         ({"remove_p": 2}, "remove_p"),
     ],
