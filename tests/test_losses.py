@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import get_args
 
@@ -121,7 +123,68 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         build_loss("dice-ce")
 
 
+@pytest.mark.parametrize("name", ["generalized_dice", "tversky"])
+@pytest.mark.parametrize("absent", [False, True])
+def test_losses_of_several_processes_are_monais_in_one(monkeypatch, name, absent):
+    logits, label = batch()
+    label = label.clamp(max=1) if absent else label
+    alone = build_loss(name, batch_dice=True)(logits, label)
+    monkeypatch.setattr("medseg.losses.rank_count", lambda: 2)
+    shared = build_loss(name, batch_dice=True)
+    assert type(shared).__module__ == "medseg.losses.shared"
+    torch.testing.assert_close(shared(logits, label), alone)
+
+
 ORGANS = Labels.of({"a": 1, "b": 2})
+
+
+class _Rendezvous:
+    """Two threads in place of two processes: sums through which gradients flow to both."""
+
+    def __init__(self) -> None:
+        self.barrier, self.given = threading.Barrier(2, timeout=20), {}
+
+    def sum(self, tensor):
+        self.given[threading.get_ident()] = tensor
+        self.barrier.wait()
+        total = torch.stack(list(self.given.values())).sum(0)
+        self.barrier.wait()
+        return total
+
+    def mean(self, number):
+        return self.sum(number.detach()) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dice_ce", {"class_weights": {"a": 5, "b": 0.5}}),
+        ("cross_entropy", {"class_weights": {"a": 5, "b": 0.5}}),
+        ("dice_ce", {"batch_dice": True}),
+        ("generalized_dice", {"batch_dice": True}),
+        ("tversky", {"batch_dice": True}),
+        ("tversky", {}),
+    ],
+)
+def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, options):
+    logits, label = batch()
+    label[0, 0, :4] = 0  # unlike amounts of the labels
+    alone = build_loss(name, candidates=Candidates.of(ORGANS), **options)(logits, label)
+    (gradient,) = torch.autograd.grad(alone, logits)
+    others = _Rendezvous()
+    monkeypatch.setattr("medseg.losses.rank_count", lambda: 2)
+    for module in ("candidates", "shared"):
+        monkeypatch.setattr(f"medseg.losses.{module}.rank_sum", others.sum)
+    monkeypatch.setattr("medseg.losses.candidates.rank_mean", others.mean)
+    criteria = [build_loss(name, candidates=Candidates.of(ORGANS), **options) for _ in range(2)]
+    halves = zip(criteria, logits.split(1), label.split(1), strict=True)
+    with ThreadPoolExecutor(2) as pool:
+        losses = list(pool.map(lambda half: half[0](half[1], half[2]), halves))
+    together = torch.stack(losses).mean()
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(torch.autograd.grad(together, logits)[0], gradient)
+
+
 IGNORE = Candidates.of(replace(ORGANS, ignore=9))
 PARTIAL = Candidates.of(replace(ORGANS, ignore=9), {"case": ("a",)})
 OVERLAPPING = Candidates.of(ORGANS.with_regions({"both": [1, 2], "inner": [2]}))

@@ -12,12 +12,18 @@ from medseg.candidates import Candidates
 from medseg.errors import ConfigError, nearest
 from medseg.labels import Labels
 from medseg.losses.candidates import CandidateCrossEntropy, CandidateDice, CandidateFocal
+from medseg.losses.shared import SharedGeneralizedDice, SharedTversky
 from medseg.ranks import rank_count
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky")
 _WITH_CANDIDATES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
 _WITH_WEIGHTS = ("dice_ce", "cross_entropy")
+_TVERSKY = {"alpha": 0.3, "beta": 0.7}
+_SHARED: dict[str, Callable[[], Criterion]] = {
+    "generalized_dice": SharedGeneralizedDice,
+    "tversky": lambda: SharedTversky(**_TVERSKY),
+}
 
 
 def build_loss(
@@ -40,7 +46,7 @@ def build_loss(
             processes sum over the batches of all.
         candidates: what the values of `label` stand for; classes alone unless given.
         class_weights: output name → factor of its voxels in the cross-entropy, 1 for the others. As torch does, the
-            weighted sum is divided by the sum of the weights. Needs `candidates`, which know the names.
+            weighted sum is divided by the sum of the weights, of all processes. Needs `candidates`, which know the names.
 
     Raises:
         ConfigError: an unknown name; a loss that knows no regions, sets of classes or class weights.
@@ -48,10 +54,12 @@ def build_loss(
     if name not in LOSSES:
         raise ConfigError(f"unknown loss {name!r}.{nearest(name, LOSSES)} Known: {', '.join(LOSSES)}.")
     weights = _weights(name, class_weights, candidates.labels if candidates is not None else None)
-    # MONAI's Dice of a batch knows nothing of other processes.
-    shared = batch_dice and rank_count() > 1 and name in _WITH_CANDIDATES
-    if candidates is not None and (shared or not candidates.plain):
+    # MONAI's Dice of a batch and torch's weighted mean know nothing of other processes.
+    together = rank_count() > 1 and (batch_dice or weights is not None)
+    if candidates is not None and (not candidates.plain or (together and name in _WITH_CANDIDATES)):
         return _with_candidates(name, batch_dice, candidates, weights)
+    if together and name in _SHARED:
+        return _SHARED[name]()
     return _of_classes(name, batch_dice, weights)
 
 
@@ -69,7 +77,7 @@ def _of_classes(name: str, batch_dice: bool, weights: Tensor | None) -> Criterio
         "dice_focal": lambda: _Sum(monai.DiceLoss(**dice), _focal(monai)),
         "focal": lambda: _focal(monai),
         "generalized_dice": lambda: monai.GeneralizedDiceLoss(**common, batch=batch_dice),
-        "tversky": lambda: monai.TverskyLoss(**common, alpha=0.3, beta=0.7, batch=batch_dice),
+        "tversky": lambda: monai.TverskyLoss(**common, **_TVERSKY, batch=batch_dice),
     }
     return builders[name]()
 

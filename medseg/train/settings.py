@@ -80,8 +80,8 @@ class TrainSettings(Config):
             planned from the measured speed. With `steps` given too, the earlier end counts.
         extended: steps at which ``medseg train --extend`` went on with the finished run.
         batch_size: patches at once, on each process.
-        accumulate: batches whose gradients make one step together, as one large batch would; `batch_dice` and batch
-            norm still look at one batch of every process.
+        accumulate: batches whose gradients make one step together, as one large batch would; `batch_dice`, batch norm,
+            and means over weighted or known voxels still look at one batch of every process.
         ema: decay of an exponential moving average of the weights, which is then what is validated and exported; null
             for the weights themselves.
         loss: a name of `medseg.losses.LOSSES`. batch_dice: sum overlaps over the batch first.
