@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 from medseg.geometry import Grid
 from medseg.io.atomic import replacing
+from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
 from medseg.io.nifti import storable
 from medseg.io.pictures import grey_with_alpha
 from medseg.volume import Volume
@@ -38,6 +39,8 @@ def read_sitk(path: Path) -> Volume:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
+    if path.suffix.lower() in HEADER_SUFFIXES:
+        check_header(path)
     try:
         grey = grey_with_alpha(path) if path.suffix.lower() == ".png" else None
         with _quiet():
