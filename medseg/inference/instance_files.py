@@ -13,7 +13,7 @@ import torch
 from medseg.data.cases import Case
 from medseg.data.preprocess import prepare
 from medseg.errors import MedsegError, ModelError, describe
-from medseg.inference.many import Noting, Outcome, unnoted
+from medseg.inference.many import Noting, Outcome, memory_told, unnoted
 from medseg.inference.precision import autocast
 from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
 from medseg.instances import Instances
@@ -119,13 +119,14 @@ def _predicted(
     times = [began] * 4
     error: MedsegError | None = None
     try:
-        volume, where = predictor.read(case)
-        times[1:] = [time.perf_counter()] * 3
-        found = image_instances(predictor, volume, where=where, on_slice=on_slice)
-        times[2:] = [time.perf_counter()] * 2
-        with noting(target):
-            write_instances(found, volume, instance_file(target), predictor.labels)
-            write(label_map_of(predictor, found, volume), target)
+        with memory_told(case):
+            volume, where = predictor.read(case)
+            times[1:] = [time.perf_counter()] * 3
+            found = image_instances(predictor, volume, where=where, on_slice=on_slice)
+            times[2:] = [time.perf_counter()] * 2
+            with noting(target):
+                write_instances(found, volume, instance_file(target), predictor.labels)
+                write(label_map_of(predictor, found, volume), target)
         times[3] = time.perf_counter()
     except MedsegError as refused:
         error = refused

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from medseg.allocator import kept_memory
 from medseg.data.cases import Case
-from medseg.errors import MedsegError
+from medseg.errors import DataError, MedsegError
 from medseg.inference.made_by import probabilities_file
 from medseg.io import write
 from medseg.volume import Volume
@@ -24,6 +24,22 @@ Noting = Callable[[Path], AbstractContextManager[None]]
 def unnoted(target: Path) -> AbstractContextManager[None]:
     """Write `target` without a note of what made it."""
     return nullcontext()
+
+
+@contextmanager
+def memory_told(case: Case) -> Generator[None]:
+    """Turn a lack of memory into a `DataError` of this image, so that others go on.
+
+    Raises:
+        DataError: the memory did not suffice.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "an array could not be made"
+        raise DataError(
+            f"{case.id}: found too little memory ({reason:.200}). Give --max-memory, or use a larger machine."
+        ) from error
 
 
 class Segmenter(Protocol):
@@ -113,7 +129,8 @@ _Read = tuple[Any, MedsegError | None, float]
 def _read(predictor: Segmenter, case: Case) -> _Read:
     began = time.perf_counter()
     try:
-        job = predictor.job(case)
+        with memory_told(case):
+            job = predictor.job(case)
     except MedsegError as error:
         return None, error, time.perf_counter() - began
     return job, None, time.perf_counter() - began
@@ -133,7 +150,8 @@ def _segment(
     began = time.perf_counter()
     try:
         shares = probabilities_file(target) if probabilities else None
-        labels = predictor.run(job, on_window=on_window, probabilities=shares)
+        with memory_told(case):
+            labels = predictor.run(job, on_window=on_window, probabilities=shares)
     except MedsegError as refused:
         return Outcome(case, target, refused, reading), None
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels
@@ -145,7 +163,7 @@ def _write(outcome: Outcome, labels: Volume | None, noting: Noting) -> Outcome:
     began = time.perf_counter()
     error: MedsegError | None = None
     try:
-        with noting(outcome.target):
+        with memory_told(outcome.case), noting(outcome.target):
             write(labels, outcome.target)
     except MedsegError as refused:
         error = refused

@@ -13,6 +13,7 @@ from medseg.data.cases import Case
 from medseg.data.phantom import phantom_case
 from medseg.errors import DataError, ModelError
 from medseg.geometry import Grid
+from medseg.inference.many import predict_files
 from medseg.inference.model_folder import save_model
 from medseg.inference.predictor import load
 from medseg.volume import Volume
@@ -318,3 +319,25 @@ def test_weights_that_are_not_finite_are_refused(make_predictor, tmp_path):
     save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
     with pytest.raises(ModelError, match="weights that are NaN or infinite"):
         load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("place", ["job", "run"])
+def test_an_image_that_memory_does_not_hold_does_not_stop_the_others(
+    make_predictor, make_volume, tmp_path, monkeypatch, place
+):
+    predictor, pairs = make_predictor(), []
+    for name in "abc":
+        medseg.write(make_volume((9, 9, 9)), tmp_path / f"{name}.nii.gz")
+        pairs.append((Case(name, (tmp_path / f"{name}.nii.gz",)), tmp_path / "out" / f"{name}.nii.gz"))
+    works, calls = getattr(predictor, place), []
+
+    def fails_once(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError("Unable to allocate 9. TiB")
+        return works(*args, **options)
+
+    monkeypatch.setattr(predictor, place, fails_once)
+    outcomes = list(predict_files(predictor, pairs))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert "b: found too little memory (Unable to allocate 9. TiB)" in str(outcomes[1].error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,41 @@ def test_grey_with_an_alpha_channel(tmp_path):
     (tmp_path / "half.png").write_bytes((tmp_path / "clear.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"half\.png: not readable"):
         read(tmp_path / "half.png")
+
+
+def png(colours: int, rows: bytes, *, text: bool) -> bytes:
+    """A PNG of 3 x 2 pixels of 8 bits."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        end = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + end
+
+    head = bytes([0, 0, 0, 3, 0, 0, 0, 2, 8, colours, 0, 0, 0])
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    long_text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2 << 20)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + long_text * text + pixels + chunk(b"IEND", b"")
+
+
+def test_pillow_is_asked_for_nothing_but_what_it_alone_reads(tmp_path, monkeypatch):
+    """It refuses large pictures, and long texts in them, which SimpleITK reads."""
+    from PIL import Image
+
+    (tmp_path / "a.png").write_bytes(png(0, b"\0\1\2\3" * 2, text=True))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    for reader in (read, read_labels):
+        assert reader(tmp_path / "a.png").data[0, :, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("limit", "told"), [(2, "exceeds limit of 4 pixels"), (1000, "too large")])
+def test_what_pillow_refuses_is_told_by_its_file(tmp_path, monkeypatch, limit, told):
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    (tmp_path / "a.png").write_bytes(png(4, b"\0\1\2\3\4\5\6" * 2, text=limit > 2))
+    with pytest.raises(
+        DataError, match=rf"a\.png: not readable \(.*{told}.*Copy the file again or convert it"
+    ):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("top", "dtype"), [(7, np.uint8), (300, np.uint16)])
