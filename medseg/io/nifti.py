@@ -28,6 +28,7 @@ _GEOMETRY_FIELDS = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _SPATIAL_UNITS_MASK = 0b111
+_MM = {1: 1000.0, 3: 0.001}  # of a metre and a micron; all other codes count as mm
 _CHUNK_BYTES = 16 << 20
 _INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 _DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
@@ -43,7 +44,7 @@ def read_nifti(path: Path) -> Volume:
 
     A 2-D image becomes one slice; a fourth or fifth axis, or RGB, becomes channels. Integer files without
     scaling keep their type; all others are float32. The affine is nibabel's choice: sform, else qform,
-    else the header's fallback.
+    else the header's fallback; where the header says metres or microns, it is turned into mm.
     """
     image = _open(path)
     grid = read_nifti_grid(path, image)
@@ -55,7 +56,7 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
     image = image if image is not None else _open(path)
     shape = (*image.shape, 1, 1)[:3]
     try:
-        return Grid(shape, image.affine)
+        return Grid(shape, _in_mm(image.affine, image.header["xyzt_units"]))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -81,7 +82,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
     header = geometry_header(volume, data.shape, data.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(data, volume.grid.affine, header)
+    image = kind(data, header.get_best_affine(), header)  # in the header's own units
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=raw, mtime=0) as file:
@@ -110,7 +111,8 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
             kept[name] = volume.header[name]
         kept["pixdim"][:4] = volume.header["pixdim"]
         kept["xyzt_units"] = volume.header["units"]
-        if np.allclose(kept.get_best_affine(), volume.grid.affine, rtol=1e-6, atol=1e-6):
+        affine = _in_mm(kept.get_best_affine(), volume.header["units"])
+        if np.allclose(affine, volume.grid.affine, rtol=1e-6, atol=1e-6):
             return kept
     header.set_zooms((*volume.spacing, *[1.0] * (len(shape) - 3)))
     header.set_sform(volume.grid.affine, code=1)
@@ -243,6 +245,12 @@ def _geometry(header: Any) -> MappingProxyType[str, Any]:
     fields["pixdim"] = np.array(header["pixdim"][:4])
     fields["units"] = int(header["xyzt_units"]) & _SPATIAL_UNITS_MASK
     return MappingProxyType(fields)
+
+
+def _in_mm(affine: NDArray[np.float64], units: Any) -> NDArray[np.float64]:
+    """The affine of a header whose field `xyzt_units` is `units`, in mm; itself where it is so already."""
+    factor = _MM.get(int(units) & _SPATIAL_UNITS_MASK)
+    return affine if factor is None else affine * np.array([[factor], [factor], [factor], [1.0]])
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from nifti_files import OBLIQUE, patched, save
 from medseg.errors import DataError
 from medseg.geometry import Grid
 from medseg.io import read, read_grid, write
+from medseg.io.nifti import _GEOMETRY_FIELDS
 from medseg.volume import Volume
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4"]
@@ -112,6 +113,34 @@ def test_a_files_geometry_comes_back_bit_for_bit(
     ):
         assert np.array_equal(old.header[name], new.header[name]), name
     assert np.array_equal(old.header["pixdim"][:4], new.header["pixdim"][:4])
+
+
+@pytest.mark.parametrize(("units", "mm"), [(0, 1), (1, 1000), (2, 1), (3, 0.001), (3 + 8, 0.001), (7, 1)])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 2), (1, 1)])
+def test_units_of_a_file_are_turned_into_mm_and_back(
+    tmp_path: Path, units: int, mm: float, codes: tuple[int, int], suffix: str
+) -> None:
+    affine = np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ OBLIQUE
+    source = save(
+        tmp_path / f"a{suffix}", np.zeros((4, 5, 6), np.int16), affine,
+        qform=codes[0], sform=codes[1], xyzt_units=units,
+    )  # fmt: skip
+    volume = read(source)
+    assert volume.spacing == pytest.approx((0.7, 0.8, 2.5), rel=1e-5)
+    assert read_grid(source) == volume.grid
+    if any(codes):
+        np.testing.assert_allclose(volume.grid.affine, OBLIQUE, rtol=1e-4, atol=1e-3)
+    write(volume.with_data(np.ones((1, 4, 5, 6), np.uint8), kind="label"), tmp_path / f"b{suffix}")
+    assert read_grid(tmp_path / f"b{suffix}") == volume.grid
+    old, new = nib.load(source).header, nib.load(tmp_path / f"b{suffix}").header
+    for name in (*_GEOMETRY_FIELDS, "pixdim"):
+        assert old[name].tobytes() == new[name].tobytes(), name
+    assert int(new["xyzt_units"]) == units & 7
+    resampled = volume.resampled((1, 1, 2))
+    write(resampled, tmp_path / f"c{suffix}")
+    assert read_grid(tmp_path / f"c{suffix}").matches(resampled.grid)
+    assert int(nib.load(tmp_path / f"c{suffix}").header["xyzt_units"]) == 2
+    assert resampled.grid.shape == pytest.approx((4 * 0.7, 5 * 0.8, 6 * 2.5 / 2), abs=0.6)
 
 
 @settings(deadline=None, max_examples=40)
