@@ -78,6 +78,13 @@ class Volume:
         """The same voxels with array axes along `axcodes`; only permutes and flips."""
         return self._turned(*axes_to(self.grid.axcodes, axcodes))
 
+    def turned_onto(self, grid: Grid) -> Volume:
+        """The same voxels with array axes along those of `grid`, as nearly as they can; only permutes and flips.
+
+        Of oblique grids near 45 degrees, axis codes are a matter of rounding; this is not.
+        """
+        return self._turned(*axes_onto(self.grid, grid))
+
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
         """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
         ends = [s + n for s, n in zip(start, shape, strict=True)]
@@ -129,7 +136,7 @@ class Volume:
         return self._onto(self.grid.with_spacing(checked_spacing(spacing)), order)
 
     def _onto(self, target: Grid, order: int) -> Volume:
-        source = self._turned(*axes_onto(self.grid, target))
+        source = self.turned_onto(target)
         if source.grid.matches(target):
             return source._moved(source.data, target)
         order = 1 if self.is_label else order

@@ -300,10 +300,10 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
 
 
 def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:
-    """`volume` turned to the orientation of `grid`, if it then matches it."""
-    turned = volume.reoriented(grid.axcodes)
+    """`volume` turned to the orientation of `grid` and laid on it, if it then matches it."""
+    turned = volume.turned_onto(grid)
     if turned.grid.matches(grid):
-        return turned
+        return replace(turned, grid=grid)  # equal but for rounding, which may decide on its axis codes
     if turned.grid.shape != grid.shape:
         found, expected = f"shape {turned.grid.shape}", f"{grid.shape}"
     else:

@@ -137,7 +137,7 @@ def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
     Raises:
         DataError: some voxel lies further than 0.01 mm from its counterpart.
     """
-    turned = volume.reoriented(reference.grid.axcodes)
+    turned = volume.turned_onto(reference.grid)
     if turned.grid.matches(reference.grid):
         return turned
     distance = turned.grid.distance(reference.grid)

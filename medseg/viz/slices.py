@@ -196,8 +196,10 @@ def labels_on(image: Volume, labels: Volume) -> Volume:
             "numbers. Give the label map, not an image."
         )
     volume = labels.with_data(data.astype(np.uint8) if data.dtype == bool else data, kind="label")
-    facing = volume.reoriented(image.grid.axcodes)
-    return facing if facing.grid.matches(image.grid) else volume.resampled(like=image.grid)
+    facing = volume.turned_onto(image.grid)
+    if facing.grid.matches(image.grid):
+        return Volume(facing.data, image.grid, "label")
+    return volume.resampled(like=image.grid)
 
 
 def _cut(volume: Volume, plane: Plane, index: int | None) -> Array:

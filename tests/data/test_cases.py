@@ -181,3 +181,20 @@ def test_real_label_of_another_scan_is_refused():
     )
     with pytest.raises(DataError, match=r"found shape \(512, 512, 94\), expected \(37, 52, 33\)"):
         read_case_label(case, LABELS)
+
+
+def test_a_label_map_at_45_degrees_lies_on_its_image_whatever_its_axis_codes(tmp_path):
+    """Which of two axes is the first is a matter of rounding there, also when both are turned to RAS later."""
+    grids = []
+    for name, angle, kind in (("image", np.pi / 4 - 1e-9, "image"), ("label", np.pi / 4 + 1e-9, "label")):
+        affine = np.eye(4)
+        affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        values = np.arange(5 * 5 * 3).reshape(1, 5, 5, 3) % 2 * 3
+        grids.append(Grid((5, 5, 3), affine))
+        write(Volume(values.astype(np.uint8), grids[-1], kind), tmp_path / f"{name}.nrrd")
+    assert grids[0].axcodes != grids[1].axcodes
+    case = Case("a", (tmp_path / "image.nrrd",), tmp_path / "label.nrrd")
+    seen = read_case_image(case, 1)
+    classes = read_case_label(case, LABELS, seen.grid)
+    assert classes.grid.axcodes == seen.grid.axcodes
+    assert np.array_equal(classes.reoriented("RAS").data * 3, seen.reoriented("RAS").data)
