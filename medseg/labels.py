@@ -325,7 +325,7 @@ class Labels(Sequence[Label]):
             ignored = [row.value for row in rows if row.kind == "ignore"]
             if len(ignored) > 1:
                 raise ValueError(f"found {len(ignored)} rows of kind ignore, expected one")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb) and kind "
                 "(label, ignore or region 1 2 3). Mend the header or the row."

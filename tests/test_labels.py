@@ -315,3 +315,10 @@ def test_bad_kinds_are_refused_by_file(tmp_path: Path, rows: str, message: str) 
 def test_sided_regions_are_pairs() -> None:
     labels = Labels.of({"a": 1, "b": 2}).with_regions({"left_hand": [1], "right_hand": [2]})
     assert labels.sided_pairs() == (("left_hand", "right_hand"),)
+
+
+def test_a_table_with_an_endless_name_is_refused_by_file(tmp_path: Path) -> None:
+    file = tmp_path / "labels.tsv"
+    file.write_text("value\tname\n1\t" + "a" * 140_000 + "\n")
+    with pytest.raises(DataError, match=r"labels\.tsv: field larger than"):
+        Labels.from_tsv(file)

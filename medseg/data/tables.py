@@ -73,7 +73,10 @@ def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: byte {error.start}: not UTF-8 text. Save it as UTF-8.") from None
     reader = csv.reader(io.StringIO(text), delimiter="\t")
-    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+    except csv.Error as error:  # a cell longer than any table's
+        raise DataError(f"{table}: line {reader.line_num}: {error}. Mend the row.") from None
     if not rows:
         raise DataError(f"{table}: found an empty table. Write a header with case, image and label.")
     header = rows[0][1]

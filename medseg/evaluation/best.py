@@ -175,7 +175,7 @@ def _measured(run: Path) -> Measured:
         dice = {(row["case"], row["name"]): float(row["dice"]) for row in rows}
         labels = tuple(sorted({row["name"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(
                 f"{run}: found no cross-validation, expected one. Make it with: medseg train CONFIG --run NEW --all-folds."

@@ -164,6 +164,8 @@ def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[
         num_classes: k.
     """
     counts = np.zeros(num_classes * num_classes, dtype=np.int64)
+    if not prediction.size:  # nobody looked at any voxel
+        return counts.reshape(num_classes, num_classes)
     rows = max(1, _BLOCK // max(1, prediction[0].size))
     for start in range(0, len(prediction), rows):
         joint = prediction[start : start + rows].astype(np.int64) * num_classes

@@ -27,6 +27,7 @@ from medseg.inference.settings import PredictSettings, SavedModel
 from medseg.interop.nnunet_checkpoint import Checkpoint, convert_weights, read_checkpoint
 from medseg.interop.nnunet_plans import Plans, read_plans
 from medseg.interop.nnunet_postprocessing import find_postprocessing, read_postprocessing, told
+from medseg.io.atomic import make_folder
 from medseg.labels import Labels
 from medseg.models import build_model, parse_options
 from medseg.models.unet_config import UNetConfig
@@ -72,7 +73,7 @@ def import_nnunet(
         raise ConfigError(f"{output}: exists already, expected a new folder. Choose another, or remove it.")
     options = _Options(folds, checkpoint, orientation)
     stage = None if previous is None else Path(previous)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         folder = source if source.is_dir() else extract(source, Path(scratch) / source.stem)
         return _import_folder(_trained_folder(folder, configuration), output, configuration, options, stage)

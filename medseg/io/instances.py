@@ -98,7 +98,11 @@ def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | 
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table}: cannot be read ({error}). Give a table of id, class and score.") from None
     reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    columns = list(reader.fieldnames or [])
+    try:
+        columns = list(reader.fieldnames or [])
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:  # a cell longer than any table's
+        raise DataError(f"{table}: line {reader.reader.line_num}: {error}. Mend the row.") from None
     if "id" not in columns or any(name not in _COLUMNS or columns.count(name) > 1 for name in columns):
         raise DataError(
             f"{table}: found columns {', '.join(columns) or 'none'}, expected id and perhaps class and score, "
@@ -106,8 +110,8 @@ def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | 
         )
     values: dict[int, int] = {}
     scores: dict[int, float] = {}
-    for row in reader:
-        where = f"{table}: line {reader.line_num}"
+    for line, row in rows:
+        where = f"{table}: line {line}"
         try:
             number = int(row["id"])
             values[number] = int(row.get("class", 1))

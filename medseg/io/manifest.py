@@ -29,6 +29,8 @@ def check_manifest(folder: Path) -> None:
     try:
         manifest = json.loads(path.read_text())
         version, files = manifest["format"], dict(manifest["files"])
+        if version == FORMAT and not all(isinstance(entry, dict) for entry in files.values()):
+            raise TypeError
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file, expected a complete folder. Copy it again.") from None
     except (OSError, ValueError, KeyError, TypeError):

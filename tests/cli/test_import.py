@@ -32,3 +32,13 @@ def test_a_hostile_plan_is_refused(tmp_path, capsys):
     (folder / "plans.json").write_text(json.dumps({"configurations": {"2d": {"inherits_from": "2d"}}}))
     assert main(["import", "nnunet", str(folder), "-o", str(tmp_path / "model")]) == 1
     assert "inherit in a circle: 2d -> 2d" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_made_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "model").mkdir()
+    output = tmp_path / "file" / "x"
+    assert main(["import", "nnunet", str(tmp_path / "model"), "-o", str(output)]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: cannot be written to" in told
+    assert "Traceback" not in told

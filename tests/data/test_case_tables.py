@@ -58,6 +58,7 @@ def test_smallest_table(tmp_path):
         (["case\timage", "a\tgone.nii"], "1 file is missing"),
         (["case\timage"], "found no case of layout table"),
         (["", ""], "empty table"),
+        (["case\timage", "a" * 140_000 + "\ta.nii"], r"\.tsv: line 2: field larger than"),
     ],
 )
 def test_table_that_cannot_be_used(tmp_path, rows, message):

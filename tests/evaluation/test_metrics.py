@@ -226,3 +226,8 @@ def test_grids_at_45_degrees_are_equal_whatever_their_axis_codes(turn: float) ->
     assert [row.dice for row in compare(one, other, LABELS)] == [1, 1]
     flipped = other.reoriented("RAS")
     assert [row.dice for row in compare(flipped, one, LABELS)] == [1, 1]
+
+
+def test_confusion_of_nothing_is_nothing() -> None:
+    empty = np.zeros(0, np.uint8)
+    assert confusion(empty, empty, 3).tolist() == np.zeros((3, 3)).tolist()

@@ -48,6 +48,8 @@ def test_a_map_alone(tmp_path, instances):
         ("", "found columns none"),
         ("id\tclass\n1\tliver\n", "line 2: found 1, liver, expected numbers"),
         ("id\tclass\n1\n", "line 2"),
+        ("id\tclass\n1\t" + "2" * 140_000 + "\n", "line 2: field larger than"),
+        ("i" * 140_000, "field larger than"),
         ("id\tscore\n1\t0.5\n1\t0.6\n", "line 3: found id 1"),
         ("id\tscore\n1\tnan\n", "with score nan"),
         ("id\tclass\n1\t0\n", "of class 0"),

@@ -72,6 +72,7 @@ def spoil(folder, how):
         ("[]", "damaged"),
         ('{"format": 1, "files": 3}', "damaged"),
         ('{"format": 1, "files": [["a", 1, 2]]}', "damaged"),
+        ('{"format": 1, "files": {"a.txt": 3, "b.bin": "x"}}', "damaged"),
     ],
 )
 def test_anything_else_is_refused_by_name(folder, how, told):
