@@ -122,7 +122,7 @@ def test_the_estimate_and_an_ensemble_of_cascades(stage, cascade, capsys):
     image = held_out_cases(cascade)[0].images[0]
     model = str(cascade / "model")
     assert main(["predict", model, str(image), "-o", str(stage / "e"), "--estimate"]) == 0
-    assert "1 of 1 cases" in capsys.readouterr().out
+    assert "1 of 1 case: " in capsys.readouterr().out
     both = [model, str(image), "-o", str(stage / "both"), "--with", str(cascade / "best")]
     assert main(["predict", *both, "--max-memory", "20GB"]) == 0
     assert len(list((stage / "both").glob("*.nii.gz"))) == 1

@@ -134,6 +134,7 @@ def test_cases_without_any_foreground_are_refused_in_a_sentence(tmp_path: Path) 
         {
             "data": {"path": str(tmp_path / "data"), "folds": 3, "labels": {"liver": 1}},
             "patch": {"size": [8, 8, 8]},
+            "model": {"name": "unet_3d", "channels": [4, 8]},
         }
     )
     with pytest.raises(DataError, match="found no voxel of a label in any of the 2 training cases"):

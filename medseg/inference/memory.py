@@ -209,8 +209,8 @@ def _slab_bytes(shape: Sequence[int], sliding: Sliding, columns: slice) -> int:
     """Bytes of the slices of image and logits that are held at once."""
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
-    seen = layout.columns.stop - layout.columns.start
-    image: int = layout.height * seen * math.prod(layout.sizes[2:]) * shape[0] * 4
+    seen = layout.columns or slice(0, 1)
+    image: int = layout.height * (seen.stop - seen.start) * math.prod(layout.sizes[2:]) * shape[0] * 4
     return image + bytes_of_logits(layout.height, plane, sliding.outputs, sliding.sums)
 
 

@@ -38,7 +38,8 @@ class Whole:
 
     def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
         """A view of the slices."""
-        return self._image[:, first:last, columns or slice(None)]
+        found = self._image[:, first:last]
+        return found if columns is None else found[:, :, columns]
 
 
 class Made:
@@ -60,7 +61,7 @@ class ImageSlab:
         image: where slices come from; each is asked for once, in order.
         sizes: voxels per axis with the padding; before: how many of them come before the image.
         height: slices to hold.
-        columns: part of the second axis with its padding that is held.
+        columns: part of the second axis with its padding that is held; None for an image of one axis.
         device: where they are held.
     """
 
@@ -70,19 +71,23 @@ class ImageSlab:
         sizes: Sequence[int],
         before: Sequence[int],
         height: int,
-        columns: slice,
+        columns: slice | None,
         device: torch.device,
     ) -> None:
         self._image = image
         self._top = before[0]
-        self._columns = columns
+        self._left = columns.start if columns is not None else 0
         # Which columns of the image these are, and where the image lies in what is held.
-        left, right = max(columns.start, before[1]), min(columns.stop, before[1] + image.shape[2])
-        self._wanted = slice(left - before[1], right - before[1])
-        rest = (slice(b, b + n) for b, n in zip(before[2:], image.shape[3:], strict=True))
-        self._inner = (slice(left - columns.start, right - columns.start), *rest)
-        width = columns.stop - columns.start
-        self._held = torch.zeros((image.shape[0], height, width, *sizes[2:]), device=device)
+        inner = [slice(b, b + n) for b, n in zip(before[1:], image.shape[2:], strict=True)]
+        held = list(sizes[1:])
+        self._wanted: slice | None = None
+        if columns is not None:
+            left, right = max(columns.start, inner[0].start), min(columns.stop, inner[0].stop)
+            self._wanted = slice(left - before[1], right - before[1])
+            inner[0] = slice(left - self._left, right - self._left)
+            held[0] = columns.stop - columns.start
+        self._inner = tuple(inner)
+        self._held = torch.zeros((image.shape[0], height, *held), device=device)
         self._first = self._end = 0
 
     def move_to(self, first: int, last: int) -> None:
@@ -107,8 +112,8 @@ class ImageSlab:
     def __getitem__(self, box: Box) -> Tensor:
         """View `(c, *box)` of a box of the padded image that lies in the slices held."""
         along = slice(box[0].start - self._first, box[0].stop - self._first)
-        across = slice(box[1].start - self._columns.start, box[1].stop - self._columns.start)
-        return self._held[(slice(None), along, across, *box[2:])]
+        across = [slice(one.start - self._left, one.stop - self._left) for one in box[1:2]]
+        return self._held[(slice(None), along, *across, *box[2:])]
 
 
 class LogitSlab:

@@ -125,8 +125,10 @@ class Layout:
     height: int
 
     @property
-    def columns(self) -> slice:
-        """Part of the second axis that the windows see."""
+    def columns(self) -> slice | None:
+        """Part of the second axis that the windows see; None where there is none."""
+        if len(self.sizes) == 1:
+            return None
         return slice(min(box[1].start for box in self.boxes), max(box[1].stop for box in self.boxes))
 
 

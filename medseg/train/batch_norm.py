@@ -21,7 +21,7 @@ class TeamBatchNorm(_BatchNorm):
             found: Tensor = super().forward(image)
             return found
         axes = [axis for axis in range(image.dim()) if axis != 1]
-        values = image.float()
+        values = image.to(torch.promote_types(image.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
         total, *_ = sums = rank_sum(torch.cat([count, values.sum(axes)]))
         shape = (1, -1, *(1,) * (image.dim() - 2))
