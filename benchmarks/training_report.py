@@ -119,7 +119,7 @@ def _curve(points: Sequence[Figures]) -> str:
         ]
         for point in sorted(points, key=lambda point: (point["peer"], point["minutes"]))
     ]
-    names = [f"Dice {name}" for name in points[0]["labels"]]
+    names = [f"Dice {name}" for name in min(points, key=lambda point: point["peer"])["labels"]]
     title = (
         "Held-out fifth (41 cases, nnU-Net's first fold), whole volumes, after so many minutes of training from scratch, "
         "a training of its own for each row, whose learning rate ends at 0; medseg as `medseg plan` has it for a processor "
