@@ -137,11 +137,7 @@ def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
             }
             found["25 classes, half overlap"] = _compared(budgets, image, out, "medseg")
         else:
-            jobs = {"medseg": ("file_medseg", ours), "medseg, half overlap": ("file_medseg", half)}
-            found["117 classes"] = {
-                name: _run(worker, image=image, output=out / "many", **settings)
-                for name, (worker, settings) in jobs.items()
-            }
+            found["117 classes"] = {"medseg": _run("file_medseg", image=image, output=out / "many", **ours)}
     return found
 
 
