@@ -81,10 +81,8 @@ def make_trainer(
     choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
     model = choice.build(channels, labels.outputs)
     check_learnable(experiment, model, candidates)
-    preprocessing = (
-        shared_preprocessing(run)
-        or (kept_preprocessing(run) if resume else None)
-        or team.shared(lambda: resolve_preprocessing(experiment, dataset, labels, split))
+    preprocessing = _kept_preprocessing(run, resume=resume) or team.shared(
+        lambda: resolve_preprocessing(experiment, dataset, labels, split)
     )
     patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing), added)
     prepared = partial(
@@ -113,6 +111,11 @@ def make_trainer(
         team=team,
         resume=resume,
     )
+
+
+def _kept_preprocessing(run: Path, *, resume: bool) -> Preprocessing | None:
+    """What the folds of a cross-validation share, or what a resumed run began with; None to measure."""
+    return shared_preprocessing(run) or (kept_preprocessing(run) if resume else None)
 
 
 def _open(
