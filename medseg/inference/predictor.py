@@ -143,6 +143,7 @@ class Predictor:
             return self._job(source)
 
     def _job(self, source: Source) -> Job:
+        """`job`, whose memory is not to be taken for the network's."""
         volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))

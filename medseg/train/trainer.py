@@ -53,8 +53,8 @@ class Diverged(MedsegError):
 class Trainer:
     """Trains one model on prepared patches; iterate over it to run it.
 
-    ``for report in trainer: print(report)`` trains to the end. A stop signal ends the loop with `Interrupted` at the next step boundary, after saving. The run folder
-    is locked meanwhile, so that no second process writes to it.
+    ``for report in trainer: print(report)`` trains to the end. A stop signal ends the loop with `Interrupted` at the next
+    step boundary, after saving. The run folder is locked meanwhile, so that no second process writes to it.
 
     Args:
         model: model with fresh weights.
