@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from readme import machine, markdown, put_into_readme
 
-from medseg.data.patches import PatchDataset
+from medseg.data.patches.case_store import StoredCase, locations_table
+from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.settings import Augmentation
-from medseg.data.store import StoredCase, locations_table
 
 SHAPE, PATCH, COUNT = (192, 192, 160), (96, 96, 96), 60
 

@@ -296,7 +296,7 @@ def _work(worker: str, settings: dict[str, Any]) -> None:
 
 
 def _has_amx() -> bool:
-    from medseg.inference.precision import has_amx
+    from medseg.runtime.devices import has_amx
 
     return has_amx()
 

@@ -31,7 +31,7 @@ def window_medseg(model: str, dtype: str, compiled: bool = False) -> Figures:
     import torch
 
     import medseg
-    from medseg.allocator import kept_memory
+    from medseg.runtime.glibc_memory import kept_memory
 
     predictor = medseg.load(model, device="cpu", precision=dtype, compile=compiled)
     network = predictor.network.volumetric
@@ -148,9 +148,9 @@ def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
 
 def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
     """The same by medseg."""
-    from medseg.inference.decision import LargestClass
-    from medseg.inference.export import Between, export_labels
-    from medseg.resampling import AxisMap
+    from medseg.inference.sliding.labelling import LargestClass
+    from medseg.inference.sliding.to_file_grid import Between, export_labels
+    from medseg.volumes.resampling import AxisMap
 
     blocks = _smooth_logits(shape, classes).half().float().movedim(0, -1).contiguous().split(32)
     axes = [Between.of(AxisMap.resize(a, b)) for a, b in zip(shape, target, strict=True)]
@@ -165,8 +165,8 @@ def many_medseg(model: str, images: list[str], folder: str) -> Figures:
     import torch
 
     import medseg
-    from medseg.data.layouts import read_images
-    from medseg.inference.many import predict_files
+    from medseg.data.datasets.layouts import read_images
+    from medseg.inference.batch import predict_files
 
     predictor = medseg.load(model, device="cpu")
     network, seconds = predictor.network.volumetric, [0.0]

@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 from readme import machine, markdown, put_into_readme
 
-from medseg.data.cases import read_case_image
-from medseg.experiment.runs import held_out_cases
-from medseg.io import read_labels
-from medseg.io.instances import instance_file
-from medseg.viz.instances import instance_figure
+from medseg.data.datasets.cases import read_case_image
+from medseg.experiment.run_folder import held_out_cases
+from medseg.io.files import read_labels
+from medseg.io.instance_files import instance_file
+from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("mask_rcnn", "unet_2d")

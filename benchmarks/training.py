@@ -178,7 +178,7 @@ def _save(work: Path, part: str, found: Any) -> None:
 
 
 def _has_amx() -> bool:
-    from medseg.inference.precision import has_amx
+    from medseg.runtime.devices import has_amx
 
     return has_amx()
 

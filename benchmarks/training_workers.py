@@ -147,7 +147,7 @@ def _on_one_thread(make: Callable[[], Any]) -> One:
 
 def planned(work: str, *overrides: str) -> Any:
     """The experiment that ``medseg plan`` makes for nnU-Net's GPU, on nnU-Net's own split of the cases."""
-    from medseg.experiment import Experiment
+    from medseg.experiment.experiment import Experiment
 
     splits = f"data.splits={Path(work).resolve() / 'splits_final.json'}"
     return Experiment.load(Path(work) / "same.yaml", splits, f"data.fold={nnunet.FOLD}", *overrides)

@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError, MedsegError
-from medseg.io import read_grid, read_labels, stem_of, suffix_of, write
-from medseg.io.atomic import replacing, write_text
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.io.files import read_grid, read_labels, stem_of, suffix_of, write
+from medseg.labels.label_table import Labels
+from medseg.storage.atomic import replacing, write_text
+from medseg.volumes.volume import Volume
 
 _MASKS = "segmentations"
 

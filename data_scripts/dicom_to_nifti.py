@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.data.paths import usable_id
+from medseg.data.datasets.names import usable_id
 from medseg.errors import DataError, MedsegError
-from medseg.io import read, write
+from medseg.io.files import read, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

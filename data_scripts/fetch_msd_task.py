@@ -23,10 +23,10 @@ from typing import IO
 
 from tqdm import tqdm
 
-from medseg.data.archives import extract
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError, MedsegError, nearest
-from medseg.io.atomic import replacing
+from medseg.storage.archives import extract
+from medseg.storage.atomic import replacing
 
 TASKS = (
     *("Task01_BrainTumour", "Task02_Heart", "Task03_Liver", "Task04_Hippocampus", "Task05_Prostate"),

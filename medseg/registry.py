@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -14,16 +15,18 @@ _MOST_NEAR = 3
 
 
 class Registry(Generic[T]):
-    """A closed table of named items.
+    """Named items of one kind, filled by decorators.
 
     Args:
         kind: what the items are, for messages ("model").
+        modules: modules whose import registers the built-in items. They are imported at the first look-up.
         entry_point: group by which installed packages add items; each entry point is a module or a
             callable whose import or call registers them. They are loaded on the first miss or listing.
     """
 
-    def __init__(self, kind: str, *, entry_point: str | None = None) -> None:
+    def __init__(self, kind: str, *, modules: tuple[str, ...] = (), entry_point: str | None = None) -> None:
         self.kind = kind
+        self._modules = modules
         self._entry_point = entry_point
         self._items: dict[str, T] = {}
 
@@ -36,6 +39,8 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the item called `name`, or raise `ConfigError` with the nearest known name."""
+        if name not in self._items:
+            self._load_modules()
         if name not in self._items:
             self._load_entry_points()
         if name not in self._items:
@@ -52,8 +57,14 @@ class Registry(Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """Sorted names that match the shell-style `pattern`."""
+        self._load_modules()
         self._load_entry_points()
         return sorted(name for name in self._items if fnmatchcase(name, pattern))
+
+    def _load_modules(self) -> None:
+        modules, self._modules = self._modules, ()
+        for module in modules:
+            import_module(module)
 
     def _load_entry_points(self) -> None:
         if self._entry_point is None:

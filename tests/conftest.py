@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.geometry import Grid
-from medseg.volume import Kind, Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Kind, Volume
 
 # As the command does, before anything loads torch: on a busy machine spinning threads starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from medseg.allocator import kept_memory
+from medseg.runtime.glibc_memory import kept_memory
 
 # In a process of its own: what other tests have freed would serve as well.
 SCRIPT = """

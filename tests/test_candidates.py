@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medseg.candidates import Candidates
 from medseg.errors import DataError
-from medseg.labels import Labels
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
 
 ORGANS = Labels.of({"liver": 1, "spleen": 2, "kidney": 3})
 TUMOUR = Labels.of({"oedema": 1, "necrosis": 2, "enhancing": 3})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.experiment import Experiment
+from medseg.experiment.experiment import Experiment
 from medseg.models.summary import summarize
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from medseg.data.phantom import write_phantoms
+from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
-from medseg.experiment import Experiment
-from medseg.experiment.compose import choose_split
-from medseg.experiment.runs import find_dataset, held_out_cases, labels_of, load_run
+from medseg.experiment.experiment import Experiment
+from medseg.experiment.make_trainer import choose_split
+from medseg.experiment.run_folder import find_dataset, held_out_cases, labels_of
 
 
 def test_defaults_are_complete_and_stable(tmp_path):
@@ -72,7 +72,7 @@ def test_mistakes_are_told_with_their_place(values, told):
 
 def test_checking_an_experiment_imports_no_torch(tmp_path):
     code = (
-        "import sys; from medseg.experiment import Experiment; Experiment().to_yaml();"
+        "import sys; from medseg.experiment.config import Experiment; Experiment().to_yaml();"
         "print(any(name in sys.modules for name in ('torch', 'monai', 'SimpleITK')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -122,6 +122,6 @@ def test_labels_of_the_experiment_come_first(dataset):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    for reader in (load_run, held_out_cases):
+    for reader in (Experiment.from_run, held_out_cases):
         with pytest.raises(ConfigError, match="found no run"):
             reader(tmp_path)

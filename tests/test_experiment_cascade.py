@@ -13,16 +13,16 @@ from safetensors.numpy import load_file
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.patches import PatchDataset
-from medseg.data.phantom import write_phantoms
-from medseg.data.splits import k_fold, write_splits
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.datasets.splits import k_fold, write_splits
+from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.experiment import Experiment
-from medseg.experiment.runs import find_dataset, held_out_cases
-from medseg.inference.many import predict_files
-from medseg.inference.model_folder import load_model, save_model
-from medseg.models.ensemble import Ensemble
-from medseg.train.signals import Interrupted
+from medseg.experiment.experiment import Experiment
+from medseg.experiment.run_folder import find_dataset, held_out_cases
+from medseg.inference.batch import predict_files
+from medseg.model_folder.folder import load_model, save_model
+from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.train.stop_signals import Interrupted
 
 TOY = [
     "model.channels=[4,8]",
@@ -109,7 +109,7 @@ def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascad
     assert main(["evaluate", str(cascade)]) == 0
     assert "behind experiment" in capsys.readouterr().out
     predictor = medseg.load(cascade)
-    plain = medseg.data.cases.Case(case.id, case.images)
+    plain = medseg.data.datasets.cases.Case(case.id, case.images)
     written = np.asarray(nib.load(next(out.glob("*.nii.gz"))).dataobj)
     assert np.array_equal(written, predictor(plain).data[0])
     held_out = np.asarray(nib.load(cascade / "predictions" / f"{case.id}.nii.gz").dataobj)
@@ -230,11 +230,11 @@ def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     """With the label for a previous map, the channels are the indicators of the label in every augmented patch."""
     from dataclasses import replace
 
-    from medseg.data.normalize import Normalization
-    from medseg.data.preprocess import Preprocessing
-    from medseg.data.previous import PreviousChannels
+    from medseg.data.patches.case_store import fill_store
+    from medseg.data.patches.first_stage_channels import PreviousChannels
+    from medseg.data.preprocessing.normalize import Normalization
+    from medseg.data.preprocessing.prepare import Preprocessing
     from medseg.data.settings import Augmentation, PreviousAugmentation
-    from medseg.data.store import fill_store
 
     dataset = find_dataset(experiment_of(stage / "data"), stage / "x")
     cases = [replace(case, previous=case.label) for case in dataset.cases]

@@ -12,15 +12,14 @@ import yaml
 from safetensors.torch import save_file
 
 from medseg.cli.main import main
-from medseg.data.image_folders import read_image_folder
-from medseg.experiment import Experiment
-from medseg.experiment.runs import load_run
-from medseg.inference.model_folder import load_model
+from medseg.data.datasets.image_folders import read_image_folder
+from medseg.experiment.experiment import Experiment
 from medseg.inference.predictor import load
-from medseg.io import read, read_labels
-from medseg.io.instances import read_instances
-from medseg.models.mask_rcnn import MaskRCNN
-from medseg.train.reports import read_metrics
+from medseg.io.files import read, read_labels
+from medseg.io.instance_files import read_instances
+from medseg.model_folder.folder import load_model
+from medseg.models.mask_rcnn.network import MaskRCNN
+from medseg.train.reporting import read_metrics
 
 PARTS = {"objectness", "rpn_box_reg", "classifier", "box_reg", "mask"}
 TOY = {
@@ -120,7 +119,7 @@ def test_a_frozen_stem_keeps_its_fresh_weights(trained):
     run, _ = trained
     model, saved, labels = load_model(run)
     torch.manual_seed(0)
-    fresh = load_run(run).model.build(len(saved.channel_names), len(labels)).state_dict()
+    fresh = Experiment.from_run(run).model.build(len(saved.channel_names), len(labels)).state_dict()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, fresh[name])}
     assert {"backbone.body.conv1.weight", "backbone.body.bn1.weight"}.isdisjoint(changed)
     assert {"backbone.body.layer1.0.conv1.weight", "rpn.head.conv.0.0.weight"} <= changed
@@ -159,7 +158,7 @@ def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):
 
 
 def write_truth(truth, path):
-    from medseg.io import write
+    from medseg.io.files import write
 
     write(truth, path)
     path.with_name(path.name.replace(".nii.gz", ".tsv")).unlink()

@@ -10,15 +10,15 @@ import pytest
 
 import medseg
 from medseg.config import apply_overrides
-from medseg.data.phantom import write_phantoms
-from medseg.data.store import StoredCase
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.patches.case_store import StoredCase
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation import evaluate_cases
-from medseg.experiment import Experiment
-from medseg.experiment.runs import held_out_pairs
-from medseg.geometry import Grid
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.entry_points import evaluate_cases
+from medseg.experiment.experiment import Experiment
+from medseg.experiment.run_folder import held_out_pairs
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 @pytest.fixture(scope="module")

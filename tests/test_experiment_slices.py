@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from medseg.cli.main import main
-from medseg.data.phantom import write_phantoms
-from medseg.data.slice_settings import SliceSettings
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
-from medseg.experiment import Experiment
-from medseg.geometry import Grid
-from medseg.inference.model_folder import load_model
-from medseg.instances import Instances
-from medseg.io import write
-from medseg.models.multiplane import on_volumes
-from medseg.volume import Volume
+from medseg.experiment.experiment import Experiment
+from medseg.io.files import write
+from medseg.labels.instances import Instances
+from medseg.model_folder.folder import load_model
+from medseg.models.volumetric.multiplane import on_volumes
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 TOY = {
     "data": {"folds": 2},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import DataError
-from medseg.geometry import (
+from medseg.volumes.grid import (
     Grid,
     axes_onto,
     axes_to,

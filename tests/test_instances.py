@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.instances import Instances
+from medseg.labels.instances import Instances
 
 MAP = np.array(
     [

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medseg.candidates import Candidates
-from medseg.labels import Labels
-from medseg.losses import Criterion, build_loss
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
+from medseg.losses.build import Criterion, build_loss
 from medseg.train.validation import dice_of, predicted_classes
 
 ORGANS = Labels.of({"a": 1, "b": 2})

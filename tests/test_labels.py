@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import DataError
-from medseg.labels import Label, Labels, distinct_colour
+from medseg.labels.label_table import Label, Labels, distinct_colour
 
 ORGANS = Labels.of({"liver": 30, "background": 0, "spleen": 2})
 

@@ -11,10 +11,10 @@ from typing import get_args
 import pytest
 import torch
 
-from medseg.candidates import Candidates
 from medseg.errors import ConfigError
-from medseg.labels import Labels
-from medseg.losses import LOSSES, build_loss
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
+from medseg.losses.build import LOSSES, build_loss
 from medseg.train.settings import LossName
 
 
@@ -131,7 +131,7 @@ def test_losses_of_several_processes_are_monais_in_one(monkeypatch, name, absent
     alone = build_loss(name, batch_dice=True)(logits, label)
     monkeypatch.setattr("medseg.losses.rank_count", lambda: 2)
     shared = build_loss(name, batch_dice=True)
-    assert type(shared).__module__ == "medseg.losses.shared"
+    assert type(shared).__module__ == "medseg.losses.distributed_overlap"
     torch.testing.assert_close(shared(logits, label), alone)
 
 
@@ -175,7 +175,7 @@ def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, op
     monkeypatch.setattr("medseg.losses.rank_count", lambda: 2)
     for module in ("candidates", "shared"):
         monkeypatch.setattr(f"medseg.losses.{module}.rank_sum", others.sum)
-    monkeypatch.setattr("medseg.losses.candidates.rank_mean", others.mean)
+    monkeypatch.setattr("medseg.losses.label_set_losses.rank_mean", others.mean)
     criteria = [build_loss(name, candidates=Candidates.of(ORGANS), **options) for _ in range(2)]
     halves = zip(criteria, logits.split(1), label.split(1), strict=True)
     with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import resize
 
-from medseg.resampling import AxisMap, axis_matrix, axis_orders, resample, resample_labels
+from medseg.volumes.resampling import AxisMap, axis_matrix, axis_orders, resample, resample_labels
 
 SIZES = st.integers(1, 9)
 SHAPES = st.tuples(SIZES, SIZES, SIZES)

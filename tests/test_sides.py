@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.experiment import Experiment
-from medseg.experiment.sides import resolve_mirroring
-from medseg.labels import Labels
+from medseg.experiment.experiment import Experiment
+from medseg.experiment.mirroring import resolve_mirroring
+from medseg.labels.label_table import Labels
 
 KIDNEYS = Labels.of({"left_kidney": 1, "right_kidney": 2, "spine": 3})
 ORGANS = Labels.of({"liver": 1, "spleen": 2})

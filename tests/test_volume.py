@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import DataError
-from medseg.geometry import Grid, world
-from medseg.resampling import AxisMap, axis_orders, resample
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid, world
+from medseg.volumes.resampling import AxisMap, axis_orders, resample
+from medseg.volumes.volume import Volume
 
 ORIENTATIONS = [
     "".join(pair[side] for pair, side in zip(order, sides, strict=True))
@@ -307,7 +307,7 @@ def test_repr(make_volume: Any) -> None:
 
 
 def test_real_orientations_are_one_brain(shared_data: Path) -> None:
-    from medseg.io import read
+    from medseg.io.files import read
 
     files = sorted((shared_data / "odd_nifti").glob("orient_*.nii.gz"))
     assert len(files) == 16

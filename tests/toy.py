@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from medseg.config import apply_overrides
-from medseg.data.phantom import write_phantoms
-from medseg.experiment import Experiment
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.experiment.experiment import Experiment
 
 MakeExperiment = Callable[..., Experiment]
 

@@ -15,11 +15,20 @@ from typing import Any
 
 from medseg.errors import MedsegError, nearest
 
-VERBS = (
-    *("demo", "inspect", "plan", "train", "predict", "evaluate"),
-    *("models", "config", "import", "export"),
-)
-MODULES = {"import": "import_model"}  # a verb that no module can be called
+COMMANDS = {
+    "demo": "training.demo",
+    "inspect": "data.inspect",
+    "plan": "data.plan",
+    "train": "training.train",
+    "predict": "prediction.predict",
+    "evaluate": "prediction.evaluate",
+    "models": "models.models",
+    "config": "models.config",
+    "import": "models.import_model",
+    "export": "models.export",
+}
+"""Each command and the module below `medseg.cli` that holds its parser and its action."""
+
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -61,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medseg {version('medseg')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in COMMANDS:
         _module(verb).add_parser(verbs)
     for verb_parser in verbs.choices.values():  # behind the verb, too
         verb_parser.add_argument(
@@ -71,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _module(verb: str) -> Any:
-    return import_module(f"medseg.cli.{MODULES.get(verb, verb)}")
+    return import_module(f"medseg.cli.{COMMANDS[verb]}")
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,5 +1,5 @@
-"""The experiment: its typed config, and the only place that composes all parts."""
+"""The configuration of a training run, and the one place where all parts are composed."""
 
-from medseg.experiment.config import Experiment
+import lazy_loader
 
-__all__ = ["Experiment"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

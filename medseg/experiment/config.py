@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 
@@ -16,19 +14,16 @@ from medseg.data.settings import (
     PreprocessSettings,
     PreviousSettings,
 )
-from medseg.data.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
-from medseg.inference.settings import PredictSettings
+from medseg.model_folder.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
 from medseg.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from medseg.experiment.cross_validation import CrossValidation
     from medseg.models.base import Model
-    from medseg.train.trainer import Trainer
 
 DEFAULT_MODEL = "unet_3d"
-OnCase = Callable[[int, int, str], None]
 
 
 class ModelChoice(Config):
@@ -85,8 +80,8 @@ class EvaluateSettings(Config):
     tolerance_mm: float = Field(1.0, gt=0)
 
 
-class Experiment(Config):
-    """Everything that defines a run. ``medseg config FILE`` prints one with all defaults filled in."""
+class ExperimentConfig(Config):
+    """Everything that defines a run, as data. ``medseg config FILE`` prints one with all defaults filled in."""
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -102,7 +97,7 @@ class Experiment(Config):
     previous: PreviousSettings | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Experiment:
+    def _consistent(self) -> Self:
         dims = self.model.spatial_dims
         if len(self.patch.size) != dims:
             raise ValueError(
@@ -132,7 +127,7 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
-    def _looked_at(self) -> Experiment:
+    def _looked_at(self) -> Self:
         """Refuse what could do nothing: a fold that is not there, axes that slices lack, patience without validation."""
         data, mirrored = self.data, self.augment.mirror_axes
         if data.fold != "all" and data.splits is None and data.fold >= data.folds:
@@ -150,47 +145,3 @@ class Experiment(Config):
                 "out to see how well it does. Remove it, or train a fold"
             )
         return self
-
-    def trainer(
-        self,
-        run: str | Path,
-        *,
-        resume: bool = False,
-        extend: str | None = None,
-        on_case: OnCase | None = None,
-    ) -> Trainer:
-        """Prepare the data and return the trainer; iterate over it to train.
-
-        Args:
-            run: folder to write; must be new unless `resume`.
-            resume: go on from the last checkpoint of a run with this very config.
-            extend: with `resume`, steps (``"2000"``) or time (``"30m"``) that a finished run gets on top.
-            on_case: called with (done, in all, case id) as cases are prepared.
-
-        Raises:
-            ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
-            DataError: the dataset cannot be used.
-        """
-        from medseg.experiment.compose import make_trainer
-
-        if extend is not None and not resume:
-            raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
-        return make_trainer(self, Path(run), resume=resume, extend=extend, on_case=on_case)
-
-    def cross_validation(self, run: str | Path) -> CrossValidation:
-        """The folds of this experiment in one folder; iterate over it to train them all and gather the results.
-
-        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are left,
-        stopped ones go on. All share the splits and one preprocessing, measured on all their cases, as nnU-Net does:
-        of a held-out label nothing is learned beyond these intensity statistics.
-
-        Args:
-            run: folder of the folds, new or of this very experiment.
-
-        Raises:
-            ConfigError: the folder holds something else.
-            DataError: the dataset or the splits cannot be used.
-        """
-        from medseg.experiment.cross_validation import CrossValidation
-
-        return CrossValidation(self, Path(run))

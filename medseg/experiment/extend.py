@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import ConfigError
-from medseg.experiment.config import Experiment
+from medseg.experiment.config import ExperimentConfig
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.settings import seconds_of
 
 
-def extended(experiment: Experiment, run: Path, more: str) -> Experiment:
+def extended(experiment: ExperimentConfig, run: Path, more: str) -> ExperimentConfig:
     """The experiment of a finished run with a later end; writes nothing.
 
     Args:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medseg.allocator import kept_memory
-from medseg.inference.decision import Decision
-from medseg.inference.engine import Job
-from medseg.inference.export import Between, export_labels
 from medseg.inference.predictor import Predictor, Source
-from medseg.inference.windows import Sliding, window_slices, windows_to_predict
+from medseg.inference.sliding.engine import Job
+from medseg.inference.sliding.labelling import Decision
+from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.inference.sliding.windows import Sliding, window_slices, windows_to_predict
+from medseg.runtime.glibc_memory import kept_memory
 
 _BATCHES_TIMED = 3
 

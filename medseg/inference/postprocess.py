@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError, nearest
-from medseg.inference.settings import PredictSettings
-from medseg.labels import Labels
+from medseg.labels.label_table import Labels
+from medseg.model_folder.settings import PredictSettings
 
 BYTES_A_VOXEL = (
     8  # that `keep_largest_components` takes at most: a mask, a copy of up to 16 bits, the components

@@ -10,30 +10,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.cases import Case, read_case_image, read_case_previous
-from medseg.data.preprocess import Box, LabelTarget, Prepared, label_slices, label_target, prepare
+from medseg.data.datasets.cases import Case, read_case_image, read_case_previous
+from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.geometry import turned
-from medseg.inference.cascade import FOR_ALL_STAGES, WithPrevious, empty_in_both
-from medseg.inference.decision import Decision, decision_of
-from medseg.inference.empty import body_box, empty_test
-from medseg.inference.engine import Engine, Job
-from medseg.inference.export import Between
-from medseg.inference.memory import gigabytes, parse_size, used_memory
-from medseg.inference.model_folder import find_model_folder, load_model, previous_folder
-from medseg.inference.network import SLAB_FIRST, WindowNetwork
+from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import BYTES_A_VOXEL as CLEANING_BYTES
 from medseg.inference.postprocess import component_groups, keep_largest_components
-from medseg.inference.precision import checked_device
-from medseg.inference.settings import PredictSettings, SavedModel
-from medseg.inference.slab import Made, Whole
-from medseg.inference.windows import Sliding, window_slices
-from medseg.instances import Instances
-from medseg.io import bytes_once_read
-from medseg.io.probabilities import writing_probabilities
-from medseg.labels import Labels
+from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, WithPrevious, empty_in_both
+from medseg.inference.sliding.engine import Engine, Job
+from medseg.inference.sliding.labelling import Decision, decision_of
+from medseg.inference.sliding.memory_plan import gigabytes, parse_size, used_memory
+from medseg.inference.sliding.skip_empty import body_box, empty_test
+from medseg.inference.sliding.slab import Made, Whole
+from medseg.inference.sliding.to_file_grid import Between
+from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
+from medseg.inference.sliding.windows import Sliding, window_slices
+from medseg.io.files import bytes_once_read
+from medseg.io.probability_files import writing_probabilities
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import find_model_folder, load_model, previous_folder
+from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models.base import Model
-from medseg.volume import Volume
+from medseg.runtime.devices import checked_device
+from medseg.volumes.grid import turned
+from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
 Progress = Callable[[int, int], None]
@@ -132,10 +133,8 @@ class Predictor:
             ModelError: the model finds no instances, as a U-Net.
             DataError: the image cannot be read or does not fit the model.
         """
-        from medseg.inference.instance_files import image_instances
-
         volume, where = self.read(source)
-        return image_instances(self, volume, where=where, on_slice=on_slice)
+        return image_instances(self.network, self.saved, self.labels, volume, where=where, on_slice=on_slice)
 
     def job(self, source: Source) -> Job:
         """Read and prepare an image: the first half of a call, without the network."""

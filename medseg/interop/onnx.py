@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medseg.errors import MedsegError, ModelError, describe
-from medseg.inference.model_folder import PREVIOUS, load_model
-from medseg.io.atomic import replacing
-from medseg.models.layout import round_up
+from medseg.model_folder.folder import PREVIOUS, load_model
+from medseg.models.layers.memory_format import round_up
+from medseg.storage.atomic import replacing
 
 if TYPE_CHECKING:
-    from medseg.inference.settings import SavedModel
-    from medseg.labels import Labels
+    from medseg.labels.label_table import Labels
+    from medseg.model_folder.settings import SavedModel
     from medseg.models.base import Model
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

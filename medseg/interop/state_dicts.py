@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ModelError, describe
-from medseg.models.unet import UNet
-from medseg.models.unet_config import UNetConfig
-from medseg.models.unet_fields import per_axis
+from medseg.models.unet.config import UNetConfig
+from medseg.models.unet.fields import per_axis
+from medseg.models.unet.network import UNet
 
 State = Mapping[str, Tensor]
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]

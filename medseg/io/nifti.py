@@ -18,9 +18,9 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io.atomic import replacing
-from medseg.volume import Volume
+from medseg.storage.atomic import replacing
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 Stream = gzip.GzipFile | io.BufferedReader
 _GEOMETRY_FIELDS = (

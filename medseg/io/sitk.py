@@ -15,12 +15,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io.atomic import replacing
 from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
+from medseg.io.natural_images import grey_with_alpha
 from medseg.io.nifti import storable
-from medseg.io.pictures import grey_with_alpha
-from medseg.volume import Volume
+from medseg.storage.atomic import replacing
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN_FRACTION = 0.01  # of the median gap between slices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -11,11 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, describe
-from medseg.models.pretrained_config import LoadedWeights
-from medseg.ranks import rank_count
+from medseg.runtime.distributed import rank_count
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What became of pretrained weights; printing it gives one sentence.
+
+    Args:
+        source: as it was written in the options.
+        loaded: names of our tensors that were filled.
+        adapted: those among them that had to be changed: kernels for other channels, position tables.
+        fresh: names of our tensors that keep their fresh values.
+        unused: names of the source's tensors that have no place in the model.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    adapted: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        for what, names in (("adapted", self.adapted), ("left fresh", self.fresh), ("not used", self.unused)):
+            if names:
+                more = ", …" if len(names) > 3 else ""
+                parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+        return "; ".join(parts) + "."
 
 
 class Model(nn.Module):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from medseg.config import Config
 from medseg.errors import ConfigError, describe
@@ -19,21 +20,32 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(Config):
-    """What a user may choose about one model; what only the data tell is given to `build`."""
+    """The options of one model that a user may choose. What depends on the data is passed to `build`.
+
+    Attributes:
+        builder: where the network is built, as ``module:function``. The function is called with the options and the
+            arguments of `build`. It is named by a string so that options can be read and checked without torch.
+    """
+
+    builder: ClassVar[str]
 
     def problems(self, spatial_dims: int) -> list[str]:
-        """Sentences about options that do not fit the number of spatial axes; empty when all is well."""
+        """Return one sentence per option that does not fit the number of spatial axes."""
         return []
 
     def build(self, *, in_channels: int, num_classes: int, spatial_dims: int) -> Model:
-        """Make the model with fresh weights; imports torch.
+        """Build the model with fresh weights, or with the pretrained weights that the options name.
 
         Args:
             in_channels: channels of the image.
-            num_classes: classes with the background counted.
+            num_classes: classes, background included.
             spatial_dims: 2 or 3.
         """
-        raise NotImplementedError
+        module, _, function = self.builder.partition(":")
+        model: Model = getattr(import_module(module), function)(
+            self, in_channels=in_channels, num_classes=num_classes, spatial_dims=spatial_dims
+        )
+        return model
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,18 @@ class ModelEntry:
     size: Size | None = None
 
 
-MODELS: Registry[ModelEntry] = Registry("model", entry_point="medseg.models")
+MODELS: Registry[ModelEntry] = Registry(
+    "model",
+    modules=(
+        "medseg.models.unet.config",
+        "medseg.models.fcn.config",
+        "medseg.models.mask_rcnn.config",
+        "medseg.models.mask_rcnn.on_vit_config",
+        "medseg.models.maskformer.config",
+        "medseg.models.monai.config",
+    ),
+    entry_point="medseg.models",
+)
 
 O = TypeVar("O", bound=type[ModelOptions])  # noqa: E741
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar
 
 from medseg.data.settings import Axis
 from medseg.errors import ConfigError
-from medseg.planning.budget import Budget
-from medseg.planning.configurations import Configurations, Measures, plan_configurations
-from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.guards import deep_supervision, guarded
-from medseg.planning.memory import Preset, widths
-from medseg.planning.sizing import BatchLimit, NetworkSize
+from medseg.planning.fingerprint.fingerprint import Fingerprint
+from medseg.planning.memory_budget import Budget
+from medseg.planning.nnunet.configurations import Configurations, Measures, plan_configurations
+from medseg.planning.nnunet.presets import Preset, widths
+from medseg.planning.nnunet.sizing import BatchLimit, NetworkSize
+from medseg.planning.nnunet.small_datasets import deep_supervision, guarded
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")

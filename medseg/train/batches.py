@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader
 
-from medseg.data.patches import PatchDataset, Sample
-from medseg.train.signals import SIGNALS
+from medseg.data.patches.patch_dataset import PatchDataset, Sample
+from medseg.train.stop_signals import SIGNALS
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medseg.errors import ModelError
-from medseg.io.atomic import replacing_folder
-from medseg.io.manifest import check_manifest, is_complete, write_manifest
-from medseg.io.torch_files import read_torch_file
+from medseg.storage.atomic import replacing_folder
+from medseg.storage.manifest import check_manifest, is_complete, write_manifest
+from medseg.storage.torch_files import read_torch_file
 
 # What checkpoints do not hold that were written before there were budgets, averages and several processes.
 FORMERLY: dict[str, Any] = {

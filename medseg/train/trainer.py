@@ -14,30 +14,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg.allocator import kept_memory
-from medseg.candidates import Candidates
-from medseg.data.patches import PatchDataset, Sample
+from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
-from medseg.inference.model_folder import load_weights, previous_folder, save_model
-from medseg.inference.precision import to_channels_last
-from medseg.inference.settings import SavedModel
-from medseg.labels import Labels
-from medseg.losses import build_loss
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
+from medseg.losses.build import build_loss
+from medseg.model_folder.folder import load_weights, previous_folder, save_model
+from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
-from medseg.text import counted
-from medseg.train.average import Average
-from medseg.train.batch_norm import put_back, statistics_of
+from medseg.runtime.devices import to_channels_last
+from medseg.runtime.formatting import counted
+from medseg.runtime.glibc_memory import kept_memory
+from medseg.storage.lock import RunLock
 from medseg.train.batches import Batches, load_batches
 from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
-from medseg.train.course import Course, first_leg, next_leg
-from medseg.train.lock import RunLock
-from medseg.train.optimize import build_optimizer, learning_rate
-from medseg.train.pace import Pacer
-from medseg.train.parameters import Frozen
-from medseg.train.reports import Meter, Report, ReportLog, mean_parts
+from medseg.train.distributed_training import Team
+from medseg.train.ema import Average
+from medseg.train.optimizer import build_optimizer
+from medseg.train.parameter_groups import Frozen
+from medseg.train.reporting import Meter, Report, ReportLog, mean_parts
+from medseg.train.schedule import Course, first_leg, learning_rate, next_leg
 from medseg.train.settings import TrainSettings
-from medseg.train.signals import Interrupted, StopRequest
-from medseg.train.team import Team
+from medseg.train.stop_signals import Interrupted, StopRequest
+from medseg.train.sync_batch_norm import put_back, statistics_of
+from medseg.train.time_budget import Pacer
 from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from medseg.errors import DataError
-from medseg.io.atomic import replacing
-from medseg.labels import Label
-from medseg.viz.slices import Rgb
+from medseg.labels.label_table import Label
+from medseg.storage.atomic import replacing
+from medseg.viz.slice_images import Rgb
 
 DPI = 150  # of saved pictures
 SCREEN_DPI = 90  # of pictures that a notebook shows and keeps: 11 inches fill its column

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.labels import Label, Labels
+from medseg.labels.label_table import Label, Labels
 from medseg.viz.figures import overlay_figure, planes_of
-from medseg.viz.slices import (
+from medseg.viz.slice_images import (
     WINDOWS,
     Plane,
     Rgb,
@@ -30,7 +30,7 @@ from medseg.viz.slices import (
     slice_rgb,
     window_of,
 )
-from medseg.volume import Volume
+from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.viz.canvas import Picture
@@ -80,7 +80,7 @@ def show(
         labels: a label map; it is resampled for showing if its grid differs.
         reference: another label map.
         names: names and colours of the labels' values.
-        window: see `medseg.viz.slices.window_of`.
+        window: see `medseg.viz.slice_images.window_of`.
 
     Raises:
         ConfigError: an unknown window.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.errors import DataError
-from medseg.labels import Labels
-from medseg.viz.slices import (
+from medseg.labels.label_table import Labels
+from medseg.viz.slice_images import (
     EDGES,
     PLANES,
     Plane,
@@ -30,7 +30,7 @@ from medseg.viz.slices import (
     slice_rgb,
     window_of,
 )
-from medseg.volume import Volume
+from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

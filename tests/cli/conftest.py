@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.main import main
-from medseg.data.phantom import write_phantoms
+from medseg.data.datasets.phantom import write_phantoms
 
 TOY = """\
 name: toy

@@ -9,7 +9,7 @@ import pytest
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.phantom import write_phantoms
+from medseg.data.datasets.phantom import write_phantoms
 
 
 @pytest.fixture

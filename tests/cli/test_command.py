@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from medseg.cli.main import VERBS, main
+from medseg.cli.main import COMMANDS, main
 from medseg.errors import DataError
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
@@ -36,7 +36,7 @@ def test_quick_verbs_import_nothing_heavy(arguments):
     assert loaded_by(code) == []
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
@@ -88,7 +88,7 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     def stop(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medseg.cli.models.run", stop)
+    monkeypatch.setattr("medseg.cli.models.models.run", stop)
     assert main(["models"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

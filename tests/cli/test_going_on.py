@@ -11,7 +11,7 @@ from PIL import Image
 
 import medseg
 from medseg.cli.main import main
-from medseg.io.atomic import write_text
+from medseg.storage.atomic import write_text
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 
 import medseg
 from medseg.cli.main import main
-from medseg.train.reports import read_metrics
+from medseg.train.reporting import read_metrics
 
 
 def test_overrides_may_stand_behind_flags(workplace, tmp_path, capsys):

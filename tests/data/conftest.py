@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medseg.data.store import StoredCase, locations_table
+from medseg.data.patches.case_store import StoredCase, locations_table
 
 MakeStored = Callable[..., StoredCase]
 

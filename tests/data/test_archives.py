@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg.data import archives
-from medseg.data.archives import extract
 from medseg.errors import DataError
+from medseg.storage import archives
+from medseg.storage.archives import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"task/a.txt": b"alpha", "task/deep/b.bin": bytes(range(256)) * 40, "task/empty": b""}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.augment import augment, draw_affine
+from medseg.data.patches.augment import augment, draw_affine
 from medseg.data.settings import Augmentation
 
 OFF = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
 from tests.data.test_layouts import tree
 

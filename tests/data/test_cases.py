@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.data.cases import Case, Dataset, read_case_image, read_case_label, require_files
+from medseg.data.datasets.cases import Case, Dataset, read_case_image, read_case_label, require_files
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import write
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.io.files import write
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LABELS = Labels.of({"background": 0, "liver": 3, "spleen": 7})

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medseg.candidates import Candidates
-from medseg.data.cases import read_case_label
-from medseg.data.layouts import read_dataset
-from medseg.data.normalize import Normalization
-from medseg.data.preprocess import Preprocessing
-from medseg.data.store import fill_store
+from medseg.data.datasets.cases import read_case_label
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.patches.case_store import fill_store
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import write
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.io.files import write
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 SHAPE = (6, 5, 4)
 LABELS = Labels.of({"liver": 1, "spleen": 2})

@@ -12,17 +12,22 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from medseg.cli.main import main
-from medseg.data.cases import read_case_image, read_case_instances, read_case_label, read_case_objects
-from medseg.data.layouts import is_dataset, read_dataset
-from medseg.data.normalize import Normalization
-from medseg.data.patches import PatchDataset, cut, cut_instances, sampled_ids
-from medseg.data.preprocess import Preprocessing
+from medseg.data.datasets.cases import (
+    read_case_image,
+    read_case_instances,
+    read_case_label,
+    read_case_objects,
+)
+from medseg.data.datasets.layouts import is_dataset, read_dataset
+from medseg.data.patches.case_store import fill_store
+from medseg.data.patches.patch_dataset import PatchDataset, cut, cut_instances, sampled_ids
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
-from medseg.data.store import fill_store
 from medseg.errors import DataError
-from medseg.instances import Instances
-from medseg.io import write
-from medseg.labels import Labels
+from medseg.io.files import write
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
 
 SETTINGS = Preprocessing(channels=(Normalization(method="rescale"),) * 3)
 NUCLEUS = Labels.of({"nucleus": 1})

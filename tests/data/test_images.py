@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medseg.data.layouts import read_images
+from medseg.data.datasets.layouts import read_images
 from medseg.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

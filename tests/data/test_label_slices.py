@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.label_slices import LabelSlices
-from medseg.data.normalize import Normalization
-from medseg.data.preprocess import Preprocessing, label_slices, prepare, prepare_label
-from medseg.data.previous import one_hot_last
-from medseg.geometry import Grid
-from medseg.resampling import AxisMap, resample_labels
+from medseg.data.patches.first_stage_channels import one_hot_last
+from medseg.data.preprocessing.lazy_labels import LabelSlices
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing, label_slices, prepare, prepare_label
+from medseg.volumes.grid import Grid
+from medseg.volumes.resampling import AxisMap, resample_labels
 
 
 def blobs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

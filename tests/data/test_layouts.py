@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.cases import read_case_image, read_case_label
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.cases import read_case_image, read_case_label
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

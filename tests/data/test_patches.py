@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from medseg.candidates import Candidates
-from medseg.data.patches import PatchDataset, cut, sample_generator
+from medseg.data.patches.case_store import locations_table
+from medseg.data.patches.patch_dataset import PatchDataset, cut, sample_generator
 from medseg.data.settings import Augmentation
-from medseg.data.store import locations_table
 from medseg.errors import DataError
-from medseg.labels import Labels
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
 
 SHAPE = (14, 12, 10)
 

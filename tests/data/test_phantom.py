@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.data.cases import read_case_image, read_case_label
-from medseg.data.phantom import PHANTOM_LABELS, phantom_case, write_phantoms
+from medseg.data.datasets.cases import read_case_image, read_case_label
+from medseg.data.datasets.phantom import PHANTOM_LABELS, phantom_case, write_phantoms
 from medseg.errors import DataError
-from medseg.geometry import world
+from medseg.volumes.grid import world
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import medseg.data.slices as slices_module
-from medseg.data.normalize import Normalization, nonzero_mask
-from medseg.data.preprocess import Preprocessing, prepare
-from medseg.data.slices import PreparedSlices
-from medseg.geometry import Grid
-from medseg.resampling import AxisMap, resample
-from medseg.volume import Volume
+import medseg.data.preprocessing.lazy_image as slices_module
+from medseg.data.preprocessing.lazy_image import PreparedSlices
+from medseg.data.preprocessing.normalize import Normalization, nonzero_mask
+from medseg.data.preprocessing.prepare import Preprocessing, prepare
+from medseg.volumes.grid import Grid
+from medseg.volumes.resampling import AxisMap, resample
+from medseg.volumes.volume import Volume
 
 METHODS = ("ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "none")
 

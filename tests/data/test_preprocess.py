@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from medseg.data.normalize import Normalization, measure, resolve_methods
-from medseg.data.preprocess import Preprocessing, check_image, prepare
+from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
+from medseg.data.preprocessing.prepare import Preprocessing, check_image, prepare
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.preprocess import (
+from medseg.data.preprocessing.prepare import (
     Normalization,
     Preprocessing,
     label_target,
@@ -18,8 +18,8 @@ from medseg.data.preprocess import (
     prepare_label,
 )
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 @pytest.fixture

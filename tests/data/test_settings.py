@@ -18,7 +18,7 @@ from medseg.errors import ConfigError
 
 
 def test_importing_them_costs_no_torch():
-    code = "import sys, medseg.data.settings, medseg.train.settings, medseg.inference.settings; print('torch' in sys.modules)"
+    code = "import sys, medseg.data.settings, medseg.train.settings, medseg.model_folder.settings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.augment import augment
-from medseg.data.display import Display, slice_display
-from medseg.data.normalize import Normalization, measure, resolve_methods
-from medseg.data.patches import PatchDataset, sample_generator
-from medseg.data.preprocess import Preprocessing
+from medseg.data.patches.augment import augment
+from medseg.data.patches.patch_dataset import PatchDataset, sample_generator
+from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
-from medseg.data.slice_channels import SliceChannels, slice_channels
-from medseg.data.slice_settings import SliceSettings
+from medseg.data.slices2d.radiological_view import Display, slice_display
+from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
+from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError, DataError
-from medseg.geometry import Grid, turned
-from medseg.instances import Instances
-from medseg.models.multiplane import on_volumes
-from medseg.models.slicewise import SliceWise
-from medseg.viz.slices import label_slice
-from medseg.volume import Volume
+from medseg.labels.instances import Instances
+from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.slicewise import SliceWise
+from medseg.viz.slice_images import label_slice
+from medseg.volumes.grid import Grid, turned
+from medseg.volumes.volume import Volume
 
 SHAPE = (9, 8, 7)
 PLANES = ("sagittal", "coronal", "axial")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.data.cases import Case
-from medseg.data.splits import Split, k_fold, read_splits, write_splits
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.splits import Split, k_fold, read_splits, write_splits
 from medseg.errors import DataError
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import ball
 
+from medseg.data.patches.perturb_first_stage import closed, dilated, eroded, opened, spoil
 from medseg.data.settings import PreviousAugmentation
-from medseg.data.spoil import closed, dilated, eroded, opened, spoil
 from medseg.errors import ConfigError
 
 OFF = {"reshape_p": 0, "remove_p": 0}

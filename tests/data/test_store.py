@@ -8,13 +8,13 @@ import pickle
 import numpy as np
 import pytest
 
-from medseg.candidates import Candidates
-from medseg.data.normalize import Normalization
-from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
-from medseg.data.preprocess import Preprocessing
-from medseg.data.store import LOCATIONS_PER_CLASS, MAPS, StoredCase, fill_store, locations_table
+from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
+from medseg.data.patches.case_store import LOCATIONS_PER_CLASS, MAPS, StoredCase, fill_store, locations_table
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError
-from medseg.labels import Labels
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
 
 SETTINGS = Preprocessing(channels=(Normalization(),))
 
@@ -31,7 +31,7 @@ def fill(folder, dataset, labels=PHANTOM_LABELS, settings=SETTINGS):
 def test_a_case_is_prepared_once(tmp_path, dataset, monkeypatch):
     first = fill(tmp_path / "store", dataset)
     stamps = {case.folder: case.folder.stat().st_mtime_ns for case in first}
-    monkeypatch.setattr("medseg.data.store.prepare", None)  # calling it would fail
+    monkeypatch.setattr("medseg.data.patches.case_store.prepare", None)  # calling it would fail
     assert fill(tmp_path / "store", dataset) == first
     assert {case.folder: case.folder.stat().st_mtime_ns for case in first} == stamps
 
@@ -66,7 +66,7 @@ def test_anything_that_changes_the_result_makes_it_anew(tmp_path, dataset):
 def test_a_folder_of_slices_is_known_by_its_files(tmp_path, dataset):
     from dataclasses import replace
 
-    from medseg.data.store import _key
+    from medseg.data.patches.case_store import _key
 
     folder = tmp_path / "series"
     folder.mkdir()
@@ -85,7 +85,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medseg.data.store.write_text", full)
+    monkeypatch.setattr("medseg.data.patches.case_store.write_text", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
         fill(store, dataset)
     assert list(store.iterdir()) == []
@@ -97,7 +97,7 @@ def test_two_runs_that_prepare_the_same_case_at_once_agree(tmp_path, dataset, mo
     """The other process is ready between our check and our rename."""
     import shutil
 
-    from medseg.data import store as module
+    from medseg.data.patches import case_store as module
 
     ready = fill(tmp_path / "other", dataset)
     plain = module.write_text

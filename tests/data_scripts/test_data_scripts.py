@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.cases import read_case_label
-from medseg.data.layouts import read_dataset
-from medseg.data.phantom import PHANTOM_LABELS, write_phantoms
+from medseg.data.datasets.cases import read_case_label
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import read, read_labels, write
-from medseg.volume import Volume
+from medseg.io.files import read, read_labels, write
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]
 DICOM = ROOT.parent / "shared" / "data" / "dicom"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import medseg
-from medseg.cli.demo import DEMO
 from medseg.cli.main import main
+from medseg.cli.training.demo import DEMO
 from medseg.config import read_yaml
-from medseg.train.reports import read_metrics
+from medseg.train.reporting import read_metrics
 
 TINY = [
     "train.steps=12", "train.report_every=4", "train.validate_every=6", "train.validation_batches=1",

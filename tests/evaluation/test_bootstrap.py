@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medseg.evaluation.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
 
 
 @pytest.mark.parametrize(("subjects", "ones"), [(50, 15), (200, 150), (9, 3)])

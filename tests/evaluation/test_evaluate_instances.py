@@ -11,12 +11,12 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation import evaluate_instance_cases, evaluate_instances, instance_pairs
-from medseg.geometry import Grid
-from medseg.instances import Instances
-from medseg.io import write
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.instances.pairs import evaluate_instance_cases, evaluate_instances, instance_pairs
+from medseg.io.files import write
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 SHAPE = (12, 10, 6)
 TWO = Labels.of({"lesion": 2, "organ": 5})

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.evaluation import Pair, Table, evaluate_cases
-from medseg.evaluation.metrics import compare
-from medseg.geometry import Grid
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.label_maps.metrics import compare
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.evaluation.label_maps.table import Table
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 TUMOUR = Labels.of({"oedema": 1, "necrosis": 2, "enhancing": 3})
 REGIONS = TUMOUR.with_regions({"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]})

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.evaluation import Pair, evaluate, evaluate_cases, pair_files
-from medseg.geometry import Grid
-from medseg.io import write
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.entry_points import evaluate, evaluate_cases
+from medseg.evaluation.label_maps.pairs import Pair, pair_files
+from medseg.io.files import write
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 CASES = ("case_01", "case_02", "case_10")
 

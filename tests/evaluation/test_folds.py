@@ -10,10 +10,10 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.best import compare_cross_validations
-from medseg.evaluation.folds import FoldTable
-from medseg.evaluation.metrics import LabelMetrics
-from medseg.evaluation.tables import Table
+from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
+from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.table import Table
 
 NAMES = ("liver", "spleen")
 

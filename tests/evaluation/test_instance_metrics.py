@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.evaluation.average_precision import THRESHOLDS, average_precision
-from medseg.evaluation.instance_metrics import evidence_of, pooled
-from medseg.instances import Instances
-from medseg.overlaps import overlaps_of
+from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision
+from medseg.evaluation.instances.metrics import evidence_of, pooled
+from medseg.labels.instance_overlaps import overlaps_of
+from medseg.labels.instances import Instances
 
 
 def squares(corners, size=4, shape=(24, 24), scores=None):

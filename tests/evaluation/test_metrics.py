@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.metrics import compare, confusion
-from medseg.evaluation.surface import surface
-from medseg.geometry import Grid
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.label_maps.metrics import compare, confusion
+from medseg.evaluation.label_maps.surface import surface
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = Labels.of({"background": 0, "liver": 3, "spleen": 7})
 SPACING = (0.8, 1.5, 2.5)
@@ -192,7 +192,7 @@ def test_confusion_counts_every_voxel_once(seed: int, k: int) -> None:
 def test_confusion_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction, reference = np.random.default_rng(0).integers(0, 4, (2, 7, 3, 3))
     whole = confusion(prediction, reference, 4)
-    monkeypatch.setattr("medseg.evaluation.metrics._BLOCK", 20)
+    monkeypatch.setattr("medseg.evaluation.label_maps.metrics._BLOCK", 20)
     np.testing.assert_array_equal(confusion(prediction, reference, 4), whole)
 
 

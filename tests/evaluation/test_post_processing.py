@@ -12,10 +12,10 @@ from scipy import ndimage
 
 import medseg
 from medseg.errors import DataError
-from medseg.evaluation.post_processing import learned, trial_dice
-from medseg.geometry import Grid
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.evaluation.cross_validation.select_post_processing import learned, trial_dice
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = Labels.of({"background": 0, "liver": 2, "spleen": 5, "tumour": 9})
 NAMES = LABELS.names[1:]

@@ -11,7 +11,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy import ndimage
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.surface import bounding_box, surface, surface_distances
+from medseg.evaluation.label_maps.surface import bounding_box, surface, surface_distances
 
 
 def blob(seed: int, shape: tuple[int, ...], level: float = 0.0) -> np.ndarray:

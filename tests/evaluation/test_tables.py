@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.evaluation.metrics import LabelMetrics
-from medseg.evaluation.tables import COLUMNS, Statistics, Table
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.table import COLUMNS, Statistics, Table
 
 NAN, INF = math.nan, math.inf
 

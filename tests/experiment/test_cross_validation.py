@@ -17,17 +17,17 @@ import torch
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.cases import read_case_image, read_case_label
-from medseg.data.layouts import read_dataset
-from medseg.data.normalize import measure
-from medseg.data.preprocess import Preprocessing
-from medseg.data.splits import k_fold, read_splits
+from medseg.data.datasets.cases import read_case_image, read_case_label
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.splits import k_fold, read_splits
+from medseg.data.preprocessing.normalize import measure
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, DataError
-from medseg.experiment.folds import workspace
-from medseg.experiment.gather import gather, why_nothing_is_learned
-from medseg.experiment.runs import held_out_cases, held_out_pairs
-from medseg.inference.model_folder import load_model, save_model
-from medseg.train.reports import read_metrics
+from medseg.experiment.cross_validation.aggregate import gather, why_nothing_is_learned
+from medseg.experiment.fold_folders import workspace
+from medseg.experiment.run_folder import held_out_cases, held_out_pairs
+from medseg.model_folder.folder import load_model, save_model
+from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Trainer
 
 

@@ -10,13 +10,13 @@ import pytest
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.cases import read_case_label
-from medseg.data.layouts import read_dataset
-from medseg.data.splits import read_splits
+from medseg.data.datasets.cases import read_case_label
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError, ModelError
-from medseg.evaluation import compare
-from medseg.experiment.ensembles import compare_with_ensembles
-from medseg.inference.together import Together
+from medseg.evaluation.label_maps.metrics import compare
+from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
+from medseg.inference.predictor_ensemble import Together
 from tests.toy import one_thread
 
 
@@ -80,7 +80,7 @@ def test_runs_of_other_images_are_refused(whole, other, monkeypatch):
     def refuse(predictors):
         raise ModelError("model 2: channels: found MR, expected CT.")
 
-    monkeypatch.setattr("medseg.experiment.ensembles.Together", refuse)
+    monkeypatch.setattr("medseg.experiment.cross_validation.ensemble_candidates.Together", refuse)
     with pytest.raises(ModelError, match="found MR, expected CT"):
         compare_with_ensembles([whole, other])
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from medseg.data.normalize import Normalization
-from medseg.data.preprocess import Preprocessing
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.inference.predictor import Predictor
-from medseg.inference.settings import SavedModel
-from medseg.labels import Labels
+from medseg.labels.label_table import Labels
+from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 
 MakePredictor = Callable[..., Predictor]

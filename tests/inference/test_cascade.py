@@ -12,23 +12,23 @@ import torch
 from torch import nn
 
 import medseg
-from medseg.data.cases import Case
-from medseg.data.normalize import Normalization
-from medseg.data.phantom import phantom_case
-from medseg.data.preprocess import Preprocessing, prepare, prepare_label
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.phantom import phantom_case
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
 from medseg.errors import DataError, ModelError
-from medseg.inference.engine import Engine
 from medseg.inference.estimate import estimate
-from medseg.inference.memory import PeakMemory
-from medseg.inference.model_folder import load_model, save_model
 from medseg.inference.predictor import Predictor, load
-from medseg.inference.settings import SavedModel
-from medseg.inference.together import Together
-from medseg.labels import Labels
+from medseg.inference.predictor_ensemble import Together
+from medseg.inference.sliding.engine import Engine
+from medseg.inference.sliding.memory_plan import PeakMemory
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import load_model, save_model
+from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
-from medseg.models.ensemble import Ensemble
-from medseg.volume import Volume
+from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.volumes.volume import Volume
 
 ORGANS = Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 ORIENTATIONS = [

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import medseg
-from medseg.data.preprocess import label_target, prepare
-from medseg.geometry import Grid
-from medseg.inference.network import SLAB_FIRST
-from medseg.volume import Volume
+from medseg.data.preprocessing.prepare import label_target, prepare
+from medseg.inference.sliding.window_network import SLAB_FIRST
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 from tests.inference.test_export import interpolated
 from tests.inference.test_windows import dense
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.data.phantom import phantom_case
+from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError
-from medseg.inference.engine import Job
-from medseg.inference.memory import MemoryPlan
-from medseg.inference.slab import Whole
-from medseg.inference.windows import Sliding, predict_windows, window_slices
+from medseg.inference.sliding.engine import Job
+from medseg.inference.sliding.memory_plan import MemoryPlan
+from medseg.inference.sliding.slab import Whole
+from medseg.inference.sliding.windows import Sliding, predict_windows, window_slices
 from tests.inference.test_windows import cases
 
 CPU = torch.device("cpu")
@@ -120,8 +120,8 @@ def test_windows_that_hold_nothing_are_background_and_cost_nothing(make_predicto
 
 
 def test_the_job_is_cut_into_bands_that_cover_it():
-    from medseg.inference.export import Between
-    from medseg.resampling import AxisMap
+    from medseg.inference.sliding.to_file_grid import Between
+    from medseg.volumes.resampling import AxisMap
 
     axis = Between.of(AxisMap.resize(10, 23))
     job = Job(Whole(torch.zeros(1, 1, 10, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
@@ -132,8 +132,8 @@ def test_the_job_is_cut_into_bands_that_cover_it():
 
 
 def test_bands_are_cut_where_windows_meet():
-    from medseg.inference.export import Between
-    from medseg.resampling import AxisMap
+    from medseg.inference.sliding.to_file_grid import Between
+    from medseg.volumes.resampling import AxisMap
 
     axis = Between.of(AxisMap.resize(512, 512))
     job = Job(Whole(torch.zeros(1, 1, 512, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]

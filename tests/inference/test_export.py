@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medseg.data.normalize import Normalization
-from medseg.data.phantom import phantom_case
-from medseg.data.preprocess import Preprocessing, label_target, prepare, prepare_label
-from medseg.geometry import Grid
-from medseg.inference import export
-from medseg.inference.decision import LargestClass
-from medseg.inference.export import Between, export_labels
-from medseg.resampling import AxisMap, resample
-from medseg.volume import Volume
+from medseg.data.datasets.phantom import phantom_case
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing, label_target, prepare, prepare_label
+from medseg.inference.sliding import to_file_grid as export
+from medseg.inference.sliding.labelling import LargestClass
+from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.resampling import AxisMap, resample
+from medseg.volumes.volume import Volume
 
 
 def smooth_logits(shape, classes, seed=0, sigma=1.5):

@@ -10,20 +10,20 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg.data.cases import Case
-from medseg.data.preprocess import Preprocessing
+from medseg.data.datasets.cases import Case
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError, ModelError
-from medseg.geometry import Grid
-from medseg.inference.instance_files import predict_instance_files
-from medseg.inference.made_by import MadeBy, Maker
-from medseg.inference.many import predict_files
+from medseg.inference.batch import predict_files
+from medseg.inference.instance_batch import predict_instance_files
 from medseg.inference.predictor import Predictor
-from medseg.inference.settings import SavedModel
-from medseg.io import read, read_labels, write
-from medseg.io.instances import read_instances
-from medseg.labels import Labels
+from medseg.inference.provenance import MadeBy, Maker
+from medseg.io.files import read, read_labels, write
+from medseg.io.instance_files import read_instances
+from medseg.labels.label_table import Labels
+from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = Labels.of({"background": 0, "small": 5, "large": 300})
 

@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.evaluation.instance_metrics import evidence_of
-from medseg.inference.link_settings import LinkSettings
-from medseg.inference.linking import link_slices
-from medseg.instances import Instances
+from medseg.evaluation.instances.metrics import evidence_of
+from medseg.inference.instances.link_slices import link_slices
+from medseg.labels.instances import Instances
+from medseg.model_folder.link_settings import LinkSettings
 
 OBJECTS = 20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.inference.made_by import FILE_NAME, UNFINISHED, MadeBy, Maker, mark_of
+from medseg.inference.provenance import FILE_NAME, UNFINISHED, MadeBy, Maker, mark_of
 
 
 def model_folder(folder: Path, content: str) -> Path:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import medseg
-from medseg.data.phantom import phantom_case
+from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
-from medseg.inference.memory import control_groups, free_memory, parse_size, plan_memory
 from medseg.inference.postprocess import BYTES_A_VOXEL, keep_largest_components
-from medseg.inference.windows import Sliding
-from medseg.io import bytes_once_read
-from medseg.io.probabilities import writing_probabilities
+from medseg.inference.sliding.memory_plan import control_groups, free_memory, parse_size, plan_memory
+from medseg.inference.sliding.windows import Sliding
+from medseg.io.files import bytes_once_read
+from medseg.io.probability_files import writing_probabilities
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_components_take_no_more_than_is_planned_for():
 
 
 def test_pages_of_probabilities_are_given_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg.io.probabilities._PAGES", 1 << 16)
+    monkeypatch.setattr("medseg.io.probability_files._PAGES", 1 << 16)
     like = phantom_case(0, "ct", (40, 32, 30), (8.0, 8.0, 8.0))[0]
     with writing_probabilities(tmp_path / "p.nii", like, {"a": 0, "b": 0, "c": 0}) as shares:
         whole = 40 * 32 * 30 * 3 * 2

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.inference.model_folder import load_model, load_weights, save_model
+from medseg.model_folder.folder import load_model, load_weights, save_model
 from medseg.models import build_model
-from medseg.models.ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import Ensemble
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_failed_write_leaves_the_old_folder(folder, make_predictor, monkeypatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medseg.inference.model_folder.save_file", full)
+    monkeypatch.setattr("medseg.model_folder.folder.save_file", full)
     predictor = make_predictor()
     with pytest.raises(DataError, match="No space left on device"):
         save_model(folder, predictor.model, predictor.saved, predictor.labels)
@@ -77,7 +77,7 @@ def test_a_run_folder_points_to_its_model(folder):
 
 
 def test_a_truncated_weights_file_with_a_fitting_manifest(folder):
-    from medseg.io.manifest import write_manifest
+    from medseg.storage.manifest import write_manifest
 
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -87,7 +87,7 @@ def test_a_truncated_weights_file_with_a_fitting_manifest(folder):
 
 
 def test_a_config_from_a_newer_version_is_refused(folder):
-    from medseg.io.manifest import write_manifest
+    from medseg.storage.manifest import write_manifest
 
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("format: 1", "format: 2"))
@@ -145,7 +145,7 @@ def test_an_ensemble_goes_round(make_predictor, tmp_path):
 
 
 def test_a_missing_member_is_named(make_predictor, tmp_path):
-    from medseg.io.manifest import write_manifest
+    from medseg.storage.manifest import write_manifest
 
     members, predictor = two_members(make_predictor)
     save_model(tmp_path / "model", Ensemble(members), predictor.saved, predictor.labels)

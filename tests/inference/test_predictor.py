@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import medseg
-from medseg.data.cases import Case
-from medseg.data.phantom import phantom_case
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
-from medseg.geometry import Grid
-from medseg.inference.many import predict_files
-from medseg.inference.model_folder import save_model
+from medseg.inference.batch import predict_files
 from medseg.inference.predictor import load
-from medseg.volume import Volume
+from medseg.model_folder.folder import save_model
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = medseg.Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
 ORIENTATIONS = [

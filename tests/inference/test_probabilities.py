@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import medseg
-from medseg.data.phantom import phantom_case
+from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
-from medseg.inference.together import Together
-from medseg.io.probabilities import writing_probabilities
+from medseg.inference.predictor_ensemble import Together
+from medseg.io.probability_files import writing_probabilities
 
 OUTSIDE = {"background": 1, "liver": 0, "spleen": 0}
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medseg
-from medseg.data.phantom import phantom_case
+from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
-from medseg.inference.decision import LargestClass, PresentRegions, decision_of
 from medseg.inference.estimate import estimate
-from medseg.inference.export import Between, export_labels
-from medseg.inference.model_folder import load_model, save_model
-from medseg.inference.together import Together
-from medseg.resampling import AxisMap
+from medseg.inference.predictor_ensemble import Together
+from medseg.inference.sliding.labelling import LargestClass, PresentRegions, decision_of
+from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.model_folder.folder import load_model, save_model
+from medseg.volumes.resampling import AxisMap
 from tests.inference.test_engine import run_in_bands
 from tests.inference.test_export import blocks_of, interpolated, smooth_logits
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg.data.display import Display
+from medseg.data.slices2d.radiological_view import Display
 from medseg.errors import ModelError
-from medseg.evaluation import evaluate_instances
-from medseg.geometry import Grid
-from medseg.inference.volume_instances import find_instances, onto_grid, without_covered
-from medseg.instances import Instances
-from medseg.io import write
-from medseg.io.instances import write_instances
-from medseg.labels import Labels
+from medseg.evaluation.instances.pairs import evaluate_instances
+from medseg.inference.instances.image_instances import find_instances, onto_grid, without_covered
+from medseg.io.files import write
+from medseg.io.instance_files import write_instances
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
 from medseg.models.base import Model
-from medseg.models.slicewise import SliceWise
-from medseg.volume import Volume
+from medseg.models.volumetric.slicewise import SliceWise
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 class Threshold(Model):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
-from medseg.inference.slab import Whole
-from medseg.inference.windows import (
+from medseg.inference.sliding.slab import Whole
+from medseg.inference.sliding.windows import (
     Sliding,
     predict_windows,
     window_positions,

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import medseg
-from medseg.cli import import_monai as command
-from medseg.data.preprocess import prepare
+from medseg.cli.models import import_monai as command
+from medseg.data.preprocessing.prepare import prepare
 from medseg.errors import ConfigError, ModelError
-from medseg.inference.model_folder import load_model
-from medseg.interop.monai import import_monai, read_state
-from medseg.interop.monai_networks import NETWORKS
-from medseg.io import write
+from medseg.interop.monai.import_weights import import_monai, read_state
+from medseg.interop.monai.networks import NETWORKS
+from medseg.io.files import write
+from medseg.model_folder.folder import load_model
 
 CHANNELS = {"in_channels": 2, "out_channels": 3}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -288,12 +288,12 @@ def test_weights_of_another_network_are_refused(network, arguments, change, sour
 
 def test_other_logits_are_refused(sources, monkeypatch):
     sources.write("dynunet", 2, DYNUNET)
-    right = medseg.interop.monai.load_weights
+    right = medseg.interop.monai.import_weights.load_weights
 
     def wrong(model: Any, weights: dict[str, torch.Tensor], where: Path) -> None:
         right(model, {**weights, "head.bias": weights["head.bias"] + 1e-3}, where)
 
-    monkeypatch.setattr("medseg.interop.monai.load_weights", wrong)
+    monkeypatch.setattr("medseg.interop.monai.import_weights.load_weights", wrong)
     with pytest.raises(ModelError, match=r"differ from those of MONAI's own network: found 0\.001 on logits"):
         sources.imported("dynunet")
     assert not sources.model.exists()

@@ -24,9 +24,9 @@ from PIL import Image
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.preprocess import prepare
+from medseg.data.preprocessing.prepare import prepare
 from medseg.errors import ConfigError, MedsegError, ModelError
-from medseg.interop.nnunet import FileAxes, import_nnunet
+from medseg.interop.nnunet.model import FileAxes, import_nnunet
 
 THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]

@@ -20,9 +20,9 @@ from nnunet_models import (
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.cases import Case
+from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError, ModelError
-from medseg.interop.nnunet import import_nnunet
+from medseg.interop.nnunet.model import import_nnunet
 
 THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]

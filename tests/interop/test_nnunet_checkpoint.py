@@ -15,7 +15,7 @@ import torch
 from nnunet_models import architecture, configuration, dataset_of, plans_of, random_network, save_checkpoint
 
 from medseg.errors import ModelError
-from medseg.interop.nnunet_checkpoint import read_checkpoint
+from medseg.interop.nnunet.checkpoint_files import read_checkpoint
 
 PLANS = plans_of(
     {"2d": configuration([8, 8], [1, 1], architecture(2, features=(2, 2)), ["NoNormalization"], [False])}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from nnunet_models import architecture, configuration, plans_of
 
-from medseg.data.normalize import Normalization
+from medseg.data.preprocessing.normalize import Normalization
 from medseg.errors import MedsegError
-from medseg.interop.nnunet_plans import read_plans
+from medseg.interop.nnunet.plans import read_plans
 
 FULL = configuration([16, 16, 12], [1.0, 1.0, 2.0], architecture(3), ["CTNormalization"], [False])
 PLANS = plans_of({"3d_fullres": FULL})

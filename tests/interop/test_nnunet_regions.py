@@ -26,7 +26,7 @@ from scipy import ndimage
 import medseg
 from medseg.cli.main import main
 from medseg.errors import DataError, ModelError
-from medseg.interop.nnunet import import_nnunet
+from medseg.interop.nnunet.model import import_nnunet
 
 NESTED = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": 3}
 CROSSED = {"background": 0, "left part": [1, 2], "right part": [2, 4], "small": [4], "ignore": 5}

@@ -14,16 +14,16 @@ from torch import nn
 
 import medseg.interop.onnx
 from medseg.cli.main import main
-from medseg.data.normalize import Normalization
-from medseg.data.preprocess import Preprocessing
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ModelError
-from medseg.inference.model_folder import load_model, save_model
-from medseg.inference.settings import SavedModel
 from medseg.interop.onnx import Parity, export_onnx, to_onnx
-from medseg.labels import Labels
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import load_model, save_model
+from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
-from medseg.models.norms import GroupNorm, InstanceNorm
+from medseg.models.layers.norms import GroupNorm, InstanceNorm
 
 LABELS = Labels.of({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}

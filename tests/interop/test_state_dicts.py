@@ -14,8 +14,8 @@ from medseg.interop.state_dicts import (
     from_residual_encoder_unet,
 )
 from medseg.models import Stage, UNetConfig
-from medseg.models.layout import channels_last_format
-from medseg.models.unet import UNet
+from medseg.models.layers.memory_format import channels_last_format
+from medseg.models.unet.network import UNet
 
 FEATURES = (4, 6, 8, 8)
 CASES = {

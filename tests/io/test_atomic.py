@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import DataError
-from medseg.io.atomic import replacing, replacing_folder, sync_folder, write_bytes, write_text
+from medseg.storage.atomic import replacing, replacing_folder, sync_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.instances import Instances
-from medseg.io import write
-from medseg.io.instances import read_instances, write_instances
-from medseg.labels import Labels
-from medseg.volume import Volume
+from medseg.io.files import write
+from medseg.io.instance_files import read_instances, write_instances
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = Labels.of({"a": 3, "b": 8})
 IMAGE = Volume(np.zeros((1, 5, 4, 3), np.float32), Grid.of((5, 4, 3), (1, 2, 3)))

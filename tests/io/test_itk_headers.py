@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from medseg.errors import DataError
-from medseg.io import read
+from medseg.io.files import read
 
 META = "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementSpacing = 1 1 1\nDimSize = 4 2 1\nElementType = MET_UCHAR\n"
 NRRD = "NRRD0004\n# a comment: data file: x\ntype: uchar\ndimension: 3\nsizes: 4 2 1\nencoding: raw\n"

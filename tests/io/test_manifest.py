@@ -7,7 +7,7 @@ import json
 import pytest
 
 from medseg.errors import ModelError
-from medseg.io.manifest import check_manifest, is_complete, write_manifest
+from medseg.storage.manifest import check_manifest, is_complete, write_manifest
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nifti_files import OBLIQUE, patched, save
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import read, read_grid, write
+from medseg.io.files import read, read_grid, write
 from medseg.io.nifti import _GEOMETRY_FIELDS
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4"]
 SHEARED = OBLIQUE @ np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

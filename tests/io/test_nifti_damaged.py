@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nifti_files import OBLIQUE, patched, save
 
 from medseg.errors import DataError
-from medseg.io import read, read_labels
+from medseg.io.files import read, read_labels
 
 
 @pytest.fixture(params=[".nii", ".nii.gz"])

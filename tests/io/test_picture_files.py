@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import read, read_labels, write
-from medseg.volume import Volume
+from medseg.io.files import read, read_labels, write
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 def test_pictures_are_one_slice(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import IMAGE_SUFFIXES, WRITABLE, read, read_grid, read_labels, stem_of, suffix_of, write
-from medseg.volume import Volume
+from medseg.io.files import IMAGE_SUFFIXES, WRITABLE, read, read_grid, read_labels, stem_of, suffix_of, write
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 def numbers(values: Any, dtype: Any = np.float32) -> Volume:

@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.io import read, read_grid, write
-from medseg.volume import Volume
+from medseg.io.files import read, read_grid, write
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 ORIENTATIONS = [
     "".join(pair[side] for pair, side in zip(order, sides, strict=True))

@@ -10,7 +10,7 @@ import torch
 
 import medseg
 from medseg.errors import ModelError
-from medseg.io.torch_files import read_torch_file
+from medseg.storage.torch_files import read_torch_file
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -13,8 +13,8 @@ from medseg.models import (
     UNet2d,
     UNetConfig,
 )
-from medseg.models.attention_unet import AttentionGate
-from medseg.models.layout import channels_last_format, is_channels_last
+from medseg.models.layers.memory_format import channels_last_format, is_channels_last
+from medseg.models.unet.attention import AttentionGate
 
 WIDTHS = (4, 8, 12, 16)
 

@@ -34,7 +34,7 @@ def test_every_name_builds_and_runs(name):
 def test_names_and_options_come_without_torch():
     code = (
         "import sys; from medseg.models import list_models, parse_options;"
-        "import medseg.models.catalog, medseg.models.unet_config;"
+        "import medseg.models.catalog, medseg.models.unet.config;"
         "[parse_options(name) for name in list_models('*unet*')];"
         "assert 'torch' not in sys.modules and 'monai' not in sys.modules"
     )

@@ -7,7 +7,7 @@ import torch
 
 from medseg.errors import ModelError
 from medseg.models import build_model
-from medseg.models.ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import Ensemble
 
 
 def member(seed: int, **options: object):

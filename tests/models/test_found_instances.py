@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from medseg.errors import ModelError
-from medseg.models.instances import boxes_of, instance_targets
-from medseg.models.query_losses import average_targets
+from medseg.models.detections import boxes_of, instance_targets
+from medseg.models.maskformer.query_losses import average_targets
 
 
 def label_map():

@@ -5,7 +5,7 @@ import torch
 
 from medseg.errors import ConfigError, ModelError
 from medseg.models import build_model, parse_options
-from medseg.models.instances import instance_targets
+from medseg.models.detections import instance_targets
 
 DETECTRON2 = [[32], [64], [128], [256], [512]]
 

@@ -9,9 +9,9 @@ from toy_models import toy_options
 
 from medseg.errors import ConfigError
 from medseg.models import parse_options
-from medseg.models.instances import instance_targets
-from medseg.models.maskformer import _backbone
-from medseg.models.maskformer_outputs import find_instances, panoptic, semantic_scores
+from medseg.models.detections import instance_targets
+from medseg.models.maskformer.network import _backbone
+from medseg.models.maskformer.outputs import find_instances, panoptic, semantic_scores
 
 NAMES = ["maskformer_resnet_18", "mask2former_resnet_50", "mask2former_swin_tiny"]
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medseg.data.display import Display
-from medseg.data.preprocess import Preprocessing
-from medseg.data.slice_channels import SliceChannels
-from medseg.data.slice_settings import SliceSettings
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.slice_channels import SliceChannels
+from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ModelError
-from medseg.inference.linking import link_slices
+from medseg.inference.instances.link_slices import link_slices
 from medseg.models import MultiPlane, SliceWise, build_model
 from medseg.models.base import Model
-from medseg.models.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import on_volumes
 
 SIZE = (7, 6, 9)
 PREPROCESSING = Preprocessing()

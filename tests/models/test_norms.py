@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medseg.models.convs import PointConv3d, conv_nd
-from medseg.models.layout import as_model, channels_last_format, is_channels_last
-from medseg.models.norms import GroupNorm, InstanceNorm, LayerNorm, channel_statistics, num_groups
+from medseg.models.layers.convs import PointConv3d, conv_nd
+from medseg.models.layers.memory_format import as_model, channels_last_format, is_channels_last
+from medseg.models.layers.norms import GroupNorm, InstanceNorm, LayerNorm, channel_statistics, num_groups
 
 SIZES = {2: (6, 5), 3: (4, 6, 5)}
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from medseg.errors import ModelError
-from medseg.models import weight_sources
-from medseg.models.pretrained import inflate, resize_positions
-from medseg.models.weight_sources import TIMM_NAMES, read_weights
+from medseg.models.pretrained import sources as weight_sources
+from medseg.models.pretrained.loading import inflate, resize_positions
+from medseg.models.pretrained.sources import TIMM_NAMES, read_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

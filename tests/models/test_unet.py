@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError, ModelError
 from medseg.models import ResUNet2d, ResUNet3d, ResUNetConfig, Stage, UNet2d, UNet3d, UNetConfig
-from medseg.models.blocks import ResidualBlock
-from medseg.models.layout import channels_last_format, is_channels_last
-from medseg.models.resample import pixel_shuffle
-from medseg.models.unet import UNet, shrink_label, supervision_weights
+from medseg.models.layers.memory_format import channels_last_format, is_channels_last
+from medseg.models.layers.resample import pixel_shuffle
+from medseg.models.unet.blocks import ResidualBlock
+from medseg.models.unet.network import UNet, shrink_label, supervision_weights
 
 SIZES = {2: (5, 6), 3: (5, 6, 7)}
 BLOCKS = ("basic", "res", "convnext")

@@ -7,9 +7,9 @@ from toy_models import toy_options
 
 from medseg.errors import ConfigError
 from medseg.models import parse_options
-from medseg.models.deformable import DeformableAttention, centres
-from medseg.models.vit import Attention, ViT, ViTPyramid
-from medseg.models.vit_adapter import Injector, ViTAdapter, to_maps, to_tokens
+from medseg.models.backbones.vit import Attention, ViT, ViTPyramid
+from medseg.models.backbones.vit_adapter import Injector, ViTAdapter, to_maps, to_tokens
+from medseg.models.layers.deformable_attention import DeformableAttention, centres
 
 
 def config(**options):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import medseg
-from medseg.data.phantom import write_phantoms
-from medseg.geometry import Grid
-from medseg.planning.fingerprint import CaseMeasures, Fingerprint
-from medseg.planning.histogram import Intensities
-from medseg.volume import Volume
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.planning.fingerprint.fingerprint import CaseMeasures, Fingerprint
+from medseg.planning.fingerprint.histogram import Intensities
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 FLAT = Intensities(mean=100, std=20, low=0, percentile_00_5=40, median=100, percentile_99_5=160, high=200)
 

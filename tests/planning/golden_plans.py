@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from medseg.planning.configurations import Measures
+from medseg.planning.nnunet.configurations import Measures
 
 HERE = Path(__file__).parent
 PLANS = json.loads((HERE / "planner_golden.json").read_text())

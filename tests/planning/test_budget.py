@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.planning import budget as module
-from medseg.planning.budget import choose_budget, free_memory_gb, parse_memory
-from medseg.planning.memory import PRESETS
+from medseg.planning import memory_budget as module
+from medseg.planning.memory_budget import choose_budget, free_memory_gb, parse_memory
+from medseg.planning.nnunet.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.planning.findings import find
-from medseg.planning.histogram import Intensities
+from medseg.planning.fingerprint.findings import find
+from medseg.planning.fingerprint.histogram import Intensities
 
 
 def codes(fingerprint):

@@ -9,14 +9,14 @@ import torch
 from golden_plans import DATASETS, HIPPOCAMPUS, PLANS, as_lists, close, measures
 
 from medseg.errors import ConfigError
-from medseg.geometry import shape_at_spacing
 from medseg.models.catalog import build_model
-from medseg.planning.configurations import Configurations, Measures, plan_configurations, schemes
-from medseg.planning.memory import PRESETS, Preset, feature_map_values, widths
-from medseg.planning.sizing import NetworkSize
-from medseg.planning.spacing import target_spacing
-from medseg.planning.topology import Topology, plan_topology
-from medseg.resampling import axis_orders
+from medseg.planning.nnunet.configurations import Configurations, Measures, plan_configurations, schemes
+from medseg.planning.nnunet.presets import PRESETS, Preset, feature_map_values, widths
+from medseg.planning.nnunet.sizing import NetworkSize
+from medseg.planning.nnunet.spacing import target_spacing
+from medseg.planning.nnunet.topology import Topology, plan_topology
+from medseg.volumes.grid import shape_at_spacing
+from medseg.volumes.resampling import axis_orders
 
 FUNCTIONS = PLANS["functions"]
 

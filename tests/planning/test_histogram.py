@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.planning.histogram import Histogram, pooled
+from medseg.planning.fingerprint.histogram import Histogram, pooled
 
 
 def draw(seed: int, size: int = 5001) -> np.ndarray:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from golden_plans import HIPPOCAMPUS
 
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.labels import Labels
-from medseg.planning.fingerprint import Fingerprint, saved_fingerprint
-from medseg.planning.measure import fingerprint
+from medseg.labels.label_table import Labels
+from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
+from medseg.planning.fingerprint.measure import fingerprint
+from medseg.volumes.grid import Grid
 
 
 def case_of(shape, box, label_box, seed=0):

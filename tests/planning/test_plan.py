@@ -15,20 +15,20 @@ import torch
 import yaml
 
 import medseg
+from medseg.cli.data.plan import PRESETS as NAMED
 from medseg.cli.main import main
-from medseg.cli.plan import PRESETS as NAMED
-from medseg.data.layouts import read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import ConfigError, DataError
-from medseg.experiment import Experiment
+from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, ModelEntry, ModelOptions
-from medseg.planning import budget
-from medseg.planning.budget import Budget
-from medseg.planning.commented import Because, plain, render
-from medseg.planning.experiment_tree import LONG_STEPS, SHORT_BUDGET, OtherModel, Source, experiment_tree
-from medseg.planning.measure import fingerprint
-from medseg.planning.memory import PRESETS
-from medseg.planning.page import write_page
-from medseg.planning.plan import _heading, plan
+from medseg.planning import memory_budget as budget
+from medseg.planning.commented_yaml import Because, plain, render
+from medseg.planning.explained_experiment import LONG_STEPS, SHORT_BUDGET, OtherModel, Source, experiment_tree
+from medseg.planning.fingerprint.measure import fingerprint
+from medseg.planning.memory_budget import Budget
+from medseg.planning.nnunet.presets import PRESETS
+from medseg.planning.plan_dataset import _heading, plan
+from medseg.planning.plan_page import write_page
 from medseg.planning.propose import propose
 
 EIGHT = Budget(8, "a test", on_gpu=True)
@@ -325,8 +325,8 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
     make_fingerprint, monkeypatch, tmp_path, capsys
 ):
     """Large volumes get two experiments more, with the order of their commands; both are read back whole."""
-    from medseg.planning import plan as module
-    from medseg.planning.cascade import stage_file
+    from medseg.planning import plan_dataset as module
+    from medseg.planning.cascade_plans import stage_file
 
     large = make_fingerprint((260, 260, 260), count=60, labels=2)
     monkeypatch.setattr(module, "read_dataset", lambda *_: None)

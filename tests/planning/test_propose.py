@@ -6,12 +6,12 @@ import pytest
 from golden_plans import DATASETS, as_lists
 
 from medseg.errors import ConfigError
-from medseg.planning.budget import Budget
-from medseg.planning.guards import guarded, with_two_stages
-from medseg.planning.memory import PRESETS, find_preset
+from medseg.planning.memory_budget import Budget
+from medseg.planning.nnunet.presets import PRESETS, find_preset
+from medseg.planning.nnunet.sizing import size_network
+from medseg.planning.nnunet.small_datasets import guarded, with_two_stages
+from medseg.planning.nnunet.topology import plan_topology
 from medseg.planning.propose import propose
-from medseg.planning.sizing import size_network
-from medseg.planning.topology import plan_topology
 
 UNET = PRESETS["unet"]
 EIGHT = Budget(8, "a test", on_gpu=True)

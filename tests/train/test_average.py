@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medseg.models import build_model
-from medseg.train.average import Average
+from medseg.train.ema import Average
 
 
 def test_it_follows_by_its_decay_and_faster_at_first():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medseg.train.batch_norm import TeamBatchNorm, share_batch_norms
+from medseg.train.sync_batch_norm import TeamBatchNorm, share_batch_norms
 
 
 def test_of_one_process_it_is_batch_norm(monkeypatch):

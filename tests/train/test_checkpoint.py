@@ -117,7 +117,7 @@ def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch)
 
 def test_state_that_would_run_code_is_not_loaded(tmp_path):
     """Refused even in a folder whose manifest fits."""
-    from medseg.io.manifest import write_manifest
+    from medseg.storage.manifest import write_manifest
 
     folder = save(tmp_path, 1)
 

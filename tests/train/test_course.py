@@ -7,9 +7,8 @@ import math
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.experiment import Experiment
-from medseg.train.course import Course, first_leg, next_leg
-from medseg.train.optimize import learning_rate
+from medseg.experiment.experiment import Experiment
+from medseg.train.schedule import Course, first_leg, learning_rate, next_leg
 from medseg.train.settings import DEFAULT_STEPS, OptimizerSettings, TrainSettings, seconds_of
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from medseg.allocator import kept_memory
+from medseg.runtime.glibc_memory import kept_memory
 from medseg.train import trainer
 
 

@@ -11,9 +11,9 @@ import subprocess
 import pytest
 
 from medseg.errors import ConfigError, DataError
-from medseg.experiment import compose
-from medseg.experiment.runs import load_run
-from medseg.train.lock import RunLock
+from medseg.experiment import make_trainer as compose
+from medseg.experiment.experiment import Experiment
+from medseg.storage.lock import RunLock
 from tests.toy import files_of_at_most
 
 
@@ -134,7 +134,7 @@ def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment
 
     with pytest.raises(ConfigError, match="found something there already"):
         make_experiment("train.steps=2", *taken).trainer(run, on_case=begin_other)
-    assert load_run(run) == make_experiment("train.steps=1")
+    assert Experiment.from_run(run) == make_experiment("train.steps=1")
 
 
 def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):

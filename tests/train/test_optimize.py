@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from medseg.train.course import Course
-from medseg.train.optimize import build_optimizer
-from medseg.train.optimize import learning_rate as rate_on_course
+from medseg.train.optimizer import build_optimizer
+from medseg.train.schedule import Course
+from medseg.train.schedule import learning_rate as rate_on_course
 from medseg.train.settings import OptimizerSettings
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from medseg.train.course import Course, first_leg
-from medseg.train.optimize import learning_rate
-from medseg.train.pace import PLANS, Pacer
+from medseg.train.schedule import Course, first_leg, learning_rate
 from medseg.train.settings import TrainSettings
+from medseg.train.time_budget import PLANS, Pacer
 
 Pace = Callable[[int, float], float]
 

@@ -9,8 +9,8 @@ from torch import nn
 from medseg.errors import ConfigError
 from medseg.models import build_model
 from medseg.models.base import Model
-from medseg.train.optimize import build_optimizer
-from medseg.train.parameters import Frozen, backbone_parameters, parameter_groups
+from medseg.train.optimizer import build_optimizer
+from medseg.train.parameter_groups import Frozen, backbone_parameters, parameter_groups
 from medseg.train.settings import OptimizerSettings
 
 PUBLISHED = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseg.labels import Labels
-from medseg.train.pictures import validation_picture
+from medseg.labels.label_table import Labels
+from medseg.train.validation import validation_picture
 
 LABELS = Labels.of({"background": 0, "organ": 1}, {"organ": (255, 0, 0)})
 

@@ -12,10 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 from medseg.errors import ConfigError
-from medseg.experiment import Experiment
-from medseg.experiment.runs import load_run
-from medseg.train.launch import is_leader, process_count, processes_per_machine
-from medseg.train.reports import read_metrics
+from medseg.experiment.experiment import Experiment
+from medseg.runtime.launch import is_leader, process_count, processes_per_machine
+from medseg.train.reporting import read_metrics
 
 OPTIONS = (
     *("model.dropout=0", "train.precision=float32", "train.steps=20", "train.report_every=10"),
@@ -119,7 +118,7 @@ def test_one_of_them_writes_and_speaks(together):
 def test_a_run_goes_on_with_as_many_processes(together):
     run, _ = together
     with pytest.raises(ConfigError, match="found a training of 2 processes, expected 1 as started now"):
-        load_run(run).trainer(run, resume=True)
+        Experiment.from_run(run).trainer(run, resume=True)
 
 
 def test_what_torchrun_tells(monkeypatch):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError
-from medseg.experiment.runs import load_run
+from medseg.experiment.experiment import Experiment
 from medseg.train.checkpoint import load_checkpoint
-from medseg.train.reports import read_metrics
+from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
 
@@ -204,7 +204,7 @@ def test_a_finished_run_is_extended_by_steps(make_experiment, workplace, tmp_pat
     assert rates == pytest.approx([straight[0] / 2, *straight[1:]])  # a twentieth of 40 steps to rise in
     assert digest(run) != first
     assert "steps: 44" in (run / "model" / "config.yaml").read_text()
-    assert load_run(run).train.extended == (4,)
+    assert Experiment.from_run(run).train.extended == (4,)
 
 
 def test_an_interrupted_extension_is_resumed_bit_equal(make_experiment, workplace):
@@ -215,14 +215,14 @@ def test_an_interrupted_extension_is_resumed_bit_equal(make_experiment, workplac
     finished = digest(broken)
     list(experiment.trainer(whole, resume=True, extend="5"))
     for stop in (3, 6):  # before the first checkpoint of the extension, and after one
-        trainer = load_run(broken).trainer(broken, resume=True, extend="5" if stop == 3 else None)
+        trainer = Experiment.from_run(broken).trainer(broken, resume=True, extend="5" if stop == 3 else None)
         for report in trainer:
             if report.step > stop:
                 break
     assert digest(broken) == finished  # until the new one is whole
     with pytest.raises(ConfigError, match="found a training that is not finished"):
-        load_run(broken).trainer(broken, resume=True, extend="5")
-    list(load_run(broken).trainer(broken, resume=True))
+        Experiment.from_run(broken).trainer(broken, resume=True, extend="5")
+    list(Experiment.from_run(broken).trainer(broken, resume=True))
     assert digest(broken) == digest(whole) != finished
 
 
@@ -231,7 +231,7 @@ def test_a_run_is_extended_by_time(make_experiment, workplace, monkeypatch):
     run = workplace / "extended by time"
     list(make_experiment("train.steps=50", *BUDGET[2:]).trainer(run))
     spent = clock.now - 100
-    trainer = load_run(run).trainer(run, resume=True, extend="20s")
+    trainer = Experiment.from_run(run).trainer(run, resume=True, extend="20s")
     assert trainer.settings.steps is None
     list(trainer)
     assert clock.now - 100 == pytest.approx(spent + 20, rel=0.05)
@@ -276,7 +276,7 @@ def test_runs_of_before_are_resumed(make_experiment, workplace):
     for name in ("budget", "extended", "accumulate", "ema", "patience"):
         del values["train"][name]
     (run / "config.yaml").write_text(yaml.safe_dump(values))
-    list(load_run(run).trainer(run, resume=True))
+    list(Experiment.from_run(run).trainer(run, resume=True))
     assert digest(run) == digest(whole)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from medseg.errors import DataError
-from medseg.train.reports import Report, ReportLog, read_metrics
+from medseg.train.reporting import Report, ReportLog, read_metrics
 from tests.toy import files_of_at_most
 
 

@@ -14,20 +14,19 @@ import pytest
 import torch
 
 from medseg.cli.main import main
-from medseg.data.splits import read_splits
+from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError
-from medseg.experiment import Experiment
-from medseg.experiment.runs import load_run
-from medseg.io import read_labels, write
+from medseg.experiment.experiment import Experiment
+from medseg.io.files import read_labels, write
 from medseg.train.checkpoint import load_checkpoint
-from medseg.train.reports import read_metrics
-from medseg.train.signals import SIGNALS, Interrupted
+from medseg.train.reporting import read_metrics
+from medseg.train.stop_signals import SIGNALS, Interrupted
 from tests.toy import toy_experiment, write_toy_data
 
 # One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.
 CHILDREN = """
 import os, signal, sys, torch
-from medseg.experiment import Experiment
+from medseg.experiment.experiment import Experiment
 from medseg.train.trainer import Trainer
 torch.set_num_threads(1)
 plain, children = Trainer._train_step, []
@@ -111,7 +110,7 @@ def test_killed_and_resumed_is_bit_equal(make_experiment, workplace, killed, num
     reached = 7 - number
     saved = [step for step in (2, 4, 6) if step <= reached][-2:]
     assert sorted(p.name for p in (run / "last").glob("step-*")) == [f"step-{step:07d}" for step in saved]
-    assert train(load_run(run), run, resume=True) == expected
+    assert train(Experiment.from_run(run), run, resume=True) == expected
     check_rows(run, 8)
     assert not (run / "lock").exists()
     both = [read_metrics(folder / "metrics.jsonl") for folder in (whole, run)]
@@ -206,7 +205,7 @@ def test_a_loop_left_standing_does_not_keep_its_process(killed, workplace):
 def test_command_stopped_by_sigterm_says_how_to_resume(
     make_experiment, workplace, tmp_path, monkeypatch, capsys
 ):
-    from medseg.train.reports import Report, ReportLog
+    from medseg.train.reporting import Report, ReportLog
 
     plain = ReportLog.add
 
@@ -282,8 +281,8 @@ def test_resume_refuses_another_config_and_an_empty_folder(make_experiment, work
 
 
 def test_resume_keeps_its_split_when_cases_are_added(make_experiment, workplace, tmp_path):
-    from medseg.data.phantom import write_phantoms
-    from medseg.data.splits import read_splits
+    from medseg.data.datasets.phantom import write_phantoms
+    from medseg.data.datasets.splits import read_splits
 
     write_phantoms(tmp_path / "data", cases=4, shape=(20, 20, 18), spacing=(13, 14, 14))
     experiment = make_experiment(f"data.path={tmp_path / 'data'}", "train.steps=2")
@@ -309,11 +308,11 @@ def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(t
     write(label.with_data(label.data * (label.data == 1)), file)
     table = tmp_path / "data" / "dataset.json"
     table.write_text(table.read_text().replace("liver", "hepar"))
-    resumed = load_run(run).trainer(run, resume=True)
+    resumed = Experiment.from_run(run).trainer(run, resume=True)
     assert resumed.saved.preprocessing == begun.saved.preprocessing
     assert resumed.labels == begun.labels
     for name in ("measured.yaml", "labels.tsv"):  # as of an older version
         (run / name).unlink()
-    measured = load_run(run).trainer(run, resume=True)
+    measured = Experiment.from_run(run).trainer(run, resume=True)
     assert measured.saved.preprocessing != begun.saved.preprocessing
     assert "hepar" in measured.labels.names

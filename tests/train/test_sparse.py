@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import medseg
-from medseg.experiment import Experiment
-from medseg.geometry import Grid
-from medseg.volume import Volume
+from medseg.experiment.experiment import Experiment
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 AUGMENTATIONS = (
     "rotate",

@@ -12,16 +12,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.phantom import write_phantoms
+from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
-from medseg.train.reports import read_metrics
+from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
 
 @pytest.fixture(scope="module")
 def finished(request, workplace, tmp_path_factory):
     """A run of four steps and its reports."""
-    from medseg.experiment import Experiment
+    from medseg.experiment.experiment import Experiment
 
     torch.set_num_threads(1)
     experiment = Experiment.parse(
@@ -101,7 +101,7 @@ def test_tensorboard_holds_curves_and_pictures(finished):
 
 
 def test_mean_dice_leaves_out_labels_that_do_not_occur():
-    from medseg.train.reports import Report
+    from medseg.train.reporting import Report
 
     report = Report(1, 2, 0.5, 0.1, 1.0, 2.0, 0.0, {"a": 0.5, "b": math.nan, "c": 1.0})
     assert report.mean_dice == 0.75

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg.geometry import Grid
-from medseg.labels import distinct_colour
-from medseg.viz.instances import contours, instance_figure
-from medseg.volume import Volume
+from medseg.labels.label_table import distinct_colour
+from medseg.viz.instance_overlays import contours, instance_figure
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 
 def test_borders_have_the_objects_colours_and_touching_objects_stay_apart():

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from medseg.errors import ConfigError, DataError
-from medseg.geometry import Grid
-from medseg.labels import Labels
+from medseg.labels.label_table import Labels
 from medseg.viz import explore
 from medseg.viz.explore import Viewer, legend_html, png_of, render, show, widgets_run
-from medseg.viz.slices import label_slice, slice_rgb
-from medseg.volume import Volume
+from medseg.viz.slice_images import label_slice, slice_rgb
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 SHAPE = (12, 10, 8)
 GRID = Grid.of(SHAPE, (1, 1, 2))

@@ -10,11 +10,11 @@ import pytest
 from matplotlib.image import imread
 
 from medseg.errors import DataError
-from medseg.geometry import Grid
-from medseg.labels import Labels
+from medseg.labels.label_table import Labels
 from medseg.viz.canvas import panel_inches, round_length
 from medseg.viz.figures import overlay_figure, planes_of, save_overlay, smoothed, training_curves
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 LABELS = Labels.of({"liver": 1, "_tumour $x$": 4, "absent": 9})
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from medseg.errors import ConfigError, DataError
-from medseg.geometry import Grid
-from medseg.io import read, read_labels
-from medseg.labels import Labels
-from medseg.viz.slices import (
+from medseg.io.files import read, read_labels
+from medseg.labels.label_table import Labels
+from medseg.viz.slice_images import (
     EDGES,
     PLANES,
     WINDOWS,
@@ -25,7 +24,8 @@ from medseg.viz.slices import (
     slice_rgb,
     window_of,
 )
-from medseg.volume import Volume
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 SHAPE = (5, 6, 7)
 FULL = (127.5, 255.0)  # level and width that keep 0 to 255 as they are

@@ -1,0 +1,198 @@
+"""``medseg inspect``: say what a file, a DICOM folder or a dataset holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.runtime.formatting import counted
+
+if TYPE_CHECKING:
+    from medseg.data.datasets.cases import Case, Dataset
+    from medseg.volumes.grid import Grid
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("inspect", help="say what files or datasets hold", description=__doc__)
+    parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
+    parser.add_argument("--cases", type=int, default=10, help="rows of a dataset shown; 0 for all")
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.errors import MedsegError
+
+    failed = 0
+    for text in options.paths:
+        try:
+            failed += _tell(Path(text), options.cases)
+        except MedsegError as error:
+            if len(options.paths) == 1:
+                raise
+            failed += 1
+            print(error, file=sys.stderr, flush=True)
+    return 2 if failed else 0
+
+
+def _tell(path: Path, most: int) -> int:
+    """Print what a path holds; returns how many of its files or cases are faulty, each told on standard error."""
+    from medseg.data.datasets.layouts import is_dataset, read_dataset
+
+    if is_dataset(path) or _lacks_images(path):
+        return _tell_dataset(read_dataset(path), most)
+    images = _images_in(path)
+    if not images:
+        print(_describe_image(path), flush=True)
+        return 0
+    shown = images[: most or None]
+    faulty = sum(not _told(_describe_image, image) for image in shown)
+    if len(images) > len(shown):
+        print(f"... {len(images) - len(shown)} more images (--cases 0 shows all)", flush=True)
+    return faulty
+
+
+def _told(describe: Callable[..., str], *of: Any) -> bool:
+    """Print a description, or the error that it ends in on standard error; returns whether there was one to print."""
+    from medseg.errors import MedsegError
+
+    try:
+        print(describe(*of), flush=True)
+    except MedsegError as error:
+        print(error, file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _describe_image(path: Path) -> str:
+    import numpy as np
+
+    from medseg.io.files import read
+
+    volume = read(path)
+    origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
+    lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
+    if volume.grid.shear > 1e-4:
+        lines.append(f"  sheared: the axes' largest cosine is {volume.grid.shear:.3f}")
+    if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
+        lines.append(f"  NaN or infinity in {counted(int((~np.isfinite(volume.data)).sum()), 'voxel')}")
+    return "\n".join(lines)
+
+
+def _lacks_images(path: Path) -> bool:
+    """Whether a folder is empty or has one called ``images`` in place of images: it can only be meant as a dataset."""
+    from medseg.data.datasets.image_folders import IMAGES
+
+    if not path.is_dir() or _images_in(path):
+        return False
+    return (path / IMAGES).is_dir() or all(item.name.startswith(".") for item in path.iterdir())
+
+
+def _images_in(path: Path) -> list[Path]:
+    """Image files of a folder that is neither a dataset nor a DICOM series."""
+    from medseg.io.files import suffix_of
+
+    if not path.is_dir():
+        return []
+    return [
+        f for f in sorted(path.iterdir()) if suffix_of(f) not in ("", ".img") and not f.name.startswith(".")
+    ]
+
+
+def _instances_of(case: Case) -> str:
+    """How many instances a case has; nothing where it has no instance map."""
+    import numpy as np
+
+    from medseg.data.datasets.cases import read_case_instances
+
+    if case.instances is None:
+        return ""
+    ids = read_case_instances(case).data
+    return f"  {len(np.unique(ids[ids > 0]))} instances"
+
+
+def _tell_dataset(dataset: Dataset, most: int) -> int:
+    """Print a summary and a row for each of the first cases; returns how many of these are faulty."""
+    shown = dataset.cases[: most or None]
+    print(_describe_dataset(dataset, shown), flush=True)
+    width = max((len(case.id) for case in shown), default=0)
+    faulty = sum(not _told(_describe_case, case, dataset, width) for case in shown)
+    if len(dataset.cases) > len(shown):
+        print(f"  ... {len(dataset.cases) - len(shown)} more (--cases 0 shows all)", flush=True)
+    return faulty
+
+
+def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
+    maps = [f"{sum(case.label is not None for case in dataset.cases)} with a label map"]
+    with_instances = sum(case.instances is not None for case in dataset.cases)
+    if with_instances:
+        maps.append(f"{with_instances} with an instance map")
+    lines = [
+        f"{dataset.root}: {dataset.name}",
+        f"  {counted(len(dataset.cases), 'case')}, {', '.join(maps)}, "
+        f"{counted(len({case.subject for case in dataset.cases}), 'subject')}",
+        f"  channels: {', '.join(dataset.channel_names)}",
+        *_describe_labels(dataset, shown),
+    ]
+    partial = sum(case.drawn is not None for case in dataset.cases)
+    if partial:
+        lines.append(f"  {counted(partial, 'case')} of which only some labels were drawn")
+    return "\n".join(lines)
+
+
+def _describe_labels(dataset: Dataset, shown: Sequence[Case]) -> list[str]:
+    labels = dataset.labels
+    if labels is None:
+        values = _values_in_pictures(shown)
+        found = f" for the values {', '.join(map(str, values[:20]))}" if values else ""
+        advice = "Add labels.tsv (value, name), or data.labels to the config."
+        return [f"  labels: found no names{found}. {advice}"] if dataset.labelled else []
+    names = [f"{label.value} {label.name}" for label in labels]
+    lines = [f"  labels: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"]
+    if labels.regions:
+        regions = [f"{one.name} ({', '.join(map(str, one.values))})" for one in labels.regions]
+        lines.append(f"  regions: {', '.join(regions)}")
+    if labels.ignore is not None:
+        lines.append(f"  ignored: {labels.ignore}")
+    return lines
+
+
+def _values_in_pictures(cases: Sequence[Case]) -> list[int]:
+    """Values of the label maps that are pictures, without those that cannot be read: their own rows tell why."""
+    import numpy as np
+
+    from medseg.errors import DataError
+    from medseg.io.files import PICTURES, read_labels, suffix_of
+
+    values: set[int] = set()
+    for case in cases:
+        if case.label is not None and suffix_of(case.label) in PICTURES:
+            with suppress(DataError):
+                values.update(np.unique(read_labels(case.label).data).tolist())
+    return sorted(values)
+
+
+def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
+    from medseg.io.files import read_grid
+
+    grid = read_grid(case.images[0])
+    _check_pictures(case, dataset, grid)
+    shape = "x".join(map(str, grid.shape))
+    spacing = "x".join(f"{value:.3g}" for value in grid.spacing)
+    return f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}{_instances_of(case)}"
+
+
+def _check_pictures(case: Case, dataset: Dataset, grid: Grid) -> None:
+    """Raise a `DataError` for a picture that training would refuse; volumes are too large to be read for this."""
+    from medseg.data.datasets.cases import read_case_label
+    from medseg.data.preprocessing.prepare import check_image
+    from medseg.io.files import PICTURES, read, read_labels, suffix_of
+    from medseg.labels.label_table import Labels
+
+    if len(case.images) == 1 and suffix_of(case.images[0]) in PICTURES:
+        check_image(read(case.images[0]), len(dataset.channel_names), f"case {case.id}")
+    if case.label is not None and suffix_of(case.label) in PICTURES:
+        labels = dataset.labels or Labels.of_values(read_labels(case.label).data)
+        read_case_label(case, labels, grid)

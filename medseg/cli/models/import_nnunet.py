@@ -1,0 +1,58 @@
+"""``medseg import nnunet``: a trained model of nnU-Net v2 as a model folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(sources: Any) -> None:
+    text = "a trained model of nnU-Net v2"
+    parser = sources.add_parser("nnunet", help=text, description=text)
+    parser.add_argument(
+        "model", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION of nnUNet_results, or an exported zip"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL_FOLDER", help="new model folder")
+    parser.add_argument("--configuration", help="such as 3d_fullres; by default the one the folder names")
+    parser.add_argument("--folds", metavar="0,1,...", help="such as 0,1,2 or all; by default all there are")
+    parser.add_argument("--checkpoint", choices=("final", "best"), default="final")
+    parser.add_argument(
+        "--orientation",
+        metavar="CODES",
+        help="of the training files, such as LAS, if known: others are turned to it",
+    )
+    parser.add_argument(
+        "--previous",
+        metavar="FOLDER",
+        help="of a 3d_cascade_fullres: its trained 3d_lowres; by default the one beside it",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.interop.nnunet.model import import_nnunet
+
+    saved = import_nnunet(
+        Path(options.model),
+        Path(options.output),
+        configuration=options.configuration,
+        folds=None if options.folds is None else [fold.strip() for fold in options.folds.split(",")],
+        checkpoint=options.checkpoint,
+        orientation=options.orientation,
+        previous=options.previous,
+    )
+    origin = saved.trained_on
+    print(
+        f"{options.output}: {saved.model['name']} of {origin['trainer']}, {origin['configuration']}, "
+        f"folds {origin['folds']}"
+    )
+    if "postprocessing" in origin:
+        print(f"Post-processing: {origin['postprocessing']}")
+    if saved.predict.keep_largest_foreground or saved.predict.keep_largest:
+        print("To predict without it: --set keep_largest_foreground=false --set keep_largest=[]")
+    if saved.preprocessing.orientation is None:
+        print(
+            "Orientation: as in nnU-Net, files are taken as they are; give files stored as the training files were. "
+            "If you know how those were, import with --orientation, and any file will do."
+        )
+    return 0

@@ -1,0 +1,229 @@
+"""``medseg evaluate``: compare label maps with references, distances in mm; or instances with instances."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medseg.runtime.formatting import counted
+
+if TYPE_CHECKING:
+    from medseg.evaluation.cross_validation.compare_runs import Comparison
+
+Row = TypeVar("Row")
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("evaluate", help="compare label maps with references", description=__doc__)
+    parser.add_argument(
+        "prediction", help="label map, folder of label maps, or a RUN with its held-out cases"
+    )
+    parser.add_argument("reference", nargs="?", help="label map or folder; not needed for a RUN")
+    parser.add_argument("others", nargs="*", default=[], help="with --best: more RUNs")
+    parser.add_argument(
+        "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
+    )
+    parser.add_argument(
+        "--ensembles",
+        action="store_true",
+        help="with --best: try every two together, too, which predicts all cases again",
+    )
+    parser.add_argument(
+        "--only-predicted",
+        action="store_true",
+        help="of two folders: leave out references without a prediction",
+    )
+    parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
+    parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
+    group = parser.add_argument_group("instances")
+    group.add_argument(
+        "--instances",
+        action="store_true",
+        help="files are maps of ids, perhaps with a table (id, class, score) beside them: AP, PQ, F1, detection",
+    )
+    group.add_argument(
+        "--parts",
+        choices=("predictions", "both"),
+        help="these are label maps, whose connected parts are the instances",
+    )
+    group.add_argument(
+        "--detection-iou",
+        type=float,
+        metavar="IOU",
+        help="from which a reference is detected; any shared voxel unless told",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.errors import ConfigError
+
+    if options.best:
+        return _best(options)
+    if options.ensembles:
+        raise ConfigError(
+            "--ensembles: found it without --best. Add --best and the runs to compare, or leave it out."
+        )
+    if options.others:
+        raise ConfigError(
+            f"found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
+        )
+    by_instance = options.instances or options.parts is not None
+    if options.only_predicted and (by_instance or options.reference is None):
+        raise ConfigError(
+            "--only-predicted: found it without two folders of label maps, expected these. Leave it out."
+        )
+    if options.detection_iou is not None and not by_instance:
+        raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
+    if options.tolerance_mm is not None and by_instance:
+        raise ConfigError(
+            "--tolerance-mm: found it with --instances, which measure no surfaces. Leave one out."
+        )
+    return _instances(options) if by_instance else _label_maps(options)
+
+
+def _best(options: argparse.Namespace) -> int:
+    from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
+
+    runs = [run for run in (options.prediction, options.reference, *options.others) if run is not None]
+    comparison = _with_ensembles(runs) if options.ensembles else compare_cross_validations(runs)
+    print(comparison)
+    first, *others = (Path(run) / "model" for run in comparison.best.runs)
+    together = "".join(f" --with {other}" for other in others)
+    print(f"use it: medseg predict {first} IMAGES -o FOLDER{together}")
+    if options.output:
+        comparison.write_tsv(Path(options.output) / "comparison.tsv")
+        print(f"table: {Path(options.output) / 'comparison.tsv'}")
+    return 0
+
+
+def _with_ensembles(runs: Sequence[str]) -> Comparison:
+    """Compare runs, and every two of them together, with progress."""
+    from tqdm import tqdm
+
+    from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
+
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+        return compare_with_ensembles(runs, on_case=_shown_by(bar))
+
+
+def _shown_by(bar: Any) -> Callable[[int, int, str], None]:
+    def on_case(done: int, total: int, what: str) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+
+    return on_case
+
+
+def _label_maps(options: argparse.Namespace) -> int:
+    from medseg.evaluation.entry_points import evaluate_cases
+    from medseg.evaluation.label_maps.pairs import pair_files
+    from medseg.evaluation.label_maps.surface import checked_tolerance
+    from medseg.evaluation.label_maps.table import Table
+    from medseg.experiment.fold_folders import is_cross_validation
+    from medseg.labels.label_table import Labels
+
+    prediction, tolerance = Path(options.prediction), options.tolerance_mm
+    if options.reference is None and is_cross_validation(prediction):
+        return _folds(prediction, options)
+    if options.reference is None:
+        from medseg.experiment.run_folder import held_out_pairs
+
+        pairs, known, settings = held_out_pairs(prediction)
+        labels: Labels | None = known
+        tolerance = settings.tolerance_mm if tolerance is None else tolerance
+    else:
+        pairs = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
+        labels = Labels.from_tsv(options.labels) if options.labels else None
+    tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
+    rows, failed = _measured(
+        pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
+    )
+    return _told(Table(tuple(rows), tolerance), failed, len(pairs), options)
+
+
+def _folds(run: Path, options: argparse.Namespace) -> int:
+    """The out-of-fold predictions of a cross-validation."""
+    from tqdm import tqdm
+
+    from medseg.evaluation.label_maps.surface import checked_tolerance
+    from medseg.experiment.cross_validation.aggregate import fold_table, why_nothing_is_learned
+    from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
+
+    held_out_by_fold(run)  # refuses folds that are not finished
+    tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+        table = fold_table(run, tolerance_mm=tolerance, on_case=_shown_by(bar))
+    code = _told(table, 0, len(table.table.cases), options)
+    reason = why_nothing_is_learned(run)
+    if reason is not None:
+        print(reason)
+    return code
+
+
+def _instances(options: argparse.Namespace) -> int:
+    from medseg.evaluation.instances.pairs import checked_iou, evaluate_instance_cases, instance_pairs
+    from medseg.evaluation.instances.table import InstanceTable
+    from medseg.labels.label_table import Labels
+
+    prediction, detection_iou = Path(options.prediction), checked_iou(options.detection_iou or 0.0)
+    if options.reference is None:
+        from medseg.experiment.run_folder import held_out_instances
+
+        pairs, known = held_out_instances(prediction)
+        labels: Labels | None = known
+    else:
+        pairs = instance_pairs(prediction, Path(options.reference), options.parts or "neither")
+        labels = Labels.from_tsv(options.labels) if options.labels else None
+    rows, failed = _measured(
+        pairs,
+        lambda pair: next(evaluate_instance_cases([pair], labels, detection_iou=detection_iou)),
+        prediction,
+    )
+    return _told(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
+
+
+def _measured(
+    pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path
+) -> tuple[list[Row], int]:
+    """Rows of every case that can be measured, and how many cannot; these are told on standard error."""
+    from tqdm import tqdm
+
+    from medseg.errors import DataError
+
+    rows: list[Row] = []
+    failed = 0
+    for pair in tqdm(pairs, unit="case", file=sys.stderr, disable=None):
+        try:
+            rows.extend(measure(pair))
+        except DataError as error:
+            if len(pairs) == 1:
+                raise
+            failed += 1
+            tqdm.write(str(error), file=sys.stderr)
+    if not rows:
+        raise DataError(
+            f"{prediction}: none of {counted(len(pairs), 'case')} could be measured. Mend what is named above."
+        )
+    return rows, failed
+
+
+def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
+    """Print and write a table; the exit code says whether every case is in it."""
+    print(table)
+    if failed:
+        print(
+            f"{failed} of {counted(cases, 'case')} could not be measured and {'is' if failed == 1 else 'are'} not in the means"
+        )
+    output = Path(options.output) if options.output else None
+    if output is None and options.reference is None:
+        by_instance = options.instances or options.parts
+        output = Path(options.prediction) / ("evaluation_instances" if by_instance else "evaluation")
+    if output is not None:
+        table.write_tsv(output / "cases.tsv")
+        table.write_summary(output / "summary.json")
+        print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
+    return 2 if failed else 0

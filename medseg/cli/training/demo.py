@@ -1,0 +1,77 @@
+"""``medseg demo``: the whole path on phantoms made on the fly: train, predict, evaluate, pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+# The same values as configs/phantom/unet_3d.yaml, here so that an installed package needs no file; a test
+# compares the two.
+DEMO: dict[str, Any] = {
+    "name": "phantom_unet_3d",
+    "data": {"phantom": {"modality": "ct", "cases": 16}},
+    "preprocess": {"spacing": [2.5, 2.5, 4.0]},
+    "model": {"name": "unet_3d", "channels": [8, 16, 32, 64], "deep_supervision": True},
+    "patch": {"size": [48, 48, 32]},
+    "augment": {"mirror_axes": []},
+    "train": {
+        "steps": 300,
+        "batch_size": 2,
+        "batch_dice": True,
+        "validate_every": 150,
+        "optimizer": {"name": "adamw", "lr": 0.006, "weight_decay": 0.01},
+    },
+}
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("demo", help="train, predict, evaluate on phantoms", description=__doc__)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=50"
+    )
+    parser.add_argument(
+        "--run", default="runs/demo", metavar="FOLDER", help="new folder; runs/demo unless told"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.cli.main import build_parser
+    from medseg.cli.prediction import evaluate, predict
+    from medseg.cli.training.train import train
+    from medseg.config import apply_overrides
+    from medseg.experiment.experiment import Experiment
+
+    folder = Path(options.run)
+    experiment = Experiment.parse(apply_overrides(DEMO, options.overrides), source="demo")
+    print("1/4 phantoms and training")
+    train(experiment, folder, resume=False)
+    print("2/4 predicting the held-out cases")
+    parser = build_parser()
+    code = predict.run(parser.parse_args(["predict", str(folder), "--held-out"]))
+    print("3/4 evaluating")
+    code = max(code, evaluate.run(parser.parse_args(["evaluate", str(folder)])))
+    print("4/4 pictures")
+    for path in _pictures(folder):
+        print(path)
+    return code
+
+
+def _pictures(folder: Path, most: int = 3) -> list[Path]:
+    """Curves of the training and overlays of some held-out cases."""
+    from medseg.data.datasets.cases import read_case_image
+    from medseg.experiment.run_folder import held_out_cases, held_out_pairs
+    from medseg.io.files import read_labels
+    from medseg.train.reporting import read_metrics
+    from medseg.viz.figures import save_overlay, training_curves
+
+    written = [folder / "pictures" / "training.png"]
+    training_curves(written[0], read_metrics(folder / "metrics.jsonl"))
+    _, labels, _ = held_out_pairs(folder)
+    for case in held_out_cases(folder)[:most]:
+        path = folder / "pictures" / f"{case.id}.png"
+        reference = read_labels(case.label) if case.label else None
+        prediction = read_labels(folder / "predictions" / f"{case.id}.nii.gz")
+        save_overlay(path, read_case_image(case), prediction, labels, reference=reference, title=case.id)
+        written.append(path)
+    return written

@@ -1,0 +1,182 @@
+"""``medseg train``: train an experiment, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.experiment.cross_validation.folds import CrossValidation
+    from medseg.experiment.experiment import Experiment
+    from medseg.runtime.progress import OnCase
+    from medseg.train.trainer import Trainer
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("train", help="train an experiment", description=__doc__)
+    parser.add_argument("config", nargs="?", help="YAML experiment; not needed with --resume")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=2000"
+    )
+    parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
+    parser.add_argument("--run", metavar="FOLDER", help="new run folder; runs/NAME unless told")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run from its last checkpoint")
+    folds = parser.add_mutually_exclusive_group()
+    folds.add_argument(
+        "--fold", type=int, metavar="K", help="train one fold of a cross-validation, in RUN/fold_K"
+    )
+    folds.add_argument(
+        "--all-folds",
+        action="store_true",
+        help="train every fold that is not finished, then predict, measure and join them in RUN",
+    )
+    parser.add_argument(
+        "--extend", metavar="MORE", help="with --resume, steps (2000) or time (30m) more for a finished run"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.errors import ConfigError
+    from medseg.experiment.experiment import Experiment
+    from medseg.experiment.fold_folders import is_cross_validation
+
+    if options.resume:
+        if options.config or options.data or options.run:
+            raise ConfigError("--resume takes the run's own config. Give nothing else with it.")
+        folder = Path(options.resume)
+        if not (folder / "config.yaml").is_file():
+            raise ConfigError(f"{folder}: found no run to resume. Give the folder of one, such as runs/NAME.")
+        experiment = Experiment.load(folder / "config.yaml")
+    elif options.extend:
+        raise ConfigError("--extend needs the run that gets more. Give it with --resume RUN.")
+    elif options.config is None:
+        raise ConfigError(
+            "no experiment given. Give a YAML file, such as configs/phantom/unet_3d.yaml, or --resume."
+        )
+    else:
+        data = [f"data.path={options.data}"] if options.data else []
+        experiment = Experiment.load(options.config, *options.overrides, *data)
+        folder = Path(options.run or f"runs/{experiment.name}")
+    resumes_folds = bool(options.resume) and is_cross_validation(folder)
+    if options.all_folds or options.fold is not None or resumes_folds:
+        _cross_validate(experiment, folder, options)
+    else:
+        train(experiment, folder, resume=bool(options.resume), extend=options.extend)
+    return 0
+
+
+def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | None = None) -> None:
+    """Prepare, train, and say where things are; a stop tells how to go on. Of several processes one speaks."""
+    from medseg.runtime.launch import is_leader
+
+    go_on = f"medseg train --resume {shlex.quote(str(folder))}"
+    _follow(
+        lambda on_case: experiment.trainer(folder, resume=resume, extend=extend, on_case=on_case),
+        folder,
+        go_on,
+    )
+    if is_leader():
+        print(f"model: {folder / 'model'}")
+
+
+def _cross_validate(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+    """Train one fold or all, and gather after all."""
+    from medseg.errors import ConfigError
+
+    if options.extend:
+        raise ConfigError(
+            f"--extend: found a cross-validation ({folder}), expected a single run, because all folds are trained alike. "
+            "Train longer in a new folder."
+        )
+    validation = experiment.cross_validation(folder)
+    if validation.leads:
+        print(f"{folder}: {validation}; stopped at any time, the same command goes on", flush=True)
+    go_on = f"medseg train --resume {shlex.quote(str(folder))}"
+    if options.fold is not None:
+        _train_fold(validation, options.fold, f"{go_on} --fold {options.fold}")
+        left = validation.unfinished
+        if validation.leads and left:
+            print(f"folds still to train: {', '.join(map(str, left))}; go on with: {go_on}")
+        elif validation.leads:
+            print(f"all folds are trained; gather them with: {go_on}")
+        return
+    for fold in validation.folds:
+        _train_fold(validation, fold, go_on)
+    if validation.leads:
+        _gather(validation, go_on)
+
+
+def _train_fold(validation: CrossValidation, fold: int, go_on: str) -> None:
+    if validation.is_finished(fold):
+        if validation.leads:
+            print(f"fold {fold}: finished", flush=True)
+        return
+    _follow(lambda on_case: validation.trainer(fold, on_case=on_case), f"fold {fold}", go_on)
+
+
+def _gather(validation: CrossValidation, go_on: str) -> None:
+    """Predict, measure and join what all folds have learned, with progress."""
+    from tqdm import tqdm
+
+    from medseg.experiment.cross_validation.aggregate import why_nothing_is_learned
+
+    print("gathering: predicting and measuring what each fold held out", flush=True)
+    try:
+        with tqdm(desc="gathering", unit="case", file=sys.stderr, disable=None) as bar:
+
+            def on_case(done: int, total: int, what: str) -> None:
+                bar.total, bar.n = total, done
+                bar.set_description(what.split()[0])
+
+            table = validation.gather(on_case=on_case)
+    except KeyboardInterrupt:
+        print(f"go on with: {go_on}", file=sys.stderr)
+        raise
+    print(table)
+    reason = why_nothing_is_learned(validation.run)
+    if reason is not None:
+        print(reason)
+    print(f"predictions: {validation.run / 'predictions'}, tables: {validation.run / 'evaluation'}")
+    print(f"model: {validation.run / 'model'}")
+
+
+def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> None:
+    """Make a trainer and train, with progress; a stop tells how to go on. Of several processes one speaks."""
+    from tqdm import tqdm
+
+    from medseg.runtime.launch import is_leader
+
+    # None: a bar where it is seen, not in a file or a pipe.
+    hidden = None if is_leader() else True
+    with tqdm(desc="preparing", unit="case", file=sys.stderr, disable=hidden) as bar:
+
+        def on_case(done: int, total: int, case_id: str) -> None:
+            bar.total = total
+            bar.n = done
+            bar.refresh()
+
+        trainer = make(on_case)
+    if is_leader():
+        print(f"{name}: {trainer}", flush=True)
+    if trainer.finished and is_leader():
+        print(f"finished already; to train it further: {go_on} --extend 2000")
+    try:
+        with tqdm(
+            total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=hidden
+        ) as bar:
+            for report in trainer:
+                if is_leader():
+                    bar.total = report.steps
+                    bar.update(report.step - bar.n)
+                    bar.write(str(report), file=sys.stdout)
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        if hasattr(error, "exit_code") and error.exit_code > 3 and is_leader():
+            print(f"resume with: {go_on}", file=sys.stderr)
+        raise

@@ -1,0 +1,223 @@
+"""Datasets that a ``dataset.json`` describes: the Medical Segmentation Decathlon's and nnU-Net's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.names import CHANNEL_FILE, folder_name, inside, visible_files
+from medseg.errors import DataError
+from medseg.io.files import stem_of, suffix_of
+from medseg.labels.label_table import Labels
+from medseg.storage.json_files import read_object
+
+
+def read_msd(path: Path) -> Dataset:
+    """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
+
+    An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named
+    without the ``_0000`` of their files; those are found. An entry of ``training`` may name the labels that were drawn
+    in it: ``"labels": ["liver"]``.
+    """
+    root, description, values = _described(path)
+    where = str(description)
+    cases = [
+        _msd_case(entry, root, f"{where}: training[{i}]")
+        for i, entry in enumerate(_list_of(values, "training", where))
+    ]
+    for i, entry in enumerate(_list_of(values, "test", where)):
+        cases.append(_msd_case(entry, root, f"{where}: test[{i}]"))
+    return _dataset(root, where, values, cases)
+
+
+def _msd_case(entry: Any, root: Path, where: str) -> Case:
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or "image" not in entry:
+        raise DataError(f'{where}: found {entry!r}, expected {{"image": path, "label": path}}. Correct it.')
+    names = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    images = [inside(root, name, f"{where}: image") for name in names]
+    label = inside(root, entry["label"], f"{where}: label") if entry.get("label") is not None else None
+    if not images:
+        raise DataError(f"{where}: image: found an empty list, expected at least one path. Name its files.")
+    case_id = stem_of(images[0])
+    if len(images) == 1 and not images[0].exists():
+        images = _channel_files(images[0]) or images
+    elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
+        case_id = match["id"]
+    return Case(case_id, tuple(images), label, drawn=_drawn(entry.get("labels"), f"{where}: labels"))
+
+
+def _drawn(names: Any, where: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f'{where}: found {names!r}, expected the labels that were drawn: ["liver"]. Correct it.'
+        )
+    return tuple(names)
+
+
+def _channel_files(image: Path) -> list[Path]:
+    """Files ``<stem>_0000.<ext>`` and on: nnU-Net v1 lists images without their channel number."""
+    found: list[Path] = []
+    while (path := image.with_name(f"{stem_of(image)}_{len(found):04d}{suffix_of(image)}")).exists():
+        found.append(path)
+    return found
+
+
+def read_nnunet(path: Path) -> Dataset:
+    """Read nnU-Net v2's raw layout: its ``dataset`` table, or the files of ``imagesTr`` and ``labelsTr``.
+
+    Files ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>`` make a case; where one
+    is there, the others are expected. ``imagesTs`` is not read.
+    """
+    root, description, values = _described(path)
+    where = str(description)
+    if "dataset" in values:
+        cases = _listed_cases(root, values["dataset"], f"{where}: dataset")
+    else:
+        cases = _scanned_cases(root, values.get("file_ending"), len(channel_names(values, where)), where)
+    return _dataset(root, where, values, cases)
+
+
+def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
+    if not isinstance(entries, dict):
+        raise DataError(f"{where}: expected an object from case ids to images and label. Correct it.")
+    cases = []
+    for case_id, entry in entries.items():
+        place = f"{where}: {case_id}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list) or not entry["images"]:
+            raise DataError(f'{place}: expected {{"images": [paths], "label": path}}. Correct it.')
+        images = tuple(inside(root, name, f"{place}: images") for name in entry["images"])
+        label = entry.get("label")
+        cases.append(Case(case_id, images, inside(root, label, f"{place}: label") if label else None))
+    return cases
+
+
+def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[Case]:
+    """Cases of ``imagesTr/<id>_0000.<ext>`` … and ``labelsTr/<id>.<ext>``; absent partners are kept, so that
+    the check of all files can list them."""
+    if not isinstance(ending, str):
+        raise DataError(f'{where}: file_ending: found {ending!r}, expected ".nii.gz", say. Add it.')
+    ids = set()
+    for file in visible_files(root / "imagesTr"):
+        stem = file.name.removesuffix(ending)
+        if stem != file.name and (match := CHANNEL_FILE.fullmatch(stem)):
+            ids.add(match["id"])
+    labels = {
+        f.name.removesuffix(ending) for f in visible_files(root / "labelsTr") if f.name.endswith(ending)
+    }
+    return [
+        Case(
+            case_id,
+            tuple(root / "imagesTr" / f"{case_id}_{channel:04d}{ending}" for channel in range(channels)),
+            root / "labelsTr" / f"{case_id}{ending}",
+        )
+        for case_id in sorted(ids | labels)
+    ]
+
+
+def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
+    description = path / "dataset.json" if path.is_dir() else path
+    return description.parent, description, read_object(description)
+
+
+def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Case]) -> Dataset:
+    name = values.get("name")
+    labels = (
+        parse_labels(values["labels"], f"{where}: labels", values.get("regions_class_order"))
+        if "labels" in values
+        else None
+    )
+    chosen = name if isinstance(name, str) and name else folder_name(root)
+    return Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
+
+
+def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = values.get(key, [])
+    if not isinstance(found, list):
+        raise DataError(f"{where}: {key}: found a {type(found).__name__}, expected a list. Correct it.")
+    return found
+
+
+def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
+    """Names in the order of their numbers; ``modality`` is the older key."""
+    key = "channel_names" if "channel_names" in values else "modality"
+    table = values.get(key)
+    if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))} or not table:
+        raise DataError(
+            f'{where}: {key}: found {table!r}, expected {{"0": "CT"}}, say, numbered from 0. Correct it.'
+        )
+    return tuple(str(table[str(i)]) for i in range(len(table)))
+
+
+def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
+    """Labels from ``{"liver": 1}`` or, as the Decathlon writes it, ``{"1": "liver"}``.
+
+    nnU-Net's regions, ``{"whole": [1, 2], "core": 2}``, make every entry but the background a region. Labels that have
+    no name of their own are called ``label 1`` and so on. Its entry ``ignore`` is the value of voxels that nobody
+    annotated.
+
+    Args:
+        table: as it stands in the file.
+        where: file and field, for messages.
+        order: ``regions_class_order``: the value that each region is written as.
+
+    Raises:
+        DataError: no whole numbers, doubled names or values, or an order that does not fit the regions.
+    """
+    if not isinstance(table, dict) or not table:
+        raise DataError(f'{where}: found {table!r}, expected {{"background": 0, ...}}. Correct it.')
+    if all(key.isdecimal() for key in table) and all(isinstance(name, str) for name in table.values()):
+        table = _inverted(table, where)
+    entries = {name: _whole_numbers(value, f"{where}: {name}") for name, value in table.items()}
+    ignore = entries.pop("ignore", None)
+    try:
+        if all(len(values) == 1 for values in entries.values()):
+            labels = Labels.of({name: values[0] for name, values in entries.items()})
+        else:
+            labels = _with_regions(entries, where, order)
+        return labels if ignore is None else replace(labels, ignore=_only(ignore, f"{where}: ignore"))
+    except DataError as error:
+        raise error if str(error).startswith(where) else DataError(f"{where}: {error}") from None
+
+
+def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -> Labels:
+    """nnU-Net's regions: all entries but the background's, in their order, over labels named where they can be."""
+    regions = {name: values for name, values in entries.items() if values != (0,)}
+    names = {values[0]: name for name, values in regions.items() if len(values) == 1}
+    values = sorted({value for group in regions.values() for value in group} - {0})
+    background = next((name for name, values in entries.items() if values == (0,)), "background")
+    labels = Labels.of({background: 0} | {names.get(value, f"label {value}"): value for value in values})
+    if not isinstance(order, list) or len(order) != len(regions) or not all(type(i) is int for i in order):
+        raise DataError(
+            f"{where}: found the regions {', '.join(regions)} and regions_class_order {order!r}, expected a list of "
+            f"{len(regions)} values, those that they are written as. Add it beside labels."
+        )
+    return labels.with_regions(regions, dict(zip(regions, order, strict=True)))
+
+
+def _whole_numbers(found: Any, where: str) -> tuple[int, ...]:
+    """The value of a label, or the values of a region."""
+    values = found if isinstance(found, list) and found else [found]
+    numbers = [int(v) if isinstance(v, str) and v.isdecimal() else v for v in values]
+    if any(not isinstance(v, int) or isinstance(v, bool) or v < 0 for v in numbers):
+        raise DataError(f"{where}: found {found!r}, expected a whole number from 0. Correct it.")
+    return tuple(numbers)
+
+
+def _only(values: tuple[int, ...], where: str) -> int:
+    if len(values) != 1:
+        raise DataError(f"{where}: found {list(values)}, expected one value. Correct it.")
+    return values[0]
+
+
+def _inverted(table: dict[str, str], where: str) -> dict[str, int]:
+    names = list(table.values())
+    if len(set(names)) < len(names):
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: the name {doubled!r} stands for several values. Give each its own name.")
+    return {name: int(value) for value, name in table.items()}

@@ -1,0 +1,279 @@
+"""Phantoms: made-up torsos with exact label maps, for demos and tests.
+
+Organs are warped ellipsoids placed in the patient (right is +x, anterior +y, superior +z), so that left and
+right kidney differ only by place. The label map is true by construction: a voxel belongs to the organ that
+its centre lies in. Gas, stomach, aorta and ribs are there to be confused with organs and carry no label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from medseg.data.datasets.cases import Dataset
+from medseg.data.datasets.layouts import read_dataset
+from medseg.errors import DataError
+from medseg.io.files import write
+from medseg.labels.label_table import Labels
+from medseg.storage.atomic import write_text
+from medseg.volumes.grid import Grid, checked_spacing
+from medseg.volumes.volume import Volume
+
+Modality = Literal["ct", "mr"]
+Field = NDArray[np.float32]
+
+SHAPE = (96, 84, 44)
+SPACING = (1.2, 1.2, 2.5)  # a third of an adult: whole at 2.5 mm in a patch of 48 voxels
+PHANTOM_LABELS = Labels.of(
+    {"background": 0, "liver": 1, "spleen": 2, "right_kidney": 3, "left_kidney": 4, "spine": 5},
+    {
+        "liver": (177, 102, 77),
+        "spleen": (157, 108, 162),
+        "right_kidney": (241, 172, 75),
+        "left_kidney": (230, 214, 90),
+        "spine": (226, 202, 134),
+    },
+)
+_STORED_AS = ("RAS", "LPS", "LAS", "RPI", "SAR", "ASL")
+
+# Tissues: numbers in the tissue map. The first six are the labels' values.
+_TISSUES = (
+    *("air", "liver", "spleen", "right_kidney", "left_kidney", "spine"),
+    *("fat", "muscle", "stomach", "aorta", "gas", "rib"),
+)
+_HU = (-1000, 125, 150, 205, 205, 340, -100, 45, 10, 250, -850, 450)
+_HU_JITTER = (0, 14, 14, 18, 18, 50, 8, 6, 15, 20, 40, 60)
+_MR_SIGNAL = (0, 430, 270, 340, 340, 520, 820, 170, 110, 50, 10, 80)
+
+_BUMP = 0.11  # each of three waves on an organ's surface, in squared radii
+
+# Centre and radii in units of half the field of view, (right, anterior, superior).
+_ORGANS = (
+    ("spine", (0.0, -0.42, 0.0), (0.15, 0.17, 1.6)),
+    ("right_kidney", (0.38, -0.32, -0.26), (0.17, 0.19, 0.38)),
+    ("left_kidney", (-0.38, -0.33, -0.16), (0.17, 0.19, 0.38)),
+    ("spleen", (-0.52, -0.16, 0.44), (0.20, 0.28, 0.36)),
+    ("liver", (0.40, 0.06, 0.38), (0.34, 0.40, 0.42)),
+    ("liver", (0.08, 0.24, 0.42), (0.38, 0.22, 0.24)),
+    ("aorta", (-0.06, -0.17, 0.0), (0.055, 0.07, 1.6)),
+    ("stomach", (-0.33, 0.22, 0.30), (0.20, 0.20, 0.25)),
+    ("gas", (0.22, 0.30, -0.42), (0.14, 0.12, 0.14)),
+    ("gas", (-0.30, 0.22, -0.48), (0.16, 0.12, 0.12)),
+)
+
+
+def phantom_case(
+    seed: int | Sequence[int],
+    modality: Modality = "ct",
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    oblique: bool = True,
+) -> tuple[Volume, Volume]:
+    """Make one image and its label map, the same for the same arguments.
+
+    Args:
+        seed: a whole number, or several.
+        modality: ``"ct"`` gives Hounsfield units (int16); ``"mr"`` a signal without unit (float32) under a
+            bias field, with a scale that differs from case to case.
+        shape: voxels towards right, anterior and superior. The torso fills the field of view, whatever its
+            size in mm.
+        spacing: mm along the same directions.
+        oblique: turn the scan by some degrees against the patient, and store it in any of six orientations,
+            so that array axes may be permuted. Without it the array is RAS, of exactly `shape`.
+
+    Returns:
+        Image `(1, X, Y, Z)` and label map `(1, X, Y, Z)` uint8 with the values of `PHANTOM_LABELS`, on one
+        grid.
+
+    Raises:
+        DataError: an unknown modality, or a shape or spacing that makes no grid.
+    """
+    if modality not in ("ct", "mr"):
+        raise DataError(f"modality: found {modality!r}, expected 'ct' or 'mr'. Choose one.")
+    rng = np.random.default_rng(seed)
+    spacing = checked_spacing(spacing)
+    extent = np.array(shape) * np.array(spacing) / 2
+    grid = _placed(tuple(shape), spacing, rng, oblique)
+    tissues = _tissue_map(_body_coordinates(grid, extent, rng), rng)
+    values = _ct(tissues, rng) if modality == "ct" else _mr(tissues, rng)
+    labels = np.where(tissues < len(PHANTOM_LABELS), tissues, 0).astype(np.uint8)
+    stored_as = _STORED_AS[rng.integers(len(_STORED_AS))] if oblique else "RAS"
+    image, label = Volume(values[None], grid), Volume(labels[None], grid, "label")
+    return image.reoriented(stored_as), label.reoriented(stored_as)
+
+
+def write_phantoms(
+    folder: str | Path,
+    cases: int = 12,
+    modality: Modality = "ct",
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    oblique: bool = True,
+) -> Dataset:
+    """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon, and read it.
+
+    The same arguments give the same bytes, so it may be called again.
+
+    Args:
+        folder: receives ``dataset.json``, ``imagesTr`` and ``labelsTr``.
+        cases: how many; case i depends on `seed` and i only.
+        modality: as the remaining arguments, see `phantom_case`.
+
+    Raises:
+        DataError: the folder holds another dataset, or cannot be written.
+    """
+    folder = Path(folder)
+    description = folder / "dataset.json"
+    name = f"phantom_{modality}"
+    if description.exists() and read_dataset(folder).name != name:
+        raise DataError(
+            f"{folder}: holds another dataset, expected {name} or nothing. Choose another folder."
+        )
+    entries = []
+    for index in range(cases):
+        image, label = phantom_case((seed, index), modality, shape, spacing, oblique)
+        file = f"phantom_{index:03d}.nii.gz"
+        write(image, folder / "imagesTr" / file)
+        write(label, folder / "labelsTr" / file)
+        entries.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
+    write_text(description, json.dumps(_description(name, modality, entries), indent=1) + "\n")
+    return read_dataset(folder)
+
+
+def _description(name: str, modality: Modality, entries: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": "Made-up torsos; no patient was scanned",
+        "tensorImageSize": "3D",
+        "modality": {"0": modality.upper()},
+        "labels": {str(label.value): label.name for label in PHANTOM_LABELS},
+        "numTraining": len(entries),
+        "numTest": 0,
+        "training": entries,
+        "test": [],
+    }
+
+
+def _placed(
+    shape: tuple[int, ...], spacing: Sequence[float], rng: np.random.Generator, oblique: bool
+) -> Grid:
+    """A grid of this shape and spacing whose centre lies somewhere near the world's origin."""
+    tilt = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = (tilt if oblique else np.eye(3)) @ np.diag(spacing)
+    centre = rng.uniform(-60, 60, 3)
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return Grid(shape, np.round(affine, 4))  # type: ignore[arg-type]
+
+
+def _body_coordinates(grid: Grid, extent: NDArray[np.float64], rng: np.random.Generator) -> Field:
+    """Place `(3, X, Y, Z)` of every voxel in the patient, in units of half the field of view, warped.
+
+    The patient lies near the scan's centre, turned by a few degrees of its own; the warp is a sum of waves
+    a third of the body long or more, which bends organs without folding them.
+    """
+    axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in grid.shape), indexing="ij")
+    middle = (np.array(grid.shape) - 1) / 2
+    index = np.stack(axes).reshape(3, -1) - middle.astype(np.float32)[:, None]
+    offset = _product(grid.affine[:3, :3].astype(np.float32), index)  # mm from the centre
+    pose = Rotation.from_euler("xyz", rng.uniform(-5, 5, 3), degrees=True).as_matrix()
+    scale = extent * rng.uniform(0.94, 1.02, 3)
+    shift = rng.uniform(-0.04, 0.04, (3, 1)).astype(np.float32)
+    points = _product((pose / scale[:, None]).astype(np.float32), offset) + shift
+    waves = rng.normal(size=(6, 3)).astype(np.float32) * 1.8
+    phases = rng.uniform(0, 2 * np.pi, (6, 1)).astype(np.float32)
+    amplitudes = rng.normal(size=(3, 6)).astype(np.float32) * 0.022
+    warped = points + _product(amplitudes, np.sin(_product(waves, points) + phases))
+    return np.asarray(warped.reshape(3, *grid.shape), dtype=np.float32)
+
+
+def _tissue_map(points: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Tissue number of every voxel; where organs touch, the one listed first in `_ORGANS` wins."""
+    girth = rng.uniform(0.98, 1.08)
+    flat = np.array([0.88 * girth, 0.74 * girth, 2.4], dtype=np.float32)
+    depth = np.sqrt(((points / flat[:, None, None, None]) ** 2).sum(0))  # 1 on the skin
+    fat = rng.uniform(0.06, 0.16)
+    tissues = np.zeros(points.shape[1:], dtype=np.uint8)
+    tissues[depth < 1] = _TISSUES.index("fat")
+    inside = depth < 1 - fat
+    tissues[inside] = _TISSUES.index("muscle")
+    free = depth < 1 - fat - 0.05  # organs keep clear of the wall
+    for name, centre, radii in _ORGANS:
+        organ = _ellipsoid(points, free, np.array(centre), np.array(radii), rng)
+        tissues[organ] = _TISSUES.index(name)
+        free &= ~organ
+    wall = inside & (depth > 1 - fat - 0.05) & (points[2] > -0.1)
+    rows = np.sin(points[2] * 22 + 3 * points[1] + rng.uniform(0, 6)) > 0.35
+    tissues[wall & rows] = _TISSUES.index("rib")
+    return tissues
+
+
+def _ellipsoid(
+    points: Field,
+    free: NDArray[np.bool_],
+    centre: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """Free voxels in a bumpy ellipsoid near `centre`, about as large as `radii`, in its own pose."""
+    long = radii[2] > 1  # spine and aorta run through the whole field of view and hardly tilt
+    tilt = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * (3 if long else 14), degrees=True).as_matrix()
+    centre = centre + rng.uniform(-0.035, 0.035, 3)
+    radii = radii * rng.uniform(0.86, 1.14, 3)
+    waves = (rng.normal(size=(3, 3)) * (1.2 if long else 2.0)).astype(np.float32)
+    phases = rng.uniform(0, 2 * np.pi, (3, 1)).astype(np.float32)
+    offset = points - centre.astype(np.float32)[:, None, None, None]
+    reach = np.sqrt(1 + 3 * _BUMP) * radii.max()
+    result: NDArray[np.bool_] = free & ((offset**2).sum(0) < reach**2)  # only these can be inside
+    local = _product((tilt / radii[:, None]).astype(np.float32), offset[:, result])
+    bumps = np.sin(_product(waves, local) + phases).sum(0)
+    result[result] = (local**2).sum(0) < 1 + _BUMP * bumps
+    return result
+
+
+def _product(matrix: Field, vectors: Field) -> Field:
+    """Matrix `(m, n)` times vectors `(n, count)`, summed in one order on every machine, unlike BLAS."""
+    return np.asarray(np.einsum("mn,nc->mc", matrix, vectors))
+
+
+def _ct(tissues: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.int16]:
+    """Hounsfield units: one density a tissue and case, blurred as by partial volume, with grainy noise."""
+    densities = np.array(_HU) + rng.normal(size=len(_HU)) * np.array(_HU_JITTER)
+    kidney = _TISSUES.index("left_kidney")
+    densities[kidney] = densities[kidney - 1]  # both kidneys enhance alike
+    image = ndimage.gaussian_filter(densities.astype(np.float32)[tissues], 0.55)
+    image += _noise(tissues.shape, rng, sigma=rng.uniform(11, 19), grain=0.5)
+    return np.asarray(np.clip(np.round(image), -1024, 3071), dtype=np.int16)
+
+
+def _mr(tissues: NDArray[np.uint8], rng: np.random.Generator) -> Field:
+    """Magnitude signal: tissue contrast times a smooth bias field, with Rician noise, in arbitrary units.
+
+    Rician: the magnitude of a complex signal with Gaussian noise in both parts (Gudbjartsson and Patz 1995).
+    """
+    signal = np.array(_MR_SIGNAL) * rng.uniform(0.88, 1.12, len(_MR_SIGNAL))
+    kidney = _TISSUES.index("left_kidney")
+    signal[kidney] = signal[kidney - 1]
+    image = ndimage.gaussian_filter(signal.astype(np.float32)[tissues], 0.55)
+    ramps = [np.linspace(-1, 1, size, dtype=np.float32) for size in tissues.shape]
+    x, y, z = np.meshgrid(*ramps, indexing="ij")
+    a, b, c, d, e = rng.normal(size=5) * 0.16
+    image = image * np.exp(a * x + b * y + c * z + d * x * y + e * z * z)
+    sigma = rng.uniform(14, 26)
+    real = image + rng.normal(size=image.shape) * sigma
+    imaginary = rng.normal(size=image.shape) * sigma
+    return np.asarray(np.hypot(real, imaginary) * rng.uniform(0.3, 3.0), dtype=np.float32)
+
+
+def _noise(shape: tuple[int, ...], rng: np.random.Generator, sigma: float, grain: float) -> Field:
+    """Gaussian noise of standard deviation `sigma` that is correlated over about `grain` voxels."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), grain)
+    return np.asarray(noise * (sigma / noise.std()), dtype=np.float32)

@@ -1,0 +1,131 @@
+"""Splits into training and validation cases, by subject."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.datasets.cases import Case
+from medseg.errors import DataError, nearest
+from medseg.runtime.formatting import counted
+from medseg.storage.atomic import write_text
+from medseg.storage.json_files import read_json
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold: ids of the cases to train on and to validate on; no id is on both sides."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        both = sorted(set(self.train) & set(self.validation))
+        if both:
+            raise DataError(
+                f"split: case {both[0]!r} is both in train and in validation ({len(both)} such cases). "
+                "Keep each case on one side."
+            )
+
+
+def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
+    """Divide cases into `folds` splits; each subject is validated in exactly one of them.
+
+    Subjects are sorted and permuted by a generator seeded with `seed`, so the order of `cases` does not
+    matter. All cases of a subject stay together; numbers of validation subjects differ by at most one.
+
+    Raises:
+        DataError: `folds` is below 2, or there are fewer subjects than folds.
+    """
+    subjects = sorted({case.subject for case in cases})
+    if folds < 2:
+        raise DataError(f"folds: found {folds}, expected at least 2. Give more folds.")
+    if len(subjects) < folds:
+        raise DataError(
+            f"folds: found {counted(len(subjects), 'subject')} with a label map, expected at least {folds} "
+            f"for {folds} folds, because each holds some out. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
+        )
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    fold_of = {
+        subjects[index]: fold for fold, part in enumerate(np.array_split(order, folds)) for index in part
+    }
+    ordered = sorted(cases, key=lambda case: case.id)
+    return [
+        Split(
+            train=tuple(case.id for case in ordered if fold_of[case.subject] != fold),
+            validation=tuple(case.id for case in ordered if fold_of[case.subject] == fold),
+        )
+        for fold in range(folds)
+    ]
+
+
+def write_splits(splits: Sequence[Split], path: str | Path) -> None:
+    """Write splits as JSON: a list of ``{"train": [ids], "validation": [ids]}``, in one step."""
+    plain = [{"train": list(split.train), "validation": list(split.validation)} for split in splits]
+    write_text(path, json.dumps(plain, indent=1) + "\n")
+
+
+def read_splits(path: str | Path, cases: Sequence[Case] | None = None) -> list[Split]:
+    """Read splits as `write_splits` writes them; nnU-Net's key ``val`` is understood as validation.
+
+    Args:
+        path: a JSON file.
+        cases: where given, every id must be one of theirs, and no subject may be on both sides.
+
+    Raises:
+        DataError: not such a file, an unknown id (with the nearest known one), or a case or subject on both
+            sides of a split; the message names the fold.
+    """
+    path = Path(path)
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: expected a list of splits, not empty. Write [{_EXAMPLE}].")
+    splits = [_parsed(entry, f"{path}: fold {fold}") for fold, entry in enumerate(entries)]
+    if cases is not None:
+        subjects = {case.id: case.subject for case in cases}
+        for fold, split in enumerate(splits):
+            _check_known(split, subjects, f"{path}: fold {fold}")
+    return splits
+
+
+_EXAMPLE = '{"train": ["case_1"], "validation": ["case_2"]}'
+
+
+def _parsed(entry: Any, where: str) -> Split:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: found a {type(entry).__name__}, expected an object. Write {_EXAMPLE}.")
+    renamed = {"validation" if key == "val" else key: value for key, value in entry.items()}
+    if set(renamed) != {"train", "validation"} or len(renamed) != len(entry):
+        raise DataError(
+            f"{where}: found keys {sorted(entry)}, expected train and validation. Write {_EXAMPLE}."
+        )
+    for key, ids in renamed.items():
+        if not isinstance(ids, list) or not all(isinstance(case_id, str) for case_id in ids):
+            raise DataError(f"{where}: {key}: expected a list of case ids. Write {_EXAMPLE}.")
+        if len(set(ids)) < len(ids):
+            doubled = next(case_id for case_id in ids if ids.count(case_id) > 1)
+            raise DataError(f"{where}: {key}: case {doubled!r} is listed twice. Remove one.")
+    try:
+        return Split(tuple(renamed["train"]), tuple(renamed["validation"]))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _check_known(split: Split, subjects: dict[str, str], where: str) -> None:
+    for case_id in (*split.train, *split.validation):
+        if case_id not in subjects:
+            raise DataError(
+                f"{where}: unknown case {case_id!r}.{nearest(case_id, subjects)} The dataset has "
+                f"{counted(len(subjects), 'case')}. Correct the id, or give the splits of this dataset."
+            )
+    both = {subjects[i] for i in split.train} & {subjects[i] for i in split.validation}
+    if both:
+        raise DataError(
+            f"{where}: subject {min(both)!r} has cases both in train and in validation "
+            f"({len(both)} such subjects). Keep each subject on one side."
+        )

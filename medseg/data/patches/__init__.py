@@ -1,0 +1,1 @@
+"""Training samples: stored cases, patch sampling and augmentation."""

@@ -1,0 +1,228 @@
+"""A prepared image that is made some slices at a time, so that nothing of its size is held beside the file's voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.preprocessing.normalize import Scale
+from medseg.volumes.resampling import AxisMap, axis_matrix, nearest_index
+
+_PLANES = 16  # slices prepared at a time
+_COLUMNS = 128  # of a slice, prepared at a time
+_NEGLIGIBLE = 1e-10  # weights of a cubic spline below it are left out; they fall by 3.7 a voxel
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass
+class _Tile:
+    """Some columns of all slices.
+
+    Attributes:
+        target: columns of the target. source: columns of the source that they need.
+        weights: matrix that interpolates them; None where columns are taken as they are.
+        picks: which of the source's columns they are; None for each of them once.
+        rows: source slices that were made last, from which one on; None if there are none.
+    """
+
+    target: slice
+    source: slice
+    weights: NDArray[np.float64] | None = None
+    picks: NDArray[np.int64] | None = None
+    rows: tuple[int, Float32] | None = field(default=None, repr=False)
+
+
+class PreparedSlices:
+    """Normalised and resampled slices of an image, across its last axis.
+
+    Results equal `medseg.volumes.resampling.resample` of the normalised image up to float rounding. They are computed a tile
+    of columns at a time, so that they are the same whether all columns are asked for or some.
+
+    Args:
+        data: `(C, X, Y, Z)` as in the file, turned and cropped; a view is enough.
+        scales: of each channel, with the mask `(X, Y, Z)` that it needs.
+        maps: where target voxels lie, an `AxisMap` an axis.
+        orders: spline order per axis, 0 or 3.
+    """
+
+    def __init__(
+        self,
+        data: NDArray[Any],
+        scales: Sequence[tuple[Scale, NDArray[np.bool_] | None]],
+        maps: Sequence[AxisMap],
+        orders: Sequence[int],
+    ) -> None:
+        self._data = data
+        self._scales = scales
+        self._maps = maps
+        self._smooth = [
+            axis_matrix(m, order) if order > 0 and not m.is_selection else None
+            for m, order in zip(maps, orders, strict=True)
+        ]
+        self._selects = [
+            None if smooth is not None or m.is_identity else nearest_index(m)
+            for m, smooth in zip(maps, self._smooth, strict=True)
+        ]
+        self._is_cubic = any(smooth is not None for smooth in self._smooth)
+        self._kept_axes = tuple(axis for axis, order in enumerate(orders) if order == 0)
+        self._tiles = [self._tile(start) for start in range(0, maps[0].n_out, _COLUMNS)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, then slices, then the two axes of a slice: `(C, Z, X, Y)` of the target."""
+        x, y, z = (m.n_out for m in self._maps)
+        return self._data.shape[0], z, x, y
+
+    @property
+    def lowest(self) -> list[float]:
+        """Lowest normalised intensity of each channel."""
+        return [float(low.min()) for low, _ in self._ranges]
+
+    def slices(self, first: int, last: int, columns: slice | None = None) -> Float32:
+        """Target slices `first` up to but without `last`, `(C, last - first, X, Y)` float32.
+
+        Cheapest in order: source slices that the next call needs again are kept.
+
+        Args:
+            first, last: along the last axis of the target.
+            columns: part of its first axis that is wanted, with start and stop; None for all.
+        """
+        left, right = (0, self.shape[2]) if columns is None else (columns.start, columns.stop)
+        result = np.empty((self.shape[0], last - first, right - left, self.shape[3]), np.float32)
+        for tile in self._tiles:
+            start, stop = max(left, tile.target.start), min(right, tile.target.stop)
+            if start >= stop:
+                continue
+            seen = slice(start - tile.target.start, stop - tile.target.start)
+            # In pieces, because thin slices are many to each of the target's.
+            for low in range(first, last, _PLANES):
+                high = min(low + _PLANES, last)
+                piece = self._piece(tile, low, high)
+                result[:, low - first : high - first, start - left : stop - left] = piece[:, :, seen]
+        return result
+
+    def _tile(self, start: int) -> _Tile:
+        target = slice(start, min(start + _COLUMNS, self._maps[0].n_out))
+        matrix, index = self._smooth[0], self._selects[0]
+        if matrix is not None:
+            source = _needed(matrix[target])
+            return _Tile(target, source, weights=matrix[target, source])
+        if index is None:
+            return _Tile(target, target)
+        picks = index[target]
+        source = slice(int(picks.min()), int(picks.max()) + 1)
+        return _Tile(target, source, picks=picks - source.start)
+
+    def _piece(self, tile: _Tile, first: int, last: int) -> Float32:
+        matrix = self._smooth[2]
+        if matrix is None:
+            index = self._selects[2]
+            wanted = np.arange(first, last) if index is None else index[first:last]
+            start = int(wanted.min())
+            result = self._source_rows(tile, start, int(wanted.max()) + 1)
+            if index is not None:
+                result = result[:, wanted - start]
+        else:
+            needed = _needed(matrix[first:last])
+            rows = self._source_rows(tile, needed.start, needed.stop)
+            result = _product(matrix[first:last, needed], rows.reshape(*rows.shape[:2], -1))
+            result = result.reshape(rows.shape[0], last - first, *rows.shape[2:])
+        return self._selected(tile, self._clipped(tile, result, slice(first, last)))
+
+    def _source_rows(self, tile: _Tile, start: int, stop: int) -> Float32:
+        """Source slices, normalised and resampled within the slice, `(C, stop - start, X, Y)`."""
+        held_from, held = tile.rows or (start, np.empty((self._data.shape[0], 0, 0, 0), np.float32))
+        held_to = held_from + held.shape[1]
+        if held_from <= start <= held_to and held.size:
+            parts = [held[:, start - held_from :]]
+        else:
+            parts, held_to = [], start
+        parts += [
+            self._planes(tile, low, min(low + _PLANES, stop))
+            for low in range(max(held_to, start), stop, _PLANES)
+        ]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        tile.rows = (start, rows) if self._smooth[2] is not None else None
+        return rows[:, : stop - start]
+
+    def _planes(self, tile: _Tile, start: int, stop: int) -> Float32:
+        """`_source_rows` without what is held; smooth axes of the slice are interpolated, others left for later."""
+        y = self._smooth[1]
+        planes = []
+        for values in self._normalised(start, stop, tile.source):
+            plane = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (n, X, Y)
+            if tile.weights is not None:
+                plane = _product(tile.weights, plane)
+            if y is not None:
+                plane = np.swapaxes(_product(y, np.swapaxes(plane, 1, 2)), 1, 2)
+            planes.append(plane)
+        return np.stack(planes)
+
+    def _normalised(self, start: int, stop: int, columns: slice = slice(None)) -> Iterator[Float32]:
+        """Each channel's source slices, `(X, Y, stop - start)`."""
+        for channel, (scale, mask) in zip(self._data, self._scales, strict=True):
+            part = None if mask is None else mask[columns, :, start:stop]
+            yield scale.apply(channel[columns, :, start:stop], part)
+
+    @cached_property
+    def _ranges(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Lowest and highest normalised value of each channel: of all, or of each slice across a thick axis."""
+        depth = self._data.shape[-1]
+        axes = tuple(axis for axis in range(3) if axis not in self._kept_axes)
+        lows: list[list[Float32]] = [[] for _ in self._scales]
+        highs: list[list[Float32]] = [[] for _ in self._scales]
+        for start in range(0, depth, _PLANES):
+            for channel, values in enumerate(self._normalised(start, min(start + _PLANES, depth))):
+                lows[channel].append(values.min(axis=axes, keepdims=True))
+                highs[channel].append(values.max(axis=axes, keepdims=True))
+        along_z = 2 in self._kept_axes
+        return [
+            (
+                np.concatenate(low, axis=2) if along_z else np.minimum.reduce(low),
+                np.concatenate(high, axis=2) if along_z else np.maximum.reduce(high),
+            )
+            for low, high in zip(lows, highs, strict=True)
+        ]
+
+    def _clipped(self, tile: _Tile, result: Float32, targets: slice) -> Float32:
+        """Cut what the spline overshot, `(C, n, X, Y)`; axes of a slice that are selected still have source size."""
+        if not self._is_cubic:
+            return result
+        for channel, (low, high) in zip(result, self._ranges, strict=True):
+            # (X, Y, Z) with 1 where the range is of all: turned to (Z, X, Y), Z brought to the target.
+            limits = [np.moveaxis(limit, 2, 0) for limit in (low, high)]
+            if 2 in self._kept_axes:
+                index = self._selects[2]
+                limits = [limit[targets if index is None else index[targets]] for limit in limits]
+            if 0 in self._kept_axes:
+                limits = [limit[:, tile.source] for limit in limits]
+            np.clip(channel, *limits, out=channel)
+        return result
+
+    def _selected(self, tile: _Tile, result: Float32) -> Float32:
+        for axis, index in ((2, tile.picks), (3, self._selects[1])):
+            if index is not None:
+                result = np.take(result, index, axis=axis)
+        return result
+
+
+def _needed(weights: NDArray[np.float64]) -> slice:
+    """The columns of a matrix that hold more than next to nothing."""
+    found = np.flatnonzero((np.abs(weights) > _NEGLIGIBLE).any(axis=0))
+    return slice(int(found[0]), int(found[-1]) + 1)
+
+
+def _product(matrix: NDArray[np.float64], stack: Float32) -> Float32:
+    """The matrix times each matrix of a stack `(n, i, j)`; by torch, because NumPy has no fast path for it."""
+    import torch
+
+    found: Float32 = torch.matmul(
+        torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(stack)
+    ).numpy()
+    return found

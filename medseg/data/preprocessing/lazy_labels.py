@@ -1,0 +1,55 @@
+"""A label map on the network's grid, made some slices at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.volumes.resampling import AxisMap, axis_matrix, nearest_index, resample_labels
+
+_PLANES = 8  # slices made at a time: shares of labels are held in double precision
+
+
+class LabelSlices:
+    """Resampled slices of a label map, across its last axis, equal to `medseg.volumes.resampling.resample_labels` of it all.
+
+    Args:
+        data: integer labels `(X, Y, Z)` as in the file, turned and cropped; a view is enough.
+        maps: where target voxels lie, an `AxisMap` an axis.
+        orders: 0 or 1 per axis.
+    """
+
+    def __init__(self, data: NDArray[Any], maps: Sequence[AxisMap], orders: Sequence[int]) -> None:
+        self._data = data
+        self._maps = maps
+        self._orders = orders
+        self._smooth = orders[2] > 0 and not maps[2].is_selection
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, then the two axes of a slice: `(Z, X, Y)` of the target."""
+        x, y, z = (m.n_out for m in self._maps)
+        return z, x, y
+
+    def slices(self, first: int, last: int) -> NDArray[Any]:
+        """Target slices `first` up to but without `last`, `(last - first, X, Y)`."""
+        result = np.empty((last - first, *self.shape[1:]), self._data.dtype)
+        for low in range(first, last, _PLANES):
+            high = min(low + _PLANES, last)
+            result[low - first : high - first] = np.moveaxis(self._piece(low, high), -1, 0)
+        return result
+
+    def _piece(self, first: int, last: int) -> NDArray[Any]:
+        """Slices `(X, Y, last - first)` from the source slices that they need."""
+        along = self._maps[2]
+        if not self._smooth:
+            index = nearest_index(along)[first:last]
+            own = AxisMap.resize(len(index), len(index))
+            return resample_labels(self._data[..., index], [*self._maps[:2], own], self._orders)
+        needed = np.flatnonzero(axis_matrix(along, 1)[first:last].any(axis=0))
+        low, high = int(needed[0]), int(needed[-1]) + 1
+        own = AxisMap(high - low, last - first, along.scale, along.offset + along.scale * first - low)
+        return resample_labels(self._data[..., low:high], [*self._maps[:2], own], self._orders)

@@ -1,0 +1,1 @@
+"""How a 2-D model sees the slices of a volume."""

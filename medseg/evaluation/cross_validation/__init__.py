@@ -1,0 +1,1 @@
+"""Tables, confidence intervals, comparison and post-processing of cross-validated runs."""

@@ -1,0 +1,220 @@
+"""Whether keeping only the largest component helps: nnU-Net's rule (Isensee et al. 2021), learned from predictions
+of cases that were not trained on.
+
+First the largest component of all labels together is tried, and kept if the mean Dice of the labels rises and none
+falls. Then, where there are several labels, the largest component of each is tried on top of that, and kept if the
+label's mean Dice rises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.evaluation.cross_validation.bootstrap import mean_of_known
+from medseg.evaluation.label_maps.metrics import confusion, label_map, on_grid_of
+from medseg.evaluation.rendering import finite
+from medseg.inference.postprocess import keep_largest_components
+from medseg.labels.label_sets import Drawn, undrawn
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+Array = NDArray[np.float64]
+_MOST_TOLD = 13  # lines of text; all of them are in the summary
+_AS_IT_IS, _TOGETHER, _EACH, _BOTH = range(4)  # what trial_dice tries, in this order
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One correction that was tried.
+
+    Attributes:
+        what: the label of which only the largest component stayed, or None for all of them together.
+        before, after: mean Dice of each label that it touches, by name; NaN for one that is in no case.
+        adopted: whether it is kept.
+    """
+
+    what: str | None
+    before: dict[str, float]
+    after: dict[str, float]
+    adopted: bool
+
+    def __str__(self) -> str:
+        before, after = (float(np.nanmean([*dice.values()])) for dice in (self.before, self.after))
+        fallen = [name for name in self.before if self.after[name] < self.before[name]]
+        falls = f"; {', '.join(fallen)} would fall" if self.what is None and fallen and after > before else ""
+        outcome = "kept" if self.adopted else f"not kept{falls}"
+        return (
+            f"largest component of {self.what or 'all labels'}: Dice {before:.4f} -> {after:.4f}, {outcome}"
+        )
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """What was learned, as `PredictSettings` names it, and what it brought.
+
+    Attributes:
+        keep_largest_foreground, keep_largest: settings of prediction.
+        trials: everything that was tried, in order.
+        before, after: mean Dice of each label over the cases, without and with all that is kept; these are the cases
+            that it was learned from, so that `after` flatters a little.
+    """
+
+    keep_largest_foreground: bool
+    keep_largest: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def foreground_means(self) -> tuple[float, float]:
+        """Mean of the labels' mean Dice, before and after."""
+        means = mean_of_known(np.array([[*self.before.values()], [*self.after.values()]]))
+        return float(means[0]), float(means[1])
+
+    @property
+    def helps(self) -> bool:
+        """Whether anything is kept."""
+        return self.keep_largest_foreground or bool(self.keep_largest)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON: what is not a finite number is null."""
+        before, after = self.foreground_means
+        return {
+            "keep_largest_foreground": self.keep_largest_foreground,
+            "keep_largest": list(self.keep_largest),
+            "foreground_mean_dice": {"before": finite(before), "after": finite(after)},
+            "labels": _side_by_side(self.before, self.after),
+            "tried": [
+                {
+                    "largest_component_of": trial.what or "all labels",
+                    "adopted": trial.adopted,
+                    "labels": _side_by_side(trial.before, trial.after),
+                }
+                for trial in self.trials
+            ],
+        }
+
+    def __str__(self) -> str:
+        before, after = self.foreground_means
+        total = f"foreground mean Dice {before:.4f} -> {after:.4f}" if self.helps else "nothing helps"
+        few = len(self.trials) <= _MOST_TOLD
+        told = [trial for trial in self.trials if few or trial.adopted or trial.what is None]
+        lines = [str(trial) for trial in told]
+        if len(told) < len(self.trials):
+            lines.append(f"largest component of {len(self.trials) - len(told)} other labels: not kept")
+        return "\n  ".join(["post-processing:", *lines, total])
+
+
+def trial_dice(
+    prediction: Volume, reference: Volume, labels: Labels, *, where: str = "", drawn: Drawn | None = None
+) -> Array:
+    """Dice of one case under every correction that `learned` may combine.
+
+    Args:
+        prediction: label map as predicted. reference: on the same grid, perhaps in another orientation.
+        labels: of both.
+        where: the case, for messages.
+        drawn: names of the labels that were drawn in the reference; None for all.
+
+    Returns:
+        `(4, m)` of the foreground labels or regions: as it is, largest component of all together, of each, and of each
+        after all together; NaN for one that is in neither map, or holds a label that was not drawn. Of regions, which
+        overlap, each is corrected by itself.
+
+    Raises:
+        DataError: as `medseg.evaluation.compare`.
+    """
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
+    together = keep_largest_components(predicted, range(1, len(labels)), together=True)
+
+    def dice(classes: NDArray[Any]) -> Array:
+        found = _dice(_counts(classes, expected, len(labels)), groups)
+        return np.where(unknown, np.nan, found)
+
+    def each(classes: NDArray[Any]) -> Array:
+        if not labels.regions:  # labels do not touch each other's voxels
+            return dice(keep_largest_components(classes, range(1, len(labels))))
+        corrected = (keep_largest_components(classes, group, together=True) for group in groups)
+        return np.array([dice(one)[index] for index, one in enumerate(corrected)])
+
+    return np.stack([dice(predicted), dice(together), each(predicted), each(together)])
+
+
+def label_dice(
+    prediction: Volume, reference: Volume, labels: Labels, *, where: str = "", drawn: Drawn | None = None
+) -> Array:
+    """Dice `(m,)` of one case, of each foreground label or region; arguments, NaN and errors as in `trial_dice`."""
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
+    return np.where(unknown, np.nan, _dice(_counts(predicted, expected, len(labels)), groups))
+
+
+def _as_classes(
+    prediction: Volume, reference: Volume, labels: Labels, where: str, drawn: Drawn | None
+) -> tuple[NDArray[Any], NDArray[Any], list[list[int]], NDArray[np.bool_]]:
+    """Classes of both maps on one grid; the classes of each label or region, and whether it cannot be judged."""
+    aligned = on_grid_of(prediction, reference, where=f"{where}: prediction")
+    predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
+    expected = labels.to_classes(label_map(reference, where), where)
+    groups = [[labels.values.index(value) for value in one.values] for one in labels.measured]
+    missing = set(undrawn(labels, drawn, where))
+    return predicted, expected, groups, np.array([bool(missing & set(group)) for group in groups])
+
+
+def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """Voxels `(k, k)` by predicted and reference class, without those that the reference says to ignore."""
+    known = expected < num_classes
+    if known.all():
+        return confusion(classes, expected, num_classes)
+    return confusion(classes[known], expected[known], num_classes)
+
+
+def learned(dice: Array, names: Sequence[str]) -> PostProcessing:
+    """Apply the rule.
+
+    Args:
+        dice: `(cases, 4, labels)` as `trial_dice` gives it.
+        names: of the foreground labels or regions.
+    """
+    cases, variants, count = dice.shape
+    flat = dice.reshape(cases, variants * count)
+    means = mean_of_known(flat.T).reshape(variants, count)
+    overall = mean_of_known(means)
+    none_falls = not (means[_TOGETHER] < means[_AS_IT_IS]).any()
+    union = bool(overall[_TOGETHER] > overall[_AS_IT_IS]) and none_falls
+    base, each = (means[_TOGETHER], means[_BOTH]) if union else (means[_AS_IT_IS], means[_EACH])
+    chosen = each > base if count > 1 else np.zeros(count, bool)
+    trials = [Trial(None, _named(names, means[_AS_IT_IS]), _named(names, means[_TOGETHER]), union)]
+    if count > 1:
+        trials += [
+            Trial(name, {name: float(base[i])}, {name: float(each[i])}, bool(chosen[i]))
+            for i, name in enumerate(names)
+            if np.isfinite(base[i])
+        ]
+    return PostProcessing(
+        keep_largest_foreground=union,
+        keep_largest=tuple(name for name, keeps in zip(names, chosen, strict=True) if keeps),
+        trials=tuple(trials),
+        before=_named(names, means[_AS_IT_IS]),
+        after=_named(names, np.where(chosen, each, base)),
+    )
+
+
+def _dice(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> Array:
+    """Dice of unions of classes from voxels `(k, k)` by predicted and reference class."""
+    shared = np.array([counts[np.ix_(group, group)].sum() for group in groups])
+    sizes = np.array([counts[group].sum() + counts[:, group].sum() for group in groups])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * shared / sizes)
+
+
+def _named(names: Sequence[str], values: Array) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _side_by_side(before: dict[str, float], after: dict[str, float]) -> dict[str, dict[str, float | None]]:
+    return {name: {"before": finite(before[name]), "after": finite(after[name])} for name in before}

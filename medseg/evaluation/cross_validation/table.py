@@ -1,0 +1,144 @@
+"""The table of a cross-validation: every case predicted by the fold that held it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.evaluation.cross_validation.bootstrap import DRAWS, Interval, mean_of_known, resampled_means
+from medseg.evaluation.cross_validation.select_post_processing import PostProcessing
+from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.table import METRICS, Table
+from medseg.evaluation.rendering import as_html, as_text, finite
+from medseg.storage.atomic import write_text
+
+
+@dataclass(frozen=True, repr=False)
+class FoldTable:
+    """Metrics of all held-out cases together, of each fold, and how sure they are.
+
+    Attributes:
+        table: one row for each case and label.
+        folds: case id → fold that held it out.
+        subjects: case id → person.
+        post_processing: what keeping the largest components would bring; None where it was not asked.
+        objects: instance metrics of the same cases; None where no instances were predicted.
+    """
+
+    table: Table
+    folds: Mapping[str, int]
+    subjects: Mapping[str, str]
+    post_processing: PostProcessing | None = None
+    objects: InstanceTable | None = None
+
+    def of_fold(self, fold: int) -> Table:
+        """The rows of one fold."""
+        rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
+        return Table(rows, self.table.tolerance_mm)
+
+    @cached_property
+    def by_fold(self) -> dict[int, dict[str, float]]:
+        """By fold, then by metric: the foreground mean."""
+        return {fold: self.of_fold(fold).foreground_mean() for fold in sorted(set(self.folds.values()))}
+
+    def over_folds(self, metric: str) -> tuple[float, float]:
+        """Mean of the folds' foreground means, and their sample standard deviation (NaN for one fold)."""
+        values = np.array([means[metric] for means in self.by_fold.values()])
+        known = values[np.isfinite(values)]
+        if known.size < 2:
+            return (float(known[0]) if known.size else float("nan")), float("nan")
+        return float(known.mean()), float(known.std(ddof=1))
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, Interval]]:
+        """By label name, then by metric, and under ``""`` for the foreground mean: 95 % of the bootstrap's draws."""
+        cases, names = self.table.cases, self.table.labels
+        rows = {(row.case, row.name): row for row in self.table.rows}
+        values = np.full((len(cases), len(METRICS), len(names)), np.nan)
+        for i, case in enumerate(cases):
+            for k, name in enumerate(names):
+                if (row := rows.get((case, name))) is not None:
+                    values[i, :, k] = [getattr(row, metric) for metric in METRICS]
+        subjects = [self.subjects[case] for case in cases]
+        draws = resampled_means(values.reshape(len(cases), -1), subjects).reshape(-1, *values.shape[1:])
+        found = {"": {m: Interval.of(mean_of_known(draws[:, j])) for j, m in enumerate(METRICS)}}
+        for k, name in enumerate(names):
+            found[name] = {m: Interval.of(draws[:, j, k]) for j, m in enumerate(METRICS)}
+        return found
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write every row, as `Table.write_tsv`."""
+        self.table.write_tsv(path)
+
+    def summary(self) -> dict[str, Any]:
+        """`Table.summary` with folds, intervals and post-processing."""
+        means = {metric: self.over_folds(metric) for metric in METRICS}
+        return {
+            **self.table.summary(),
+            "bootstrap": {"draws": DRAWS, "by": "subject", "percent": 95},
+            "foreground_mean_interval": _plain(self.intervals[""]),
+            "label_intervals": {name: _plain(found) for name, found in self.intervals.items() if name},
+            "folds": [self._fold(fold) for fold in self.by_fold],
+            "over_folds": {m: {"mean": finite(mean), "std": finite(std)} for m, (mean, std) in means.items()},
+            "subjects": dict(self.subjects),
+            "post_processing": self.post_processing.to_plain() if self.post_processing else None,
+        }
+
+    def write_summary(self, path: str | Path) -> None:
+        """Write `summary` as JSON; what is not a finite number is null.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def _fold(self, fold: int) -> dict[str, Any]:
+        table = self.of_fold(fold)
+        return {
+            "fold": fold,
+            "cases": list(table.cases),
+            "foreground_mean": {metric: finite(mean) for metric, mean in self.by_fold[fold].items()},
+            "labels": {
+                name: {metric: finite(value) for metric, value in means.items()}
+                for name, means in table.mean().items()
+            },
+        }
+
+    def __repr__(self) -> str:
+        objects = "" if self.objects is None else f"\n\n{self.objects!r}"
+        return f"{self.table!r}\n\n{as_text(self._cells(), self._notes())}{objects}"
+
+    def _repr_html_(self) -> str:
+        objects = "" if self.objects is None else self.objects._repr_html_()
+        return f"{self.table._repr_html_()}{as_html(self._cells(), self._notes())}{objects}"
+
+    def _cells(self) -> list[list[str]]:
+        """A row a fold, and what they are together."""
+        shown = {"dice": ("Dice", 3), "hd95_mm": ("HD95 mm", 2), "surface_dice": ("surface Dice", 3)}
+        rows = [["fold", "cases", *(title for title, _ in shown.values())]]
+        for fold, means in self.by_fold.items():
+            count = sum(own == fold for own in self.folds.values())
+            rows.append([str(fold), str(count), *(_number(means[m], n) for m, (_, n) in shown.items())])
+        together = [(self.over_folds(metric), digits) for metric, (_, digits) in shown.items()]
+        rows.append(["mean ± sd", "", *(f"{_number(m, n)} ± {_number(s, n)}" for (m, s), n in together)])
+        return rows
+
+    def _notes(self) -> list[str]:
+        dice, interval = self.table.foreground_mean()["dice"], self.intervals[""]["dice"]
+        subjects = len(set(self.subjects.values()))
+        note = f"foreground mean Dice {dice:.3f} (95 % interval {interval}, {subjects} subjects)"
+        return [note, *([str(self.post_processing)] if self.post_processing else [])]
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
+
+
+def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    return {m: {side: finite(value) for side, value in asdict(i).items()} for m, i in intervals.items()}

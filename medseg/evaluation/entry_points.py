@@ -1,0 +1,119 @@
+"""Predictions against references: overlap, surface distances in mm, volumes.
+
+`evaluate` measures what it is given and returns a `Table`; `evaluate_cases` yields the rows case by case,
+for a caller that shows progress. What the numbers mean, and what they are for empty masks, is told in
+`medseg.evaluation.label_maps.metrics.LabelMetrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.evaluation.instances.metrics import InstanceMetrics
+from medseg.evaluation.instances.pairs import (
+    InstancePair,
+    evaluate_instance_cases,
+    evaluate_instances,
+    instance_pairs,
+)
+from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.metrics import LabelMetrics, compare, label_map
+from medseg.evaluation.label_maps.pairs import Pair, pair_files
+from medseg.evaluation.label_maps.table import Statistics, Table
+from medseg.io.files import stem_of
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+__all__ = [
+    "InstanceMetrics",
+    "InstancePair",
+    "InstanceTable",
+    "LabelMetrics",
+    "Pair",
+    "Statistics",
+    "Table",
+    "compare",
+    "evaluate",
+    "evaluate_cases",
+    "evaluate_instance_cases",
+    "evaluate_instances",
+    "instance_pairs",
+    "pair_files",
+]
+
+Source = Volume | str | Path
+_MANY_VALUES, _SHARED = 30, 0.25
+
+
+def evaluate(
+    prediction: Source, reference: Source, labels: Labels | None = None, *, tolerance_mm: float = 1.0
+) -> Table:
+    """Compare label maps with their references.
+
+    Args:
+        prediction: a label volume, a file, or a folder of files named as the references are.
+        reference: as `prediction`; folders are matched by file name (see `pair_files`).
+        labels: names of the values; without it every value that occurs is called ``label 1`` and so on.
+        tolerance_mm: for the surface Dice.
+
+    Raises:
+        DataError: files that are missing, are no label maps, or do not share a grid.
+        ConfigError: a tolerance that is negative or not finite.
+    """
+    pairs = _pairs(prediction, reference)
+    rows = [row for case in evaluate_cases(pairs, labels, tolerance_mm=tolerance_mm) for row in case]
+    return Table(tuple(rows), tolerance_mm)
+
+
+def evaluate_cases(
+    pairs: Iterable[Pair], labels: Labels | None = None, *, tolerance_mm: float = 1.0
+) -> Iterator[list[LabelMetrics]]:
+    """Yield the rows of one case after another, reading files as they are reached.
+
+    Raises:
+        DataError, ConfigError: as `evaluate`, at the case where the fault lies.
+    """
+    for pair in pairs:
+        prediction, reference = pair.volumes()
+        table = labels_in(prediction, reference) if labels is None else labels
+        if labels is None:
+            _check_alike(prediction, reference, pair.case)
+        yield compare(
+            prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case, drawn=pair.drawn
+        )
+
+
+def labels_in(*volumes: Volume) -> Labels:
+    """Every value of these label maps, named ``label 1`` and so on, 0 being the background.
+
+    Raises:
+        DataError: not a label map, or a negative value.
+    """
+    return Labels.of_values(*(label_map(volume, "label map") for volume in volumes))
+
+
+def _check_alike(prediction: Volume, reference: Volume, case: str) -> None:
+    """Refuse an image in the place of a label map, which has many values that the other side knows nothing of."""
+    found = [set(np.unique(volume.data).tolist()) - {0} for volume in (prediction, reference)]
+    if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
+        raise DataError(
+            f"{case or 'evaluate'}: found {len(found[0])} values in the prediction and {len(found[1])} in the reference, "
+            "expected label maps of the same labels. Compare maps of ids with --instances; if neither is an image, name the "
+            "labels with --labels TSV."
+        )
+
+
+def _pairs(prediction: Source, reference: Source) -> list[Pair]:
+    if isinstance(prediction, Volume) or isinstance(reference, Volume):
+        sources = [s if isinstance(s, Volume) else Path(s) for s in (prediction, reference)]
+        files = [source for source in sources if isinstance(source, Path)]
+        if any(path.is_dir() for path in files):
+            raise DataError(
+                f"{files[0]}: found a folder and a volume, expected two of a kind. Give both as folders, or a file."
+            )
+        return [Pair(stem_of(files[0]) if files else "", sources[0], sources[1])]
+    return pair_files(prediction, reference)

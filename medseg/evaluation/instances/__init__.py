@@ -1,0 +1,1 @@
+"""Metrics of instances: average precision, panoptic quality and F1."""

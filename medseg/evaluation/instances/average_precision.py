@@ -1,0 +1,69 @@
+"""Average precision of scored instances, as on COCO (Lin et al. 2014)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.labels.instance_overlaps import Overlaps
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+
+
+def hits_of(overlaps: Overlaps, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which predictions `(10, m)` hit a reference, for each of `THRESHOLDS`.
+
+    Predictions choose by falling score; each takes the reference of the highest IoU that is still free (the
+    last of equals), if that IoU reaches the threshold.
+
+    Args:
+        overlaps: of the predictions and references of one image and class.
+        scores: `(m,)` of the predictions.
+    """
+    hits = np.zeros((len(THRESHOLDS), overlaps.predictions), dtype=bool)
+    first = np.searchsorted(overlaps.predicted, np.arange(overlaps.predictions + 1))
+    order = np.argsort(-scores, kind="stable")
+    for hit, threshold in zip(hits, THRESHOLDS, strict=True):
+        taken = np.zeros(overlaps.references, dtype=bool)
+        for prediction in order:
+            pairs = slice(first[prediction], first[prediction + 1])
+            candidates = overlaps.expected[pairs]
+            iou = np.where(taken[candidates], -1, overlaps.iou[pairs])
+            if len(iou) and iou.max() >= threshold - 1e-10:
+                hit[prediction] = True
+                taken[candidates[len(iou) - 1 - iou[::-1].argmax()]] = True
+    return hits
+
+
+def average_precision(
+    scores: NDArray[np.float64], hits: NDArray[np.bool_], references: int
+) -> NDArray[np.float64]:
+    """Area under precision over recall `(t,)`, precision made falling and read at 101 recalls.
+
+    Predictions of equal score enter together, so that their order does not matter: without scores the curve
+    is one point.
+
+    Args:
+        scores: `(m,)` of predictions of one class, over all images together.
+        hits: `(t, m)`, see `hits_of`.
+        references: instances in all images.
+
+    Returns:
+        NaN without references, 0 without predictions.
+    """
+    if references == 0:
+        return np.full(len(hits), np.nan)
+    if not len(scores):
+        return np.zeros(len(hits))
+    order = np.argsort(-scores, kind="stable")
+    last_of_score = np.append(np.diff(scores[order]) != 0, True)
+    found = hits[:, order].cumsum(axis=1)[:, last_of_score]
+    precision = found / (np.flatnonzero(last_of_score) + 1)
+    recall = found / references
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    result = np.zeros(len(hits))
+    for index, (p, r) in enumerate(zip(precision, recall, strict=True)):
+        at = np.searchsorted(r, _RECALLS, side="left")
+        result[index] = np.append(p, 0)[at].mean()
+    return result

@@ -1,0 +1,194 @@
+"""Predicted instances against reference instances, from files, volumes or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.errors import ConfigError, DataError
+from medseg.evaluation.instances.metrics import evidence_of
+from medseg.evaluation.instances.table import InstanceRow, InstanceTable
+from medseg.evaluation.label_maps.metrics import label_map, on_grid_of
+from medseg.evaluation.label_maps.pairs import pair_files
+from medseg.io.files import read_labels, stem_of
+from medseg.io.instance_files import InstanceFile, instance_file, read_instances
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+Source = Instances | Volume | str | Path
+Parts = Literal["neither", "predictions", "both"]
+ONE_CLASS = Labels.of({"instance": 1})
+
+
+@dataclass(frozen=True)
+class InstancePair:
+    """A prediction and its reference, in memory, as files or as a function that reads one, and the id of their case.
+
+    Attributes:
+        case: id. prediction, reference: instances, a volume or a file.
+        parts: which of the two are label maps whose connected parts are the instances, not maps of ids.
+    """
+
+    case: str
+    prediction: Instances | Volume | Path
+    reference: Instances | Volume | Path | Callable[[], InstanceFile]
+    parts: Parts = "neither"
+
+
+def evaluate_instances(
+    prediction: Source,
+    reference: Source,
+    labels: Labels | None = None,
+    *,
+    parts: Parts = "neither",
+    detection_iou: float = 0.0,
+) -> InstanceTable:
+    """Compare instances with their references: average precision, panoptic quality, F1, lesion-wise detection.
+
+    Args:
+        prediction: instances, a volume of ids, a file of ids (a table beside it may give classes and scores,
+            see `medseg.io.instance_files`), or a folder of such files.
+        reference: as `prediction`; folders are matched by file name.
+        labels: names of the classes; without it they are named by their values.
+        parts: ``"predictions"`` or ``"both"`` are label maps, whose connected parts count as instances.
+        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+
+    Raises:
+        DataError: files that are missing, are no maps, do not share a grid, or hold an unknown class.
+        ConfigError: a detection IoU outside of [0, 1].
+    """
+    pairs = instance_pairs(prediction, reference, parts)
+    rows = [
+        row for case in evaluate_instance_cases(pairs, labels, detection_iou=detection_iou) for row in case
+    ]
+    return InstanceTable(tuple(rows), detection_iou)
+
+
+def evaluate_instance_cases(
+    pairs: Iterable[InstancePair], labels: Labels | None = None, *, detection_iou: float = 0.0
+) -> Iterator[list[InstanceRow]]:
+    """Yield the rows of one case after another, reading files as they are reached.
+
+    Raises:
+        DataError, ConfigError: as `evaluate_instances`, at the case where the fault lies.
+    """
+    checked_iou(detection_iou)
+    for pair in pairs:
+        prediction, reference, table = _read_pair(pair, labels)
+        rows = []
+        for index, label in enumerate(table.foreground, start=1):
+            evidence = evidence_of(
+                prediction.select(prediction.classes == index),
+                reference.select(reference.classes == index),
+                detection_iou=detection_iou,
+            )
+            rows.append(InstanceRow(pair.case, label.value, label.name, evidence, evidence.metrics()))
+        yield rows
+
+
+def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neither") -> list[InstancePair]:
+    """Match sources as `evaluate_instances` takes them.
+
+    Beside a predicted label map ``ID.nii.gz`` the instance map ``ID_instances.nii.gz`` is taken where it is there.
+
+    Raises:
+        DataError: a path is missing, folders that do not match, or a folder against something in memory.
+    """
+    if isinstance(prediction, (str, Path)) and isinstance(reference, (str, Path)):
+        return [
+            InstancePair(one.case, _instances_beside(one.prediction, parts), one.reference, parts)
+            for one in pair_files(prediction, reference)
+            if isinstance(one.prediction, Path) and isinstance(one.reference, Path)  # for the type checker
+        ]
+    sources = [Path(one) if isinstance(one, (str, Path)) else one for one in (prediction, reference)]
+    files = [one for one in sources if isinstance(one, Path)]
+    if any(path.is_dir() for path in files):
+        raise DataError(
+            f"{files[0]}: found a folder against something in memory, expected two of a kind. Give a file."
+        )
+    return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], parts)]
+
+
+def _instances_beside(prediction: Path, parts: Parts) -> Path:
+    """The instance map that was predicted beside a label map, where there is one and parts are not asked for."""
+    beside = instance_file(prediction)
+    return beside if parts == "neither" and beside.is_file() else prediction
+
+
+def checked_iou(detection_iou: float) -> float:
+    """The IoU, or a `ConfigError` unless it lies in [0, 1]."""
+    if not 0 <= detection_iou <= 1:
+        raise ConfigError(
+            f"detection_iou: found {detection_iou}, expected 0 to 1. Use 0 for any shared voxel."
+        )
+    return detection_iou
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a pair, read: instances, their grid if they have one, and what their classes are so far."""
+
+    instances: Instances
+    volume: Volume | None
+    coded_as: Literal["classes", "values", "nothing"]
+
+
+def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels]:
+    """Both sides on one grid, with class indices, and the table these belong to."""
+    prefix = f"{pair.case}: " if pair.case else ""
+    reference = _read(pair.reference, pair.parts == "both", None, f"{prefix}reference")
+    prediction = _read(pair.prediction, pair.parts != "neither", reference.volume, f"{prefix}prediction")
+    table = labels or _labels_in(prediction.instances, reference.instances)
+    return (
+        _classified(prediction, table, labels is None, f"{prefix}prediction"),
+        _classified(reference, table, labels is None, f"{prefix}reference"),
+        table,
+    )
+
+
+def _read(
+    source: Instances | Volume | Path | Callable[[], InstanceFile],
+    parts: bool,
+    like: Volume | None,
+    where: str,
+) -> _Side:
+    """Instances of a source, turned to the orientation of `like`, whose grid it must then share."""
+    if isinstance(source, Instances):
+        return _Side(source, None, "classes")
+    if isinstance(source, Path):
+        file = InstanceFile(read_labels(source)) if parts else read_instances(source)
+    else:
+        file = InstanceFile(source) if isinstance(source, Volume) else source()
+    volume = file.ids if like is None else on_grid_of(file.ids, like, where=where)
+    voxels = label_map(volume, where)
+    if parts:
+        return _Side(Instances.of_components(voxels), volume, "values")
+    found = Instances.of_map(voxels, file.values, file.scores)
+    return _Side(found, volume, "nothing" if file.values is None else "values")
+
+
+def _classified(side: _Side, labels: Labels, guessed: bool, where: str) -> Instances:
+    """The instances with class indices of `labels`; where that was guessed, classes are values."""
+    found, classes = side.instances, side.instances.classes
+    if guessed or side.coded_as == "values":
+        classes = labels.to_classes(classes, f"{where}: classes").astype(np.int64)
+    elif side.coded_as == "nothing" and len(labels.foreground) > 1:
+        raise DataError(
+            f"{where}: found a map of ids without a table of classes, expected one, because there are "
+            f"{len(labels.foreground)} labels. Put a table with id and class beside it, or name one label."
+        )
+    elif len(classes) and classes.max() >= len(labels):
+        raise DataError(
+            f"{where}: found class {classes.max()}, expected 1 to {len(labels) - 1}. Give the labels of these classes."
+        )
+    return Instances(found.shape, found.starts, found.masks, classes, found.scores)
+
+
+def _labels_in(*sides: Instances) -> Labels:
+    classes = np.unique(np.concatenate([side.classes for side in sides]))
+    return ONE_CLASS if set(classes.tolist()) <= {1} else Labels.of_values(classes)

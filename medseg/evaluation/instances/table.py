@@ -1,0 +1,149 @@
+"""A table of instance metrics: a row for each class of each case, and all cases together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from medseg.evaluation.instances.metrics import Evidence, InstanceMetrics, pooled
+from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
+from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
+from medseg.storage.atomic import write_text
+
+METRICS = tuple(field.name for field in fields(InstanceMetrics))
+COLUMNS = ("case", "value", "name", *METRICS)
+_COUNTS = ("references", "predictions", "found", "missed", "false", "detected", "unfounded")
+_MEANS = tuple(name for name in METRICS if name not in _COUNTS)
+_SHOWN = ("references", "found", "missed", "false", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75")
+_TITLES = {"f1": "F1", "pq": "PQ", "sq": "SQ", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """One class of one case.
+
+    Attributes:
+        case: id of the case. value, name: of the label.
+        evidence: what all cases together are computed from.
+        metrics: the figures of this case alone.
+    """
+
+    case: str
+    value: int
+    name: str
+    evidence: Evidence
+    metrics: InstanceMetrics
+
+
+@dataclass(frozen=True, repr=False)
+class InstanceTable:
+    """Instance metrics of every class of every case.
+
+    Attributes:
+        rows: one for each case and class, case by case.
+        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+    """
+
+    rows: tuple[InstanceRow, ...]
+    detection_iou: float = 0.0
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Case ids in the order of the rows."""
+        return cases_of(self.rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names by rising value."""
+        return names_of(self.rows)
+
+    def pooled(self) -> dict[str, InstanceMetrics]:
+        """By label name: the figures over all cases together, every instance of equal weight."""
+        return {
+            name: pooled(row.evidence for row in self.rows if row.name == name).metrics()
+            for name in self.labels
+        }
+
+    def mean(self) -> dict[str, float]:
+        """By metric that is no count: the mean of the labels' pooled figures, labels that occur nowhere left out."""
+        figures = self.pooled().values()
+        return {name: Statistics.of(getattr(one, name) for one in figures).mean for name in _MEANS}
+
+    def per_case(self) -> dict[str, dict[str, Statistics]]:
+        """By label name, then by metric: statistics over the cases where the metric is a number."""
+        return {
+            name: {
+                metric: Statistics.of(getattr(row.metrics, metric) for row in self.rows if row.name == name)
+                for metric in METRICS
+            }
+            for name in self.labels
+        }
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write every row as tab-separated text with a header; ``nan`` stands for itself.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        rows = ((row.case, row.value, row.name, *asdict(row.metrics).values()) for row in self.rows)
+        write_text(path, as_tsv(COLUMNS, rows))
+
+    def write_summary(self, path: str | Path) -> None:
+        """Write pooled figures and per-case statistics as JSON; what is not a finite number is null.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        per_case = self.per_case()
+        summary = {
+            "cases": len(self.cases),
+            "detection_iou": self.detection_iou,
+            "mean": _plain(self.mean()),
+            "labels": {
+                name: {
+                    "pooled": _plain(asdict(figures)),
+                    "per_case": {metric: _plain(asdict(found)) for metric, found in per_case[name].items()},
+                }
+                for name, figures in self.pooled().items()
+            },
+            "medseg_version": installed_version(),
+        }
+        write_text(path, json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return as_text(self._cells(), self._notes())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), self._notes())
+
+    def _cells(self) -> list[list[str]]:
+        """Header, one row a label, and their mean if there are several."""
+        rows = [["label", *(_TITLES.get(name, name) for name in _SHOWN)]]
+        for label, figures in self.pooled().items():
+            rows.append([label, *(_shown(getattr(figures, name)) for name in _SHOWN)])
+        if len(rows) > 2:
+            mean = self.mean()
+            rows.append(["mean", *(_shown(mean[name]) if name in mean else "" for name in _SHOWN)])
+        return rows
+
+    def _notes(self) -> list[str]:
+        count = len(self.cases)
+        detected = f"met with IoU {self.detection_iou:g}" if self.detection_iou else "touched by a prediction"
+        return [
+            f"{count} case{'' if count == 1 else 's'} together; found: IoU over 0.5; sensitivity: references {detected}"
+        ]
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3f}" if finite(value) is not None else "-"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: finite(value) for key, value in values.items()}

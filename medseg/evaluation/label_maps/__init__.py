@@ -1,0 +1,1 @@
+"""Metrics of label maps: overlap, surface distances in mm and volumes."""

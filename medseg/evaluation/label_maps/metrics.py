@@ -1,0 +1,234 @@
+"""How well a label map agrees with its reference, label by label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import DataError
+from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
+from medseg.labels.label_sets import Drawn, undrawn
+from medseg.labels.label_table import Labels, Region
+from medseg.volumes.grid import EQUAL_WITHIN_MM
+from medseg.volumes.volume import Volume
+
+Array = NDArray[Any]
+Box = tuple[slice, ...]
+_RIGHT_ANGLE_WITHIN = 1e-4  # cosine; headers are in single precision
+_BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """One label of one case. Which values an absent label has:
+
+    | prediction | reference | dice, iou, surface_dice | hd95_mm, assd_mm | volume_error_percent |
+    |------------|-----------|-------------------------|------------------|----------------------|
+    | empty      | empty     | NaN                     | NaN              | NaN                  |
+    | empty      | present   | 0                       | infinite         | -100                 |
+    | present    | empty     | 0                       | infinite         | NaN                  |
+
+    NaN is not counted in means: a label that is rightly absent says nothing about how well it is outlined.
+
+    Attributes:
+        case: id of the case.
+        value: the label's value in files, or the value that a region is written as.
+        name: the label's or the region's name.
+        dice: 2|P∩R| / (|P|+|R|), 0 to 1 (Dice 1945).
+        iou: |P∩R| / |P∪R|, 0 to 1 (Jaccard 1912).
+        hd95_mm: 95th percentile Hausdorff distance, the larger of both directions.
+        assd_mm: average distance over both surfaces.
+        surface_dice: share of both surfaces within the tolerance of the other, 0 to 1.
+        volume_ml: predicted volume.
+        reference_ml: reference volume.
+        volume_error_ml: predicted less reference volume.
+        volume_error_percent: that error in percent of the reference volume.
+    """
+
+    case: str
+    value: int
+    name: str
+    dice: float
+    iou: float
+    hd95_mm: float
+    assd_mm: float
+    surface_dice: float
+    volume_ml: float
+    reference_ml: float
+    volume_error_ml: float
+    volume_error_percent: float
+
+
+def compare(
+    prediction: Volume,
+    reference: Volume,
+    labels: Labels,
+    *,
+    tolerance_mm: float = 1.0,
+    case: str = "",
+    drawn: Drawn | None = None,
+) -> list[LabelMetrics]:
+    """Measure every foreground label or every region of `labels` in a prediction against its reference.
+
+    Voxels that the reference says to ignore are left out: there is nothing in either mask.
+
+    Args:
+        prediction: label map; may be oriented otherwise than the reference, voxel for voxel.
+        reference: label map on the same grid.
+        labels: what to measure, in the order of the result.
+        tolerance_mm: for the surface Dice.
+        case: id put into the rows and messages.
+        drawn: names of the labels that were drawn in the reference; None for all. What others are part of is not
+            measured.
+
+    Raises:
+        DataError: different grids, a value that `labels` does not hold, or not a label map.
+        ConfigError: a tolerance that is negative or not finite.
+    """
+    checked_tolerance(tolerance_mm)
+    prefix = f"{case}: " if case else ""
+    prediction = on_grid_of(prediction, reference, where=f"{prefix}prediction")
+    classes = _classes(prediction, reference, labels, prefix)
+    counts = confusion(classes[0], classes[1], len(labels))
+    boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
+    missing = undrawn(labels, drawn, f"{prefix}reference")
+    voxel_ml = reference.grid.voxel_volume / 1000
+    sheared = reference.grid.shear > _RIGHT_ANGLE_WITHIN
+    steps = reference.grid.affine[:3, :3] if sheared else reference.spacing
+    rows = []
+    for region in labels.measured:
+        members = [labels.values.index(value) for value in region.values]
+        if set(members) & set(missing):
+            continue
+        box = _union([found[index - 1] for found in boxes for index in members], reference.grid.shape)
+        masks = [
+            array[box] == members[0] if len(members) == 1 else np.isin(array[box], members)
+            for array in classes
+        ]
+        distances = surface_distances(masks[0], masks[1], steps)
+        overlap, predicted, expected = (
+            int(counts[np.ix_(members, members)].sum()),
+            int(counts[members].sum()),
+            int(counts[:, members].sum()),
+        )
+        rows.append(_row(case, region, overlap, predicted, expected, voxel_ml, distances, tolerance_mm))
+    return rows
+
+
+def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> list[Array]:
+    """Class indices `(X, Y, Z)` of both, background in both where the reference says to ignore a voxel."""
+    predicted = replace(labels, ignore=None).to_classes(
+        _values(prediction, f"{prefix}prediction"), where=f"{prefix}prediction"
+    )
+    expected = labels.to_classes(_values(reference, f"{prefix}reference"), where=f"{prefix}reference")
+    if labels.ignore is not None:
+        ignored = expected == len(labels)
+        predicted[ignored] = expected[ignored] = 0
+    return [predicted, expected]
+
+
+def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
+    """`volume` turned to the orientation of `reference`, whose grid it must then share.
+
+    Raises:
+        DataError: some voxel lies further than 0.01 mm from its counterpart.
+    """
+    turned = volume.turned_onto(reference.grid)
+    if turned.grid.matches(reference.grid):
+        return turned
+    distance = turned.grid.distance(reference.grid)
+    apart = f", {distance:.3g} mm apart at a corner" if np.isfinite(distance) else ""
+    raise DataError(
+        f"{where}: not on the grid of its reference: found {_in_words(volume)}, expected {_in_words(reference)} (to "
+        f"{EQUAL_WITHIN_MM} mm{apart}). Predict on the file that the reference belongs to, or resample the "
+        "prediction with resampled(like=reference)."
+    )
+
+
+def _in_words(volume: Volume) -> str:
+    shape, spacing = ("x".join(f"{n:g}" for n in values) for values in (volume.grid.shape, volume.spacing))
+    first = ", ".join(f"{place:.6g}" for place in volume.grid.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm, {''.join(volume.grid.axcodes)}, the first at ({first}) mm"
+
+
+def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:
+    """Count voxels `(k, k)` by predicted class (row) and reference class (column).
+
+    Args:
+        prediction: class indices of any shape, all below `num_classes`.
+        reference: class indices of the same shape.
+        num_classes: k.
+    """
+    counts = np.zeros(num_classes * num_classes, dtype=np.int64)
+    if not prediction.size:  # nobody looked at any voxel
+        return counts.reshape(num_classes, num_classes)
+    rows = max(1, _BLOCK // max(1, prediction[0].size))
+    for start in range(0, len(prediction), rows):
+        joint = prediction[start : start + rows].astype(np.int64) * num_classes
+        joint += reference[start : start + rows]
+        counts += np.bincount(joint.ravel(), minlength=counts.size)
+    return counts.reshape(num_classes, num_classes)
+
+
+def label_map(volume: Volume, where: str) -> Array:
+    """Values `(X, Y, Z)` of a label map, also of one that was read as an image.
+
+    Raises:
+        DataError: more than one channel, or values that are not whole numbers.
+    """
+    if volume.channels != 1 or volume.data.dtype.kind not in "iub":
+        raise DataError(
+            f"{where}: found {volume.channels} channels of {volume.data.dtype}, expected a label map: one "
+            "channel of integers. Read it with read_labels."
+        )
+    return np.asarray(volume.data[0])
+
+
+def _values(volume: Volume, where: str) -> Array:
+    values = label_map(volume, where)
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _union(boxes: list[Box | None], shape: tuple[int, ...]) -> Box:
+    """One box around both, wider by a voxel: only an axis of length 1 in the volume has length 1 in it."""
+    present = [box for box in boxes if box is not None]
+    if not present:
+        return tuple(slice(0, 0) for _ in shape)
+    return tuple(
+        slice(max(0, min(s.start for s in sides) - 1), min(size, max(s.stop for s in sides) + 1))
+        for size, *sides in zip(shape, *present, strict=True)
+    )
+
+
+def _row(
+    case: str,
+    region: Region,
+    overlap: int,
+    predicted: int,
+    expected: int,
+    voxel_ml: float,
+    distances: SurfaceDistances,
+    tolerance_mm: float,
+) -> LabelMetrics:
+    return LabelMetrics(
+        case=case,
+        value=region.written,
+        name=region.name,
+        dice=_ratio(2 * overlap, predicted + expected),
+        iou=_ratio(overlap, predicted + expected - overlap),
+        hd95_mm=distances.hausdorff(95),
+        assd_mm=distances.average(),
+        surface_dice=distances.surface_dice(tolerance_mm),
+        volume_ml=predicted * voxel_ml,
+        reference_ml=expected * voxel_ml,
+        volume_error_ml=(predicted - expected) * voxel_ml,
+        volume_error_percent=100 * _ratio(predicted - expected, expected),
+    )
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,201 @@
+"""A table of metrics: shown as text or HTML, averaged, and written to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
+from medseg.runtime.formatting import counted
+from medseg.storage.atomic import write_text
+
+COLUMNS = tuple(field.name for field in fields(LabelMetrics))
+METRICS = COLUMNS[3:]  # all but case, value and name
+_SHOWN = {
+    "dice": ("Dice", "{:.3f}"),
+    "iou": ("IoU", "{:.3f}"),
+    "hd95_mm": ("HD95 mm", "{:.2f}"),
+    "surface_dice": ("surface Dice", "{:.3f}"),
+    "volume_error_percent": ("volume error %", "{:+.1f}"),
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One metric of one label over the cases where it is finite; NaN where there is none.
+
+    Attributes:
+        mean: arithmetic mean.
+        std: population standard deviation.
+        median: median.
+        n: cases that were averaged.
+        infinite: cases left out because the value is infinite: only one of the two masks was empty.
+    """
+
+    mean: float
+    std: float
+    median: float
+    n: int
+    infinite: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Statistics:
+        """Summarise values; NaN is passed over, infinity counted."""
+        array = np.array(list(values), dtype=np.float64)
+        finite = array[np.isfinite(array)]
+        infinite = int(np.isinf(array).sum())
+        if finite.size == 0:
+            return cls(float("nan"), float("nan"), float("nan"), 0, infinite)
+        return cls(float(finite.mean()), float(finite.std()), float(np.median(finite)), finite.size, infinite)
+
+
+class Row(Protocol):
+    """Figures of one label of one case."""
+
+    @property
+    def case(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def value(self) -> int: ...  # noqa: D102
+
+
+def cases_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Case ids in the order of the rows."""
+    return tuple(dict.fromkeys(row.case for row in rows))
+
+
+def names_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Label names by rising value."""
+    return tuple(dict.fromkeys(row.name for row in sorted(rows, key=lambda row: row.value)))
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Metrics of every label of every case.
+
+    Attributes:
+        rows: one for each case and label, case by case.
+        tolerance_mm: tolerance of the surface Dice.
+    """
+
+    rows: tuple[LabelMetrics, ...]
+    tolerance_mm: float = 1.0
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Case ids in the order of the rows."""
+        return cases_of(self.rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names by rising value."""
+        return names_of(self.rows)
+
+    def statistics(self) -> dict[str, dict[str, Statistics]]:
+        """By label name, then by metric: mean, standard deviation, median and counts over the cases."""
+        groups: dict[str, list[LabelMetrics]] = {name: [] for name in self.labels}
+        for row in self.rows:
+            groups[row.name].append(row)
+        return {
+            name: {metric: Statistics.of(getattr(row, metric) for row in rows) for metric in METRICS}
+            for name, rows in groups.items()
+        }
+
+    def mean(self) -> dict[str, dict[str, float]]:
+        """By label name, then by metric: the mean over the cases where the metric is finite.
+
+        Infinite distances would make a mean meaningless; `statistics` counts the cases left out.
+        """
+        return {
+            name: {metric: found.mean for metric, found in by_metric.items()}
+            for name, by_metric in self.statistics().items()
+        }
+
+    def foreground_mean(self) -> dict[str, float]:
+        """By metric: the mean of the labels' means, so that a rare label weighs as much as a common one."""
+        means = self.mean()
+        return {
+            metric: Statistics.of(by_metric[metric] for by_metric in means.values()).mean
+            for metric in METRICS
+        }
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write every row as tab-separated text with a header; ``nan`` and ``inf`` stand for themselves.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        write_text(path, as_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
+
+    def summary(self) -> dict[str, Any]:
+        """Means and statistics as plain values; what is not a finite number is None."""
+        return {
+            "cases": len(self.cases),
+            "foreground_mean": {metric: finite(mean) for metric, mean in self.foreground_mean().items()},
+            "labels": {
+                name: {
+                    metric: {key: finite(value) for key, value in asdict(found).items()}
+                    for metric, found in by_metric.items()
+                }
+                for name, by_metric in self.statistics().items()
+            },
+            "medseg_version": installed_version(),
+            "tolerance_mm": self.tolerance_mm,
+        }
+
+    def write_summary(self, path: str | Path) -> None:
+        """Write `summary` as JSON.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return as_text(self._cells(), self._notes())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), self._notes())
+
+    def _cells(self) -> list[list[str]]:
+        """Header, one row a label that occurs, and the foreground mean if there are several."""
+        rows = [["label", "n", *(title for title, _ in _SHOWN.values())]]
+        for name, by_metric in self.statistics().items():
+            if by_metric["dice"].n == 0:
+                continue  # a torso has no use for fifty lines of absent neck; _notes counts them
+            means = {metric: found.mean for metric, found in by_metric.items()}
+            rows.append([name, str(by_metric["dice"].n), *_formatted(means)])
+        if len(rows) > 2:
+            rows.append(["foreground mean", "", *_formatted(self.foreground_mean())])
+        return rows
+
+    def _notes(self) -> list[str]:
+        count = len(self.cases)
+        notes = [f"{count} case{'' if count == 1 else 's'}; surface Dice at {self.tolerance_mm:g} mm"]
+        found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
+        absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
+        if absent:
+            notes.append(f"{counted(absent, 'label')} {'occurs' if absent == 1 else 'occur'} in no case")
+        missed = [f"{name} ({hd95.infinite})" for name, hd95 in found.items() if hd95.infinite]
+        if missed:
+            notes.append(
+                f"HD95 leaves out cases where only prediction or reference is empty: {', '.join(missed)}"
+            )
+        return notes
+
+
+def _formatted(means: dict[str, float]) -> list[str]:
+    return [
+        pattern.format(means[metric]) if np.isfinite(means[metric]) else "-"
+        for metric, (_, pattern) in _SHOWN.items()
+    ]

@@ -1,0 +1,4 @@
+from .config import ExperimentConfig as ExperimentConfig
+from .experiment import Experiment as Experiment
+
+__all__ = ["Experiment", "ExperimentConfig"]

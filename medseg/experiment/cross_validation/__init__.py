@@ -1,0 +1,1 @@
+"""Training, predicting and aggregating the folds of a cross-validation."""

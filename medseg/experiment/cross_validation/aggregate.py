@@ -1,0 +1,198 @@
+"""What the folds of a cross-validation tell together: predictions, table, post-processing, ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.data.datasets.splits import read_splits
+from medseg.errors import DataError, ModelError
+from medseg.evaluation.cross_validation.select_post_processing import PostProcessing, learned, trial_dice
+from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.instances.pairs import evaluate_instance_cases
+from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.evaluation.label_maps.table import Table
+from medseg.experiment.cross_validation.out_of_fold import predict_out_of_fold, still_to_predict
+from medseg.experiment.fold_folders import fold_folder
+from medseg.experiment.run_folder import held_out_cases, held_out_instances, held_out_pairs, load_run
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import load_model, previous_folder, write_model_folder
+from medseg.model_folder.settings import PredictSettings, SavedModel
+from medseg.storage.lock import RunLock
+
+if TYPE_CHECKING:
+    from medseg.runtime.progress import OnCase
+
+
+def gather(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
+    """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
+    objects = finds_objects(run)
+    todo = still_to_predict(run, instances=objects)
+    with RunLock(run):
+        failed = []
+        total = sum(len(one.cases) for one in todo)
+        for number, outcome in enumerate(predict_out_of_fold(run, todo, instances=objects), start=1):
+            if on_case is not None:
+                on_case(number, total, f"predicting {outcome.case.id}")
+            if outcome.error is not None:
+                failed.append(str(outcome.error))
+        if failed:
+            raise DataError(
+                f"{run / 'predictions'}: {len(failed)} held-out cases could not be predicted:\n  "
+                + "\n  ".join(failed[:10])
+                + "\nMend them, and gather again."
+            )
+        table = fold_table(run, on_case=on_case)
+        if objects:
+            found = object_table(run)
+            found.write_tsv(run / "evaluation_instances" / "cases.tsv")
+            found.write_summary(run / "evaluation_instances" / "summary.json")
+            table = replace(table, objects=found)
+        table.write_tsv(run / "evaluation" / "cases.tsv")
+        table.write_summary(run / "evaluation" / "summary.json")
+        write_ensemble(run, table)
+    return table
+
+
+def finds_objects(run: Path) -> bool:
+    """Whether a cross-validation is about objects: cases have instance maps, and the model finds instances."""
+    if all(case.instances is None for case in held_out_cases(run)):
+        return False
+    model, _, labels = load_model(fold_folder(run, 0) / "model")
+    return not labels.regions and callable(getattr(model, "instances", None))
+
+
+def object_table(run: Path) -> InstanceTable:
+    """Measure the instances of all held-out cases, each predicted by the fold that held it out.
+
+    Raises:
+        DataError: predictions are missing, or cannot be measured.
+    """
+    pairs, labels = held_out_instances(run)
+    return InstanceTable(tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows))
+
+
+def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase | None = None) -> FoldTable:
+    """Measure the out-of-fold predictions, and learn the post-processing from them; one case is held at a time.
+
+    Args:
+        run: of a cross-validation with all its predictions.
+        tolerance_mm: of the surface Dice; the experiment's unless given.
+        on_case: called with (done, in all, what is done with which case).
+
+    Raises:
+        DataError: predictions are missing, or cannot be measured.
+    """
+    pairs, labels, settings = held_out_pairs(run)
+    tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
+    learns = why_nothing_is_learned(run) is None
+    rows: list[LabelMetrics] = []
+    tried = []
+    for number, pair in enumerate(pairs, start=1):
+        of_case, dice = _measured(pair, labels, tolerance, learns)
+        rows += of_case
+        tried += dice
+        if on_case is not None:
+            on_case(number, len(pairs), f"measuring {pair.case}")
+    splits = read_splits(run / "splits.json")
+    return FoldTable(
+        Table(tuple(rows), tolerance),
+        folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
+        subjects={case.id: case.subject for case in held_out_cases(run)},
+        post_processing=learned(np.stack(tried), [one.name for one in labels.measured]) if learns else None,
+    )
+
+
+def _measured(
+    pair: Pair, labels: Labels, tolerance_mm: float, learns: bool
+) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
+    """Rows of one case and, if it is learned from, what corrections would bring; its volumes are read once."""
+    prediction, reference = pair.volumes()
+    loaded = Pair(pair.case, prediction, reference, pair.drawn)
+    rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
+    if not learns:
+        return rows, []
+    return rows, [trial_dice(prediction, reference, labels, where=pair.case, drawn=pair.drawn)]
+
+
+def why_nothing_is_learned(run: Path) -> str | None:
+    """One sentence where learning a post-processing makes no sense, else None."""
+    settings = load_run(run).predict
+    if settings.keep_largest_foreground or settings.keep_largest:
+        return "post-processing: that of the config is kept, and none is learned"
+    if any(case.instances is not None for case in held_out_cases(run)):
+        return (
+            "post-processing: none is learned, because a label stands for many objects; these are measured by: medseg "
+            f"evaluate {run} --instances"
+        )
+    return None
+
+
+def write_ensemble(run: Path, table: FoldTable) -> Path:
+    """Write ``RUN/model``: the networks of all folds, whose mean answers, with the post-processing that was learned.
+
+    The weights of one fold at a time are in memory.
+
+    Raises:
+        ModelError: the folds' models differ by more than their weights.
+    """
+    folders = [fold_folder(run, fold) / "model" for fold in range(len(read_splits(run / "splits.json")))]
+    first, saved, labels = load_model(folders[0])
+    together = saved.replace(
+        members=len(folders),
+        predict=_predict_settings(saved.predict, table.post_processing).to_plain(),
+        trained_on=_card_lines(saved, table, len(folders)),
+    )
+    parameters = len(folders) * sum(p.numel() for p in first.parameters())
+    del first
+    stage = previous_folder(folders[0], saved)
+    write_model_folder(run / "model", _weights(folders, saved, labels), together, labels, parameters, stage)
+    return run / "model"
+
+
+def _weights(folders: list[Path], like: SavedModel, labels: Labels) -> Iterator[Mapping[str, Tensor]]:
+    for folder in folders:
+        model, saved, own = load_model(folder)
+        if _what_counts(saved) != _what_counts(like) or own != labels:
+            raise ModelError(
+                f"{folder}: differs from {folders[0]} by more than its weights, expected folds of one experiment. Train both "
+                "in one folder."
+            )
+        yield model.state_dict()
+
+
+def _what_counts(saved: SavedModel) -> dict[str, Any]:
+    return {key: value for key, value in saved.to_plain().items() if key not in ("medseg", "trained_on")}
+
+
+def _predict_settings(settings: PredictSettings, found: PostProcessing | None) -> PredictSettings:
+    if found is None:
+        return settings
+    return settings.replace(
+        keep_largest_foreground=found.keep_largest_foreground, keep_largest=found.keep_largest
+    )
+
+
+def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, Any]:
+    """What the README of the ensemble tells of its training."""
+    dice, means = table.table.foreground_mean()["dice"], table.table.mean()
+    lines = {
+        "dataset": saved.trained_on["dataset"],
+        "folds": folds,
+        "cases": len(table.table.cases),
+        **{key: saved.trained_on[key] for key in ("batch_size", "seed")},
+        "cross-validated_Dice": f"{dice:.4f} (95 % interval {table.intervals['']['dice']})",
+        "Dice_by_label": ", ".join(f"{name} {found['dice']:.4f}" for name, found in means.items()),
+    }
+    if table.post_processing is not None and table.post_processing.helps:
+        lines["with_post-processing"] = f"{table.post_processing.foreground_means[1]:.4f}"
+    return lines

@@ -1,0 +1,100 @@
+"""Every two of several cross-validated experiments as an ensemble, as nnU-Net tries them (Isensee et al. 2021)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.datasets.cases import Case
+from medseg.evaluation.cross_validation.compare_runs import Comparison, compare_measured, measured_alike
+from medseg.evaluation.cross_validation.select_post_processing import label_dice
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
+from medseg.experiment.run_folder import held_out_pairs
+from medseg.inference.predictor import Predictor, load
+from medseg.inference.predictor_ensemble import Together, decide_by_mean
+from medseg.labels.label_table import Labels
+
+if TYPE_CHECKING:
+    from medseg.runtime.progress import OnCase
+
+_Two = tuple[int, int]
+_Dice = NDArray[np.float64]
+
+
+def compare_with_ensembles(
+    runs: Sequence[str | Path],
+    *,
+    device: str | None = None,
+    scratch: str | Path | None = None,
+    on_case: OnCase | None = None,
+) -> Comparison:
+    """Compare cross-validations, and the mean of the probabilities of every two of them.
+
+    Each case is predicted again, in each run by the fold that held it out; what was predicted is not kept.
+
+    Args:
+        runs: folders, at least two.
+        device: as for `medseg.load`.
+        scratch: folder for temporary files, two bytes a voxel, label and run for one case; None for the system's.
+        on_case: called with (done, in all, what is done with which case).
+
+    Raises:
+        ConfigError: fewer than two runs, or folds that are not finished.
+        DataError: a run has not been gathered, or was measured on other cases or labels than the first.
+        ModelError: their models do not take the same images, or differ in their labels.
+    """
+    alone = measured_alike(runs)
+    pairs, labels, _ = held_out_pairs(Path(runs[0]))
+    by_case = {pair.case: pair for pair in pairs}
+    dice: dict[_Two, dict[str, _Dice]] = {two: {} for two in combinations(range(len(runs)), 2)}
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=scratch) as folder:
+        for done, (cases, predictors) in enumerate(_in_turn(runs, device)):
+            case = cases[0].id
+            if on_case is not None:
+                on_case(done, len(by_case), f"predicting {case}")
+            for two, found in _dice_of_pairs(cases, predictors, by_case[case], labels, Path(folder)).items():
+                dice[two][case] = found
+    names = [one.name for one in labels.measured]
+    columns = [names.index(name) for name in alone[0].labels]
+    for (one, other), of_cases in dice.items():
+        table = np.stack([of_cases[case] for case in sorted(of_cases)])[:, columns]
+        alone.append(replace(alone[0], runs=(str(runs[one]), str(runs[other])), dice=table))
+    return compare_measured(alone)
+
+
+def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[list[Case], list[Predictor]]]:
+    """Each case as every run has it, with the predictors that did not train on it; one of each run is in memory."""
+    held_out = [held_out_by_fold(Path(run)) for run in runs]
+    places = [{case.id: (one, case) for one in folds for case in one.cases} for folds in held_out]
+    order = sorted(places[0], key=lambda case: ([place[case][0].fold for place in places], case))
+    models: list[Path] = []
+    for case_id in order:
+        wanted = [place[case_id][0].model for place in places]
+        if wanted != models:
+            predictors = [load(model, device=device) for model in wanted]
+            Together(predictors)  # refuses models of other images or labels
+            models = wanted
+        yield [place[case_id][1] for place in places], predictors
+
+
+def _dice_of_pairs(
+    cases: Sequence[Case], predictors: Sequence[Predictor], pair: Pair, labels: Labels, folder: Path
+) -> dict[_Two, _Dice]:
+    """Dice of each label of one case, by the numbers of the two predictors whose mean it is."""
+    files = [folder / f"{number}.nii" for number in range(len(predictors))]
+    for case, predictor, file in zip(cases, predictors, files, strict=True):
+        mean = predictor.run(predictor.job(case), probabilities=file)
+    _, reference = pair.volumes()
+    found = {}
+    for two in combinations(range(len(files)), 2):
+        decide_by_mean([files[number] for number in two], predictors[0].engine.decision, mean)
+        found[two] = label_dice(mean, reference, labels, where=pair.case, drawn=pair.drawn)
+    return found

@@ -1,0 +1,119 @@
+"""Out-of-fold predictions: each case by the model that was not trained on it.
+
+A prediction of an earlier model is made again; see `medseg.inference.provenance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.splits import read_splits
+from medseg.errors import ConfigError
+from medseg.experiment.fold_folders import fold_folder
+from medseg.experiment.run_folder import find_dataset, load_run
+from medseg.inference.batch import OnWindow, Outcome, predict_files
+from medseg.inference.instance_batch import predict_instance_files
+from medseg.inference.predictor import load
+from medseg.inference.provenance import MadeBy, Maker
+from medseg.io.instance_files import instance_file
+from medseg.storage.atomic import make_folder
+from medseg.storage.manifest import NAME
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The cases that one fold held out.
+
+    Attributes:
+        fold: its number. model: its model folder. maker: tells that model from any other.
+        cases: sorted by id.
+    """
+
+    fold: int
+    model: Path
+    maker: Maker
+    cases: tuple[Case, ...]
+
+
+def held_out_by_fold(run: Path) -> list[HeldOut]:
+    """The held-out cases of every fold.
+
+    Raises:
+        ConfigError: folds are not finished, so that there are no models to predict them.
+    """
+    experiment = load_run(run)
+    dataset = find_dataset(experiment, run)
+    splits = read_splits(run / "splits.json", dataset.labelled)
+    models = [fold_folder(run, fold) / "model" for fold in range(len(splits))]
+    missing = [str(fold) for fold, model in enumerate(models) if not (model / NAME).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{run}: folds not finished: found {', '.join(missing)} of {len(splits)}, expected none. Go on with: medseg train "
+            f"--resume {run}."
+        )
+    return [
+        HeldOut(fold, model, Maker.of([model]), dataset.subset(split.validation).cases)
+        for fold, (model, split) in enumerate(zip(models, splits, strict=True))
+    ]
+
+
+def still_to_predict(run: Path, *, instances: bool = False) -> list[HeldOut]:
+    """Of every fold those held-out cases of which its present model has made no prediction yet.
+
+    Args:
+        run: of a cross-validation.
+        instances: instance maps are wanted, too.
+    """
+    folder = run / "predictions"
+    made_by = MadeBy(folder)
+
+    def is_there(held_out: HeldOut, case: Case) -> bool:
+        target = folder / f"{case.id}.nii.gz"
+        files = [target, instance_file(target)] if instances else [target]
+        made = made_by.is_by(case.id, held_out.maker, instances=instances)
+        return made and all(file.is_file() for file in files)
+
+    return [
+        replace(one, cases=tuple(case for case in one.cases if not is_there(one, case)))
+        for one in held_out_by_fold(run)
+    ]
+
+
+def predict_out_of_fold(
+    run: Path,
+    todo: Sequence[HeldOut],
+    *,
+    instances: bool = False,
+    device: str | None = None,
+    max_memory: int | str | None = None,
+    on_window: OnWindow | None = None,
+) -> Iterator[Outcome]:
+    """Predict held-out cases with the models of their folds, into ``RUN/predictions``.
+
+    Args:
+        run: of a cross-validation.
+        todo: as `still_to_predict` tells.
+        instances: with instance maps.
+        device, max_memory: as for `medseg.load`.
+        on_window: called with (windows done, windows in all) of each image.
+
+    Yields:
+        An outcome per case, once its file is written and noted.
+    """
+    folder = run / "predictions"
+    make_folder(folder)
+    made_by = MadeBy(folder)
+    for one in todo:
+        if not one.cases:
+            continue
+        predictor = load(one.model, device=device, max_memory=max_memory)
+        noting = partial(made_by.noting, maker=one.maker, instances=instances)
+        pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
+        if instances:
+            yield from predict_instance_files(predictor, pairs, on_slice=on_window, noting=noting)
+        else:
+            yield from predict_files(predictor, pairs, on_window=on_window, noting=noting)

@@ -1,0 +1,77 @@
+"""The experiment: a configuration together with what can be done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from medseg.errors import ConfigError
+from medseg.experiment.config import ExperimentConfig
+from medseg.experiment.run_folder import load_run
+from medseg.runtime.progress import OnCase
+
+if TYPE_CHECKING:
+    from medseg.experiment.cross_validation.folds import CrossValidation
+    from medseg.train.trainer import Trainer
+
+
+class Experiment(ExperimentConfig):
+    """A training run that can be started: its configuration, its trainer and its cross-validation."""
+
+    @classmethod
+    def from_run(cls, run: str | Path) -> Self:
+        """Read the experiment of a run folder, to resume it or to inspect its settings.
+
+        Raises:
+            ConfigError: the folder is not a run.
+        """
+        return cls.parse(dict(load_run(Path(run))), source=str(run))
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The configuration alone."""
+        return ExperimentConfig.parse(dict(self), source=self.name)
+
+    def trainer(
+        self,
+        run: str | Path,
+        *,
+        resume: bool = False,
+        extend: str | None = None,
+        on_case: OnCase | None = None,
+    ) -> Trainer:
+        """Prepare the data and return the trainer; iterate over it to train.
+
+        Args:
+            run: folder to write; must be new unless `resume`.
+            resume: go on from the last checkpoint of a run with this very config.
+            extend: with `resume`, steps (``"2000"``) or time (``"30m"``) that a finished run gets on top.
+            on_case: called with (done, in all, case id) as cases are prepared.
+
+        Raises:
+            ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
+            DataError: the dataset cannot be used.
+        """
+        from medseg.experiment.make_trainer import make_trainer
+
+        if extend is not None and not resume:
+            raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
+        return make_trainer(self.config, Path(run), resume=resume, extend=extend, on_case=on_case)
+
+    def cross_validation(self, run: str | Path) -> CrossValidation:
+        """The folds of this experiment in one folder; iterate over it to train them all and gather the results.
+
+        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are left,
+        stopped ones go on. All share the splits and one preprocessing, measured on all their cases, as nnU-Net does:
+        of a held-out label nothing is learned beyond these intensity statistics.
+
+        Args:
+            run: folder of the folds, new or of this very experiment.
+
+        Raises:
+            ConfigError: the folder holds something else.
+            DataError: the dataset or the splits cannot be used.
+        """
+        from medseg.experiment.cross_validation.folds import CrossValidation
+
+        return CrossValidation(self.config, Path(run))

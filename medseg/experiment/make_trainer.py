@@ -1,0 +1,339 @@
+"""From an experiment to a trainer: dataset, split, measured preprocessing, prepared patches, model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medseg.data.datasets.cases import Case, Dataset, read_case_image, read_case_label
+from medseg.data.datasets.splits import Split, k_fold, read_splits
+from medseg.data.patches.case_store import StoredCase, fill_store
+from medseg.data.patches.first_stage_channels import PreviousChannels
+from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.preprocessing.normalize import measure, resolve_methods
+from medseg.data.preprocessing.prepare import Preprocessing, check_image
+from medseg.data.settings import Augmentation
+from medseg.data.slices2d.radiological_view import Display, slice_display
+from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
+from medseg.errors import ConfigError, DataError
+from medseg.experiment.extend import extended
+from medseg.experiment.first_stage import check_stage, kept_stage, require_label_maps
+from medseg.experiment.fold_folders import (
+    cross_validation_of,
+    shared_preprocessing,
+    shared_split,
+    workspace,
+)
+from medseg.experiment.mirroring import resolve_mirroring
+from medseg.experiment.preflight import check_learnable, check_patch
+from medseg.experiment.run_folder import (
+    candidates_of,
+    check_run,
+    find_dataset,
+    kept_labels,
+    kept_preprocessing,
+    labels_of,
+    open_run,
+    save_config,
+)
+from medseg.inference.postprocess import component_groups
+from medseg.labels.label_sets import Candidates
+from medseg.labels.label_table import Labels
+from medseg.model_folder.settings import SavedModel
+from medseg.storage.atomic import make_folder
+from medseg.storage.lock import RunLock
+from medseg.train.checkpoint import has_checkpoint
+from medseg.train.distributed_training import Team
+from medseg.train.trainer import FAR, Trainer
+from medseg.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.experiment.config import ExperimentConfig
+    from medseg.runtime.progress import OnCase
+
+
+def make_trainer(
+    experiment: ExperimentConfig, run: Path, *, resume: bool, extend: str | None, on_case: OnCase | None
+) -> Trainer:
+    """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
+    experiment = with_absolute_paths(experiment)
+    team = Team(experiment.train)
+    if team.leads:
+        check_run(experiment, run, resume=resume)
+        RunLock(run).check()
+    if extend is not None:
+        _refuse_fold(run)
+        given = experiment
+        experiment = team.shared(lambda: extended(given, run, extend))
+    with team.leader_first():
+        dataset = find_dataset(experiment, run)
+    labels = (kept_labels(run) if resume else None) or labels_of(experiment, dataset)
+    component_groups(experiment.predict, labels)  # refuses unknown names
+    candidates = candidates_of(labels, dataset)
+    augmentation = resolve_mirroring(experiment, labels)
+    split = _split_of(experiment, dataset, run, resume=resume)
+    stage = _previous_labels(experiment, dataset, split, run, resume=resume)
+    added = 0 if stage is None else len(stage.foreground)
+    channels = experiment.slices.count(len(dataset.channel_names)) + added
+    if not resume:
+        check_patch(experiment, channels, labels)
+    torch.manual_seed(experiment.seed)
+    # What a checkpoint replaces is not read again, and need not be there any more.
+    choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
+    model = choice.build(channels, labels.outputs)
+    check_learnable(experiment, model, candidates)
+    preprocessing = _kept_preprocessing(run, resume=resume) or team.shared(
+        lambda: resolve_preprocessing(experiment, dataset, labels, split)
+    )
+    patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing), added)
+    prepared = partial(
+        _prepared, run, candidates=candidates, settings=preprocessing, previous=stage, on_case=on_case
+    )
+    with team.leader_first():
+        train = prepared(dataset.subset(split.train).cases)
+        held_out = prepared(dataset.subset(split.validation).cases)
+    _require_foreground(train, dataset)
+    _require_depth(experiment, train)
+    if team.leads and not resume:
+        _open(experiment, run, split, labels, preprocessing)
+    if team.leads and extend is not None:
+        save_config(experiment, run)
+    validates = experiment.train.validation_batches > 0 and len(held_out) > 0
+    return Trainer(
+        model,
+        patches(train, augmentation),
+        patches(held_out, None) if validates else None,
+        settings=experiment.train,
+        labels=labels,
+        candidates=candidates,
+        saved=_saved_model(experiment, dataset, labels, split, preprocessing, added),
+        run=run,
+        seed=experiment.seed,
+        team=team,
+        resume=resume,
+    )
+
+
+def _kept_preprocessing(run: Path, *, resume: bool) -> Preprocessing | None:
+    """What the folds of a cross-validation share, or what a resumed run began with; None to measure."""
+    return shared_preprocessing(run) or (kept_preprocessing(run) if resume else None)
+
+
+def _open(
+    experiment: ExperimentConfig, run: Path, split: Split, labels: Labels, preprocessing: Preprocessing
+) -> None:
+    """Open the run, unless another process has done so while the data were prepared: one lock, one look."""
+    make_folder(run)
+    with RunLock(run):
+        check_run(experiment, run, resume=False)
+        open_run(experiment, run, split, labels, preprocessing)
+
+
+def _split_of(experiment: ExperimentConfig, dataset: Dataset, run: Path, *, resume: bool) -> Split:
+    """The cases of a run; a resumed one keeps them, whatever has been added to the dataset since."""
+    if resume:
+        return read_splits(run / "splits.json", dataset.labelled)[0]
+    return shared_split(run, dataset.labelled) or choose_split(experiment, dataset)
+
+
+def _require_foreground(cases: list[StoredCase], dataset: Dataset) -> None:
+    if not any(case.has_foreground for case in cases):
+        raise DataError(
+            f"{dataset.root}: found no voxel of a label in any of the {len(cases)} training cases, expected some to learn "
+            "from. Check the label maps and data.labels."
+        )
+
+
+def _require_depth(experiment: ExperimentConfig, cases: list[StoredCase]) -> None:
+    """Refuse a 3-D model for single slices, whose patches would be nearly all padding."""
+    window = experiment.patch.window()
+    for axis, name in enumerate("XYZ"):
+        if len(window) == 3 and window[axis] > 1 and all(case.shape[axis] == 1 for case in cases):
+            raise ConfigError(
+                f"patch.size: found {window[axis]} along {name}, expected 1, because all cases are single slices across {name}. "
+                f"Take a 2-D model, such as {experiment.model.name.replace('_3d', '_2d')}."
+            )
+
+
+def _previous_labels(
+    experiment: ExperimentConfig, dataset: Dataset, split: Split, run: Path, *, resume: bool
+) -> Labels | None:
+    """The labels of the earlier stage, after a check that all of it is there; None where there is none."""
+    if experiment.previous is None:
+        return None
+    cases = dataset.subset((*split.train, *split.validation)).cases
+    if not resume:
+        return check_stage(experiment.previous, dataset, cases)
+    require_label_maps(Path(experiment.previous.run), cases)
+    return kept_stage(run)
+
+
+def choose_split(experiment: ExperimentConfig, dataset: Dataset) -> Split:
+    """The fold of the experiment, from its splits file or by subject; or all cases, and none held out."""
+    data = experiment.data
+    if data.fold == "all":
+        return Split(train=tuple(case.id for case in dataset.labelled), validation=())
+    splits = all_splits(experiment, dataset)
+    if data.fold >= len(splits):
+        raise ConfigError(
+            f"{data.splits}: found {len(splits)} folds, expected more than data.fold={data.fold}."
+        )
+    return splits[data.fold]
+
+
+def all_splits(experiment: ExperimentConfig, dataset: Dataset) -> list[Split]:
+    """Every fold of the experiment, from its splits file or by subject."""
+    data = experiment.data
+    if data.splits is None:
+        return k_fold(dataset.labelled, data.folds, experiment.seed)
+    return read_splits(data.splits, dataset.labelled)
+
+
+def resolve_preprocessing(
+    experiment: ExperimentConfig, dataset: Dataset, labels: Labels, split: Split
+) -> Preprocessing:
+    """Preprocessing with everything measured that the training cases must tell."""
+    chosen = experiment.preprocess
+    methods = resolve_methods(chosen.normalize, dataset.channel_names)
+    pairs = _pairs(dataset.subset(split.train).cases, len(methods), labels)
+    return Preprocessing(
+        orientation=chosen.orientation,
+        spacing=chosen.spacing,
+        crop_to_nonzero=chosen.crop_to_nonzero,
+        channels=measure(pairs, methods, experiment.seed),
+    )
+
+
+def _pairs(cases: tuple[Case, ...], channels: int, labels: Labels) -> Iterator[tuple[Volume, Volume]]:
+    """Image and class indices of each case, checked before anything is measured on them.
+
+    Voxels to ignore count as background, because nobody knows that they are foreground.
+    """
+    for case in cases:
+        image = read_case_image(case)
+        check_image(image, channels, where=f"case {case.id}")
+        label = read_case_label(case, labels, image.grid)
+        yield image, label.with_data(label.data * (label.data < len(labels)))
+
+
+def _refuse_fold(run: Path) -> None:
+    if cross_validation_of(run) is not None:
+        raise ConfigError(
+            f"{run}: found a fold of a cross-validation, expected a single run to extend, because all folds are trained "
+            "alike. Train longer in a new folder."
+        )
+
+
+def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment, so that the run can be resumed and predicted from any folder."""
+    data = experiment.data
+    found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
+    model = experiment.model.to_plain()
+    weights = model.get("weights")
+    if weights is not None and Path(weights).is_file():  # and not a name of published weights
+        model["weights"] = str(Path(weights).resolve())
+    changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
+    if experiment.previous is not None:
+        stage = str(Path(experiment.previous.run).resolve())
+        changed["previous"] = experiment.previous.replace(run=stage).to_plain()
+    return experiment.replace(**changed)
+
+
+def _prepared(
+    run: Path,
+    cases: tuple[Case, ...],
+    *,
+    candidates: Candidates,
+    settings: Preprocessing,
+    previous: Labels | None,
+    on_case: OnCase | None,
+) -> list[StoredCase]:
+    """Prepared cases in a store that runs of the same folder share."""
+    stored: list[StoredCase] = []
+    store = fill_store(workspace(run) / ".prepared", cases, candidates.labels, settings, candidates, previous)
+    for number, case in enumerate(store, start=1):
+        stored.append(case)
+        if on_case is not None:
+            on_case(number, len(cases), case.id)
+    return stored
+
+
+def _seen(
+    experiment: ExperimentConfig, preprocessing: Preprocessing
+) -> tuple[SliceChannels | None, Display | None]:
+    """How a 2-D model sees slices; refused here if the intensities do not allow it."""
+    axis = experiment.patch.slice_axis
+    if experiment.model.spatial_dims == 3:
+        return None, None
+    return (
+        slice_channels(experiment.slices, axis, preprocessing),
+        slice_display(experiment.slices, axis, preprocessing),
+    )
+
+
+def _patches(
+    experiment: ExperimentConfig,
+    processes: int,
+    channels: SliceChannels | None,
+    display: Display | None,
+    previous_labels: int,
+    cases: list[StoredCase],
+    augmentation: Augmentation | None,
+) -> PatchDataset:
+    """Patches for training, augmented; or for validation, as they are."""
+    train, training = experiment.train, augmentation is not None
+    batches = (train.steps or FAR) if training else train.validation_batches
+    batch_size = train.batch_size * processes * (train.accumulate if training else 1)
+    previous = None
+    if experiment.previous is not None:
+        spoiled = experiment.previous.augment if training else None
+        previous = PreviousChannels(previous_labels, spoiled)
+    return PatchDataset(
+        cases,
+        size=experiment.patch.window(),
+        length=batches * batch_size,
+        batch_size=batch_size,
+        seed=experiment.seed,
+        stream="train" if training else "validation",
+        foreground=train.foreground,
+        augmentation=augmentation,
+        slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
+        channels=channels,
+        display=display,
+        previous=previous,
+    )
+
+
+def _saved_model(
+    experiment: ExperimentConfig,
+    dataset: Dataset,
+    labels: Labels,
+    split: Split,
+    preprocessing: Preprocessing,
+    previous_labels: int,
+) -> SavedModel:
+    return SavedModel(
+        medseg=version("medseg"),
+        name=experiment.name,
+        model=experiment.model.to_plain(),
+        channel_names=dataset.channel_names,
+        preprocessing=preprocessing,
+        window=experiment.slices.window(experiment.patch.window(), experiment.patch.slice_axis),
+        slice_axis=experiment.patch.slice_axis,
+        slices=experiment.slices,
+        previous_labels=previous_labels,
+        predict=experiment.predict,
+        trained_on={
+            "dataset": dataset.name,
+            "training_cases": len(split.train),
+            "held_out_cases": len(split.validation),
+            "steps": experiment.train.steps,
+            "batch_size": experiment.train.batch_size,
+            "seed": experiment.seed,
+        },
+    )

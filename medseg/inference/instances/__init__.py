@@ -1,0 +1,1 @@
+"""Instances of images and volumes: finding, linking across slices and writing them."""

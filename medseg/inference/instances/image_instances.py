@@ -1,0 +1,169 @@
+"""Instances of a whole volume, by a 2-D instance model slice by slice, on the grid of the volume's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.data.preprocessing.lazy_image import PreparedSlices
+from medseg.data.preprocessing.prepare import prepare
+from medseg.errors import ModelError, describe
+from medseg.inference.instances.link_slices import link_slices
+from medseg.inference.sliding.window_network import WindowNetwork
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.model_folder.link_settings import LinkSettings
+from medseg.model_folder.settings import SavedModel
+from medseg.models.base import Model
+from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.slicewise import SliceWise
+from medseg.runtime.devices import autocast
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
+
+OnSlice = Callable[[int, int], None]
+
+
+def find_instances(
+    model: SliceWise,
+    image: Tensor | PreparedSlices,
+    settings: LinkSettings | None = None,
+    *,
+    device: torch.device | None = None,
+    on_slice: OnSlice | None = None,
+) -> Instances:
+    """Find instances in every slice of a prepared volume and link them.
+
+    Args:
+        model: a 2-D instance model, slice by slice; in evaluation mode.
+        image: `(c, X, Y, Z)`; or its slices, prepared as they are asked for, for a model that cuts the last axis.
+        settings: of the linking.
+        device: the model's, to which some slices at a time are brought; that of a tensor, or the processor, unless given.
+        on_slice: called with (slices done, slices in all).
+
+    Returns:
+        Instances of the volume `(X, Y, Z)`. Their `to_label_map` is a label map of the same pass.
+
+    Raises:
+        ModelError: the model finds no instances, or does not take such an image.
+    """
+    depth = image.shape[1 + model.axis] if isinstance(image, Tensor) else image.shape[1]
+    count = model.batch_size or depth
+    beside = model.channels.settings.thickness // 2 if model.channels is not None else 0
+    slices: list[Instances] = []
+    for first in range(0, depth, count):
+        last = min(first + count, depth)
+        low, high = max(first - beside, 0), min(last + beside, depth)
+        part = _slices(image, model.axis, low, high)
+        part = part if device is None else part.to(device)
+        slices += model.slice_instances(part[None])[first - low : last - low]
+        if on_slice is not None:
+            on_slice(last, depth)
+    return link_slices(slices, axis=model.axis, settings=settings)
+
+
+def _slices(image: Tensor | PreparedSlices, axis: int, first: int, last: int) -> Tensor:
+    """Slices of an image across `axis`, as a volume `(c, X, Y, Z)`."""
+    if isinstance(image, Tensor):
+        return image.narrow(1 + axis, first, last - first)
+    if axis != 2:
+        raise ValueError(f"slices are made across axis 2, asked for across axis {axis}")
+    return torch.from_numpy(image.slices(first, last)).movedim(1, 3)
+
+
+def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
+    """The instances of a volume on another grid, such as that of its file.
+
+    Overlaps go to the higher score first. Each instance is interpolated linearly, the largest share winning; one that
+    no voxel of `target` holds is left out.
+
+    Args:
+        instances: of a volume on `grid`.
+        grid: of the prepared volume.
+        target: of the file; may be turned, larger, finer or coarser.
+    """
+    ids = Volume(instances.to_map()[None], grid, "label").resampled(like=target).data[0]
+    kept = np.unique(ids[ids > 0])
+    return Instances.of_map(
+        ids,
+        {int(k): int(instances.classes[k - 1]) for k in kept},
+        {int(k): float(instances.scores[k - 1]) for k in kept},
+    )
+
+
+def without_covered(instances: Instances, least: float = 0.5) -> Instances:
+    """The instances of which at least a share `least` is left where those with a higher score go before them.
+
+    A map of ids shows each voxel once. What a better instance covers would leave slivers in it, which count as objects
+    (as Kirillov et al. 2019 resolve overlaps for panoptic segmentation).
+    """
+    taken = np.zeros(instances.shape, dtype=bool)
+    kept = []
+    for index in np.argsort(-instances.scores, kind="stable").tolist():
+        mask, place = instances.masks[index], instances.box(index)
+        free = mask & ~taken[place]
+        if free.any() and np.count_nonzero(free) >= least * np.count_nonzero(mask):
+            taken[place] |= mask
+            kept.append(index)
+    return instances.select(sorted(kept))
+
+
+def require_instance_model(model: Model, saved: SavedModel, labels: Labels) -> None:
+    """Raise `ModelError` unless the model finds instances of labels."""
+    if labels.regions:
+        fix = "Predict label maps, without instances"
+        raise ModelError(describe(saved.name, "predicts regions, which may overlap, not objects", fix=fix))
+    if not callable(getattr(model, "instances", None)):
+        member = getattr(model, "members", [None])[0]
+        if callable(getattr(member, "instances", None)):
+            fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
+            raise ModelError(describe(f"{saved.name}: ensemble", "finds no instances", fix=fix))
+        fix = (
+            "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
+        )
+        raise ModelError(describe(saved.model["name"], "finds no instances", fix=fix))
+
+
+def image_instances(
+    network: WindowNetwork,
+    saved: SavedModel,
+    labels: Labels,
+    volume: Volume,
+    *,
+    where: str = "image",
+    on_slice: OnSlice | None = None,
+) -> Instances:
+    """Find the instances of an image, slice by slice, linked across slices, on the image's own grid.
+
+    The model sees whole slices; windows, mirroring and `slices.planes` are for label maps alone.
+
+    Args:
+        network: a 2-D instance model on its device.
+        saved: settings of its model folder.
+        labels: of the model.
+        volume: `(C, X, Y, Z)` as read from its file; a picture is one slice.
+        where: file or case, for messages.
+        on_slice: called with (slices done, slices in all).
+
+    Returns:
+        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.instance_score``, without overlap;
+        those of which better ones cover more than half are left out.
+
+    Raises:
+        ModelError: the model finds no instances.
+        DataError: the image does not fit the model.
+    """
+    require_instance_model(network.model, saved, labels)
+    settings = saved.predict
+    prepared = prepare(volume, saved.preprocessing, where=where)
+    slices = saved.slices.replace(planes=())
+    model = on_volumes(network.model, slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+    assert isinstance(model, SliceWise)  # only 2-D models offer instances
+    image = prepared.slices if model.axis == 2 else torch.from_numpy(prepared.image.data)
+    with torch.inference_mode(), autocast(network.dtype, network.device):
+        found = find_instances(model, image, settings.link, device=network.device, on_slice=on_slice)
+    kept = found.select(np.flatnonzero(found.scores >= settings.instance_score))
+    return onto_grid(without_covered(kept), prepared.grid, volume.grid)

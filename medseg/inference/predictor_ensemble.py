@@ -1,0 +1,108 @@
+"""Several models on one image: the mean of their probabilities, whatever spacing and orientation each works in."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import ModelError
+from medseg.inference.predictor import Predictor, Progress, Source
+from medseg.inference.sliding.labelling import Decision
+from medseg.io.probability_files import ProbabilityFile, reading_probabilities, writing_probabilities
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+
+class Together:
+    """An ensemble of predictors with the same labels; call it with an image.
+
+    The label is decided by the mean probability of each class or region. Probabilities of each model are kept in a
+    temporary file, so that the memory is that of one model. Post-processing
+    is that of the first model. Folds of one model are better kept in one model folder, whose logits are averaged
+    window by window.
+
+    Args:
+        predictors: one or more.
+        scratch: folder for temporary files, which take two bytes a voxel and class for each model; None for the
+            system's.
+
+    Raises:
+        ModelError: there is none, or their labels differ.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], scratch: str | Path | None = None) -> None:
+        if not predictors:
+            raise ModelError("ensemble: found no model, expected one or more. Give model folders.")
+        first = predictors[0]
+        for number, predictor in enumerate(predictors[1:], 2):
+            where = f"model {number} ({predictor.saved.name})"
+            if _named(predictor.labels) != _named(first.labels):
+                raise ModelError(
+                    f"{where}: labels: found {_named(predictor.labels)}, expected {_named(first.labels)}. "
+                    "Give models of one task."
+                )
+            if predictor.saved.channel_names != first.saved.channel_names:
+                found, expected = (", ".join(p.saved.channel_names) for p in (predictor, first))
+                raise ModelError(
+                    f"{where}: channels: found {found}, expected {expected}. Give models of the same images."
+                )
+        self.predictors = list(predictors)
+        self._scratch = scratch
+
+    @property
+    def max_memory(self) -> int | None:
+        """The first model's."""
+        return self.predictors[0].max_memory
+
+    def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
+        """Segment an image; see `Predictor.__call__`."""
+        return self.run(self.job(source), on_window=on_window)
+
+    def job(self, source: Source) -> Source:
+        """The image itself: every model prepares it in its own way, one after the other."""
+        return source
+
+    def run(
+        self, job: Source, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+    ) -> Volume:
+        """Segment an image; see `Predictor.run`."""
+        first = self.predictors[0]
+        with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
+            paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
+            for predictor, path in zip(self.predictors, paths, strict=True):
+                labels = predictor.run(predictor.job(job), on_window=on_window, probabilities=path)
+            with contextlib.ExitStack() as stack:
+                shares = None
+                if probabilities is not None:
+                    shares = stack.enter_context(writing_probabilities(probabilities, labels, first.outside))
+                decide_by_mean(paths, first.engine.decision, labels, shares)
+        return first.cleaned(labels)
+
+
+def decide_by_mean(
+    files: Sequence[Path], decision: Decision, labels: Volume, shares: ProbabilityFile | None = None
+) -> None:
+    """Fill a label map by the mean of probabilities; a slice of each file is in memory.
+
+    Args:
+        files: as `writing_probabilities` makes them, all on the grid of `labels`.
+        decision: how probabilities become labels.
+        labels: filled.
+        shares: receives the mean, if given.
+    """
+    for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
+        total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
+        labels.data[0, :, :, index] = decision.values[decision.classes_of_sums(total, len(slices))]
+        if shares is not None:
+            mean = np.rint(total / len(slices)).astype(np.uint16)
+            shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+
+
+def _named(labels: Labels) -> str:
+    listed = [f"{label.name} {label.value}" for label in labels]
+    listed += [f"{r.name} {'+'.join(map(str, r.values))} as {r.written}" for r in labels.regions]
+    return ", ".join(listed)

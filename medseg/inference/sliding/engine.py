@@ -1,0 +1,211 @@
+"""One image through the network and onto its file's grid, in bands that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.inference.sliding.labelling import Decision
+from medseg.inference.sliding.memory_plan import (
+    SHARE_OF_FREE,
+    MemoryPlan,
+    free_memory,
+    plan_memory,
+    used_memory,
+)
+from medseg.inference.sliding.slab import Slices
+from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
+from medseg.inference.sliding.windows import Sliding, window_slices
+from medseg.io.probability_files import ProbabilityFile
+from medseg.runtime.glibc_memory import kept_memory
+
+OnWindow = Callable[[int, int], None]
+_PLENTY = 0.8  # of the budget: below it the network need not be measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image that is ready for the network, and the label map that it will fill.
+
+    Attributes:
+        image: prepared, slab axis first: `(c, Z, X, Y)` float32.
+        target: the label map.
+        axes: between which network voxels the target's lie, slab axis first.
+        empty: tells which windows hold nothing and need not be predicted; None to predict all.
+        earlier: runs the earlier stage of a cascade, telling progress, and returns the image with its label map as the
+            last channel, where `image` holds zeros; None where nothing is left to do.
+    """
+
+    image: Slices
+    target: LabelTarget
+    axes: tuple[Between, ...]
+    empty: Callable[[Tensor], bool] | None = None
+    earlier: Callable[[OnWindow | None], Slices] | None = None
+
+    def completed(self, on_window: OnWindow | None = None) -> Job:
+        """The job after its earlier stage."""
+        if self.earlier is None:
+            return self
+        return replace(self, image=self.earlier(on_window), earlier=None)
+
+    def bands(self, count: int, sliding: Sliding) -> list[Band]:
+        """The target cut along the second axis into so many parts of about one size, where windows meet if they can."""
+        axis = self.axes[1]
+        voxels = len(axis.lower)
+        seams = np.searchsorted(axis.lower.numpy(), sliding.seams(self.image.shape[2]))
+        edges = [
+            0,
+            *(_near(voxels * i // count, seams, voxels // (2 * count)) for i in range(1, count)),
+            voxels,
+        ]
+        pieces = [slice(a, b) for a, b in pairwise(edges) if a < b]
+        return [Band(piece, *axis.part(piece)) for piece in pieces]
+
+
+def _near(wanted: int, seams: NDArray[np.int64], reach: int) -> int:
+    """The seam next to a voxel, or the voxel where none is within reach."""
+    if not len(seams):
+        return wanted
+    nearest = int(seams[np.abs(seams - wanted).argmin()])
+    return nearest if abs(nearest - wanted) <= reach else wanted
+
+
+@dataclass(frozen=True)
+class Band:
+    """A part of the target along the second axis.
+
+    Attributes:
+        targets: voxels of the target. columns: network voxels that they need. axis: how they lie between these.
+    """
+
+    targets: slice
+    axis: Between
+    columns: slice
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs jobs.
+
+    Attributes:
+        network: what windows are given to.
+        sliding: windows and how they are put together; its batch is the largest.
+        decision: how logits become labels.
+        max_memory: resident bytes of the process; None for a share of what is free.
+        afterwards: bytes a voxel of the label map that is still to come, beside it, once the network is done.
+    """
+
+    network: WindowNetwork
+    sliding: Sliding
+    decision: Decision
+    max_memory: int | None = None
+    afterwards: int = 0
+
+    def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
+        """Fill the job's label map.
+
+        Args:
+            job: its target receives the labels.
+            on_window: called with (windows done, windows in all).
+            shares: receives the probabilities, if given.
+
+        Raises:
+            ConfigError: the memory allowed is too small.
+            ModelError: logits that are not finite.
+        """
+        plan = self.plan(job, shares=shares)
+        sliding, bands = self.laid_out(job, plan), job.bands(plan.bands, self.sliding)
+        counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
+        with kept_memory(plan.keeps_memory):
+            for number, band in enumerate(bands):
+                progress = _counting(on_window, sum(counts[:number]), sum(counts))
+                self._run_band(job, sliding, band, progress, shares)
+
+    def _run_band(
+        self,
+        job: Job,
+        sliding: Sliding,
+        band: Band,
+        on_window: OnWindow | None,
+        shares: ProbabilityFile | None,
+    ) -> None:
+        blocks = window_slices(job.image, self.network, sliding, columns=band.columns, on_window=on_window)
+        export_labels(
+            blocks,
+            (job.axes[0], band.axis, job.axes[2]),
+            self.decision,
+            job.target.view.transpose(SLAB_FIRST)[:, band.targets],
+            None if shares is None else partial(_put, shares, job.target, band.targets),
+        )
+
+    def laid_out(self, job: Job, plan: MemoryPlan) -> Sliding:
+        """The windows of a job under its plan."""
+        return replace(
+            self.sliding, batch_size=plan.batch_size, sums=plan.sums, device=plan.device, empty=job.empty
+        )
+
+    def plan(self, job: Job, *, shares: ProbabilityFile | None = None, measure: bool = False) -> MemoryPlan:
+        """How the job is laid out.
+
+        Args:
+            job: not changed.
+            shares: receives the probabilities, if wanted.
+            measure: run the network once to see what it takes, also where memory is plenty and no budget was given.
+
+        Raises:
+            ConfigError: nothing fits the budget; the smallest that would do is told.
+        """
+        labels = job.target.volume.data
+        held = used_memory() + labels.nbytes
+        later = held + self.afterwards * labels.size
+        if shares is not None:
+            held += shares.resident(job.target.file_axis(SLAB_FIRST[0]))
+        budget = self.max_memory or used_memory() + int(SHARE_OF_FREE * free_memory())
+
+        def plan(within: int, network: Callable[[int], int]) -> MemoryPlan:
+            return plan_memory(
+                job.image.shape,
+                self.sliding,
+                budget=within,
+                held=held,
+                later=later,
+                network=network,
+                reduced=self.network.dtype != torch.float32,
+                columns=lambda count: [band.columns for band in job.bands(count, self.sliding)],
+                gpu=self.network.device if self.network.device.type == "cuda" else None,
+            )
+
+        easy = plan(budget, lambda batch: 0) if self.max_memory is None else None
+        roomy = easy is not None and easy.peak - held < _PLENTY * (budget - held)
+        keeps = roomy and self.network.device.type == "cpu"
+        if easy is not None and roomy and not measure:
+            return replace(easy, keeps_memory=keeps)
+        with kept_memory(keeps):
+            found = plan(budget, lambda batch: self.network.measured(batch)[0])
+        return replace(found, keeps_memory=keeps)
+
+
+def _put(
+    shares: ProbabilityFile, target: LabelTarget, columns: slice, number: int, values: NDArray[np.float32]
+) -> None:
+    """Write the probabilities `(columns, B, k)` of one target slice to their place in the file."""
+    view = target.seen(shares.array(target.file_axis(SLAB_FIRST[0]))).transpose(
+        0, *(axis + 1 for axis in SLAB_FIRST)
+    )
+    view[:, number, columns] = shares.encoded(np.moveaxis(values, -1, 0))
+
+
+def _counting(on_window: OnWindow | None, before: int, total: int) -> OnWindow | None:
+    """Tell progress of one band as progress of all."""
+    if on_window is None:
+        return None
+    return lambda done, _: on_window(before + done, total)

@@ -1,0 +1,77 @@
+"""What need not be predicted: air, and windows in which nothing is to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from medseg.data.preprocessing.normalize import STD_FLOOR, Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.volumes.grid import Grid
+
+AIR_HU = -850.0  # a window with nothing brighter holds air alone: lungs show vessels
+BODY_HU = -500.0
+MARGIN_MM = 20.0  # around the body
+SMALLEST_BODY_MM3 = 1000.0  # smaller things than a cubic centimetre are noise
+_COARSE_MM = 4.0
+
+
+def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callable[[Tensor], bool]:
+    """A test whether a normalised window `(c, *window)` holds nothing.
+
+    It does when no channel rises anywhere above the lowest intensity of the image (zeros around a brain), or, in CT,
+    above that of air.
+
+    Args:
+        preprocessing: how the channels were normalised.
+        lowest: normalised intensity of each channel of the whole image.
+    """
+    limits = [_limit(channel, low) for channel, low in zip(preprocessing.channels, lowest, strict=True)]
+
+    def is_empty(window: Tensor) -> bool:
+        return all(float(channel.max()) <= limit for channel, limit in zip(window, limits, strict=True))
+
+    return is_empty
+
+
+def _limit(channel: Normalization, lowest: float) -> float:
+    """Normalised intensity up to which there is nothing."""
+    if channel.method != "ct":
+        return lowest
+    level = AIR_HU if channel.low is None else max(AIR_HU, channel.low)
+    return max(lowest, (level - channel.mean) / max(channel.std, STD_FLOOR) + 1e-6)
+
+
+def body_box(data: NDArray[Any], grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Start and shape of the box around everything in a CT that is not air, with a margin; None if there is nothing.
+
+    Parts of less than a cubic centimetre are left out; a table and arms beside the body are not.
+
+    Args:
+        data: Hounsfield units `(C, X, Y, Z)`.
+        grid: where they lie.
+    """
+    steps = [max(1, int(_COARSE_MM // spacing)) for spacing in grid.spacing]
+    coarse = (data[(slice(None), *(slice(step // 2, None, step) for step in steps))] > BODY_HU).any(axis=0)
+    parts, count = ndimage.label(coarse)
+    if not count:
+        return None
+    volume = np.bincount(parts.ravel())[1:] * grid.voxel_volume * float(np.prod(steps))
+    boxes = [
+        box
+        for box, size in zip(ndimage.find_objects(parts), volume, strict=True)
+        if size >= SMALLEST_BODY_MM3
+    ]
+    if not boxes:
+        return None
+    start, stop = [], []
+    for axis, (step, spacing, size) in enumerate(zip(steps, grid.spacing, grid.shape, strict=True)):
+        margin = step + round(MARGIN_MM / spacing)
+        start.append(max(0, min(box[axis].start for box in boxes) * step - margin))
+        stop.append(min(size, max(box[axis].stop for box in boxes) * step + margin))
+    return tuple(start), tuple(e - s for s, e in zip(start, stop, strict=True))

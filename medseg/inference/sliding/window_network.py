@@ -1,0 +1,92 @@
+"""A model as the windows see it: on its device, in its precision and layout."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medseg.data.patches.first_stage_channels import one_hot_last
+from medseg.errors import ConfigError
+from medseg.inference.sliding.memory_plan import PeakMemory
+from medseg.model_folder.settings import SavedModel
+from medseg.models.base import Model
+from medseg.models.volumetric.multiplane import on_volumes
+from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
+
+SLAB_FIRST = (2, 0, 1)
+"""The slab rolls along the network's Z whatever the file's own axes, so that sums have one order."""
+
+
+class WindowNetwork:
+    """Maps windows `(n, c, Z, X, Y)`, slab axis first, to logits `(n, k, Z, X, Y)`.
+
+    Behind an earlier stage, the last channel holds its classes, and becomes a channel for each of its labels here, window
+    by window, so that no image of so many channels is ever held.
+
+    Args:
+        model: dense model, 2-D or 3-D.
+        saved: settings of the model folder.
+        device: where to run.
+
+    Raises:
+        ConfigError: the device cannot compute in this precision.
+    """
+
+    def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
+        self.device = device
+        self.dtype = resolve_precision(saved.predict.precision, device)
+        self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
+        volumetric = on_volumes(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+        self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
+        self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
+        self._previous_labels = saved.previous_labels
+        self._channels = len(saved.channel_names) + (saved.previous_labels > 0)
+        self._measured: dict[int, tuple[int, float]] = {}
+        # Held while an image is read by another thread: its memory is not the network's.
+        self.alone = threading.Lock()
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Logits of a batch of windows, on the network's device."""
+        if self.device.type == "cuda" and batch.device.type == "cpu":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        with torch.inference_mode(), autocast(self.dtype, self.device):
+            if self._previous_labels:
+                batch = one_hot_last(batch, self._previous_labels)
+            logits: Tensor = self.volumetric(batch.movedim(2, -1))
+            return logits.movedim(-1, 2)
+
+    def measured(self, batch_size: int) -> tuple[int, float]:
+        """Bytes of this process that one call takes at most, and its seconds; run once a batch size."""
+        if batch_size not in self._measured:
+            batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
+            with self.alone, PeakMemory() as memory:
+                self(batch)
+            began = time.perf_counter()
+            self(batch)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._measured[batch_size] = memory.taken, time.perf_counter() - began
+        return self._measured[batch_size]
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model compiled for one window size; the code is kept in the user's cache between runs.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    import shutil
+
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
+        raise ConfigError(
+            "compile: found no C++ compiler, expected g++ or clang++. Install one or set compile=false."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medseg" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    compiled_model: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    return compiled_model

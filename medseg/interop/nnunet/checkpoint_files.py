@@ -1,0 +1,123 @@
+"""nnU-Net v2's ``checkpoint_*.pth``: weights and the few words about them, read without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medseg.errors import ModelError
+from medseg.interop.state_dicts import from_plain_conv_unet, from_residual_encoder_unet
+from medseg.models.unet.config import UNetConfig
+from medseg.storage.torch_files import Allowed, read_torch_file
+
+_PREFIXES = ("module.", "_orig_mod.")
+_CONVERTERS = {"plain": from_plain_conv_unet, "residual": from_residual_encoder_unet}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What prediction needs of a checkpoint.
+
+    Attributes:
+        weights: state dict of nnU-Net's network; tensors stay in the file until they are used.
+        trainer: class name. configuration: such as ``3d_fullres``.
+        epochs: how many were trained, where the file says so.
+        mirror_axes: tensor axes along which predictions were averaged; empty for none.
+    """
+
+    weights: dict[str, Tensor]
+    trainer: str
+    configuration: str
+    epochs: int | None
+    mirror_axes: tuple[int, ...]
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the norms keep running statistics: ``nnUNetTrainerBN`` replaces those of the plans."""
+        return any(key.endswith(".norm.running_mean") for key in self.weights)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of nnU-Net v2.
+
+    Raises:
+        ModelError: missing, damaged, in the older format, holding anything but tensors, plain values and numpy
+            numbers, or no checkpoint of nnU-Net.
+    """
+    values = read_torch_file(path, _numpy_numbers(), mapped=True)
+    settings = _field(values, "init_args", dict, path)
+    weights = _field(values, "network_weights", dict, path)
+    if not weights or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in weights.items()):
+        raise ModelError(f"{path}: network_weights: expected named tensors. Give a checkpoint of nnU-Net v2.")
+    epochs = values.get("current_epoch")
+    return Checkpoint(
+        weights={_without_prefix(key): tensor for key, tensor in weights.items()},
+        trainer=_field(values, "trainer_name", str, path),
+        configuration=_field(settings, "configuration", str, path),
+        epochs=epochs if isinstance(epochs, int) else None,
+        mirror_axes=_mirror_axes(values.get("inference_allowed_mirroring_axes"), path),
+    )
+
+
+def convert_weights(
+    weights: Mapping[str, Tensor], config: UNetConfig, kind: str, order: Sequence[int]
+) -> dict[str, Tensor]:
+    """Our state dict from nnU-Net's, with the axes of all kernels permuted.
+
+    Args:
+        weights: state dict of ``PlainConvUNet`` or ``ResidualEncoderUNet``.
+        config: the same network, its kernels and strides already in our order.
+        kind: ``plain`` or ``residual``.
+        order: our axis i is the network's axis ``order[i]``.
+
+    Raises:
+        ModelError: a tensor is missing, superfluous or has another shape.
+    """
+    axes = (0, 1, *(2 + axis for axis in order))
+    turned = {key: t.permute(axes) if t.dim() == len(axes) else t for key, t in weights.items()}
+    converted = _CONVERTERS[kind](turned, config)
+    return {key: t.float() if t.is_floating_point() else t for key, t in converted.items()}
+
+
+def _numpy_numbers() -> list[Allowed]:
+    """What a pickled numpy number names, in numpy 2 and, by its older place, in numpy 1."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    types = [type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    return [
+        (scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        *types,
+    ]
+
+
+def _field(values: Any, key: str, kind: type, path: Path) -> Any:
+    found = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(found, kind):
+        raise ModelError(
+            f"{path}: {key}: found {type(found).__name__}, expected {kind.__name__}. Give a checkpoint of nnU-Net v2."
+        )
+    return found
+
+
+def _without_prefix(key: str) -> str:
+    """The key in the bare network: parallel and compiled ones are wrapped."""
+    while key.startswith(_PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _mirror_axes(found: Any, path: Path) -> tuple[int, ...]:
+    axes = () if found is None else found
+    good = isinstance(axes, (tuple, list)) and all(type(axis) is int and 0 <= axis < 3 for axis in axes)
+    if not good or len(set(axes)) != len(axes):
+        raise ModelError(
+            f"{path}: inference_allowed_mirroring_axes: found {found!r}, expected axes such as (0, 1, 2). Give a "
+            "checkpoint of nnU-Net v2."
+        )
+    return tuple(axes)

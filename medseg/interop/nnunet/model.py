@@ -1,0 +1,335 @@
+"""Trained nnU-Net v2 models as model folders of ours (Isensee et al., Nature Methods 2021; arXiv:2404.09556).
+
+nnU-Net runs on a file's axes in reversed order, permuted by ``transpose_forward``; our networks run on them as they
+are. So the network is turned, not the image: kernels, strides, window, spacing and mirror axes are permuted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from medseg.data.datasets.dataset_json import channel_names, parse_labels
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.errors import ConfigError, ModelError
+from medseg.interop.nnunet.checkpoint_files import Checkpoint, convert_weights, read_checkpoint
+from medseg.interop.nnunet.plans import Plans, read_plans
+from medseg.interop.nnunet.postprocessing import find_postprocessing, read_postprocessing, told
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import write_model_folder
+from medseg.model_folder.settings import PredictSettings, SavedModel
+from medseg.models import build_model, parse_options
+from medseg.models.unet.config import UNetConfig
+from medseg.storage.archives import extract
+from medseg.storage.atomic import make_folder
+from medseg.storage.json_files import read_object
+from medseg.volumes.grid import checked_axcodes
+
+Which = Literal["final", "best"]
+_AS_NNUNET = PredictSettings(thick_slices="nearest", skip_empty=False, crop_to_body=False)
+_DEPTHS = (1, 2)  # an exported archive holds DATASET/TRAINER__PLANS__CONFIGURATION/plans.json
+
+
+def import_nnunet(
+    source: str | Path,
+    output: str | Path,
+    *,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    checkpoint: Which = "final",
+    orientation: str | None = None,
+    previous: str | Path | None = None,
+) -> SavedModel:
+    """Turn a trained nnU-Net v2 model into a model folder that gives its answers.
+
+    Args:
+        source: ``TRAINER__PLANS__CONFIGURATION`` with ``plans.json``, ``dataset.json`` and ``fold_*``; a folder that
+            holds it; or the zip of an exported model.
+        output: new model folder.
+        configuration: such as ``3d_fullres``; None takes the one that the source names.
+        folds: such as ``("0", "1")`` or ``("all",)``; None takes all that are there. Several become an ensemble.
+        checkpoint: of the last epoch, which nnU-Net predicts with, or the best in validation.
+        orientation: axis codes of the files that it was trained on, where they are known to be all the same. Other
+            files are then turned to it first. nnU-Net takes files as they are, which None repeats.
+        previous: of a cascade, the trained folder of its earlier stage; None looks beside the later one. Both become one
+            model folder; `folds`, `checkpoint` and `orientation` are for both.
+
+    Returns:
+        The settings that were written.
+
+    Raises:
+        ConfigError, DataError, ModelError: the source is incomplete or damaged, or holds something that medseg
+            cannot repeat: other networks, preprocessors, resamplings or post-processing.
+    """
+    source, output = Path(source), Path(output)
+    if output.exists():
+        raise ConfigError(f"{output}: exists already, expected a new folder. Choose another, or remove it.")
+    options = _Options(folds, checkpoint, orientation)
+    stage = None if previous is None else Path(previous)
+    make_folder(output.parent)
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
+        folder = source if source.is_dir() else extract(source, Path(scratch) / source.stem)
+        return _import_folder(_trained_folder(folder, configuration), output, configuration, options, stage)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is chosen for all stages alike; see `import_nnunet`."""
+
+    folds: Sequence[str] | None
+    checkpoint: Which
+    orientation: str | None
+
+
+def _import_folder(
+    folder: Path, output: Path, configuration: str | None, options: _Options, previous: Path | None
+) -> SavedModel:
+    configuration = configuration or _configuration_of(folder)
+    plans = read_plans(folder / "plans.json", configuration)
+    axes = FileAxes(plans.transpose_forward, plans.configuration.architecture.arch_kwargs.dims)
+    names, labels = _dataset(folder / "dataset.json")
+    checkpoints = _checkpoints(folder, options.folds, options.checkpoint)
+    first = read_checkpoint(checkpoints[0])
+    if first.configuration != configuration:
+        raise ModelError(
+            f"{checkpoints[0]}: init_args.configuration: found {first.configuration!r}, expected {configuration!r}. "
+            f"Import it with --configuration {first.configuration}."
+        )
+    stage = _earlier_stage(folder, plans.configuration.previous_stage, previous)
+    network = plans.configuration.architecture.model(axes.order)
+    if first.has_batch_norm:
+        network["norm"] = "batch"
+    saved = SavedModel.parse(
+        {
+            "medseg": version("medseg"),
+            "name": plans.dataset_name,
+            "model": {"name": network["name"], **_resolved_options(network, folder)},
+            "channel_names": names,
+            "preprocessing": _preprocessing(plans, axes, options.orientation, len(names)),
+            "window": axes.volume(plans.configuration.patch_size, across=1),
+            "slice_axis": axes.slice_axis,
+            "members": len(checkpoints),
+            "previous_labels": len(labels.foreground) if stage is not None else 0,
+            "predict": _AS_NNUNET.replace(mirror_axes=axes.of_volume(first.mirror_axes)),
+            "trained_on": _origin(plans, configuration, first, checkpoints),
+        },
+        source=str(folder),
+    )
+    saved = _with_postprocessing(saved, folder, labels)
+    weights = _weights(checkpoints, saved, labels.outputs, plans.configuration.architecture.kind, axes.order)
+    parameters = _parameters(saved, labels.outputs) * saved.members
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
+        inner = None
+        if stage is not None:
+            inner = Path(scratch) / "stage"
+            _import_folder(stage, inner, plans.configuration.previous_stage, options, None)
+        write_model_folder(output, weights, saved, labels, parameters, inner)
+    return saved
+
+
+def _earlier_stage(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
+    """The trained folder of a cascade's earlier stage; None for a model of its own."""
+    if configuration is None:
+        if given is not None:
+            raise ConfigError(
+                f"--previous: found {given}, expected none, because {folder} is no cascade. Leave it out."
+            )
+        return None
+    place = given or folder.with_name(f"{folder.name.rpartition('__')[0]}__{configuration}")
+    if given is None and not place.is_dir():
+        raise ModelError(
+            f"{folder}: found a cascade behind {configuration}, expected that stage at {place}. Give its folder with "
+            "--previous."
+        )
+    return _trained_folder(place, configuration)
+
+
+@dataclass(frozen=True)
+class FileAxes:
+    """Where the axes of nnU-Net's tensors lie in a file.
+
+    Attributes:
+        transpose: ``transpose_forward`` of the plans.
+        dims: spatial axes of the network; a 2-D one runs on the slices of tensor axis 0.
+    """
+
+    transpose: tuple[int, int, int]
+    dims: int
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """File axis of each tensor axis of the whole volume."""
+        return tuple(2 - axis for axis in self.transpose)
+
+    @property
+    def slice_axis(self) -> int:
+        """File axis across the slices of a 2-D network; 2 for a 3-D one, where it means nothing."""
+        return self.places[0] if self.dims == 2 else 2
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Our network's axis i is nnU-Net's axis ``order[i]``."""
+        places = self.places[-self.dims :]
+        return tuple(sorted(range(self.dims), key=lambda axis: places[axis]))
+
+    def volume(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
+        """Numbers per network axis, per file axis; `across` is that of the slice axis of a 2-D network."""
+        turned = [values[axis] for axis in self.order]
+        if self.dims == 2:
+            turned.insert(self.slice_axis, across)
+        return tuple(turned)
+
+    def of_volume(self, axes: Sequence[int]) -> tuple[int, ...]:
+        """File axes of some of the network's axes, sorted; those that it does not have are left out."""
+        places = self.places[-self.dims :]
+        return tuple(sorted(places[axis] for axis in axes if axis < self.dims))
+
+
+def _trained_folder(source: Path, configuration: str | None) -> Path:
+    """The one folder in `source`, or itself, that holds ``plans.json`` and fits the configuration."""
+    if (source / "plans.json").is_file():
+        return source
+    patterns = ("*/" * depth + "plans.json" for depth in _DEPTHS)
+    found = sorted(path.parent for pattern in patterns for path in source.glob(pattern))
+    fitting = [f for f in found if configuration is None or f.name.rsplit("__", 1)[-1] == configuration]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise ModelError(
+            f"{source}: found no trained model{' of ' + configuration if configuration else ''}, expected plans.json, "
+            "dataset.json and fold_0, say. Give the folder TRAINER__PLANS__CONFIGURATION."
+        )
+    shown = ", ".join(str(folder.relative_to(source)) for folder in fitting)
+    raise ModelError(f"{source}: found {len(fitting)} models: {shown}. Give one, or --configuration.")
+
+
+def _configuration_of(folder: Path) -> str:
+    parts = folder.resolve().name.split("__")
+    if len(parts) != 3:
+        raise ModelError(
+            f"{folder}: the name does not say which configuration it is, expected TRAINER__PLANS__CONFIGURATION. "
+            "Name it by --configuration."
+        )
+    return parts[2]
+
+
+def _dataset(path: Path) -> tuple[tuple[str, ...], Labels]:
+    """Channel names and labels; voxels to ignore in training are no class of the network."""
+    values = read_object(path)
+    labels = parse_labels(values.get("labels"), f"{path}: labels", values.get("regions_class_order"))
+    if not labels.regions and labels.values != tuple(range(len(labels))):
+        raise ModelError(
+            f"{path}: labels: found the values {list(labels.values)}, expected 0, 1, 2 and so on without gaps. Take "
+            "the dataset.json that the model was trained with."
+        )
+    return channel_names(values, str(path)), labels
+
+
+def _with_postprocessing(saved: SavedModel, folder: Path, labels: Labels) -> SavedModel:
+    """The settings with the post-processing that was learned in cross-validation, if it was."""
+    file = find_postprocessing(folder, saved.trained_on["folds"].split(", "))
+    if file is None:
+        return saved
+    if file.suffix == ".pkl":
+        note = f"not taken over: {file.name} without postprocessing.json, and pickles are not read"
+        return saved.replace(trained_on={**saved.trained_on, "postprocessing": note})
+    predict = read_postprocessing(file, labels, saved.predict)
+    note = f"{told(predict)} ({file.parent.name})"
+    return saved.replace(predict=predict.to_plain(), trained_on={**saved.trained_on, "postprocessing": note})
+
+
+def _checkpoints(folder: Path, folds: Sequence[str] | None, which: Which) -> list[Path]:
+    """Checkpoint files of the folds, in order; by default of all numbered folds, or of ``fold_all`` alone."""
+    name = f"checkpoint_{which}.pth"
+    if folds is None:
+        found = sorted(folder.glob(f"fold_*/{name}"), key=lambda path: path.parent.name)
+        numbered = [path for path in found if path.parent.name != "fold_all"]
+        if not found:
+            raise ModelError(
+                f"{folder}: found no fold_*/{name}, expected at least one. Train a fold to its end."
+            )
+        return numbered or found
+    if not folds or len(set(folds)) < len(folds) or not all(f == "all" or f.isdecimal() for f in folds):
+        raise ConfigError(f"folds: found {', '.join(folds) or 'none'}, expected numbers, each once, or all.")
+    paths = [folder / f"fold_{fold}" / name for fold in folds]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        there = sorted(path.parent.name for path in folder.glob(f"fold_*/{name}"))
+        raise ModelError(
+            f"{missing}: no such file, found only {', '.join(there) or 'none'}. Choose among them."
+        )
+    return paths
+
+
+def _resolved_options(network: dict[str, Any], folder: Path) -> dict[str, Any]:
+    options = {key: value for key, value in network.items() if key != "name"}
+    return parse_options(network["name"], options, source=str(folder / "plans.json")).to_plain()
+
+
+def _preprocessing(plans: Plans, axes: FileAxes, orientation: str | None, channels: int) -> Preprocessing:
+    normalizations = plans.normalizations()
+    if len(normalizations) != channels:
+        raise ModelError(
+            f"plans.json: normalization_schemes: found {len(normalizations)}, expected {channels}, one for each "
+            "channel of dataset.json. Take the two files of one training."
+        )
+    wanted = None if orientation is None else checked_axcodes(orientation)
+    if plans.orientation is not None and wanted not in (None, plans.orientation):
+        raise ConfigError(
+            f"--orientation: found {wanted}, expected {plans.orientation}, to which this model's reader turned all "
+            "files. Leave it out."
+        )
+    return Preprocessing(
+        orientation=plans.orientation or wanted,
+        spacing=axes.volume(plans.configuration.spacing, across=None),
+        crop_to_nonzero=True,
+        channels=normalizations,
+    )
+
+
+def _origin(
+    plans: Plans, configuration: str, first: Checkpoint, checkpoints: Sequence[Path]
+) -> dict[str, Any]:
+    """Where the model came from, for its README."""
+    return {
+        "imported_from": "nnU-Net v2",
+        "dataset": plans.dataset_name,
+        "trainer": first.trainer,
+        "plans": plans.plans_name,
+        "configuration": configuration,
+        "folds": ", ".join(path.parent.name.removeprefix("fold_") for path in checkpoints),
+        "checkpoint": checkpoints[0].stem,
+        "epochs": first.epochs,
+    }
+
+
+def _weights(
+    checkpoints: Sequence[Path], saved: SavedModel, classes: int, kind: str, order: Sequence[int]
+) -> Iterator[dict[str, Tensor]]:
+    """State dicts of all folds, one in memory at a time."""
+    options = {key: value for key, value in saved.model.items() if key != "name"}
+    sizes = {"in_channels": saved.in_channels, "out_channels": classes}
+    config = UNetConfig.parse({**options, **sizes}, source="plans.json")
+    for path in checkpoints:
+        weights = read_checkpoint(path).weights
+        try:
+            yield convert_weights(weights, config, kind, order)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+
+
+def _parameters(saved: SavedModel, classes: int) -> int:
+    """Parameters of one member, counted without memory for them."""
+    options = {key: value for key, value in saved.model.items() if key != "name"}
+    with torch.device("meta"):
+        model = build_model(
+            saved.model["name"], in_channels=saved.in_channels, num_classes=classes, **options
+        )
+    return sum(parameter.numel() for parameter in model.parameters())

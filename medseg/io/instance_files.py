@@ -1,0 +1,128 @@
+"""Instance maps on disk: ids in an image file, and beside it a table of classes and scores.
+
+``nuclei_7.png`` (or ``.nii.gz``, any format of label maps) holds an id per voxel, 0 for background; a table
+``nuclei_7.tsv`` may hold the columns id, class (the label's value) and score. Without it every id is an
+instance of class 1 with score 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.io.files import read_labels, stem_of, suffix_of, write
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.storage.atomic import write_text
+from medseg.volumes.volume import Volume
+
+_COLUMNS = ("id", "class", "score")
+
+
+@dataclass(frozen=True)
+class InstanceFile:
+    """An instance map as it lies on disk.
+
+    Attributes:
+        ids: volume `(1, X, Y, Z)` of ids.
+        values: label value by id; None where all are of one class.
+        scores: score by id; None where all count alike.
+    """
+
+    ids: Volume
+    values: dict[int, int] | None = None
+    scores: dict[int, float] | None = None
+
+
+def read_instances(path: str | Path) -> InstanceFile:
+    """Read an instance map and the table beside it, where there is one.
+
+    Raises:
+        DataError: no label map; a table with unknown columns, ids twice, or cells that are no numbers.
+    """
+    path = Path(path)
+    ids = read_labels(path)
+    table = table_beside(path)
+    return InstanceFile(ids, *_read_table(table)) if table.is_file() else InstanceFile(ids)
+
+
+def write_instances(instances: Instances, like: Volume, path: str | Path, labels: Labels) -> None:
+    """Write an instance map on the grid of `like`, and its table of classes and scores beside it.
+
+    Args:
+        instances: of the volume `(X, Y, Z)`; overlaps go to the higher score, and those covered whole are
+            left out of the table.
+        like: a volume on the grid to write, its header kept.
+        path: as `medseg.write` takes it.
+        labels: values of the classes.
+
+    Raises:
+        DataError: another shape than that of `like`, or a file that cannot be written.
+    """
+    if instances.shape != like.grid.shape:
+        raise DataError(
+            f"{path}: found instances in an image of {instances.shape}, expected {like.grid.shape}. Give the volume "
+            "that they were found in."
+        )
+    ids = instances.to_map()
+    present = np.unique(ids)
+    lines = ["\t".join(_COLUMNS)]
+    lines += [
+        f"{k}\t{labels.values[instances.classes[k - 1]]}\t{instances.scores[k - 1]:.6g}"
+        for k in present[present > 0]
+    ]
+    stored = ids.astype(np.uint16) if len(instances) < 1 << 16 else ids
+    write(like.with_data(stored[None], kind="label"), path)
+    write_text(table_beside(Path(path)), "\n".join(lines) + "\n")
+
+
+def table_beside(path: Path) -> Path:
+    """Where the table of an instance map lies: ``case.nii.gz`` → ``case.tsv``."""
+    return path.with_name(f"{stem_of(path)}.tsv")
+
+
+def instance_file(label_map: Path) -> Path:
+    """Where the instance map beside a predicted label map lies: ``case.nii.gz`` → ``case_instances.nii.gz``."""
+    return label_map.with_name(f"{stem_of(label_map)}_instances{suffix_of(label_map)}")
+
+
+def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | None]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{table}: cannot be read ({error}). Give a table of id, class and score.") from None
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        columns = list(reader.fieldnames or [])
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:  # a cell longer than any table's
+        raise DataError(f"{table}: line {reader.reader.line_num}: {error}. Mend the row.") from None
+    if "id" not in columns or any(name not in _COLUMNS or columns.count(name) > 1 for name in columns):
+        raise DataError(
+            f"{table}: found columns {', '.join(columns) or 'none'}, expected id and perhaps class and score, "
+            "separated by tabs. Mend the header."
+        )
+    values: dict[int, int] = {}
+    scores: dict[int, float] = {}
+    for line, row in rows:
+        where = f"{table}: line {line}"
+        try:
+            number = int(row["id"])
+            values[number] = int(row.get("class", 1))
+            score = float(row.get("score", 1))
+        except (TypeError, ValueError):
+            shown = ", ".join(str(value) for value in row.values())
+            raise DataError(f"{where}: found {shown}, expected numbers. Mend the row.") from None
+        if number in scores or number < 1 or values[number] < 1 or not math.isfinite(score):
+            raise DataError(
+                f"{where}: found id {number} of class {values[number]} with score {score}, expected each id once, from "
+                "1, a class from 1 and a finite score. Mend the row."
+            )
+        scores[number] = score
+    return (values if "class" in columns else None), (scores if "score" in columns else None)

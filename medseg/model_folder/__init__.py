@@ -1,0 +1,1 @@
+"""The model folder: settings, labels and weights of a trained model, without code."""

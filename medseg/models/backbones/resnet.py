@@ -1,0 +1,50 @@
+"""torchvision's ResNets as feature extractors, for any number of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from medseg.models.backbones.resnet_config import ResNetFields
+from medseg.models.layers.norms import num_groups
+
+Dilated = tuple[bool, bool, bool]
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "frozen": FrozenBatchNorm2d,
+    "group": lambda width: nn.GroupNorm(num_groups(width), width),
+}
+
+
+def resnet(config: ResNetFields, in_channels: int, *, dilated: Dilated = (False, False, False)) -> ResNet:
+    """A ResNet (He et al. 2016; ResNeXt, Xie et al. 2017) with fresh weights, without its classifier.
+
+    Args:
+        config: blocks, groups, widths, norm.
+        in_channels: of the image.
+        dilated: whether the last three stages dilate their kernels instead of striding.
+    """
+    network = ResNet(
+        Bottleneck if config.block == "bottleneck" else BasicBlock,
+        list(config.depths),
+        num_classes=1,
+        groups=config.groups,
+        width_per_group=config.width_per_group,
+        replace_stride_with_dilation=list(dilated),
+        norm_layer=_NORMS[config.norm],
+    )
+    network.fc = nn.Identity()
+    if in_channels != 3:
+        network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def stage_widths(config: ResNetFields) -> tuple[int, int, int, int]:
+    """Channels that the four stages give."""
+    growth = 4 if config.block == "bottleneck" else 1
+    return (64 * growth, 128 * growth, 256 * growth, 512 * growth)

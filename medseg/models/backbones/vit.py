@@ -1,0 +1,194 @@
+"""A vision transformer that keeps its grid (Dosovitskiy et al. 2021, arXiv:2010.11929), and a pyramid made of it.
+
+Parameter names are timm's, so its weights load as they are, but the class token, the last norm and the classifier.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from medseg.models.backbones.vit_config import ViTFields
+from medseg.models.layers.norms import num_groups
+
+PATCH = 16
+"""Edge length of a patch, in voxels."""
+
+EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over a grid, or over its windows.
+
+    Args:
+        width: of the tokens.
+        heads: of attention.
+        window: edge length of the windows in tokens; None for the whole grid at once.
+    """
+
+    def __init__(self, width: int, heads: int, window: int | None) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(width, width * 3)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (n x y c) to tokens of the same shape."""
+        if self.window is None:
+            return self._attend(x.flatten(1, 2), None).view(x.shape)
+        n, rows, columns, c = x.shape
+        w = self.window
+        down, across = -(-rows // w), -(-columns // w)
+        padding = (0, across * w - columns, 0, down * w - rows)
+        # Cells beyond the grid complete the last windows, and are seen by none.
+        inside = F.pad(x.new_ones(rows, columns, dtype=torch.bool), padding, value=False)
+        windows = F.pad(x, (0, 0, *padding)).view(n, down, w, across, w, c).transpose(2, 3)
+        seen = inside.view(down, w, across, w).transpose(1, 2).reshape(1, down * across, 1, 1, w * w)
+        seen = seen.expand(n, -1, -1, -1, -1).flatten(0, 1)
+        out = self._attend(windows.reshape(-1, w * w, c), None if padding == (0, 0, 0, 0) else seen)
+        out = out.view(n, down, across, w, w, c).transpose(2, 3).reshape(n, down * w, across * w, c)
+        return out[:, :rows, :columns]
+
+    def _attend(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
+        n, t, c = tokens.shape
+        q, k, v = self.qkv(tokens).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, t, c))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them; the inner width is four times the outer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width * 4)
+        self.fc2 = nn.Linear(width * 4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens to tokens."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Norm, attention, sum; norm, two linear layers, sum."""
+
+    def __init__(self, width: int, heads: int, window: int | None, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, heads, window)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (n x y c) to tokens of the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+
+class PatchEmbed(nn.Module):
+    """One token for each patch: (n c x y) to (n x/16 y/16 w)."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=PATCH, stride=PATCH)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the tokens."""
+        tokens: Tensor = self.proj(image).permute(0, 2, 3, 1).contiguous()
+        return tokens
+
+
+class ViT(nn.Module):
+    """The blocks of a vision transformer: most attend in windows, the last of each group to the whole grid.
+
+    Args:
+        config: width, depth, heads, window, grid of the position table.
+        in_channels: of the image.
+    """
+
+    def __init__(self, config: ViTFields, in_channels: int) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(in_channels, config.width)
+        self.side = config.pretrain_size // PATCH
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2, config.width))
+        period = 3 if config.depth <= 12 else 6
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                None if (i + 1) % period == 0 else config.window,
+                config.drop_path * i / max(config.depth - 1, 1),
+            )
+            for i in range(config.depth)
+        )
+        self.apply(initialise)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return the tokens (n x y w) of an image, with their positions."""
+        tokens = self.patch_embed(image)
+        table = self.pos_embed.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        size = tuple(tokens.shape[1:3])
+        if size != (self.side, self.side):
+            table = F.interpolate(table, size=size, mode="bicubic", align_corners=False)
+        out: Tensor = tokens + table.permute(0, 2, 3, 1)
+        return out
+
+
+class ViTPyramid(nn.Module):
+    """Maps of stride 4, 8, 16 and 32 from the quarters of a plain ViT: each normed, then resized.
+
+    Args:
+        config: of the transformer; its depth is a multiple of 4.
+        in_channels: of the image.
+    """
+
+    def __init__(self, config: ViTFields, in_channels: int) -> None:
+        super().__init__()
+        width = config.width
+        self.vit = ViT(config, in_channels)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=EPS) for _ in range(4))
+        self.resizes = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(width, width, 2, 2),
+                    nn.GroupNorm(num_groups(width), width),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(width, width, 2, 2),
+                ),
+                nn.ConvTranspose2d(width, width, 2, 2),
+                nn.Identity(),
+                nn.MaxPool2d(2, 2),
+            ]
+        )
+        self.resizes.apply(initialise)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return four maps (n w x/s y/s), finest first."""
+        tokens = self.vit.embed(image)
+        quarter = len(self.vit.blocks) // 4
+        maps: list[Tensor] = []
+        for i, block in enumerate(self.vit.blocks):
+            tokens = block(tokens)
+            if (i + 1) % quarter == 0:
+                level = len(maps)
+                maps.append(self.resizes[level](self.norms[level](tokens).permute(0, 3, 1, 2)))
+        return maps
+
+
+def initialise(module: nn.Module) -> None:
+    """Fresh weights: linear layers truncated normal of 0.02, convolutions He normal by their outputs, no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

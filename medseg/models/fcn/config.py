@@ -1,0 +1,48 @@
+"""Options of the FCN, and its names in the catalog. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from medseg.models.backbones.resnet_config import RESNETS, ResNetFields
+from medseg.models.catalog import Size, register
+
+_PAPER = "Long et al. 2015, Fully Convolutional Networks, arXiv:1411.4038"
+
+
+@register(
+    "fcn_resnet_101",
+    spatial_dims=2,
+    summary="FCN on a dilated ResNet-101",
+    reference=_PAPER,
+    preset=RESNETS["resnet_101"],
+    size=Size(54_314_346, in_channels=3, num_classes=21),
+)
+@register(
+    "fcn_resnet_50",
+    spatial_dims=2,
+    summary="FCN on a dilated ResNet-50",
+    reference=_PAPER,
+    preset=RESNETS["resnet_50"],
+    size=Size(35_322_218, in_channels=3, num_classes=21),
+)
+class FCNOptions(ResNetFields):
+    """torchvision's FCN: a ResNet whose last two stages are dilated, and a head of two convolutions.
+
+    Args:
+        auxiliary: a second head on the third stage, which only the loss sees.
+        auxiliary_weight: of the second head's loss.
+    """
+
+    builder: ClassVar[str] = "medseg.models.fcn.network:build"
+
+    auxiliary: bool = True
+    auxiliary_weight: Annotated[float, Field(gt=0.0)] = 0.5
+
+    @model_validator(mode="after")
+    def _check_block(self) -> Self:
+        if self.block == "basic":
+            raise ValueError("block 'basic' has no dilated form, which an FCN needs; choose bottleneck")
+        return self

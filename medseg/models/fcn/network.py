@@ -1,0 +1,91 @@
+"""The FCN: torchvision's network behind the contract of a dense model."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.fcn import FCNHead
+
+from medseg.models.backbones.resnet import resnet, stage_widths
+from medseg.models.base import Model
+from medseg.models.fcn.config import FCNOptions
+from medseg.models.layers.memory_format import as_model, crop_to, pad_to, round_up
+from medseg.models.pretrained.loading import Homes, with_weights
+
+HOMES = Homes(
+    places=(("", ""), ("", "backbone.")),
+    heads=("classifier.4.", "aux_classifier."),
+    stems=("conv1.weight",),
+)
+
+
+class FCN(Model):
+    """Fully convolutional network of stride 8 (Long et al. 2015) for images (n c x y).
+
+    Parameter names are torchvision's, so its weights load as they are.
+
+    Args:
+        config: the architecture.
+        in_channels: channels of the image.
+        num_classes: classes, background counted.
+    """
+
+    published_part = "backbone"
+
+    def __init__(self, config: FCNOptions, in_channels: int, num_classes: int) -> None:
+        super().__init__(spatial_dims=2, in_channels=in_channels, num_classes=num_classes, divisor=(8, 8))
+        self.config = config
+        body = resnet(config, in_channels, dilated=(False, True, True))
+        layers = {"layer4": "out"} | ({"layer3": "aux"} if config.auxiliary else {})
+        self.backbone = IntermediateLayerGetter(body, return_layers=layers)
+        _, _, third, fourth = stage_widths(config)
+        self.classifier = FCNHead(fourth, num_classes)
+        self.aux_classifier = FCNHead(third, num_classes) if config.auxiliary else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits (n k x y) of an image (n c x y).
+
+        Raises:
+            ModelError: axes, channels or size do not fit.
+        """
+        return self._on_grid(self.classifier(self._features(image)["out"]), image)
+
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
+        """Return {"loss": the criterion}, and {"auxiliary": that of the second head, weighted} where there is one.
+
+        Args:
+            image: (n c x y).
+            label: class indices (n 1 x y), int64.
+            instances: not used by a dense model.
+
+        Raises:
+            ModelError: no criterion is set, or shapes do not fit.
+        """
+        criterion = self.require_criterion()
+        self.check_label(image, label)
+        features = self._features(image)
+        logits = self._on_grid(self.classifier(features["out"]), image)
+        losses = {"loss": criterion(logits.float(), label)}
+        if self.aux_classifier is not None:
+            auxiliary = self._on_grid(self.aux_classifier(features["aux"]), image)
+            losses["auxiliary"] = criterion(auxiliary.float(), label) * self.config.auxiliary_weight
+        return losses
+
+    def _features(self, image: Tensor) -> dict[str, Tensor]:
+        self.check_image(image)
+        size = round_up((image.shape[2], image.shape[3]), self.divisor)
+        self.check_norm_values(image, 8)
+        features: dict[str, Tensor] = self.backbone(pad_to(as_model(image, self), size))
+        return features
+
+    def _on_grid(self, coarse: Tensor, image: Tensor) -> Tensor:
+        """Bring logits of stride 8 to the padded grid, and cut it back to the image's."""
+        size = (image.shape[2], image.shape[3])
+        fine = F.interpolate(coarse, size=round_up(size, self.divisor), mode="bilinear", align_corners=False)
+        return crop_to(fine, size)
+
+
+def build(options: FCNOptions, *, in_channels: int, num_classes: int, spatial_dims: int) -> FCN:
+    """Build the FCN, with pretrained weights where the options name some."""
+    return with_weights(FCN(options, in_channels, num_classes), options, HOMES)

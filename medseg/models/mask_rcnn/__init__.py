@@ -1,0 +1,1 @@
+"""Mask R-CNN on ResNet, ResNeXt, ViT and ViT-Adapter backbones."""

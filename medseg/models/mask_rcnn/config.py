@@ -1,0 +1,167 @@
+"""Options of Mask R-CNN on ResNets, and their names in the catalog. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from medseg.models.backbones.resnet_config import RESNETS, ResNetFields
+from medseg.models.catalog import Size, register
+from medseg.models.pretrained.config import PretrainedOptions
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Anchors = tuple[tuple[PositiveInt, ...], ...]
+
+_PAPER = "He et al. 2017, Mask R-CNN, arXiv:1703.06870"
+
+COARSE_ANCHORS: Anchors = ((128, 256, 512),) * 5
+"""Three sizes on each of the five levels of a pyramid."""
+
+DETECTRON2_ANCHORS: Anchors = ((32,), (64,), (128,), (256,), (512,))
+"""One size per level of a pyramid (Lin et al. 2017, Feature Pyramid Networks)."""
+
+SINGLE_LEVEL_ANCHORS: Anchors = ((32, 64, 128, 256, 512),)
+"""All sizes on the one level of C4 and DC5."""
+
+
+class MaskRCNNFields(PretrainedOptions):
+    """What all forms of Mask R-CNN share: anchors, proposals, heads, and what counts as found.
+
+    Args:
+        anchor_sizes: edge lengths of the anchors in voxels, one list per level, finest first.
+        aspect_ratios: height over width of the anchors.
+        feature_channels: width of the pyramid's levels.
+        box_width: width of the box head's two linear layers.
+        mask_widths: widths of the mask head's convolutions.
+        proposals_before_nms: best proposals per level that are kept, in training and in inference.
+        proposals: those that are kept of them, in training and in inference.
+        anchors_sampled: anchors per image that teach the proposal network.
+        boxes_sampled: proposals per image that teach the heads, a quarter of them with an object at most.
+        nms_threshold: of two boxes of one class that overlap by more (intersection over union) one is dropped.
+        score_threshold: least score of an object that is found.
+        max_detections: most objects that are found in an image.
+        mask_threshold: probability above which a voxel belongs to an object.
+    """
+
+    anchor_sizes: Annotated[Anchors, Field(min_length=1)] = COARSE_ANCHORS
+    aspect_ratios: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
+        0.5,
+        1.0,
+        2.0,
+    )
+    feature_channels: PositiveInt = 256
+    box_width: PositiveInt = 1024
+    mask_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 256, 256, 256)
+    proposals_before_nms: tuple[PositiveInt, PositiveInt] = (2000, 1000)
+    proposals: tuple[PositiveInt, PositiveInt] = (2000, 1000)
+    anchors_sampled: PositiveInt = 256
+    boxes_sampled: PositiveInt = 512
+    nms_threshold: Share = 0.5
+    score_threshold: Share = 0.05
+    max_detections: PositiveInt = 100
+    mask_threshold: Share = 0.5
+
+    @property
+    def levels(self) -> int:
+        """Number of feature maps that carry anchors."""
+        return 5
+
+    @model_validator(mode="after")
+    def _check_anchors(self) -> Self:
+        if len(self.anchor_sizes) != self.levels:
+            raise ValueError(
+                f"anchor_sizes has {len(self.anchor_sizes)} lists, expected {self.levels}: one per level"
+            )
+        if len({len(sizes) for sizes in self.anchor_sizes}) != 1 or not self.anchor_sizes[0]:
+            raise ValueError("anchor_sizes must have equally many sizes on each level, at least one")
+        return self
+
+
+@register(
+    "mask_rcnn_resnext_101_32x8d_fpn",
+    spatial_dims=2,
+    summary="Mask R-CNN on a ResNeXt-101 32x8d with a feature pyramid",
+    reference=_PAPER,
+    preset=RESNETS["resnext_101_32x8d"] | {"anchor_sizes": DETECTRON2_ANCHORS},
+    size=Size(107_634_997, in_channels=3, num_classes=81),
+)
+@register(
+    "mask_rcnn_resnet_101_fpn",
+    spatial_dims=2,
+    summary="Mask R-CNN on a ResNet-101 with a feature pyramid",
+    reference=_PAPER,
+    preset=RESNETS["resnet_101"],
+    size=Size(63_077_611, in_channels=3, num_classes=21),
+)
+@register(
+    "mask_rcnn_resnet_50_fpn",
+    spatial_dims=2,
+    summary="Mask R-CNN on a ResNet-50 with a feature pyramid",
+    reference=_PAPER,
+    preset=RESNETS["resnet_50"],
+    size=Size(43_988_607, in_channels=3, num_classes=3),
+)
+class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
+    """Mask R-CNN with a feature pyramid of five levels (Lin et al. 2017), torchvision's parts."""
+
+    builder: ClassVar[str] = "medseg.models.mask_rcnn.on_resnet:build_pyramid"
+
+
+@register(
+    "mask_rcnn_resnet_101_dc5",
+    spatial_dims=2,
+    summary="Mask R-CNN on the dilated fifth stage of a ResNet-101",
+    reference=_PAPER,
+    preset=RESNETS["resnet_101"] | {"form": "dc5"},
+    size=Size(191_403_121, in_channels=3, num_classes=81),
+)
+@register(
+    "mask_rcnn_resnet_50_dc5",
+    spatial_dims=2,
+    summary="Mask R-CNN on the dilated fifth stage of a ResNet-50",
+    reference=_PAPER,
+    preset=RESNETS["resnet_50"] | {"form": "dc5"},
+    size=Size(172_410_993, in_channels=3, num_classes=81),
+)
+@register(
+    "mask_rcnn_resnet_101_c4",
+    spatial_dims=2,
+    summary="Mask R-CNN on the fourth stage of a ResNet-101",
+    reference=_PAPER,
+    preset=RESNETS["resnet_101"] | {"form": "c4"},
+    size=Size(54_963_313, in_channels=3, num_classes=81),
+)
+@register(
+    "mask_rcnn_resnet_50_c4",
+    spatial_dims=2,
+    summary="Mask R-CNN on the fourth stage of a ResNet-50",
+    reference=_PAPER,
+    preset=RESNETS["resnet_50"] | {"form": "c4"},
+    size=Size(35_971_185, in_channels=3, num_classes=81),
+)
+class SingleLevelMaskRCNNOptions(ResNetFields, MaskRCNNFields):
+    """Mask R-CNN on one feature map of stride 16, in Detectron2's two forms.
+
+    Args:
+        form: ``c4`` finds and cuts out objects on the fourth stage, and the fifth is the head that boxes and
+            masks share, so that box_width is not used and mask_widths only for its last number; ``dc5`` keeps
+            the fifth stage at stride 16 by dilation, and has the heads of the pyramid's form.
+    """
+
+    builder: ClassVar[str] = "medseg.models.mask_rcnn.on_resnet:build_single_level"
+
+    form: Literal["c4", "dc5"] = "c4"
+    anchor_sizes: Annotated[Anchors, Field(min_length=1)] = SINGLE_LEVEL_ANCHORS
+    proposals_before_nms: tuple[PositiveInt, PositiveInt] = (12000, 6000)
+
+    @property
+    def levels(self) -> int:
+        """One: C4 or DC5."""
+        return 1
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        if self.form == "dc5" and self.block == "basic":
+            raise ValueError("block 'basic' has no dilated form, which dc5 needs; choose bottleneck or c4")
+        return self

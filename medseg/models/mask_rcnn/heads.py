@@ -1,0 +1,146 @@
+"""The heads of Mask R-CNN: what is done with the cut-outs of boxes and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+
+from medseg.models.mask_rcnn.config import MaskRCNNFields
+
+BOX_SIZE, MASK_SIZE = 7, 14
+"""Edge lengths of the cut-outs, in samples."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The six parts that torchvision's Mask R-CNN is told.
+
+    Args:
+        box_pool, mask_pool: cut boxes out of the feature maps.
+        box_head: (r c 7 7) to (r w); `box_predictor`: (r w) to class logits (r k) and box changes (r 4k).
+        mask_head: (r c 14 14) to (r w 14 14); `mask_predictor`: to mask logits (r k 28 28).
+    """
+
+    box_pool: MultiScaleRoIAlign
+    box_head: nn.Module
+    box_predictor: nn.Module
+    mask_pool: MultiScaleRoIAlign
+    mask_head: nn.Module
+    mask_predictor: nn.Module
+
+
+def make_heads(config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num_classes: int) -> Heads:
+    """Two linear layers for boxes, convolutions for masks (He et al. 2017, figure 4 right).
+
+    Args:
+        config: widths.
+        channels: of the feature maps.
+        maps: names of the feature maps that boxes are cut from.
+        num_classes: background counted.
+    """
+    last = config.mask_widths[-1]
+    return Heads(
+        box_pool=MultiScaleRoIAlign(list(maps), output_size=BOX_SIZE, sampling_ratio=2),
+        box_head=TwoMLPHead(channels * BOX_SIZE**2, config.box_width),
+        box_predictor=FastRCNNPredictor(config.box_width, num_classes),
+        mask_pool=MultiScaleRoIAlign(list(maps), output_size=MASK_SIZE, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(channels, config.mask_widths, 1),
+        mask_predictor=MaskRCNNPredictor(last, last, num_classes),
+    )
+
+
+def make_foreground_heads(
+    config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num_classes: int
+) -> Heads:
+    """As `make_heads`, without the boxes and masks of the background, which are never used."""
+    last = config.mask_widths[-1]
+    return replace(
+        make_heads(config, channels, maps, num_classes),
+        box_predictor=ForegroundBoxPredictor(config.box_width, num_classes),
+        mask_predictor=ForegroundMaskPredictor(last, num_classes),
+    )
+
+
+def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_classes: int) -> Heads:
+    """One ResNet stage as the head of boxes and masks (He et al. 2017, figure 4 left).
+
+    Args:
+        config: width of the mask predictor.
+        stage: halves the cut-outs of 14×14; both heads use it, with the same weights.
+        width: channels that it gives.
+        num_classes: background counted.
+    """
+    last = config.mask_widths[-1]
+    box_head = StageBoxHead(stage)
+    return Heads(
+        box_pool=MultiScaleRoIAlign(["0"], output_size=MASK_SIZE, sampling_ratio=2),
+        box_head=box_head,
+        box_predictor=FastRCNNPredictor(width, num_classes),
+        mask_pool=MultiScaleRoIAlign(["0"], output_size=MASK_SIZE, sampling_ratio=2),
+        mask_head=StageMaskHead(box_head, width),
+        mask_predictor=MaskRCNNPredictor(width, last, num_classes),
+    )
+
+
+class StageBoxHead(nn.Module):
+    """A ResNet stage and the mean over its map: (r c 14 14) to (r w). The stage is `layer4`, as in a ResNet."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.layer4 = stage
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stage's mean (r w) over each cut-out."""
+        mean: Tensor = self.layer4(x).mean(dim=(2, 3))
+        return mean
+
+
+class StageMaskHead(nn.Module):
+    """The stage of a `StageBoxHead`, used again: (r c 14 14) to (r w 7 7)."""
+
+    def __init__(self, shared: StageBoxHead, width: int) -> None:
+        super().__init__()
+        # In a tuple, the shared stage is no submodule of this one: its weights are counted and saved once.
+        self._shared = (shared,)
+        self._width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stage's map; none for no cut-outs, whose statistics a batch norm would take for numbers."""
+        if len(x) == 0:
+            return x.new_zeros(0, self._width, x.shape[2] // 2, x.shape[3] // 2)
+        out: Tensor = self._shared[0].layer4(x)
+        return out
+
+
+class ForegroundBoxPredictor(nn.Module):
+    """Class logits of all classes, box changes of the foreground alone: (r w) to (r k) and (r 4k)."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(width, num_classes)
+        self.bbox_pred = nn.Linear(width, (num_classes - 1) * 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the changes with zeros for the background."""
+        return self.cls_score(x), torch.cat([x.new_zeros(len(x), 4), self.bbox_pred(x)], dim=1)
+
+
+class ForegroundMaskPredictor(nn.Module):
+    """Mask logits of the foreground alone, on a grid twice as fine: (r w 14 14) to (r k 28 28)."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv5_mask = nn.ConvTranspose2d(width, width, 2, 2)
+        self.mask_fcn_logits = nn.Conv2d(width, num_classes - 1, 1)
+        for layer in (self.conv5_mask, self.mask_fcn_logits):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, with zeros for the background."""
+        logits = self.mask_fcn_logits(self.conv5_mask(x).relu())
+        return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)

@@ -1,0 +1,97 @@
+"""Mask R-CNN on ResNets: with a feature pyramid, or on a single map of stride 16."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from medseg.models.backbones.resnet import resnet, stage_widths
+from medseg.models.mask_rcnn.config import MaskRCNNOptions, SingleLevelMaskRCNNOptions
+from medseg.models.mask_rcnn.heads import make_heads, make_stage_heads
+from medseg.models.mask_rcnn.network import MaskRCNN
+from medseg.models.pretrained.loading import Homes, with_weights
+
+HOMES = Homes(
+    places=(("", ""), ("", "backbone.body.")),
+    heads=("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."),
+    stems=("conv1.weight",),
+)
+
+C4_HOMES = Homes(
+    places=HOMES.places,
+    heads=HOMES.heads,
+    stems=HOMES.stems,
+    renames=((r"^backbone\.body\.layer4\.", "roi_heads.box_head.layer4."),),
+)
+"""The fifth stage is the heads', so it moves there from a ResNet's weights."""
+
+
+class SingleMap(nn.Module):
+    """A ResNet up to one stage: (n c x y) to {"0": (n w x/16 y/16)}."""
+
+    def __init__(self, body: nn.Module, stage: str, out_channels: int) -> None:
+        super().__init__()
+        self.body = IntermediateLayerGetter(body, return_layers={stage: "0"})
+        self.out_channels = out_channels
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the stage's map by the name ``0``."""
+        maps: dict[str, Tensor] = self.body(image)
+        return maps
+
+
+def pyramid_mask_rcnn(config: MaskRCNNOptions, in_channels: int, num_classes: int) -> MaskRCNN:
+    """Mask R-CNN on levels of stride 4, 8, 16, 32 and, for proposals alone, 64."""
+    layers = {f"layer{i + 1}": str(i) for i in range(4)}
+    body = resnet(config, in_channels)
+    backbone = BackboneWithFPN(body, layers, list(stage_widths(config)), config.feature_channels)
+    heads = make_heads(config, config.feature_channels, ("0", "1", "2", "3"), num_classes)
+    return MaskRCNN(
+        config,
+        backbone,
+        heads,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        stride=32,
+        norm_stride=32 if config.norm == "batch" else None,
+    )
+
+
+def single_level_mask_rcnn(
+    config: SingleLevelMaskRCNNOptions, in_channels: int, num_classes: int
+) -> MaskRCNN:
+    """Mask R-CNN on the fourth stage (C4), or on the dilated fifth (DC5)."""
+    _, _, third, fourth = stage_widths(config)
+    if config.form == "c4":
+        body = resnet(config, in_channels)
+        heads = make_stage_heads(config, body.layer4, fourth, num_classes)
+        backbone = SingleMap(body, "layer3", third)
+    else:
+        body = resnet(config, in_channels, dilated=(False, False, True))
+        heads = make_heads(config, fourth, ("0",), num_classes)
+        backbone = SingleMap(body, "layer4", fourth)
+    return MaskRCNN(
+        config,
+        backbone,
+        heads,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        stride=16,
+        norm_stride=16 if config.norm == "batch" else None,
+    )
+
+
+def build_pyramid(
+    options: MaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int
+) -> MaskRCNN:
+    """Build Mask R-CNN with a feature pyramid, with pretrained weights where the options name some."""
+    return with_weights(pyramid_mask_rcnn(options, in_channels, num_classes), options, HOMES)
+
+
+def build_single_level(
+    options: SingleLevelMaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int
+) -> MaskRCNN:
+    """Build Mask R-CNN on a single map (C4 or DC5), with pretrained weights where the options name some."""
+    homes = C4_HOMES if options.form == "c4" else HOMES
+    return with_weights(single_level_mask_rcnn(options, in_channels, num_classes), options, homes)

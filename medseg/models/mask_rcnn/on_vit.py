@@ -1,0 +1,80 @@
+"""Mask R-CNN on a vision transformer, plain or with an adapter."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from medseg.models.backbones.vit import ViTPyramid
+from medseg.models.backbones.vit_adapter import ViTAdapter
+from medseg.models.mask_rcnn.heads import make_foreground_heads
+from medseg.models.mask_rcnn.network import MaskRCNN
+from medseg.models.mask_rcnn.on_vit_config import ViTMaskRCNNOptions
+from medseg.models.pretrained.loading import Homes, with_weights
+
+HOMES = Homes(
+    places=(("", ""), ("", "backbone.body.vit.")),
+    heads=("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."),
+    stems=("patch_embed.proj.weight", "prior.stem.0.0.weight"),
+)
+
+
+class ChannelMapper(nn.Module):
+    """Projects each map for itself, and pools the coarsest into a fifth."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in range(4))
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the projected maps by their names, and ``pool``."""
+        pairs = zip(self.projections, maps.items(), strict=True)
+        projected = {name: project(x) for project, (name, x) in pairs}
+        last = next(reversed(projected.values()))
+        return projected | {"pool": F.max_pool2d(last, 1, 2)}
+
+
+class ViTBackbone(nn.Module):
+    """Maps of stride 4 to 64 from a transformer: (n c x y) to five named maps of `out_channels`."""
+
+    def __init__(self, body: nn.Module, width: int, out_channels: int, *, pyramid: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = out_channels
+        self.neck: nn.Module
+        if pyramid:
+            self.neck = FeaturePyramidNetwork([width] * 4, out_channels, extra_blocks=LastLevelMaxPool())
+        else:
+            self.neck = ChannelMapper(width, out_channels)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the maps ``0`` to ``3``, finest first, and ``pool``."""
+        maps = OrderedDict((str(i), x) for i, x in enumerate(self.body(image)))
+        named: dict[str, Tensor] = self.neck(maps)
+        return named
+
+
+def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int) -> MaskRCNN:
+    """Build the model with fresh weights."""
+    body = ViTAdapter(config, in_channels) if config.adapter else ViTPyramid(config, in_channels)
+    channels = config.feature_channels
+    model = MaskRCNN(
+        config,
+        ViTBackbone(body, config.width, channels, pyramid=config.pyramid),
+        make_foreground_heads(config, channels, ("0", "1", "2", "3"), num_classes),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        stride=32,
+        norm_stride=32 if config.adapter else None,
+    )
+    model.published_part = "backbone.body.vit"  # without what the adapter or the pyramid adds
+    return model
+
+
+def build(options: ViTMaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int) -> MaskRCNN:
+    """Build Mask R-CNN on a vision transformer, with pretrained weights where the options name some."""
+    return with_weights(vit_mask_rcnn(options, in_channels, num_classes), options, HOMES)

@@ -1,0 +1,1 @@
+"""MaskFormer and Mask2Former."""

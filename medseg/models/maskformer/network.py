@@ -1,0 +1,339 @@
+"""MaskFormer and Mask2Former: transformers' networks behind the contract of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    DetrConfig,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    ResNetConfig,
+    SwinConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+from medseg.models.base import Model, full_precision
+from medseg.models.detections import Detections, instance_targets
+from medseg.models.layers.memory_format import as_model, crop_to, pad_to, round_up
+from medseg.models.maskformer.config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
+from medseg.models.maskformer.outputs import Panoptic, find_instances, panoptic, semantic_scores
+from medseg.models.maskformer.query_losses import average_targets, rank_mean_class_loss
+from medseg.models.pretrained.loading import Homes, with_weights
+
+FLOOR = 1e-6
+"""Least score of a class, so that its logarithm is finite."""
+
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_ENCODER = "network.model.pixel_level_module.encoder."
+
+_SWIN_RENAMES = (
+    (rf"^({_ENCODER})(encoder\.layers|embeddings\.(patch_embeddings|norm))\.", r"\1swin.\2."),
+    (r"attention\.self\.(query|key|value)\.", lambda m: f"attention.{m[1][0]}_proj."),
+    (r"attention\.self\.(relative_position_bias_table)", r"attention.relative_position_bias.\1"),
+    (r"attention\.output\.dense\.", "attention.o_proj."),
+    (r"(swin\..*)intermediate\.dense\.", r"\1mlp.fc1."),
+    (r"(swin\..*)output\.dense\.", r"\1mlp.fc2."),
+)
+_DECODER = r"^(network\.model\.transformer_module\.decoder\.layers\.\d+\.)"
+
+MASK2FORMER_HOMES = Homes(
+    places=(
+        ("", ""),
+        ("", "network."),
+        ("", _ENCODER),
+        ("resnet.", _ENCODER),
+        ("swin.", f"{_ENCODER}swin."),
+    ),
+    heads=("network.class_predictor.", "network.criterion."),
+    stems=("embedder.convolution.weight", "patch_embeddings.projection.weight"),
+    optional=("hidden_states_norms",),
+    renames=_SWIN_RENAMES,
+)
+
+MASKFORMER_HOMES = replace(
+    MASK2FORMER_HOMES,
+    renames=(
+        (rf"{_DECODER}(fc[12])\.", r"\1mlp.\2."),
+        (rf"{_DECODER}(self_attn|encoder_attn)\.out_proj\.", r"\1\2.o_proj."),
+    ),
+)
+
+Layer = tuple[Tensor, Tensor]
+"""Class logits (n q k+1) and mask logits (n q x/4 y/4) of one decoder layer."""
+
+
+class MaskTransformer(Model):
+    """MaskFormer (Cheng et al. 2021) or Mask2Former (Cheng et al. 2022) for images (n c x y).
+
+    All classes are labels of the network, the background among them. `network` is transformers' own, so its weights
+    load as they are.
+
+    Args:
+        config: loss, thresholds.
+        network: transformers' network; its criterion is used for the losses.
+        layers: runs the network on an image, and gives the predictions of its decoder layers, the last one last.
+        in_channels: channels of the image.
+        num_classes: classes, background counted.
+    """
+
+    published_part = _ENCODER.removesuffix(".")
+    own_losses = True
+
+    def __init__(
+        self,
+        config: MaskTransformerFields,
+        network: Any,
+        layers: Callable[[Any, Tensor, bool], list[Layer]],
+        *,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__(spatial_dims=2, in_channels=in_channels, num_classes=num_classes, divisor=(32, 32))
+        self.config = config
+        self.network = network
+        network.criterion.get_num_masks = average_targets
+        network.criterion.loss_labels = rank_mean_class_loss(network.criterion)
+        self._layers = layers
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return log-probabilities (n k x y) of an image (n c x y): the queries' scores, scaled to the sum 1.
+
+        Raises:
+            ModelError: axes, channels or size do not fit.
+        """
+        maps = []
+        for classes, masks in self._predict(image):
+            with full_precision(image):
+                scores = semantic_scores(classes, masks).clamp(min=FLOOR)
+            maps.append((scores / scores.sum(dim=0, keepdim=True)).log())
+        return torch.stack(maps)
+
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the weighted losses of classes and masks, each also by decoder layer with ``auxiliary: true``.
+
+        Args:
+            image: (n c x y).
+            label: class indices (n 1 x y), int64.
+            instances: None, or an instance map (n 1 x y); see `instance_targets`.
+
+        Raises:
+            ModelError: shapes or labels do not fit.
+        """
+        self.check_image(image)
+        self.check_label(image, label, instances)
+        if instances is None and self.config.targets == "classes":
+            instances = torch.zeros_like(label)
+        size = self._padded_size(image)
+        targets = instance_targets(
+            pad_to(label, size),
+            None if instances is None else pad_to(instances, size),
+            num_classes=self.num_classes,
+            limit=self.config.queries,
+            regions=True,
+        )
+        *inner, (classes, masks) = self._run(image, auxiliary=self.config.auxiliary)
+        with full_precision(image):
+            losses: dict[str, Tensor] = self.network.get_loss_dict(
+                masks,
+                classes,
+                [target.masks.float() for target in targets],
+                [target.classes for target in targets],
+                [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in inner] or None,
+            )
+        return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def instances(self, image: Tensor) -> list[Detections]:
+        """Return the objects found in each image of (n c x y); their masks may overlap.
+
+        Raises:
+            ModelError: axes, channels or size do not fit.
+        """
+        return [
+            find_instances(
+                classes,
+                masks,
+                threshold=self.config.score_threshold,
+                mask_threshold=self.config.mask_threshold,
+            )
+            for classes, masks in self._predict(image)
+        ]
+
+    @torch.no_grad()
+    def panoptic(self, image: Tensor) -> list[Panoptic]:
+        """Return the regions of each image of (n c x y), the background among them; each voxel has one at most.
+
+        Raises:
+            ModelError: axes, channels or size do not fit.
+        """
+        return [
+            panoptic(
+                classes,
+                masks,
+                threshold=self.config.score_threshold,
+                mask_threshold=self.config.mask_threshold,
+                overlap_threshold=self.config.overlap_threshold,
+                fuse=frozenset(self.config.fuse),
+            )
+            for classes, masks in self._predict(image)
+        ]
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise `ModelError` where the image does not fit, or leaves a batch norm a single value to normalise."""
+        super().check_image(image)
+        if self.config.backbone == "resnet":
+            self.check_norm_values(image, 32)
+
+    def _run(self, image: Tensor, *, auxiliary: bool) -> list[Layer]:
+        padded = pad_to(as_model(image, self), self._padded_size(image))
+        layers = self._layers(self.network, padded, auxiliary)
+        return [(classes.float(), masks.float()) for classes, masks in layers]
+
+    def _predict(self, image: Tensor) -> Iterator[Layer]:
+        """Class logits (q k+1) and mask logits (q x y) on the image's grid; one image at a time, as they are large."""
+        self.check_image(image)
+        size = self._padded_size(image)
+        classes, masks = self._run(image, auxiliary=False)[-1]
+        for of_classes, of_masks in zip(classes, masks, strict=True):
+            fine = F.interpolate(of_masks[None], size=size, mode="bilinear", align_corners=False)
+            yield of_classes, crop_to(fine, (image.shape[2], image.shape[3]))[0]
+
+    def _padded_size(self, image: Tensor) -> tuple[int, ...]:
+        return round_up((image.shape[2], image.shape[3]), self.divisor)
+
+
+def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) -> MaskTransformer:
+    """Build a MaskFormer with fresh weights."""
+    settings = MaskFormerConfig(
+        backbone_config=_backbone(config, in_channels),
+        decoder_config=DetrConfig(
+            d_model=config.hidden_channels,
+            num_queries=config.queries,
+            dropout=config.dropout,
+            decoder_layers=config.decoder_layers,
+            decoder_ffn_dim=config.decoder_width,
+            decoder_attention_heads=config.attention_heads,
+            encoder_attention_heads=config.attention_heads,
+        ),
+        fpn_feature_size=config.hidden_channels,
+        mask_feature_size=config.hidden_channels,
+        num_labels=num_classes,
+        no_object_weight=config.no_object_weight,
+        cross_entropy_weight=config.class_weight,
+        mask_weight=config.mask_weight,
+        dice_weight=config.dice_weight,
+    )
+    network = MaskFormerForInstanceSegmentation(settings)
+    # As in the paper's code; queries that start nearly equal stay so for hundreds of steps.
+    nn.init.normal_(network.model.transformer_module.queries_embedder.weight)
+    return MaskTransformer(
+        config, network, _maskformer_layers, in_channels=in_channels, num_classes=num_classes
+    )
+
+
+def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) -> MaskTransformer:
+    """Build a Mask2Former with fresh weights, without the norm after a Swin that it has no use for."""
+    settings = _quiet(
+        lambda: Mask2FormerConfig(
+            backbone_config=_backbone(config, in_channels),
+            feature_size=config.hidden_channels,
+            mask_feature_size=config.hidden_channels,
+            hidden_dim=config.hidden_channels,
+            encoder_layers=config.encoder_layers,
+            encoder_feedforward_dim=config.encoder_width,
+            decoder_layers=config.decoder_layers,
+            dim_feedforward=config.decoder_width,
+            num_attention_heads=config.attention_heads,
+            num_queries=config.queries,
+            train_num_points=config.points,
+            num_labels=num_classes,
+            no_object_weight=config.no_object_weight,
+            class_weight=config.class_weight,
+            mask_weight=config.mask_weight,
+            dice_weight=config.dice_weight,
+            use_auxiliary_loss=True,
+        )
+    )
+    network = Mask2FormerForUniversalSegmentation(settings)
+    if config.backbone == "swin":
+        # An unused parameter is saved and counted for nothing, and stops distributed training.
+        network.model.pixel_level_module.encoder.swin.layernorm = nn.Identity()
+    return MaskTransformer(
+        config, network, _mask2former_layers, in_channels=in_channels, num_classes=num_classes
+    )
+
+
+def _maskformer_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:
+    """The predictions of the decoder's layers, each after the decoder's norm; of the last alone if that is enough."""
+    out = network.model(image, output_hidden_states=auxiliary, return_dict=True)
+    states = [out.transformer_decoder_last_hidden_state]
+    if auxiliary:
+        norm = network.model.transformer_module.decoder.layernorm
+        # The first state is the queries' start, the last is that of the last layer, normed already.
+        states = [norm(state) for state in out.transformer_decoder_hidden_states[1:-1]] + states
+    voxels = out.pixel_decoder_last_hidden_state
+    return [
+        (network.class_predictor(state), torch.einsum("nqc,ncxy->nqxy", network.mask_embedder(state), voxels))
+        for state in states
+    ]
+
+
+def _mask2former_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:
+    """The predictions of the queries' start and of all layers, which each needs for the next; or of the last alone."""
+    out = network(image, output_auxiliary_logits=True)
+    last = (out.class_queries_logits, out.masks_queries_logits)
+    inner = [(one["class_queries_logits"], one["masks_queries_logits"]) for one in out.auxiliary_logits]
+    return [*inner, last] if auxiliary else [last]
+
+
+def _backbone(config: MaskTransformerFields, in_channels: int) -> ResNetConfig | SwinConfig:
+    if config.backbone == "resnet":
+        return ResNetConfig(
+            num_channels=in_channels,
+            embedding_size=config.stem_channels,
+            depths=list(config.depths),
+            hidden_sizes=list(config.widths),
+            layer_type=config.block,
+            out_features=_STAGES,
+        )
+    return SwinConfig(
+        num_channels=in_channels,
+        embed_dim=config.widths[0],
+        depths=list(config.depths),
+        num_heads=list(config.heads),
+        window_size=config.window_size,
+        drop_path_rate=config.drop_path,
+        out_features=_STAGES,
+    )
+
+
+def _quiet(make: Callable[[], Mask2FormerConfig]) -> Mask2FormerConfig:
+    """Without transformers' notice that a ResNet is none of the backbones it expects."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        return make()
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def build_maskformer(
+    options: MaskFormerOptions, *, in_channels: int, num_classes: int, spatial_dims: int
+) -> MaskTransformer:
+    """Build MaskFormer, with pretrained weights where the options name some."""
+    return with_weights(maskformer(options, in_channels, num_classes), options, MASKFORMER_HOMES)
+
+
+def build_mask2former(
+    options: Mask2FormerOptions, *, in_channels: int, num_classes: int, spatial_dims: int
+) -> MaskTransformer:
+    """Build Mask2Former, with pretrained weights where the options name some."""
+    return with_weights(mask2former(options, in_channels, num_classes), options, MASK2FORMER_HOMES)

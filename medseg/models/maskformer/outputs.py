@@ -1,0 +1,117 @@
+"""What the queries of MaskFormer and Mask2Former mean: semantic, instance and panoptic maps (Cheng et al. 2021).
+
+All functions take class logits (q k+1) of one image, whose last class is "no object", and mask logits (q x y) on the
+image's grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.models.detections import Detections, boxes_of
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of a panoptic map.
+
+    Args:
+        number: its value in the map, from 1.
+        class_index: its class.
+        score: in 0…1, of the first query where several are fused.
+        fused: whether all regions of its class are one.
+    """
+
+    number: int
+    class_index: int
+    score: float
+    fused: bool
+
+
+@dataclass(frozen=True)
+class Panoptic:
+    """Regions without overlap.
+
+    Args:
+        regions: in the order of their numbers.
+        numbers: (x y) int32, 0 where there is no region.
+    """
+
+    regions: tuple[Region, ...]
+    numbers: Tensor
+
+
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Return scores (k x y): over all queries, the sum of class probability times mask probability."""
+    probabilities = class_logits.softmax(dim=-1)[:, :-1]
+    return torch.einsum("qk,qxy->kxy", probabilities, mask_logits.sigmoid())
+
+
+def find_instances(
+    class_logits: Tensor, mask_logits: Tensor, *, threshold: float, mask_threshold: float
+) -> Detections:
+    """Return the objects: of all pairs of query and class as many as there are queries, best first.
+
+    The score is the class probability times the mean mask probability inside the mask. Objects are kept whose score
+    reaches `threshold` and whose mask is not empty; class 0, the background, is no object.
+    """
+    queries, classes = len(class_logits), class_logits.shape[1] - 1
+    probabilities, pairs = class_logits.softmax(dim=-1)[:, :-1].flatten().topk(queries)
+    found, query = pairs % classes, pairs // classes
+    inside = mask_logits.sigmoid()
+    masks = inside > mask_threshold
+    area = masks.sum(dim=(1, 2))
+    quality = (inside * masks).sum(dim=(1, 2)) / (area + 1e-6)
+    scores = probabilities * quality[query]
+    keep = torch.nonzero((scores >= threshold) & (area[query] > 0) & (found > 0))[:, 0]
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    chosen = masks[query[keep]]
+    return Detections(
+        scores[keep], found[keep], boxes_of(chosen) if len(keep) else scores.new_zeros(0, 4), chosen
+    )
+
+
+def panoptic(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    *,
+    threshold: float,
+    mask_threshold: float,
+    overlap_threshold: float,
+    fuse: frozenset[int],
+) -> Panoptic:
+    """Give each voxel to one query at most, by score times mask probability.
+
+    Args:
+        class_logits: (q k+1).
+        mask_logits: (q x y).
+        threshold: queries count whose best class is more probable, and is not "no object".
+        mask_threshold: a query's own area is where score times mask probability reaches it.
+        overlap_threshold: a region stays if the voxels given to it are a larger share of its own area.
+        fuse: classes of which all regions get one number.
+    """
+    scores, found = class_logits.softmax(dim=-1).max(dim=-1)
+    kept = torch.nonzero((found != class_logits.shape[1] - 1) & (scores > threshold))[:, 0]
+    numbers = torch.zeros(mask_logits.shape[1:], dtype=torch.int32, device=mask_logits.device)
+    if len(kept) == 0:
+        return Panoptic((), numbers)
+    weighed = mask_logits[kept].sigmoid() * scores[kept][:, None, None]
+    owner = weighed.argmax(dim=0)
+    regions: list[Region] = []
+    fused: dict[int, int] = {}
+    for i, query in enumerate(kept.tolist()):
+        given = owner == i
+        area, own = given.sum(), (weighed[i] >= mask_threshold).sum()
+        if area == 0 or own == 0 or float(area / own) <= overlap_threshold:
+            continue
+        k = int(found[query])
+        number = fused.get(k, len(regions) + 1)
+        numbers[given] = number
+        if number > len(regions):
+            regions.append(Region(number, k, float(scores[query]), k in fuse))
+        if k in fuse:
+            fused[k] = number
+    return Panoptic(tuple(regions), numbers)

@@ -1,0 +1,1 @@
+"""MONAI's own networks, for weights that were trained with them."""

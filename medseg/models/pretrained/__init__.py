@@ -1,0 +1,1 @@
+"""Published and local weights for backbones."""

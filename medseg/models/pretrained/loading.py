@@ -1,0 +1,169 @@
+"""Published weights into our models: renamed, adapted to other channels, and refused where they only half fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from medseg.errors import ModelError, describe
+from medseg.models.base import LoadedWeights, Model
+from medseg.models.pretrained.config import PretrainedOptions
+from medseg.models.pretrained.sources import read_weights
+
+State = Mapping[str, Tensor]
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Homes:
+    """Where a model takes published tensors.
+
+    Args:
+        places: pairs of a source's prefix and ours, such as ``("resnet.", "backbone.")``; the one by which most
+            tensors fit is taken.
+        heads: prefixes of ours that depend on the classes; they stay fresh where shapes differ.
+        stems: names of ours whose kernels are adapted to other numbers of channels.
+        optional: parts of our names that a source may lack.
+        renames: pairs of a pattern and its replacement, tried on the source's names, for older spellings.
+    """
+
+    places: tuple[tuple[str, str], ...]
+    heads: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+
+
+def with_weights(model: M, options: PretrainedOptions, homes: Homes) -> M:
+    """Return `model` with the weights that `options` names; ``model.loaded_weights`` then tells what was done.
+
+    Raises:
+        ModelError: the weights are not there, or do not fit.
+    """
+    if options.weights is not None:
+        state = read_weights(options.weights, download=options.download)
+        model.loaded_weights = fill(model, state, homes, source=options.weights)
+    return model
+
+
+def fill(model: Model, state: State, homes: Homes, *, source: str) -> LoadedWeights:
+    """Copy `state` into `model`, all of a backbone or of the model, or nothing.
+
+    Args:
+        model: is changed in place.
+        state: tensors by their published names.
+        homes: what fits where.
+        source: for messages.
+
+    Raises:
+        ModelError: no tensor fits, one has another shape, or one is missing that is not of a head.
+    """
+    own = model.state_dict()
+    place, renamed = _best_place(own, state, homes)
+    if not any(key in own for key in renamed):
+        fix = "Use the weights of this architecture"
+        what = f"no tensor fits {type(model).__name__}, such as {next(iter(state), 'none')!r}"
+        raise ModelError(describe(source, what, fix=fix))
+    filled: dict[str, Tensor] = {}
+    adapted = []
+    for key in sorted(own.keys() & renamed.keys()):
+        found = renamed[key][1]
+        if found.shape == own[key].shape:
+            filled[key] = found
+        elif not key.startswith(homes.heads):
+            filled[key] = _adapt(key, found, own[key], homes, source)
+            adapted.append(key)
+    _require_whole(own, filled, place, homes, source)
+    used = {renamed[key][0] for key in filled}
+    model.load_state_dict({**own, **filled})
+    return LoadedWeights(
+        source=source,
+        loaded=tuple(filled),
+        adapted=tuple(adapted),
+        fresh=tuple(key for key in own if key not in filled),
+        unused=tuple(key for key in state if key not in used),
+    )
+
+
+def inflate(kernel: Tensor, channels: int) -> Tensor:
+    """A kernel (o c *k) for another number of input channels that answers a grey image as before.
+
+    A grey image has equal channels; its answer is kept because the kernels' sum over the channels is.
+    """
+    mean: Tensor = kernel.mean(dim=1, keepdim=True) * (kernel.shape[1] / channels)
+    return mean.repeat_interleave(channels, dim=1)
+
+
+def resize_positions(table: Tensor, tokens: int) -> Tensor:
+    """Bring a square table of position embeddings (1 t d) to (1 tokens d), without its class token if it has one.
+
+    Bicubic, as in Dosovitskiy et al. 2021. Both grids must be square.
+    """
+    side, wanted = int(table.shape[1] ** 0.5), int(tokens**0.5)
+    cells = table[:, table.shape[1] - side * side :]
+    grid: Tensor = cells.unflatten(1, (side, side)).permute(0, 3, 1, 2).float()
+    if side != wanted:
+        grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+Renamed = dict[str, tuple[str, Tensor]]
+
+
+def _best_place(own: State, state: State, homes: Homes) -> tuple[str, Renamed]:
+    """Our prefix and the renamed tensors, with their published names, of the place by which most tensors fit."""
+
+    def fits(item: tuple[str, Renamed]) -> int:
+        return sum(key in own and own[key].dim() == found.dim() for key, (_, found) in item[1].items())
+
+    tried = [(ours, _rename(state, theirs, ours, homes)) for theirs, ours in homes.places]
+    return max(tried, key=fits)
+
+
+def _rename(state: State, theirs: str, ours: str, homes: Homes) -> Renamed:
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith(theirs):
+            key = ours + name.removeprefix(theirs)
+            for pattern, replacement in homes.renames:
+                key = re.sub(pattern, replacement, key)
+            renamed[key] = (name, tensor)
+    return renamed
+
+
+def _adapt(key: str, found: Tensor, own: Tensor, homes: Homes, source: str) -> Tensor:
+    same_kernel = found.dim() == own.dim() == 4 and (found.shape[0], *found.shape[2:]) == (
+        own.shape[0],
+        *own.shape[2:],
+    )
+    if key.endswith(homes.stems or ("\0",)) and same_kernel:
+        return inflate(found, own.shape[1])
+    if key.endswith("pos_embed") and found.dim() == 3 and found.shape[2] == own.shape[2]:
+        return resize_positions(found, own.shape[1])
+    fix = "Set the model's options to those of the weights"
+    expected = tuple(own.shape)
+    raise ModelError(
+        describe(source, f"shape of {key!r}", found=tuple(found.shape), expected=expected, fix=fix)
+    )
+
+
+def _require_whole(own: State, filled: State, place: str, homes: Homes, source: str) -> None:
+    """Everything under the chosen prefix must be filled, but heads, counters of batches and what is optional."""
+    optional = (*homes.optional, "num_batches_tracked")
+    missing = [
+        key
+        for key in own
+        if key.startswith(place)
+        and key not in filled
+        and not key.startswith(homes.heads)
+        and not any(part in key for part in optional)
+    ]
+    if missing:
+        fix = "Set the model's options to those of the weights"
+        what = f"{len(missing)} tensors are missing, such as {missing[0]!r}"
+        raise ModelError(describe(source, what, fix=fix))

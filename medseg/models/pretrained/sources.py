@@ -1,0 +1,188 @@
+"""Weights by name: files, torchvision's names, the Hugging Face hub. Nothing connects unless it is allowed to.
+
+Only tensors are read: safetensors, or PyTorch files with ``weights_only=True``. No foreign configuration is read at
+all; what a hub repository says about its model besides the weights has no effect.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from medseg.errors import ModelError, describe, nearest
+from medseg.storage.atomic import make_folder, write_bytes
+from medseg.storage.torch_files import read_torch_file
+
+TIMM_NAMES = {
+    "deit_tiny_patch16_224": "timm/deit_tiny_patch16_224.fb_in1k",
+    "deit_small_patch16_224": "timm/deit_small_patch16_224.fb_in1k",
+    "deit_base_patch16_224": "timm/deit_base_patch16_224.fb_in1k",
+    "vit_large_patch16_384.augreg_in21k_ft_in1k": "timm/vit_large_patch16_384.augreg_in21k_ft_in1k",
+}
+"""timm's names of the weights that ViT and ViT-Adapter start from, and their repositories on the hub."""
+
+TIMEOUT = 20.0
+"""Seconds after which a connection that does not answer is given up; nothing is tried twice."""
+
+_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
+_HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
+    """Return the tensors that `source` names; see `PretrainedOptions` for its forms.
+
+    Raises:
+        ModelError: unknown, not there, not readable, or not in the local cache without leave to download.
+    """
+    if _TORCHVISION.fullmatch(source):
+        return read_tensors(_torchvision_file(source, download=download))
+    name, _, revision = source.partition("@")
+    if name in TIMM_NAMES:
+        source = f"hub:{TIMM_NAMES[name]}" + (f"@{revision}" if revision else "")
+    if source.startswith("hub:"):
+        return read_tensors(_hub_file(source, download=download))
+    path = Path(source)
+    if not path.is_file():
+        hint = nearest(source, TIMM_NAMES)
+        fix = (
+            "Give a .safetensors or .pth file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2, "
+            "or hub:ORGANISATION/NAME"
+        )
+        raise ModelError(describe("weights", f"no such file or name: {source!r}.{hint}".rstrip("."), fix=fix))
+    return read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a ``.safetensors`` file, or a PyTorch file that holds nothing but tensors and plain values.
+
+    Raises:
+        ModelError: not readable, not such a file, or it holds no tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except Exception as error:  # a damaged file raises whatever its bytes lead to
+            reason = " ".join(str(error).split())[:200]
+            fix = "Copy it again"
+            raise ModelError(describe(path, f"not a file of weights ({reason})", fix=fix)) from None
+    state = _unwrap(read_torch_file(path))
+    if not state:
+        fix = "Save the state dict of the model"
+        raise ModelError(describe(path, "no tensors by name in it", fix=fix))
+    return state
+
+
+def _unwrap(found: Any) -> dict[str, Tensor]:
+    """The state dict itself, or the one under a usual key of a checkpoint."""
+    if not isinstance(found, Mapping):
+        return {}
+    for key in ("state_dict", "model", "model_state", "teacher"):
+        if isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _torchvision_file(name: str, *, download: bool) -> Path:
+    """The file of a torchvision weights name in torch's cache, fetched if allowed."""
+    from torchvision.models import get_weight
+
+    try:
+        weight = get_weight(name)
+    except (ValueError, AttributeError, KeyError):
+        fix = "Look the name up in torchvision's list of weights"
+        raise ModelError(
+            describe("weights", f"torchvision has no weights called {name!r}", fix=fix)
+        ) from None
+    url = str(weight.url)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        _require_leave(name, str(path), download=download)
+        content = _fetch(url)
+        _require_digits(content, path, url)
+        make_folder(path.parent)
+        write_bytes(path, content)
+    _require_digits(path.read_bytes(), path, str(path))
+    return path
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            return bytes(answer.read())
+    except OSError as error:
+        raise _unreachable(url, error) from None
+
+
+def _require_digits(content: bytes, path: Path, where: str) -> None:
+    """torchvision's file names end in the first digits of the file's sha256."""
+    digits, found = path.stem.rpartition("-")[2], sha256(content).hexdigest()
+    if not found.startswith(digits):
+        fix = "Remove the file and fetch it again"
+        raise ModelError(describe(where, "sha256", found=found, expected=f"{digits}…", fix=fix))
+
+
+def _hub_file(source: str, *, download: bool) -> Path:
+    """``model.safetensors`` of a hub repository, from the local cache or, if allowed, fetched."""
+    match = _HUB.fullmatch(source)
+    if match is None:
+        fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
+        raise ModelError(describe("weights", f"not the name of a hub repository: {source!r}", fix=fix))
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, revision = match["repository"], match["revision"]
+    try:
+        return Path(
+            hf_hub_download(repository, "model.safetensors", revision=revision, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, ValueError):
+        _require_leave(source, "model.safetensors in the local cache", download=download)
+    if revision is None or not _COMMIT.fullmatch(revision):
+        fix = "Write hub:ORGANISATION/NAME@COMMIT with the 40 digits of a commit"
+        expected = "a commit, since names can be moved"
+        raise ModelError(
+            describe("weights", "revision to download", found=revision, expected=expected, fix=fix)
+        )
+    _require_connection()
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors", revision=revision, etag_timeout=TIMEOUT))
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        raise _unreachable(source, error) from None
+
+
+def _require_connection() -> None:
+    """Ask the hub for one answer first: its client tries for minutes, and a machine without a network has none."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        fix = "Unset HF_HUB_OFFLINE, or give a file"
+        raise ModelError(describe("weights", "the hub is switched off by HF_HUB_OFFLINE", fix=fix))
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()
+    except OSError as error:
+        raise _unreachable(constants.ENDPOINT, error) from None
+
+
+def _require_leave(source: str, wanted: str, *, download: bool) -> None:
+    if not download:
+        fix = "Set download: true, or fetch the file where there is a network and give its path"
+        raise ModelError(describe("weights", f"{source}: not on this machine: found no {wanted}", fix=fix))
+
+
+def _unreachable(where: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    fix = "Fetch the file where there is a network and give its path"
+    return ModelError(describe("weights", f"{where}: cannot be fetched ({reason})", fix=fix))

@@ -1,0 +1,1 @@
+"""U-Net, residual U-Net and Attention U-Net."""

@@ -1,0 +1,119 @@
+"""The attention U-Net: a U-Net whose skips are weighted by what the coarser level has seen."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg.models.layers.convs import conv_nd, patch_conv_nd
+from medseg.models.layers.memory_format import like_layout
+from medseg.models.layers.resample import resize
+from medseg.models.unet.blocks import BlockSettings, initialise
+from medseg.models.unet.config import AttentionUNetConfig, AttentionUNetOptions
+from medseg.models.unet.gate_config import GateOptions
+from medseg.models.unet.network import DecoderLevel, UNet, block_settings
+
+OPEN = 10.0
+"""Bias of the coefficients of an open gate: a sigmoid of 0.99995."""
+
+
+class AttentionGate(nn.Module):
+    """Additive attention on a grid (Oktay et al. 2018, equations 1 and 2).
+
+    ``coefficients = sigmoid(psi(relu(theta(skip) + phi(lower))))``, on the grid of `lower`, brought to the
+    skip's grid; the result is the skip times the coefficients.
+
+    Args:
+        spatial_dims: 2 or 3.
+        skip_channels: channels of the skip.
+        lower_channels: channels of the gating signal, the map of the coarser decoder level.
+        inter_channels: width of the sum.
+        stride: size of the skip over that of the gating signal, per axis.
+        options: number of coefficients, interpolation.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        skip_channels: int,
+        lower_channels: int,
+        inter_channels: int,
+        stride: tuple[int, ...],
+        options: GateOptions,
+    ) -> None:
+        super().__init__()
+        self.theta = patch_conv_nd(spatial_dims, skip_channels, inter_channels, stride, bias=False)
+        self.phi = conv_nd(spatial_dims, lower_channels, inter_channels)
+        self.psi = conv_nd(spatial_dims, inter_channels, options.coefficients)
+        self.nearest = options.resample == "nearest"
+        self.share = skip_channels // options.coefficients
+
+    def coefficients(self, skip: Tensor, lower: Tensor) -> Tensor:
+        """Return the attention (n a *spatial) in 0…1 on the grid of `skip`; a is the number of coefficients."""
+        theta = self.theta(skip)
+        phi = resize(self.phi(lower), tuple(theta.shape[2:]), nearest=self.nearest)
+        attention = self.psi(F.relu(theta + phi)).sigmoid()
+        return resize(attention, tuple(skip.shape[2:]), nearest=self.nearest)
+
+    def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
+        """Weight skip (n c *spatial) by what lower (n c' *spatial/stride) asks for; same shape and layout."""
+        attention = self.coefficients(skip, lower)
+        if attention.shape[1] > 1:
+            attention = attention.repeat_interleave(self.share, dim=1)
+        return like_layout(skip * attention, skip)
+
+    def open(self) -> None:
+        """Set the coefficients to 0.99995 everywhere, so that the gate passes the skip on."""
+        for name, parameter in self.psi.named_parameters():
+            nn.init.constant_(parameter, OPEN if name == "bias" else 0.0)
+
+
+class AttentionUNet(UNet):
+    """A U-Net with a gate on the skips that ``config.gate`` names; use `AttentionUNet2d` or `AttentionUNet3d`."""
+
+    def __init__(self, config: AttentionUNetConfig, spatial_dims: int) -> None:
+        super().__init__(config, spatial_dims)
+        settings = block_settings(config, spatial_dims)
+        for level, switched_on in enumerate(config.gate.switches(config.num_levels)):
+            decoder_level = self.decoder[level]
+            if switched_on and isinstance(decoder_level, DecoderLevel):
+                decoder_level.gate = make_gate(config, level, settings)
+
+
+class AttentionUNet2d(AttentionUNet):
+    """Attention U-Net for images (n c x y); see `UNet`."""
+
+    def __init__(self, config: AttentionUNetConfig) -> None:
+        super().__init__(config, 2)
+
+
+class AttentionUNet3d(AttentionUNet):
+    """Attention U-Net for volumes (n c x y z); see `UNet`."""
+
+    def __init__(self, config: AttentionUNetConfig) -> None:
+        super().__init__(config, 3)
+
+
+def make_gate(config: AttentionUNetConfig, level: int, settings: BlockSettings) -> AttentionGate:
+    """The gate of one decoder level, 0 being the deepest, with fresh weights."""
+    skips = config.skip_widths()
+    gate = AttentionGate(
+        settings.dims,
+        skips[level],
+        config.lower_widths()[level],
+        config.gate.widths(skips)[level],
+        config.encoder_stages[-1 - level].strides(settings.dims),
+        config.gate,
+    )
+    initialise(gate, settings)
+    if config.gate.pass_through:
+        gate.open()
+    return gate
+
+
+def build(
+    options: AttentionUNetOptions, *, in_channels: int, num_classes: int, spatial_dims: int
+) -> AttentionUNet:
+    """Build an Attention U-Net with fresh weights."""
+    config = AttentionUNetConfig(in_channels=in_channels, out_channels=num_classes, **dict(options))
+    return AttentionUNet2d(config) if spatial_dims == 2 else AttentionUNet3d(config)

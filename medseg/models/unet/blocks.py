@@ -1,0 +1,303 @@
+"""The blocks that U-Net stages are made of, for 2D and 3D alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg.models.layers.convs import conv_nd, patch_conv_nd
+from medseg.models.layers.layer_names import Act, Downsample, Norm
+from medseg.models.layers.memory_format import like_layout
+from medseg.models.layers.norms import LayerNorm, make_norm
+from medseg.models.layers.resample import avg_pool, max_pool
+from medseg.models.unet.fields import Block, ResidualDownsample, Stage
+
+HEAD_WIDTH = 32
+EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """What all blocks of a network share; see `UNetOptions` for the meaning of each."""
+
+    dims: int
+    norm: Norm
+    act: Act | None
+    negative_slope: float
+    bias: bool
+    residual_downsample: ResidualDownsample
+    downsample: Downsample
+
+
+class Activation(nn.Module):
+    """The activation called `act`; in place where the derivative can be told from the result."""
+
+    def __init__(self, act: Act, negative_slope: float) -> None:
+        super().__init__()
+        self.act, self.negative_slope = act, negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor to the same shape and layout; ReLU and leaky ReLU overwrite it."""
+        if self.act == "relu":
+            return F.relu_(x)
+        if self.act == "leaky_relu":
+            return F.leaky_relu_(x, self.negative_slope)
+        return F.gelu(x) if self.act == "gelu" else F.silu(x)
+
+    def extra_repr(self) -> str:
+        """The name of the function, for printing."""
+        return self.act
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, dropout of whole channels, norm, activation.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        settings: shared settings.
+        kernel_size, stride: one number per axis; the padding keeps the size up to the stride.
+        dilation: spacing of the taps.
+        dropout: probability of dropping a channel.
+        bias: of the convolution; None takes the shared setting.
+        act: False leaves the activation out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        settings: BlockSettings,
+        *,
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...] | None = None,
+        dilation: int = 1,
+        dropout: float = 0.0,
+        bias: bool | None = None,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = conv_nd(
+            settings.dims,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            bias=settings.bias if bias is None else bias,
+        )
+        self.dropout = make_dropout(dropout, settings.dims)
+        self.norm = make_norm(settings.norm, out_channels, settings.dims)
+        self.act = Activation(settings.act or "leaky_relu", settings.negative_slope) if act else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n c *spatial) to (n c' *spatial/stride)."""
+        out = like_layout(self.conv(x), x)
+        for layer in (self.dropout, self.norm, self.act):
+            if layer is not None:
+                out = layer(out)
+        return out
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a shortcut, the sum activated (He et al. 2016, arXiv:1512.03385).
+
+    The shortcut of a block that changes stride or width is a mean over the stride followed by a 1×1 convolution
+    where the width changes (He et al. 2019, arXiv:1812.01187; nnU-Net's residual encoder), or a strided 1×1
+    convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, stage: Stage, stride: tuple[int, ...], settings: BlockSettings
+    ) -> None:
+        super().__init__()
+        width, kernel = stage.channels, stage.kernel(settings.dims)
+        self.conv1 = ConvNormAct(
+            in_channels,
+            width,
+            settings,
+            kernel_size=kernel,
+            stride=stride,
+            dilation=stage.dilation,
+            dropout=stage.dropout,
+        )
+        self.conv2 = ConvNormAct(
+            width, width, settings, kernel_size=kernel, dilation=stage.dilation, act=False
+        )
+        strided = any(step != 1 for step in stride)
+        pooled = strided and settings.residual_downsample == "avgpool"
+        self.pool = stride if pooled else None
+        self.shortcut: ConvNormAct | None = None
+        if in_channels != width or (strided and not pooled):
+            self.shortcut = ConvNormAct(
+                in_channels,
+                width,
+                settings,
+                kernel_size=(1,) * settings.dims,
+                stride=None if pooled else stride,
+                bias=False,
+                act=False,
+            )
+        self.act = Activation(settings.act or "leaky_relu", settings.negative_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n c *spatial) to (n c' *spatial/stride)."""
+        out: Tensor = self.conv2(self.conv1(x))
+        if self.pool is not None:
+            x = avg_pool(x, self.pool)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        activated: Tensor = self.act(out.add_(x))
+        return activated
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, norm, 1×1 to four times the width, activation, 1×1 back, and the sum.
+
+    Liu et al. 2022, arXiv:2201.03545; Roy et al. 2023 (MedNeXt), arXiv:2303.09975, for volumes. The kernel is the
+    stage's. Where stride or width change, a convolution with kernel = stride comes first.
+    """
+
+    def __init__(
+        self, in_channels: int, stage: Stage, stride: tuple[int, ...], settings: BlockSettings
+    ) -> None:
+        super().__init__()
+        dims, width = settings.dims, stage.channels
+        self.project: nn.Module | None = None
+        if in_channels != width or any(step != 1 for step in stride):
+            self.project = patch_conv_nd(dims, in_channels, width, stride)
+        self.depthwise = conv_nd(
+            dims,
+            width,
+            width,
+            stage.kernel(dims),
+            dilation=stage.dilation,
+            groups=width,
+            bias=settings.bias,
+        )
+        self.dropout = make_dropout(stage.dropout, dims)
+        self.norm = make_norm(settings.norm, width, dims)
+        self.expand = conv_nd(dims, width, EXPANSION * width)
+        self.act = Activation(settings.act or "gelu", settings.negative_slope)
+        self.contract = conv_nd(dims, EXPANSION * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n c *spatial) to (n c' *spatial/stride)."""
+        if self.project is not None:
+            x = like_layout(self.project(x), x)
+        out = like_layout(self.depthwise(x), x)
+        for layer in (self.dropout, self.norm, self.expand, self.act, self.contract):
+            if layer is not None:
+                out = layer(out)
+        return x + out
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all voxels, norm first, added to its input (Vaswani et al. 2017).
+
+    There is one head per 32 channels, as near as the width allows. The output projection starts at zero, so that
+    a fresh block passes its input on.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        most = max(1, channels // HEAD_WIDTH)
+        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+        self.norm = LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n c *spatial) to the same shape and layout."""
+        n, channels, *size = x.shape
+        tokens = self.norm(x).movedim(1, -1).reshape(n, -1, channels)
+        qkv = self.qkv(tokens).reshape(n, -1, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each n heads voxels width
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(n, -1, channels)
+        out = self.out(mixed).reshape(n, *size, channels).movedim(-1, 1)
+        return x + like_layout(out, x)
+
+
+class ConvStage(nn.Module):
+    """The blocks of one resolution.
+
+    Args:
+        in_channels: channels of the input.
+        stage: what the stage consists of.
+        block: kind of block.
+        settings: shared settings.
+    """
+
+    def __init__(self, in_channels: int, stage: Stage, block: Block, settings: BlockSettings) -> None:
+        super().__init__()
+        stride = stage.strides(settings.dims)
+        self.pool: Downsample | None = None
+        if settings.downsample != "conv" and any(step != 1 for step in stride):
+            self.pool = settings.downsample
+        self.stride = stride
+        once = (1,) * settings.dims
+        first = once if self.pool else stride
+        widths = [in_channels] + [stage.channels] * (stage.num_blocks - 1)
+        steps = [first] + [once] * (stage.num_blocks - 1)
+        self.blocks = nn.ModuleList(
+            make_block(block, width, stage, step, settings) for width, step in zip(widths, steps, strict=True)
+        )
+        self.attention = SelfAttention(stage.channels) if stage.use_attention else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n c *spatial) to (n c' *spatial/stride)."""
+        if self.pool is not None:
+            x = (max_pool if self.pool == "maxpool" else avg_pool)(x, self.stride)
+        for block in self.blocks:
+            x = block(x)
+        if self.attention is not None:
+            x = self.attention(x)
+        return x
+
+
+def make_block(
+    block: Block, in_channels: int, stage: Stage, stride: tuple[int, ...], settings: BlockSettings
+) -> nn.Module:
+    """Return one block of the kind called `block`."""
+    if block == "res":
+        return ResidualBlock(in_channels, stage, stride, settings)
+    if block == "convnext":
+        return ConvNeXtBlock(in_channels, stage, stride, settings)
+    return ConvNormAct(
+        in_channels,
+        stage.channels,
+        settings,
+        kernel_size=stage.kernel(settings.dims),
+        stride=stride,
+        dilation=stage.dilation,
+        dropout=stage.dropout,
+    )
+
+
+def make_dropout(probability: float, spatial_dims: int) -> nn.Module | None:
+    """Dropout of whole channels, or None for probability 0."""
+    if probability == 0.0:
+        return None
+    return nn.Dropout2d(probability) if spatial_dims == 2 else nn.Dropout3d(probability)
+
+
+def initialise(model: nn.Module, settings: BlockSettings) -> None:
+    """Kaiming normal weights for the activation, zero biases, and residual blocks that begin as their shortcut.
+
+    He et al. 2015, arXiv:1502.01852; the zero in each residual block's last norm is Goyal et al. 2017,
+    arXiv:1706.02677. Both are nnU-Net's choices.
+    """
+    slope = settings.negative_slope if settings.act in ("leaky_relu", None) else 0.0
+    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    for module in model.modules():
+        if isinstance(module, convolutions):
+            nn.init.kaiming_normal_(module.weight, a=slope)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, ResidualBlock) and module.conv2.norm is not None:
+            nn.init.zeros_(module.conv2.norm.get_parameter("weight"))

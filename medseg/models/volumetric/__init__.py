@@ -1,0 +1,1 @@
+"""2-D models and several models applied to volumes."""

@@ -1,0 +1,102 @@
+"""A 2D model on a volume, across several of its axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.slices2d.radiological_view import slice_display
+from medseg.data.slices2d.slice_channels import slice_channels
+from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.errors import ModelError, describe
+from medseg.models.base import Criterion, Model
+from medseg.models.volumetric.slicewise import SliceWise
+
+
+class MultiPlane(Model):
+    """Averages the logits of one 2D model over slices across several axes, as axial, coronal and sagittal.
+
+    Prasoon et al. 2013 gave three planes to a network of three branches; here all planes share their weights.
+
+    Args:
+        planes: the same 2D model slice by slice, once an axis.
+
+    Raises:
+        ModelError: no plane, or two with the same axis.
+    """
+
+    def __init__(self, planes: Sequence[SliceWise]) -> None:
+        axes = [plane.axis for plane in planes]
+        if not planes or len(set(axes)) < len(axes):
+            fix = "Name each axis once"
+            raise ModelError(
+                describe("MultiPlane", "axes", found=axes, expected="at least one, each once", fix=fix)
+            )
+        first = planes[0]
+        super().__init__(
+            spatial_dims=3,
+            in_channels=first.in_channels,
+            num_classes=first.num_classes,
+            divisor=tuple(
+                math.lcm(*sizes) for sizes in zip(*(plane.divisor for plane in planes), strict=True)
+            ),
+        )
+        self.planes = nn.ModuleList(planes)
+
+    @property
+    def criterion(self) -> Criterion | None:
+        """The criterion of the 2D model; it sees batches of slices."""
+        return self._slicewise()[0].criterion
+
+    @criterion.setter
+    def criterion(self, criterion: Criterion | None) -> None:
+        for plane in self._slicewise():
+            plane.criterion = criterion
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the mean over the planes of the logits (n k x y z) of a volume (n c x y z)."""
+        first, *others = self._slicewise()
+        total = first(image)
+        for plane in others:
+            total = total + plane(image)
+        mean: Tensor = total / len(self.planes)
+        return mean
+
+    def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the losses of the 2D model, averaged over the planes; see `SliceWise.losses`."""
+        each = [plane.losses(image, label, instances) for plane in self._slicewise()]
+        return {name: sum((one[name] for one in each[1:]), each[0][name]) / len(each) for name in each[0]}
+
+    def _slicewise(self) -> list[SliceWise]:
+        return [plane for plane in self.planes if isinstance(plane, SliceWise)]
+
+
+def on_volumes(model: Model, slices: SliceSettings, *, axis: int, preprocessing: Preprocessing) -> Model:
+    """The model as it predicts volumes: a 3D one as it is, a 2D one slice by slice as `slices` says.
+
+    Args:
+        model: of 2 or 3 spatial axes; for `slices.channels` it has the channels that these make.
+        slices: how slices become images.
+        axis: array axis across the slices, where `slices.planes` names none.
+        preprocessing: of the volumes, which tells their orientation and what their values mean.
+
+    Raises:
+        ConfigError: intensities or an orientation that do not allow what `slices` asks for.
+        ModelError: a model of other channels.
+    """
+    if model.spatial_dims == 3:
+        return model
+    planes = [
+        SliceWise(
+            model,
+            axis=one,
+            batch_size=slices.batch_size,
+            channels=slice_channels(slices, one, preprocessing),
+            display=slice_display(slices, one, preprocessing),
+        )
+        for one in slices.planes or (axis,)
+    ]
+    return planes[0] if len(planes) == 1 else MultiPlane(planes)

@@ -1,0 +1,77 @@
+"""YAML with a comment on each value that says why it is so."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from medseg.runtime.formatting import printable
+
+_WIDTH = 110
+_COLUMN = 36  # where comments stand that fit beside their value
+
+
+@dataclass(frozen=True)
+class Because:
+    """A plain value, and the reason for it."""
+
+    value: Any
+    reason: str = ""
+
+
+Tree = Mapping[str, "Because | Tree"]
+
+
+def render(heading: str, tree: Tree) -> str:
+    """The YAML of `tree` under a heading; reasons stand behind their values, or above where they are long."""
+    return "\n".join([*_heading(heading), *_lines(tree, 0)]) + "\n"
+
+
+def plain(tree: Tree) -> dict[str, Any]:
+    """The values alone."""
+    return {key: item.value if isinstance(item, Because) else plain(item) for key, item in tree.items()}
+
+
+def _heading(text: str) -> list[str]:
+    """Comment lines, wrapped; lines that begin with a space are kept as they are."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line or line.startswith(" "):
+            lines.append(f"# {line}".rstrip())
+        else:
+            lines += _comment(line, 0)
+    return lines
+
+
+def _comment(text: str, indent: int) -> list[str]:
+    margin = f"{' ' * indent}# "
+    return textwrap.wrap(
+        printable(text), _WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+    )
+
+
+def _lines(tree: Tree, indent: int) -> list[str]:
+    lines: list[str] = []
+    for key, item in tree.items():
+        if isinstance(item, Because):
+            lines += _leaf(f"{' ' * indent}{key}: {_scalar(item.value)}", item.reason, indent)
+        elif item:
+            lines += [f"{' ' * indent}{key}:", *_lines(item, indent + 2)]
+    return lines
+
+
+def _leaf(line: str, reason: str, indent: int) -> list[str]:
+    if not reason:
+        return [line]
+    beside = f"{line:<{_COLUMN}} # {printable(reason)}"
+    return [beside] if len(beside) <= _WIDTH else [*_comment(reason, indent), line]
+
+
+def _scalar(value: Any) -> str:
+    """One line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,299 @@
+"""The experiment of a plan as YAML values, each with its reason."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.experiment.mirroring import opposite_axes
+from medseg.models.catalog import MODELS
+from medseg.models.unet.config import UNetOptions
+from medseg.planning.commented_yaml import Because, Tree
+from medseg.planning.fingerprint.fingerprint import Fingerprint
+from medseg.planning.nnunet.configurations import schemes
+from medseg.planning.propose import Proposal
+from medseg.runtime.formatting import counted, percent
+
+LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
+_ORIENTATION = "RAS"
+_PROCESSORS_VOXELS = 1 << 16  # of a batch, where steps are dear
+_PROCESSORS_WIDTH = 2  # times narrower: a quarter of the arithmetic
+_LONG = 20_000  # steps from which SGD finds its way
+_MOST_WORKERS = 8
+_MOST_SLICES_AT_ONCE = 32
+_PAPERS_BATCH = 16
+_DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
+_ELONGATED = 1.5
+_SIDES_ALONE = (
+    "at most left and right, which look alike in a body: few steps are not spent on flips no scan shows"
+)
+_METHOD_REASONS = {
+    "ct": "clipped to its foreground's percentiles 0.5 and 99.5, which training measures",
+    "zscore": "each image's own mean and deviation",
+    "zscore_mask": "each image's own mean and deviation inside its non-zero mask",
+    "none": "left as it is",
+    "rescale": "each image to [0, 1]",
+    "rgb": "divided by 255",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the cases lie: the dataset's path, and its layout if that is not to be found out."""
+
+    path: Path
+    layout: str
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model of the catalog with its default options, in place of the planned U-Net."""
+
+    name: str
+    divisor: tuple[int, ...]
+
+
+def experiment_tree(
+    fingerprint: Fingerprint, proposal: Proposal, source: Source, steps: int | None, other: OtherModel | None
+) -> Tree:
+    """All values of an experiment that a plan decides.
+
+    Args:
+        fingerprint, proposal: of the dataset.
+        source: of the cases.
+        steps: of the training; None takes the recipe's own number.
+        other: model to train instead of the planned U-Net; its patch is made divisible.
+    """
+    model_name = other.name if other else _unet_name(proposal)
+    return {
+        "name": Because(_experiment_name(fingerprint.dataset, model_name, proposal)),
+        "data": _data(fingerprint, source),
+        "preprocess": _preprocess(fingerprint, proposal),
+        "model": {"name": Because(other.name, "its options are left at their defaults")}
+        if other
+        else _unet(proposal, long=_is_long(proposal, steps)),
+        "patch": _patch(proposal, other),
+        "augment": _augment(fingerprint, proposal, long=_is_long(proposal, steps)),
+        "train": _train(proposal, steps, other),
+        "predict": _predict(fingerprint, proposal, other, long=_is_long(proposal, steps)),
+    }
+
+
+def _unet_name(proposal: Proposal) -> str:
+    return f"{'resunet' if proposal.preset.residual else 'unet'}_{proposal.dims}d"
+
+
+def _experiment_name(dataset: str, model: str, proposal: Proposal) -> str:
+    mark = "_lowres" if proposal.kind == "lowres" else ""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{dataset}_{model}{mark}")
+    return name if re.match(r"[A-Za-z0-9]", name) else f"plan{name}"
+
+
+def _data(f: Fingerprint, source: Source) -> Tree:
+    tree: dict[str, Because | Tree] = {
+        "path": Because(str(source.path), f"{counted(len(f.cases), 'case')} with a label map")
+    }
+    if source.layout != "auto":
+        tree["layout"] = Because(source.layout, "as told")
+    if not f.named:
+        tree["labels"] = Because(
+            f.labels, "the dataset names none: values found in its label maps, to be renamed"
+        )
+    if f.subjects < 2:
+        tree["fold"] = Because("all", "a single subject: nothing can be held out to see how well it does")
+    elif f.subjects < 5:
+        tree["folds"] = Because(f.subjects, f"no more than the {f.subjects} subjects allow")
+    return tree
+
+
+def _preprocess(f: Fingerprint, p: Proposal) -> Tree:
+    median = " x ".join(f"{value:.4g}" for value in f.medians()[0])
+    why = {
+        "3d": f"target of the dataset, whose median is {median} mm",
+        "2d": f"target of the dataset, whose median is {median} mm; across slices each file keeps its own",
+        "lowres": f"coarser than the median {median} mm, so that a patch holds a quarter of the median volume",
+    }[p.kind]
+    spacing = [None if p.kind == "2d" and axis == p.slice_axis else mm for axis, mm in enumerate(p.spacing)]
+    left = f.median_relative_size
+    crop = "nothing" if left > 0.995 else f"a median of {percent(1 - left)}"
+    return {
+        "orientation": Because(_ORIENTATION, "whatever the files' own; axes are right, anterior, superior"),
+        "spacing": Because(spacing, f"mm, {why}"),
+        "normalize": _normalize(f),
+        "crop_to_nonzero": Because(True, f"cuts {crop} of the volume away"),
+    }
+
+
+def normalization_methods(f: Fingerprint) -> list[str]:
+    """One method of `medseg.data.settings.Method` per channel."""
+    chosen, masked = schemes(f.channel_names, f.median_relative_size)
+    return ["zscore_mask" if inside else scheme for scheme, inside in zip(chosen, masked, strict=True)]
+
+
+def _normalize(f: Fingerprint) -> Because:
+    methods = normalization_methods(f)
+    if len(set(methods)) == 1:
+        reason = f"{', '.join(f.channel_names)}: {_METHOD_REASONS[methods[0]]}"
+    else:
+        pairs = zip(f.channel_names, methods, strict=True)
+        reason = "; ".join(f"{name}: {_METHOD_REASONS[method]}" for name, method in pairs)
+    return Because(methods, reason)
+
+
+def _is_long(p: Proposal, steps: int | None) -> bool:
+    """Whether the training is as long as nnU-Net's recipe wants it: on a GPU, or because so many steps were asked for."""
+    return p.budget.on_gpu if steps is None else steps >= _LONG
+
+
+def _channels(p: Proposal, *, long: bool) -> Because:
+    if p.budget.on_gpu or long:
+        return Because(list(p.channels), "per stage")
+    narrow = [width // _PROCESSORS_WIDTH for width in p.channels]
+    return Because(narrow, f"per stage: half the rules' {list(p.channels)}, for more steps in the time")
+
+
+def _unet(p: Proposal, *, long: bool) -> Tree:
+    channels = _channels(p, long=long)
+    tree: dict[str, Because | Tree] = {
+        "name": Because(_unet_name(p), f"preset {p.preset.name}"),
+        "channels": channels,
+        "strides": Because(
+            [list(s) for s in p.strides],
+            "per stage and axis; coarse axes wait until the others are as coarse",
+        ),
+        "kernel_size": Because(
+            [list(k) for k in p.kernels], "per stage and axis; 1 along axes twice as coarse as the finest"
+        ),
+        "num_blocks": Because(
+            list(p.blocks), "per stage" + (", residual blocks" if p.preset.residual else "")
+        ),
+    }
+    if p.preset.residual:
+        tree["decoder_block"] = Because("basic", "only the encoder is residual")
+        tree["decoder_num_blocks"] = Because(p.preset.decoder_blocks)
+        tree["stem_channels"] = Because(channels.value[0])
+    why = "losses on the coarser resolutions too" if p.deep_supervision else "too few resolutions for it"
+    tree["deep_supervision"] = Because(p.deep_supervision, why)
+    return tree
+
+
+def _patch(p: Proposal, other: OtherModel | None) -> Tree:
+    median = " x ".join(f"{n:g}" for n in p.median_shape)
+    what = "slice" if p.dims == 2 else "volume"
+    divisor = other.divisor if other else p.divisor
+    size = [-(-n // d) * d for n, d in zip(p.patch, divisor, strict=True)]
+    why = (
+        f"holds {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
+        f"{' x '.join(map(str, divisor))}"
+    )
+    tree: dict[str, Because | Tree] = {"size": Because(size, why)}
+    if p.dims == 2:
+        tree["slice_axis"] = Because(p.slice_axis, "the coarsest axis")
+    return tree
+
+
+def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> Tree:
+    tree: dict[str, Because | Tree] = {}
+    if not _mirrors_all(p, long=long):
+        # Axis 0 of the volume is axis 0 of the patch, too, where the patch has it.
+        tree["mirror_axes"] = Because(_mirrored(f, p, long=long), _SIDES_ALONE)
+    if p.dims == 2:
+        degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
+        why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
+        tree["rotate_degrees"] = Because(degrees, why)
+    elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
+        why = "so flat a patch is turned and scaled within its few thick slices"
+        tree["in_plane"] = Because(p.slice_axis, why)
+        tree["rotate_degrees"] = Because(180.0, "slices are turned any way in their plane")
+    return tree
+
+
+def _mirrors_all(p: Proposal, *, long: bool) -> bool:
+    """Whether all axes are mirrored: in a long training, and in pictures, which have no up and down."""
+    return long or p.median_shape[p.slice_axis] <= 1
+
+
+def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
+    """The axes of the volume that are mirrored: no opposite labels or regions lie along them, and they lie in the patch."""
+    apart = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
+    across = (p.slice_axis,) if p.dims == 2 else ()
+    axes = range(3) if _mirrors_all(p, long=long) else (0,)
+    return [axis for axis in axes if axis not in (*apart, *across)]
+
+
+def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
+    long = _is_long(p, steps)
+    dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
+    tree: dict[str, Because | Tree] = {
+        **_length(steps, long=long),
+        "batch_size": _batch(p, other),
+        "batch_dice": Because(p.batch_dice, dice),
+        "foreground": Because(0.33, "share of patches centred on a label"),
+        "optimizer": _optimizer(long, other),
+    }
+    if p.budget.on_gpu:
+        workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+        tree["workers"] = Because(workers, "processes that augment patches while the GPU computes")
+    return tree
+
+
+def _length(steps: int | None, *, long: bool) -> dict[str, Because]:
+    if steps is not None:
+        return {"steps": Because(steps, "as asked for")}
+    if long:
+        return {"steps": Because(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
+    why = "a first result on a processor, with as many steps as fit; more is better"
+    return {"budget": Because(SHORT_BUDGET, why)}
+
+
+def _batch(p: Proposal, other: OtherModel | None) -> Because:
+    quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
+    if not p.budget.on_gpu and p.batch_size > quick:
+        allowed = f"{p.batch_size}: {batch_reason(p)}"
+        return Because(quick, f"for many steps in little time; the rules allow {allowed}")
+    if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
+        return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
+    return Because(p.batch_size, batch_reason(p))
+
+
+def _is_foreign(other: OtherModel | None) -> bool:
+    """Whether this is no U-Net."""
+    return other is not None and not issubclass(MODELS.get(other.name).options, UNetOptions)
+
+
+def batch_reason(p: Proposal) -> str:
+    """What kept the batch from being larger."""
+    return {
+        "memory": "what the memory holds",
+        "voxels": f"at most {percent(p.preset.voxel_share)} of the dataset's voxels",
+        "cases": "no more than there are cases",
+        "least": "the least that is planned",
+    }[p.batch_limit]
+
+
+def _optimizer(long: bool, other: OtherModel | None) -> Because:
+    if _is_foreign(other):
+        values: dict[str, Any] = {"name": "adamw", "lr": 0.0001, "weight_decay": 0.05, "warmup_steps": 50}
+        return Because(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
+    if long:
+        values = {"name": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}
+        return Because(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
+    values = {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "warmup_steps": 50}
+    return Because(values, "finds its way in fewer steps than SGD, which needs a long training")
+
+
+def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> Tree:
+    tree: dict[str, Because | Tree] = {}
+    if not _is_foreign(other):
+        axes = _mirrored(f, p, long=long)
+        why = (
+            f"flipped copies are averaged, as in training: better, {2 ** len(axes)} times slower; [] for none"
+        )
+        tree["mirror_axes"] = Because(axes, why)
+    if p.dims == 2:
+        tree["batch_size"] = Because(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")
+    return tree

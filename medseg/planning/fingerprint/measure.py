@@ -1,0 +1,208 @@
+"""Measuring a dataset: a case at a time, in several processes, and only when its files have changed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.errors import DataError
+from medseg.labels.label_table import Labels
+from medseg.planning.fingerprint.findings import find
+from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
+from medseg.planning.fingerprint.histogram import Histogram, Intensities, pooled
+from medseg.planning.fingerprint.measure_case import Measured, Unreadable, measure_case, stamp_of
+from medseg.runtime.formatting import counted
+
+_Outcomes = Generator[Measured | Unreadable, None, None]
+OnCase = Callable[[int, int, str], None]
+_MOST_LISTED = 20
+_MOST_WORKERS = 8
+_WORTH_PROCESSES_BYTES = 100e6
+
+
+def fingerprint(
+    dataset: Dataset,
+    *,
+    workers: int | None = 0,
+    cache: str | Path | None = None,
+    on_case: OnCase | None = None,
+) -> Fingerprint:
+    """Measure all labelled cases of a dataset.
+
+    Args:
+        dataset: as `medseg.read_dataset` returns it.
+        workers: processes, each with one case in memory; 0 measures in this one; None lets the size of the files
+            decide. A program that calls this with processes must do so under ``if __name__ == "__main__"``.
+        cache: file of an earlier fingerprint, which is returned if no file has changed since. Not written.
+        on_case: called with (done, in all, case id).
+
+    Returns:
+        Measures per case, statistics over all, and findings.
+
+    Raises:
+        DataError: no labelled case, none with foreground, or cases that cannot be read, all of them listed.
+    """
+    cases = dataset.labelled
+    if not cases:
+        raise DataError(
+            f"{dataset.root}: found no case with a label map among {len(dataset.cases)}, expected some. Add labels."
+        )
+    known = saved_fingerprint(cache) if cache is not None else None
+    if known is not None and _is_of(known, dataset):
+        return known.replace(findings=find(known))
+    outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, on_case)
+    broken = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
+    if broken:
+        raise DataError(_listed(dataset.root, broken, len(cases)))
+    return _assembled(dataset, [outcome for outcome in outcomes if isinstance(outcome, Measured)])
+
+
+def _workers(cases: Sequence[Case]) -> int:
+    """A process per core, or none where starting them would take longer than it saves."""
+    size = sum(file.stat().st_size for case in cases for file in case.files)
+    return min(os.cpu_count() or 1, _MOST_WORKERS) if size > _WORTH_PROCESSES_BYTES else 0
+
+
+def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
+    """Whether a stored fingerprint tells of exactly this dataset and these files."""
+    if (known.dataset, known.channel_names) != (dataset.name, dataset.channel_names):
+        return False
+    labels = dataset.labels
+    if known.named != (labels is not None) or (labels is not None and known.labels != _names(labels)):
+        return False
+    if (known.regions, known.ignore) != _beyond_names(labels):
+        return False
+    stamps = {case.id: stamp_of(case, dataset.root) for case in dataset.labelled}
+    return (
+        {case.id: case.stamp for case in known.cases} == stamps
+        and known.unlabelled == len(dataset.cases) - len(stamps)
+        and known.subjects == len({case.subject for case in dataset.labelled})
+    )
+
+
+def _measured(
+    cases: Sequence[Case], dataset: Dataset, workers: int, on_case: OnCase | None
+) -> list[Measured | Unreadable]:
+    """One outcome per case, in their order."""
+    found: dict[str, Measured | Unreadable] = {}
+    run = _in_processes if min(workers, len(cases)) > 1 else _here
+    with closing(run(cases, dataset, min(workers, len(cases)))) as outcomes:
+        for outcome in outcomes:
+            case_id = outcome.case.id if isinstance(outcome, Measured) else outcome.id
+            found[case_id] = outcome
+            if on_case is not None:
+                on_case(len(found), len(cases), case_id)
+    return [found[case.id] for case in cases]
+
+
+def _here(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
+    for case in cases:
+        yield measure_case(case, dataset.labels, len(dataset.channel_names), dataset.root)
+
+
+def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
+    """As the cases are done. New processes, not forks: a fork copies threads' locks in any state."""
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+    )
+    channels = len(dataset.channel_names)
+    pending: dict[Future[Measured | Unreadable], str] = {}
+    others = set(multiprocessing.active_children())
+    try:
+        with _interrupts_held():  # the pool starts its processes as it is given work
+            for case in cases:
+                job = pool.submit(measure_case, case, dataset.labels, channels, dataset.root)
+                pending[job] = case.id
+        for job in as_completed(pending):
+            outcome = job.result()
+            del pending[job]
+            yield outcome
+    except BrokenProcessPool:
+        some = ", ".join(list(pending.values())[: workers + 1])
+        raise DataError(
+            f"{dataset.root}: a process that measured cases was ended by the system, most likely for want of memory, "
+            f"at one of {some}. Try fewer workers."
+        ) from None
+    finally:
+        if pending:  # interrupted: what the processes are at is only read, and may take long
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal; only the parent is to act on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import their modules."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _listed(root: Path, broken: Sequence[Unreadable], cases: int) -> str:
+    lines = "".join(f"\n  {item.reason}" for item in broken[:_MOST_LISTED])
+    more = f"\n  and {len(broken) - _MOST_LISTED} more" if len(broken) > _MOST_LISTED else ""
+    return (
+        f"{root}: {len(broken)} of {counted(cases, 'case')} cannot be used:{lines}{more}\n"
+        "Mend them, or take them off the list."
+    )
+
+
+def _assembled(dataset: Dataset, measured: Sequence[Measured]) -> Fingerprint:
+    histograms = [m.histograms for m in measured if m.histograms]
+    if not histograms:
+        raise DataError(
+            f"{dataset.root}: found no labelled voxel in any of {counted(len(measured), 'case')}. Check the label maps."
+        )
+    cases = tuple(m.case for m in measured)
+    regions, ignore = _beyond_names(dataset.labels)
+    unfinished = Fingerprint(
+        dataset=dataset.name,
+        channel_names=dataset.channel_names,
+        labels=_names(dataset.labels or _found_labels(measured)),
+        named=dataset.labels is not None,
+        regions=regions,
+        ignore=ignore,
+        unlabelled=len(dataset.cases) - len(cases),
+        subjects=len({case.subject for case in dataset.labelled}),
+        cases=cases,
+        intensities=_over_cases(histograms),
+    )
+    return unfinished.replace(findings=find(unfinished))
+
+
+def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[Intensities, ...]:
+    return tuple(pooled(channel) for channel in zip(*histograms, strict=True))
+
+
+def _found_labels(measured: Sequence[Measured]) -> Labels:
+    """Labels called by their values, where the dataset names none."""
+    values = sorted({value for m in measured for value in m.case.label_voxels})
+    return Labels.of({"background": 0} | {f"label_{value}": value for value in values})
+
+
+def _beyond_names(labels: Labels | None) -> tuple[tuple[str, ...], int | None]:
+    """Names of the regions, and the value to ignore."""
+    if labels is None:
+        return (), None
+    return tuple(region.name for region in labels.regions), labels.ignore
+
+
+def _names(labels: Labels) -> dict[str, int]:
+    return dict(zip(labels.names, labels.values, strict=True))

@@ -1,0 +1,122 @@
+"""Measuring one case: read it, take what a plan needs, and let it go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.datasets.cases import Case, read_case_image, read_case_label
+from medseg.data.preprocessing.prepare import check_image
+from medseg.errors import DataError, MedsegError
+from medseg.io.files import read_labels
+from medseg.labels.label_table import Labels
+from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
+from medseg.planning.fingerprint.histogram import Histogram
+from medseg.volumes.grid import AXES, axes_to
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measures of a case with the histograms of its foreground, one a channel, or none."""
+
+    case: CaseMeasures
+    histograms: tuple[Histogram, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A case that cannot be used, and why."""
+
+    id: str
+    reason: str
+
+
+def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -> Measured | Unreadable:
+    """Measure a labelled case; a mistake in its files becomes `Unreadable`, so that all of them can be told.
+
+    Args:
+        case: with a label map.
+        labels: of the dataset; None takes the values of the label map as they are.
+        channels: how many its image must have.
+        root: folder of the dataset, which the stamp leaves out.
+    """
+    try:
+        return _measure(case, labels, channels, root)
+    except MedsegError as error:
+        return Unreadable(case.id, str(error))
+
+
+def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Measured:
+    stamp = stamp_of(case, root)  # before reading: a file that changes meanwhile is measured again next time
+    image = read_case_image(case)
+    check_image(image, channels, where=f"case {case.id}")
+    if labels is None:
+        labels = Labels.of_values(read_labels(case.label).data) if case.label else Labels.of({})
+    classes = read_case_label(case, labels, image.grid).data[0]
+    grid = image.grid.reoriented(AXES)
+    known = (classes > 0) & (classes < len(labels))  # and not to be ignored
+    histograms = _foreground(image.data, known, f"case {case.id}")
+    counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
+    measures = CaseMeasures(
+        id=case.id,
+        stamp=stamp,
+        orientation=image.grid.axcodes,
+        shape=grid.shape,
+        shape_after_crop=_in_ras(_nonzero_shape(image.data), image.grid.axcodes),
+        spacing=grid.spacing,
+        voxel_mm3=grid.voxel_volume,
+        shear=grid.shear,
+        label_voxels={
+            value: int(count) for value, count in zip(labels.values, counts, strict=True) if value and count
+        },
+        ranges=tuple((float(channel.min()), float(channel.max())) for channel in image.data),
+        foreground=tuple(histogram.intensities() for histogram in histograms),
+    )
+    return Measured(measures, histograms)
+
+
+def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tuple[Histogram, ...]:
+    """A histogram per channel of `(C, X, Y, Z)` where `inside`; none if nothing is."""
+    if not inside.any():
+        return ()
+    histograms = []
+    for channel in data:
+        with np.errstate(over="ignore"):
+            values = channel[inside].astype(np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"{where}: found intensities beyond 3e38, expected float32. Rescale the image.")
+        histograms.append(Histogram.of(values))
+    return tuple(histograms)
+
+
+def _nonzero_shape(data: NDArray[Any]) -> tuple[int, ...]:
+    """Sides of the box that holds every voxel of `(C, X, Y, Z)` that is not 0 in some channel; all if none."""
+    filled = (data != 0).any(axis=0)
+    if not filled.any():
+        return tuple(int(n) for n in filled.shape)
+    sides = []
+    for axis in range(3):
+        used = np.flatnonzero(filled.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(int(used[-1] - used[0] + 1))
+    return tuple(sides)
+
+
+def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
+    x, y, z = (shape[axis] for axis in axes_to(axcodes, AXES)[0])
+    return (x, y, z)
+
+
+def stamp_of(case: Case, root: Path) -> str:
+    """A short text that changes when a file of the case is renamed, or changes in size or time."""
+    files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
+    stamps = [
+        (str(f.relative_to(root) if f.is_relative_to(root) else f), f.stat().st_size, f.stat().st_mtime_ns)
+        for f in files
+    ]
+    return hashlib.blake2b(json.dumps([FORMAT, stamps]).encode(), digest_size=8).hexdigest()

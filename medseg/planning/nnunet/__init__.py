@@ -1,0 +1,1 @@
+"""Planning rules that must agree with nnU-Net's."""

@@ -1,0 +1,136 @@
+"""The configurations of a dataset: 2-D, full resolution, and a low resolution where volumes are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from medseg.planning.nnunet.presets import Preset
+from medseg.planning.nnunet.sizing import NetworkSize, size_network
+from medseg.planning.nnunet.spacing import inverse_order, median_shape, slice_axis_first, target_spacing
+
+_ENOUGH_CONTEXT = 0.25  # of the median volume in one patch
+_COARSEN_BY = 1.03
+_SAME_SCALE = 2.0
+_WORTH_IT = 2.0  # a low resolution must have at most half the voxels
+_MASKED_BELOW = 0.75  # of the volume left by the crop to non-zero
+_Sizer = Callable[[Sequence[float], Sequence[float], float], NetworkSize]
+Scheme = Literal["ct", "zscore", "none", "rescale", "rgb"]
+_SCHEMES: dict[str, Scheme] = {
+    "ct": "ct",
+    "nonorm": "none",
+    "zscore": "zscore",
+    "rescale_to_0_1": "rescale",
+    "rgb_to_0_1": "rgb",
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a plan is made from, axes in the order z, y, x.
+
+    Attributes:
+        spacings: mm, one per case. shapes: voxels after the crop to non-zero, one per case.
+        num_labels: background counted.
+        target: spacing to plan for instead of the dataset's own.
+    """
+
+    spacings: tuple[tuple[float, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    num_labels: int
+    target: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Configurations:
+    """All networks planned for a dataset; their axes are in the order `order` of z, y, x.
+
+    Attributes:
+        order: the coarsest axis first: what planes are cut across, and what `flat` leaves out.
+        median_spacing, median_shape: of the files, in this order.
+        flat: the 2-D network.
+        full: the 3-D network at the target spacing; None for datasets of single slices.
+        low: the 3-D network at a coarser spacing; None where `full` sees enough of a volume.
+    """
+
+    order: tuple[int, ...]
+    median_spacing: tuple[float, ...]
+    median_shape: tuple[int, ...]
+    flat: NetworkSize
+    full: NetworkSize | None
+    low: NetworkSize | None
+
+    @property
+    def undo(self) -> tuple[int, ...]:
+        """The order of axes that brings values back to z, y, x."""
+        return inverse_order(self.order)
+
+
+def plan_configurations(measures: Measures, preset: Preset, memory_gb: float | None = None) -> Configurations:
+    """Plan all configurations of a dataset, equal to nnU-Net's.
+
+    Args:
+        measures: of the fingerprint.
+        preset: kind of network and memory.
+        memory_gb: to fill; None takes the preset's own.
+
+    Raises:
+        ConfigError: the memory does not hold the smallest network.
+    """
+    target = measures.target or target_spacing(measures.spacings, measures.shapes)
+    order = slice_axis_first(target)
+    at_target = median_shape(measures.spacings, measures.shapes, target)
+    spacing, median = _ordered(target, order), _ordered(at_target, order)
+    cases = len(measures.shapes)
+    voxels = prod(median) * cases
+
+    def size(spacing: Sequence[float], shape: Sequence[float], voxels: float) -> NetworkSize:
+        return size_network(spacing, shape, voxels, measures.num_labels, preset, memory_gb)
+
+    flat = size(spacing[1:], median[1:], voxels)
+    full = size(spacing, median, voxels) if median[0] != 1 else None
+    low = _low_resolution(full, cases, size) if full else None
+    file_shape = np.median(np.asarray(measures.shapes, dtype=float), axis=0)
+    return Configurations(
+        order=order,
+        median_spacing=_ordered(np.median(np.asarray(measures.spacings), axis=0), order),
+        median_shape=tuple(round(n) for n in _ordered(file_shape, order)),
+        flat=flat,
+        full=full,
+        low=low,
+    )
+
+
+def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize | None:
+    """The first coarser spacing at which a patch holds a quarter of the median volume."""
+    spacing, low = list(full.spacing), full
+    voxels = prod(full.median_shape)
+    while prod(low.patch) / voxels < _ENOUGH_CONTEXT:
+        fine = [max(spacing) / s > _SAME_SCALE for s in spacing]
+        chosen = fine if any(fine) else [True] * len(spacing)
+        spacing = [s * _COARSEN_BY if coarsen else s for s, coarsen in zip(spacing, chosen, strict=True)]
+        exact = [n * (f / s) for n, f, s in zip(full.median_shape, full.spacing, spacing, strict=True)]
+        voxels = prod(exact)
+        low = size(spacing, [round(n) for n in exact], voxels * cases)
+    return low if low is not full and prod(full.median_shape) / voxels >= _WORTH_IT else None
+
+
+def schemes(
+    channel_names: Sequence[str], median_relative_size: float
+) -> tuple[tuple[Scheme, ...], tuple[bool, ...]]:
+    """Normalisation of each channel, and whether only voxels inside the crop's mask count.
+
+    The name decides: CT is scaled by its foreground statistics, everything unknown by its own mean and deviation.
+    The mask is used where the crop to non-zero leaves less than three quarters of the median volume.
+    """
+    chosen = tuple(_SCHEMES.get(name.casefold(), "zscore") for name in channel_names)
+    masked = median_relative_size < _MASKED_BELOW
+    return chosen, tuple(scheme == "zscore" and masked for scheme in chosen)
+
+
+def _ordered(values: Sequence[float], order: Sequence[int]) -> tuple[float, ...]:
+    return tuple(float(values[axis]) for axis in order)

@@ -1,0 +1,103 @@
+"""Presets, and how much memory a U-Net's feature maps take: what patch and batch are weighed by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from medseg.errors import ConfigError, nearest
+from medseg.planning.nnunet.topology import Topology
+
+PresetName = Literal["unet", "resenc", "resenc-m", "resenc-l", "resenc-xl"]
+_FIRST_WIDTH = 32
+_WIDEST = {2: 512, 3: 320}
+REFERENCE_BATCH = {2: 12, 3: 2}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of network and of memory to plan for.
+
+    Attributes:
+        name: as in ``--preset``.
+        residual: nnU-Net's residual encoder instead of the plain one.
+        maps_2d, maps_3d: feature-map values of one image (the batch is `REFERENCE_BATCH`) that fill `memory_gb`.
+        memory_gb: GPU memory that the preset is meant for.
+        voxel_share: largest share of the dataset's voxels in one batch.
+        encoder_blocks: convolutions (plain) or residual blocks per stage; the last number repeats.
+        decoder_blocks: convolutions per decoder level.
+    """
+
+    name: PresetName
+    residual: bool
+    maps_2d: float
+    maps_3d: float
+    memory_gb: float
+    voxel_share: float
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: int
+
+    def maps_within(self, dims: int, memory_gb: float | None) -> float:
+        """Feature-map values of one image that fill `memory_gb` (None: the preset's own)."""
+        maps = self.maps_2d if dims == 2 else self.maps_3d
+        return maps * (self.memory_gb if memory_gb is None else memory_gb) / self.memory_gb
+
+    def blocks(self, num_stages: int) -> tuple[int, ...]:
+        """Convolutions or residual blocks of each encoder stage."""
+        last = len(self.encoder_blocks) - 1
+        return tuple(self.encoder_blocks[min(stage, last)] for stage in range(num_stages))
+
+
+_RESIDUAL_BLOCKS = (1, 3, 4, 6)
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("unet", False, 85e6, 560e6, 8, 0.05, (2,), 2),
+        Preset("resenc", True, 135e6, 680e6, 8, 0.05, _RESIDUAL_BLOCKS, 1),
+        Preset("resenc-m", True, 135e6, 680e6, 8, 1.0, _RESIDUAL_BLOCKS, 1),
+        Preset("resenc-l", True, 380e6, 2100e6, 24, 1.0, _RESIDUAL_BLOCKS, 1),
+        Preset("resenc-xl", True, 560e6, 3600e6, 40, 1.0, _RESIDUAL_BLOCKS, 1),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset called `name`, or a `ConfigError` with the nearest known name."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"preset: found {name!r}, expected one of {', '.join(PRESETS)}.{nearest(name, PRESETS)} Correct it."
+        )
+    return PRESETS[name]
+
+
+def widths(num_stages: int, dims: int) -> tuple[int, ...]:
+    """Channels per stage: 32, doubled at each, up to 320 in 3-D and 512 in 2-D."""
+    return tuple(min(_WIDEST[dims], _FIRST_WIDTH * 2**stage) for stage in range(num_stages))
+
+
+def feature_map_values(topology: Topology, num_labels: int, preset: Preset) -> int:
+    """Values that the convolutions of one network put out for one patch, nnU-Net's measure of memory.
+
+    Norms, activations and the input are left out; they grow in proportion.
+
+    Args:
+        topology: of the network.
+        num_labels: labels with the background counted.
+        preset: plain or residual, and its numbers of blocks.
+    """
+    sizes = topology.sizes()
+    channels = widths(topology.num_stages, len(topology.patch))
+    values = [width * prod(size) for width, size in zip(channels, sizes, strict=True)]
+    blocks = preset.blocks(topology.num_stages)
+    if preset.residual:
+        encoder = channels[0] * prod(topology.patch)  # the stem
+        for stage, (count, value) in enumerate(zip(blocks, values, strict=True)):
+            strided = any(s != 1 for s in topology.strides[stage])
+            widened = stage > 0 and channels[stage] != channels[stage - 1]
+            encoder += (2 * count + (strided or widened)) * value
+    else:
+        encoder = sum(count * value for count, value in zip(blocks, values, strict=True))
+    decoder = sum((preset.decoder_blocks + 1) * value for value in values[:-1])
+    head = num_labels * prod(sizes[0]) if topology.num_stages > 1 else 0
+    return encoder + decoder + head

@@ -1,0 +1,114 @@
+"""The patch that fits a memory budget, and how many of them make a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from medseg.errors import ConfigError
+from medseg.planning.nnunet.presets import REFERENCE_BATCH, Preset, feature_map_values
+from medseg.planning.nnunet.topology import Topology, plan_topology
+
+_FIRST_PATCH = {2: 2048, 3: 256}  # voxels along each axis of an isotropic patch, before it is shrunk
+_LEAST_BATCH = 2
+BatchLimit = Literal["memory", "voxels", "cases", "least"]
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """A network that fits a memory budget, with its patch and batch.
+
+    Attributes:
+        spacing: mm per axis. median_shape: voxels per axis of the median case at this spacing.
+        topology: stages and patch.
+        batch_size: patches a step. batch_limit: what kept it from being larger.
+        values: feature-map values of one patch.
+    """
+
+    spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    topology: Topology
+    batch_size: int
+    batch_limit: BatchLimit
+    values: int
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return self.topology.patch
+
+
+def first_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
+    """The patch to begin with: a cube in mm, no longer than the median case along any axis."""
+    dims = len(spacing)
+    per_mm = 1 / np.asarray(spacing, dtype=float)
+    cube = np.round(per_mm * (_FIRST_PATCH[dims] ** dims / np.prod(per_mm)) ** (1 / dims))
+    return tuple(float(n) for n in np.minimum(cube, median_shape))
+
+
+def size_network(
+    spacing: Sequence[float],
+    median_shape: Sequence[float],
+    dataset_voxels: float,
+    num_labels: int,
+    preset: Preset,
+    memory_gb: float | None = None,
+) -> NetworkSize:
+    """Shrink the patch until its network fits the budget, and fill what is left with the batch.
+
+    Args:
+        spacing, median_shape: mm and voxels per axis; two axes for a 2-D network.
+        dataset_voxels: of all training cases, at the full resolution.
+        num_labels: background counted.
+        preset: kind of network, reference memory and cap of the batch.
+        memory_gb: to fill; None takes the preset's own.
+
+    Raises:
+        ConfigError: not even the smallest patch fits.
+    """
+    dims = len(spacing)
+    budget, reference_batch = preset.maps_within(dims, memory_gb), REFERENCE_BATCH[dims]
+    topology = plan_topology(spacing, first_patch(spacing, median_shape))
+    values = feature_map_values(topology, num_labels, preset)
+    # The residual presets compare a single image with the budget, whatever the reference batch.
+    share = 1.0 if preset.residual else _LEAST_BATCH / reference_batch
+    while values * share > budget:
+        topology = plan_topology(spacing, _shrunk(topology, spacing, median_shape))
+        values = feature_map_values(topology, num_labels, preset)
+    batch, limit = _batch(
+        values, budget, reference_batch, dataset_voxels * preset.voxel_share, topology.patch
+    )
+    return NetworkSize(tuple(spacing), tuple(median_shape), topology, batch, limit, values)
+
+
+def _shrunk(topology: Topology, spacing: Sequence[float], median_shape: Sequence[float]) -> list[int]:
+    """The patch, shorter along the axis that covers most of the median case."""
+    covered = [p / m for p, m in zip(topology.patch, median_shape, strict=True)]
+    axis = max(range(len(covered)), key=lambda a: (covered[a], a))
+    trial = list(topology.patch)
+    trial[axis] -= topology.divisor[axis]
+    if trial[axis] < 1:
+        raise ConfigError(
+            f"memory: even a patch of {'x'.join(map(str, topology.patch))} voxels does not fit the budget. Give "
+            "more memory, or choose a smaller preset."
+        )
+    # The shorter patch may be halved less often, and is then shortened by that smaller step: 256 to 224, not 192.
+    step = plan_topology(spacing, trial).divisor[axis]
+    patch = list(topology.patch)
+    patch[axis] -= step
+    return patch
+
+
+def _batch(
+    values: int, budget: float, reference_batch: int, most_voxels: float, patch: Sequence[int]
+) -> tuple[int, BatchLimit]:
+    by_memory = round(budget / values * reference_batch)
+    by_voxels = round(most_voxels / prod(patch))
+    batch = max(min(by_memory, by_voxels), _LEAST_BATCH)
+    if batch > min(by_memory, by_voxels):
+        return batch, "least"
+    return batch, "memory" if by_memory <= by_voxels else "voxels"

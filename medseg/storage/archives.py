@@ -1,0 +1,202 @@
+"""Unpacking archives that others made: the only place where medseg does it.
+
+Archives can name files outside the target folder, carry links and devices, or expand without end. Everything
+that is not a plain file or folder at a plain relative path is refused, sizes are counted as bytes arrive
+rather than believed, and the folder appears only when all of it is there.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from medseg.errors import DataError
+from medseg.storage.atomic import sync_folder, unique_mark
+
+MAX_BYTES = 100 * 2**30
+MAX_MEMBERS = 100_000
+MAX_RATIO = 1100  # deflate packs at most about 1032 : 1
+_CHUNK = 1 << 20
+_TRAILING_CHUNKS = 64
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, gzip.BadGzipFile),
+)
+
+
+def extract(
+    archive: str | Path, folder: str | Path, *, max_bytes: int = MAX_BYTES, max_members: int = MAX_MEMBERS
+) -> Path:
+    """Unpack a zip or tar archive (plain, gzip, bzip2 or xz) into a new folder.
+
+    Args:
+        archive: told apart by content, not by name.
+        folder: must not exist; it is made under a temporary name and renamed when complete.
+        max_bytes: most bytes of all files together.
+        max_members: most files and folders.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        DataError: no such archive, damaged, or encrypted; a name that is absolute, has a drive letter, a
+            backslash or ``..``, or comes twice; a link, device or pipe; too many members or bytes, or a
+            member or archive that expands more than 1100-fold. Nothing is left behind.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if not archive.is_file():
+        raise DataError(f"{archive}: no such file or folder. Check the path.")
+    if folder.exists() or folder.is_symlink():
+        raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
+    temporary = folder.with_name(f".{unique_mark()}.{folder.name}")
+    try:
+        temporary.mkdir(parents=True)
+        budget = min(max_bytes, MAX_RATIO * archive.stat().st_size)
+        _unpack(archive, _Target(archive, temporary, budget, max_members))
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except _DAMAGED as error:
+        raise DataError(f"{archive}: damaged or not readable ({error}). Fetch the archive again.") from None
+    except OSError as error:
+        raise DataError(
+            f"{archive}: cannot be unpacked to {folder} ({error.strerror or error}). Check the archive, free "
+            "space or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+@dataclass
+class _Target:
+    """The folder being filled, and what has been used of its budget."""
+
+    archive: Path
+    folder: Path
+    max_bytes: int
+    max_members: int
+    used: int = 0
+    names: set[str] = field(default_factory=set)
+
+    def refuse(self, name: str, what: str) -> DataError:
+        return DataError(
+            f"{self.archive}: member {name!r}: {what}. Do not unpack archives of unknown origin."
+        )
+
+    def admit(self, name: str) -> Path:
+        """Where a member goes, after a check of its name and of the number of members."""
+        if "\\" in name or name.startswith("/") or re.match(r"[A-Za-z]:", name):
+            raise self.refuse(name, "found an absolute path or a backslash, expected a relative path")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise self.refuse(name, "found '..', expected a path inside the archive's folder")
+        if any(ord(letter) < 32 for letter in name):
+            raise self.refuse(name, "found control characters, expected a plain name")
+        key = "/".join(parts)
+        if key in self.names:
+            raise self.refuse(name, "found the name twice, expected each once")
+        self.names.add(key)
+        if len(self.names) > self.max_members:
+            raise self.refuse(name, f"found more than {self.max_members} members")
+        return self.folder.joinpath(*parts)
+
+    def add_folder(self, name: str) -> None:
+        self.admit(name).mkdir(parents=True, exist_ok=True)
+
+    def fill(self, path: Path, name: str, content: IO[bytes], packed: int | None) -> None:
+        """Copy `content` to an admitted path, counting; `packed` is its size in the archive where known."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = 0
+        with path.open("xb") as file:
+            while chunk := content.read(_CHUNK):
+                size += len(chunk)
+                self.used += len(chunk)
+                if self.used > self.max_bytes:
+                    raise self.refuse(name, f"found more than {self.max_bytes} bytes in all")
+                if packed is not None and size > MAX_RATIO * max(packed, 1):
+                    raise self.refuse(name, f"expands more than {MAX_RATIO}-fold")
+                file.write(chunk)
+
+
+def _unpack(archive: Path, target: _Target) -> None:
+    if zipfile.is_zipfile(archive):
+        _unpack_zip(archive, target)
+    else:
+        _unpack_tar(archive, target)
+    if not target.names:
+        raise DataError(f"{archive}: found no file in it, expected some. Fetch the archive again.")
+
+
+def _unpack_zip(archive: Path, target: _Target) -> None:
+    with zipfile.ZipFile(archive) as source:
+        for member in source.infolist():
+            name = member.orig_filename  # before zipfile cuts it at a null or turns separators
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise target.refuse(name, "found a link or device, expected a file or folder")
+            if member.flag_bits & 1:
+                raise target.refuse(name, "is encrypted")
+            if name.endswith("/") or kind == stat.S_IFDIR:
+                target.add_folder(name)
+            else:
+                with source.open(member) as content:
+                    target.fill(target.admit(name), name, content, member.compress_size)
+
+
+def _unpack_tar(archive: Path, target: _Target) -> None:
+    with (
+        closing(_unpacked(archive)) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictInfo) as source,
+    ):
+        while (member := source.next()) is not None:
+            if member.isdir():
+                target.add_folder(member.name)
+            elif member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                path = target.admit(member.name)
+                if hasattr(tarfile, "data_filter"):  # Python 3.11.4; a second opinion
+                    tarfile.data_filter(member, str(target.folder))
+                content = source.extractfile(member)
+                assert content is not None  # true of every regular file
+                target.fill(path, member.name, content, None)
+            else:
+                raise target.refuse(member.name, "found a link, device or pipe, expected a file or folder")
+        for _ in range(_TRAILING_CHUNKS):  # a packed stream's checksum is compared at its end
+            if not stream.read(_CHUNK):
+                break
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """A tar header; tarfile itself takes a damaged one after the first for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the proper end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def _unpacked(archive: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+    """The tar inside, by the first bytes of the file."""
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open(archive)
+    if magic.startswith(b"BZh"):
+        return bz2.open(archive)
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return lzma.open(archive)
+    return archive.open("rb")

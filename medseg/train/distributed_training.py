@@ -1,0 +1,136 @@
+"""The processes that train together: one, or as many as torchrun has started."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, distributed, nn
+
+from medseg.errors import ConfigError
+from medseg.runtime.devices import resolve_precision
+from medseg.runtime.launch import process_count, processes_per_machine
+from medseg.train.settings import TrainSettings
+from medseg.train.sync_batch_norm import share_batch_norms
+
+_FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+# The others wait while the leader prepares the data, which takes hours where they are large.
+WAIT = timedelta(hours=12)
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Team:
+    """The best device of each process, and what the processes have to agree on.
+
+    Args:
+        settings: of training.
+
+    Attributes:
+        precision: name of the arithmetic. rank: of this process. size: processes.
+
+    Raises:
+        ConfigError: the device cannot train in the precision that is asked for.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = resolve_precision(settings.precision, torch.device(accelerator))
+        if dtype is torch.float16 and accelerator == "cpu":
+            raise ConfigError(
+                "train.precision: found float16 on a processor, expected float32 or bfloat16, because its small "
+                "gradients need a CUDA device. Choose auto."
+            )
+        if settings.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        self.precision = str(dtype).removeprefix("torch.")
+        self.size = process_count()
+        thaws = bool(settings.freeze) and settings.freeze_steps is not None
+        self.fabric = _fabric(accelerator, _FABRIC_PRECISION[dtype], self.size, thaws=thaws)
+        self.rank = self.fabric.global_rank
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Context that the others enter when the leader has left it."""
+        if self.size > 1 and not self.leads:
+            distributed.barrier()
+        yield
+        if self.size > 1 and self.leads:
+            distributed.barrier()
+
+    def shared(self, make: Callable[[], T]) -> T:
+        """What the leader makes, on every process."""
+        if self.size == 1:
+            return make()
+        made: T = self.fabric.broadcast(make() if self.leads else None)  # type: ignore[assignment]
+        return made
+
+    def largest(self, *values: float) -> list[float]:
+        """The largest of each number over the processes."""
+        if self.size == 1:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        distributed.all_reduce(together, distributed.ReduceOp.MAX)
+        return [float(value) for value in together]
+
+    def mean(self, loss: float) -> tuple[float, bool]:
+        """Mean loss of all processes, and whether one of them is not finite."""
+        finite = math.isfinite(loss)
+        numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
+        total, bad = self.summed(numbers).tolist()
+        return total / self.size, bad > 0
+
+    def placed(self, model: ModelT) -> ModelT:
+        """The model on the device of this process, with batch norms that look at the images of all."""
+        if self.size > 1:
+            share_batch_norms(model)
+        return model.to(self.fabric.device)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, on the processor."""
+        if self.size == 1:
+            return tensor
+        together = tensor.to(self.fabric.device)
+        distributed.all_reduce(together)
+        return together.cpu()
+
+
+def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabric:
+    """The accelerator and its processes; `thaws` tells that some weights have no gradients in the first steps."""
+    if size == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    here = processes_per_machine()
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        raise ConfigError(
+            f"torchrun: found {here} processes for {torch.cuda.device_count()} CUDA devices, expected one each. Lower "
+            "--nproc-per-node."
+        )
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=here,
+        num_nodes=size // here,
+        precision=precision,
+        # Looked for in each step, which costs time; else the processes would wait for gradients of frozen weights.
+        strategy=DDPStrategy(timeout=WAIT, find_unused_parameters=thaws),
+        plugins=[TorchElasticEnvironment()],
+    )
+    # Of convolutions of one voxel in channels-last memory, whose two layouts are the same numbers in the same order.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # Of a part that is frozen in the first steps only.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    fabric.launch()
+    return fabric

@@ -1,0 +1,181 @@
+"""What a training tells: a report a while, a line of JSON each, TensorBoard curves and overlays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.storage.atomic import refused, write_text
+
+_MOST_TOLD, _LOWEST_TOLD = 12, 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures since the last report.
+
+    Attributes:
+        step, steps: done, and in all; None before a budget has its first plan.
+        loss: mean training loss.
+        lr: learning rate of the last step.
+        seconds_per_step: wall time, data included.
+        samples_per_second: patches trained on, by all processes together.
+        stall: share of the time spent waiting for data.
+        val_dice: label name → Dice summed over all held-out patches; empty when not validated.
+        seconds: of training in all, with validations and checkpoints and the time before an interruption.
+        parts: mean of each part of the loss; empty where there is only one.
+    """
+
+    step: int
+    steps: int | None
+    loss: float
+    lr: float
+    seconds_per_step: float
+    samples_per_second: float
+    stall: float
+    val_dice: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean of `val_dice` over labels that occurred, or None when not validated."""
+        values = [value for value in self.val_dice.values() if not math.isnan(value)]
+        return sum(values) / len(values) if values else None
+
+    def __str__(self) -> str:
+        text = (
+            f"step {self.step}/{self.steps or '?'}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
+            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.stall:.0%}"
+        )
+        if self.mean_dice is not None:
+            text += f"  patch Dice {self.mean_dice:.3f} ({_told(self.val_dice)})"
+        return text
+
+
+def _told(dice: Mapping[str, float]) -> str:
+    """Dice of each label, of many labels that of the lowest."""
+    known = {name: value for name, value in dice.items() if not math.isnan(value)}
+    if len(dice) <= _MOST_TOLD:
+        return ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
+    lowest = sorted(known, key=lambda name: known[name])[:_LOWEST_TOLD]
+    return f"{len(known)} labels seen; " + ", ".join(f"{name} {known[name]:.3f}" for name in lowest) + " ..."
+
+
+@dataclass
+class Meter:
+    """Sums since the last report."""
+
+    losses: list[float] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    waited: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+
+class ReportLog:
+    """``metrics.jsonl`` and TensorBoard events of a run.
+
+    Args:
+        run: run folder.
+        resume_step: reports after this step are dropped, because they will be made again.
+        silent: write nothing, as all but one of several processes do.
+    """
+
+    def __init__(self, run: Path, resume_step: int, *, silent: bool = False) -> None:
+        self.silent = silent
+        if silent:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        with self._written():
+            self._file = self.path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
+
+    def add(self, report: Report) -> None:
+        """Append one report; NaN becomes null."""
+        if self.silent:
+            return
+        row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "parts") or v}
+        if report.mean_dice is not None:
+            row["mean_dice"] = report.mean_dice
+        with self._written():
+            self._file.write(json.dumps(_without_nan(row)) + "\n")
+            self._file.flush()
+            self._draw(report)
+
+    def _draw(self, report: Report) -> None:
+        board, step = self._board, report.step
+        board.add_scalar("train/loss", report.loss, step)
+        board.add_scalar("train/lr", report.lr, step)
+        board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
+        board.add_scalar("time/samples_per_second", report.samples_per_second, step)
+        board.add_scalar("time/stall", report.stall, step)
+        for name, value in report.parts.items():
+            board.add_scalar(f"loss/{name}", value, step)
+        for name, value in report.val_dice.items():
+            board.add_scalar(f"validation/dice_{name}", value, step)
+        if report.mean_dice is not None:
+            board.add_scalar("validation/dice_mean", report.mean_dice, step)
+
+    def add_picture(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
+        """Add a picture `(H, W, 3)`."""
+        if not self.silent:
+            with self._written():
+                self._board.add_image(name, rgb, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush both files."""
+        if self.silent:
+            return
+        with self._written():
+            try:
+                self._file.close()
+            finally:
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Context that tells of a full disk as what it is; TensorBoard's thread tells of it at the next curve."""
+        try:
+            yield
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+
+def mean_parts(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
+    """Mean over `steps` of each part of the loss; empty where the loss has one part."""
+    if not steps or len(steps[0]) < 2:
+        return {}
+    names = dict.fromkeys(name for parts in steps for name in parts)
+    values = {name: [float(parts[name]) for parts in steps if name in parts] for name in names}
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Arrays with their position in space: volumes, grids and resampling."""

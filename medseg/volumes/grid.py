@@ -1,0 +1,254 @@
+"""Grids: where voxels lie in the patient.
+
+Voxel indices are in array order `(X, Y, Z)`; world coordinates are millimetres, RAS+ (right, anterior,
+superior). Column i of an affine belongs to array axis i. Spacing is derived from the affine, never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel.orientations as orientations
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medseg.errors import DataError
+from medseg.volumes.resampling import AxisMap
+
+AXES = "RAS"
+EQUAL_WITHIN_MM = 0.01
+_SEPARABLE_WITHIN_VOXELS = 0.01  # headers round directions to six decimals
+_SNAP_WITHIN = 1e-9  # of a whole number, in voxels; float noise of composed affines is near 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A box of voxels in space.
+
+    Attributes:
+        shape: voxels along X, Y, Z.
+        affine: `(4, 4)` float64, voxel index to world mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if not _is_invertible(affine):
+            raise DataError(
+                f"affine: found {affine.tolist()}, expected a finite, invertible 4x4 matrix. "
+                "Repair the file's header."
+            )
+        affine.flags.writeable = False
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", checked_shape(self.shape))
+
+    @classmethod
+    def of(cls, shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1)) -> Grid:
+        """A RAS grid of this shape and spacing (mm) with its first voxel at the world's origin."""
+        return cls(tuple(shape), np.diag([*spacing, 1.0]))  # type: ignore[arg-type]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxel centres along each array axis, mm."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+
+    @property
+    def axcodes(self) -> str:
+        """Nearest anatomical direction of each array axis, such as ``"RAS"`` or ``"LPI"``."""
+        return "".join(orientations.aff2axcodes(self.affine))
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel, mm³."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def shear(self) -> float:
+        """Largest absolute cosine between two array axes: 0 for an orthogonal grid."""
+        directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(np.abs(directions.T @ directions - np.eye(3)).max())
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """World positions `(8, 3)` of the outer corners of the box of voxels, mm."""
+        ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij")).reshape(3, 8)
+        return world(self.affine, ends.T)
+
+    def distance(self, other: Grid) -> float:
+        """Largest distance between corresponding corners, mm; infinite for different shapes."""
+        if self.shape != other.shape:
+            return float("inf")
+        return float(np.linalg.norm(self.corners - other.corners, axis=1).max())
+
+    def matches(self, other: Grid, within_mm: float = EQUAL_WITHIN_MM) -> bool:
+        """Whether both grids are the same box of voxels: no corner further apart than `within_mm`."""
+        return self.distance(other) <= within_mm
+
+    def boxed(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
+        """The grid of the box that begins at voxel `start`; negative starts and larger shapes extend it."""
+        return self._mapped(np.eye(3), np.asarray(start, dtype=float), shape)
+
+    def reoriented(self, axcodes: str = AXES) -> Grid:
+        """The same voxels with array axes nearest to `axcodes` directions."""
+        return self.turned(*axes_to(self.axcodes, axcodes))
+
+    def turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
+        """The same voxels with array axis i taken from axis ``axes[i]``, reversed where ``flips[i]``."""
+        linear = np.zeros((3, 3))
+        offset = np.zeros(3)
+        for target, (source, flip) in enumerate(zip(axes, flips, strict=True)):
+            linear[source, target] = -1 if flip else 1
+            offset[source] = self.shape[source] - 1 if flip else 0
+        return self._mapped(linear, offset, [self.shape[axis] for axis in axes])
+
+    def with_shape(self, shape: Sequence[int]) -> Grid:
+        """Another number of voxels over exactly the same field of view; spacing follows."""
+        shape = checked_shape(shape)
+        scale = np.array(self.shape) / np.array(shape)
+        return self._mapped(np.diag(scale), 0.5 * scale - 0.5, shape)
+
+    def with_spacing(self, spacing: Sequence[float]) -> Grid:
+        """Exactly this spacing (mm), about the same centre, over the nearest whole number of voxels."""
+        spacing = checked_spacing(spacing)
+        scale = np.array(spacing) / np.array(self.spacing)
+        shape = shape_at_spacing(self.shape, self.spacing, spacing)
+        offset = (np.array(self.shape) - 1) / 2 - scale * (np.array(shape) - 1) / 2
+        return self._mapped(np.diag(scale), offset, shape)
+
+    def _mapped(self, linear: NDArray[np.float64], offset: NDArray[np.float64], shape: Sequence[int]) -> Grid:
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = linear, offset
+        return Grid(tuple(shape), self.affine @ matrix)  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Grid)
+            and self.shape == other.shape
+            and np.array_equal(self.affine, other.affine)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.shape, (self.affine + 0.0).tobytes()))  # equal grids may differ in the sign of 0
+
+    def __repr__(self) -> str:
+        spacing = ", ".join(f"{value:.4g}" for value in self.spacing)
+        return f"Grid(shape={self.shape}, spacing=({spacing}) mm, {self.axcodes})"
+
+
+def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[float]) -> tuple[int, ...]:
+    """Voxels at spacing `new` over the field of view of `shape` at spacing `old` (mm), at least 1 an axis."""
+    return tuple(max(1, round(o / n * size)) for size, o, n in zip(shape, old, new, strict=True))
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Three positive sizes, or a `DataError` that says so."""
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise DataError(f"grid shape: found {sizes}, expected three positive sizes. Check the file.")
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, float]:
+    """Three positive, finite spacings (mm); one number stands for all axes."""
+    values = tuple(float(value) for value in np.ravel(spacing))
+    values = values * 3 if np.ndim(spacing) == 0 else values
+    if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
+        raise DataError(
+            f"spacing: found {spacing}, expected one or three positive numbers in mm. Correct it."
+        )
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def checked_axcodes(axcodes: str) -> str:
+    """The three letters in upper case, or a `DataError` that says what they must be."""
+    letters = axcodes.upper()
+    pairs = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
+    if len(letters) != 3 or any(sum(letter in pair for letter in letters) != 1 for pair in pairs):
+        raise DataError(
+            f"orientation: found {axcodes!r}, expected one letter each of R/L, A/P and S/I. Use RAS, say."
+        )
+    return letters
+
+
+def axes_to(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to turn an array with axis codes `source` into `target`.
+
+    Returns:
+        For each target axis: the source axis it comes from, and whether that axis is reversed.
+    """
+    source, target = checked_axcodes(source), checked_axcodes(target)
+    transform = orientations.ornt_transform(
+        orientations.axcodes2ornt(tuple(source)), orientations.axcodes2ornt(tuple(target))
+    )
+    axes, flips = [0, 0, 0], [False, False, False]
+    for source_axis, (target_axis, direction) in enumerate(transform):
+        axes[int(target_axis)] = source_axis
+        flips[int(target_axis)] = direction < 0
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+
+
+def axes_onto(source: Grid, target: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to turn an array on `source` so that its axes run along those of `target` as nearly as they can.
+
+    Axis codes alone do not tell for oblique grids: at 45 degrees they are a matter of rounding.
+    """
+    to_target = np.linalg.inv(target.affine) @ source.affine
+    return axes_to("".join(orientations.aff2axcodes(to_target)), AXES)
+
+
+def turned(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
+    """View of `(*leading, X, Y, Z)` with axis codes `source` turned to `target`; no value changes."""
+    return turned_axes(array, *axes_to(source, target))
+
+
+def turned_axes(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
+    """View of `(*leading, X, Y, Z)` with its axes permuted and reversed as `axes_to` says."""
+    leading = array.ndim - 3
+    moved = np.transpose(array, (*range(leading), *[leading + axis for axis in axes]))
+    flipped = [leading + axis for axis, flip in enumerate(flips) if flip]
+    return np.flip(moved, tuple(flipped)) if flipped else moved
+
+
+def relative_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
+    """Matrix `(4, 4)` from voxel indices of `target` to voxel positions of `source`.
+
+    Whole numbers are free of float noise, so that grids that share voxels are known to. Fractions are left as
+    they are: rounding 4/3 would move the far end of a long axis across a tie.
+    """
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    whole = np.round(matrix)
+    return np.where(np.abs(matrix - whole) < _SNAP_WITHIN, whole, matrix)
+
+
+def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
+    """One `AxisMap` per axis if `target`'s axes run along `source`'s, in the same order; else None.
+
+    Axes are taken as parallel where leaving out their turn moves no voxel by more than 0.01 source voxels.
+    """
+    matrix = relative_affine(source, target)
+    linear = matrix[:3, :3]
+    drift = np.abs(linear - np.diag(np.diag(linear))) @ np.array(target.shape)
+    if drift.max() > _SEPARABLE_WITHIN_VOXELS:
+        return None
+    return tuple(
+        AxisMap(source.shape[a], target.shape[a], float(linear[a, a]), float(matrix[a, 3])) for a in range(3)
+    )
+
+
+def world(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
+    """World positions (mm) of voxel indices `(..., 3)`."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])
+
+
+def _is_invertible(affine: NDArray[np.float64]) -> bool:
+    """Whether this is a finite 4x4 matrix whose axes span space, whatever the voxel size."""
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6)

@@ -1,0 +1,214 @@
+"""The volume: an array and the grid it lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import DataError
+from medseg.volumes.grid import (
+    Grid,
+    axes_onto,
+    axes_to,
+    checked_spacing,
+    relative_affine,
+    separable_maps,
+    turned_axes,
+)
+from medseg.volumes.resampling import AxisMap, axis_orders, resample, resample_labels
+
+Kind = Literal["image", "label"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume:
+    """Voxels `(C, X, Y, Z)` and their grid. Methods return new volumes; nothing is changed in place.
+
+    Attributes:
+        data: values, channels first. A label map has one channel of integers.
+        grid: where the voxels lie; world is RAS+ in mm.
+        kind: ``"image"`` is interpolated as intensities, ``"label"`` label by label.
+        header: geometry fields of the file it was read from, so that a volume on the same grid can be
+            written with exactly that geometry. Empty for computed grids.
+    """
+
+    data: Array
+    grid: Grid
+    kind: Kind = "image"
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape or not self.data.shape[0]:
+            raise DataError(
+                f"volume: found an array of shape {self.data.shape}, expected (channels, "
+                f"{', '.join(map(str, self.grid.shape))}) to fit its grid. Add the channel axis first."
+            )
+        if self.kind == "label" and (self.data.shape[0] != 1 or self.data.dtype.kind not in "iub"):
+            raise DataError(
+                f"label map: found {self.data.shape[0]} channels of {self.data.dtype}, "
+                "expected one channel of integers. Read it with read_labels."
+            )
+
+    @property
+    def is_label(self) -> bool:
+        """Whether this is a label map."""
+        return self.kind == "label"
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.data.shape[0])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along each array axis, mm."""
+        return self.grid.spacing
+
+    def with_data(self, data: Array, kind: Kind | None = None) -> Volume:
+        """Other values `(C, X, Y, Z)` on the same grid, geometry header kept."""
+        return replace(self, data=data, kind=kind or self.kind)
+
+    def reoriented(self, axcodes: str = "RAS") -> Volume:
+        """The same voxels with array axes along `axcodes`; only permutes and flips."""
+        return self._turned(*axes_to(self.grid.axcodes, axcodes))
+
+    def turned_onto(self, grid: Grid) -> Volume:
+        """The same voxels with array axes along those of `grid`, as nearly as they can; only permutes and flips.
+
+        Of oblique grids near 45 degrees, axis codes are a matter of rounding; this is not.
+        """
+        return self._turned(*axes_onto(self.grid, grid))
+
+    def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
+        """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
+        ends = [s + n for s, n in zip(start, shape, strict=True)]
+        if min(start) < 0 or any(e > n for e, n in zip(ends, self.grid.shape, strict=True)):
+            raise DataError(
+                f"crop: found box {tuple(start)} to {tuple(ends)}, expected it inside {self.grid.shape}. Use padded."
+            )
+        box = tuple(slice(s, e) for s, e in zip(start, ends, strict=True))
+        return self._moved(self.data[(slice(None), *box)], self.grid.boxed(start, shape))
+
+    def padded(self, before: Sequence[int], after: Sequence[int], value: float = 0) -> Volume:
+        """Extended by `before` and `after` voxels per axis, filled with `value`."""
+        widths = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
+        if min(min(pair) for pair in widths) < 0:
+            raise DataError(f"padding: found {widths}, expected no negative width. Use cropped.")
+        data = np.pad(self.data, [(0, 0), *widths], constant_values=value)
+        return self._moved(data, self.grid.boxed([-b for b, _ in widths], data.shape[1:]))
+
+    def resampled(
+        self,
+        spacing: Sequence[float] | float | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        like: Volume | Grid | None = None,
+        order: int = 3,
+    ) -> Volume:
+        """Interpolated onto another grid; give exactly one of `spacing`, `shape` and `like`.
+
+        Images are interpolated by splines of `order` (cubic unless told), label maps label by label,
+        linearly, the largest share winning. Where one spacing exceeds three times the smallest, that axis
+        is taken by nearest neighbour (nnU-Net's rule for thick slices), unless the grids are turned against
+        each other. Samples up to half a voxel outside the volume repeat its border; further out is 0.
+
+        Args:
+            spacing: exactly this spacing (mm), about the same centre.
+            shape: this number of voxels over exactly the same field of view (nnU-Net's resizing).
+            like: the grid of another volume, in any orientation.
+            order: spline order for images: 0, 1 or 3.
+        """
+        if (spacing is not None) + (shape is not None) + (like is not None) != 1:
+            raise DataError("resampled: expected exactly one of spacing, shape and like. Give one.")
+        if order not in (0, 1, 3):
+            raise DataError(f"resampled: found order {order}, expected 0, 1 or 3. Use 3 for images.")
+        if like is not None:
+            return self._onto(like.grid if isinstance(like, Volume) else like, order)
+        if shape is not None:
+            return self._onto(self.grid.with_shape(shape), order)
+        assert spacing is not None
+        return self._onto(self.grid.with_spacing(checked_spacing(spacing)), order)
+
+    def _onto(self, target: Grid, order: int) -> Volume:
+        source = self.turned_onto(target)
+        if source.grid.matches(target):
+            return source._moved(source.data, target)
+        order = 1 if self.is_label else order
+        maps = separable_maps(source.grid, target)
+        if maps is None:
+            return source._onto_turned(target, order)
+        orders = axis_orders(order, source.spacing, target.spacing)
+        data = (resample_labels if self.is_label else resample)(source.data, maps, orders)
+        return source._moved(_without_outside(data, maps), target)
+
+    def _onto_turned(self, target: Grid, order: int) -> Volume:
+        matrix = relative_affine(self.grid, target)
+
+        def interpolate(channel: Array, order: int, mode: str = "nearest") -> Array:
+            values = channel.astype(np.float32, copy=False)
+            moved = ndimage.affine_transform(
+                values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=order, mode=mode
+            )
+            return np.clip(moved, values.min(), values.max()) if order > 1 else np.asarray(moved)
+
+        # Interpolation towards 0 reaches one voxel beyond the outermost centres, half a voxel outside.
+        outside = interpolate(np.ones(self.grid.shape, np.float32), 1, "grid-constant") <= 0
+        if self.is_label:
+            data = _largest_share(self.data[0], target.shape, lambda share: interpolate(share, 1))[None]
+        else:
+            data = np.stack([interpolate(channel, order) for channel in self.data])
+        data[:, outside] = 0
+        return self._moved(data, target)
+
+    def _turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Volume:
+        if tuple(axes) == (0, 1, 2) and not any(flips):
+            return self
+        return self._moved(
+            np.ascontiguousarray(turned_axes(self.data, axes, flips)), self.grid.turned(axes, flips)
+        )
+
+    def _moved(self, data: Array, grid: Grid) -> Volume:
+        return Volume(data, grid, self.kind)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.grid.shape))
+        spacing = "x".join(f"{value:.4g}" for value in self.spacing)
+        channels = f"{self.channels} channels, " if self.channels > 1 else ""
+        if self.is_label:
+            values = np.unique(self.data)
+            content = f"labels {', '.join(map(str, values[:8]))}{', ...' if len(values) > 8 else ''}"
+        else:
+            content = f"range {_number(self.data.min())} to {_number(self.data.max())}"
+        return f"Volume({channels}{shape}, {spacing} mm, {self.grid.axcodes}, {self.data.dtype}, {content})"
+
+
+def _largest_share(labels: Array, shape: Sequence[int], interpolate: Callable[[Array], Array]) -> Array:
+    """Label map of `shape` that holds, per voxel, the label whose interpolated indicator is largest."""
+    result = np.zeros(shape, dtype=labels.dtype)
+    best = np.zeros(shape, dtype=np.float32)
+    for value in np.unique(labels):
+        share = interpolate(labels == value)
+        wins = share > best
+        result[wins] = value
+        best[wins] = share[wins]
+    return result
+
+
+def _without_outside(data: Array, maps: Sequence[AxisMap]) -> Array:
+    """Set to 0 what lies more than half a voxel outside the source, for `(C, X, Y, Z)` just resampled."""
+    for axis, axis_map in enumerate(maps, start=1):
+        position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
+        outside = (position <= -1) | (position >= axis_map.n_in)
+        if outside.any():
+            data[(slice(None),) * axis + (outside,)] = 0
+    return data
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}"
