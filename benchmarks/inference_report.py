@@ -154,8 +154,8 @@ def _plot(memory: Figures, path: Path) -> None:
         if "peak" in f
     ]
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
-    drawn = axes.barh([name for name, _ in bars], [value for _, value in bars], color="#3b6ea5")
-    axes.bar_label(drawn, fmt="%.1f GB", padding=3)
+    random_volume = axes.barh([name for name, _ in bars], [value for _, value in bars], color="#3b6ea5")
+    axes.bar_label(random_volume, fmt="%.1f GB", padding=3)
     axes.set_xlabel("peak memory of the process, GB")
     axes.spines[["top", "right"]].set_visible(False)
     axes.invert_yaxis()

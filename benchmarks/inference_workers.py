@@ -31,11 +31,11 @@ def window_medseg(model: str, dtype: str, compiled: bool = False) -> Figures:
     import torch
 
     import medseg
-    from medseg.runtime.glibc_memory import kept_memory
+    from medseg.runtime.glibc_memory import keep_freed_memory
 
     predictor = medseg.load(model, device="cpu", precision=dtype, compile=compiled)
     network = predictor.network.volumetric
-    with kept_memory():  # as in a prediction
+    with keep_freed_memory():  # as in a prediction
         return _timed_window(network, torch.channels_last_3d, dtype, turned=True)
 
 
@@ -148,15 +148,15 @@ def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
 
 def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
     """The same by medseg."""
-    from medseg.inference.sliding.labelling import LargestClass
-    from medseg.inference.sliding.to_file_grid import Between, export_labels
+    from medseg.inference.sliding.labelling import Argmax
+    from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
     from medseg.volumes.resampling import AxisMap
 
     blocks = _smooth_logits(shape, classes).half().float().movedim(0, -1).contiguous().split(32)
-    axes = [Between.of(AxisMap.resize(a, b)) for a, b in zip(shape, target, strict=True)]
+    axes = [LinearWeights.from_axis_map(AxisMap.resize(a, b)) for a, b in zip(shape, target, strict=True)]
     out = np.empty(target, np.uint8)
     began = time.perf_counter()
-    export_labels(blocks, axes, LargestClass(np.arange(classes)), out)
+    export_labels(blocks, axes, Argmax(np.arange(classes)), out)
     return {"seconds": time.perf_counter() - began, "probe": out[::7, ::7, ::7].ravel().tolist()}
 
 

@@ -22,7 +22,7 @@ from readme import machine, markdown, put_into_readme
 from medseg.data.datasets.cases import read_case_image
 from medseg.experiment.run_folder import held_out_cases
 from medseg.io.files import read_labels
-from medseg.io.instance_files import instance_file
+from medseg.io.instance_files import instance_map_path
 from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def main() -> None:
 def _run(run: Path, config: Path, data: str) -> None:
     if not (run / "model").is_dir():
         _medseg("train", str(config), "--data", data, "--run", str(run))
-    if not (run / "evaluation_instances" / "summary.json").is_file():
+    if not (run / "evaluation" / "instances" / "summary.json").is_file():
         _medseg("predict", str(run), "--held-out", *(["--instances"] if _finds_instances(run) else []))
         _medseg("evaluate", str(run), "--instances")
 
@@ -74,7 +74,9 @@ def _medseg(*arguments: str) -> None:
 
 
 def _row(run: Path, name: str) -> list[str]:
-    (figures,) = json.loads((run / "evaluation_instances" / "summary.json").read_text())["labels"].values()
+    (figures,) = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())[
+        "labels"
+    ].values()
     pooled, train = figures["pooled"], _config(run)["train"]
     minutes = ((run / "model" / "manifest.json").stat().st_mtime - (run / "config.yaml").stat().st_mtime) / 60
     card = (run / "model" / "README.md").read_text()
@@ -85,7 +87,7 @@ def _row(run: Path, name: str) -> list[str]:
         f"{train['steps']} x {train['batch_size']}",
         f"{minutes:.0f}",
         *(f"{pooled[key]:.3f}" for key in ("ap", "ap50", "pq", "f1")),
-        str(pooled["found"]),
+        str(pooled["tp"]),
         str(pooled["references"]),
     ]
 
@@ -97,7 +99,7 @@ def _pictures(run: Path, count: int) -> list[Path]:
     paths = []
     for case in chosen:
         labels = run / "predictions" / f"{case.id}.nii.gz"
-        found = instance_file(labels)
+        found = instance_map_path(labels)
         ids = read_labels(found if found.is_file() else labels)
         reference = read_labels(case.instances) if case.instances is not None else None
         path = run / "pictures" / f"{case.id}.png"

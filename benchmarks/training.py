@@ -121,7 +121,7 @@ def _medseg_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]
         if (run / "last").is_dir():
             _medseg("train", "--resume", str(run))
         else:
-            own = [f"train.budget={minutes:g}m", "train.steps=null", "data.fold=0"]
+            own = [f"train.max_time={minutes:g}m", "train.steps=null", "data.fold=0"]
             own.append(f"data.splits={(options.work / 'splits_final.json').resolve()}")
             _medseg("train", str(options.work / "plan.yaml"), *own, "--run", str(run))
     _medseg("predict", str(run), "--held-out", "--skip-existing")

@@ -60,7 +60,7 @@ def step_medseg(work: str, workers: int, precision: str) -> tuple[Figures, One]:
 
     def one() -> tuple[float, float]:
         report = next(reports)
-        return report.seconds_per_step, report.stall * report.seconds_per_step
+        return report.seconds_per_step, report.data_wait_fraction * report.seconds_per_step
 
     return known, one
 

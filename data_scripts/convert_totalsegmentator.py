@@ -130,7 +130,7 @@ def _classes_of(subjects: Sequence[Path]) -> Labels:
         raise DataError(
             f"{subjects[0].parent}: found no mask in SUBJECT/{_MASKS}. Give the dataset's folder."
         )
-    return Labels.of({name: value for value, name in enumerate(names, 1)})
+    return Labels.from_names({name: value for value, name in enumerate(names, 1)})
 
 
 def _report(name: str, combined: Combined) -> None:

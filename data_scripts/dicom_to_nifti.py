@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.data.datasets.names import usable_id
+from medseg.data.datasets.names import sanitised_id
 from medseg.errors import DataError, MedsegError
 from medseg.io.files import read, write
 
@@ -46,7 +46,7 @@ def convert(folder: Path, out: Path, name: str | None = None, overwrite: bool = 
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder that holds one DICOM series. Check the path.")
-    path = out / f"{usable_id(name or folder.resolve().name)}.nii.gz"
+    path = out / f"{sanitised_id(name or folder.resolve().name)}.nii.gz"
     if path.exists() and not overwrite:
         raise DataError(f"{path}: exists already. Give --overwrite or another --name.")
     volume = read(folder)

@@ -24,7 +24,7 @@ from typing import IO
 from tqdm import tqdm
 
 from medseg.data.datasets.layouts import read_dataset
-from medseg.errors import DataError, MedsegError, nearest
+from medseg.errors import DataError, MedsegError, did_you_mean
 from medseg.storage.archives import extract
 from medseg.storage.atomic import replacing
 
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MedsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{folder}: {len(dataset.labelled)} labelled cases, channels {', '.join(dataset.channel_names)}")
+    print(
+        f"{folder}: {len(dataset.labelled_cases)} labelled cases, channels {', '.join(dataset.channel_names)}"
+    )
     return 0
 
 
@@ -65,7 +67,7 @@ def task_named(text: str) -> str:
     known |= {str(number): name for number, name in enumerate(TASKS, 1)}
     if text.lower() not in known:
         raise DataError(
-            f"task {text!r} is unknown.{nearest(text.lower(), known)} Give one of {', '.join(TASKS)}."
+            f"task {text!r} is unknown.{did_you_mean(text.lower(), known)} Give one of {', '.join(TASKS)}."
         )
     return known[text.lower()]
 

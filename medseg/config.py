@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medseg.errors import ConfigError, nearest
+from medseg.errors import ConfigError, did_you_mean
 
 MAX_NESTING = 20
 _NOT_YAML = (
@@ -58,7 +58,7 @@ class Config(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with the given fields changed."""
-        return type(self).parse({**dict(self), **changes}, source=_in_words(type(self).__name__))
+        return type(self).parse({**dict(self), **changes}, source=_words_of(type(self).__name__))
 
     def to_plain(self) -> dict[str, Any]:
         """Every field as YAML-ready plain values."""
@@ -69,7 +69,7 @@ class Config(BaseModel):
         return yaml.dump(self.to_plain(), sort_keys=False, Dumper=_Dumper, width=110)
 
 
-def _plainly(message: str) -> str:
+def _reworded(message: str) -> str:
     """A message of pydantic in the words of this project's own."""
     message = message.removeprefix("Value error, ").rstrip(".")
     message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", message)
@@ -78,13 +78,13 @@ def _plainly(message: str) -> str:
     return message.replace("Input should be", "expected")
 
 
-def _either(messages: Iterable[str]) -> str:
+def _joined_alternatives(messages: Iterable[str]) -> str:
     """What the members of a union expect, each once."""
-    first, *others = dict.fromkeys(map(_plainly, messages))
+    first, *others = dict.fromkeys(map(_reworded, messages))
     return " or ".join([first, *(other.removeprefix("expected ") for other in others)])
 
 
-def _in_words(name: str) -> str:
+def _words_of(name: str) -> str:
     """``PredictSettings`` as ``predict settings``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
 
@@ -112,7 +112,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        hint = nearest(path.name, siblings)
+        hint = did_you_mean(path.name, siblings)
         raise ConfigError(f"{path}: no such file.{hint} Give the path of a YAML experiment.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}). Give a YAML experiment.") from None
@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """Return `values` with each ``a.b=value`` set; values are read as YAML.
 
-    A mapping joins the one that is there, ``data.partial={}`` empties it.
+    A mapping joins the one that is there, ``data.partially_annotated={}`` empties it.
 
     Raises:
         ConfigError: no ``key=value``, no YAML, or a group of settings that is none.
@@ -186,11 +186,11 @@ def _line(cls: type[BaseModel], item: Any) -> str:
     place, _ = _walk(cls, item["loc"])
     if item["type"] == "extra_forbidden":
         known = _known_keys(_walk(cls, item["loc"][:-1])[1])
-        hint = nearest(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
+        hint = did_you_mean(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
         return f"{place}: unknown key.{hint}"
     if item["type"] == "missing":
         return f"{place}: missing. Add it."
-    message = _plainly(item["msg"])
+    message = _reworded(item["msg"])
     value = item["input"]
     shown = "" if isinstance(value, (dict, BaseModel)) else f": found {value!r:.100}"
     sentence = f"{place + ': ' if place else ''}{message}{shown}"
@@ -206,7 +206,7 @@ def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> 
     if len({item["loc"][:-1] for item in items}) == 1 == max(map(len, branches.values())) and not any(
         item["type"] == "extra_forbidden" for item in items
     ):
-        return [_line(cls, {**items[0], "msg": _either(item["msg"] for item in items)})]
+        return [_line(cls, {**items[0], "msg": _joined_alternatives(item["msg"] for item in items)})]
 
     def misfit(branch: list[Any]) -> tuple[int, int, int]:
         near_misses = sum("Did you mean" in _line(cls, item) for item in branch)

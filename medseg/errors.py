@@ -30,7 +30,9 @@ class ModelError(MedsegError):
     """A model that cannot be built, loaded, or fed with this input."""
 
 
-def describe(where: str | Path, what: str, *, found: object = None, expected: object = None, fix: str) -> str:
+def error_message(
+    where: str | Path, what: str, *, found: object = None, expected: object = None, fix: str
+) -> str:
     """Compose a message: ``where: what: found X, expected Y. Fix.``
 
     Args:
@@ -49,7 +51,7 @@ def describe(where: str | Path, what: str, *, found: object = None, expected: ob
     return f"{where}: {what}{detail}. {fix.rstrip('.')}."
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known word nearest to `word`, or an empty string."""
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""

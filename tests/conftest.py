@@ -72,7 +72,9 @@ def make_volume() -> MakeVolume:
             )
             data = data.astype(dtype)
         grid = (
-            Grid(tuple(shape), affine) if affine is not None else Grid.of(shape, spacing).reoriented(axcodes)
+            Grid(tuple(shape), affine)
+            if affine is not None
+            else Grid.from_spacing(shape, spacing).reoriented(axcodes)
         )
         return Volume(data, grid, kind)
 

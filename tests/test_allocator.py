@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.runtime.glibc_memory import keep_freed_memory
 
 # In a process of its own: what other tests have freed would serve as well.
 SCRIPT = """
 import json, resource
 import torch
-from medseg.allocator import kept_memory
+from medseg.runtime.glibc_memory import keep_freed_memory
 
 def faults_of_a_block():
     '''Pages, perhaps huge ones, that the system gives anew for a block of 64 MB after a larger one was freed.'''
@@ -24,13 +24,13 @@ def faults_of_a_block():
     torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-with kept_memory():
+with keep_freed_memory():
     kept = [faults_of_a_block()]
 given_back = [faults_of_a_block()]
-with kept_memory(False):
+with keep_freed_memory(False):
     given_back.append(faults_of_a_block())
-with kept_memory():
-    with kept_memory():
+with keep_freed_memory():
+    with keep_freed_memory():
         pass
     kept.append(faults_of_a_block())
 given_back.append(faults_of_a_block())
@@ -47,5 +47,5 @@ def test_freed_blocks_stay_within_the_context_and_go_back_after_it():
 
 def test_nothing_happens_without_glibc(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    with kept_memory():
+    with keep_freed_memory():
         pass

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.errors import ConfigError, DataError, MedsegError, ModelError, describe, nearest
+from medseg.errors import ConfigError, DataError, MedsegError, ModelError, did_you_mean, error_message
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError])
@@ -24,10 +24,10 @@ def test_kinds_are_medseg_errors_and_print_as_their_message(kind: type[MedsegErr
 def test_describe_joins_where_what_values_and_fix(
     found: object, expected: object, text: str, fix: str
 ) -> None:
-    assert describe("ct.nii: dim", "wrong", found=found, expected=expected, fix=fix) == text
+    assert error_message("ct.nii: dim", "wrong", found=found, expected=expected, fix=fix) == text
 
 
 def test_nearest_word() -> None:
-    assert nearest("lerning_rate", ["batch_size", "learning_rate"]) == " Did you mean 'learning_rate'?"
-    assert nearest("xyz", ["batch_size", "learning_rate"]) == ""
-    assert nearest("xyz", []) == ""
+    assert did_you_mean("lerning_rate", ["batch_size", "learning_rate"]) == " Did you mean 'learning_rate'?"
+    assert did_you_mean("xyz", ["batch_size", "learning_rate"]) == ""
+    assert did_you_mean("xyz", []) == ""

@@ -48,8 +48,8 @@ def test_model_options_are_resolved_and_stay_resolved(tmp_path):
         ({"model": {"name": "unet_2d"}}, "expected 2 because model.name is unet_2d"),
         ({"data": {"folds": 3, "fold": 3}}, "data.fold: found 3, expected 0 to 2"),
         (
-            {"data": {"fold": "all"}, "train": {"patience": 3}},
-            "train.patience: found 3 with data.fold=all, expected null",
+            {"data": {"fold": "all"}, "train": {"early_stopping_patience": 3}},
+            "train.early_stopping_patience: found 3 with data.fold=all, expected null",
         ),
         (
             {"model": {"name": "unet_2d"}, "patch": {"size": [32, 32]}, "augment": {"mirror_axes": [0, 2]}},
@@ -72,7 +72,7 @@ def test_mistakes_are_told_with_their_place(values, told):
 
 def test_checking_an_experiment_imports_no_torch(tmp_path):
     code = (
-        "import sys; from medseg.experiment.config import Experiment; Experiment().to_yaml();"
+        "import sys; from medseg.experiment.experiment import Experiment; Experiment().to_yaml();"
         "print(any(name in sys.modules for name in ('torch', 'monai', 'SimpleITK')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import find_dataset, held_out_cases
 from medseg.inference.batch import predict_files
 from medseg.model_folder.folder import load_model, save_model
-from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.train.stop_signals import Interrupted
 
 TOY = [
@@ -61,15 +61,15 @@ def stage(tmp_path_factory):
         pairs = [(case, run / "predictions" / f"{case.id}.nii.gz") for case in held_out_cases(fold_run)]
         assert not [outcome.error for outcome in predict_files(predictor, pairs) if outcome.error]
         members.append(predictor)
-    write_splits(k_fold(dataset.labelled, 2, 0), run / "splits.json")
-    save_model(run / "model", Ensemble([m.model for m in members]), members[0].saved, members[0].labels)
+    write_splits(k_fold(dataset.labelled_cases, 2, 0), run / "splits.json")
+    save_model(run / "model", LogitEnsemble([m.model for m in members]), members[0].saved, members[0].labels)
     return folder
 
 
 @pytest.fixture(scope="session")
 def cascade(stage):
     """A second stage trained behind it."""
-    experiment = experiment_of(stage / "data", FULL, "train.steps=4", f"previous.run={stage / 'low'}")
+    experiment = experiment_of(stage / "data", FULL, "train.steps=4", f"cascade.first_stage={stage / 'low'}")
     reports = list(experiment.trainer(stage / "full"))
     assert np.isfinite(reports[-1].loss)
     return stage / "full"
@@ -77,19 +77,23 @@ def cascade(stage):
 
 def test_the_run_and_its_model_hold_the_first_stage(stage, cascade):
     model, saved, labels = load_model(cascade / "model")
-    assert saved.previous_labels == 5 == len(labels.foreground)
+    assert saved.num_first_stage_labels == 5 == len(labels.foreground)
     assert model.in_channels == 6
     for name in ("member_0.safetensors", "member_1.safetensors", "manifest.json"):
-        for folder in (cascade / "previous", cascade / "model" / "previous", cascade / "best" / "previous"):
+        for folder in (
+            cascade / "first_stage",
+            cascade / "model" / "first_stage",
+            cascade / "best" / "first_stage",
+        ):
             assert (folder / name).read_bytes() == (stage / "low" / "model" / name).read_bytes()
-    assert Experiment.load(cascade / "config.yaml").previous.run == str(stage / "low")
+    assert Experiment.load(cascade / "config.yaml").cascade.first_stage == str(stage / "low")
 
 
 def test_prepared_maps_are_small_integers_on_the_grid_of_the_image(stage, cascade):
-    folders = [f for f in (stage / ".prepared").iterdir() if (f / "previous.npy").is_file()]
+    folders = [f for f in (stage / ".prepared").iterdir() if (f / "first_stage.npy").is_file()]
     assert len(folders) == 6
     for folder in folders:
-        previous, image = np.load(folder / "previous.npy"), np.load(folder / "image.npy")
+        previous, image = np.load(folder / "first_stage.npy"), np.load(folder / "image.npy")
         assert previous.dtype == np.uint8
         assert previous.shape == image.shape
         case = folder.name.rsplit("-", 1)[0]
@@ -102,7 +106,7 @@ def test_prepared_maps_are_small_integers_on_the_grid_of_the_image(stage, cascad
 def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascade, capsys):
     """Both stages on an image; the held-out cases behind the label map of the fold that never saw them."""
     case = held_out_cases(cascade)[0]
-    assert case.previous == stage / "low" / "predictions" / f"{case.id}.nii.gz"
+    assert case.first_stage == stage / "low" / "predictions" / f"{case.id}.nii.gz"
     out = stage / "out"
     assert main(["predict", str(cascade / "model"), str(case.images[0]), "-o", str(out)]) == 0
     assert main(["predict", str(cascade), "--held-out"]) == 0
@@ -114,8 +118,8 @@ def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascad
     assert np.array_equal(written, predictor(plain).data[0])
     held_out = np.asarray(nib.load(cascade / "predictions" / f"{case.id}.nii.gz").dataobj)
     assert np.array_equal(held_out, predictor(case).data[0])
-    first = predictor.previous
-    assert not np.array_equal(first(plain).data, medseg.read_labels(case.previous).data)
+    first = predictor.first_stage
+    assert not np.array_equal(first(plain).data, medseg.read_labels(case.first_stage).data)
 
 
 def test_the_estimate_and_an_ensemble_of_cascades(stage, cascade, capsys):
@@ -142,8 +146,8 @@ def test_stopped_and_resumed_equals_uninterrupted(stage, cascade):
     list(resumed)
     one, other = (load_file(run / "model" / "model.safetensors") for run in (cascade, stage / "stopped"))
     assert all(np.array_equal(one[name], other[name]) for name in one)
-    shutil.rmtree(stage / "stopped" / "previous")
-    with pytest.raises(ModelError, match=r"previous.manifest\.json: no such file"):
+    shutil.rmtree(stage / "stopped" / "first_stage")
+    with pytest.raises(ModelError, match=r"first_stage.manifest\.json: no such file"):
         Experiment.load(stage / "stopped" / "config.yaml").trainer(stage / "stopped", resume=True)
 
 
@@ -157,7 +161,7 @@ def changed_stage(stage: Path, target: Path) -> Path:
 
 def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind, match=told):
-        experiment_of(stage / "data", FULL, f"previous.run={previous}").trainer(run)
+        experiment_of(stage / "data", FULL, f"cascade.first_stage={previous}").trainer(run)
     assert not run.exists()
 
 
@@ -195,15 +199,15 @@ def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
     ("values", "told"),
     [
         (
-            {"previous": {"run": "x"}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
-            "previous: found an earlier stage, expected none because model.name is unet_2d",
+            {"cascade": {"first_stage": "x"}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
+            "cascade: found a first stage, expected none because model.name is unet_2d",
         ),
         (
-            {"augment": {"in_plane": 2}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
-            "augment.in_plane: found 2, expected null because the patches of unet_2d are slices",
+            {"augment": {"dummy_2d_axis": 2}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
+            "augment.dummy_2d_axis: found 2, expected null because the patches of unet_2d are slices",
         ),
-        ({"previous": {"runs": "x"}}, "Did you mean 'run'"),
-        ({"previous": {"run": ""}}, "previous.run"),
+        ({"cascade": {"first_stag": "x"}}, "Did you mean 'first_stage'"),
+        ({"cascade": {"first_stage": ""}}, "cascade.first_stage"),
     ],
 )
 def test_mistakes_are_told(values, told):
@@ -218,7 +222,7 @@ def test_onnx_is_refused_in_a_sentence(cascade, tmp_path, capsys):
 
 def test_a_changed_label_map_is_prepared_anew(stage, cascade, tmp_path):
     low = changed_stage(stage, tmp_path / "low")
-    experiment = experiment_of(stage / "data", FULL, "train.steps=1", f"previous.run={low}")
+    experiment = experiment_of(stage / "data", FULL, "train.steps=1", f"cascade.first_stage={low}")
     before = len(list((stage / ".prepared").iterdir()))
     experiment.trainer(stage / "other")
     assert len(list((stage / ".prepared").iterdir())) == before + 6
@@ -231,21 +235,21 @@ def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     from dataclasses import replace
 
     from medseg.data.patches.case_store import fill_store
-    from medseg.data.patches.first_stage_channels import PreviousChannels
+    from medseg.data.patches.first_stage_channels import FirstStageChannels
     from medseg.data.preprocessing.normalize import Normalization
     from medseg.data.preprocessing.prepare import Preprocessing
-    from medseg.data.settings import Augmentation, PreviousAugmentation
+    from medseg.data.settings import Augmentation, FirstStageAugmentation
 
     dataset = find_dataset(experiment_of(stage / "data"), stage / "x")
-    cases = [replace(case, previous=case.label) for case in dataset.cases]
+    cases = [replace(case, first_stage=case.label) for case in dataset.cases]
     settings = Preprocessing(spacing=(16, 17, 20), channels=(Normalization(),))
-    stored = list(fill_store(stage / "store", cases, dataset.labels, settings, previous=dataset.labels))
+    stored = list(fill_store(stage / "store", cases, dataset.labels, settings, first_stage=dataset.labels))
     options = {"size": (16, 12, 8), "length": 40, "batch_size": 2, "seed": 1, "stream": "train"}
     turned = Augmentation(rotate_p=0.7, scale_p=0.7)
-    seen = PatchDataset(stored, **options, augmentation=turned, previous=PreviousChannels(5))
+    seen = PatchDataset(stored, **options, augmentation=turned, previous=FirstStageChannels(5))
     without = PatchDataset(stored, **options, augmentation=turned)
     spoiled = PatchDataset(
-        stored, **options, augmentation=turned, previous=PreviousChannels(5, PreviousAugmentation())
+        stored, **options, augmentation=turned, previous=FirstStageChannels(5, FirstStageAugmentation())
     )
     changed = 0
     for index in range(40):

@@ -45,9 +45,9 @@ TOY = {
     "augment": {"rotate_degrees": 0},
     "train": {
         "steps": 2, "report_every": 1, "validation_batches": 1, "save_every": 1,
-        "freeze": ["backbone.stem"], "optimizer": {"name": "adamw", "lr": 0.001, "backbone_lr": 0.5},
+        "freeze": ["backbone.stem"], "optimizer": {"name": "adamw", "lr": 0.001, "backbone_lr_factor": 0.5},
     },
-    "predict": {"instance_score": 0.0},
+    "predict": {"min_instance_score": 0.0},
 }  # fmt: skip
 
 
@@ -106,9 +106,9 @@ def test_training_hands_over_the_instance_maps_and_reports_each_loss(trained):
         assert np.array_equal(instances.numpy() > 0, label.numpy() > 0)
     assert max(len(np.unique(ids.numpy())) for _, ids in taught) > 2  # blocks that touch are told apart
     rows = read_metrics(run / "metrics.jsonl")
-    assert all(set(row["parts"]) == PARTS for row in rows)
+    assert all(set(row["loss_terms"]) == PARTS for row in rows)
     for row in rows:
-        assert sum(row["parts"].values()) == pytest.approx(row["loss"], rel=1e-5)
+        assert sum(row["loss_terms"].values()) == pytest.approx(row["loss"], rel=1e-5)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(run)).Reload()
@@ -140,9 +140,9 @@ def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):
         truth = read_labels(pictures / "instances" / f"{case}.png")
         write_truth(truth, run / "predictions" / f"{case}_instances.nii.gz")
     assert main(["evaluate", str(run), "--instances"]) == 0
-    summary = json.loads((run / "evaluation_instances" / "summary.json").read_text())
+    summary = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     pooled = summary["labels"]["instance"]["pooled"]
-    assert (pooled["found"], pooled["false"], pooled["ap"]) == (4, 0, pytest.approx(1))
+    assert (pooled["tp"], pooled["fp"], pooled["ap"]) == (4, 0, pytest.approx(1))
     capsys.readouterr()
     label_map, reference = (
         run / "predictions" / f"{held_out[0]}.nii.gz",
@@ -151,7 +151,7 @@ def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):
     assert (
         main(["evaluate", str(label_map), str(reference), "--instances"]) == 0
     )  # the map of ids beside it is taken
-    assert " 2      2       0      0  1.000" in capsys.readouterr().out
+    assert " 2   2   0   0  1.000" in capsys.readouterr().out
     (run / "predictions" / f"{held_out[0]}_instances.nii.gz").unlink()
     assert main(["evaluate", str(run), "--instances"]) == 1
     assert f"are missing: {held_out[0]}" in capsys.readouterr().err
@@ -168,7 +168,7 @@ def test_maps_of_a_picture_are_pictures_if_wanted(trained, tmp_path, pictures):
     run, _ = trained
     image, truth = (str(pictures / folder / "0.png") for folder in ("images", "instances"))
     assert main(["predict", str(run), image, "-o", str(tmp_path), "--instances", "--suffix", ".png"]) == 0
-    expected = {"0.png", "0_instances.png", "0_instances.tsv", "made_by.jsonl"}
+    expected = {"0.png", "0_instances.png", "0_instances.tsv", "provenance.jsonl"}
     assert {file.name for file in tmp_path.iterdir()} == expected
     labels, ids = (read_labels(tmp_path / name).data for name in ("0.png", "0_instances.png"))
     assert np.array_equal(ids > 0, labels > 0)
@@ -228,7 +228,7 @@ def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, caps
     assert main([*train, "train.steps=1"]) == 0
     told = capsys.readouterr().out
     assert "none is learned, because a label stands for many objects" in told
-    measured = json.loads((run / "evaluation_instances" / "summary.json").read_text())
+    measured = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     assert measured["cases"] == 4
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert (summary["cases"], summary["post_processing"]) == (4, None)
@@ -244,7 +244,7 @@ def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, caps
     found = read_instances(run / "predictions" / f"{held_out[0]}_instances.nii.gz")
     assert np.array_equal(found.ids.data[0] > 0, own.to_map() > 0)
     assert main(["evaluate", str(run), "--instances"]) == 0
-    assert json.loads((run / "evaluation_instances" / "summary.json").read_text()) == measured
+    assert json.loads((run / "evaluation" / "instances" / "summary.json").read_text()) == measured
     # The label maps that came with them are those of the folds, too.
     stamps = [file.stat().st_mtime_ns for file in sorted((run / "predictions").glob("*.nii.gz"))]
     assert main(["train", "--resume", str(run)]) == 0

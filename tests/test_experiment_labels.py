@@ -43,7 +43,7 @@ def experiment(folder: Path, *overrides: str) -> Experiment:
             "folds": 2,
             "labels": {"liver": 1, "spine": 5},
             "ignore": 255,
-            "partial": {"phantom_000": ["liver"]},
+            "partially_annotated": {"phantom_000": ["liver"]},
         },
         "model": {"name": "unet_3d", "channels": [4, 8], "num_blocks": 1},
         "patch": {"size": [16, 16, 16]},
@@ -53,7 +53,7 @@ def experiment(folder: Path, *overrides: str) -> Experiment:
 
 
 def test_regions_from_the_config_to_the_model_folder(folder: Path, tmp_path: Path) -> None:
-    regions = "data.regions={whole: [1, 5], spine: {values: [5], written: 1}}"
+    regions = "data.regions={whole: [1, 5], spine: {values: [5], output_value: 1}}"
     trainer = experiment(folder, regions, "data.fold=1", "train.class_weights={spine: 2}").trainer(
         tmp_path / "run"
     )
@@ -61,7 +61,7 @@ def test_regions_from_the_config_to_the_model_folder(folder: Path, tmp_path: Pat
     assert list(report.val_dice) == ["whole", "spine"]
     assert np.isfinite(report.loss)
     labels = Labels.from_tsv(tmp_path / "run" / "model" / "labels.tsv")
-    assert [(one.name, one.values, one.written) for one in labels.regions] == [
+    assert [(one.name, one.values, one.output_value) for one in labels.regions] == [
         ("whole", (1, 5), 1),
         ("spine", (5,), 1),
     ]
@@ -86,7 +86,7 @@ def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path
         (tmp_path / f"fold_{fold}" / "predictions").symlink_to(run / "predictions")
         pairs, labels, _ = held_out_pairs(tmp_path / f"fold_{fold}")
         for rows in evaluate_cases(pairs, labels):
-            names = [row.name for row in rows]
+            names = [row.label for row in rows]
             assert names == (["liver"] if rows[0].case == "phantom_000" else ["liver", "spine"])
             assert all(row.dice == 1 for row in rows)
 
@@ -94,8 +94,11 @@ def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.partial={nobody: [liver]}"], "data.partial: no case matches 'nobody'"),
-        (["data.partial={phantom_*: [livre]}"], "labels: unknown label 'livre'"),
+        (
+            ["data.partially_annotated={nobody: [liver]}"],
+            "data.partially_annotated: no case matches 'nobody'",
+        ),
+        (["data.partially_annotated={phantom_*: [livre]}"], "labels: unknown label 'livre'"),
         (["data.ignore=5"], "ignore: found 5, expected a value that no label has"),
         (["data.regions={whole: [1, 2]}"], "regions: whole: unknown value 2"),
         (["train.loss=tversky"], "train.loss: found tversky with cases of which only some labels were drawn"),
@@ -145,7 +148,7 @@ def test_cases_without_any_foreground_are_refused_in_a_sentence(tmp_path: Path) 
 def empty_dataset(folder: Path, count: int) -> None:
     rows = ["case\timage_MR\tlabel"]
     for number in range(count):
-        grid = Grid.of((8, 8, 8), (1, 1, 1))
+        grid = Grid.from_spacing((8, 8, 8), (1, 1, 1))
         image = np.random.default_rng(number).normal(size=(1, 8, 8, 8)).astype(np.float32)
         medseg.write(Volume(image, grid), folder / f"{number}.nii.gz")
         medseg.write(

@@ -16,7 +16,7 @@ from medseg.experiment.experiment import Experiment
 from medseg.io.files import write
 from medseg.labels.instances import Instances
 from medseg.model_folder.folder import load_model
-from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -38,8 +38,8 @@ def phantoms(tmp_path_factory):
 @pytest.mark.parametrize(
     ("slices", "normalize", "channels", "window"),
     [
-        ({"channels": "windows"}, "hounsfield", 3, (8, 8, 1)),
-        ({"channels": "neighbours", "neighbours": 2, "displayed": True}, "auto", 5, (8, 8, 16)),
+        ({"channels": "ct_windows"}, "hounsfield", 3, (8, 8, 1)),
+        ({"channels": "neighbours", "neighbours": 2, "radiological_view": True}, "auto", 5, (8, 8, 16)),
         ({"channels": "repeat", "planes": [0, 1, 2]}, "auto", 3, (8, 8, 8)),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_model_is_trained_and_loaded_with_its_slices(
     assert model.in_channels == channels
     assert saved.slices == SliceSettings.parse(slices)
     assert saved.window == window
-    volume = on_volumes(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+    volume = as_volumetric(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
     assert (volume.in_channels, volume.spatial_dims) == (1, 3)
     with torch.no_grad():
         assert torch.isfinite(volume(torch.randn(1, 1, *window))).all()
@@ -66,7 +66,7 @@ def test_a_model_is_trained_and_loaded_with_its_slices(
     ("values", "message"),
     [
         (
-            {"model": {"name": "unet_3d"}, "slices": {"displayed": True}},
+            {"model": {"name": "unet_3d"}, "slices": {"radiological_view": True}},
             "slices: found settings for a 2-D model",
         ),
         (
@@ -83,7 +83,7 @@ def test_slices_that_do_not_fit(values, message):
 
 def test_windows_of_a_normalised_ct_are_refused_before_training(phantoms, tmp_path):
     data = {**TOY["data"], "path": str(phantoms / "data")}
-    experiment = Experiment.parse({**TOY, "data": data, "slices": {"channels": "windows"}})
+    experiment = Experiment.parse({**TOY, "data": data, "slices": {"channels": "ct_windows"}})
     with pytest.raises(ConfigError, match=r"Set preprocess\.normalize to hounsfield"):
         experiment.trainer(tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -93,7 +93,7 @@ def test_windows_of_a_normalised_ct_are_refused_before_training(phantoms, tmp_pa
 @pytest.fixture
 def run_with_instances(tmp_path):
     """A run on two volumes of touching cubes, whose predictions are the cubes of which one is missing."""
-    grid = Grid.of((12, 12, 4))
+    grid = Grid.from_spacing((12, 12, 4))
     run, data = tmp_path / "run", tmp_path / "data"
     for name in "ab":
         ids = np.zeros((1, 12, 12, 4), np.uint16)
@@ -111,9 +111,9 @@ def run_with_instances(tmp_path):
 def test_a_run_is_evaluated_by_instances_and_by_label_maps(run_with_instances, capsys):
     run = run_with_instances
     assert main(["evaluate", str(run), "--instances"]) == 0
-    summary = json.loads((run / "evaluation_instances" / "summary.json").read_text())
+    summary = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     figures = summary["labels"]["instance"]["pooled"]
-    assert (figures["found"], figures["missed"], figures["false"]) == (2, 1, 0)
+    assert (figures["tp"], figures["fn"], figures["fp"]) == (2, 1, 0)
     assert figures["sensitivity"] == pytest.approx(2 / 3)
     assert main(["evaluate", str(run)]) == 0
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
@@ -126,5 +126,5 @@ def test_a_run_is_evaluated_by_instances_and_by_label_maps(run_with_instances, c
 def test_instances_in_memory_by_the_public_name():
     import medseg
 
-    found = Instances.of_map(np.array([[0, 1], [2, 2]]))
+    found = Instances.from_map(np.array([[0, 1], [2, 2]]))
     assert medseg.evaluate_instances(found, found).pooled()["instance"].pq == 1

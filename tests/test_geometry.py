@@ -14,15 +14,15 @@ from scipy.spatial.transform import Rotation
 from medseg.errors import DataError
 from medseg.volumes.grid import (
     Grid,
-    axes_onto,
-    axes_to,
     checked_axcodes,
     checked_spacing,
     relative_affine,
+    reorient_array,
+    reorientation,
+    reorientation_like,
     separable_maps,
     shape_at_spacing,
-    turned,
-    world,
+    world_positions,
 )
 
 ORIENTATIONS = [
@@ -57,7 +57,7 @@ def indices(grid: Grid) -> NDArray[np.int64]:
 
 def positions(grid: Grid) -> NDArray[np.float64]:
     """World position of every voxel, `(X, Y, Z, 3)`."""
-    return world(grid.affine, indices(grid))
+    return world_positions(grid.affine, indices(grid))
 
 
 def test_there_are_48_orientations() -> None:
@@ -67,10 +67,10 @@ def test_there_are_48_orientations() -> None:
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 @pytest.mark.parametrize("start", ["RAS", "PIL", "SLA"])
 def test_reorienting_moves_no_voxel(start: str, codes: str) -> None:
-    grid = Grid.of(SHAPE, (1, 2, 3)).reoriented(start)
+    grid = Grid.from_spacing(SHAPE, (1, 2, 3)).reoriented(start)
     other = grid.reoriented(codes)
     assert other.axcodes == codes
-    where = np.moveaxis(turned(np.moveaxis(positions(grid), -1, 0), start, codes), 0, -1)
+    where = np.moveaxis(reorient_array(np.moveaxis(positions(grid), -1, 0), start, codes), 0, -1)
     assert np.array_equal(where, positions(other))
     assert other.reoriented(start) == grid
 
@@ -86,17 +86,17 @@ def test_reorienting_agrees_with_nibabel(codes: str) -> None:
     expected = image.as_reoriented(transform)
     grid = Grid(SHAPE, affine)
     np.testing.assert_allclose(grid.reoriented(codes).affine, expected.affine, atol=1e-12)
-    assert np.array_equal(turned(data, grid.axcodes, codes), np.asarray(expected.dataobj))
+    assert np.array_equal(reorient_array(data, grid.axcodes, codes), np.asarray(expected.dataobj))
 
 
 @settings(deadline=None, max_examples=60)
 @given(grids(), st.sampled_from(ORIENTATIONS))
 def test_any_grid_reorients_and_comes_back(grid: Grid, codes: str) -> None:
     other = grid.reoriented(codes)
-    where = np.moveaxis(turned(np.moveaxis(positions(grid), -1, 0), grid.axcodes, codes), 0, -1)
+    where = np.moveaxis(reorient_array(np.moveaxis(positions(grid), -1, 0), grid.axcodes, codes), 0, -1)
     np.testing.assert_allclose(positions(other), where, atol=1e-9)
     # At exactly 45 degrees the codes of `other` are a matter of rounding; its way back is not.
-    back = other.turned(*axes_to(codes, grid.axcodes))
+    back = other.permuted(*reorientation(codes, grid.axcodes))
     np.testing.assert_allclose(back.affine, grid.affine, atol=1e-9)
     assert back.shape == grid.shape
     if other.axcodes == codes:
@@ -109,10 +109,10 @@ def test_any_grid_reorients_and_comes_back(grid: Grid, codes: str) -> None:
 @settings(deadline=None, max_examples=30)
 @given(grids(), st.tuples(*[st.integers(-4, 4)] * 3), st.tuples(*[st.integers(1, 6)] * 3))
 def test_boxes_keep_positions(grid: Grid, start: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-    box = grid.boxed(start, shape)
+    box = grid.cropped(start, shape)
     assert box.shape == shape
-    np.testing.assert_allclose(positions(box), world(grid.affine, indices(box) + start), atol=1e-9)
-    np.testing.assert_allclose(box.boxed([-s for s in start], grid.shape).affine, grid.affine, atol=1e-9)
+    np.testing.assert_allclose(positions(box), world_positions(grid.affine, indices(box) + start), atol=1e-9)
+    np.testing.assert_allclose(box.cropped([-s for s in start], grid.shape).affine, grid.affine, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=30)
@@ -136,7 +136,7 @@ def test_with_spacing_is_exact_about_the_same_centre(grid: Grid, spacing: tuple[
 
 
 def test_corners_are_the_borders_of_the_box() -> None:
-    corners = Grid.of((2, 3, 4), (1, 2, 3)).corners
+    corners = Grid.from_spacing((2, 3, 4), (1, 2, 3)).corners
     assert corners.min(axis=0).tolist() == [-0.5, -1, -1.5]
     assert corners.max(axis=0).tolist() == [1.5, 5, 10.5]
 
@@ -158,26 +158,26 @@ def test_grids_compare_by_their_corners(grid: Grid, direction: tuple[float, ...]
 def test_a_small_turn_counts_by_what_it_does_at_the_far_end() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0, 1e-4]).as_matrix()
-    small, large = Grid.of((9, 9, 9)), Grid.of((512, 512, 100))
+    small, large = Grid.from_spacing((9, 9, 9)), Grid.from_spacing((512, 512, 100))
     assert small.matches(Grid(small.shape, turn))
     assert not large.matches(Grid(large.shape, turn))
 
 
 def test_one_slice_differs_by_its_thickness_and_shapes_by_size() -> None:
-    thin = Grid.of((4, 4, 1), (1, 1, 1))
-    assert not thin.matches(Grid.of((4, 4, 1), (1, 1, 5)))
-    assert thin.distance(Grid.of((4, 4, 2))) == np.inf
+    thin = Grid.from_spacing((4, 4, 1), (1, 1, 1))
+    assert not thin.matches(Grid.from_spacing((4, 4, 1), (1, 1, 5)))
+    assert thin.distance(Grid.from_spacing((4, 4, 2))) == np.inf
 
 
 def test_equality_is_exact_and_hashable() -> None:
-    grid = Grid.of(SHAPE)
+    grid = Grid.from_spacing(SHAPE)
     assert grid == Grid(SHAPE, np.eye(4))
     assert grid != Grid(SHAPE, np.diag([1, 1, 1 + 1e-12, 1]))
     assert grid != "grid"
     negative_zero = np.where(np.eye(4) == 0, -0.0, np.eye(4))
     assert grid == Grid(SHAPE, negative_zero)
     assert hash(grid) == hash(Grid(SHAPE, negative_zero))
-    assert repr(Grid.of(SHAPE, (0.5, 1, 2))) == "Grid(shape=(5, 4, 3), spacing=(0.5, 1, 2) mm, RAS)"
+    assert repr(Grid.from_spacing(SHAPE, (0.5, 1, 2))) == "Grid(shape=(5, 4, 3), spacing=(0.5, 1, 2) mm, RAS)"
 
 
 def test_grids_cannot_be_changed() -> None:
@@ -210,7 +210,9 @@ def test_impossible_affines_are_refused(affine: Any) -> None:
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_voxels_may_be_nanometres_or_kilometres(scale: float) -> None:
-    assert Grid.of(SHAPE, (scale, 2 * scale, scale)).spacing == pytest.approx((scale, 2 * scale, scale))
+    assert Grid.from_spacing(SHAPE, (scale, 2 * scale, scale)).spacing == pytest.approx(
+        (scale, 2 * scale, scale)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (0, 1, 1), (1, -1, 1), (1, 2, 3, 4)])
@@ -218,7 +220,7 @@ def test_impossible_shapes_are_refused(shape: Any) -> None:
     with pytest.raises(DataError, match=r"grid shape: found .*, expected three positive sizes"):
         Grid(shape, np.eye(4))
     with pytest.raises(DataError, match=r"grid shape: found .*, expected three positive sizes"):
-        Grid.of(SHAPE).with_shape(shape)
+        Grid.from_spacing(SHAPE).with_shape(shape)
 
 
 @pytest.mark.parametrize("spacing", [2, 2.0, np.float32(2), np.int64(2), (2, 2, 2), np.array([2.0, 2, 2])])
@@ -237,12 +239,12 @@ def test_impossible_orientations_are_refused(codes: str) -> None:
     with pytest.raises(
         DataError, match=r"orientation: found '.*', expected one letter each of R/L, A/P and S/I"
     ):
-        Grid.of(SHAPE).reoriented(codes)
+        Grid.from_spacing(SHAPE).reoriented(codes)
 
 
 def test_orientations_may_be_written_small() -> None:
     assert checked_axcodes("lps") == "LPS"
-    assert Grid.of(SHAPE).reoriented("lps").axcodes == "LPS"
+    assert Grid.from_spacing(SHAPE).reoriented("lps").axcodes == "LPS"
 
 
 @pytest.mark.parametrize(
@@ -258,9 +260,9 @@ def test_shape_at_spacing(old: Any, new: Any, shape: Any) -> None:
 
 
 def test_axes_to_and_back() -> None:
-    assert axes_to("RAS", "RAS") == ((0, 1, 2), (False, False, False))
-    assert axes_to("RAS", "SRP") == ((2, 0, 1), (False, False, True))
-    assert axes_to("SRP", "RAS") == ((1, 2, 0), (False, True, False))
+    assert reorientation("RAS", "RAS") == ((0, 1, 2), (False, False, False))
+    assert reorientation("RAS", "SRP") == ((2, 0, 1), (False, False, True))
+    assert reorientation("SRP", "RAS") == ((1, 2, 0), (False, True, False))
 
 
 @settings(deadline=None, max_examples=60)
@@ -268,7 +270,7 @@ def test_axes_to_and_back() -> None:
 def test_a_turned_grid_is_always_recognised(grid: Grid, codes: str, shape: tuple[int, int, int]) -> None:
     """Whatever the angle, a grid and its reoriented, resized self are separable after `axes_onto`."""
     target = grid.reoriented(codes).with_shape(shape)
-    aligned = grid.turned(*axes_onto(grid, target))
+    aligned = grid.permuted(*reorientation_like(grid, target))
     found = separable_maps(aligned, target)
     assert found is not None
     assert [m.n_out for m in found] == list(shape)
@@ -282,7 +284,7 @@ def test_shared_voxels_are_found_free_of_noise() -> None:
     turn[:3, :3] = Rotation.from_rotvec([0.3, -0.2, 0.7]).as_matrix() @ np.diag([0.7, 0.7, 2.5])
     turn[:3, 3] = [-123.4, 56.7, 890.1]
     grid = Grid((512, 512, 90), turn)
-    found = separable_maps(grid, grid.boxed((3, 4, 5), (20, 20, 20)))
+    found = separable_maps(grid, grid.cropped((3, 4, 5), (20, 20, 20)))
     assert found is not None
     assert all(m.is_selection for m in found)
     assert [m.offset for m in found] == [3, 4, 5]
@@ -290,7 +292,7 @@ def test_shared_voxels_are_found_free_of_noise() -> None:
 
 
 def test_fractions_are_not_rounded() -> None:
-    grid = Grid.of((1024, 4, 4))
+    grid = Grid.from_spacing((1024, 4, 4))
     found = separable_maps(grid, grid.with_shape((768, 4, 4)))
     assert found is not None
     assert abs(found[0].scale - 4 / 3) < 1e-14
@@ -299,7 +301,7 @@ def test_fractions_are_not_rounded() -> None:
 def test_turned_grids_are_not_separable() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0, 0.1]).as_matrix()
-    grid = Grid.of((20, 20, 20))
+    grid = Grid.from_spacing((20, 20, 20))
     assert separable_maps(grid, Grid((20, 20, 20), turn)) is None
     np.testing.assert_allclose(relative_affine(grid, Grid((20, 20, 20), turn)), turn)
 

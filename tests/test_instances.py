@@ -19,7 +19,7 @@ MAP = np.array(
 
 
 def test_a_map_comes_back_with_its_ids_numbered():
-    found = Instances.of_map(MAP, classes={3: 1, 7: 2, 900: 1}, scores={3: 0.5, 7: 0.25, 900: 1})
+    found = Instances.from_map(MAP, classes={3: 1, 7: 2, 900: 1}, scores={3: 0.5, 7: 0.25, 900: 1})
     assert found.areas.tolist() == [3, 3, 1]
     assert found.classes.tolist() == [1, 2, 1]
     assert found.scores.tolist() == [0.5, 0.25, 1]
@@ -33,24 +33,24 @@ def test_a_map_comes_back_with_its_ids_numbered():
 @pytest.mark.parametrize("shape", [(13, 17), (5, 6, 7)])
 def test_masks_and_maps_are_the_same_instances(shape, dtype):
     ids = np.random.default_rng(0).integers(0, 12, shape).astype(dtype)
-    from_map = Instances.of_map(ids)
+    from_map = Instances.from_map(ids)
     masks = np.stack([ids == i for i in range(1, 12)])
     assert (from_map.to_masks() == masks).all()
-    assert (Instances.of_masks(masks).to_map() == ids).all()
+    assert (Instances.from_masks(masks).to_map() == ids).all()
 
 
 def test_ids_beyond_any_table_are_numbered_too():
     ids = MAP.astype(np.int64) * 2_000_000_000
-    assert (Instances.of_map(ids).to_map() == Instances.of_map(MAP).to_map()).all()
-    assert (Instances.of_map(ids[:1, 1:3]).to_map() == 1).all()  # no background at all
+    assert (Instances.from_map(ids).to_map() == Instances.from_map(MAP).to_map()).all()
+    assert (Instances.from_map(ids[:1, 1:3]).to_map() == 1).all()  # no background at all
 
 
 def test_the_higher_score_wins_an_overlap_and_the_earlier_of_equals():
     masks = np.zeros((3, 4, 4), bool)
     masks[0, :2], masks[1, 1:3], masks[2, 2:] = True, True, True
-    found = Instances.of_masks(masks, scores=[0.5, 0.9, 0.5])
+    found = Instances.from_masks(masks, scores=[0.5, 0.9, 0.5])
     assert found.to_map()[:, 0].tolist() == [1, 2, 2, 3]
-    tied = Instances.of_masks(masks)
+    tied = Instances.from_masks(masks)
     assert tied.to_map()[:, 0].tolist() == [1, 1, 2, 3]
     assert (tied.to_masks() == masks).all()
 
@@ -60,14 +60,14 @@ def test_connected_parts_of_each_class():
     label[0, 0] = label[1, 1] = 1  # by a corner: one part
     label[4:, 4:] = 1
     label[0, 1] = 2
-    found = Instances.of_components(label)
+    found = Instances.from_components(label)
     assert found.classes.tolist() == [1, 1, 2]
     assert found.areas.tolist() == [2, 4, 1]
     assert (found.to_label_map() == label).all()
 
 
 def test_selection_keeps_order():
-    found = Instances.of_map(MAP)
+    found = Instances.from_map(MAP)
     assert found.select([2, 0]).areas.tolist() == [1, 3]
     assert found.select(found.areas > 1).areas.tolist() == [3, 3]
     assert len(found.select([])) == 0
@@ -79,23 +79,23 @@ def test_nothing_and_empty_masks():
     assert none.to_map().shape == (4, 5)
     assert none.to_masks().shape == (0, 4, 5)
     assert none.boxes.shape == (0, 2, 2)
-    assert len(Instances.of_map(np.zeros((3, 3), int))) == 0
-    hollow = Instances.of_masks(np.zeros((2, 3, 3), bool))
+    assert len(Instances.from_map(np.zeros((3, 3), int))) == 0
+    hollow = Instances.from_masks(np.zeros((2, 3, 3), bool))
     assert hollow.areas.tolist() == [0, 0]
     assert "none" in repr(none)
-    assert repr(Instances.of_map(MAP)) == "Instances(3x5, 3 of class 1)"
+    assert repr(Instances.from_map(MAP)) == "Instances(3x5, 3 of class 1)"
 
 
 def test_refusals():
     with pytest.raises(DataError, match=r"ids without a class: found 7, 900 \(2 of 3 ids\)"):
-        Instances.of_map(MAP, classes={3: 1})
+        Instances.from_map(MAP, classes={3: 1})
     with pytest.raises(DataError, match="expected whole numbers"):
-        Instances.of_map(MAP.astype(float))
+        Instances.from_map(MAP.astype(float))
     with pytest.raises(DataError, match="found int64 from -1"):
-        Instances.of_map(np.array([[-1, 0]]))
+        Instances.from_map(np.array([[-1, 0]]))
     with pytest.raises(DataError, match="classes from 0, expected finite scores and classes from 1"):
-        Instances.of_map(MAP, classes={3: 0, 7: 1, 900: 1})
+        Instances.from_map(MAP, classes={3: 0, 7: 1, 900: 1})
     with pytest.raises(DataError, match="one of each an instance"):
-        Instances.of_masks(np.ones((2, 3, 3), bool), scores=[1.0])
+        Instances.from_masks(np.ones((2, 3, 3), bool), scores=[1.0])
     with pytest.raises(DataError, match="outside of the image"):
-        Instances.of_crops((3, 3), [[2, 2]], [np.ones((2, 2), bool)])
+        Instances.from_crops((3, 3), [[2, 2]], [np.ones((2, 2), bool)])

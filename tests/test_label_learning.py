@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import Criterion, build_loss
 from medseg.train.validation import dice_of, predicted_classes
 
-ORGANS = Labels.of({"a": 1, "b": 2})
+ORGANS = Labels.from_names({"a": 1, "b": 2})
 SHAPE = (8, 8, 8)
 
 
@@ -49,8 +49,8 @@ def test_scribbles_are_enough_where_the_rest_is_ignored() -> None:
     image, truth = tissues(0, 3)
     unseen = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.1
     naive = learnt(image, truth.masked_fill(unseen, 0), 3, build_loss("dice_ce"))
-    candidates = Candidates.of(replace(ORGANS, ignore=255))
-    ours = learnt(image, truth.masked_fill(unseen, 3), 3, build_loss("dice_ce", candidates=candidates))
+    label_sets = LabelSets.from_annotations(replace(ORGANS, ignore=255))
+    ours = learnt(image, truth.masked_fill(unseen, 3), 3, build_loss("dice_ce", label_sets=label_sets))
     for index in (1, 2):
         assert dice(naive.argmax(1, keepdim=True) == index, truth == index) < 0.1
         assert dice(ours.argmax(1, keepdim=True) == index, truth == index) > 0.95
@@ -59,13 +59,13 @@ def test_scribbles_are_enough_where_the_rest_is_ignored() -> None:
 def test_partly_drawn_cases_teach_every_label() -> None:
     """Of five cases one was drawn in full, and of the others b was left out: the naive loss forgets it."""
     image, truth = tissues(0, 3, batch=5)
-    candidates = Candidates.of(ORGANS, {"one": None, "others": ("a",)})
+    label_sets = LabelSets.from_annotations(ORGANS, {"one": None, "others": ("a",)})
     undrawn = (truth == 2) & (torch.arange(5).view(5, 1, 1, 1, 1) > 0)
     some = truth.masked_fill(undrawn, 0)
-    background = candidates.background_of(("a",))
+    background = label_sets.background_value(("a",))
     unknown = (some == 0) & (torch.arange(5).view(5, 1, 1, 1, 1) > 0)
     naive = learnt(image, some, 3, build_loss("dice_ce", batch_dice=True))
-    criterion = build_loss("dice_ce", batch_dice=True, candidates=candidates)
+    criterion = build_loss("dice_ce", batch_dice=True, label_sets=label_sets)
     ours = learnt(image, some.masked_fill(unknown, background), 3, criterion)
     assert dice(naive.argmax(1, keepdim=True) == 2, truth == 2) < 0.1
     for logits, index in ((naive, 1), (ours, 1), (ours, 2)):
@@ -79,7 +79,9 @@ def test_a_region_is_found_where_none_of_its_labels_wins() -> None:
     label = torch.where(draw < 0.4, 0, torch.where(draw < 0.7, 1, 2)) * (kinds == 1)
     regions = ORGANS.with_regions({"both": [1, 2], "inner": [2]})
     naive = learnt(image, label, 3, build_loss("cross_entropy"))
-    ours = learnt(image, label, 2, build_loss("cross_entropy", candidates=Candidates.of(regions)))
+    ours = learnt(
+        image, label, 2, build_loss("cross_entropy", label_sets=LabelSets.from_annotations(regions))
+    )
     assert dice(naive.argmax(1, keepdim=True) > 0, label > 0) < 0.1
     assert dice(ours[:, :1] > 0, label > 0) > 0.7
     assert predicted_classes(ours, regions).unique().tolist() == [0, 1]
@@ -90,17 +92,17 @@ def test_weights_bring_a_rare_label_back() -> None:
     image, kinds = tissues(0, 2)
     draw = torch.rand(kinds.shape, generator=torch.Generator().manual_seed(1))
     label = ((draw < 0.2) & (kinds == 1)).long()
-    candidates = Candidates.of(Labels.of({"a": 1}))
+    label_sets = LabelSets.from_annotations(Labels.from_names({"a": 1}))
     naive = learnt(image, label, 2, build_loss("cross_entropy"))
-    weighted = build_loss("cross_entropy", candidates=candidates, class_weights={"a": 10})
+    weighted = build_loss("cross_entropy", label_sets=label_sets, class_weights={"a": 10})
     assert not naive.argmax(1).any()
     assert dice(learnt(image, label, 2, weighted).argmax(1, keepdim=True) == 1, kinds == 1) > 0.95
 
 
 def test_validation_looks_only_at_what_is_known() -> None:
     """Counts by value (rows) of all voxels, and of those predicted as a and b."""
-    candidates = Candidates.of(replace(ORGANS, ignore=9), {"case": ("a",)})
+    label_sets = LabelSets.from_annotations(replace(ORGANS, ignore=9), {"case": ("a",)})
     counts = torch.tensor([[10, 1, 2], [6, 4, 1], [5, 0, 5], [100, 50, 50], [20, 2, 9]])
-    found = dice_of(counts, candidates).tolist()
+    found = dice_of(counts, label_sets).tolist()
     # a: ignored voxels are left out, those without b's drawing are not a; b: both are left out.
     assert found == [2 * 4 / (1 + 4 + 0 + 2 + 6), 2 * 5 / (2 + 1 + 5 + 5)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from medseg.errors import DataError
 from medseg.labels.label_table import Label, Labels, distinct_colour
 
-ORGANS = Labels.of({"liver": 30, "background": 0, "spleen": 2})
+ORGANS = Labels.from_names({"liver": 30, "background": 0, "spleen": 2})
 
 
 def test_classes_follow_values() -> None:
@@ -24,8 +24,8 @@ def test_classes_follow_values() -> None:
 
 
 def test_background_is_added() -> None:
-    assert Labels.of({"tumour": 1}).names == ("background", "tumour")
-    assert Labels.of({"air": 0, "tumour": 1}).names == ("air", "tumour")
+    assert Labels.from_names({"tumour": 1}).names == ("background", "tumour")
+    assert Labels.from_names({"air": 0, "tumour": 1}).names == ("air", "tumour")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_background_is_added() -> None:
 )
 def test_bad_tables_are_refused(table: dict[str, int]) -> None:
     with pytest.raises(DataError, match=r"labels: found .*, expected .*Mend the table"):
-        Labels.of(table)
+        Labels.from_names(table)
 
 
 def test_a_name_twice_is_refused() -> None:
@@ -85,10 +85,10 @@ def test_unknown_values_are_counted(alien: int) -> None:
 )
 def test_masks_of_0_and_255_are_known(values: list[int], labels: dict[str, int], hinted: bool) -> None:
     with pytest.raises(DataError) as told:
-        Labels.of(labels).to_classes(np.array(values, dtype=np.uint8))
+        Labels.from_names(labels).to_classes(np.array(values, dtype=np.uint8))
     assert ("mask of 0 and 255, set data.labels={nucleus: 255}; else add it" in str(told.value)) == hinted
     if hinted:
-        assert Labels.of({"nucleus": 255}).to_classes(np.array(values)).tolist() == [0, 1, 1]
+        assert Labels.from_names({"nucleus": 255}).to_classes(np.array(values)).tolist() == [0, 1, 1]
     else:
         assert "Add it to the dataset's labels" in str(told.value)
 
@@ -103,13 +103,13 @@ def test_nan_is_no_label() -> None:
     [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.int32), (2**31 - 1, np.int32)],
 )
 def test_values_take_the_smallest_type(largest: int, dtype: type) -> None:
-    values = Labels.of({"x": largest}).to_values(np.array([0, 1]))
+    values = Labels.from_names({"x": largest}).to_values(np.array([0, 1]))
     assert values.dtype == dtype
     assert values.tolist() == [0, largest]
 
 
 def test_many_classes_take_two_bytes() -> None:
-    labels = Labels.of({f"organ {i}": i for i in range(300)})
+    labels = Labels.from_names({f"organ {i}": i for i in range(300)})
     assert labels.to_classes(np.array([299])).dtype == np.uint16
 
 
@@ -127,7 +127,7 @@ def test_table_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict[
     names = [name for name in table if name != "background"]
     if not names:
         return
-    labels = Labels.of(dict(zip(names, values, strict=False)))
+    labels = Labels.from_names(dict(zip(names, values, strict=False)))
     path = tmp_path_factory.mktemp("labels") / "labels.tsv"
     path.write_text(labels.to_tsv(), encoding="utf-8")
     assert Labels.from_tsv(path) == labels
@@ -172,7 +172,7 @@ def test_colours_are_distinct_and_kept() -> None:
     colours = [distinct_colour(index) for index in range(118)]
     assert colours[0] == (0, 0, 0)
     assert len(set(colours)) == len(colours)
-    assert Labels.of({"a": 1}, {"a": (1, 2, 3)})[1].colour == (1, 2, 3)
+    assert Labels.from_names({"a": 1}, {"a": (1, 2, 3)})[1].colour == (1, 2, 3)
 
 
 @pytest.mark.parametrize(("name", "count"), [("labels.tsv", 118), ("example_mr_sm_labels.tsv", 51)])
@@ -189,7 +189,7 @@ def test_real_tables(shared_data: Path, name: str, count: int) -> None:
     st.integers(0, 999),
 )
 def test_any_table_and_type(values: set[int], dtype: str, seed: int) -> None:
-    labels = Labels.of({f"label {value}": value for value in values})
+    labels = Labels.from_names({f"label {value}": value for value in values})
     known = [0, *sorted(values)]
     limit = np.finfo(dtype).max if dtype[0] == "f" else np.iinfo(dtype).max
     usable = [value for value in known if value <= limit]
@@ -203,28 +203,28 @@ def test_any_table_and_type(values: set[int], dtype: str, seed: int) -> None:
         labels.to_classes(alien)
 
 
-BRATS = Labels.of({"oedema": 1, "necrosis": 2, "enhancing": 3})
+BRATS = Labels.from_names({"oedema": 1, "necrosis": 2, "enhancing": 3})
 REGIONS = {"whole": [1, 2, 3], "core": [3, 2], "enhancing": [3]}
 
 
 def test_a_region_is_written_as_what_no_later_one_holds() -> None:
     labels = BRATS.with_regions(REGIONS)
-    assert [(r.name, r.values, r.written) for r in labels.regions] == [
+    assert [(r.name, r.values, r.output_value) for r in labels.regions] == [
         ("whole", (1, 2, 3), 1),
         ("core", (2, 3), 2),
         ("enhancing", (3,), 3),
     ]
-    assert (labels.outputs, labels.output_names) == (3, ("whole", "core", "enhancing"))
-    assert labels.measured == labels.regions
+    assert (labels.num_outputs, labels.output_names) == (3, ("whole", "core", "enhancing"))
+    assert labels.evaluated == labels.regions
     assert labels.regions[1].colour == BRATS[2].colour
-    assert BRATS.with_regions({"both": [1, 2], "same": [1, 2]}).regions[0].written == 1
-    assert BRATS.with_regions(REGIONS, {"whole": 3}).regions[0].written == 3
+    assert BRATS.with_regions({"both": [1, 2], "same": [1, 2]}).regions[0].output_value == 1
+    assert BRATS.with_regions(REGIONS, {"whole": 3}).regions[0].output_value == 3
     assert labels.with_regions({}) == BRATS
 
 
 def test_without_regions_the_classes_are_the_outputs() -> None:
-    assert (ORGANS.outputs, ORGANS.output_names) == (3, ("background", "spleen", "liver"))
-    assert [(r.name, r.values, r.written) for r in ORGANS.measured] == [
+    assert (ORGANS.num_outputs, ORGANS.output_names) == (3, ("background", "spleen", "liver"))
+    assert [(r.name, r.values, r.output_value) for r in ORGANS.evaluated] == [
         ("spleen", (2,), 2),
         ("liver", (30,), 30),
     ]
@@ -281,7 +281,7 @@ def test_a_large_ignore_value_makes_only_maps_with_it_larger() -> None:
 
 
 def test_ignore_beyond_256_classes_takes_two_bytes() -> None:
-    labels = replace(Labels.of({f"l{value}": value for value in range(256)}), ignore=300)
+    labels = replace(Labels.from_names({f"l{value}": value for value in range(256)}), ignore=300)
     assert labels.to_classes(np.array([255, 300])).tolist() == [255, 256]
 
 
@@ -313,8 +313,8 @@ def test_bad_kinds_are_refused_by_file(tmp_path: Path, rows: str, message: str) 
 
 
 def test_sided_regions_are_pairs() -> None:
-    labels = Labels.of({"a": 1, "b": 2}).with_regions({"left_hand": [1], "right_hand": [2]})
-    assert labels.sided_pairs() == (("left_hand", "right_hand"),)
+    labels = Labels.from_names({"a": 1, "b": 2}).with_regions({"left_hand": [1], "right_hand": [2]})
+    assert labels.left_right_pairs() == (("left_hand", "right_hand"),)
 
 
 def test_a_table_with_an_endless_name_is_refused_by_file(tmp_path: Path) -> None:

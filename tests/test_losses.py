@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import LOSSES, build_loss
 from medseg.train.settings import LossName
@@ -135,7 +135,7 @@ def test_losses_of_several_processes_are_monais_in_one(monkeypatch, name, absent
     torch.testing.assert_close(shared(logits, label), alone)
 
 
-ORGANS = Labels.of({"a": 1, "b": 2})
+ORGANS = Labels.from_names({"a": 1, "b": 2})
 
 
 class _Rendezvous:
@@ -169,14 +169,14 @@ class _Rendezvous:
 def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, options):
     logits, label = batch()
     label[0, 0, :4] = 0  # unlike amounts of the labels
-    alone = build_loss(name, candidates=Candidates.of(ORGANS), **options)(logits, label)
+    alone = build_loss(name, label_sets=LabelSets.from_annotations(ORGANS), **options)(logits, label)
     (gradient,) = torch.autograd.grad(alone, logits)
     others = _Rendezvous()
     monkeypatch.setattr("medseg.losses.rank_count", lambda: 2)
-    for module in ("candidates", "shared"):
+    for module in ("label_sets", "shared"):
         monkeypatch.setattr(f"medseg.losses.{module}.rank_sum", others.sum)
     monkeypatch.setattr("medseg.losses.label_set_losses.rank_mean", others.mean)
-    criteria = [build_loss(name, candidates=Candidates.of(ORGANS), **options) for _ in range(2)]
+    criteria = [build_loss(name, label_sets=LabelSets.from_annotations(ORGANS), **options) for _ in range(2)]
     halves = zip(criteria, logits.split(1), label.split(1), strict=True)
     with ThreadPoolExecutor(2) as pool:
         losses = list(pool.map(lambda half: half[0](half[1], half[2]), halves))
@@ -185,9 +185,9 @@ def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, op
     torch.testing.assert_close(torch.autograd.grad(together, logits)[0], gradient)
 
 
-IGNORE = Candidates.of(replace(ORGANS, ignore=9))
-PARTIAL = Candidates.of(replace(ORGANS, ignore=9), {"case": ("a",)})
-OVERLAPPING = Candidates.of(ORGANS.with_regions({"both": [1, 2], "inner": [2]}))
+IGNORE = LabelSets.from_annotations(replace(ORGANS, ignore=9))
+PARTIAL = LabelSets.from_annotations(replace(ORGANS, ignore=9), {"case": ("a",)})
+OVERLAPPING = LabelSets.from_annotations(ORGANS.with_regions({"both": [1, 2], "inner": [2]}))
 WITH_CANDIDATES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
 
 
@@ -203,14 +203,14 @@ def golden(shared_reference):
 
 def test_ignore_equals_the_golden_value(shared_reference):
     logits, label = golden_case(4)
-    loss = build_loss("dice_ce", batch_dice=True, candidates=IGNORE)(logits, label)
+    loss = build_loss("dice_ce", batch_dice=True, label_sets=IGNORE)(logits, label)
     expected = golden(shared_reference)["dc_and_ce_ignore_label_3_batch_dice_True"]
     assert float(loss) - 1 == pytest.approx(expected, abs=1e-5)
 
 
 def test_regions_equal_the_golden_value(shared_reference):
     logits, label = golden_case(3, outputs=2)
-    loss = build_loss("dice_ce", batch_dice=True, candidates=OVERLAPPING)(logits, label)
+    loss = build_loss("dice_ce", batch_dice=True, label_sets=OVERLAPPING)(logits, label)
     expected = golden(shared_reference)["dc_and_bce_regions_batch_dice_True"]
     assert float(loss) - 1 == pytest.approx(expected, abs=1e-5)
 
@@ -218,9 +218,9 @@ def test_regions_equal_the_golden_value(shared_reference):
 def test_regions_with_ignore_equal_the_golden_value_up_to_the_number_of_regions(shared_reference):
     """With an ignore label nnU-Net sums the binary cross-entropies of a voxel; without one it takes their mean."""
     logits, label = golden_case(4, outputs=2)
-    candidates = Candidates.of(replace(OVERLAPPING.labels, ignore=9))
+    label_sets = LabelSets.from_annotations(replace(OVERLAPPING.labels, ignore=9))
     dice, entropy = (
-        float(build_loss(name, candidates=candidates)(logits, label)) for name in ("dice", "cross_entropy")
+        float(build_loss(name, label_sets=label_sets)(logits, label)) for name in ("dice", "cross_entropy")
     )
     expected = golden(shared_reference)["dc_and_bce_regions_ignore_batch_dice_False"]
     assert dice - 1 + 2 * entropy == pytest.approx(expected, abs=1e-5)
@@ -232,7 +232,7 @@ def test_regions_with_ignore_equal_the_golden_value_up_to_the_number_of_regions(
 def test_with_every_voxel_known_the_loss_is_the_plain_one(name, batch_dice, dims):
     logits, label = batch(dims)
     plain = build_loss(name, batch_dice=batch_dice)(logits, label)
-    known = build_loss(name, batch_dice=batch_dice, candidates=PARTIAL)(logits, label)
+    known = build_loss(name, batch_dice=batch_dice, label_sets=PARTIAL)(logits, label)
     torch.testing.assert_close(known, plain)
 
 
@@ -240,7 +240,7 @@ def test_with_every_voxel_known_the_loss_is_the_plain_one(name, batch_dice, dims
 def test_ignored_voxels_have_no_gradient_and_the_rest_the_same_loss(name):
     logits, label = batch()
     label[..., 3:] = 3
-    loss = build_loss(name, candidates=IGNORE)(logits, label)
+    loss = build_loss(name, label_sets=IGNORE)(logits, label)
     loss.backward()
     assert logits.grad is not None
     assert not logits.grad[..., 3:].any()
@@ -249,10 +249,10 @@ def test_ignored_voxels_have_no_gradient_and_the_rest_the_same_loss(name):
 
 
 @pytest.mark.parametrize("name", WITH_CANDIDATES)
-@pytest.mark.parametrize("candidates", [IGNORE, replace(OVERLAPPING, sets=IGNORE.sets)])
-def test_a_patch_that_is_ignored_whole_costs_nothing(name, candidates):
-    logits, label = batch(classes=candidates.labels.outputs)
-    loss = build_loss(name, candidates=candidates)(logits, torch.full_like(label, 3))
+@pytest.mark.parametrize("label_sets", [IGNORE, replace(OVERLAPPING, sets=IGNORE.sets)])
+def test_a_patch_that_is_ignored_whole_costs_nothing(name, label_sets):
+    logits, label = batch(classes=label_sets.labels.outputs)
+    loss = build_loss(name, label_sets=label_sets)(logits, torch.full_like(label, 3))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
@@ -273,9 +273,9 @@ def test_the_marginal_loss_by_hand():
             (2 * (a * b).sum((1, 2, 3, 4)) + 1e-5) / (a.sum((1, 2, 3, 4)) + b.sum((1, 2, 3, 4)) + 1e-5)
         )
     expected = -q.log().mean() + 1 - torch.stack(dices).mean()
-    loss = build_loss("dice_ce", candidates=PARTIAL)(logits, label)
+    loss = build_loss("dice_ce", label_sets=PARTIAL)(logits, label)
     torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=0)
-    focal = build_loss("focal", candidates=PARTIAL)(logits, label)
+    focal = build_loss("focal", label_sets=PARTIAL)(logits, label)
     torch.testing.assert_close(focal.double(), -((1 - q) ** 2 * q.log()).mean() / 3, atol=1e-6, rtol=0)
 
 
@@ -285,11 +285,11 @@ def test_an_organ_that_was_not_drawn_is_not_pushed_away(name):
     logits = torch.zeros(2, 3, 4, 4, 4)
     logits[:, 2] = 2  # rightly so: it is organ b all over
     pulls = {}
-    for candidates, value in ((None, 0), (PARTIAL, 4)):
+    for label_sets, value in ((None, 0), (PARTIAL, 4)):
         asked = logits.clone().requires_grad_()
         label = torch.full((2, 1, 4, 4, 4), value)
         label[1] = 2  # a case in which it was drawn
-        build_loss(name, batch_dice=True, candidates=candidates)(asked, label).backward()
+        build_loss(name, batch_dice=True, label_sets=label_sets)(asked, label).backward()
         assert asked.grad is not None
         pulls[value] = asked.grad[0, 2].sum().item()
     assert pulls[0] > 1e-3  # the naive loss lowers the logit of b
@@ -303,18 +303,18 @@ def test_regions_by_hand():
     t = torch.cat([label > 0, label == 2], 1).double()
     entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
     dice = (2 * (p * t).sum((2, 3, 4)) + 1e-5) / (p.sum((2, 3, 4)) + t.sum((2, 3, 4)) + 1e-5)
-    loss = build_loss("dice_ce", candidates=OVERLAPPING)(logits, label)
+    loss = build_loss("dice_ce", label_sets=OVERLAPPING)(logits, label)
     torch.testing.assert_close(loss.double(), entropy + 1 - dice.mean(), atol=1e-6, rtol=0)
     q = t * p + (1 - t) * (1 - p)
-    focal = build_loss("focal", candidates=OVERLAPPING)(logits, label)
+    focal = build_loss("focal", label_sets=OVERLAPPING)(logits, label)
     torch.testing.assert_close(focal.double(), -((1 - q) ** 2 * q.log()).mean(), atol=1e-6, rtol=0)
 
 
 def test_undecided_regions_are_left_out():
-    candidates = replace(OVERLAPPING, sets=((0, 1, 2), (1, 2)))  # 4: of both, perhaps of the inner one
+    label_sets = replace(OVERLAPPING, sets=((0, 1, 2), (1, 2)))  # 4: of both, perhaps of the inner one
     logits, label = batch(classes=2)
     logits.grad = None
-    build_loss("dice_ce", candidates=candidates)(logits, torch.full_like(label, 4)).backward()
+    build_loss("dice_ce", label_sets=label_sets)(logits, torch.full_like(label, 4)).backward()
     assert logits.grad is not None
     assert (logits.grad[:, 0] < 0).all()
     assert not logits.grad[:, 1].any()
@@ -323,16 +323,16 @@ def test_undecided_regions_are_left_out():
 @pytest.mark.parametrize("name", ["dice_ce", "cross_entropy"])
 def test_class_weights_are_torchs(name):
     logits, label = batch()
-    plain = Candidates.of(ORGANS)
-    weighted = build_loss("cross_entropy", candidates=plain, class_weights={"b": 5, "background": 0.5})(
+    plain = LabelSets.from_annotations(ORGANS)
+    weighted = build_loss("cross_entropy", label_sets=plain, class_weights={"b": 5, "background": 0.5})(
         logits, label
     )
     expected = torch.nn.functional.cross_entropy(logits, label[:, 0], torch.tensor([0.5, 1, 5]))
     torch.testing.assert_close(weighted, expected)
     weights = {"b": 5.0, "background": 0.5}
-    known = build_loss(name, candidates=plain, class_weights=weights)(logits, label)
+    known = build_loss(name, label_sets=plain, class_weights=weights)(logits, label)
     torch.testing.assert_close(
-        build_loss(name, candidates=PARTIAL, class_weights=weights)(logits, label), known
+        build_loss(name, label_sets=PARTIAL, class_weights=weights)(logits, label), known
     )
 
 
@@ -341,10 +341,10 @@ def test_class_weights_of_regions_and_of_voxels_that_may_be_of_several():
     costs = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, torch.cat([label > 0, label == 2], 1).float(), reduction="none"
     ).mean((0, 2, 3, 4))
-    loss = build_loss("cross_entropy", candidates=OVERLAPPING, class_weights={"inner": 3})(logits, label)
+    loss = build_loss("cross_entropy", label_sets=OVERLAPPING, class_weights={"inner": 3})(logits, label)
     torch.testing.assert_close(loss, (costs[0] + 3 * costs[1]) / 4)
     logits, label = torch.zeros(1, 3, 1, 1, 2), torch.tensor([4, 1]).view(1, 1, 1, 1, 2)
-    loss = build_loss("cross_entropy", candidates=PARTIAL, class_weights={"background": 3, "b": 7})(
+    loss = build_loss("cross_entropy", label_sets=PARTIAL, class_weights={"background": 3, "b": 7})(
         logits, label
     )
     p = torch.tensor([2 / 3, 1 / 3])
@@ -353,12 +353,12 @@ def test_class_weights_of_regions_and_of_voxels_that_may_be_of_several():
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - set(WITH_CANDIDATES)))
 @pytest.mark.parametrize(
-    ("candidates", "reason"),
+    ("label_sets", "reason"),
     [(IGNORE, "an ignore label"), (PARTIAL, "cases of which only"), (OVERLAPPING, "regions")],
 )
-def test_losses_that_know_only_classes_refuse(name, candidates, reason):
+def test_losses_that_know_only_classes_refuse(name, label_sets, reason):
     with pytest.raises(ConfigError, match=f"train.loss: found {name} with {reason}.*expected one of dice_ce"):
-        build_loss(name, candidates=candidates)
+        build_loss(name, label_sets=label_sets)
 
 
 @pytest.mark.parametrize(
@@ -371,4 +371,4 @@ def test_losses_that_know_only_classes_refuse(name, candidates, reason):
 )
 def test_class_weights_that_cannot_be_used(name, weights, message):
     with pytest.raises(ConfigError, match=f"train.class_weights: {message}"):
-        build_loss(name, candidates=Candidates.of(ORGANS), class_weights=weights)
+        build_loss(name, label_sets=LabelSets.from_annotations(ORGANS), class_weights=weights)

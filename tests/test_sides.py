@@ -9,8 +9,8 @@ from medseg.experiment.experiment import Experiment
 from medseg.experiment.mirroring import resolve_mirroring
 from medseg.labels.label_table import Labels
 
-KIDNEYS = Labels.of({"left_kidney": 1, "right_kidney": 2, "spine": 3})
-ORGANS = Labels.of({"liver": 1, "spleen": 2})
+KIDNEYS = Labels.from_names({"left_kidney": 1, "right_kidney": 2, "spine": 3})
+ORGANS = Labels.from_names({"liver": 1, "spleen": 2})
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ ORGANS = Labels.of({"liver": 1, "spleen": 2})
     ],
 )
 def test_pairs_are_known_by_their_names(names, pair):
-    assert Labels.of({name: i + 1 for i, name in enumerate(names)}).sided_pairs() == (pair,)
+    assert Labels.from_names({name: i + 1 for i, name in enumerate(names)}).left_right_pairs() == (pair,)
 
 
 @pytest.mark.parametrize("names", [("cleft", "cright"), ("left_atrium", "aorta"), ("lefty", "righty")])
 def test_other_names_make_no_pair(names):
-    assert Labels.of({name: i + 1 for i, name in enumerate(names)}).sided_pairs() == ()
+    assert Labels.from_names({name: i + 1 for i, name in enumerate(names)}).left_right_pairs() == ()
 
 
 def parse(**values) -> Experiment:
@@ -64,11 +64,11 @@ def test_left_right_is_left_out_for_pairs(values, axes):
     ],
 )
 def test_other_opposites_are_left_out_unless_they_are_asked_for(names, axes):
-    labels = Labels.of({name: i + 1 for i, name in enumerate(names)})
+    labels = Labels.from_names({name: i + 1 for i, name in enumerate(names)})
     assert resolve_mirroring(parse(), labels).mirror_axes == axes
     assert resolve_mirroring(parse(augment={"mirror_axes": [1, 2]}), labels).mirror_axes == (1, 2)
     anyhow = resolve_mirroring(parse(preprocess={"orientation": None}), labels).mirror_axes
-    assert anyhow == (() if labels.sided_pairs() else (0, 1, 2))
+    assert anyhow == (() if labels.left_right_pairs() else (0, 1, 2))
 
 
 @pytest.mark.parametrize(("values", "axes"), [({}, (0, 1, 2)), (flat(2), (0, 1))])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import DataError
-from medseg.volumes.grid import Grid, world
+from medseg.volumes.grid import Grid, world_positions
 from medseg.volumes.resampling import AxisMap, axis_orders, resample
 from medseg.volumes.volume import Volume
 
@@ -27,7 +27,7 @@ CENTRE = np.array([3.0, -5.0, 8.0])  # of the blob, world mm
 def positions(grid: Grid) -> NDArray[np.float64]:
     """World position of every voxel, `(3, X, Y, Z)`."""
     index = np.moveaxis(np.indices(grid.shape), 0, -1)
-    return np.asarray(np.moveaxis(world(grid.affine, index), -1, 0))
+    return np.asarray(np.moveaxis(world_positions(grid.affine, index), -1, 0))
 
 
 def atlas(grid: Grid) -> Volume:
@@ -80,7 +80,7 @@ GRIDS = {
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_reorienting_carries_every_voxel(name: str, codes: str) -> None:
-    volume = atlas(GRIDS[name].boxed((0, 0, 0), (4, 3, 5)))
+    volume = atlas(GRIDS[name].cropped((0, 0, 0), (4, 3, 5)))
     other = volume.reoriented(codes)
     np.testing.assert_allclose(other.data, positions(other.grid), atol=1e-12)
     assert other.data.flags.c_contiguous
@@ -97,7 +97,7 @@ def test_reorienting_to_itself_keeps_the_header(make_volume: Any) -> None:
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAR"])
 def test_cropping_and_padding_carry_every_voxel(codes: str) -> None:
-    volume = atlas(GRIDS["sheared"].reoriented(codes).boxed((0, 0, 0), (6, 5, 4)))
+    volume = atlas(GRIDS["sheared"].reoriented(codes).cropped((0, 0, 0), (6, 5, 4)))
     crop = volume.cropped((1, 2, 0), (4, 2, 3))
     np.testing.assert_allclose(crop.data, positions(crop.grid), atol=1e-12)
     pad = crop.padded((1, 2, 0), (1, 1, 1), value=-9)
@@ -171,7 +171,7 @@ def test_linear_interpolation_of_positions_is_exact(
     result = volume.resampled(spacing, order=1)
     assert result.grid == target
     assert result.spacing == pytest.approx(spacing)
-    index = world(np.linalg.inv(volume.grid.affine), np.moveaxis(positions(target), 0, -1))
+    index = world_positions(np.linalg.inv(volume.grid.affine), np.moveaxis(positions(target), 0, -1))
     inside = ((index >= 0) & (index <= np.array(volume.grid.shape) - 1)).all(axis=-1)
     exact = 0 not in axis_orders(1, volume.spacing, target.spacing)
     assert inside.any()
@@ -216,7 +216,7 @@ def test_far_outside_is_zero_and_near_outside_repeats(codes: str, degrees: float
     centre = source.corners.mean(axis=0)
     turn[:3, 3] = centre - turn[:3, :3] @ [15, 15, 15]
     target = Grid((31, 31, 31), turn)
-    index = world(np.linalg.inv(source.affine), np.moveaxis(positions(target), 0, -1))
+    index = world_positions(np.linalg.inv(source.affine), np.moveaxis(positions(target), 0, -1))
     beyond = np.maximum(-0.5 - index, index - 8.5).max(axis=-1)  # source voxels outside the box
     for kind in ("image", "label"):
         full = Volume(np.full((1, 9, 9, 9), 5, np.int16), source, kind)  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_three_labels_meeting_leave_no_hole() -> None:
     """Where no label holds half of a voxel the largest share wins, also between turned grids."""
     x, y, _ = np.indices((16, 16, 3)) - 7.5
     sectors = (np.degrees(np.arctan2(y, x)) % 360 // 120).astype(np.int16) + 2  # no background
-    source = Volume(sectors[None], Grid.of((16, 16, 3)), "label")
+    source = Volume(sectors[None], Grid.from_spacing((16, 16, 3)), "label")
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0, 0.3]).as_matrix() * 0.5
     turn[:3, 3] = [7.5, 7.5, 0.5] - turn[:3, :3] @ [5, 5, 0]
@@ -241,7 +241,7 @@ def test_cubic_images_do_not_overshoot_on_turned_grids() -> None:
     data[:, 6:] = 100
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0.2, 0.3]).as_matrix()
-    result = Volume(data, Grid.of((12, 12, 12))).resampled(like=Grid((12, 12, 12), turn))
+    result = Volume(data, Grid.from_spacing((12, 12, 12))).resampled(like=Grid((12, 12, 12), turn))
     assert result.data.min() >= 0
     assert result.data.max() <= 100
 
@@ -285,7 +285,7 @@ def test_resampled_says_what_it_needs(make_volume: Any, arguments: Any) -> None:
 )
 def test_array_grid_and_kind_must_fit(data: Any, kind: Any) -> None:
     with pytest.raises(DataError, match=r"found .*, expected"):
-        Volume(data, Grid.of((2, 3, 4)), kind)
+        Volume(data, Grid.from_spacing((2, 3, 4)), kind)
 
 
 def test_properties_and_other_data(make_volume: Any) -> None:
@@ -298,7 +298,9 @@ def test_properties_and_other_data(make_volume: Any) -> None:
 
 
 def test_repr(make_volume: Any) -> None:
-    image = Volume(np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4), Grid.of((2, 3, 4), (0.5, 1, 2)))
+    image = Volume(
+        np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4), Grid.from_spacing((2, 3, 4), (0.5, 1, 2))
+    )
     assert repr(image) == "Volume(2x3x4, 0.5x1x2 mm, RAS, int16, range 0 to 23)"
     assert "2 channels" in repr(make_volume(channels=2))
     assert "range nan to nan" in repr(image.with_data(np.full((1, 2, 3, 4), np.nan, np.float32)))

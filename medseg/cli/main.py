@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from medseg.errors import MedsegError, nearest
+from medseg.errors import MedsegError, did_you_mean
 
 COMMANDS = {
     "demo": "training.demo",
@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown is not None:
             options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", self.format_usage())
             settings = " Settings are given as --set NAME=VALUE." if "--set" in options else ""
-            self.error(f"{unknown}: no such option.{nearest(unknown, options) or settings}")
+            self.error(f"{unknown}: no such option.{did_you_mean(unknown, options) or settings}")
         return known, rest
 
     def error(self, message: str) -> None:  # type: ignore[override]

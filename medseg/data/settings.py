@@ -67,7 +67,7 @@ class RegionSettings(Config):
     """One region: the values of its labels, and the value that stands for it in a label map."""
 
     values: tuple[int, ...]
-    written: int
+    output_value: int
 
 
 class DataSettings(Config):
@@ -96,7 +96,7 @@ class DataSettings(Config):
     labels: dict[str, int] | None = None
     regions: dict[str, tuple[int, ...] | RegionSettings] | None = None
     ignore: int | None = None
-    partial: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    partially_annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     splits: str | None = None
@@ -181,31 +181,31 @@ class Augmentation(Config):
     gamma_p: Probability = 0.3
     gamma: Annotated[tuple[Positive, Positive], Rising] = (0.7, 1.5)
     mirror_axes: Axes | None = None
-    in_plane: Axis | None = None
+    dummy_2d_axis: Axis | None = None
 
 
-class PreviousAugmentation(Config):
+class FirstStageAugmentation(Config):
     """How the label map of an earlier stage is spoiled in training, so that its mistakes are not taken over.
 
     The defaults are nnU-Net's (Isensee et al., Nature Methods 2021).
 
     Attributes:
-        reshape_p: probability that a patch is changed by this step; reshape_label_p: that of each of its labels then,
+        morphology_p: probability that a patch is changed by this step; morphology_label_p: that of each of its labels then,
             which is dilated, eroded, opened or closed by a ball. What it gains, other labels lose.
         radius: of the ball, in voxels.
         remove_p: probability that a patch is changed by this step; remove_label_p: that of each of its labels then, of
-            which one connected component vanishes. remove_below: share of the patch that it covers less than.
+            which one connected component vanishes. remove_below_fraction: share of the patch that it covers less than.
     """
 
-    reshape_p: Probability = 0.4
-    reshape_label_p: Probability = 0.5
+    morphology_p: Probability = 0.4
+    morphology_label_p: Probability = 0.5
     radius: Annotated[tuple[Radius, Radius], Rising] = (1.0, 8.0)
     remove_p: Probability = 0.2
     remove_label_p: Probability = 0.5
-    remove_below: Probability = 0.15
+    remove_below_fraction: Probability = 0.15
 
 
-class PreviousSettings(Config):
+class CascadeSettings(Config):
     """The earlier stage of a cascade, whose label map this one sees as further channels (one for each label).
 
     Attributes:
@@ -215,5 +215,5 @@ class PreviousSettings(Config):
         augment: how its label maps are spoiled in training.
     """
 
-    run: str = Field(min_length=1)
-    augment: PreviousAugmentation = PreviousAugmentation()
+    first_stage: str = Field(min_length=1)
+    perturb: FirstStageAugmentation = FirstStageAugmentation()

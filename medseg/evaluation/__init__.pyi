@@ -7,7 +7,7 @@ from .instances.pairs import evaluate_instances as evaluate_instances
 from .instances.pairs import instance_pairs as instance_pairs
 from .instances.table import InstanceTable as InstanceTable
 from .label_maps.metrics import LabelMetrics as LabelMetrics
-from .label_maps.metrics import compare as compare
+from .label_maps.metrics import compare_label_maps as compare_label_maps
 from .label_maps.pairs import Pair as Pair
 from .label_maps.pairs import pair_files as pair_files
 from .label_maps.table import Statistics as Statistics
@@ -21,7 +21,7 @@ __all__ = [
     "Pair",
     "Statistics",
     "Table",
-    "compare",
+    "compare_label_maps",
     "evaluate",
     "evaluate_cases",
     "evaluate_instance_cases",

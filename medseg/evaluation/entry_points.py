@@ -21,7 +21,7 @@ from medseg.evaluation.instances.pairs import (
     instance_pairs,
 )
 from medseg.evaluation.instances.table import InstanceTable
-from medseg.evaluation.label_maps.metrics import LabelMetrics, compare, label_map
+from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps, label_map
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
 from medseg.io.files import stem_of
@@ -36,7 +36,7 @@ __all__ = [
     "Pair",
     "Statistics",
     "Table",
-    "compare",
+    "compare_label_maps",
     "evaluate",
     "evaluate_cases",
     "evaluate_instance_cases",
@@ -81,9 +81,9 @@ def evaluate_cases(
         prediction, reference = pair.volumes()
         table = labels_in(prediction, reference) if labels is None else labels
         if labels is None:
-            _check_alike(prediction, reference, pair.case)
-        yield compare(
-            prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case, drawn=pair.drawn
+            _check_same_kind(prediction, reference, pair.case)
+        yield compare_label_maps(
+            prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case, annotated=pair.annotated
         )
 
 
@@ -93,10 +93,10 @@ def labels_in(*volumes: Volume) -> Labels:
     Raises:
         DataError: not a label map, or a negative value.
     """
-    return Labels.of_values(*(label_map(volume, "label map") for volume in volumes))
+    return Labels.from_values(*(label_map(volume, "label map") for volume in volumes))
 
 
-def _check_alike(prediction: Volume, reference: Volume, case: str) -> None:
+def _check_same_kind(prediction: Volume, reference: Volume, case: str) -> None:
     """Refuse an image in the place of a label map, which has many values that the other side knows nothing of."""
     found = [set(np.unique(volume.data).tolist()) - {0} for volume in (prediction, reference)]
     if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):

@@ -9,10 +9,10 @@ from pydantic import ConfigDict, Field, model_serializer, model_validator
 from medseg.config import Config
 from medseg.data.settings import (
     Augmentation,
+    CascadeSettings,
     DataSettings,
     PatchSettings,
     PreprocessSettings,
-    PreviousSettings,
 )
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
@@ -54,7 +54,7 @@ class ModelChoice(Config):
         """2 or 3."""
         return MODELS.get(self.name).dims
 
-    def fresh(self) -> ModelChoice:
+    def without_pretrained(self) -> ModelChoice:
         """The same architecture without published weights."""
         plain = self.to_plain()
         return type(self).parse({**plain, "weights": None}) if plain.get("weights") else self
@@ -94,7 +94,7 @@ class ExperimentConfig(Config):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-    previous: PreviousSettings | None = None
+    cascade: CascadeSettings | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -109,14 +109,14 @@ class ExperimentConfig(Config):
                 f"slices: found settings for a 2-D model, expected none because model.name is {self.model.name}. Remove "
                 "them, or choose a 2-D model"
             )
-        if dims == 2 and self.previous is not None:
+        if dims == 2 and self.cascade is not None:
             raise ValueError(
-                f"previous: found an earlier stage, expected none because model.name is {self.model.name}. Remove it, or "
+                f"cascade: found a first stage, expected none because model.name is {self.model.name}. Remove it, or "
                 "choose a 3-D model"
             )
-        if dims == 2 and self.augment.in_plane is not None:
+        if dims == 2 and self.augment.dummy_2d_axis is not None:
             raise ValueError(
-                f"augment.in_plane: found {self.augment.in_plane}, expected null because the patches of {self.model.name} "
+                f"augment.dummy_2d_axis: found {self.augment.dummy_2d_axis}, expected null because the patches of {self.model.name} "
                 "are slices anyway. Remove it"
             )
         if self.slices.channels == "neighbours" and self.predict.blend == "constant":
@@ -127,7 +127,7 @@ class ExperimentConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _looked_at(self) -> Self:
+    def _reject_no_effect_settings(self) -> Self:
         """Refuse what could do nothing: a fold that is not there, axes that slices lack, patience without validation."""
         data, mirrored = self.data, self.augment.mirror_axes
         if data.fold != "all" and data.splits is None and data.fold >= data.folds:
@@ -139,9 +139,9 @@ class ExperimentConfig(Config):
                 f"augment.mirror_axes: found {list(mirrored)}, expected 0 and 1 at most, because the patches of "
                 f"{self.model.name} are slices, whose two axes are counted without that across them. Remove 2"
             )
-        if data.fold == "all" and self.train.patience is not None:
+        if data.fold == "all" and self.train.early_stopping_patience is not None:
             raise ValueError(
-                f"train.patience: found {self.train.patience} with data.fold=all, expected null, because no case is held "
+                f"train.early_stopping_patience: found {self.train.early_stopping_patience} with data.fold=all, expected null, because no case is held "
                 "out to see how well it does. Remove it, or train a fold"
             )
         return self

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 
 from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
-from medseg.experiment.run_folder import load_run
 from medseg.runtime.progress import OnCase
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ class Experiment(ExperimentConfig):
         Raises:
             ConfigError: the folder is not a run.
         """
+        from medseg.experiment.run_folder import load_run
+
         return cls.parse(dict(load_run(Path(run))), source=str(run))
 
     @property

@@ -39,9 +39,9 @@ def extended(experiment: ExperimentConfig, run: Path, more: str) -> ExperimentCo
 def _end(step: int, seconds: float, more: str) -> dict[str, Any]:
     """Steps or budget, the other one None."""
     if re.fullmatch(r"[1-9][0-9]*", more):
-        return {"steps": step + int(more), "budget": None}
+        return {"steps": step + int(more), "max_time": None}
     try:
-        return {"steps": None, "budget": f"{seconds + seconds_of(more):.0f}s"}
+        return {"steps": None, "max_time": f"{seconds + seconds_of(more):.0f}s"}
     except ValueError:
         raise ConfigError(
             f"--extend: found {more!r}, expected a number of steps such as 2000 or a time such as 30m. Correct it."

@@ -14,36 +14,36 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.splits import read_splits
-from medseg.data.settings import PreviousSettings
+from medseg.data.settings import CascadeSettings
 from medseg.errors import ConfigError, DataError
 from medseg.labels.label_table import Labels
-from medseg.model_folder.folder import PREVIOUS
+from medseg.model_folder.folder import FIRST_STAGE
 from medseg.model_folder.settings import SavedModel
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import copy_folder, replacing_folder
 from medseg.storage.manifest import check_manifest
 
 _MOST_LISTED = 10
 
 
-def with_previous(dataset: Dataset, previous: PreviousSettings | None) -> Dataset:
+def with_first_stage(dataset: Dataset, first_stage: CascadeSettings | None) -> Dataset:
     """The dataset whose labelled cases name the label map of the earlier stage, whether it is there or not."""
-    if previous is None:
+    if first_stage is None:
         return dataset
-    labelled = {case.id for case in dataset.labelled}
-    folder = Path(previous.run) / "predictions"
+    labelled = {case.id for case in dataset.labelled_cases}
+    folder = Path(first_stage.first_stage) / "predictions"
     cases = (
-        replace(case, previous=folder / f"{case.id}.nii.gz") if case.id in labelled else case
+        replace(case, first_stage=folder / f"{case.id}.nii.gz") if case.id in labelled else case
         for case in dataset.cases
     )
     return replace(dataset, cases=tuple(cases))
 
 
-def check_stage(previous: PreviousSettings, dataset: Dataset, cases: Sequence[Case]) -> Labels:
+def check_first_stage(first_stage: CascadeSettings, dataset: Dataset, cases: Sequence[Case]) -> Labels:
     """Check that the earlier stage is finished and held out every case, and that its label maps are there.
 
     Args:
-        previous: where it is.
+        first_stage: where it is.
         dataset: of this stage. cases: those that it trains on and holds out, from `with_previous`.
 
     Returns:
@@ -53,18 +53,18 @@ def check_stage(previous: PreviousSettings, dataset: Dataset, cases: Sequence[Ca
         ConfigError: it is not finished, or was trained on a case without ever holding it out. ModelError: its model
             folder is damaged. DataError: label maps are missing.
     """
-    run = Path(previous.run)
+    run = Path(first_stage.first_stage)
     model = run / "model"
     if not (model / "config.yaml").is_file() or not (run / "splits.json").is_file():
         raise ConfigError(
-            f"previous.run: {run}: found no finished run (model, splits.json), expected that of the earlier stage. Make it "
+            f"cascade.first_stage: {run}: found no finished run (model, splits.json), expected that of the earlier stage. Make it "
             f"with: medseg train CONFIG --run {shlex.quote(str(run))} --all-folds."
         )
     check_manifest(model)
     names = SavedModel.load(model / "config.yaml").channel_names
     if names != dataset.channel_names:
         raise ConfigError(
-            f"previous.run: {model}: channels: found {', '.join(names)}, expected {', '.join(dataset.channel_names)}. Give a "
+            f"cascade.first_stage: {model}: channels: found {', '.join(names)}, expected {', '.join(dataset.channel_names)}. Give a "
             "stage of the same images."
         )
     _check_held_out(run, cases)
@@ -77,16 +77,16 @@ def _check_held_out(run: Path, cases: Sequence[Case]) -> None:
     others = [case.id for case in cases if case.id not in held_out]
     if others:
         raise ConfigError(
-            f"previous.run: {run}: {len(others)} of {counted(len(cases), 'case')} were not held out by any of its folds: "
+            f"cascade.first_stage: {run}: {len(others)} of {pluralise(len(cases), 'case')} were not held out by any of its folds: "
             f"{_listed(others)}; label maps of cases that it was trained on are better than those of new images. "
             "Cross-validate it in a new folder: medseg train "
-            f"{shlex.quote(str(run / 'config.yaml'))} --run FOLDER --all-folds, and give previous.run=FOLDER."
+            f"{shlex.quote(str(run / 'config.yaml'))} --run FOLDER --all-folds, and give cascade.first_stage=FOLDER."
         )
 
 
 def require_label_maps(run: Path, cases: Sequence[Case]) -> None:
     """Raise a `DataError` that says how to make the label maps of the earlier stage that are missing."""
-    missing = [case.id for case in cases if case.previous is None or not case.previous.is_file()]
+    missing = [case.id for case in cases if case.first_stage is None or not case.first_stage.is_file()]
     if missing:
         raise DataError(
             f"{run / 'predictions'}: {len(missing)} of {len(cases)} label maps of the earlier stage are missing: "
@@ -94,20 +94,20 @@ def require_label_maps(run: Path, cases: Sequence[Case]) -> None:
         )
 
 
-def keep_stage(previous: PreviousSettings, run: Path) -> None:
+def copy_first_stage(first_stage: CascadeSettings, run: Path) -> None:
     """Put the model folder of the earlier stage into the run of a later one, so that what it exports stays the same."""
-    with replacing_folder(run / PREVIOUS) as temporary:
-        copy_folder(Path(previous.run) / "model", temporary)
+    with replacing_folder(run / FIRST_STAGE) as temporary:
+        copy_folder(Path(first_stage.first_stage) / "model", temporary)
 
 
-def kept_stage(run: Path) -> Labels:
+def first_stage_labels(run: Path) -> Labels:
     """The labels of the earlier stage that a run has kept.
 
     Raises:
         ModelError: it is missing or damaged.
     """
-    check_manifest(run / PREVIOUS)
-    return Labels.from_tsv(run / PREVIOUS / "labels.tsv")
+    check_manifest(run / FIRST_STAGE)
+    return Labels.from_tsv(run / FIRST_STAGE / "labels.tsv")
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -26,11 +26,11 @@ def fold_folder(run: Path, fold: int) -> Path:
 
 
 def is_cross_validation(run: Path) -> bool:
-    """Whether `run` holds folds."""
-    return (run / SHARED).is_file()
+    """Return whether `run` holds folds; a single run also writes ``environment.json``, as its first file."""
+    return (run / SHARED).is_file() and not (run / "environment.json").is_file()
 
 
-def begun_folds(run: Path) -> list[int]:
+def started_folds(run: Path) -> list[int]:
     """Folds of which something is there."""
     return sorted(int(f[1]) for path in run.glob("fold_*") if (f := _FOLD.fullmatch(path.name)))
 
@@ -41,7 +41,7 @@ def cross_validation_of(run: Path) -> Path | None:
     return run.parent if _FOLD.fullmatch(run.name) and is_cross_validation(run.parent) else None
 
 
-def workspace(run: Path) -> Path:
+def shared_folder(run: Path) -> Path:
     """Where runs keep together what they share: prepared cases and phantoms. That of a fold lies a folder higher."""
     return (cross_validation_of(run) or run).parent
 
@@ -84,7 +84,7 @@ def check_new(run: Path) -> None:
     present = (
         {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.exists() else set()
     )
-    single = "config.yaml" in present and SHARED not in present
+    single = "config.yaml" in present and (SHARED not in present or "environment.json" in present)
     if present - known or single:
         what = "a single run" if single else ", ".join(sorted(present - known)[:3])
         raise ConfigError(

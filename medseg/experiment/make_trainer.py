@@ -13,43 +13,43 @@ import torch
 from medseg.data.datasets.cases import Case, Dataset, read_case_image, read_case_label
 from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.data.patches.case_store import StoredCase, fill_store
-from medseg.data.patches.first_stage_channels import PreviousChannels
+from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.preprocessing.normalize import measure, resolve_methods
 from medseg.data.preprocessing.prepare import Preprocessing, check_image
 from medseg.data.settings import Augmentation
-from medseg.data.slices2d.radiological_view import Display, slice_display
+from medseg.data.slices2d.radiological_view import RadiologicalView, radiological_view
 from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.extend import extended
-from medseg.experiment.first_stage import check_stage, kept_stage, require_label_maps
+from medseg.experiment.first_stage import check_first_stage, first_stage_labels, require_label_maps
 from medseg.experiment.fold_folders import (
     cross_validation_of,
+    shared_folder,
     shared_preprocessing,
     shared_split,
-    workspace,
 )
 from medseg.experiment.mirroring import resolve_mirroring
 from medseg.experiment.preflight import check_learnable, check_patch
 from medseg.experiment.run_folder import (
-    candidates_of,
     check_run,
     find_dataset,
-    kept_labels,
-    kept_preprocessing,
+    label_sets_of,
     labels_of,
     open_run,
     save_config,
+    saved_labels,
+    saved_preprocessing,
 )
 from medseg.inference.postprocess import component_groups
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
 from medseg.storage.atomic import make_folder
 from medseg.storage.lock import RunLock
 from medseg.train.checkpoint import has_checkpoint
-from medseg.train.distributed_training import Team
-from medseg.train.trainer import FAR, Trainer
+from medseg.train.distributed_training import Distributed
+from medseg.train.trainer import ENDLESS, Trainer
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -62,46 +62,48 @@ def make_trainer(
 ) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
     experiment = with_absolute_paths(experiment)
-    team = Team(experiment.train)
-    if team.leads:
+    team = Distributed(experiment.train)
+    if team.is_main:
         check_run(experiment, run, resume=resume)
         RunLock(run).check()
     if extend is not None:
         _refuse_fold(run)
         given = experiment
-        experiment = team.shared(lambda: extended(given, run, extend))
-    with team.leader_first():
+        experiment = team.broadcast(lambda: extended(given, run, extend))
+    with team.main_first():
         dataset = find_dataset(experiment, run)
-    labels = (kept_labels(run) if resume else None) or labels_of(experiment, dataset)
+    labels = (saved_labels(run) if resume else None) or labels_of(experiment, dataset)
     component_groups(experiment.predict, labels)  # refuses unknown names
-    candidates = candidates_of(labels, dataset)
+    label_sets = label_sets_of(labels, dataset)
     augmentation = resolve_mirroring(experiment, labels)
     split = _split_of(experiment, dataset, run, resume=resume)
-    stage = _previous_labels(experiment, dataset, split, run, resume=resume)
+    stage = _first_stage_labels(experiment, dataset, split, run, resume=resume)
     added = 0 if stage is None else len(stage.foreground)
-    channels = experiment.slices.count(len(dataset.channel_names)) + added
+    channels = experiment.slices.num_channels(len(dataset.channel_names)) + added
     if not resume:
         check_patch(experiment, channels, labels)
     torch.manual_seed(experiment.seed)
     # What a checkpoint replaces is not read again, and need not be there any more.
-    choice = experiment.model.fresh() if resume and has_checkpoint(run / "last") else experiment.model
-    model = choice.build(channels, labels.outputs)
-    check_learnable(experiment, model, candidates)
-    preprocessing = _kept_preprocessing(run, resume=resume) or team.shared(
+    choice = (
+        experiment.model.without_pretrained() if resume and has_checkpoint(run / "last") else experiment.model
+    )
+    model = choice.build(channels, labels.num_outputs)
+    check_learnable(experiment, model, label_sets)
+    preprocessing = _kept_preprocessing(run, resume=resume) or team.broadcast(
         lambda: resolve_preprocessing(experiment, dataset, labels, split)
     )
-    patches = partial(_patches, experiment, team.size, *_seen(experiment, preprocessing), added)
+    patches = partial(_patches, experiment, team.size, *_slice_view(experiment, preprocessing), added)
     prepared = partial(
-        _prepared, run, candidates=candidates, settings=preprocessing, previous=stage, on_case=on_case
+        _prepared, run, label_sets=label_sets, settings=preprocessing, first_stage=stage, on_case=on_case
     )
-    with team.leader_first():
+    with team.main_first():
         train = prepared(dataset.subset(split.train).cases)
         held_out = prepared(dataset.subset(split.validation).cases)
     _require_foreground(train, dataset)
     _require_depth(experiment, train)
-    if team.leads and not resume:
+    if team.is_main and not resume:
         _open(experiment, run, split, labels, preprocessing)
-    if team.leads and extend is not None:
+    if team.is_main and extend is not None:
         save_config(experiment, run)
     validates = experiment.train.validation_batches > 0 and len(held_out) > 0
     return Trainer(
@@ -110,18 +112,18 @@ def make_trainer(
         patches(held_out, None) if validates else None,
         settings=experiment.train,
         labels=labels,
-        candidates=candidates,
+        label_sets=label_sets,
         saved=_saved_model(experiment, dataset, labels, split, preprocessing, added),
         run=run,
         seed=experiment.seed,
-        team=team,
+        distributed=team,
         resume=resume,
     )
 
 
 def _kept_preprocessing(run: Path, *, resume: bool) -> Preprocessing | None:
     """What the folds of a cross-validation share, or what a resumed run began with; None to measure."""
-    return shared_preprocessing(run) or (kept_preprocessing(run) if resume else None)
+    return shared_preprocessing(run) or (saved_preprocessing(run) if resume else None)
 
 
 def _open(
@@ -137,8 +139,8 @@ def _open(
 def _split_of(experiment: ExperimentConfig, dataset: Dataset, run: Path, *, resume: bool) -> Split:
     """The cases of a run; a resumed one keeps them, whatever has been added to the dataset since."""
     if resume:
-        return read_splits(run / "splits.json", dataset.labelled)[0]
-    return shared_split(run, dataset.labelled) or choose_split(experiment, dataset)
+        return read_splits(run / "splits.json", dataset.labelled_cases)[0]
+    return shared_split(run, dataset.labelled_cases) or choose_split(experiment, dataset)
 
 
 def _require_foreground(cases: list[StoredCase], dataset: Dataset) -> None:
@@ -160,24 +162,24 @@ def _require_depth(experiment: ExperimentConfig, cases: list[StoredCase]) -> Non
             )
 
 
-def _previous_labels(
+def _first_stage_labels(
     experiment: ExperimentConfig, dataset: Dataset, split: Split, run: Path, *, resume: bool
 ) -> Labels | None:
     """The labels of the earlier stage, after a check that all of it is there; None where there is none."""
-    if experiment.previous is None:
+    if experiment.cascade is None:
         return None
     cases = dataset.subset((*split.train, *split.validation)).cases
     if not resume:
-        return check_stage(experiment.previous, dataset, cases)
-    require_label_maps(Path(experiment.previous.run), cases)
-    return kept_stage(run)
+        return check_first_stage(experiment.cascade, dataset, cases)
+    require_label_maps(Path(experiment.cascade.first_stage), cases)
+    return first_stage_labels(run)
 
 
 def choose_split(experiment: ExperimentConfig, dataset: Dataset) -> Split:
     """The fold of the experiment, from its splits file or by subject; or all cases, and none held out."""
     data = experiment.data
     if data.fold == "all":
-        return Split(train=tuple(case.id for case in dataset.labelled), validation=())
+        return Split(train=tuple(case.id for case in dataset.labelled_cases), validation=())
     splits = all_splits(experiment, dataset)
     if data.fold >= len(splits):
         raise ConfigError(
@@ -190,8 +192,8 @@ def all_splits(experiment: ExperimentConfig, dataset: Dataset) -> list[Split]:
     """Every fold of the experiment, from its splits file or by subject."""
     data = experiment.data
     if data.splits is None:
-        return k_fold(dataset.labelled, data.folds, experiment.seed)
-    return read_splits(data.splits, dataset.labelled)
+        return k_fold(dataset.labelled_cases, data.folds, experiment.seed)
+    return read_splits(data.splits, dataset.labelled_cases)
 
 
 def resolve_preprocessing(
@@ -238,9 +240,9 @@ def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     if weights is not None and Path(weights).is_file():  # and not a name of published weights
         model["weights"] = str(Path(weights).resolve())
     changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
-    if experiment.previous is not None:
-        stage = str(Path(experiment.previous.run).resolve())
-        changed["previous"] = experiment.previous.replace(run=stage).to_plain()
+    if experiment.cascade is not None:
+        stage = str(Path(experiment.cascade.first_stage).resolve())
+        changed["cascade"] = experiment.cascade.replace(first_stage=stage).to_plain()
     return experiment.replace(**changed)
 
 
@@ -248,14 +250,16 @@ def _prepared(
     run: Path,
     cases: tuple[Case, ...],
     *,
-    candidates: Candidates,
+    label_sets: LabelSets,
     settings: Preprocessing,
-    previous: Labels | None,
+    first_stage: Labels | None,
     on_case: OnCase | None,
 ) -> list[StoredCase]:
     """Prepared cases in a store that runs of the same folder share."""
     stored: list[StoredCase] = []
-    store = fill_store(workspace(run) / ".prepared", cases, candidates.labels, settings, candidates, previous)
+    store = fill_store(
+        shared_folder(run) / ".prepared", cases, label_sets.labels, settings, label_sets, first_stage
+    )
     for number, case in enumerate(store, start=1):
         stored.append(case)
         if on_case is not None:
@@ -263,16 +267,16 @@ def _prepared(
     return stored
 
 
-def _seen(
+def _slice_view(
     experiment: ExperimentConfig, preprocessing: Preprocessing
-) -> tuple[SliceChannels | None, Display | None]:
+) -> tuple[SliceChannels | None, RadiologicalView | None]:
     """How a 2-D model sees slices; refused here if the intensities do not allow it."""
     axis = experiment.patch.slice_axis
     if experiment.model.spatial_dims == 3:
         return None, None
     return (
         slice_channels(experiment.slices, axis, preprocessing),
-        slice_display(experiment.slices, axis, preprocessing),
+        radiological_view(experiment.slices, axis, preprocessing),
     )
 
 
@@ -280,19 +284,19 @@ def _patches(
     experiment: ExperimentConfig,
     processes: int,
     channels: SliceChannels | None,
-    display: Display | None,
-    previous_labels: int,
+    display: RadiologicalView | None,
+    num_first_stage_labels: int,
     cases: list[StoredCase],
     augmentation: Augmentation | None,
 ) -> PatchDataset:
     """Patches for training, augmented; or for validation, as they are."""
     train, training = experiment.train, augmentation is not None
-    batches = (train.steps or FAR) if training else train.validation_batches
-    batch_size = train.batch_size * processes * (train.accumulate if training else 1)
-    previous = None
-    if experiment.previous is not None:
-        spoiled = experiment.previous.augment if training else None
-        previous = PreviousChannels(previous_labels, spoiled)
+    batches = (train.steps or ENDLESS) if training else train.validation_batches
+    batch_size = train.batch_size * processes * (train.gradient_accumulation if training else 1)
+    first_stage = None
+    if experiment.cascade is not None:
+        spoiled = experiment.cascade.perturb if training else None
+        first_stage = FirstStageChannels(num_first_stage_labels, spoiled)
     return PatchDataset(
         cases,
         size=experiment.patch.window(),
@@ -300,12 +304,12 @@ def _patches(
         batch_size=batch_size,
         seed=experiment.seed,
         stream="train" if training else "validation",
-        foreground=train.foreground,
+        foreground=train.oversample_foreground,
         augmentation=augmentation,
         slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
         channels=channels,
         display=display,
-        previous=previous,
+        first_stage=first_stage,
     )
 
 
@@ -315,7 +319,7 @@ def _saved_model(
     labels: Labels,
     split: Split,
     preprocessing: Preprocessing,
-    previous_labels: int,
+    num_first_stage_labels: int,
 ) -> SavedModel:
     return SavedModel(
         medseg=version("medseg"),
@@ -326,7 +330,7 @@ def _saved_model(
         window=experiment.slices.window(experiment.patch.window(), experiment.patch.slice_axis),
         slice_axis=experiment.patch.slice_axis,
         slices=experiment.slices,
-        previous_labels=previous_labels,
+        num_first_stage_labels=num_first_stage_labels,
         predict=experiment.predict,
         trained_on={
             "dataset": dataset.name,

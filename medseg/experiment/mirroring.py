@@ -36,7 +36,7 @@ def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentat
     in_patch = [0, 1, 2]  # the volume's axes, in the order of the patch
     if len(experiment.patch.size) == 2:
         in_patch.remove(experiment.patch.slice_axis)
-    pairs = labels.sided_pairs()
+    pairs = labels.left_right_pairs()
     chosen, predicted = experiment.augment.mirror_axes, experiment.predict.mirror_axes
     if pairs:
         sideways = _along(orientation, "LR")

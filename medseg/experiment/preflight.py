@@ -7,35 +7,35 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.errors import ConfigError, ModelError
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
 from medseg.models.base import Model
-from medseg.train.parameter_groups import Frozen, parameter_groups
+from medseg.train.parameter_groups import FrozenParts, parameter_groups
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig
 
 
-def check_learnable(experiment: ExperimentConfig, model: Model, candidates: Candidates) -> None:
+def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: LabelSets) -> None:
     """Refuse what the model, its loss or its optimiser cannot learn from; the model stays as it is.
 
     Raises:
         ConfigError: of what.
     """
     train = experiment.train
-    if model.own_losses and not (candidates.plain and not train.class_weights):
+    if model.computes_own_losses and not (label_sets.is_fully_annotated and not train.class_weights):
         raise ConfigError(
             f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, cases "
             "of which only some labels were drawn, or class weights, expected none of them. Choose a U-Net, say."
         )
     build_loss(
-        train.loss, batch_dice=train.batch_dice, candidates=candidates, class_weights=train.class_weights
+        train.loss, batch_dice=train.batch_dice, label_sets=label_sets, class_weights=train.class_weights
     )
     parameter_groups(model, train.optimizer)
-    Frozen(model, train.freeze, steps=0)  # which freezes nothing yet
+    FrozenParts(model, train.freeze, steps=0)  # which freezes nothing yet
 
 
 def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> None:
@@ -51,13 +51,15 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
     size, batch = tuple(experiment.patch.size), experiment.train.batch_size
     try:
         with torch.device("meta"):
-            model = experiment.model.fresh().build(channels, labels.outputs)
-            if model.own_losses:  # which look at numbers
+            model = experiment.model.without_pretrained().build(channels, labels.num_outputs)
+            if model.computes_own_losses:  # which look at numbers
                 return
             image, label = torch.empty(batch, channels, *size), torch.zeros(batch, 1, *size).long()
             model.criterion = _no_loss
-            if experiment.slices.displayed and experiment.preprocess.orientation:
-                display = Display.of(experiment.patch.slice_axis, experiment.preprocess.orientation)
+            if experiment.slices.radiological_view and experiment.preprocess.orientation:
+                display = RadiologicalView.from_orientation(
+                    experiment.patch.slice_axis, experiment.preprocess.orientation
+                )
                 image, label = display.turn(image), display.turn(label)
             model.train().losses(image, label)
     except ModelError as error:

@@ -1,6 +1,6 @@
 """Run folders: opening a new one, and reading an old one back.
 
-``RUN/  config.yaml  environment.json  splits.json  labels.tsv  measured.yaml  metrics.jsonl  last/  best/  model/
+``RUN/  config.yaml  environment.json  splits.json  labels.tsv  preprocessing.yaml  metrics.jsonl  last/  best/  model/
 predictions/  evaluation/``
 """
 
@@ -26,26 +26,26 @@ from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import RegionSettings
-from medseg.errors import ConfigError, DataError, nearest
+from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.evaluation.instances.pairs import InstancePair
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.config import EvaluateSettings, ExperimentConfig
-from medseg.experiment.first_stage import keep_stage, with_previous
-from medseg.experiment.fold_folders import cross_validation_of, workspace
-from medseg.inference.provenance import MadeBy, mark_of
+from medseg.experiment.first_stage import copy_first_stage, with_first_stage
+from medseg.experiment.fold_folders import cross_validation_of, shared_folder
+from medseg.inference.provenance import Provenance, model_hash
 from medseg.io.files import read_labels
-from medseg.io.instance_files import InstanceFile, instance_file
+from medseg.io.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
-from medseg.model_folder.folder import PREVIOUS
+from medseg.model_folder.folder import FIRST_STAGE
 from medseg.storage.atomic import write_text
 from medseg.storage.lock import NAME as LOCK
 from medseg.volumes.volume import Volume
 
-LABELS, MEASURED = "labels.tsv", "measured.yaml"
+LABELS, PREPROCESSING = "labels.tsv", "preprocessing.yaml"
 _FIRST = "environment.json"
-_BEFORE_CONFIG = {LOCK, _FIRST, PREVIOUS, "splits.json", LABELS, MEASURED}
+_BEFORE_CONFIG = {LOCK, _FIRST, FIRST_STAGE, "splits.json", LABELS, PREPROCESSING}
 
 
 def check_run(experiment: ExperimentConfig, run: Path, *, resume: bool) -> None:
@@ -86,22 +86,22 @@ def open_run(
     What was measured, and the names of labels, are kept, because the files of the dataset may change meanwhile.
     """
     write_text(run / _FIRST, json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
-    shutil.rmtree(run / PREVIOUS, ignore_errors=True)  # of one that was stopped
-    if experiment.previous is not None:
-        keep_stage(experiment.previous, run)
+    shutil.rmtree(run / FIRST_STAGE, ignore_errors=True)  # of one that was stopped
+    if experiment.cascade is not None:
+        copy_first_stage(experiment.cascade, run)
     write_splits([split], run / "splits.json")
     write_text(run / LABELS, labels.to_tsv())
     if cross_validation_of(run) is None:  # whose folds share theirs
-        write_text(run / MEASURED, preprocessing.to_yaml())
+        write_text(run / PREPROCESSING, preprocessing.to_yaml())
     save_config(experiment, run)
 
 
-def kept_preprocessing(run: Path) -> Preprocessing | None:
+def saved_preprocessing(run: Path) -> Preprocessing | None:
     """The preprocessing that a run began with; None of one of an older medseg."""
-    return Preprocessing.load(run / MEASURED) if (run / MEASURED).is_file() else None
+    return Preprocessing.load(run / PREPROCESSING) if (run / PREPROCESSING).is_file() else None
 
 
-def kept_labels(run: Path) -> Labels | None:
+def saved_labels(run: Path) -> Labels | None:
     """The labels that a run began with; None of one of an older medseg."""
     return Labels.from_tsv(run / LABELS) if (run / LABELS).is_file() else None
 
@@ -116,21 +116,21 @@ def find_dataset(experiment: ExperimentConfig, run: Path) -> Dataset:
 
     Behind an earlier stage, labelled cases name the label map that it predicted for them.
     """
-    found = _with_drawn(_dataset(experiment, run), experiment.data.partial)
-    return with_previous(found, experiment.previous)
+    found = _with_annotated(_dataset(experiment, run), experiment.data.partially_annotated)
+    return with_first_stage(found, experiment.cascade)
 
 
-def _with_drawn(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
+def _with_annotated(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
     """The dataset with the labels that were drawn in some of its cases, as the config tells."""
     cases = {case.id: case for case in dataset.cases}
     for pattern, names in partial.items():
         meant = fnmatch.filter(cases, pattern)
         if not meant:
             raise ConfigError(
-                f"data.partial: no case matches {pattern!r}.{nearest(pattern, cases)} Give a case id, or a pattern such as "
+                f"data.partially_annotated: no case matches {pattern!r}.{did_you_mean(pattern, cases)} Give a case id, or a pattern such as "
                 "liver_*."
             )
-        cases |= {case_id: replace(cases[case_id], drawn=names) for case_id in meant}
+        cases |= {case_id: replace(cases[case_id], annotated=names) for case_id in meant}
     return replace(dataset, cases=tuple(cases.values())) if partial else dataset
 
 
@@ -139,7 +139,9 @@ def _dataset(experiment: ExperimentConfig, run: Path) -> Dataset:
     if data.path is not None:
         return read_dataset(data.path, layout=data.layout)
     if data.phantom is not None:
-        folder = workspace(run) / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
+        folder = (
+            shared_folder(run) / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
+        )
         if (folder / "dataset.json").is_file():  # written last, so the files are there
             found = read_dataset(folder)
             if (found.name, len(found.cases)) == (f"phantom_{data.phantom.modality}", data.phantom.cases):
@@ -157,7 +159,7 @@ def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
         DataError: nobody names labels, or regions or the ignore value do not fit them.
     """
     data = experiment.data
-    labels = dataset.labels if data.labels is None else Labels.of(data.labels)
+    labels = dataset.labels if data.labels is None else Labels.from_names(data.labels)
     if labels is None:
         raise DataError(
             f"{dataset.root}: found no names of labels. Add labels.tsv (value, name), or data.labels to the config."
@@ -171,18 +173,20 @@ def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
         for name, region in data.regions.items()
     }
     written = {
-        name: region.written for name, region in data.regions.items() if isinstance(region, RegionSettings)
+        name: region.output_value
+        for name, region in data.regions.items()
+        if isinstance(region, RegionSettings)
     }
     return labels.with_regions(values, written)
 
 
-def candidates_of(labels: Labels, dataset: Dataset) -> Candidates:
+def label_sets_of(labels: Labels, dataset: Dataset) -> LabelSets:
     """What the values of prepared label maps stand for, of all labelled cases of the dataset.
 
     Raises:
         DataError: an unknown name among the drawn labels of a case.
     """
-    return Candidates.of(labels, {case.id: case.drawn for case in dataset.labelled})
+    return LabelSets.from_annotations(labels, {case.id: case.annotated for case in dataset.labelled_cases})
 
 
 def _environment() -> dict[str, object]:
@@ -206,7 +210,7 @@ def held_out_cases(run: Path) -> tuple[Case, ...]:
     """
     experiment = load_run(run)
     dataset = find_dataset(experiment, run)
-    splits = read_splits(run / "splits.json", dataset.labelled)
+    splits = read_splits(run / "splits.json", dataset.labelled_cases)
     if not any(split.validation for split in splits):
         raise DataError(
             f"{run}: trained on all cases (data.fold=all), so that none is held out. Predict other images, or train a fold."
@@ -221,7 +225,7 @@ def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
     cases = held_out_cases(run)
     files = _predictions(run, cases)
     pairs = [
-        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.drawn)
+        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.annotated)
         for case, file in zip(cases, files, strict=True)
     ]
     return pairs, labels, experiment.evaluate
@@ -241,7 +245,7 @@ def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
     cases = held_out_cases(run)
     pairs = []
     files = _predictions(run, cases)
-    maps = [instance_file(file) for file in files]
+    maps = [instance_map_path(file) for file in files]
     found = any(file.is_file() for file in maps)
     if found:
         _require(maps, cases, f"medseg predict {run} --held-out --instances")
@@ -270,9 +274,9 @@ def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
 
 def _require_present_model(run: Path, cases: Sequence[Case], predict: str) -> None:
     """Refuse predictions that a model made which the run had before it was trained further."""
-    present = {mark_of(run / folder) for folder in ("model", "best")} - {""}
-    made_by = MadeBy(run / "predictions")
-    former = [case.id for case in cases if (made_by.model_of(case.id) or "") not in {"", *present}]
+    present = {model_hash(run / folder) for folder in ("model", "best")} - {""}
+    provenance = Provenance(run / "predictions")
+    former = [case.id for case in cases if (provenance.model_of(case.id) or "") not in {"", *present}]
     if former and (run / "model").is_dir() and not (run / "fold_0").is_dir():
         raise DataError(
             f"{run / 'predictions'}: {len(former)} of {len(cases)} predictions were made by another model than {run / 'model'}, "
@@ -293,7 +297,7 @@ def _parts_of_label(case: Case) -> InstanceFile:
     """The connected parts of a case's label map as instances."""
     assert case.label is not None
     label = read_labels(case.label)
-    parts = Instances.of_components(label.data[0])
+    parts = Instances.from_components(label.data[0])
     values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
     return InstanceFile(label.with_data(parts.to_map()[None]), values)
 

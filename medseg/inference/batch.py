@@ -12,22 +12,22 @@ from typing import Any, Protocol
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import DataError, MedsegError
-from medseg.inference.provenance import probabilities_file
+from medseg.inference.provenance import probabilities_path
 from medseg.io.files import write
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.volumes.volume import Volume
 
 OnWindow = Callable[[int, int], None]
-Noting = Callable[[Path], AbstractContextManager[None]]
+Recording = Callable[[Path], AbstractContextManager[None]]
 
 
-def unnoted(target: Path) -> AbstractContextManager[None]:
+def without_recording(target: Path) -> AbstractContextManager[None]:
     """Write `target` without a note of what made it."""
     return nullcontext()
 
 
 @contextmanager
-def memory_told(case: Case) -> Generator[None]:
+def memory_error_as_data_error(case: Case) -> Generator[None]:
     """Turn a lack of memory into a `DataError` of this image, so that others go on.
 
     Raises:
@@ -49,11 +49,11 @@ class Segmenter(Protocol):
     def max_memory(self) -> int | None:
         """Bytes that the process stays below, if a budget was given."""
 
-    def job(self, source: Case) -> Any:
+    def prepare(self, source: Case) -> Any:
         """Read and prepare an image."""
 
     def run(
-        self, job: Any, *, on_window: OnWindow | None = None, probabilities: str | Path | None = None
+        self, prepared: Any, *, on_window: OnWindow | None = None, probabilities: str | Path | None = None
     ) -> Volume:
         """Segment it."""
 
@@ -82,7 +82,7 @@ def predict_files(
     *,
     on_window: OnWindow | None = None,
     probabilities: bool = False,
-    noting: Noting = unnoted,
+    recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
     """Segment images and write their label maps, each in one step.
 
@@ -91,7 +91,7 @@ def predict_files(
         pairs: image and the file to write.
         on_window: called with (windows done, windows in all) of each image.
         probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
-        noting: gives the context that the writing of a file is done in, such as `MadeBy.noting` with its maker.
+        recording: gives the context that the writing of a file is done in, such as `MadeBy.noting` with its maker.
 
     Yields:
         An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
@@ -99,7 +99,7 @@ def predict_files(
     # With a budget, the next image is not read ahead: what it will take is not yet known.
     ahead = predictor.max_memory is None
     todo = iter(pairs)
-    with kept_memory(ahead), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with keep_freed_memory(ahead), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
             pair = next(todo, None)
             reading = reader.submit(_read, predictor, pair[0]) if pair else None
@@ -113,7 +113,7 @@ def predict_files(
                 done = _segment(predictor, case, target, read, on_window, probabilities)
                 if written is not None:
                     yield written.result()
-                written = writer.submit(_write, *done, noting)
+                written = writer.submit(_write, *done, recording)
                 del read, done
                 if not ahead and pair is not None:
                     reading = reader.submit(_read, predictor, pair[0])
@@ -129,11 +129,11 @@ _Read = tuple[Any, MedsegError | None, float]
 def _read(predictor: Segmenter, case: Case) -> _Read:
     began = time.perf_counter()
     try:
-        with memory_told(case):
-            job = predictor.job(case)
+        with memory_error_as_data_error(case):
+            prepared = predictor.prepare(case)
     except MedsegError as error:
         return None, error, time.perf_counter() - began
-    return job, None, time.perf_counter() - began
+    return prepared, None, time.perf_counter() - began
 
 
 def _segment(
@@ -144,26 +144,26 @@ def _segment(
     on_window: OnWindow | None,
     probabilities: bool,
 ) -> tuple[Outcome, Volume | None]:
-    job, error, reading = read
-    if job is None:
+    prepared, error, reading = read
+    if prepared is None:
         return Outcome(case, target, error, reading), None
     began = time.perf_counter()
     try:
-        shares = probabilities_file(target) if probabilities else None
-        with memory_told(case):
-            labels = predictor.run(job, on_window=on_window, probabilities=shares)
+        with memory_error_as_data_error(case):
+            path = probabilities_path(target) if probabilities else None
+            labels = predictor.run(prepared, on_window=on_window, probabilities=path)
     except MedsegError as refused:
         return Outcome(case, target, refused, reading), None
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels
 
 
-def _write(outcome: Outcome, labels: Volume | None, noting: Noting) -> Outcome:
+def _write(outcome: Outcome, labels: Volume | None, recording: Recording) -> Outcome:
     if labels is None:
         return outcome
     began = time.perf_counter()
     error: MedsegError | None = None
     try:
-        with memory_told(outcome.case), noting(outcome.target):
+        with memory_error_as_data_error(outcome.case), recording(outcome.target):
             write(labels, outcome.target)
     except MedsegError as refused:
         error = refused

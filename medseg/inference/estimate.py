@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from medseg.inference.predictor import Predictor, Source
-from medseg.inference.sliding.engine import Job
-from medseg.inference.sliding.labelling import Decision
-from medseg.inference.sliding.to_file_grid import Between, export_labels
-from medseg.inference.sliding.windows import Sliding, window_slices, windows_to_predict
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.inference.sliding.engine import PreparedPrediction
+from medseg.inference.sliding.labelling import LabelRule
+from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
+from medseg.inference.sliding.windows import SlidingWindow, window_slices, windows_to_predict
+from medseg.runtime.glibc_memory import keep_freed_memory
 
 _BATCHES_TIMED = 3
 
@@ -49,25 +49,28 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
         ConfigError: the memory allowed is too small for it.
     """
     began = time.perf_counter()
-    job = predictor.job(source)
+    prepared = predictor.prepare(source)
     reading = time.perf_counter() - began
     engine = predictor.engine
-    plan = engine.plan(job, measure=True)
-    sliding = engine.laid_out(job, plan)
-    bands = job.bands(plan.bands, sliding)
-    counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
-    wanted = [windows_to_predict(job.image, sliding, band.columns) for band in bands]
+    plan = engine.plan(prepared, measure=True)
+    sliding = engine.windows_for(prepared, plan)
+    bands = prepared.bands(plan.bands, sliding)
+    counts = [len(sliding.layout(prepared.image.shape[1:], band.columns).boxes) for band in bands]
+    wanted = [windows_to_predict(prepared.image, sliding, band.columns) for band in bands]
     batches = sum(-(-count // sliding.batch_size) for count in wanted)
-    with kept_memory(plan.keeps_memory):
-        seconds = reading + batches * _batch_seconds(predictor, job, sliding, bands[0].columns)
-    seconds += _export_seconds(job.axes, engine.decision)
-    shape = tuple(job.image.shape[1:])
+    with keep_freed_memory(plan.keeps_memory):
+        seconds = reading + batches * _batch_seconds(predictor, prepared, sliding, bands[0].columns)
+    seconds += _export_seconds(prepared.axes, engine.rule)
+    shape = tuple(prepared.image.shape[1:])
     memory = plan.peak
-    if job.earlier is not None and predictor.previous is not None:
-        before = estimate(predictor.previous, source)
+    if prepared.run_first_stage is not None and predictor.first_stage is not None:
+        before = estimate(predictor.first_stage, source)
         seconds += before.seconds
         # The label map of the earlier stage, which is there when the later one runs.
-        held = job.target.volume.data.size * predictor.previous.labels.to_classes(np.zeros(1, int)).itemsize
+        held = (
+            prepared.target.volume.data.size
+            * predictor.first_stage.labels.to_classes(np.zeros(1, int)).itemsize
+        )
         memory = max(before.memory, memory + held)
     return Estimate(
         sum(wanted), sum(counts) - sum(wanted), seconds, memory, plan.bands, (*shape[1:], shape[0])
@@ -78,7 +81,9 @@ class _Enough(Exception):
     """Batches were timed."""
 
 
-def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding, columns: slice) -> float:
+def _batch_seconds(
+    predictor: Predictor, prepared: PreparedPrediction, sliding: SlidingWindow, columns: slice
+) -> float:
     """Seconds from one batch to the next, of the first few."""
     stamps = [time.perf_counter()]
 
@@ -88,7 +93,7 @@ def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding, columns: sl
             raise _Enough
 
     try:
-        blocks = window_slices(job.image, predictor.network, sliding, columns=columns, on_window=stamp)
+        blocks = window_slices(prepared.image, predictor.network, sliding, columns=columns, on_window=stamp)
         for _ in blocks:
             pass
     except _Enough:
@@ -96,13 +101,13 @@ def _batch_seconds(predictor: Predictor, job: Job, sliding: Sliding, columns: sl
     return float(np.median(np.diff(stamps)))
 
 
-def _export_seconds(axes: Sequence[Between], decision: Decision) -> float:
+def _export_seconds(axes: Sequence[LinearWeights], rule: LabelRule) -> float:
     """Seconds to bring logits to the target, from the slices between the first two; few voxels lie between classes."""
     along = int((axes[0].upper <= 1).sum())
     sizes = [int(axis.upper.max()) + 1 for axis in axes]
-    block = torch.tensor(decision.nothing).repeat(min(2, sizes[0]), *sizes[1:], 1)
+    block = torch.tensor(rule.background_logits).repeat(min(2, sizes[0]), *sizes[1:], 1)
     part, _ = axes[0].part(slice(0, along))
-    out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), decision.values.dtype)
+    out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), rule.values.dtype)
     began = time.perf_counter()
-    export_labels([block], (part, *axes[1:]), decision, out)
+    export_labels([block], (part, *axes[1:]), rule, out)
     return (time.perf_counter() - began) * len(axes[0].lower) / along

@@ -10,18 +10,18 @@ import numpy as np
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError
-from medseg.inference.batch import Noting, Outcome, memory_told, unnoted
+from medseg.inference.batch import Outcome, Recording, memory_error_as_data_error, without_recording
 from medseg.inference.instances.image_instances import OnSlice, image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
 from medseg.io.files import write
-from medseg.io.instance_files import instance_file, write_instances
+from medseg.io.instance_files import instance_map_path, write_instances
 from medseg.labels.instances import Instances
 from medseg.volumes.volume import Volume
 
 
 def label_map_of(predictor: Predictor, instances: Instances, like: Volume) -> Volume:
     """The label map `(1, X, Y, Z)` that instances stand for, with the labels' values, on the grid of `like`."""
-    values = predictor.engine.decision.values[instances.to_label_map()]
+    values = predictor.engine.rule.values[instances.to_label_map()]
     return Volume(values[None], like.grid, "label", like.header)
 
 
@@ -30,7 +30,7 @@ def predict_instance_files(
     pairs: Iterable[tuple[Case, Path]],
     *,
     on_slice: OnSlice | None = None,
-    noting: Noting = unnoted,
+    recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
     """Write, for every image, instance map, table and the label map of the instances' classes, in this order.
 
@@ -38,7 +38,7 @@ def predict_instance_files(
         predictor: of a 2-D instance model.
         pairs: image and the file of its label map; see `instance_file` for the others.
         on_slice: called with (slices done, slices in all) of each image.
-        noting: gives the context that the writing of a case is done in, see `predict_files`.
+        recording: gives the context that the writing of a case is done in, see `predict_files`.
 
     Yields:
         An outcome per pair, in order, once its files are written. An image that cannot be used does not stop the others.
@@ -48,25 +48,25 @@ def predict_instance_files(
     """
     require_instance_model(predictor.model, predictor.saved, predictor.labels)
     for case, target in pairs:
-        yield _predicted(predictor, case, target, on_slice, noting)
+        yield _predicted(predictor, case, target, on_slice, recording)
 
 
 def _predicted(
-    predictor: Predictor, case: Case, target: Path, on_slice: OnSlice | None, noting: Noting
+    predictor: Predictor, case: Case, target: Path, on_slice: OnSlice | None, recording: Recording
 ) -> Outcome:
     began = time.perf_counter()
     times = [began] * 4
     error: MedsegError | None = None
     try:
-        with memory_told(case):
+        with memory_error_as_data_error(case):
             volume, where = predictor.read(case)
             times[1:] = [time.perf_counter()] * 3
             found = image_instances(
                 predictor.network, predictor.saved, predictor.labels, volume, where=where, on_slice=on_slice
             )
             times[2:] = [time.perf_counter()] * 2
-            with noting(target):
-                write_instances(found, volume, instance_file(target), predictor.labels)
+            with recording(target):
+                write_instances(found, volume, instance_map_path(target), predictor.labels)
                 write(label_map_of(predictor, found, volume), target)
         times[3] = time.perf_counter()
     except MedsegError as refused:

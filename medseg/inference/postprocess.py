@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.errors import DataError, nearest
+from medseg.errors import DataError, did_you_mean
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import PredictSettings
 
@@ -33,7 +33,7 @@ def component_groups(settings: PredictSettings, labels: Labels) -> list[tuple[in
     unknown = next((name for name in settings.keep_largest if name not in known), None)
     if unknown is not None:
         raise DataError(
-            f"keep_largest: unknown label {unknown!r}.{nearest(unknown, known)} Known: {', '.join(known)}."
+            f"keep_largest: unknown label {unknown!r}.{did_you_mean(unknown, known)} Known: {', '.join(known)}."
         )
     foreground = [labels.values[1:]] if settings.keep_largest_foreground else []
     return [*foreground, *(known[name] for name in settings.keep_largest)]

@@ -10,30 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.datasets.cases import Case, read_case_image, read_case_previous
+from medseg.data.datasets.cases import Case, read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import BYTES_A_VOXEL as CLEANING_BYTES
 from medseg.inference.postprocess import component_groups, keep_largest_components
-from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, WithPrevious, empty_in_both
-from medseg.inference.sliding.engine import Engine, Job
-from medseg.inference.sliding.labelling import Decision, decision_of
+from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, CascadeInput, empty_in_both
+from medseg.inference.sliding.engine import Engine, PreparedPrediction
+from medseg.inference.sliding.labelling import LabelRule, label_rule
 from medseg.inference.sliding.memory_plan import gigabytes, parse_size, used_memory
 from medseg.inference.sliding.skip_empty import body_box, empty_test
-from medseg.inference.sliding.slab import Made, Whole
-from medseg.inference.sliding.to_file_grid import Between
+from medseg.inference.sliding.slab import InMemoryImage, LazyImage
+from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
-from medseg.inference.sliding.windows import Sliding, window_slices
-from medseg.io.files import bytes_once_read
+from medseg.inference.sliding.windows import SlidingWindow, window_slices
+from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
-from medseg.model_folder.folder import find_model_folder, load_model, previous_folder
+from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
-from medseg.volumes.grid import turned
+from medseg.volumes.grid import reorient_array
 from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
@@ -50,12 +50,12 @@ class Predictor:
         labels: names and values of the classes, and the regions if the model predicts these.
         device: where to run; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
-        previous: predictor of the earlier stage of a cascade, run first on every image that comes without its label map.
+        first_stage: predictor of the earlier stage of a cascade, run first on every image that comes without its label map.
 
     Raises:
         DataError: ``predict.keep_largest`` names an unknown label or region.
         ConfigError: there is no such device, or `max_memory` is no size.
-        ModelError: the model counts on an earlier stage, and `previous` is not it.
+        ModelError: the model counts on an earlier stage, and `first_stage` is not it.
     """
 
     def __init__(
@@ -66,24 +66,24 @@ class Predictor:
         *,
         device: torch.device | str | None = None,
         max_memory: int | str | None = None,
-        previous: Predictor | None = None,
+        first_stage: Predictor | None = None,
     ) -> None:
-        found = len(previous.labels.foreground) if previous is not None else 0
-        if found != saved.previous_labels:
+        found = len(first_stage.labels.foreground) if first_stage is not None else 0
+        if found != saved.num_first_stage_labels:
             raise ModelError(
-                f"{saved.name}: earlier stage: found {found} labels, expected {saved.previous_labels}. Give the stage that "
+                f"{saved.name}: earlier stage: found {found} labels, expected {saved.num_first_stage_labels}. Give the stage that "
                 "this one was trained behind."
             )
         self.saved = saved
         self.labels: Labels = labels
-        self.previous: Predictor | None = previous
+        self.first_stage: Predictor | None = first_stage
         self.max_memory = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         self._cleaned = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
-        decision = decision_of(labels)
+        rule = label_rule(labels)
         afterwards = CLEANING_BYTES if self._cleaned else 0
-        self.engine = Engine(self.network, self._sliding(decision), decision, self.max_memory, afterwards)
+        self.engine = Engine(self.network, self._sliding(rule), rule, self.max_memory, afterwards)
 
     @property
     def settings(self) -> PredictSettings:
@@ -98,9 +98,16 @@ class Predictor:
     def with_settings(self, **changes: object) -> Predictor:
         """The same weights with other prediction settings, such as ``overlap=0.25``; see `load` for cascades."""
         saved = self.saved.replace(predict=self.settings.replace(**changes).to_plain())
-        previous = None if self.previous is None else self.previous.with_settings(**_for_all_stages(changes))
+        first_stage = (
+            None if self.first_stage is None else self.first_stage.with_settings(**_for_all_stages(changes))
+        )
         return Predictor(
-            self.model, saved, self.labels, device=self.device, max_memory=self.max_memory, previous=previous
+            self.model,
+            saved,
+            self.labels,
+            device=self.device,
+            max_memory=self.max_memory,
+            first_stage=first_stage,
         )
 
     def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
@@ -117,7 +124,7 @@ class Predictor:
             DataError: the image cannot be read or does not fit the model.
             ConfigError: the memory allowed is too small for it.
         """
-        return self.run(self.job(source), on_window=on_window)
+        return self.run(self.prepare(source), on_window=on_window)
 
     def instances(self, source: Source, *, on_slice: Progress | None = None) -> Instances:
         """Find the objects of an image with a 2-D instance model: in each slice, linked across slices.
@@ -136,63 +143,69 @@ class Predictor:
         volume, where = self.read(source)
         return image_instances(self.network, self.saved, self.labels, volume, where=where, on_slice=on_slice)
 
-    def job(self, source: Source) -> Job:
+    def prepare(self, source: Source) -> PreparedPrediction:
         """Read and prepare an image: the first half of a call, without the network."""
-        with self.network.alone:
-            return self._job(source)
+        with self.network.exclusive:
+            return self._prepare(source)
 
-    def _job(self, source: Source) -> Job:
-        """`job`, whose memory is not to be taken for the network's."""
+    def _prepare(self, source: Source) -> PreparedPrediction:
+        """`prepared`, whose memory is not to be taken for the network's."""
         volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
-        target = label_target(prepared, settings, self.engine.decision.values.dtype)
+        target = label_target(prepared, settings, self.engine.rule.values.dtype)
         empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
-        if self.previous is None:
-            return Job(Made(prepared.slices), target, axes, empty)
+        if self.first_stage is None:
+            return PreparedPrediction(LazyImage(prepared.slices), target, axes, empty)
         empty = empty_in_both(empty) if empty is not None else None
-        if isinstance(source, Case) and source.previous is not None:
-            given = read_case_previous(source, self.previous.labels, volume.grid)
-            image = WithPrevious(prepared.slices, label_slices(given, prepared, settings))
-            return Job(image, target, axes, empty)
-        earlier = partial(self._after_previous, volume, where, prepared)
-        return Job(WithPrevious(prepared.slices, None), target, axes, empty, earlier)
+        if isinstance(source, Case) and source.first_stage is not None:
+            given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
+            image = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
+            return PreparedPrediction(image, target, axes, empty)
+        first_stage_map = partial(self._run_first_stage, volume, where, prepared)
+        return PreparedPrediction(CascadeInput(prepared.slices, None), target, axes, empty, first_stage_map)
 
-    def _after_previous(
+    def _run_first_stage(
         self, volume: Volume, where: str, prepared: Prepared, on_window: Progress | None
-    ) -> WithPrevious:
+    ) -> CascadeInput:
         """The prepared image with the label map that the earlier stage predicts for it."""
-        assert self.previous is not None
-        found = self.previous(volume, on_window=on_window)
-        classes = found.with_data(self.previous.labels.to_classes(found.data, where))
-        return WithPrevious(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
+        assert self.first_stage is not None
+        found = self.first_stage(volume, on_window=on_window)
+        classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
+        return CascadeInput(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
 
     def run(
-        self, job: Job, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+        self,
+        prepared: PreparedPrediction,
+        *,
+        on_window: Progress | None = None,
+        probabilities: str | Path | None = None,
     ) -> Volume:
         """Segment a prepared image: the second half of a call.
 
         Args:
-            job: as `job` returns it; used once.
+            prepared: as `prepared` returns it; used once.
             on_window: called with (windows done, windows in all).
             probabilities: ``.nii`` file that receives the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`.
         """
-        job = job.completed(on_window)
+        prepared = prepared.with_first_stage(on_window)
         if probabilities is None:
-            self.engine.run(job, on_window)
+            self.engine.run(prepared, on_window)
         else:
-            with writing_probabilities(probabilities, job.target.volume, self.outside) as shares:
-                self.engine.run(job, on_window, shares)
-        return self.cleaned(job.target.volume)
+            with writing_probabilities(
+                probabilities, prepared.target.volume, self.background_probabilities
+            ) as file:
+                self.engine.run(prepared, on_window, file)
+        return self.post_processed(prepared.target.volume)
 
     @property
-    def outside(self) -> dict[str, float]:
+    def background_probabilities(self) -> dict[str, float]:
         """Name of each class or region that is predicted, and its probability where the model does not look."""
-        return dict(zip(self.labels.output_names, self.engine.decision.outside, strict=True))
+        return dict(zip(self.labels.output_names, self.engine.rule.background_probabilities, strict=True))
 
-    def cleaned(self, labels: Volume) -> Volume:
+    def post_processed(self, labels: Volume) -> Volume:
         """A label volume after the post-processing that the settings ask for."""
         if not self._cleaned:
             return labels
@@ -207,19 +220,19 @@ class Predictor:
         Behind an earlier stage, the image's last channel holds the classes of that stage.
         """
         slices = window_slices(
-            Whole(image.movedim(-1, 1)), self.network, self.engine.sliding, on_window=on_window
+            InMemoryImage(image.movedim(-1, 1)), self.network, self.engine.sliding, on_window=on_window
         )
         return torch.cat([block.clone() for block in slices]).permute(3, 1, 2, 0)
 
-    def _sliding(self, decision: Decision) -> Sliding:
+    def _sliding(self, rule: LabelRule) -> SlidingWindow:
         settings = self.settings
-        return Sliding(
+        return SlidingWindow(
             self.network.window,
             overlap=settings.overlap,
             batch_size=settings.batch_size,
             blend=settings.blend,
             mirror_axes=tuple(SLAB_FIRST.index(axis) for axis in settings.mirror_axes),
-            nothing=decision.nothing,
+            background=rule.background_logits,
         )
 
     def _body(self, volume: Volume) -> Box | None:
@@ -229,13 +242,15 @@ class Predictor:
         if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
             return None
         codes = settings.axcodes(volume.grid)
-        upright = turned(volume.data, volume.grid.axcodes, codes)
+        upright = reorient_array(volume.data, volume.grid.axcodes, codes)
         return body_box(upright, volume.grid.reoriented(codes))
 
-    def _axes(self, target: LabelTarget) -> tuple[Between, ...]:
+    def _axes(self, target: LabelTarget) -> tuple[LinearWeights, ...]:
         """Between which network voxels the target's lie, slab axis first."""
         thick = target.thick_axis if self.settings.thick_slices == "nearest" else None
-        between = [Between.of(m, nearest=axis == thick) for axis, m in enumerate(target.maps)]
+        between = [
+            LinearWeights.from_axis_map(m, nearest=axis == thick) for axis, m in enumerate(target.maps)
+        ]
         return tuple(between[axis] for axis in SLAB_FIRST)
 
     def read(self, source: Source) -> tuple[Volume, str]:
@@ -262,7 +277,7 @@ class Predictor:
         """
         if self.max_memory is None:
             return
-        voxels = sum(bytes_once_read(path) for path in paths if path.is_file())
+        voxels = sum(decoded_bytes(path) for path in paths if path.is_file())
         needed = used_memory() + voxels
         if voxels > _SMALL and needed > self.max_memory:
             raise ConfigError(
@@ -274,10 +289,10 @@ class Predictor:
         window = "x".join(map(str, self.saved.window))
         precision = str(self.network.dtype).removeprefix("torch.")
         kind = "region(s)" if self.labels.regions else "classes"
-        behind = f", behind {self.previous.saved.name}" if self.previous is not None else ""
+        behind = f", behind {self.first_stage.saved.name}" if self.first_stage is not None else ""
         return (
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
-            f"-> {self.labels.outputs} {kind}, window {window}, {self.device}, {precision}{behind})"
+            f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{behind})"
         )
 
 
@@ -295,7 +310,7 @@ def load(
         device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
         max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
         **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
-            ``link={"gap": 2}`` joins the stored one. Earlier stages of a cascade keep their own, but for overlap,
+            ``link={"max_gap_slices": 2}`` joins the stored one. Earlier stages of a cascade keep their own, but for overlap,
             batch_size, precision and compile, which are for all.
 
     Raises:
@@ -303,16 +318,16 @@ def load(
     """
     folder = find_model_folder(folder)
     model, saved, labels = load_model(folder)
-    inner, previous = previous_folder(folder, saved), None
+    inner, first_stage = first_stage_folder(folder, saved), None
     if inner is not None:
-        previous = load(inner, device=device, max_memory=max_memory, **_for_all_stages(settings))
+        first_stage = load(inner, device=device, max_memory=max_memory, **_for_all_stages(settings))
     if settings:
         saved = saved.replace(predict=_changed(saved.predict, settings).to_plain())
     if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
         raise ModelError(
             f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
         )
-    return Predictor(model, saved, labels, device=device, max_memory=max_memory, previous=previous)
+    return Predictor(model, saved, labels, device=device, max_memory=max_memory, first_stage=first_stage)
 
 
 def _changed(stored: PredictSettings, settings: Mapping[str, object]) -> PredictSettings:

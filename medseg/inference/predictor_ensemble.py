@@ -11,13 +11,13 @@ import numpy as np
 
 from medseg.errors import ModelError
 from medseg.inference.predictor import Predictor, Progress, Source
-from medseg.inference.sliding.labelling import Decision
+from medseg.inference.sliding.labelling import LabelRule
 from medseg.io.probability_files import ProbabilityFile, reading_probabilities, writing_probabilities
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 
 
-class Together:
+class PredictorEnsemble:
     """An ensemble of predictors with the same labels; call it with an image.
 
     The label is decided by the mean probability of each class or region. Probabilities of each model are kept in a
@@ -60,49 +60,51 @@ class Together:
 
     def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
         """Segment an image; see `Predictor.__call__`."""
-        return self.run(self.job(source), on_window=on_window)
+        return self.run(self.prepare(source), on_window=on_window)
 
-    def job(self, source: Source) -> Source:
+    def prepare(self, source: Source) -> Source:
         """The image itself: every model prepares it in its own way, one after the other."""
         return source
 
     def run(
-        self, job: Source, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+        self, prepared: Source, *, on_window: Progress | None = None, probabilities: str | Path | None = None
     ) -> Volume:
         """Segment an image; see `Predictor.run`."""
         first = self.predictors[0]
         with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
-                labels = predictor.run(predictor.job(job), on_window=on_window, probabilities=path)
+                labels = predictor.run(predictor.prepare(prepared), on_window=on_window, probabilities=path)
             with contextlib.ExitStack() as stack:
-                shares = None
+                mean = None
                 if probabilities is not None:
-                    shares = stack.enter_context(writing_probabilities(probabilities, labels, first.outside))
-                decide_by_mean(paths, first.engine.decision, labels, shares)
-        return first.cleaned(labels)
+                    mean = stack.enter_context(
+                        writing_probabilities(probabilities, labels, first.background_probabilities)
+                    )
+                write_mean_labels(paths, first.engine.rule, labels, mean)
+        return first.post_processed(labels)
 
 
-def decide_by_mean(
-    files: Sequence[Path], decision: Decision, labels: Volume, shares: ProbabilityFile | None = None
+def write_mean_labels(
+    files: Sequence[Path], rule: LabelRule, labels: Volume, probabilities: ProbabilityFile | None = None
 ) -> None:
     """Fill a label map by the mean of probabilities; a slice of each file is in memory.
 
     Args:
         files: as `writing_probabilities` makes them, all on the grid of `labels`.
-        decision: how probabilities become labels.
+        rule: how probabilities become labels.
         labels: filled.
-        shares: receives the mean, if given.
+        probabilities: receives the mean, if given.
     """
     for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
         total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
-        labels.data[0, :, :, index] = decision.values[decision.classes_of_sums(total, len(slices))]
-        if shares is not None:
+        labels.data[0, :, :, index] = rule.values[rule.classes_of_sums(total, len(slices))]
+        if probabilities is not None:
             mean = np.rint(total / len(slices)).astype(np.uint16)
-            shares.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+            probabilities.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
 
 
 def _named(labels: Labels) -> str:
     listed = [f"{label.name} {label.value}" for label in labels]
-    listed += [f"{r.name} {'+'.join(map(str, r.values))} as {r.written}" for r in labels.regions]
+    listed += [f"{r.name} {'+'.join(map(str, r.values))} as {r.output_value}" for r in labels.regions]
     return ", ".join(listed)

@@ -1,4 +1,4 @@
-"""Which model made the label maps of a folder, noted in ``made_by.jsonl`` beside them.
+"""Which model made the label maps of a folder, noted in ``provenance.jsonl`` beside them.
 
 A line is appended before a label map is written and another one behind it, so that what a killed program left is never
 taken for what it was about to make. The last line of a label map counts. Several processes may write to one folder.
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from medseg.errors import DataError
 from medseg.io.files import stem_of
-from medseg.io.instance_files import instance_file, table_beside
+from medseg.io.instance_files import instance_map_path, instance_table_path
 from medseg.storage.manifest import NAME as MANIFEST
 
-FILE_NAME = "made_by.jsonl"
+FILE_NAME = "provenance.jsonl"
 UNFINISHED = "unfinished"
 
 
-def probabilities_file(target: Path) -> Path:
+def probabilities_path(target: Path) -> Path:
     """Where the probabilities that belong to a label map are written."""
     return target.with_name(f"{stem_of(target)}_probabilities.nii")
 
 
 @dataclass(frozen=True)
-class Maker:
+class ModelId:
     """What makes a label map.
 
     Attributes:
@@ -41,19 +41,19 @@ class Maker:
     settings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, models: Sequence[Path], settings: Sequence[str] = ()) -> Maker:
+    def from_folders(cls, models: Sequence[Path], settings: Sequence[str] = ()) -> ModelId:
         """Of the mean of some model folders."""
-        return cls(" ".join(map(mark_of, models)), tuple(settings))
+        return cls(" ".join(map(model_hash, models)), tuple(settings))
 
 
-def mark_of(model: Path) -> str:
+def model_hash(model: Path) -> str:
     """A hash over the hashes of all files of a model folder; empty where there is none."""
     manifest = model / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
 
 
 @dataclass(frozen=True)
-class _Note:
+class _Record:
     """A line.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Note:
     whole: bool = False
 
     @classmethod
-    def read(cls, line: str) -> _Note | None:
+    def read(cls, line: str) -> _Record | None:
         """None for what is no note, such as a line that was cut off."""
         try:
             note = json.loads(line)
@@ -78,7 +78,7 @@ class _Note:
             return None
 
 
-class MadeBy:
+class Provenance:
     """The notes of a folder; what cannot be read counts as not noted.
 
     Args:
@@ -91,7 +91,7 @@ class MadeBy:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             lines = []
-        notes = filter(None, map(_Note.read, lines))
+        notes = filter(None, map(_Record.read, lines))
         self._notes = {note.name: note for note in notes}
 
     def model_of(self, name: str) -> str | None:
@@ -109,16 +109,22 @@ class MadeBy:
         """Whether the writing of a label map began and did not end."""
         return name in self._notes and not self._notes[name].whole
 
-    def is_by(self, name: str, maker: Maker, *, instances: bool = False, probabilities: bool = False) -> bool:
+    def is_by(
+        self, name: str, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
+    ) -> bool:
         """Whether a label map was made so, and with instances or probabilities where these are wanted."""
         note = self._notes.get(name)
-        if note is None or not note.whole or (note.model, note.settings) != (maker.model, maker.settings):
+        if (
+            note is None
+            or not note.whole
+            or (note.model, note.settings) != (model_id.model, model_id.settings)
+        ):
             return False
         return note.instances >= instances and note.probabilities >= probabilities
 
     @contextlib.contextmanager
-    def noting(
-        self, target: Path, maker: Maker, *, instances: bool = False, probabilities: bool = False
+    def recording(
+        self, target: Path, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
     ) -> Iterator[None]:
         """Around the writing of a label map: note what makes it, and then remove what its predecessor had beside it.
 
@@ -136,8 +142,12 @@ class MadeBy:
         former = self._notes.get(name)
         had_instances = former is not None and former.instances
         had_probabilities = former is not None and former.probabilities
-        begun = _Note(
-            name, maker.model, maker.settings, instances or had_instances, probabilities or had_probabilities
+        begun = _Record(
+            name,
+            model_id.model,
+            model_id.settings,
+            instances or had_instances,
+            probabilities or had_probabilities,
         )
         self._append(begun)
         try:
@@ -146,15 +156,15 @@ class MadeBy:
             if former is not None:
                 self._append(former)
             raise
-        self._append(_Note(name, maker.model, maker.settings, instances, probabilities, whole=True))
-        objects = instance_file(target)
+        self._append(_Record(name, model_id.model, model_id.settings, instances, probabilities, whole=True))
+        objects = instance_map_path(target)
         if had_instances and not instances:
             objects.unlink(missing_ok=True)
-            table_beside(objects).unlink(missing_ok=True)
+            instance_table_path(objects).unlink(missing_ok=True)
         if had_probabilities and not probabilities:
-            probabilities_file(target).unlink(missing_ok=True)
+            probabilities_path(target).unlink(missing_ok=True)
 
-    def _append(self, note: _Note) -> None:
+    def _append(self, note: _Record) -> None:
         line = json.dumps(asdict(note)) + "\n"
         try:
             with self._path.open("ab+") as file:

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medseg.errors import MedsegError, ModelError, describe
-from medseg.model_folder.folder import PREVIOUS, load_model
+from medseg.errors import MedsegError, ModelError, error_message
+from medseg.model_folder.folder import FIRST_STAGE, load_model
 from medseg.models.layers.memory_format import round_up
 from medseg.storage.atomic import replacing
 
@@ -84,10 +84,10 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
     """
     require_packages()
     model, saved, labels = load_model(folder)
-    if saved.previous_labels:
-        fix = f"Export {PREVIOUS}/ of the folder, its earlier stage, or predict with medseg itself"
+    if saved.num_first_stage_labels:
+        fix = f"Export {FIRST_STAGE}/ of the folder, its earlier stage, or predict with medseg itself"
         raise ModelError(
-            describe(str(folder), "is a later stage of a cascade, which ONNX files do not hold", fix=fix)
+            error_message(str(folder), "is a later stage of a cascade, which ONNX files do not hold", fix=fix)
         )
     window = network_window(model, saved)
     _require_size(model, folder)
@@ -99,7 +99,9 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
             found = f"{parity.difference:.2g} on logits up to {parity.largest:.2g}"
             fix = "The file was not kept; predict with medseg itself"
             what = "onnxruntime's logits differ from PyTorch's"
-            raise ModelError(describe(output, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix))
+            raise ModelError(
+                error_message(output, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix)
+            )
     return parity
 
 
@@ -109,7 +111,7 @@ def require_packages() -> None:
     if missing:
         fix = 'Install them with: pip install "medseg[onnx]"'
         raise ModelError(
-            describe("export onnx", "packages are missing", found=f"no {', '.join(missing)}", fix=fix)
+            error_message("export onnx", "packages are missing", found=f"no {', '.join(missing)}", fix=fix)
         )
 
 
@@ -147,7 +149,7 @@ def _outputs(labels: Labels) -> dict[str, Any]:
     return {
         "labels": [{"value": label.value, "name": label.name} for label in labels],
         "regions": [
-            {"output": index, "name": r.name, "values": r.values, "written": r.written}
+            {"output": index, "name": r.name, "values": r.values, "output_value": r.output_value}
             for index, r in enumerate(labels.regions)
         ],
     }
@@ -192,7 +194,7 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         fix = "Leave --dynamic out" if dynamic else "Predict with medseg itself"
         what = f"this model has no ONNX form{' with free sizes' if dynamic else ''} ({reason})"
-        raise ModelError(describe(type(model).__name__, what, fix=fix)) from None
+        raise ModelError(error_message(type(model).__name__, what, fix=fix)) from None
     assert program is not None
     return _annotated(program.model_proto, notes)
 
@@ -232,7 +234,7 @@ def _session(file: Path) -> Any:
         reason = str(error).strip().partition("\n")[0]
         fix = "Predict with medseg itself"
         raise ModelError(
-            describe("export onnx", f"onnxruntime cannot run this model ({reason})", fix=fix)
+            error_message("export onnx", f"onnxruntime cannot run this model ({reason})", fix=fix)
         ) from None
 
 
@@ -241,7 +243,9 @@ def _require_size(model: Model, folder: str | Path) -> None:
     if size > LARGEST:
         fix = "Predict with medseg itself"
         raise ModelError(
-            describe(folder, "bytes of weights", found=f"{size:,}", expected=f"at most {LARGEST:,}", fix=fix)
+            error_message(
+                folder, "bytes of weights", found=f"{size:,}", expected=f"at most {LARGEST:,}", fix=fix
+            )
         )
 
 

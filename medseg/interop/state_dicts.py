@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.unet.config import UNetConfig
 from medseg.models.unet.fields import per_axis
 from medseg.models.unet.network import UNet
@@ -121,7 +121,9 @@ def from_basic_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
     found = len(config.encoder_stages)
     if found != 5:
         fix = "Use five encoder stages"
-        raise ModelError(describe("BasicUNet", "number of encoder stages", found=found, expected=5, fix=fix))
+        raise ModelError(
+            error_message("BasicUNet", "number of encoder stages", found=found, expected=5, fix=fix)
+        )
 
     def place(kind: str) -> str:
         return "conv" if kind == "conv" else "adn.N"
@@ -169,7 +171,9 @@ def _require_dynunet_padding(config: UNetConfig) -> None:
             what = f"stage {i} pads differently, so its results would differ: kernel and stride"
             found = (stage.kernel_size, stage.stride)
             fix = "Train such a network anew"
-            raise ModelError(describe("DynUNet", what, found=found, expected="strides of 1 or 2", fix=fix))
+            raise ModelError(
+                error_message("DynUNet", what, found=found, expected="strides of 1 or 2", fix=fix)
+            )
 
 
 def _convert(
@@ -192,18 +196,18 @@ def _convert(
             result[key] = torch.zeros(wanted.shape)
         else:
             fix = f"Check that the config describes the {source} that was saved"
-            raise ModelError(describe(source, f"no tensor {foreign!r}, which is our {key!r}", fix=fix))
+            raise ModelError(error_message(source, f"no tensor {foreign!r}, which is our {key!r}", fix=fix))
         if result[key].shape != wanted.shape:
             found, expected = tuple(result[key].shape), tuple(wanted.shape)
             fix = f"Check channels, kernels and strides of the stage that holds {key!r}"
             raise ModelError(
-                describe(source, f"shape of {foreign!r}", found=found, expected=expected, fix=fix)
+                error_message(source, f"shape of {foreign!r}", found=found, expected=expected, fix=fix)
             )
     left = sorted(key for key in state if key not in used and not duplicate(key))
     if left:
         what = f"{len(left)} tensors have no place in the config, such as {left[0]!r}"
         fix = f"Check that the config describes the {source} that was saved"
-        raise ModelError(describe(source, what, fix=fix))
+        raise ModelError(error_message(source, what, fix=fix))
     return result
 
 
@@ -212,7 +216,7 @@ def _expected(state: State, config: UNetConfig, source: str) -> dict[str, Tensor
     dims = {tensor.dim() - 2 for tensor in state.values()} & {2, 3}
     if len(dims) != 1:
         fix = "Give the state dict of a 2D or 3D network"
-        raise ModelError(describe(source, "no convolution kernels of 2 or 3 axes were found", fix=fix))
+        raise ModelError(error_message(source, "no convolution kernels of 2 or 3 axes were found", fix=fix))
     with torch.device("meta"):
         return UNet(config, dims.pop()).state_dict()
 
@@ -223,4 +227,4 @@ def _rename(key: str, rules: Rules, source: str) -> str:
         if match:
             return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
     fix = "Remove the part of the config that it has no equivalent of"
-    raise ModelError(describe(source, f"it has nothing like our {key!r}", fix=fix))
+    raise ModelError(error_message(source, f"it has nothing like our {key!r}", fix=fix))

@@ -12,8 +12,8 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
-PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd", *PICTURES)
+NATURAL_IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd", *NATURAL_IMAGES)
 IMAGE_SUFFIXES = (*NIFTI, *ITK)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _INTEGER_TOLERANCE = 1e-3
@@ -62,7 +62,7 @@ def read(path: str | Path) -> Volume:
     raise DataError(f"{path}: unknown kind of file: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
 
 
-def bytes_once_read(path: str | Path) -> int:
+def decoded_bytes(path: str | Path) -> int:
     """Bytes that an image takes in memory, as its header tells; 0 where only reading it would tell."""
     if suffix_of(path) not in NIFTI:
         return 0
@@ -85,7 +85,7 @@ def read_labels(path: str | Path) -> Volume:
         volume = volume if indices is None else volume.with_data(indices)
     data = volume.data
     if volume.channels != 1:
-        coloured = suffix_of(path) in PICTURES
+        coloured = suffix_of(path) in NATURAL_IMAGES
         advice = "Convert its colours to one whole number a label." if coloured else "Split it."
         raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
     if data.dtype.kind == "f":

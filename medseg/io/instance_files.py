@@ -48,7 +48,7 @@ def read_instances(path: str | Path) -> InstanceFile:
     """
     path = Path(path)
     ids = read_labels(path)
-    table = table_beside(path)
+    table = instance_table_path(path)
     return InstanceFile(ids, *_read_table(table)) if table.is_file() else InstanceFile(ids)
 
 
@@ -79,15 +79,15 @@ def write_instances(instances: Instances, like: Volume, path: str | Path, labels
     ]
     stored = ids.astype(np.uint16) if len(instances) < 1 << 16 else ids
     write(like.with_data(stored[None], kind="label"), path)
-    write_text(table_beside(Path(path)), "\n".join(lines) + "\n")
+    write_text(instance_table_path(Path(path)), "\n".join(lines) + "\n")
 
 
-def table_beside(path: Path) -> Path:
+def instance_table_path(path: Path) -> Path:
     """Where the table of an instance map lies: ``case.nii.gz`` → ``case.tsv``."""
     return path.with_name(f"{stem_of(path)}.tsv")
 
 
-def instance_file(label_map: Path) -> Path:
+def instance_map_path(label_map: Path) -> Path:
     """Where the instance map beside a predicted label map lies: ``case.nii.gz`` → ``case_instances.nii.gz``."""
     return label_map.with_name(f"{stem_of(label_map)}_instances{suffix_of(label_map)}")
 

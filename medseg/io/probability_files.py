@@ -34,7 +34,7 @@ class ProbabilityFile:
         self._touched = 0
         self._map: Any = None
 
-    def resident(self, axis: int) -> int:
+    def resident_bytes(self, axis: int) -> int:
         """Bytes of mapped pages at most, which count as memory of the process, while slices across `axis` are written."""
         return min(_bytes_of(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
 
@@ -47,7 +47,7 @@ class ProbabilityFile:
     def array(self, axis: int = 2) -> NDArray[np.uint16]:
         """The encoded probabilities `(K, X, Y, Z)`; asked for before each slice across `axis` is written."""
         self._touched += self._slice_bytes(axis)
-        if self._map is None or self._touched > self.resident(axis):
+        if self._map is None or self._touched > self.resident_bytes(axis):
             self._touched = self._slice_bytes(axis)
             self.close()
             self._map = np.memmap(

@@ -13,7 +13,7 @@ from medseg.labels.instances import Instances
 
 
 @dataclass(frozen=True)
-class Overlaps:
+class InstanceOverlaps:
     """The pairs of instances that share a voxel; all others are left out, so thousands of instances are cheap.
 
     Attributes:
@@ -57,7 +57,7 @@ class Overlaps:
         return predictions, references
 
 
-def overlaps_of(prediction: Instances, reference: Instances) -> Overlaps:
+def overlaps_of(prediction: Instances, reference: Instances) -> InstanceOverlaps:
     """Count the voxels that predicted and reference instances share, whatever their classes.
 
     Args:
@@ -81,7 +81,7 @@ def overlaps_of(prediction: Instances, reference: Instances) -> Overlaps:
     table = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 3)
     rows, columns, shared = table.T
     union = areas[rows] + expected_areas[columns] - shared
-    return Overlaps(rows, columns, shared, shared / union, len(prediction), len(reference))
+    return InstanceOverlaps(rows, columns, shared, shared / union, len(prediction), len(reference))
 
 
 def _layers(instances: Instances) -> list[NDArray[np.int32]]:

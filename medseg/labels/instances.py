@@ -59,10 +59,10 @@ class Instances:
     @classmethod
     def empty(cls, shape: Sequence[int]) -> Instances:
         """No instance in an image of this shape."""
-        return cls.of_crops(shape, [], [])
+        return cls.from_crops(shape, [], [])
 
     @classmethod
-    def of_crops(
+    def from_crops(
         cls,
         shape: Sequence[int],
         starts: Sequence[Sequence[int]] | NDArray[Any],
@@ -92,17 +92,17 @@ class Instances:
         )
 
     @classmethod
-    def of_masks(
+    def from_masks(
         cls, masks: NDArray[Any], classes: ArrayLike | None = None, scores: ArrayLike | None = None
     ) -> Instances:
         """From whole masks `(m, *spatial)`; see `of_crops`. A mask without a voxel stays, as an empty one."""
         boxes = [_box_of(mask) for mask in masks]
         starts = [[side.start for side in box] for box in boxes]
         crops = [np.array(mask[box], dtype=bool) for mask, box in zip(masks, boxes, strict=True)]
-        return cls.of_crops(masks.shape[1:], starts, crops, classes, scores)
+        return cls.from_crops(masks.shape[1:], starts, crops, classes, scores)
 
     @classmethod
-    def of_map(
+    def from_map(
         cls,
         ids: NDArray[Any],
         classes: Mapping[int, int] | None = None,
@@ -124,7 +124,7 @@ class Instances:
         crops = [numbered[box] == number for number, box in found]
         values = values[[number - 1 for number, _ in found]]
         starts = [[side.start for side in box] for box in boxes]
-        return cls.of_crops(
+        return cls.from_crops(
             ids.shape,
             starts,
             crops,
@@ -133,7 +133,7 @@ class Instances:
         )
 
     @classmethod
-    def of_components(cls, label: NDArray[Any]) -> Instances:
+    def from_components(cls, label: NDArray[Any]) -> Instances:
         """The connected parts of every class of a label map `(*spatial)`; voxels that share a corner connect."""
         values, numbered = _numbered(label, "label map")
         starts: list[list[int]] = []
@@ -147,7 +147,7 @@ class Instances:
                 starts.append([o.start + i.start for o, i in zip(box, inner, strict=True)])
                 crops.append(parts[inner] == number)
                 classes.append(int(values[index]))
-        return cls.of_crops(label.shape, starts, crops, classes)
+        return cls.from_crops(label.shape, starts, crops, classes)
 
     @property
     def areas(self) -> NDArray[np.int64]:

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, nearest
+from medseg.errors import DataError, did_you_mean
 from medseg.labels.label_table import Labels
 
-Drawn = tuple[str, ...]
+AnnotatedLabels = tuple[str, ...]
 """Names of the labels that the annotators of a case drew."""
 
 
 @dataclass(frozen=True)
-class Candidates:
+class LabelSets:
     """The sets of classes that voxels of a dataset may be of.
 
     Attributes:
@@ -33,17 +33,21 @@ class Candidates:
     sets: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def of(cls, labels: Labels, drawn: Mapping[str, Drawn | None] | None = None) -> Candidates:
+    def from_annotations(
+        cls, labels: Labels, annotated: Mapping[str, AnnotatedLabels | None] | None = None
+    ) -> LabelSets:
         """The sets of a dataset.
 
         Args:
             labels: its labels; an ignore value needs the set of all classes.
-            drawn: case id → labels that were drawn; None, or a case that is not there, for all.
+            annotated: case id → labels that were drawn; None, or a case that is not there, for all.
 
         Raises:
             DataError: an unknown label.
         """
-        missing = {undrawn(labels, names, f"case {case}") for case, names in (drawn or {}).items()}
+        missing = {
+            unannotated_classes(labels, names, f"case {case}") for case, names in (annotated or {}).items()
+        }
         everything = tuple(range(len(labels)))
         partial = sorted({(0, *group) for group in missing if group} - {everything})
         needed = labels.ignore is not None or any(missing)
@@ -55,16 +59,16 @@ class Candidates:
         return len(self.labels) + len(self.sets)
 
     @property
-    def plain(self) -> bool:
+    def is_fully_annotated(self) -> bool:
         """Whether every voxel has its class, and the network predicts classes."""
         return not self.sets and not self.labels.regions
 
-    def background_of(self, drawn: Drawn | None) -> int:
+    def background_value(self, annotated: AnnotatedLabels | None) -> int:
         """The value of the background voxels of a case in which these labels were drawn: 0 if it was all of them."""
-        group = undrawn(self.labels, drawn, "labels")
+        group = unannotated_classes(self.labels, annotated, "labels")
         return len(self.labels) + self.sets.index((0, *group)) if group else 0
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def possible(self) -> NDArray[np.bool_]:
         """Whether a voxel of a value may be of a class, `(num_values, K)`."""
         classes = len(self.labels)
         table = np.zeros((self.num_values, classes), bool)
@@ -73,36 +77,36 @@ class Candidates:
             table[index, list(group)] = True
         return table
 
-    def inside(self) -> NDArray[np.bool_]:
+    def certain(self) -> NDArray[np.bool_]:
         """Whether a voxel of a value is surely inside each of `labels.measured`, `(num_values, m)`."""
-        outside = self.allowed()[:, None] & ~self._members()
+        outside = self.possible()[:, None] & ~self._members()
         return np.logical_not(outside.any(2))
 
-    def decided(self) -> NDArray[np.bool_]:
+    def known(self) -> NDArray[np.bool_]:
         """Whether a voxel of a value is surely inside or surely outside of `labels.measured`, `(num_values, m)`."""
-        possible = self.allowed()[:, None] & self._members()
-        return self.inside() | np.logical_not(possible.any(2))
+        possible = self.possible()[:, None] & self._members()
+        return self.certain() | np.logical_not(possible.any(2))
 
     def _members(self) -> NDArray[np.bool_]:
         """The classes of each region, or of each foreground label its own, `(m, K)`."""
         values = np.array(self.labels.values)
-        return np.array([np.isin(values, one.values) for one in self.labels.measured], bool).reshape(
+        return np.array([np.isin(values, one.values) for one in self.labels.evaluated], bool).reshape(
             -1, len(values)
         )
 
 
-def undrawn(labels: Labels, drawn: Sequence[str] | None, where: str) -> tuple[int, ...]:
-    """Class indices of the foreground labels that were not drawn; none if `drawn` is None.
+def unannotated_classes(labels: Labels, annotated: Sequence[str] | None, where: str) -> tuple[int, ...]:
+    """Class indices of the foreground labels that were not drawn; none if `annotated` is None.
 
     Raises:
         DataError: an unknown name.
     """
-    if drawn is None:
+    if annotated is None:
         return ()
-    for name in drawn:
+    for name in annotated:
         if name not in labels.names:
             raise DataError(
-                f"{where}: labels: unknown label {name!r}.{nearest(name, labels.names)} Known: "
+                f"{where}: labels: unknown label {name!r}.{did_you_mean(name, labels.names)} Known: "
                 f"{', '.join(labels.names)}. Correct the names of the labels that were drawn."
             )
-    return tuple(index for index, name in enumerate(labels.names) if index and name not in drawn)
+    return tuple(index for index, name in enumerate(labels.names) if index and name not in annotated)

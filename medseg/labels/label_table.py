@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, nearest
+from medseg.errors import DataError, did_you_mean
 
 Colour = tuple[int, int, int]
 IGNORED_COLOUR: Colour = (128, 128, 128)
@@ -69,7 +69,7 @@ class Region:
 
     name: str
     values: tuple[int, ...]
-    written: int
+    output_value: int
     colour: Colour
 
 
@@ -111,7 +111,7 @@ class Labels(Sequence[Label]):
         names = [region.name for region in self.regions]
         for region in self.regions:
             where = f"regions: {region.name}"
-            unknown = sorted({*region.values, region.written} - set(self.values[1:]))
+            unknown = sorted({*region.values, region.output_value} - set(self.values[1:]))
             if unknown:
                 raise DataError(
                     f"{where}: unknown value {_listed(unknown)}, expected values of labels but the background's: "
@@ -130,7 +130,9 @@ class Labels(Sequence[Label]):
                 raise DataError(f"regions: found the name {region.name!r}, expected one line. Rename it.")
 
     @classmethod
-    def of(cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None) -> Labels:
+    def from_names(
+        cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None
+    ) -> Labels:
         """From ``{"background": 0, "liver": 1, …}`` in any order; background is added when missing."""
         table = dict(names_to_values)
         if 0 not in table.values() and "background" not in table:
@@ -172,10 +174,10 @@ class Labels(Sequence[Label]):
         return replace(self, regions=tuple(made))
 
     @classmethod
-    def of_values(cls, *arrays: NDArray[Any]) -> Labels:
+    def from_values(cls, *arrays: NDArray[Any]) -> Labels:
         """Labels for maps that come without names: every value met, called ``label 1`` and so on."""
         values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
-        return cls.of({"background": 0} | {f"label {value}": value for value in values})
+        return cls.from_names({"background": 0} | {f"label {value}": value for value in values})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -198,7 +200,7 @@ class Labels(Sequence[Label]):
         return self.items[1:]
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """Number of outputs of a network: its regions, or its classes with the background."""
         return len(self.regions) or len(self.items)
 
@@ -208,7 +210,7 @@ class Labels(Sequence[Label]):
         return tuple(region.name for region in self.regions) or self.names
 
     @property
-    def measured(self) -> tuple[Region, ...]:
+    def evaluated(self) -> tuple[Region, ...]:
         """What predictions are measured by: the regions, or each foreground label as a region of its own."""
         return self.regions or tuple(
             Region(label.name, (label.value,), label.value, label.colour) for label in self.foreground
@@ -225,9 +227,11 @@ class Labels(Sequence[Label]):
         for label in self.items:
             if label.name == name:
                 return label.value
-        raise DataError(f"unknown label {name!r}.{nearest(name, self.names)} Known: {', '.join(self.names)}.")
+        raise DataError(
+            f"unknown label {name!r}.{did_you_mean(name, self.names)} Known: {', '.join(self.names)}."
+        )
 
-    def sided_pairs(self) -> tuple[tuple[str, str], ...]:
+    def left_right_pairs(self) -> tuple[tuple[str, str], ...]:
         """Names of labels or regions that differ only by left and right: ``("left_kidney", "right_kidney")``."""
         return opposite_names(self.all_names, "left", "right")
 
@@ -285,7 +289,7 @@ class Labels(Sequence[Label]):
         """
         rows = [(i.value, i.name, i.colour, "label") for i in self.items]
         rows += [
-            (r.written, r.name, r.colour, f"region {' '.join(map(str, r.values))}") for r in self.regions
+            (r.output_value, r.name, r.colour, f"region {' '.join(map(str, r.values))}") for r in self.regions
         ]
         if self.ignore is not None:
             rows.append((self.ignore, "ignore", IGNORED_COLOUR, "ignore"))
@@ -314,7 +318,7 @@ class Labels(Sequence[Label]):
             raise DataError(f"{path}: cannot be read ({reason}). Give a table of labels.") from None
         try:
             rows = [
-                _Row.of(row)
+                _Row.from_row(row)
                 for row in csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
             ]
             labels = [row for row in rows if row.kind == "label"]
@@ -330,7 +334,7 @@ class Labels(Sequence[Label]):
                 f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb) and kind "
                 "(label, ignore or region 1 2 3). Mend the header or the row."
             ) from None
-        table = cls.of(
+        table = cls.from_names(
             {row.name: row.value for row in labels}, {row.name: row.colour for row in labels if row.colour}
         )
         regions = [row for row in rows if row.kind == "region"]
@@ -355,7 +359,7 @@ class _Row:
     holds: tuple[int, ...]
 
     @classmethod
-    def of(cls, row: Mapping[str, str]) -> _Row:
+    def from_row(cls, row: Mapping[str, str]) -> _Row:
         kind, *holds = (row.get("kind") or "label").split()
         if kind not in ("label", "ignore", "region") or (kind == "region") != bool(holds):
             raise ValueError(f"kind {row.get('kind')!r}")

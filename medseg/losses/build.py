@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import ConfigError, nearest
-from medseg.labels.label_sets import Candidates
+from medseg.errors import ConfigError, did_you_mean
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
-from medseg.losses.distributed_overlap import SharedGeneralizedDice, SharedTversky
-from medseg.losses.label_set_losses import CandidateCrossEntropy, CandidateDice, CandidateFocal
-from medseg.runtime.distributed import rank_count
+from medseg.losses.distributed_overlap import DistributedGeneralizedDice, DistributedTversky
+from medseg.losses.label_set_losses import LabelSetCrossEntropy, LabelSetDice, LabelSetFocal
+from medseg.runtime.distributed import world_size
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky")
-_WITH_CANDIDATES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
+_FOR_LABEL_SETS = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
 _WITH_WEIGHTS = ("dice_ce", "cross_entropy")
 _TVERSKY = {"alpha": 0.3, "beta": 0.7}
 _SHARED: dict[str, Callable[[], Criterion]] = {
-    "generalized_dice": SharedGeneralizedDice,
-    "tversky": lambda: SharedTversky(**_TVERSKY),
+    "generalized_dice": DistributedGeneralizedDice,
+    "tversky": lambda: DistributedTversky(**_TVERSKY),
 }
 
 
@@ -30,7 +30,7 @@ def build_loss(
     name: str = "dice_ce",
     *,
     batch_dice: bool = False,
-    candidates: Candidates | None = None,
+    label_sets: LabelSets | None = None,
     class_weights: Mapping[str, float] | None = None,
 ) -> Criterion:
     """Return a loss over logits `(n k *spatial)` and class indices `(n 1 *spatial)`.
@@ -44,26 +44,28 @@ def build_loss(
             ``tversky`` Salehi et al. 2017.
         batch_dice: sum overlaps over the batch before dividing, which steadies patches without foreground. Several
             processes sum over the batches of all.
-        candidates: what the values of `label` stand for; classes alone unless given.
+        label_sets: what the values of `label` stand for; classes alone unless given.
         class_weights: output name → factor of its voxels in the cross-entropy, 1 for the others. As torch does, the
-            weighted sum is divided by the sum of the weights, of all processes. Needs `candidates`, which know the names.
+            weighted sum is divided by the sum of the weights, of all processes. Needs `label_sets`, which know the names.
 
     Raises:
         ConfigError: an unknown name; a loss that knows no regions, sets of classes or class weights.
     """
     if name not in LOSSES:
-        raise ConfigError(f"unknown loss {name!r}.{nearest(name, LOSSES)} Known: {', '.join(LOSSES)}.")
-    weights = _weights(name, class_weights, candidates.labels if candidates is not None else None)
+        raise ConfigError(f"unknown loss {name!r}.{did_you_mean(name, LOSSES)} Known: {', '.join(LOSSES)}.")
+    weights = _weights(name, class_weights, label_sets.labels if label_sets is not None else None)
     # MONAI's Dice of a batch and torch's weighted mean know nothing of other processes.
-    together = rank_count() > 1 and (batch_dice or weights is not None)
-    if candidates is not None and (not candidates.plain or (together and name in _WITH_CANDIDATES)):
-        return _with_candidates(name, batch_dice, candidates, weights)
+    together = world_size() > 1 and (batch_dice or weights is not None)
+    if label_sets is not None and (
+        not label_sets.is_fully_annotated or (together and name in _FOR_LABEL_SETS)
+    ):
+        return _label_set_loss(name, batch_dice, label_sets, weights)
     if together and name in _SHARED:
         return _SHARED[name]()
-    return _of_classes(name, batch_dice, weights)
+    return _class_loss(name, batch_dice, weights)
 
 
-def _of_classes(name: str, batch_dice: bool, weights: Tensor | None) -> Criterion:
+def _class_loss(name: str, batch_dice: bool, weights: Tensor | None) -> Criterion:
     """MONAI's losses, of labels that say the class of every voxel."""
     from monai import losses as monai
 
@@ -82,17 +84,15 @@ def _of_classes(name: str, batch_dice: bool, weights: Tensor | None) -> Criterio
     return builders[name]()
 
 
-def _with_candidates(
-    name: str, batch_dice: bool, candidates: Candidates, weights: Tensor | None
-) -> Criterion:
-    if name not in _WITH_CANDIDATES:
+def _label_set_loss(name: str, batch_dice: bool, label_sets: LabelSets, weights: Tensor | None) -> Criterion:
+    if name not in _FOR_LABEL_SETS:
         raise ConfigError(
-            f"train.loss: found {name} with {_reason(candidates)}, expected one of {', '.join(_WITH_CANDIDATES)}. "
+            f"train.loss: found {name} with {_reason(label_sets)}, expected one of {', '.join(_FOR_LABEL_SETS)}. "
             "Choose one of these."
         )
-    dice = CandidateDice(candidates, batch=batch_dice)
-    cross_entropy = CandidateCrossEntropy(candidates, weights)
-    focal = CandidateFocal(candidates)
+    dice = LabelSetDice(label_sets, batch=batch_dice)
+    cross_entropy = LabelSetCrossEntropy(label_sets, weights)
+    focal = LabelSetFocal(label_sets)
     return {
         "dice_ce": _Sum(dice, cross_entropy),
         "dice": dice,
@@ -102,11 +102,11 @@ def _with_candidates(
     }[name]
 
 
-def _reason(candidates: Candidates) -> str:
+def _reason(label_sets: LabelSets) -> str:
     """Why the plain losses will not do, in words."""
-    if candidates.labels.regions:
+    if label_sets.labels.regions:
         return "regions"
-    return "an ignore label" if len(candidates.sets) == 1 else "cases of which only some labels were drawn"
+    return "an ignore label" if len(label_sets.sets) == 1 else "cases of which only some labels were drawn"
 
 
 def _weights(name: str, chosen: Mapping[str, float] | None, labels: Labels | None) -> Tensor | None:
@@ -122,7 +122,7 @@ def _weights(name: str, chosen: Mapping[str, float] | None, labels: Labels | Non
     for given in chosen:
         if given not in names:
             raise ConfigError(
-                f"train.class_weights: unknown name {given!r}.{nearest(given, names)} Known: {', '.join(names)}."
+                f"train.class_weights: unknown name {given!r}.{did_you_mean(given, names)} Known: {', '.join(names)}."
             )
     weights = torch.tensor([float(chosen.get(name, 1.0)) for name in names])
     if not float(weights.max()) > 0:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.runtime.distributed import rank_sum
+from medseg.runtime.distributed import sum_over_ranks
 
 _SMOOTH = 1e-5  # MONAI's
 
 
-class SharedTversky(nn.Module):
+class DistributedTversky(nn.Module):
     """1 − Tversky index of the batch, the mean over the foreground labels (Salehi et al. 2017)."""
 
     def __init__(self, *, alpha: float, beta: float) -> None:
@@ -26,7 +26,7 @@ class SharedTversky(nn.Module):
         return (1 - index).mean()
 
 
-class SharedGeneralizedDice(nn.Module):
+class DistributedGeneralizedDice(nn.Module):
     """1 − generalised Dice of the batch; labels weigh by the inverse square of their size (Sudre et al. 2017)."""
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -41,7 +41,11 @@ class SharedGeneralizedDice(nn.Module):
 
 def _sums(logits: Tensor, label: Tensor) -> Tensor:
     """Voxels of each foreground label over all batches, `(3, k - 1)`: overlap, predicted, true."""
-    shares = logits.softmax(1)[:, 1:]
-    true = functional.one_hot(label[:, 0].long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(shares.dtype)
+    probabilities = logits.softmax(1)[:, 1:]
+    true = (
+        functional.one_hot(label[:, 0].long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
+    )
     axes = [axis for axis in range(logits.dim()) if axis != 1]
-    return rank_sum(torch.stack([(shares * true).sum(axes), shares.sum(axes), true.sum(axes)]))
+    return sum_over_ranks(
+        torch.stack([(probabilities * true).sum(axes), probabilities.sum(axes), true.sum(axes)])
+    )

@@ -20,7 +20,7 @@ from medseg.errors import ModelError
 from medseg.labels.label_table import Labels, Region
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
-from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.storage.atomic import copy_folder, replacing_folder, write_text
 from medseg.storage.manifest import check_manifest, write_manifest
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-PREVIOUS = "previous"
+FIRST_STAGE = "first_stage"
 """Where a model folder, and a run, has the model folder of the earlier stage."""
 
 
 def save_model(
-    folder: str | Path, model: Model, saved: SavedModel, labels: Labels, previous: Path | None = None
+    folder: str | Path, model: Model, saved: SavedModel, labels: Labels, first_stage: Path | None = None
 ) -> None:
     """Write a model folder in one step; an existing one is replaced only once the new one is whole.
 
     Args:
         folder: to write. model: one, or an `Ensemble`. saved: settings. labels: classes.
-        previous: model folder of the earlier stage, where ``saved.previous_labels`` says that there is one.
+        first_stage: model folder of the earlier stage, where ``saved.num_first_stage_labels`` says that there is one.
     """
-    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    members = list(model.members) if isinstance(model, LogitEnsemble) else [model]
     parameters = sum(p.numel() for p in model.parameters())
     saved = saved if saved.members == len(members) else saved.replace(members=len(members))
     weights = (member.state_dict() for member in members)
-    write_model_folder(folder, weights, saved, labels, parameters, previous)
+    write_model_folder(folder, weights, saved, labels, parameters, first_stage)
 
 
 def write_model_folder(
@@ -57,7 +57,7 @@ def write_model_folder(
     saved: SavedModel,
     labels: Labels,
     parameters: int,
-    previous: Path | None = None,
+    first_stage: Path | None = None,
 ) -> None:
     """Write a model folder in one step from state dicts, of which one at a time is asked for.
 
@@ -66,39 +66,39 @@ def write_model_folder(
         weights: one state dict for each of ``saved.members``.
         saved: settings. labels: classes, and the regions if these are what is predicted.
         parameters: of all members together, for the README.
-        previous: as in `save_model`.
+        first_stage: as in `save_model`.
 
     Raises:
         ModelError: the earlier stage is missing, damaged, or has other labels than the model was made for.
     """
-    if previous is not None:
-        check_manifest(previous)
-    _check_previous(saved, previous)
+    if first_stage is not None:
+        check_manifest(first_stage)
+    _check_first_stage(saved, first_stage)
     with replacing_folder(folder) as temporary:
         for name, state in zip(_weight_files(saved), weights, strict=True):
             _save_weights(state, temporary / name)
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
         write_text(temporary / "README.md", _card(saved, labels, parameters))
-        if previous is not None:
-            copy_folder(previous, temporary / PREVIOUS)
+        if first_stage is not None:
+            copy_folder(first_stage, temporary / FIRST_STAGE)
         write_manifest(temporary)
 
 
-def _check_previous(saved: SavedModel, previous: Path | None) -> None:
-    """Raise `ModelError` unless `previous` is that of a stage with as many labels as `saved` counts on."""
-    if (previous is None) != (saved.previous_labels == 0):
-        found, expected = ("none", "one") if previous is None else (str(previous), "none")
+def _check_first_stage(saved: SavedModel, first_stage: Path | None) -> None:
+    """Raise `ModelError` unless `first_stage` is that of a stage with as many labels as `saved` counts on."""
+    if (first_stage is None) != (saved.num_first_stage_labels == 0):
+        found, expected = ("none", "one") if first_stage is None else (str(first_stage), "none")
         raise ModelError(
-            f"{saved.name}: earlier stage: found {found}, expected {expected} (previous_labels {saved.previous_labels}). "
+            f"{saved.name}: earlier stage: found {found}, expected {expected} (num_first_stage_labels {saved.num_first_stage_labels}). "
             "Give the model folder of the stage that this one was trained behind."
         )
-    if previous is not None:
-        labels = Labels.from_tsv(previous / "labels.tsv")
-        if len(labels.foreground) != saved.previous_labels:
+    if first_stage is not None:
+        labels = Labels.from_tsv(first_stage / "labels.tsv")
+        if len(labels.foreground) != saved.num_first_stage_labels:
             raise ModelError(
-                f"{previous / 'labels.tsv'}: found {len(labels.foreground)} labels besides background, expected "
-                f"{saved.previous_labels} (previous_labels). Take the stage that this one was trained behind."
+                f"{first_stage / 'labels.tsv'}: found {len(labels.foreground)} labels besides background, expected "
+                f"{saved.num_first_stage_labels} (num_first_stage_labels). Take the stage that this one was trained behind."
             )
 
 
@@ -126,7 +126,7 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
-    _check_previous(saved, previous_folder(folder, saved))
+    _check_first_stage(saved, first_stage_folder(folder, saved))
     # What the training started from is told by the config, and need not be there to load what came of it.
     options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
     paths = [folder / name for name in _weight_files(saved)]
@@ -138,16 +138,16 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     models = []
     for path in paths:
         model = build_model(
-            saved.model["name"], in_channels=saved.in_channels, num_classes=labels.outputs, **options
+            saved.model["name"], in_channels=saved.in_channels, num_classes=labels.num_outputs, **options
         )
         _fill(model, path)
         models.append(model)
-    return (Ensemble(models) if len(models) > 1 else models[0]), saved, labels
+    return (LogitEnsemble(models) if len(models) > 1 else models[0]), saved, labels
 
 
-def previous_folder(folder: Path, saved: SavedModel) -> Path | None:
+def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:
     """The model folder of the earlier stage in that of a later one; None where there is no earlier stage."""
-    return folder / PREVIOUS if saved.previous_labels else None
+    return folder / FIRST_STAGE if saved.num_first_stage_labels else None
 
 
 def find_model_folder(folder: str | Path) -> Path:
@@ -224,8 +224,8 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
         f"| window | {window} voxels |",
     ]
-    if saved.previous_labels:
-        lines.append(f"| earlier stage | in `{PREVIOUS}/`, {saved.previous_labels} channels more |")
+    if saved.num_first_stage_labels:
+        lines.append(f"| earlier stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} channels more |")
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
     lines += [
         "",
@@ -239,7 +239,7 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
 
 
 def _region_text(region: Region) -> str:
-    return f"{region.name} ({', '.join(map(str, region.values))}) written as {region.written}"
+    return f"{region.name} ({', '.join(map(str, region.values))}) written as {region.output_value}"
 
 
 def _spacing_text(spacing: Spacing | None) -> str:

@@ -29,7 +29,7 @@ class PredictSettings(Config):
         crop_to_body: look only at the box around the body, 2 cm wider; for CT alone. Windows then lie elsewhere, so labels
             change a little, with a model that has seen little air by more.
         compile: compile the network first; pays for many or large images. The code is kept for later runs.
-        instance_score: least score of an instance that is kept, where instances are found.
+        min_instance_score: least score of an instance that is kept, where instances are found.
         link: how the instances of slices are linked into those of a volume.
         keep_largest_foreground: only the largest connected component of all labels together stays.
         keep_largest: names of labels or regions of which only the largest connected component stays, one after the
@@ -45,7 +45,7 @@ class PredictSettings(Config):
     skip_empty: bool = True
     crop_to_body: bool = False
     compile: bool = False
-    instance_score: float = Field(0.5, ge=0, le=1)
+    min_instance_score: float = Field(0.5, ge=0, le=1)
     link: LinkSettings = LinkSettings()
     keep_largest_foreground: bool = False
     keep_largest: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class SavedModel(Config):
         window: voxels per array axis, 1 along the slice axis of a 2-D model.
         slice_axis: array axis across the slices of a 2-D model.
         members: networks in the folder; the logits of several are averaged.
-        previous_labels: foreground labels of the earlier stage in ``previous/``, a model folder, whose label map of the image
+        num_first_stage_labels: foreground labels of the earlier stage in ``previous/``, a model folder, whose label map of the image
             this one sees as that many channels more; 0 for a model of its own.
         slices: how the slices become images of a 2-D model.
         predict: how to run it.
@@ -79,7 +79,7 @@ class SavedModel(Config):
     window: tuple[int, int, int]
     slice_axis: Literal[0, 1, 2] = 2
     members: int = Field(1, ge=1)
-    previous_labels: int = Field(0, ge=0)
+    num_first_stage_labels: int = Field(0, ge=0)
     slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
@@ -87,4 +87,4 @@ class SavedModel(Config):
     @property
     def in_channels(self) -> int:
         """Channels that the network sees."""
-        return self.slices.count(len(self.channel_names)) + self.previous_labels
+        return self.slices.num_channels(len(self.channel_names)) + self.num_first_stage_labels

@@ -13,7 +13,7 @@ from .fcn.network import FCN as FCN
 from .mask_rcnn.config import MaskRCNNOptions as MaskRCNNOptions
 from .mask_rcnn.config import SingleLevelMaskRCNNOptions as SingleLevelMaskRCNNOptions
 from .mask_rcnn.network import MaskRCNN as MaskRCNN
-from .mask_rcnn.vit_config import ViTMaskRCNNOptions as ViTMaskRCNNOptions
+from .mask_rcnn.on_vit_config import ViTMaskRCNNOptions as ViTMaskRCNNOptions
 from .maskformer.config import Mask2FormerOptions as Mask2FormerOptions
 from .maskformer.config import MaskFormerOptions as MaskFormerOptions
 from .maskformer.network import MaskTransformer as MaskTransformer

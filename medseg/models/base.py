@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import ModelError, describe
-from medseg.runtime.distributed import rank_count
+from medseg.errors import ModelError, error_message
+from medseg.runtime.distributed import world_size
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
@@ -54,8 +54,8 @@ class Model(nn.Module):
         num_classes: classes, background counted.
         divisor: sizes that are multiples of it need no padding; one per spatial axis, all 1 when None.
 
-    ``published_part`` names the submodule that published weights of a backbone fill; None for models without one.
-    ``own_losses`` says that `losses` looks at no criterion, as models do that find objects: they learn the classes of
+    ``pretrained_part`` names the submodule that published weights of a backbone fill; None for models without one.
+    ``computes_own_losses`` says that `losses` looks at no criterion, as models do that find objects: they learn the classes of
     voxels that all are known.
     """
 
@@ -65,8 +65,8 @@ class Model(nn.Module):
     divisor: tuple[int, ...]
     criterion: Criterion | None = None
     loaded_weights: LoadedWeights | None = None
-    published_part: str | None = None
-    own_losses: bool = False
+    pretrained_part: str | None = None
+    computes_own_losses: bool = False
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None
@@ -110,7 +110,7 @@ class Model(nn.Module):
         if self.criterion is None:
             fix = "Set model.criterion to a function of (logits, label)"
             raise ModelError(
-                describe(type(self).__name__, "no criterion is set, so there is no loss", fix=fix)
+                error_message(type(self).__name__, "no criterion is set, so there is no loss", fix=fix)
             )
         return self.criterion
 
@@ -120,21 +120,21 @@ class Model(nn.Module):
         axes = "(n c x y)" if self.spatial_dims == 2 else "(n c x y z)"
         if image.dim() != self.spatial_dims + 2:
             fix = "Add the batch and channel axes, or choose a model of the image's dimensions"
-            raise ModelError(describe(name, "image shape", found=shape, expected=axes, fix=fix))
+            raise ModelError(error_message(name, "image shape", found=shape, expected=axes, fix=fix))
         if shape[1] != self.in_channels:
             fix = f"Build the model with in_channels={shape[1]}, or give it {self.in_channels}"
             raise ModelError(
-                describe(name, "image channels", found=shape[1], expected=self.in_channels, fix=fix)
+                error_message(name, "image channels", found=shape[1], expected=self.in_channels, fix=fix)
             )
         if 0 in shape[2:]:
             fix = "Check the crop that made this image"
             raise ModelError(
-                describe(name, "image is empty", found=shape, expected="sizes of at least 1", fix=fix)
+                error_message(name, "image is empty", found=shape, expected="sizes of at least 1", fix=fix)
             )
         if not image.is_floating_point():
             fix = "Convert it with image.float()"
             raise ModelError(
-                describe(name, "image type", found=image.dtype, expected="a floating type", fix=fix)
+                error_message(name, "image type", found=image.dtype, expected="a floating type", fix=fix)
             )
 
     def check_label(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> None:
@@ -144,9 +144,11 @@ class Model(nn.Module):
             if given is not None and tuple(given.shape) != expected:
                 fix = "Give whole numbers with one channel on the image's grid"
                 name, found = type(self).__name__, tuple(given.shape)
-                raise ModelError(describe(name, f"{what} shape", found=found, expected=expected, fix=fix))
+                raise ModelError(
+                    error_message(name, f"{what} shape", found=found, expected=expected, fix=fix)
+                )
 
-    def check_norm_values(self, image: Tensor, stride: int) -> None:
+    def require_several_values(self, image: Tensor, stride: int) -> None:
         """Raise `ModelError` where a batch norm would see a single value per channel while training.
 
         Args:
@@ -155,17 +157,17 @@ class Model(nn.Module):
         """
         n, _, *size = image.shape
         # The batch norms of several processes look at the images of all.
-        n *= rank_count()
+        n *= world_size()
         if self.training and n * prod(-(-length // stride) for length in size) == 1:
             what = "a batch norm would see a single value on the deepest map: image size"
             expected = f"more than {stride} along an axis, or a batch of 2"
             fix = "Use a larger patch or batch"
             raise ModelError(
-                describe(type(self).__name__, what, found=tuple(size), expected=expected, fix=fix)
+                error_message(type(self).__name__, what, found=tuple(size), expected=expected, fix=fix)
             )
 
 
-def full_precision(image: Tensor) -> AbstractContextManager[None]:
+def autocast_disabled(image: Tensor) -> AbstractContextManager[None]:
     """Leave automatic mixed precision for what it would spoil: boxes, matching, sums of probabilities."""
     if image.is_meta:  # knows no mixed precision
         return nullcontext()

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from medseg.config import Config
-from medseg.errors import ConfigError, describe
+from medseg.errors import ConfigError, error_message
 from medseg.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ModelOptions(Config):
 
     builder: ClassVar[str]
 
-    def problems(self, spatial_dims: int) -> list[str]:
+    def axis_errors(self, spatial_dims: int) -> list[str]:
         """Return one sentence per option that does not fit the number of spatial axes."""
         return []
 
@@ -49,7 +49,7 @@ class ModelOptions(Config):
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Parameters of a model with the defaults of its name, and the channels and classes they were counted for."""
 
     parameters: int
@@ -77,7 +77,7 @@ class ModelEntry:
     summary: str
     reference: str
     preset: Mapping[str, Any] = field(default_factory=dict)
-    size: Size | None = None
+    size: ModelSize | None = None
 
 
 MODELS: Registry[ModelEntry] = Registry(
@@ -103,7 +103,7 @@ def register(
     summary: str,
     reference: str,
     preset: Mapping[str, Any] | None = None,
-    size: Size | None = None,
+    size: ModelSize | None = None,
 ) -> Callable[[O], O]:
     """Class decorator that enters a `ModelOptions` class in the catalog under `name`; may be stacked.
 
@@ -138,13 +138,13 @@ def parse_options(name: str, values: Mapping[str, Any] | None = None, source: st
     """
     entry = MODELS.get(name)
     options = entry.options.parse({**entry.preset, **(values or {})}, source=source)
-    require_fit(options, entry.dims, source)
+    raise_for_axes(options, entry.dims, source)
     return options
 
 
-def require_fit(options: ModelOptions, spatial_dims: int, source: str) -> None:
+def raise_for_axes(options: ModelOptions, spatial_dims: int, source: str) -> None:
     """Raise `ConfigError` with every sentence of ``options.problems(spatial_dims)``."""
-    problems = options.problems(spatial_dims)
+    problems = options.axis_errors(spatial_dims)
     if len(problems) == 1:
         raise ConfigError(f"{source}: {problems[0]}")
     if problems:
@@ -168,7 +168,7 @@ def build_model(name: str, *, in_channels: int, num_classes: int, **options: Any
             fix = (
                 f"Give the number of {'channels' if key == 'in_channels' else 'classes, background counted'}"
             )
-            raise ConfigError(describe(name, key, found=repr(value), expected="an integer > 0", fix=fix))
+            raise ConfigError(error_message(name, key, found=repr(value), expected="an integer > 0", fix=fix))
     checked = parse_options(name, options, source=name)
     dims = MODELS.get(name).dims
     return checked.build(in_channels=in_channels, num_classes=num_classes, spatial_dims=dims)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,5 @@ def _check(label: Tensor, num_classes: int) -> None:
         fix = "Give class indices, or build the model for more classes"
         expected = f"0 to {num_classes - 1}"
         raise ModelError(
-            describe("losses", "label values", found=f"{low} to {high}", expected=expected, fix=fix)
+            error_message("losses", "label values", found=f"{low} to {high}", expected=expected, fix=fix)
         )

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.planning.commented_yaml import Because, Tree
+from medseg.planning.commented_yaml import Explained, ExplainedValues
 
 FIRST, SECOND = "_lowres", "_cascade"
 
@@ -24,10 +24,10 @@ def run_of(name: str) -> str:
     return f"runs/{name}"
 
 
-def behind(full: Tree, name: str, first: str) -> Tree:
+def second_stage(full: ExplainedValues, name: str, first: str) -> ExplainedValues:
     """The full resolution's experiment, called `name`, behind the run of an earlier stage called `first`."""
-    run = Because(run_of(first), "its label maps of all cases, each by a fold that did not train on it")
-    return {**full, "name": Because(name), "previous": {"run": run}}
+    run = Explained(run_of(first), "its label maps of all cases, each by a fold that did not train on it")
+    return {**full, "name": Explained(name), "cascade": {"first_stage": run}}
 
 
 def commands(path: Path, first: str, second: str) -> list[str]:

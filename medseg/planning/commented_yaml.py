@@ -9,31 +9,33 @@ from typing import Any
 
 import yaml
 
-from medseg.runtime.formatting import printable
+from medseg.runtime.formatting import single_line
 
 _WIDTH = 110
 _COLUMN = 36  # where comments stand that fit beside their value
 
 
 @dataclass(frozen=True)
-class Because:
+class Explained:
     """A plain value, and the reason for it."""
 
     value: Any
     reason: str = ""
 
 
-Tree = Mapping[str, "Because | Tree"]
+ExplainedValues = Mapping[str, "Explained | ExplainedValues"]
 
 
-def render(heading: str, tree: Tree) -> str:
+def render_yaml(heading: str, tree: ExplainedValues) -> str:
     """The YAML of `tree` under a heading; reasons stand behind their values, or above where they are long."""
     return "\n".join([*_heading(heading), *_lines(tree, 0)]) + "\n"
 
 
-def plain(tree: Tree) -> dict[str, Any]:
+def plain_values(tree: ExplainedValues) -> dict[str, Any]:
     """The values alone."""
-    return {key: item.value if isinstance(item, Because) else plain(item) for key, item in tree.items()}
+    return {
+        key: item.value if isinstance(item, Explained) else plain_values(item) for key, item in tree.items()
+    }
 
 
 def _heading(text: str) -> list[str]:
@@ -50,14 +52,14 @@ def _heading(text: str) -> list[str]:
 def _comment(text: str, indent: int) -> list[str]:
     margin = f"{' ' * indent}# "
     return textwrap.wrap(
-        printable(text), _WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+        single_line(text), _WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
     )
 
 
-def _lines(tree: Tree, indent: int) -> list[str]:
+def _lines(tree: ExplainedValues, indent: int) -> list[str]:
     lines: list[str] = []
     for key, item in tree.items():
-        if isinstance(item, Because):
+        if isinstance(item, Explained):
             lines += _leaf(f"{' ' * indent}{key}: {_scalar(item.value)}", item.reason, indent)
         elif item:
             lines += [f"{' ' * indent}{key}:", *_lines(item, indent + 2)]
@@ -67,7 +69,7 @@ def _lines(tree: Tree, indent: int) -> list[str]:
 def _leaf(line: str, reason: str, indent: int) -> list[str]:
     if not reason:
         return [line]
-    beside = f"{line:<{_COLUMN}} # {printable(reason)}"
+    beside = f"{line:<{_COLUMN}} # {single_line(reason)}"
     return [beside] if len(beside) <= _WIDTH else [*_comment(reason, indent), line]
 
 

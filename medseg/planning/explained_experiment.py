@@ -12,11 +12,11 @@ from typing import Any
 from medseg.experiment.mirroring import opposite_axes
 from medseg.models.catalog import MODELS
 from medseg.models.unet.config import UNetOptions
-from medseg.planning.commented_yaml import Because, Tree
+from medseg.planning.commented_yaml import Explained, ExplainedValues
 from medseg.planning.fingerprint.fingerprint import Fingerprint
-from medseg.planning.nnunet.configurations import schemes
+from medseg.planning.nnunet.configurations import normalization_schemes
 from medseg.planning.propose import Proposal
-from medseg.runtime.formatting import counted, percent
+from medseg.runtime.formatting import percent, pluralise
 
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
 _ORIENTATION = "RAS"
@@ -42,7 +42,7 @@ _METHOD_REASONS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """Where the cases lie: the dataset's path, and its layout if that is not to be found out."""
 
     path: Path
@@ -57,9 +57,13 @@ class OtherModel:
     divisor: tuple[int, ...]
 
 
-def experiment_tree(
-    fingerprint: Fingerprint, proposal: Proposal, source: Source, steps: int | None, other: OtherModel | None
-) -> Tree:
+def explained_experiment(
+    fingerprint: Fingerprint,
+    proposal: Proposal,
+    source: DatasetSource,
+    steps: int | None,
+    other: OtherModel | None,
+) -> ExplainedValues:
     """All values of an experiment that a plan decides.
 
     Args:
@@ -70,10 +74,10 @@ def experiment_tree(
     """
     model_name = other.name if other else _unet_name(proposal)
     return {
-        "name": Because(_experiment_name(fingerprint.dataset, model_name, proposal)),
+        "name": Explained(_experiment_name(fingerprint.dataset, model_name, proposal)),
         "data": _data(fingerprint, source),
         "preprocess": _preprocess(fingerprint, proposal),
-        "model": {"name": Because(other.name, "its options are left at their defaults")}
+        "model": {"name": Explained(other.name, "its options are left at their defaults")}
         if other
         else _unet(proposal, long=_is_long(proposal, steps)),
         "patch": _patch(proposal, other),
@@ -93,24 +97,24 @@ def _experiment_name(dataset: str, model: str, proposal: Proposal) -> str:
     return name if re.match(r"[A-Za-z0-9]", name) else f"plan{name}"
 
 
-def _data(f: Fingerprint, source: Source) -> Tree:
-    tree: dict[str, Because | Tree] = {
-        "path": Because(str(source.path), f"{counted(len(f.cases), 'case')} with a label map")
+def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
+    tree: dict[str, Explained | ExplainedValues] = {
+        "path": Explained(str(source.path), f"{pluralise(len(f.cases), 'case')} with a label map")
     }
     if source.layout != "auto":
-        tree["layout"] = Because(source.layout, "as told")
+        tree["layout"] = Explained(source.layout, "as told")
     if not f.named:
-        tree["labels"] = Because(
+        tree["labels"] = Explained(
             f.labels, "the dataset names none: values found in its label maps, to be renamed"
         )
     if f.subjects < 2:
-        tree["fold"] = Because("all", "a single subject: nothing can be held out to see how well it does")
+        tree["fold"] = Explained("all", "a single subject: nothing can be held out to see how well it does")
     elif f.subjects < 5:
-        tree["folds"] = Because(f.subjects, f"no more than the {f.subjects} subjects allow")
+        tree["folds"] = Explained(f.subjects, f"no more than the {f.subjects} subjects allow")
     return tree
 
 
-def _preprocess(f: Fingerprint, p: Proposal) -> Tree:
+def _preprocess(f: Fingerprint, p: Proposal) -> ExplainedValues:
     median = " x ".join(f"{value:.4g}" for value in f.medians()[0])
     why = {
         "3d": f"target of the dataset, whose median is {median} mm",
@@ -121,27 +125,27 @@ def _preprocess(f: Fingerprint, p: Proposal) -> Tree:
     left = f.median_relative_size
     crop = "nothing" if left > 0.995 else f"a median of {percent(1 - left)}"
     return {
-        "orientation": Because(_ORIENTATION, "whatever the files' own; axes are right, anterior, superior"),
-        "spacing": Because(spacing, f"mm, {why}"),
+        "orientation": Explained(_ORIENTATION, "whatever the files' own; axes are right, anterior, superior"),
+        "spacing": Explained(spacing, f"mm, {why}"),
         "normalize": _normalize(f),
-        "crop_to_nonzero": Because(True, f"cuts {crop} of the volume away"),
+        "crop_to_nonzero": Explained(True, f"cuts {crop} of the volume away"),
     }
 
 
 def normalization_methods(f: Fingerprint) -> list[str]:
     """One method of `medseg.data.settings.Method` per channel."""
-    chosen, masked = schemes(f.channel_names, f.median_relative_size)
+    chosen, masked = normalization_schemes(f.channel_names, f.median_relative_size)
     return ["zscore_mask" if inside else scheme for scheme, inside in zip(chosen, masked, strict=True)]
 
 
-def _normalize(f: Fingerprint) -> Because:
+def _normalize(f: Fingerprint) -> Explained:
     methods = normalization_methods(f)
     if len(set(methods)) == 1:
         reason = f"{', '.join(f.channel_names)}: {_METHOD_REASONS[methods[0]]}"
     else:
         pairs = zip(f.channel_names, methods, strict=True)
         reason = "; ".join(f"{name}: {_METHOD_REASONS[method]}" for name, method in pairs)
-    return Because(methods, reason)
+    return Explained(methods, reason)
 
 
 def _is_long(p: Proposal, steps: int | None) -> bool:
@@ -149,39 +153,39 @@ def _is_long(p: Proposal, steps: int | None) -> bool:
     return p.budget.on_gpu if steps is None else steps >= _LONG
 
 
-def _channels(p: Proposal, *, long: bool) -> Because:
+def _channels(p: Proposal, *, long: bool) -> Explained:
     if p.budget.on_gpu or long:
-        return Because(list(p.channels), "per stage")
+        return Explained(list(p.channels), "per stage")
     narrow = [width // _PROCESSORS_WIDTH for width in p.channels]
-    return Because(narrow, f"per stage: half the rules' {list(p.channels)}, for more steps in the time")
+    return Explained(narrow, f"per stage: half the rules' {list(p.channels)}, for more steps in the time")
 
 
-def _unet(p: Proposal, *, long: bool) -> Tree:
+def _unet(p: Proposal, *, long: bool) -> ExplainedValues:
     channels = _channels(p, long=long)
-    tree: dict[str, Because | Tree] = {
-        "name": Because(_unet_name(p), f"preset {p.preset.name}"),
+    tree: dict[str, Explained | ExplainedValues] = {
+        "name": Explained(_unet_name(p), f"preset {p.preset.name}"),
         "channels": channels,
-        "strides": Because(
+        "strides": Explained(
             [list(s) for s in p.strides],
             "per stage and axis; coarse axes wait until the others are as coarse",
         ),
-        "kernel_size": Because(
+        "kernel_size": Explained(
             [list(k) for k in p.kernels], "per stage and axis; 1 along axes twice as coarse as the finest"
         ),
-        "num_blocks": Because(
+        "num_blocks": Explained(
             list(p.blocks), "per stage" + (", residual blocks" if p.preset.residual else "")
         ),
     }
     if p.preset.residual:
-        tree["decoder_block"] = Because("basic", "only the encoder is residual")
-        tree["decoder_num_blocks"] = Because(p.preset.decoder_blocks)
-        tree["stem_channels"] = Because(channels.value[0])
+        tree["decoder_block"] = Explained("basic", "only the encoder is residual")
+        tree["decoder_num_blocks"] = Explained(p.preset.decoder_blocks)
+        tree["stem_channels"] = Explained(channels.value[0])
     why = "losses on the coarser resolutions too" if p.deep_supervision else "too few resolutions for it"
-    tree["deep_supervision"] = Because(p.deep_supervision, why)
+    tree["deep_supervision"] = Explained(p.deep_supervision, why)
     return tree
 
 
-def _patch(p: Proposal, other: OtherModel | None) -> Tree:
+def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
     median = " x ".join(f"{n:g}" for n in p.median_shape)
     what = "slice" if p.dims == 2 else "volume"
     divisor = other.divisor if other else p.divisor
@@ -190,25 +194,25 @@ def _patch(p: Proposal, other: OtherModel | None) -> Tree:
         f"holds {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
         f"{' x '.join(map(str, divisor))}"
     )
-    tree: dict[str, Because | Tree] = {"size": Because(size, why)}
+    tree: dict[str, Explained | ExplainedValues] = {"size": Explained(size, why)}
     if p.dims == 2:
-        tree["slice_axis"] = Because(p.slice_axis, "the coarsest axis")
+        tree["slice_axis"] = Explained(p.slice_axis, "the coarsest axis")
     return tree
 
 
-def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> Tree:
-    tree: dict[str, Because | Tree] = {}
+def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> ExplainedValues:
+    tree: dict[str, Explained | ExplainedValues] = {}
     if not _mirrors_all(p, long=long):
         # Axis 0 of the volume is axis 0 of the patch, too, where the patch has it.
-        tree["mirror_axes"] = Because(_mirrored(f, p, long=long), _SIDES_ALONE)
+        tree["mirror_axes"] = Explained(_mirrored(f, p, long=long), _SIDES_ALONE)
     if p.dims == 2:
         degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
         why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
-        tree["rotate_degrees"] = Because(degrees, why)
+        tree["rotate_degrees"] = Explained(degrees, why)
     elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
         why = "so flat a patch is turned and scaled within its few thick slices"
-        tree["in_plane"] = Because(p.slice_axis, why)
-        tree["rotate_degrees"] = Because(180.0, "slices are turned any way in their plane")
+        tree["dummy_2d_axis"] = Explained(p.slice_axis, why)
+        tree["rotate_degrees"] = Explained(180.0, "slices are turned any way in their plane")
     return tree
 
 
@@ -225,39 +229,39 @@ def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
     return [axis for axis in axes if axis not in (*apart, *across)]
 
 
-def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Tree:
+def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> ExplainedValues:
     long = _is_long(p, steps)
     dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
-    tree: dict[str, Because | Tree] = {
+    tree: dict[str, Explained | ExplainedValues] = {
         **_length(steps, long=long),
         "batch_size": _batch(p, other),
-        "batch_dice": Because(p.batch_dice, dice),
-        "foreground": Because(0.33, "share of patches centred on a label"),
+        "batch_dice": Explained(p.batch_dice, dice),
+        "oversample_foreground": Explained(0.33, "share of patches centred on a label"),
         "optimizer": _optimizer(long, other),
     }
     if p.budget.on_gpu:
         workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-        tree["workers"] = Because(workers, "processes that augment patches while the GPU computes")
+        tree["workers"] = Explained(workers, "processes that augment patches while the GPU computes")
     return tree
 
 
-def _length(steps: int | None, *, long: bool) -> dict[str, Because]:
+def _length(steps: int | None, *, long: bool) -> dict[str, Explained]:
     if steps is not None:
-        return {"steps": Because(steps, "as asked for")}
+        return {"steps": Explained(steps, "as asked for")}
     if long:
-        return {"steps": Because(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
+        return {"steps": Explained(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
     why = "a first result on a processor, with as many steps as fit; more is better"
-    return {"budget": Because(SHORT_BUDGET, why)}
+    return {"max_time": Explained(SHORT_BUDGET, why)}
 
 
-def _batch(p: Proposal, other: OtherModel | None) -> Because:
+def _batch(p: Proposal, other: OtherModel | None) -> Explained:
     quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
     if not p.budget.on_gpu and p.batch_size > quick:
         allowed = f"{p.batch_size}: {batch_reason(p)}"
-        return Because(quick, f"for many steps in little time; the rules allow {allowed}")
+        return Explained(quick, f"for many steps in little time; the rules allow {allowed}")
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
-        return Because(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
-    return Because(p.batch_size, batch_reason(p))
+        return Explained(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
+    return Explained(p.batch_size, batch_reason(p))
 
 
 def _is_foreign(other: OtherModel | None) -> bool:
@@ -275,25 +279,25 @@ def batch_reason(p: Proposal) -> str:
     }[p.batch_limit]
 
 
-def _optimizer(long: bool, other: OtherModel | None) -> Because:
+def _optimizer(long: bool, other: OtherModel | None) -> Explained:
     if _is_foreign(other):
         values: dict[str, Any] = {"name": "adamw", "lr": 0.0001, "weight_decay": 0.05, "warmup_steps": 50}
-        return Because(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
+        return Explained(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
     if long:
         values = {"name": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}
-        return Because(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
+        return Explained(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
     values = {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "warmup_steps": 50}
-    return Because(values, "finds its way in fewer steps than SGD, which needs a long training")
+    return Explained(values, "finds its way in fewer steps than SGD, which needs a long training")
 
 
-def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> Tree:
-    tree: dict[str, Because | Tree] = {}
+def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> ExplainedValues:
+    tree: dict[str, Explained | ExplainedValues] = {}
     if not _is_foreign(other):
         axes = _mirrored(f, p, long=long)
         why = (
             f"flipped copies are averaged, as in training: better, {2 ** len(axes)} times slower; [] for none"
         )
-        tree["mirror_axes"] = Because(axes, why)
+        tree["mirror_axes"] = Explained(axes, why)
     if p.dims == 2:
-        tree["batch_size"] = Because(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")
+        tree["batch_size"] = Explained(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")
     return tree

@@ -19,7 +19,7 @@ _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.curren
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """Memory to plan for.
 
     Attributes:
@@ -33,7 +33,7 @@ class Budget:
     on_gpu: bool
 
 
-def choose_budget(preset: Preset, memory: str | float | None) -> Budget:
+def choose_budget(preset: Preset, memory: str | float | None) -> MemoryBudget:
     """The budget that was asked for; else the preset's own, or what this machine has if that is less.
 
     Args:
@@ -45,13 +45,13 @@ def choose_budget(preset: Preset, memory: str | float | None) -> Budget:
     """
     if memory is not None:
         amount = parse_memory(memory)
-        return Budget(amount, f"{amount:.3g} GB of GPU memory, as asked for", on_gpu=True)
+        return MemoryBudget(amount, f"{amount:.3g} GB of GPU memory, as asked for", on_gpu=True)
     name, gpu = _gpu()
     if gpu is not None:
         if gpu < preset.memory_gb:
-            return Budget(gpu, f"the {gpu:.3g} GB of this machine's {name}", on_gpu=True)
+            return MemoryBudget(gpu, f"the {gpu:.3g} GB of this machine's {name}", on_gpu=True)
         source = f"{preset.memory_gb:g} GB, what the preset {preset.name} is made for; this machine's {name} has {gpu:.3g} GB"
-        return Budget(preset.memory_gb, source, on_gpu=True)
+        return MemoryBudget(preset.memory_gb, source, on_gpu=True)
     free = free_memory_gb()
     usable = free * FREE_SHARE * FLOAT32_SHARE
     told = f"found no GPU; {free:.3g} GB of this machine's memory are free"
@@ -59,9 +59,9 @@ def choose_budget(preset: Preset, memory: str | float | None) -> Budget:
         source = (
             f"{usable:.3g} GB ({told}: half for training, in single precision, which takes twice as much)"
         )
-        return Budget(usable, source, on_gpu=False)
+        return MemoryBudget(usable, source, on_gpu=False)
     source = f"{preset.memory_gb:g} GB, what the preset {preset.name} is made for ({told})"
-    return Budget(preset.memory_gb, source, on_gpu=False)
+    return MemoryBudget(preset.memory_gb, source, on_gpu=False)
 
 
 def parse_memory(text: str | float) -> float:

@@ -12,15 +12,15 @@ from medseg.data.datasets.layouts import Layout, read_dataset
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, parse_options
-from medseg.planning.cascade_plans import FIRST, SECOND, behind, commands, explained, stage_file
-from medseg.planning.commented_yaml import Tree, plain, render
-from medseg.planning.explained_experiment import OtherModel, Source, experiment_tree
+from medseg.planning.cascade_plans import FIRST, SECOND, commands, explained, second_stage, stage_file
+from medseg.planning.commented_yaml import ExplainedValues, plain_values, render_yaml
+from medseg.planning.explained_experiment import DatasetSource, OtherModel, explained_experiment
 from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.fingerprint.measure import OnCase, fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.presets import PresetName, find_preset
 from medseg.planning.propose import Kind, Proposal, propose
-from medseg.runtime.formatting import counted, percent, printable
+from medseg.runtime.formatting import percent, pluralise, single_line
 from medseg.storage.atomic import write_text
 
 _MOST_WARNINGS = 5
@@ -69,7 +69,7 @@ class Plan:
         p, e = self.proposal, self.experiment
         return "\n".join(
             (
-                f"{e.name}: {e.model.name}, {counted(len(self.fingerprint.cases), 'case')}, {len(self.fingerprint.labels)} classes",
+                f"{e.name}: {e.model.name}, {pluralise(len(self.fingerprint.cases), 'case')}, {len(self.fingerprint.labels)} classes",
                 f"  spacing   {_times(p.spacing)} mm, median volume {_times(p.median_shape)}",
                 f"  patch     {_times(e.patch.size)} ({percent(p.covered)} of the median), batch {e.train.batch_size}",
                 f"  memory    {p.budget.source}",
@@ -124,34 +124,38 @@ def plan(
         raise ConfigError(f"steps: found {steps}, expected at least 1. Correct it.")
     if model is not None and preset != "unet":
         raise ConfigError("a preset plans its own model. Give either --model or --preset.")
-    source = Source(Path(dataset).resolve(), layout)
+    source = DatasetSource(Path(dataset).resolve(), layout)
     measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, on_case=on_case)
     proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)
     other = _other_model(model, measured, proposal) if model else None
-    tree = experiment_tree(measured, proposal, source, steps, other)
+    tree = explained_experiment(measured, proposal, source, steps, other)
     made = _made(_heading(measured, proposal, other), tree, measured, proposal)
     if proposal.kind != "3d" or not proposal.low_resolution or other is not None:
         return made
     low = propose(measured, chosen, proposal.budget, "lowres")
     return replace(
-        made, cascade=_cascade(made, tree, low, experiment_tree(measured, low, source, steps, None))
+        made, cascade=_cascade(made, tree, low, explained_experiment(measured, low, source, steps, None))
     )
 
 
-def _made(heading: str, tree: Tree, measured: Fingerprint, proposal: Proposal) -> Plan:
-    return Plan(Experiment.parse(plain(tree), source="plan"), render(heading, tree), measured, proposal)
+def _made(heading: str, tree: ExplainedValues, measured: Fingerprint, proposal: Proposal) -> Plan:
+    return Plan(
+        Experiment.parse(plain_values(tree), source="plan"), render_yaml(heading, tree), measured, proposal
+    )
 
 
-def _cascade(full: Plan, full_tree: Tree, low: Proposal, low_tree: Tree) -> tuple[Plan, Plan]:
+def _cascade(
+    full: Plan, full_tree: ExplainedValues, low: Proposal, low_tree: ExplainedValues
+) -> tuple[Plan, Plan]:
     """The low resolution's plan, and that of the full one behind it."""
     measured, name = full.fingerprint, full.experiment.name
-    first, second = str(plain(low_tree)["name"]), f"{name}{SECOND}"
+    first, second = str(plain_values(low_tree)["name"]), f"{name}{SECOND}"
     order = explained(commands(Path("plan.yaml"), first, second))
     return (
         _made(_heading(measured, low, None, order), low_tree, measured, low),
         _made(
             _heading(measured, full.proposal, None, order),
-            behind(full_tree, second, first),
+            second_stage(full_tree, second, first),
             measured,
             full.proposal,
         ),
@@ -182,7 +186,7 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
     entry = MODELS.get(name)
     with torch.device("meta"):
         built = parse_options(name).build(
-            in_channels=len(measured.channel_names), num_classes=measured.outputs, spatial_dims=entry.dims
+            in_channels=len(measured.channel_names), num_classes=measured.num_outputs, spatial_dims=entry.dims
         )
     return OtherModel(name, built.divisor)
 
@@ -192,9 +196,9 @@ def _heading(
 ) -> str:
     """What stands above a plan; `cascade` holds the commands of both stages where it is one of them."""
     lines = [
-        f"Plan for {printable(f.dataset)}: {counted(len(f.cases), 'case')}, {counted(len(f.channel_names), 'channel')} "
-        f"({printable(', '.join(f.channel_names))}), "
-        f"{counted(len(f.labels) - 1, 'label')} besides background.",
+        f"Plan for {single_line(f.dataset)}: {pluralise(len(f.cases), 'case')}, {pluralise(len(f.channel_names), 'channel')} "
+        f"({single_line(', '.join(f.channel_names))}), "
+        f"{pluralise(len(f.labels) - 1, 'label')} besides background.",
         f"Memory: {p.budget.source}.",
         *_warnings(f),
         *_advice(p, other, alone=cascade is None),
@@ -212,7 +216,7 @@ def _heading(
 
 
 def _warnings(f: Fingerprint) -> list[str]:
-    severe = [printable(finding.text) for finding in f.findings if finding.severe]
+    severe = [single_line(finding.text) for finding in f.findings if finding.severe]
     more = (
         [f"{len(severe) - _MOST_WARNINGS} more findings are in {PAGE_NAME}."]
         if len(severe) > _MOST_WARNINGS

@@ -16,7 +16,7 @@ from medseg.runtime.formatting import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from medseg.viz.canvas import Picture
+    from medseg.viz.canvas import ReportFigure
 
 BLUE, PALE, ACCENT, INK, GRID = "#2b6cb0", "#bcd3ea", "#c2571a", "#2d3748", "#e2e8f0"
 _WIDTH = 10.0  # inches
@@ -28,14 +28,14 @@ _NAME_LENGTH = 26
 _WIDE_RANGE = 50.0  # ratio from which an axis is logarithmic
 
 
-def as_png(picture: Picture) -> bytes:
+def as_png(picture: ReportFigure) -> bytes:
     """The picture as PNG; a letter that the font lacks is drawn as a box, the page has the name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         return picture.png(_DPI)
 
 
-def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> Picture:
+def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportFigure:
     """Voxels and spacing along each axis, a histogram over the cases; planned values as lines."""
     figure, axes = _subplots(2, 3, height=4.6)
     for axis, name in enumerate("XYZ"):
@@ -59,7 +59,7 @@ def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> Picture
     return figure
 
 
-def intensity_figure(f: Fingerprint) -> Picture:
+def intensity_figure(f: Fingerprint) -> ReportFigure:
     """Foreground intensities of every case, percentiles 0.5 to 99.5 and the median, sorted by it."""
     from matplotlib.ticker import MaxNLocator
 
@@ -85,7 +85,7 @@ def intensity_figure(f: Fingerprint) -> Picture:
     return figure
 
 
-def volume_figure(f: Fingerprint) -> Picture:
+def volume_figure(f: Fingerprint) -> ReportFigure:
     """Volume of each label in millilitres: range, quartiles and median over the cases that have it."""
     labels = list(f.foreground_labels.items())[:_MOST_LABELS]
     figure, (axes,) = _subplots(1, 1, height=max(1.4, 0.26 * len(labels) + 0.9))
@@ -109,7 +109,7 @@ def volume_figure(f: Fingerprint) -> Picture:
     return figure
 
 
-def share_figure(f: Fingerprint) -> Picture:
+def share_figure(f: Fingerprint) -> ReportFigure:
     """Share of labelled voxels, and of the volume left by the crop to non-zero, a histogram over the cases."""
     figure, axes = _subplots(1, 2, height=2.5)
     _histogram(
@@ -124,10 +124,10 @@ def share_figure(f: Fingerprint) -> Picture:
     return figure
 
 
-def _subplots(rows: int, columns: int, height: float) -> tuple[Picture, list[Axes]]:
-    from medseg.viz.canvas import Picture
+def _subplots(rows: int, columns: int, height: float) -> tuple[ReportFigure, list[Axes]]:
+    from medseg.viz.canvas import ReportFigure
 
-    figure = Picture(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
+    figure = ReportFigure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
     axes: list[Axes] = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for part in axes:
         part.grid(color=GRID, linewidth=0.7)

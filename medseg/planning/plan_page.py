@@ -21,11 +21,11 @@ from medseg.planning.plan_figures import (
     volume_figure,
 )
 from medseg.planning.propose import Proposal
-from medseg.runtime.formatting import amount, counted, percent, printable
+from medseg.runtime.formatting import format_number, percent, pluralise, single_line
 from medseg.storage.atomic import write_text
 
 if TYPE_CHECKING:
-    from medseg.viz.canvas import Picture
+    from medseg.viz.canvas import ReportFigure
 
 # No script, no style but this page's, no picture but those in it: names in a dataset cannot become code.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -64,7 +64,7 @@ def write_page(
     Raises:
         DataError: the file cannot be written.
     """
-    title = f"Fingerprint of {printable(f.dataset)}"
+    title = f"Fingerprint of {single_line(f.dataset)}"
     parts = [
         f"<h1>{_text(title)}</h1>",
         f'<p class="lead">Measured on {len(f.cases)} labelled cases. Axes are X, Y, Z after turning to RAS+.</p>',
@@ -91,7 +91,8 @@ def write_page(
         ),
         *_section("Foreground and crop", _figure(share_figure(f), "Of the whole image.")),
         *_section(
-            "Cases", f"<details><summary>{counted(len(f.cases), 'case')}</summary>{_case_table(f)}</details>"
+            "Cases",
+            f"<details><summary>{pluralise(len(f.cases), 'case')}</summary>{_case_table(f)}</details>",
         ),
     ]
     body = "\n".join(parts)
@@ -135,7 +136,7 @@ def _finding(finding: Finding) -> str:
     listed = ""
     if len(finding.cases) > 1:
         ids = ", ".join(finding.cases[:_MOST_IDS]) + (" …" if len(finding.cases) > _MOST_IDS else "")
-        listed = f"<details><summary>{counted(len(finding.cases), 'case')}</summary>{_text(ids)}</details>"
+        listed = f"<details><summary>{pluralise(len(finding.cases), 'case')}</summary>{_text(ids)}</details>"
     return f"<li{mark}>{_text(finding.text)}{listed}</li>"
 
 
@@ -159,7 +160,7 @@ def _channel_table(f: Fingerprint) -> str:
         (
             name,
             *(
-                amount(v)
+                format_number(v)
                 for v in (i.low, i.percentile_00_5, i.median, i.mean, i.std, i.percentile_99_5, i.high)
             ),
         )
@@ -178,8 +179,8 @@ def _label_table(f: Fingerprint) -> str:
         figures = (
             (
                 f"{np.median(voxels):,.0f}",
-                amount(float(np.median(ml))),
-                f"{amount(min(ml))} to {amount(max(ml))}",
+                format_number(float(np.median(ml))),
+                f"{format_number(min(ml))} to {format_number(max(ml))}",
             )
             if present
             else ("–", "–", "–")
@@ -218,13 +219,13 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterab
     return f'<div class="scroll"><table>{head}{body}</table></div>'
 
 
-def _figure(picture: Picture, caption: str) -> str:
+def _figure(picture: ReportFigure, caption: str) -> str:
     data = base64.b64encode(as_png(picture)).decode()
     return f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}"><figcaption>{_text(caption)}</figcaption></figure>'
 
 
 def _text(value: str) -> str:
-    return escape(printable(value), quote=True)
+    return escape(single_line(value), quote=True)
 
 
 def _times(values: Iterable[float]) -> str:

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar
 from medseg.data.settings import Axis
 from medseg.errors import ConfigError
 from medseg.planning.fingerprint.fingerprint import Fingerprint
-from medseg.planning.memory_budget import Budget
-from medseg.planning.nnunet.configurations import Configurations, Measures, plan_configurations
+from medseg.planning.memory_budget import MemoryBudget
+from medseg.planning.nnunet.configurations import Configurations, DatasetMeasures, plan_configurations
 from medseg.planning.nnunet.presets import Preset, widths
 from medseg.planning.nnunet.sizing import BatchLimit, NetworkSize
-from medseg.planning.nnunet.small_datasets import deep_supervision, guarded
+from medseg.planning.nnunet.small_datasets import adapted_to_small_data, deep_supervision
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Proposal:
     deep_supervision: bool
     covered: float
     preset: Preset
-    budget: Budget
+    budget: MemoryBudget
     low_resolution: bool
 
     @property
@@ -66,7 +66,9 @@ class Proposal:
         return len(self.patch)
 
 
-def propose(fingerprint: Fingerprint, preset: Preset, budget: Budget, kind: Kind | None = None) -> Proposal:
+def propose(
+    fingerprint: Fingerprint, preset: Preset, budget: MemoryBudget, kind: Kind | None = None
+) -> Proposal:
     """Choose the network of one kind for a dataset.
 
     Args:
@@ -80,10 +82,10 @@ def propose(fingerprint: Fingerprint, preset: Preset, budget: Budget, kind: Kind
     """
     measures = measures_of(fingerprint)
     planned = plan_configurations(measures, preset, budget.gigabytes)
-    chosen = kind or ("3d" if planned.full else "2d")
+    chosen = kind or ("3d" if planned.config_3d_fullres else "2d")
     size = _sized(planned, chosen, fingerprint.dataset)
     cases, num_labels = len(fingerprint.cases), measures.num_labels
-    size = guarded(size, cases, num_labels, preset)
+    size = adapted_to_small_data(size, cases, num_labels, preset)
     topology = size.topology
     return Proposal(
         kind=chosen,
@@ -98,16 +100,16 @@ def propose(fingerprint: Fingerprint, preset: Preset, budget: Budget, kind: Kind
         blocks=preset.blocks(topology.num_stages),
         batch_size=size.batch_size,
         batch_limit=size.batch_limit,
-        batch_dice=chosen == "2d" or (chosen == "3d" and planned.low is not None),
+        batch_dice=chosen == "2d" or (chosen == "3d" and planned.config_3d_lowres is not None),
         deep_supervision=deep_supervision(topology),
         covered=prod(min(1.0, p / m) for p, m in zip(size.patch, size.median_shape, strict=True)),
         preset=preset,
         budget=budget,
-        low_resolution=planned.low is not None,
+        low_resolution=planned.config_3d_lowres is not None,
     )
 
 
-def measures_of(fingerprint: Fingerprint) -> Measures:
+def measures_of(fingerprint: Fingerprint) -> DatasetMeasures:
     """What the planner reads, in its order z, y, x; the depth of a dataset of single slices is made very large."""
     # One depth for all, or the resampling of one single slice to the depth of another would make more of it.
     depth = _ACROSS_SINGLE_SLICES * max(max(case.spacing) for case in fingerprint.cases)
@@ -117,30 +119,30 @@ def measures_of(fingerprint: Fingerprint) -> Measures:
         x, y, z = (depth if single[axis] else case.spacing[axis] for axis in range(3))
         spacings.append((z, y, x))
         shapes.append(case.shape_after_crop[::-1])
-    return Measures(tuple(spacings), tuple(shapes), fingerprint.counted_labels)
+    return DatasetMeasures(tuple(spacings), tuple(shapes), fingerprint.counted_labels)
 
 
 def _sized(planned: Configurations, kind: Kind, dataset: str) -> NetworkSize:
     if kind == "2d":
-        return planned.flat
-    if planned.full is None:
+        return planned.config_2d
+    if planned.config_3d_fullres is None:
         raise ConfigError(
             f"dims: {dataset} holds single slices, expected volumes for a 3-D plan. Give --dims 2."
         )
     if kind == "3d":
-        return planned.full
-    if planned.low is None:
+        return planned.config_3d_fullres
+    if planned.config_3d_lowres is None:
         raise ConfigError(
             f"lowres: a patch of {dataset} at the full resolution already holds enough of a volume, so there is no low "
             "resolution to plan. Leave --lowres out."
         )
-    return planned.low
+    return planned.config_3d_lowres
 
 
 def _in_xyz(values: Sequence[T], planned: Configurations) -> tuple[T, ...]:
     """Per-axis values of the planner, coarsest axis first, as X, Y, Z (or the two of them in a slice)."""
     if len(values) == 3:
-        return tuple(values[place] for place in planned.undo)[::-1]
+        return tuple(values[place] for place in planned.inverse_order)[::-1]
     return tuple(values)[::-1]
 
 
@@ -148,7 +150,7 @@ def _spacing(
     planned: Configurations, size: NetworkSize, fingerprint: Fingerprint
 ) -> tuple[float, float, float]:
     """The target spacing; across single slices the largest of the files, which leaves each the one slice it is."""
-    full = (planned.full or planned.flat).spacing
+    full = (planned.config_3d_fullres or planned.config_2d).spacing
     across = (
         full[0]
         if len(full) == 3
@@ -170,7 +172,7 @@ def _median_shape(
 ) -> tuple[float, float, float]:
     shape: Any = size.median_shape
     if len(shape) == 2:
-        across = planned.full.median_shape[0] if planned.full else 1.0
+        across = planned.config_3d_fullres.median_shape[0] if planned.config_3d_fullres else 1.0
         shape = (across, *shape)
     x, y, z = _in_xyz(shape, planned)
     return (float(x), float(y), float(z))

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 
-def rank_count() -> int:
+def world_size() -> int:
     """The processes that train together; 1 without a process group."""
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if there else 1
 
 
-def rank_mean(number: Tensor) -> Tensor:
+def mean_over_ranks(number: Tensor) -> Tensor:
     """Mean over the processes, in the memory of `number`; no gradient."""
-    if rank_count() > 1:
+    if world_size() > 1:
         torch.distributed.all_reduce(number)
-        number /= rank_count()
+        number /= world_size()
     return number
 
 
-def rank_sum(tensor: Tensor) -> Tensor:
+def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over the processes, through which gradients flow to all of them."""
-    if rank_count() == 1:
+    if world_size() == 1:
         return tensor
     from torch.distributed.nn.functional import all_reduce
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def printable(text: str) -> str:
+def single_line(text: str) -> str:
     """One line of `text`: white space run together, and what cannot be printed shown as ``?``.
 
     Control characters would end a YAML comment or turn the direction of a page's text.
@@ -14,11 +14,11 @@ def printable(text: str) -> str:
 
 def shortened(text: str, most: int) -> str:
     """`printable` text of at most `most` characters."""
-    line = printable(text)
+    line = single_line(text)
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def amount(value: float) -> str:
+def format_number(value: float) -> str:
     """A number with about four significant digits and no exponent where it is large: ``0.0312``, ``31.2``, ``48,642``."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -28,6 +28,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
-def counted(number: int, noun: str) -> str:
+def pluralise(number: int, noun: str) -> str:
     """How many there are: ``1 case``, ``1,205 cases``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -24,7 +24,7 @@ _INSIDE: list[Any] = []
 
 
 @contextmanager
-def kept_memory(wanted: bool = True) -> Iterator[None]:
+def keep_freed_memory(wanted: bool = True) -> Iterator[None]:
     """Context in which freed memory stays with the process; what is free at its end is given back.
 
     Peaks grow by what fits nowhere among the freed blocks, so it is not for tight budgets. Contexts may lie in each other,

@@ -15,6 +15,6 @@ def processes_per_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
 
 
-def is_leader() -> bool:
+def is_main_process() -> bool:
     """Whether this is the one process that prints and writes."""
     return process_count() == 1 or int(os.environ["RANK"]) == 0

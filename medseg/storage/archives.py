@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from medseg.errors import DataError
-from medseg.storage.atomic import sync_folder, unique_mark
+from medseg.storage.atomic import sync_folder, unique_suffix
 
 MAX_BYTES = 100 * 2**30
 MAX_MEMBERS = 100_000
@@ -59,7 +59,7 @@ def extract(
         raise DataError(f"{archive}: no such file or folder. Check the path.")
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
-    temporary = folder.with_name(f".{unique_mark()}.{folder.name}")
+    temporary = folder.with_name(f".{unique_suffix()}.{folder.name}")
     try:
         temporary.mkdir(parents=True)
         budget = min(max_bytes, MAX_RATIO * archive.stat().st_size)

@@ -24,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{unique_mark()}.{path.name}")
+    temporary = path.with_name(f".{unique_suffix()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise refused(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -51,7 +51,9 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         DataError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary, previous = (path.with_name(f".{unique_mark()}.{mark}.{path.name}") for mark in ("new", "old"))
+    temporary, previous = (
+        path.with_name(f".{unique_suffix()}.{mark}.{path.name}") for mark in ("new", "old")
+    )
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -66,17 +68,17 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         sync_folder(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
-        raise refused(path, error) from error
+        raise write_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unique_mark() -> str:
+def unique_suffix() -> str:
     """Part of a temporary name that no other process takes, on this machine or another one."""
     return f"{os.getpid()}-{secrets.token_hex(2)}"
 
 
-def refused(path: Path, error: OSError) -> DataError:
+def write_error(path: Path, error: OSError) -> DataError:
     """The error to raise where `path` could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "Free space, or choose another folder." if full else "Choose another folder."
@@ -90,7 +92,7 @@ def make_folder(path: str | Path) -> None:
         DataError: it cannot.
     """
     path = Path(path)
-    probe = path / f".{unique_mark()}.probe"
+    probe = path / f".{unique_suffix()}.probe"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from medseg.errors import ConfigError
-from medseg.storage.atomic import refused, write_text
+from medseg.storage.atomic import write_error, write_text
 
 NAME = "lock"
 
@@ -58,13 +58,13 @@ class RunLock:
         except FileExistsError:
             return False
         except OSError as error:
-            raise refused(self.path, error) from None
+            raise write_error(self.path, error) from None
         try:
             with file:
                 file.write(self._content)
         except OSError as error:
             self.path.unlink(missing_ok=True)  # cut off, it would be taken for that of an unknown training
-            raise refused(self.path, error) from None
+            raise write_error(self.path, error) from None
         return True
 
     def _take_over(self) -> bool:

@@ -19,7 +19,7 @@ from medseg.errors import ConfigError
 from medseg.runtime.devices import resolve_precision
 from medseg.runtime.launch import process_count, processes_per_machine
 from medseg.train.settings import TrainSettings
-from medseg.train.sync_batch_norm import share_batch_norms
+from medseg.train.sync_batch_norm import synchronise_batch_norms
 
 _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 # The others wait while the leader prepares the data, which takes hours where they are large.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-class Team:
+class Distributed:
     """The best device of each process, and what the processes have to agree on.
 
     Args:
@@ -59,27 +59,27 @@ class Team:
         self.rank = self.fabric.global_rank
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """Context that the others enter when the leader has left it."""
-        if self.size > 1 and not self.leads:
+        if self.size > 1 and not self.is_main:
             distributed.barrier()
         yield
-        if self.size > 1 and self.leads:
+        if self.size > 1 and self.is_main:
             distributed.barrier()
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What the leader makes, on every process."""
         if self.size == 1:
             return make()
-        made: T = self.fabric.broadcast(make() if self.leads else None)  # type: ignore[assignment]
+        made: T = self.fabric.broadcast(make() if self.is_main else None)  # type: ignore[assignment]
         return made
 
-    def largest(self, *values: float) -> list[float]:
+    def max(self, *values: float) -> list[float]:
         """The largest of each number over the processes."""
         if self.size == 1:
             return list(values)
@@ -91,16 +91,16 @@ class Team:
         """Mean loss of all processes, and whether one of them is not finite."""
         finite = math.isfinite(loss)
         numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
-        total, bad = self.summed(numbers).tolist()
+        total, bad = self.sum(numbers).tolist()
         return total / self.size, bad > 0
 
-    def placed(self, model: ModelT) -> ModelT:
+    def to_device(self, model: ModelT) -> ModelT:
         """The model on the device of this process, with batch norms that look at the images of all."""
         if self.size > 1:
-            share_batch_norms(model)
+            synchronise_batch_norms(model)
         return model.to(self.fabric.device)
 
-    def summed(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes, on the processor."""
         if self.size == 1:
             return tensor

@@ -10,7 +10,7 @@ import torch
 from medseg.models.base import Model
 
 
-class Average:
+class EMA:
     """A copy of a model whose weights follow the trained ones slowly (Polyak and Juditsky 1992).
 
     Early on it follows faster: the decay of step `s` is ``min(decay, (1 + s) / (10 + s))``, so that the fresh weights are

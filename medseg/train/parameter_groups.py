@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg.errors import ConfigError, nearest
+from medseg.errors import ConfigError, did_you_mean
 from medseg.models.base import Model
 from medseg.train.settings import OptimizerSettings
 
@@ -22,7 +22,7 @@ _EMBEDDINGS = re.compile(r"(pos_embed|level_embed|relative_position_bias_table|p
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """The trained weights in groups for an optimiser, the highest rate first; one group with the defaults.
 
-    Weights of the model's published part have ``backbone_lr`` times the rate of the others. With a ``layer_decay``
+    Weights of the model's published part have ``backbone_lr_factor`` times the rate of the others. With a ``layerwise_lr_decay``
     below 1 that is lowered once more for each stage (of a vision transformer each block) from the head down to the
     stem, as in Bao et al. 2022 (BEiT, arXiv:2106.08254). ``decay=kernels`` leaves norms, biases and embeddings
     without weight decay, as in Liu et al. 2021 (Swin, arXiv:2103.14030).
@@ -32,7 +32,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     factors = _factors(model, settings)
-    undecayed = _undecayed(model) if settings.decay == "kernels" else frozenset()
+    undecayed = _undecayed(model) if settings.weight_decay_on == "kernels" else frozenset()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = 0.0 if name in undecayed else settings.weight_decay
@@ -43,7 +43,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     ]
 
 
-class Frozen:
+class FrozenParts:
     """The part of a model that is not trained, always or in the first steps.
 
     Meanwhile its batch norms keep their statistics and its dropout is off: it is a fixed function.
@@ -78,9 +78,9 @@ class Frozen:
 
         # Now, before anything that counts the weights to be trained, such as a distributed wrapper.
         if steps is None:
-            self.hold(0)
+            self.apply(0)
 
-    def hold(self, step: int) -> None:
+    def apply(self, step: int) -> None:
         """Freeze or thaw for the step that follows `step` finished ones; to be called after ``model.train()``."""
         frozen = self._steps is None or step < self._steps
         for parameter in self._parameters:
@@ -92,7 +92,7 @@ class Frozen:
 
 def backbone_parameters(model: nn.Module) -> dict[str, int]:
     """Names of the weights in the model's published part, and the depth of each: 0 for the stem, then the stages."""
-    part = model.published_part if isinstance(model, Model) else None
+    part = model.pretrained_part if isinstance(model, Model) else None
     if part is None:
         return {}
     inside = {
@@ -115,17 +115,18 @@ def _depth(name: str) -> int | None:
 
 def _factors(model: nn.Module, settings: OptimizerSettings) -> dict[str, float]:
     """Of the learning rate, by name, for weights of the published part."""
-    if settings.backbone_lr == 1 and settings.layer_decay == 1:
+    if settings.backbone_lr_factor == 1 and settings.layerwise_lr_decay == 1:
         return {}
     depths = backbone_parameters(model)
     if not depths:
         raise ConfigError(
-            f"train.optimizer.backbone_lr: found a rate for the backbone, but {type(model).__name__} has none, expected a "
-            "model that takes published weights. Leave backbone_lr and layer_decay out."
+            f"train.optimizer.backbone_lr_factor: found a rate for the backbone, but {type(model).__name__} has none, expected a "
+            "model that takes published weights. Leave backbone_lr_factor and layerwise_lr_decay out."
         )
     top = max(depths.values()) + 1
     return {
-        name: settings.backbone_lr * settings.layer_decay ** (top - depth) for name, depth in depths.items()
+        name: settings.backbone_lr_factor * settings.layerwise_lr_decay ** (top - depth)
+        for name, depth in depths.items()
     }
 
 
@@ -160,6 +161,6 @@ def _named(model: nn.Module, name: str) -> list[str]:
         known = ", ".join(words or list(dict.fromkeys(one.split(".")[0] for one in every)))
         raise ConfigError(
             f"train.freeze: found {name!r}, which fits no weight of {type(model).__name__}."
-            f"{nearest(name, [*words, *prefixes])} Choose among {known}, or a prefix of parameter names."
+            f"{did_you_mean(name, [*words, *prefixes])} Choose among {known}, or a prefix of parameter names."
         )
     return found

@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.storage.atomic import refused, write_text
+from medseg.storage.atomic import write_error, write_text
 
 _MOST_TOLD, _LOWEST_TOLD = 12, 5
 
@@ -41,10 +41,10 @@ class Report:
     lr: float
     seconds_per_step: float
     samples_per_second: float
-    stall: float
+    data_wait_fraction: float
     val_dice: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    parts: Mapping[str, float] = field(default_factory=dict)
+    loss_terms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float | None:
@@ -55,7 +55,7 @@ class Report:
     def __str__(self) -> str:
         text = (
             f"step {self.step}/{self.steps or '?'}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
-            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.stall:.0%}"
+            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.data_wait_fraction:.0%}"
         )
         if self.mean_dice is not None:
             text += f"  patch Dice {self.mean_dice:.3f} ({_told(self.val_dice)})"
@@ -76,7 +76,7 @@ class Meter:
     """Sums since the last report."""
 
     losses: list[float] = field(default_factory=list)
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    loss_terms: list[dict[str, Any]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
@@ -107,7 +107,7 @@ class ReportLog:
         """Append one report; NaN becomes null."""
         if self.silent:
             return
-        row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "parts") or v}
+        row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "loss_terms") or v}
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
         with self._written():
@@ -121,15 +121,15 @@ class ReportLog:
         board.add_scalar("train/lr", report.lr, step)
         board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
         board.add_scalar("time/samples_per_second", report.samples_per_second, step)
-        board.add_scalar("time/stall", report.stall, step)
-        for name, value in report.parts.items():
+        board.add_scalar("time/stall", report.data_wait_fraction, step)
+        for name, value in report.loss_terms.items():
             board.add_scalar(f"loss/{name}", value, step)
         for name, value in report.val_dice.items():
             board.add_scalar(f"validation/dice_{name}", value, step)
         if report.mean_dice is not None:
             board.add_scalar("validation/dice_mean", report.mean_dice, step)
 
-    def add_picture(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
+    def add_image(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
         """Add a picture `(H, W, 3)`."""
         if not self.silent:
             with self._written():
@@ -151,10 +151,10 @@ class ReportLog:
         try:
             yield
         except OSError as error:
-            raise refused(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
-def mean_parts(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
+def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
     """Mean over `steps` of each part of the loss; empty where the loss has one part."""
     if not steps or len(steps[0]) < 2:
         return {}

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from medseg.train.settings import OptimizerSettings, TrainSettings
 
-EXTENSION_RISE = 0.05
+EXTENSION_WARMUP = 0.05
 POLY_EXPONENT = 0.9
 
 
 @dataclass(frozen=True)
-class Course:
+class ScheduleProgress:
     """The share of the schedule that is done at each step: a line through (`anchor`, `done`) to (`end`, 1).
 
     A new plan moves the anchor to the present step, so the line bends there and never jumps.
@@ -25,28 +25,28 @@ class Course:
     """
 
     begin: int
-    rise: int
+    warmup: int
     anchor: int
     done: float
     end: int | None
 
-    def share(self, step: int) -> float:
+    def fraction_done(self, step: int) -> float:
         """Share of the schedule that lies behind after `step` steps, in [0, 1]."""
         if self.end is None or step <= self.anchor:
             return self.done
         return self.done + (1 - self.done) * (step - self.anchor) / (self.end - self.anchor)
 
-    def replanned(self, step: int, end: int) -> Course:
+    def replanned(self, step: int, end: int) -> ScheduleProgress:
         """The course that bends at `step` to end at `end`."""
-        return replace(self, anchor=step, done=self.share(step), end=end)
+        return replace(self, anchor=step, done=self.fraction_done(step), end=end)
 
 
-def first_leg(settings: TrainSettings) -> Course:
+def new_schedule(settings: TrainSettings) -> ScheduleProgress:
     """The course of a new training."""
-    return Course(0, settings.optimizer.warmup_steps, 0, 0.0, settings.steps)
+    return ScheduleProgress(0, settings.optimizer.warmup_steps, 0, 0.0, settings.steps)
 
 
-def next_leg(settings: TrainSettings, step: int, seconds: float) -> Course:
+def extended_schedule(settings: TrainSettings, step: int, seconds: float) -> ScheduleProgress:
     """The course of a finished training that goes on.
 
     It is the last part of the schedule that the whole training, old and new steps together, would have had. The rate
@@ -55,7 +55,7 @@ def next_leg(settings: TrainSettings, step: int, seconds: float) -> Course:
     Args:
         settings: with the new end. step, seconds: done before.
     """
-    budget = settings.budget_seconds
+    budget = settings.max_seconds
     if budget is None:
         assert settings.steps is not None
         end, done = settings.steps, step / settings.steps
@@ -63,18 +63,18 @@ def next_leg(settings: TrainSettings, step: int, seconds: float) -> Course:
         done = min(seconds / budget, 1.0)
         end = step + max(1, round((budget - seconds) * step / max(seconds, 1e-9)))
     constant = settings.optimizer.schedule == "constant"
-    rise = 0 if constant else math.ceil(EXTENSION_RISE * (end - step))
-    return Course(step, rise, step, done, end)
+    rise = 0 if constant else math.ceil(EXTENSION_WARMUP * (end - step))
+    return ScheduleProgress(step, rise, step, done, end)
 
 
-def learning_rate(settings: OptimizerSettings, step: int, course: Course) -> float:
+def learning_rate(settings: OptimizerSettings, step: int, course: ScheduleProgress) -> float:
     """Rate of the step that follows `step` finished ones.
 
     ``wsd`` falls as 1 − √x over its last part, which Hägele et al. 2024 (arXiv:2405.18392) found better than a line.
     """
-    rise = min(1.0, (step - course.begin + 1) / course.rise) if course.rise else 1.0
-    share = course.share(step)
-    falling = max(0.0, 1 - (1 - share) / settings.decay_share)
+    rise = min(1.0, (step - course.begin + 1) / course.warmup) if course.warmup else 1.0
+    share = course.fraction_done(step)
+    falling = max(0.0, 1 - (1 - share) / settings.decay_fraction)
     falls = {
         "poly": float((1 - share) ** POLY_EXPONENT),
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),

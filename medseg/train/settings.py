@@ -48,13 +48,13 @@ class OptimizerSettings(Config):
         momentum: of SGD.
         weight_decay: of the parameters that `decay` names.
         decay: ``all`` parameters; or ``kernels``, without norms, biases and embeddings, as transformers are trained.
-        backbone_lr: factor of the rate of a published backbone, such as 0.1 where `model.weights` fills it.
-        layer_decay: factor of the rate from each stage of that backbone (block of a vision transformer) to the one
+        backbone_lr_factor: factor of the rate of a published backbone, such as 0.1 where `model.weights` fills it.
+        layerwise_lr_decay: factor of the rate from each stage of that backbone (block of a vision transformer) to the one
             before it.
         schedule: ``poly`` is (1 − step/steps)^0.9, nnU-Net's; ``cosine`` falls to 0; ``constant`` stays; ``wsd``
-            (warm-up, stable, decay) stays and then falls to 0 over the last `decay_share` of the steps.
+            (warm-up, stable, decay) stays and then falls to 0 over the last `decay_fraction` of the steps.
         warmup_steps: steps over which the rate rises linearly from near 0.
-        decay_share: of ``wsd``.
+        decay_fraction: of ``wsd``.
         clip_norm: largest norm of all gradients together.
     """
 
@@ -62,12 +62,12 @@ class OptimizerSettings(Config):
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     weight_decay: float = Field(3e-5, ge=0)
-    decay: Literal["all", "kernels"] = "all"
-    backbone_lr: float = Field(1.0, gt=0, le=1)
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    weight_decay_on: Literal["all", "kernels"] = "all"
+    backbone_lr_factor: float = Field(1.0, gt=0, le=1)
+    layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
     schedule: Literal["poly", "cosine", "constant", "wsd"] = "poly"
     warmup_steps: Count = 0
-    decay_share: float = Field(0.2, gt=0, le=1)
+    decay_fraction: float = Field(0.2, gt=0, le=1)
     clip_norm: float = Field(12.0, gt=0)
 
 
@@ -100,15 +100,15 @@ class TrainSettings(Config):
     """
 
     steps: Positive | None = None
-    budget: Duration | None = None
+    max_time: Duration | None = None
     extended: tuple[Positive, ...] = ()
     batch_size: Positive = 2
-    accumulate: Positive = 1
-    ema: float | None = Field(None, gt=0, lt=1)
+    gradient_accumulation: Positive = 1
+    ema_decay: float | None = Field(None, gt=0, lt=1)
     loss: LossName = "dice_ce"
     batch_dice: bool = False
     class_weights: dict[str, Weight] | None = None
-    foreground: float = Field(0.33, ge=0, le=1)
+    oversample_foreground: float = Field(0.33, ge=0, le=1)
     optimizer: OptimizerSettings = OptimizerSettings()
     freeze: tuple[str, ...] = ()
     freeze_steps: Positive | None = None
@@ -117,26 +117,26 @@ class TrainSettings(Config):
     report_every: Positive = 25
     validate_every: Positive = 250
     validation_batches: Count = 8
-    patience: Positive | None = None
+    early_stopping_patience: Positive | None = None
     save_every: Positive = 250
     deterministic: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _an_end(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("steps") is None and values.get("budget") is None:
+        if isinstance(values, dict) and values.get("steps") is None and values.get("max_time") is None:
             return {**values, "steps": DEFAULT_STEPS}
         return values
 
     @model_validator(mode="after")
     def _validated(self) -> TrainSettings:
-        if self.patience is not None and not self.validation_batches:
+        if self.early_stopping_patience is not None and not self.validation_batches:
             raise ValueError(
                 "patience: found no validation to watch (validation_batches is 0). Set one of the two otherwise"
             )
         return self
 
     @property
-    def budget_seconds(self) -> float | None:
+    def max_seconds(self) -> float | None:
         """The budget in seconds, or None."""
-        return None if self.budget is None else seconds_of(self.budget)
+        return None if self.max_time is None else seconds_of(self.max_time)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from medseg.runtime.distributed import rank_sum
+from medseg.runtime.distributed import sum_over_ranks
 
 
-class TeamBatchNorm(_BatchNorm):
+class CpuSyncBatchNorm(_BatchNorm):
     """Batch norm whose statistics, in training, are those of all processes together.
 
     `torch.nn.SyncBatchNorm` does the same on CUDA devices only. Parameters and buffers have batch norm's names.
@@ -23,10 +23,10 @@ class TeamBatchNorm(_BatchNorm):
         axes = [axis for axis in range(image.dim()) if axis != 1]
         values = image.to(torch.promote_types(image.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
-        total, *_ = sums = rank_sum(torch.cat([count, values.sum(axes)]))
+        total, *_ = sums = sum_over_ranks(torch.cat([count, values.sum(axes)]))
         shape = (1, -1, *(1,) * (image.dim() - 2))
         centred = values - (sums[1:] / total).view(shape)
-        variance = rank_sum(centred.square().sum(axes)) / total
+        variance = sum_over_ranks(centred.square().sum(axes)) / total
         self._remember(sums[1:] / total, variance * total / (total - 1).clamp(min=1))
         scaled: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -46,13 +46,13 @@ class TeamBatchNorm(_BatchNorm):
         """Any number of axes."""
 
 
-def statistics_of(model: nn.Module) -> list[Tensor]:
+def running_statistics(model: nn.Module) -> list[Tensor]:
     """A copy of what a pass in training changes: running means and variances; an empty list where there are none."""
     return [buffer.clone() for buffer in _statistics(model)]
 
 
 @torch.no_grad()
-def put_back(statistics: list[Tensor], model: nn.Module) -> None:
+def restore_running_statistics(statistics: list[Tensor], model: nn.Module) -> None:
     """Give a model the `statistics_of` it from before a pass."""
     for buffer, before in zip(_statistics(model), statistics, strict=True):
         buffer.copy_(before)
@@ -63,19 +63,19 @@ def _statistics(model: nn.Module) -> list[Tensor]:
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def share_batch_norms(model: nn.Module) -> None:
+def synchronise_batch_norms(model: nn.Module) -> None:
     """Replace the batch norms inside `model`; on CUDA devices by torch's own."""
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(model, name, _shared(child))
         else:
-            share_batch_norms(child)
+            synchronise_batch_norms(child)
 
 
 def _shared(norm: _BatchNorm) -> nn.Module:
     """A norm with the parameters and buffers of `norm` themselves."""
     track = norm.track_running_stats
-    kind = nn.SyncBatchNorm if torch.cuda.is_available() else TeamBatchNorm
+    kind = nn.SyncBatchNorm if torch.cuda.is_available() else CpuSyncBatchNorm
     shared = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, track)
     shared.weight, shared.bias = norm.weight, norm.bias
     shared.running_mean, shared.running_var = norm.running_mean, norm.running_var

@@ -14,7 +14,7 @@ PATIENCE_FOR_WARM = 0.1
 FORWARD_SHARE = 0.5  # of a training batch's time, for a validation batch before one was measured
 
 
-class _Window:
+class _MeanTime:
     """Mean time of some steps."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class _Window:
         self.seconds += seconds
 
 
-class Pacer:
+class StepPlanner:
     """Plans the number of steps of a training with a budget, again and again.
 
     Args:
@@ -47,17 +47,17 @@ class Pacer:
         spent: float,
         overhead: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        assert settings.budget_seconds is not None
+        assert settings.max_seconds is not None
         self._settings, self._validates = settings, validates
-        self._budget, self._spent, self._began = settings.budget_seconds, spent, spent
+        self._budget, self._spent, self._began = settings.max_seconds, spent, spent
         left = max(0.0, self._budget - spent)
         self._plans = [spent + share * left for share in PLANS]
         self._warm_by = spent + PATIENCE_FOR_WARM * left
         self._first = step
-        self._cold, self._before, self._recent = _Window(), _Window(), _Window()
+        self._cold, self._before, self._recent = _MeanTime(), _MeanTime(), _MeanTime()
         self.overhead = overhead
 
-    def passed(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
+    def update(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
         """Note a step; at the time for a plan, the number of steps in all, at least one more.
 
         Args:
@@ -72,7 +72,7 @@ class Pacer:
             return None
         self._plans = [moment for moment in self._plans if moment > spent]
         end = step + max(1, self._fitting(step))
-        self._before, self._recent = self._recent, _Window()
+        self._before, self._recent = self._recent, _MeanTime()
         return end if self._settings.steps is None else min(end, self._settings.steps)
 
     def _fitting(self, step: int) -> int:
@@ -84,7 +84,7 @@ class Pacer:
         if not self._validates:
             validation = 0.0
         elif not validation:
-            validation = FORWARD_SHARE * pace / settings.accumulate * settings.validation_batches
+            validation = FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
         left = self._budget - self._spent - validation - 2 * saving  # the last checkpoint, and the model
 
         def cost(more: int) -> float:

@@ -16,32 +16,32 @@ from torch import Tensor
 
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.errors import ConfigError, MedsegError
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
-from medseg.model_folder.folder import load_weights, previous_folder, save_model
+from medseg.model_folder.folder import first_stage_folder, load_weights, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import to_channels_last
-from medseg.runtime.formatting import counted
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.runtime.formatting import pluralise
+from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.storage.lock import RunLock
 from medseg.train.batches import Batches, load_batches
 from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
-from medseg.train.distributed_training import Team
-from medseg.train.ema import Average
+from medseg.train.distributed_training import Distributed
+from medseg.train.ema import EMA
 from medseg.train.optimizer import build_optimizer
-from medseg.train.parameter_groups import Frozen
-from medseg.train.reporting import Meter, Report, ReportLog, mean_parts
-from medseg.train.schedule import Course, first_leg, learning_rate, next_leg
+from medseg.train.parameter_groups import FrozenParts
+from medseg.train.reporting import Meter, Report, ReportLog, mean_loss_terms
+from medseg.train.schedule import ScheduleProgress, extended_schedule, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
 from medseg.train.stop_signals import Interrupted, StopRequest
-from medseg.train.sync_batch_norm import put_back, statistics_of
-from medseg.train.time_budget import Pacer
+from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
+from medseg.train.time_budget import StepPlanner
 from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3
-FAR = 1_000_000_000  # a step that no training comes to
+ENDLESS = 1_000_000_000  # a step that no training comes to
 
 
 class Diverged(MedsegError):
@@ -61,7 +61,7 @@ class Trainer:
         train, validation: patches; their `batch_size` is that of all processes and accumulated batches together.
         settings: of training.
         labels: for the names in reports.
-        candidates: what the values of the patches' label maps stand for; the classes of `labels` unless given.
+        label_sets: what the values of the patches' label maps stand for; the classes of `labels` unless given.
         saved: contents of the model folder that is written at the end.
         run: run folder.
         seed: of dropout; each step has its own generator.
@@ -81,32 +81,32 @@ class Trainer:
         *,
         settings: TrainSettings,
         labels: Labels,
-        candidates: Candidates | None = None,
+        label_sets: LabelSets | None = None,
         saved: SavedModel,
         run: Path,
         seed: int,
-        team: Team | None = None,
+        distributed: Distributed | None = None,
         resume: bool = False,
     ) -> None:
         self.settings, self.labels, self.saved, self.run, self.seed = settings, labels, saved, run, seed
         self._train, self._validation = train, validation
-        self.team = team or Team(settings)
+        self.team = distributed or Distributed(settings)
         self.fabric = self.team.fabric
-        self._candidates = candidates or Candidates.of(labels)
+        self._label_sets = label_sets or LabelSets.from_annotations(labels)
         model.criterion = build_loss(
             settings.loss,
             batch_dice=settings.batch_dice,
-            candidates=self._candidates,
+            label_sets=self._label_sets,
             class_weights=settings.class_weights,
         )
         # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
-        self.model = to_channels_last(self.team.placed(model), model.spatial_dims)
-        self._average = Average(self.model, settings.ema) if settings.ema is not None else None
+        self.model = to_channels_last(self.team.to_device(model), model.spatial_dims)
+        self._average = EMA(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer)
-        self._frozen = Frozen(model, settings.freeze, settings.freeze_steps)
+        self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.best, self._stale = -math.inf, 0
-        self._course = first_leg(settings)
+        self._course = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
         self._overhead = (0.0, 0.0)  # the same when they were last done
         if resume:
@@ -120,25 +120,25 @@ class Trainer:
         return self._course.end
 
     @property
-    def _goal(self) -> str:
+    def _end_in_words(self) -> str:
         """The end in words: steps, or the budget, of which the steps are planned on the way."""
-        budget = self.settings.budget
+        budget = self.settings.max_time
         if budget is None:
             return str(self.steps)
-        return f"{budget} (about {counted(self.steps, 'step')})" if self.steps else budget
+        return f"{budget} (about {pluralise(self.steps, 'step')})" if self.steps else budget
 
     def __iter__(self) -> Iterator[Report]:
-        with ExitStack() as stack, kept_memory(self.fabric.device.type == "cpu"):
-            if self.team.leads:
+        with ExitStack() as stack, keep_freed_memory(self.fabric.device.type == "cpu"):
+            if self.team.is_main:
                 stack.enter_context(RunLock(self.run))
             if self.finished:
                 self.export()
                 return
-            log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.leads)))
+            log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.is_main)))
             stop = stack.enter_context(StopRequest(again=self.team.size > 1))
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = Meter(), 0
-            batches, pacer = stack.enter_context(closing(self._batches())), self._pacer()
+            batches, pacer = stack.enter_context(closing(self._batches())), self._step_planner()
             # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
             atexit.register(batches.close)
             stack.callback(atexit.unregister, batches.close)
@@ -153,14 +153,16 @@ class Trainer:
                 report = self._report(log, last) if self._reports_now(last) else None
                 self.finished = last or self._out_of_patience
                 # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
-                stopped_by = self._boundary(stop, pacer)
+                stopped_by = self._sync_step(stop, pacer)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save()
                 if report is not None:
                     yield report
                     self._meter = Meter()
                 if stopped_by is not None:
-                    raise Interrupted(f"stopped at step {self.step} of {self._goal}, state saved", stopped_by)
+                    raise Interrupted(
+                        f"stopped at step {self.step} of {self._end_in_words}, state saved", stopped_by
+                    )
             self.export()
 
     def _due(self, every: int) -> bool:
@@ -171,27 +173,30 @@ class Trainer:
 
     @property
     def _out_of_patience(self) -> bool:
-        return self.settings.patience is not None and self._stale >= self.settings.patience
+        return (
+            self.settings.early_stopping_patience is not None
+            and self._stale >= self.settings.early_stopping_patience
+        )
 
-    def _boundary(self, stop: StopRequest, pacer: Pacer | None) -> int | None:
+    def _sync_step(self, stop: StopRequest, pacer: StepPlanner | None) -> int | None:
         """Between two steps: all processes agree on the time, and on a signal, which is returned."""
-        signal, spent, validation, saving = self.team.largest(
+        signal, spent, validation, saving = self.team.max(
             stop.received or 0,
             time.perf_counter() - self._began,
             self._spans["validation"],
             self._spans["saving"],
         )
         self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
-        end = pacer.passed(self.step, spent, validation=validation, saving=saving) if pacer else None
+        end = pacer.update(self.step, spent, validation=validation, saving=saving) if pacer else None
         self._overhead = pacer.overhead if pacer else self._overhead
         if end is not None and not self.finished:
             self._course = self._course.replanned(self.step, end)
         return int(signal) if signal and not self.finished else None
 
-    def _pacer(self) -> Pacer | None:
-        if self.settings.budget is None:
+    def _step_planner(self) -> StepPlanner | None:
+        if self.settings.max_time is None:
             return None
-        return Pacer(
+        return StepPlanner(
             self.settings,
             validates=self._validation is not None,
             step=self.step,
@@ -200,31 +205,35 @@ class Trainer:
         )
 
     @property
-    def exported(self) -> Model:
+    def evaluated_model(self) -> Model:
         """The model whose weights are validated and exported: the moving average, if there is one."""
         return self.model if self._average is None else self._average.model
 
     def export(self, folder: Path | None = None) -> Path:
         """Write the present weights as a model folder; ``RUN/model`` unless told."""
         target = folder or self.run / "model"
-        if self.team.leads:
+        if self.team.is_main:
             trained_on = {**self.saved.trained_on, "steps": self.step}
             saved = self.saved.replace(trained_on=trained_on)
-            save_model(target, self.exported, saved, self.labels, previous_folder(self.run, saved))
+            save_model(target, self.evaluated_model, saved, self.labels, first_stage_folder(self.run, saved))
         return target
 
     def _batches(self) -> Generator[list[Sample]]:
         """The batches of each step; the time they take is noted."""
         # How far a budget reaches is known only on the way.
-        end = self.settings.steps if self.settings.budget is None else FAR
-        steps = range(self.step, end or FAR)
+        end = self.settings.steps if self.settings.max_time is None else ENDLESS
+        steps = range(self.step, end or ENDLESS)
         parts = Batches(
-            steps, self.settings.batch_size, self.settings.accumulate, self.team.rank, self.team.size
+            steps,
+            self.settings.batch_size,
+            self.settings.gradient_accumulation,
+            self.team.rank,
+            self.team.size,
         )
         batches = iter(load_batches(self._train, parts, self.settings.workers))
         while True:
             began = time.perf_counter()
-            together = list(islice(batches, self.settings.accumulate))
+            together = list(islice(batches, self.settings.gradient_accumulation))
             self._meter.waited += time.perf_counter() - began
             yield together
 
@@ -234,12 +243,12 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
-        self._frozen.hold(self.step)
+        self._frozen.apply(self.step)
         self._wrapped_optimizer.zero_grad(set_to_none=True)
-        before = statistics_of(self.model)
+        before = running_statistics(self.model)
         value = self._update(batches)
         if not math.isfinite(value):
-            put_back(before, self.model)
+            restore_running_statistics(before, self.model)
         return value
 
     def _update(self, batches: list[Sample]) -> float:
@@ -276,7 +285,7 @@ class Trainer:
                 mean, bad = self.team.mean(value)
                 value = math.nan if bad else mean
             if math.isfinite(value):
-                self._meter.parts.append({name: part.detach() for name, part in losses.items()})
+                self._meter.loss_terms.append({name: part.detach() for name, part in losses.items()})
                 self.fabric.backward(loss / of if of > 1 else loss)
         return value
 
@@ -286,17 +295,17 @@ class Trainer:
         now = time.perf_counter()
         seconds = max(now - meter.began, 1e-9)
         finite = [loss for loss in meter.losses if math.isfinite(loss)]
-        batch = settings.batch_size * settings.accumulate * self.team.size
+        batch = settings.batch_size * settings.gradient_accumulation * self.team.size
         validates = self._validation is not None and (last or self._due(settings.validate_every))
         report = Report(
             step=self.step,
             steps=self.steps,
             loss=sum(finite) / len(finite) if finite else math.nan,
-            parts=mean_parts(meter.parts),
+            loss_terms=mean_loss_terms(meter.loss_terms),
             lr=self._optimizer.param_groups[0]["lr"],
             seconds_per_step=seconds / len(meter.losses),
             samples_per_second=len(meter.losses) * batch / seconds,
-            stall=meter.waited / seconds,
+            data_wait_fraction=meter.waited / seconds,
             val_dice=self._validate(log) if validates else {},
             seconds=time.perf_counter() - self._began,
         )
@@ -308,7 +317,7 @@ class Trainer:
         """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
         assert self._validation is not None
         held_out, size = self._validation, self.settings.batch_size
-        dice = validate(self.exported, held_out, self._candidates, size, self.team, log, self.step)
+        dice = validate(self.evaluated_model, held_out, self._label_sets, size, self.team, log, self.step)
         known = [value for value in dice.values() if not math.isnan(value)]
         mean = sum(known) / len(known) if known else -math.inf
         self._stale += 1
@@ -346,7 +355,7 @@ class Trainer:
             "average": None if self._average is None else self._average.model.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),  # float16: the scale of the gradients
         }
-        if self.team.leads:
+        if self.team.is_main:
             save_checkpoint(self.run / "last", self.step, weights, state)
         self._spans["saving"] = time.perf_counter() - began
 
@@ -369,10 +378,10 @@ class Trainer:
         self._overhead = (state["overhead"][0], state["overhead"][1])
         self.best, self._stale = float(state["best"]), int(state["stale"])
         if state["extended"] == len(self.settings.extended):
-            self._course = Course(**state["course"]) if state["course"] else self._course
+            self._course = ScheduleProgress(**state["course"]) if state["course"] else self._course
             self.finished = bool(state["finished"]) or self.step == self.steps
         else:
-            self._course, self._stale = next_leg(self.settings, self.step, self.seconds), 0
+            self._course, self._stale = extended_schedule(self.settings, self.step, self.seconds), 0
 
     def _divergence(self, found: str) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
@@ -384,10 +393,10 @@ class Trainer:
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
         held_out = f", {len(self._validation.cases)} held out" if self._validation is not None else ""
-        settings, parts = self.settings, self.settings.accumulate * self.team.size
+        settings, parts = self.settings, self.settings.gradient_accumulation * self.team.size
         batch = f"batch {settings.batch_size}" + (f" x {parts}" if parts > 1 else "")
         return (
-            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._goal}, "
+            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._end_in_words}, "
             f"{batch}, {self.team.precision} on {self.fabric.device}, "
-            f"{counted(len(self._train.cases), 'case')}{held_out})"
+            f"{pluralise(len(self._train.cases), 'case')}{held_out})"
         )

@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.patches.patch_dataset import PatchDataset
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.models.base import Model
 from medseg.train.batches import Batches, load_batches
-from medseg.train.distributed_training import Team
+from medseg.train.distributed_training import Distributed
 from medseg.train.reporting import ReportLog
 
 PICTURE = "validation/image_reference_prediction"
 
 
-def on_device(image: Tensor, team: Team) -> Tensor:
+def on_device(image: Tensor, team: Distributed) -> Tensor:
     """The image `(n, c, *spatial)` on the device, channels last in memory."""
     layout = torch.channels_last if image.dim() == 4 else torch.channels_last_3d
     return image.to(team.fabric.device).contiguous(memory_format=layout)
@@ -28,9 +28,9 @@ def on_device(image: Tensor, team: Team) -> Tensor:
 def validate(
     model: Model,
     patches: PatchDataset,
-    candidates: Candidates,
+    label_sets: LabelSets,
     batch_size: int,
-    team: Team,
+    team: Distributed,
     log: ReportLog,
     step: int,
 ) -> dict[str, float]:
@@ -41,34 +41,34 @@ def validate(
 
     Args:
         model: as it is to be judged. patches: as many as are looked at.
-        candidates: what the values of their label maps stand for.
+        label_sets: what the values of their label maps stand for.
         batch_size: of one process. step: for the log.
 
     Returns:
         Name → Dice; NaN for a label that neither occurs nor was predicted.
     """
     model.eval()
-    labels = candidates.labels
-    counts = torch.zeros(candidates.num_values, len(labels.measured) + 1, dtype=torch.int64)
+    labels = label_sets.labels
+    counts = torch.zeros(label_sets.num_values, len(labels.evaluated) + 1, dtype=torch.int64)
     steps = range(len(patches) // (batch_size * team.size))
     own = Batches(steps, batch_size, rank=team.rank, processes=team.size)
     for number, batch in enumerate(load_batches(patches, own, workers=0)):
         label = batch["label"].to(team.fabric.device)
         with team.fabric.autocast():
             logits = model(on_device(batch["image"], team))
-        counts += _counted(logits, label, candidates).cpu()
+        counts += _counted(logits, label, label_sets).cpu()
         if number == 0:
             known = torch.where(batch["label"] < len(labels), batch["label"], 0)
             predicted = predicted_classes(logits, labels).cpu()
-            log.add_picture(PICTURE, validation_picture(batch["image"], known, predicted, labels), step)
-    dice = dice_of(team.summed(counts), candidates)
-    return {one.name: float(value) for one, value in zip(labels.measured, dice, strict=True)}
+            log.add_image(PICTURE, validation_image(batch["image"], known, predicted, labels), step)
+    dice = dice_of(team.sum(counts), label_sets)
+    return {one.name: float(value) for one, value in zip(labels.evaluated, dice, strict=True)}
 
 
-def _counted(logits: Tensor, label: Tensor, candidates: Candidates) -> Tensor:
+def _counted(logits: Tensor, label: Tensor, label_sets: LabelSets) -> Tensor:
     """Voxels `(num_values, 1 + m)` by their value: all of them, and those predicted as each measured label or region."""
-    values, size = label.flatten(), candidates.num_values
-    if candidates.labels.regions:
+    values, size = label.flatten(), label_sets.num_values
+    if label_sets.labels.regions:
         chosen = [values, *(values[(logits[:, index] > 0).flatten()] for index in range(logits.shape[1]))]
         return torch.stack([torch.bincount(one, minlength=size) for one in chosen], 1)
     classes = logits.shape[1]
@@ -78,9 +78,9 @@ def _counted(logits: Tensor, label: Tensor, candidates: Candidates) -> Tensor:
     return counts
 
 
-def dice_of(counts: Tensor, candidates: Candidates) -> Tensor:
+def dice_of(counts: Tensor, label_sets: LabelSets) -> Tensor:
     """Dice of each measured label or region from the counts `(num_values, 1 + m)` of all voxels and of those predicted."""
-    inside, decided = torch.from_numpy(candidates.inside()), torch.from_numpy(candidates.decided())
+    inside, decided = torch.from_numpy(label_sets.certain()), torch.from_numpy(label_sets.known())
     everything, predicted = counts[:, :1], counts[:, 1:]
     overlap = (predicted * inside).sum(0).double()
     return 2 * overlap / ((predicted * decided).sum(0) + (everything * inside).sum(0)).double()
@@ -92,11 +92,11 @@ def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:
         return logits.argmax(1, keepdim=True)
     classes = torch.zeros_like(logits[:, :1], dtype=torch.int64)
     for index, region in enumerate(labels.regions):
-        classes[logits[:, index : index + 1] > 0] = labels.values.index(region.written)
+        classes[logits[:, index : index + 1] > 0] = labels.values.index(region.output_value)
     return classes
 
 
-def validation_picture(
+def validation_image(
     image: Tensor, reference: Tensor, predicted: Tensor, labels: Labels, most: int = 4
 ) -> NDArray[np.uint8]:
     """Rows of image, reference and prediction, each in the slice with the most foreground.

@@ -33,7 +33,7 @@ _EDGE_PLACES = ((0.5, 0.965), (0.97, 0.5), (0.5, 0.035), (0.03, 0.5))  # top, ri
 _FORMATS = (".png", ".svg", ".pdf", ".jpg")
 
 
-class Picture(Figure):
+class ReportFigure(Figure):
     """A matplotlib figure outside pyplot that Jupyter shows by itself and that writes itself whole."""
 
     def png(self, dpi: float = SCREEN_DPI) -> bytes:
@@ -85,7 +85,9 @@ def panel_inches(height_mm: float, width_mm: float) -> tuple[float, float]:
     return height_mm * scale, width_mm * scale
 
 
-def draw_panels(rows: Sequence[tuple[str, Sequence[Panel]]], legend: Sequence[Label], title: str) -> Picture:
+def draw_panels(
+    rows: Sequence[tuple[str, Sequence[Panel]]], legend: Sequence[Label], title: str
+) -> ReportFigure:
     """Rows of panels with a name at their left, a title above and the labels' colours below.
 
     Args:
@@ -100,7 +102,7 @@ def draw_panels(rows: Sequence[tuple[str, Sequence[Panel]]], legend: Sequence[La
     row_height = max(height for height, _ in sizes)
     width = sum(w for _, w in sizes) + _GAP * (len(sizes) - 1)
     height = len(rows) * row_height + (len(rows) - 1) * _GAP
-    figure = Picture(figsize=(width, height), facecolor=BACKGROUND)
+    figure = ReportFigure(figsize=(width, height), facecolor=BACKGROUND)
     for number, (name, panels) in enumerate(rows):
         bottom = height - (number + 1) * row_height - number * _GAP
         left = 0.0

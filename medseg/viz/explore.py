@@ -23,7 +23,7 @@ from medseg.viz.slice_images import (
     extent_mm,
     is_colour,
     label_slice,
-    labels_on,
+    labels_on_grid_of,
     overlay,
     pixel_size,
     slice_count,
@@ -33,7 +33,7 @@ from medseg.viz.slice_images import (
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from medseg.viz.canvas import Picture
+    from medseg.viz.canvas import ReportFigure
 
 _HEIGHT = "320px"
 _PIXELS = 480
@@ -51,7 +51,7 @@ class Viewer:
         still: the figure of the same planes.
     """
 
-    def __init__(self, widget: Any, still: Picture) -> None:
+    def __init__(self, widget: Any, still: ReportFigure) -> None:
         self.widget = widget
         self.still = still
 
@@ -68,7 +68,7 @@ def show(
     *,
     names: Labels | None = None,
     window: Window = None,
-) -> Viewer | Picture:
+) -> Viewer | ReportFigure:
     """Show an image in three planes, perhaps with label maps over it.
 
     In Jupyter with ipywidgets there are sliders for the slices, a menu of windows, the opacity of the
@@ -90,8 +90,8 @@ def show(
     if not widgets_run():
         return still
     given = {"prediction": labels, "reference": reference}
-    maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
-    table = Labels.of_values(*(volume.data for volume in maps.values())) if names is None else names
+    maps = {name: labels_on_grid_of(image, volume) for name, volume in given.items() if volume is not None}
+    table = Labels.from_values(*(volume.data for volume in maps.values())) if names is None else names
     return Viewer(controls(image, maps, table, window), still)
 
 
@@ -102,7 +102,7 @@ def widgets_run() -> bool:
     return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
 
 
-def render(
+def render_slice(
     image: Volume,
     labels_volume: Volume | None,
     table: Labels,
@@ -150,7 +150,7 @@ def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: W
             change: object = None, plane: Plane = plane, slider: Any = slider, picture: Any = picture
         ) -> None:
             volume = maps.get(switch.value)
-            rgb = render(image, volume, table, plane, slider.value, windows[menu.value], opacity.value)
+            rgb = render_slice(image, volume, table, plane, slider.value, windows[menu.value], opacity.value)
             picture.value = png_of(rgb)
 
         for control in (slider, menu, opacity, switch):

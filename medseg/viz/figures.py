@@ -23,7 +23,7 @@ from medseg.viz.slice_images import (
     extent_mm,
     is_colour,
     label_slice,
-    labels_on,
+    labels_on_grid_of,
     overlay,
     pixel_size,
     slice_count,
@@ -35,7 +35,7 @@ from medseg.volumes.volume import Volume
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from medseg.viz.canvas import Panel, Picture
+    from medseg.viz.canvas import Panel, ReportFigure
 
 
 def save_overlay(
@@ -76,7 +76,7 @@ def overlay_figure(
     title: str = "",
     window: Window = None,
     alpha: float = 0.45,
-) -> Picture:
+) -> ReportFigure:
     """The figure that `save_overlay` writes; without label maps, the image alone.
 
     Args:
@@ -87,8 +87,8 @@ def overlay_figure(
     from medseg.viz.canvas import draw_panels
 
     given = {"reference": reference, "prediction": labels_volume}
-    maps = {name: labels_on(image, volume) for name, volume in given.items() if volume is not None}
-    table = Labels.of_values(*(volume.data for volume in maps.values())) if labels is None else labels
+    maps = {name: labels_on_grid_of(image, volume) for name, volume in given.items() if volume is not None}
+    table = Labels.from_values(*(volume.data for volume in maps.values())) if labels is None else labels
     window = window if is_colour(image) else window_of(image, window)
     places = {plane: _place(image, list(maps.values()), plane) for plane in planes_of(image)}
     rows: list[tuple[str, list[Panel]]] = []
@@ -119,13 +119,13 @@ def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None
     Raises:
         DataError: no row has a step with a loss, or the file cannot be written.
     """
-    from medseg.viz.canvas import Picture
+    from medseg.viz.canvas import ReportFigure
 
     rows = list(rows)
     losses, scores = _series(rows, "loss"), _series(rows, "val_dice")
     if not losses[0]:
         raise DataError(f"{path}: no row with step and loss to draw. Give the lines of metrics.jsonl.")
-    figure = Picture(figsize=(8, 5 if scores[0] else 3.2), layout="constrained")
+    figure = ReportFigure(figsize=(8, 5 if scores[0] else 3.2), layout="constrained")
     found: Any = figure.subplots(2 if scores[0] else 1, 1, sharex=True, squeeze=False)
     axes: list[Axes] = list(found[:, 0])
     _draw_loss(axes[0], *losses)

@@ -20,7 +20,7 @@ from medseg.viz.slice_images import (
     extent_mm,
     is_colour,
     label_slice,
-    labels_on,
+    labels_on_grid_of,
     pixel_size,
     region_edges,
     slice_rgb,
@@ -29,7 +29,7 @@ from medseg.viz.slice_images import (
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from medseg.viz.canvas import Panel, Picture
+    from medseg.viz.canvas import Panel, ReportFigure
 
 
 def contours(rgb: Rgb, ids: Array, alpha: float = 0.15) -> Rgb:
@@ -58,7 +58,7 @@ def instance_figure(
     title: str = "",
     window: Window = None,
     names: tuple[str, str] = ("reference", "prediction"),
-) -> Picture:
+) -> ReportFigure:
     """One slice three times: as it is, with the reference's objects where given, and with those that were found.
 
     Args:
@@ -74,7 +74,7 @@ def instance_figure(
     from medseg.viz.canvas import draw_panels
 
     maps = {
-        name: labels_on(image, ids)
+        name: labels_on_grid_of(image, ids)
         for name, ids in zip(names, (reference, found), strict=True)
         if ids is not None
     }

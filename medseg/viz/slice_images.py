@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import ConfigError, DataError, nearest
+from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.labels.label_table import IGNORED_COLOUR, Labels
-from medseg.volumes.grid import axes_to, turned
+from medseg.volumes.grid import reorient_array, reorientation
 from medseg.volumes.resampling import AxisMap, resample, resample_labels
 from medseg.volumes.volume import Volume
 
@@ -137,7 +137,9 @@ def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tup
     if isinstance(window, str):
         if window not in WINDOWS:
             known = ", ".join(WINDOWS)
-            raise ConfigError(f"unknown window {window!r}.{nearest(window, WINDOWS)} Known windows: {known}.")
+            raise ConfigError(
+                f"unknown window {window!r}.{did_you_mean(window, WINDOWS)} Known windows: {known}."
+            )
         return WINDOWS[window]
     if window is not None:
         level, width = window
@@ -153,7 +155,7 @@ def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tup
 def best_slice(labels: Volume, plane: Plane = "axial") -> int:
     """Index of the slice with the most labelled voxels; the middle one if there are none."""
     axis = _checked_axis(plane)
-    foreground = turned(labels.data[0] != 0, labels.grid.axcodes, "RAS")
+    foreground = reorient_array(labels.data[0] != 0, labels.grid.axcodes, "RAS")
     counts = foreground.sum(axis=tuple(a for a in range(3) if a != axis))
     return int(counts.argmax()) if counts.any() else len(counts) // 2
 
@@ -181,7 +183,7 @@ def pixel_size(volume: Volume, plane: Plane) -> float:
     return min(spacing[axis] for axis in _in_plane(plane))
 
 
-def labels_on(image: Volume, labels: Volume) -> Volume:
+def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
     """A label map on the grid of `image`, for showing: turned, or resampled where grids differ.
 
     Raises:
@@ -196,7 +198,7 @@ def labels_on(image: Volume, labels: Volume) -> Volume:
             "numbers. Give the label map, not an image."
         )
     volume = labels.with_data(data.astype(np.uint8) if data.dtype == bool else data, kind="label")
-    facing = volume.turned_onto(image.grid)
+    facing = volume.reoriented_like(image.grid)
     if facing.grid.matches(image.grid):
         return Volume(facing.data, image.grid, "label")
     return volume.resampled(like=image.grid)
@@ -208,7 +210,7 @@ def _cut(volume: Volume, plane: Plane, index: int | None) -> Array:
     index = count // 2 if index is None else index
     if not 0 <= index < count:
         raise ConfigError(f"{plane} slice: found {index}, expected 0 to {count - 1}. Choose one of these.")
-    facing = turned(volume.data, volume.grid.axcodes, "RAS")
+    facing = reorient_array(volume.data, volume.grid.axcodes, "RAS")
     cut = np.take(facing, index, axis=axis + 1)
     # Columns then run to the patient's left (or back) and rows to the front or head: up is last, so flip both.
     seen: Array = np.swapaxes(cut, 1, 2)[:, ::-1, ::-1]
@@ -232,7 +234,7 @@ def _maps(volume: Volume, plane: Plane, pixel_mm: float | None) -> tuple[AxisMap
 
 def _ras_sizes(volume: Volume) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Shape and spacing (mm) of the volume turned to RAS."""
-    axes, _ = axes_to(volume.grid.axcodes, "RAS")
+    axes, _ = reorientation(volume.grid.axcodes, "RAS")
     return tuple(volume.grid.shape[a] for a in axes), tuple(volume.spacing[a] for a in axes)
 
 
@@ -244,7 +246,9 @@ def _in_plane(plane: Plane) -> tuple[int, int]:
 
 def _checked_axis(plane: str) -> int:
     if plane not in _AXIS:
-        raise ConfigError(f"unknown plane {plane!r}.{nearest(plane, PLANES)} Known: {', '.join(PLANES)}.")
+        raise ConfigError(
+            f"unknown plane {plane!r}.{did_you_mean(plane, PLANES)} Known: {', '.join(PLANES)}."
+        )
     return _AXIS[plane]
 
 

@@ -47,7 +47,7 @@ class Grid:
         object.__setattr__(self, "shape", checked_shape(self.shape))
 
     @classmethod
-    def of(cls, shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1)) -> Grid:
+    def from_spacing(cls, shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1)) -> Grid:
         """A RAS grid of this shape and spacing (mm) with its first voxel at the world's origin."""
         return cls(tuple(shape), np.diag([*spacing, 1.0]))  # type: ignore[arg-type]
 
@@ -77,7 +77,7 @@ class Grid:
     def corners(self) -> NDArray[np.float64]:
         """World positions `(8, 3)` of the outer corners of the box of voxels, mm."""
         ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij")).reshape(3, 8)
-        return world(self.affine, ends.T)
+        return world_positions(self.affine, ends.T)
 
     def distance(self, other: Grid) -> float:
         """Largest distance between corresponding corners, mm; infinite for different shapes."""
@@ -89,15 +89,15 @@ class Grid:
         """Whether both grids are the same box of voxels: no corner further apart than `within_mm`."""
         return self.distance(other) <= within_mm
 
-    def boxed(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
+    def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
         """The grid of the box that begins at voxel `start`; negative starts and larger shapes extend it."""
         return self._mapped(np.eye(3), np.asarray(start, dtype=float), shape)
 
     def reoriented(self, axcodes: str = AXES) -> Grid:
         """The same voxels with array axes nearest to `axcodes` directions."""
-        return self.turned(*axes_to(self.axcodes, axcodes))
+        return self.permuted(*reorientation(self.axcodes, axcodes))
 
-    def turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
+    def permuted(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
         """The same voxels with array axis i taken from axis ``axes[i]``, reversed where ``flips[i]``."""
         linear = np.zeros((3, 3))
         offset = np.zeros(3)
@@ -175,7 +175,7 @@ def checked_axcodes(axcodes: str) -> str:
     return letters
 
 
-def axes_to(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def reorientation(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """How to turn an array with axis codes `source` into `target`.
 
     Returns:
@@ -192,21 +192,21 @@ def axes_to(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool,
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
-def axes_onto(source: Grid, target: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def reorientation_like(source: Grid, target: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """How to turn an array on `source` so that its axes run along those of `target` as nearly as they can.
 
     Axis codes alone do not tell for oblique grids: at 45 degrees they are a matter of rounding.
     """
     to_target = np.linalg.inv(target.affine) @ source.affine
-    return axes_to("".join(orientations.aff2axcodes(to_target)), AXES)
+    return reorientation("".join(orientations.aff2axcodes(to_target)), AXES)
 
 
-def turned(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
+def reorient_array(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
     """View of `(*leading, X, Y, Z)` with axis codes `source` turned to `target`; no value changes."""
-    return turned_axes(array, *axes_to(source, target))
+    return permute_array(array, *reorientation(source, target))
 
 
-def turned_axes(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
+def permute_array(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
     """View of `(*leading, X, Y, Z)` with its axes permuted and reversed as `axes_to` says."""
     leading = array.ndim - 3
     moved = np.transpose(array, (*range(leading), *[leading + axis for axis in axes]))
@@ -240,7 +240,7 @@ def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
     )
 
 
-def world(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
+def world_positions(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
     """World positions (mm) of voxel indices `(..., 3)`."""
     matrix = np.asarray(affine, dtype=np.float64)
     return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])

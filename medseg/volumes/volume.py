@@ -13,12 +13,12 @@ from scipy import ndimage
 from medseg.errors import DataError
 from medseg.volumes.grid import (
     Grid,
-    axes_onto,
-    axes_to,
     checked_spacing,
+    permute_array,
     relative_affine,
+    reorientation,
+    reorientation_like,
     separable_maps,
-    turned_axes,
 )
 from medseg.volumes.resampling import AxisMap, axis_orders, resample, resample_labels
 
@@ -76,14 +76,14 @@ class Volume:
 
     def reoriented(self, axcodes: str = "RAS") -> Volume:
         """The same voxels with array axes along `axcodes`; only permutes and flips."""
-        return self._turned(*axes_to(self.grid.axcodes, axcodes))
+        return self._permuted(*reorientation(self.grid.axcodes, axcodes))
 
-    def turned_onto(self, grid: Grid) -> Volume:
+    def reoriented_like(self, grid: Grid) -> Volume:
         """The same voxels with array axes along those of `grid`, as nearly as they can; only permutes and flips.
 
         Of oblique grids near 45 degrees, axis codes are a matter of rounding; this is not.
         """
-        return self._turned(*axes_onto(self.grid, grid))
+        return self._permuted(*reorientation_like(self.grid, grid))
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
         """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
@@ -93,7 +93,7 @@ class Volume:
                 f"crop: found box {tuple(start)} to {tuple(ends)}, expected it inside {self.grid.shape}. Use padded."
             )
         box = tuple(slice(s, e) for s, e in zip(start, ends, strict=True))
-        return self._moved(self.data[(slice(None), *box)], self.grid.boxed(start, shape))
+        return self._with(self.data[(slice(None), *box)], self.grid.cropped(start, shape))
 
     def padded(self, before: Sequence[int], after: Sequence[int], value: float = 0) -> Volume:
         """Extended by `before` and `after` voxels per axis, filled with `value`."""
@@ -101,7 +101,7 @@ class Volume:
         if min(min(pair) for pair in widths) < 0:
             raise DataError(f"padding: found {widths}, expected no negative width. Use cropped.")
         data = np.pad(self.data, [(0, 0), *widths], constant_values=value)
-        return self._moved(data, self.grid.boxed([-b for b, _ in widths], data.shape[1:]))
+        return self._with(data, self.grid.cropped([-b for b, _ in widths], data.shape[1:]))
 
     def resampled(
         self,
@@ -129,25 +129,25 @@ class Volume:
         if order not in (0, 1, 3):
             raise DataError(f"resampled: found order {order}, expected 0, 1 or 3. Use 3 for images.")
         if like is not None:
-            return self._onto(like.grid if isinstance(like, Volume) else like, order)
+            return self._resample_to(like.grid if isinstance(like, Volume) else like, order)
         if shape is not None:
-            return self._onto(self.grid.with_shape(shape), order)
+            return self._resample_to(self.grid.with_shape(shape), order)
         assert spacing is not None
-        return self._onto(self.grid.with_spacing(checked_spacing(spacing)), order)
+        return self._resample_to(self.grid.with_spacing(checked_spacing(spacing)), order)
 
-    def _onto(self, target: Grid, order: int) -> Volume:
-        source = self.turned_onto(target)
+    def _resample_to(self, target: Grid, order: int) -> Volume:
+        source = self.reoriented_like(target)
         if source.grid.matches(target):
-            return source._moved(source.data, target)
+            return source._with(source.data, target)
         order = 1 if self.is_label else order
         maps = separable_maps(source.grid, target)
         if maps is None:
-            return source._onto_turned(target, order)
+            return source._resample_reoriented(target, order)
         orders = axis_orders(order, source.spacing, target.spacing)
         data = (resample_labels if self.is_label else resample)(source.data, maps, orders)
-        return source._moved(_without_outside(data, maps), target)
+        return source._with(_zero_outside_source(data, maps), target)
 
-    def _onto_turned(self, target: Grid, order: int) -> Volume:
+    def _resample_reoriented(self, target: Grid, order: int) -> Volume:
         matrix = relative_affine(self.grid, target)
 
         def interpolate(channel: Array, order: int, mode: str = "nearest") -> Array:
@@ -164,16 +164,16 @@ class Volume:
         else:
             data = np.stack([interpolate(channel, order) for channel in self.data])
         data[:, outside] = 0
-        return self._moved(data, target)
+        return self._with(data, target)
 
-    def _turned(self, axes: Sequence[int], flips: Sequence[bool]) -> Volume:
+    def _permuted(self, axes: Sequence[int], flips: Sequence[bool]) -> Volume:
         if tuple(axes) == (0, 1, 2) and not any(flips):
             return self
-        return self._moved(
-            np.ascontiguousarray(turned_axes(self.data, axes, flips)), self.grid.turned(axes, flips)
+        return self._with(
+            np.ascontiguousarray(permute_array(self.data, axes, flips)), self.grid.permuted(axes, flips)
         )
 
-    def _moved(self, data: Array, grid: Grid) -> Volume:
+    def _with(self, data: Array, grid: Grid) -> Volume:
         return Volume(data, grid, self.kind)
 
     def __repr__(self) -> str:
@@ -200,7 +200,7 @@ def _largest_share(labels: Array, shape: Sequence[int], interpolate: Callable[[A
     return result
 
 
-def _without_outside(data: Array, maps: Sequence[AxisMap]) -> Array:
+def _zero_outside_source(data: Array, maps: Sequence[AxisMap]) -> Array:
     """Set to 0 what lies more than half a voxel outside the source, for `(C, X, Y, Z)` just resampled."""
     for axis, axis_map in enumerate(maps, start=1):
         position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset

@@ -55,7 +55,7 @@ def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path,
     )
     assert main([*call[:-1], "--set", "overlap=0.25"]) == 0
     assert main([*call, "--set", "overlap=0.25"]) == 0
-    (tmp_path / "made_by.jsonl").unlink()
+    (tmp_path / "provenance.jsonl").unlink()
     assert main(call) == 0  # nobody knows what made it
     assert "1 of 1 case already there" in capsys.readouterr().out
 

@@ -282,11 +282,11 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
         == 0
     )
     labels = medseg.read_labels(tmp_path / "a" / "phantom_000.nii.gz")
-    shares = nib.load(tmp_path / "a" / "phantom_000_probabilities.nii")
-    assert shares.shape == (*labels.grid.shape, 6)
+    probabilities = nib.load(tmp_path / "a" / "phantom_000_probabilities.nii")
+    assert probabilities.shape == (*labels.grid.shape, 6)
     assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--with", model]) == 0
     assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {"phantom_000.nii.gz", "made_by.jsonl"}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"phantom_000.nii.gz", "provenance.jsonl"}
     capsys.readouterr()
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
     assert "max_memory: found 10 MB, expected at least" in capsys.readouterr().err

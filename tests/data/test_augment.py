@@ -202,7 +202,7 @@ def test_low_resolution_leaves_the_axis_across_thick_slices(axis):
     for seed in range(10):
         for name, in_plane in (("kept", axis), ("smeared", None)):
             settings = Augmentation.parse(
-                {**only, "low_resolution_p": 1, "low_resolution": [0.5, 0.6], "in_plane": in_plane}
+                {**only, "low_resolution_p": 1, "low_resolution": [0.5, 0.6], "dummy_2d_axis": in_plane}
             )
             found, _ = augment(image, label, settings, np.random.default_rng(seed))
             changed[name] += not torch.allclose(found, image)

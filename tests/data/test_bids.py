@@ -49,7 +49,7 @@ def test_bids(tmp_path):
 def test_bids_keeps_cases_without_label(tmp_path):
     bids(tmp_path)
     tree(tmp_path, "sub-03/anat/sub-03_T1w.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
-    assert len(read_dataset(tmp_path).labelled) == 3
+    assert len(read_dataset(tmp_path).labelled_cases) == 3
     assert len(read_dataset(tmp_path).cases) == 4
 
 

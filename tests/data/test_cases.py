@@ -15,7 +15,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-LABELS = Labels.of({"background": 0, "liver": 3, "spleen": 7})
+LABELS = Labels.from_names({"background": 0, "liver": 3, "spleen": 7})
 GRID = Grid((4, 5, 6), np.array([[0.9, 0.1, 0, -20], [-0.1, 1.1, 0, 5], [0, 0, 2.5, 30], [0, 0, 0, 1]]))
 
 
@@ -57,7 +57,7 @@ def test_dataset_is_sorted_and_finds_cases():
     assert dataset.ids == ("a", "b", "c")
     assert dataset.case("b") is cases[0]
     assert dataset.subset(["c", "a", "c"]).ids == ("a", "c")
-    assert dataset.labelled == ()
+    assert dataset.labelled_cases == ()
 
 
 def test_unknown_case_names_the_nearest():
@@ -163,7 +163,7 @@ def test_unknown_label_value_names_the_file(tmp_path):
     write(label(), tmp_path / "l.nii.gz")
     case = Case("a", (tmp_path / "a.nii.gz",), tmp_path / "l.nii.gz")
     with pytest.raises(DataError, match=r"l\.nii\.gz.*unknown label value: found 7"):
-        read_case_label(case, Labels.of({"liver": 3}))
+        read_case_label(case, Labels.from_names({"liver": 3}))
 
 
 def test_a_case_without_label_cannot_give_one():

@@ -15,13 +15,13 @@ from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError
 from medseg.io.files import write
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 SHAPE = (6, 5, 4)
-LABELS = Labels.of({"liver": 1, "spleen": 2})
+LABELS = Labels.from_names({"liver": 1, "spleen": 2})
 SETTINGS = Preprocessing(channels=(Normalization(),))
 
 
@@ -30,12 +30,13 @@ def table(tmp_path):
     """Two cases with a labels column; of ``a`` only the liver was drawn, and a slice of ``b`` says 9."""
     for name in "ab":
         write(
-            Volume(np.ones((1, *SHAPE), np.float32), Grid.of(SHAPE, (1, 1, 1))), tmp_path / f"{name}.nii.gz"
+            Volume(np.ones((1, *SHAPE), np.float32), Grid.from_spacing(SHAPE, (1, 1, 1))),
+            tmp_path / f"{name}.nii.gz",
         )
         label = np.zeros((1, *SHAPE), np.uint8)
         label[0, 1], label[0, 3] = 1, 0 if name == "a" else 2
         label[0, 5] = 0 if name == "a" else 9
-        write(Volume(label, Grid.of(SHAPE, (1, 1, 1)), "label"), tmp_path / f"{name}_label.nii.gz")
+        write(Volume(label, Grid.from_spacing(SHAPE, (1, 1, 1)), "label"), tmp_path / f"{name}_label.nii.gz")
     rows = [
         "case\timage\tlabel\tlabels",
         "a\ta.nii.gz\ta_label.nii.gz\tliver",
@@ -49,13 +50,16 @@ def table(tmp_path):
 
 def test_a_table_tells_what_was_drawn(table):
     dataset = read_dataset(table)
-    assert [case.drawn for case in dataset.cases] == [("liver",), None]
+    assert [case.annotated for case in dataset.cases] == [("liver",), None]
     assert dataset.labels == replace(LABELS, ignore=9)
     text = (table / "cases.tsv").read_text()
     (table / "cases.tsv").write_text(
         text.replace("\tliver\n", "\tliver; spleen\n").replace("\t\n", "\tspleen,liver\n")
     )
-    assert [case.drawn for case in read_dataset(table).cases] == [("liver", "spleen"), ("spleen", "liver")]
+    assert [case.annotated for case in read_dataset(table).cases] == [
+        ("liver", "spleen"),
+        ("spleen", "liver"),
+    ]
 
 
 def test_an_entry_of_training_tells_what_was_drawn(tmp_path):
@@ -70,7 +74,7 @@ def test_an_entry_of_training_tells_what_was_drawn(tmp_path):
         ],
     }
     (tmp_path / "dataset.json").write_text(json.dumps(values))
-    assert [case.drawn for case in read_dataset(tmp_path).cases] == [("liver",), None]
+    assert [case.annotated for case in read_dataset(tmp_path).cases] == [("liver",), None]
     values["training"][0]["labels"] = "liver"
     (tmp_path / "dataset.json").write_text(json.dumps(values))
     with pytest.raises(
@@ -80,13 +84,13 @@ def test_an_entry_of_training_tells_what_was_drawn(tmp_path):
 
 
 def test_a_label_that_was_not_drawn_must_not_be_there(table):
-    case = replace(read_dataset(table).case("b"), drawn=("liver",))
+    case = replace(read_dataset(table).case("b"), annotated=("liver",))
     with pytest.raises(DataError, match=r"case b: .*found 20 voxels of value 2 \(spleen\), expected none"):
         read_case_label(case, replace(LABELS, ignore=9))
 
 
 def test_an_unknown_drawn_label_is_refused(table):
-    case = replace(read_dataset(table).case("a"), drawn=("livre",))
+    case = replace(read_dataset(table).case("a"), annotated=("livre",))
     with pytest.raises(DataError, match=r"case a: labels: unknown label 'livre'\. Did you mean 'liver'"):
         read_case_label(case, replace(LABELS, ignore=9))
 
@@ -100,40 +104,40 @@ def test_stored_maps_say_what_a_voxel_may_be(table):
     assert set(np.unique(b.label)) == {0, 1, 2, 3}
     assert (b.label[0, 5] == 3).all()
     assert b.label.dtype == np.uint8
-    assert sorted(b.locations) == [0, 1, 2]
-    assert not (b.locations[0][:, 0] == 5).any()
-    assert len(b.locations[0]) == 100
-    assert sorted(a.locations) == [0, 1]
+    assert sorted(b.class_locations) == [0, 1, 2]
+    assert not (b.class_locations[0][:, 0] == 5).any()
+    assert len(b.class_locations[0]) == 100
+    assert sorted(a.class_locations) == [0, 1]
     assert a.has_foreground
 
 
 def test_a_store_is_filled_anew_when_what_was_drawn_changes(table):
     case = read_dataset(table).case("a")
     folders = set()
-    for labels, drawn in (
+    for labels, annotated in (
         (LABELS, None),
         (LABELS, ("liver",)),
         (LABELS, ("liver", "spleen")),
         (replace(LABELS, ignore=9), None),
         (LABELS.with_regions({"both": [1, 2]}), None),
     ):
-        (stored,) = fill_store(table / "store", [replace(case, drawn=drawn)], labels, SETTINGS)
+        (stored,) = fill_store(table / "store", [replace(case, annotated=annotated)], labels, SETTINGS)
         folders.add(stored.folder)
     assert len(folders) == 4  # drawn in full is drawn in full
 
 
 def test_many_classes_and_sets_take_two_bytes(table):
-    labels = Labels.of({f"l{value}": value for value in range(255)})
-    case = replace(read_dataset(table).case("a"), drawn=("l1",))
-    candidates = Candidates.of(labels, {"a": case.drawn, "c": ("l1", "l2")})
-    (stored,) = fill_store(table / "store", [case], labels, SETTINGS, candidates)
+    labels = Labels.from_names({f"l{value}": value for value in range(255)})
+    case = replace(read_dataset(table).case("a"), annotated=("l1",))
+    label_sets = LabelSets.from_annotations(labels, {"a": case.annotated, "c": ("l1", "l2")})
+    (stored,) = fill_store(table / "store", [case], labels, SETTINGS, label_sets)
     assert set(np.unique(stored.label)) == {1, 256}
     assert stored.label.dtype == np.uint16
 
 
 def test_a_case_without_foreground_has_none(table):
     dataset = read_dataset(table)
-    empty = Labels.of({"liver": 1, "spleen": 2, "kidney": 7}).with_regions({"kidney": [7]})
+    empty = Labels.from_names({"liver": 1, "spleen": 2, "kidney": 7}).with_regions({"kidney": [7]})
     (stored,) = fill_store(table / "store", dataset.cases[:1], empty, SETTINGS)
     assert not stored.has_foreground
-    assert not stored.locations
+    assert not stored.class_locations

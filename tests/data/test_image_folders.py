@@ -20,7 +20,7 @@ from medseg.data.datasets.cases import (
 )
 from medseg.data.datasets.layouts import is_dataset, read_dataset
 from medseg.data.patches.case_store import fill_store
-from medseg.data.patches.patch_dataset import PatchDataset, cut, cut_instances, sampled_ids
+from medseg.data.patches.patch_dataset import PatchDataset, extract_instances, extract_patch, sampled_ids
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
@@ -30,7 +30,7 @@ from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 
 SETTINGS = Preprocessing(channels=(Normalization(method="rescale"),) * 3)
-NUCLEUS = Labels.of({"nucleus": 1})
+NUCLEUS = Labels.from_names({"nucleus": 1})
 
 
 def picture(folder, name, array):
@@ -65,7 +65,7 @@ def test_colours_are_channels_and_ids_reach_beyond_255(nuclei):
     assert dataset.channel_names == ("red", "green", "blue")
     assert dataset.labels is not None
     assert dataset.labels.names == ("background", "instance")
-    assert len(dataset.labelled) == 2
+    assert len(dataset.labelled_cases) == 2
     case = dataset.case("cell_1")
     image, ids = read_case_image(case, 3), read_case_instances(case)
     assert image.data.shape == (3, 80, 60, 1)
@@ -80,7 +80,7 @@ def test_instances_alone_can_be_of_one_class_only(nuclei):
     with pytest.raises(
         DataError, match="found instances without a label map, expected one, because there are 2"
     ):
-        read_case_label(case, Labels.of({"a": 1, "b": 2}))
+        read_case_label(case, Labels.from_names({"a": 1, "b": 2}))
 
 
 def test_label_maps_and_instances_may_stand_side_by_side(nuclei):
@@ -256,8 +256,8 @@ def test_ids_are_interpolated_as_labels_are():
     InMemory.label = label
     for seed in range(5):
         matrix = np.eye(3) + np.random.default_rng(seed).normal(size=(3, 3)) * 0.3
-        _, classes = cut(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
-        ids = cut_instances(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
+        _, classes = extract_patch(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
+        ids = extract_instances(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
         assert (classes == ids).float().mean() > 0.999  # exact ties may fall either way
 
 
@@ -274,7 +274,7 @@ def test_real_nuclei(shared_data, tmp_path):
     assert len(dataset.cases) == 159
     case = next(case for case in dataset.cases if case.id.startswith("07fb37aa"))
     ids = read_case_instances(case)
-    assert len(Instances.of_map(ids.data[0])) == 313
+    assert len(Instances.from_map(ids.data[0])) == 313
     (stored,) = fill_store(tmp_path, [case], NUCLEUS, SETTINGS)
     assert stored.instances.max() == 313
 
@@ -285,7 +285,7 @@ def test_an_instance_is_of_the_class_that_most_of_its_voxels_have(nuclei):
     some = np.argwhere(ids == ids.max())[0]
     label[tuple(some)] = 3 - label[tuple(some)]  # one voxel of another class decides nothing
     picture(nuclei / "labels", "cell_0.png", label)
-    labels = Labels.of({"even": 1, "odd": 2})
+    labels = Labels.from_names({"even": 1, "odd": 2})
     found = read_case_objects(read_dataset(nuclei).case("cell_0"), labels)
     assert found.values == {int(k): 1 + int(k) % 2 for k in np.unique(ids[ids > 0])}
     for value in (0, 9):

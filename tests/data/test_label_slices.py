@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.patches.first_stage_channels import one_hot_last
+from medseg.data.patches.first_stage_channels import append_one_hot
 from medseg.data.preprocessing.lazy_labels import LabelSlices
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing, label_slices, prepare, prepare_label
@@ -52,13 +52,13 @@ def test_a_map_is_prepared_as_the_label_is(make_volume, axcodes, spacing):
     made = label_slices(label, prepared, settings)
     assert prepared.start != (0, 0, 0)
     assert np.array_equal(np.moveaxis(made.slices(0, made.shape[0]), 0, -1), whole.data[0])
-    assert made.shape[0] == whole.grid.shape[2] == Grid.of(whole.grid.shape).shape[2]
+    assert made.shape[0] == whole.grid.shape[2] == Grid.from_spacing(whole.grid.shape).shape[2]
 
 
 def test_classes_become_channels_in_rising_order():
     image = torch.randn(2, 3, 4, 5, 6)
     image[:, -1] = torch.randint(0, 4, (2, 4, 5, 6))
-    seen = one_hot_last(image, 3)
+    seen = append_one_hot(image, 3)
     assert seen.shape == (2, 5, 4, 5, 6)
     assert torch.equal(seen[:, :2], image[:, :2])
     for label in (1, 2, 3):

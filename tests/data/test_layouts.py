@@ -74,7 +74,7 @@ def test_msd_test_images_are_cases_without_label(tmp_path):
     tree(tmp_path, "imagesTs/z.nii.gz")
     dataset = read_dataset(msd(tmp_path, "a", test=["./imagesTs/z.nii.gz"]))
     assert dataset.ids == ("a", "z")
-    assert [case.id for case in dataset.labelled] == ["a"]
+    assert [case.id for case in dataset.labelled_cases] == ["a"]
 
 
 def test_nnunet_v1_lists_images_without_channel_numbers(tmp_path):
@@ -141,7 +141,7 @@ def test_regions_and_ignore_of_nnunet(tmp_path):
     msd(tmp_path, "a", labels=table, regions_class_order=[1, 2, 3])
     labels = read_dataset(tmp_path).labels
     assert (labels.names, labels.values) == (("background", "label 1", "label 2", "enhancing"), (0, 1, 2, 3))
-    assert [(r.name, r.values, r.written) for r in labels.regions] == [
+    assert [(r.name, r.values, r.output_value) for r in labels.regions] == [
         ("whole", (1, 2, 3), 1),
         ("core", (2, 3), 2),
         ("enhancing", (3,), 3),
@@ -261,7 +261,7 @@ def test_layout_by_name(tmp_path):
 @real
 def test_real_decathlon_task():
     dataset = read_dataset(SHARED / "Task04_Hippocampus")
-    assert len(dataset.labelled) == 205
+    assert len(dataset.labelled_cases) == 205
     assert dataset.channel_names == ("MRI",)
     assert dataset.labels is not None
     assert dataset.labels.names == ("background", "Anterior", "Posterior")

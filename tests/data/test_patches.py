@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from medseg.data.patches.case_store import locations_table
-from medseg.data.patches.patch_dataset import PatchDataset, cut, sample_generator
+from medseg.data.patches.patch_dataset import PatchDataset, extract_patch, sample_generator
 from medseg.data.settings import Augmentation
 from medseg.errors import DataError
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 
 SHAPE = (14, 12, 10)
@@ -101,7 +101,7 @@ def test_the_last_patches_of_a_batch_hold_foreground(cases, batch, share, forced
     dataset = patches(
         cases[:2], batch_size=batch, foreground=share, augmentation=None, length=batch * 12, size=(4, 4, 4)
     )
-    assert batch - dataset.first_forced == forced
+    assert batch - dataset.first_foreground_index == forced
     centres = [dataset[index]["label"][0, 2, 2, 2].item() > 0 for index in range(batch * 12)]
     by_place = np.array(centres).reshape(12, batch)
     assert by_place[:, batch - forced :].all()
@@ -146,8 +146,8 @@ def test_a_small_case_is_padded_with_zeros_and_never_cut(cases):
 def test_the_identity_matrix_equals_a_plain_crop(centre, size):
     image, label = _arrays()
     case = _Case(image, label)
-    plain = cut(case, np.array(centre), size)
-    turned = cut(case, np.array(centre), size, np.eye(3))
+    plain = extract_patch(case, np.array(centre), size)
+    turned = extract_patch(case, np.array(centre), size, np.eye(3))
     torch.testing.assert_close(turned[0], plain[0], atol=1e-4, rtol=1e-5)
     assert torch.equal(turned[1], plain[1])
 
@@ -176,7 +176,7 @@ def quarter_turn(first: int, second: int) -> np.ndarray:
 def test_a_quarter_turn_equals_rot90(axes):
     image = np.random.default_rng(0).normal(size=(1, 9, 9, 9)).astype(np.float32)
     label = np.random.default_rng(1).integers(0, 3, (1, 9, 9, 9)).astype(np.uint8)
-    turned, classes = cut(_Case(image, label), np.array([4, 4, 4]), (9, 9, 9), quarter_turn(*axes))
+    turned, classes = extract_patch(_Case(image, label), np.array([4, 4, 4]), (9, 9, 9), quarter_turn(*axes))
     # Patch offset e_first reads source offset e_second: the array is turned from `second` towards `first`.
     expected = np.rot90(image[0], 1, axes=(axes[1], axes[0]))
     np.testing.assert_allclose(turned[0].numpy(), expected, atol=1e-5)
@@ -188,7 +188,7 @@ def test_a_scale_above_1_makes_objects_smaller():
     label[0, 6:15, 6:15, 6:15] = 1
     case = _Case(label.astype(np.float32), label)
     counts = [
-        int(cut(case, np.array([10, 10, 10]), (21, 21, 21), np.eye(3) * scale)[1].sum())
+        int(extract_patch(case, np.array([10, 10, 10]), (21, 21, 21), np.eye(3) * scale)[1].sum())
         for scale in (0.8, 1.0, 1.4)
     ]
     assert counts[1] == 9**3
@@ -203,7 +203,9 @@ def test_a_scale_above_1_makes_objects_smaller():
 )
 def test_no_class_is_invented_and_all_is_finite(matrix, centre):
     image, label = _arrays()
-    turned, classes = cut(_Case(image, label), np.array(centre), (7, 6, 5), np.array(matrix).reshape(3, 3))
+    turned, classes = extract_patch(
+        _Case(image, label), np.array(centre), (7, 6, 5), np.array(matrix).reshape(3, 3)
+    )
     assert turned.shape == (2, 7, 6, 5)
     assert torch.isfinite(turned).all()
     assert turned.min() >= min(image.min(), 0) - 1e-4
@@ -218,15 +220,15 @@ def test_a_turned_label_follows_its_image():
     case = _Case((label > 0).astype(np.float32), label)
     angle = np.radians(25)
     matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    image, classes = cut(case, np.array([12, 12, 12]), (24, 24, 24), matrix)
+    image, classes = extract_patch(case, np.array([12, 12, 12]), (24, 24, 24), matrix)
     assert torch.equal(classes[0] == 3, image[0] > 0.5)
 
 
 def test_outside_is_background_and_zero(cases):
-    image, label = cut(cases[0], np.array([500, 500, 500]), (4, 4, 4))
+    image, label = extract_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4))
     assert not image.any()
     assert not label.any()
-    image, label = cut(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
+    image, label = extract_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
     assert not image.any()
     assert not label.any()
 
@@ -244,7 +246,7 @@ def test_cases_that_all_have_foreground_keep_their_sequence(cases):
         rng = sample_generator(7, "train", index)
         number = int(rng.integers(2))
         if index % 2:
-            voxels = cases[number].locations[1 + int(rng.integers(2))]
+            voxels = cases[number].class_locations[1 + int(rng.integers(2))]
             place = voxels[int(rng.integers(len(voxels)))]
         else:
             place = rng.integers([0, 0, 0], np.array(SHAPE) - 1, endpoint=True)
@@ -254,24 +256,24 @@ def test_cases_that_all_have_foreground_keep_their_sequence(cases):
 @pytest.mark.parametrize(("batch", "share"), [(1, 0.33), (1, 0.5), (1, 0.9), (2, 0.1), (1, 0), (1, 1)])
 def test_a_share_too_small_for_every_batch_is_kept_over_several(cases, batch, share):
     dataset = patches(cases[:1], batch_size=batch, foreground=share, length=100)
-    forced = [dataset._is_forced(index) for index in range(100)]
+    forced = [dataset._is_foreground_patch(index) for index in range(100)]
     assert sum(forced) == pytest.approx(100 * share, abs=1)
     if 0 < share < 0.5:
         assert not any(forced[: int(1 / share) - 1])
         assert all(any(forced[start : start + round(1 / share) + 1]) for start in range(90))
 
 
-IGNORE = Candidates.of(replace(Labels.of({"a": 1, "b": 2}), ignore=9))
+IGNORE = LabelSets.from_annotations(replace(Labels.from_names({"a": 1, "b": 2}), ignore=9))
 
 
-def scribbled(make_stored, candidates=IGNORE):
+def scribbled(make_stored, label_sets=IGNORE):
     """A case of which nobody looked at anything but a corner."""
     label = np.full(SHAPE, 3, np.uint8)
     label[:3, :3, :3] = 0
     label[0, 0, 0], label[2, 2, 2] = 1, 2
     image = np.ones((1, *SHAPE), np.float32)
     stored = make_stored(image, label)
-    np.save(stored.folder / "locations.npy", locations_table(label, candidates))
+    np.save(stored.folder / "locations.npy", locations_table(label, label_sets))
     return stored
 
 
@@ -284,11 +286,11 @@ def test_patches_are_centred_on_voxels_that_somebody_looked_at(make_stored):
 
 
 def test_forced_patches_draw_regions(make_stored):
-    regions = Labels.of({"a": 1, "b": 2}).with_regions({"both": [1, 2], "inner": [2]})
-    case = scribbled(make_stored, Candidates.of(replace(regions, ignore=9)))
-    assert sorted(case.locations) == [0, 1, 2]
-    assert len(case.locations[0]) == 27
-    assert len(case.locations[1]) == 2
+    regions = Labels.from_names({"a": 1, "b": 2}).with_regions({"both": [1, 2], "inner": [2]})
+    case = scribbled(make_stored, LabelSets.from_annotations(replace(regions, ignore=9)))
+    assert sorted(case.class_locations) == [0, 1, 2]
+    assert len(case.class_locations[0]) == 27
+    assert len(case.class_locations[1]) == 2
     dataset = patches([case], foreground=1, augmentation=None, size=(1, 1, 1), length=400)
     seen = [dataset[index]["label"].item() for index in range(400)]
     assert seen.count(2) == pytest.approx(
@@ -319,7 +321,7 @@ def test_thick_slices_are_turned_and_scaled_in_their_plane_alone(make_stored, ax
     strong = off | {"rotate_p": 1, "scale_p": 1, "rotate_degrees": 180}
     even = {axis: 0, None: 0}
     for in_plane in even:
-        changes = Augmentation.parse(strong | {"in_plane": in_plane})
+        changes = Augmentation.parse(strong | {"dummy_2d_axis": in_plane})
         made = patches([case], size=tuple(size), augmentation=changes, foreground=0)
         for index in range(12):
             sample = made[index]

@@ -8,7 +8,7 @@ import pytest
 from medseg.data.datasets.cases import read_case_image, read_case_label
 from medseg.data.datasets.phantom import PHANTOM_LABELS, phantom_case, write_phantoms
 from medseg.errors import DataError
-from medseg.volumes.grid import world
+from medseg.volumes.grid import world_positions
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
@@ -47,7 +47,9 @@ def test_organs_lie_where_they_do_in_a_patient(seed):
     places = np.moveaxis(np.indices(label.grid.shape), 0, -1)
 
     def centre(name: str) -> np.ndarray:
-        return world(label.grid.affine, places[label.data[0] == PHANTOM_LABELS.value_of(name)]).mean(0)
+        return world_positions(
+            label.grid.affine, places[label.data[0] == PHANTOM_LABELS.value_of(name)]
+        ).mean(0)
 
     right, _, superior = range(3)
     assert centre("right_kidney")[right] > centre("spine")[right] > centre("left_kidney")[right]

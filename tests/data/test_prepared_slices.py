@@ -62,7 +62,9 @@ def test_equals_normalising_and_resampling_everything(case):
 @pytest.mark.parametrize("spacing", [None, (3.0, 3.0, 3.0), (1.0, 1.0, 9.0)])
 def test_any_order_of_asking_gives_the_same(spacing):
     rng = np.random.default_rng(0)
-    image = Volume(rng.normal(size=(1, 20, 18, 30)).astype(np.float32), Grid.of((20, 18, 30), (1, 1, 2)))
+    image = Volume(
+        rng.normal(size=(1, 20, 18, 30)).astype(np.float32), Grid.from_spacing((20, 18, 30), (1, 1, 2))
+    )
     settings_ = Preprocessing(spacing=spacing)
     depth = prepare(image, settings_).grid.shape[2]
     whole = prepare(image, settings_).slices.slices(0, depth)
@@ -76,7 +78,7 @@ def test_any_order_of_asking_gives_the_same(spacing):
 def test_preparing_makes_no_array_of_the_images_size():
     import tracemalloc
 
-    image = Volume(np.full((1, 128, 128, 256), 7, np.int16), Grid.of((128, 128, 256)))
+    image = Volume(np.full((1, 128, 128, 256), 7, np.int16), Grid.from_spacing((128, 128, 256)))
     settings_ = Preprocessing(spacing=(0.9, 0.9, 1.1), channels=(Normalization(method="zscore"),))
     tracemalloc.start()
     prepared = prepare(image, settings_)

@@ -31,7 +31,7 @@ def golden_data():
 
 def image_of(values) -> Volume:
     data = np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1)
-    return Volume(data, Grid.of(data.shape[1:]))
+    return Volume(data, Grid.from_spacing(data.shape[1:]))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_crop_equals_golden_box(golden):
     data[0, 2, 3, 2] = 0
     data[1, 2:5, 3:5, 2:7] = 2
     settings = Preprocessing(channels=(Normalization(method="none"),) * 2)
-    prepared = prepare(Volume(data, Grid.of((6, 7, 8))), settings)
+    prepared = prepare(Volume(data, Grid.from_spacing((6, 7, 8))), settings)
     box = [[s, s + n] for s, n in zip(prepared.start, prepared.shape, strict=True)]
     assert box == golden["crop"]["bbox"]
     assert list(prepared.image.grid.shape) == golden["crop"]["shape"]
@@ -105,7 +105,7 @@ def test_crop_equals_golden_box(golden):
 
 
 def test_an_empty_image_is_not_cropped():
-    prepared = prepare(Volume(np.zeros((1, 3, 4, 5)), Grid.of((3, 4, 5))), Preprocessing())
+    prepared = prepare(Volume(np.zeros((1, 3, 4, 5)), Grid.from_spacing((3, 4, 5))), Preprocessing())
     assert prepared.image.grid.shape == (3, 4, 5)
 
 
@@ -149,7 +149,7 @@ def test_methods_are_resolved_by_channel_name():
 
 def test_ct_is_measured_over_foreground_alone():
     rng = np.random.default_rng(0)
-    grid = Grid.of((40, 40, 40))
+    grid = Grid.from_spacing((40, 40, 40))
     label = Volume((rng.random((1, 40, 40, 40)) < 0.5).astype(np.uint8), grid, "label")
     values = np.where(label.data > 0, rng.normal(50, 10, label.data.shape), -1000).astype(np.float32)
     (found,) = measure([(Volume(values, grid), label)], ["ct"])

@@ -67,7 +67,7 @@ def test_all_channels_are_normalised_in_one_mask():
     data[0, 1:3, 0, 0] = 2, 4
     data[1, 1:4, 0, 0] = 1, 1, 4
     settings = Preprocessing(crop_to_nonzero=False, channels=(Normalization(method="zscore_mask"),) * 2)
-    result = prepare(Volume(data, Grid.of((6, 1, 1))), settings).image.data[:, :, 0, 0]
+    result = prepare(Volume(data, Grid.from_spacing((6, 1, 1))), settings).image.data[:, :, 0, 0]
     for channel in range(2):
         values = data[channel, 1:4, 0, 0]
         np.testing.assert_allclose(result[channel, 1:4], (values - values.mean()) / values.std(), rtol=1e-6)
@@ -75,7 +75,7 @@ def test_all_channels_are_normalised_in_one_mask():
 
 
 def test_colours_beyond_8_bits_are_refused():
-    image = Volume(np.array([1, 2, 300], np.float32).reshape(1, 3, 1, 1), Grid.of((3, 1, 1)))
+    image = Volume(np.array([1, 2, 300], np.float32).reshape(1, 3, 1, 1), Grid.from_spacing((3, 1, 1)))
     with pytest.raises(DataError, match=r"a\.png: intensities: found 1 to 300, expected 0 to 255"):
         prepare(image, Preprocessing(channels=(Normalization(method="rgb"),)), where="a.png")
 

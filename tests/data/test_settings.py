@@ -10,9 +10,9 @@ import pytest
 from medseg.data.settings import (
     Augmentation,
     DataSettings,
+    FirstStageAugmentation,
     PatchSettings,
     PreprocessSettings,
-    PreviousAugmentation,
 )
 from medseg.errors import ConfigError
 
@@ -60,7 +60,7 @@ def test_window(size, axis, window):
         (Augmentation, {"low_resolution": [0.5, 2]}, "low_resolution.1: expected less than or equal to 1"),
         (Augmentation, {"noise_std": [-1, 1]}, "noise_std.0: expected greater than or equal to 0"),
         (Augmentation, {"brightness": [-1, 1]}, "brightness.0"),
-        (PreviousAugmentation, {"radius": [3, 2]}, "radius: expected the smaller number first: found ["),
+        (FirstStageAugmentation, {"radius": [3, 2]}, "radius: expected the smaller number first: found ["),
     ],
 )
 def test_mistakes_are_named(kind, values, told):

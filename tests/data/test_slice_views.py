@@ -13,15 +13,15 @@ from medseg.data.patches.patch_dataset import PatchDataset, sample_generator
 from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
-from medseg.data.slices2d.radiological_view import Display, slice_display
+from medseg.data.slices2d.radiological_view import RadiologicalView, radiological_view
 from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError, DataError
 from medseg.labels.instances import Instances
-from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.viz.slice_images import label_slice
-from medseg.volumes.grid import Grid, turned
+from medseg.volumes.grid import Grid, reorient_array
 from medseg.volumes.volume import Volume
 
 SHAPE = (9, 8, 7)
@@ -35,20 +35,20 @@ HOUNSFIELD = Preprocessing(channels=measure([], resolve_methods("hounsfield", ["
 
 def test_the_defaults_change_nothing():
     settings = SliceSettings()
-    assert settings.count(4) == 4
+    assert settings.num_channels(4) == 4
     assert settings.window((64, 64, 1), 2) == (64, 64, 1)
     assert slice_channels(settings, 2, Preprocessing()) is None
-    assert slice_display(settings, 2, Preprocessing()) is None
+    assert radiological_view(settings, 2, Preprocessing()) is None
 
 
 def test_channels_of_the_model_and_windows():
-    assert SliceSettings(channels="repeat").count(1) == 3
-    assert SliceSettings(channels="neighbours", neighbours=2).count(3) == 15
-    assert SliceSettings(channels="windows", windows=((40, 400), (0, 80))).count(1) == 2
+    assert SliceSettings(channels="repeat").num_channels(1) == 3
+    assert SliceSettings(channels="neighbours", neighbours=2).num_channels(3) == 15
+    assert SliceSettings(channels="ct_windows", ct_windows=((40, 400), (0, 80))).num_channels(1) == 2
     assert SliceSettings(channels="neighbours").window((64, 1, 48), 1) == (64, 16, 48)
     assert SliceSettings(planes=(0, 1, 2)).window((64, 48, 1), 2) == (64, 48, 64)
     with pytest.raises(ConfigError, match="found repeat with 2 channels"):
-        SliceSettings(channels="repeat").count(2)
+        SliceSettings(channels="repeat").num_channels(2)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_channels_of_the_model_and_windows():
         ({"planes": [1]}, "planes: found one, expected several or none"),
         ({"planes": [0, 1], "channels": "neighbours"}, "planes: found several with channels=neighbours"),
         ({"planes": [0, 0]}, "expected each axis once"),
-        ({"windows": [[40, 0]]}, "greater than 0"),
+        ({"ct_windows": [[40, 0]]}, "greater than 0"),
         ({"channel": "repeat"}, "Did you mean 'channels'"),
     ],
 )
@@ -73,9 +73,9 @@ def test_hounsfield_keeps_every_window():
     (channel,) = HOUNSFIELD.channels
     prepared = channel.apply(np.array([-2000.0, -1024, -24, 976, 3071]))
     assert prepared.tolist() == pytest.approx([0, 0, 1, 2, 4.095])
-    assert SliceSettings(channels="windows").hounsfield(HOUNSFIELD) == (1000, -1024)
+    assert SliceSettings(channels="ct_windows").hounsfield(HOUNSFIELD) == (1000, -1024)
     raw = Preprocessing(channels=(Normalization(method="none"),))
-    assert SliceSettings(channels="windows").hounsfield(raw) == (1, 0)
+    assert SliceSettings(channels="ct_windows").hounsfield(raw) == (1, 0)
     mixed = measure([(None, None)][:0], resolve_methods(["hounsfield", "rescale"], ["CT", "PET"]))
     assert [one.method for one in mixed] == ["ct", "rescale"]
 
@@ -88,18 +88,18 @@ def test_windows_that_the_intensities_do_not_hold_are_refused(channel):
     with pytest.raises(
         ConfigError, match=r"windows need -1024 to 1300 HU, found .*Set preprocess\.normalize"
     ):
-        SliceSettings(channels="windows").hounsfield(Preprocessing(channels=(channel,)))
-    narrow = SliceSettings(channels="windows", windows=((40, 40),))
+        SliceSettings(channels="ct_windows").hounsfield(Preprocessing(channels=(channel,)))
+    narrow = SliceSettings(channels="ct_windows", ct_windows=((40, 40),))
     if channel.method == "ct":
         assert narrow.hounsfield(Preprocessing(channels=(channel,))) == (50, 90)
 
 
 def test_windows_of_a_ct():
-    channels = slice_channels(SliceSettings(channels="windows"), 2, HOUNSFIELD)
+    channels = slice_channels(SliceSettings(channels="ct_windows"), 2, HOUNSFIELD)
     assert channels is not None
     units = torch.tensor([-1350.0, -600, 150, -160, 40, 240, -500, 400, 1300])
     prepared = (units.clamp_min(-1024) + 1024) / 1000
-    lung, soft, bone = channels.of_volume(prepared.view(1, 1, 9, 1, 1))[0, :, :, 0, 0]
+    lung, soft, bone = channels.from_volume(prepared.view(1, 1, 9, 1, 1))[0, :, :, 0, 0]
     assert lung.tolist() == pytest.approx([0.2173, 0.5, 1, 0.7933, 0.9267, 1, 0.5667, 1, 1], abs=1e-4)
     assert soft.tolist() == pytest.approx([0, 0, 1 - 0.225, 0, 0.5, 1, 0, 1, 1], abs=1e-4)
     assert bone.tolist()[7:] == pytest.approx([0.5, 1], abs=1e-4)
@@ -112,7 +112,7 @@ def test_windows_of_a_ct():
 def test_neighbours_stand_beside_each_slice(axis):
     volume = torch.randn(2, 2, *SHAPE)
     settings = SliceSettings(channels="neighbours", neighbours=2)
-    seen = SliceChannels(settings, axis).of_volume(volume)
+    seen = SliceChannels(settings, axis).from_volume(volume)
     assert seen.shape == (2, 10, *SHAPE)
     depth = SHAPE[axis]
     for channel, step, z in itertools.product(range(2), range(-2, 3), range(depth)):
@@ -124,7 +124,7 @@ def test_neighbours_stand_beside_each_slice(axis):
 
 def test_repeated_channels():
     volume = torch.randn(1, 1, *SHAPE)
-    seen = SliceChannels(SliceSettings(channels="repeat", copies=4)).of_volume(volume)
+    seen = SliceChannels(SliceSettings(channels="repeat", repeats=4)).from_volume(volume)
     assert torch.equal(seen, torch.cat([volume] * 4, 1))
 
 
@@ -136,10 +136,10 @@ def test_repeated_channels():
 def test_slices_are_turned_as_the_viewer_shows_them(axis, orientation):
     """Against `medseg.viz`, which draws in any orientation: a label map of distinct values, slice by slice."""
     values = np.random.default_rng(0).permutation(np.prod(SHAPE)).reshape(1, *SHAPE).astype(np.int32)
-    volume = Volume(values, Grid.of(SHAPE), "label").reoriented(orientation)
+    volume = Volume(values, Grid.from_spacing(SHAPE), "label").reoriented(orientation)
     across = orientation[axis]
     plane = next(p for p, codes in zip(PLANES, ("RL", "AP", "SI"), strict=True) if across in codes)
-    display = Display.of(axis, orientation)
+    display = RadiologicalView.from_orientation(axis, orientation)
     for index in (0, 3):
         found = display.turn(torch.from_numpy(volume.data).select(1 + axis, index))[0]
         place = index if across in "RAS" else volume.data.shape[1 + axis] - 1 - index
@@ -149,11 +149,11 @@ def test_slices_are_turned_as_the_viewer_shows_them(axis, orientation):
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_turned_slices_are_turned_back(axis, orientation):
-    display = Display.of(axis, orientation)
+    display = RadiologicalView.from_orientation(axis, orientation)
     slices = torch.randint(0, 5, (2, 3, 9, 8))
     assert torch.equal(display.turn_back(display.turn(slices)), slices)
     ids = slices[0, 0].numpy()
-    pictured = Instances.of_map(display.turn(slices[0, 0]).numpy(), scores=dict.fromkeys(range(5), 0.5))
+    pictured = Instances.from_map(display.turn(slices[0, 0]).numpy(), scores=dict.fromkeys(range(5), 0.5))
     back = display.instances_back(pictured)
     assert back.shape == ids.shape
     assert np.array_equal(back.to_map(), ids)
@@ -167,29 +167,31 @@ def test_a_picture_comes_upright(tmp_path):
         rows.T[None, ..., None].astype(np.int32), Grid((4, 3, 1), np.diag([-1, -1, 1, 1])), "label"
     )
     prepared = torch.from_numpy(picture.reoriented("RAS").data)
-    assert np.array_equal(Display.of(2, "RAS").turn(prepared[..., 0])[0].numpy(), rows)
+    assert np.array_equal(RadiologicalView.from_orientation(2, "RAS").turn(prepared[..., 0])[0].numpy(), rows)
 
 
 def test_display_that_cannot_be_told():
     with pytest.raises(DataError, match="axis: found 3"):
-        Display.of(3)
+        RadiologicalView.from_orientation(3)
     with pytest.raises(DataError, match="orientation: found 'RRS'"):
-        Display.of(0, "RRS")
-    assert turned(np.zeros(SHAPE), "RAS", "LPS").shape == SHAPE
+        RadiologicalView.from_orientation(0, "RRS")
+    assert reorient_array(np.zeros(SHAPE), "RAS", "LPS").shape == SHAPE
 
 
 # Training and prediction see the same ---------------------------------------------------------------------
 
 VIEWS = (
-    SliceSettings(channels="repeat", displayed=True),
-    SliceSettings(channels="neighbours", displayed=True),
+    SliceSettings(channels="repeat", radiological_view=True),
+    SliceSettings(channels="neighbours", radiological_view=True),
     SliceSettings(channels="neighbours", neighbours=2),
-    SliceSettings(channels="windows"),
-    SliceSettings(displayed=True),
+    SliceSettings(channels="ct_windows"),
+    SliceSettings(radiological_view=True),
 )
 
 
-@pytest.mark.parametrize("settings", VIEWS, ids=lambda s: f"{s.channels}-{s.neighbours}-{s.displayed}")
+@pytest.mark.parametrize(
+    "settings", VIEWS, ids=lambda s: f"{s.channels}-{s.neighbours}-{s.radiological_view}"
+)
 @pytest.mark.parametrize("axis", [0, 2])
 def test_patches_hold_what_the_model_sees_of_the_volume(make_stored, axis, settings):
     image = np.random.default_rng(0).uniform(0.5, 4, (1, *SHAPE)).astype(np.float32)
@@ -198,12 +200,15 @@ def test_patches_hold_what_the_model_sees_of_the_volume(make_stored, axis, setti
     case = make_stored(image, label)
     size = [9, 8, 7]
     size[axis] = 1
-    channels, display = slice_channels(settings, axis, HOUNSFIELD), slice_display(settings, axis, HOUNSFIELD)
+    channels, display = (
+        slice_channels(settings, axis, HOUNSFIELD),
+        radiological_view(settings, axis, HOUNSFIELD),
+    )
     sample = PatchDataset(
         [case], size=tuple(size), length=1, batch_size=1, seed=0, stream="train", foreground=1,
         slice_axis=axis, channels=channels, display=display,
     )[0]  # fmt: skip
-    model = SliceWise(_Echo(settings.count(1)), axis=axis, channels=channels, display=display)
+    model = SliceWise(_Echo(settings.num_channels(1)), axis=axis, channels=channels, display=display)
     seen = model._images(torch.from_numpy(image)[None])[(4, 4, 3)[axis]]
     assert sample["image"].shape == seen.shape
     assert torch.equal(sample["image"], seen)
@@ -255,8 +260,8 @@ def test_thick_patches_are_mirrored_in_the_plane_only(make_stored):
 
 def test_volumes_of_unknown_orientation_are_not_displayed():
     unknown = HOUNSFIELD.model_copy(update={"orientation": None})  # files that keep their own axes
-    with pytest.raises(ConfigError, match=r"slices\.displayed: found preprocess\.orientation null"):
-        on_volumes(_Echo(1), SliceSettings(displayed=True), axis=2, preprocessing=unknown)
+    with pytest.raises(ConfigError, match=r"slices\.radiological_view: found preprocess\.orientation null"):
+        as_volumetric(_Echo(1), SliceSettings(radiological_view=True), axis=2, preprocessing=unknown)
 
 
 def _Echo(channels: int):

@@ -7,15 +7,15 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import ball
 
-from medseg.data.patches.perturb_first_stage import closed, dilated, eroded, opened, spoil
-from medseg.data.settings import PreviousAugmentation
+from medseg.data.patches.perturb_first_stage import closed, dilated, eroded, opened, perturb
+from medseg.data.settings import FirstStageAugmentation
 from medseg.errors import ConfigError
 
-OFF = {"reshape_p": 0, "remove_p": 0}
+OFF = {"morphology_p": 0, "remove_p": 0}
 
 
-def settings(**changes: object) -> PreviousAugmentation:
-    return PreviousAugmentation.parse({**OFF, **changes})
+def settings(**changes: object) -> FirstStageAugmentation:
+    return FirstStageAugmentation.parse({**OFF, **changes})
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 5, 8])
@@ -61,7 +61,11 @@ def test_what_a_label_gains_the_others_lose():
     beyond = ndimage.distance_transform_edt(scene() == 0) > 9  # three changes of 3 voxels
     for seed in range(60):
         classes = scene()
-        spoil(classes, settings(reshape_p=1, reshape_label_p=1, radius=(2, 3)), np.random.default_rng(seed))
+        perturb(
+            classes,
+            settings(morphology_p=1, morphology_label_p=1, radius=(2, 3)),
+            np.random.default_rng(seed),
+        )
         assert set(np.unique(classes)) <= {0, 1, 2, 3}
         sizes = tuple(np.sign(int((classes == v).sum()) - int((scene() == v).sum())) for v in (1, 2, 3))
         seen.add(sizes)
@@ -79,8 +83,10 @@ def test_a_label_alone_is_reshaped_in_its_box_as_in_the_whole():
         start *= 4
         for seed in range(25):
             changed = start.copy()
-            spoil(
-                changed, settings(reshape_p=1, reshape_label_p=1, radius=(1, 6)), np.random.default_rng(seed)
+            perturb(
+                changed,
+                settings(morphology_p=1, morphology_label_p=1, radius=(1, 6)),
+                np.random.default_rng(seed),
             )
             rng = np.random.default_rng(seed)
             rng.random(), rng.permutation([4]), rng.random()  # the draws before those of the change
@@ -96,7 +102,7 @@ def test_one_small_component_vanishes():
     left = set()
     for seed in range(20):
         changed = classes.copy()
-        spoil(changed, settings(remove_p=1, remove_label_p=1), np.random.default_rng(seed))
+        perturb(changed, settings(remove_p=1, remove_label_p=1), np.random.default_rng(seed))
         assert (changed[:10] == 1).all()
         left.add((bool(changed[15, 15, 15]), bool(changed[16, 16, 16]), bool(changed[12, 0, 0])))
     assert left == {(True, True, False), (False, False, True)}
@@ -106,14 +112,14 @@ def test_probabilities_are_kept_and_draws_come_of_the_generator_alone():
     changes = 0
     for seed in range(300):
         one, other = scene(), scene()
-        spoil(one, PreviousAugmentation(), np.random.default_rng(seed))
-        spoil(other, PreviousAugmentation(), np.random.default_rng(seed))
+        perturb(one, FirstStageAugmentation(), np.random.default_rng(seed))
+        perturb(other, FirstStageAugmentation(), np.random.default_rng(seed))
         assert np.array_equal(one, other)
         changes += not np.array_equal(one, scene())
     untouched = (1 - 0.4 * (1 - 0.5**3)) * (1 - 0.2 * (1 - 0.5**3))  # but for openings that change nothing
     assert 300 * (1 - untouched) * 0.7 < changes < 300 * (1 - untouched) * 1.2
     still = scene()
-    spoil(still, settings(), np.random.default_rng(0))
+    perturb(still, settings(), np.random.default_rng(0))
     assert np.array_equal(still, scene())
 
 
@@ -122,9 +128,9 @@ def test_a_label_that_another_grew_over_is_left_out():
     classes[5:15, 5:15, 5:15] = 1
     classes[10, 10, 10] = 2
     for seed in range(40):
-        spoil(
+        perturb(
             classes.copy(),
-            settings(reshape_p=1, reshape_label_p=1, radius=(6, 8)),
+            settings(morphology_p=1, morphology_label_p=1, radius=(6, 8)),
             np.random.default_rng(seed),
         )
 
@@ -139,4 +145,4 @@ def test_a_label_that_another_grew_over_is_left_out():
 )
 def test_mistakes_are_told(values, told):
     with pytest.raises(ConfigError, match=told):
-        PreviousAugmentation.parse(values)
+        FirstStageAugmentation.parse(values)

@@ -13,7 +13,7 @@ from medseg.data.patches.case_store import LOCATIONS_PER_CLASS, MAPS, StoredCase
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError
-from medseg.labels.label_sets import Candidates
+from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 
 SETTINGS = Preprocessing(channels=(Normalization(),))
@@ -44,10 +44,10 @@ def test_arrays_are_mapped_and_fit_together(tmp_path, dataset):
         assert case.image.shape == (1, *case.shape)
         assert case.label.shape == (1, *case.shape)
         assert case.image.mean() == pytest.approx(0, abs=1e-4)
-        for value, voxels in case.locations.items():
+        for value, voxels in case.class_locations.items():
             assert (case.label[0][tuple(voxels.T)] == value).all()
             assert len(voxels) == (case.label == value).sum()
-        assert set(case.locations) == set(np.unique(case.label)) - {0}
+        assert set(case.class_locations) == set(np.unique(case.label)) - {0}
 
 
 def test_anything_that_changes_the_result_makes_it_anew(tmp_path, dataset):
@@ -55,7 +55,7 @@ def test_anything_that_changes_the_result_makes_it_anew(tmp_path, dataset):
     (first, *_) = fill(store, dataset)
     (other_spacing, *_) = fill(store, dataset, settings=SETTINGS.replace(spacing=(30, 30, 30)))
     (other_labels, *_) = fill(
-        store, dataset, labels=Labels.of({"all": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6})
+        store, dataset, labels=Labels.from_names({"all": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6})
     )
     image = dataset.cases[0].images[0]
     os.utime(image, ns=(1, 1))
@@ -72,11 +72,11 @@ def test_a_folder_of_slices_is_known_by_its_files(tmp_path, dataset):
     folder.mkdir()
     (folder / "1.dcm").write_bytes(b"1")
     case = replace(dataset.cases[0], images=(folder,))
-    candidates = Candidates.of(PHANTOM_LABELS)
-    before = _key(case, candidates, SETTINGS)
-    assert _key(case, candidates, SETTINGS) == before
+    label_sets = LabelSets.from_annotations(PHANTOM_LABELS)
+    before = _key(case, label_sets, SETTINGS)
+    assert _key(case, label_sets, SETTINGS) == before
     (folder / "1.dcm").write_bytes(b"12")  # the folder's own time stays
-    assert _key(case, candidates, SETTINGS) != before
+    assert _key(case, label_sets, SETTINGS) != before
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):

@@ -205,7 +205,7 @@ def test_conversion_that_cannot_work(tmp_path, organs, capsys):
     assert convert([str(tmp_path / "phantoms"), *out]) == 1
     assert "found no SUBJECT/ct.nii.gz" in capsys.readouterr().err
     write(
-        Volume(np.zeros((1, 4, 4, 4), np.uint8), Grid.of((4, 4, 4))),
+        Volume(np.zeros((1, 4, 4, 4), np.uint8), Grid.from_spacing((4, 4, 4))),
         organs / "s0000/segmentations/liver.nii.gz",
     )
     assert convert([str(organs), *out]) == 1

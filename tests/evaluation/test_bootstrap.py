@@ -15,7 +15,7 @@ def test_zeros_and_ones_are_drawn_binomially(subjects, ones):
     names = [f"s{number}" for number in range(subjects)]
     draws = resampled_means(values.astype(float), names, draws=20_000)[:, 0]
     truth = stats.binom(subjects, ones / subjects)
-    interval = Interval.of(draws)
+    interval = Interval.from_draws(draws)
     # A percentile falls on one of the steps of 1/n, or beside it if the distribution jumps there.
     assert interval.low == pytest.approx(truth.ppf(0.025) / subjects, abs=1.01 / subjects)
     assert interval.high == pytest.approx(truth.ppf(0.975) / subjects, abs=1.01 / subjects)
@@ -54,7 +54,7 @@ def test_every_draw_is_a_mean_over_the_cases_of_its_subjects():
 
 
 def test_what_was_never_measured_has_no_interval():
-    empty = Interval.of(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0])
+    empty = Interval.from_draws(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0])
     assert np.isnan([empty.low, empty.high]).all()
     assert np.array_equal(
         mean_of_known(np.array([[1, np.nan, 3], [np.nan] * 3])), [2, np.nan], equal_nan=True

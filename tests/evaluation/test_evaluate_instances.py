@@ -19,7 +19,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 SHAPE = (12, 10, 6)
-TWO = Labels.of({"lesion": 2, "organ": 5})
+TWO = Labels.from_names({"lesion": 2, "organ": 5})
 
 
 def ids(*cubes: tuple[int, int]) -> Volume:
@@ -27,7 +27,7 @@ def ids(*cubes: tuple[int, int]) -> Volume:
     data = np.zeros((1, *SHAPE), np.uint16)
     for start, number in cubes:
         data[0, start : start + 3, start : start + 3, 1:4] = number
-    return Volume(data, Grid.of(SHAPE, (1, 1, 2)), "label")
+    return Volume(data, Grid.from_spacing(SHAPE, (1, 1, 2)), "label")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_folders_without_tables_are_of_one_class(folders):
     assert result.labels == ("instance",)
     assert result.cases == ("a", "b")
     both = result.pooled()["instance"]
-    assert (both.references, both.predictions, both.found, both.missed, both.false) == (3, 3, 2, 1, 1)
+    assert (both.references, both.predictions, both.tp, both.fn, both.fp) == (3, 3, 2, 1, 1)
     assert both.f1 == pytest.approx(2 / 3)
     assert both.sq == 1
     assert [row.metrics.f1 for row in result.rows] == pytest.approx([2 / 3, 2 / 3])
@@ -66,7 +66,7 @@ def test_a_table_beside_the_map_gives_classes_and_scores(folders):
     result = evaluate_instances(predictions, references, TWO)
     assert result.labels == ("lesion", "organ")
     lesion, organ = result.pooled()["lesion"], result.pooled()["organ"]
-    assert (lesion.found, lesion.false, organ.missed) == (2, 1, 1)
+    assert (lesion.tp, lesion.fp, organ.fn) == (2, 1, 1)
     assert lesion.ap == pytest.approx(2 / 3)  # the false one leads: precisions 0, 1/2, 2/3
     assert organ.ap == 0
     assert result.mean()["ap"] == pytest.approx(1 / 3)
@@ -76,8 +76,8 @@ def test_a_table_beside_the_map_gives_classes_and_scores(folders):
 
 
 def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
-    labels = Labels.of({"instance": 1, "other": 2})
-    pair = Instances.of_map(ids((0, 1)).data[0])
+    labels = Labels.from_names({"instance": 1, "other": 2})
+    pair = Instances.from_map(ids((0, 1)).data[0])
     result = evaluate_instances(pair, pair, labels)
     assert math.isnan(result.pooled()["other"].f1)
     assert result.mean()["pq"] == 1
@@ -86,8 +86,8 @@ def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
 
 
 def test_maps_without_classes_take_the_one_label_there_is(folders):
-    result = evaluate_instances(*folders, Labels.of({"nucleus": 200}))
-    assert [(row.value, row.name) for row in result.rows] == [(200, "nucleus")] * 2
+    result = evaluate_instances(*folders, Labels.from_names({"nucleus": 200}))
+    assert [(row.label_value, row.label) for row in result.rows] == [(200, "nucleus")] * 2
     with pytest.raises(DataError, match=r"a: prediction: found a map of ids without a table of classes"):
         evaluate_instances(*folders, TWO)
 
@@ -95,18 +95,18 @@ def test_maps_without_classes_take_the_one_label_there_is(folders):
 def test_connected_parts_of_label_maps():
     label = ids((0, 1), (6, 1))
     reference = ids((0, 4), (6, 9))
-    assert evaluate_instances(label, reference).pooled()["instance"].found == 0
+    assert evaluate_instances(label, reference).pooled()["instance"].tp == 0
     parts = evaluate_instances(label, reference, parts="predictions")
-    assert parts.pooled()["instance"].found == 2
+    assert parts.pooled()["instance"].tp == 2
     both = evaluate_instances(ids((0, 5), (6, 2)), ids((0, 5), (6, 2)), TWO, parts="both")
-    assert [row.metrics.found for row in both.rows] == [1, 1]
+    assert [row.metrics.tp for row in both.rows] == [1, 1]
 
 
 def test_orientation_may_differ_and_grids_may_not():
     prediction, reference = ids((0, 1), (6, 2)), ids((0, 3), (6, 1))
     turned = evaluate_instances(prediction.reoriented("LPI"), reference)
-    assert turned.pooled()["instance"].found == 2
-    far = Volume(reference.data, Grid.of(SHAPE, (1, 1, 3)), "label")
+    assert turned.pooled()["instance"].tp == 2
+    far = Volume(reference.data, Grid.from_spacing(SHAPE, (1, 1, 3)), "label")
     with pytest.raises(DataError, match="not on the grid of its reference"):
         evaluate_instances(prediction, far)
 
@@ -124,7 +124,7 @@ def test_detection_from_an_iou():
 def test_sources_that_do_not_go_together(folders):
     with pytest.raises(DataError, match="a folder against something in memory"):
         evaluate_instances(folders[0], ids())
-    three = Instances.of_masks(np.ones((1, *SHAPE), bool), classes=[3])
+    three = Instances.from_masks(np.ones((1, *SHAPE), bool), classes=[3])
     with pytest.raises(DataError, match="found class 3, expected 1 to 2"):
         evaluate_instances(three, three, TWO)
     (folders[0] / "b.nii.gz").unlink()
@@ -147,11 +147,11 @@ def test_files_of_the_command(folders, tmp_path, capsys):
     assert "2 cases together" in capsys.readouterr().out
     rows = list(csv.DictReader((out / "cases.tsv").read_text().splitlines(), delimiter="\t"))
     assert [row["case"] for row in rows] == ["a", "b"]
-    assert [row["found"] for row in rows] == ["1", "1"]
+    assert [row["tp"] for row in rows] == ["1", "1"]
     assert float(rows[0]["f1"]) == pytest.approx(2 / 3, abs=1e-6)
     assert rows[0]["precision"] == "1"
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["labels"]["instance"]["pooled"]["missed"] == 1
+    assert summary["labels"]["instance"]["pooled"]["fn"] == 1
     assert summary["labels"]["instance"]["per_case"]["pq"]["n"] == 2
     assert summary["mean"]["f1"] == pytest.approx(2 / 3)
 

@@ -20,7 +20,7 @@ def cube(size: int = 4, values: tuple[int, int] = (1, 2)) -> Volume:
     data = np.zeros((1, 8, 8, 8), np.uint8)
     data[0, 1 : 1 + size, 1:5, 1:5] = values[0]
     data[0, 6:, 6:, 6:] = values[1]
-    return Volume(data, Grid.of((8, 8, 8), (1, 1, 2)), "label")
+    return Volume(data, Grid.from_spacing((8, 8, 8), (1, 1, 2)), "label")
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_two_volumes() -> None:
     table = evaluate(cube(3), cube(4))
-    assert [row.name for row in table.rows] == ["label 1", "label 2"]
+    assert [row.label for row in table.rows] == ["label 1", "label 2"]
     assert table.mean()["label 1"]["dice"] == pytest.approx(2 * 3 / 7)
     assert table.mean()["label 2"]["dice"] == 1
 
 
 def test_names_come_from_labels_or_from_either_map() -> None:
-    names = Labels.of({"tumour": 2, "organ": 1})
+    names = Labels.from_names({"tumour": 2, "organ": 1})
     assert evaluate(cube(), cube(), names).labels == ("organ", "tumour")
     assert evaluate(cube(values=(1, 5)), cube()).labels == ("label 1", "label 2", "label 5")
 

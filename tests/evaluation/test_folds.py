@@ -20,7 +20,9 @@ NAMES = ("liver", "spleen")
 
 def row(case: str, name: str, dice: float) -> LabelMetrics:
     rest = {field.name: dice / 2 for field in fields(LabelMetrics)}
-    return LabelMetrics(**{**rest, "case": case, "value": NAMES.index(name) + 1, "name": name, "dice": dice})
+    return LabelMetrics(
+        **{**rest, "case": case, "label_value": NAMES.index(name) + 1, "label": name, "dice": dice}
+    )
 
 
 def table(dice: np.ndarray, folds: int = 3, per_subject: int = 1) -> FoldTable:
@@ -95,7 +97,7 @@ def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
     ]
     found = compare_cross_validations(runs)
     assert found.best.run == runs[1]
-    worse, best, alike = found.candidates
+    worse, best, alike = found.ranked
     assert best.difference == best.difference_interval.low == best.difference_interval.high == 0
     # Pair by pair the difference is far surer than each mean by itself.
     assert worse.difference_interval.high < -0.04

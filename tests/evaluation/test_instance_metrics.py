@@ -11,7 +11,7 @@ import pytest
 
 from medseg.errors import DataError
 from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision
-from medseg.evaluation.instances.metrics import evidence_of, pooled
+from medseg.evaluation.instances.metrics import match_instances, pool_counts
 from medseg.labels.instance_overlaps import overlaps_of
 from medseg.labels.instances import Instances
 
@@ -20,7 +20,7 @@ def squares(corners, size=4, shape=(24, 24), scores=None):
     masks = np.zeros((len(corners), *shape), bool)
     for mask, corner in zip(masks, corners, strict=True):
         mask[tuple(slice(c, c + size) for c in corner)] = True
-    return Instances.of_masks(masks, scores=scores)
+    return Instances.from_masks(masks, scores=scores)
 
 
 def random_pair(rng, shape=(60, 66), count=12):
@@ -29,7 +29,7 @@ def random_pair(rng, shape=(60, 66), count=12):
     for k in range(1, count + 1):
         start = [int(rng.integers(0, n - 12)) for n in shape]
         ids[tuple(slice(s, s + int(rng.integers(6, 12))) for s in start)] = k
-    reference = Instances.of_map(ids, classes={k: 1 + k % 2 for k in range(1, count + 1)})
+    reference = Instances.from_map(ids, classes={k: 1 + k % 2 for k in range(1, count + 1)})
     masks, classes = [], []
     for index, mask in enumerate(reference.to_masks()):
         if rng.random() < 0.2:
@@ -41,7 +41,7 @@ def random_pair(rng, shape=(60, 66), count=12):
     extra = np.zeros((2, *shape), bool)
     extra[0, 1:5, 1:4] = extra[1, 20:25, 20:25] = True
     scores = rng.random(len(masks) + 2)  # distinct, over images too
-    return Instances.of_masks(np.concatenate([masks, extra]), [*classes, 1, 2], scores), reference
+    return Instances.from_masks(np.concatenate([masks, extra]), [*classes, 1, 2], scores), reference
 
 
 def of_class(instances, index):
@@ -97,7 +97,10 @@ def coco_figures(pairs):
 def test_average_precision_is_that_of_pycocotools(seed):
     rng = np.random.default_rng(seed)
     pairs = [random_pair(rng) for _ in range(4)]
-    found = [pooled(evidence_of(of_class(p, c), of_class(r, c)) for p, r in pairs).metrics() for c in (1, 2)]
+    found = [
+        pool_counts(match_instances(of_class(p, c), of_class(r, c)) for p, r in pairs).metrics()
+        for c in (1, 2)
+    ]
     mean = [np.mean([getattr(one, name) for one in found]) for name in ("ap", "ap50", "ap75")]
     assert 0.05 < mean[0] < 0.95
     assert mean == pytest.approx(coco_figures(pairs), abs=1e-12)
@@ -113,7 +116,7 @@ def test_panoptic_quality_is_that_of_torchmetrics(seed):
     # torchmetrics takes maps, on which nothing overlaps.
     painted = prediction.to_map()
     kept = [int(k) - 1 for k in np.unique(painted) if k]
-    prediction = Instances.of_map(painted, classes={k + 1: int(prediction.classes[k]) for k in kept})
+    prediction = Instances.from_map(painted, classes={k + 1: int(prediction.classes[k]) for k in kept})
     panoptic = [
         torch.from_numpy(np.stack([one.to_label_map(), one.to_map()], axis=-1)[None]).long()
         for one in (prediction, reference)
@@ -122,8 +125,8 @@ def test_panoptic_quality_is_that_of_torchmetrics(seed):
         *panoptic, things={1, 2}, stuffs={0}, return_per_class=True, return_sq_and_rq=True
     )
     for c in (1, 2):  # torchmetrics lists things before stuffs
-        found = evidence_of(of_class(prediction, c), of_class(reference, c)).metrics()
-        assert found.found > 0
+        found = match_instances(of_class(prediction, c), of_class(reference, c)).metrics()
+        assert found.tp > 0
         assert (found.pq, found.sq, found.rq) == pytest.approx(expected[c - 1].tolist(), rel=1e-5)
 
 
@@ -131,50 +134,50 @@ def test_counts_by_hand():
     reference = squares([(0, 0), (0, 10), (10, 0), (16, 16)])
     # One exact, one of IoU 12/20, one of IoU 8/24, one where there is nothing.
     prediction = squares([(0, 0), (0, 11), (12, 0), (10, 10)])
-    found = evidence_of(prediction, reference).metrics()
-    assert (found.found, found.missed, found.false) == (2, 2, 2)
+    found = match_instances(prediction, reference).metrics()
+    assert (found.tp, found.fn, found.fp) == (2, 2, 2)
     assert found.f1 == found.rq == 0.5
     assert found.sq == pytest.approx((1 + 12 / 20) / 2)
     assert found.pq == pytest.approx(found.sq * 0.5)
-    assert (found.detected, found.unfounded) == (3, 1)
+    assert (found.detected, found.false_detections) == (3, 1)
     assert (found.sensitivity, found.precision) == (0.75, 0.75)
     # Of four of equal score two hit: precision 1/2 up to recall 1/2, which 51 of the 101 recalls do not exceed.
     assert found.ap50 == pytest.approx(1 / 2 * 51 / 101)
-    stricter = evidence_of(prediction, reference, detection_iou=0.5).metrics()
-    assert (stricter.detected, stricter.unfounded) == (2, 2)
+    stricter = match_instances(prediction, reference, detection_iou=0.5).metrics()
+    assert (stricter.detected, stricter.false_detections) == (2, 2)
 
 
 def test_without_scores_the_curve_is_one_point():
     reference = squares([(0, 0), (0, 10), (10, 0), (16, 16)])
     prediction = squares([(10, 10), (0, 10), (0, 0)])
-    found = evidence_of(prediction, reference).metrics()
+    found = match_instances(prediction, reference).metrics()
     # Precision 2/3 up to recall 1/2, which 51 of the 101 recalls do not exceed.
     assert found.ap50 == pytest.approx(2 / 3 * 51 / 101)
-    backwards = evidence_of(prediction.select([2, 1, 0]), reference).metrics()
+    backwards = match_instances(prediction.select([2, 1, 0]), reference).metrics()
     assert backwards.ap50 == found.ap50
 
 
 def test_better_scores_raise_the_average_precision():
     reference = squares([(0, 0), (0, 10)])
     corners = [(0, 0), (0, 10), (12, 12)]
-    good = evidence_of(squares(corners, scores=[0.9, 0.8, 0.1]), reference).metrics()
-    bad = evidence_of(squares(corners, scores=[0.2, 0.1, 0.9]), reference).metrics()
+    good = match_instances(squares(corners, scores=[0.9, 0.8, 0.1]), reference).metrics()
+    bad = match_instances(squares(corners, scores=[0.2, 0.1, 0.9]), reference).metrics()
     assert good.ap == pytest.approx(1)
     assert bad.ap == pytest.approx(2 / 3)
 
 
 def test_an_iou_of_half_is_not_found():
     reference = squares([(0, 0)], size=4)
-    halves = Instances.of_crops((24, 24), [(0, 0), (2, 0)], [np.ones((2, 4), bool)] * 2)
-    assert evidence_of(halves, reference).metrics().found == 0
-    assert evidence_of(halves, reference).metrics().detected == 1
+    halves = Instances.from_crops((24, 24), [(0, 0), (2, 0)], [np.ones((2, 4), bool)] * 2)
+    assert match_instances(halves, reference).metrics().tp == 0
+    assert match_instances(halves, reference).metrics().detected == 1
 
 
 def test_every_instance_is_in_one_pair_even_if_predictions_overlap():
     reference = squares([(0, 0)])
     twice = squares([(0, 0), (0, 0)], scores=[0.9, 0.8])
-    found = evidence_of(twice, reference).metrics()
-    assert (found.found, found.false) == (1, 1)
+    found = match_instances(twice, reference).metrics()
+    assert (found.tp, found.fp) == (1, 1)
     over = overlaps_of(squares([(0, 0)]), squares([(0, 0), (1, 0)]))  # references that overlap each other
     assert over.iou.tolist() == [1.0, 12 / 20]
     assert over.one_to_one().tolist() == [0]
@@ -190,26 +193,26 @@ def test_every_instance_is_in_one_pair_even_if_predictions_overlap():
 )
 def test_empty_images_have_defined_answers(predicted, expected, values):
     corners = [(0, 0), (10, 10)]
-    found = evidence_of(squares(corners[:predicted]), squares(corners[:expected])).metrics()
+    found = match_instances(squares(corners[:predicted]), squares(corners[:expected])).metrics()
     for name, value in values.items():
         assert getattr(found, name) == pytest.approx(value, nan_ok=True), name
 
 
 def test_false_predictions_in_an_empty_image_lower_the_pooled_precision():
-    full = evidence_of(squares([(0, 0)], scores=[0.5]), squares([(0, 0)]))
-    empty = evidence_of(squares([(9, 9)], scores=[0.9]), squares([]))
+    full = match_instances(squares([(0, 0)], scores=[0.5]), squares([(0, 0)]))
+    empty = match_instances(squares([(9, 9)], scores=[0.9]), squares([]))
     assert full.metrics().ap == pytest.approx(1)
-    assert pooled([full, empty]).metrics().ap == pytest.approx(0.5)
-    assert pooled([]).metrics().predictions == 0
+    assert pool_counts([full, empty]).metrics().ap == pytest.approx(0.5)
+    assert pool_counts([]).metrics().predictions == 0
 
 
 def test_three_dimensions_are_two_with_one_more():
     prediction, reference = random_pair(np.random.default_rng(1))
     deep = [
-        Instances.of_masks(np.repeat(one.to_masks()[..., None], 3, -1), one.classes, one.scores)
+        Instances.from_masks(np.repeat(one.to_masks()[..., None], 3, -1), one.classes, one.scores)
         for one in (prediction, reference)
     ]
-    assert evidence_of(*deep).metrics() == evidence_of(prediction, reference).metrics()
+    assert match_instances(*deep).metrics() == match_instances(prediction, reference).metrics()
 
 
 def test_many_instances_of_an_image_and_of_a_volume():
@@ -217,8 +220,8 @@ def test_many_instances_of_an_image_and_of_a_volume():
     deep = np.kron(np.arange(1, 126).reshape(5, 5, 5), np.ones((51, 51, 51), np.int32)).astype(np.int32)
     for ids in (flat, deep):
         moved = np.roll(ids, 3, axis=0)
-        found = evidence_of(Instances.of_map(moved, scores=None), Instances.of_map(ids)).metrics()
-        assert found.found == ids.max()
+        found = match_instances(Instances.from_map(moved, scores=None), Instances.from_map(ids)).metrics()
+        assert found.tp == ids.max()
     assert average_precision(np.empty(0), np.zeros((10, 0), bool), 3).tolist() == [0.0] * len(THRESHOLDS)
 
 

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.label_maps.metrics import compare, confusion
+from medseg.evaluation.label_maps.metrics import compare_label_maps, confusion
 from medseg.evaluation.label_maps.surface import surface
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = Labels.of({"background": 0, "liver": 3, "spleen": 7})
+LABELS = Labels.from_names({"background": 0, "liver": 3, "spleen": 7})
 SPACING = (0.8, 1.5, 2.5)
 
 
 def volume(data: np.ndarray, spacing: tuple[float, ...] = SPACING) -> Volume:
-    return Volume(data[None], Grid.of(data.shape, spacing), "label")
+    return Volume(data[None], Grid.from_spacing(data.shape, spacing), "label")
 
 
 def random_map(
@@ -39,8 +39,8 @@ def boxes(prediction: slice, reference: slice) -> tuple[Volume, Volume]:
 
 
 def test_overlap_and_volumes_by_hand() -> None:
-    row = compare(*boxes(slice(4, 12), slice(2, 10)), LABELS, tolerance_mm=2, case="a")[0]
-    assert (row.case, row.value, row.name) == ("a", 3, "liver")
+    row = compare_label_maps(*boxes(slice(4, 12), slice(2, 10)), LABELS, tolerance_mm=2, case="a")[0]
+    assert (row.case, row.label_value, row.label) == ("a", 3, "liver")
     assert row.dice == pytest.approx(2 * 6 / 16)
     assert row.iou == pytest.approx(6 / 10)
     assert row.volume_ml == pytest.approx(8 * 16 * 2 / 1000)
@@ -51,7 +51,7 @@ def test_overlap_and_volumes_by_hand() -> None:
 
 
 def test_volume_error_has_the_sign_of_too_much() -> None:
-    row = compare(*boxes(slice(2, 12), slice(2, 10)), LABELS)[0]
+    row = compare_label_maps(*boxes(slice(2, 12), slice(2, 10)), LABELS)[0]
     assert row.volume_error_ml == pytest.approx(2 * 16 * 2 / 1000)
     assert row.volume_error_percent == pytest.approx(25)
 
@@ -59,7 +59,7 @@ def test_volume_error_has_the_sign_of_too_much() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_monai(seed: int) -> None:
     prediction, reference = random_map(seed), random_map(seed + 50)
-    rows = compare(prediction, reference, LABELS, tolerance_mm=1.5)
+    rows = compare_label_maps(prediction, reference, LABELS, tolerance_mm=1.5)
     p, r = (
         torch.from_numpy(np.stack([v.data[0] == value for value in LABELS.values])[None]).float()
         for v in (prediction, reference)
@@ -82,7 +82,7 @@ def test_crops_change_no_distance(where: tuple[object, ...]) -> None:
     arrays = [np.zeros((9, 8, 7), np.uint8) for _ in range(2)]
     arrays[0][where] = 3
     arrays[1][4:7, 2:5, 1:4] = 3
-    row = compare(volume(arrays[0]), volume(arrays[1]), LABELS)[0]
+    row = compare_label_maps(volume(arrays[0]), volume(arrays[1]), LABELS)[0]
     p, r = (torch.from_numpy(np.stack([a != 3, a == 3])[None]).float() for a in arrays)
     theirs = compute_hausdorff_distance(p, r, percentile=95, spacing=list(SPACING))
     assert row.hd95_mm == pytest.approx(theirs.item(), abs=1e-5)
@@ -91,7 +91,9 @@ def test_crops_change_no_distance(where: tuple[object, ...]) -> None:
 def test_one_slice_is_measured_in_its_plane() -> None:
     arrays = [np.zeros((20, 20, 1), np.uint8) for _ in range(2)]
     arrays[0][5:15, 5:15], arrays[1][7:13, 7:13] = 3, 3
-    row = compare(volume(arrays[0], (1, 1, 5)), volume(arrays[1], (1, 1, 5)), LABELS, tolerance_mm=1.9)[0]
+    row = compare_label_maps(
+        volume(arrays[0], (1, 1, 5)), volume(arrays[1], (1, 1, 5)), LABELS, tolerance_mm=1.9
+    )[0]
     assert row.hd95_mm == pytest.approx(math.sqrt(8), rel=0.2)
     assert row.surface_dice == 0  # by area instead of outline the inner square would lie on the outer
 
@@ -99,13 +101,16 @@ def test_one_slice_is_measured_in_its_plane() -> None:
 def test_empty_masks_have_the_documented_answers() -> None:
     nothing = volume(np.zeros((6, 6, 6), np.uint8))
     something = volume(np.full((6, 6, 6), 3, np.uint8))
-    absent = compare(nothing, nothing, LABELS)[0]
+    absent = compare_label_maps(nothing, nothing, LABELS)[0]
     overlap = ("dice", "iou", "surface_dice")
     assert all(
         math.isnan(getattr(absent, m)) for m in (*overlap, "hd95_mm", "assd_mm", "volume_error_percent")
     )
     assert absent.volume_ml == absent.reference_ml == absent.volume_error_ml == 0
-    missed, invented = compare(nothing, something, LABELS)[0], compare(something, nothing, LABELS)[0]
+    missed, invented = (
+        compare_label_maps(nothing, something, LABELS)[0],
+        compare_label_maps(something, nothing, LABELS)[0],
+    )
     for row in (missed, invented):
         assert [getattr(row, metric) for metric in overlap] == [0, 0, 0]
         assert row.hd95_mm == row.assd_mm == math.inf
@@ -117,11 +122,11 @@ def test_empty_masks_have_the_documented_answers() -> None:
 @pytest.mark.parametrize("axcodes", ["LPS", "SAR", "ILP", "PSL"])
 def test_another_orientation_of_the_same_voxels_is_accepted(axcodes: str) -> None:
     prediction, reference = random_map(1), random_map(2)
-    plain = compare(prediction, reference, LABELS)
-    turned = compare(prediction.reoriented(axcodes), reference, LABELS)
+    plain = compare_label_maps(prediction, reference, LABELS)
+    turned = compare_label_maps(prediction.reoriented(axcodes), reference, LABELS)
     for a, b in zip(plain, turned, strict=True):
         assert a == b
-    both = compare(prediction.reoriented(axcodes), reference.reoriented("RSP"), LABELS)
+    both = compare_label_maps(prediction.reoriented(axcodes), reference.reoriented("RSP"), LABELS)
     assert [row.hd95_mm for row in both] == pytest.approx([row.hd95_mm for row in plain])
 
 
@@ -134,10 +139,10 @@ def test_grids_that_differ_are_refused_with_both_and_the_distance() -> None:
         DataError,
         match=r"case_1: prediction: .*found 12x10x8 voxels of .*, RAS, the first at .*expected 12x10x8 .* 2 mm apart.*resampled",
     ):
-        compare(moved, reference, LABELS, case="case_1")
+        compare_label_maps(moved, reference, LABELS, case="case_1")
     smaller = reference.cropped((0, 0, 0), (11, 10, 8))
     with pytest.raises(DataError, match=r"found 11x10x8 voxels.*expected 12x10x8 voxels"):
-        compare(smaller, reference, LABELS)
+        compare_label_maps(smaller, reference, LABELS)
 
 
 def test_grids_within_a_hundredth_of_a_millimetre_are_the_same() -> None:
@@ -145,28 +150,28 @@ def test_grids_within_a_hundredth_of_a_millimetre_are_the_same() -> None:
     affine = np.array(reference.grid.affine)
     affine[:3, 3] += 0.005
     near = Volume(reference.data, Grid(reference.grid.shape, affine), "label")
-    assert [row.dice for row in compare(near, reference, LABELS)] == [1, 1]
+    assert [row.dice for row in compare_label_maps(near, reference, LABELS)] == [1, 1]
 
 
 def test_values_that_the_table_lacks_are_refused() -> None:
     with pytest.raises(DataError, match=r"case_1: reference: unknown label value: found 9"):
-        compare(random_map(0), random_map(1, values=(0, 3, 9)), LABELS, case="case_1")
+        compare_label_maps(random_map(0), random_map(1, values=(0, 3, 9)), LABELS, case="case_1")
 
 
 def test_what_is_no_label_map_is_refused() -> None:
     reference = random_map(0)
     image = reference.with_data(reference.data.astype(np.float32), "image")
     with pytest.raises(DataError, match=r"1 channels of float32.*read_labels"):
-        compare(image, reference, LABELS)
+        compare_label_maps(image, reference, LABELS)
     with pytest.raises(ConfigError, match="tolerance_mm"):
-        compare(reference, reference, LABELS, tolerance_mm=-1)
+        compare_label_maps(reference, reference, LABELS, tolerance_mm=-1)
 
 
 def test_types_do_not_matter() -> None:
     data = np.random.default_rng(0).random((6, 6, 6)) < 0.5
-    one = Labels.of({"a": 1})
+    one = Labels.from_names({"a": 1})
     rows = [
-        compare(volume(data), volume(data.astype(dtype)), one)[0]
+        compare_label_maps(volume(data), volume(data.astype(dtype)), one)[0]
         for dtype in (bool, np.uint8, np.int16, np.uint32, np.int64)
     ]
     assert rows == [rows[0]] * 5
@@ -175,7 +180,7 @@ def test_types_do_not_matter() -> None:
 
 def test_an_image_of_integers_is_taken_as_a_label_map() -> None:
     reference = random_map(0)
-    assert compare(reference.with_data(reference.data, "image"), reference, LABELS)[0].dice == 1
+    assert compare_label_maps(reference.with_data(reference.data, "image"), reference, LABELS)[0].dice == 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,7 +211,7 @@ def test_distances_on_a_sheared_grid_are_those_of_the_world():
     places = [np.argwhere(surface(v.data[0] > 0)) @ affine[:3, :3].T for v in (prediction, reference)]
     apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
     expected = max(np.percentile(apart.min(axis), 95) for axis in (0, 1))
-    (row,) = compare(prediction, reference, Labels.of({"box": 1}))
+    (row,) = compare_label_maps(prediction, reference, Labels.from_names({"box": 1}))
     assert row.hd95_mm == pytest.approx(expected)
 
 
@@ -223,9 +228,9 @@ def test_grids_at_45_degrees_are_equal_whatever_their_axis_codes(turn: float) ->
 
     one, other = turned_map(np.pi / 4 + turn), turned_map(np.pi / 4 - turn)
     assert one.grid.axcodes != other.grid.axcodes
-    assert [row.dice for row in compare(one, other, LABELS)] == [1, 1]
+    assert [row.dice for row in compare_label_maps(one, other, LABELS)] == [1, 1]
     flipped = other.reoriented("RAS")
-    assert [row.dice for row in compare(flipped, one, LABELS)] == [1, 1]
+    assert [row.dice for row in compare_label_maps(flipped, one, LABELS)] == [1, 1]
 
 
 def test_confusion_of_nothing_is_nothing() -> None:

@@ -12,12 +12,12 @@ from scipy import ndimage
 
 import medseg
 from medseg.errors import DataError
-from medseg.evaluation.cross_validation.select_post_processing import learned, trial_dice
+from medseg.evaluation.cross_validation.select_post_processing import candidate_dice, select_post_processing
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = Labels.of({"background": 0, "liver": 2, "spleen": 5, "tumour": 9})
+LABELS = Labels.from_names({"background": 0, "liver": 2, "spleen": 5, "tumour": 9})
 NAMES = LABELS.names[1:]
 SHAPE = (18, 16, 14)
 TOUCHING = np.ones((3, 3, 3))
@@ -57,12 +57,14 @@ def cases_of(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def volume(data: np.ndarray) -> Volume:
-    return Volume(data[None], Grid.of(SHAPE, (1.0, 1.25, 2.0)), "label")
+    return Volume(data[None], Grid.from_spacing(SHAPE, (1.0, 1.25, 2.0)), "label")
 
 
 def rule(name: str):
     cases = cases_of(name)
-    return learned(np.stack([trial_dice(volume(p), volume(r), LABELS) for p, r in cases]), NAMES)
+    return select_post_processing(
+        np.stack([candidate_dice(volume(p), volume(r), LABELS) for p, r in cases]), NAMES
+    )
 
 
 def largest(data: np.ndarray, values) -> np.ndarray:
@@ -162,18 +164,18 @@ def test_the_rule_is_nnunets(name, tmp_path, monkeypatch):
 
 
 def test_one_label_is_tried_once():
-    liver = Labels.of({"background": 0, "liver": 2})
+    liver = Labels.from_names({"background": 0, "liver": 2})
     cases = [tuple(np.where(array == 2, 2, 0) for array in some_case(seed, {2: 9})) for seed in range(3)]
-    dice = np.stack([trial_dice(volume(p), volume(r), liver) for p, r in cases])
-    found = learned(dice, ["liver"])
+    dice = np.stack([candidate_dice(volume(p), volume(r), liver) for p, r in cases])
+    found = select_post_processing(dice, ["liver"])
     assert (found.keep_largest_foreground, found.keep_largest, len(found.trials)) == (True, (), 1)
     assert found.after["liver"] > found.before["liver"]
 
 
 def test_a_label_that_is_nowhere_changes_nothing_and_is_not_tried():
     cases = [tuple(np.where(array == 9, 0, array) for array in some_case(s, {2: 5})) for s in range(3)]
-    dice = np.stack([trial_dice(volume(p), volume(r), LABELS) for p, r in cases])
-    found = learned(dice, NAMES)
+    dice = np.stack([candidate_dice(volume(p), volume(r), LABELS) for p, r in cases])
+    found = select_post_processing(dice, NAMES)
     assert np.isnan(found.after["tumour"])
     assert found.keep_largest_foreground
     assert [trial.what for trial in found.trials] == [None, "liver", "spleen"]
@@ -194,13 +196,13 @@ def test_what_was_tried_is_told():
 def test_maps_on_other_grids_are_refused():
     prediction, reference = (volume(array) for array in some_case(0, {}))
     with pytest.raises(DataError, match="a: prediction: not on the grid"):
-        trial_dice(prediction.cropped((0, 0, 0), (9, 9, 9)), reference, LABELS, where="a")
-    turned = trial_dice(prediction.reoriented("LPS"), reference, LABELS)
-    assert np.array_equal(turned, trial_dice(prediction, reference, LABELS))
+        candidate_dice(prediction.cropped((0, 0, 0), (9, 9, 9)), reference, LABELS, where="a")
+    turned = candidate_dice(prediction.reoriented("LPS"), reference, LABELS)
+    assert np.array_equal(turned, candidate_dice(prediction, reference, LABELS))
 
 
 def test_regions_are_corrected_each_by_itself_and_what_is_not_known_is_left_out():
-    labels = replace(Labels.of({"background": 0, "edema": 1, "core": 2}), ignore=9)
+    labels = replace(Labels.from_names({"background": 0, "edema": 1, "core": 2}), ignore=9)
     labels = labels.with_regions({"whole": (1, 2), "core": (2,)}, {})
     reference = np.zeros(SHAPE, np.uint8)
     reference[1:5, 1:5, 1:5], reference[2:4, 2:4, 2:4] = 1, 2
@@ -208,12 +210,12 @@ def test_regions_are_corrected_each_by_itself_and_what_is_not_known_is_left_out(
     prediction[7, 1:3, 1:3] = 2  # a false part of both regions
     prediction[10:12, :2, :2] = 1  # nobody looked here
     reference[10:12, :2, :2] = 9
-    dice = trial_dice(volume(prediction), volume(reference), labels)
+    dice = candidate_dice(volume(prediction), volume(reference), labels)
     assert dice[0] == pytest.approx([2 * 64 / (64 + 68), 2 * 8 / (8 + 12)])
     assert dice[1] == pytest.approx([1, 1])
     assert dice[2] == pytest.approx([1, 1])  # in each map only the region itself is corrected
-    told = learned(dice[None], [one.name for one in labels.measured])
+    told = select_post_processing(dice[None], [one.name for one in labels.evaluated])
     assert (told.keep_largest_foreground, told.keep_largest) == (True, ())
-    partial = trial_dice(volume(prediction), volume(reference), labels, drawn=("core",))
+    partial = candidate_dice(volume(prediction), volume(reference), labels, annotated=("core",))
     assert np.isnan(partial[:, 0]).all()
     assert np.isfinite(partial[:, 1]).all()

@@ -50,7 +50,7 @@ def test_statistics_count_what_they_leave_out() -> None:
     found = TABLE.statistics()["spleen"]["hd95_mm"]
     assert found == Statistics(mean=9, std=0, median=9, n=1, infinite=1)
     values = [1.0, 2.0, 6.0, NAN]
-    assert Statistics.of(values) == Statistics(3, pytest.approx(np.std(values[:3])), 2, 3, 0)
+    assert Statistics.from_values(values) == Statistics(3, pytest.approx(np.std(values[:3])), 2, 3, 0)
 
 
 def test_tsv_reads_back(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_tsv_reads_back(tmp_path: Path) -> None:
     with (tmp_path / "deep" / "cases.tsv").open(newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
     assert tuple(lines[0]) == COLUMNS
-    assert COLUMNS[:6] == ("case", "value", "name", "dice", "iou", "hd95_mm")
+    assert COLUMNS[:6] == ("case", "label_value", "label", "dice", "iou", "hd95_mm")
     assert [float(line["dice"]) for line in lines[:2]] == [0.8, 0.0]
     assert float(lines[1]["hd95_mm"]) == INF
     assert math.isnan(float(lines[2]["dice"]))

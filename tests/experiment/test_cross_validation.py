@@ -23,8 +23,8 @@ from medseg.data.datasets.splits import k_fold, read_splits
 from medseg.data.preprocessing.normalize import measure
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, DataError
-from medseg.experiment.cross_validation.aggregate import gather, why_nothing_is_learned
-from medseg.experiment.fold_folders import workspace
+from medseg.experiment.cross_validation.aggregate import aggregate, no_post_processing_reason
+from medseg.experiment.fold_folders import shared_folder
 from medseg.experiment.run_folder import held_out_cases, held_out_pairs
 from medseg.model_folder.folder import load_model, save_model
 from medseg.train.reporting import read_metrics
@@ -45,7 +45,7 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
     dataset = read_dataset(workplace / "data")
     splits = json.loads((whole / "splits.json").read_text())
     assert sorted(case for split in splits for case in split["validation"]) == list(dataset.ids)
-    assert read_splits(whole / "splits.json") == k_fold(dataset.labelled, 3, 0)
+    assert read_splits(whole / "splits.json") == k_fold(dataset.labelled_cases, 3, 0)
     for fold, split in enumerate(splits):
         own = whole / f"fold_{fold}"
         assert json.loads((own / "splits.json").read_text()) == [split]
@@ -62,7 +62,7 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
 def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experiment):
     dataset = read_dataset(workplace / "data")
     pairs = []
-    for case in dataset.labelled:
+    for case in dataset.labelled_cases:
         image = read_case_image(case)
         pairs.append((image, read_case_label(case, dataset.labels, image.grid)))
     (ct,) = measure(pairs, ["ct"])
@@ -70,7 +70,7 @@ def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experime
     assert {load_model(whole / f"fold_{fold}")[1].preprocessing.channels for fold in range(3)} == {(ct,)}
     assert not (whole / ".prepared").exists()
     assert len(list((workplace / ".prepared").glob(f"*{dataset.ids[0]}*"))) == 1
-    assert workspace(whole / "fold_1") == workspace(whole) == workplace
+    assert shared_folder(whole / "fold_1") == shared_folder(whole) == workplace
 
 
 def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_p
 def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace):
     summary = json.loads((whole / "evaluation" / "summary.json").read_text())
     splits = read_splits(whole / "splits.json")
-    references = {case.id: case.label for case in read_dataset(workplace / "data").labelled}
+    references = {case.id: case.label for case in read_dataset(workplace / "data").labelled_cases}
     names = read_dataset(workplace / "data").labels
 
     def means(ids, change=lambda volume: volume):
@@ -105,7 +105,7 @@ def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace)
             )
             for i in ids
         ]
-        rows = [{row.name: row.dice for row in table.rows} for table in tables]
+        rows = [{row.label: row.dice for row in table.rows} for table in tables]
         return {name: np.mean([row[name] for row in rows]) for name in names.names[1:]}
 
     for fold, split in enumerate(splits):
@@ -123,7 +123,7 @@ def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace)
     assert saved.predict.keep_largest_foreground == found["keep_largest_foreground"]
     assert list(saved.predict.keep_largest) == found["keep_largest"]
     everyone = [case for split in splits for case in split.validation]
-    before, after = means(everyone), means(everyone, medseg.load(whole).cleaned)
+    before, after = means(everyone), means(everyone, medseg.load(whole).post_processed)
     for name, told in found["labels"].items():
         assert (told["before"], told["after"]) == pytest.approx((before[name], after[name]))
 
@@ -152,7 +152,7 @@ def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
     assert "fold 2" not in told.out
     assert not (run / "fold_1" / "model").exists()
     with pytest.raises(ConfigError, match=rf"folds not finished: found 1 of 3.*train --resume {run}"):
-        gather(run)
+        aggregate(run)
     assert main([*train, "--fold", "1"]) == 0
     assert f"all folds are trained; gather them with: medseg train --resume {run}" in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(run / "fold_1" / "metrics.jsonl")] == [2, 4, 6]
@@ -206,7 +206,7 @@ def test_predictions_of_another_model_are_made_again(copied, whole):
     save_model(copied / "fold_1" / "model", model, saved, labels)
     files = {file.name: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
     seen = []
-    table = gather(copied, on_case=lambda done, total, what: seen.append(what))
+    table = aggregate(copied, on_case=lambda done, total, what: seen.append(what))
     held_out = read_splits(copied / "splits.json")[1].validation
     assert [what for what in seen if what.startswith("predicting")] == [f"predicting {i}" for i in held_out]
     assert [what for what in seen if what.startswith("measuring")] == [
@@ -244,7 +244,7 @@ def test_folds_that_do_not_belong_together_are_not_joined(copied):
     with pytest.raises(
         medseg.MedsegError, match=r"fold_2/model: differs from .*fold_0/model by more than its weights"
     ):
-        gather(copied)
+        aggregate(copied)
     assert (copied / "model" / "manifest.json").read_bytes() == before
 
 
@@ -305,7 +305,7 @@ def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experimen
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["subjects"].keys() == {ids[0], ids[2], ids[4]}
     assert [fold["cases"] for fold in summary["folds"]] == [[ids[0], ids[2]], [ids[4]]]
-    assert "that of the config is kept" in (why_nothing_is_learned(run) or "")
+    assert "that of the config is kept" in (no_post_processing_reason(run) or "")
     _, saved, _ = load_model(run)
     assert (saved.members, saved.predict.keep_largest) == (3, ("liver",))
     assert summary["post_processing"] is None

@@ -14,9 +14,9 @@ from medseg.data.datasets.cases import read_case_label
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError, ModelError
-from medseg.evaluation.label_maps.metrics import compare
+from medseg.evaluation.label_maps.metrics import compare_label_maps
 from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
-from medseg.inference.predictor_ensemble import Together
+from medseg.inference.predictor_ensemble import PredictorEnsemble
 from tests.toy import one_thread
 
 
@@ -38,7 +38,7 @@ def rows_of(run):
 
 def test_two_runs_together_are_the_mean_of_the_folds_that_held_a_case_out(whole, other, workplace):
     comparison = compare_with_ensembles([whole, other])
-    names = [candidate.run for candidate in comparison.candidates]
+    names = [candidate.run for candidate in comparison.ranked]
     assert names == [str(whole), str(other), f"{whole} + {other}"]
     dataset = read_dataset(workplace / "data")
     fold_of = [
@@ -51,13 +51,15 @@ def test_two_runs_together_are_the_mean_of_the_folds_that_held_a_case_out(whole,
     ]
     assert fold_of[0] != fold_of[1]
     by_label: dict[str, list[float]] = {}
-    for case in dataset.labelled:
+    for case in dataset.labelled_cases:
         models = [run / f"fold_{folds[case.id]}" for run, folds in zip((whole, other), fold_of, strict=True)]
-        found = Together([medseg.load(model) for model in models])(case)
-        for row in compare(found, read_case_label(case, dataset.labels, found.grid), dataset.labels):
-            by_label.setdefault(row.name, []).append(row.dice)
+        found = PredictorEnsemble([medseg.load(model) for model in models])(case)
+        for row in compare_label_maps(
+            found, read_case_label(case, dataset.labels, found.grid), dataset.labels
+        ):
+            by_label.setdefault(row.label, []).append(row.dice)
     expected = np.mean([np.nanmean(values) for values in by_label.values()])
-    assert comparison.candidates[2].dice == pytest.approx(expected)
+    assert comparison.ranked[2].dice == pytest.approx(expected)
     assert 0 < expected < 1
 
 
@@ -65,7 +67,7 @@ def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
     copy = workplace / "copy"
     shutil.copytree(whole, copy)
     comparison = compare_with_ensembles([whole, copy, other])
-    alone, again, _, itself, *mixed = comparison.candidates
+    alone, again, _, itself, *mixed = comparison.ranked
     assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
     assert mixed[0].dice == mixed[1].dice
     assert main(["evaluate", str(whole), str(copy), "--best", "--ensembles"]) == 0
@@ -80,7 +82,7 @@ def test_runs_of_other_images_are_refused(whole, other, monkeypatch):
     def refuse(predictors):
         raise ModelError("model 2: channels: found MR, expected CT.")
 
-    monkeypatch.setattr("medseg.experiment.cross_validation.ensemble_candidates.Together", refuse)
+    monkeypatch.setattr("medseg.experiment.cross_validation.ensemble_candidates.PredictorEnsemble", refuse)
     with pytest.raises(ModelError, match="found MR, expected CT"):
         compare_with_ensembles([whole, other])
 

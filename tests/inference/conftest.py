@@ -16,7 +16,7 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 
 MakePredictor = Callable[..., Predictor]
-LABELS = Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
+LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def make_predictor() -> MakePredictor:
     ) -> Predictor:
         options = {"channels": [4, 8], "num_blocks": 1}
         torch.manual_seed(3)
-        model = build_model(f"unet_{dims}d", in_channels=channels, num_classes=labels.outputs, **options)
+        model = build_model(f"unet_{dims}d", in_channels=channels, num_classes=labels.num_outputs, **options)
         sizes = [8, 8, 8]
         if dims == 2:
             sizes[slice_axis] = 1

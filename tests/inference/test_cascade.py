@@ -19,7 +19,7 @@ from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_la
 from medseg.errors import DataError, ModelError
 from medseg.inference.estimate import estimate
 from medseg.inference.predictor import Predictor, load
-from medseg.inference.predictor_ensemble import Together
+from medseg.inference.predictor_ensemble import PredictorEnsemble
 from medseg.inference.sliding.engine import Engine
 from medseg.inference.sliding.memory_plan import PeakMemory
 from medseg.labels.label_table import Labels
@@ -27,10 +27,10 @@ from medseg.model_folder.folder import load_model, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
-from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.volumes.volume import Volume
 
-ORGANS = Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
+ORGANS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 ORIENTATIONS = [
     "".join(letters[axis] for axis in order)
     for order in itertools.permutations(range(3))
@@ -59,13 +59,13 @@ def settings_of(labels: int = 0, **changes: object) -> SavedModel:
         "channel_names": ["CT"],
         "preprocessing": Preprocessing(channels=(Normalization(),)),
         "window": (8, 8, 8),
-        "previous_labels": labels,
+        "num_first_stage_labels": labels,
         "predict": {"precision": "float32", "overlap": 0.25},
     }
     return SavedModel.parse({**values, **changes})
 
 
-def first_stage(**changes: object) -> Predictor:
+def coarse_network(**changes: object) -> Predictor:
     """A network of random weights at a coarse spacing."""
     torch.manual_seed(3)
     model = build_model("unet_3d", in_channels=1, num_classes=len(ORGANS), channels=[4, 8], num_blocks=1)
@@ -75,9 +75,9 @@ def first_stage(**changes: object) -> Predictor:
     )
 
 
-def copying(previous: Predictor | None = None, **changes: object) -> Predictor:
+def copying(first_stage: Predictor | None = None, **changes: object) -> Predictor:
     saved = settings_of(3, **changes)
-    return Predictor(Copies(1, 3), saved, ORGANS, device="cpu", previous=previous or first_stage())
+    return Predictor(Copies(1, 3), saved, ORGANS, device="cpu", first_stage=first_stage or coarse_network())
 
 
 def scene(shape=(14, 12, 10), spacing=(20.0, 22.0, 24.0), oblique=False) -> tuple[Volume, Volume]:
@@ -90,10 +90,10 @@ def scene(shape=(14, 12, 10), spacing=(20.0, 22.0, 24.0), oblique=False) -> tupl
     return image.with_data(data), organs.with_data(values)
 
 
-def as_case(tmp_path: Path, image: Volume, previous: Volume, name: str = "case") -> Case:
+def as_case(tmp_path: Path, image: Volume, first_stage: Volume, name: str = "case") -> Case:
     medseg.write(image, tmp_path / f"{name}.nii.gz")
-    medseg.write(previous, tmp_path / f"{name}_previous.nii.gz")
-    return Case(name, (tmp_path / f"{name}.nii.gz",), previous=tmp_path / f"{name}_previous.nii.gz")
+    medseg.write(first_stage, tmp_path / f"{name}_previous.nii.gz")
+    return Case(name, (tmp_path / f"{name}.nii.gz",), first_stage=tmp_path / f"{name}_previous.nii.gz")
 
 
 def test_a_copied_label_map_comes_back_in_every_orientation(tmp_path):
@@ -104,7 +104,9 @@ def test_a_copied_label_map_comes_back_in_every_orientation(tmp_path):
     for axcodes, others in zip(ORIENTATIONS, reversed(ORIENTATIONS), strict=True):
         turned = image.reoriented(axcodes)
         case = as_case(tmp_path, turned, organs.reoriented(others))
-        assert predictor.job(case).image._image._data.shape[1:] != image.data.shape[1:]  # the crop is at work
+        assert (
+            predictor.prepare(case).image._image._data.shape[1:] != image.data.shape[1:]
+        )  # the crop is at work
         found = predictor(case)
         assert found.grid.axcodes == axcodes
         assert np.array_equal(found.data, organs.reoriented(axcodes).data), axcodes
@@ -131,8 +133,8 @@ def test_at_another_spacing_it_is_the_label_rule_both_ways(tmp_path, spacing):
     image, organs = scene()
     predictor = copying(preprocessing=Preprocessing(spacing=spacing, channels=(Normalization(),)))
     case = as_case(tmp_path, image.reoriented("LSA"), organs)
-    job = predictor.job(case)
-    seen = job.image.slices(0, job.image.shape[1])[-1].movedim(0, -1).numpy()
+    prepared = predictor.prepare(case)
+    seen = prepared.image.slices(0, prepared.image.shape[1])[-1].movedim(0, -1).numpy()
     prepared = prepare(medseg.read(case.images[0]), predictor.saved.preprocessing)
     classes = organs.reoriented("LSA").with_data(ORGANS.to_classes(organs.reoriented("LSA").data))
     assert np.array_equal(seen, prepare_label(classes, prepared, predictor.saved.preprocessing).data[0])
@@ -145,7 +147,7 @@ def test_at_another_spacing_it_is_the_label_rule_both_ways(tmp_path, spacing):
 
 def test_without_a_label_map_the_first_stage_is_asked(tmp_path):
     image, _ = scene()
-    first = first_stage()
+    first = coarse_network()
     predictor = copying(first)
     expected = first(image)
     assert len(np.unique(expected.data)) > 2
@@ -174,13 +176,13 @@ def test_memory_bands_give_the_same_labels(tmp_path, monkeypatch):
     case = as_case(tmp_path, image, organs)
     predictor = copying()
     plan = Engine.plan
-    monkeypatch.setattr(Engine, "plan", lambda self, job, **_: replace(plan(self, job), bands=3))
+    monkeypatch.setattr(Engine, "plan", lambda self, prepared, **_: replace(plan(self, prepared), bands=3))
     assert np.array_equal(predictor(case).data, organs.data)
 
 
 def write_stages(folder: Path, members: int = 1, **changes: object) -> Predictor:
     """A model folder of a cascade with random weights; returns the first stage."""
-    first = first_stage()
+    first = coarse_network()
     save_model(folder.with_name("first"), first.model, first.saved, ORGANS)
     networks = []
     for seed in range(members):
@@ -188,7 +190,7 @@ def write_stages(folder: Path, members: int = 1, **changes: object) -> Predictor
         networks.append(
             build_model("unet_3d", in_channels=4, num_classes=len(ORGANS), channels=[4, 8], num_blocks=1)
         )
-    model = Ensemble(networks) if members > 1 else networks[0]
+    model = LogitEnsemble(networks) if members > 1 else networks[0]
     save_model(folder, model, settings_of(3, **changes), ORGANS, folder.with_name("first"))
     return first
 
@@ -206,25 +208,25 @@ def test_one_folder_holds_both_stages(tmp_path, members):
     assert len(np.unique(found.data)) > 2
     assert not np.array_equal(found.data, first(image).data)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "| earlier stage | in `previous/`, 3 channels more |" in card
+    assert "| earlier stage | in `first_stage/`, 3 channels more |" in card
     blind = predictor(as_case(tmp_path, image, first(image).with_data(np.zeros_like(found.data))))
     assert not np.array_equal(blind.data, found.data)  # it does look at the map
     coarser = load(tmp_path / "model", device="cpu", overlap=0.5, keep_largest=("liver",))
-    assert coarser.previous.settings.overlap == 0.5
-    assert coarser.previous.settings.keep_largest == ()
-    assert predictor.with_settings(overlap=0.0).previous.settings.overlap == 0.0
+    assert coarser.first_stage.settings.overlap == 0.5
+    assert coarser.first_stage.settings.keep_largest == ()
+    assert predictor.with_settings(overlap=0.0).first_stage.settings.overlap == 0.0
 
 
 def test_the_folder_is_whole_or_refused(tmp_path):
     write_stages(tmp_path / "model")
-    inner = tmp_path / "model" / "previous"
+    inner = tmp_path / "model" / "first_stage"
     assert load_model(inner)[1].name == "first"
     weights = (inner / "model.safetensors").read_bytes()
     (inner / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"missing files: previous/model\.safetensors"):
+    with pytest.raises(ModelError, match=r"missing files: first_stage/model\.safetensors"):
         load(tmp_path / "model")
     (inner / "model.safetensors").write_bytes(weights[:-1] + b"\x01")
-    with pytest.raises(ModelError, match=r"previous/model\.safetensors: found another checksum"):
+    with pytest.raises(ModelError, match=r"first_stage/model\.safetensors: found another checksum"):
         load(tmp_path / "model")
     (inner / "model.safetensors").write_bytes(weights)
     (inner / "more.txt").write_text("")
@@ -240,10 +242,10 @@ def test_stages_that_do_not_fit_are_refused(tmp_path, make_predictor):
     model = build_model("unet_3d", in_channels=4, num_classes=len(ORGANS), channels=[4, 8], num_blocks=1)
     with pytest.raises(ModelError, match=r"second: earlier stage: found none, expected one"):
         save_model(tmp_path / "model", model, settings_of(3), ORGANS)
-    other = make_predictor(labels=Labels.of({"a": 1}))
+    other = make_predictor(labels=Labels.from_names({"a": 1}))
     save_model(tmp_path / "other", other.model, other.saved, other.labels)
     with pytest.raises(
-        ModelError, match=r"found 1 labels besides background, expected 3 \(previous_labels\)"
+        ModelError, match=r"found 1 labels besides background, expected 3 \(num_first_stage_labels\)"
     ):
         save_model(tmp_path / "model", model, settings_of(3), ORGANS, tmp_path / "other")
     with pytest.raises(ModelError, match=r"earlier stage: found .*other, expected none"):
@@ -271,8 +273,8 @@ def test_an_ensemble_of_cascades(tmp_path):
     one = load(tmp_path / "a" / "model", device="cpu")
     other = copying()
     image, _ = scene()
-    assert np.array_equal(Together([one, one])(image).data, one(image).data)
-    mean = Together([one, other])(image)
+    assert np.array_equal(PredictorEnsemble([one, one])(image).data, one(image).data)
+    mean = PredictorEnsemble([one, other])(image)
     assert set(np.unique(mean.data)) <= {0, 5, 7, 300}
     assert not np.array_equal(mean.data, one(image).data)
 
@@ -303,14 +305,14 @@ def test_a_budget_is_kept_by_both_stages(tmp_path):
 
 def test_many_labels_are_never_held_as_channels(tmp_path):
     """The label map stays one channel of the image that is held; the network sees all, window by window."""
-    names = Labels.of({f"organ {value}": value for value in range(1, 61)})
+    names = Labels.from_names({f"organ {value}": value for value in range(1, 61)})
     first = settings_of()
     small = build_model("unet_3d", in_channels=1, num_classes=61, channels=[4, 8], num_blocks=1)
     stage = Predictor(small, first, names, device="cpu")
-    predictor = Predictor(Copies(1, 60), settings_of(60), names, device="cpu", previous=stage)
+    predictor = Predictor(Copies(1, 60), settings_of(60), names, device="cpu", first_stage=stage)
     image, _ = scene()
     marks = np.arange(image.data.size).reshape(image.data.shape) % 61
     marks[image.data == 0] = 0
     case = as_case(tmp_path, image, image.with_data(marks.astype(np.uint8), "label"))
-    assert predictor.job(case).image.shape[0] == 2
+    assert predictor.prepare(case).image.shape[0] == 2
     assert np.array_equal(predictor(case).data, marks)

@@ -57,12 +57,12 @@ def dense_labels(predictor, image):
 @given(case=cases())
 def test_label_maps_equal_those_of_the_definition_voxel_for_voxel(make_predictor, case):
     (shape, spacing, target, window, mirror), overlap, classes, axcodes, seed = case
-    labels = medseg.Labels.of({f"class {index}": index for index in range(classes)})
+    labels = medseg.Labels.from_names({f"class {index}": index for index in range(classes)})
     predictor = make_predictor(
         labels=labels, spacing=target, window=window, overlap=overlap, mirror_axes=mirror, skip_empty=False
     )
     data = np.random.default_rng(seed).normal(size=(1, *shape)).astype(np.float32)
-    image = Volume(data, Grid.of(shape, spacing)).reoriented(axcodes)
+    image = Volume(data, Grid.from_spacing(shape, spacing)).reoriented(axcodes)
     with torch.inference_mode():
         expected = dense_labels(predictor, image)
     assert np.array_equal(predictor(image).data, expected)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError
-from medseg.inference.sliding.engine import Job
+from medseg.inference.sliding.engine import PreparedPrediction
 from medseg.inference.sliding.memory_plan import MemoryPlan
-from medseg.inference.sliding.slab import Whole
-from medseg.inference.sliding.windows import Sliding, predict_windows, window_slices
+from medseg.inference.sliding.slab import InMemoryImage
+from medseg.inference.sliding.windows import SlidingWindow, predict_windows, window_slices
 from tests.inference.test_windows import cases
 
 CPU = torch.device("cpu")
@@ -21,12 +21,12 @@ CPU = torch.device("cpu")
 
 def run_in_bands(predictor, image, bands, **changes):
     """Labels of an image in so many bands, whatever the memory."""
-    job = predictor.job(image)
+    prepared = predictor.prepare(image)
     engine = predictor.engine
     plan = MemoryPlan(bands, changes.pop("batch_size", 1), changes.pop("sums", torch.float32), CPU, 0)
-    object.__setattr__(engine, "plan", lambda job, shares=None: plan)
+    object.__setattr__(engine, "plan", lambda prepared, probabilities=None: plan)
     try:
-        return predictor.run(job).data
+        return predictor.run(prepared).data
     finally:
         object.__delattr__(engine, "plan")
 
@@ -50,7 +50,7 @@ def test_columns_are_those_of_the_whole_bit_for_bit(case, data):
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
     mixing = torch.from_numpy(rng.normal(size=(2, *window)).astype(np.float32))
-    sliding = Sliding(window, overlap, 2, blend, mirror)
+    sliding = SlidingWindow(window, overlap, 2, blend, mirror)
     start = data.draw(st.integers(0, shape[1] - 1))
     stop = data.draw(st.integers(start + 1, shape[1]))
 
@@ -58,7 +58,7 @@ def test_columns_are_those_of_the_whole_bit_for_bit(case, data):
         return torch.tanh(batch * mixing)
 
     def run(columns):
-        blocks = window_slices(Whole(image), network, sliding, columns=columns)
+        blocks = window_slices(InMemoryImage(image), network, sliding, columns=columns)
         return torch.cat([block.clone() for block in blocks])
 
     assert torch.equal(run(slice(start, stop)), run(None)[:, start:stop])
@@ -68,8 +68,8 @@ def test_columns_are_those_of_the_whole_bit_for_bit(case, data):
 def test_float16_sums_are_as_good_as_float16_can_be(window):
     image = torch.randn(1, 20, 13, 11, generator=torch.Generator().manual_seed(0))
     exact = predict_windows(image, lambda x: torch.cat([x, 30 * x], 1), window)
-    sliding = Sliding(window, sums=torch.float16)
-    blocks = window_slices(Whole(image), lambda x: torch.cat([x, 30 * x], 1), sliding)
+    sliding = SlidingWindow(window, sums=torch.float16)
+    blocks = window_slices(InMemoryImage(image), lambda x: torch.cat([x, 30 * x], 1), sliding)
     half = torch.cat([block.clone() for block in blocks]).movedim(-1, 0)
     assert half.dtype == torch.float16
     # The image comes back: also in corners, where a window's weight is below the least float16.
@@ -120,25 +120,25 @@ def test_windows_that_hold_nothing_are_background_and_cost_nothing(make_predicto
 
 
 def test_the_job_is_cut_into_bands_that_cover_it():
-    from medseg.inference.sliding.to_file_grid import Between
+    from medseg.inference.sliding.to_file_grid import LinearWeights
     from medseg.volumes.resampling import AxisMap
 
-    axis = Between.of(AxisMap.resize(10, 23))
-    job = Job(Whole(torch.zeros(1, 1, 10, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
-    bands = job.bands(4, Sliding((1, 10, 1)))
+    axis = LinearWeights.from_axis_map(AxisMap.resize(10, 23))
+    prepared = PreparedPrediction(InMemoryImage(torch.zeros(1, 1, 10, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
+    bands = prepared.bands(4, SlidingWindow((1, 10, 1)))
     assert [band.targets for band in bands] == [slice(0, 5), slice(5, 11), slice(11, 17), slice(17, 23)]
     assert bands[0].columns.start == 0
     assert bands[-1].columns.stop == 10
 
 
 def test_bands_are_cut_where_windows_meet():
-    from medseg.inference.sliding.to_file_grid import Between
+    from medseg.inference.sliding.to_file_grid import LinearWeights
     from medseg.volumes.resampling import AxisMap
 
-    axis = Between.of(AxisMap.resize(512, 512))
-    job = Job(Whole(torch.zeros(1, 1, 512, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
-    half = Sliding((1, 128, 1), overlap=0.5)
-    assert [band.targets.stop for band in job.bands(3, half)] == [192, 320, 512]
-    assert [half.rows(512, band.columns) for band in job.bands(3, half)] == [3, 3, 3]
-    beside = Sliding((1, 128, 1), overlap=0)
-    assert [band.targets.stop for band in job.bands(4, beside)] == [128, 256, 384, 512]
+    axis = LinearWeights.from_axis_map(AxisMap.resize(512, 512))
+    prepared = PreparedPrediction(InMemoryImage(torch.zeros(1, 1, 512, 1)), None, (axis, axis, axis))  # type: ignore[arg-type]
+    half = SlidingWindow((1, 128, 1), overlap=0.5)
+    assert [band.targets.stop for band in prepared.bands(3, half)] == [192, 320, 512]
+    assert [half.num_columns(512, band.columns) for band in prepared.bands(3, half)] == [3, 3, 3]
+    beside = SlidingWindow((1, 128, 1), overlap=0)
+    assert [band.targets.stop for band in prepared.bands(4, beside)] == [128, 256, 384, 512]

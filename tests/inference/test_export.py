@@ -15,8 +15,8 @@ from medseg.data.datasets.phantom import phantom_case
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing, label_target, prepare, prepare_label
 from medseg.inference.sliding import to_file_grid as export
-from medseg.inference.sliding.labelling import LargestClass
-from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.inference.sliding.labelling import Argmax
+from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.resampling import AxisMap, resample
 from medseg.volumes.volume import Volume
@@ -75,7 +75,9 @@ def test_equals_interpolating_everything(case, seed):
         dense = interpolated(dense, axis, maps[axis])
     values = np.arange(classes) * 3
     out = np.full(target, 255, np.uint8)
-    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], LargestClass(values), out)
+    export_labels(
+        blocks_of(logits, sizes), [LinearWeights.from_axis_map(m) for m in maps], Argmax(values), out
+    )
     np.testing.assert_array_equal(out, dense.argmax(-1).numpy() * 3)
 
 
@@ -83,18 +85,19 @@ def test_equals_interpolating_everything(case, seed):
 @pytest.mark.parametrize("target", [(9, 7, 5), (7, 6, 4)])
 def test_voxels_that_stay_where_they_are_are_decided_on_as_they_are(together, target, monkeypatch):
     """On the same grid, or a part of it that begins where it begins."""
-    monkeypatch.setattr(export, "_TOGETHER", together)
+    monkeypatch.setattr(export, "_VOXELS_AT_ONCE", together)
     logits = smooth_logits((9, 7, 5), classes=4, sigma=0)
     axes = [
-        Between.of(AxisMap(n_in, n_out, 1, 0)) for n_in, n_out in zip(logits.shape[:3], target, strict=True)
+        LinearWeights.from_axis_map(AxisMap(n_in, n_out, 1, 0))
+        for n_in, n_out in zip(logits.shape[:3], target, strict=True)
     ]
-    assert all(axis.same for axis in axes)
+    assert all(axis.is_identity for axis in axes)
     out = np.full(target, 255, np.uint8)
-    export_labels(blocks_of(logits, [4, 3, 2]), axes, LargestClass(np.arange(4)), out)
+    export_labels(blocks_of(logits, [4, 3, 2]), axes, Argmax(np.arange(4)), out)
     np.testing.assert_array_equal(out, logits.argmax(-1).numpy()[tuple(slice(n) for n in target)])
-    assert not Between.of(AxisMap(5, 5, -1, 4)).same
-    assert not Between.of(AxisMap(5, 4, 1, 1)).same
-    assert not Between.of(AxisMap(5, 5, 1, 0.25)).same
+    assert not LinearWeights.from_axis_map(AxisMap(5, 5, -1, 4)).is_identity
+    assert not LinearWeights.from_axis_map(AxisMap(5, 4, 1, 1)).is_identity
+    assert not LinearWeights.from_axis_map(AxisMap(5, 5, 1, 0.25)).is_identity
 
 
 @pytest.mark.parametrize("target", [(20, 31, 26), (9, 8, 11), (13, 12, 10)])
@@ -102,7 +105,7 @@ def test_equals_the_resampling_of_every_class(target):
     logits = smooth_logits((13, 12, 10), 4)
     maps = [AxisMap.resize(n_in, n_out) for n_in, n_out in zip((13, 12, 10), target, strict=True)]
     out = np.empty(target, np.uint8)
-    export_labels([logits], [Between.of(m) for m in maps], LargestClass(np.arange(4)), out)
+    export_labels([logits], [LinearWeights.from_axis_map(m) for m in maps], Argmax(np.arange(4)), out)
     every = np.stack([resample(logits[..., c].numpy(), maps, (1, 1, 1)) for c in range(4)])
     ordered = np.sort(every, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-5
@@ -114,8 +117,8 @@ def restored(logits, prepared, preprocessing) -> Volume:
     """Labels of logits `(k, X, Y, Z)` on the file's grid."""
     target = label_target(prepared, preprocessing, np.uint16)
     blocks = torch.from_numpy(np.moveaxis(logits, 0, -1).copy()).split(3)
-    decision = LargestClass(np.arange(len(logits)))
-    export_labels(blocks, [Between.of(m) for m in target.maps], decision, target.view)
+    rule = Argmax(np.arange(len(logits)))
+    export_labels(blocks, [LinearWeights.from_axis_map(m) for m in target.maps], rule, target.view)
     return target.volume
 
 
@@ -153,7 +156,7 @@ def test_prepared_and_restored_at_another_spacing_keeps_every_organ(orientation,
 
 
 def test_margins_are_cut_and_come_back_as_background():
-    image = Volume(np.ones((1, 4, 4, 4), np.int16), Grid.of((4, 4, 4), (1, 2, 3))).padded(
+    image = Volume(np.ones((1, 4, 4, 4), np.int16), Grid.from_spacing((4, 4, 4), (1, 2, 3))).padded(
         (2, 0, 1), (0, 3, 0)
     )
     preprocessing = Preprocessing(channels=(Normalization(method="none"),))
@@ -164,7 +167,7 @@ def test_margins_are_cut_and_come_back_as_background():
 
 
 def test_more_than_256_classes_fit():
-    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.of((2, 2, 2)))
+    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.from_spacing((2, 2, 2)))
     logits = np.zeros((300, 2, 2, 2), np.float32)
     logits[299] = 1
     result = restored(logits, prepare(image, Preprocessing()), Preprocessing())
@@ -172,7 +175,7 @@ def test_more_than_256_classes_fit():
 
 
 def test_ties_go_to_the_first_class():
-    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.of((2, 2, 2)))
+    image = Volume(np.ones((1, 2, 2, 2), np.float32), Grid.from_spacing((2, 2, 2)))
     prepared = prepare(image, Preprocessing())
     assert not restored(np.zeros((3, 2, 2, 2), np.float32), prepared, Preprocessing()).data.any()
 

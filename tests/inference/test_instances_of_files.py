@@ -16,7 +16,7 @@ from medseg.errors import DataError, ModelError
 from medseg.inference.batch import predict_files
 from medseg.inference.instance_batch import predict_instance_files
 from medseg.inference.predictor import Predictor
-from medseg.inference.provenance import MadeBy, Maker
+from medseg.inference.provenance import ModelId, Provenance
 from medseg.io.files import read, read_labels, write
 from medseg.io.instance_files import read_instances
 from medseg.labels.label_table import Labels
@@ -25,7 +25,7 @@ from medseg.models.base import Model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = Labels.of({"background": 0, "small": 5, "large": 300})
+LABELS = Labels.from_names({"background": 0, "small": 5, "large": 300})
 
 
 class Threshold(Model):
@@ -61,7 +61,7 @@ def predictor_of(model: Model, **predict) -> Predictor:
             "channel_names": ["image"],
             "preprocessing": Preprocessing.parse({"crop_to_nonzero": True, "channels": [{"method": "none"}]}),
             "window": (8, 8, 1),
-            "slices": {"batch_size": 3, "displayed": True},
+            "slices": {"batch_size": 3, "radiological_view": True},
             "predict": {"precision": "float32", **predict},
         }
     )
@@ -75,13 +75,13 @@ def scene():
     places = [np.s_[2:10, 3:9, 1:7], np.s_[12:15, 3:6, 2:4], np.s_[12:18, 10:16, 3:6]]
     for place, value in zip(places, (0.9, 0.8, 0.6), strict=True):
         data[place] = value
-    return Volume(data[None], Grid.of(data.shape, (1, 2, 3)).reoriented("LPI")), places
+    return Volume(data[None], Grid.from_spacing(data.shape, (1, 2, 3)).reoriented("LPI")), places
 
 
 def test_instances_of_a_volume_on_its_own_grid(scene):
     volume, places = scene
     model, seen = Threshold(), []
-    predictor = predictor_of(model, instance_score=0.7)
+    predictor = predictor_of(model, min_instance_score=0.7)
     found = predictor.instances(volume, on_slice=lambda done, total: seen.append((done, total)))
     assert found.shape == (20, 18, 8)
     assert sorted(found.classes.tolist()) == [1, 2]
@@ -100,9 +100,9 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     cases = [Case(name, (tmp_path / f"{name}.nii.gz",)) for name in "ba"]
     pairs = [(case, tmp_path / "out" / f"{case.id}.nii.gz") for case in cases]
     (tmp_path / "out").mkdir()
-    noting = partial(MadeBy(tmp_path / "out").noting, maker=Maker("one"))
+    recording = partial(Provenance(tmp_path / "out").recording, model_id=ModelId("one"))
     bad, good = predict_instance_files(
-        predictor_of(Threshold()), pairs, noting=partial(noting, instances=True)
+        predictor_of(Threshold()), pairs, recording=partial(recording, instances=True)
     )
     assert isinstance(bad.error, DataError)
     assert not bad.target.exists()
@@ -119,13 +119,18 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     assert (tmp_path / "out" / "a_instances.tsv").read_text().startswith("id\tclass\tscore\n")
     # Another prediction of label maps alone leaves no instances that contradict it.
     (again,) = predict_files(
-        predictor_of(Threshold()), [pairs[1]], probabilities=True, noting=partial(noting, probabilities=True)
+        predictor_of(Threshold()),
+        [pairs[1]],
+        probabilities=True,
+        recording=partial(recording, probabilities=True),
     )
     assert again.error is None
-    expected = ["a.nii.gz", "a_probabilities.nii", "made_by.jsonl"]
+    expected = ["a.nii.gz", "a_probabilities.nii", "provenance.jsonl"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == expected
     list(
-        predict_instance_files(predictor_of(Threshold()), [pairs[1]], noting=partial(noting, instances=True))
+        predict_instance_files(
+            predictor_of(Threshold()), [pairs[1]], recording=partial(recording, instances=True)
+        )
     )
     assert not (tmp_path / "out" / "a_probabilities.nii").exists()
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.evaluation.instances.metrics import evidence_of
+from medseg.evaluation.instances.metrics import match_instances
 from medseg.inference.instances.link_slices import link_slices
 from medseg.labels.instances import Instances
 from medseg.model_folder.link_settings import LinkSettings
@@ -36,7 +36,7 @@ def packed_ellipsoids(seed: int) -> np.ndarray:
 
 
 def slices_of(ids: np.ndarray, axis: int = 2) -> list[Instances]:
-    return [Instances.of_map(np.take(ids, z, axis)) for z in range(ids.shape[axis])]
+    return [Instances.from_map(np.take(ids, z, axis)) for z in range(ids.shape[axis])]
 
 
 def imperfect(perfect: list[Instances], seed: int) -> list[Instances]:
@@ -63,7 +63,7 @@ def imperfect(perfect: list[Instances], seed: int) -> list[Instances]:
         stack = (
             np.stack(masks)[rng.permutation(len(masks))] if masks else np.zeros((0, *instances.shape), bool)
         )
-        result.append(Instances.of_masks(stack, scores=rng.uniform(0.5, 1, len(stack))))
+        result.append(Instances.from_masks(stack, scores=rng.uniform(0.5, 1, len(stack))))
     return result
 
 
@@ -79,8 +79,8 @@ def test_perfect_slices_give_every_object_whole(axis):
     ids = np.moveaxis(packed_ellipsoids(axis), 2, axis)
     found = link_slices(slices_of(ids, axis), axis=axis)
     assert len(found) == OBJECTS
-    figures = evidence_of(found, Instances.of_map(ids)).metrics()
-    assert (figures.found, figures.false) == (OBJECTS, 0)
+    figures = match_instances(found, Instances.from_map(ids)).metrics()
+    assert (figures.tp, figures.fp) == (OBJECTS, 0)
     assert figures.sq == 1
 
 
@@ -91,9 +91,9 @@ def test_imperfect_slices_give_nearly_every_object():
         ids = packed_ellipsoids(seed)
         slices = imperfect(slices_of(ids), seed)
         linked = link_slices(slices)
-        figures = evidence_of(linked, Instances.of_map(ids)).metrics()
-        found += figures.found
-        false += figures.false
+        figures = match_instances(linked, Instances.from_map(ids)).metrics()
+        found += figures.tp
+        false += figures.fp
     assert found >= 0.95 * 5 * OBJECTS
     assert false <= 0.05 * 5 * OBJECTS
 
@@ -115,10 +115,10 @@ def test_a_missing_slice_is_bridged_and_two_are_not():
     assert one == 7 * 16
     bar[..., 5] = 0
     assert link_slices(slices_of(bar)).areas.tolist() == [3 * 16, 3 * 16]
-    assert len(link_slices(slices_of(bar), settings=LinkSettings(gap=2))) == 1
+    assert len(link_slices(slices_of(bar), settings=LinkSettings(max_gap_slices=2))) == 1
     bar = column(range(1, 9))
     bar[..., 4] = 0
-    assert len(link_slices(slices_of(bar), settings=LinkSettings(gap=0))) == 2
+    assert len(link_slices(slices_of(bar), settings=LinkSettings(max_gap_slices=0))) == 2
 
 
 @pytest.mark.parametrize("split", [1, 4, 8])
@@ -126,7 +126,7 @@ def test_halves_of_a_slice_come_together(split):
     bar = column(range(1, 9), split=split)
     (area,) = link_slices(slices_of(bar)).areas
     assert area == 8 * 16
-    apart = link_slices(slices_of(bar), settings=LinkSettings(longest_piece=0))
+    apart = link_slices(slices_of(bar), settings=LinkSettings(max_fragment_slices=0))
     assert sorted(apart.areas.tolist()) == [8, 7 * 16 + 8]
 
 
@@ -148,7 +148,7 @@ def test_a_cap_belongs_to_its_object():
     ids[4, 4, 9] = 1
     assert link_slices(slices_of(ids)).areas.tolist() == [9 * 16 + 1]
     assert len(link_slices(slices_of(ids[..., ::-1]))) == 1
-    strict = LinkSettings(min_inside=1, min_iou=0.9, longest_piece=0)
+    strict = LinkSettings(min_containment=1, min_iou=0.9, max_fragment_slices=0)
     ids[1, 4, 9] = 1
     assert len(link_slices(slices_of(ids), settings=strict)) == 2
 
@@ -157,9 +157,9 @@ def test_classes_stay_apart_and_scores_are_weighted_by_area():
     masks = np.zeros((1, 6, 6), bool)
     large, small = masks.copy(), masks.copy()
     large[0, :4], small[0, :2] = True, True
-    first = Instances.of_masks(large, classes=[2], scores=[0.9])
-    second = Instances.of_masks(small, classes=[2], scores=[0.6])
-    other = Instances.of_masks(small, classes=[1], scores=[0.1])
+    first = Instances.from_masks(large, classes=[2], scores=[0.9])
+    second = Instances.from_masks(small, classes=[2], scores=[0.6])
+    other = Instances.from_masks(small, classes=[1], scores=[0.1])
     found = link_slices([first, second, other])
     assert found.classes.tolist() == [2, 1]
     assert found.scores.tolist() == pytest.approx([(24 * 0.9 + 12 * 0.6) / 36, 0.1])
@@ -169,7 +169,7 @@ def test_classes_stay_apart_and_scores_are_weighted_by_area():
 def test_empty_slices():
     assert len(link_slices([Instances.empty((4, 5))] * 3)) == 0
     assert link_slices([Instances.empty((4, 5))] * 3, axis=0).shape == (3, 4, 5)
-    hollow = Instances.of_masks(np.zeros((1, 4, 5), bool))
+    hollow = Instances.from_masks(np.zeros((1, 4, 5), bool))
     assert link_slices([hollow]).areas.tolist() == [0]
 
 

@@ -13,8 +13,8 @@ from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
 from medseg.inference.postprocess import BYTES_A_VOXEL, keep_largest_components
 from medseg.inference.sliding.memory_plan import control_groups, free_memory, parse_size, plan_memory
-from medseg.inference.sliding.windows import Sliding
-from medseg.io.files import bytes_once_read
+from medseg.inference.sliding.windows import SlidingWindow
+from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
 
 
@@ -54,12 +54,12 @@ def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
 
 
 def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
-    sliding = Sliding((64, 64, 64), batch_size=batch, nothing=(0.0,) * classes)
+    sliding = SlidingWindow((64, 64, 64), batch_size=batch, background=(0.0,) * classes)
     return plan_memory(
         shape,
         sliding,
         budget=budget,
-        held=10**9,
+        held_bytes=10**9,
         network=lambda batch: batch * 10**8,
         reduced=reduced,
         columns=lambda n: [slice(shape[2] * i // n, shape[2] * (i + 1) // n) for i in range(n)],
@@ -97,9 +97,9 @@ def test_windows_side_by_side_are_predicted_in_bands_of_their_own():
     def found(overlap):
         return plan_memory(
             shape,
-            Sliding((64, 64, 64), overlap, nothing=(0.0,) * classes),
+            SlidingWindow((64, 64, 64), overlap, background=(0.0,) * classes),
             budget=10**12,
-            held=0,
+            held_bytes=0,
             network=lambda batch: 0,
             reduced=False,
             columns=lambda n: [slice(256 * i // n, 256 * (i + 1) // n) for i in range(n)],
@@ -113,12 +113,12 @@ def test_what_comes_after_the_network_counts():
     def found(later):
         return plan_memory(
             (1, 64, 64, 64),
-            Sliding((64, 64, 64), nothing=(0.0, 0.0)),
+            SlidingWindow((64, 64, 64), background=(0.0, 0.0)),
             budget=10**10,
-            held=10**6,
+            held_bytes=10**6,
             network=lambda batch: 0,
             reduced=False,
-            later=later,
+            postprocess_bytes=later,
             columns=lambda n: [slice(64 * i // n, 64 * (i + 1) // n) for i in range(n)],
         )
 
@@ -144,14 +144,14 @@ def test_components_take_no_more_than_is_planned_for():
 def test_pages_of_probabilities_are_given_back(tmp_path, monkeypatch):
     monkeypatch.setattr("medseg.io.probability_files._PAGES", 1 << 16)
     like = phantom_case(0, "ct", (40, 32, 30), (8.0, 8.0, 8.0))[0]
-    with writing_probabilities(tmp_path / "p.nii", like, {"a": 0, "b": 0, "c": 0}) as shares:
+    with writing_probabilities(tmp_path / "p.nii", like, {"a": 0, "b": 0, "c": 0}) as probabilities:
         whole = 40 * 32 * 30 * 3 * 2
-        assert shares.resident(0) == whole  # every slice lies all over the file
-        assert shares.resident(2) < shares.resident(1) <= whole
+        assert probabilities.resident_bytes(0) == whole  # every slice lies all over the file
+        assert probabilities.resident_bytes(2) < probabilities.resident_bytes(1) <= whole
         closed = []
-        monkeypatch.setattr(shares, "close", lambda close=shares.close: closed.append(close()))
+        monkeypatch.setattr(probabilities, "close", lambda close=probabilities.close: closed.append(close()))
         for index in range(30):
-            shares.array(2)[:, :, :, index] = index
+            probabilities.array(2)[:, :, :, index] = index
         assert len(closed) > 5
     found = np.asarray(medseg.read(tmp_path / "p.nii").data)
     np.testing.assert_allclose(found[:, 3, 4] * 65535, np.tile(np.arange(30), (3, 1)), atol=1e-3)
@@ -159,17 +159,19 @@ def test_pages_of_probabilities_are_given_back(tmp_path, monkeypatch):
 
 def test_a_prediction_with_probabilities_counts_their_pages(make_predictor, tmp_path):
     predictor = make_predictor()
-    job = predictor.job(phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0])
-    plain = predictor.engine.plan(job).peak
-    with writing_probabilities(tmp_path / "p.nii", job.target.volume, predictor.outside) as shares:
-        counted = predictor.engine.plan(job, shares=shares).peak
+    prepared = predictor.prepare(phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0])
+    plain = predictor.engine.plan(prepared).peak
+    with writing_probabilities(
+        tmp_path / "p.nii", prepared.target.volume, predictor.background_probabilities
+    ) as probabilities:
+        counted = predictor.engine.plan(prepared, probabilities=probabilities).peak
     assert counted > plain
 
 
 def test_an_image_that_alone_exceeds_the_budget_is_not_read(make_predictor, tmp_path, monkeypatch):
-    volume = medseg.Volume(np.zeros((1, 200, 200, 100), np.int16), medseg.Grid.of((200, 200, 100)))
+    volume = medseg.Volume(np.zeros((1, 200, 200, 100), np.int16), medseg.Grid.from_spacing((200, 200, 100)))
     medseg.write(volume, tmp_path / "zeros.nii.gz")
-    assert bytes_once_read(tmp_path / "zeros.nii.gz") == volume.data.nbytes
+    assert decoded_bytes(tmp_path / "zeros.nii.gz") == volume.data.nbytes
     predictor = make_predictor()
     predictor.max_memory = 10**6
     monkeypatch.setattr("medseg.io.nifti._fill", None)
@@ -180,11 +182,11 @@ def test_an_image_that_alone_exceeds_the_budget_is_not_read(make_predictor, tmp_
 
 def test_the_network_is_not_measured_while_an_image_is_read(make_predictor):
     network = make_predictor().network
-    with network.alone:
+    with network.exclusive:
         thread = threading.Thread(target=network.measured, args=(1,))
         thread.start()
         thread.join(0.3)
         assert thread.is_alive()
     thread.join(60)
     assert not thread.is_alive()
-    assert network.measured(1)[0] >= 0
+    assert network.measured_cost(1)[0] >= 0

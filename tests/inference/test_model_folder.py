@@ -10,7 +10,7 @@ import torch
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.model_folder.folder import load_model, load_weights, save_model
 from medseg.models import build_model
-from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def two_members(make_predictor):
 
 def test_an_ensemble_goes_round(make_predictor, tmp_path):
     members, predictor = two_members(make_predictor)
-    save_model(tmp_path / "model", Ensemble(members), predictor.saved, predictor.labels)
+    save_model(tmp_path / "model", LogitEnsemble(members), predictor.saved, predictor.labels)
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"member_0.safetensors", "member_1.safetensors"} < names
     assert "model.safetensors" not in names
@@ -148,7 +148,7 @@ def test_a_missing_member_is_named(make_predictor, tmp_path):
     from medseg.storage.manifest import write_manifest
 
     members, predictor = two_members(make_predictor)
-    save_model(tmp_path / "model", Ensemble(members), predictor.saved, predictor.labels)
+    save_model(tmp_path / "model", LogitEnsemble(members), predictor.saved, predictor.labels)
     (tmp_path / "model" / "member_1.safetensors").unlink()
     write_manifest(tmp_path / "model")
     with pytest.raises(ModelError, match=r"member_1\.safetensors: no such file, expected 2 \(members\)"):

@@ -18,7 +18,7 @@ from medseg.model_folder.folder import save_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = medseg.Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
+LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
 ORIENTATIONS = [
     "".join(letters[axis] for axis in order)
     for order in itertools.permutations(range(3))
@@ -90,7 +90,7 @@ def test_real_file_in_sixteen_orientations(make_predictor, shared_data):
     files = sorted((shared_data / "odd_nifti").glob("orient_*.nii.gz"))
     assert len(files) == 16
     predictor = make_predictor(
-        spacing=(6, 6, 7), window=(16, 16, 16), overlap=0, labels=medseg.Labels.of({"a": 1, "b": 2})
+        spacing=(6, 6, 7), window=(16, 16, 16), overlap=0, labels=medseg.Labels.from_names({"a": 1, "b": 2})
     )
     expected = None
     for file in files:
@@ -149,7 +149,9 @@ def test_odd_grids(make_predictor, kind, spacing):
     labels = predictor(Volume(voxels, grid))
     assert labels.grid is grid or labels.grid == grid
     flipped = voxels[:, ::-1] if kind == "left-handed" else voxels
-    upright = predictor(Volume(np.ascontiguousarray(flipped), Grid.of((13, 11, 9), (1.5, 2.0, 3.0))))
+    upright = predictor(
+        Volume(np.ascontiguousarray(flipped), Grid.from_spacing((13, 11, 9), (1.5, 2.0, 3.0)))
+    )
     expected = upright.data[:, ::-1] if kind == "left-handed" else upright.data
     assert len(np.unique(expected)) > 2
     assert (labels.data == expected).mean() > 0.999  # spacings differ in the last digit
@@ -159,7 +161,7 @@ def test_resampling_moves_nothing(make_predictor):
     """A half-bright image is labelled along the same border whatever the network's spacing."""
     data = np.full((1, 24, 20, 16), 10.0, np.float32)
     data[:, 12:] = 200.0
-    image = Volume(data, Grid.of((24, 20, 16), (1.0, 1.2, 1.5)))
+    image = Volume(data, Grid.from_spacing((24, 20, 16), (1.0, 1.2, 1.5)))
 
     class Bright(torch.nn.Module):
         def forward(self, batch):
@@ -190,14 +192,16 @@ def test_crop_is_undone(make_predictor):
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (20, 3, 9), (16, 16, 1), (1, 1, 1), (1, 9, 17)])
 def test_images_smaller_than_the_window_and_single_slices(predictor, shape):
-    image = Volume(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), Grid.of(shape))
+    image = Volume(
+        np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), Grid.from_spacing(shape)
+    )
     labels = predictor(image)
     assert labels.data.shape == (1, *shape)
 
 
 @pytest.mark.parametrize("value", [0, -1000, 7])
 def test_a_constant_image_is_no_trouble(predictor, value):
-    labels = predictor(Volume(np.full((1, 9, 8, 7), value, np.int16), Grid.of((9, 8, 7))))
+    labels = predictor(Volume(np.full((1, 9, 8, 7), value, np.int16), Grid.from_spacing((9, 8, 7))))
     assert labels.data.shape == (1, 9, 8, 7)
 
 
@@ -233,7 +237,7 @@ def test_keep_largest_leaves_one_component_of_the_named_label(make_predictor):
 
     touching = np.ones((3, 3, 3))
     noise = np.random.default_rng(0).normal(size=(1, 20, 20, 16)).astype(np.float32)
-    image = Volume(noise, Grid.of((20, 20, 16)))
+    image = Volume(noise, Grid.from_spacing((20, 20, 16)))
     before = make_predictor()(image).data[0]
     counts = {label.name: ndimage.label(before == label.value, touching)[1] for label in LABELS.foreground}
     name = max(counts, key=lambda name: counts[name])
@@ -253,10 +257,10 @@ def test_keep_largest_foreground_comes_before_the_labels(make_predictor):
     data[0, 4:6, 0:3, 0:3] = 7  # both touch: the largest together
     data[0, 6:7, 0:1, 0:1] = 5  # touches them, but not the other 5
     data[0, 8:11, 4:8, 4:8] = 7  # the largest 7, apart
-    labels = Volume(data, Grid.of((12, 8, 8)), "label")
+    labels = Volume(data, Grid.from_spacing((12, 8, 8)), "label")
 
     def after(**settings):
-        return make_predictor(**settings).cleaned(labels).data[0]
+        return make_predictor(**settings).post_processed(labels).data[0]
 
     assert np.array_equal(after(), data[0])
     together = np.where(np.arange(12)[:, None, None] < 8, data[0], 0)
@@ -290,10 +294,10 @@ def test_settings_can_be_changed(make_predictor):
 
 
 def test_a_mapping_joins_the_stored_settings(make_predictor, tmp_path):
-    predictor = make_predictor(link={"min_iou": 0.4, "gap": 3})
+    predictor = make_predictor(link={"min_iou": 0.4, "max_gap_slices": 3})
     save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
     link = load(tmp_path / "model", link={"min_slices": 2}).settings.link
-    assert (link.min_iou, link.gap, link.min_slices) == (0.4, 3, 2)
+    assert (link.min_iou, link.max_gap_slices, link.min_slices) == (0.4, 3, 2)
 
 
 def test_repr(make_predictor):
@@ -321,7 +325,7 @@ def test_weights_that_are_not_finite_are_refused(make_predictor, tmp_path):
         load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("place", ["job", "run"])
+@pytest.mark.parametrize("place", ["prepare", "run"])
 def test_an_image_that_memory_does_not_hold_does_not_stop_the_others(
     make_predictor, make_volume, tmp_path, monkeypatch, place
 ):

@@ -15,15 +15,15 @@ import medseg
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
 from medseg.inference.estimate import estimate
-from medseg.inference.predictor_ensemble import Together
-from medseg.inference.sliding.labelling import LargestClass, PresentRegions, decision_of
-from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.inference.predictor_ensemble import PredictorEnsemble
+from medseg.inference.sliding.labelling import Argmax, RegionThreshold, label_rule
+from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.volumes.resampling import AxisMap
 from tests.inference.test_engine import run_in_bands
 from tests.inference.test_export import blocks_of, interpolated, smooth_logits
 
-LABELS = medseg.Labels.of({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
+LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 REGIONS = LABELS.with_regions({"organs": (5, 7, 300), "spleen part": (7, 300), "tumour": (300,)})
 
 
@@ -35,9 +35,9 @@ def written_one_after_the_other(logits, values):
     return labels
 
 
-def restored(logits, maps, decision, sizes=(3,)):
+def restored(logits, maps, rule, sizes=(3,)):
     out = np.full([axis_map.n_out for axis_map in maps], 255, np.int32)
-    export_labels(blocks_of(logits, sizes), [Between.of(m) for m in maps], decision, out)
+    export_labels(blocks_of(logits, sizes), [LinearWeights.from_axis_map(m) for m in maps], rule, out)
     return out
 
 
@@ -59,14 +59,14 @@ def test_equals_interpolating_everything(case, seed):
     dense = logits
     for axis in (0, 2, 1):
         dense = interpolated(dense, axis, maps[axis])
-    out = restored(logits, maps, PresentRegions(np.array([0, *values])), sizes)
+    out = restored(logits, maps, RegionThreshold(np.array([0, *values])), sizes)
     np.testing.assert_array_equal(out, written_one_after_the_other(dense, values))
 
 
 def test_between_two_regions_that_are_written_alike_there_may_be_neither():
     logits = torch.tensor([[2.0, -1.0], [-4.0, 1.0]])[:, None, None]
     maps = [AxisMap.resize(2, 8), AxisMap.resize(1, 1), AxisMap.resize(1, 1)]
-    out = restored(logits, maps, PresentRegions(np.array([0, 4, 4])))[:, 0, 0]
+    out = restored(logits, maps, RegionThreshold(np.array([0, 4, 4])))[:, 0, 0]
     dense = interpolated(logits, 0, maps[0])[:, 0, 0]
     assert out.tolist() == written_one_after_the_other(dense, [4, 4]).tolist()
     assert out[0] == out[-1] == 4
@@ -78,9 +78,9 @@ def test_the_class_is_the_last_region_present(regions):
     generator = torch.Generator().manual_seed(regions)
     logits = torch.randn((9, 7, 5, regions), generator=generator) - 1.5
     values = np.arange(1, regions + 1)
-    decision = PresentRegions(np.array([0, *values]))
+    rule = RegionThreshold(np.array([0, *values]))
     expected = written_one_after_the_other(logits, values)
-    np.testing.assert_array_equal(decision.values[decision.classes(logits)], expected)
+    np.testing.assert_array_equal(rule.values[rule.classes(logits)], expected)
     assert len(np.unique(expected)) > regions / 3
 
 
@@ -89,13 +89,13 @@ def test_logits_that_are_not_finite_are_refused(wrong):
     logits = torch.zeros((2, 2, 2, 3))
     logits[1, 1, 0, 1] = wrong
     with pytest.raises(ModelError, match="found NaN or infinity"):
-        restored(logits, [AxisMap.resize(2, 2)] * 3, PresentRegions(np.arange(4)))
+        restored(logits, [AxisMap.resize(2, 2)] * 3, RegionThreshold(np.arange(4)))
 
 
 def test_the_rule_follows_from_the_labels():
-    assert decision_of(REGIONS).values.tolist() == [0, 5, 7, 300]
-    assert decision_of(REGIONS).values.dtype == np.uint16
-    assert isinstance(decision_of(medseg.Labels.of({"liver": 5})), LargestClass)
+    assert label_rule(REGIONS).values.tolist() == [0, 5, 7, 300]
+    assert label_rule(REGIONS).values.dtype == np.uint16
+    assert isinstance(label_rule(medseg.Labels.from_names({"liver": 5})), Argmax)
 
 
 def small_phantom():
@@ -106,24 +106,24 @@ def small_phantom():
 def test_a_predictor_writes_regions_on_the_files_grid(make_predictor, tmp_path, spacing):
     predictor = make_predictor(spacing=spacing, labels=REGIONS)
     image = small_phantom().reoriented("PLI")
-    labels = predictor.run(predictor.job(image), probabilities=tmp_path / "p.nii")
+    labels = predictor.run(predictor.prepare(image), probabilities=tmp_path / "p.nii")
     assert labels.data.dtype == np.uint16
     assert set(np.unique(labels.data)) == {0, 5, 7, 300}
     assert np.array_equal(predictor(image).data, labels.data)
     file = nib.load(tmp_path / "p.nii")
-    shares = file.get_fdata()
-    assert shares.shape == (*image.grid.shape, 3)
-    assert shares.sum(-1).max() > 1.2  # regions overlap
+    probabilities = file.get_fdata()
+    assert probabilities.shape == (*image.grid.shape, 3)
+    assert probabilities.sum(-1).max() > 1.2  # regions overlap
     expected = np.zeros(image.grid.shape)
     for region, value in enumerate((5, 7, 300)):
-        expected[shares[..., region] > 0.5] = value
+        expected[probabilities[..., region] > 0.5] = value
     assert (expected == labels.data[0]).mean() > 0.999  # within 1/65535 of a half
     (extension,) = file.header.extensions
     assert extension.get_content() == b'{"volumes": ["organs", "spleen part", "tumour"]}'
     if spacing is None:
-        prepared = predictor.job(image).image
+        prepared = predictor.prepare(image).image
         logits = predictor.logits(prepared.slices(0, prepared.shape[1]).movedim(1, -1))
-        upright = medseg.Volume(np.moveaxis(shares, -1, 0), image.grid).reoriented("RAS").data
+        upright = medseg.Volume(np.moveaxis(probabilities, -1, 0), image.grid).reoriented("RAS").data
         np.testing.assert_allclose(upright, torch.sigmoid(logits).numpy(), atol=2e-5)
 
 
@@ -140,10 +140,10 @@ def test_neither_bands_nor_batches_change_regions_and_float16_sums_hardly_do(mak
 def test_outside_the_crop_and_in_empty_windows_no_region_is_present(make_predictor, tmp_path, make_volume):
     predictor = make_predictor(labels=REGIONS)
     image = small_phantom().padded((2, 0, 3), (1, 4, 0))
-    labels = predictor.run(predictor.job(image), probabilities=tmp_path / "p.nii")
-    shares = nib.load(tmp_path / "p.nii").get_fdata()
+    labels = predictor.run(predictor.prepare(image), probabilities=tmp_path / "p.nii")
+    probabilities = nib.load(tmp_path / "p.nii").get_fdata()
     for corner in itertools.product((0, -1), (-1,), (0,)):
-        assert not shares[corner].any()
+        assert not probabilities[corner].any()
         assert not labels.data[0][corner]
     predictor = make_predictor(labels=REGIONS, method="none", window=(4, 4, 4), overlap=0, crop=False)
 
@@ -166,13 +166,13 @@ def test_models_together_average_the_probabilities_of_each_region(make_predictor
     image = small_phantom().reoriented("LIP")
     predictors = [make_predictor(labels=REGIONS, spacing=s) for s in (None, (26.0, 19.0, 30.0))]
     predictors.append(make_predictor(2, labels=REGIONS))
-    shares = []
+    probabilities = []
     for index, predictor in enumerate(predictors):
-        predictor.run(predictor.job(image), probabilities=tmp_path / f"{index}.nii")
-        shares.append(nib.load(tmp_path / f"{index}.nii").get_fdata())
-    together = Together(predictors)
-    labels = together.run(together.job(image), probabilities=tmp_path / "mean.nii")
-    mean = np.mean(shares, axis=0)
+        predictor.run(predictor.prepare(image), probabilities=tmp_path / f"{index}.nii")
+        probabilities.append(nib.load(tmp_path / f"{index}.nii").get_fdata())
+    together = PredictorEnsemble(predictors)
+    labels = together.run(together.prepare(image), probabilities=tmp_path / "mean.nii")
+    mean = np.mean(probabilities, axis=0)
     np.testing.assert_allclose(nib.load(tmp_path / "mean.nii").get_fdata(), mean, atol=2e-5)
     expected = np.zeros(image.grid.shape)
     for region, value in enumerate((5, 7, 300)):
@@ -181,7 +181,7 @@ def test_models_together_average_the_probabilities_of_each_region(make_predictor
     assert len(np.unique(expected)) > 2
     classes = make_predictor()
     with pytest.raises(ModelError, match=r"labels: found .*expected .*organs 5\+7\+300 as 5"):
-        Together([predictors[0], classes])
+        PredictorEnsemble([predictors[0], classes])
 
 
 def test_a_model_folder_holds_regions_and_its_card_lists_them(make_predictor, tmp_path):
@@ -204,7 +204,7 @@ def labels_in_parts():
     """Values along x with gaps: the parts of the foreground and of each region differ."""
     rows = [7, 7, 5, 5, 5, 0, 300, 300, 300, 0, 5, 7, 0, 5]
     data = np.array(rows, np.uint16).reshape(1, -1, 1, 1).repeat(2, axis=2)
-    return medseg.Volume(data, medseg.Grid.of(data.shape[1:]), "label")
+    return medseg.Volume(data, medseg.Grid.from_spacing(data.shape[1:]), "label")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def labels_in_parts():
 )
 def test_post_processing_takes_the_foreground_then_labels_and_regions_in_turn(make_predictor, settings, left):
     predictor = make_predictor(labels=REGIONS, **settings)
-    assert predictor.cleaned(labels_in_parts()).data[0, :, 0, 0].tolist() == left
+    assert predictor.post_processed(labels_in_parts()).data[0, :, 0, 0].tolist() == left
 
 
 def test_an_unknown_name_to_clean_is_refused(make_predictor):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.errors import ModelError
 from medseg.evaluation.instances.pairs import evaluate_instances
 from medseg.inference.instances.image_instances import find_instances, onto_grid, without_covered
@@ -46,36 +46,38 @@ def balls():
     ids = np.zeros((40, 36, 24), np.int32)
     for number, middle in enumerate([(9, 9, 8), (28, 10, 14), (20, 26, 12)], start=1):
         ids[((points - np.array(middle)[:, None, None, None]) ** 2).sum(0) < 49] = number
-    grid = Grid.of(ids.shape, (1.5, 1.5, 1.5))
+    grid = Grid.from_spacing(ids.shape, (1.5, 1.5, 1.5))
     return torch.from_numpy(np.array([0, 0.6, 0.7, 0.8], np.float32)[ids])[None], Volume(
         ids[None], grid, "label"
     )
 
 
-@pytest.mark.parametrize("display", [None, Display.of(2)])
+@pytest.mark.parametrize("display", [None, RadiologicalView.from_orientation(2)])
 def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, display):
     image, reference = balls
     found = find_instances(SliceWise(Threshold(), axis=2, display=display), image)
     assert np.array_equal(found.to_label_map() > 0, reference.data[0] > 0)
     assert sorted(found.scores.tolist()) == pytest.approx([0.6, 0.7, 0.8])
-    fine = Grid.of((60, 54, 30), (1.0, 1.0, 1.2)).reoriented("LPI")
+    fine = Grid.from_spacing((60, 54, 30), (1.0, 1.0, 1.2)).reoriented("LPI")
     on_file = onto_grid(found, reference.grid, fine)
     assert on_file.shape == fine.shape
     like = Volume(np.zeros((1, *fine.shape), np.float32), fine)
-    write_instances(on_file, like, tmp_path / "p" / "a.nii.gz", Labels.of({"ball": 4}))
+    write_instances(on_file, like, tmp_path / "p" / "a.nii.gz", Labels.from_names({"ball": 4}))
     write(reference.resampled(like=fine), tmp_path / "r" / "a.nii.gz")
     (tmp_path / "r" / "a.tsv").write_text("id\tclass\n1\t4\n2\t4\n3\t4\n")
-    table = evaluate_instances(tmp_path / "p", tmp_path / "r", Labels.of({"ball": 4}))
+    table = evaluate_instances(tmp_path / "p", tmp_path / "r", Labels.from_names({"ball": 4}))
     figures = table.pooled()["ball"]
-    assert (figures.found, figures.false, figures.ap50) == (3, 0, pytest.approx(1))
+    assert (figures.tp, figures.fp, figures.ap50) == (3, 0, pytest.approx(1))
     assert figures.sq > 0.9
 
 
 def test_instances_that_no_voxel_holds_are_left_out(balls):
     ids = np.zeros((8, 8, 8), np.int32)
     ids[:4, :4, :4], ids[7, 7, 7] = 1, 2
-    found = Instances.of_map(ids, scores={1: 0.25, 2: 0.5})
-    coarse = onto_grid(found, Grid.of((8, 8, 8)), Grid.of((8, 8, 8)).with_shape((2, 2, 2)))
+    found = Instances.from_map(ids, scores={1: 0.25, 2: 0.5})
+    coarse = onto_grid(
+        found, Grid.from_spacing((8, 8, 8)), Grid.from_spacing((8, 8, 8)).with_shape((2, 2, 2))
+    )
     assert (len(coarse), coarse.scores.tolist()) == (1, [0.25])
 
 
@@ -93,7 +95,7 @@ def test_what_better_instances_cover_is_left_out():
     masks[1, :7, :6] = True  # the same object once more: one row is left
     masks[2, 4:10, :6] = True  # two of its six rows are taken: it stays
     masks[3, 9:, 9:] = True
-    found = Instances.of_masks(masks, scores=[0.9, 0.8, 0.7, 0.1])
+    found = Instances.from_masks(masks, scores=[0.9, 0.8, 0.7, 0.1])
     assert without_covered(found).scores.tolist() == [0.9, 0.7, 0.1]
     assert without_covered(found, least=0.7).scores.tolist() == [0.9, 0.1]
     assert len(without_covered(Instances.empty((3, 3)))) == 0

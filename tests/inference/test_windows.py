@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import Whole
+from medseg.inference.sliding.slab import InMemoryImage
 from medseg.inference.sliding.windows import (
-    Sliding,
+    SlidingWindow,
     predict_windows,
     window_positions,
     window_slices,
@@ -161,7 +161,7 @@ def test_the_slab_is_one_window_high_however_long_the_image_is():
         network = torch.nn.Conv3d(1, 3, 1)
         image = torch.zeros(1, length, 6, 7)
         with torch.no_grad():
-            yield from window_slices(Whole(image), network, Sliding((8, 4, 4)))
+            yield from window_slices(InMemoryImage(image), network, SlidingWindow((8, 4, 4)))
 
     for length in (32, 320):
         sizes = [(len(b), b.untyped_storage().nbytes()) for b in blocks(length)]

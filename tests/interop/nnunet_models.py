@@ -251,14 +251,14 @@ class Oracle:
     def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
         """Label map `(X, Y, Z)` and probabilities `(X, Y, Z, K)` in the order of the file's axes."""
         with self._sums:
-            labels, shares = self._predictor.predict_single_npy_array(
+            labels, probabilities = self._predictor.predict_single_npy_array(
                 self._data, self._properties, None, None, True
             )
-        return np.asarray(labels).transpose(2, 1, 0), np.asarray(shares).transpose(3, 2, 1, 0)
+        return np.asarray(labels).transpose(2, 1, 0), np.asarray(probabilities).transpose(3, 2, 1, 0)
 
-    def labels(self, previous: np.ndarray | None = None) -> np.ndarray:
-        """Label map `(X, Y, Z)` in the order of the file's axes; `previous` is that of a cascade's earlier stage."""
-        stage = None if previous is None else previous.transpose(2, 1, 0)[None].astype(np.int16)
+    def labels(self, first_stage: np.ndarray | None = None) -> np.ndarray:
+        """Label map `(X, Y, Z)` in the order of the file's axes; `first_stage` is that of a cascade's earlier stage."""
+        stage = None if first_stage is None else first_stage.transpose(2, 1, 0)[None].astype(np.int16)
         with self._sums:
             found = self._predictor.predict_single_npy_array(self._data, self._properties, stage, None, False)
         return np.asarray(found).transpose(2, 1, 0)

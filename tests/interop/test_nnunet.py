@@ -271,7 +271,7 @@ def test_axes_follow_the_definition(transpose):
     tensor_shape = np.empty(shape).transpose(2, 1, 0).transpose(transpose).shape
     axes = FileAxes(transpose, 3)
     assert axes.volume(tensor_shape, across=None) == shape
-    assert [shape[place] for place in axes.places] == list(tensor_shape)
+    assert [shape[place] for place in axes.file_axes] == list(tensor_shape)
     assert [shape[axis] for axis in axes.of_volume((0,))] == [tensor_shape[0]]
     flat = FileAxes(transpose, 2)
     assert flat.volume(tensor_shape[1:], across=tensor_shape[0]) == shape

@@ -67,9 +67,9 @@ def test_both_stages_give_nnunets_labels(tmp_path, thick, folds):
     expected = Oracle(full, images, folds).labels(first)
     assert set(np.unique(first)) == set(np.unique(expected)) == {0, 1, 2}
     saved = import_nnunet(full, tmp_path / "model")
-    assert (saved.previous_labels, saved.members) == (2, len(folds))
+    assert (saved.num_first_stage_labels, saved.members) == (2, len(folds))
     predictor = medseg.load(tmp_path / "model", device="cpu", precision="float32")
-    found = predictor.previous(images).data[0]
+    found = predictor.first_stage(images).data[0]
     assert (found != first).mean() < 0.001
     labels = predictor(images).data[0]
     assert (labels != expected).mean() < 0.001
@@ -87,7 +87,7 @@ def test_a_given_label_map_is_taken_as_nnunet_takes_it(tmp_path):
     medseg.write(volume.with_data(given[None], "label"), tmp_path / "given.nii.gz")
     import_nnunet(full, tmp_path / "model")
     predictor = medseg.load(tmp_path / "model", device="cpu", precision="float32")
-    found = predictor(Case("case", (image,), previous=tmp_path / "given.nii.gz")).data[0]
+    found = predictor(Case("case", (image,), first_stage=tmp_path / "given.nii.gz")).data[0]
     assert (found != Oracle(full, [image]).labels(given)).mean() < 0.001
 
 
@@ -99,12 +99,12 @@ def test_the_earlier_stage_is_found_or_named(tmp_path, capsys):
     ):
         import_nnunet(full, tmp_path / "model")
     with pytest.raises(ConfigError, match=r"--previous: found .*, expected none, because .* is no cascade"):
-        import_nnunet(tmp_path / "elsewhere", tmp_path / "model", configuration="3d_lowres", previous=full)
+        import_nnunet(tmp_path / "elsewhere", tmp_path / "model", configuration="3d_lowres", first_stage=full)
     assert not (tmp_path / "model").exists()
     command = ["import", "nnunet", str(full), "-o", str(tmp_path / "model")]
-    assert main([*command, "--previous", str(tmp_path / "elsewhere")]) == 0
+    assert main([*command, "--first-stage", str(tmp_path / "elsewhere")]) == 0
     assert (
-        medseg.load(tmp_path / "model", device="cpu").previous.saved.trained_on["configuration"]
+        medseg.load(tmp_path / "model", device="cpu").first_stage.saved.trained_on["configuration"]
         == "3d_lowres"
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "model", "results"]
@@ -115,4 +115,4 @@ def test_an_archive_of_both_stages(tmp_path):
     write_cascade(tmp_path / "results" / "Dataset900_Toy")
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
     saved = import_nnunet(archive, tmp_path / "model", configuration="3d_cascade_fullres")
-    assert saved.previous_labels == 2
+    assert saved.num_first_stage_labels == 2

@@ -84,16 +84,16 @@ def test_label_maps_and_probabilities_are_those_of_nnunet(case, tmp_path):
     folder = write_trained(tmp_path, name, plans, dataset, **more)
     files = write_images(tmp_path / "images", **images)
     predictor = loaded(folder, tmp_path)
-    found = predictor.run(predictor.job(files), probabilities=tmp_path / "p.nii").data[0]
+    found = predictor.run(predictor.prepare(files), probabilities=tmp_path / "p.nii").data[0]
     exact, wanted = Oracle(folder, files, folds).probabilities()
     order = dataset["regions_class_order"]
     assert {0, *order} == set(np.unique(exact))
     # On the edge of a region, where the sigmoid is a half, a rounding decides; there a label may differ.
     assert np.count_nonzero(found != exact) <= 1
     assert (found == Oracle(folder, files, folds, exact=False).labels()).mean() > 0.999
-    shares = nib.load(tmp_path / "p.nii").get_fdata()
+    probabilities = nib.load(tmp_path / "p.nii").get_fdata()
     assert (wanted > 0.5).sum(-1).max() > 1  # regions overlap
-    np.testing.assert_allclose(shares, wanted, atol=5e-5)  # in steps of 1.5e-5
+    np.testing.assert_allclose(probabilities, wanted, atol=5e-5)  # in steps of 1.5e-5
 
 
 def test_regions_without_an_order_are_refused(tmp_path):
@@ -175,10 +175,10 @@ def test_what_cross_validation_learned_is_applied_as_by_nnunet(
     assert (settings.keep_largest_foreground, settings.keep_largest) == expected
     for seed in range(10, 14):
         _, prediction = noisy_pair(np.random.default_rng(seed), [1, 2, 3])
-        volume = medseg.Volume(prediction[None], medseg.Grid.of(prediction.shape), "label")
+        volume = medseg.Volume(prediction[None], medseg.Grid.from_spacing(prediction.shape), "label")
         wanted = apply_postprocessing(prediction, functions, arguments)
         assert (wanted != prediction).any()
-        np.testing.assert_array_equal(predictor.cleaned(volume).data[0], wanted)
+        np.testing.assert_array_equal(predictor.post_processed(volume).data[0], wanted)
 
 
 def write_steps(folder: Path, folds: str, *wanted: Any, **more: Any) -> Path:

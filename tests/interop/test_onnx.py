@@ -25,7 +25,7 @@ from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.models.layers.norms import GroupNorm, InstanceNorm
 
-LABELS = Labels.of({"background": 0, "liver": 5, "spleen": 7})
+LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
 
 
@@ -45,7 +45,9 @@ def randomised(model: nn.Module) -> nn.Module:
 @pytest.fixture
 def make_folder(tmp_path):
     def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, labels=LABELS, **options):
-        model = randomised(build_model(name, in_channels=in_channels, num_classes=labels.outputs, **options))
+        model = randomised(
+            build_model(name, in_channels=in_channels, num_classes=labels.num_outputs, **options)
+        )
         sizes = list(window or (8,) * model.spatial_dims)
         if model.spatial_dims == 2:
             sizes.insert(slice_axis, 1)
@@ -227,7 +229,7 @@ def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_pat
     assert notes["medseg.window"] == [8, 1, 16]
     assert notes["medseg.slice_axis"] == 1
     assert notes["medseg.slices"]["channels"] == "as_is"
-    assert notes["medseg.slices"]["displayed"] is False
+    assert notes["medseg.slices"]["radiological_view"] is False
     assert notes["medseg.divisor"] == [2, 2]
     assert notes["medseg.predict"]["overlap"] == 0.5
 
@@ -239,8 +241,8 @@ def test_regions_are_told_with_their_outputs(make_folder, tmp_path):
     assert session.get_outputs()[0].shape == ["batch", 2, 8, 8]
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["medseg.regions"]) == [
-        {"output": 0, "name": "both", "values": [5, 7], "written": 5},
-        {"output": 1, "name": "spleen", "values": [7], "written": 7},
+        {"output": 0, "name": "both", "values": [5, 7], "output_value": 5},
+        {"output": 1, "name": "spleen", "values": [7], "output_value": 7},
     ]
     assert json.loads(notes["medseg.labels"])[1] == {"value": 5, "name": "liver"}
 

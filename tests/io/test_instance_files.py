@@ -13,15 +13,15 @@ from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = Labels.of({"a": 3, "b": 8})
-IMAGE = Volume(np.zeros((1, 5, 4, 3), np.float32), Grid.of((5, 4, 3), (1, 2, 3)))
+LABELS = Labels.from_names({"a": 3, "b": 8})
+IMAGE = Volume(np.zeros((1, 5, 4, 3), np.float32), Grid.from_spacing((5, 4, 3), (1, 2, 3)))
 
 
 @pytest.fixture
 def instances():
     masks = np.zeros((3, 5, 4, 3), bool)
     masks[0, :2], masks[1, 3:], masks[2, 3:, 1] = True, True, True
-    return Instances.of_masks(masks, classes=[1, 2, 1], scores=[0.25, 0.75, 0.5])
+    return Instances.from_masks(masks, classes=[1, 2, 1], scores=[0.25, 0.75, 0.5])
 
 
 def test_what_is_written_is_read(tmp_path, instances):

@@ -68,14 +68,14 @@ def test_other_types_are_read_back_as_the_nearest(
 )
 def test_64_bit_integers_take_the_smallest_type(tmp_path: Path, low: int, high: int, stored: str) -> None:
     data = np.array([low, high], dtype=np.int64).reshape(1, 2, 1, 1)
-    write(Volume(data, Grid.of((2, 1, 1))), tmp_path / "a.nii.gz")
+    write(Volume(data, Grid.from_spacing((2, 1, 1))), tmp_path / "a.nii.gz")
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.dtype(stored)
     assert np.array_equal(read(tmp_path / "a.nii.gz").data, data)
 
 
 def test_complex_and_text_voxels_are_not_written(tmp_path: Path) -> None:
     for dtype in (np.complex64, "U1"):
-        volume = Volume(np.zeros((1, 2, 2, 2), dtype=dtype), Grid.of((2, 2, 2)))
+        volume = Volume(np.zeros((1, 2, 2, 2), dtype=dtype), Grid.from_spacing((2, 2, 2)))
         for name in ("a.nii", "a.nrrd"):
             with pytest.raises(DataError, match=rf"{name}: cannot write voxels of .*, expected real numbers"):
                 write(volume, tmp_path / name)
@@ -298,7 +298,7 @@ def test_nifti_2_and_pairs(tmp_path: Path) -> None:
 
 def test_an_axis_too_long_for_nifti_1(tmp_path: Path, suffix: str) -> None:
     data = np.arange(40000, dtype=np.int32).reshape(1, 40000, 1, 1)
-    volume = Volume(data, Grid.of((40000, 1, 1)))
+    volume = Volume(data, Grid.from_spacing((40000, 1, 1)))
     write(volume, tmp_path / f"a{suffix}")
     assert np.array_equal(read(tmp_path / f"a{suffix}").data, data)
     assert read_grid(tmp_path / f"a{suffix}").matches(volume.grid)

@@ -16,7 +16,7 @@ from medseg.volumes.volume import Volume
 
 def numbers(values: Any, dtype: Any = np.float32) -> Volume:
     data = np.asarray(values, dtype=dtype).reshape(1, -1, 1, 1)
-    return Volume(data, Grid.of(data.shape[1:]))
+    return Volume(data, Grid.from_spacing(data.shape[1:]))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_label_map_in_colours_is_to_be_converted(tmp_path: Path) -> None:
 
 
 def test_a_blank_file_with_many_channels(tmp_path: Path) -> None:
-    blank = Volume(np.zeros((5, 4, 3, 2), np.float32), Grid.of((4, 3, 2)))
+    blank = Volume(np.zeros((5, 4, 3, 2), np.float32), Grid.from_spacing((4, 3, 2)))
     for suffix in WRITABLE:
         write(blank, tmp_path / f"b{suffix}")
         again = read(tmp_path / f"b{suffix}")

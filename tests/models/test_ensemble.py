@@ -7,7 +7,7 @@ import torch
 
 from medseg.errors import ModelError
 from medseg.models import build_model
-from medseg.models.volumetric.logit_ensemble import Ensemble
+from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 
 
 def member(seed: int, **options: object):
@@ -22,16 +22,16 @@ def test_logits_are_the_mean_of_the_members():
     image = torch.randn(2, 1, 12, 8)
     with torch.no_grad():
         wanted = torch.stack([m(image) for m in members]).mean(0)
-        torch.testing.assert_close(Ensemble(members)(image), wanted)
+        torch.testing.assert_close(LogitEnsemble(members)(image), wanted)
     assert wanted.std() > 0.01
 
 
 def test_half_precision_members_are_averaged_in_float32():
     members = [member(seed).bfloat16() for seed in range(2)]
-    assert Ensemble(members)(torch.randn(1, 1, 8, 8, dtype=torch.bfloat16)).dtype == torch.float32
+    assert LogitEnsemble(members)(torch.randn(1, 1, 8, 8, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("members", [[], [member(0), member(0, num_classes=2)]])
 def test_members_must_be_of_one_kind(members):
     with pytest.raises(ModelError, match=r"Ensemble: members: found \d kinds of models, expected one"):
-        Ensemble(members)
+        LogitEnsemble(members)

@@ -90,7 +90,7 @@ def test_the_number_of_targets_is_at_least_one():
 
 RANK = """
 import sys, torch, torch.distributed as dist
-from medseg.models.query_losses import average_targets
+from medseg.models.maskformer.query_losses import average_targets
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=1, world_size=2)
 print(average_targets([torch.zeros(5)], torch.device("cpu")).item())
 dist.destroy_process_group()

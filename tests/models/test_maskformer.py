@@ -11,7 +11,7 @@ from medseg.errors import ConfigError
 from medseg.models import parse_options
 from medseg.models.detections import instance_targets
 from medseg.models.maskformer.network import _backbone
-from medseg.models.maskformer.outputs import find_instances, panoptic, semantic_scores
+from medseg.models.maskformer.outputs import panoptic, query_instances, semantic_scores
 
 NAMES = ["maskformer_resnet_18", "mask2former_resnet_50", "mask2former_swin_tiny"]
 
@@ -139,7 +139,7 @@ def test_instances_are_the_processors(seed, threshold):
             for info, mask in zip(wanted["segments_info"], masks, strict=bool(wanted["segments_info"]))
             if info["label_id"] != 0
         ]
-        found = find_instances(class_logits, mask_logits, threshold=threshold, mask_threshold=0.5)
+        found = query_instances(class_logits, mask_logits, threshold=threshold, mask_threshold=0.5)
         ours = zip(
             found.scores.tolist(), found.classes.tolist(), found.masks.sum((1, 2)).tolist(), strict=True
         )

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.data.slices2d.slice_channels import SliceChannels
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ModelError
 from medseg.inference.instances.link_slices import link_slices
 from medseg.models import MultiPlane, SliceWise, build_model
 from medseg.models.base import Model
-from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import as_volumetric
 
 SIZE = (7, 6, 9)
 PREPROCESSING = Preprocessing()
@@ -85,13 +85,13 @@ def test_a_plane_may_not_stand_twice():
 
 def test_on_volumes_does_what_the_settings_say():
     flat, volume = flat_model(), torch.randn(1, 2, *SIZE)
-    plain = on_volumes(flat, SliceSettings(), axis=1, preprocessing=PREPROCESSING)
+    plain = as_volumetric(flat, SliceSettings(), axis=1, preprocessing=PREPROCESSING)
     assert torch.equal(plain(volume), SliceWise(flat, axis=1)(volume))
     solid = build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
-    assert on_volumes(solid, SliceSettings(), axis=2, preprocessing=PREPROCESSING) is solid
-    planes = on_volumes(flat, SliceSettings(planes=(0, 1, 2)), axis=2, preprocessing=PREPROCESSING)
+    assert as_volumetric(solid, SliceSettings(), axis=2, preprocessing=PREPROCESSING) is solid
+    planes = as_volumetric(flat, SliceSettings(planes=(0, 1, 2)), axis=2, preprocessing=PREPROCESSING)
     assert isinstance(planes, MultiPlane)
-    few = on_volumes(flat, SliceSettings(batch_size=2), axis=2, preprocessing=PREPROCESSING)
+    few = as_volumetric(flat, SliceSettings(batch_size=2), axis=2, preprocessing=PREPROCESSING)
     torch.testing.assert_close(few(volume), SliceWise(flat)(volume))
 
 
@@ -115,7 +115,7 @@ def test_neighbours_repeats_and_their_channels():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_turned_slices_come_back(axis):
     volume = torch.randn(2, 1, *SIZE)
-    model = SliceWise(Echo(), axis=axis, display=Display.of(axis))
+    model = SliceWise(Echo(), axis=axis, display=RadiologicalView.from_orientation(axis))
     assert torch.equal(model(volume), volume)
     assert model.divisor[axis] == 1
     assert sorted(model.divisor) == [1, 2, 4]
@@ -126,7 +126,7 @@ def test_turned_slices_come_back(axis):
 def test_labels_are_turned_with_their_slices():
     torch.manual_seed(0)
     volume, label = torch.randn(1, 1, *SIZE), torch.randint(0, 2, (1, 1, *SIZE))
-    turned = SliceWise(Echo(), axis=2, display=Display.of(2))
+    turned = SliceWise(Echo(), axis=2, display=RadiologicalView.from_orientation(2))
     straight = SliceWise(Echo(), axis=2)
     for model in (turned, straight):
         model.criterion = lambda logits, label: (logits * label).mean()
@@ -143,7 +143,7 @@ def test_an_instance_map_goes_to_a_model_that_learns_from_one():
     ids = torch.zeros(1, 1, *SIZE, dtype=torch.long)
     ids[..., 0], ids[:, :, :3, :, 4] = 7, 2
     volume = torch.zeros(1, 1, *SIZE)
-    model = SliceWise(Learner(), batch_size=2, display=Display.of(2))
+    model = SliceWise(Learner(), batch_size=2, display=RadiologicalView.from_orientation(2))
     assert model.losses(volume, ids.clamp(max=1), ids)["objects"].item() == pytest.approx(10 / 9)
     both = MultiPlane([SliceWise(Learner(), axis=a) for a in (0, 2)])
     assert both.losses(volume, ids.clamp(max=1), ids)["objects"] > 1
@@ -152,11 +152,16 @@ def test_an_instance_map_goes_to_a_model_that_learns_from_one():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("displayed", [False, True])
-def test_instances_of_slices_make_instances_of_the_volume(axis, displayed):
+@pytest.mark.parametrize("radiological_view", [False, True])
+def test_instances_of_slices_make_instances_of_the_volume(axis, radiological_view):
     volume = np.zeros(SIZE, np.float32)
     volume[1:4, 1:3, 2:7], volume[4:6, 3:6, 1:8] = 1, 2
-    model = SliceWise(Echo(), axis=axis, batch_size=2, display=Display.of(axis) if displayed else None)
+    model = SliceWise(
+        Echo(),
+        axis=axis,
+        batch_size=2,
+        display=RadiologicalView.from_orientation(axis) if radiological_view else None,
+    )
     slices = model.slice_instances(torch.from_numpy(volume)[None, None])
     assert len(slices) == SIZE[axis]
     found = link_slices(slices, axis=axis)

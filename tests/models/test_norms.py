@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medseg.models.layers.convs import PointConv3d, conv_nd
-from medseg.models.layers.memory_format import as_model, channels_last_format, is_channels_last
+from medseg.models.layers.convs import PointwiseConv3d, conv_nd
+from medseg.models.layers.memory_format import channels_last_format, is_channels_last, match_model_format
 from medseg.models.layers.norms import GroupNorm, InstanceNorm, LayerNorm, channel_statistics, num_groups
 
 SIZES = {2: (6, 5), 3: (4, 6, 5)}
@@ -116,7 +116,7 @@ def test_groups_are_the_largest_divisor_up_to_32(channels, groups):
 def test_point_convolution_is_torchs_in_every_layout(threads, in_channels):
     torch.set_num_threads(threads)
     conv = conv_nd(3, in_channels, 4)
-    assert isinstance(conv, PointConv3d)
+    assert isinstance(conv, PointwiseConv3d)
     x = torch.randn(2, in_channels, 3, 4, 5)
     wanted = F.conv3d(x, conv.weight, conv.bias)
     assert (conv(x) - wanted).abs().max() < 1e-6
@@ -128,10 +128,10 @@ def test_point_convolution_is_torchs_in_every_layout(threads, in_channels):
 def test_images_take_the_layout_of_the_weights():
     x = torch.randn(2, 1, 4, 5)
     conv = nn.Conv2d(1, 3, 3)
-    assert as_model(x, conv) is x
+    assert match_model_format(x, conv) is x
     conv.to(memory_format=torch.channels_last)
-    turned = as_model(x, conv)
+    turned = match_model_format(x, conv)
     assert is_channels_last(turned)
     assert torch.equal(turned, x)
-    assert as_model(turned, conv) is turned
-    assert as_model(x, nn.Conv2d(1, 3, 1)) is x
+    assert match_model_format(turned, conv) is turned
+    assert match_model_format(x, nn.Conv2d(1, 3, 1)) is x

@@ -12,11 +12,13 @@ import pytest
 import medseg
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.planning.fingerprint.fingerprint import CaseMeasures, Fingerprint
-from medseg.planning.fingerprint.histogram import Intensities
+from medseg.planning.fingerprint.histogram import IntensityStatistics
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-FLAT = Intensities(mean=100, std=20, low=0, percentile_00_5=40, median=100, percentile_99_5=160, high=200)
+FLAT = IntensityStatistics(
+    mean=100, std=20, low=0, percentile_00_5=40, median=100, percentile_99_5=160, high=200
+)
 
 MakeFingerprint = Callable[..., Fingerprint]
 
@@ -94,7 +96,7 @@ def write_table(tmp_path: Path) -> Callable[..., Path]:
         names = ["image"] if channels == 1 else [f"image_c{n}" for n in range(channels)]
         rows = ["\t".join(["case", *names, "label"])]
         for number, (case_id, (image, label)) in enumerate(cases.items()):
-            grid = grids[number] if grids else Grid.of(label.shape)
+            grid = grids[number] if grids else Grid.from_spacing(label.shape)
             files = [f"{case_id}_{name}.nii.gz" for name in names]
             for channel, file in enumerate(files):
                 medseg.write(Volume(image[channel : channel + 1], grid), folder / file)

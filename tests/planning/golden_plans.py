@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from medseg.planning.nnunet.configurations import Measures
+from medseg.planning.nnunet.configurations import DatasetMeasures
 
 HERE = Path(__file__).parent
 PLANS = json.loads((HERE / "planner_golden.json").read_text())
@@ -15,10 +15,10 @@ HIPPOCAMPUS = json.loads((HERE / "hippocampus_golden.json").read_text())
 DATASETS: dict[str, dict[str, Any]] = {dataset["name"]: dataset for dataset in PLANS["datasets"]}
 
 
-def measures(values: dict[str, Any]) -> Measures:
+def measures(values: dict[str, Any]) -> DatasetMeasures:
     """The measures that a golden plan was made from."""
     target = values.get("overwrite_target_spacing")
-    return Measures(
+    return DatasetMeasures(
         tuple(tuple(spacing) for count, spacing, _ in values["cases"] for _ in range(count)),
         tuple(tuple(shape) for count, _, shape in values["cases"] for _ in range(count)),
         values["num_labels"],

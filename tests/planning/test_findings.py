@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medseg.planning.fingerprint.findings import find
-from medseg.planning.fingerprint.histogram import Intensities
+from medseg.planning.fingerprint.histogram import IntensityStatistics
 
 
 def codes(fingerprint):
@@ -13,7 +13,7 @@ def codes(fingerprint):
 
 
 def bright(factor):
-    return Intensities(
+    return IntensityStatistics(
         mean=100 * factor,
         std=20 * factor,
         low=0,

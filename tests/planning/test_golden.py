@@ -10,7 +10,12 @@ from golden_plans import DATASETS, HIPPOCAMPUS, PLANS, as_lists, close, measures
 
 from medseg.errors import ConfigError
 from medseg.models.catalog import build_model
-from medseg.planning.nnunet.configurations import Configurations, Measures, plan_configurations, schemes
+from medseg.planning.nnunet.configurations import (
+    Configurations,
+    DatasetMeasures,
+    normalization_schemes,
+    plan_configurations,
+)
 from medseg.planning.nnunet.presets import PRESETS, Preset, feature_map_values, widths
 from medseg.planning.nnunet.sizing import NetworkSize
 from medseg.planning.nnunet.spacing import target_spacing
@@ -36,7 +41,11 @@ def check_network(found: NetworkSize, expected: dict, preset: Preset) -> None:
 
 
 def by_name(planned: Configurations) -> dict[str, NetworkSize]:
-    named = {"2d": planned.flat, "3d_fullres": planned.full, "3d_lowres": planned.low}
+    named = {
+        "2d": planned.config_2d,
+        "3d_fullres": planned.config_3d_fullres,
+        "3d_lowres": planned.config_3d_lowres,
+    }
     return {name: network for name, network in named.items() if network is not None}
 
 
@@ -52,23 +61,25 @@ def test_a_dataset_is_planned_as_nnunet_does(name):
         preset = PRESETS[preset_name]
         planned = plan_configurations(measures(values), preset, values.get("gpu_memory_target_in_gb"))
         assert list(planned.order) == expected["transpose_forward"]
-        assert list(planned.undo) == expected["transpose_backward"]
+        assert list(planned.inverse_order) == expected["transpose_backward"]
         assert close(planned.median_spacing, expected["original_median_spacing_after_transp"])
         assert list(planned.median_shape) == expected["original_median_shape_after_transp"]
-        found = schemes(values["channel_names"], values["median_relative_size_after_cropping"])
+        found = normalization_schemes(values["channel_names"], values["median_relative_size_after_cropping"])
         assert as_lists(found) == expected["normalization"]
         networks = by_name(planned)
-        cascade = {"3d_cascade_fullres"} if planned.low else set()
+        cascade = {"3d_cascade_fullres"} if planned.config_3d_lowres else set()
         assert set(networks) | cascade == set(expected["configurations"])
         for configuration, network in networks.items():
             check_network(network, expected["configurations"][configuration], preset)
-            batch_dice = configuration == "2d" or (configuration == "3d_fullres" and planned.low is not None)
+            batch_dice = configuration == "2d" or (
+                configuration == "3d_fullres" and planned.config_3d_lowres is not None
+            )
             assert expected["configurations"][configuration]["batch_dice"] == batch_dice
 
 
 def test_hippocampus_is_planned_from_its_real_fingerprint():
     shapes = tuple(tuple(shape) for shape in HIPPOCAMPUS["shapes"])
-    real = Measures(((1.0, 1.0, 1.0),) * len(shapes), shapes, 3)
+    real = DatasetMeasures(((1.0, 1.0, 1.0),) * len(shapes), shapes, 3)
     planned = plan_configurations(real, PRESETS["unet"])
     assert list(planned.order) == HIPPOCAMPUS["order"]
     assert close(planned.median_spacing, HIPPOCAMPUS["median_spacing"])

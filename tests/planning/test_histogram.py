@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.planning.fingerprint.histogram import Histogram, pooled
+from medseg.planning.fingerprint.histogram import Histogram, pool_histograms
 
 
 def draw(seed: int, size: int = 5001) -> np.ndarray:
@@ -16,7 +16,7 @@ def draw(seed: int, size: int = 5001) -> np.ndarray:
 
 def test_whole_numbers_are_counted_exactly():
     values = draw(0)
-    found = Histogram.of(values)
+    found = Histogram.from_values(values)
     expected, counts = np.unique(values, return_counts=True)
     assert np.array_equal(found.values, expected)
     assert np.array_equal(found.counts, counts)
@@ -24,7 +24,7 @@ def test_whole_numbers_are_counted_exactly():
 
 def test_statistics_of_one_case_are_those_of_numpy():
     values = draw(1)
-    found = Histogram.of(values).intensities()
+    found = Histogram.from_values(values).intensities()
     assert found.mean == pytest.approx(values.mean(dtype=np.float64), rel=1e-12)
     assert found.std == pytest.approx(values.std(dtype=np.float64), rel=1e-12)
     assert (found.low, found.high) == (values.min(), values.max())
@@ -35,7 +35,7 @@ def test_statistics_of_one_case_are_those_of_numpy():
 def test_every_case_weighs_the_same():
     """As nnU-Net's equal draws from each case do: a case with ten times the voxels counts no more."""
     small, large = draw(2, 1000), (draw(3, 10_000) / 4 + 500).round()
-    found = pooled([Histogram.of(small), Histogram.of(large)])
+    found = pool_histograms([Histogram.from_values(small), Histogram.from_values(large)])
     balanced = np.concatenate([np.repeat(small, 10), large]).astype(np.float64)
     assert found.mean == pytest.approx(balanced.mean(), rel=1e-9)
     assert found.std == pytest.approx(balanced.std(), rel=1e-9)
@@ -53,7 +53,7 @@ def test_every_case_weighs_the_same():
 def test_other_values_are_off_by_at_most_one_in_8192(values):
     array = np.array(values, dtype=np.float32)
     with np.errstate(over="ignore"):
-        found = Histogram.of(array)
+        found = Histogram.from_values(array)
     assert found.counts.sum() == len(array)
     assert np.isfinite(found.values).all()
     for value in array.astype(np.float64):
@@ -62,4 +62,4 @@ def test_other_values_are_off_by_at_most_one_in_8192(values):
 
 
 def test_zeros_of_both_signs_are_one_value():
-    assert Histogram.of(np.array([0.0, -0.0, 0.0], dtype=np.float32)).counts.tolist() == [3]
+    assert Histogram.from_values(np.array([0.0, -0.0, 0.0], dtype=np.float32)).counts.tolist() == [3]

@@ -30,7 +30,7 @@ def case_of(shape, box, label_box, seed=0):
 
 def test_a_case_is_measured_as_it_lies_in_the_patient(write_table):
     """Stored as PIR with spacing 3, 2, 1.5: all axes change place on the way to RAS."""
-    stored = Grid.of((12, 8, 10), (1.5, 3.0, 2.0)).reoriented("PIR")
+    stored = Grid.from_spacing((12, 8, 10), (1.5, 3.0, 2.0)).reoriented("PIR")
     assert stored.shape == (8, 10, 12)
     box, inner = (slice(1, 7), slice(2, 6), slice(3, 12)), (slice(2, 4), slice(3, 5), slice(4, 9))
     image, label = case_of(stored.shape, box, inner)
@@ -119,7 +119,7 @@ def test_other_labels_are_not_taken_from_the_cache(phantoms, tmp_path):
         f"{name}_x" if value else name: value
         for name, value in zip(dataset.labels.names, dataset.labels.values, strict=True)
     }
-    renamed = replace(dataset, labels=Labels.of(names))
+    renamed = replace(dataset, labels=Labels.from_names(names))
     assert set(fingerprint(renamed, cache=cache).labels) == set(names)
 
 
@@ -169,15 +169,15 @@ def test_regions_and_ignored_voxels_are_known_to_the_plan(write_table):
     label[1:3], label[3:5] = 1, 9
     folder = write_table({"a": (image, label)})
     table = folder / "labels.tsv"
-    labels = Labels.of({"a": 1, "b": 2})
+    labels = Labels.from_names({"a": 1, "b": 2})
     table.write_text(labels.to_tsv().replace("\n2\t", "\n9\t"))
     found = fingerprint(read_dataset(folder), cache=folder / "fingerprint.json")
-    assert (found.outputs, found.counted_labels) == (3, 3)
+    assert (found.num_outputs, found.counted_labels) == (3, 3)
     found.save(folder / "fingerprint.json")
     table.write_text(replace(labels.with_regions({"both": [1, 2]}), ignore=9).to_tsv())
     found = fingerprint(read_dataset(folder), cache=folder / "fingerprint.json")  # measured anew
     assert (found.regions, found.ignore) == (("both",), 9)
-    assert (found.outputs, found.counted_labels) == (1, 3)
+    assert (found.num_outputs, found.counted_labels) == (1, 3)
     (case,) = found.cases
     assert case.label_voxels == {1: 40}
     assert case.foreground[0].mean == pytest.approx(image[0][label == 1].mean())

@@ -22,16 +22,22 @@ from medseg.errors import ConfigError, DataError
 from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, ModelEntry, ModelOptions
 from medseg.planning import memory_budget as budget
-from medseg.planning.commented_yaml import Because, plain, render
-from medseg.planning.explained_experiment import LONG_STEPS, SHORT_BUDGET, OtherModel, Source, experiment_tree
+from medseg.planning.commented_yaml import Explained, plain_values, render_yaml
+from medseg.planning.explained_experiment import (
+    LONG_STEPS,
+    SHORT_BUDGET,
+    DatasetSource,
+    OtherModel,
+    explained_experiment,
+)
 from medseg.planning.fingerprint.measure import fingerprint
-from medseg.planning.memory_budget import Budget
+from medseg.planning.memory_budget import MemoryBudget
 from medseg.planning.nnunet.presets import PRESETS
 from medseg.planning.plan_dataset import _heading, plan
 from medseg.planning.plan_page import write_page
 from medseg.planning.propose import propose
 
-EIGHT = Budget(8, "a test", on_gpu=True)
+EIGHT = MemoryBudget(8, "a test", on_gpu=True)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +64,7 @@ def test_a_plan_is_an_experiment_and_its_text_reads_back(phantoms, cache):
     assert experiment.preprocess.spacing == pytest.approx((5, 5, 8), rel=1e-4)
     assert experiment.preprocess.normalize == ("ct",)
     assert experiment.preprocess.orientation == "RAS"
-    assert (experiment.train.steps, experiment.train.budget) == (None, SHORT_BUDGET)
+    assert (experiment.train.steps, experiment.train.max_time) == (None, SHORT_BUDGET)
     assert experiment.train.batch_size == made.proposal.batch_size
     assert all(size % d == 0 for size, d in zip(experiment.patch.size, made.proposal.divisor, strict=True))
     assert "26 x 22 x 14" in made.text
@@ -121,7 +127,9 @@ def test_a_model_that_is_no_unet_gets_its_own_recipe(make_fingerprint, monkeypat
     flat = propose(make_fingerprint((50, 60, 40), count=60), PRESETS["unet"], EIGHT, "2d")
     assert flat.batch_size > 16
     other = OtherModel("picture_model", (32, 32))
-    tree = plain(experiment_tree(make_fingerprint(), flat, Source(Path("data"), "auto"), None, other))
+    tree = plain_values(
+        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "auto"), None, other)
+    )
     assert tree["model"] == {"name": "picture_model"}
     assert tree["patch"]["size"] == [64, 64]
     assert tree["train"]["batch_size"] == 16
@@ -157,7 +165,7 @@ def test_channels_margins_and_missing_names_are_planned_for(write_table):
         label = np.zeros(image.shape[1:], np.uint8)
         label[14:20, 3:6, 14:22] = 3
         cases[name] = (image, label)
-    grids = [medseg.Grid.of((40, 12, 44), (1.0, 5.0, 1.0))] * 2
+    grids = [medseg.Grid.from_spacing((40, 12, 44), (1.0, 5.0, 1.0))] * 2
     made = plan(write_table(cases, grids))
     experiment = made.experiment
     assert experiment.preprocess.normalize == ("zscore_mask", "zscore_mask")
@@ -170,10 +178,14 @@ def test_channels_margins_and_missing_names_are_planned_for(write_table):
 
 def test_flat_patches_are_not_turned_out_of_their_slices(make_fingerprint):
     thick = propose(make_fingerprint((200, 180, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT)
-    tree = plain(experiment_tree(make_fingerprint(), thick, Source(Path("data"), "auto"), None, None))
-    assert tree["augment"] == {"in_plane": 2, "rotate_degrees": 180.0}
+    tree = plain_values(
+        explained_experiment(make_fingerprint(), thick, DatasetSource(Path("data"), "auto"), None, None)
+    )
+    assert tree["augment"] == {"dummy_2d_axis": 2, "rotate_degrees": 180.0}
     flat = propose(make_fingerprint((300, 150, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT, "2d")
-    tree = plain(experiment_tree(make_fingerprint(), flat, Source(Path("data"), "table"), None, None))
+    tree = plain_values(
+        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "table"), None, None)
+    )
     assert tree["augment"] == {"rotate_degrees": 15.0}
     assert tree["data"]["layout"] == "table"
     assert Experiment.parse(tree).patch.slice_axis == 2
@@ -283,12 +295,12 @@ def test_the_page_runs_nothing_and_loads_nothing(phantoms, cache, tmp_path):
 
 def test_hostile_names_cannot_leave_a_comment(phantoms, cache):
     made = plan(phantoms, cache=cache)
-    text = render(
-        "first\x85line\u2028evil: 1", {"a": Because(1, "why\u2028b: 2"), "c": {"d": Because([1], EVIL)}}
+    text = render_yaml(
+        "first\x85line\u2028evil: 1", {"a": Explained(1, "why\u2028b: 2"), "c": {"d": Explained([1], EVIL)}}
     )
     assert yaml.safe_load(text) == {"a": 1, "c": {"d": [1]}}
     heading = _heading(made.fingerprint.replace(dataset="x\nname: evil\x00"), made.proposal, None)
-    assert yaml.safe_load(render(heading, {"a": Because(1)})) == {"a": 1}
+    assert yaml.safe_load(render_yaml(heading, {"a": Explained(1)})) == {"a": 1}
 
 
 def test_saving_into_an_impossible_folder_is_told(phantoms, cache, tmp_path):
@@ -336,9 +348,9 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
     assert low.experiment.name == "made_up_unet_3d_lowres"
     assert low.experiment.preprocess.spacing[0] > 1.2
     assert behind.experiment.name == "made_up_unet_3d_cascade"
-    assert behind.experiment.previous.run == "runs/made_up_unet_3d_lowres"
+    assert behind.experiment.cascade.first_stage == "runs/made_up_unet_3d_lowres"
     ours, theirs = behind.experiment.to_plain(), made.experiment.to_plain()
-    assert {key for key in ours if ours[key] != theirs[key]} == {"name", "previous"}
+    assert {key for key in ours if ours[key] != theirs[key]} == {"name", "cascade"}
     assert made.experiment.train.batch_dice
     assert not low.experiment.train.batch_dice
     order = (
@@ -374,11 +386,13 @@ def test_no_cascade_where_a_patch_sees_enough(phantoms, cache, tmp_path):
 
 
 def test_a_short_training_mirrors_left_and_right_alone(make_fingerprint):
-    budget = Budget(8, "a test", on_gpu=False)
+    budget = MemoryBudget(8, "a test", on_gpu=False)
 
     def axes(measured, dims=None, steps=None):
         made = propose(measured, PRESETS["unet"], budget, dims)
-        tree = plain(experiment_tree(measured, made, Source(Path("data"), "auto"), steps, None))
+        tree = plain_values(
+            explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), steps, None)
+        )
         return tree["augment"].get("mirror_axes"), tree["predict"]["mirror_axes"]
 
     volumes, pictures = make_fingerprint((50, 60, 40)), make_fingerprint((50, 60, 1))
@@ -390,7 +404,9 @@ def test_a_short_training_mirrors_left_and_right_alone(make_fingerprint):
 
 def test_regions_with_sides_are_not_mirrored(make_fingerprint):
     measured = make_fingerprint((50, 60, 40), regions=("organs", "left_kidney", "right_kidney"))
-    made = propose(measured, PRESETS["unet"], Budget(8, "a test", on_gpu=False))
+    made = propose(measured, PRESETS["unet"], MemoryBudget(8, "a test", on_gpu=False))
     for steps, axes in ((None, []), (LONG_STEPS, [1, 2])):
-        tree = plain(experiment_tree(measured, made, Source(Path("data"), "auto"), steps, None))
+        tree = plain_values(
+            explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), steps, None)
+        )
         assert tree["predict"]["mirror_axes"] == axes

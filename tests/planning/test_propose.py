@@ -6,15 +6,15 @@ import pytest
 from golden_plans import DATASETS, as_lists
 
 from medseg.errors import ConfigError
-from medseg.planning.memory_budget import Budget
+from medseg.planning.memory_budget import MemoryBudget
 from medseg.planning.nnunet.presets import PRESETS, find_preset
 from medseg.planning.nnunet.sizing import size_network
-from medseg.planning.nnunet.small_datasets import guarded, with_two_stages
+from medseg.planning.nnunet.small_datasets import adapted_to_small_data, with_two_stages
 from medseg.planning.nnunet.topology import plan_topology
 from medseg.planning.propose import propose
 
 UNET = PRESETS["unet"]
-EIGHT = Budget(8, "a test", on_gpu=True)
+EIGHT = MemoryBudget(8, "a test", on_gpu=True)
 
 
 def test_thick_axial_slices_come_out_last(make_fingerprint):
@@ -85,10 +85,10 @@ def test_a_batch_is_no_larger_than_the_dataset(make_fingerprint):
     fingerprint = make_fingerprint((36, 50, 35), count=20)
     planned = size_network((1, 1), (50, 36), 36 * 50 * 35 * 20, 3, PRESETS["resenc-l"])
     assert planned.batch_size > 400
-    found = propose(fingerprint, PRESETS["resenc-l"], Budget(24, "a test", on_gpu=True), "2d")
+    found = propose(fingerprint, PRESETS["resenc-l"], MemoryBudget(24, "a test", on_gpu=True), "2d")
     assert (found.batch_size, found.batch_limit) == (20, "cases")
-    assert guarded(planned, 1, 3, PRESETS["resenc-l"]).batch_size == 2
-    assert guarded(planned, 10**6, 3, PRESETS["resenc-l"]) == planned
+    assert adapted_to_small_data(planned, 1, 3, PRESETS["resenc-l"]).batch_size == 2
+    assert adapted_to_small_data(planned, 10**6, 3, PRESETS["resenc-l"]) == planned
 
 
 def test_tiny_volumes_get_a_network_that_can_be_trained(make_fingerprint):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from medseg.models import build_model
-from medseg.train.ema import Average
+from medseg.train.ema import EMA
 
 
 def test_it_follows_by_its_decay_and_faster_at_first():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8], norm="batch")
-    average = Average(model, 0.5)
+    average = EMA(model, 0.5)
     expected = {name: tensor.clone().double() for name, tensor in model.state_dict().items()}
     for step in range(20):
         with torch.no_grad():
@@ -32,5 +32,5 @@ def test_it_follows_by_its_decay_and_faster_at_first():
 def test_it_keeps_the_layout_of_the_weights():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
     model = model.to(memory_format=torch.channels_last)
-    for one, other in zip(Average(model, 0.9).model.parameters(), model.parameters(), strict=True):
+    for one, other in zip(EMA(model, 0.9).model.parameters(), model.parameters(), strict=True):
         assert one.stride() == other.stride()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medseg.train.sync_batch_norm import TeamBatchNorm, share_batch_norms
+from medseg.train.sync_batch_norm import CpuSyncBatchNorm, synchronise_batch_norms
 
 
 def test_of_one_process_it_is_batch_norm(monkeypatch):
@@ -15,8 +15,8 @@ def test_of_one_process_it_is_batch_norm(monkeypatch):
     other = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.BatchNorm3d(3, momentum=None))
     other.load_state_dict(own.state_dict())
     own, other = own.double(), other.double()  # because gradients in front of a norm are sums that cancel
-    share_batch_norms(other)
-    assert [type(layer) for layer in other] == [nn.Conv3d, TeamBatchNorm, TeamBatchNorm]
+    synchronise_batch_norms(other)
+    assert [type(layer) for layer in other] == [nn.Conv3d, CpuSyncBatchNorm, CpuSyncBatchNorm]
     assert other.state_dict().keys() == own.state_dict().keys()
     for seed in range(2):
         image = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(seed)).double() * 5 + 2

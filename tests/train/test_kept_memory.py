@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.train import trainer
 
 
@@ -20,12 +20,12 @@ def test_memory_is_kept_while_the_loop_runs(make_experiment, tmp_path, monkeypat
         assert wanted == (not torch.cuda.is_available())
         seen.append("kept")
         try:
-            with kept_memory():
+            with keep_freed_memory():
                 yield
         finally:
             seen.append("given back")
 
-    monkeypatch.setattr(trainer, "kept_memory", watched)
+    monkeypatch.setattr(trainer, "keep_freed_memory", watched)
     reports = iter(make_experiment("train.steps=2", "train.validation_batches=0").trainer(tmp_path / "run"))
     next(reports)
     assert seen == ["kept"]

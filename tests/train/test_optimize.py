@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from medseg.train.optimizer import build_optimizer
-from medseg.train.schedule import Course
+from medseg.train.schedule import ScheduleProgress
 from medseg.train.schedule import learning_rate as rate_on_course
 from medseg.train.settings import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
     """In a plain training of so many steps."""
-    return rate_on_course(settings, step, Course(0, settings.warmup_steps, 0, 0.0, steps))
+    return rate_on_course(settings, step, ScheduleProgress(0, settings.warmup_steps, 0, 0.0, steps))
 
 
 def test_poly_is_exact():

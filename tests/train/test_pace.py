@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from medseg.train.schedule import Course, first_leg, learning_rate
+from medseg.train.schedule import ScheduleProgress, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
-from medseg.train.time_budget import PLANS, Pacer
+from medseg.train.time_budget import PLANS, StepPlanner
 
 Pace = Callable[[int, float], float]
 
@@ -22,12 +22,12 @@ class Simulation:
         self.settings, self.pace = settings, pace
         self.validation, self.saving = validation, saving
         self.step, self.spent, self.plans = 0, 0.0, 0
-        self.course = first_leg(settings)
+        self.course = new_schedule(settings)
         self.rates: list[float] = []
 
     def run(self, until: float = math.inf) -> Simulation:
         """Go on to the end, or to a time, in a process of its own."""
-        pacer = Pacer(self.settings, validates=self.validation > 0, step=self.step, spent=self.spent)
+        pacer = StepPlanner(self.settings, validates=self.validation > 0, step=self.step, spent=self.spent)
         saved = 0.0
         while self.step != self.course.end and self.spent < until:
             self.rates.append(learning_rate(self.settings.optimizer, self.step, self.course))
@@ -36,7 +36,7 @@ class Simulation:
             last = self.step == self.course.end
             validated = self.validation if last or self.step % self.settings.validate_every == 0 else 0.0
             self.spent += validated
-            end = pacer.passed(self.step, self.spent, validation=validated, saving=saved)
+            end = pacer.update(self.step, self.spent, validation=validated, saving=saved)
             saved = self.saving if last or self.step % self.settings.save_every == 0 else 0.0
             self.spent += saved
             if end is not None and not last:
@@ -46,7 +46,7 @@ class Simulation:
 
 
 def settings_of(**values: object) -> TrainSettings:
-    return TrainSettings.parse({"budget": "10m", "validate_every": 250, "save_every": 250, **values})
+    return TrainSettings.parse({"max_time": "10m", "validate_every": 250, "save_every": 250, **values})
 
 
 def slow_start(step: int, spent: float) -> float:
@@ -110,5 +110,5 @@ def test_time_before_an_interruption_counts(until):
 
 def test_a_budget_that_was_spent_ends_with_one_more_step():
     late = Simulation(settings_of(), lambda step, spent: 0.2)
-    late.step, late.spent, late.course = 900, 700.0, Course(0, 0, 0, 0.0, 1000)
+    late.step, late.spent, late.course = 900, 700.0, ScheduleProgress(0, 0, 0, 0.0, 1000)
     assert late.run().step == 902  # one to measure, one to end

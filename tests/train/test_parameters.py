@@ -10,7 +10,7 @@ from medseg.errors import ConfigError
 from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.train.optimizer import build_optimizer
-from medseg.train.parameter_groups import Frozen, backbone_parameters, parameter_groups
+from medseg.train.parameter_groups import FrozenParts, backbone_parameters, parameter_groups
 from medseg.train.settings import OptimizerSettings
 
 PUBLISHED = [
@@ -25,7 +25,7 @@ PUBLISHED = [
 class Toy(Model):
     """A backbone of a stem and two stages with batch norms, a norm and a position table; and a head."""
 
-    published_part = "encoder"
+    pretrained_part = "encoder"
 
     def __init__(self) -> None:
         super().__init__(spatial_dims=2, in_channels=1, num_classes=2)
@@ -58,7 +58,7 @@ def test_stem_and_stages_of_every_kind_of_backbone(name, stages):
     assert 0 < len(depths) < len(list(model.parameters()))
     every = set(depths.values())
     for word in ("stem", *(f"stage{depth}" for depth in every - {0})):
-        Frozen(model, [f"backbone.{word}"]).hold(0)
+        FrozenParts(model, [f"backbone.{word}"]).apply(0)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(depths)
 
 
@@ -70,7 +70,9 @@ def test_the_defaults_are_one_group():
 
 def test_rates_fall_from_the_head_to_the_stem():
     model = Toy()
-    groups = parameter_groups(model, OptimizerSettings(lr=0.2, backbone_lr=0.1, layer_decay=0.5))
+    groups = parameter_groups(
+        model, OptimizerSettings(lr=0.2, backbone_lr_factor=0.1, layerwise_lr_decay=0.5)
+    )
     factors = names_by(model, groups, "lr_factor")
     assert factors["head.weight"] == factors["queries.weight"] == 1
     assert factors["encoder.layer2.0.weight"] == factors["encoder.norm.weight"] == pytest.approx(0.05)
@@ -83,7 +85,9 @@ def test_rates_fall_from_the_head_to_the_stem():
 def test_norms_biases_and_embeddings_do_not_decay():
     model = Toy()
     decays = names_by(
-        model, parameter_groups(model, OptimizerSettings(decay="kernels", weight_decay=0.5)), "weight_decay"
+        model,
+        parameter_groups(model, OptimizerSettings(weight_decay_on="kernels", weight_decay=0.5)),
+        "weight_decay",
     )
     assert {name for name, decay in decays.items() if decay == 0.5} == {
         "encoder.conv1.weight", "encoder.layer1.0.weight", "encoder.layer2.0.weight", "head.weight",
@@ -93,11 +97,11 @@ def test_norms_biases_and_embeddings_do_not_decay():
 def test_a_frozen_part_neither_learns_nor_counts_until_it_is_thawed():
     model = Toy()
     optimizer = build_optimizer(model, OptimizerSettings(name="adamw", lr=0.1, weight_decay=0.1))
-    frozen = Frozen(model, ["backbone.stem", "encoder.layer1"], steps=2)
+    frozen = FrozenParts(model, ["backbone.stem", "encoder.layer1"], steps=2)
     for step in range(3):
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.train()
-        frozen.hold(step)
+        frozen.apply(step)
         assert not model.encoder.layer1[2].training or step == 2
         optimizer.zero_grad(set_to_none=True)
         model(torch.randn(4, 1, 3, 3)).square().sum().backward()
@@ -120,10 +124,12 @@ def test_a_frozen_part_neither_learns_nor_counts_until_it_is_thawed():
 )
 def test_names_that_cannot_be_frozen(names, message):
     with pytest.raises(ConfigError, match=message):
-        Frozen(Toy(), names)
+        FrozenParts(Toy(), names)
 
 
 def test_a_backbone_rate_needs_a_backbone():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
-    with pytest.raises(ConfigError, match=r"backbone_lr: found a rate for the backbone, but UNet2d has none"):
-        parameter_groups(model, OptimizerSettings(backbone_lr=0.1))
+    with pytest.raises(
+        ConfigError, match=r"backbone_lr_factor: found a rate for the backbone, but UNet2d has none"
+    ):
+        parameter_groups(model, OptimizerSettings(backbone_lr_factor=0.1))

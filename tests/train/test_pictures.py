@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from medseg.labels.label_table import Labels
-from medseg.train.validation import validation_picture
+from medseg.train.validation import validation_image
 
-LABELS = Labels.of({"background": 0, "organ": 1}, {"organ": (255, 0, 0)})
+LABELS = Labels.from_names({"background": 0, "organ": 1}, {"organ": (255, 0, 0)})
 
 
 def test_panels_stand_side_by_side_with_the_second_axis_upwards():
@@ -16,7 +16,7 @@ def test_panels_stand_side_by_side_with_the_second_axis_upwards():
     image[0, 0, 3, 5] = 1  # the last voxel of both axes: right and up
     reference = torch.zeros(1, 1, 4, 6, dtype=torch.int64)
     reference[0, 0, 0, 0] = 1
-    picture = validation_picture(image, reference, torch.zeros_like(reference), LABELS)
+    picture = validation_image(image, reference, torch.zeros_like(reference), LABELS)
     assert picture.shape == (6, 12, 3)
     assert picture.dtype == np.uint8
     assert picture[0, 3].tolist() == [255, 255, 255]
@@ -32,7 +32,7 @@ def test_a_volume_is_shown_in_the_slice_with_most_foreground_and_few_samples():
     image = torch.rand(6, 2, 5, 4, 3)
     reference = torch.zeros(6, 1, 5, 4, 3, dtype=torch.int64)
     reference[:, :, 1:3, 1:3, 2] = 1
-    picture = validation_picture(image, reference, reference, LABELS)
+    picture = validation_image(image, reference, reference, LABELS)
     assert picture.shape == (4 * 4, 3 * 5, 3)
     panels = picture.reshape(4, 4, 3, 5, 3)
     assert np.array_equal(panels[:, :, 1], panels[:, :, 2])

@@ -13,12 +13,17 @@ from safetensors.torch import load_file
 
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
-from medseg.runtime.launch import is_leader, process_count, processes_per_machine
+from medseg.runtime.launch import is_main_process, process_count, processes_per_machine
 from medseg.train.reporting import read_metrics
 
 OPTIONS = (
     *("model.dropout=0", "train.precision=float32", "train.steps=20", "train.report_every=10"),
-    *("train.validate_every=10", "train.validation_batches=2", "train.ema=0.9", "train.batch_dice=true"),
+    *(
+        "train.validate_every=10",
+        "train.validation_batches=2",
+        "train.ema_decay=0.9",
+        "train.batch_dice=true",
+    ),
 )
 
 
@@ -94,7 +99,12 @@ def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_pa
 
 
 def test_two_processes_thaw_a_frozen_part_as_one_does(make_experiment, workplace, tmp_path):
-    frozen = ("train.freeze=[encoder.0]", "train.freeze_steps=2", "train.accumulate=2", "train.ema=null")
+    frozen = (
+        "train.freeze=[encoder.0]",
+        "train.freeze_steps=2",
+        "train.gradient_accumulation=2",
+        "train.ema_decay=null",
+    )
     options = (*OPTIONS, *frozen, "train.steps=4", "train.report_every=1", "train.validation_batches=0")
     run, alone = workplace / "two_thaw", workplace / "one_thaws"
     two_processes(make_experiment(*options, "train.batch_size=1"), tmp_path / "toy.yaml", run)
@@ -125,10 +135,10 @@ def test_what_torchrun_tells(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")  # as some schedulers set for programs that do not ask
-    assert (process_count(), is_leader()) == (1, True)
+    assert (process_count(), is_main_process()) == (1, True)
     monkeypatch.setenv("RANK", "2")
-    assert (process_count(), processes_per_machine(), is_leader()) == (4, 4, False)
+    assert (process_count(), processes_per_machine(), is_main_process()) == (4, 4, False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert (processes_per_machine(), is_leader()) == (2, False)
+    assert (processes_per_machine(), is_main_process()) == (2, False)
     monkeypatch.setenv("RANK", "0")
-    assert is_leader()
+    assert is_main_process()

@@ -39,7 +39,7 @@ def test_accumulated_batches_are_one_large_batch(make_experiment, workplace):
     runs = {}
     for name, size, parts in (("large", 4, 1), ("accumulated", 1, 4), ("smaller", 1, 1)):
         runs[name] = workplace / f"batch_{name}"
-        options = (f"train.batch_size={size}", f"train.accumulate={parts}", "train.steps=6")
+        options = (f"train.batch_size={size}", f"train.gradient_accumulation={parts}", "train.steps=6")
         reports = list(make_experiment(*PLAIN, *options).trainer(runs[name]))
         assert reports[-1].samples_per_second == pytest.approx(size * parts / reports[-1].seconds_per_step)
     large, accumulated, smaller = (weights_of(run / "model") for run in runs.values())
@@ -50,7 +50,9 @@ def test_accumulated_batches_are_one_large_batch(make_experiment, workplace):
 
 
 def test_one_bad_batch_of_a_step_leaves_the_weights(make_experiment, workplace, monkeypatch):
-    experiment = make_experiment("train.accumulate=2", "train.steps=2", "train.validation_batches=0")
+    experiment = make_experiment(
+        "train.gradient_accumulation=2", "train.steps=2", "train.validation_batches=0"
+    )
     trainer = experiment.trainer(workplace / "one bad of two")
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     plain, calls = trainer.model.losses, []
@@ -69,9 +71,9 @@ def test_one_bad_batch_of_a_step_leaves_the_weights(make_experiment, workplace, 
 def test_dropout_differs_between_the_batches_of_a_step(make_experiment, workplace, monkeypatch):
     seeds = []
     plain = torch.manual_seed
-    trainer = make_experiment("train.accumulate=3", "train.steps=2", "train.validation_batches=0").trainer(
-        workplace / "seeds"
-    )
+    trainer = make_experiment(
+        "train.gradient_accumulation=3", "train.steps=2", "train.validation_batches=0"
+    ).trainer(workplace / "seeds")
     monkeypatch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed) or plain(seed))
     list(trainer)
     assert len(set(seeds)) == len(seeds) == 6
@@ -81,7 +83,7 @@ def test_the_average_is_what_is_validated_and_exported(make_experiment, workplac
     judged = []
     run = workplace / "averaged"
     experiment = make_experiment(
-        "train.ema=0.5", "train.steps=4", "train.save_every=1", "train.validate_every=4"
+        "train.ema_decay=0.5", "train.steps=4", "train.save_every=1", "train.validate_every=4"
     )
     trainer = experiment.trainer(run)
     expected = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -95,8 +97,8 @@ def test_the_average_is_what_is_validated_and_exported(make_experiment, workplac
         decay = min(0.5, (1 + number) / (10 + number))
         for name, tensor in trainer.model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor
-    assert judged == [trainer.exported]
-    assert trainer.exported is not trainer.model
+    assert judged == [trainer.evaluated_model]
+    assert trainer.evaluated_model is not trainer.model
     exported, raw = weights_of(run / "model"), load_checkpoint(run / "last")[0]
     assert largest_difference(exported, expected) < 1e-5
     assert largest_difference(exported, weights_of(run / "best")) == 0
@@ -108,7 +110,9 @@ def test_no_patience_is_left(make_experiment, workplace, monkeypatch):
     dice = iter([0.1, 0.3, 0.2, 0.3, 0.9])
     monkeypatch.setattr("medseg.train.trainer.validate", lambda *_: {"liver": next(dice)})
     run = workplace / "impatient"
-    experiment = make_experiment("train.patience=2", "train.steps=12", "train.validate_every=1")
+    experiment = make_experiment(
+        "train.early_stopping_patience=2", "train.steps=12", "train.validate_every=1"
+    )
     reports = list(experiment.trainer(run))
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert (run / "model").is_dir()
@@ -123,7 +127,7 @@ def test_patience_counts_across_an_interruption(make_experiment, workplace, monk
     dice = iter(values)
     monkeypatch.setattr("medseg.train.trainer.validate", lambda *_: {"liver": next(dice)})
     experiment = make_experiment(
-        "train.patience=3", "train.steps=12", "train.validate_every=1", "train.save_every=1"
+        "train.early_stopping_patience=3", "train.steps=12", "train.validate_every=1", "train.save_every=1"
     )
     run = workplace / "patience resumed"
     for report in experiment.trainer(run):
@@ -154,7 +158,7 @@ class Clock:
         return result
 
 
-BUDGET = ("train.budget=20s", "train.steps=null", "train.validate_every=50", "train.save_every=50")
+BUDGET = ("train.max_time=20s", "train.steps=null", "train.validate_every=50", "train.save_every=50")
 BUDGET = (*BUDGET, "train.report_every=50", "train.batch_size=1")
 
 
@@ -208,7 +212,7 @@ def test_a_finished_run_is_extended_by_steps(make_experiment, workplace, tmp_pat
 
 
 def test_an_interrupted_extension_is_resumed_bit_equal(make_experiment, workplace):
-    experiment = make_experiment("train.steps=3", "train.ema=0.9")
+    experiment = make_experiment("train.steps=3", "train.ema_decay=0.9")
     whole, broken = workplace / "extended whole", workplace / "extended broken"
     for run in (whole, broken):
         list(experiment.trainer(run))
@@ -273,7 +277,7 @@ def test_runs_of_before_are_resumed(make_experiment, workplace):
     old = {name: value for name, value in state.items() if name not in FORMERLY}
     save_checkpoint(run / "last", 3, weights, old)
     values = yaml.safe_load((run / "config.yaml").read_text())
-    for name in ("budget", "extended", "accumulate", "ema", "patience"):
+    for name in ("max_time", "extended", "gradient_accumulation", "ema_decay", "early_stopping_patience"):
         del values["train"][name]
     (run / "config.yaml").write_text(yaml.safe_dump(values))
     list(Experiment.from_run(run).trainer(run, resume=True))
@@ -281,7 +285,7 @@ def test_runs_of_before_are_resumed(make_experiment, workplace):
 
 
 def test_a_loss_that_is_not_a_number_ends_in_one_sentence(make_experiment, workplace, monkeypatch):
-    trainer = make_experiment("train.accumulate=2").trainer(workplace / "no number")
+    trainer = make_experiment("train.gradient_accumulation=2").trainer(workplace / "no number")
     monkeypatch.setattr(
         trainer.model, "losses", lambda image, label: {"loss": trainer.model(image).sum() * math.nan}
     )

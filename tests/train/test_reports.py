@@ -16,11 +16,11 @@ def report(dice: dict[str, float]) -> Report:
         step=1,
         steps=2,
         loss=1.0,
-        parts={},
+        loss_terms={},
         lr=0.1,
         seconds_per_step=1.0,
         samples_per_second=1.0,
-        stall=0.0,
+        data_wait_fraction=0.0,
         val_dice=dice,
         seconds=1.0,
     )

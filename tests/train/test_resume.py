@@ -50,14 +50,19 @@ next(loop)
 RECIPES = {
     "plain": ("train.workers=0",),
     "workers": ("train.workers=2",),
-    "recipe": ("train.workers=0", "train.ema=0.9", "train.accumulate=2", "train.batch_size=1"),
+    "recipe": (
+        "train.workers=0",
+        "train.ema_decay=0.9",
+        "train.gradient_accumulation=2",
+        "train.batch_size=1",
+    ),
     "recipe_workers": (
         "train.workers=2",
-        "train.ema=0.9",
-        "train.accumulate=2",
+        "train.ema_decay=0.9",
+        "train.gradient_accumulation=2",
         "train.optimizer.warmup_steps=3",
     ),
-    "average_of_batch_norm": ("model.norm=batch", "train.ema=0.9", "train.optimizer.name=adamw"),
+    "average_of_batch_norm": ("model.norm=batch", "train.ema_decay=0.9", "train.optimizer.name=adamw"),
 }
 
 
@@ -293,7 +298,7 @@ def test_resume_keeps_its_split_when_cases_are_added(make_experiment, workplace,
     dataset = write_phantoms(tmp_path / "data", cases=7, shape=(20, 20, 18), spacing=(13, 14, 14))
     train(experiment, run, resume=True)
     assert (run / "splits.json").read_bytes() == before
-    assert len(read_splits(run / "splits.json", dataset.labelled)[0].train) == 2
+    assert len(read_splits(run / "splits.json", dataset.labelled_cases)[0].train) == 2
 
 
 def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(tmp_path):
@@ -311,7 +316,7 @@ def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(t
     resumed = Experiment.from_run(run).trainer(run, resume=True)
     assert resumed.saved.preprocessing == begun.saved.preprocessing
     assert resumed.labels == begun.labels
-    for name in ("measured.yaml", "labels.tsv"):  # as of an older version
+    for name in ("preprocessing.yaml", "labels.tsv"):  # as of an older version
         (run / name).unlink()
     measured = Experiment.from_run(run).trainer(run, resume=True)
     assert measured.saved.preprocessing != begun.saved.preprocessing

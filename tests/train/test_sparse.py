@@ -36,7 +36,7 @@ def sparse_case(number: int) -> tuple[Volume, Volume]:
         x, y, z = rng.integers(34, SIDE - LESION - 2, 3)
         image[0, x : x + LESION, y : y + LESION, z : z + LESION] += 3
         label[0, x : x + LESION, y : y + LESION, z : z + LESION] = 1
-    grid = Grid.of((SIDE,) * 3, (1, 1, 1))
+    grid = Grid.from_spacing((SIDE,) * 3, (1, 1, 1))
     return Volume(image, grid), Volume(label, grid, "label")
 
 

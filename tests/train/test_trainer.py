@@ -52,7 +52,7 @@ def test_reports(finished):
         assert math.isfinite(report.loss)
         assert report.lr == pytest.approx(0.01 * (1 - (report.step - 1) / 4) ** 0.9)
         assert report.samples_per_second == pytest.approx(2 / report.seconds_per_step)
-        assert 0 <= report.stall <= 1
+        assert 0 <= report.data_wait_fraction <= 1
         assert list(report.val_dice) == labels
         assert all(math.isnan(value) or 0 <= value <= 1 for value in report.val_dice.values())
         assert f"step {report.step}/4" in str(report)
@@ -71,7 +71,7 @@ def test_a_run_folder_holds_everything(finished):
         "environment.json",
         "splits.json",
         "labels.tsv",
-        "measured.yaml",
+        "preprocessing.yaml",
         "metrics.jsonl",
         "last",
         "best",
@@ -270,7 +270,7 @@ def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace
     ("mistake", "told"),
     [
         ("train.freeze=[nonsense]", "train.freeze: found 'nonsense', which fits no weight"),
-        ("train.optimizer.backbone_lr=0.1", "found a rate for the backbone, but"),
+        ("train.optimizer.backbone_lr_factor=0.1", "found a rate for the backbone, but"),
         ("patch.size=[2,2,2]", r"patch.size: found \[2, 2, 2\]: .*norm would see a single value"),
     ],
 )
@@ -291,8 +291,8 @@ def test_a_run_that_was_stopped_as_it_was_opened_can_be_started_again(make_exper
             with pytest.raises(ConfigError, match="found something there already"):
                 make_experiment().trainer(run)
     (run / "lock").unlink()
-    (run / "previous").mkdir()
+    (run / "first_stage").mkdir()
     assert make_experiment().trainer(run).step == 0
     assert {path.name for path in run.iterdir()} == {
-        "config.yaml", "environment.json", "splits.json", "labels.tsv", "measured.yaml",
+        "config.yaml", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml",
     }  # fmt: skip

@@ -25,13 +25,13 @@ def test_borders_have_the_objects_colours_and_touching_objects_stay_apart():
 def test_a_figure_of_a_photograph_and_of_a_volume(tmp_path):
     ids = np.zeros((1, 30, 20, 5), np.int32)
     ids[0, 4:12, 5:15, 3] = 2
-    grid = Grid.of((30, 20, 5), (1, 1, 4))
+    grid = Grid.from_spacing((30, 20, 5), (1, 1, 4))
     image = Volume(ids.astype(np.float32) * 50, grid)
     figure = instance_figure(image, Volume(ids, grid, "label"), title="found")
     assert len(figure.axes) == 2
     both = instance_figure(image, Volume(ids, grid, "label"), Volume(ids * 3, grid, "label"))
     assert len(both.axes) == 3
-    photo = Volume(np.zeros((3, 30, 20, 1), np.uint8), Grid.of((30, 20, 1)))
+    photo = Volume(np.zeros((3, 30, 20, 1), np.uint8), Grid.from_spacing((30, 20, 1)))
     flat = Volume(ids[..., 3:4], photo.grid, "label")
     instance_figure(photo, flat).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000

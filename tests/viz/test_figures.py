@@ -16,11 +16,11 @@ from medseg.viz.figures import overlay_figure, planes_of, save_overlay, smoothed
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-LABELS = Labels.of({"liver": 1, "_tumour $x$": 4, "absent": 9})
+LABELS = Labels.from_names({"liver": 1, "_tumour $x$": 4, "absent": 9})
 
 
 def case(shape: tuple[int, int, int] = (16, 14, 12)) -> tuple[Volume, Volume]:
-    grid = Grid.of(shape, (1, 1, 2))
+    grid = Grid.from_spacing(shape, (1, 1, 2))
     image = Volume(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), grid)
     data = np.zeros((1, *shape), np.uint8)
     data[0, 3:9, 3:9, shape[2] // 2] = 1
@@ -47,7 +47,7 @@ def test_an_overlay_is_written_whole(tmp_path: Path) -> None:
 def test_nothing_is_clipped(tmp_path: Path) -> None:
     """The picture's outermost frame holds nothing but background, with long names and titles too."""
     image, labels = case()
-    names = Labels.of({"a long name of a label that goes on and on and on": 1, "b" * 70: 4})
+    names = Labels.from_names({"a long name of a label that goes on and on and on": 1, "b" * 70: 4})
     save_overlay(tmp_path / "x.png", image, labels, names, reference=labels, title="t" * 150)
     pixels = imread(tmp_path / "x.png")[..., :3]
     frame = np.concatenate([pixels[:8].reshape(-1, 3), pixels[-8:].reshape(-1, 3)])
@@ -86,18 +86,18 @@ def test_an_image_alone_and_names_by_value() -> None:
     ("shape", "plane"), [((9, 8, 1), "axial"), ((9, 1, 8), "coronal"), ((1, 9, 8), "sagittal")]
 )
 def test_a_single_slice_is_shown_in_its_plane(shape: tuple[int, int, int], plane: str) -> None:
-    image = Volume(np.zeros((1, *shape), np.float32), Grid.of(shape))
+    image = Volume(np.zeros((1, *shape), np.float32), Grid.from_spacing(shape))
     assert planes_of(image) == (plane,)
     assert len(overlay_figure(image).axes) == 1
 
 
 def test_a_colour_picture_has_no_patient_and_no_millimetres() -> None:
     data = np.random.default_rng(0).integers(0, 255, (3, 20, 20, 1)).astype(np.uint8)
-    assert texts(overlay_figure(Volume(data, Grid.of((20, 20, 1))))) == []
+    assert texts(overlay_figure(Volume(data, Grid.from_spacing((20, 20, 1))))) == []
 
 
 def test_long_legends_end() -> None:
-    names = Labels.of({f"organ_{value:03d}": value for value in range(1, 100)})
+    names = Labels.from_names({f"organ_{value:03d}": value for value in range(1, 100)})
     image, _ = case()
     figure = overlay_figure(image)
     assert "organ_001" not in texts(figure)
@@ -111,7 +111,7 @@ def test_long_legends_end() -> None:
 def test_values_without_a_name_are_refused() -> None:
     image, labels = case()
     with pytest.raises(DataError, match="unknown label value: found 4"):
-        overlay_figure(image, labels, labels=Labels.of({"liver": 1}))
+        overlay_figure(image, labels, labels=Labels.from_names({"liver": 1}))
 
 
 def test_an_unwritable_kind_of_picture_is_refused(tmp_path: Path) -> None:

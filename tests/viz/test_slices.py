@@ -17,7 +17,7 @@ from medseg.viz.slice_images import (
     best_slice,
     extent_mm,
     label_slice,
-    labels_on,
+    labels_on_grid_of,
     overlay,
     region_edges,
     slice_count,
@@ -33,7 +33,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def image(data: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> Volume:
-    return Volume(data[None] if data.ndim == 3 else data, Grid.of(data.shape[-3:], spacing))
+    return Volume(data[None] if data.ndim == 3 else data, Grid.from_spacing(data.shape[-3:], spacing))
 
 
 def dot(position: tuple[int, int, int]) -> Volume:
@@ -100,7 +100,7 @@ def test_pixels_are_square(plane: Plane, size: tuple[int, int]) -> None:
 
 
 def test_ignored_pixels_are_grey() -> None:
-    labels = replace(Labels.of({"a": 1}, {"a": (200, 0, 0)}), ignore=255)
+    labels = replace(Labels.from_names({"a": 1}, {"a": (200, 0, 0)}), ignore=255)
     values = np.array([[0, 1, 255]], np.uint8)
     picture = overlay(np.zeros((1, 3, 3), np.uint8), values, labels, alpha=1)
     assert picture.tolist() == [[[0, 0, 0], [200, 0, 0], [128, 128, 128]]]
@@ -108,7 +108,7 @@ def test_ignored_pixels_are_grey() -> None:
 
 def test_labels_are_never_blended() -> None:
     data = np.random.default_rng(0).choice(np.array([0, 1, 40_000_001], np.int32), SHAPE)
-    labels = Volume(data[None], Grid.of(SHAPE, (1, 1.7, 3.1)), "label")
+    labels = Volume(data[None], Grid.from_spacing(SHAPE, (1, 1.7, 3.1)), "label")
     for plane in PLANES:
         assert set(np.unique(label_slice(labels, plane, pixel_mm=0.4))) <= {0, 1, 40_000_001}
 
@@ -124,7 +124,7 @@ def test_best_slice_has_most_foreground() -> None:
     data = np.zeros((1, *SHAPE), np.uint8)
     data[0, 1, :, 2:4] = 3
     data[0, :, 4, 3] = 2
-    labels = Volume(data, Grid.of(SHAPE), "label")
+    labels = Volume(data, Grid.from_spacing(SHAPE), "label")
     for axcodes in ("RAS", "LPI", "ASR"):
         turned = labels.reoriented(axcodes)
         assert (best_slice(turned, "sagittal"), best_slice(turned, "coronal"), best_slice(turned)) == (
@@ -175,7 +175,7 @@ def test_channels_are_chosen() -> None:
 
 
 def test_overlay_tints_and_outlines() -> None:
-    labels = Labels.of({"a": 1, "b": 5}, {"a": (255, 0, 0), "b": (0, 0, 255)})
+    labels = Labels.from_names({"a": 1, "b": 5}, {"a": (255, 0, 0), "b": (0, 0, 255)})
     grey = np.full((9, 9, 3), 100, np.uint8)
     values = np.zeros((9, 9), np.int16)
     values[2:7, 2:7] = 5
@@ -201,14 +201,14 @@ def test_label_maps_are_brought_onto_the_image() -> None:
     base = image(np.zeros(SHAPE, np.float32), (1, 1, 2))
     data = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     labels = Volume(data[None], base.grid, "label")
-    np.testing.assert_array_equal(labels_on(base, labels.reoriented("LPI")).data, labels.data)
+    np.testing.assert_array_equal(labels_on_grid_of(base, labels.reoriented("LPI")).data, labels.data)
     floats = Volume(data[None].astype(np.float32), base.grid)
-    np.testing.assert_array_equal(labels_on(base, floats).data, labels.data)
+    np.testing.assert_array_equal(labels_on_grid_of(base, floats).data, labels.data)
     coarse = labels.resampled(spacing=(2, 2, 2))
-    assert labels_on(base, coarse).grid.matches(base.grid)
+    assert labels_on_grid_of(base, coarse).grid.matches(base.grid)
     with pytest.raises(DataError, match="whole numbers"):
-        labels_on(base, floats.with_data(floats.data + 0.5))
-    assert Labels.of_values(labels.data).names == ("background", "label 1", "label 2")
+        labels_on_grid_of(base, floats.with_data(floats.data + 0.5))
+    assert Labels.from_values(labels.data).names == ("background", "label 1", "label 2")
 
 
 @pytest.mark.parametrize(

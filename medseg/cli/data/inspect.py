@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
     from medseg.data.datasets.cases import Case, Dataset
@@ -77,7 +77,7 @@ def _describe_image(path: Path) -> str:
     if volume.grid.shear > 1e-4:
         lines.append(f"  sheared: the axes' largest cosine is {volume.grid.shear:.3f}")
     if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
-        lines.append(f"  NaN or infinity in {counted(int((~np.isfinite(volume.data)).sum()), 'voxel')}")
+        lines.append(f"  NaN or infinity in {pluralise(int((~np.isfinite(volume.data)).sum()), 'voxel')}")
     return "\n".join(lines)
 
 
@@ -131,14 +131,14 @@ def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
         maps.append(f"{with_instances} with an instance map")
     lines = [
         f"{dataset.root}: {dataset.name}",
-        f"  {counted(len(dataset.cases), 'case')}, {', '.join(maps)}, "
-        f"{counted(len({case.subject for case in dataset.cases}), 'subject')}",
+        f"  {pluralise(len(dataset.cases), 'case')}, {', '.join(maps)}, "
+        f"{pluralise(len({case.subject for case in dataset.cases}), 'subject')}",
         f"  channels: {', '.join(dataset.channel_names)}",
         *_describe_labels(dataset, shown),
     ]
-    partial = sum(case.drawn is not None for case in dataset.cases)
+    partial = sum(case.annotated is not None for case in dataset.cases)
     if partial:
-        lines.append(f"  {counted(partial, 'case')} of which only some labels were drawn")
+        lines.append(f"  {pluralise(partial, 'case')} of which only some labels were drawn")
     return "\n".join(lines)
 
 
@@ -148,7 +148,7 @@ def _describe_labels(dataset: Dataset, shown: Sequence[Case]) -> list[str]:
         values = _values_in_pictures(shown)
         found = f" for the values {', '.join(map(str, values[:20]))}" if values else ""
         advice = "Add labels.tsv (value, name), or data.labels to the config."
-        return [f"  labels: found no names{found}. {advice}"] if dataset.labelled else []
+        return [f"  labels: found no names{found}. {advice}"] if dataset.labelled_cases else []
     names = [f"{label.value} {label.name}" for label in labels]
     lines = [f"  labels: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"]
     if labels.regions:
@@ -164,11 +164,11 @@ def _values_in_pictures(cases: Sequence[Case]) -> list[int]:
     import numpy as np
 
     from medseg.errors import DataError
-    from medseg.io.files import PICTURES, read_labels, suffix_of
+    from medseg.io.files import NATURAL_IMAGES, read_labels, suffix_of
 
     values: set[int] = set()
     for case in cases:
-        if case.label is not None and suffix_of(case.label) in PICTURES:
+        if case.label is not None and suffix_of(case.label) in NATURAL_IMAGES:
             with suppress(DataError):
                 values.update(np.unique(read_labels(case.label).data).tolist())
     return sorted(values)
@@ -188,11 +188,11 @@ def _check_pictures(case: Case, dataset: Dataset, grid: Grid) -> None:
     """Raise a `DataError` for a picture that training would refuse; volumes are too large to be read for this."""
     from medseg.data.datasets.cases import read_case_label
     from medseg.data.preprocessing.prepare import check_image
-    from medseg.io.files import PICTURES, read, read_labels, suffix_of
+    from medseg.io.files import NATURAL_IMAGES, read, read_labels, suffix_of
     from medseg.labels.label_table import Labels
 
-    if len(case.images) == 1 and suffix_of(case.images[0]) in PICTURES:
+    if len(case.images) == 1 and suffix_of(case.images[0]) in NATURAL_IMAGES:
         check_image(read(case.images[0]), len(dataset.channel_names), f"case {case.id}")
-    if case.label is not None and suffix_of(case.label) in PICTURES:
-        labels = dataset.labels or Labels.of_values(read_labels(case.label).data)
+    if case.label is not None and suffix_of(case.label) in NATURAL_IMAGES:
+        labels = dataset.labels or Labels.from_values(read_labels(case.label).data)
         read_case_label(case, labels, grid)

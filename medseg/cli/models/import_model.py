@@ -13,8 +13,8 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("import", help="turn another program's model into ours", description=__doc__)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for source in SOURCES:
-        import_module(f"medseg.cli.import_{source}").add_parser(sources)
+        import_module(f"medseg.cli.models.import_{source}").add_parser(sources)
 
 
 def run(options: argparse.Namespace) -> int:
-    return int(import_module(f"medseg.cli.import_{options.source}").run(options))
+    return int(import_module(f"medseg.cli.models.import_{options.source}").run(options))

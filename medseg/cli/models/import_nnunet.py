@@ -23,7 +23,7 @@ def add_parser(sources: Any) -> None:
         help="of the training files, such as LAS, if known: others are turned to it",
     )
     parser.add_argument(
-        "--previous",
+        "--first-stage",
         metavar="FOLDER",
         help="of a 3d_cascade_fullres: its trained 3d_lowres; by default the one beside it",
     )
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         folds=None if options.folds is None else [fold.strip() for fold in options.folds.split(",")],
         checkpoint=options.checkpoint,
         orientation=options.orientation,
-        previous=options.previous,
+        first_stage=options.first_stage,
     )
     origin = saved.trained_on
     print(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
     from medseg.evaluation.cross_validation.compare_runs import Comparison
@@ -150,7 +150,7 @@ def _folds(run: Path, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from medseg.evaluation.label_maps.surface import checked_tolerance
-    from medseg.experiment.cross_validation.aggregate import fold_table, why_nothing_is_learned
+    from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
     from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
 
     held_out_by_fold(run)  # refuses folds that are not finished
@@ -158,7 +158,7 @@ def _folds(run: Path, options: argparse.Namespace) -> int:
     with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
         table = fold_table(run, tolerance_mm=tolerance, on_case=_shown_by(bar))
     code = _told(table, 0, len(table.table.cases), options)
-    reason = why_nothing_is_learned(run)
+    reason = no_post_processing_reason(run)
     if reason is not None:
         print(reason)
     return code
@@ -206,7 +206,7 @@ def _measured(
             tqdm.write(str(error), file=sys.stderr)
     if not rows:
         raise DataError(
-            f"{prediction}: none of {counted(len(pairs), 'case')} could be measured. Mend what is named above."
+            f"{prediction}: none of {pluralise(len(pairs), 'case')} could be measured. Mend what is named above."
         )
     return rows, failed
 
@@ -216,12 +216,12 @@ def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> i
     print(table)
     if failed:
         print(
-            f"{failed} of {counted(cases, 'case')} could not be measured and {'is' if failed == 1 else 'are'} not in the means"
+            f"{failed} of {pluralise(cases, 'case')} could not be measured and {'is' if failed == 1 else 'are'} not in the means"
         )
     output = Path(options.output) if options.output else None
     if output is None and options.reference is None:
         by_instance = options.instances or options.parts
-        output = Path(options.prediction) / ("evaluation_instances" if by_instance else "evaluation")
+        output = Path(options.prediction) / ("evaluation/instances" if by_instance else "evaluation")
     if output is not None:
         table.write_tsv(output / "cases.tsv")
         table.write_summary(output / "summary.json")

@@ -18,10 +18,10 @@ from medseg.cli.prediction.predict_checks import (
     given_options,
     is_there,
 )
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
-    from medseg.inference.batch import Noting, Outcome
+    from medseg.inference.batch import Outcome, Recording
     from medseg.inference.estimate import Estimate
 
 Progress = Callable[[int, int], None]
@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> int:
     from medseg.config import apply_overrides
     from medseg.data.datasets.layouts import output_stem
     from medseg.inference.predictor import load
-    from medseg.inference.predictor_ensemble import Together
-    from medseg.inference.provenance import MadeBy, Maker
+    from medseg.inference.predictor_ensemble import PredictorEnsemble
+    from medseg.inference.provenance import ModelId, Provenance
     from medseg.model_folder.folder import find_model_folder
     from medseg.storage.atomic import make_folder
 
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     cases = _cases(options, model_folder.parent, len(predictors[0].saved.channel_names))
     check_suffix(options, cases)
     output = Path(options.output) if options.output else model_folder.parent / "predictions"
-    together = Together(predictors, scratch=output) if options.others else predictors[0]
+    together = PredictorEnsemble(predictors, scratch=output) if options.others else predictors[0]
     for predictor in predictors:
         print(predictor, flush=True)
     if options.estimate:
@@ -119,25 +119,30 @@ def run(options: argparse.Namespace) -> int:
     check_targets(cases, files_of(targets, options))
     make_folder(output)
     pairs = list(zip(cases, targets, strict=True))
-    made_by, maker = (
-        MadeBy(output),
-        Maker.of([model_folder, *map(find_model_folder, options.others)], options.set),
+    provenance, model_id = (
+        Provenance(output),
+        ModelId.from_folders([model_folder, *map(find_model_folder, options.others)], options.set),
     )
     if options.skip_existing:
-        pairs = [(case, target) for case, target in pairs if not is_there(target, made_by, maker, options)]
-        print(f"{len(cases) - len(pairs)} of {counted(len(cases), 'case')} already there")
-    noting = partial(
-        made_by.noting, maker=maker, instances=options.instances, probabilities=options.probabilities
+        pairs = [
+            (case, target) for case, target in pairs if not is_there(target, provenance, model_id, options)
+        ]
+        print(f"{len(cases) - len(pairs)} of {pluralise(len(cases), 'case')} already there")
+    recording = partial(
+        provenance.recording,
+        model_id=model_id,
+        instances=options.instances,
+        probabilities=options.probabilities,
     )
-    failed = _predict(together, pairs, noting, options)
-    print(f"{len(cases) - failed} of {counted(len(cases), 'case')} in {output}")
+    failed = _predict(together, pairs, recording, options)
+    print(f"{len(cases) - failed} of {pluralise(len(cases), 'case')} in {output}")
     return 2 if failed else 0
 
 
 def _predict(
     predictor: Any,
     pairs: list[tuple[Any, Path]],
-    noting: Noting,
+    recording: Recording,
     options: argparse.Namespace,
 ) -> int:
     """Predict, write, and note what made each label map, telling progress; returns how many failed."""
@@ -146,9 +151,9 @@ def _predict(
 
     def outcomes(on_window: Progress) -> Iterator[Outcome]:
         if options.instances:
-            return predict_instance_files(predictor, pairs, on_slice=on_window, noting=noting)
+            return predict_instance_files(predictor, pairs, on_slice=on_window, recording=recording)
         return predict_files(
-            predictor, pairs, on_window=on_window, probabilities=options.probabilities, noting=noting
+            predictor, pairs, on_window=on_window, probabilities=options.probabilities, recording=recording
         )
 
     return _told(outcomes, len(pairs), options)
@@ -191,14 +196,14 @@ def _cross_validation(folder: Path) -> Path | None:
     """The cross-validation that is meant by its own folder or by that of its ensemble."""
     from medseg.experiment.fold_folders import is_cross_validation
 
-    candidates = [folder, *([folder.parent] if folder.name == "model" else [])]
-    return next((one for one in candidates if is_cross_validation(one)), None)
+    ranked = [folder, *([folder.parent] if folder.name == "model" else [])]
+    return next((one for one in ranked if is_cross_validation(one)), None)
 
 
 def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
     """Make the predictions that are missing, each by the fold that held its case out."""
     from medseg.errors import ConfigError
-    from medseg.experiment.cross_validation.out_of_fold import predict_out_of_fold, still_to_predict
+    from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 
     others = given_options(options, "output", "estimate", "set", "with", "probabilities")
     if others:
@@ -206,7 +211,7 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
             f"{run}: found --held-out with {', '.join(others)}, expected none of them, because its predictions are those of "
             f"the folds' own settings. Ask one fold: {run / 'fold_0'}."
         )
-    todo = still_to_predict(run, instances=options.instances)
+    todo = pending_predictions(run, instances=options.instances)
     cases = sum(len(one.cases) for one in todo)
     if not cases:
         print(f"all held-out cases are there already: {run / 'predictions'}")
@@ -224,7 +229,7 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
         )
 
     failed = _told(outcomes, cases, options)
-    print(f"{cases - failed} of {counted(cases, 'case')} in {run / 'predictions'}")
+    print(f"{cases - failed} of {pluralise(cases, 'case')} in {run / 'predictions'}")
     return 2 if failed else 0
 
 
@@ -247,7 +252,7 @@ def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
         print(f"{case.id}  {windows}, {own_seconds:.1f} s, {gigabytes(own_memory)}", flush=True)
         seconds, memory = seconds + own_seconds, max(memory, own_memory)
     print(
-        f"{len(cases) - failed} of {counted(len(cases), 'case')}: {seconds:.0f} s, at most {gigabytes(memory)}"
+        f"{len(cases) - failed} of {pluralise(len(cases), 'case')}: {seconds:.0f} s, at most {gigabytes(memory)}"
     )
     return 2 if failed else 0
 
@@ -255,7 +260,7 @@ def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
 def _windows_told(found: Estimate) -> str:
     shape = "x".join(map(str, found.shape))
     parts = f", in {found.bands} parts" if found.bands > 1 else ""
-    return f"{shape} voxels, {counted(found.windows, 'window')} ({found.empty} empty){parts}"
+    return f"{shape} voxels, {pluralise(found.windows, 'window')} ({found.empty} empty){parts}"
 
 
 def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:

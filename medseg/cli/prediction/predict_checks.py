@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medseg.inference.provenance import MadeBy, Maker
+    from medseg.inference.provenance import ModelId, Provenance
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
@@ -40,10 +40,12 @@ def check_options(options: argparse.Namespace) -> None:
 def check_suffix(options: argparse.Namespace, cases: list[Any]) -> None:
     """Refuse pictures of what is no picture."""
     from medseg.errors import ConfigError
-    from medseg.io.files import PICTURES, suffix_of
+    from medseg.io.files import NATURAL_IMAGES, suffix_of
 
-    if options.suffix in PICTURES:
-        volume = next((case.images[0] for case in cases if suffix_of(case.images[0]) not in PICTURES), None)
+    if options.suffix in NATURAL_IMAGES:
+        volume = next(
+            (case.images[0] for case in cases if suffix_of(case.images[0]) not in NATURAL_IMAGES), None
+        )
         if volume is not None:
             raise ConfigError(
                 f"--suffix {options.suffix}: found {volume}, expected pictures, because {options.suffix} holds no volume. "
@@ -69,27 +71,27 @@ def given_options(options: argparse.Namespace, *names: str) -> list[str]:
     return [f"--{name}" for name, place in places.items() if getattr(options, place)]
 
 
-def is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Namespace) -> bool:
+def is_there(target: Path, provenance: Provenance, model_id: ModelId, options: argparse.Namespace) -> bool:
     """Whether everything that is asked for of a case is there; what another model made is refused, or made again."""
     from medseg.errors import ConfigError
-    from medseg.inference.provenance import probabilities_file
+    from medseg.inference.provenance import probabilities_path
     from medseg.io.files import stem_of
-    from medseg.io.instance_files import instance_file
+    from medseg.io.instance_files import instance_map_path
 
     files = [target]
     if options.instances:
-        files.append(instance_file(target))
+        files.append(instance_map_path(target))
     if options.probabilities:
-        files.append(probabilities_file(target))
+        files.append(probabilities_path(target))
     if not all(file.is_file() for file in files):
         return False
     name = stem_of(target)
-    if made_by.is_unfinished(name):
+    if provenance.is_unfinished(name):
         return False
     wanted = {"instances": options.instances, "probabilities": options.probabilities}
-    if not made_by.knows(name) or made_by.is_by(name, maker, **wanted):
+    if not provenance.knows(name) or provenance.is_by(name, model_id, **wanted):
         return True
-    if made_by.is_by(name, maker):  # without all that is wanted
+    if provenance.is_by(name, model_id):  # without all that is wanted
         return False
     if not options.held_out:
         raise ConfigError(
@@ -101,15 +103,15 @@ def is_there(target: Path, made_by: MadeBy, maker: Maker, options: argparse.Name
 
 def files_of(targets: list[Path], options: argparse.Namespace) -> list[Path]:
     """All files that are written for some label maps."""
-    from medseg.inference.provenance import probabilities_file
-    from medseg.io.instance_files import instance_file, table_beside
+    from medseg.inference.provenance import probabilities_path
+    from medseg.io.instance_files import instance_map_path, instance_table_path
 
     files = [*targets]
     if options.instances:
-        maps = [instance_file(target) for target in targets]
-        files += [*maps, *map(table_beside, maps)]
+        maps = [instance_map_path(target) for target in targets]
+        files += [*maps, *map(instance_table_path, maps)]
     if options.probabilities:
-        files += map(probabilities_file, targets)
+        files += map(probabilities_path, targets)
     return files
 
 

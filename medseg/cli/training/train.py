@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | None = None) -> None:
     """Prepare, train, and say where things are; a stop tells how to go on. Of several processes one speaks."""
-    from medseg.runtime.launch import is_leader
+    from medseg.runtime.launch import is_main_process
 
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
     _follow(
@@ -79,7 +79,7 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
         folder,
         go_on,
     )
-    if is_leader():
+    if is_main_process():
         print(f"model: {folder / 'model'}")
 
 
@@ -93,26 +93,26 @@ def _cross_validate(experiment: Experiment, folder: Path, options: argparse.Name
             "Train longer in a new folder."
         )
     validation = experiment.cross_validation(folder)
-    if validation.leads:
+    if validation.is_main:
         print(f"{folder}: {validation}; stopped at any time, the same command goes on", flush=True)
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
     if options.fold is not None:
         _train_fold(validation, options.fold, f"{go_on} --fold {options.fold}")
         left = validation.unfinished
-        if validation.leads and left:
+        if validation.is_main and left:
             print(f"folds still to train: {', '.join(map(str, left))}; go on with: {go_on}")
-        elif validation.leads:
+        elif validation.is_main:
             print(f"all folds are trained; gather them with: {go_on}")
         return
     for fold in validation.folds:
         _train_fold(validation, fold, go_on)
-    if validation.leads:
+    if validation.is_main:
         _gather(validation, go_on)
 
 
 def _train_fold(validation: CrossValidation, fold: int, go_on: str) -> None:
     if validation.is_finished(fold):
-        if validation.leads:
+        if validation.is_main:
             print(f"fold {fold}: finished", flush=True)
         return
     _follow(lambda on_case: validation.trainer(fold, on_case=on_case), f"fold {fold}", go_on)
@@ -122,7 +122,7 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
     """Predict, measure and join what all folds have learned, with progress."""
     from tqdm import tqdm
 
-    from medseg.experiment.cross_validation.aggregate import why_nothing_is_learned
+    from medseg.experiment.cross_validation.aggregate import no_post_processing_reason
 
     print("gathering: predicting and measuring what each fold held out", flush=True)
     try:
@@ -132,12 +132,12 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
                 bar.total, bar.n = total, done
                 bar.set_description(what.split()[0])
 
-            table = validation.gather(on_case=on_case)
+            table = validation.aggregate(on_case=on_case)
     except KeyboardInterrupt:
         print(f"go on with: {go_on}", file=sys.stderr)
         raise
     print(table)
-    reason = why_nothing_is_learned(validation.run)
+    reason = no_post_processing_reason(validation.run)
     if reason is not None:
         print(reason)
     print(f"predictions: {validation.run / 'predictions'}, tables: {validation.run / 'evaluation'}")
@@ -148,10 +148,10 @@ def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> 
     """Make a trainer and train, with progress; a stop tells how to go on. Of several processes one speaks."""
     from tqdm import tqdm
 
-    from medseg.runtime.launch import is_leader
+    from medseg.runtime.launch import is_main_process
 
     # None: a bar where it is seen, not in a file or a pipe.
-    hidden = None if is_leader() else True
+    hidden = None if is_main_process() else True
     with tqdm(desc="preparing", unit="case", file=sys.stderr, disable=hidden) as bar:
 
         def on_case(done: int, total: int, case_id: str) -> None:
@@ -160,16 +160,16 @@ def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> 
             bar.refresh()
 
         trainer = make(on_case)
-    if is_leader():
+    if is_main_process():
         print(f"{name}: {trainer}", flush=True)
-    if trainer.finished and is_leader():
+    if trainer.finished and is_main_process():
         print(f"finished already; to train it further: {go_on} --extend 2000")
     try:
         with tqdm(
             total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=hidden
         ) as bar:
             for report in trainer:
-                if is_leader():
+                if is_main_process():
                     bar.total = report.steps
                     bar.update(report.step - bar.n)
                     bar.write(str(report), file=sys.stdout)
@@ -177,6 +177,6 @@ def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> 
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        if hasattr(error, "exit_code") and error.exit_code > 3 and is_leader():
+        if hasattr(error, "exit_code") and error.exit_code > 3 and is_main_process():
             print(f"resume with: {go_on}", file=sys.stderr)
         raise

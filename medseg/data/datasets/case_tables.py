@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.names import folder_name, inside
-from medseg.errors import DataError, nearest
+from medseg.data.datasets.names import folder_name, path_inside
+from medseg.errors import DataError, did_you_mean
 from medseg.labels.label_table import Labels
 
 TABLE_NAME = "cases.tsv"
@@ -55,7 +55,7 @@ def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
     if table.is_file():
         return Labels.from_tsv(table)
     alone = all(case.label is None for case in cases) and any(case.instances is not None for case in cases)
-    return Labels.of({"instance": 1}) if alone else None
+    return Labels.from_names({"instance": 1}) if alone else None
 
 
 def names_in(cell: str) -> tuple[str, ...] | None:
@@ -97,7 +97,7 @@ def _image_columns(header: list[str], table: Path) -> list[str]:
         if name not in known or header.count(name) > 1:
             what = "doubled" if name in known else "unknown"
             raise DataError(
-                f"{table}: {what} column {name!r}.{nearest(name, sorted(known))} Expected case, subject, "
+                f"{table}: {what} column {name!r}.{did_you_mean(name, sorted(known))} Expected case, subject, "
                 "image or image_CHANNEL, label, labels and instances. Rename or remove it."
             )
     if "case" not in header or ("image" in header) == bool(channels):
@@ -113,13 +113,13 @@ def _case(line: int, row: dict[str, str], columns: list[str], table: Path) -> Ca
     empty = [name for name in ("case", *columns) if not row[name]]
     if empty:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")
-    images = tuple(inside(table.parent, row[name], f"{where}: {name}") for name in columns)
+    images = tuple(path_inside(table.parent, row[name], f"{where}: {name}") for name in columns)
     label, instances = (
-        inside(table.parent, row[name], f"{where}: {name}") if row.get(name) else None
+        path_inside(table.parent, row[name], f"{where}: {name}") if row.get(name) else None
         for name in ("label", "instances")
     )
     try:
-        drawn = names_in(row.get("labels", ""))
-        return Case(row["case"], images, label, row.get("subject", ""), instances, drawn)
+        annotated = names_in(row.get("labels", ""))
+        return Case(row["case"], images, label, row.get("subject", ""), instances, annotated)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, describe, nearest
+from medseg.errors import DataError, did_you_mean, error_message
 from medseg.io.files import read, read_grid, read_labels
 from medseg.io.instance_files import InstanceFile
-from medseg.labels.label_sets import Drawn, undrawn
+from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import EQUAL_WITHIN_MM, Grid
 from medseg.volumes.volume import Volume
 
@@ -36,7 +36,7 @@ class Case:
         subject: the person; splits are by subject. The id where nothing else is known.
         instances: instance map (ids, 0 is background), or None. Where there is no label map, all instances are
             of one class.
-        drawn: names of the labels that its annotators drew, or None for all: of the others nothing is known.
+        annotated: names of the labels that its annotators drew, or None for all: of the others nothing is known.
         previous: label map that an earlier stage of a cascade predicted, or None.
     """
 
@@ -45,8 +45,8 @@ class Case:
     label: Path | None = None
     subject: str = ""
     instances: Path | None = None
-    drawn: Drawn | None = None
-    previous: Path | None = None
+    annotated: AnnotatedLabels | None = None
+    first_stage: Path | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -61,7 +61,7 @@ class Case:
     @property
     def files(self) -> tuple[Path, ...]:
         """Images and, where there are any, the label map, the instance map and the label map of an earlier stage."""
-        others = (self.label, self.instances, self.previous)
+        others = (self.label, self.instances, self.first_stage)
         return (*self.images, *(path for path in others if path is not None))
 
 
@@ -94,7 +94,7 @@ class Dataset:
         return tuple(case.id for case in self.cases)
 
     @property
-    def labelled(self) -> tuple[Case, ...]:
+    def labelled_cases(self) -> tuple[Case, ...]:
         """The cases that have a label map, or an instance map to make it of."""
         return tuple(case for case in self.cases if case.label is not None or case.instances is not None)
 
@@ -107,7 +107,7 @@ class Dataset:
         for case in self.cases:
             if case.id == case_id:
                 return case
-        hint = nearest(case_id, self.ids) or f" It has {counted(len(self.cases), 'case')}."
+        hint = did_you_mean(case_id, self.ids) or f" It has {pluralise(len(self.cases), 'case')}."
         raise DataError(f"{self.root}: no case {case_id!r}.{hint} Give the id of a case of this dataset.")
 
     def subset(self, ids: Iterable[str]) -> Dataset:
@@ -161,12 +161,12 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
     first, *others = (read(path) for path in case.images)
     parts = [first.data]
     for path, volume in zip(case.images[1:], others, strict=True):
-        parts.append(_aligned(volume, first.grid, path, case.images[0], "channel").data)
+        parts.append(_aligned_to_grid(volume, first.grid, path, case.images[0], "channel").data)
     data = np.concatenate(parts) if others else first.data
     if channels is not None and len(data) != channels:
         files = ", ".join(path.name for path in case.images)
         raise DataError(
-            describe(
+            error_message(
                 f"case {case.id} ({files})",
                 "wrong number of channels",
                 found=len(data),
@@ -206,24 +206,24 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
     if case.label is None:
         raise DataError(f"case {case.id}: found no label map, expected one. Give its label, or leave it out.")
     grid = grid or read_grid(case.images[0])
-    volume = _aligned(read_labels(case.label), grid, case.label, case.images[0], "label map")
+    volume = _aligned_to_grid(read_labels(case.label), grid, case.label, case.images[0], "label map")
     classes = labels.to_classes(volume.data, str(case.label))
-    _check_drawn(case, labels, classes)
+    _check_annotated(case, labels, classes)
     return Volume(classes, grid, "label")
 
 
-def _check_drawn(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
-    for index in undrawn(labels, case.drawn, f"case {case.id}"):
+def _check_annotated(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
+    for index in unannotated_classes(labels, case.annotated, f"case {case.id}"):
         count = int((classes == index).sum())
         if count:
             raise DataError(
                 f"case {case.id}: {case.label}: found {count} voxels of value {labels.values[index]} "
-                f"({labels.names[index]}), expected none, because of this case only {', '.join(case.drawn or ())} "
+                f"({labels.names[index]}), expected none, because of this case only {', '.join(case.annotated or ())} "
                 "should have been drawn. Name the label among the drawn ones, or mend the label map."
             )
 
 
-def read_case_previous(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+def read_case_first_stage(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
     """Read the label map that an earlier stage predicted for a case as class indices on the grid of its image.
 
     Args:
@@ -237,14 +237,14 @@ def read_case_previous(case: Case, labels: Labels, grid: Grid | None = None) -> 
     Raises:
         DataError: no such map, another grid, or a value that `labels` does not hold.
     """
-    if case.previous is None:
+    if case.first_stage is None:
         raise DataError(
             f"case {case.id}: found no label map of the earlier stage, expected one. Predict it with that stage."
         )
     grid = grid or read_grid(case.images[0])
     what = "label map of the earlier stage"
-    volume = _aligned(read_labels(case.previous), grid, case.previous, case.images[0], what)
-    return Volume(labels.to_classes(volume.data, str(case.previous)), grid, "label")
+    volume = _aligned_to_grid(read_labels(case.first_stage), grid, case.first_stage, case.images[0], what)
+    return Volume(labels.to_classes(volume.data, str(case.first_stage)), grid, "label")
 
 
 def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
@@ -265,7 +265,9 @@ def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
             f"case {case.id}: found no instance map, expected one. Give its instances, or leave it out."
         )
     grid = grid or read_grid(case.images[0])
-    volume = _aligned(read_labels(case.instances), grid, case.instances, case.images[0], "instance map")
+    volume = _aligned_to_grid(
+        read_labels(case.instances), grid, case.instances, case.images[0], "instance map"
+    )
     low, high = int(volume.data.min()), int(volume.data.max())
     if low < 0 or high > _LARGEST_ID:
         raise DataError(
@@ -299,9 +301,9 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
     return InstanceFile(ids, values)
 
 
-def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:
+def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:
     """`volume` turned to the orientation of `grid` and laid on it, if it then matches it."""
-    turned = volume.turned_onto(grid)
+    turned = volume.reoriented_like(grid)
     if turned.grid.matches(grid):
         return replace(turned, grid=grid)  # equal but for rounding, which may decide on its axis codes
     if turned.grid.shape != grid.shape:
@@ -310,7 +312,7 @@ def _aligned(volume: Volume, grid: Grid, path: Path, reference: Path, what: str)
         found = f"voxels up to {turned.grid.distance(grid):.4g} mm away"
         expected = f"at most {EQUAL_WITHIN_MM} mm"
     raise DataError(
-        describe(
+        error_message(
             path,
             f"{what} on another grid than {reference}",
             found=found,

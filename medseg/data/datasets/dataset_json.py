@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.names import CHANNEL_FILE, folder_name, inside, visible_files
+from medseg.data.datasets.names import CHANNEL_FILE, folder_name, path_inside, visible_files
 from medseg.errors import DataError
 from medseg.io.files import stem_of, suffix_of
 from medseg.labels.label_table import Labels
@@ -38,8 +38,8 @@ def _msd_case(entry: Any, root: Path, where: str) -> Case:
     if not isinstance(entry, dict) or "image" not in entry:
         raise DataError(f'{where}: found {entry!r}, expected {{"image": path, "label": path}}. Correct it.')
     names = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
-    images = [inside(root, name, f"{where}: image") for name in names]
-    label = inside(root, entry["label"], f"{where}: label") if entry.get("label") is not None else None
+    images = [path_inside(root, name, f"{where}: image") for name in names]
+    label = path_inside(root, entry["label"], f"{where}: label") if entry.get("label") is not None else None
     if not images:
         raise DataError(f"{where}: image: found an empty list, expected at least one path. Name its files.")
     case_id = stem_of(images[0])
@@ -47,7 +47,7 @@ def _msd_case(entry: Any, root: Path, where: str) -> Case:
         images = _channel_files(images[0]) or images
     elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
         case_id = match["id"]
-    return Case(case_id, tuple(images), label, drawn=_drawn(entry.get("labels"), f"{where}: labels"))
+    return Case(case_id, tuple(images), label, annotated=_drawn(entry.get("labels"), f"{where}: labels"))
 
 
 def _drawn(names: Any, where: str) -> tuple[str, ...] | None:
@@ -91,9 +91,9 @@ def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
         place = f"{where}: {case_id}"
         if not isinstance(entry, dict) or not isinstance(entry.get("images"), list) or not entry["images"]:
             raise DataError(f'{place}: expected {{"images": [paths], "label": path}}. Correct it.')
-        images = tuple(inside(root, name, f"{place}: images") for name in entry["images"])
+        images = tuple(path_inside(root, name, f"{place}: images") for name in entry["images"])
         label = entry.get("label")
-        cases.append(Case(case_id, images, inside(root, label, f"{place}: label") if label else None))
+        cases.append(Case(case_id, images, path_inside(root, label, f"{place}: label") if label else None))
     return cases
 
 
@@ -177,7 +177,7 @@ def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
     ignore = entries.pop("ignore", None)
     try:
         if all(len(values) == 1 for values in entries.values()):
-            labels = Labels.of({name: values[0] for name, values in entries.items()})
+            labels = Labels.from_names({name: values[0] for name, values in entries.items()})
         else:
             labels = _with_regions(entries, where, order)
         return labels if ignore is None else replace(labels, ignore=_only(ignore, f"{where}: ignore"))
@@ -191,7 +191,9 @@ def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -
     names = {values[0]: name for name, values in regions.items() if len(values) == 1}
     values = sorted({value for group in regions.values() for value in group} - {0})
     background = next((name for name, values in entries.items() if values == (0,)), "background")
-    labels = Labels.of({background: 0} | {names.get(value, f"label {value}"): value for value in values})
+    labels = Labels.from_names(
+        {background: 0} | {names.get(value, f"label {value}"): value for value in values}
+    )
     if not isinstance(order, list) or len(order) != len(regions) or not all(type(i) is int for i in order):
         raise DataError(
             f"{where}: found the regions {', '.join(regions)} and regions_class_order {order!r}, expected a list of "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from medseg.data.datasets.case_tables import labels_beside
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.names import folder_name, usable_id, visible_files
-from medseg.errors import DataError, nearest
+from medseg.data.datasets.names import folder_name, sanitised_id, visible_files
+from medseg.errors import DataError, did_you_mean
 from medseg.io.files import read, stem_of, suffix_of
 
 IMAGES, LABELS, INSTANCES = "images", "labels", "instances"
@@ -41,10 +41,10 @@ def read_image_folder(path: Path) -> Dataset:
             shown = ", ".join(maps[stem].name for stem in lonely[:10])
             raise DataError(
                 f"{maps[lonely[0]].parent}: maps without an image: found {len(lonely)} ({shown}), expected an image of "
-                f"the same name in {IMAGES}.{nearest(lonely[0], images)} Add it, or remove the map."
+                f"the same name in {IMAGES}.{did_you_mean(lonely[0], images)} Add it, or remove the map."
             )
     cases = tuple(
-        Case(usable_id(stem), (image,), labels.get(stem), instances=instances.get(stem))
+        Case(sanitised_id(stem), (image,), labels.get(stem), instances=instances.get(stem))
         for stem, image in images.items()
     )
     first = read(next(iter(images.values())))

@@ -17,8 +17,8 @@ from medseg.data.datasets.case_tables import TABLE_NAME, read_table
 from medseg.data.datasets.cases import Case, Dataset, require_files, require_unique
 from medseg.data.datasets.dataset_json import read_msd, read_nnunet
 from medseg.data.datasets.image_folders import IMAGES, is_image_folder, read_image_folder
-from medseg.data.datasets.names import CHANNEL_FILE, usable_id, visible_files
-from medseg.errors import DataError, nearest
+from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
+from medseg.errors import DataError, did_you_mean
 from medseg.io.files import stem_of, suffix_of
 from medseg.storage.json_files import read_object
 
@@ -53,7 +53,7 @@ def read_dataset(path: str | Path, layout: Layout = "auto") -> Dataset:
     if layout not in get_args(Layout):
         raise DataError(
             f"layout: found {layout!r}, expected one of {', '.join(get_args(Layout))}."
-            f"{nearest(layout, get_args(Layout))} Correct it."
+            f"{did_you_mean(layout, get_args(Layout))} Correct it."
         )
     chosen = _recognised(path) if layout == "auto" else layout
     dataset = _READERS[chosen](path)
@@ -127,7 +127,7 @@ def output_stem(case: Case) -> str:
     stem = stem_of(case.images[0])
     match = CHANNEL_FILE.fullmatch(stem)
     own = (stem, match["id"] if match else stem)
-    return next((name for name in own if usable_id(name) == case.id), case.id)
+    return next((name for name in own if sanitised_id(name) == case.id), case.id)
 
 
 def _image_files(path: Path) -> list[Path]:
@@ -153,14 +153,16 @@ def _image_files(path: Path) -> list[Path]:
 def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
     numbered = [CHANNEL_FILE.fullmatch(stem_of(file)) for file in files]
     if channels == 1 and all(match and match["channel"] == "0000" for match in numbered):
-        return [Case(usable_id(match["id"]), (f,)) for f, match in zip(files, numbered, strict=True) if match]
+        return [
+            Case(sanitised_id(match["id"]), (f,)) for f, match in zip(files, numbered, strict=True) if match
+        ]
     if channels == 1 and all(numbered) and len({match["id"] for match in numbered if match}) < len(files):
         raise DataError(
             f"{files[0]}: found several channels a case (_0000, _0001, ...), expected 1 as the model has. Give the "
             "files of that channel, such as FOLDER/*_0000.nii.gz."
         )
     if channels == 1 or not any(numbered):
-        return [Case(usable_id(stem_of(file)), (file,)) for file in files]
+        return [Case(sanitised_id(stem_of(file)), (file,)) for file in files]
     groups: dict[str, list[Path]] = defaultdict(list)
     for file, match in zip(files, numbered, strict=True):
         groups[match["id"] if match else stem_of(file)].append(file)
@@ -170,7 +172,7 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
 def _channel_case(name: str, files: list[Path], channels: int) -> Case:
     """One case of numbered files, or of one file that holds all channels."""
     if len(files) == 1 and not CHANNEL_FILE.fullmatch(stem_of(files[0])):
-        return Case(usable_id(name), (files[0],))
+        return Case(sanitised_id(name), (files[0],))
     expected = [files[0].with_name(f"{name}_{i:04d}{suffix_of(files[0])}") for i in range(channels)]
     extra = sorted(file.name for file in files if file not in expected)
     if extra:
@@ -178,4 +180,4 @@ def _channel_case(name: str, files: list[Path], channels: int) -> Case:
             f"{files[0].parent}: case {name}: found {', '.join(extra)}, expected {expected[0].name} to "
             f"{expected[-1].name} for {channels} channels. Remove or renumber it."
         )
-    return Case(usable_id(name), tuple(expected))
+    return Case(sanitised_id(name), tuple(expected))

@@ -13,7 +13,7 @@ CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
 """Stem of an image file that holds one channel: ``<id>_0000``."""
 
 
-def usable_id(name: str) -> str:
+def sanitised_id(name: str) -> str:
     """The name with every character that an id may not hold replaced by ``_``."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:128] or "_"
 
@@ -26,7 +26,7 @@ def visible_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
 
 
-def inside(root: Path, name: Any, where: str) -> Path:
+def path_inside(root: Path, name: Any, where: str) -> Path:
     """The path that `name` means in a dataset's folder, which it may not leave.
 
     Links in the folder are followed: they are the user's own way to keep large files elsewhere, and the

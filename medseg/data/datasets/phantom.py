@@ -31,7 +31,7 @@ Field = NDArray[np.float32]
 
 SHAPE = (96, 84, 44)
 SPACING = (1.2, 1.2, 2.5)  # a third of an adult: whole at 2.5 mm in a patch of 48 voxels
-PHANTOM_LABELS = Labels.of(
+PHANTOM_LABELS = Labels.from_names(
     {"background": 0, "liver": 1, "spleen": 2, "right_kidney": 3, "left_kidney": 4, "spine": 5},
     {
         "liver": (177, 102, 77),

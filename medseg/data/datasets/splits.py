@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datasets.cases import Case
-from medseg.errors import DataError, nearest
-from medseg.runtime.formatting import counted
+from medseg.errors import DataError, did_you_mean
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
 from medseg.storage.json_files import read_json
 
@@ -47,7 +47,7 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
         raise DataError(f"folds: found {folds}, expected at least 2. Give more folds.")
     if len(subjects) < folds:
         raise DataError(
-            f"folds: found {counted(len(subjects), 'subject')} with a label map, expected at least {folds} "
+            f"folds: found {pluralise(len(subjects), 'subject')} with a label map, expected at least {folds} "
             f"for {folds} folds, because each holds some out. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
         )
     order = np.random.default_rng(seed).permutation(len(subjects))
@@ -120,8 +120,8 @@ def _check_known(split: Split, subjects: dict[str, str], where: str) -> None:
     for case_id in (*split.train, *split.validation):
         if case_id not in subjects:
             raise DataError(
-                f"{where}: unknown case {case_id!r}.{nearest(case_id, subjects)} The dataset has "
-                f"{counted(len(subjects), 'case')}. Correct the id, or give the splits of this dataset."
+                f"{where}: unknown case {case_id!r}.{did_you_mean(case_id, subjects)} The dataset has "
+                f"{pluralise(len(subjects), 'case')}. Correct the id, or give the splits of this dataset."
             )
     both = {subjects[i] for i in split.train} & {subjects[i] for i in split.validation}
     if both:

@@ -67,7 +67,7 @@ def _change_intensity(image: Tensor, s: Augmentation, rng: np.random.Generator) 
         image = _contrasted(image, _per_channel(image, s.contrast, rng))
     if rng.random() < s.low_resolution_p:
         image = _some_channels(
-            image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution), s.in_plane)
+            image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution), s.dummy_2d_axis)
         )
     if rng.random() < s.gamma_inverted_p:
         image = -_gamma_corrected(-image, _per_channel(image, s.gamma, rng))

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import (
     Case,
+    read_case_first_stage,
     read_case_image,
     read_case_instances,
     read_case_label,
-    read_case_previous,
 )
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
-from medseg.labels.label_sets import Candidates, Drawn
+from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import replacing_folder, write_text
 
@@ -64,9 +64,9 @@ class StoredCase:
         return _mapped(self.folder / "instances.npy")
 
     @property
-    def previous(self) -> NDArray[Any]:
+    def first_stage(self) -> NDArray[Any]:
         """Class indices `(1, X, Y, Z)` of an earlier stage; only of cases that were stored with one."""
-        return _mapped(self.folder / "previous.npy")
+        return _mapped(self.folder / "first_stage.npy")
 
     @cached_property
     def has_instances(self) -> bool:
@@ -74,7 +74,7 @@ class StoredCase:
         return (self.folder / "instances.npy").is_file()
 
     @cached_property
-    def locations(self) -> dict[int, NDArray[np.int32]]:
+    def class_locations(self) -> dict[int, NDArray[np.int32]]:
         """Voxels `(N, 3)` of each foreground class or region present, numbered from 1, at most 10,000 of each.
 
         At 0, where the dataset has an ignore label: voxels that somebody looked at.
@@ -110,8 +110,8 @@ def fill_store(
     cases: Sequence[Case],
     labels: Labels,
     settings: Preprocessing,
-    candidates: Candidates | None = None,
-    previous: Labels | None = None,
+    label_sets: LabelSets | None = None,
+    first_stage: Labels | None = None,
 ) -> Iterator[StoredCase]:
     """Prepare every case that is not in the store yet, and yield all of them in order.
 
@@ -121,68 +121,74 @@ def fill_store(
     Args:
         folder: of the store. cases: to prepare.
         labels: of the dataset. settings: of the preprocessing.
-        candidates: sets of classes that voxels may be of; made of `cases` unless given.
-        previous: labels of an earlier stage, whose label map every case then must have; None stores none.
+        label_sets: sets of classes that voxels may be of; made of `cases` unless given.
+        first_stage: labels of an earlier stage, whose label map every case then must have; None stores none.
 
     Raises:
         DataError: a case cannot be read, or its labels are not those of the dataset.
     """
-    known = candidates or Candidates.of(labels, {case.id: case.drawn for case in cases})
+    known = label_sets or LabelSets.from_annotations(labels, {case.id: case.annotated for case in cases})
     for case in cases:
-        if previous is None:
-            case = replace(case, previous=None)
-        key = _key(case, known, settings, previous)
+        if first_stage is None:
+            case = replace(case, first_stage=None)
+        key = _key(case, known, settings, first_stage)
         target = folder / f"{case.id}-{key}"
         if not target.is_dir():
-            _write(target, case, known, settings, previous)
+            _write(target, case, known, settings, first_stage)
         yield StoredCase(case.id, target)
 
 
 def _write(
-    target: Path, case: Case, candidates: Candidates, settings: Preprocessing, previous: Labels | None
+    target: Path, case: Case, label_sets: LabelSets, settings: Preprocessing, first_stage: Labels | None
 ) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
-    label = prepare_label(read_case_label(case, candidates.labels, image.grid), prepared, settings)
+    label = prepare_label(read_case_label(case, label_sets.labels, image.grid), prepared, settings)
     ids = None
     if case.instances is not None:
         ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
         if case.label is None:  # so that both agree at every border, whatever the resampling did
             label = label.with_data((ids.data > 0).astype(label.data.dtype))
-    label = label.with_data(_with_unknown(label.data, candidates, case.drawn))
-    earlier = None
-    if previous is not None:
-        earlier = prepare_label(read_case_previous(case, previous, image.grid), prepared, settings)
+    label = label.with_data(_with_label_sets(label.data, label_sets, case.annotated))
+    first_stage_map = None
+    if first_stage is not None:
+        first_stage_map = prepare_label(
+            read_case_first_stage(case, first_stage, image.grid), prepared, settings
+        )
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
         np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
         if ids is not None:
             np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
-        if earlier is not None:
-            np.save(temporary / "previous.npy", np.ascontiguousarray(earlier.data), allow_pickle=False)
-        np.save(temporary / "locations.npy", locations_table(label.data[0], candidates), allow_pickle=False)
+        if first_stage_map is not None:
+            np.save(
+                temporary / "first_stage.npy", np.ascontiguousarray(first_stage_map.data), allow_pickle=False
+            )
+        np.save(temporary / "locations.npy", locations_table(label.data[0], label_sets), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
 
 
-def _with_unknown(label: NDArray[Any], candidates: Candidates, drawn: Drawn | None) -> NDArray[Any]:
+def _with_label_sets(
+    label: NDArray[Any], label_sets: LabelSets, annotated: AnnotatedLabels | None
+) -> NDArray[Any]:
     """The label map with its background as the set of classes that it may be of."""
-    background = candidates.background_of(drawn)
+    background = label_sets.background_value(annotated)
     if not background:
         return label
     dtype = np.promote_types(label.dtype, np.min_scalar_type(background))
     return np.where(label == 0, dtype.type(background), label)
 
 
-def locations_table(label: NDArray[Any], candidates: Candidates | None = None) -> NDArray[np.int32]:
+def locations_table(label: NDArray[Any], label_sets: LabelSets | None = None) -> NDArray[np.int32]:
     """Rows `(number, x, y, z)` of a label map `(X, Y, Z)`: every foreground voxel, or 10,000 drawn of a class.
 
-    Numbers are those of `StoredCase.locations`: classes, or from `candidates` regions, and 0 for voxels that somebody
+    Numbers are those of `StoredCase.class_locations`: classes, or from `label_sets` regions, and 0 for voxels that somebody
     looked at.
     """
     rows = []
-    for value, members in _groups(label, candidates):
+    for value, members in _groups(label, label_sets):
         found = np.argwhere(label == members[0] if len(members) == 1 else np.isin(label, members))
         if len(found) > LOCATIONS_PER_CLASS:
             draw = np.random.default_rng(int(value))
@@ -191,31 +197,33 @@ def locations_table(label: NDArray[Any], candidates: Candidates | None = None) -
     return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 4), np.int32)
 
 
-def _groups(label: NDArray[Any], candidates: Candidates | None) -> Iterator[tuple[int, list[int]]]:
+def _groups(label: NDArray[Any], label_sets: LabelSets | None) -> Iterator[tuple[int, list[int]]]:
     """Numbers in rising order, each with the values in the label map that it stands for; only those present."""
     present = np.unique(label)
-    if candidates is None or candidates.plain:
+    if label_sets is None or label_sets.is_fully_annotated:
         yield from ((int(value), [int(value)]) for value in present if value)
         return
-    if candidates.labels.ignore is not None:
-        looked_at = [int(value) for value in present if value != len(candidates.labels)]
+    if label_sets.labels.ignore is not None:
+        looked_at = [int(value) for value in present if value != len(label_sets.labels)]
         yield from [(0, looked_at)] if looked_at else []
-    inside = candidates.inside()
+    inside = label_sets.certain()
     for number in range(1, inside.shape[1] + 1):
         members = [int(value) for value in present if inside[value, number - 1]]
         if members:
             yield number, members
 
 
-def _key(case: Case, candidates: Candidates, settings: Preprocessing, previous: Labels | None = None) -> str:
+def _key(
+    case: Case, label_sets: LabelSets, settings: Preprocessing, first_stage: Labels | None = None
+) -> str:
     files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    labels = candidates.labels
+    labels = label_sets.labels
     facts: list[Any] = [FORMAT, stamps, labels.values, settings.to_plain()]
-    if not candidates.plain:
+    if not label_sets.is_fully_annotated:
         regions = [region.values for region in labels.regions]
-        facts.append([regions, labels.ignore, case.drawn, candidates.background_of(case.drawn)])
-    if previous is not None:
-        facts.append(previous.values)
+        facts.append([regions, labels.ignore, case.annotated, label_sets.background_value(case.annotated)])
+    if first_stage is not None:
+        facts.append(first_stage.values)
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

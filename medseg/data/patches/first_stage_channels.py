@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.patches.perturb_first_stage import spoil
-from medseg.data.settings import PreviousAugmentation
+from medseg.data.patches.perturb_first_stage import perturb
+from medseg.data.settings import FirstStageAugmentation
 
 
-def one_hot_last(images: Tensor, labels: int) -> Tensor:
+def append_one_hot(images: Tensor, labels: int) -> Tensor:
     """Images whose last channel holds class indices, with a channel for each foreground class in its place.
 
     Args:
@@ -28,7 +28,7 @@ def one_hot_last(images: Tensor, labels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PreviousChannels:
+class FirstStageChannels:
     """What becomes of an earlier stage's label map in a training patch.
 
     Attributes:
@@ -37,12 +37,12 @@ class PreviousChannels:
     """
 
     labels: int
-    augmentation: PreviousAugmentation | None = None
+    augmentation: FirstStageAugmentation | None = None
 
     def appended(self, image: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
         """The image `(c, *spatial)` with a channel for each label of class indices `(1, *spatial)`."""
         if self.augmentation is not None:
             changed = classes[0].numpy().astype(np.uint8 if self.labels < 256 else np.uint16)
-            spoil(changed, self.augmentation, rng)
+            perturb(changed, self.augmentation, rng)
             classes = torch.from_numpy(changed.astype(np.int32))[None]
-        return one_hot_last(torch.cat([image, classes.to(image.dtype)])[None], self.labels)[0]
+        return append_one_hot(torch.cat([image, classes.to(image.dtype)])[None], self.labels)[0]

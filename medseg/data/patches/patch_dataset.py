@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from medseg.data.patches.augment import augment, draw_affine
 from medseg.data.patches.case_store import StoredCase
-from medseg.data.patches.first_stage_channels import PreviousChannels
+from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.settings import Augmentation
-from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.data.slices2d.slice_channels import SliceChannels
 from medseg.errors import DataError
 
@@ -57,7 +57,7 @@ class PatchDataset(Dataset[Sample]):
         slice_axis: the axis of size 1 for 2-D patches, None for 3-D.
         channels: how the channels of 2-D patches are made; as they are in the case unless given.
         display: how 2-D patches are turned; not at all unless given.
-        previous: the earlier stage of a cascade, of which every case must hold a label map.
+        first_stage: the earlier stage of a cascade, of which every case must hold a label map.
 
     Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
     they hold ``"instances": (1, *spatial) int64`` besides: the ids of the case, 0 where the label is background. With an
@@ -77,15 +77,17 @@ class PatchDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         slice_axis: int | None = None,
         channels: SliceChannels | None = None,
-        display: Display | None = None,
-        previous: PreviousChannels | None = None,
+        display: RadiologicalView | None = None,
+        first_stage: FirstStageChannels | None = None,
     ) -> None:
         if not cases:
             raise DataError(f"{stream}: found no case, expected at least one. Check the split.")
         thick = channels is not None and channels.settings.thickness > 1
         self.cases = list(cases)
         self.with_foreground = [case for case in cases if case.has_foreground] or self.cases
-        self.drawn = size  # where a patch may lie; neighbours of its slice may lie outside of the volume
+        self.placeable_size = (
+            size  # where a patch may lie; neighbours of its slice may lie outside of the volume
+        )
         self.size = _thickened(size, channels) if channels is not None else size
         self.length = length
         self.batch_size = batch_size
@@ -94,47 +96,47 @@ class PatchDataset(Dataset[Sample]):
         self.augmentation = augmentation if not thick else _in_plane(augmentation, slice_axis)
         self.slice_axis = slice_axis
         self.channels, self.display, self._thick = channels, display, thick
-        self.previous = previous
+        self.first_stage = first_stage
         self.has_instances = all(case.has_instances for case in cases)
         self.foreground = foreground
-        self.first_forced = round(batch_size * (1 - foreground))
+        self.first_foreground_index = round(batch_size * (1 - foreground))
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
         rng = sample_generator(self.seed, self.stream, index)
-        forced = self._is_forced(index)
+        forced = self._is_foreground_patch(index)
         cases = self.with_foreground if forced else self.cases
         case = cases[int(rng.integers(len(cases)))]
         centre = self._centre(case, forced, rng)
         matrix = self._draw_matrix(rng)
-        image, maps = cut(case, centre, self.size, matrix)
+        image, maps = extract_patch(case, centre, self.size, matrix)
         if self.has_instances:
-            maps = torch.cat([maps, cut_instances(case, centre, self.size, matrix)])
-        if self.previous is not None:
-            maps = torch.cat([maps, cut_previous(case, centre, self.size, matrix)])
+            maps = torch.cat([maps, extract_instances(case, centre, self.size, matrix)])
+        if self.first_stage is not None:
+            maps = torch.cat([maps, extract_first_stage(case, centre, self.size, matrix)])
         if self.slice_axis is not None and not self._thick:
             image, maps = image.squeeze(self.slice_axis + 1), maps.squeeze(self.slice_axis + 1)
         if self.augmentation is not None:
             image, maps = augment(image, maps, self.augmentation, rng)
-        if self.previous is not None:
-            image, maps = self.previous.appended(image, maps[-1:], rng), maps[:-1]
+        if self.first_stage is not None:
+            image, maps = self.first_stage.appended(image, maps[-1:], rng), maps[:-1]
         return _sample(*self._as_seen(image, maps))
 
-    def _is_forced(self, index: int) -> bool:
+    def _is_foreground_patch(self, index: int) -> bool:
         """Whether this patch is to hold foreground."""
-        if 1 < self.batch_size > self.first_forced:
-            return index % self.batch_size >= self.first_forced
+        if 1 < self.batch_size > self.first_foreground_index:
+            return index % self.batch_size >= self.first_foreground_index
         return int((index + 1) * self.foreground) > int(index * self.foreground)
 
     def _as_seen(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Patches as the model is to see them: with its channels, thick ones as their middle slice, and turned."""
         if self.channels is not None and self._thick:
-            image = self.channels.of_thick_slice(image)
+            image = self.channels.from_thick_slice(image)
             maps = maps.select(self.channels.axis + 1, self.channels.settings.neighbours)
         elif self.channels is not None:
-            image = self.channels.of_values(image[None])[0]
+            image = self.channels.from_values(image[None])[0]
         if self.display is not None:
             image, maps = self.display.turn(image), self.display.turn(maps)
         return image.contiguous(), maps.contiguous()
@@ -142,21 +144,25 @@ class PatchDataset(Dataset[Sample]):
     def _centre(self, case: StoredCase, forced: bool, rng: np.random.Generator) -> NDArray[np.intp]:
         """Voxel at index ``size // 2`` of the patch."""
         if forced and case.has_foreground:
-            numbers = [number for number in sorted(case.locations) if number > 0]
-            voxels = case.locations[numbers[int(rng.integers(len(numbers)))]]
+            numbers = [number for number in sorted(case.class_locations) if number > 0]
+            voxels = case.class_locations[numbers[int(rng.integers(len(numbers)))]]
             return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.intp)
-        if 0 in case.locations:  # there is an ignore label
-            looked_at = case.locations[0]
+        if 0 in case.class_locations:  # there is an ignore label
+            looked_at = case.class_locations[0]
             return np.asarray(looked_at[int(rng.integers(len(looked_at)))], dtype=np.intp)
-        low = [min(0, extent - length) for extent, length in zip(case.shape, self.drawn, strict=True)]
-        high = [max(0, extent - length) for extent, length in zip(case.shape, self.drawn, strict=True)]
+        low = [
+            min(0, extent - length) for extent, length in zip(case.shape, self.placeable_size, strict=True)
+        ]
+        high = [
+            max(0, extent - length) for extent, length in zip(case.shape, self.placeable_size, strict=True)
+        ]
         start = rng.integers(low, high, endpoint=True)
-        return np.asarray(start + np.array(self.drawn) // 2, dtype=np.intp)
+        return np.asarray(start + np.array(self.placeable_size) // 2, dtype=np.intp)
 
     def _draw_matrix(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         if self.augmentation is None:
             return None
-        across = self.augmentation.in_plane if self.slice_axis is None else self.slice_axis
+        across = self.augmentation.dummy_2d_axis if self.slice_axis is None else self.slice_axis
         if across is None:
             return draw_affine(self.augmentation, 3, rng)
         in_plane = draw_affine(self.augmentation, 2, rng)
@@ -183,7 +189,7 @@ def _in_plane(augmentation: Augmentation | None, slice_axis: int | None) -> Augm
     return augmentation.replace(mirror_axes=[axes[axis] for axis in chosen if axis < len(axes)])
 
 
-def cut(
+def extract_patch(
     case: StoredCase,
     centre: NDArray[np.intp],
     size: tuple[int, ...],
@@ -201,7 +207,7 @@ def cut(
         Image `(c, *size)` float32, interpolated linearly; label `(1, *size)`, each class interpolated by
         itself and the largest share winning.
     """
-    start, box, grid = _frame(centre, size, matrix)
+    start, box, grid = _patch_frame(centre, size, matrix)
     image = torch.from_numpy(_box(case.image, start, box).astype(np.float32, copy=False))
     label = _box(case.label, start, box)
     if grid is None:
@@ -209,7 +215,7 @@ def cut(
     return _sampled(image, grid), _sampled_label(label, grid)
 
 
-def cut_instances(
+def extract_instances(
     case: StoredCase,
     centre: NDArray[np.intp],
     size: tuple[int, ...],
@@ -218,24 +224,24 @@ def cut_instances(
     """Cut the instance map as `cut` does: ids `(1, *size)` int64, each interpolated by itself, the largest share
     winning.
     """
-    start, box, grid = _frame(centre, size, matrix)
+    start, box, grid = _patch_frame(centre, size, matrix)
     ids = torch.from_numpy(_box(case.instances, start, box).astype(np.int64))
     return ids if grid is None else sampled_ids(ids, grid)
 
 
-def cut_previous(
+def extract_first_stage(
     case: StoredCase,
     centre: NDArray[np.intp],
     size: tuple[int, ...],
     matrix: NDArray[np.float64] | None = None,
 ) -> Tensor:
     """Cut the label map of an earlier stage as `cut` does the label: class indices `(1, *size)` int64."""
-    start, box, grid = _frame(centre, size, matrix)
-    classes = _box(case.previous, start, box)
+    start, box, grid = _patch_frame(centre, size, matrix)
+    classes = _box(case.first_stage, start, box)
     return torch.from_numpy(classes.astype(np.int64)) if grid is None else _sampled_label(classes, grid)
 
 
-def _frame(
+def _patch_frame(
     centre: NDArray[np.intp], size: tuple[int, ...], matrix: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.intp], tuple[int, ...], Tensor | None]:
     """Start and size of the box that a patch needs, and where in it the patch is sampled; None for the box itself."""

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.data.settings import PreviousAugmentation
+from medseg.data.settings import FirstStageAugmentation
 
 Mask = NDArray[np.bool_]
-_FAR = 255  # squared distances are held in a byte, which is what makes them quick
+_SATURATED = 255  # squared distances are held in a byte, which is what makes them quick
 
 
-def spoil(classes: NDArray[Any], settings: PreviousAugmentation, rng: np.random.Generator) -> None:
+def perturb(classes: NDArray[Any], settings: FirstStageAugmentation, rng: np.random.Generator) -> None:
     """Change the class indices `(X, Y, Z)` of one patch in place.
 
     Args:
@@ -27,18 +27,18 @@ def spoil(classes: NDArray[Any], settings: PreviousAugmentation, rng: np.random.
         settings: probabilities and sizes.
         rng: the sample's own generator; the result depends on nothing else.
     """
-    if rng.random() < settings.reshape_p:
-        for label in _drawn(classes, settings.reshape_label_p, rng):
+    if rng.random() < settings.morphology_p:
+        for label in _choose_labels(classes, settings.morphology_label_p, rng):
             change = _CHANGES[int(rng.integers(len(_CHANGES)))]
             radius = rng.uniform(*settings.radius)
             if (classes == label).any():  # another label may have grown over it
-                _reshape(classes, label, change, radius)
+                _apply_morphology(classes, label, change, radius)
     if rng.random() < settings.remove_p:
-        for label in _drawn(classes, settings.remove_label_p, rng):
-            _remove_component(classes, label, settings.remove_below, rng)
+        for label in _choose_labels(classes, settings.remove_label_p, rng):
+            _remove_component(classes, label, settings.remove_below_fraction, rng)
 
 
-def _drawn(classes: NDArray[Any], share: float, rng: np.random.Generator) -> list[int]:
+def _choose_labels(classes: NDArray[Any], share: float, rng: np.random.Generator) -> list[int]:
     """Some of the labels that are there, in random order."""
     present = np.flatnonzero(np.bincount(classes.ravel())[1:]) + 1
     return [int(label) for label in rng.permutation(present) if rng.random() < share]
@@ -67,7 +67,9 @@ def opened(mask: Mask, radius: float) -> Mask:
 _CHANGES = (dilated, eroded, closed, opened)
 
 
-def _reshape(classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float) -> None:
+def _apply_morphology(
+    classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float
+) -> None:
     """Replace a label by its changed mask; only the box that it can reach is looked at."""
     part = classes[_box(classes == label, int(radius) + 1)]
     before = part == label
@@ -90,14 +92,14 @@ def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
     radius take a fraction of the time of `scipy.ndimage.distance_transform_edt`, which knows no limit.
     """
     reach = int(radius)
-    squared = np.where(mask, np.uint8(0), np.uint8(_FAR))
+    squared = np.where(mask, np.uint8(0), np.uint8(_SATURATED))
     best, buffer = np.empty_like(squared), np.empty_like(squared)
     for axis in range(mask.ndim):
         np.copyto(best, squared)
         lines, nearest, further = (np.moveaxis(array, axis, 0) for array in (squared, best, buffer))
         for step in range(1, min(reach, len(lines) - 1) + 1):
             # Sums beyond a byte stay at its largest value.
-            np.minimum(lines, np.uint8(_FAR - step * step), out=further)
+            np.minimum(lines, np.uint8(_SATURATED - step * step), out=further)
             further += np.uint8(step * step)
             np.minimum(nearest[step:], further[:-step], out=nearest[step:])
             np.minimum(nearest[:-step], further[step:], out=nearest[:-step])

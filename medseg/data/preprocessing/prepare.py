@@ -16,8 +16,8 @@ from medseg.data.preprocessing.lazy_labels import LabelSlices
 from medseg.data.preprocessing.normalize import RGB_TOP, Normalization, Scale, nonzero_mask
 from medseg.data.settings import Orientation, Spacing
 from medseg.errors import DataError
-from medseg.runtime.formatting import counted
-from medseg.volumes.grid import Grid, axes_to, separable_maps, shape_at_spacing, turned
+from medseg.runtime.formatting import pluralise
+from medseg.volumes.grid import Grid, reorient_array, reorientation, separable_maps, shape_at_spacing
 from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
 from medseg.volumes.volume import Volume
 
@@ -97,7 +97,7 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:
             raise DataError(
-                f"{where}: found NaN or infinity in {counted(count, 'voxel')}, expected none. Replace them, such as by the value of "
+                f"{where}: found NaN or infinity in {pluralise(count, 'voxel')}, expected none. Replace them, such as by the value of "
                 "the background, if resampling has left them outside the field of view."
             )
 
@@ -119,12 +119,12 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
     """
     check_image(image, len(settings.channels), where)
     codes = settings.axcodes(image.grid)
-    upright = turned(image.data, image.grid.axcodes, codes)
+    upright = reorient_array(image.data, image.grid.axcodes, codes)
     if box is None and settings.crop_to_nonzero:
         box = _nonzero_box(upright)
     start, shape = box or ((0, 0, 0), upright.shape[1:])
     data = upright[(slice(None), *(slice(s, s + n) for s, n in zip(start, shape, strict=True)))]
-    grid = image.grid.reoriented(codes).boxed(start, shape)
+    grid = image.grid.reoriented(codes).cropped(start, shape)
     target = settings.target_spacing(grid.spacing)
     wanted = shape_at_spacing(shape, grid.spacing, target) if settings.spacing is not None else shape
     maps = [AxisMap.resize(n, m) for n, m in zip(shape, wanted, strict=True)]
@@ -147,9 +147,9 @@ def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) ->
 def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> LabelSlices:
     """The same as `prepare_label`, made some slices at a time; nothing is computed before they are asked for."""
     codes = settings.axcodes(label.grid)
-    upright = turned(label.data[0], label.grid.axcodes, codes)
+    upright = reorient_array(label.data[0], label.grid.axcodes, codes)
     x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
-    grid = label.grid.reoriented(codes).boxed(prepared.start, prepared.shape)
+    grid = label.grid.reoriented(codes).cropped(prepared.start, prepared.shape)
     return LabelSlices(upright[x, y, z], *_label_maps(grid, prepared, settings))
 
 
@@ -195,22 +195,22 @@ class LabelTarget:
     @property
     def view(self) -> NDArray[Any]:
         """The part of the label map inside the crop with the network's axes; writing to it fills `volume`."""
-        return self.seen(self.volume.data[0])
+        return self.view_of(self.volume.data[0])
 
     def file_axis(self, axis: int) -> int:
         """The file's own axis that the network's `axis` runs along."""
-        return int(axes_to(self.volume.grid.axcodes, self.codes)[0][axis])
+        return int(reorientation(self.volume.grid.axcodes, self.codes)[0][axis])
 
-    def seen(self, array: NDArray[Any]) -> NDArray[Any]:
+    def view_of(self, array: NDArray[Any]) -> NDArray[Any]:
         """That part of any array `(*leading, X, Y, Z)` on the file's grid; a view."""
         x, y, z = self.box
-        return turned(array, self.volume.grid.axcodes, self.codes)[..., x, y, z]
+        return reorient_array(array, self.volume.grid.axcodes, self.codes)[..., x, y, z]
 
 
 def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
     """Make the label map that a prediction on a prepared image is written to."""
     source, codes = prepared.source, settings.axcodes(prepared.source)
-    box = source.reoriented(codes).boxed(prepared.start, prepared.shape)
+    box = source.reoriented(codes).cropped(prepared.start, prepared.shape)
     maps = separable_maps(prepared.grid, box)
     if maps is None:
         raise AssertionError("a prepared grid always runs along its file's axes")

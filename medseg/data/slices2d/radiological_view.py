@@ -23,7 +23,7 @@ _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 @dataclass(frozen=True)
-class Display:
+class RadiologicalView:
     """How slices `(… a b)` become pictures `(… rows columns)`: the axes are swapped or not, then flipped.
 
     Attributes:
@@ -35,7 +35,7 @@ class Display:
     flips: tuple[bool, bool]
 
     @classmethod
-    def of(cls, axis: int, orientation: str = "RAS") -> Self:
+    def from_orientation(cls, axis: int, orientation: str = "RAS") -> Self:
         """The turn for slices across array `axis` of a volume with these axis codes.
 
         Raises:
@@ -80,19 +80,21 @@ class Display:
         if self.swapped:
             starts, masks = starts[:, ::-1], [mask.T for mask in masks]
         shape = found.shape[::-1] if self.swapped else found.shape
-        return Instances.of_crops(shape, starts, masks, found.classes, found.scores)
+        return Instances.from_crops(shape, starts, masks, found.classes, found.scores)
 
 
-def slice_display(slices: SliceSettings, axis: int, preprocessing: Preprocessing) -> Display | None:
+def radiological_view(
+    slices: SliceSettings, axis: int, preprocessing: Preprocessing
+) -> RadiologicalView | None:
     """How slices across `axis` are turned; None where they are not.
 
     Raises:
         ConfigError: volumes keep their files' axes, so that nobody knows how they are seen.
     """
-    if not slices.displayed:
+    if not slices.radiological_view:
         return None
     if not preprocessing.orientation:
         raise ConfigError(
-            "slices.displayed: found preprocess.orientation null, expected axis codes. Set it to RAS, say."
+            "slices.radiological_view: found preprocess.orientation null, expected axis codes. Set it to RAS, say."
         )
-    return Display.of(axis, preprocessing.orientation)
+    return RadiologicalView.from_orientation(axis, preprocessing.orientation)

@@ -27,13 +27,13 @@ class SliceChannels:
     factor: float = 1.0
     offset: float = 0.0
 
-    def of_volume(self, volume: Tensor) -> Tensor:
+    def from_volume(self, volume: Tensor) -> Tensor:
         """Channels `(n k x y z)` of a prepared volume `(n c x y z)`, so that each slice holds what the model sees.
 
         Neighbouring slices lie beside each other for each channel: ``c0 below, c0, c0 above, c1 below, ...``.
         """
         if self.settings.channels != "neighbours":
-            return self.of_values(volume)
+            return self.from_values(volume)
         radius, along = self.settings.neighbours, 2 + self.axis
         empty = torch.zeros_like(volume.narrow(along, 0, 1)).expand(
             *volume.shape[:along], radius, *volume.shape[along + 1 :]
@@ -43,7 +43,7 @@ class SliceChannels:
         shifted = [padded.narrow(along, start, depth) for start in range(2 * radius + 1)]
         return torch.stack(shifted, dim=2).flatten(1, 2)
 
-    def of_thick_slice(self, patch: Tensor) -> Tensor:
+    def from_thick_slice(self, patch: Tensor) -> Tensor:
         """Channels `(k a b)` of the middle slice of a patch `(c x y z)` that is `thickness` slices thick.
 
         Raises:
@@ -53,16 +53,16 @@ class SliceChannels:
             raise DataError(
                 f"patch: found {patch.shape[1 + self.axis]} slices, expected {self.settings.thickness}. Cut it anew."
             )
-        return self.of_values(patch.movedim(1 + self.axis, 1).flatten(0, 1)[None])[0]
+        return self.from_values(patch.movedim(1 + self.axis, 1).flatten(0, 1)[None])[0]
 
-    def of_values(self, images: Tensor) -> Tensor:
+    def from_values(self, images: Tensor) -> Tensor:
         """Channels `(n k *spatial)` of images `(n c *spatial)` as far as they are made voxel by voxel."""
         if self.settings.channels == "repeat":
-            return images.expand(-1, self.settings.copies, *images.shape[2:])
-        if self.settings.channels != "windows":
+            return images.expand(-1, self.settings.repeats, *images.shape[2:])
+        if self.settings.channels != "ct_windows":
             return images
         units = images * self.factor + self.offset
-        shown = [((units - level) / width + 0.5).clamp(0, 1) for level, width in self.settings.windows]
+        shown = [((units - level) / width + 0.5).clamp(0, 1) for level, width in self.settings.ct_windows]
         return torch.cat(shown, dim=1)
 
 

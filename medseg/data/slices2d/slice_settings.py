@@ -24,12 +24,12 @@ class SliceSettings(Config):
 
     Attributes:
         channels: ``as_is``; ``repeat`` one channel `copies` times, for stems that expect colour; ``neighbours``, the
-            slices beside each one as channels besides; ``windows``, one channel of CT as several windows of it.
+            slices beside each one as channels besides; ``ct_windows``, one channel of CT as several windows of it.
         copies: channels made by ``repeat``.
         neighbours: slices on each side for ``neighbours``; outside of the volume they are 0.
-        windows: level and width (HU) of each channel made by ``windows``; lung, soft tissue and bone unless told.
+        windows: level and width (HU) of each channel made by ``ct_windows``; lung, soft tissue and bone unless told.
             Values become 0 to 1 from the lower to the upper end.
-        displayed: turn slices as a radiologist sees them, as natural images are upright, and turn results back:
+        radiological_view: turn slices as a radiologist sees them, as natural images are upright, and turn results back:
             rows run from anterior to posterior (axial) or from superior to inferior, columns from the patient's right
             to left or from anterior to posterior (sagittal).
         planes: predict across each of these array axes, such as 0, 1 and 2, and average the logits; empty for the
@@ -37,11 +37,11 @@ class SliceSettings(Config):
         batch_size: slices that the model sees at once; null for all.
     """
 
-    channels: Literal["as_is", "repeat", "neighbours", "windows"] = "as_is"
-    copies: int = Field(3, ge=1)
+    channels: Literal["as_is", "repeat", "neighbours", "ct_windows"] = "as_is"
+    repeats: int = Field(3, ge=1)
     neighbours: int = Field(1, ge=1)
-    windows: tuple[CtWindow, ...] = Field((LUNG, SOFT_TISSUE, BONE), min_length=1)
-    displayed: bool = False
+    ct_windows: tuple[CtWindow, ...] = Field((LUNG, SOFT_TISSUE, BONE), min_length=1)
+    radiological_view: bool = False
     planes: Axes = ()
     batch_size: int | None = Field(16, ge=1)
 
@@ -63,17 +63,21 @@ class SliceSettings(Config):
         """Slices that one image of the model is made of."""
         return 2 * self.neighbours + 1 if self.channels == "neighbours" else 1
 
-    def count(self, channels: int) -> int:
+    def num_channels(self, channels: int) -> int:
         """Channels of the model for a volume of `channels`.
 
         Raises:
             ConfigError: several channels, where one is to be repeated or shown in windows.
         """
-        if self.channels in ("repeat", "windows") and channels != 1:
+        if self.channels in ("repeat", "ct_windows") and channels != 1:
             raise ConfigError(
                 f"slices.channels: found {self.channels} with {channels} channels, expected one. Use as_is or neighbours."
             )
-        made = {"repeat": self.copies, "windows": len(self.windows), "neighbours": channels * self.thickness}
+        made = {
+            "repeat": self.repeats,
+            "ct_windows": len(self.ct_windows),
+            "neighbours": channels * self.thickness,
+        }
         return made.get(self.channels, channels)
 
     def window(self, patch: tuple[int, int, int], axis: int) -> tuple[int, int, int]:
@@ -90,18 +94,18 @@ class SliceSettings(Config):
         return (sizes[0], sizes[1], sizes[2])
 
     def hounsfield(self, preprocessing: Preprocessing) -> tuple[float, float]:
-        """Factor and offset from prepared values to Hounsfield units, for ``windows``; (1, 0) for other channels.
+        """Factor and offset from prepared values to Hounsfield units, for ``ct_windows``; (1, 0) for other channels.
 
         Raises:
             ConfigError: the intensities were normalised so that the windows cannot be had from them.
         """
-        if self.channels != "windows":
+        if self.channels != "ct_windows":
             return 1.0, 0.0
         channel = preprocessing.channels[0]
         if channel.method == "none":
             return 1.0, 0.0
-        lows = [max(level - width / 2, _AIR) for level, width in self.windows]
-        highs = [level + width / 2 for level, width in self.windows]
+        lows = [max(level - width / 2, _AIR) for level, width in self.ct_windows]
+        highs = [level + width / 2 for level, width in self.ct_windows]
         if channel.method != "ct" or not _holds(channel, min(lows), max(highs)):
             kept = f"{channel.low} to {channel.high} HU" if channel.method == "ct" else channel.method
             raise ConfigError(

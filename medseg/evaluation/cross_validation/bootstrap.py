@@ -22,7 +22,7 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, draws: Array) -> Interval:
+    def from_draws(cls, draws: Array) -> Interval:
         """From the draws `(n,)` of one number; those that are not finite are passed over."""
         known = draws[np.isfinite(draws)]
         if known.size == 0:

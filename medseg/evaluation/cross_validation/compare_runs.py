@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.rendering import as_html, as_text, as_tsv
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
 
 _DIGITS = 5  # in which equals are equal
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RankedRun:
     """One experiment, or an ensemble of several.
 
     Attributes:
@@ -47,17 +47,17 @@ class Comparison:
     """Cross-validated experiments side by side, in the order that they were given.
 
     Attributes:
-        candidates: the experiments. cases, subjects: how many all of them were measured on.
+        ranked: the experiments. cases, subjects: how many all of them were measured on.
     """
 
-    candidates: tuple[Candidate, ...]
+    ranked: tuple[RankedRun, ...]
     cases: int
     subjects: int
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> RankedRun:
         """The one with the highest Dice; the first of equals."""
-        return max(self.candidates, key=lambda candidate: round(candidate.dice, _DIGITS))
+        return max(self.ranked, key=lambda candidate: round(candidate.dice, _DIGITS))
 
     def write_tsv(self, path: str | Path) -> None:
         """Write one row an experiment as tab-separated text with a header.
@@ -67,7 +67,7 @@ class Comparison:
         """
         columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
         rows = []
-        for one in self.candidates:
+        for one in self.ranked:
             own, apart = one.interval, one.difference_interval
             rows.append([one.run, one.dice, own.low, own.high, one.difference, apart.low, apart.high])
         write_text(path, as_tsv(columns, rows))
@@ -80,22 +80,22 @@ class Comparison:
 
     def _cells(self) -> list[list[str]]:
         rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]
-        for one in self.candidates:
+        for one in self.ranked:
             apart = ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
             rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *apart])
         return rows
 
     def _notes(self) -> list[str]:
-        unsure = [c.run for c in self.candidates if c is not self.best and 0 in c.difference_interval]
+        unsure = [c.run for c in self.ranked if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
         return [
-            f"{counted(self.cases, 'case')} of {counted(self.subjects, 'subject')}",
+            f"{pluralise(self.cases, 'case')} of {pluralise(self.subjects, 'subject')}",
             f"take {self.best.run}{doubt}",
         ]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunScores:
     """What a cross-validation, or an ensemble of several, has reached on every case.
 
     Attributes:
@@ -120,17 +120,17 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
         ConfigError: fewer than two.
         DataError: a run has not been gathered, or was measured on other cases or labels than the first.
     """
-    return compare_measured(measured_alike(runs))
+    return compare_scores(load_comparable_scores(runs))
 
 
-def measured_alike(runs: Sequence[str | Path]) -> list[Measured]:
+def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
     """What each run has left; see `compare_cross_validations`."""
     if len(runs) < 2:
         raise ConfigError(f"--best: found {len(runs)} run, expected several. Give those to compare.")
     twice = [run for number, run in enumerate(runs) if _resolved(run) in map(_resolved, runs[:number])]
     if twice:
         raise ConfigError(f"--best: found {twice[0]} twice, expected different runs. Leave one out.")
-    read = [_measured(Path(run)) for run in runs]
+    read = [_load_scores(Path(run)) for run in runs]
     first = read[0]
     for other in read:
         for what, mine, theirs in (
@@ -151,29 +151,35 @@ def _resolved(run: str | Path) -> Path:
     return Path(run).resolve()
 
 
-def compare_measured(measured: Sequence[Measured]) -> Comparison:
+def compare_scores(measured: Sequence[RunScores]) -> Comparison:
     """Compare figures of the same cases and labels."""
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
     dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
     draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in measured]
     best = int(np.argmax(np.round(dice, _DIGITS)))
-    candidates = [
-        Candidate(one.runs, own, Interval.of(drawn), own - dice[best], Interval.of(drawn - draws[best]))
+    ranked = [
+        RankedRun(
+            one.runs,
+            own,
+            Interval.from_draws(drawn),
+            own - dice[best],
+            Interval.from_draws(drawn - draws[best]),
+        )
         for one, own, drawn in zip(measured, dice, draws, strict=True)
     ]
-    return Comparison(tuple(candidates), len(subjects), len(set(subjects)))
+    return Comparison(tuple(ranked), len(subjects), len(set(subjects)))
 
 
-def _measured(run: Path) -> Measured:
+def _load_scores(run: Path) -> RunScores:
     folder = run / "evaluation"
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
         text = (folder / "cases.tsv").read_text(encoding="utf-8")
         rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-        dice = {(row["case"], row["name"]): float(row["dice"]) for row in rows}
-        labels = tuple(sorted({row["name"] for row in rows}))
+        dice = {(row["case"], row["label"]): float(row["dice"]) for row in rows}
+        labels = tuple(sorted({row["label"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
     except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as error:
         if not (run / "fold_0").is_dir():
@@ -184,4 +190,4 @@ def _measured(run: Path) -> Measured:
         raise DataError(
             f"{folder}: the table of the cross-validation is {reason}. Make it with: medseg train --resume {run}."
         ) from None
-    return Measured((str(run),), np.array(table, dtype=np.float64), labels, subjects)
+    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.evaluation.cross_validation.bootstrap import mean_of_known
-from medseg.evaluation.label_maps.metrics import confusion, label_map, on_grid_of
+from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
 from medseg.evaluation.rendering import finite
 from medseg.inference.postprocess import keep_largest_components
-from medseg.labels.label_sets import Drawn, undrawn
+from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 
@@ -110,8 +110,13 @@ class PostProcessing:
         return "\n  ".join(["post-processing:", *lines, total])
 
 
-def trial_dice(
-    prediction: Volume, reference: Volume, labels: Labels, *, where: str = "", drawn: Drawn | None = None
+def candidate_dice(
+    prediction: Volume,
+    reference: Volume,
+    labels: Labels,
+    *,
+    where: str = "",
+    annotated: AnnotatedLabels | None = None,
 ) -> Array:
     """Dice of one case under every correction that `learned` may combine.
 
@@ -119,7 +124,7 @@ def trial_dice(
         prediction: label map as predicted. reference: on the same grid, perhaps in another orientation.
         labels: of both.
         where: the case, for messages.
-        drawn: names of the labels that were drawn in the reference; None for all.
+        annotated: names of the labels that were drawn in the reference; None for all.
 
     Returns:
         `(4, m)` of the foreground labels or regions: as it is, largest component of all together, of each, and of each
@@ -129,7 +134,7 @@ def trial_dice(
     Raises:
         DataError: as `medseg.evaluation.compare`.
     """
-    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     together = keep_largest_components(predicted, range(1, len(labels)), together=True)
 
     def dice(classes: NDArray[Any]) -> Array:
@@ -146,22 +151,27 @@ def trial_dice(
 
 
 def label_dice(
-    prediction: Volume, reference: Volume, labels: Labels, *, where: str = "", drawn: Drawn | None = None
+    prediction: Volume,
+    reference: Volume,
+    labels: Labels,
+    *,
+    where: str = "",
+    annotated: AnnotatedLabels | None = None,
 ) -> Array:
     """Dice `(m,)` of one case, of each foreground label or region; arguments, NaN and errors as in `trial_dice`."""
-    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, drawn)
+    predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     return np.where(unknown, np.nan, _dice(_counts(predicted, expected, len(labels)), groups))
 
 
 def _as_classes(
-    prediction: Volume, reference: Volume, labels: Labels, where: str, drawn: Drawn | None
+    prediction: Volume, reference: Volume, labels: Labels, where: str, annotated: AnnotatedLabels | None
 ) -> tuple[NDArray[Any], NDArray[Any], list[list[int]], NDArray[np.bool_]]:
     """Classes of both maps on one grid; the classes of each label or region, and whether it cannot be judged."""
-    aligned = on_grid_of(prediction, reference, where=f"{where}: prediction")
+    aligned = aligned_to(prediction, reference, where=f"{where}: prediction")
     predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
     expected = labels.to_classes(label_map(reference, where), where)
-    groups = [[labels.values.index(value) for value in one.values] for one in labels.measured]
-    missing = set(undrawn(labels, drawn, where))
+    groups = [[labels.values.index(value) for value in one.values] for one in labels.evaluated]
+    missing = set(unannotated_classes(labels, annotated, where))
     return predicted, expected, groups, np.array([bool(missing & set(group)) for group in groups])
 
 
@@ -173,7 +183,7 @@ def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> 
     return confusion(classes[known], expected[known], num_classes)
 
 
-def learned(dice: Array, names: Sequence[str]) -> PostProcessing:
+def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:
     """Apply the rule.
 
     Args:

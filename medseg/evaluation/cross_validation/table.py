@@ -35,9 +35,9 @@ class FoldTable:
     folds: Mapping[str, int]
     subjects: Mapping[str, str]
     post_processing: PostProcessing | None = None
-    objects: InstanceTable | None = None
+    instances: InstanceTable | None = None
 
-    def of_fold(self, fold: int) -> Table:
+    def rows_of_fold(self, fold: int) -> Table:
         """The rows of one fold."""
         rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
         return Table(rows, self.table.tolerance_mm)
@@ -45,7 +45,7 @@ class FoldTable:
     @cached_property
     def by_fold(self) -> dict[int, dict[str, float]]:
         """By fold, then by metric: the foreground mean."""
-        return {fold: self.of_fold(fold).foreground_mean() for fold in sorted(set(self.folds.values()))}
+        return {fold: self.rows_of_fold(fold).foreground_mean() for fold in sorted(set(self.folds.values()))}
 
     def over_folds(self, metric: str) -> tuple[float, float]:
         """Mean of the folds' foreground means, and their sample standard deviation (NaN for one fold)."""
@@ -59,7 +59,7 @@ class FoldTable:
     def intervals(self) -> dict[str, dict[str, Interval]]:
         """By label name, then by metric, and under ``""`` for the foreground mean: 95 % of the bootstrap's draws."""
         cases, names = self.table.cases, self.table.labels
-        rows = {(row.case, row.name): row for row in self.table.rows}
+        rows = {(row.case, row.label): row for row in self.table.rows}
         values = np.full((len(cases), len(METRICS), len(names)), np.nan)
         for i, case in enumerate(cases):
             for k, name in enumerate(names):
@@ -67,9 +67,9 @@ class FoldTable:
                     values[i, :, k] = [getattr(row, metric) for metric in METRICS]
         subjects = [self.subjects[case] for case in cases]
         draws = resampled_means(values.reshape(len(cases), -1), subjects).reshape(-1, *values.shape[1:])
-        found = {"": {m: Interval.of(mean_of_known(draws[:, j])) for j, m in enumerate(METRICS)}}
+        found = {"": {m: Interval.from_draws(mean_of_known(draws[:, j])) for j, m in enumerate(METRICS)}}
         for k, name in enumerate(names):
-            found[name] = {m: Interval.of(draws[:, j, k]) for j, m in enumerate(METRICS)}
+            found[name] = {m: Interval.from_draws(draws[:, j, k]) for j, m in enumerate(METRICS)}
         return found
 
     def write_tsv(self, path: str | Path) -> None:
@@ -99,7 +99,7 @@ class FoldTable:
         write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def _fold(self, fold: int) -> dict[str, Any]:
-        table = self.of_fold(fold)
+        table = self.rows_of_fold(fold)
         return {
             "fold": fold,
             "cases": list(table.cases),
@@ -111,11 +111,11 @@ class FoldTable:
         }
 
     def __repr__(self) -> str:
-        objects = "" if self.objects is None else f"\n\n{self.objects!r}"
+        objects = "" if self.instances is None else f"\n\n{self.instances!r}"
         return f"{self.table!r}\n\n{as_text(self._cells(), self._notes())}{objects}"
 
     def _repr_html_(self) -> str:
-        objects = "" if self.objects is None else self.objects._repr_html_()
+        objects = "" if self.instances is None else self.instances._repr_html_()
         return f"{self.table._repr_html_()}{as_html(self._cells(), self._notes())}{objects}"
 
     def _cells(self) -> list[list[str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.labels.instance_overlaps import Overlaps
+from medseg.labels.instance_overlaps import InstanceOverlaps
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 
 
-def hits_of(overlaps: Overlaps, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which predictions `(10, m)` hit a reference, for each of `THRESHOLDS`.
 
     Predictions choose by falling score; each takes the reference of the highest IoU that is still free (the

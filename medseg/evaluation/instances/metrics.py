@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision, hits_of
+from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision, match_by_score
 from medseg.labels.instance_overlaps import overlaps_of
 from medseg.labels.instances import Instances
 
@@ -48,15 +48,15 @@ class InstanceMetrics:
 
     references: int
     predictions: int
-    found: int
-    missed: int
-    false: int
+    tp: int
+    fn: int
+    fp: int
     f1: float
     pq: float
     sq: float
     rq: float
     detected: int
-    unfounded: int
+    false_detections: int
     sensitivity: float
     precision: float
     ap: float
@@ -65,7 +65,7 @@ class InstanceMetrics:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MatchCounts:
     """What one class of one case contributes; cases are put together with `pooled`.
 
     Attributes:
@@ -79,38 +79,40 @@ class Evidence:
     references: int
     scores: NDArray[np.float64]
     hits: NDArray[np.bool_]
-    found: int
+    tp: int
     iou_sum: float
     detected: int
-    unfounded: int
+    false_detections: int
 
     def metrics(self) -> InstanceMetrics:
         """The figures, as defined by `InstanceMetrics`."""
         predictions = len(self.scores)
-        f1 = _ratio(2 * self.found, predictions + self.references)
-        sq = _ratio(self.iou_sum, self.found)
+        f1 = _ratio(2 * self.tp, predictions + self.references)
+        sq = _ratio(self.iou_sum, self.tp)
         precisions = average_precision(self.scores, self.hits, self.references)
         return InstanceMetrics(
             references=self.references,
             predictions=predictions,
-            found=self.found,
-            missed=self.references - self.found,
-            false=predictions - self.found,
+            tp=self.tp,
+            fn=self.references - self.tp,
+            fp=predictions - self.tp,
             f1=f1,
             pq=_ratio(2 * self.iou_sum, predictions + self.references),
             sq=sq,
             rq=f1,
             detected=self.detected,
-            unfounded=self.unfounded,
+            false_detections=self.false_detections,
             sensitivity=_ratio(self.detected, self.references),
-            precision=_ratio(predictions - self.unfounded, predictions),
+            precision=_ratio(predictions - self.false_detections, predictions),
             ap=float(precisions.mean()),
             ap50=float(precisions[_index_of(0.5)]),
             ap75=float(precisions[_index_of(0.75)]),
         )
 
 
-def evidence_of(prediction: Instances, reference: Instances, *, detection_iou: float = 0.0) -> Evidence:
+def match_instances(
+    prediction: Instances, reference: Instances, *, detection_iou: float = 0.0
+) -> MatchCounts:
     """Compare instances of one class of one image.
 
     Args:
@@ -124,28 +126,28 @@ def evidence_of(prediction: Instances, reference: Instances, *, detection_iou: f
     overlaps = overlaps_of(prediction, reference)
     pairs = overlaps.one_to_one(MATCHED_ABOVE)
     founded, detected = overlaps.touched(detection_iou)
-    return Evidence(
+    return MatchCounts(
         references=len(reference),
         scores=prediction.scores,
-        hits=hits_of(overlaps, prediction.scores),
-        found=len(pairs),
+        hits=match_by_score(overlaps, prediction.scores),
+        tp=len(pairs),
         iou_sum=float(overlaps.iou[pairs].sum()),
         detected=int(detected.sum()),
-        unfounded=int((~founded).sum()),
+        false_detections=int((~founded).sum()),
     )
 
 
-def pooled(parts: Iterable[Evidence]) -> Evidence:
+def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
     """The evidence of several cases as one: counts are summed, predictions ranked together."""
     parts = list(parts)
-    return Evidence(
+    return MatchCounts(
         references=sum(part.references for part in parts),
         scores=np.concatenate([np.zeros(0), *(part.scores for part in parts)]),
         hits=np.concatenate([np.zeros((len(THRESHOLDS), 0), bool), *(part.hits for part in parts)], axis=1),
-        found=sum(part.found for part in parts),
+        tp=sum(part.tp for part in parts),
         iou_sum=sum(part.iou_sum for part in parts),
         detected=sum(part.detected for part in parts),
-        unfounded=sum(part.unfounded for part in parts),
+        false_detections=sum(part.false_detections for part in parts),
     )
 
 

@@ -10,19 +10,19 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.instances.metrics import evidence_of
+from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
-from medseg.evaluation.label_maps.metrics import label_map, on_grid_of
+from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
 from medseg.io.files import read_labels, stem_of
-from medseg.io.instance_files import InstanceFile, instance_file, read_instances
+from medseg.io.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 
 Source = Instances | Volume | str | Path
 Parts = Literal["neither", "predictions", "both"]
-ONE_CLASS = Labels.of({"instance": 1})
+ONE_CLASS = Labels.from_names({"instance": 1})
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate_instance_cases(
         prediction, reference, table = _read_pair(pair, labels)
         rows = []
         for index, label in enumerate(table.foreground, start=1):
-            evidence = evidence_of(
+            evidence = match_instances(
                 prediction.select(prediction.classes == index),
                 reference.select(reference.classes == index),
                 detection_iou=detection_iou,
@@ -116,7 +116,7 @@ def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neithe
 
 def _instances_beside(prediction: Path, parts: Parts) -> Path:
     """The instance map that was predicted beside a label map, where there is one and parts are not asked for."""
-    beside = instance_file(prediction)
+    beside = instance_map_path(prediction)
     return beside if parts == "neither" and beside.is_file() else prediction
 
 
@@ -164,11 +164,11 @@ def _read(
         file = InstanceFile(read_labels(source)) if parts else read_instances(source)
     else:
         file = InstanceFile(source) if isinstance(source, Volume) else source()
-    volume = file.ids if like is None else on_grid_of(file.ids, like, where=where)
+    volume = file.ids if like is None else aligned_to(file.ids, like, where=where)
     voxels = label_map(volume, where)
     if parts:
-        return _Side(Instances.of_components(voxels), volume, "values")
-    found = Instances.of_map(voxels, file.values, file.scores)
+        return _Side(Instances.from_components(voxels), volume, "values")
+    found = Instances.from_map(voxels, file.values, file.scores)
     return _Side(found, volume, "nothing" if file.values is None else "values")
 
 
@@ -191,4 +191,4 @@ def _classified(side: _Side, labels: Labels, guessed: bool, where: str) -> Insta
 
 def _labels_in(*sides: Instances) -> Labels:
     classes = np.unique(np.concatenate([side.classes for side in sides]))
-    return ONE_CLASS if set(classes.tolist()) <= {1} else Labels.of_values(classes)
+    return ONE_CLASS if set(classes.tolist()) <= {1} else Labels.from_values(classes)

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from medseg.evaluation.instances.metrics import Evidence, InstanceMetrics, pooled
+from medseg.evaluation.instances.metrics import InstanceMetrics, MatchCounts, pool_counts
 from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
 from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
 from medseg.storage.atomic import write_text
 
 METRICS = tuple(field.name for field in fields(InstanceMetrics))
 COLUMNS = ("case", "value", "name", *METRICS)
-_COUNTS = ("references", "predictions", "found", "missed", "false", "detected", "unfounded")
+_COUNTS = ("references", "predictions", "tp", "fn", "fp", "detected", "false_detections")
 _MEANS = tuple(name for name in METRICS if name not in _COUNTS)
-_SHOWN = ("references", "found", "missed", "false", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75")
+_SHOWN = ("references", "tp", "fn", "fp", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75")
 _TITLES = {"f1": "F1", "pq": "PQ", "sq": "SQ", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 
 
@@ -31,9 +31,9 @@ class InstanceRow:
     """
 
     case: str
-    value: int
-    name: str
-    evidence: Evidence
+    label_value: int
+    label: str
+    counts: MatchCounts
     metrics: InstanceMetrics
 
 
@@ -62,20 +62,22 @@ class InstanceTable:
     def pooled(self) -> dict[str, InstanceMetrics]:
         """By label name: the figures over all cases together, every instance of equal weight."""
         return {
-            name: pooled(row.evidence for row in self.rows if row.name == name).metrics()
+            name: pool_counts(row.counts for row in self.rows if row.label == name).metrics()
             for name in self.labels
         }
 
     def mean(self) -> dict[str, float]:
         """By metric that is no count: the mean of the labels' pooled figures, labels that occur nowhere left out."""
         figures = self.pooled().values()
-        return {name: Statistics.of(getattr(one, name) for one in figures).mean for name in _MEANS}
+        return {name: Statistics.from_values(getattr(one, name) for one in figures).mean for name in _MEANS}
 
     def per_case(self) -> dict[str, dict[str, Statistics]]:
         """By label name, then by metric: statistics over the cases where the metric is a number."""
         return {
             name: {
-                metric: Statistics.of(getattr(row.metrics, metric) for row in self.rows if row.name == name)
+                metric: Statistics.from_values(
+                    getattr(row.metrics, metric) for row in self.rows if row.label == name
+                )
                 for metric in METRICS
             }
             for name in self.labels
@@ -87,7 +89,7 @@ class InstanceTable:
         Raises:
             DataError: the file cannot be written.
         """
-        rows = ((row.case, row.value, row.name, *asdict(row.metrics).values()) for row in self.rows)
+        rows = ((row.case, row.label_value, row.label, *asdict(row.metrics).values()) for row in self.rows)
         write_text(path, as_tsv(COLUMNS, rows))
 
     def write_summary(self, path: str | Path) -> None:

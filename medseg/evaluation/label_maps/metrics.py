@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medseg.errors import DataError
 from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
-from medseg.labels.label_sets import Drawn, undrawn
+from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels, Region
 from medseg.volumes.grid import EQUAL_WITHIN_MM
 from medseg.volumes.volume import Volume
@@ -50,8 +50,8 @@ class LabelMetrics:
     """
 
     case: str
-    value: int
-    name: str
+    label_value: int
+    label: str
     dice: float
     iou: float
     hd95_mm: float
@@ -63,14 +63,14 @@ class LabelMetrics:
     volume_error_percent: float
 
 
-def compare(
+def compare_label_maps(
     prediction: Volume,
     reference: Volume,
     labels: Labels,
     *,
     tolerance_mm: float = 1.0,
     case: str = "",
-    drawn: Drawn | None = None,
+    annotated: AnnotatedLabels | None = None,
 ) -> list[LabelMetrics]:
     """Measure every foreground label or every region of `labels` in a prediction against its reference.
 
@@ -91,16 +91,16 @@ def compare(
     """
     checked_tolerance(tolerance_mm)
     prefix = f"{case}: " if case else ""
-    prediction = on_grid_of(prediction, reference, where=f"{prefix}prediction")
+    prediction = aligned_to(prediction, reference, where=f"{prefix}prediction")
     classes = _classes(prediction, reference, labels, prefix)
     counts = confusion(classes[0], classes[1], len(labels))
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
-    missing = undrawn(labels, drawn, f"{prefix}reference")
+    missing = unannotated_classes(labels, annotated, f"{prefix}reference")
     voxel_ml = reference.grid.voxel_volume / 1000
     sheared = reference.grid.shear > _RIGHT_ANGLE_WITHIN
     steps = reference.grid.affine[:3, :3] if sheared else reference.spacing
     rows = []
-    for region in labels.measured:
+    for region in labels.evaluated:
         members = [labels.values.index(value) for value in region.values]
         if set(members) & set(missing):
             continue
@@ -131,13 +131,13 @@ def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str)
     return [predicted, expected]
 
 
-def on_grid_of(volume: Volume, reference: Volume, *, where: str) -> Volume:
+def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
     """`volume` turned to the orientation of `reference`, whose grid it must then share.
 
     Raises:
         DataError: some voxel lies further than 0.01 mm from its counterpart.
     """
-    turned = volume.turned_onto(reference.grid)
+    turned = volume.reoriented_like(reference.grid)
     if turned.grid.matches(reference.grid):
         return turned
     distance = turned.grid.distance(reference.grid)
@@ -216,8 +216,8 @@ def _row(
 ) -> LabelMetrics:
     return LabelMetrics(
         case=case,
-        value=region.written,
-        name=region.name,
+        label_value=region.output_value,
+        label=region.name,
         dice=_ratio(2 * overlap, predicted + expected),
         iou=_ratio(overlap, predicted + expected - overlap),
         hd95_mm=distances.hausdorff(95),

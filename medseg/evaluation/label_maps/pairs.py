@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import DataError, nearest
+from medseg.errors import DataError, did_you_mean
 from medseg.io.files import read_labels, stem_of, suffix_of
-from medseg.labels.label_sets import Drawn
+from medseg.labels.label_sets import AnnotatedLabels
 from medseg.volumes.volume import Volume
 
 
@@ -22,7 +22,7 @@ class Pair:
     case: str
     prediction: Volume | Path
     reference: Volume | Path | Callable[[], Volume]
-    drawn: Drawn | None = None
+    annotated: AnnotatedLabels | None = None
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Prediction and reference, read or made."""
@@ -77,7 +77,7 @@ def pair_files(
         unmatched = predictions.keys() - references.keys()
         raise DataError(
             f"{prediction}: predictions are missing for {len(missing)} of {len(wanted)} references: "
-            f"{', '.join(missing)}.{nearest(missing[0], unmatched)} Predict them first; or measure only what is there with "
+            f"{', '.join(missing)}.{did_you_mean(missing[0], unmatched)} Predict them first; or measure only what is there with "
             "--only-predicted."
         )
     return [Pair(case, predictions[case], references[case]) for case in wanted]
@@ -114,7 +114,7 @@ def _wanted(references: dict[str, Path], cases: Collection[str] | None, folder: 
     absent = [case for case in cases if case not in references]
     if absent:
         raise DataError(
-            f"{folder}: references are missing for {', '.join(absent)}.{nearest(absent[0], references)} "
+            f"{folder}: references are missing for {', '.join(absent)}.{did_you_mean(absent[0], references)} "
             "Name cases that have a reference."
         )
     return list(cases)

@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
@@ -45,7 +45,7 @@ class Statistics:
     infinite: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Statistics:
+    def from_values(cls, values: Iterable[float]) -> Statistics:
         """Summarise values; NaN is passed over, infinity counted."""
         array = np.array(list(values), dtype=np.float64)
         finite = array[np.isfinite(array)]
@@ -61,9 +61,9 @@ class Row(Protocol):
     @property
     def case(self) -> str: ...  # noqa: D102
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def label(self) -> str: ...  # noqa: D102
     @property
-    def value(self) -> int: ...  # noqa: D102
+    def label_value(self) -> int: ...  # noqa: D102
 
 
 def cases_of(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def cases_of(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def names_of(rows: Iterable[Row]) -> tuple[str, ...]:
     """Label names by rising value."""
-    return tuple(dict.fromkeys(row.name for row in sorted(rows, key=lambda row: row.value)))
+    return tuple(dict.fromkeys(row.label for row in sorted(rows, key=lambda row: row.label_value)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,9 +102,9 @@ class Table:
         """By label name, then by metric: mean, standard deviation, median and counts over the cases."""
         groups: dict[str, list[LabelMetrics]] = {name: [] for name in self.labels}
         for row in self.rows:
-            groups[row.name].append(row)
+            groups[row.label].append(row)
         return {
-            name: {metric: Statistics.of(getattr(row, metric) for row in rows) for metric in METRICS}
+            name: {metric: Statistics.from_values(getattr(row, metric) for row in rows) for metric in METRICS}
             for name, rows in groups.items()
         }
 
@@ -122,7 +122,7 @@ class Table:
         """By metric: the mean of the labels' means, so that a rare label weighs as much as a common one."""
         means = self.mean()
         return {
-            metric: Statistics.of(by_metric[metric] for by_metric in means.values()).mean
+            metric: Statistics.from_values(by_metric[metric] for by_metric in means.values()).mean
             for metric in METRICS
         }
 
@@ -185,7 +185,7 @@ class Table:
         found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
         absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
         if absent:
-            notes.append(f"{counted(absent, 'label')} {'occurs' if absent == 1 else 'occur'} in no case")
+            notes.append(f"{pluralise(absent, 'label')} {'occurs' if absent == 1 else 'occur'} in no case")
         missed = [f"{name} ({hd95.infinite})" for name, hd95 in found.items() if hd95.infinite]
         if missed:
             notes.append(

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from medseg.data.datasets.splits import read_splits
 from medseg.errors import DataError, ModelError
-from medseg.evaluation.cross_validation.select_post_processing import PostProcessing, learned, trial_dice
+from medseg.evaluation.cross_validation.select_post_processing import (
+    PostProcessing,
+    candidate_dice,
+    select_post_processing,
+)
 from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.entry_points import evaluate_cases
 from medseg.evaluation.instances.pairs import evaluate_instance_cases
@@ -21,11 +25,11 @@ from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
-from medseg.experiment.cross_validation.out_of_fold import predict_out_of_fold, still_to_predict
+from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 from medseg.experiment.fold_folders import fold_folder
 from medseg.experiment.run_folder import held_out_cases, held_out_instances, held_out_pairs, load_run
 from medseg.labels.label_table import Labels
-from medseg.model_folder.folder import load_model, previous_folder, write_model_folder
+from medseg.model_folder.folder import first_stage_folder, load_model, write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.storage.lock import RunLock
 
@@ -33,10 +37,10 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import OnCase
 
 
-def gather(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
+def aggregate(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
     """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
-    objects = finds_objects(run)
-    todo = still_to_predict(run, instances=objects)
+    objects = predicts_instances(run)
+    todo = pending_predictions(run, instances=objects)
     with RunLock(run):
         failed = []
         total = sum(len(one.cases) for one in todo)
@@ -53,17 +57,17 @@ def gather(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
             )
         table = fold_table(run, on_case=on_case)
         if objects:
-            found = object_table(run)
-            found.write_tsv(run / "evaluation_instances" / "cases.tsv")
-            found.write_summary(run / "evaluation_instances" / "summary.json")
-            table = replace(table, objects=found)
+            found = instance_table(run)
+            found.write_tsv(run / "evaluation" / "instances" / "cases.tsv")
+            found.write_summary(run / "evaluation" / "instances" / "summary.json")
+            table = replace(table, instances=found)
         table.write_tsv(run / "evaluation" / "cases.tsv")
         table.write_summary(run / "evaluation" / "summary.json")
         write_ensemble(run, table)
     return table
 
 
-def finds_objects(run: Path) -> bool:
+def predicts_instances(run: Path) -> bool:
     """Whether a cross-validation is about objects: cases have instance maps, and the model finds instances."""
     if all(case.instances is None for case in held_out_cases(run)):
         return False
@@ -71,7 +75,7 @@ def finds_objects(run: Path) -> bool:
     return not labels.regions and callable(getattr(model, "instances", None))
 
 
-def object_table(run: Path) -> InstanceTable:
+def instance_table(run: Path) -> InstanceTable:
     """Measure the instances of all held-out cases, each predicted by the fold that held it out.
 
     Raises:
@@ -94,7 +98,7 @@ def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase 
     """
     pairs, labels, settings = held_out_pairs(run)
     tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
-    learns = why_nothing_is_learned(run) is None
+    learns = no_post_processing_reason(run) is None
     rows: list[LabelMetrics] = []
     tried = []
     for number, pair in enumerate(pairs, start=1):
@@ -108,7 +112,9 @@ def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase 
         Table(tuple(rows), tolerance),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
         subjects={case.id: case.subject for case in held_out_cases(run)},
-        post_processing=learned(np.stack(tried), [one.name for one in labels.measured]) if learns else None,
+        post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
+        if learns
+        else None,
     )
 
 
@@ -117,14 +123,14 @@ def _measured(
 ) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
     """Rows of one case and, if it is learned from, what corrections would bring; its volumes are read once."""
     prediction, reference = pair.volumes()
-    loaded = Pair(pair.case, prediction, reference, pair.drawn)
+    loaded = Pair(pair.case, prediction, reference, pair.annotated)
     rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
     if not learns:
         return rows, []
-    return rows, [trial_dice(prediction, reference, labels, where=pair.case, drawn=pair.drawn)]
+    return rows, [candidate_dice(prediction, reference, labels, where=pair.case, annotated=pair.annotated)]
 
 
-def why_nothing_is_learned(run: Path) -> str | None:
+def no_post_processing_reason(run: Path) -> str | None:
     """One sentence where learning a post-processing makes no sense, else None."""
     settings = load_run(run).predict
     if settings.keep_largest_foreground or settings.keep_largest:
@@ -154,7 +160,7 @@ def write_ensemble(run: Path, table: FoldTable) -> Path:
     )
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
     del first
-    stage = previous_folder(folders[0], saved)
+    stage = first_stage_folder(folders[0], saved)
     write_model_folder(run / "model", _weights(folders, saved, labels), together, labels, parameters, stage)
     return run / "model"
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case
-from medseg.evaluation.cross_validation.compare_runs import Comparison, compare_measured, measured_alike
+from medseg.evaluation.cross_validation.compare_runs import Comparison, compare_scores, load_comparable_scores
 from medseg.evaluation.cross_validation.select_post_processing import label_dice
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
 from medseg.experiment.run_folder import held_out_pairs
 from medseg.inference.predictor import Predictor, load
-from medseg.inference.predictor_ensemble import Together, decide_by_mean
+from medseg.inference.predictor_ensemble import PredictorEnsemble, write_mean_labels
 from medseg.labels.label_table import Labels
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def compare_with_ensembles(
         DataError: a run has not been gathered, or was measured on other cases or labels than the first.
         ModelError: their models do not take the same images, or differ in their labels.
     """
-    alone = measured_alike(runs)
+    alone = load_comparable_scores(runs)
     pairs, labels, _ = held_out_pairs(Path(runs[0]))
     by_case = {pair.case: pair for pair in pairs}
     dice: dict[_Two, dict[str, _Dice]] = {two: {} for two in combinations(range(len(runs)), 2)}
@@ -62,12 +62,12 @@ def compare_with_ensembles(
                 on_case(done, len(by_case), f"predicting {case}")
             for two, found in _dice_of_pairs(cases, predictors, by_case[case], labels, Path(folder)).items():
                 dice[two][case] = found
-    names = [one.name for one in labels.measured]
+    names = [one.name for one in labels.evaluated]
     columns = [names.index(name) for name in alone[0].labels]
     for (one, other), of_cases in dice.items():
         table = np.stack([of_cases[case] for case in sorted(of_cases)])[:, columns]
         alone.append(replace(alone[0], runs=(str(runs[one]), str(runs[other])), dice=table))
-    return compare_measured(alone)
+    return compare_scores(alone)
 
 
 def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[list[Case], list[Predictor]]]:
@@ -80,7 +80,7 @@ def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[l
         wanted = [place[case_id][0].model for place in places]
         if wanted != models:
             predictors = [load(model, device=device) for model in wanted]
-            Together(predictors)  # refuses models of other images or labels
+            PredictorEnsemble(predictors)  # refuses models of other images or labels
             models = wanted
         yield [place[case_id][1] for place in places], predictors
 
@@ -91,10 +91,10 @@ def _dice_of_pairs(
     """Dice of each label of one case, by the numbers of the two predictors whose mean it is."""
     files = [folder / f"{number}.nii" for number in range(len(predictors))]
     for case, predictor, file in zip(cases, predictors, files, strict=True):
-        mean = predictor.run(predictor.job(case), probabilities=file)
+        mean = predictor.run(predictor.prepare(case), probabilities=file)
     _, reference = pair.volumes()
     found = {}
     for two in combinations(range(len(files)), 2):
-        decide_by_mean([files[number] for number in two], predictors[0].engine.decision, mean)
-        found[two] = label_dice(mean, reference, labels, where=pair.case, drawn=pair.drawn)
+        write_mean_labels([files[number] for number in two], predictors[0].engine.rule, mean)
+        found[two] = label_dice(mean, reference, labels, where=pair.case, annotated=pair.annotated)
     return found

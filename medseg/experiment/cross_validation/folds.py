@@ -11,14 +11,14 @@ from medseg.config import differences
 from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.errors import ConfigError
 from medseg.evaluation.cross_validation.table import FoldTable
-from medseg.experiment.cross_validation.aggregate import gather
+from medseg.experiment.cross_validation.aggregate import aggregate
 from medseg.experiment.fold_folders import (
     SHARED,
-    begun_folds,
     check_held_out_once,
     check_new,
     fold_folder,
     is_cross_validation,
+    started_folds,
 )
 from medseg.experiment.make_trainer import (
     all_splits,
@@ -29,9 +29,9 @@ from medseg.experiment.make_trainer import (
 from medseg.experiment.mirroring import resolve_mirroring
 from medseg.experiment.run_folder import check_run, find_dataset, labels_of, load_run, save_config
 from medseg.inference.postprocess import component_groups
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
-from medseg.train.distributed_training import Team
+from medseg.train.distributed_training import Distributed
 from medseg.train.reporting import Report
 
 if TYPE_CHECKING:
@@ -49,19 +49,19 @@ class CrossValidation:
 
     def __init__(self, experiment: ExperimentConfig, run: Path) -> None:
         self.run = run
-        self._team = Team(experiment.train)
-        with self._team.leader_first():
-            if self._team.leads:
+        self._team = Distributed(experiment.train)
+        with self._team.main_first():
+            if self._team.is_main:
                 _open(experiment, run)
         self.experiment = load_run(run)
         dataset = find_dataset(self.experiment, run)
-        self.splits = read_splits(run / "splits.json", dataset.labelled)
+        self.splits = read_splits(run / "splits.json", dataset.labelled_cases)
         self.folds = range(len(self.splits))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that prints, writes and gathers."""
-        return self._team.leads
+        return self._team.is_main
 
     @property
     def unfinished(self) -> list[int]:
@@ -72,7 +72,7 @@ class CrossValidation:
         """The run folder of a fold."""
         return fold_folder(self.run, fold)
 
-    def of_fold(self, fold: int) -> ExperimentConfig:
+    def fold_experiment(self, fold: int) -> ExperimentConfig:
         """The experiment of one fold.
 
         Raises:
@@ -90,14 +90,14 @@ class CrossValidation:
         Raises:
             ConfigError: its folder holds another experiment.
         """
-        experiment, folder = self.of_fold(fold), self.folder(fold)
+        experiment, folder = self.fold_experiment(fold), self.folder(fold)
         if (folder / "config.yaml").is_file():
             check_run(experiment, folder, resume=True)
         return (folder / "model").is_dir()
 
     def trainer(self, fold: int, *, on_case: OnCase | None = None) -> Trainer:
         """The trainer of one fold, new or where it was stopped; see `Experiment.trainer`."""
-        experiment, folder = self.of_fold(fold), self.folder(fold)
+        experiment, folder = self.fold_experiment(fold), self.folder(fold)
         resume = (folder / "config.yaml").is_file()
         return make_trainer(experiment, folder, resume=resume, extend=None, on_case=on_case)
 
@@ -106,10 +106,10 @@ class CrossValidation:
         for fold in self.folds:
             if not self.is_finished(fold):
                 yield from ((fold, report) for report in self.trainer(fold))
-        if self.leads:
-            self.gather()
+        if self.is_main:
+            self.aggregate()
 
-    def gather(self, *, on_case: OnCase | None = None) -> FoldTable:
+    def aggregate(self, *, on_case: OnCase | None = None) -> FoldTable:
         """Predict what each fold held out, measure it, learn the post-processing, and write the ensemble.
 
         Args:
@@ -122,12 +122,12 @@ class CrossValidation:
             ConfigError: folds are not finished, or another process gathers.
             DataError: a case cannot be predicted or measured.
         """
-        return gather(self.run, on_case=on_case)
+        return aggregate(self.run, on_case=on_case)
 
     def __repr__(self) -> str:
         cases = sum(len(split.validation) for split in self.splits)
         done = len(self.folds) - len(self.unfinished)
-        return f"CrossValidation({self.experiment.name}: {counted(len(self.folds), 'fold')}, {done} finished, {counted(cases, 'case')} held out)"
+        return f"CrossValidation({self.experiment.name}: {pluralise(len(self.folds), 'fold')}, {done} finished, {pluralise(cases, 'case')} held out)"
 
 
 def _open(experiment: ExperimentConfig, run: Path) -> None:
@@ -141,7 +141,7 @@ def _open(experiment: ExperimentConfig, run: Path) -> None:
         given = _for_all_folds(experiment, stored.data.folds)
         if given == stored:
             return
-        if begun_folds(run):
+        if started_folds(run):
             raise ConfigError(
                 f"{run / 'config.yaml'}: differs from the given experiment, expected the same, because training has begun: "
                 f"{differences(given, stored)}. Go on with: medseg train --resume {run}; or choose another folder."

@@ -18,8 +18,8 @@ from medseg.experiment.run_folder import find_dataset, load_run
 from medseg.inference.batch import OnWindow, Outcome, predict_files
 from medseg.inference.instance_batch import predict_instance_files
 from medseg.inference.predictor import load
-from medseg.inference.provenance import MadeBy, Maker
-from medseg.io.instance_files import instance_file
+from medseg.inference.provenance import ModelId, Provenance
+from medseg.io.instance_files import instance_map_path
 from medseg.storage.atomic import make_folder
 from medseg.storage.manifest import NAME
 
@@ -35,7 +35,7 @@ class HeldOut:
 
     fold: int
     model: Path
-    maker: Maker
+    model_id: ModelId
     cases: tuple[Case, ...]
 
 
@@ -47,7 +47,7 @@ def held_out_by_fold(run: Path) -> list[HeldOut]:
     """
     experiment = load_run(run)
     dataset = find_dataset(experiment, run)
-    splits = read_splits(run / "splits.json", dataset.labelled)
+    splits = read_splits(run / "splits.json", dataset.labelled_cases)
     models = [fold_folder(run, fold) / "model" for fold in range(len(splits))]
     missing = [str(fold) for fold, model in enumerate(models) if not (model / NAME).is_file()]
     if missing:
@@ -56,12 +56,12 @@ def held_out_by_fold(run: Path) -> list[HeldOut]:
             f"--resume {run}."
         )
     return [
-        HeldOut(fold, model, Maker.of([model]), dataset.subset(split.validation).cases)
+        HeldOut(fold, model, ModelId.from_folders([model]), dataset.subset(split.validation).cases)
         for fold, (model, split) in enumerate(zip(models, splits, strict=True))
     ]
 
 
-def still_to_predict(run: Path, *, instances: bool = False) -> list[HeldOut]:
+def pending_predictions(run: Path, *, instances: bool = False) -> list[HeldOut]:
     """Of every fold those held-out cases of which its present model has made no prediction yet.
 
     Args:
@@ -69,12 +69,12 @@ def still_to_predict(run: Path, *, instances: bool = False) -> list[HeldOut]:
         instances: instance maps are wanted, too.
     """
     folder = run / "predictions"
-    made_by = MadeBy(folder)
+    provenance = Provenance(folder)
 
     def is_there(held_out: HeldOut, case: Case) -> bool:
         target = folder / f"{case.id}.nii.gz"
-        files = [target, instance_file(target)] if instances else [target]
-        made = made_by.is_by(case.id, held_out.maker, instances=instances)
+        files = [target, instance_map_path(target)] if instances else [target]
+        made = provenance.is_by(case.id, held_out.model_id, instances=instances)
         return made and all(file.is_file() for file in files)
 
     return [
@@ -106,14 +106,14 @@ def predict_out_of_fold(
     """
     folder = run / "predictions"
     make_folder(folder)
-    made_by = MadeBy(folder)
+    provenance = Provenance(folder)
     for one in todo:
         if not one.cases:
             continue
         predictor = load(one.model, device=device, max_memory=max_memory)
-        noting = partial(made_by.noting, maker=one.maker, instances=instances)
+        recording = partial(provenance.recording, model_id=one.model_id, instances=instances)
         pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
         if instances:
-            yield from predict_instance_files(predictor, pairs, on_slice=on_window, noting=noting)
+            yield from predict_instance_files(predictor, pairs, on_slice=on_window, recording=recording)
         else:
-            yield from predict_files(predictor, pairs, on_window=on_window, noting=noting)
+            yield from predict_files(predictor, pairs, on_window=on_window, recording=recording)

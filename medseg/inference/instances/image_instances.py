@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg.data.preprocessing.lazy_image import PreparedSlices
 from medseg.data.preprocessing.prepare import prepare
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.inference.instances.link_slices import link_slices
 from medseg.inference.sliding.window_network import WindowNetwork
 from medseg.labels.instances import Instances
@@ -18,7 +18,7 @@ from medseg.labels.label_table import Labels
 from medseg.model_folder.link_settings import LinkSettings
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
-from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
 from medseg.volumes.grid import Grid
@@ -87,7 +87,7 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
     """
     ids = Volume(instances.to_map()[None], grid, "label").resampled(like=target).data[0]
     kept = np.unique(ids[ids > 0])
-    return Instances.of_map(
+    return Instances.from_map(
         ids,
         {int(k): int(instances.classes[k - 1]) for k in kept},
         {int(k): float(instances.scores[k - 1]) for k in kept},
@@ -115,16 +115,18 @@ def require_instance_model(model: Model, saved: SavedModel, labels: Labels) -> N
     """Raise `ModelError` unless the model finds instances of labels."""
     if labels.regions:
         fix = "Predict label maps, without instances"
-        raise ModelError(describe(saved.name, "predicts regions, which may overlap, not objects", fix=fix))
+        raise ModelError(
+            error_message(saved.name, "predicts regions, which may overlap, not objects", fix=fix)
+        )
     if not callable(getattr(model, "instances", None)):
         member = getattr(model, "members", [None])[0]
         if callable(getattr(member, "instances", None)):
             fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
-            raise ModelError(describe(f"{saved.name}: ensemble", "finds no instances", fix=fix))
+            raise ModelError(error_message(f"{saved.name}: ensemble", "finds no instances", fix=fix))
         fix = (
             "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
         )
-        raise ModelError(describe(saved.model["name"], "finds no instances", fix=fix))
+        raise ModelError(error_message(saved.model["name"], "finds no instances", fix=fix))
 
 
 def image_instances(
@@ -149,7 +151,7 @@ def image_instances(
         on_slice: called with (slices done, slices in all).
 
     Returns:
-        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.instance_score``, without overlap;
+        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.min_instance_score``, without overlap;
         those of which better ones cover more than half are left out.
 
     Raises:
@@ -160,10 +162,10 @@ def image_instances(
     settings = saved.predict
     prepared = prepare(volume, saved.preprocessing, where=where)
     slices = saved.slices.replace(planes=())
-    model = on_volumes(network.model, slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+    model = as_volumetric(network.model, slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
     assert isinstance(model, SliceWise)  # only 2-D models offer instances
     image = prepared.slices if model.axis == 2 else torch.from_numpy(prepared.image.data)
     with torch.inference_mode(), autocast(network.dtype, network.device):
         found = find_instances(model, image, settings.link, device=network.device, on_slice=on_slice)
-    kept = found.select(np.flatnonzero(found.scores >= settings.instance_score))
+    kept = found.select(np.flatnonzero(found.scores >= settings.min_instance_score))
     return onto_grid(without_covered(kept), prepared.grid, volume.grid)

@@ -59,7 +59,7 @@ def link_slices(
     _check(slices, axis)
     settings = settings or LinkSettings()
     tracks = _tracked(slices, settings)
-    if settings.longest_piece:
+    if settings.max_fragment_slices:
         tracks = _put_back(tracks, slices, settings)
     kept = [track for track in tracks if len(track.members) >= settings.min_slices]
     return _assembled(kept, slices, axis)
@@ -98,13 +98,13 @@ def _similarities(
     More than the last slice is looked at, because there the track may have been one half of a split instance.
     """
     found: dict[tuple[int, int], float] = {}
-    for back in range(max(0, z - 1 - settings.gap), z):
+    for back in range(max(0, z - 1 - settings.max_gap_slices), z):
         overlaps = overlaps_of(slices[back], slices[z])
         smaller = np.minimum(
             slices[back].areas[overlaps.predicted], slices[z].areas[overlaps.expected]
         )  # of each pair
         same = slices[back].classes[overlaps.predicted] == slices[z].classes[overlaps.expected]
-        alike = (overlaps.iou >= settings.min_iou) | (overlaps.shared >= settings.min_inside * smaller)
+        alike = (overlaps.iou >= settings.min_iou) | (overlaps.shared >= settings.min_containment * smaller)
         for pair in np.flatnonzero(same & alike):
             key = (owner[back][int(overlaps.predicted[pair])], int(overlaps.expected[pair]))
             found[key] = max(found.get(key, 0.0), float(overlaps.iou[pair]))
@@ -127,12 +127,12 @@ def _assigned(weights: dict[tuple[int, int], float]) -> dict[int, int]:
 
 def _put_back(tracks: list[_Track], slices: Sequence[Instances], settings: LinkSettings) -> list[_Track]:
     """Give pieces, the shortest first, to the track that covers most of them; the other tracks stay."""
-    reach = settings.gap + 1
+    reach = settings.max_gap_slices + 1
     extents = np.array([_extent(track, slices) for track in tracks]).reshape(-1, 2, 3)
     kept = np.ones(len(tracks), dtype=bool)
     for number in sorted(range(len(tracks)), key=lambda k: len(tracks[k].members)):
         piece = tracks[number]
-        if len(piece.members) > settings.longest_piece:
+        if len(piece.members) > settings.max_fragment_slices:
             break
         low, high = extents[number] - ((reach, 0, 0), (-reach, 0, 0))
         near = kept & (extents[:, 0] < high).all(axis=1) & (extents[:, 1] > low).all(axis=1)
@@ -207,7 +207,7 @@ def _assembled(tracks: list[_Track], slices: Sequence[Instances], axis: int) -> 
         starts.append([*start[:axis], track.first, *start[axis:]])
         masks.append(np.moveaxis(mask, 0, axis))
         scores.append(score)
-    return Instances.of_crops(shape, starts, masks, [track.label for track in ordered], scores)
+    return Instances.from_crops(shape, starts, masks, [track.label for track in ordered], scores)
 
 
 def _solid(track: _Track, slices: Sequence[Instances]) -> tuple[list[int], Mask, float]:

@@ -15,7 +15,7 @@ from medseg.data.preprocessing.lazy_labels import LabelSlices
 FOR_ALL_STAGES = ("overlap", "batch_size", "precision", "compile")
 
 
-class WithPrevious:
+class CascadeInput:
     """An image whose last channel holds the classes of an earlier stage, made as slices are asked for.
 
     Args:
@@ -23,9 +23,9 @@ class WithPrevious:
         previous: classes on the same grid; None for none yet, which are background.
     """
 
-    def __init__(self, image: PreparedSlices, previous: LabelSlices | None) -> None:
+    def __init__(self, image: PreparedSlices, first_stage: LabelSlices | None) -> None:
         self._image = image
-        self._previous = previous
+        self._previous = first_stage
         channels, *sizes = image.shape
         self.shape = (channels + 1, *sizes)
 

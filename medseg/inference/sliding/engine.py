@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.preprocessing.prepare import LabelTarget
-from medseg.inference.sliding.labelling import Decision
+from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.memory_plan import (
-    SHARE_OF_FREE,
+    FRACTION_OF_FREE,
     MemoryPlan,
     free_memory,
     plan_memory,
     used_memory,
 )
 from medseg.inference.sliding.slab import Slices
-from medseg.inference.sliding.to_file_grid import Between, export_labels
+from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
-from medseg.inference.sliding.windows import Sliding, window_slices
+from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.probability_files import ProbabilityFile
-from medseg.runtime.glibc_memory import kept_memory
+from medseg.runtime.glibc_memory import keep_freed_memory
 
 OnWindow = Callable[[int, int], None]
-_PLENTY = 0.8  # of the budget: below it the network need not be measured
+_AMPLE_BYTES = 0.8  # of the budget: below it the network need not be measured
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedPrediction:
     """An image that is ready for the network, and the label map that it will fill.
 
     Attributes:
@@ -47,31 +47,31 @@ class Job:
 
     image: Slices
     target: LabelTarget
-    axes: tuple[Between, ...]
+    axes: tuple[LinearWeights, ...]
     empty: Callable[[Tensor], bool] | None = None
-    earlier: Callable[[OnWindow | None], Slices] | None = None
+    run_first_stage: Callable[[OnWindow | None], Slices] | None = None
 
-    def completed(self, on_window: OnWindow | None = None) -> Job:
+    def with_first_stage(self, on_window: OnWindow | None = None) -> PreparedPrediction:
         """The job after its earlier stage."""
-        if self.earlier is None:
+        if self.run_first_stage is None:
             return self
-        return replace(self, image=self.earlier(on_window), earlier=None)
+        return replace(self, image=self.run_first_stage(on_window), run_first_stage=None)
 
-    def bands(self, count: int, sliding: Sliding) -> list[Band]:
+    def bands(self, count: int, sliding: SlidingWindow) -> list[Band]:
         """The target cut along the second axis into so many parts of about one size, where windows meet if they can."""
         axis = self.axes[1]
         voxels = len(axis.lower)
-        seams = np.searchsorted(axis.lower.numpy(), sliding.seams(self.image.shape[2]))
+        seams = np.searchsorted(axis.lower.numpy(), sliding.window_edges(self.image.shape[2]))
         edges = [
             0,
-            *(_near(voxels * i // count, seams, voxels // (2 * count)) for i in range(1, count)),
+            *(_nearest_edge(voxels * i // count, seams, voxels // (2 * count)) for i in range(1, count)),
             voxels,
         ]
         pieces = [slice(a, b) for a, b in pairwise(edges) if a < b]
         return [Band(piece, *axis.part(piece)) for piece in pieces]
 
 
-def _near(wanted: int, seams: NDArray[np.int64], reach: int) -> int:
+def _nearest_edge(wanted: int, seams: NDArray[np.int64], reach: int) -> int:
     """The seam next to a voxel, or the voxel where none is within reach."""
     if not len(seams):
         return wanted
@@ -88,7 +88,7 @@ class Band:
     """
 
     targets: slice
-    axis: Between
+    axis: LinearWeights
     columns: slice
 
 
@@ -99,109 +99,132 @@ class Engine:
     Attributes:
         network: what windows are given to.
         sliding: windows and how they are put together; its batch is the largest.
-        decision: how logits become labels.
+        rule: how logits become labels.
         max_memory: resident bytes of the process; None for a share of what is free.
         afterwards: bytes a voxel of the label map that is still to come, beside it, once the network is done.
     """
 
     network: WindowNetwork
-    sliding: Sliding
-    decision: Decision
+    sliding: SlidingWindow
+    rule: LabelRule
     max_memory: int | None = None
-    afterwards: int = 0
+    postprocess_bytes_per_voxel: int = 0
 
-    def run(self, job: Job, on_window: OnWindow | None = None, shares: ProbabilityFile | None = None) -> None:
+    def run(
+        self,
+        prepared: PreparedPrediction,
+        on_window: OnWindow | None = None,
+        probabilities: ProbabilityFile | None = None,
+    ) -> None:
         """Fill the job's label map.
 
         Args:
-            job: its target receives the labels.
+            prepared: its target receives the labels.
             on_window: called with (windows done, windows in all).
-            shares: receives the probabilities, if given.
+            probabilities: receives the probabilities, if given.
 
         Raises:
             ConfigError: the memory allowed is too small.
             ModelError: logits that are not finite.
         """
-        plan = self.plan(job, shares=shares)
-        sliding, bands = self.laid_out(job, plan), job.bands(plan.bands, self.sliding)
-        counts = [len(sliding.layout(job.image.shape[1:], band.columns).boxes) for band in bands]
-        with kept_memory(plan.keeps_memory):
+        plan = self.plan(prepared, probabilities=probabilities)
+        sliding, bands = self.windows_for(prepared, plan), prepared.bands(plan.bands, self.sliding)
+        counts = [len(sliding.layout(prepared.image.shape[1:], band.columns).boxes) for band in bands]
+        with keep_freed_memory(plan.keeps_memory):
             for number, band in enumerate(bands):
                 progress = _counting(on_window, sum(counts[:number]), sum(counts))
-                self._run_band(job, sliding, band, progress, shares)
+                self._run_band(prepared, sliding, band, progress, probabilities)
 
     def _run_band(
         self,
-        job: Job,
-        sliding: Sliding,
+        prepared: PreparedPrediction,
+        sliding: SlidingWindow,
         band: Band,
         on_window: OnWindow | None,
-        shares: ProbabilityFile | None,
+        probabilities: ProbabilityFile | None,
     ) -> None:
-        blocks = window_slices(job.image, self.network, sliding, columns=band.columns, on_window=on_window)
+        blocks = window_slices(
+            prepared.image, self.network, sliding, columns=band.columns, on_window=on_window
+        )
         export_labels(
             blocks,
-            (job.axes[0], band.axis, job.axes[2]),
-            self.decision,
-            job.target.view.transpose(SLAB_FIRST)[:, band.targets],
-            None if shares is None else partial(_put, shares, job.target, band.targets),
+            (prepared.axes[0], band.axis, prepared.axes[2]),
+            self.rule,
+            prepared.target.view.transpose(SLAB_FIRST)[:, band.targets],
+            None
+            if probabilities is None
+            else partial(_write_probabilities, probabilities, prepared.target, band.targets),
         )
 
-    def laid_out(self, job: Job, plan: MemoryPlan) -> Sliding:
+    def windows_for(self, prepared: PreparedPrediction, plan: MemoryPlan) -> SlidingWindow:
         """The windows of a job under its plan."""
         return replace(
-            self.sliding, batch_size=plan.batch_size, sums=plan.sums, device=plan.device, empty=job.empty
+            self.sliding,
+            batch_size=plan.batch_size,
+            sums=plan.sums,
+            device=plan.device,
+            is_empty=prepared.empty,
         )
 
-    def plan(self, job: Job, *, shares: ProbabilityFile | None = None, measure: bool = False) -> MemoryPlan:
+    def plan(
+        self,
+        prepared: PreparedPrediction,
+        *,
+        probabilities: ProbabilityFile | None = None,
+        measure: bool = False,
+    ) -> MemoryPlan:
         """How the job is laid out.
 
         Args:
-            job: not changed.
-            shares: receives the probabilities, if wanted.
+            prepared: not changed.
+            probabilities: receives the probabilities, if wanted.
             measure: run the network once to see what it takes, also where memory is plenty and no budget was given.
 
         Raises:
             ConfigError: nothing fits the budget; the smallest that would do is told.
         """
-        labels = job.target.volume.data
+        labels = prepared.target.volume.data
         held = used_memory() + labels.nbytes
-        later = held + self.afterwards * labels.size
-        if shares is not None:
-            held += shares.resident(job.target.file_axis(SLAB_FIRST[0]))
-        budget = self.max_memory or used_memory() + int(SHARE_OF_FREE * free_memory())
+        later = held + self.postprocess_bytes_per_voxel * labels.size
+        if probabilities is not None:
+            held += probabilities.resident_bytes(prepared.target.file_axis(SLAB_FIRST[0]))
+        budget = self.max_memory or used_memory() + int(FRACTION_OF_FREE * free_memory())
 
         def plan(within: int, network: Callable[[int], int]) -> MemoryPlan:
             return plan_memory(
-                job.image.shape,
+                prepared.image.shape,
                 self.sliding,
                 budget=within,
-                held=held,
-                later=later,
+                held_bytes=held,
+                postprocess_bytes=later,
                 network=network,
                 reduced=self.network.dtype != torch.float32,
-                columns=lambda count: [band.columns for band in job.bands(count, self.sliding)],
+                columns=lambda count: [band.columns for band in prepared.bands(count, self.sliding)],
                 gpu=self.network.device if self.network.device.type == "cuda" else None,
             )
 
         easy = plan(budget, lambda batch: 0) if self.max_memory is None else None
-        roomy = easy is not None and easy.peak - held < _PLENTY * (budget - held)
+        roomy = easy is not None and easy.peak - held < _AMPLE_BYTES * (budget - held)
         keeps = roomy and self.network.device.type == "cpu"
         if easy is not None and roomy and not measure:
             return replace(easy, keeps_memory=keeps)
-        with kept_memory(keeps):
-            found = plan(budget, lambda batch: self.network.measured(batch)[0])
+        with keep_freed_memory(keeps):
+            found = plan(budget, lambda batch: self.network.measured_cost(batch)[0])
         return replace(found, keeps_memory=keeps)
 
 
-def _put(
-    shares: ProbabilityFile, target: LabelTarget, columns: slice, number: int, values: NDArray[np.float32]
+def _write_probabilities(
+    probabilities: ProbabilityFile,
+    target: LabelTarget,
+    columns: slice,
+    number: int,
+    values: NDArray[np.float32],
 ) -> None:
     """Write the probabilities `(columns, B, k)` of one target slice to their place in the file."""
-    view = target.seen(shares.array(target.file_axis(SLAB_FIRST[0]))).transpose(
+    view = target.view_of(probabilities.array(target.file_axis(SLAB_FIRST[0]))).transpose(
         0, *(axis + 1 for axis in SLAB_FIRST)
     )
-    view[:, number, columns] = shares.encoded(np.moveaxis(values, -1, 0))
+    view[:, number, columns] = probabilities.encoded(np.moveaxis(values, -1, 0))
 
 
 def _counting(on_window: OnWindow | None, before: int, total: int) -> OnWindow | None:

@@ -22,7 +22,7 @@ from medseg.labels.label_table import Labels
 NOTHING = 1.0  # by how much the logits say background where no window was predicted
 
 
-class Decision(Protocol):
+class LabelRule(Protocol):
     """A rule; logits have their outputs last, `(*shape, k)`. A class is a place in `values`, not a value."""
 
     @property
@@ -30,11 +30,11 @@ class Decision(Protocol):
         """Value in files of each class; the first is background."""
 
     @property
-    def nothing(self) -> tuple[float, ...]:
+    def background_logits(self) -> tuple[float, ...]:
         """Logits `(k,)` of a voxel that no window was predicted for."""
 
     @property
-    def outside(self) -> tuple[float, ...]:
+    def background_probabilities(self) -> tuple[float, ...]:
         """Probabilities `(k,)` of a voxel that was not looked at."""
 
     def classes(self, logits: Tensor) -> Tensor:
@@ -47,16 +47,16 @@ class Decision(Protocol):
         """Classes by the mean of `count` models, from the sums `(*shape, k)` of their encoded probabilities."""
 
 
-def decision_of(labels: Labels) -> Decision:
+def label_rule(labels: Labels) -> LabelRule:
     """The rule for the outputs of a network that learned these labels."""
     values = labels.to_values(np.arange(len(labels)))
     if not labels.regions:
-        return LargestClass(values)
-    return PresentRegions(np.array([0, *(region.written for region in labels.regions)], values.dtype))
+        return Argmax(values)
+    return RegionThreshold(np.array([0, *(region.output_value for region in labels.regions)], values.dtype))
 
 
 @dataclass(frozen=True)
-class LargestClass:
+class Argmax:
     """One output a class; the first of the largest is taken.
 
     Rounding never turns a larger product or sum into a smaller one, so the class that is largest in all of some voxels
@@ -69,12 +69,12 @@ class LargestClass:
     values: NDArray[Any]
 
     @property
-    def nothing(self) -> tuple[float, ...]:
+    def background_logits(self) -> tuple[float, ...]:
         """See `Decision`."""
         return (NOTHING, *(0.0,) * (len(self.values) - 1))
 
     @property
-    def outside(self) -> tuple[float, ...]:
+    def background_probabilities(self) -> tuple[float, ...]:
         """See `Decision`."""
         return (1.0, *(0.0,) * (len(self.values) - 1))
 
@@ -94,7 +94,7 @@ class LargestClass:
 
 
 @dataclass(frozen=True)
-class PresentRegions:
+class RegionThreshold:
     """One output a region, which may overlap with others; present where its sigmoid exceeds a half.
 
     A label map starts as background, and each region in turn is written over it (nnU-Net, Isensee et al. 2021), so the
@@ -110,12 +110,12 @@ class PresentRegions:
     values: NDArray[Any]
 
     @property
-    def nothing(self) -> tuple[float, ...]:
+    def background_logits(self) -> tuple[float, ...]:
         """See `Decision`."""
         return (-NOTHING,) * (len(self.values) - 1)
 
     @property
-    def outside(self) -> tuple[float, ...]:
+    def background_probabilities(self) -> tuple[float, ...]:
         """See `Decision`."""
         return (0.0,) * (len(self.values) - 1)
 

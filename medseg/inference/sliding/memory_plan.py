@@ -15,10 +15,10 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.inference.sliding.slab import bytes_of_logits
-from medseg.inference.sliding.windows import Sliding
+from medseg.inference.sliding.windows import SlidingWindow
 
-SHARE_OF_FREE = 0.5  # when no budget is given; the rest is for other programs and the cache of files
-SHARE_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
+FRACTION_OF_FREE = 0.5  # when no budget is given; the rest is for other programs and the cache of files
+FRACTION_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
 OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 _CGROUP_FILES = (  # limit, in use; version 2, then 1
@@ -151,13 +151,13 @@ class MemoryPlan:
 
 def plan_memory(
     shape: Sequence[int],
-    sliding: Sliding,
+    sliding: SlidingWindow,
     *,
     budget: int,
-    held: int,
+    held_bytes: int,
     network: Callable[[int], int],
     reduced: bool,
-    later: int = 0,
+    postprocess_bytes: int = 0,
     columns: Callable[[int], list[slice]],
     gpu: torch.device | None = None,
 ) -> MemoryPlan:
@@ -181,19 +181,19 @@ def plan_memory(
     for bands, batch, sums in _choices(shape, sliding, reduced, columns, tight=gpu is None):
         widest = max(columns(bands), key=lambda c: c.stop - c.start)
         slab = _slab_bytes(shape, replace(sliding, batch_size=batch, sums=sums), widest)
-        if gpu is not None and slab < SHARE_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
-            return MemoryPlan(bands, batch, sums, gpu, held + OVERHEAD)
-        logits = batch * sliding.outputs * math.prod(sliding.window) * 4
+        if gpu is not None and slab < FRACTION_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
+            return MemoryPlan(bands, batch, sums, gpu, held_bytes + OVERHEAD)
+        logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
         # Beside what the network takes, its output included: a copy in float32; the sum over flips and one flipped.
         beside = logits * (reduced + (2 if sliding.mirror_axes else 0))
-        peak = max(held + slab + max(logits, network(batch)) + beside, later) + OVERHEAD
+        peak = max(held_bytes + slab + max(logits, network(batch)) + beside, postprocess_bytes) + OVERHEAD
         if peak <= budget:
             return MemoryPlan(bands, batch, sums, torch.device("cpu"), peak)
         smallest = peak if smallest is None else min(smallest, peak)
     assert smallest is not None
     raise ConfigError(
         f"max_memory: found {gigabytes(budget)}, expected at least {gigabytes(smallest, up=True)} for an image of "
-        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.outputs} outputs. "
+        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.num_outputs} outputs. "
         "Allow that much."
     )
 
@@ -205,18 +205,18 @@ def gigabytes(size: float, *, up: bool = False) -> str:
     return f"{size / 10**9 + (0.05 if up else 0):.1f} GB"
 
 
-def _slab_bytes(shape: Sequence[int], sliding: Sliding, columns: slice) -> int:
+def _slab_bytes(shape: Sequence[int], sliding: SlidingWindow, columns: slice) -> int:
     """Bytes of the slices of image and logits that are held at once."""
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
     seen = layout.columns or slice(0, 1)
     image: int = layout.height * (seen.stop - seen.start) * math.prod(layout.sizes[2:]) * shape[0] * 4
-    return image + bytes_of_logits(layout.height, plane, sliding.outputs, sliding.sums)
+    return image + bytes_of_logits(layout.height, plane, sliding.num_outputs, sliding.sums)
 
 
 def _choices(
     shape: Sequence[int],
-    sliding: Sliding,
+    sliding: SlidingWindow,
     reduced: bool,
     columns: Callable[[int], list[slice]],
     *,
@@ -228,7 +228,7 @@ def _choices(
     to be `tight`, as many of these as there are come first, and the fewest at last.
     """
     most = max(1, 2 * shape[2] // sliding.window[1])
-    rows = {n: sum(sliding.rows(shape[2], part) for part in columns(n)) for n in range(1, most + 1)}
+    rows = {n: sum(sliding.num_columns(shape[2], part) for part in columns(n)) for n in range(1, most + 1)}
     bands = sorted(rows, key=lambda n: (rows[n], -n if tight else n))
     free = [n for n in bands if rows[n] == rows[1]]
     types = [torch.float32, torch.float16] if reduced else [torch.float32]

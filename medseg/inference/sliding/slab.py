@@ -29,7 +29,7 @@ class Slices(Protocol):
         """
 
 
-class Whole:
+class InMemoryImage:
     """An image that is in memory."""
 
     def __init__(self, image: Tensor) -> None:
@@ -42,7 +42,7 @@ class Whole:
         return found if columns is None else found[:, :, columns]
 
 
-class Made:
+class LazyImage:
     """An image whose slices are prepared as they are asked for."""
 
     def __init__(self, prepared: PreparedSlices) -> None:
@@ -131,14 +131,14 @@ class LogitSlab:
     """
 
     def __init__(
-        self, height: int, inner: Box, weights: Tensor, dtype: torch.dtype, nothing: Sequence[float]
+        self, height: int, inner: Box, weights: Tensor, dtype: torch.dtype, background: Sequence[float]
     ) -> None:
         self.first = 0
         self._inner = inner
         self.height = height
         self._weights = weights
         self._dtype = dtype
-        self._nothing = nothing
+        self._nothing = background
         self._sums: Tensor | None = None
         plane = [box.stop - box.start for box in inner[1:]]
         self._weight_sum = torch.zeros((height, *plane), device=weights.device)

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medseg.data.patches.first_stage_channels import one_hot_last
+from medseg.data.patches.first_stage_channels import append_one_hot
 from medseg.errors import ConfigError
 from medseg.inference.sliding.memory_plan import PeakMemory
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
-from medseg.models.volumetric.multiplane import on_volumes
+from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
 
 SLAB_FIRST = (2, 0, 1)
@@ -41,14 +41,16 @@ class WindowNetwork:
         self.device = device
         self.dtype = resolve_precision(saved.predict.precision, device)
         self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
-        volumetric = on_volumes(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+        volumetric = as_volumetric(
+            model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing
+        )
         self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
-        self._previous_labels = saved.previous_labels
-        self._channels = len(saved.channel_names) + (saved.previous_labels > 0)
+        self._previous_labels = saved.num_first_stage_labels
+        self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
         self._measured: dict[int, tuple[int, float]] = {}
         # Held while an image is read by another thread: its memory is not the network's.
-        self.alone = threading.Lock()
+        self.exclusive = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Logits of a batch of windows, on the network's device."""
@@ -56,15 +58,15 @@ class WindowNetwork:
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode(), autocast(self.dtype, self.device):
             if self._previous_labels:
-                batch = one_hot_last(batch, self._previous_labels)
+                batch = append_one_hot(batch, self._previous_labels)
             logits: Tensor = self.volumetric(batch.movedim(2, -1))
             return logits.movedim(-1, 2)
 
-    def measured(self, batch_size: int) -> tuple[int, float]:
+    def measured_cost(self, batch_size: int) -> tuple[int, float]:
         """Bytes of this process that one call takes at most, and its seconds; run once a batch size."""
         if batch_size not in self._measured:
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
-            with self.alone, PeakMemory() as memory:
+            with self.exclusive, PeakMemory() as memory:
                 self(batch)
             began = time.perf_counter()
             self(batch)

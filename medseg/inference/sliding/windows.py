@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import Box, ImageSlab, LogitSlab, Slices, Whole
+from medseg.inference.sliding.slab import Box, ImageSlab, InMemoryImage, LogitSlab, Slices
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
@@ -24,7 +24,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Sliding:
+class SlidingWindow:
     """How an image is cut into windows and their logits are put together.
 
     Attributes:
@@ -49,8 +49,8 @@ class Sliding:
     mirror_axes: tuple[int, ...] = ()
     sums: torch.dtype = torch.float32
     device: torch.device = _CPU
-    empty: Callable[[Tensor], bool] | None = None
-    nothing: tuple[float, ...] = (0.0,)
+    is_empty: Callable[[Tensor], bool] | None = None
+    background: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -59,11 +59,11 @@ class Sliding:
             )
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """How many logits a voxel has."""
-        return len(self.nothing)
+        return len(self.background)
 
-    def layout(self, shape: Sequence[int], columns: slice | None = None) -> Layout:
+    def layout(self, shape: Sequence[int], columns: slice | None = None) -> WindowLayout:
         """Where the windows of an image of this shape lie.
 
         Args:
@@ -80,12 +80,12 @@ class Sliding:
         if columns is not None:
             inner[1] = slice(before[1] + columns.start, before[1] + columns.stop)
         boxes = [_box(p, self.window) for p in window_positions(sizes, self.window, self.overlap)]
-        wanted = [box for box in boxes if _meet(box[1:], inner[1:])]
+        wanted = [box for box in boxes if _intersect(box[1:], inner[1:])]
         runs = zip(wanted, wanted[self.batch_size - 1 :] or wanted[-1:], strict=False)
         height = max(last[0].stop - first[0].start for first, last in runs)
-        return Layout(sizes, before, tuple(inner), wanted, height)
+        return WindowLayout(sizes, before, tuple(inner), wanted, height)
 
-    def _across(self, size: int) -> list[slice]:
+    def _windows_along(self, size: int) -> list[slice]:
         """Windows along the second axis, which has this size, in its voxels; without any padding."""
         window = self.window[1]
         padded = max(size, window)
@@ -93,21 +93,21 @@ class Sliding:
         starts = window_starts(padded, window, self.overlap)
         return [slice(start - before, start - before + window) for start in starts]
 
-    def seams(self, size: int) -> list[int]:
+    def window_edges(self, size: int) -> list[int]:
         """Voxels of the second axis, which has this size, at which windows begin or end.
 
         Parts that are cut there share the fewest windows.
         """
-        edges = {edge for piece in self._across(size) for edge in (piece.start, piece.stop)}
+        edges = {edge for piece in self._windows_along(size) for edge in (piece.start, piece.stop)}
         return sorted(edge for edge in edges if 0 < edge < size)
 
-    def rows(self, size: int, columns: slice) -> int:
+    def num_columns(self, size: int, columns: slice) -> int:
         """How many windows along the second axis, which has this size, are needed for some of its columns."""
-        return sum(_meet([piece], [columns]) for piece in self._across(size))
+        return sum(_intersect([piece], [columns]) for piece in self._windows_along(size))
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowLayout:
     """Windows over an image.
 
     Attributes:
@@ -160,17 +160,17 @@ def predict_windows(
     Raises:
         ConfigError: overlap out of range, or a window of the wrong length.
     """
-    sliding = Sliding(
+    sliding = SlidingWindow(
         tuple(window), overlap, batch_size, blend, tuple(mirror_axes), device=torch.device(image.device)
     )
-    blocks = window_slices(Whole(image), network, sliding, on_window=on_window)
+    blocks = window_slices(InMemoryImage(image), network, sliding, on_window=on_window)
     return torch.cat([block.clone() for block in blocks]).movedim(-1, 0).contiguous()
 
 
 def window_slices(
     image: Slices,
     network: Network,
-    sliding: Sliding,
+    sliding: SlidingWindow,
     *,
     columns: slice | None = None,
     on_window: OnWindow | None = None,
@@ -198,7 +198,7 @@ def window_slices(
     layout = sliding.layout(image.shape[1:], columns)
     held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, sliding.device)
     weights = window_weights(sliding.window, sliding.blend).to(sliding.device)
-    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums, sliding.nothing)
+    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums, sliding.background)
     done = 0
     for done, batch in _batches(held, layout, sliding):
         yield from _finished(slab, batch[0][0].start)
@@ -211,16 +211,18 @@ def window_slices(
         on_window(len(layout.boxes), len(layout.boxes))
 
 
-def windows_to_predict(image: Slices, sliding: Sliding, columns: slice | None = None) -> int:
+def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | None = None) -> int:
     """Number of windows that are not empty; looks at the whole image."""
     layout = sliding.layout(image.shape[1:], columns)
-    if sliding.empty is None:
+    if sliding.is_empty is None:
         return len(layout.boxes)
     held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, torch.device("cpu"))
     return sum(len(batch) for _, batch in _batches(held, layout, sliding))
 
 
-def _batches(held: ImageSlab, layout: Layout, sliding: Sliding) -> Iterator[tuple[int, list[Box]]]:
+def _batches(
+    held: ImageSlab, layout: WindowLayout, sliding: SlidingWindow
+) -> Iterator[tuple[int, list[Box]]]:
     """Windows to predict together, with the count of windows up to there; `held` shows their part of the image."""
     batch: list[Box] = []
     for number, box in enumerate(layout.boxes):
@@ -228,7 +230,7 @@ def _batches(held: ImageSlab, layout: Layout, sliding: Sliding) -> Iterator[tupl
             yield number, batch
             batch = []
         held.move_to((batch[0] if batch else box)[0].start, box[0].stop)
-        if sliding.empty is not None and sliding.empty(held[box]):
+        if sliding.is_empty is not None and sliding.is_empty(held[box]):
             continue
         batch.append(box)
         if len(batch) == sliding.batch_size:
@@ -300,7 +302,7 @@ def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
     return total
 
 
-def _meet(one: Sequence[slice], other: Sequence[slice]) -> bool:
+def _intersect(one: Sequence[slice], other: Sequence[slice]) -> bool:
     """Whether two boxes share a voxel."""
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 

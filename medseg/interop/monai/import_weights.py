@@ -37,7 +37,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg.config import read_yaml
-from medseg.errors import ConfigError, ModelError, describe, nearest
+from medseg.errors import ConfigError, ModelError, did_you_mean, error_message
 from medseg.interop.monai.networks import NETWORKS, Arguments
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_weights, save_model
@@ -82,7 +82,7 @@ def import_monai(
     _require_agreement(arguments, saved, table, config, labels)
     options = {name: value for name, value in saved.model.items() if name != "name"}
     model = build_model(
-        saved.model["name"], in_channels=arguments.in_channels, num_classes=table.outputs, **options
+        saved.model["name"], in_channels=arguments.in_channels, num_classes=table.num_outputs, **options
     )
     _require_window(model, saved, config)
     state = read_state(Path(weights), key)
@@ -99,7 +99,7 @@ def read_config(network: str, path: Path) -> tuple[Arguments, SavedModel, Any]:
         ConfigError: unknown network, missing or wrong keys, or a network that has no equal here.
     """
     if network not in NETWORKS:
-        hint = nearest(network, NETWORKS)
+        hint = did_you_mean(network, NETWORKS)
         raise ConfigError(f"--network: found {network!r}, expected one of {', '.join(NETWORKS)}.{hint}")
     values = read_yaml(path)
     kind, name = NETWORKS[network]
@@ -134,7 +134,7 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
         listed = ", ".join(map(repr, found)) or "none"
         what = f"state dict{f' called {key!r}' if key else ''}"
         fix = "Choose one with --key" if found else "Save the state dict of the network"
-        raise ModelError(describe(path, what, found=listed, expected="one", fix=fix))
+        raise ModelError(error_message(path, what, found=listed, expected="one", fix=fix))
     state = {name.removeprefix("module."): tensor for name, tensor in found[chosen].items()}
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
@@ -170,13 +170,13 @@ def _require_agreement(
         )
     outputs = "regions" if table.regions else "labels, background counted"
     for where, what, found, expected in (
-        (labels, outputs, table.outputs, classes),
+        (labels, outputs, table.num_outputs, classes),
         (config, "channel_names", len(saved.channel_names), channels),
         (config, "preprocessing.channels", len(saved.preprocessing.channels), channels),
     ):
         if found != expected:
             fix = "Give one per channel" if where == config else "Give one row per output of the network"
-            raise ConfigError(describe(where, what, found=found, expected=expected, fix=fix))
+            raise ConfigError(error_message(where, what, found=found, expected=expected, fix=fix))
 
 
 def _require_window(model: Model, saved: SavedModel, config: str | Path) -> None:
@@ -186,11 +186,13 @@ def _require_window(model: Model, saved: SavedModel, config: str | Path) -> None
     if any(size % step for size, step in zip(window, model.divisor, strict=True)):
         expected = f"multiples of {list(model.divisor)}"
         fix = "Give the patch size of the training"
-        raise ConfigError(describe(config, "window", found=window, expected=expected, fix=fix))
+        raise ConfigError(error_message(config, "window", found=window, expected=expected, fix=fix))
     if flat and saved.window[saved.slice_axis] != 1:
         fix = "A 2-D network sees one slice"
         raise ConfigError(
-            describe(config, f"window.{saved.slice_axis}", found=saved.window[flat[0]], expected=1, fix=fix)
+            error_message(
+                config, f"window.{saved.slice_axis}", found=saved.window[flat[0]], expected=1, fix=fix
+            )
         )
 
 
@@ -206,7 +208,7 @@ def _theirs(network: str, arguments: Arguments, state: Mapping[str, Tensor], wei
         reason = " ".join(str(error).split())[:300]
         fix = "Check the arguments under network"
         raise ModelError(
-            describe(weights, f"MONAI's own network does not take them: {reason}", fix=fix)
+            error_message(weights, f"MONAI's own network does not take them: {reason}", fix=fix)
         ) from None
     return built.eval()
 
@@ -227,5 +229,7 @@ def _measured(model: Model, theirs: nn.Module, weights: str | Path) -> float:
         found = f"{difference:.2g} on logits up to {largest:.2g}"
         fix = "Nothing was written; check the arguments under network"
         what = "the logits differ from those of MONAI's own network"
-        raise ModelError(describe(weights, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix))
+        raise ModelError(
+            error_message(weights, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix)
+        )
     return difference

@@ -73,7 +73,7 @@ class _ActivationArguments(Config):
     negative_slope: float = 0.01
 
 
-class Network(Config):
+class NetworkSettings(Config):
     """``arch_kwargs``: the layers of a network; per-axis numbers are in tensor order."""
 
     n_stages: Annotated[int, Field(ge=2, le=MAX_STAGES)]
@@ -95,7 +95,7 @@ class Network(Config):
     deep_supervision: bool = False
 
     @model_validator(mode="after")
-    def _agree(self) -> Network:
+    def _agree(self) -> NetworkSettings:
         if _NORMS[self.norm_op][1] != self.dims:
             raise ValueError(f"norm_op {self.norm_op} does not fit conv_op {self.conv_op}")
         for key in (
@@ -140,7 +140,7 @@ class Architecture(Foreign):
     """A network's class and layers."""
 
     network_class_name: Annotated[str, one_of(tuple(NETWORKS), "network")]
-    arch_kwargs: Network
+    arch_kwargs: NetworkSettings
 
     @model_validator(mode="after")
     def _counts(self) -> Architecture:

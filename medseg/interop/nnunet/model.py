@@ -21,7 +21,7 @@ from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, ModelError
 from medseg.interop.nnunet.checkpoint_files import Checkpoint, convert_weights, read_checkpoint
 from medseg.interop.nnunet.plans import Plans, read_plans
-from medseg.interop.nnunet.postprocessing import find_postprocessing, read_postprocessing, told
+from medseg.interop.nnunet.postprocessing import find_postprocessing, in_words, read_postprocessing
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
@@ -45,7 +45,7 @@ def import_nnunet(
     folds: Sequence[str] | None = None,
     checkpoint: Which = "final",
     orientation: str | None = None,
-    previous: str | Path | None = None,
+    first_stage: str | Path | None = None,
 ) -> SavedModel:
     """Turn a trained nnU-Net v2 model into a model folder that gives its answers.
 
@@ -58,7 +58,7 @@ def import_nnunet(
         checkpoint: of the last epoch, which nnU-Net predicts with, or the best in validation.
         orientation: axis codes of the files that it was trained on, where they are known to be all the same. Other
             files are then turned to it first. nnU-Net takes files as they are, which None repeats.
-        previous: of a cascade, the trained folder of its earlier stage; None looks beside the later one. Both become one
+        first_stage: of a cascade, the trained folder of its earlier stage; None looks beside the later one. Both become one
             model folder; `folds`, `checkpoint` and `orientation` are for both.
 
     Returns:
@@ -72,7 +72,7 @@ def import_nnunet(
     if output.exists():
         raise ConfigError(f"{output}: exists already, expected a new folder. Choose another, or remove it.")
     options = _Options(folds, checkpoint, orientation)
-    stage = None if previous is None else Path(previous)
+    stage = None if first_stage is None else Path(first_stage)
     make_folder(output.parent)
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         folder = source if source.is_dir() else extract(source, Path(scratch) / source.stem)
@@ -89,7 +89,7 @@ class _Options:
 
 
 def _import_folder(
-    folder: Path, output: Path, configuration: str | None, options: _Options, previous: Path | None
+    folder: Path, output: Path, configuration: str | None, options: _Options, first_stage: Path | None
 ) -> SavedModel:
     configuration = configuration or _configuration_of(folder)
     plans = read_plans(folder / "plans.json", configuration)
@@ -102,7 +102,7 @@ def _import_folder(
             f"{checkpoints[0]}: init_args.configuration: found {first.configuration!r}, expected {configuration!r}. "
             f"Import it with --configuration {first.configuration}."
         )
-    stage = _earlier_stage(folder, plans.configuration.previous_stage, previous)
+    stage = _first_stage_folder(folder, plans.configuration.previous_stage, first_stage)
     network = plans.configuration.architecture.model(axes.order)
     if first.has_batch_norm:
         network["norm"] = "batch"
@@ -116,15 +116,17 @@ def _import_folder(
             "window": axes.volume(plans.configuration.patch_size, across=1),
             "slice_axis": axes.slice_axis,
             "members": len(checkpoints),
-            "previous_labels": len(labels.foreground) if stage is not None else 0,
+            "num_first_stage_labels": len(labels.foreground) if stage is not None else 0,
             "predict": _AS_NNUNET.replace(mirror_axes=axes.of_volume(first.mirror_axes)),
             "trained_on": _origin(plans, configuration, first, checkpoints),
         },
         source=str(folder),
     )
     saved = _with_postprocessing(saved, folder, labels)
-    weights = _weights(checkpoints, saved, labels.outputs, plans.configuration.architecture.kind, axes.order)
-    parameters = _parameters(saved, labels.outputs) * saved.members
+    weights = _weights(
+        checkpoints, saved, labels.num_outputs, plans.configuration.architecture.kind, axes.order
+    )
+    parameters = _parameters(saved, labels.num_outputs) * saved.members
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         inner = None
         if stage is not None:
@@ -134,7 +136,7 @@ def _import_folder(
     return saved
 
 
-def _earlier_stage(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
+def _first_stage_folder(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
     """The trained folder of a cascade's earlier stage; None for a model of its own."""
     if configuration is None:
         if given is not None:
@@ -164,19 +166,19 @@ class FileAxes:
     dims: int
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def file_axes(self) -> tuple[int, ...]:
         """File axis of each tensor axis of the whole volume."""
         return tuple(2 - axis for axis in self.transpose)
 
     @property
     def slice_axis(self) -> int:
         """File axis across the slices of a 2-D network; 2 for a 3-D one, where it means nothing."""
-        return self.places[0] if self.dims == 2 else 2
+        return self.file_axes[0] if self.dims == 2 else 2
 
     @property
     def order(self) -> tuple[int, ...]:
         """Our network's axis i is nnU-Net's axis ``order[i]``."""
-        places = self.places[-self.dims :]
+        places = self.file_axes[-self.dims :]
         return tuple(sorted(range(self.dims), key=lambda axis: places[axis]))
 
     def volume(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
@@ -188,7 +190,7 @@ class FileAxes:
 
     def of_volume(self, axes: Sequence[int]) -> tuple[int, ...]:
         """File axes of some of the network's axes, sorted; those that it does not have are left out."""
-        places = self.places[-self.dims :]
+        places = self.file_axes[-self.dims :]
         return tuple(sorted(places[axis] for axis in axes if axis < self.dims))
 
 
@@ -241,7 +243,7 @@ def _with_postprocessing(saved: SavedModel, folder: Path, labels: Labels) -> Sav
         note = f"not taken over: {file.name} without postprocessing.json, and pickles are not read"
         return saved.replace(trained_on={**saved.trained_on, "postprocessing": note})
     predict = read_postprocessing(file, labels, saved.predict)
-    note = f"{told(predict)} ({file.parent.name})"
+    note = f"{in_words(predict)} ({file.parent.name})"
     return saved.replace(predict=predict.to_plain(), trained_on={**saved.trained_on, "postprocessing": note})
 
 

@@ -41,7 +41,7 @@ _OLD_KEYS = (
 )
 
 
-class Intensities(Foreign):
+class ForegroundStatistics(Foreign):
     """Foreground statistics of a channel."""
 
     mean: float
@@ -105,7 +105,7 @@ class Plans(Foreign):
     label_manager: Annotated[str, one_of(("LabelManager",), "label manager")] = "LabelManager"
     transpose_forward: tuple[int, int, int]
     configuration: Configuration
-    intensities: dict[str, Intensities]
+    intensities: dict[str, ForegroundStatistics]
 
     @field_validator("transpose_forward")
     @classmethod

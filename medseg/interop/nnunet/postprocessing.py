@@ -63,7 +63,7 @@ def read_postprocessing(path: Path, labels: Labels, settings: PredictSettings) -
     return settings.replace(keep_largest_foreground=foreground, keep_largest=names)
 
 
-def told(settings: PredictSettings) -> str:
+def in_words(settings: PredictSettings) -> str:
     """What the post-processing keeps, in words."""
     parts = ["of all labels together"] if settings.keep_largest_foreground else []
     parts += [f"of {name}" for name in settings.keep_largest]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from medseg.models.backbones.resnet_config import RESNETS, ResNetFields
-from medseg.models.catalog import Size, register
+from medseg.models.catalog import ModelSize, register
 
 _PAPER = "Long et al. 2015, Fully Convolutional Networks, arXiv:1411.4038"
 
@@ -18,7 +18,7 @@ _PAPER = "Long et al. 2015, Fully Convolutional Networks, arXiv:1411.4038"
     summary="FCN on a dilated ResNet-101",
     reference=_PAPER,
     preset=RESNETS["resnet_101"],
-    size=Size(54_314_346, in_channels=3, num_classes=21),
+    size=ModelSize(54_314_346, in_channels=3, num_classes=21),
 )
 @register(
     "fcn_resnet_50",
@@ -26,7 +26,7 @@ _PAPER = "Long et al. 2015, Fully Convolutional Networks, arXiv:1411.4038"
     summary="FCN on a dilated ResNet-50",
     reference=_PAPER,
     preset=RESNETS["resnet_50"],
-    size=Size(35_322_218, in_channels=3, num_classes=21),
+    size=ModelSize(35_322_218, in_channels=3, num_classes=21),
 )
 class FCNOptions(ResNetFields):
     """torchvision's FCN: a ResNet whose last two stages are dilated, and a head of two convolutions.

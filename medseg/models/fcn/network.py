@@ -10,11 +10,11 @@ from torchvision.models.segmentation.fcn import FCNHead
 from medseg.models.backbones.resnet import resnet, stage_widths
 from medseg.models.base import Model
 from medseg.models.fcn.config import FCNOptions
-from medseg.models.layers.memory_format import as_model, crop_to, pad_to, round_up
-from medseg.models.pretrained.loading import Homes, with_weights
+from medseg.models.layers.memory_format import crop_to, match_model_format, pad_to, round_up
+from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
-HOMES = Homes(
-    places=(("", ""), ("", "backbone.")),
+WEIGHT_MAPPING = WeightMapping(
+    prefixes=(("", ""), ("", "backbone.")),
     heads=("classifier.4.", "aux_classifier."),
     stems=("conv1.weight",),
 )
@@ -31,7 +31,7 @@ class FCN(Model):
         num_classes: classes, background counted.
     """
 
-    published_part = "backbone"
+    pretrained_part = "backbone"
 
     def __init__(self, config: FCNOptions, in_channels: int, num_classes: int) -> None:
         super().__init__(spatial_dims=2, in_channels=in_channels, num_classes=num_classes, divisor=(8, 8))
@@ -75,8 +75,8 @@ class FCN(Model):
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         self.check_image(image)
         size = round_up((image.shape[2], image.shape[3]), self.divisor)
-        self.check_norm_values(image, 8)
-        features: dict[str, Tensor] = self.backbone(pad_to(as_model(image, self), size))
+        self.require_several_values(image, 8)
+        features: dict[str, Tensor] = self.backbone(pad_to(match_model_format(image, self), size))
         return features
 
     def _on_grid(self, coarse: Tensor, image: Tensor) -> Tensor:
@@ -88,4 +88,4 @@ class FCN(Model):
 
 def build(options: FCNOptions, *, in_channels: int, num_classes: int, spatial_dims: int) -> FCN:
     """Build the FCN, with pretrained weights where the options name some."""
-    return with_weights(FCN(options, in_channels, num_classes), options, HOMES)
+    return load_pretrained(FCN(options, in_channels, num_classes), options, WEIGHT_MAPPING)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medseg.models.layers.memory_format import is_channels_last
 
 
-class PointConv3d(nn.Conv3d):
+class PointwiseConv3d(nn.Conv3d):
     """A 1×1×1 convolution, as a matrix product where that is the faster way to the same numbers.
 
     In float32 on one CPU thread, PyTorch has no channels-last kernel for it: a fallback takes 4 to 14 times as
@@ -51,7 +51,7 @@ def conv_nd(
     """
     kernel = kernel_size or (1,) * spatial_dims
     point = set(kernel) == {1} and (stride is None or set(stride) == {1}) and groups == 1
-    make: Any = nn.Conv2d if spatial_dims == 2 else PointConv3d if point else nn.Conv3d
+    make: Any = nn.Conv2d if spatial_dims == 2 else PointwiseConv3d if point else nn.Conv3d
     conv: nn.Module = make(
         in_channels,
         out_channels,

@@ -22,20 +22,20 @@ def is_channels_last(x: Tensor) -> bool:
     return x.dim() in _FORMATS and x.stride(1) == 1 and x.is_contiguous(memory_format=_FORMATS[x.dim()])
 
 
-def like_layout(x: Tensor, model: Tensor) -> Tensor:
+def match_memory_format(x: Tensor, reference: Tensor) -> Tensor:
     """Return `x` in the layout of `model`; copies only when it lies otherwise."""
-    if is_channels_last(model):
+    if is_channels_last(reference):
         # `to`, not `contiguous`: it also turns the strides of a tensor with one channel.
         return x if is_channels_last(x) else x.to(memory_format=_FORMATS[x.dim()])
     return x.contiguous()
 
 
-def as_model(x: Tensor, model: nn.Module) -> Tensor:
+def match_model_format(x: Tensor, model: nn.Module) -> Tensor:
     """Return `x` in channels-last if the convolution weights of `model` are in channels-last, else as it is."""
     for weight in model.parameters():
         # A kernel with one tap lies in both layouts at once, and says nothing.
         if weight.dim() == x.dim() and weight.shape[2:].numel() > 1:
-            return like_layout(x, weight) if is_channels_last(weight) else x
+            return match_memory_format(x, weight) if is_channels_last(weight) else x
     return x
 
 
@@ -51,7 +51,7 @@ def pad_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
         if x.shape[axis] != n:
             # Clamped indices instead of F.pad, which has no replication for integers and leaves bfloat16.
             index = torch.arange(n, device=x.device).clamp(max=x.shape[axis] - 1)
-            x = like_layout(x.index_select(axis, index), x)
+            x = match_memory_format(x.index_select(axis, index), x)
     return x
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.layers.layer_names import Norm
-from medseg.models.layers.memory_format import is_channels_last, like_layout
+from medseg.models.layers.memory_format import is_channels_last, match_memory_format
 
 MAX_GROUPS = 32
 CHUNK = 2**17
@@ -38,7 +38,9 @@ class InstanceNorm(nn.Module):
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, len(self.weight), self.eps)
         if not _exactly(x):
-            return like_layout(F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x)
+            return match_memory_format(
+                F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x
+            )
         weight, bias = self.weight.float(), self.bias.float()
         return _joined([_NormaliseSample.apply(sample, weight, bias, self.eps) for sample in x.split(1)])
 
@@ -69,7 +71,7 @@ class _NormaliseSample(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[:3])
-        grad = like_layout(grad, x)
+        grad = match_memory_format(grad, x)
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, inverse, True, ctx.eps, needed
         )
@@ -132,7 +134,7 @@ class LayerNorm(nn.Module):
         """Map (n c *spatial) to the same shape and layout."""
         last = x.movedim(1, -1)  # n *spatial c
         out = F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps)
-        return like_layout(out.movedim(-1, 1), x)
+        return match_memory_format(out.movedim(-1, 1), x)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -146,7 +148,7 @@ class GroupNorm(nn.GroupNorm):
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, self.num_groups, self.eps)
         if not _exactly(x):
-            return like_layout(super().forward(x), x)
+            return match_memory_format(super().forward(x), x)
         settings = (self.weight.float(), self.bias.float(), self.num_groups, self.eps)
         return _joined([_NormaliseGroups.apply(sample, *settings) for sample in x.split(1)])
 
@@ -172,7 +174,7 @@ class _NormaliseGroups(torch.autograd.Function):
         needed = list(ctx.needs_input_grad[:3])
         shape = (1, x.shape[1], x[0, 0].numel(), ctx.groups)
         grads = torch.ops.aten.native_group_norm_backward(
-            like_layout(grad, x), x, mean.view(1, -1), inverse.view(1, -1), weight, *shape, needed
+            match_memory_format(grad, x), x, mean.view(1, -1), inverse.view(1, -1), weight, *shape, needed
         )
         return (*(g if need else None for g, need in zip(grads, needed, strict=True)), None, None)
 

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from medseg.models.layers.convs import conv_nd, conv_transpose_nd
 from medseg.models.layers.layer_names import Upsample
-from medseg.models.layers.memory_format import is_channels_last, like_layout
+from medseg.models.layers.memory_format import is_channels_last, match_memory_format
 
 
 def max_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Maximum over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
-    return like_layout((F.max_pool2d if x.dim() == 4 else F.max_pool3d)(x, stride), x)
+    return match_memory_format((F.max_pool2d if x.dim() == 4 else F.max_pool3d)(x, stride), x)
 
 
 def avg_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Mean over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
     if x.dim() == 4:
-        return like_layout(F.avg_pool2d(x, stride), x)
+        return match_memory_format(F.avg_pool2d(x, stride), x)
     # The CPU has no 3D mean in 16 bits.
     wide = x if x.is_cuda or x.dtype == torch.float64 else x.float()
-    return like_layout(F.avg_pool3d(wide, stride).to(x.dtype), x)
+    return match_memory_format(F.avg_pool3d(wide, stride).to(x.dtype), x)
 
 
 def resize(x: Tensor, size: tuple[int, ...], *, nearest: bool = False, align_corners: bool = False) -> Tensor:
@@ -32,9 +32,9 @@ def resize(x: Tensor, size: tuple[int, ...], *, nearest: bool = False, align_cor
     if tuple(x.shape[2:]) == size:
         return x
     if nearest:
-        return like_layout(F.interpolate(x, size, mode="nearest"), x)
+        return match_memory_format(F.interpolate(x, size, mode="nearest"), x)
     mode = "bilinear" if x.dim() == 4 else "trilinear"
-    return like_layout(F.interpolate(x, size, mode=mode, align_corners=align_corners), x)
+    return match_memory_format(F.interpolate(x, size, mode=mode, align_corners=align_corners), x)
 
 
 def pixel_shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:

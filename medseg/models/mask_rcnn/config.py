@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from medseg.models.backbones.resnet_config import RESNETS, ResNetFields
-from medseg.models.catalog import Size, register
+from medseg.models.catalog import ModelSize, register
 from medseg.models.pretrained.config import PretrainedOptions
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -84,7 +84,7 @@ class MaskRCNNFields(PretrainedOptions):
     summary="Mask R-CNN on a ResNeXt-101 32x8d with a feature pyramid",
     reference=_PAPER,
     preset=RESNETS["resnext_101_32x8d"] | {"anchor_sizes": DETECTRON2_ANCHORS},
-    size=Size(107_634_997, in_channels=3, num_classes=81),
+    size=ModelSize(107_634_997, in_channels=3, num_classes=81),
 )
 @register(
     "mask_rcnn_resnet_101_fpn",
@@ -92,7 +92,7 @@ class MaskRCNNFields(PretrainedOptions):
     summary="Mask R-CNN on a ResNet-101 with a feature pyramid",
     reference=_PAPER,
     preset=RESNETS["resnet_101"],
-    size=Size(63_077_611, in_channels=3, num_classes=21),
+    size=ModelSize(63_077_611, in_channels=3, num_classes=21),
 )
 @register(
     "mask_rcnn_resnet_50_fpn",
@@ -100,7 +100,7 @@ class MaskRCNNFields(PretrainedOptions):
     summary="Mask R-CNN on a ResNet-50 with a feature pyramid",
     reference=_PAPER,
     preset=RESNETS["resnet_50"],
-    size=Size(43_988_607, in_channels=3, num_classes=3),
+    size=ModelSize(43_988_607, in_channels=3, num_classes=3),
 )
 class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     """Mask R-CNN with a feature pyramid of five levels (Lin et al. 2017), torchvision's parts."""
@@ -114,7 +114,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     summary="Mask R-CNN on the dilated fifth stage of a ResNet-101",
     reference=_PAPER,
     preset=RESNETS["resnet_101"] | {"form": "dc5"},
-    size=Size(191_403_121, in_channels=3, num_classes=81),
+    size=ModelSize(191_403_121, in_channels=3, num_classes=81),
 )
 @register(
     "mask_rcnn_resnet_50_dc5",
@@ -122,7 +122,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     summary="Mask R-CNN on the dilated fifth stage of a ResNet-50",
     reference=_PAPER,
     preset=RESNETS["resnet_50"] | {"form": "dc5"},
-    size=Size(172_410_993, in_channels=3, num_classes=81),
+    size=ModelSize(172_410_993, in_channels=3, num_classes=81),
 )
 @register(
     "mask_rcnn_resnet_101_c4",
@@ -130,7 +130,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     summary="Mask R-CNN on the fourth stage of a ResNet-101",
     reference=_PAPER,
     preset=RESNETS["resnet_101"] | {"form": "c4"},
-    size=Size(54_963_313, in_channels=3, num_classes=81),
+    size=ModelSize(54_963_313, in_channels=3, num_classes=81),
 )
 @register(
     "mask_rcnn_resnet_50_c4",
@@ -138,7 +138,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     summary="Mask R-CNN on the fourth stage of a ResNet-50",
     reference=_PAPER,
     preset=RESNETS["resnet_50"] | {"form": "c4"},
-    size=Size(35_971_185, in_channels=3, num_classes=81),
+    size=ModelSize(35_971_185, in_channels=3, num_classes=81),
 )
 class SingleLevelMaskRCNNOptions(ResNetFields, MaskRCNNFields):
     """Mask R-CNN on one feature map of stride 16, in Detectron2's two forms.

@@ -12,10 +12,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from medseg.errors import ModelError, describe
-from medseg.models.base import Model, full_precision
+from medseg.errors import ModelError, error_message
+from medseg.models.base import Model, autocast_disabled
 from medseg.models.detections import Detections, Targets, instance_targets
-from medseg.models.layers.memory_format import as_model, pad_to, round_up
+from medseg.models.layers.memory_format import match_model_format, pad_to, round_up
 from medseg.models.mask_rcnn.config import MaskRCNNFields
 from medseg.models.mask_rcnn.heads import Heads
 
@@ -47,8 +47,8 @@ class MaskRCNN(Model):
         ModelError: there is no foreground class.
     """
 
-    published_part = "backbone.body"
-    own_losses = True
+    pretrained_part = "backbone.body"
+    computes_own_losses = True
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class MaskRCNN(Model):
         if num_classes < 2:
             fix = "Count the background as class 0"
             raise ModelError(
-                describe("MaskRCNN", "classes", found=num_classes, expected="2 or more", fix=fix)
+                error_message("MaskRCNN", "classes", found=num_classes, expected="2 or more", fix=fix)
             )
         self.config = config
         self.norm_stride = norm_stride
@@ -109,7 +109,7 @@ class MaskRCNN(Model):
         targets = instance_targets(label, instances, num_classes=self.num_classes, limit=MAX_OBJECTS)
         maps, padded = self._features(image)
         wanted = [_torchvision_target(target) for target in targets]
-        with full_precision(image), self._training(True):
+        with autocast_disabled(image), self._training(True):
             images = _image_list(padded, image)
             proposals, proposal_losses = self.rpn(images, maps, wanted)
             _, object_losses = self.roi_heads(maps, proposals, images.image_sizes, wanted)
@@ -138,19 +138,19 @@ class MaskRCNN(Model):
         """The backbone's maps in float32, and the padded image."""
         self.check_image(image)
         size = round_up((image.shape[2], image.shape[3]), self.divisor)
-        padded = pad_to(as_model(image, self), size)
+        padded = pad_to(match_model_format(image, self), size)
         return {name: x.float() for name, x in self.backbone(padded).items()}, padded
 
     def check_image(self, image: Tensor) -> None:
         """Raise `ModelError` where the image does not fit, or leaves a batch norm a single value to normalise."""
         super().check_image(image)
         if self.norm_stride is not None:
-            self.check_norm_values(image, self.norm_stride)
+            self.require_several_values(image, self.norm_stride)
 
     def _detect(self, maps: Maps, padded: Tensor, image: Tensor) -> list[Found]:
         """torchvision's detections of each image: scores, labels, boxes and masks of a fixed small size."""
         images = _image_list(padded, image)
-        with full_precision(image), self._training(False):
+        with autocast_disabled(image), self._training(False):
             proposals, _ = self.rpn(images, maps)
             found: list[Found] = self.roi_heads(maps, proposals, images.image_sizes)[0]
         return found

@@ -10,18 +10,18 @@ from medseg.models.backbones.resnet import resnet, stage_widths
 from medseg.models.mask_rcnn.config import MaskRCNNOptions, SingleLevelMaskRCNNOptions
 from medseg.models.mask_rcnn.heads import make_heads, make_stage_heads
 from medseg.models.mask_rcnn.network import MaskRCNN
-from medseg.models.pretrained.loading import Homes, with_weights
+from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
-HOMES = Homes(
-    places=(("", ""), ("", "backbone.body.")),
+WEIGHT_MAPPING = WeightMapping(
+    prefixes=(("", ""), ("", "backbone.body.")),
     heads=("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."),
     stems=("conv1.weight",),
 )
 
-C4_HOMES = Homes(
-    places=HOMES.places,
-    heads=HOMES.heads,
-    stems=HOMES.stems,
+C4_WEIGHT_MAPPING = WeightMapping(
+    prefixes=WEIGHT_MAPPING.prefixes,
+    heads=WEIGHT_MAPPING.heads,
+    stems=WEIGHT_MAPPING.stems,
     renames=((r"^backbone\.body\.layer4\.", "roi_heads.box_head.layer4."),),
 )
 """The fifth stage is the heads', so it moves there from a ResNet's weights."""
@@ -86,12 +86,12 @@ def build_pyramid(
     options: MaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int
 ) -> MaskRCNN:
     """Build Mask R-CNN with a feature pyramid, with pretrained weights where the options name some."""
-    return with_weights(pyramid_mask_rcnn(options, in_channels, num_classes), options, HOMES)
+    return load_pretrained(pyramid_mask_rcnn(options, in_channels, num_classes), options, WEIGHT_MAPPING)
 
 
 def build_single_level(
     options: SingleLevelMaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int
 ) -> MaskRCNN:
     """Build Mask R-CNN on a single map (C4 or DC5), with pretrained weights where the options name some."""
-    homes = C4_HOMES if options.form == "c4" else HOMES
-    return with_weights(single_level_mask_rcnn(options, in_channels, num_classes), options, homes)
+    mapping = C4_WEIGHT_MAPPING if options.form == "c4" else WEIGHT_MAPPING
+    return load_pretrained(single_level_mask_rcnn(options, in_channels, num_classes), options, mapping)

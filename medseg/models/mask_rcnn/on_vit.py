@@ -14,10 +14,10 @@ from medseg.models.backbones.vit_adapter import ViTAdapter
 from medseg.models.mask_rcnn.heads import make_foreground_heads
 from medseg.models.mask_rcnn.network import MaskRCNN
 from medseg.models.mask_rcnn.on_vit_config import ViTMaskRCNNOptions
-from medseg.models.pretrained.loading import Homes, with_weights
+from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
-HOMES = Homes(
-    places=(("", ""), ("", "backbone.body.vit.")),
+WEIGHT_MAPPING = WeightMapping(
+    prefixes=(("", ""), ("", "backbone.body.vit.")),
     heads=("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."),
     stems=("patch_embed.proj.weight", "prior.stem.0.0.weight"),
 )
@@ -71,10 +71,10 @@ def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int
         stride=32,
         norm_stride=32 if config.adapter else None,
     )
-    model.published_part = "backbone.body.vit"  # without what the adapter or the pyramid adds
+    model.pretrained_part = "backbone.body.vit"  # without what the adapter or the pyramid adds
     return model
 
 
 def build(options: ViTMaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int) -> MaskRCNN:
     """Build Mask R-CNN on a vision transformer, with pretrained weights where the options name some."""
-    return with_weights(vit_mask_rcnn(options, in_channels, num_classes), options, HOMES)
+    return load_pretrained(vit_mask_rcnn(options, in_channels, num_classes), options, WEIGHT_MAPPING)

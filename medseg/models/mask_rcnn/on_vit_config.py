@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from medseg.models.backbones.vit_config import ViTFields
-from medseg.models.catalog import Size, register
+from medseg.models.catalog import ModelSize, register
 from medseg.models.mask_rcnn.config import DETECTRON2_ANCHORS, Anchors, MaskRCNNFields
 
 _VIT = "Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words, arXiv:2010.11929"
@@ -38,7 +38,7 @@ def _register(name: str, size: str, parameters: int, *, adapter: bool = False, p
         summary=f"Mask R-CNN on a {what}{' with a feature pyramid' if pyramid else ''}",
         reference=_ADAPTER if adapter else _VIT,
         preset=_SIZES[size] | {"adapter": adapter, "pyramid": pyramid},
-        size=Size(parameters, in_channels=3, num_classes=81),
+        size=ModelSize(parameters, in_channels=3, num_classes=81),
     )
 
 

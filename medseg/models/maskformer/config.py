@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from medseg.models.catalog import Size, register
+from medseg.models.catalog import ModelSize, register
 from medseg.models.pretrained.config import PretrainedOptions
 
 FourCounts = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
@@ -110,7 +110,7 @@ class MaskTransformerFields(PretrainedOptions):
     summary="MaskFormer on a ResNet-101",
     reference=_MASKFORMER,
     preset=_RESNETS["101"],
-    size=Size(60_299_991, in_channels=3, num_classes=150),
+    size=ModelSize(60_299_991, in_channels=3, num_classes=150),
 )
 @register(
     "maskformer_resnet_50",
@@ -118,7 +118,7 @@ class MaskTransformerFields(PretrainedOptions):
     summary="MaskFormer on a ResNet-50",
     reference=_MASKFORMER,
     preset=_RESNETS["50"],
-    size=Size(41_307_863, in_channels=3, num_classes=150),
+    size=ModelSize(41_307_863, in_channels=3, num_classes=150),
 )
 @register(
     "maskformer_resnet_34",
@@ -126,7 +126,7 @@ class MaskTransformerFields(PretrainedOptions):
     summary="MaskFormer on a ResNet-34",
     reference=_MASKFORMER,
     preset=_RESNETS["34"],
-    size=Size(34_808_279, in_channels=3, num_classes=150),
+    size=ModelSize(34_808_279, in_channels=3, num_classes=150),
 )
 @register(
     "maskformer_resnet_18",
@@ -134,7 +134,7 @@ class MaskTransformerFields(PretrainedOptions):
     summary="MaskFormer on a ResNet-18",
     reference=_MASKFORMER,
     preset=_RESNETS["18"],
-    size=Size(24_700_119, in_channels=3, num_classes=150),
+    size=ModelSize(24_700_119, in_channels=3, num_classes=150),
 )
 class MaskFormerOptions(MaskTransformerFields):
     """MaskFormer: a pyramid gives features of the voxels, a transformer decoder the masks' and classes'.
@@ -156,7 +156,7 @@ def _register_mask2former(name: str, summary: str, preset: dict[str, Any], param
         summary=f"Mask2Former on a {summary}",
         reference=_MASK2FORMER,
         preset=preset,
-        size=Size(parameters, in_channels=3, num_classes=150),
+        size=ModelSize(parameters, in_channels=3, num_classes=150),
     )
 
 

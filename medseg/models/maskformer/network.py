@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from medseg.models.base import Model, full_precision
+from medseg.models.base import Model, autocast_disabled
 from medseg.models.detections import Detections, instance_targets
-from medseg.models.layers.memory_format import as_model, crop_to, pad_to, round_up
+from medseg.models.layers.memory_format import crop_to, match_model_format, pad_to, round_up
 from medseg.models.maskformer.config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
-from medseg.models.maskformer.outputs import Panoptic, find_instances, panoptic, semantic_scores
+from medseg.models.maskformer.outputs import Panoptic, panoptic, query_instances, semantic_scores
 from medseg.models.maskformer.query_losses import average_targets, rank_mean_class_loss
-from medseg.models.pretrained.loading import Homes, with_weights
+from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
 FLOOR = 1e-6
 """Least score of a class, so that its logarithm is finite."""
@@ -44,8 +44,8 @@ _SWIN_RENAMES = (
 )
 _DECODER = r"^(network\.model\.transformer_module\.decoder\.layers\.\d+\.)"
 
-MASK2FORMER_HOMES = Homes(
-    places=(
+MASK2FORMER_WEIGHTS = WeightMapping(
+    prefixes=(
         ("", ""),
         ("", "network."),
         ("", _ENCODER),
@@ -58,8 +58,8 @@ MASK2FORMER_HOMES = Homes(
     renames=_SWIN_RENAMES,
 )
 
-MASKFORMER_HOMES = replace(
-    MASK2FORMER_HOMES,
+MASKFORMER_WEIGHTS = replace(
+    MASK2FORMER_WEIGHTS,
     renames=(
         (rf"{_DECODER}(fc[12])\.", r"\1mlp.\2."),
         (rf"{_DECODER}(self_attn|encoder_attn)\.out_proj\.", r"\1\2.o_proj."),
@@ -84,8 +84,8 @@ class MaskTransformer(Model):
         num_classes: classes, background counted.
     """
 
-    published_part = _ENCODER.removesuffix(".")
-    own_losses = True
+    pretrained_part = _ENCODER.removesuffix(".")
+    computes_own_losses = True
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class MaskTransformer(Model):
         """
         maps = []
         for classes, masks in self._predict(image):
-            with full_precision(image):
+            with autocast_disabled(image):
                 scores = semantic_scores(classes, masks).clamp(min=FLOOR)
             maps.append((scores / scores.sum(dim=0, keepdim=True)).log())
         return torch.stack(maps)
@@ -140,7 +140,7 @@ class MaskTransformer(Model):
             regions=True,
         )
         *inner, (classes, masks) = self._run(image, auxiliary=self.config.auxiliary)
-        with full_precision(image):
+        with autocast_disabled(image):
             losses: dict[str, Tensor] = self.network.get_loss_dict(
                 masks,
                 classes,
@@ -158,7 +158,7 @@ class MaskTransformer(Model):
             ModelError: axes, channels or size do not fit.
         """
         return [
-            find_instances(
+            query_instances(
                 classes,
                 masks,
                 threshold=self.config.score_threshold,
@@ -190,10 +190,10 @@ class MaskTransformer(Model):
         """Raise `ModelError` where the image does not fit, or leaves a batch norm a single value to normalise."""
         super().check_image(image)
         if self.config.backbone == "resnet":
-            self.check_norm_values(image, 32)
+            self.require_several_values(image, 32)
 
     def _run(self, image: Tensor, *, auxiliary: bool) -> list[Layer]:
-        padded = pad_to(as_model(image, self), self._padded_size(image))
+        padded = pad_to(match_model_format(image, self), self._padded_size(image))
         layers = self._layers(self.network, padded, auxiliary)
         return [(classes.float(), masks.float()) for classes, masks in layers]
 
@@ -329,11 +329,11 @@ def build_maskformer(
     options: MaskFormerOptions, *, in_channels: int, num_classes: int, spatial_dims: int
 ) -> MaskTransformer:
     """Build MaskFormer, with pretrained weights where the options name some."""
-    return with_weights(maskformer(options, in_channels, num_classes), options, MASKFORMER_HOMES)
+    return load_pretrained(maskformer(options, in_channels, num_classes), options, MASKFORMER_WEIGHTS)
 
 
 def build_mask2former(
     options: Mask2FormerOptions, *, in_channels: int, num_classes: int, spatial_dims: int
 ) -> MaskTransformer:
     """Build Mask2Former, with pretrained weights where the options name some."""
-    return with_weights(mask2former(options, in_channels, num_classes), options, MASK2FORMER_HOMES)
+    return load_pretrained(mask2former(options, in_channels, num_classes), options, MASK2FORMER_WEIGHTS)

@@ -15,7 +15,7 @@ from medseg.models.detections import Detections, boxes_of
 
 
 @dataclass(frozen=True)
-class Region:
+class QueryRegion:
     """One region of a panoptic map.
 
     Args:
@@ -40,7 +40,7 @@ class Panoptic:
         numbers: (x y) int32, 0 where there is no region.
     """
 
-    regions: tuple[Region, ...]
+    regions: tuple[QueryRegion, ...]
     numbers: Tensor
 
 
@@ -50,7 +50,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     return torch.einsum("qk,qxy->kxy", probabilities, mask_logits.sigmoid())
 
 
-def find_instances(
+def query_instances(
     class_logits: Tensor, mask_logits: Tensor, *, threshold: float, mask_threshold: float
 ) -> Detections:
     """Return the objects: of all pairs of query and class as many as there are queries, best first.
@@ -100,7 +100,7 @@ def panoptic(
         return Panoptic((), numbers)
     weighed = mask_logits[kept].sigmoid() * scores[kept][:, None, None]
     owner = weighed.argmax(dim=0)
-    regions: list[Region] = []
+    regions: list[QueryRegion] = []
     fused: dict[int, int] = {}
     for i, query in enumerate(kept.tolist()):
         given = owner == i
@@ -111,7 +111,7 @@ def panoptic(
         number = fused.get(k, len(regions) + 1)
         numbers[given] = number
         if number > len(regions):
-            regions.append(Region(number, k, float(scores[query]), k in fuse))
+            regions.append(QueryRegion(number, k, float(scores[query]), k in fuse))
         if k in fuse:
             fused[k] = number
     return Panoptic(tuple(regions), numbers)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg.runtime.distributed import rank_count, rank_mean
+from medseg.runtime.distributed import mean_over_ranks, world_size
 
 Matches = list[tuple[Tensor, Tensor]]
 """For each image the matched queries, and the targets that they are matched with."""
@@ -22,7 +22,7 @@ def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
     By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
     """
     count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
-    return rank_mean(count).clamp(min=1)
+    return mean_over_ranks(count).clamp(min=1)
 
 
 def rank_mean_class_loss(criterion: Any) -> ClassLoss:
@@ -35,11 +35,11 @@ def rank_mean_class_loss(criterion: Any) -> ClassLoss:
 
     def class_loss(logits: Tensor, labels: list[Tensor], indices: Matches) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = own(logits, labels, indices)
-        if rank_count() == 1:
+        if world_size() == 1:
             return losses
         matched = sum(len(queries) for queries, _ in indices)
         weight = logits.new_tensor(matched + unmatched * (logits.shape[0] * logits.shape[1] - matched))
-        share = weight / rank_mean(weight.clone())
+        share = weight / mean_over_ranks(weight.clone())
         return {name: loss * share for name, loss in losses.items()}
 
     return class_loss

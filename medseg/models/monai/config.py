@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, Size, register
+from medseg.models.catalog import ModelOptions, ModelSize, register
 from medseg.models.unet.fields import Kernel, PerAxis, Probability, Strides, per_axis
 
 MonaiAct = Literal["prelu", "relu", "leakyrelu", "gelu", "swish"]
@@ -27,7 +27,7 @@ def _each_once(order: str) -> str:
 Ordering = Annotated[str, Field(pattern="^[NDA]{1,3}$"), AfterValidator(_each_once)]
 
 
-class _Shared(ModelOptions):
+class _MonaiFields(ModelOptions):
     """What both networks have.
 
     Args:
@@ -56,7 +56,7 @@ class _Shared(ModelOptions):
         """The strides, one entry per step down."""
         return self.strides if isinstance(self.strides, tuple) else (self.strides,) * (len(self.channels) - 1)
 
-    def problems(self, spatial_dims: int) -> list[str]:
+    def axis_errors(self, spatial_dims: int) -> list[str]:
         """Sentences about per-axis lists that do not have `spatial_dims` entries."""
         named = [("kernel_size", self.kernel_size), ("up_kernel_size", self.up_kernel_size)]
         named += [(f"strides.{i}", stride) for i, stride in enumerate(self.steps())]
@@ -79,16 +79,16 @@ class _Shared(ModelOptions):
     spatial_dims=3,
     summary="MONAI's 3D UNet, for its weights",
     reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
-    size=Size(4_806_481, in_channels=1, num_classes=2),
+    size=ModelSize(4_806_481, in_channels=1, num_classes=2),
 )
 @register(
     "monai_unet_2d",
     spatial_dims=2,
     summary="MONAI's 2D UNet, for its weights",
     reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
-    size=Size(1_625_161, in_channels=1, num_classes=2),
+    size=ModelSize(1_625_161, in_channels=1, num_classes=2),
 )
-class MonaiUNetOptions(_Shared):
+class MonaiUNetOptions(_MonaiFields):
     """MONAI's residual ``UNet``.
 
     Args:
@@ -117,16 +117,16 @@ class MonaiUNetOptions(_Shared):
     spatial_dims=3,
     summary="MONAI's 3D AttentionUnet, for its weights",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=Size(5_909_130, in_channels=1, num_classes=2),
+    size=ModelSize(5_909_130, in_channels=1, num_classes=2),
 )
 @register(
     "monai_attention_unet_2d",
     spatial_dims=2,
     summary="MONAI's 2D AttentionUnet, for its weights",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=Size(1_987_434, in_channels=1, num_classes=2),
+    size=ModelSize(1_987_434, in_channels=1, num_classes=2),
 )
-class MonaiAttentionUNetOptions(_Shared):
+class MonaiAttentionUNetOptions(_MonaiFields):
     """MONAI's ``AttentionUnet``: batch norm throughout, gates with batch norm, on every level."""
 
     builder: ClassVar[str] = "medseg.models.monai.network:build_attention_unet"

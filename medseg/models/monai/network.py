@@ -8,9 +8,9 @@ from typing import Any
 from monai.networks.nets import AttentionUnet, UNet
 from torch import Tensor, nn
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.base import Model
-from medseg.models.layers.memory_format import as_model, crop_to, pad_to, round_up
+from medseg.models.layers.memory_format import crop_to, match_model_format, pad_to, round_up
 from medseg.models.monai.config import MonaiAttentionUNetOptions, MonaiUNetOptions
 
 
@@ -47,7 +47,7 @@ class MonaiNetwork(Model):
         """
         self.check_image(image)
         size = tuple(image.shape[2:])
-        padded = pad_to(as_model(image, self), round_up(size, self.divisor))
+        padded = pad_to(match_model_format(image, self), round_up(size, self.divisor))
         return crop_to(self.network(padded), size)
 
 
@@ -90,7 +90,7 @@ class MonaiUNet(MonaiNetwork):
             expected = f"more than {self.divisor} along at least one axis"
             what = "instance norm would see a single value on the deepest map: image size"
             fix = "Use a larger image or patch"
-            raise ModelError(describe(type(self).__name__, what, found=size, expected=expected, fix=fix))
+            raise ModelError(error_message(type(self).__name__, what, found=size, expected=expected, fix=fix))
 
 
 class MonaiAttentionUNet(MonaiNetwork):

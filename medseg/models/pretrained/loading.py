@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.base import LoadedWeights, Model
 from medseg.models.pretrained.config import PretrainedOptions
 from medseg.models.pretrained.sources import read_weights
@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True)
-class Homes:
+class WeightMapping:
     """Where a model takes published tensors.
 
     Args:
@@ -32,14 +32,14 @@ class Homes:
         renames: pairs of a pattern and its replacement, tried on the source's names, for older spellings.
     """
 
-    places: tuple[tuple[str, str], ...]
+    prefixes: tuple[tuple[str, str], ...]
     heads: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
 
 
-def with_weights(model: M, options: PretrainedOptions, homes: Homes) -> M:
+def load_pretrained(model: M, options: PretrainedOptions, mapping: WeightMapping) -> M:
     """Return `model` with the weights that `options` names; ``model.loaded_weights`` then tells what was done.
 
     Raises:
@@ -47,38 +47,38 @@ def with_weights(model: M, options: PretrainedOptions, homes: Homes) -> M:
     """
     if options.weights is not None:
         state = read_weights(options.weights, download=options.download)
-        model.loaded_weights = fill(model, state, homes, source=options.weights)
+        model.loaded_weights = load_into(model, state, mapping, source=options.weights)
     return model
 
 
-def fill(model: Model, state: State, homes: Homes, *, source: str) -> LoadedWeights:
+def load_into(model: Model, state: State, mapping: WeightMapping, *, source: str) -> LoadedWeights:
     """Copy `state` into `model`, all of a backbone or of the model, or nothing.
 
     Args:
         model: is changed in place.
         state: tensors by their published names.
-        homes: what fits where.
+        mapping: what fits where.
         source: for messages.
 
     Raises:
         ModelError: no tensor fits, one has another shape, or one is missing that is not of a head.
     """
     own = model.state_dict()
-    place, renamed = _best_place(own, state, homes)
+    place, renamed = _best_place(own, state, mapping)
     if not any(key in own for key in renamed):
         fix = "Use the weights of this architecture"
         what = f"no tensor fits {type(model).__name__}, such as {next(iter(state), 'none')!r}"
-        raise ModelError(describe(source, what, fix=fix))
+        raise ModelError(error_message(source, what, fix=fix))
     filled: dict[str, Tensor] = {}
     adapted = []
     for key in sorted(own.keys() & renamed.keys()):
         found = renamed[key][1]
         if found.shape == own[key].shape:
             filled[key] = found
-        elif not key.startswith(homes.heads):
-            filled[key] = _adapt(key, found, own[key], homes, source)
+        elif not key.startswith(mapping.heads):
+            filled[key] = _adapt(key, found, own[key], mapping, source)
             adapted.append(key)
-    _require_whole(own, filled, place, homes, source)
+    _require_whole(own, filled, place, mapping, source)
     used = {renamed[key][0] for key in filled}
     model.load_state_dict({**own, **filled})
     return LoadedWeights(
@@ -115,55 +115,55 @@ def resize_positions(table: Tensor, tokens: int) -> Tensor:
 Renamed = dict[str, tuple[str, Tensor]]
 
 
-def _best_place(own: State, state: State, homes: Homes) -> tuple[str, Renamed]:
+def _best_place(own: State, state: State, mapping: WeightMapping) -> tuple[str, Renamed]:
     """Our prefix and the renamed tensors, with their published names, of the place by which most tensors fit."""
 
     def fits(item: tuple[str, Renamed]) -> int:
         return sum(key in own and own[key].dim() == found.dim() for key, (_, found) in item[1].items())
 
-    tried = [(ours, _rename(state, theirs, ours, homes)) for theirs, ours in homes.places]
+    tried = [(ours, _rename(state, theirs, ours, mapping)) for theirs, ours in mapping.prefixes]
     return max(tried, key=fits)
 
 
-def _rename(state: State, theirs: str, ours: str, homes: Homes) -> Renamed:
+def _rename(state: State, theirs: str, ours: str, mapping: WeightMapping) -> Renamed:
     renamed = {}
     for name, tensor in state.items():
         if name.startswith(theirs):
             key = ours + name.removeprefix(theirs)
-            for pattern, replacement in homes.renames:
+            for pattern, replacement in mapping.renames:
                 key = re.sub(pattern, replacement, key)
             renamed[key] = (name, tensor)
     return renamed
 
 
-def _adapt(key: str, found: Tensor, own: Tensor, homes: Homes, source: str) -> Tensor:
+def _adapt(key: str, found: Tensor, own: Tensor, mapping: WeightMapping, source: str) -> Tensor:
     same_kernel = found.dim() == own.dim() == 4 and (found.shape[0], *found.shape[2:]) == (
         own.shape[0],
         *own.shape[2:],
     )
-    if key.endswith(homes.stems or ("\0",)) and same_kernel:
+    if key.endswith(mapping.stems or ("\0",)) and same_kernel:
         return inflate(found, own.shape[1])
     if key.endswith("pos_embed") and found.dim() == 3 and found.shape[2] == own.shape[2]:
         return resize_positions(found, own.shape[1])
     fix = "Set the model's options to those of the weights"
     expected = tuple(own.shape)
     raise ModelError(
-        describe(source, f"shape of {key!r}", found=tuple(found.shape), expected=expected, fix=fix)
+        error_message(source, f"shape of {key!r}", found=tuple(found.shape), expected=expected, fix=fix)
     )
 
 
-def _require_whole(own: State, filled: State, place: str, homes: Homes, source: str) -> None:
+def _require_whole(own: State, filled: State, place: str, mapping: WeightMapping, source: str) -> None:
     """Everything under the chosen prefix must be filled, but heads, counters of batches and what is optional."""
-    optional = (*homes.optional, "num_batches_tracked")
+    optional = (*mapping.optional, "num_batches_tracked")
     missing = [
         key
         for key in own
         if key.startswith(place)
         and key not in filled
-        and not key.startswith(homes.heads)
+        and not key.startswith(mapping.heads)
         and not any(part in key for part in optional)
     ]
     if missing:
         fix = "Set the model's options to those of the weights"
         what = f"{len(missing)} tensors are missing, such as {missing[0]!r}"
-        raise ModelError(describe(source, what, fix=fix))
+        raise ModelError(error_message(source, what, fix=fix))

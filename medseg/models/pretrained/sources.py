@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from medseg.errors import ModelError, describe, nearest
+from medseg.errors import ModelError, did_you_mean, error_message
 from medseg.storage.atomic import make_folder, write_bytes
 from medseg.storage.torch_files import read_torch_file
 
@@ -52,12 +52,14 @@ def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
         return read_tensors(_hub_file(source, download=download))
     path = Path(source)
     if not path.is_file():
-        hint = nearest(source, TIMM_NAMES)
+        hint = did_you_mean(source, TIMM_NAMES)
         fix = (
             "Give a .safetensors or .pth file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2, "
             "or hub:ORGANISATION/NAME"
         )
-        raise ModelError(describe("weights", f"no such file or name: {source!r}.{hint}".rstrip("."), fix=fix))
+        raise ModelError(
+            error_message("weights", f"no such file or name: {source!r}.{hint}".rstrip("."), fix=fix)
+        )
     return read_tensors(path)
 
 
@@ -75,11 +77,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         except Exception as error:  # a damaged file raises whatever its bytes lead to
             reason = " ".join(str(error).split())[:200]
             fix = "Copy it again"
-            raise ModelError(describe(path, f"not a file of weights ({reason})", fix=fix)) from None
+            raise ModelError(error_message(path, f"not a file of weights ({reason})", fix=fix)) from None
     state = _unwrap(read_torch_file(path))
     if not state:
         fix = "Save the state dict of the model"
-        raise ModelError(describe(path, "no tensors by name in it", fix=fix))
+        raise ModelError(error_message(path, "no tensors by name in it", fix=fix))
     return state
 
 
@@ -103,7 +105,7 @@ def _torchvision_file(name: str, *, download: bool) -> Path:
     except (ValueError, AttributeError, KeyError):
         fix = "Look the name up in torchvision's list of weights"
         raise ModelError(
-            describe("weights", f"torchvision has no weights called {name!r}", fix=fix)
+            error_message("weights", f"torchvision has no weights called {name!r}", fix=fix)
         ) from None
     url = str(weight.url)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
@@ -130,7 +132,7 @@ def _require_digits(content: bytes, path: Path, where: str) -> None:
     digits, found = path.stem.rpartition("-")[2], sha256(content).hexdigest()
     if not found.startswith(digits):
         fix = "Remove the file and fetch it again"
-        raise ModelError(describe(where, "sha256", found=found, expected=f"{digits}…", fix=fix))
+        raise ModelError(error_message(where, "sha256", found=found, expected=f"{digits}…", fix=fix))
 
 
 def _hub_file(source: str, *, download: bool) -> Path:
@@ -138,7 +140,7 @@ def _hub_file(source: str, *, download: bool) -> Path:
     match = _HUB.fullmatch(source)
     if match is None:
         fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
-        raise ModelError(describe("weights", f"not the name of a hub repository: {source!r}", fix=fix))
+        raise ModelError(error_message("weights", f"not the name of a hub repository: {source!r}", fix=fix))
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -153,7 +155,7 @@ def _hub_file(source: str, *, download: bool) -> Path:
         fix = "Write hub:ORGANISATION/NAME@COMMIT with the 40 digits of a commit"
         expected = "a commit, since names can be moved"
         raise ModelError(
-            describe("weights", "revision to download", found=revision, expected=expected, fix=fix)
+            error_message("weights", "revision to download", found=revision, expected=expected, fix=fix)
         )
     _require_connection()
     try:
@@ -168,7 +170,7 @@ def _require_connection() -> None:
 
     if constants.HF_HUB_OFFLINE:
         fix = "Unset HF_HUB_OFFLINE, or give a file"
-        raise ModelError(describe("weights", "the hub is switched off by HF_HUB_OFFLINE", fix=fix))
+        raise ModelError(error_message("weights", "the hub is switched off by HF_HUB_OFFLINE", fix=fix))
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=TIMEOUT).close()
@@ -179,10 +181,12 @@ def _require_connection() -> None:
 def _require_leave(source: str, wanted: str, *, download: bool) -> None:
     if not download:
         fix = "Set download: true, or fetch the file where there is a network and give its path"
-        raise ModelError(describe("weights", f"{source}: not on this machine: found no {wanted}", fix=fix))
+        raise ModelError(
+            error_message("weights", f"{source}: not on this machine: found no {wanted}", fix=fix)
+        )
 
 
 def _unreachable(where: str, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200]
     fix = "Fetch the file where there is a network and give its path"
-    return ModelError(describe("weights", f"{where}: cannot be fetched ({reason})", fix=fix))
+    return ModelError(error_message("weights", f"{where}: cannot be fetched ({reason})", fix=fix))

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.layers.convs import conv_nd, patch_conv_nd
-from medseg.models.layers.memory_format import like_layout
+from medseg.models.layers.memory_format import match_memory_format
 from medseg.models.layers.resample import resize
 from medseg.models.unet.blocks import BlockSettings, initialise
 from medseg.models.unet.config import AttentionUNetConfig, AttentionUNetOptions
 from medseg.models.unet.gate_config import GateOptions
 from medseg.models.unet.network import DecoderLevel, UNet, block_settings
 
-OPEN = 10.0
+OPEN_BIAS = 10.0
 """Bias of the coefficients of an open gate: a sigmoid of 0.99995."""
 
 
@@ -60,12 +60,12 @@ class AttentionGate(nn.Module):
         attention = self.coefficients(skip, lower)
         if attention.shape[1] > 1:
             attention = attention.repeat_interleave(self.share, dim=1)
-        return like_layout(skip * attention, skip)
+        return match_memory_format(skip * attention, skip)
 
     def open(self) -> None:
         """Set the coefficients to 0.99995 everywhere, so that the gate passes the skip on."""
         for name, parameter in self.psi.named_parameters():
-            nn.init.constant_(parameter, OPEN if name == "bias" else 0.0)
+            nn.init.constant_(parameter, OPEN_BIAS if name == "bias" else 0.0)
 
 
 class AttentionUNet(UNet):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medseg.models.layers.convs import conv_nd, patch_conv_nd
 from medseg.models.layers.layer_names import Act, Downsample, Norm
-from medseg.models.layers.memory_format import like_layout
+from medseg.models.layers.memory_format import match_memory_format
 from medseg.models.layers.norms import LayerNorm, make_norm
 from medseg.models.layers.resample import avg_pool, max_pool
 from medseg.models.unet.fields import Block, ResidualDownsample, Stage
@@ -94,7 +94,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n c *spatial) to (n c' *spatial/stride)."""
-        out = like_layout(self.conv(x), x)
+        out = match_memory_format(self.conv(x), x)
         for layer in (self.dropout, self.norm, self.act):
             if layer is not None:
                 out = layer(out)
@@ -186,8 +186,8 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n c *spatial) to (n c' *spatial/stride)."""
         if self.project is not None:
-            x = like_layout(self.project(x), x)
-        out = like_layout(self.depthwise(x), x)
+            x = match_memory_format(self.project(x), x)
+        out = match_memory_format(self.depthwise(x), x)
         for layer in (self.dropout, self.norm, self.expand, self.act, self.contract):
             if layer is not None:
                 out = layer(out)
@@ -219,7 +219,7 @@ class SelfAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each n heads voxels width
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(n, -1, channels)
         out = self.out(mixed).reshape(n, *size, channels).movedim(-1, 1)
-        return x + like_layout(out, x)
+        return x + match_memory_format(out, x)
 
 
 class ConvStage(nn.Module):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 from pydantic import Field, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, Size, register
+from medseg.models.catalog import ModelOptions, ModelSize, register
 from medseg.models.layers.layer_names import Act, Downsample, Norm, Upsample
 from medseg.models.unet.fields import (
     Block,
@@ -39,14 +39,14 @@ _Short = Field(default=None, exclude=True)
     spatial_dims=3,
     summary="3D U-Net, every stage configurable",
     reference="Çiçek et al. 2016, 3D U-Net, arXiv:1606.06650",
-    size=Size(5_601_154, in_channels=1, num_classes=2),
+    size=ModelSize(5_601_154, in_channels=1, num_classes=2),
 )
 @register(
     "unet_2d",
     spatial_dims=2,
     summary="2D U-Net, every stage configurable",
     reference="Ronneberger et al. 2015, U-Net, arXiv:1505.04597",
-    size=Size(1_926_466, in_channels=1, num_classes=2),
+    size=ModelSize(1_926_466, in_channels=1, num_classes=2),
 )
 class UNetOptions(ModelOptions):
     """Every choice about a U-Net but the numbers of channels and classes, which the data tell.
@@ -210,13 +210,13 @@ class UNetOptions(ModelOptions):
         """Whether the blocks' convolutions have a bias."""
         return self.norm not in ("batch", "instance") if self.bias is None else self.bias
 
-    def problems(self, spatial_dims: int) -> list[str]:
+    def axis_errors(self, spatial_dims: int) -> list[str]:
         """Sentences about per-axis lists that do not have `spatial_dims` entries."""
         named = [(f"encoder_stages.{i}", stage) for i, stage in enumerate(self.encoder_stages)]
         named += [(f"decoder_stages.{i}", stage) for i, stage in enumerate(self.decoder_stages or ())]
         if isinstance(self.bottleneck, Stage):
             named.append(("bottleneck", self.bottleneck))
-        found = [problem for where, stage in named for problem in stage.problems(where, spatial_dims)]
+        found = [problem for where, stage in named for problem in stage.axis_errors(where, spatial_dims)]
         kernel = self.final_kernel_size
         if isinstance(kernel, tuple) and len(kernel) != spatial_dims:
             found.append(
@@ -230,14 +230,14 @@ class UNetOptions(ModelOptions):
     spatial_dims=3,
     summary="3D U-Net of residual blocks",
     reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
-    size=Size(11_552_802, in_channels=1, num_classes=2),
+    size=ModelSize(11_552_802, in_channels=1, num_classes=2),
 )
 @register(
     "resunet_2d",
     spatial_dims=2,
     summary="2D U-Net of residual blocks",
     reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
-    size=Size(3_970_530, in_channels=1, num_classes=2),
+    size=ModelSize(3_970_530, in_channels=1, num_classes=2),
 )
 class ResUNetOptions(UNetOptions):
     """A U-Net of residual blocks, in the order convolution, norm, activation.
@@ -256,14 +256,14 @@ class ResUNetOptions(UNetOptions):
     spatial_dims=3,
     summary="3D U-Net with attention gates on the skips",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=Size(5_940_198, in_channels=1, num_classes=2),
+    size=ModelSize(5_940_198, in_channels=1, num_classes=2),
 )
 @register(
     "attention_unet_2d",
     spatial_dims=2,
     summary="2D U-Net with attention gates on the skips",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=Size(2_009_510, in_channels=1, num_classes=2),
+    size=ModelSize(2_009_510, in_channels=1, num_classes=2),
 )
 class AttentionUNetOptions(UNetOptions):
     """A U-Net whose skips pass additive attention gates; the defaults are the paper's."""

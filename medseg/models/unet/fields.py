@@ -98,7 +98,7 @@ class Stage(Config):
         """The stride with one number per axis."""
         return per_axis(self.stride, spatial_dims)
 
-    def problems(self, where: str, spatial_dims: int) -> list[str]:
+    def axis_errors(self, where: str, spatial_dims: int) -> list[str]:
         """Sentences about per-axis lists that do not have `spatial_dims` entries."""
         return [
             f"{where}.{key}: found {list(value)}, expected one number or {spatial_dims}, one per axis."

@@ -7,11 +7,17 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.base import Model
-from medseg.models.catalog import require_fit
+from medseg.models.catalog import raise_for_axes
 from medseg.models.layers.convs import conv_nd
-from medseg.models.layers.memory_format import as_model, crop_to, like_layout, pad_to, round_up
+from medseg.models.layers.memory_format import (
+    crop_to,
+    match_memory_format,
+    match_model_format,
+    pad_to,
+    round_up,
+)
 from medseg.models.layers.norms import num_groups
 from medseg.models.layers.resample import Upsampler, resize
 from medseg.models.unet.blocks import BlockSettings, ConvNormAct, ConvStage, initialise
@@ -49,7 +55,7 @@ class DecoderLevel(nn.Module):
         if self.gate is not None:
             skip = self.gate(skip, lower)
         up: Tensor = self.up(lower)
-        merged = like_layout(torch.cat([up, skip], dim=1), up) if self.concat else up + skip
+        merged = match_memory_format(torch.cat([up, skip], dim=1), up) if self.concat else up + skip
         out: Tensor = self.stage(merged)
         return out
 
@@ -69,7 +75,7 @@ class UNet(Model):
     """
 
     def __init__(self, config: UNetConfig, spatial_dims: int) -> None:
-        require_fit(config, spatial_dims, type(self).__name__)
+        raise_for_axes(config, spatial_dims, type(self).__name__)
         strides = [stage.strides(spatial_dims) for stage in config.encoder_stages]
         super().__init__(
             spatial_dims=spatial_dims,
@@ -116,7 +122,7 @@ class UNet(Model):
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the maps of all decoder levels, deepest first, on the grid of the padded image."""
         self.check_image(image)
-        x = pad_to(as_model(image, self), round_up(tuple(image.shape[2:]), self.divisor))
+        x = pad_to(match_model_format(image, self), round_up(tuple(image.shape[2:]), self.divisor))
         if self.stem is not None:
             x = self.stem(x)
         skips = []
@@ -175,7 +181,7 @@ class UNet(Model):
             expected = f"more than {self.divisor} along at least one axis"
             what = f"{norm} norm would see a single value on the deepest map: image size"
             fix = "Use a larger image or patch, fewer stages, or norm: layer"
-            raise ModelError(describe(type(self).__name__, what, found=size, expected=expected, fix=fix))
+            raise ModelError(error_message(type(self).__name__, what, found=size, expected=expected, fix=fix))
 
     def _logits(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         logits: Tensor = self.head(x)

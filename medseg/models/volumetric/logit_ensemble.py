@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.base import Model
 
 
-class Ensemble(Model):
+class LogitEnsemble(Model):
     """Mean of the logits of networks that differ only in their weights, such as those of the folds of one dataset.
 
     Sliding windows and mirroring are linear in the logits, so this equals averaging the members' whole predictions
@@ -28,7 +28,7 @@ class Ensemble(Model):
         if len(kinds) != 1:
             fix = "Give models of one architecture"
             raise ModelError(
-                describe(
+                error_message(
                     "Ensemble", "members", found=f"{len(kinds)} kinds of models", expected="one", fix=fix
                 )
             )

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.slices2d.radiological_view import slice_display
+from medseg.data.slices2d.radiological_view import radiological_view
 from medseg.data.slices2d.slice_channels import slice_channels
 from medseg.data.slices2d.slice_settings import SliceSettings
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.models.base import Criterion, Model
 from medseg.models.volumetric.slicewise import SliceWise
 
@@ -33,7 +33,7 @@ class MultiPlane(Model):
         if not planes or len(set(axes)) < len(axes):
             fix = "Name each axis once"
             raise ModelError(
-                describe("MultiPlane", "axes", found=axes, expected="at least one, each once", fix=fix)
+                error_message("MultiPlane", "axes", found=axes, expected="at least one, each once", fix=fix)
             )
         first = planes[0]
         super().__init__(
@@ -74,7 +74,7 @@ class MultiPlane(Model):
         return [plane for plane in self.planes if isinstance(plane, SliceWise)]
 
 
-def on_volumes(model: Model, slices: SliceSettings, *, axis: int, preprocessing: Preprocessing) -> Model:
+def as_volumetric(model: Model, slices: SliceSettings, *, axis: int, preprocessing: Preprocessing) -> Model:
     """The model as it predicts volumes: a 3D one as it is, a 2D one slice by slice as `slices` says.
 
     Args:
@@ -95,7 +95,7 @@ def on_volumes(model: Model, slices: SliceSettings, *, axis: int, preprocessing:
             axis=one,
             batch_size=slices.batch_size,
             channels=slice_channels(slices, one, preprocessing),
-            display=slice_display(slices, one, preprocessing),
+            display=radiological_view(slices, one, preprocessing),
         )
         for one in slices.planes or (axis,)
     ]

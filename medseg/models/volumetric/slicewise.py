@@ -8,14 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medseg.data.slices2d.radiological_view import Display
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.data.slices2d.slice_channels import SliceChannels
-from medseg.errors import ModelError, describe
+from medseg.errors import ModelError, error_message
 from medseg.labels.instances import Instances
 from medseg.models.base import Criterion, Model
 
 
-class Found(Protocol):
+class FoundInstances(Protocol):
     """What an instance model finds in one image.
 
     Attributes:
@@ -51,20 +51,20 @@ class SliceWise(Model):
         axis: int = 2,
         batch_size: int | None = 16,
         channels: SliceChannels | None = None,
-        display: Display | None = None,
+        display: RadiologicalView | None = None,
     ) -> None:
         if model.spatial_dims != 2:
             fix = "Use a 3D model as it is"
             raise ModelError(
-                describe("SliceWise", "spatial_dims", found=model.spatial_dims, expected=2, fix=fix)
+                error_message("SliceWise", "spatial_dims", found=model.spatial_dims, expected=2, fix=fix)
             )
         if axis not in (0, 1, 2):
             fix = "Choose the array axis to cut"
-            raise ModelError(describe("SliceWise", "axis", found=axis, expected="0, 1 or 2", fix=fix))
+            raise ModelError(error_message("SliceWise", "axis", found=axis, expected="0, 1 or 2", fix=fix))
         if batch_size is not None and batch_size < 1:
             fix = "Use None for all slices at once"
             raise ModelError(
-                describe("SliceWise", "batch_size", found=batch_size, expected="at least 1", fix=fix)
+                error_message("SliceWise", "batch_size", found=batch_size, expected="at least 1", fix=fix)
             )
         divisor = list(model.divisor)
         if display is not None and display.swapped:
@@ -77,7 +77,7 @@ class SliceWise(Model):
             divisor=tuple(divisor),
         )
         self.model = model
-        self.own_losses = model.own_losses
+        self.computes_own_losses = model.computes_own_losses
         self.axis = axis
         self.batch_size = batch_size
         self.channels = channels
@@ -140,10 +140,10 @@ class SliceWise(Model):
         find = getattr(self.model, "instances", None)
         if find is None:
             fix = "Use an instance model, such as one of mask_rcnn*"
-            raise ModelError(describe(type(self.model).__name__, "finds no instances", fix=fix))
+            raise ModelError(error_message(type(self.model).__name__, "finds no instances", fix=fix))
         if len(image) != 1:
             fix = "Give one volume at a time"
-            raise ModelError(describe("SliceWise", "volumes", found=len(image), expected=1, fix=fix))
+            raise ModelError(error_message("SliceWise", "volumes", found=len(image), expected=1, fix=fix))
         slices = self._images(image)
         found: list[Instances] = []
         for part in slices.split(self.batch_size or len(slices)):
@@ -153,7 +153,7 @@ class SliceWise(Model):
     def _images(self, volume: Tensor) -> Tensor:
         """The images (n·slices k a b) that the 2D model sees of a volume (n c x y z)."""
         if self.channels is not None:
-            volume = self.channels.of_volume(volume)
+            volume = self.channels.from_volume(volume)
         return self._turned(self._slices(volume))
 
     def _turned(self, slices: Tensor) -> Tensor:
@@ -164,14 +164,14 @@ class SliceWise(Model):
         return volume.movedim(2 + self.axis, 1).flatten(0, 1)
 
 
-def _found(find: object, part: Tensor) -> Sequence[Found]:
+def _found(find: object, part: Tensor) -> Sequence[FoundInstances]:
     assert callable(find)
-    result: Sequence[Found] = find(part)
+    result: Sequence[FoundInstances] = find(part)
     return result
 
 
-def _in_memory(found: Found) -> Instances:
-    return Instances.of_masks(
+def _in_memory(found: FoundInstances) -> Instances:
+    return Instances.from_masks(
         found.masks.cpu().numpy(), found.classes.cpu().numpy(), found.scores.float().cpu().numpy()
     )
 
@@ -182,10 +182,10 @@ def _volume_channels(in_channels: int, channels: SliceChannels | None) -> int:
         return in_channels
     settings = channels.settings
     volume = in_channels // settings.thickness if settings.channels in ("as_is", "neighbours") else 1
-    if settings.count(volume) != in_channels:
+    if settings.num_channels(volume) != in_channels:
         fix = "Build the model for the channels that the slices have"
-        expected = f"{settings.count(volume)} for slices.channels={settings.channels}"
+        expected = f"{settings.num_channels(volume)} for slices.channels={settings.channels}"
         raise ModelError(
-            describe("SliceWise", "channels of the model", found=in_channels, expected=expected, fix=fix)
+            error_message("SliceWise", "channels of the model", found=in_channels, expected=expected, fix=fix)
         )
     return volume

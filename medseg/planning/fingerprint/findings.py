@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.planning.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.planning.nnunet.spacing import THICK_SLICES
-from medseg.runtime.formatting import counted
+from medseg.runtime.formatting import pluralise
 
 FEW_CASES = 10
 RARE_SHARE = 0.1  # of the cases hold the label
@@ -36,7 +36,7 @@ def _few_cases(f: Fingerprint) -> Iterator[Finding]:
     if f.subjects < FEW_CASES:
         yield Finding(
             code="few-cases",
-            text=f"Only {counted(f.subjects, 'subject')} with a label map: a held-out fold says "
+            text=f"Only {pluralise(f.subjects, 'subject')} with a label map: a held-out fold says "
             "little about new ones.",
         )
     if f.unlabelled:
@@ -75,7 +75,7 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
     if rare:
         yield Finding(
             code="label-rare",
-            text=f"{_count(rare, 'label')} in so few of the {counted(len(f.cases), 'case')} that a fold may lack them: {_listed(rare)}.",
+            text=f"{_count(rare, 'label')} in so few of the {pluralise(len(f.cases), 'case')} that a fold may lack them: {_listed(rare)}.",
         )
     if tiny:
         yield Finding(
@@ -91,7 +91,7 @@ def _foreground(f: Fingerprint) -> Iterator[Finding]:
     if fraction < TINY_FRACTION:
         yield Finding(
             code="tiny-foreground",
-            text=f"Foreground is {fraction:.2g} of the median case's voxels: raise train.foreground to see it more often.",
+            text=f"Foreground is {fraction:.2g} of the median case's voxels: raise train.oversample_foreground to see it more often.",
             severe=False,
         )
 
@@ -262,7 +262,7 @@ def _ids(cases: Iterator[CaseMeasures]) -> tuple[str, ...]:
 
 
 def _count(items: Sequence[str], noun: str) -> str:
-    return f"{counted(len(items), noun)} {'is' if len(items) == 1 else 'are'}"
+    return f"{pluralise(len(items), noun)} {'is' if len(items) == 1 else 'are'}"
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -274,4 +274,4 @@ def _of(ids: Sequence[str], f: Fingerprint) -> str:
     """``3 of 205 cases have``, or the only case by name."""
     if len(ids) == 1:
         return f"Case {ids[0]} has"
-    return f"{len(ids)} of {counted(len(f.cases), 'case')} have"
+    return f"{len(ids)} of {pluralise(len(f.cases), 'case')} have"

@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.config import Config
 from medseg.errors import MedsegError
-from medseg.planning.fingerprint.histogram import Intensities
+from medseg.planning.fingerprint.histogram import IntensityStatistics
 from medseg.storage.atomic import write_text
 from medseg.storage.json_files import read_object
 
@@ -42,7 +42,7 @@ class CaseMeasures(Config):
     shear: float
     label_voxels: dict[int, int]
     ranges: tuple[tuple[float, float], ...]
-    foreground: tuple[Intensities, ...]
+    foreground: tuple[IntensityStatistics, ...]
 
     @property
     def voxels(self) -> int:
@@ -106,7 +106,7 @@ class Fingerprint(Config):
     unlabelled: int = 0
     subjects: int
     cases: tuple[CaseMeasures, ...]
-    intensities: tuple[Intensities, ...]
+    intensities: tuple[IntensityStatistics, ...]
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -120,7 +120,7 @@ class Fingerprint(Config):
         return {name: value for name, value in self.labels.items() if value != 0}
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """Outputs of a network: regions, or labels with the background."""
         return len(self.regions) or len(self.labels)
 

@@ -18,7 +18,7 @@ _DROPPED_BITS = 11  # of the 23 that float32 stores behind the leading one
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 
 
-class Intensities(Config):
+class IntensityStatistics(Config):
     """Statistics of the intensities of one channel, in the units of the file.
 
     Attributes:
@@ -53,18 +53,18 @@ class Histogram:
     high: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> Histogram:
+    def from_values(cls, values: NDArray[np.float32]) -> Histogram:
         """Count `values` `(N,)`, finite and at least one."""
         found, counts = np.unique(_rounded(values), return_counts=True)
         mean, variance = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
         return cls(found, counts, mean, variance, float(values.min()), float(values.max()))
 
-    def intensities(self) -> Intensities:
+    def intensities(self) -> IntensityStatistics:
         """The statistics of this histogram alone."""
-        return pooled([self])
+        return pool_histograms([self])
 
 
-def pooled(histograms: Sequence[Histogram]) -> Intensities:
+def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
     """Statistics over several cases, each weighing the same however many voxels it has.
 
     nnU-Net draws the same number of foreground voxels from every case; this is what its numbers tend to.
@@ -78,7 +78,7 @@ def pooled(histograms: Sequence[Histogram]) -> Intensities:
     values = np.concatenate([h.values for h in histograms])
     weights = np.concatenate([h.counts * (share / h.counts.sum()) for h in histograms])
     low, median, high = _percentiles(values, weights, (LOW_PERCENTILE, 50.0, HIGH_PERCENTILE))
-    return Intensities(
+    return IntensityStatistics(
         mean=mean,
         std=float(np.sqrt(square)),
         low=min(h.low for h in histograms),

@@ -16,11 +16,11 @@ from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.findings import find
 from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
-from medseg.planning.fingerprint.histogram import Histogram, Intensities, pooled
-from medseg.planning.fingerprint.measure_case import Measured, Unreadable, measure_case, stamp_of
-from medseg.runtime.formatting import counted
+from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
+from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, case_stamp, measure_case
+from medseg.runtime.formatting import pluralise
 
-_Outcomes = Generator[Measured | Unreadable, None, None]
+_Outcomes = Generator[MeasuredCase | UnreadableCase, None, None]
 OnCase = Callable[[int, int, str], None]
 _MOST_LISTED = 20
 _MOST_WORKERS = 8
@@ -49,7 +49,7 @@ def fingerprint(
     Raises:
         DataError: no labelled case, none with foreground, or cases that cannot be read, all of them listed.
     """
-    cases = dataset.labelled
+    cases = dataset.labelled_cases
     if not cases:
         raise DataError(
             f"{dataset.root}: found no case with a label map among {len(dataset.cases)}, expected some. Add labels."
@@ -58,10 +58,10 @@ def fingerprint(
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
     outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, on_case)
-    broken = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
+    broken = [outcome for outcome in outcomes if isinstance(outcome, UnreadableCase)]
     if broken:
         raise DataError(_listed(dataset.root, broken, len(cases)))
-    return _assembled(dataset, [outcome for outcome in outcomes if isinstance(outcome, Measured)])
+    return _assembled(dataset, [outcome for outcome in outcomes if isinstance(outcome, MeasuredCase)])
 
 
 def _workers(cases: Sequence[Case]) -> int:
@@ -79,23 +79,23 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
         return False
     if (known.regions, known.ignore) != _beyond_names(labels):
         return False
-    stamps = {case.id: stamp_of(case, dataset.root) for case in dataset.labelled}
+    stamps = {case.id: case_stamp(case, dataset.root) for case in dataset.labelled_cases}
     return (
         {case.id: case.stamp for case in known.cases} == stamps
         and known.unlabelled == len(dataset.cases) - len(stamps)
-        and known.subjects == len({case.subject for case in dataset.labelled})
+        and known.subjects == len({case.subject for case in dataset.labelled_cases})
     )
 
 
 def _measured(
     cases: Sequence[Case], dataset: Dataset, workers: int, on_case: OnCase | None
-) -> list[Measured | Unreadable]:
+) -> list[MeasuredCase | UnreadableCase]:
     """One outcome per case, in their order."""
-    found: dict[str, Measured | Unreadable] = {}
+    found: dict[str, MeasuredCase | UnreadableCase] = {}
     run = _in_processes if min(workers, len(cases)) > 1 else _here
     with closing(run(cases, dataset, min(workers, len(cases)))) as outcomes:
         for outcome in outcomes:
-            case_id = outcome.case.id if isinstance(outcome, Measured) else outcome.id
+            case_id = outcome.case.id if isinstance(outcome, MeasuredCase) else outcome.id
             found[case_id] = outcome
             if on_case is not None:
                 on_case(len(found), len(cases), case_id)
@@ -113,7 +113,7 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
     )
     channels = len(dataset.channel_names)
-    pending: dict[Future[Measured | Unreadable], str] = {}
+    pending: dict[Future[MeasuredCase | UnreadableCase], str] = {}
     others = set(multiprocessing.active_children())
     try:
         with _interrupts_held():  # the pool starts its processes as it is given work
@@ -155,20 +155,20 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _listed(root: Path, broken: Sequence[Unreadable], cases: int) -> str:
+def _listed(root: Path, broken: Sequence[UnreadableCase], cases: int) -> str:
     lines = "".join(f"\n  {item.reason}" for item in broken[:_MOST_LISTED])
     more = f"\n  and {len(broken) - _MOST_LISTED} more" if len(broken) > _MOST_LISTED else ""
     return (
-        f"{root}: {len(broken)} of {counted(cases, 'case')} cannot be used:{lines}{more}\n"
+        f"{root}: {len(broken)} of {pluralise(cases, 'case')} cannot be used:{lines}{more}\n"
         "Mend them, or take them off the list."
     )
 
 
-def _assembled(dataset: Dataset, measured: Sequence[Measured]) -> Fingerprint:
+def _assembled(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprint:
     histograms = [m.histograms for m in measured if m.histograms]
     if not histograms:
         raise DataError(
-            f"{dataset.root}: found no labelled voxel in any of {counted(len(measured), 'case')}. Check the label maps."
+            f"{dataset.root}: found no labelled voxel in any of {pluralise(len(measured), 'case')}. Check the label maps."
         )
     cases = tuple(m.case for m in measured)
     regions, ignore = _beyond_names(dataset.labels)
@@ -180,21 +180,21 @@ def _assembled(dataset: Dataset, measured: Sequence[Measured]) -> Fingerprint:
         regions=regions,
         ignore=ignore,
         unlabelled=len(dataset.cases) - len(cases),
-        subjects=len({case.subject for case in dataset.labelled}),
+        subjects=len({case.subject for case in dataset.labelled_cases}),
         cases=cases,
         intensities=_over_cases(histograms),
     )
     return unfinished.replace(findings=find(unfinished))
 
 
-def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[Intensities, ...]:
-    return tuple(pooled(channel) for channel in zip(*histograms, strict=True))
+def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[IntensityStatistics, ...]:
+    return tuple(pool_histograms(channel) for channel in zip(*histograms, strict=True))
 
 
-def _found_labels(measured: Sequence[Measured]) -> Labels:
+def _found_labels(measured: Sequence[MeasuredCase]) -> Labels:
     """Labels called by their values, where the dataset names none."""
     values = sorted({value for m in measured for value in m.case.label_voxels})
-    return Labels.of({"background": 0} | {f"label_{value}": value for value in values})
+    return Labels.from_names({"background": 0} | {f"label_{value}": value for value in values})
 
 
 def _beyond_names(labels: Labels | None) -> tuple[tuple[str, ...], int | None]:

@@ -18,11 +18,11 @@ from medseg.io.files import read_labels
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
-from medseg.volumes.grid import AXES, axes_to
+from medseg.volumes.grid import AXES, reorientation
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCase:
     """The measures of a case with the histograms of its foreground, one a channel, or none."""
 
     case: CaseMeasures
@@ -30,14 +30,16 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableCase:
     """A case that cannot be used, and why."""
 
     id: str
     reason: str
 
 
-def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -> Measured | Unreadable:
+def measure_case(
+    case: Case, labels: Labels | None, channels: int, root: Path
+) -> MeasuredCase | UnreadableCase:
     """Measure a labelled case; a mistake in its files becomes `Unreadable`, so that all of them can be told.
 
     Args:
@@ -49,15 +51,17 @@ def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -
     try:
         return _measure(case, labels, channels, root)
     except MedsegError as error:
-        return Unreadable(case.id, str(error))
+        return UnreadableCase(case.id, str(error))
 
 
-def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Measured:
-    stamp = stamp_of(case, root)  # before reading: a file that changes meanwhile is measured again next time
+def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
+    stamp = case_stamp(
+        case, root
+    )  # before reading: a file that changes meanwhile is measured again next time
     image = read_case_image(case)
     check_image(image, channels, where=f"case {case.id}")
     if labels is None:
-        labels = Labels.of_values(read_labels(case.label).data) if case.label else Labels.of({})
+        labels = Labels.from_values(read_labels(case.label).data) if case.label else Labels.from_names({})
     classes = read_case_label(case, labels, image.grid).data[0]
     grid = image.grid.reoriented(AXES)
     known = (classes > 0) & (classes < len(labels))  # and not to be ignored
@@ -78,7 +82,7 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in image.data),
         foreground=tuple(histogram.intensities() for histogram in histograms),
     )
-    return Measured(measures, histograms)
+    return MeasuredCase(measures, histograms)
 
 
 def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tuple[Histogram, ...]:
@@ -91,7 +95,7 @@ def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tu
             values = channel[inside].astype(np.float32)
         if not np.isfinite(values).all():
             raise DataError(f"{where}: found intensities beyond 3e38, expected float32. Rescale the image.")
-        histograms.append(Histogram.of(values))
+        histograms.append(Histogram.from_values(values))
     return tuple(histograms)
 
 
@@ -108,11 +112,11 @@ def _nonzero_shape(data: NDArray[Any]) -> tuple[int, ...]:
 
 
 def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
-    x, y, z = (shape[axis] for axis in axes_to(axcodes, AXES)[0])
+    x, y, z = (shape[axis] for axis in reorientation(axcodes, AXES)[0])
     return (x, y, z)
 
 
-def stamp_of(case: Case, root: Path) -> str:
+def case_stamp(case: Case, root: Path) -> str:
     """A short text that changes when a file of the case is renamed, or changes in size or time."""
     files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
     stamps = [

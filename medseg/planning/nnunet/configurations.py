@@ -30,7 +30,7 @@ _SCHEMES: dict[str, Scheme] = {
 
 
 @dataclass(frozen=True)
-class Measures:
+class DatasetMeasures:
     """What a plan is made from, axes in the order z, y, x.
 
     Attributes:
@@ -60,17 +60,19 @@ class Configurations:
     order: tuple[int, ...]
     median_spacing: tuple[float, ...]
     median_shape: tuple[int, ...]
-    flat: NetworkSize
-    full: NetworkSize | None
-    low: NetworkSize | None
+    config_2d: NetworkSize
+    config_3d_fullres: NetworkSize | None
+    config_3d_lowres: NetworkSize | None
 
     @property
-    def undo(self) -> tuple[int, ...]:
+    def inverse_order(self) -> tuple[int, ...]:
         """The order of axes that brings values back to z, y, x."""
         return inverse_order(self.order)
 
 
-def plan_configurations(measures: Measures, preset: Preset, memory_gb: float | None = None) -> Configurations:
+def plan_configurations(
+    measures: DatasetMeasures, preset: Preset, memory_gb: float | None = None
+) -> Configurations:
     """Plan all configurations of a dataset, equal to nnU-Net's.
 
     Args:
@@ -99,9 +101,9 @@ def plan_configurations(measures: Measures, preset: Preset, memory_gb: float | N
         order=order,
         median_spacing=_ordered(np.median(np.asarray(measures.spacings), axis=0), order),
         median_shape=tuple(round(n) for n in _ordered(file_shape, order)),
-        flat=flat,
-        full=full,
-        low=low,
+        config_2d=flat,
+        config_3d_fullres=full,
+        config_3d_lowres=low,
     )
 
 
@@ -119,7 +121,7 @@ def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize 
     return low if low is not full and prod(full.median_shape) / voxels >= _WORTH_IT else None
 
 
-def schemes(
+def normalization_schemes(
     channel_names: Sequence[str], median_relative_size: float
 ) -> tuple[tuple[Scheme, ...], tuple[bool, ...]]:
     """Normalisation of each channel, and whether only voxels inside the crop's mask count.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from medseg.errors import ConfigError, nearest
+from medseg.errors import ConfigError, did_you_mean
 from medseg.planning.nnunet.topology import Topology
 
 PresetName = Literal["unet", "resenc", "resenc-m", "resenc-l", "resenc-xl"]
@@ -66,7 +66,7 @@ def find_preset(name: str) -> Preset:
     """The preset called `name`, or a `ConfigError` with the nearest known name."""
     if name not in PRESETS:
         raise ConfigError(
-            f"preset: found {name!r}, expected one of {', '.join(PRESETS)}.{nearest(name, PRESETS)} Correct it."
+            f"preset: found {name!r}, expected one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)} Correct it."
         )
     return PRESETS[name]
 

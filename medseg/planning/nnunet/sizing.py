@@ -34,7 +34,7 @@ class NetworkSize:
     topology: Topology
     batch_size: int
     batch_limit: BatchLimit
-    values: int
+    feature_map_values: int
 
     @property
     def patch(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ _LEAST_BATCH = 2
 STAGES_FOR_DEEP_SUPERVISION = 3
 
 
-def guarded(size: NetworkSize, cases: int, num_labels: int, preset: Preset) -> NetworkSize:
+def adapted_to_small_data(size: NetworkSize, cases: int, num_labels: int, preset: Preset) -> NetworkSize:
     """A network that can be trained, with a batch no larger than the number of cases.
 
     Without the cap a preset made for large GPUs puts most of a small dataset into every batch: 178 patches a step
@@ -20,7 +20,9 @@ def guarded(size: NetworkSize, cases: int, num_labels: int, preset: Preset) -> N
     """
     topology = with_two_stages(size.topology, size.spacing)
     if topology != size.topology:
-        size = replace(size, topology=topology, values=feature_map_values(topology, num_labels, preset))
+        size = replace(
+            size, topology=topology, feature_map_values=feature_map_values(topology, num_labels, preset)
+        )
     most = max(cases, _LEAST_BATCH)
     return replace(size, batch_size=most, batch_limit="cases") if size.batch_size > most else size
 
