@@ -12,13 +12,14 @@ import pytest
 
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Kind, Volume
+from tests.helpers.paths import SHARED_FOLDER
 
 # As the command does, before anything loads torch: on a busy machine spinning threads starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core, so one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+pytest_plugins = ("tests.helpers.predictors", "tests.helpers.stored_cases", "tests.helpers.trainings")
 
 MakeVolume = Callable[..., Volume]
 
@@ -32,13 +33,13 @@ def _present(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real images; a test that asks for it is skipped where it is absent."""
-    return _present(SHARED / "data")
+    return _present(SHARED_FOLDER / "data")
 
 
 @pytest.fixture(scope="session")
 def shared_reference() -> Path:
     """Folder of golden values; a test that asks for it is skipped where it is absent."""
-    return _present(SHARED / "reference")
+    return _present(SHARED_FOLDER / "reference")
 
 
 @pytest.fixture

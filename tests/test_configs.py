@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
 from medseg.experiment.experiment import Experiment
 from medseg.models.summary import summarize
+from tests.helpers.paths import ROOT
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs"
+FOLDER = ROOT / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 NAMES = [str(path.relative_to(FOLDER)) for path in FILES]
 

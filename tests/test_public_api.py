@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
 import medseg
+from tests.helpers.paths import ROOT
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "nibabel", "numpy", "pydantic", "scipy")
 
@@ -40,7 +40,7 @@ def test_dir_lists_the_names():
 
 
 def test_the_version_is_that_of_the_project():
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert medseg.__version__ == project["version"]
 
 

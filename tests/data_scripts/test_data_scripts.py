@@ -25,8 +25,8 @@ from medseg.errors import DataError
 from medseg.io.files import read, read_labels, write
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DICOM = ROOT.parent / "shared" / "data" / "dicom"
 
 

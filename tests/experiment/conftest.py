@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import MakeExperiment, one_thread, toy_experiment, write_toy_data
+from tests.helpers.runs import MakeExperiment, one_thread, toy_experiment, write_toy_data
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,15 @@
-"""Toy networks gain nothing from threads, and lose much when threads of other work wait for the same cores."""
+"""Toy networks gain nothing from threads, and equal results are promised for equal numbers of threads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-import torch
+
+from tests.helpers.runs import one_thread
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nifti_files import OBLIQUE, patched, save
 
 from medseg.errors import DataError
 from medseg.io.files import read, read_grid, write
 from medseg.io.nifti import _GEOMETRY_FIELDS
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.nifti_files import OBLIQUE, patched, save
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4"]
 SHEARED = OBLIQUE @ np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nifti_files import OBLIQUE, patched, save
 
 from medseg.errors import DataError
 from medseg.io.files import read, read_labels
+from tests.helpers.nifti_files import OBLIQUE, patched, save
 
 
 @pytest.fixture(params=[".nii", ".nii.gz"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_models import toy_options
+
+from tests.helpers.networks import toy_options
 
 
 @pytest.fixture(autouse=True)

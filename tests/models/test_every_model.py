@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
-from toy_models import toy_options
 
 from medseg.errors import ModelError
 from medseg.models import MODELS, SliceWise, list_models, parse_options, summarize
+from tests.helpers.networks import toy_options
 
 
 def distinct_at_toy_size():

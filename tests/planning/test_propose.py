@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from golden_plans import DATASETS, as_lists
 
 from medseg.errors import ConfigError
 from medseg.planning.memory_budget import MemoryBudget
@@ -12,6 +11,7 @@ from medseg.planning.nnunet.sizing import size_network
 from medseg.planning.nnunet.small_datasets import adapted_to_small_data, with_two_stages
 from medseg.planning.nnunet.topology import plan_topology
 from medseg.planning.propose import propose
+from tests.helpers.golden_plans import DATASETS, as_lists
 
 UNET = PRESETS["unet"]
 EIGHT = MemoryBudget(8, "a test", on_gpu=True)

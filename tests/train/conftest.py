@@ -1,32 +1,15 @@
-"""Toy trainings: four small phantoms, a network of some hundred weights, eight steps."""
+"""Toy networks gain nothing from threads, and equal results are promised for equal numbers of threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.toy import MakeExperiment, one_thread, toy_experiment, write_toy_data
+from tests.helpers.runs import one_thread
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     with one_thread():
         yield
-
-
-@pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the dataset ``data``; runs made in it share their prepared cases."""
-    folder = tmp_path_factory.mktemp("trainings")
-    write_toy_data(folder, cases=4)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def make_experiment(workplace: Path) -> MakeExperiment:
-    """Factory of toy experiments: ``make_experiment("train.steps=3")``."""
-    train = {"steps": 8, "batch_size": 2, "report_every": 1, "validate_every": 4}
-    return partial(toy_experiment, workplace, folds=2, **train)

@@ -9,7 +9,7 @@ import torch
 
 from medseg.errors import DataError, ModelError
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
-from tests.toy import files_of_at_most
+from tests.helpers.runs import files_of_at_most
 
 
 def save(folder: Path, step: int, keep: int = 2) -> Path:

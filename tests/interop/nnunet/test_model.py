@@ -1,0 +1,323 @@
+"""Imported models against nnU-Net itself: its own classes make, save and run the models, its answers are the reference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import medseg
+from medseg.cli.main import main
+from medseg.data.preprocessing.prepare import prepare
+from medseg.errors import ConfigError, MedsegError, ModelError
+from medseg.interop.nnunet.model import FileAxes, import_nnunet
+from tests.helpers.nnunet_models import (
+    Oracle,
+    architecture,
+    configuration,
+    dataset_of,
+    plans_of,
+    write_images,
+    write_trained,
+)
+
+THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+BY_SLICES = (2, 0, 1)  # tensor axes are file axes x, z, y
+
+
+def cube(spacing: list[float], scheme: str, **net: Any) -> dict[str, Any]:
+    """Plans of a 3-D model of one channel."""
+    chosen = configuration([16, 16, 12], spacing, architecture(3, **net), [scheme], [False])
+    return plans_of({"3d_fullres": chosen})
+
+
+def sliced(transpose: tuple[int, ...] = (0, 1, 2), channels: int = 1, **net: Any) -> dict[str, Any]:
+    """Plans of a 2-D model."""
+    schemes, masked = ["ZScoreNormalization"] * channels, [channels > 1] * channels
+    chosen = configuration([20, 16], [1.1, 1.3], architecture(2, **net), schemes, masked)
+    return plans_of({"2d": chosen}, channels, transpose)
+
+
+def thick() -> dict[str, Any]:
+    """Plans of a 3-D model of two channels, normalised in their mask, with thick slices across file axis x."""
+    net = architecture(3, kernels=THICK_KERNELS, strides=THICK_STRIDES)
+    schemes = ["ZScoreNormalization"] * 2
+    return plans_of(
+        {"3d_fullres": configuration([6, 24, 20], [4.2, 1.0, 0.8], net, schemes, [True, True])}, 2, BY_SLICES
+    )
+
+
+def old_plans() -> dict[str, Any]:
+    """Plans as nnU-Net wrote them before 2.4."""
+    plans = cube([1.3, 1.2, 1.1], "CTNormalization")
+    chosen = plans["configurations"]["3d_fullres"]
+    layers = chosen.pop("architecture")["arch_kwargs"]
+    chosen |= {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 6,
+        "unet_max_num_features": 10,
+        "n_conv_per_stage_encoder": layers["n_conv_per_stage"],
+        "n_conv_per_stage_decoder": layers["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [2, 2, 2],
+        "pool_op_kernel_sizes": layers["strides"],
+        "conv_kernel_sizes": layers["kernel_sizes"],
+    }
+    plans["foreground_intensity_properties_by_modality"] = plans.pop(
+        "foreground_intensity_properties_per_channel"
+    )
+    return plans
+
+
+LARGE = {"shape": (24, 22, 18), "spacing": (1.0, 1.2, 1.5)}
+SMALL = {"shape": (10, 12, 9), "spacing": (1.0, 1.0, 1.0)}
+FLAT = {"shape": (9, 34, 30), "spacing": (5.0, 0.9, 1.1), "channels": 2, "border": 2}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # plans, images, checkpoints
+    "plain": (cube([1.4, 1.1, 1.2], "CTNormalization"), LARGE, {"mirror_axes": (0, 1, 2)}),
+    "residual": (
+        cube([1.4, 1.1, 1.2], "ZScoreNormalization", residual=True),
+        LARGE,
+        {"mirror_axes": (0, 2)},
+    ),
+    "plain_2d": (sliced(), LARGE, {"mirror_axes": (0,)}),
+    "residual_2d_turned": (sliced(BY_SLICES, 2, residual=True), FLAT, {"mirror_axes": (1,)}),
+    "smaller_than_the_patch": (cube([1.0, 1.0, 1.0], "RescaleTo01Normalization"), SMALL, {}),
+    "batch_norm": (cube([1.3, 1.2, 1.1], "ZScoreNormalization"), LARGE, {"trainer": "nnUNetTrainerBN"}),
+    "older_plans": (old_plans(), LARGE, {}),
+    "thick_slices_two_folds": (thick(), FLAT, {"mirror_axes": (0, 2), "folds": (0, 1)}),
+}
+
+
+def made(tmp_path: Path, case: str) -> tuple[Path, list[Path], tuple[Any, ...]]:
+    """Trained folder, images and folds of a case."""
+    plans, images, more = CASES[case]
+    channels = images.get("channels", 1)
+    name = next(iter(plans["configurations"]))
+    folder = write_trained(tmp_path, name, plans, dataset_of(channels), **more)
+    return folder, write_images(tmp_path / "images", **images), more.get("folds", (0,))
+
+
+def loaded(folder: Path, tmp_path: Path, **options: Any) -> medseg.Predictor:
+    import_nnunet(folder, tmp_path / "model", **options)
+    return medseg.load(tmp_path / "model", device="cpu", precision="float32")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_label_maps_equal_those_of_nnunet(case, tmp_path):
+    folder, images, folds = made(tmp_path, case)
+    found = loaded(folder, tmp_path)(images).data[0]
+    exact = Oracle(folder, images, folds).labels()
+    assert (np.bincount(exact.ravel(), minlength=3) > 0.02 * exact.size).all()
+    assert np.count_nonzero(found != exact) <= 1
+    assert (found == Oracle(folder, images, folds, exact=False).labels()).mean() > 0.999
+
+
+@pytest.mark.parametrize("case", ["plain", "residual_2d_turned", "thick_slices_two_folds"])
+def test_images_are_prepared_as_by_nnunet_and_give_its_logits(case, tmp_path):
+    folder, images, folds = made(tmp_path, case)
+    oracle, predictor = Oracle(folder, images, folds), loaded(folder, tmp_path)
+    plans = CASES[case][0]
+    order = [0, *(3 - axis for axis in plans["transpose_forward"])]  # from file order to tensor order
+    data = np.concatenate([medseg.read(path).data for path in images])
+    volume = medseg.Volume(data, medseg.read(images[0]).grid)
+    image = prepare(volume, predictor.saved.preprocessing).image.data
+    np.testing.assert_allclose(image.transpose(order), oracle.prepared(), atol=2e-5)
+    if len(folds) == 1:  # nnU-Net has no function for the mean of several
+        logits = predictor.logits(torch.from_numpy(image)).numpy().transpose(order)
+        wanted = oracle.logits()
+        assert wanted.std() > 1
+        np.testing.assert_allclose(logits, wanted, atol=2e-3)
+
+
+def test_several_folds_are_averaged(tmp_path):
+    folder, *_ = made(tmp_path, "thick_slices_two_folds")
+    both = loaded(folder, tmp_path / "both")
+    image = torch.randn(2, 8, 24, 20)
+    one, two = (loaded(folder, tmp_path / fold, folds=[fold]) for fold in "01")
+    assert [p.name for p in sorted((tmp_path / "both" / "model").glob("*.safetensors"))] == [
+        "member_0.safetensors",
+        "member_1.safetensors",
+    ]
+    wanted = (one.logits(image) + two.logits(image)) / 2
+    assert (one.logits(image) - two.logits(image)).abs().max() > 1
+    torch.testing.assert_close(both.logits(image), wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_orientation_is_ignored_as_by_nnunet_unless_it_is_told(tmp_path):
+    folder, _, _ = made(tmp_path, "plain_2d")
+    stored = {
+        codes: write_images(tmp_path / codes, axcodes=codes, **SMALL)[0] for codes in ("LAS", "RAS", "PSR")
+    }
+    as_is = loaded(folder, tmp_path / "as_is")
+    told = loaded(folder, tmp_path / "told", orientation="las")
+    right = Oracle(folder, [stored["LAS"]]).labels()
+    assert np.array_equal(as_is(stored["LAS"]).data[0], right)
+    for path in stored.values():
+        assert np.array_equal(told(path).reoriented("LAS").data[0], right)
+        assert np.array_equal(as_is(path).data[0], Oracle(folder, [path]).labels())
+    assert not np.array_equal(as_is(stored["PSR"]).reoriented("LAS").data[0], right)
+
+
+def test_a_reader_that_reorients_is_followed(tmp_path):
+    plans = {**sliced(), "image_reader_writer": "NibabelIOWithReorient"}
+    folder = write_trained(tmp_path, "2d", plans, dataset_of())
+    (path,) = write_images(tmp_path / "images", axcodes="LSA", **LARGE)
+    found = loaded(folder, tmp_path)(path)
+    assert found.grid.axcodes == "LSA"
+    assert np.array_equal(found.reoriented("RAS").data[0], Oracle(folder, [path]).labels())
+    with pytest.raises(ConfigError, match=r"--orientation: found LPS, expected RAS"):
+        import_nnunet(folder, tmp_path / "other", orientation="LPS")
+
+
+def test_a_label_to_ignore_is_no_class(tmp_path):
+    labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
+    folder = write_trained(tmp_path, "2d", sliced(), dataset_of(labels=labels), mirror_axes=(0,))
+    images = write_images(tmp_path / "images", **LARGE)
+    predictor = loaded(folder, tmp_path)
+    assert predictor.labels.names == ("background", "liver", "spleen")
+    assert predictor.labels.ignore == 3
+    assert np.count_nonzero(predictor(images).data[0] != Oracle(folder, images).labels()) <= 1
+
+
+def test_an_exported_archive_is_imported_and_its_card_tells_where_from(tmp_path):
+    folder, images, _ = made(tmp_path / "results" / "Dataset900_Toy", "plain_2d")
+    archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
+    found = loaded(Path(archive), tmp_path / "a")(images).data
+    assert np.array_equal(found, loaded(folder, tmp_path / "b")(images).data)
+    card = (tmp_path / "a" / "model" / "README.md").read_text()
+    for part in ("nnU-Net v2", "nnUNetTrainer", "nnUNetPlans", "| configuration | 2d |", "| folds | 0 |"):
+        assert part in card
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["model"]
+
+
+def test_of_several_models_one_must_be_named(tmp_path):
+    net = architecture(2)
+    plans = plans_of(
+        {n: configuration([20, 16], [1.1, 1.3], net, ["NoNormalization"], [False]) for n in ("2d", "2d_b")}
+    )
+    for name in plans["configurations"]:
+        write_trained(tmp_path / "results", name, plans, dataset_of())
+    with pytest.raises(ModelError, match=r"found 2 models: .*2d, .*2d_b\. Give one, or --configuration"):
+        import_nnunet(tmp_path / "results", tmp_path / "model")
+    saved = import_nnunet(tmp_path / "results", tmp_path / "model", configuration="2d_b")
+    assert saved.trained_on["configuration"] == "2d_b"
+
+
+def test_what_is_there_is_found_and_what_is_not_is_named(tmp_path):
+    folder = write_trained(tmp_path, "2d", sliced(), dataset_of(), folds=(0, 3, "all"))
+    saved = import_nnunet(folder, tmp_path / "numbered")
+    assert (saved.members, saved.trained_on["folds"]) == (2, "0, 3")
+    assert import_nnunet(folder, tmp_path / "all", folds=["all"]).trained_on["folds"] == "all"
+    shutil.move(folder, tmp_path / "renamed")
+    refused: list[tuple[type[MedsegError], str, dict[str, Any]]] = [
+        (ConfigError, "exists already", {"output": tmp_path}),
+        (ModelError, r"the name does not say which configuration", {}),
+        (ModelError, r"found no '3d_fullres', expected one of 2d", {"configuration": "3d_fullres"}),
+        (ModelError, r"fold_1.*no such file, found only fold_0, fold_3", {"folds": ["1"]}),
+        (ConfigError, r"folds: found \.\., expected numbers", {"folds": [".."]}),
+        (ModelError, r"found no fold_\*/checkpoint_best\.pth", {"checkpoint": "best"}),
+        (MedsegError, "expected one letter each", {"orientation": "up"}),
+    ]
+    for kind, told, options in refused:
+        chosen = {"output": tmp_path / "model", "configuration": "2d", **options}
+        if "name does not" in told:
+            del chosen["configuration"]
+        with pytest.raises(kind, match=told):
+            import_nnunet(tmp_path / "renamed", **chosen)
+        assert not (tmp_path / "model").exists()
+
+
+def test_a_configuration_of_the_same_shape_is_not_mistaken(tmp_path):
+    net = architecture(2)
+    table = {
+        n: configuration([20, 16], [s, s], net, ["NoNormalization"], [False])
+        for n, s in (("2d", 1), ("b", 2))
+    }
+    folder = write_trained(tmp_path, "2d", plans_of(table), dataset_of())
+    with pytest.raises(ModelError, match=r"init_args\.configuration: found '2d', expected 'b'"):
+        import_nnunet(folder, tmp_path / "model", configuration="b")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
+    other = write_trained(tmp_path / "other", "2d", sliced(residual=True), dataset_of())
+    shutil.copy(other / "plans.json", folder / "plans.json")
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth: ResidualEncoderUNet: no tensor"):
+        import_nnunet(folder, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_gaps_in_labels_are_refused(tmp_path):
+    folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
+    dataset = dataset_of(labels={"background": 0, "liver": 1, "spleen": 3})
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(MedsegError, match=r"found the values \[0, 1, 3\], expected 0, 1, 2"):
+        import_nnunet(folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
+def test_axes_follow_the_definition(transpose):
+    """Carried through arrays: a tensor is the file's array reversed, then transposed."""
+    shape = (2, 3, 5)
+    tensor_shape = np.empty(shape).transpose(2, 1, 0).transpose(transpose).shape
+    axes = FileAxes(transpose, 3)
+    assert axes.volume(tensor_shape, across=None) == shape
+    assert [shape[place] for place in axes.file_axes] == list(tensor_shape)
+    assert [shape[axis] for axis in axes.of_volume((0,))] == [tensor_shape[0]]
+    flat = FileAxes(transpose, 2)
+    assert flat.volume(tensor_shape[1:], across=tensor_shape[0]) == shape
+    assert shape[flat.slice_axis] == tensor_shape[0]
+    assert {shape[axis] for axis in flat.of_volume((0, 1))} == set(tensor_shape[1:])
+
+
+def test_spacing_comes_from_the_affine(tmp_path):
+    """nnU-Net reads the header's float32 sizes; the two differ by rounding alone."""
+    (path,) = write_images(tmp_path, (4, 4, 4), (0.7, 0.8, 0.9))
+    np.testing.assert_allclose(medseg.read(path).spacing, nib.load(path).header.get_zooms(), rtol=1e-6)
+
+
+def test_a_colour_picture(tmp_path):
+    schemes = ["RGBTo01Normalization"] * 3
+    chosen = configuration([20, 16], [1.0, 1.0], architecture(2), schemes, [False] * 3)
+    plans = {**plans_of({"2d": chosen}, 3), "image_reader_writer": "NaturalImage2DIO"}
+    folder = write_trained(tmp_path, "2d", plans, dataset_of(3), mirror_axes=(0, 1))
+    x, y = np.meshgrid(np.arange(30), np.arange(26), indexing="xy")
+    waves = [127 + 120 * np.sin(x / (3 + c) + y / 5) for c in range(3)]
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8)).save(path)
+    found = loaded(folder, tmp_path)(path).data[0]
+    assert found.shape == (30, 26, 1)
+    assert np.array_equal(found, Oracle(folder, [path]).labels())
+
+
+def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
+    folder, images, _ = made(tmp_path, "plain_2d")
+    model, answers = tmp_path / "model", tmp_path / "answers"
+    assert main(["import", "nnunet", str(folder), "-o", str(model), "--folds", "0"]) == 0
+    told = capsys.readouterr().out
+    assert f"{model}: unet_2d of nnUNetTrainer, 2d, folds 0" in told
+    assert "import with --orientation" in told
+    assert (
+        main(["predict", str(model), str(images[0]), "-o", str(answers), "--set", "precision=float32"]) == 0
+    )
+    (answer,) = answers.glob("*.nii.gz")
+    assert np.array_equal(np.asarray(nib.load(answer).dataobj), Oracle(folder, images).labels())
+    assert main(["import", "nnunet", str(folder), "-o", str(model)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_published_plans_on_a_real_image(tmp_path, shared_data, shared_reference):
+    plans = json.loads((shared_reference / "nnunet_plans_hippocampus.json").read_text())
+    image = sorted((shared_data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[0]
+    folder = write_trained(tmp_path, "3d_fullres", plans, dataset_of())
+    found = loaded(folder, tmp_path)(image).data[0]
+    assert np.count_nonzero(found != Oracle(folder, [image]).labels()) <= 1

@@ -1,0 +1,74 @@
+"""The batch script for SLURM, run with stand-ins for SLURM's programs and for the training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+SCRIPT = ROOT / "configs" / "slurm" / "train.sbatch"
+PROGRAMS = {
+    "scontrol": 'if [ "$1" = show ]; then printf "node7\\nnode8\\n"; else echo "scontrol $*"; fi',
+    "srun": 'export SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NODEID=1; "$@"',
+    "medseg": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR $MASTER_PORT: $*";'
+    " exit $ENDS_WITH",
+}
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Run the script in `tmp_path`; its output and exit code."""
+    for name, body in PROGRAMS.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/bash\n{body}\n")
+        program.chmod(0o755)
+    slurm = {"JOB_ID": "40001", "JOB_NODELIST": "node[7-8]", "NTASKS": "8", "NNODES": "2"}
+
+    def run(*arguments: str, ends_with: int = 0, **more: str) -> tuple[str, int]:
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "ENDS_WITH": str(ends_with),
+            **{f"SLURM_{key}": value for key, value in {**slurm, **more}.items()},
+        }
+        done = subprocess.run(
+            ["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert done.stderr == ""
+        return done.stdout, done.returncode
+
+    return run
+
+
+def test_a_new_run_is_begun_with_what_torchrun_would_tell(submit):
+    told, code = submit("my runs/first", "toy.yaml", "--data", "my data", "train.steps=5")
+    assert told == "5 1 8 4 1 node7 20001: train toy.yaml --data my data train.steps=5 --run my runs/first\n"
+    assert code == 0
+
+
+def test_a_stopped_run_goes_back_into_the_queue_and_is_resumed(submit, tmp_path):
+    told, code = submit("run", "toy.yaml", ends_with=143)
+    assert told.endswith("scontrol requeue 40001\n")
+    assert code == 143
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert submit("run", "toy.yaml")[0].endswith(": train --resume run\n")
+
+
+def test_each_job_of_an_array_trains_its_fold(submit, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()  # that of all folds, written by the first
+    told, code = submit("run", "toy.yaml", "--data", "data", ends_with=143, ARRAY_TASK_ID="3")
+    assert ": train toy.yaml --data data --run run --fold 3\n" in told
+    assert told.endswith("scontrol requeue 40001\n")
+    assert code == 143
+
+
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_mistake_is_not_repeated(submit, code):
+    told, ended = submit("run", "toy.yaml", ends_with=code)
+    assert "requeue" not in told
+    assert ended == code

@@ -1,0 +1,203 @@
+"""The archive extractor: ordinary archives come out whole, hostile ones leave nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import re
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medseg.errors import DataError
+from medseg.storage import archives
+from medseg.storage.archives import extract
+from tests.helpers.paths import ROOT
+
+FILES = {"task/a.txt": b"alpha", "task/deep/b.bin": bytes(range(256)) * 40, "task/empty": b""}
+
+
+def make_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as target:
+        folder = tarfile.TarInfo("./")
+        folder.type = tarfile.DIRTYPE
+        target.addfile(folder)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            target.addfile(member, io.BytesIO(content))
+    return path
+
+
+def assert_refused(archive: Path, message: str, **limits: int) -> None:
+    """`extract` fails with `message`, and neither the folder nor anything beside it is there after."""
+    before = sorted(archive.parent.rglob("*"))
+    with pytest.raises(DataError, match=message) as caught:
+        extract(archive, archive.parent / "out", **limits)
+    assert archive.name in str(caught.value)
+    assert sorted(archive.parent.rglob("*")) == before
+
+
+MAKERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
+    "zip": make_zip,
+    "tar": lambda path, files: make_tar(path, files, "w"),
+    "gz": make_tar,
+    "bz2": lambda path, files: make_tar(path, files, "w:bz2"),
+    "xz": lambda path, files: make_tar(path, files, "w:xz"),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_ordinary_archives_come_out_whole(tmp_path, kind):
+    folder = extract(MAKERS[kind](tmp_path / "archive", FILES), tmp_path / "new" / "out")
+    found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    assert found == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../evil", r"found '\.\.'"),
+        ("task/../../evil", r"found '\.\.'"),
+        ("task/..", r"found '\.\.'"),
+        ("/tmp/evil", "absolute path"),
+        ("C:/evil", "absolute path"),
+        ("c:evil", "absolute path"),
+        ("task\\..\\evil", "backslash"),
+        ("task/new\nline", "control characters"),
+    ],
+)
+def test_names_that_are_refused(tmp_path, kind, name, message):
+    assert_refused(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), message)
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+def test_limits(tmp_path, kind):
+    archive = MAKERS[kind](tmp_path / "archive", FILES)
+    assert_refused(archive, "more than 100 bytes", max_bytes=100)
+    assert_refused(archive, "more than 2 members", max_members=2)
+
+
+@pytest.mark.parametrize("name", ["task/a", "task/./a", "task//a"])
+def test_doubled_names_in_tar(tmp_path, name):
+    make_tar(tmp_path / "a.tar", {"task/a": b"1"}, "w")
+    make_tar(tmp_path / "a.tar", {name: b""}, "a")
+    assert_refused(tmp_path / "a.tar", "found the name twice")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_doubled_names_in_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        target.writestr("a", b"1")
+        target.writestr("a", b"2")
+    assert_refused(tmp_path / "a.zip", "found the name twice")
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    assert_refused(make_tar(tmp_path / "a.tar", {"task": b"1", "task/a": b"2"}), "cannot be unpacked")
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"S"]
+)
+def test_tar_members_that_are_no_files(tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as target:
+        member = tarfile.TarInfo("task/thing")
+        member.type, member.linkname = kind, "/etc/hosts"
+        target.addfile(member)
+    assert_refused(tmp_path / "a.tar", "link, device or pipe")
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o010666, 0o140777])
+def test_zip_members_that_are_no_files(tmp_path, mode):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        member = zipfile.ZipInfo("thing")
+        member.create_system, member.external_attr = 3, mode << 16
+        target.writestr(member, "/etc/hosts")
+    assert_refused(tmp_path / "a.zip", "link or device")
+
+
+def test_encrypted_zip(tmp_path):
+    content = bytearray(make_zip(tmp_path / "a.zip", {"a": b"secret"}).read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    assert_refused(tmp_path / "a.zip", "is encrypted")
+
+
+def test_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_RATIO", 50)
+    zeros = bytes(3_000_000)
+    assert_refused(make_tar(tmp_path / "a.tar.gz", {"zeros": zeros}), "more than .* bytes in all")
+    (tmp_path / "a.tar.gz").unlink()
+    noise = random.Random(0).randbytes(200_000)  # hides the bomb's share of the whole
+    assert_refused(
+        make_zip(tmp_path / "a.zip", {"noise": noise, "zeros": zeros}), "expands more than 50-fold"
+    )
+
+
+def test_zip_whose_header_lies_about_the_size(tmp_path):
+    content = bytearray(make_zip(tmp_path / "a.zip", {"a": bytes(100_000)}).read_bytes())
+    central = content.index(b"PK\x01\x02")
+    content[22:26] = content[central + 24 : central + 28] = struct.pack("<I", 10)
+    (tmp_path / "a.zip").write_bytes(content)
+    assert_refused(tmp_path / "a.zip", "damaged or not readable")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_truncated_archives(tmp_path, kind, share):
+    whole = MAKERS[kind](tmp_path / "whole", FILES).read_bytes()
+    (tmp_path / "whole").unlink()
+    (tmp_path / "archive").write_bytes(whole[: int(share * len(whole.rstrip(b"\0")))])
+    assert_refused(tmp_path / "archive", "damaged or not readable")
+
+
+def test_damaged_header_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
+    content = bytearray(make_tar(tmp_path / "a.tar", {"one": b"1", "two": b"2"}, "w").read_bytes())
+    content[content.index(b"two") + 148] ^= 1  # checksum field
+    (tmp_path / "a.tar").write_bytes(content)
+    assert_refused(tmp_path / "a.tar", "damaged or not readable")
+
+
+def test_checksum_of_the_whole_stream_is_compared(tmp_path):
+    content = bytearray(gzip.compress(make_tar(tmp_path / "a.tar", FILES, "w").read_bytes()))
+    content[-6] ^= 1  # crc32
+    (tmp_path / "a.tar").write_bytes(content)
+    assert_refused(tmp_path / "a.tar", "damaged or not readable")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(2048)])
+def test_files_that_are_no_archive(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    assert_refused(tmp_path / "a.zip", r"damaged or not readable|found no file")
+
+
+def test_existing_folder_is_left_alone(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", FILES)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="exists already"):
+        extract(archive, tmp_path / "out")
+    with pytest.raises(DataError, match="no such file"):
+        extract(tmp_path / "absent.zip", tmp_path / "other")
+
+
+def test_no_other_code_unpacks_archives():
+    pattern = re.compile(r"extractall|unpack_archive|\.extract\(")
+    sources = [file for folder in ("medseg", "data_scripts") for file in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 10
+    assert [str(file) for file in sources if pattern.search(file.read_text(encoding="utf-8"))] == []

@@ -1,0 +1,171 @@
+"""One writer per run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+
+import pytest
+
+from medseg.errors import ConfigError, DataError
+from medseg.experiment import make_trainer as compose
+from medseg.experiment.experiment import Experiment
+from medseg.storage.lock import RunLock
+from tests.helpers.runs import files_of_at_most
+
+
+def hold(folder, host, pid, name="lock"):
+    (folder / name).write_text(json.dumps({"host": host, "pid": pid}))
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def test_taken_and_given_back(tmp_path):
+    with RunLock(tmp_path):
+        found = json.loads((tmp_path / "lock").read_text())
+        assert (found["host"], found["pid"]) == (platform.node(), os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_given_back_after_an_error(tmp_path):
+    with pytest.raises(KeyError), RunLock(tmp_path):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", [None, "elsewhere"])
+def test_refused_while_another_process_holds_it(tmp_path, host):
+    hold(tmp_path, host or platform.node(), os.getppid())
+    before = (tmp_path / "lock").read_bytes()
+    with pytest.raises(ConfigError) as caught, RunLock(tmp_path):
+        pass
+    told = str(caught.value)
+    for part in (str(tmp_path / "lock"), f"process {os.getppid()} on", "expected none", "delete this file"):
+        assert part in told
+    assert (tmp_path / "lock").read_bytes() == before
+
+
+def test_a_dead_process_on_this_host_is_taken_over_but_not_on_another(tmp_path):
+    pid = dead_pid()
+    hold(tmp_path, platform.node(), pid)
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    hold(tmp_path, "elsewhere", pid)
+    with pytest.raises(ConfigError, match="on elsewhere"), RunLock(tmp_path):
+        pass
+
+
+def test_of_two_that_find_a_dead_process_one_takes_over(tmp_path, monkeypatch):
+    check, others = RunLock.check, [tmp_path / "of another"]
+
+    def check_and_be_late(lock):
+        check(lock)
+        if others:
+            hold(tmp_path, platform.node(), os.getppid(), others[0].name)
+            others.pop().replace(tmp_path / "lock")
+
+    hold(tmp_path, platform.node(), dead_pid())
+    monkeypatch.setattr(RunLock, "check", check_and_be_late)
+    with pytest.raises(ConfigError, match=f"process {os.getppid()} on"), RunLock(tmp_path):
+        pass
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getppid()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    with pytest.raises(DataError, match="lock: cannot be written"), files_of_at_most(0), RunLock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "b"}'])
+def test_an_unreadable_lock_is_respected(tmp_path, content):
+    (tmp_path / "lock").write_text(content)
+    with pytest.raises(ConfigError, match="an unknown host"), RunLock(tmp_path):
+        pass
+
+
+def test_a_loop_left_behind_in_this_process_is_taken_over_and_does_not_free_the_new_lock(tmp_path):
+    first, second = RunLock(tmp_path), RunLock(tmp_path)
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        assert (tmp_path / "lock").is_file()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_locked_run_is_not_trained(make_experiment, workplace):
+    run = workplace / "locked"
+    trainer = make_experiment("train.steps=1").trainer(run)
+    hold(run, platform.node(), os.getppid())
+    with pytest.raises(ConfigError, match="found a training at work"):
+        next(iter(trainer))
+    assert not (run / "metrics.jsonl").exists()
+    assert not list(run.glob("events*"))
+    (run / "lock").unlink()
+    assert [report.step for report in trainer] == [1]
+    assert not (run / "lock").exists()
+
+
+def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, workplace):
+    experiment = make_experiment("train.steps=1")
+    run = workplace / "locked resume"
+    list(experiment.trainer(run))
+    hold(run, platform.node(), os.getppid())
+    seen: list[object] = []
+    with pytest.raises(ConfigError, match="found a training at work"):
+        experiment.trainer(run, resume=True, on_case=lambda *case: seen.append(case))
+    assert seen == []
+
+
+def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment, workplace):
+    """The other one is the first to have its cases prepared."""
+    run, taken = workplace / "both", ("preprocess.crop_to_nonzero=false", "seed=1")
+
+    def begin_other(*_: object) -> None:
+        if not run.exists():
+            list(make_experiment("train.steps=1").trainer(run))
+
+    with pytest.raises(ConfigError, match="found something there already"):
+        make_experiment("train.steps=2", *taken).trainer(run, on_case=begin_other)
+    assert Experiment.from_run(run) == make_experiment("train.steps=1")
+
+
+def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):
+    run = workplace / "opened by another"
+
+    def begin_other(*_: object) -> None:
+        run.mkdir(exist_ok=True)
+        hold(run, platform.node(), os.getppid())
+
+    with pytest.raises(ConfigError, match="found a training at work"):
+        make_experiment("train.steps=1").trainer(run, on_case=begin_other)
+    assert [path.name for path in run.iterdir()] == ["lock"]
+    (run / "lock").unlink()
+    hold(run, platform.node(), dead_pid())  # killed as it opened the folder
+    assert [report.step for report in make_experiment("train.steps=1").trainer(run)] == [1]
+
+
+def test_only_a_resumed_run_takes_what_lies_there(make_experiment, workplace):
+    run = workplace / "taken up"
+    experiment = make_experiment("train.steps=2")
+    list(experiment.trainer(run))
+    away = (run / "last").rename(workplace / "last of another")
+    for path in run.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    plain = compose.open_run
+
+    def with_checkpoint(*given: object) -> None:
+        plain(*given)
+        away.rename(run / "last")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "open_run", with_checkpoint)
+        assert experiment.trainer(run).step == 0
+    assert experiment.trainer(run, resume=True).step == 2

@@ -1,0 +1,45 @@
+"""What a report says of many labels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from medseg.errors import DataError
+from medseg.train.reporting import Report, ReportLog, read_metrics
+from tests.helpers.runs import files_of_at_most
+
+
+def report(dice: dict[str, float]) -> Report:
+    return Report(
+        step=1,
+        steps=2,
+        loss=1.0,
+        loss_terms={},
+        lr=0.1,
+        seconds_per_step=1.0,
+        samples_per_second=1.0,
+        data_wait_fraction=0.0,
+        val_dice=dice,
+        seconds=1.0,
+    )
+
+
+def test_of_few_labels_all_are_told_and_of_many_the_lowest():
+    assert str(report({"liver": 0.5, "spleen": 0.25})).endswith(
+        "patch Dice 0.375 (liver 0.500, spleen 0.250)"
+    )
+    many = {f"organ {i}": i / 100 for i in range(50)} | {"absent": math.nan}
+    text = str(report(many))
+    assert "(50 labels seen; organ 0 0.000, organ 1 0.010," in text
+    assert "absent" not in text
+    assert len(text) < 250
+
+
+def test_a_full_disk_is_told(tmp_path):
+    log = ReportLog(tmp_path, 0)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: cannot be written \("), files_of_at_most(0):
+        log.add(report({"liver": 0.5}))
+    log.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
