@@ -231,7 +231,7 @@ def _models(
 ) -> tuple[Path, Path]:
     """A trained nnU-Net folder with random weights, and the same imported by medseg."""
     sys.path.insert(0, str(ROOT))
-    from tests.interop.nnunet_models import architecture, configuration, dataset_of, plans_of, write_trained
+    from tests.helpers.nnunet_models import architecture, configuration, dataset_of, plans_of, write_trained
 
     nnunet, model = work / f"nnunet_{name}", work / f"medseg_{name}"
     if not model.is_dir():

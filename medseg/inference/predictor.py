@@ -19,7 +19,6 @@ from medseg.inference.postprocess import component_groups, keep_largest_componen
 from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, CascadeInput, empty_in_both
 from medseg.inference.sliding.engine import Engine, PreparedPrediction
 from medseg.inference.sliding.labelling import LabelRule, label_rule
-from medseg.inference.sliding.memory_plan import gigabytes, parse_size, used_memory
 from medseg.inference.sliding.skip_empty import body_box, empty_test
 from medseg.inference.sliding.slab import InMemoryImage, LazyImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
@@ -33,6 +32,7 @@ from medseg.model_folder.folder import find_model_folder, first_stage_folder, lo
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
+from medseg.runtime.memory import format_size, parse_size, used_memory
 from medseg.volumes.grid import reorient_array
 from medseg.volumes.volume import Volume
 
@@ -77,7 +77,7 @@ class Predictor:
         self.saved = saved
         self.labels: Labels = labels
         self.first_stage: Predictor | None = first_stage
-        self.max_memory = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
+        self.max_memory = parse_size(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory
         self._cleaned = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
@@ -281,7 +281,7 @@ class Predictor:
         needed = used_memory() + voxels
         if voxels > _SMALL and needed > self.max_memory:
             raise ConfigError(
-                f"{paths[0]}: max_memory: found {gigabytes(self.max_memory)}, expected more than {gigabytes(needed, up=True)}, "
+                f"{paths[0]}: max_memory: found {format_size(self.max_memory)}, expected more than {format_size(needed, round_up=True)}, "
                 "which its voxels alone take. Allow more."
             )
 

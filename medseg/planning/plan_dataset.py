@@ -92,7 +92,7 @@ def plan(
     dims: Literal[2, 3] | None = None,
     lowres: bool = False,
     model: str | None = None,
-    memory: str | float | None = None,
+    memory: str | None = None,
     steps: int | None = None,
     layout: Layout = "auto",
     workers: int | None = 0,
@@ -108,7 +108,8 @@ def plan(
         dims: 2 or 3; None takes 3, or 2 for single slices.
         lowres: the low resolution, for volumes of which a patch at the full one sees little.
         model: a name of `medseg.list_models` to train with its default options instead of the planned U-Net.
-        memory: of the GPU, GB or text such as ``"8GB"``; None takes the preset's, or what this machine has if less.
+        memory: Memory of the GPU, such as ``"8GiB"``; a number needs a unit. None takes the preset's, or what this machine
+            has if that is less.
         steps: of the training; None takes 250,000 for a GPU, and as many as 40 minutes hold for a processor.
         layout: of the dataset.
         workers: processes that measure, see `medseg.planning.fingerprint.measure.fingerprint`.

@@ -291,7 +291,7 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
     assert "max_memory: found 10 MB, expected at least" in capsys.readouterr().err
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "much"]) == 1
-    assert "expected a size such as 6GB" in capsys.readouterr().err
+    assert "max_memory: found 'much', expected a size such as 8GB" in capsys.readouterr().err
 
 
 def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):

@@ -36,15 +36,16 @@ from medseg.planning.nnunet.presets import PRESETS
 from medseg.planning.plan_dataset import _heading, plan
 from medseg.planning.plan_page import write_page
 from medseg.planning.propose import propose
+from medseg.runtime.memory import GIB
 
 EIGHT = MemoryBudget(8, "a test", on_gpu=True)
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    """The same plan on every machine: a processor with 32 GB free, as much as the preset unet asks for."""
+    """The same plan on every machine: a processor with 32 GiB free, as much as the preset unet asks for."""
     monkeypatch.setattr(budget, "_gpu", lambda: ("", None))
-    monkeypatch.setattr(budget, "free_memory_gb", lambda: 32.0)
+    monkeypatch.setattr(budget, "free_memory", lambda: 32 * GIB)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def test_a_plan_is_an_experiment_and_its_text_reads_back(phantoms, cache):
 def test_a_short_training_on_a_processor_gets_half_the_widths(phantoms, cache):
     """A GPU, or somebody who asks for as many steps as nnU-Net's recipe needs, gets those of the rules."""
     short, long = (plan(phantoms, preset="resenc-m", steps=steps, cache=cache) for steps in (None, 100_000))
-    on_gpu = plan(phantoms, preset="resenc-m", memory="8GB", cache=cache)
+    on_gpu = plan(phantoms, preset="resenc-m", memory="8GiB", cache=cache)
     whole = [stage["channels"] for stage in on_gpu.experiment.model.to_plain()["encoder_stages"]]
     assert whole == list(on_gpu.proposal.channels)
     for made, widths in ((short, [width // 2 for width in whole]), (long, whole)):
@@ -137,13 +138,13 @@ def test_a_model_that_is_no_unet_gets_its_own_recipe(make_fingerprint, monkeypat
 
 
 def test_memory_decides_the_recipe_and_the_patch(phantoms, cache):
-    gpu = plan(phantoms, memory="8GB", cache=cache)
+    gpu = plan(phantoms, memory="8GiB", cache=cache)
     assert gpu.experiment.train.steps == LONG_STEPS
     assert gpu.experiment.train.optimizer.name == "sgd"
     assert gpu.experiment.train.workers > 0
-    little = plan(phantoms, memory="5MB", cache=cache)
+    little = plan(phantoms, memory="5MiB", cache=cache)
     assert np.prod(little.experiment.patch.size) < np.prod(gpu.experiment.patch.size)
-    assert plan(phantoms, memory="8GB", steps=50, cache=cache).experiment.train.optimizer.name == "adamw"
+    assert plan(phantoms, memory="8GiB", steps=50, cache=cache).experiment.train.optimizer.name == "adamw"
     for wrong in (
         {"steps": 0},
         {"dims": 4},
@@ -210,7 +211,7 @@ def test_pictures_are_planned_in_2d_and_their_plan_trains(write_table, tmp_path)
 
 def test_the_command_writes_a_plan_that_trains(phantoms, tmp_path, capsys):
     target = tmp_path / "plans" / "plan.yaml"
-    assert main(["plan", str(phantoms), "-o", str(target), "--memory", "150MB", "--steps", "2"]) == 0
+    assert main(["plan", str(phantoms), "-o", str(target), "--memory", "150MiB", "--steps", "2"]) == 0
     told = capsys.readouterr().out
     assert "phantom_ct_unet_3d" in told
     assert "! Only 6 subjects" in told
@@ -311,7 +312,7 @@ def test_saving_into_an_impossible_folder_is_told(phantoms, cache, tmp_path):
 
 def test_planning_with_given_memory_imports_no_torch(phantoms, cache):
     code = (
-        f"import sys, medseg; medseg.plan({str(phantoms)!r}, cache={str(cache)!r}, memory=8); "
+        f"import sys, medseg; medseg.plan({str(phantoms)!r}, cache={str(cache)!r}, memory='8GiB'); "
         "print([name for name in ('torch', 'matplotlib', 'monai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -343,7 +344,7 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
     large = make_fingerprint((260, 260, 260), count=60, labels=2)
     monkeypatch.setattr(module, "read_dataset", lambda *_: None)
     monkeypatch.setattr(module, "fingerprint", lambda *_, **__: large)
-    made = plan(tmp_path / "data", memory=8)
+    made = plan(tmp_path / "data", memory="8GiB")
     low, behind = made.cascade
     assert low.experiment.name == "made_up_unet_3d_lowres"
     assert low.experiment.preprocess.spacing[0] > 1.2
@@ -363,7 +364,7 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
         places = [stage.text.index(line) for line in order]
         assert places == sorted(places)
     assert "plan_cascade.yaml this one behind it" in made.text.replace("\n# ", " ")
-    assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8"]) == 0
+    assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8GiB"]) == 0
     told = capsys.readouterr().out
     assert (
         f"cascade: medseg train {tmp_path}/big_lowres.yaml --run runs/made_up_unet_3d_lowres --all-folds"
@@ -376,7 +377,7 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
         made.save(tmp_path / "big.yaml")
     assert not (tmp_path / "big.yaml").exists()
     for others in ({"lowres": True}, {"dims": 2}, {"model": "unet_3d"}):
-        assert plan(tmp_path / "data", memory=8, **others).cascade == ()
+        assert plan(tmp_path / "data", memory="8GiB", **others).cascade == ()
 
 
 def test_no_cascade_where_a_patch_sees_enough(phantoms, cache, tmp_path):

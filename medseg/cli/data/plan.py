@@ -30,7 +30,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--dims", type=int, choices=(2, 3), help="3 unless told, or 2 for single slices")
     parser.add_argument("--lowres", action="store_true", help="a coarser 3-D network that sees more at once")
     parser.add_argument(
-        "--memory", metavar="8GB", help="of the GPU; the preset's unless told, or this machine's if less"
+        "--memory",
+        metavar="8GiB",
+        help="memory of the GPU, with a unit (a GPU sold with 8 GB has 8GiB; default: the preset's, or this machine's "
+        "if less)",
     )
     parser.add_argument(
         "--steps", type=int, help="of the training; unless told 250000 for a GPU, else what 40 minutes hold"

@@ -237,7 +237,7 @@ def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
     """Print what each image would take; of several models, which work one after the other, seconds add up."""
     from medseg.errors import MedsegError
     from medseg.inference.estimate import estimate
-    from medseg.inference.sliding.memory_plan import gigabytes
+    from medseg.runtime.memory import format_size
 
     failed, seconds, memory = 0, 0.0, 0
     for case in cases:
@@ -249,10 +249,10 @@ def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
             continue
         own_seconds, own_memory = sum(one.seconds for one in found), max(one.memory for one in found)
         windows = " + ".join(_windows_told(one) for one in found)
-        print(f"{case.id}  {windows}, {own_seconds:.1f} s, {gigabytes(own_memory)}", flush=True)
+        print(f"{case.id}  {windows}, {own_seconds:.1f} s, {format_size(own_memory)}", flush=True)
         seconds, memory = seconds + own_seconds, max(memory, own_memory)
     print(
-        f"{len(cases) - failed} of {pluralise(len(cases), 'case')}: {seconds:.0f} s, at most {gigabytes(memory)}"
+        f"{len(cases) - failed} of {pluralise(len(cases), 'case')}: {seconds:.0f} s, at most {format_size(memory)}"
     )
     return 2 if failed else 0
 

@@ -17,9 +17,7 @@ from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.memory_plan import (
     FRACTION_OF_FREE,
     MemoryPlan,
-    free_memory,
     plan_memory,
-    used_memory,
 )
 from medseg.inference.sliding.slab import Slices
 from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
@@ -27,6 +25,7 @@ from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.probability_files import ProbabilityFile
 from medseg.runtime.glibc_memory import keep_freed_memory
+from medseg.runtime.memory import free_memory, used_memory
 
 OnWindow = Callable[[int, int], None]
 _AMPLE_BYTES = 0.8  # of the budget: below it the network need not be measured

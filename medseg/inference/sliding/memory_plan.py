@@ -1,131 +1,21 @@
-"""How much memory there is, and how a prediction is laid out to stay within it."""
+"""How a prediction is laid out to stay within a memory budget."""
 
 from __future__ import annotations
 
 import math
-import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import TracebackType
 
-import psutil
 import torch
 
 from medseg.errors import ConfigError
 from medseg.inference.sliding.slab import bytes_of_logits
 from medseg.inference.sliding.windows import SlidingWindow
+from medseg.runtime.memory import format_size
 
 FRACTION_OF_FREE = 0.5  # when no budget is given; the rest is for other programs and the cache of files
 FRACTION_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
 OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
-_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
-_CGROUP_FILES = (  # limit, in use; version 2, then 1
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``6GB``, ``500 MB`` or ``2GiB``.
-
-    Raises:
-        ConfigError: not a size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)B?\s*", text.upper())
-    if match is None or match[2] not in _UNITS or not float(match[1]):
-        raise ConfigError(f"max_memory: found {text!r}, expected a size such as 6GB or 800MB. Correct it.")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def free_memory(groups: Iterable[Path] | None = None) -> int:
-    """Bytes that this process may still take: what the machine has free, or a control group of it if that is less.
-
-    Args:
-        groups: folders of control groups; None for the process's own and all above it.
-    """
-    free = int(psutil.virtual_memory().available)
-    for folder in control_groups() if groups is None else groups:
-        for limit_file, usage_file in _CGROUP_FILES:
-            try:
-                limit, usage = ((folder / file).read_text().strip() for file in (limit_file, usage_file))
-            except OSError:
-                continue
-            if limit.isdigit() and usage.isdigit():  # "max" is no limit
-                free = min(free, max(0, int(limit) - int(usage) + _cached_files(folder)))
-    return free
-
-
-def control_groups(
-    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> Iterator[Path]:
-    """Folders of the control groups whose memory this process counts towards, its own first.
-
-    Args:
-        own: the kernel's list. root: where groups are mounted.
-    """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # another system
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = root / "memory" if controllers else root
-        folder = base / path.lstrip("/")
-        yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(base)))
-
-
-def _cached_files(group: Path) -> int:
-    """Bytes that a group holds of files that were read, which count as its own and are given up where memory is wanted."""
-    try:
-        lines = (group / "memory.stat").read_text().split("\n")
-    except OSError:
-        return 0
-    known = dict(line.split(maxsplit=1) for line in lines if " " in line)
-    return sum(
-        int(known.get(f"total_{name}", known.get(name, 0))) for name in ("inactive_file", "active_file")
-    )
-
-
-def used_memory() -> int:
-    """Resident bytes of this process."""
-    return int(psutil.Process().memory_info().rss)
-
-
-class PeakMemory:
-    """Context that samples the process's resident memory; `taken` says by how much it grew at most."""
-
-    def __init__(self, interval: float = 0.002) -> None:
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.start = self.peak = used_memory()
-
-    @property
-    def taken(self) -> int:
-        """Bytes between the start and the peak."""
-        return self.peak - self.start
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.peak = max(self.peak, used_memory())
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak = max(self.peak, used_memory())
 
 
 @dataclass(frozen=True)
@@ -192,17 +82,10 @@ def plan_memory(
         smallest = peak if smallest is None else min(smallest, peak)
     assert smallest is not None
     raise ConfigError(
-        f"max_memory: found {gigabytes(budget)}, expected at least {gigabytes(smallest, up=True)} for an image of "
+        f"max_memory: found {format_size(budget)}, expected at least {format_size(smallest, round_up=True)} for an image of "
         f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.num_outputs} outputs. "
         "Allow that much."
     )
-
-
-def gigabytes(size: float, *, up: bool = False) -> str:
-    """Bytes as text, such as ``3.2 GB`` or ``20 MB``; with `up` never below the size."""
-    if size < 10**8 and not up:
-        return f"{size / 10**6:.3g} MB"
-    return f"{size / 10**9 + (0.05 if up else 0):.1f} GB"
 
 
 def _slab_bytes(shape: Sequence[int], sliding: SlidingWindow, columns: slice) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from medseg.data.patches.first_stage_channels import append_one_hot
 from medseg.errors import ConfigError
-from medseg.inference.sliding.memory_plan import PeakMemory
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
+from medseg.runtime.memory import PeakMemory
 
 SLAB_FIRST = (2, 0, 1)
 """The slab rolls along the network's Z whatever the file's own axes, so that sums have one order."""

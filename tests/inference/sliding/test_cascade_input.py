@@ -21,13 +21,13 @@ from medseg.inference.estimate import estimate
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble
 from medseg.inference.sliding.engine import Engine
-from medseg.inference.sliding.memory_plan import PeakMemory
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
+from medseg.runtime.memory import PeakMemory
 from medseg.volumes.volume import Volume
 
 ORGANS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})

@@ -1,4 +1,4 @@
-"""Memory: what is free, how a prediction is laid out in it, and that what is beside the network counts, too."""
+"""How a prediction is laid out within a memory budget, and that memory outside the network counts, too."""
 
 from __future__ import annotations
 
@@ -12,45 +12,10 @@ import medseg
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
 from medseg.inference.postprocess import BYTES_A_VOXEL, keep_largest_components
-from medseg.inference.sliding.memory_plan import control_groups, free_memory, parse_size, plan_memory
+from medseg.inference.sliding.memory_plan import plan_memory
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("6GB", 6 * 10**9), ("800 MB", 8 * 10**8), ("1.5gib", 3 << 29), ("2T", 2 * 10**12)],
-)
-def test_sizes(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "6", "12345", "six", "-1GB", "0GB", "3QB", "GB"])
-def test_what_is_no_size(text):
-    with pytest.raises(ConfigError, match="max_memory: found"):
-        parse_size(text)
-
-
-def test_free_memory_respects_a_control_group(tmp_path):
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    assert free_memory([tmp_path]) == 600000
-    # Files that were read are given up where memory is wanted.
-    (tmp_path / "memory.stat").write_text("anon 90000\ninactive_file 200000\nactive_file 50000\n")
-    assert free_memory([tmp_path]) == 850000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory([tmp_path]) > 10**6
-
-
-def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
-    own = tmp_path / "cgroup"
-    own.write_text("0::/slurm/job_7\n")
-    names = [folder.relative_to(tmp_path) for folder in control_groups(own, tmp_path)]
-    assert list(map(str, names)) == ["slurm/job_7", "slurm", "."]
-    own.write_text("3:cpu,cpuacct:/a\n2:memory:/b\n")
-    assert [str(f.relative_to(tmp_path)) for f in control_groups(own, tmp_path)] == ["memory/b", "memory"]
-    assert list(control_groups(tmp_path / "none", tmp_path)) == []
 
 
 def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
@@ -183,7 +148,7 @@ def test_an_image_that_alone_exceeds_the_budget_is_not_read(make_predictor, tmp_
 def test_the_network_is_not_measured_while_an_image_is_read(make_predictor):
     network = make_predictor().network
     with network.exclusive:
-        thread = threading.Thread(target=network.measured, args=(1,))
+        thread = threading.Thread(target=network.measured_cost, args=(1,))
         thread.start()
         thread.join(0.3)
         assert thread.is_alive()

@@ -1,0 +1,169 @@
+"""Byte sizes as text, and how much memory this process uses and may still take."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from medseg.errors import ConfigError
+
+GIB = 2**30
+"""Bytes per GiB. A GPU sold with "8 GB" has 8 GiB, which is also what nnU-Net's presets mean by 8 GB."""
+
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_BYTE_SIZE = TypeAdapter(ByteSize)
+_CGROUP_FILES = (  # names of the limit and the usage: control groups version 2, then version 1
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+def parse_size(text: str, setting: str = "size") -> int:
+    """Return the bytes of a size such as ``8GB`` (8 · 10⁹), ``8GiB`` (8 · 2³⁰) or ``500 MB``.
+
+    Args:
+        text: A positive number with a unit, in upper or lower case.
+        setting: Name of the option or argument, for the message.
+
+    Raises:
+        ConfigError: `text` has no unit, or is not a positive size.
+
+    >>> parse_size("8GB"), parse_size("8GiB")
+    (8000000000, 8589934592)
+    """
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is not None and not match[2]:
+        number = match[1]
+        raise ConfigError(
+            f"{setting}: found {text!r}, a number without a unit, expected for example {number}GB ({number} times "
+            f"10^9 bytes) or {number}GiB ({number} times 2^30 bytes). Add the unit."
+        )
+    try:
+        size = int(_BYTE_SIZE.validate_python(text)) if match else 0
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise ConfigError(
+            f"{setting}: found {text!r}, expected a size such as 8GB (8 times 10^9 bytes) or 8GiB (8 times 2^30 "
+            "bytes). Correct it."
+        )
+    return size
+
+
+def format_size(size: float, *, round_up: bool = False) -> str:
+    """Return bytes as text, such as ``3.2 GB`` or ``20 MB`` (powers of 10, as in `parse_size`).
+
+    Args:
+        size: Bytes.
+        round_up: Return gigabytes that are never below `size`, for a minimum that a user may type.
+    """
+    if size < 10**8 and not round_up:
+        return f"{size / 10**6:.3g} MB"
+    return f"{size / 10**9 + (0.05 if round_up else 0):.1f} GB"
+
+
+def free_memory(groups: Iterable[Path] | None = None) -> int:
+    """Return the bytes that this process may still take.
+
+    This is the memory that the machine has available, or what is left of a control group (container, SLURM job) if
+    that is less. Cached files count as free, because the kernel drops them when memory is needed.
+
+    Args:
+        groups: Folders of control groups; None for the group of this process and all groups above it.
+    """
+    free = int(psutil.virtual_memory().available)
+    for folder in control_groups() if groups is None else groups:
+        for limit_file, usage_file in _CGROUP_FILES:
+            try:
+                limit, usage = ((folder / file).read_text().strip() for file in (limit_file, usage_file))
+            except OSError:
+                continue
+            if limit.isdigit() and usage.isdigit():  # "max" means no limit
+                free = min(free, max(0, int(limit) - int(usage) + _cached_files(folder)))
+    return free
+
+
+def control_groups(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[Path]:
+    """Yield the folders of the control groups that limit this process's memory, its own group first.
+
+    Args:
+        own: The kernel's list of the groups of this process.
+        root: Folder where control groups are mounted.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        folder = base / path.lstrip("/")
+        yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(base)))
+
+
+def _cached_files(group: Path) -> int:
+    """Return the bytes of cached files that a control group counts as used, although they can be dropped."""
+    try:
+        lines = (group / "memory.stat").read_text().split("\n")
+    except OSError:
+        return 0
+    known = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    return sum(
+        int(known.get(f"total_{name}", known.get(name, 0))) for name in ("inactive_file", "active_file")
+    )
+
+
+def used_memory() -> int:
+    """Return the resident bytes of this process."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """Context manager that samples the resident memory of this process in a background thread.
+
+    Args:
+        interval: Seconds between samples.
+
+    Attributes:
+        start: Resident bytes when the object was created.
+        peak: Largest resident bytes seen until now.
+    """
+
+    def __init__(self, interval: float = 0.002) -> None:
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.start = self.peak = used_memory()
+
+    @property
+    def taken(self) -> int:
+        """The bytes by which memory grew at most."""
+        return self.peak - self.start
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.peak = max(self.peak, used_memory())
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak = max(self.peak, used_memory())

@@ -1,0 +1,140 @@
+"""Byte sizes have one meaning everywhere, and free memory respects containers."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from medseg.errors import ConfigError
+from medseg.inference.predictor import Predictor
+from medseg.planning.memory_budget import choose_budget
+from medseg.planning.nnunet.presets import PRESETS
+from medseg.runtime.memory import (
+    GIB,
+    PeakMemory,
+    control_groups,
+    format_size,
+    free_memory,
+    parse_size,
+    used_memory,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("8GiB", 8 * 2**30),
+        ("8 gib", 8 * 2**30),
+        ("800 MB", 8 * 10**8),
+        ("1.5gib", 3 << 29),
+        (".5 GB", 5 * 10**8),
+        ("2T", 2 * 10**12),
+        ("1KiB", 1024),
+    ],
+)
+def test_a_size_is_its_bytes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "six",
+        "-1GB",
+        "0GB",
+        "3QB",
+        "GB",
+        "8GBs",
+        "1e3",
+        "nan",
+        "inf",
+        "8GB free",
+        "8GB!",
+        "1,5GB",
+        "8GB 2",
+    ],
+)
+def test_other_text_is_refused(text):
+    with pytest.raises(ConfigError, match=r"max_memory: found .* expected a size such as 8GB .* or 8GiB"):
+        parse_size(text, "max_memory")
+
+
+@pytest.mark.parametrize("text", ["6", "12345", " 0.5 ", "0"])
+def test_a_number_without_a_unit_is_refused_with_both_units(text):
+    number = text.strip()
+    with pytest.raises(ConfigError, match=f"without a unit, expected for example {number}GB .* {number}GiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8_000_000_000), ("8GiB", 8_589_934_592)])
+def test_planning_and_prediction_read_the_same_size(text, size, make_predictor):
+    assert choose_budget(PRESETS["unet"], text).gigabytes * GIB == size
+    made = make_predictor()
+    assert Predictor(made.model, made.saved, made.labels, device="cpu", max_memory=text).max_memory == size
+
+
+@pytest.mark.parametrize(
+    ("size", "rounded", "at_least"),
+    [
+        (20_000_000, "20 MB", "0.1 GB"),
+        (3_200_000_000, "3.2 GB", "3.2 GB"),
+        (3_210_000_000, "3.2 GB", "3.3 GB"),
+    ],
+)
+def test_a_size_as_text(size, rounded, at_least):
+    assert format_size(size) == rounded
+    assert format_size(size, round_up=True) == at_least
+
+
+def test_free_memory_respects_a_control_group(tmp_path):
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert free_memory([tmp_path]) == 600000
+    # Cached files are dropped when memory is needed.
+    (tmp_path / "memory.stat").write_text("anon 90000\ninactive_file 200000\nactive_file 50000\n")
+    assert free_memory([tmp_path]) == 850000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory([tmp_path]) > 10**6
+
+
+def test_free_memory_respects_a_control_group_of_version_1(tmp_path):
+    (tmp_path / "memory.limit_in_bytes").write_text("1000000\n")
+    (tmp_path / "memory.usage_in_bytes").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100000\n")
+    assert free_memory([tmp_path]) == 400000
+
+
+def test_planning_respects_a_container(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
+    (tmp_path / "memory.current").write_text("0\n")
+    monkeypatch.setattr("medseg.runtime.memory.control_groups", lambda: [tmp_path])
+    monkeypatch.setattr(
+        "medseg.runtime.memory.psutil",
+        SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=64 * GIB)),
+    )
+    monkeypatch.setattr("medseg.planning.memory_budget._gpu", lambda: ("", None))
+    assert choose_budget(PRESETS["unet"], None).gigabytes == 1  # a quarter of 4 GiB
+
+
+def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
+    own = tmp_path / "cgroup"
+    own.write_text("0::/slurm/job_7\n")
+    names = [folder.relative_to(tmp_path) for folder in control_groups(own, tmp_path)]
+    assert list(map(str, names)) == ["slurm/job_7", "slurm", "."]
+    own.write_text("3:cpu,cpuacct:/a\n2:memory:/b\n")
+    assert [str(f.relative_to(tmp_path)) for f in control_groups(own, tmp_path)] == ["memory/b", "memory"]
+    assert list(control_groups(tmp_path / "none", tmp_path)) == []
+
+
+def test_peak_memory_sees_a_large_allocation():
+    before = used_memory()
+    with PeakMemory() as memory:
+        block = bytearray(b"x" * (64 << 20))
+        time.sleep(0.05)
+        del block
+    assert memory.peak >= before
+    assert memory.taken > 32 << 20
