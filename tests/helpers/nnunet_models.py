@@ -166,6 +166,7 @@ def random_network(
         patch = manager.get_configuration(name).patch_size
         noise = torch.randn(1, channels, *patch)
         head.bias -= network.eval()(noise).mean(dim=(0, *range(2, noise.dim())))
+    assert isinstance(network, torch.nn.Module)
     return network
 
 
