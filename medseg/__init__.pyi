@@ -14,12 +14,12 @@ from .models.catalog import list_models as list_models
 from .models.summary import summarize as summarize
 from .models.unet.attention import AttentionUNet2d as AttentionUNet2d
 from .models.unet.attention import AttentionUNet3d as AttentionUNet3d
-from .models.unet.config import AttentionUNetConfig as AttentionUNetConfig
-from .models.unet.config import UNetConfig as UNetConfig
 from .models.unet.network import ResUNet2d as ResUNet2d
 from .models.unet.network import ResUNet3d as ResUNet3d
 from .models.unet.network import UNet2d as UNet2d
 from .models.unet.network import UNet3d as UNet3d
+from .models.unet.network_config import AttentionUNetConfig as AttentionUNetConfig
+from .models.unet.network_config import UNetConfig as UNetConfig
 from .planning.plan_dataset import plan as plan
 from .viz.explore import show as show
 from .volumes.grid import Grid as Grid

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ModelError, error_message
-from medseg.models.unet.config import UNetConfig
-from medseg.models.unet.fields import per_axis
 from medseg.models.unet.network import UNet
+from medseg.models.unet.network_config import UNetConfig
+from medseg.models.unet.stage import per_axis
 
 State = Mapping[str, Tensor]
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]

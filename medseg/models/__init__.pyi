@@ -12,8 +12,8 @@ from .fcn.config import FCNOptions as FCNOptions
 from .fcn.network import FCN as FCN
 from .mask_rcnn.config import MaskRCNNOptions as MaskRCNNOptions
 from .mask_rcnn.config import SingleLevelMaskRCNNOptions as SingleLevelMaskRCNNOptions
+from .mask_rcnn.config import ViTMaskRCNNOptions as ViTMaskRCNNOptions
 from .mask_rcnn.network import MaskRCNN as MaskRCNN
-from .mask_rcnn.on_vit_config import ViTMaskRCNNOptions as ViTMaskRCNNOptions
 from .maskformer.config import Mask2FormerOptions as Mask2FormerOptions
 from .maskformer.config import MaskFormerOptions as MaskFormerOptions
 from .maskformer.network import MaskTransformer as MaskTransformer
@@ -21,18 +21,18 @@ from .maskformer.outputs import Panoptic as Panoptic
 from .summary import summarize as summarize
 from .unet.attention import AttentionUNet2d as AttentionUNet2d
 from .unet.attention import AttentionUNet3d as AttentionUNet3d
-from .unet.config import AttentionUNetConfig as AttentionUNetConfig
 from .unet.config import AttentionUNetOptions as AttentionUNetOptions
-from .unet.config import ResUNetConfig as ResUNetConfig
 from .unet.config import ResUNetOptions as ResUNetOptions
-from .unet.config import UNetConfig as UNetConfig
 from .unet.config import UNetOptions as UNetOptions
-from .unet.fields import Stage as Stage
-from .unet.gate_config import GateOptions as GateOptions
+from .unet.gate import GateOptions as GateOptions
 from .unet.network import ResUNet2d as ResUNet2d
 from .unet.network import ResUNet3d as ResUNet3d
 from .unet.network import UNet2d as UNet2d
 from .unet.network import UNet3d as UNet3d
+from .unet.network_config import AttentionUNetConfig as AttentionUNetConfig
+from .unet.network_config import ResUNetConfig as ResUNetConfig
+from .unet.network_config import UNetConfig as UNetConfig
+from .unet.stage import Stage as Stage
 from .volumetric.multiplane import MultiPlane as MultiPlane
 from .volumetric.slicewise import SliceWise as SliceWise
 

@@ -86,14 +86,13 @@ MODELS: Registry[ModelEntry] = Registry(
         "medseg.models.unet.config",
         "medseg.models.fcn.config",
         "medseg.models.mask_rcnn.config",
-        "medseg.models.mask_rcnn.on_vit_config",
         "medseg.models.maskformer.config",
         "medseg.models.monai.config",
     ),
     entry_point="medseg.models",
 )
 
-O = TypeVar("O", bound=type[ModelOptions])  # noqa: E741
+OptionsClass = TypeVar("OptionsClass", bound=type[ModelOptions])
 
 
 def register(
@@ -104,14 +103,14 @@ def register(
     reference: str,
     preset: Mapping[str, Any] | None = None,
     size: ModelSize | None = None,
-) -> Callable[[O], O]:
+) -> Callable[[OptionsClass], OptionsClass]:
     """Class decorator that enters a `ModelOptions` class in the catalog under `name`; may be stacked.
 
     Raises:
         ConfigError: the name is taken.
     """
 
-    def enter(options: O) -> O:
+    def enter(options: OptionsClass) -> OptionsClass:
         MODELS.add(
             name, ModelEntry(name, options, spatial_dims, summary, reference, dict(preset or {}), size)
         )

@@ -21,8 +21,9 @@ from medseg.models.catalog import parse_options
 from medseg.models.layers.layer_names import Act, Norm
 from medseg.models.layers.norms import num_groups
 from medseg.models.monai.config import Ordering
-from medseg.models.unet.config import UNetConfig, UNetOptions
-from medseg.models.unet.fields import Kernel, Probability, Stride, per_axis
+from medseg.models.unet.config import UNetOptions
+from medseg.models.unet.network_config import UNetConfig
+from medseg.models.unet.stage import Kernel, Probability, Stride, per_axis
 
 Layer = str | tuple[str, dict[str, bool | int | float]]
 """A layer in MONAI's words: a name, or a name and its arguments."""

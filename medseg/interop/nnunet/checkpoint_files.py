@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg.errors import ModelError
 from medseg.interop.state_dicts import from_plain_conv_unet, from_residual_encoder_unet
-from medseg.models.unet.config import UNetConfig
+from medseg.models.unet.network_config import UNetConfig
 from medseg.storage.torch_files import Allowed, read_torch_file
 
 _PREFIXES = ("module.", "_orig_mod.")

@@ -26,7 +26,7 @@ from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models import build_model, parse_options
-from medseg.models.unet.config import UNetConfig
+from medseg.models.unet.network_config import UNetConfig
 from medseg.storage.archives import extract
 from medseg.storage.atomic import make_folder
 from medseg.storage.json_files import read_object

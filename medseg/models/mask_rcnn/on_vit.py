@@ -11,9 +11,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from medseg.models.backbones.vit import ViTPyramid
 from medseg.models.backbones.vit_adapter import ViTAdapter
+from medseg.models.mask_rcnn.config import ViTMaskRCNNOptions
 from medseg.models.mask_rcnn.heads import make_foreground_heads
 from medseg.models.mask_rcnn.network import MaskRCNN
-from medseg.models.mask_rcnn.on_vit_config import ViTMaskRCNNOptions
 from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
 WEIGHT_MAPPING = WeightMapping(

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from medseg.models.catalog import ModelOptions, ModelSize, register
-from medseg.models.unet.fields import Kernel, PerAxis, Probability, Strides, per_axis
+from medseg.models.unet.stage import Kernel, PerAxis, Probability, Strides, per_axis
 
 MonaiAct = Literal["prelu", "relu", "leakyrelu", "gelu", "swish"]
 MonaiNorm = Literal["instance", "batch", "none"]

@@ -9,9 +9,10 @@ from medseg.models.layers.convs import conv_nd, patch_conv_nd
 from medseg.models.layers.memory_format import match_memory_format
 from medseg.models.layers.resample import resize
 from medseg.models.unet.blocks import BlockSettings, initialise
-from medseg.models.unet.config import AttentionUNetConfig, AttentionUNetOptions
-from medseg.models.unet.gate_config import GateOptions
+from medseg.models.unet.config import AttentionUNetOptions
+from medseg.models.unet.gate import GateOptions
 from medseg.models.unet.network import DecoderLevel, UNet, block_settings
+from medseg.models.unet.network_config import AttentionUNetConfig
 
 OPEN_BIAS = 10.0
 """Bias of the coefficients of an open gate: a sigmoid of 0.99995."""

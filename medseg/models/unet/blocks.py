@@ -12,7 +12,7 @@ from medseg.models.layers.layer_names import Act, Downsample, Norm
 from medseg.models.layers.memory_format import match_memory_format
 from medseg.models.layers.norms import LayerNorm, make_norm
 from medseg.models.layers.resample import avg_pool, max_pool
-from medseg.models.unet.fields import Block, ResidualDownsample, Stage
+from medseg.models.unet.stage import Block, ResidualDownsample, Stage
 
 HEAD_WIDTH = 32
 EXPANSION = 4

@@ -6,14 +6,15 @@ stages, upsampled widths, gates) runs in order of computation, **from the deepes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from medseg.models.catalog import ModelOptions, ModelSize, register
 from medseg.models.layers.layer_names import Act, Downsample, Norm, Upsample
-from medseg.models.unet.fields import (
+from medseg.models.unet.gate import GateOptions
+from medseg.models.unet.stage import (
+    SHORT_FORM,
     Block,
     Bottleneck,
     Counts,
@@ -24,10 +25,11 @@ from medseg.models.unet.fields import (
     SkipMerge,
     Stage,
     Strides,
+    expand_encoder,
+    mirrored,
     per_axis,
+    with_num_blocks,
 )
-from medseg.models.unet.gate_config import GateOptions
-from medseg.models.unet.stages import SHORT_FORM, expand_encoder, mirrored, with_num_blocks
 
 # The short form is read, expanded into stages, and then cleared, so that both ways of writing the same network
 # compare equal and the resolved config shows one of them.
@@ -279,72 +281,6 @@ class AttentionUNetOptions(UNetOptions):
     def _check_gates(self) -> Self:
         self.gate.check(self.skip_widths())
         return self
-
-
-class UNetFields(TypedDict, total=False):
-    """The fields that `UNetConfig.from_channels` takes besides the widths; see `UNetOptions`."""
-
-    kernel_size: int | Sequence[int | Sequence[int]]
-    strides: int | Sequence[int | Sequence[int]]
-    dropout: float
-    decoder_num_blocks: int | Sequence[int]
-    decoder_stages: Sequence[Stage]
-    bottleneck: Stage | Literal["infer"] | None
-    block: Block
-    decoder_block: Block | None
-    norm: Norm
-    act: Act | None
-    negative_slope: float
-    skip_merge: SkipMerge
-    downsample: Downsample
-    upsample: Upsample
-    upsample_channels: Sequence[int] | None
-    residual_downsample: ResidualDownsample
-    stem_channels: int | None
-    final_kernel_size: int | Sequence[int]
-    align_corners: bool
-    bias: bool | None
-    deep_supervision: bool
-    gate: GateOptions
-
-
-class UNetConfig(UNetOptions):
-    """The whole architecture of a U-Net.
-
-    Args:
-        in_channels: channels of the image.
-        out_channels: classes, background counted.
-    """
-
-    in_channels: PositiveInt
-    out_channels: PositiveInt
-
-    @classmethod
-    def from_channels(
-        cls,
-        in_channels: int,
-        out_channels: int,
-        channels: Sequence[int],
-        num_blocks: int | Sequence[int] = 2,
-        **fields: Unpack[UNetFields],
-    ) -> Self:
-        """Build the config from one width per stage, from the full resolution down.
-
-        Raises:
-            ConfigError: values do not fit; all mistakes are listed at once.
-        """
-        values: dict[str, Any] = dict(fields)
-        values |= {"in_channels": in_channels, "out_channels": out_channels}
-        values |= {"channels": channels, "num_blocks": num_blocks}
-        return cls.parse(values, source=cls.__name__)
-
-
-class ResUNetConfig(ResUNetOptions, UNetConfig):
-    """The whole architecture of a U-Net of residual blocks."""
-
-
-class AttentionUNetConfig(AttentionUNetOptions, UNetConfig):
-    """The whole architecture of an attention U-Net."""
 
 
 def _set(options: UNetOptions, key: str, value: object) -> None:

@@ -21,8 +21,9 @@ from medseg.models.layers.memory_format import (
 from medseg.models.layers.norms import num_groups
 from medseg.models.layers.resample import Upsampler, resize
 from medseg.models.unet.blocks import BlockSettings, ConvNormAct, ConvStage, initialise
-from medseg.models.unet.config import ResUNetConfig, ResUNetOptions, UNetConfig, UNetOptions
-from medseg.models.unet.fields import Stage, per_axis
+from medseg.models.unet.config import ResUNetOptions, UNetOptions
+from medseg.models.unet.network_config import ResUNetConfig, UNetConfig
+from medseg.models.unet.stage import Stage, per_axis
 
 
 class DecoderLevel(nn.Module):
