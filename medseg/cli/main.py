@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "training.train",
     "predict": "prediction.predict",
     "evaluate": "prediction.evaluate",
+    "compare": "prediction.compare",
     "models": "models.models",
     "config": "models.config",
     "import": "models.import_model",
@@ -90,7 +91,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    name = next((n for n in ("overrides", "images", "paths", "others") if hasattr(options, n)), None)
+    name = next((n for n in ("overrides", "images", "paths", "runs") if hasattr(options, n)), None)
     if rest and name is None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest and name is not None:

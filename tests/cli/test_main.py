@@ -135,7 +135,7 @@ def test_config_prints_what_it_reads_back(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("evaluate", "run", "--bset"), "--bset: no such option. Did you mean '--best'?"),
+        (("compare", "run", "--ensmbles"), "--ensmbles: no such option. Did you mean '--ensembles'?"),
         (
             ("predict", "m", "i.nii.gz", "--overlap=0.5"),
             "--overlap: no such option. Settings are given as --set",

@@ -106,7 +106,7 @@ def test_only_what_was_predicted_is_measured_if_wanted(workplace, tmp_path, caps
     assert "Did you mean" not in told
     assert main(["evaluate", str(tmp_path), str(references), "--only-predicted"]) == 0
     assert "1 case" in capsys.readouterr().out
-    for other in ([str(workplace / "run")], [str(tmp_path), str(references), "--parts", "both"]):
+    for other in ([str(workplace / "run")], [str(tmp_path), str(references), "--components-of", "both"]):
         assert main(["evaluate", *other, "--only-predicted"]) == 1
         assert "--only-predicted: found it without two folders" in capsys.readouterr().err
 

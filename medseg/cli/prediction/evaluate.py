@@ -6,12 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from medseg.runtime.formatting import pluralise
-
-if TYPE_CHECKING:
-    from medseg.evaluation.cross_validation.compare_runs import Comparison
 
 Row = TypeVar("Row")
 
@@ -19,59 +16,42 @@ Row = TypeVar("Row")
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("evaluate", help="compare label maps with references", description=__doc__)
     parser.add_argument(
-        "prediction", help="label map, folder of label maps, or a RUN with its held-out cases"
+        "prediction", help="label map, folder of label maps, or a run (evaluates its held-out cases)"
     )
-    parser.add_argument("reference", nargs="?", help="label map or folder; not needed for a RUN")
-    parser.add_argument("others", nargs="*", default=[], help="with --best: more RUNs")
-    parser.add_argument(
-        "--best", action="store_true", help="compare several cross-validated RUNs, and say which to take"
-    )
-    parser.add_argument(
-        "--ensembles",
-        action="store_true",
-        help="with --best: try every two together, too, which predicts all cases again",
-    )
+    parser.add_argument("reference", nargs="?", help="label map or folder; omit it for a run")
     parser.add_argument(
         "--only-predicted",
         action="store_true",
-        help="of two folders: leave out references without a prediction",
+        help="with two folders: skip references that have no prediction",
     )
-    parser.add_argument("--labels", metavar="TSV", help="table with the columns value and name")
-    parser.add_argument("--tolerance-mm", type=float, metavar="MM", help="of the surface Dice; 1 unless told")
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="for cases.tsv and summary.json")
+    parser.add_argument("--labels", metavar="TSV", help="label table with the columns value and name")
+    parser.add_argument(
+        "--tolerance-mm", type=float, metavar="MM", help="tolerance of the surface Dice in mm (default: 1)"
+    )
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for cases.tsv and summary.json")
     group = parser.add_argument_group("instances")
     group.add_argument(
         "--instances",
         action="store_true",
-        help="files are maps of ids, perhaps with a table (id, class, score) beside them: AP, PQ, F1, detection",
+        help="compare instance maps: AP, PQ, F1, detection; a table next to a map may give classes and scores",
     )
     group.add_argument(
-        "--parts",
+        "--components-of",
         choices=("predictions", "both"),
-        help="these are label maps, whose connected parts are the instances",
+        help="treat these files as label maps and each of their connected components as an instance",
     )
     group.add_argument(
         "--detection-iou",
         type=float,
         metavar="IOU",
-        help="from which a reference is detected; any shared voxel unless told",
+        help="IoU from which a reference counts as detected (default: 0, any shared voxel)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
 
-    if options.best:
-        return _best(options)
-    if options.ensembles:
-        raise ConfigError(
-            "--ensembles: found it without --best. Add --best and the runs to compare, or leave it out."
-        )
-    if options.others:
-        raise ConfigError(
-            f"found {2 + len(options.others)} paths, expected a prediction and a reference. Compare runs with --best."
-        )
-    by_instance = options.instances or options.parts is not None
+    by_instance = options.instances or options.components_of is not None
     if options.only_predicted and (by_instance or options.reference is None):
         raise ConfigError(
             "--only-predicted: found it without two folders of label maps, expected these. Leave it out."
@@ -83,31 +63,6 @@ def run(options: argparse.Namespace) -> int:
             "--tolerance-mm: found it with --instances, which measure no surfaces. Leave one out."
         )
     return _instances(options) if by_instance else _label_maps(options)
-
-
-def _best(options: argparse.Namespace) -> int:
-    from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
-
-    runs = [run for run in (options.prediction, options.reference, *options.others) if run is not None]
-    comparison = _with_ensembles(runs) if options.ensembles else compare_cross_validations(runs)
-    print(comparison)
-    first, *others = (Path(run) / "model" for run in comparison.best.runs)
-    together = "".join(f" --with {other}" for other in others)
-    print(f"use it: medseg predict {first} IMAGES -o FOLDER{together}")
-    if options.output:
-        comparison.write_tsv(Path(options.output) / "comparison.tsv")
-        print(f"table: {Path(options.output) / 'comparison.tsv'}")
-    return 0
-
-
-def _with_ensembles(runs: Sequence[str]) -> Comparison:
-    """Compare runs, and every two of them together, with progress."""
-    from tqdm import tqdm
-
-    from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
-
-    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
-        return compare_with_ensembles(runs, on_case=_shown_by(bar))
 
 
 def _shown_by(bar: Any) -> Callable[[int, int, str], None]:
@@ -176,7 +131,7 @@ def _instances(options: argparse.Namespace) -> int:
         pairs, known = held_out_instances(prediction)
         labels: Labels | None = known
     else:
-        pairs = instance_pairs(prediction, Path(options.reference), options.parts or "neither")
+        pairs = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         labels = Labels.from_tsv(options.labels) if options.labels else None
     rows, failed = _measured(
         pairs,
@@ -220,7 +175,7 @@ def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> i
         )
     output = Path(options.output) if options.output else None
     if output is None and options.reference is None:
-        by_instance = options.instances or options.parts
+        by_instance = options.instances or options.components_of
         output = Path(options.prediction) / ("evaluation/instances" if by_instance else "evaluation")
     if output is not None:
         table.write_tsv(output / "cases.tsv")

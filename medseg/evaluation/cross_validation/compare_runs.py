@@ -126,10 +126,12 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
 def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
     """What each run has left; see `compare_cross_validations`."""
     if len(runs) < 2:
-        raise ConfigError(f"--best: found {len(runs)} run, expected several. Give those to compare.")
+        raise ConfigError(
+            f"compare: found {pluralise(len(runs), 'run')}, expected at least two. Give the runs to compare."
+        )
     twice = [run for number, run in enumerate(runs) if _resolved(run) in map(_resolved, runs[:number])]
     if twice:
-        raise ConfigError(f"--best: found {twice[0]} twice, expected different runs. Leave one out.")
+        raise ConfigError(f"compare: found {twice[0]} twice, expected different runs. Remove one of them.")
     read = [_load_scores(Path(run)) for run in runs]
     first = read[0]
     for other in read:

@@ -14,14 +14,14 @@ from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
-from medseg.io.files import read_labels, stem_of
+from medseg.io.files import read_labels
 from medseg.io.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 
 Source = Instances | Volume | str | Path
-Parts = Literal["neither", "predictions", "both"]
+ComponentsOf = Literal["neither", "predictions", "both"]
 ONE_CLASS = Labels.from_names({"instance": 1})
 
 
@@ -31,13 +31,13 @@ class InstancePair:
 
     Attributes:
         case: id. prediction, reference: instances, a volume or a file.
-        parts: which of the two are label maps whose connected parts are the instances, not maps of ids.
+        components_of: which of the two are label maps whose connected components are the instances, not maps of ids.
     """
 
     case: str
     prediction: Instances | Volume | Path
     reference: Instances | Volume | Path | Callable[[], InstanceFile]
-    parts: Parts = "neither"
+    components_of: ComponentsOf = "neither"
 
 
 def evaluate_instances(
@@ -45,7 +45,7 @@ def evaluate_instances(
     reference: Source,
     labels: Labels | None = None,
     *,
-    parts: Parts = "neither",
+    components_of: ComponentsOf = "neither",
     detection_iou: float = 0.0,
 ) -> InstanceTable:
     """Compare instances with their references: average precision, panoptic quality, F1, lesion-wise detection.
@@ -55,14 +55,14 @@ def evaluate_instances(
             see `medseg.io.instance_files`), or a folder of such files.
         reference: as `prediction`; folders are matched by file name.
         labels: names of the classes; without it they are named by their values.
-        parts: ``"predictions"`` or ``"both"`` are label maps, whose connected parts count as instances.
+        components_of: ``"predictions"`` or ``"both"`` are label maps whose connected components are the instances.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
 
     Raises:
         DataError: files that are missing, are no maps, do not share a grid, or hold an unknown class.
         ConfigError: a detection IoU outside of [0, 1].
     """
-    pairs = instance_pairs(prediction, reference, parts)
+    pairs = instance_pairs(prediction, reference, components_of)
     rows = [
         row for case in evaluate_instance_cases(pairs, labels, detection_iou=detection_iou) for row in case
     ]
@@ -91,7 +91,9 @@ def evaluate_instance_cases(
         yield rows
 
 
-def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neither") -> list[InstancePair]:
+def instance_pairs(
+    prediction: Source, reference: Source, components_of: ComponentsOf = "neither"
+) -> list[InstancePair]:
     """Match sources as `evaluate_instances` takes them.
 
     Beside a predicted label map ``ID.nii.gz`` the instance map ``ID_instances.nii.gz`` is taken where it is there.
@@ -101,7 +103,9 @@ def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neithe
     """
     if isinstance(prediction, (str, Path)) and isinstance(reference, (str, Path)):
         return [
-            InstancePair(one.case, _instances_beside(one.prediction, parts), one.reference, parts)
+            InstancePair(
+                one.case, _instances_beside(one.prediction, components_of), one.reference, components_of
+            )
             for one in pair_files(prediction, reference)
             if isinstance(one.prediction, Path) and isinstance(one.reference, Path)  # for the type checker
         ]
@@ -111,13 +115,13 @@ def instance_pairs(prediction: Source, reference: Source, parts: Parts = "neithe
         raise DataError(
             f"{files[0]}: found a folder against something in memory, expected two of a kind. Give a file."
         )
-    return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], parts)]
+    return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], components_of)]
 
 
-def _instances_beside(prediction: Path, parts: Parts) -> Path:
+def _instances_beside(prediction: Path, components_of: ComponentsOf) -> Path:
     """The instance map that was predicted beside a label map, where there is one and parts are not asked for."""
     beside = instance_map_path(prediction)
-    return beside if parts == "neither" and beside.is_file() else prediction
+    return beside if components_of == "neither" and beside.is_file() else prediction
 
 
 def checked_iou(detection_iou: float) -> float:
@@ -141,8 +145,10 @@ class _Side:
 def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels]:
     """Both sides on one grid, with class indices, and the table these belong to."""
     prefix = f"{pair.case}: " if pair.case else ""
-    reference = _read(pair.reference, pair.parts == "both", None, f"{prefix}reference")
-    prediction = _read(pair.prediction, pair.parts != "neither", reference.volume, f"{prefix}prediction")
+    reference = _read(pair.reference, pair.components_of == "both", None, f"{prefix}reference")
+    prediction = _read(
+        pair.prediction, pair.components_of != "neither", reference.volume, f"{prefix}prediction"
+    )
     table = labels or _labels_in(prediction.instances, reference.instances)
     return (
         _classified(prediction, table, labels is None, f"{prefix}prediction"),
@@ -153,7 +159,7 @@ def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, In
 
 def _read(
     source: Instances | Volume | Path | Callable[[], InstanceFile],
-    parts: bool,
+    from_components: bool,
     like: Volume | None,
     where: str,
 ) -> _Side:
@@ -161,12 +167,12 @@ def _read(
     if isinstance(source, Instances):
         return _Side(source, None, "classes")
     if isinstance(source, Path):
-        file = InstanceFile(read_labels(source)) if parts else read_instances(source)
+        file = InstanceFile(read_labels(source)) if from_components else read_instances(source)
     else:
         file = InstanceFile(source) if isinstance(source, Volume) else source()
     volume = file.ids if like is None else aligned_to(file.ids, like, where=where)
     voxels = label_map(volume, where)
-    if parts:
+    if from_components:
         return _Side(Instances.from_components(voxels), volume, "values")
     found = Instances.from_map(voxels, file.values, file.scores)
     return _Side(found, volume, "nothing" if file.values is None else "values")

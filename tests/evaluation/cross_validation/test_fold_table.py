@@ -104,14 +104,15 @@ def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
     assert worse.interval.high > best.interval.low
     assert 0 in alike.difference_interval
     assert alike.difference == pytest.approx(-0.001, abs=1e-5)
-    assert main(["evaluate", *runs, "--best", "-o", str(tmp_path / "out")]) == 0
+    assert main(["compare", *runs, "-o", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert f"{per} cases of {per} subjects\ntake {runs[1]}; not clearly better than {runs[2]}\n" in told
     header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
     assert header.split("\t")[:2] == ["run", "dice"]
     assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)
-    assert main(["evaluate", *runs]) == 1
-    assert "found 3 paths, expected a prediction and a reference" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", *runs])
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_of_equals_the_first_is_taken(tmp_path):
@@ -127,5 +128,5 @@ def test_other_cases_and_tables_that_are_missing_are_refused(tmp_path):
         compare_cross_validations([one, two])
     with pytest.raises(DataError, match=r"found no cross-validation, expected one.*--all-folds"):
         compare_cross_validations([one, tmp_path / "absent"])
-    with pytest.raises(ConfigError, match="found 1 run, expected several"):
+    with pytest.raises(ConfigError, match="found 1 run, expected at least two"):
         compare_cross_validations([one])

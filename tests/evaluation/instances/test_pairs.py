@@ -96,9 +96,9 @@ def test_connected_parts_of_label_maps():
     label = ids((0, 1), (6, 1))
     reference = ids((0, 4), (6, 9))
     assert evaluate_instances(label, reference).pooled()["instance"].tp == 0
-    parts = evaluate_instances(label, reference, parts="predictions")
+    parts = evaluate_instances(label, reference, components_of="predictions")
     assert parts.pooled()["instance"].tp == 2
-    both = evaluate_instances(ids((0, 5), (6, 2)), ids((0, 5), (6, 2)), TWO, parts="both")
+    both = evaluate_instances(ids((0, 5), (6, 2)), ids((0, 5), (6, 2)), TWO, components_of="both")
     assert [row.metrics.tp for row in both.rows] == [1, 1]
 
 
@@ -160,7 +160,7 @@ def test_flags_that_do_not_go_together(folders, capsys):
     predictions, references = map(str, folders)
     assert main(["evaluate", predictions, references, "--detection-iou", "0.1"]) == 1
     assert "without --instances" in capsys.readouterr().err
-    assert main(["evaluate", predictions, references, "--parts", "both", "--tolerance-mm", "1"]) == 1
+    assert main(["evaluate", predictions, references, "--components-of", "both", "--tolerance-mm", "1"]) == 1
     assert "measure no surfaces" in capsys.readouterr().err
     (folders[0] / "b.nii.gz").write_bytes(b"")
     assert main(["evaluate", predictions, references, "--instances"]) == 2

@@ -70,7 +70,7 @@ def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
     alone, again, _, itself, *mixed = comparison.ranked
     assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
     assert mixed[0].dice == mixed[1].dice
-    assert main(["evaluate", str(whole), str(copy), "--best", "--ensembles"]) == 0
+    assert main(["compare", str(whole), str(copy), "--ensembles"]) == 0
     told = capsys.readouterr().out
     assert f"{whole} + {copy}" in told
     assert f"use it: medseg predict {whole / 'model'} IMAGES -o FOLDER\n" in told  # the first of equals
@@ -87,6 +87,6 @@ def test_runs_of_other_images_are_refused(whole, other, monkeypatch):
         compare_with_ensembles([whole, other])
 
 
-def test_ensembles_without_best_are_refused(whole, capsys):
-    assert main(["evaluate", str(whole), "--ensembles"]) == 1
-    assert "--ensembles: found it without --best" in capsys.readouterr().err
+def test_a_single_run_cannot_be_compared(whole, capsys):
+    assert main(["compare", str(whole), "--ensembles"]) == 1
+    assert "compare: found 1 run, expected at least two" in capsys.readouterr().err

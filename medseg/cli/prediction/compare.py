@@ -1,0 +1,56 @@
+"""``medseg compare``: rank cross-validated runs by Dice, and optionally ensembles of two of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.evaluation.cross_validation.compare_runs import Comparison
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("compare", help="rank cross-validated runs", description=__doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders written by `medseg train --all-folds`, at least two"
+    )
+    parser.add_argument(
+        "--ensembles",
+        action="store_true",
+        help="also rank every ensemble of two runs; this predicts all cases again",
+    )
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for comparison.tsv")
+
+
+def run(options: argparse.Namespace) -> int:
+    from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
+
+    comparison = (
+        _with_ensembles(options.runs) if options.ensembles else compare_cross_validations(options.runs)
+    )
+    print(comparison)
+    first, *others = (Path(run) / "model" for run in comparison.best.runs)
+    ensemble = "".join(f" --with {other}" for other in others)
+    print(f"use it: medseg predict {first} IMAGES -o FOLDER{ensemble}")
+    if options.output:
+        comparison.write_tsv(Path(options.output) / "comparison.tsv")
+        print(f"table: {Path(options.output) / 'comparison.tsv'}")
+    return 0
+
+
+def _with_ensembles(runs: Sequence[str]) -> Comparison:
+    """Compare the runs and every ensemble of two of them, showing progress."""
+    from tqdm import tqdm
+
+    from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
+
+    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
+
+        def on_case(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return compare_with_ensembles(runs, on_case=on_case)
