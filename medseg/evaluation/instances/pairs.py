@@ -14,7 +14,7 @@ from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
-from medseg.io.files import read_labels
+from medseg.io.files import read_labels, stem_of
 from medseg.io.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
