@@ -23,6 +23,7 @@ from readme import machine, markdown, put_into_readme
 
 from medseg.data.patches.case_store import StoredCase, locations_table
 from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.sampling import PatchSampler
 from medseg.data.settings import Augmentation
 
 SHAPE, PATCH, COUNT = (192, 192, 160), (96, 96, 96), 60
@@ -35,7 +36,11 @@ def main() -> None:
         case = _case(Path(name))
         settings = Augmentation()
         patches = PatchDataset(
-            [case], size=PATCH, length=COUNT, batch_size=2, seed=0, stream="train", augmentation=settings
+            PatchSampler([case], PATCH, batch_size=2),
+            length=COUNT,
+            seed=0,
+            stream="train",
+            augmentation=settings,
         )
         transform = monai_transforms(settings, PATCH)
         source = {"image": case.image, "label": case.label}

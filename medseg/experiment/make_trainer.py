@@ -15,11 +15,11 @@ from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.data.patches.case_store import StoredCase, fill_store
 from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.sampling import PatchSampler
 from medseg.data.preprocessing.normalize import measure, resolve_methods
 from medseg.data.preprocessing.prepare import Preprocessing, check_image
 from medseg.data.settings import Augmentation
-from medseg.data.slices2d.radiological_view import RadiologicalView, radiological_view
-from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.extend import extended
 from medseg.experiment.first_stage import check_first_stage, first_stage_labels, require_label_maps
@@ -92,7 +92,7 @@ def make_trainer(
     preprocessing = _kept_preprocessing(run, resume=resume) or team.broadcast(
         lambda: resolve_preprocessing(experiment, dataset, labels, split)
     )
-    patches = partial(_patches, experiment, team.size, *_slice_view(experiment, preprocessing), added)
+    patches = partial(_patches, experiment, team.size, _slice_view(experiment, preprocessing), added)
     prepared = partial(
         _prepared, run, label_sets=label_sets, settings=preprocessing, first_stage=stage, on_case=on_case
     )
@@ -267,24 +267,21 @@ def _prepared(
     return stored
 
 
-def _slice_view(
-    experiment: ExperimentConfig, preprocessing: Preprocessing
-) -> tuple[SliceChannels | None, RadiologicalView | None]:
-    """How a 2-D model sees slices; refused here if the intensities do not allow it."""
-    axis = experiment.patch.slice_axis
+def _slice_view(experiment: ExperimentConfig, preprocessing: Preprocessing) -> SliceView | None:
+    """Return the view of a 2-D model on slices, or None for a 3-D model.
+
+    Raises:
+        ConfigError: The intensities or the orientation do not allow the view.
+    """
     if experiment.model.spatial_dims == 3:
-        return None, None
-    return (
-        slice_channels(experiment.slices, axis, preprocessing),
-        radiological_view(experiment.slices, axis, preprocessing),
-    )
+        return None
+    return SliceView.from_preprocessing(experiment.slices, experiment.patch.slice_axis, preprocessing)
 
 
 def _patches(
     experiment: ExperimentConfig,
     processes: int,
-    channels: SliceChannels | None,
-    display: RadiologicalView | None,
+    view: SliceView | None,
     num_first_stage_labels: int,
     cases: list[StoredCase],
     augmentation: Augmentation | None,
@@ -298,17 +295,12 @@ def _patches(
         spoiled = experiment.cascade.perturb if training else None
         first_stage = FirstStageChannels(num_first_stage_labels, spoiled)
     return PatchDataset(
-        cases,
-        size=experiment.patch.window(),
+        PatchSampler(cases, experiment.patch.window(), batch_size, train.oversample_foreground),
         length=batches * batch_size,
-        batch_size=batch_size,
         seed=experiment.seed,
         stream="train" if training else "validation",
-        foreground=train.oversample_foreground,
         augmentation=augmentation,
-        slice_axis=experiment.patch.slice_axis if experiment.model.spatial_dims == 2 else None,
-        channels=channels,
-        display=display,
+        view=view,
         first_stage=first_stage,
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medseg.data.slices2d.radiological_view import RadiologicalView
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ConfigError, ModelError
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
@@ -56,11 +56,11 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
                 return
             image, label = torch.empty(batch, channels, *size), torch.zeros(batch, 1, *size).long()
             model.criterion = _no_loss
-            if experiment.slices.radiological_view and experiment.preprocess.orientation:
-                display = RadiologicalView.from_orientation(
-                    experiment.patch.slice_axis, experiment.preprocess.orientation
-                )
-                image, label = display.turn(image), display.turn(label)
+            view = SliceView(
+                experiment.slices, experiment.patch.slice_axis, experiment.preprocess.orientation
+            )
+            if view.radiological_view is not None:
+                image, label = view.radiological_view.turn(image), view.radiological_view.turn(label)
             model.train().losses(image, label)
     except ModelError as error:
         raise ConfigError(f"patch.size: found {list(size)}: {error}") from error

@@ -10,6 +10,7 @@ from medseg.config import Config
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.model_folder.link_settings import LinkSettings
 
 
@@ -88,3 +89,8 @@ class SavedModel(Config):
     def in_channels(self) -> int:
         """Channels that the network sees."""
         return self.slices.num_channels(len(self.channel_names)) + self.num_first_stage_labels
+
+    @property
+    def slice_view(self) -> SliceView:
+        """The view of a 2-D model on prepared volumes."""
+        return SliceView.from_preprocessing(self.slices, self.slice_axis, self.preprocessing)

@@ -1,4 +1,4 @@
-"""Stored cases made by hand, so that a test knows every voxel."""
+"""Stored cases written by hand, so that a test knows every voxel."""
 
 from __future__ import annotations
 

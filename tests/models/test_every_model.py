@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
 
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.models import MODELS, SliceWise, list_models, parse_options, summarize
 from tests.helpers.networks import toy_options
@@ -65,7 +66,7 @@ def test_logits_losses_gradients_and_saving(name, toy):
 
 @pytest.mark.parametrize("name", FLAT)
 def test_a_volume_goes_through_slice_by_slice(name, toy):
-    model = SliceWise(toy(name).eval(), axis=1, batch_size=2)
+    model = SliceWise(toy(name).eval(), SliceView(axis=1), batch_size=2)
     volume = torch.randn(1, 2, 34, 3, 33)
     with torch.no_grad():
         logits = model(volume)

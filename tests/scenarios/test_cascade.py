@@ -15,7 +15,6 @@ import medseg
 from medseg.cli.main import main
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.datasets.splits import k_fold, write_splits
-from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import find_dataset, held_out_cases
@@ -23,6 +22,7 @@ from medseg.inference.batch import predict_files
 from medseg.model_folder.folder import load_model, save_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.train.stop_signals import Interrupted
+from tests.helpers.patches import patch_dataset
 
 TOY = [
     "model.channels=[4,8]",
@@ -244,12 +244,12 @@ def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     cases = [replace(case, first_stage=case.label) for case in dataset.cases]
     settings = Preprocessing(spacing=(16, 17, 20), channels=(Normalization(),))
     stored = list(fill_store(stage / "store", cases, dataset.labels, settings, first_stage=dataset.labels))
-    options = {"size": (16, 12, 8), "length": 40, "batch_size": 2, "seed": 1, "stream": "train"}
+    options = {"size": (16, 12, 8), "length": 40, "seed": 1}
     turned = Augmentation(rotate_p=0.7, scale_p=0.7)
-    seen = PatchDataset(stored, **options, augmentation=turned, previous=FirstStageChannels(5))
-    without = PatchDataset(stored, **options, augmentation=turned)
-    spoiled = PatchDataset(
-        stored, **options, augmentation=turned, previous=FirstStageChannels(5, FirstStageAugmentation())
+    seen = patch_dataset(stored, **options, augmentation=turned, first_stage=FirstStageChannels(5))
+    without = patch_dataset(stored, **options, augmentation=turned)
+    spoiled = patch_dataset(
+        stored, **options, augmentation=turned, first_stage=FirstStageChannels(5, FirstStageAugmentation())
     )
     changed = 0
     for index in range(40):

@@ -56,7 +56,7 @@ def test_a_model_is_trained_and_loaded_with_its_slices(
     assert model.in_channels == channels
     assert saved.slices == SliceSettings.parse(slices)
     assert saved.window == window
-    volume = as_volumetric(model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
+    volume = as_volumetric(model, saved.slice_view)
     assert (volume.in_channels, volume.spatial_dims) == (1, 3)
     with torch.no_grad():
         assert torch.isfinite(volume(torch.randn(1, 1, *window))).all()

@@ -1,23 +1,34 @@
-"""Augmentation of patches: nnU-Net's list as typed defaults, every draw from one generator a sample.
+"""Augmentation of patches: nnU-Net's transforms, with all randomness from one generator per sample.
 
-Rotation and scaling are part of cutting the patch (`patches`), so that nothing is resampled twice; this file
-holds the changes of intensity and of side.
+Rotation and scaling are applied when a patch is read (`extraction`), so that nothing is resampled twice. This module
+draws their matrix, changes intensities and flips axes.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg.data.patches.extraction import Patch
 from medseg.data.settings import Augmentation, Range
 
 
 def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Draw the matrix `(dims, dims)` from patch offsets to source offsets, or None for no change."""
+    """Return a random rotation and scaling as a matrix from patch offsets to source offsets.
+
+    Args:
+        settings: Probabilities and ranges.
+        dims: Number of axes, 2 or 3.
+        rng: Generator of the sample.
+
+    Returns:
+        `(dims, dims)`, or None for no change.
+    """
     matrix = np.eye(dims)
     changed = False
     if rng.random() < settings.rotate_p:
@@ -32,27 +43,25 @@ def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> 
     return matrix if changed else None
 
 
-def augment(
-    image: Tensor, label: Tensor, settings: Augmentation, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Change intensities and sides of one patch.
+def augment(patch: Patch, settings: Augmentation, rng: np.random.Generator) -> Patch:
+    """Change the intensities of a patch and flip its axes.
 
     Args:
-        image: `(c, *spatial)` float32, normalised intensities.
-        label: `(1, *spatial)`.
-        settings: probabilities and ranges.
-        rng: the sample's own generator; the result depends on nothing else.
+        patch: Its image holds normalised intensities.
+        settings: Probabilities and ranges.
+        rng: Generator of the sample; the result depends on nothing else.
 
     Returns:
-        Image and label of the same shapes.
+        A patch of the same shapes, in contiguous memory.
     """
-    image = _change_intensity(image, settings, rng)
+    image = _change_intensity(patch.image, settings, rng)
     dims = image.ndim - 1
     axes = range(dims) if settings.mirror_axes is None else [a for a in settings.mirror_axes if a < dims]
     flipped = [axis + 1 for axis in axes if rng.random() < 0.5]
+    changed = replace(patch, image=image)
     if flipped:
-        image, label = image.flip(flipped), label.flip(flipped)
-    return image.contiguous(), label.contiguous()
+        changed = changed.map(lambda tensor: tensor.flip(flipped))
+    return changed.map(lambda tensor: tensor.contiguous())
 
 
 def _change_intensity(image: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -84,7 +93,7 @@ def _rotation(dims: int, first: int, second: int, angle: float) -> np.ndarray:
 
 
 def _per_channel(image: Tensor, bounds: Range, rng: np.random.Generator) -> Tensor:
-    """One factor a channel; below and above 1 are equally likely whatever the bounds."""
+    """Return one factor per channel; below and above 1 are equally likely whatever the bounds."""
     low, high = bounds
     factors = [
         rng.uniform(low, min(high, 1))
@@ -100,9 +109,9 @@ def _some_channels(image: Tensor, rng: np.random.Generator, change) -> Tensor:  
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, `(c, 1, ...)`.
+    """Return mean and standard deviation of each channel, `(c, 1, ...)`.
 
-    By numpy: a sum in torch depends in its last digit on the number of threads, and so on workers.
+    NumPy computes them because the last digit of a sum in torch depends on the number of threads, and thus of workers.
     """
     values, axes = image.numpy(), tuple(range(1, image.ndim))
     mean, std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True)
@@ -128,7 +137,7 @@ def _gamma_corrected(image: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _blurred(channel: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of `(*spatial)`, one separable axis at a time; reflected borders."""
+    """Blur `(*spatial)` by a Gaussian, one axis at a time, with reflected borders."""
     radius = max(1, round(3 * sigma))
     positions = torch.arange(-radius, radius + 1, dtype=channel.dtype)
     kernel = torch.exp(-0.5 * (positions / sigma) ** 2)

@@ -1,26 +1,32 @@
-"""The label map of an earlier stage as channels of a later one, a cascade (nnU-Net, Isensee et al., Nature Methods 2021)."""
+"""The label map of a first stage as channels of the second one, in a cascade (nnU-Net, Isensee et al., Nature Methods 2021)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.data.patches.extraction import Patch
 from medseg.data.patches.perturb_first_stage import perturb
 from medseg.data.settings import FirstStageAugmentation
 
 
 def append_one_hot(images: Tensor, labels: int) -> Tensor:
-    """Images whose last channel holds class indices, with a channel for each foreground class in its place.
+    """Replace the last channel of images, which holds class indices, by one channel per foreground class.
 
     Args:
-        images: `(n, c + 1, *spatial)` floating.
-        labels: number of foreground classes.
+        images: `(n, c + 1, *spatial)` floating point.
+        labels: Number of foreground classes.
 
     Returns:
-        `(n, c + labels, *spatial)`: the other channels as they are, then 1 where the class is 1, 2, ... and 0 elsewhere.
+        `(n, c + labels, *spatial)`: the other channels unchanged, then 1 where the class is 1, 2, ... and 0 elsewhere.
+
+    Examples:
+        >>> append_one_hot(torch.tensor([[[0.5, 0.6, 0.7], [0.0, 1.0, 2.0]]]), labels=2)[0, 1:]
+        tensor([[0., 1., 0.],
+                [0., 0., 1.]])
     """
     classes = torch.arange(1, labels + 1, device=images.device, dtype=images.dtype)
     indicators = images[:, -1:] == classes.view(1, -1, *[1] * (images.dim() - 2))
@@ -29,20 +35,28 @@ def append_one_hot(images: Tensor, labels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FirstStageChannels:
-    """What becomes of an earlier stage's label map in a training patch.
+    """The conversion of a first stage's label map into channels of a training patch.
 
     Attributes:
-        labels: number of its foreground labels.
-        augmentation: how it is spoiled, or None for not at all.
+        labels: Number of foreground labels of the first stage.
+        augmentation: Perturbation of the label map, or None for none.
     """
 
     labels: int
     augmentation: FirstStageAugmentation | None = None
 
-    def appended(self, image: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
-        """The image `(c, *spatial)` with a channel for each label of class indices `(1, *spatial)`."""
+    def append(self, patch: Patch, rng: np.random.Generator) -> Patch:
+        """Return the patch with one channel per label of its first-stage map appended to its image.
+
+        Args:
+            patch: Has a first-stage map; the result has none.
+            rng: Generator of the sample, used by the perturbation.
+        """
+        classes = patch.first_stage
+        assert classes is not None
         if self.augmentation is not None:
             changed = classes[0].numpy().astype(np.uint8 if self.labels < 256 else np.uint16)
             perturb(changed, self.augmentation, rng)
             classes = torch.from_numpy(changed.astype(np.int32))[None]
-        return append_one_hot(torch.cat([image, classes.to(image.dtype)])[None], self.labels)[0]
+        image = append_one_hot(torch.cat([patch.image, classes.to(patch.image.dtype)])[None], self.labels)[0]
+        return replace(patch, image=image, first_stage=None)

@@ -18,7 +18,6 @@ from medseg.labels.label_table import Labels
 from medseg.model_folder.link_settings import LinkSettings
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
-from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
 from medseg.volumes.grid import Grid
@@ -52,7 +51,7 @@ def find_instances(
     """
     depth = image.shape[1 + model.axis] if isinstance(image, Tensor) else image.shape[1]
     count = model.batch_size or depth
-    beside = model.channels.settings.thickness // 2 if model.channels is not None else 0
+    beside = model.view.settings.thickness // 2
     slices: list[Instances] = []
     for first in range(0, depth, count):
         last = min(first + count, depth)
@@ -161,9 +160,7 @@ def image_instances(
     require_instance_model(network.model, saved, labels)
     settings = saved.predict
     prepared = prepare(volume, saved.preprocessing, where=where)
-    slices = saved.slices.replace(planes=())
-    model = as_volumetric(network.model, slices, axis=saved.slice_axis, preprocessing=saved.preprocessing)
-    assert isinstance(model, SliceWise)  # only 2-D models offer instances
+    model = SliceWise(network.model, saved.slice_view, batch_size=saved.slices.batch_size)
     image = prepared.slices if model.axis == 2 else torch.from_numpy(prepared.image.data)
     with torch.inference_mode(), autocast(network.dtype, network.device):
         found = find_instances(model, image, settings.link, device=network.device, on_slice=on_slice)

@@ -41,9 +41,7 @@ class WindowNetwork:
         self.device = device
         self.dtype = resolve_precision(saved.predict.precision, device)
         self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
-        volumetric = as_volumetric(
-            model, saved.slices, axis=saved.slice_axis, preprocessing=saved.preprocessing
-        )
+        volumetric = as_volumetric(model, saved.slice_view)
         self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._previous_labels = saved.num_first_stage_labels

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.slices2d.radiological_view import radiological_view
-from medseg.data.slices2d.slice_channels import slice_channels
-from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError, error_message
 from medseg.models.base import Criterion, Model
 from medseg.models.volumetric.slicewise import SliceWise
@@ -74,29 +71,17 @@ class MultiPlane(Model):
         return [plane for plane in self.planes if isinstance(plane, SliceWise)]
 
 
-def as_volumetric(model: Model, slices: SliceSettings, *, axis: int, preprocessing: Preprocessing) -> Model:
-    """The model as it predicts volumes: a 3D one as it is, a 2D one slice by slice as `slices` says.
+def as_volumetric(model: Model, view: SliceView) -> Model:
+    """Return a model of volumes: a 3-D model unchanged, a 2-D one applied slice by slice.
 
     Args:
-        model: of 2 or 3 spatial axes; for `slices.channels` it has the channels that these make.
-        slices: how slices become images.
-        axis: array axis across the slices, where `slices.planes` names none.
-        preprocessing: of the volumes, which tells their orientation and what their values mean.
+        model: Model with 2 or 3 spatial axes.
+        view: View of a 2-D model; if `view.settings.planes` names several axes, their logits are averaged.
 
     Raises:
-        ConfigError: intensities or an orientation that do not allow what `slices` asks for.
-        ModelError: a model of other channels.
+        ModelError: The 2-D model has other channels than the view.
     """
     if model.spatial_dims == 3:
         return model
-    planes = [
-        SliceWise(
-            model,
-            axis=one,
-            batch_size=slices.batch_size,
-            channels=slice_channels(slices, one, preprocessing),
-            display=radiological_view(slices, one, preprocessing),
-        )
-        for one in slices.planes or (axis,)
-    ]
+    planes = [SliceWise(model, plane, batch_size=view.settings.batch_size) for plane in view.planes]
     return planes[0] if len(planes) == 1 else MultiPlane(planes)

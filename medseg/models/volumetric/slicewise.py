@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medseg.data.slices2d.radiological_view import RadiologicalView
-from medseg.data.slices2d.slice_channels import SliceChannels
+from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import AXIAL, SliceView
 from medseg.errors import ModelError, error_message
 from medseg.labels.instances import Instances
 from medseg.models.base import Criterion, Model
@@ -31,57 +31,54 @@ class FoundInstances(Protocol):
 
 
 class SliceWise(Model):
-    """Runs a 2D model on every slice of a volume: (n c x y z) to (n k x y z).
+    """Applies a 2-D model to every slice of a volume: (n c x y z) to (n k x y z).
 
     Args:
-        model: a model of 2 spatial axes.
-        axis: the array axis that is cut, 0, 1 or 2; 2 gives axial slices of a volume in RAS+.
-        batch_size: number of slices that the model sees at once; None for all of them.
-        channels: how the model's channels are made of the volume's; they are the same unless given.
-        display: how slices are turned before the model, and its logits turned back; not at all unless given.
+        model: Model with 2 spatial axes.
+        view: Axis across the slices, their channels and their orientation. The default gives the model axial slices of a
+            volume in RAS+, unchanged.
+        batch_size: Number of slices that the model sees at once; None for all of them.
 
     Raises:
-        ModelError: the model is not 2D, or `axis` or `batch_size` are out of range.
+        ModelError: The model is not 2-D, has other channels than the view, or `batch_size` is below 1.
     """
 
     def __init__(
         self,
         model: Model,
+        view: SliceView = AXIAL,
         *,
-        axis: int = 2,
         batch_size: int | None = 16,
-        channels: SliceChannels | None = None,
-        display: RadiologicalView | None = None,
     ) -> None:
         if model.spatial_dims != 2:
             fix = "Use a 3D model as it is"
             raise ModelError(
                 error_message("SliceWise", "spatial_dims", found=model.spatial_dims, expected=2, fix=fix)
             )
-        if axis not in (0, 1, 2):
-            fix = "Choose the array axis to cut"
-            raise ModelError(error_message("SliceWise", "axis", found=axis, expected="0, 1 or 2", fix=fix))
         if batch_size is not None and batch_size < 1:
             fix = "Use None for all slices at once"
             raise ModelError(
                 error_message("SliceWise", "batch_size", found=batch_size, expected="at least 1", fix=fix)
             )
         divisor = list(model.divisor)
-        if display is not None and display.swapped:
+        if view.radiological_view is not None and view.radiological_view.swapped:
             divisor.reverse()
-        divisor.insert(axis, 1)
+        divisor.insert(view.axis, 1)
         super().__init__(
             spatial_dims=3,
-            in_channels=_volume_channels(model.in_channels, channels),
+            in_channels=_volume_channels(model.in_channels, view.settings),
             num_classes=model.num_classes,
             divisor=tuple(divisor),
         )
         self.model = model
         self.computes_own_losses = model.computes_own_losses
-        self.axis = axis
+        self.view = view
         self.batch_size = batch_size
-        self.channels = channels
-        self.display = display
+
+    @property
+    def axis(self) -> int:
+        """The array axis across the slices."""
+        return self.view.axis
 
     @property
     def criterion(self) -> Criterion | None:
@@ -95,14 +92,9 @@ class SliceWise(Model):
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (n k x y z) of a volume (n c x y z)."""
         self.check_image(image)
-        slices = self._images(image)
+        slices = self.view.images(image)
         parts = slices.split(self.batch_size or len(slices))
-        logits = torch.cat([self.model(part) for part in parts])
-        if self.display is not None:
-            logits = self.display.turn_back(logits)
-        n, depth = image.shape[0], image.shape[2 + self.axis]
-        volume = logits.reshape(n, depth, *logits.shape[1:])
-        return volume.movedim(1, 2 + self.axis)
+        return self.view.volume(torch.cat([self.model(part) for part in parts]), count=len(image))
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of the 2D model, averaged over the slices.
@@ -119,9 +111,9 @@ class SliceWise(Model):
         self.check_image(image)
         self.check_label(image, label, instances)
         maps = [label] if instances is None else [label, instances]
-        slices = self._images(image)
+        slices = self.view.images(image)
         size = self.batch_size or len(slices)
-        inputs = [slices, *(self._turned(self._slices(one)) for one in maps)]
+        inputs = [slices, *(self.view.maps(one) for one in maps)]
         total: dict[str, Tensor] = {}
         for parts in zip(*(one.split(size) for one in inputs), strict=True):
             share = len(parts[0]) / len(slices)
@@ -144,24 +136,12 @@ class SliceWise(Model):
         if len(image) != 1:
             fix = "Give one volume at a time"
             raise ModelError(error_message("SliceWise", "volumes", found=len(image), expected=1, fix=fix))
-        slices = self._images(image)
+        slices = self.view.images(image)
         found: list[Instances] = []
         for part in slices.split(self.batch_size or len(slices)):
             found += [_in_memory(one) for one in _found(find, part)]
-        return found if self.display is None else [self.display.instances_back(one) for one in found]
-
-    def _images(self, volume: Tensor) -> Tensor:
-        """The images (n·slices k a b) that the 2D model sees of a volume (n c x y z)."""
-        if self.channels is not None:
-            volume = self.channels.from_volume(volume)
-        return self._turned(self._slices(volume))
-
-    def _turned(self, slices: Tensor) -> Tensor:
-        return slices if self.display is None else self.display.turn(slices).contiguous()
-
-    def _slices(self, volume: Tensor) -> Tensor:
-        """Move the cut axis of (n c x y z) into the batch: (n·slices c, *the two other axes)."""
-        return volume.movedim(2 + self.axis, 1).flatten(0, 1)
+        turn = self.view.radiological_view
+        return found if turn is None else [turn.instances_back(one) for one in found]
 
 
 def _found(find: object, part: Tensor) -> Sequence[FoundInstances]:
@@ -176,11 +156,8 @@ def _in_memory(found: FoundInstances) -> Instances:
     )
 
 
-def _volume_channels(in_channels: int, channels: SliceChannels | None) -> int:
-    """Channels of the volume of which `in_channels` are made."""
-    if channels is None:
-        return in_channels
-    settings = channels.settings
+def _volume_channels(in_channels: int, settings: SliceSettings) -> int:
+    """Return the number of channels of the volume from which `in_channels` are computed."""
     volume = in_channels // settings.thickness if settings.channels in ("as_is", "neighbours") else 1
     if settings.num_channels(volume) != in_channels:
         fix = "Build the model for the channels that the slices have"

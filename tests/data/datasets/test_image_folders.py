@@ -20,14 +20,17 @@ from medseg.data.datasets.cases import (
 )
 from medseg.data.datasets.layouts import is_dataset, read_dataset
 from medseg.data.patches.case_store import fill_store
-from medseg.data.patches.patch_dataset import PatchDataset, extract_instances, extract_patch, sampled_ids
+from medseg.data.patches.extraction import PatchReader
+from medseg.data.patches.interpolation import interpolate_ids
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import DataError
 from medseg.io.files import write
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
+from tests.helpers.patches import patch_dataset
 
 SETTINGS = Preprocessing(channels=(Normalization(method="rescale"),) * 3)
 NUCLEUS = Labels.from_names({"nucleus": 1})
@@ -212,10 +215,9 @@ def test_prepared_instances_fit_their_label(nuclei, tmp_path, spacing):
 
 def samples(nuclei, tmp_path, augmentation, length=8):
     cases = list(fill_store(tmp_path / "store", read_dataset(nuclei).cases, NUCLEUS, SETTINGS))
-    return PatchDataset(
-        cases, size=(32, 24, 1), length=length, batch_size=2, seed=3, stream="train",
-        augmentation=augmentation, slice_axis=2,
-    )  # fmt: skip
+    return patch_dataset(
+        cases, size=(32, 24, 1), length=length, seed=3, augmentation=augmentation, view=SliceView(axis=2)
+    )
 
 
 def test_samples_carry_the_instances_along(nuclei, tmp_path):
@@ -256,9 +258,8 @@ def test_ids_are_interpolated_as_labels_are():
     InMemory.label = label
     for seed in range(5):
         matrix = np.eye(3) + np.random.default_rng(seed).normal(size=(3, 3)) * 0.3
-        _, classes = extract_patch(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
-        ids = extract_instances(InMemory, np.array([8, 8, 2]), (20, 17, 6), matrix)
-        assert (classes == ids).float().mean() > 0.999  # exact ties may fall either way
+        patch = PatchReader((20, 17, 6), with_instances=True).read(InMemory, np.array([8, 8, 2]), matrix)
+        assert (patch.label == patch.instances).float().mean() > 0.999  # exact ties may fall either way
 
 
 def test_an_even_share_goes_to_the_smaller_id_and_outside_is_0():
@@ -266,7 +267,7 @@ def test_an_even_share_goes_to_the_smaller_id_and_outside_is_0():
     place = torch.tensor([0.5, 1.5, 2.0, -2.0, 0.2]).view(-1, 1, 1)
     grid = torch.zeros(1, 5, 1, 1, 3)
     grid[..., 2] = (2 * place + 1) / 3 - 1
-    assert sampled_ids(ids, grid).flatten().tolist() == [3, 0, 0, 0, 5]
+    assert interpolate_ids(ids, grid).flatten().tolist() == [3, 0, 0, 0, 5]
 
 
 def test_real_nuclei(shared_data, tmp_path):

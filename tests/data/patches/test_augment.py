@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.patches.augment import augment, draw_affine
+from medseg.data.patches.augment import draw_affine
 from medseg.data.settings import Augmentation
+from tests.helpers.patches import augmented
 
 OFF = {
     f"{name}_p": 0.0
@@ -47,7 +48,7 @@ def test_everything_at_once_stays_finite_and_reproducible(dims):
     before = image.clone(), label.clone()
     chosen = Augmentation.parse(ALL)
     for seed in range(30):
-        one, two = augment(image, label, chosen, rng(seed)), augment(image, label, chosen, rng(seed))
+        one, two = augmented(image, label, chosen, rng(seed)), augmented(image, label, chosen, rng(seed))
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1])
         assert (one[0].shape, one[1].shape, one[0].dtype, one[1].dtype) == (
@@ -67,21 +68,21 @@ def test_everything_at_once_stays_finite_and_reproducible(dims):
 def test_a_constant_patch_stays_finite(value):
     image, label = torch.full((1, 6, 6, 6), value), torch.zeros(1, 6, 6, 6, dtype=torch.int64)
     for seed in range(10):
-        assert torch.isfinite(augment(image, label, Augmentation.parse(ALL), rng(seed))[0]).all()
+        assert torch.isfinite(augmented(image, label, Augmentation.parse(ALL), rng(seed))[0]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 5), (1, 40, 3)])
 def test_thin_patches(shape):
     image, label = torch.randn(1, *shape), torch.zeros(1, *shape, dtype=torch.int64)
     if np.prod(shape) > 1:
-        result, _ = augment(image, label, Augmentation.parse(ALL), rng())
+        result, _ = augmented(image, label, Augmentation.parse(ALL), rng())
         assert result.shape == image.shape
         assert torch.isfinite(result).all()
 
 
 def test_all_off_changes_nothing():
     image, label = sample()
-    result = augment(image, label, settings(), rng())
+    result = augmented(image, label, settings(), rng())
     assert torch.equal(result[0], image)
     assert torch.equal(result[1], label)
 
@@ -91,7 +92,7 @@ def test_changes_of_intensity_leave_the_label(name):
     image, label = sample()
     changed = 0
     for seed in range(8):
-        result = augment(image, label, settings(**{name: 1.0}), rng(seed))
+        result = augmented(image, label, settings(**{name: 1.0}), rng(seed))
         assert torch.equal(result[1], label)
         changed += not torch.equal(result[0], image)
     assert changed >= 4
@@ -102,7 +103,7 @@ def test_mirroring_flips_image_and_label_alike():
     label = (image > 0).long()
     seen = set()
     for seed in range(60):
-        flipped_image, flipped_label = augment(image, label, settings(mirror_axes=None), rng(seed))
+        flipped_image, flipped_label = augmented(image, label, settings(mirror_axes=None), rng(seed))
         assert torch.equal(flipped_label, (flipped_image > 0).long())
         axes = next(axes for axes in ALL_AXES if torch.equal(flipped_image, image.flip(axes)))
         seen.add(axes)
@@ -115,13 +116,13 @@ ALL_AXES = [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]
 def test_mirroring_keeps_to_the_named_axes_and_to_those_of_a_flat_patch():
     image, label = sample(2, 1)
     for seed in range(20):
-        result, _ = augment(image, label, settings(mirror_axes=[1, 2]), rng(seed))
+        result, _ = augmented(image, label, settings(mirror_axes=[1, 2]), rng(seed))
         assert torch.equal(result, image) or torch.equal(result, image.flip(2))
 
 
 def test_noise_has_the_asked_deviation():
     image = torch.zeros(1, 40, 40, 40)
-    result, _ = augment(image, image.long(), settings(noise_p=1, noise_std=[0.5, 0.5]), rng())
+    result, _ = augmented(image, image.long(), settings(noise_p=1, noise_std=[0.5, 0.5]), rng())
     assert float(result.std()) == pytest.approx(0.5, rel=0.02)
     assert float(result.mean()) == pytest.approx(0, abs=0.01)
 
@@ -132,7 +133,7 @@ def test_blur_equals_scipy_within_the_patch():
     image = torch.randn(1, 12, 13, 14)
     done = 0
     for seed in range(8):
-        result, _ = augment(image, image.long(), settings(blur_p=1, blur_sigma=[0.8, 0.8]), rng(seed))
+        result, _ = augmented(image, image.long(), settings(blur_p=1, blur_sigma=[0.8, 0.8]), rng(seed))
         if torch.equal(result, image):
             continue  # each channel is blurred with probability one half
         done += 1
@@ -143,13 +144,13 @@ def test_blur_equals_scipy_within_the_patch():
 
 def test_brightness_contrast_and_gamma_by_their_definitions():
     image, label = sample(channels=1)
-    bright, _ = augment(image, label, settings(brightness_p=1, brightness=[0.5, 0.5]), rng())
+    bright, _ = augmented(image, label, settings(brightness_p=1, brightness=[0.5, 0.5]), rng())
     torch.testing.assert_close(bright, image * 0.5)
-    sharp, _ = augment(image, label, settings(contrast_p=1, contrast=[2, 2]), rng())
+    sharp, _ = augmented(image, label, settings(contrast_p=1, contrast=[2, 2]), rng())
     expected = ((image - image.mean()) * 2 + image.mean()).clamp(image.min(), image.max())
     torch.testing.assert_close(sharp, expected)
     for name in ("gamma_p", "gamma_inverted_p"):
-        bent, _ = augment(image, label, settings(**{name: 1.0, "gamma": [1.5, 1.5]}), rng())
+        bent, _ = augmented(image, label, settings(**{name: 1.0, "gamma": [1.5, 1.5]}), rng())
         assert not torch.allclose(bent, image)
         torch.testing.assert_close(bent.mean(), image.mean(), atol=1e-5, rtol=0)
         torch.testing.assert_close(bent.std(), image.std(), atol=1e-4, rtol=0)
@@ -160,7 +161,7 @@ def test_brightness_contrast_and_gamma_by_their_definitions():
 def test_factors_below_and_above_1_are_equally_likely():
     image, label = torch.ones(1, 2, 2), torch.zeros(1, 2, 2)
     chosen = settings(brightness_p=1, brightness=[0.9, 3.0])
-    factors = [float(augment(image, label, chosen, rng(seed))[0].mean()) for seed in range(400)]
+    factors = [float(augmented(image, label, chosen, rng(seed))[0].mean()) for seed in range(400)]
     assert 150 < sum(factor < 1 for factor in factors) < 250
     assert min(factors) >= 0.9
     assert max(factors) <= 3.0
@@ -168,9 +169,9 @@ def test_factors_below_and_above_1_are_equally_likely():
 
 def test_low_resolution_at_factor_1_is_the_image_and_below_is_smoother():
     image, label = sample(channels=4)
-    same, _ = augment(image, label, settings(low_resolution_p=1, low_resolution=[1, 1]), rng())
+    same, _ = augmented(image, label, settings(low_resolution_p=1, low_resolution=[1, 1]), rng())
     torch.testing.assert_close(same, image)
-    coarse, _ = augment(image, label, settings(low_resolution_p=1, low_resolution=[0.5, 0.5]), rng(1))
+    coarse, _ = augmented(image, label, settings(low_resolution_p=1, low_resolution=[0.5, 0.5]), rng(1))
     assert float(coarse.diff(dim=1).abs().mean()) < float(image.diff(dim=1).abs().mean())
 
 
@@ -204,7 +205,7 @@ def test_low_resolution_leaves_the_axis_across_thick_slices(axis):
             settings = Augmentation.parse(
                 {**only, "low_resolution_p": 1, "low_resolution": [0.5, 0.6], "dummy_2d_axis": in_plane}
             )
-            found, _ = augment(image, label, settings, np.random.default_rng(seed))
+            found, _ = augmented(image, label, settings, np.random.default_rng(seed))
             changed[name] += not torch.allclose(found, image)
     assert changed["kept"] == 0
     assert changed["smeared"] > 2

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from medseg.data.patches.case_store import locations_table
-from medseg.data.patches.patch_dataset import PatchDataset, extract_patch, sample_generator
+from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.sampling import sample_generator
 from medseg.data.settings import Augmentation
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import DataError
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
+from tests.helpers.patches import patch_dataset, read_patch
 
 SHAPE = (14, 12, 10)
 
@@ -37,11 +40,7 @@ def cases(make_stored):
 
 
 def patches(cases, **changes) -> PatchDataset:
-    given = {
-        "size": (8, 8, 6), "length": 24, "batch_size": 2, "seed": 7, "stream": "train",
-        "foreground": 0.33, "augmentation": Augmentation(), **changes,
-    }  # fmt: skip
-    return PatchDataset(cases, **given)
+    return patch_dataset(cases, **{"size": (8, 8, 6), "augmentation": Augmentation(), **changes})
 
 
 def same(one, other) -> bool:
@@ -89,7 +88,7 @@ def test_samples_have_the_promised_shapes_and_types(cases):
 def test_flat_patches_lose_the_slice_axis(cases, axis):
     size = [8, 8, 8]
     size[axis] = 1
-    sample = patches(cases, size=tuple(size), slice_axis=axis)[1]
+    sample = patches(cases, size=tuple(size), view=SliceView(axis=axis))[1]
     assert sample["image"].shape == (1, 8, 8)
     assert sample["label"].shape == (1, 8, 8)
 
@@ -101,7 +100,7 @@ def test_the_last_patches_of_a_batch_hold_foreground(cases, batch, share, forced
     dataset = patches(
         cases[:2], batch_size=batch, foreground=share, augmentation=None, length=batch * 12, size=(4, 4, 4)
     )
-    assert batch - dataset.first_foreground_index == forced
+    assert sum(dataset.sampler.is_centred_on_foreground(index) for index in range(batch)) == forced
     centres = [dataset[index]["label"][0, 2, 2, 2].item() > 0 for index in range(batch * 12)]
     by_place = np.array(centres).reshape(12, batch)
     assert by_place[:, batch - forced :].all()
@@ -121,7 +120,7 @@ def test_a_case_without_foreground_still_gives_patches(cases):
 
 
 def test_no_case_is_refused():
-    with pytest.raises(DataError, match="train: found no case, expected at least one"):
+    with pytest.raises(DataError, match="patches: found no case, expected at least one"):
         patches([])
 
 
@@ -146,14 +145,14 @@ def test_a_small_case_is_padded_with_zeros_and_never_cut(cases):
 def test_the_identity_matrix_equals_a_plain_crop(centre, size):
     image, label = _arrays()
     case = _Case(image, label)
-    plain = extract_patch(case, np.array(centre), size)
-    turned = extract_patch(case, np.array(centre), size, np.eye(3))
+    plain = read_patch(case, np.array(centre), size)
+    turned = read_patch(case, np.array(centre), size, np.eye(3))
     torch.testing.assert_close(turned[0], plain[0], atol=1e-4, rtol=1e-5)
     assert torch.equal(turned[1], plain[1])
 
 
 class _Case:
-    """Arrays in memory under the names that `cut` reads."""
+    """Arrays in memory under the names that `PatchReader` reads."""
 
     def __init__(self, image, label):
         self.image, self.label = image, label
@@ -176,7 +175,7 @@ def quarter_turn(first: int, second: int) -> np.ndarray:
 def test_a_quarter_turn_equals_rot90(axes):
     image = np.random.default_rng(0).normal(size=(1, 9, 9, 9)).astype(np.float32)
     label = np.random.default_rng(1).integers(0, 3, (1, 9, 9, 9)).astype(np.uint8)
-    turned, classes = extract_patch(_Case(image, label), np.array([4, 4, 4]), (9, 9, 9), quarter_turn(*axes))
+    turned, classes = read_patch(_Case(image, label), np.array([4, 4, 4]), (9, 9, 9), quarter_turn(*axes))
     # Patch offset e_first reads source offset e_second: the array is turned from `second` towards `first`.
     expected = np.rot90(image[0], 1, axes=(axes[1], axes[0]))
     np.testing.assert_allclose(turned[0].numpy(), expected, atol=1e-5)
@@ -188,7 +187,7 @@ def test_a_scale_above_1_makes_objects_smaller():
     label[0, 6:15, 6:15, 6:15] = 1
     case = _Case(label.astype(np.float32), label)
     counts = [
-        int(extract_patch(case, np.array([10, 10, 10]), (21, 21, 21), np.eye(3) * scale)[1].sum())
+        int(read_patch(case, np.array([10, 10, 10]), (21, 21, 21), np.eye(3) * scale)[1].sum())
         for scale in (0.8, 1.0, 1.4)
     ]
     assert counts[1] == 9**3
@@ -203,7 +202,7 @@ def test_a_scale_above_1_makes_objects_smaller():
 )
 def test_no_class_is_invented_and_all_is_finite(matrix, centre):
     image, label = _arrays()
-    turned, classes = extract_patch(
+    turned, classes = read_patch(
         _Case(image, label), np.array(centre), (7, 6, 5), np.array(matrix).reshape(3, 3)
     )
     assert turned.shape == (2, 7, 6, 5)
@@ -220,15 +219,15 @@ def test_a_turned_label_follows_its_image():
     case = _Case((label > 0).astype(np.float32), label)
     angle = np.radians(25)
     matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    image, classes = extract_patch(case, np.array([12, 12, 12]), (24, 24, 24), matrix)
+    image, classes = read_patch(case, np.array([12, 12, 12]), (24, 24, 24), matrix)
     assert torch.equal(classes[0] == 3, image[0] > 0.5)
 
 
 def test_outside_is_background_and_zero(cases):
-    image, label = extract_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4))
+    image, label = read_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4))
     assert not image.any()
     assert not label.any()
-    image, label = extract_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
+    image, label = read_patch(cases[0], np.array([500, 500, 500]), (4, 4, 4), quarter_turn(0, 1))
     assert not image.any()
     assert not label.any()
 
@@ -256,7 +255,7 @@ def test_cases_that_all_have_foreground_keep_their_sequence(cases):
 @pytest.mark.parametrize(("batch", "share"), [(1, 0.33), (1, 0.5), (1, 0.9), (2, 0.1), (1, 0), (1, 1)])
 def test_a_share_too_small_for_every_batch_is_kept_over_several(cases, batch, share):
     dataset = patches(cases[:1], batch_size=batch, foreground=share, length=100)
-    forced = [dataset._is_foreground_patch(index) for index in range(100)]
+    forced = [dataset.sampler.is_centred_on_foreground(index) for index in range(100)]
     assert sum(forced) == pytest.approx(100 * share, abs=1)
     if 0 < share < 0.5:
         assert not any(forced[: int(1 / share) - 1])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg.data.slices2d.radiological_view import RadiologicalView
+from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.evaluation.instances.pairs import evaluate_instances
 from medseg.inference.instances.image_instances import find_instances, onto_grid, without_covered
@@ -52,10 +53,11 @@ def balls():
     )
 
 
-@pytest.mark.parametrize("display", [None, RadiologicalView.from_orientation(2)])
-def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, display):
+@pytest.mark.parametrize("radiological_view", [False, True])
+def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, radiological_view):
     image, reference = balls
-    found = find_instances(SliceWise(Threshold(), axis=2, display=display), image)
+    view = SliceView(SliceSettings(radiological_view=radiological_view))
+    found = find_instances(SliceWise(Threshold(), view), image)
     assert np.array_equal(found.to_label_map() > 0, reference.data[0] > 0)
     assert sorted(found.scores.tolist()) == pytest.approx([0.6, 0.7, 0.8])
     fine = Grid.from_spacing((60, 54, 30), (1.0, 1.0, 1.2)).reoriented("LPI")

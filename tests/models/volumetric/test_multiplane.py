@@ -9,10 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.slices2d.radiological_view import RadiologicalView
-from medseg.data.slices2d.slice_channels import SliceChannels
 from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.inference.instances.link_slices import link_slices
 from medseg.models import MultiPlane, SliceWise, build_model
@@ -20,7 +18,7 @@ from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
 
 SIZE = (7, 6, 9)
-PREPROCESSING = Preprocessing()
+RADIOLOGICAL = SliceSettings(radiological_view=True)
 
 
 def flat_model(channels=2):
@@ -56,7 +54,7 @@ class Echo(Model):
 
 def test_the_mean_over_three_planes():
     flat, volume = flat_model(), torch.randn(2, 2, *SIZE)
-    planes = [SliceWise(flat, axis=axis) for axis in (0, 1, 2)]
+    planes = [SliceWise(flat, SliceView(axis=axis)) for axis in (0, 1, 2)]
     model = MultiPlane(planes)
     expected = sum(plane(volume) for plane in planes) / 3
     torch.testing.assert_close(model(volume), expected)
@@ -66,7 +64,7 @@ def test_the_mean_over_three_planes():
 
 
 def test_losses_are_the_mean_over_planes():
-    planes = [SliceWise(flat_model(), axis=axis) for axis in (0, 2)]
+    planes = [SliceWise(flat_model(), SliceView(axis=axis)) for axis in (0, 2)]
     model = MultiPlane(planes)
     model.criterion = lambda logits, label: F.cross_entropy(logits, label[:, 0])
     assert planes[1].model.criterion is not None
@@ -78,44 +76,44 @@ def test_losses_are_the_mean_over_planes():
 
 def test_a_plane_may_not_stand_twice():
     with pytest.raises(ModelError, match=r"axes: found \[1, 1\], expected at least one, each once"):
-        MultiPlane([SliceWise(flat_model(), axis=1)] * 2)
+        MultiPlane([SliceWise(flat_model(), SliceView(axis=1))] * 2)
     with pytest.raises(ModelError, match=r"axes: found \[\]"):
         MultiPlane([])
 
 
 def test_on_volumes_does_what_the_settings_say():
     flat, volume = flat_model(), torch.randn(1, 2, *SIZE)
-    plain = as_volumetric(flat, SliceSettings(), axis=1, preprocessing=PREPROCESSING)
-    assert torch.equal(plain(volume), SliceWise(flat, axis=1)(volume))
+    plain = as_volumetric(flat, SliceView(SliceSettings(), axis=1))
+    assert torch.equal(plain(volume), SliceWise(flat, SliceView(axis=1))(volume))
     solid = build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
-    assert as_volumetric(solid, SliceSettings(), axis=2, preprocessing=PREPROCESSING) is solid
-    planes = as_volumetric(flat, SliceSettings(planes=(0, 1, 2)), axis=2, preprocessing=PREPROCESSING)
+    assert as_volumetric(solid, SliceView(SliceSettings(), axis=2)) is solid
+    planes = as_volumetric(flat, SliceView(SliceSettings(planes=(0, 1, 2)), axis=2))
     assert isinstance(planes, MultiPlane)
-    few = as_volumetric(flat, SliceSettings(batch_size=2), axis=2, preprocessing=PREPROCESSING)
+    few = as_volumetric(flat, SliceView(SliceSettings(batch_size=2), axis=2))
     torch.testing.assert_close(few(volume), SliceWise(flat)(volume))
 
 
 def test_neighbours_repeats_and_their_channels():
-    beside = SliceChannels(SliceSettings(channels="neighbours"))
-    model = SliceWise(flat_model(6), channels=beside)
+    beside = SliceView(SliceSettings(channels="neighbours"))
+    model = SliceWise(flat_model(6), beside)
     assert model.in_channels == 2
     volume = torch.randn(1, 2, *SIZE)
     padded = F.pad(volume, (1, 1))
     wanted = flat_model(6)(torch.stack([padded[:, :, :, :, 3 + i] for i in range(3)], 2).flatten(1, 2))
     torch.testing.assert_close(model(volume)[..., 3], wanted)
-    assert SliceWise(flat_model(3), channels=SliceChannels(SliceSettings(channels="repeat"))).in_channels == 1
+    assert SliceWise(flat_model(3), SliceView(SliceSettings(channels="repeat"))).in_channels == 1
     with pytest.raises(
         ModelError, match=r"channels of the model: found 2, expected 3 for slices\.channels=repeat"
     ):
-        SliceWise(flat_model(2), channels=SliceChannels(SliceSettings(channels="repeat")))
+        SliceWise(flat_model(2), SliceView(SliceSettings(channels="repeat")))
     with pytest.raises(ModelError, match="found 5, expected 3"):
-        SliceWise(flat_model(5), channels=beside)
+        SliceWise(flat_model(5), beside)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_turned_slices_come_back(axis):
     volume = torch.randn(2, 1, *SIZE)
-    model = SliceWise(Echo(), axis=axis, display=RadiologicalView.from_orientation(axis))
+    model = SliceWise(Echo(), SliceView(RADIOLOGICAL, axis=axis))
     assert torch.equal(model(volume), volume)
     assert model.divisor[axis] == 1
     assert sorted(model.divisor) == [1, 2, 4]
@@ -126,8 +124,8 @@ def test_turned_slices_come_back(axis):
 def test_labels_are_turned_with_their_slices():
     torch.manual_seed(0)
     volume, label = torch.randn(1, 1, *SIZE), torch.randint(0, 2, (1, 1, *SIZE))
-    turned = SliceWise(Echo(), axis=2, display=RadiologicalView.from_orientation(2))
-    straight = SliceWise(Echo(), axis=2)
+    turned = SliceWise(Echo(), SliceView(RADIOLOGICAL, axis=2))
+    straight = SliceWise(Echo(), SliceView(axis=2))
     for model in (turned, straight):
         model.criterion = lambda logits, label: (logits * label).mean()
     torch.testing.assert_close(turned.losses(volume, label)["loss"], straight.losses(volume, label)["loss"])
@@ -143,9 +141,9 @@ def test_an_instance_map_goes_to_a_model_that_learns_from_one():
     ids = torch.zeros(1, 1, *SIZE, dtype=torch.long)
     ids[..., 0], ids[:, :, :3, :, 4] = 7, 2
     volume = torch.zeros(1, 1, *SIZE)
-    model = SliceWise(Learner(), batch_size=2, display=RadiologicalView.from_orientation(2))
+    model = SliceWise(Learner(), SliceView(RADIOLOGICAL), batch_size=2)
     assert model.losses(volume, ids.clamp(max=1), ids)["objects"].item() == pytest.approx(10 / 9)
-    both = MultiPlane([SliceWise(Learner(), axis=a) for a in (0, 2)])
+    both = MultiPlane([SliceWise(Learner(), SliceView(axis=a)) for a in (0, 2)])
     assert both.losses(volume, ids.clamp(max=1), ids)["objects"] > 1
     with pytest.raises(ModelError, match="instance map shape"):
         model.losses(volume, ids, ids[..., :3])
@@ -157,10 +155,7 @@ def test_instances_of_slices_make_instances_of_the_volume(axis, radiological_vie
     volume = np.zeros(SIZE, np.float32)
     volume[1:4, 1:3, 2:7], volume[4:6, 3:6, 1:8] = 1, 2
     model = SliceWise(
-        Echo(),
-        axis=axis,
-        batch_size=2,
-        display=RadiologicalView.from_orientation(axis) if radiological_view else None,
+        Echo(), SliceView(SliceSettings(radiological_view=radiological_view), axis), batch_size=2
     )
     slices = model.slice_instances(torch.from_numpy(volume)[None, None])
     assert len(slices) == SIZE[axis]

@@ -8,21 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.patches.augment import augment
-from medseg.data.patches.patch_dataset import PatchDataset, sample_generator
 from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
-from medseg.data.slices2d.radiological_view import RadiologicalView, radiological_view
-from medseg.data.slices2d.slice_channels import SliceChannels, slice_channels
+from medseg.data.slices2d.radiological_view import RadiologicalView
 from medseg.data.slices2d.slice_settings import SliceSettings
+from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ConfigError, DataError
 from medseg.labels.instances import Instances
-from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.viz.slice_images import label_slice
 from medseg.volumes.grid import Grid, reorient_array
 from medseg.volumes.volume import Volume
+from tests.helpers.patches import patch_dataset
 
 SHAPE = (9, 8, 7)
 PLANES = ("sagittal", "coronal", "axial")
@@ -37,8 +35,11 @@ def test_the_defaults_change_nothing():
     settings = SliceSettings()
     assert settings.num_channels(4) == 4
     assert settings.window((64, 64, 1), 2) == (64, 64, 1)
-    assert slice_channels(settings, 2, Preprocessing()) is None
-    assert radiological_view(settings, 2, Preprocessing()) is None
+    view, volume = SliceView.from_preprocessing(settings, 2, Preprocessing()), torch.randn(1, 4, *SHAPE)
+    assert torch.equal(view.images(volume), volume[0].movedim(-1, 0))
+    assert view.radiological_view is None
+    assert view.planes == (view,)
+    assert view.patch_size((8, 8, 1)) == (8, 8, 1)
 
 
 def test_channels_of_the_model_and_windows():
@@ -95,11 +96,10 @@ def test_windows_that_the_intensities_do_not_hold_are_refused(channel):
 
 
 def test_windows_of_a_ct():
-    channels = slice_channels(SliceSettings(channels="ct_windows"), 2, HOUNSFIELD)
-    assert channels is not None
+    view = SliceView.from_preprocessing(SliceSettings(channels="ct_windows"), 2, HOUNSFIELD)
     units = torch.tensor([-1350.0, -600, 150, -160, 40, 240, -500, 400, 1300])
     prepared = (units.clamp_min(-1024) + 1024) / 1000
-    lung, soft, bone = channels.from_volume(prepared.view(1, 1, 9, 1, 1))[0, :, :, 0, 0]
+    lung, soft, bone = view.channels_of_volume(prepared.view(1, 1, 9, 1, 1))[0, :, :, 0, 0]
     assert lung.tolist() == pytest.approx([0.2173, 0.5, 1, 0.7933, 0.9267, 1, 0.5667, 1, 1], abs=1e-4)
     assert soft.tolist() == pytest.approx([0, 0, 1 - 0.225, 0, 0.5, 1, 0, 1, 1], abs=1e-4)
     assert bone.tolist()[7:] == pytest.approx([0.5, 1], abs=1e-4)
@@ -112,7 +112,7 @@ def test_windows_of_a_ct():
 def test_neighbours_stand_beside_each_slice(axis):
     volume = torch.randn(2, 2, *SHAPE)
     settings = SliceSettings(channels="neighbours", neighbours=2)
-    seen = SliceChannels(settings, axis).from_volume(volume)
+    seen = SliceView(settings, axis).channels_of_volume(volume)
     assert seen.shape == (2, 10, *SHAPE)
     depth = SHAPE[axis]
     for channel, step, z in itertools.product(range(2), range(-2, 3), range(depth)):
@@ -124,7 +124,7 @@ def test_neighbours_stand_beside_each_slice(axis):
 
 def test_repeated_channels():
     volume = torch.randn(1, 1, *SHAPE)
-    seen = SliceChannels(SliceSettings(channels="repeat", repeats=4)).from_volume(volume)
+    seen = SliceView(SliceSettings(channels="repeat", repeats=4)).channels_of_volume(volume)
     assert torch.equal(seen, torch.cat([volume] * 4, 1))
 
 
@@ -173,6 +173,8 @@ def test_a_picture_comes_upright(tmp_path):
 def test_display_that_cannot_be_told():
     with pytest.raises(DataError, match="axis: found 3"):
         RadiologicalView.from_orientation(3)
+    with pytest.raises(DataError, match="axis: found 3, expected 0, 1 or 2"):
+        SliceView(axis=3)
     with pytest.raises(DataError, match="orientation: found 'RRS'"):
         RadiologicalView.from_orientation(0, "RRS")
     assert reorient_array(np.zeros(SHAPE), "RAS", "LPS").shape == SHAPE
@@ -200,20 +202,16 @@ def test_patches_hold_what_the_model_sees_of_the_volume(make_stored, axis, setti
     case = make_stored(image, label)
     size = [9, 8, 7]
     size[axis] = 1
-    channels, display = (
-        slice_channels(settings, axis, HOUNSFIELD),
-        radiological_view(settings, axis, HOUNSFIELD),
-    )
-    sample = PatchDataset(
-        [case], size=tuple(size), length=1, batch_size=1, seed=0, stream="train", foreground=1,
-        slice_axis=axis, channels=channels, display=display,
-    )[0]  # fmt: skip
-    model = SliceWise(_Echo(settings.num_channels(1)), axis=axis, channels=channels, display=display)
-    seen = model._images(torch.from_numpy(image)[None])[(4, 4, 3)[axis]]
+    view = SliceView.from_preprocessing(settings, axis, HOUNSFIELD)
+    sample = patch_dataset([case], tuple(size), length=1, batch_size=1, seed=0, foreground=1, view=view)[0]
+    model = SliceWise(_Echo(settings.num_channels(1)), view)
+    seen = model.view.images(torch.from_numpy(image)[None])[(4, 4, 3)[axis]]
     assert sample["image"].shape == seen.shape
     assert torch.equal(sample["image"], seen)
     middle = torch.from_numpy(label).select(axis, (4, 4, 3)[axis])[None].long()
-    assert torch.equal(sample["label"], middle if display is None else display.turn(middle))
+    assert torch.equal(
+        sample["label"], middle if view.radiological_view is None else view.radiological_view.turn(middle)
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 2])
@@ -225,11 +223,9 @@ def test_each_slice_of_a_volume_is_the_middle_one_of_patches(make_stored, axis, 
     image = np.broadcast_to(along, shape)[None].astype(np.float32)
     size = [8, 8, 8]
     size[axis] = 1
-    channels = SliceChannels(SliceSettings(channels="neighbours", neighbours=2), axis)
-    dataset = PatchDataset(
-        [make_stored(image, np.ones(shape, np.uint8))], size=tuple(size), length=80, batch_size=2, seed=0,
-        stream="train", foreground=0, slice_axis=axis, channels=channels,
-    )  # fmt: skip
+    view = SliceView(SliceSettings(channels="neighbours", neighbours=2), axis)
+    case = make_stored(image, np.ones(shape, np.uint8))
+    dataset = patch_dataset([case], tuple(size), length=80, seed=0, foreground=0, view=view)
     seen = [dataset[index]["image"][:, 0, 0].tolist() for index in range(80)]
     assert {values[2] for values in seen} == set(range(1, depth + 1))
     padded = [0, 0, *range(1, depth + 1), 0, 0]
@@ -242,10 +238,9 @@ def test_thick_patches_are_mirrored_in_the_plane_only(make_stored):
     label[4, 4, 3] = 1
     nothing = dict.fromkeys([name for name in Augmentation.model_fields if name.endswith("_p")], 0.0)
     still = {**nothing, "mirror_axes": (1,)}
-    channels = SliceChannels(SliceSettings(channels="neighbours"), axis=0)
-    dataset = PatchDataset(
-        [make_stored(image, label)], size=(1, 7, 7), length=20, batch_size=1, seed=0, stream="train",
-        foreground=1, augmentation=Augmentation(**still), slice_axis=0, channels=channels,
+    dataset = patch_dataset(
+        [make_stored(image, label)], (1, 7, 7), length=20, batch_size=1, seed=0, foreground=1,
+        augmentation=Augmentation(**still), view=SliceView(SliceSettings(channels="neighbours"), axis=0),
     )  # fmt: skip
     plain = torch.from_numpy(image[0, 3:6, 1:8, 0:7])
     kinds = set()
@@ -255,13 +250,12 @@ def test_thick_patches_are_mirrored_in_the_plane_only(make_stored):
         assert flipped or torch.equal(found, plain)
         kinds.add(flipped)
     assert kinds == {True, False}
-    assert augment(plain[None], plain[None], Augmentation(**nothing), sample_generator(0, "", 0))[0].shape
 
 
 def test_volumes_of_unknown_orientation_are_not_displayed():
     unknown = HOUNSFIELD.model_copy(update={"orientation": None})  # files that keep their own axes
     with pytest.raises(ConfigError, match=r"slices\.radiological_view: found preprocess\.orientation null"):
-        as_volumetric(_Echo(1), SliceSettings(radiological_view=True), axis=2, preprocessing=unknown)
+        SliceView.from_preprocessing(SliceSettings(radiological_view=True), 2, unknown)
 
 
 def _Echo(channels: int):

@@ -1,0 +1,105 @@
+"""Where training patches lie: which case, which centre, and how many of them contain foreground.
+
+Randomness is stateless: the generator of each sample is derived from (seed, stream, index). Workers, ranks and a
+resumed run therefore see the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.patches.case_store import StoredCase
+from medseg.errors import DataError
+
+
+def sample_generator(seed: int, stream: str, index: int) -> np.random.Generator:
+    """Return the generator of one sample; equal arguments give equal numbers on every machine.
+
+    Args:
+        seed: Seed of the experiment.
+        stream: Name of the sequence of samples, such as ``train``.
+        index: Number of the sample in its sequence.
+
+    Examples:
+        >>> one, two = sample_generator(0, "train", 7), sample_generator(0, "train", 7)
+        >>> one.random() == two.random()
+        True
+    """
+    digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+class PatchSampler:
+    """Chooses a case and the centre of a patch for each sample.
+
+    Cases are sampled uniformly with replacement. The last ``round(foreground · batch_size)`` patches of a batch are
+    centred on a voxel of a foreground class or region, which is chosen uniformly among those of the case (nnU-Net's
+    rule); their cases are sampled among those with foreground. If that number is zero, one patch of some batches is
+    centred on foreground, so that the share is still met. If the dataset has an ignore label, all other patches are
+    centred on an annotated voxel.
+
+    Args:
+        cases: Prepared cases.
+        size: Patch size in voxels, three numbers; 1 along the slice axis of a 2-D patch.
+        batch_size: Samples per step.
+        foreground: Share of patches centred on foreground, in [0, 1].
+
+    Raises:
+        DataError: There is no case.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        size: tuple[int, ...],
+        batch_size: int,
+        foreground: float = 0.33,
+    ) -> None:
+        if not cases:
+            raise DataError("patches: found no case, expected at least one. Check the split.")
+        self.cases = list(cases)
+        self.cases_with_foreground = [case for case in cases if case.has_foreground] or self.cases
+        self.size = size
+        self.batch_size = batch_size
+        self.foreground = foreground
+        self._first_foreground_index = round(batch_size * (1 - foreground))
+
+    def sample(self, index: int, rng: np.random.Generator) -> tuple[StoredCase, NDArray[np.intp]]:
+        """Return the case of sample `index` and the voxel `(3,)` that comes to index ``size // 2`` of its patch.
+
+        Args:
+            index: Number of the sample; it belongs to step ``index // batch_size``.
+            rng: Generator of the sample.
+        """
+        centred = self.is_centred_on_foreground(index)
+        cases = self.cases_with_foreground if centred else self.cases
+        case = cases[int(rng.integers(len(cases)))]
+        if centred and case.has_foreground:
+            return case, _foreground_voxel(case, rng)
+        if 0 in case.class_locations:  # the dataset has an ignore label
+            annotated = case.class_locations[0]
+            return case, np.asarray(annotated[int(rng.integers(len(annotated)))], dtype=np.intp)
+        return case, self._uniform_centre(case, rng)
+
+    def is_centred_on_foreground(self, index: int) -> bool:
+        """Return whether the patch of sample `index` is centred on foreground."""
+        if 1 < self.batch_size > self._first_foreground_index:
+            return index % self.batch_size >= self._first_foreground_index
+        return int((index + 1) * self.foreground) > int(index * self.foreground)
+
+    def _uniform_centre(self, case: StoredCase, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Return the centre of a patch inside the case, or of one that contains the case where the patch is larger."""
+        spare = [extent - length for extent, length in zip(case.shape, self.size, strict=True)]
+        low, high = [min(0, n) for n in spare], [max(0, n) for n in spare]
+        start = rng.integers(low, high, endpoint=True)
+        return np.asarray(start + np.array(self.size) // 2, dtype=np.intp)
+
+
+def _foreground_voxel(case: StoredCase, rng: np.random.Generator) -> NDArray[np.intp]:
+    numbers = [number for number in sorted(case.class_locations) if number > 0]
+    voxels = case.class_locations[numbers[int(rng.integers(len(numbers)))]]
+    return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.intp)
