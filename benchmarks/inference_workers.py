@@ -79,10 +79,10 @@ def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures
     began = time.perf_counter()
     windows = [0]
 
-    def on_window(done: int, total: int) -> None:
+    def progress(done: int, total: int, what: str) -> None:
         windows[0] = total
 
-    medseg.write(predictor(image, on_window=on_window), f"{output}.nii.gz")
+    medseg.write(predictor(image, progress=progress), f"{output}.nii.gz")
     return {"seconds": time.perf_counter() - began, "windows": windows[0]}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
-from medseg.runtime.progress import OnCase
+from medseg.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from medseg.experiment.cross_validation.folds import CrossValidation
@@ -39,7 +39,7 @@ class Experiment(ExperimentConfig):
         *,
         resume: bool = False,
         extend: str | None = None,
-        on_case: OnCase | None = None,
+        progress: Progress | None = None,
     ) -> Trainer:
         """Prepare the data and return the trainer; iterate over it to train.
 
@@ -47,7 +47,7 @@ class Experiment(ExperimentConfig):
             run: folder to write; must be new unless `resume`.
             resume: go on from the last checkpoint of a run with this very config.
             extend: with `resume`, steps (``"2000"``) or time (``"30m"``) that a finished run gets on top.
-            on_case: called with (done, in all, case id) as cases are prepared.
+            progress: called with (done, total, case id) as cases are prepared.
 
         Raises:
             ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
@@ -57,7 +57,7 @@ class Experiment(ExperimentConfig):
 
         if extend is not None and not resume:
             raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
-        return make_trainer(self.config, Path(run), resume=resume, extend=extend, on_case=on_case)
+        return make_trainer(self.config, Path(run), resume=resume, extend=extend, progress=progress)
 
     def cross_validation(self, run: str | Path) -> CrossValidation:
         """The folds of this experiment in one folder; iterate over it to train them all and gather the results.

@@ -54,11 +54,11 @@ from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig
-    from medseg.runtime.progress import OnCase
+    from medseg.runtime.progress import Progress
 
 
 def make_trainer(
-    experiment: ExperimentConfig, run: Path, *, resume: bool, extend: str | None, on_case: OnCase | None
+    experiment: ExperimentConfig, run: Path, *, resume: bool, extend: str | None, progress: Progress | None
 ) -> Trainer:
     """See `Experiment.trainer`. What can be refused is refused before the data are prepared."""
     experiment = with_absolute_paths(experiment)
@@ -94,7 +94,7 @@ def make_trainer(
     )
     patches = partial(_patches, experiment, team.size, _slice_view(experiment, preprocessing), added)
     prepared = partial(
-        _prepared, run, label_sets=label_sets, settings=preprocessing, first_stage=stage, on_case=on_case
+        _prepared, run, label_sets=label_sets, settings=preprocessing, first_stage=stage, progress=progress
     )
     with team.main_first():
         train = prepared(dataset.subset(split.train).cases)
@@ -253,7 +253,7 @@ def _prepared(
     label_sets: LabelSets,
     settings: Preprocessing,
     first_stage: Labels | None,
-    on_case: OnCase | None,
+    progress: Progress | None,
 ) -> list[StoredCase]:
     """Prepared cases in a store that runs of the same folder share."""
     stored: list[StoredCase] = []
@@ -262,8 +262,8 @@ def _prepared(
     )
     for number, case in enumerate(store, start=1):
         stored.append(case)
-        if on_case is not None:
-            on_case(number, len(cases), case.id)
+        if progress is not None:
+            progress(number, len(cases), case.id)
     return stored
 
 

@@ -15,9 +15,9 @@ from medseg.errors import DataError, MedsegError
 from medseg.inference.provenance import probabilities_path
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory
+from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
-OnWindow = Callable[[int, int], None]
 Recording = Callable[[Path], AbstractContextManager[None]]
 
 
@@ -53,7 +53,7 @@ class Segmenter(Protocol):
         """Read and prepare an image."""
 
     def run(
-        self, prepared: Any, *, on_window: OnWindow | None = None, probabilities: str | Path | None = None
+        self, prepared: Any, *, progress: Progress | None = None, probabilities: str | Path | None = None
     ) -> Volume:
         """Segment it."""
 
@@ -80,7 +80,7 @@ def predict_files(
     predictor: Segmenter,
     pairs: Iterable[tuple[Case, Path]],
     *,
-    on_window: OnWindow | None = None,
+    progress: Progress | None = None,
     probabilities: bool = False,
     recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
@@ -89,7 +89,7 @@ def predict_files(
     Args:
         predictor: loaded once for all.
         pairs: image and the file to write.
-        on_window: called with (windows done, windows in all) of each image.
+        progress: called with (done, total, "window") of each image.
         probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
         recording: gives the context that the writing of a file is done in, such as `MadeBy.noting` with its maker.
 
@@ -110,7 +110,7 @@ def predict_files(
                 pair = next(todo, None)
                 if ahead and pair is not None:
                     reading = reader.submit(_read, predictor, pair[0])
-                done = _segment(predictor, case, target, read, on_window, probabilities)
+                done = _segment(predictor, case, target, read, progress, probabilities)
                 if written is not None:
                     yield written.result()
                 written = writer.submit(_write, *done, recording)
@@ -141,7 +141,7 @@ def _segment(
     case: Case,
     target: Path,
     read: _Read,
-    on_window: OnWindow | None,
+    progress: Progress | None,
     probabilities: bool,
 ) -> tuple[Outcome, Volume | None]:
     prepared, error, reading = read
@@ -151,7 +151,7 @@ def _segment(
     try:
         with memory_error_as_data_error(case):
             path = probabilities_path(target) if probabilities else None
-            labels = predictor.run(prepared, on_window=on_window, probabilities=path)
+            labels = predictor.run(prepared, progress=progress, probabilities=path)
     except MedsegError as refused:
         return Outcome(case, target, refused, reading), None
     return Outcome(case, target, None, reading, time.perf_counter() - began), labels

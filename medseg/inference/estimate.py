@@ -87,13 +87,13 @@ def _batch_seconds(
     """Seconds from one batch to the next, of the first few."""
     stamps = [time.perf_counter()]
 
-    def stamp(done: int, total: int) -> None:
+    def stamp(done: int, total: int, what: str) -> None:
         stamps.append(time.perf_counter())
         if len(stamps) > _BATCHES_TIMED:
             raise _Enough
 
     try:
-        blocks = window_slices(prepared.image, predictor.network, sliding, columns=columns, on_window=stamp)
+        blocks = window_slices(prepared.image, predictor.network, sliding, columns=columns, progress=stamp)
         for _ in blocks:
             pass
     except _Enough:

@@ -11,11 +11,12 @@ import numpy as np
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError
 from medseg.inference.batch import Outcome, Recording, memory_error_as_data_error, without_recording
-from medseg.inference.instances.image_instances import OnSlice, image_instances, require_instance_model
+from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
 from medseg.io.files import write
 from medseg.io.instance_files import instance_map_path, write_instances
 from medseg.labels.instances import Instances
+from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
 
@@ -29,7 +30,7 @@ def predict_instance_files(
     predictor: Predictor,
     pairs: Iterable[tuple[Case, Path]],
     *,
-    on_slice: OnSlice | None = None,
+    progress: Progress | None = None,
     recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
     """Write, for every image, instance map, table and the label map of the instances' classes, in this order.
@@ -37,7 +38,7 @@ def predict_instance_files(
     Args:
         predictor: of a 2-D instance model.
         pairs: image and the file of its label map; see `instance_file` for the others.
-        on_slice: called with (slices done, slices in all) of each image.
+        progress: called with (done, total, "slice") of each image.
         recording: gives the context that the writing of a case is done in, see `predict_files`.
 
     Yields:
@@ -48,11 +49,11 @@ def predict_instance_files(
     """
     require_instance_model(predictor.model, predictor.saved, predictor.labels)
     for case, target in pairs:
-        yield _predicted(predictor, case, target, on_slice, recording)
+        yield _predicted(predictor, case, target, progress, recording)
 
 
 def _predicted(
-    predictor: Predictor, case: Case, target: Path, on_slice: OnSlice | None, recording: Recording
+    predictor: Predictor, case: Case, target: Path, progress: Progress | None, recording: Recording
 ) -> Outcome:
     began = time.perf_counter()
     times = [began] * 4
@@ -62,7 +63,7 @@ def _predicted(
             volume, where = predictor.read(case)
             times[1:] = [time.perf_counter()] * 3
             found = image_instances(
-                predictor.network, predictor.saved, predictor.labels, volume, where=where, on_slice=on_slice
+                predictor.network, predictor.saved, predictor.labels, volume, where=where, progress=progress
             )
             times[2:] = [time.perf_counter()] * 2
             with recording(target):

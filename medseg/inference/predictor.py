@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +33,11 @@ from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
 from medseg.runtime.memory import format_size, parse_size, used_memory
+from medseg.runtime.progress import Progress
 from medseg.volumes.grid import reorient_array
 from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
-Progress = Callable[[int, int], None]
 _SMALL = 100 * 10**6  # bytes that are read whatever the budget
 
 
@@ -110,12 +110,12 @@ class Predictor:
             first_stage=first_stage,
         )
 
-    def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
+    def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
         """Segment an image.
 
         Args:
             source: a volume, a file, a DICOM folder, one file per channel, or a case.
-            on_window: called with (windows done, windows in all).
+            progress: called with (done, total, "window").
 
         Returns:
             Label volume with the labels' values, on the image's own grid, ready to be written.
@@ -124,14 +124,14 @@ class Predictor:
             DataError: the image cannot be read or does not fit the model.
             ConfigError: the memory allowed is too small for it.
         """
-        return self.run(self.prepare(source), on_window=on_window)
+        return self.run(self.prepare(source), progress=progress)
 
-    def instances(self, source: Source, *, on_slice: Progress | None = None) -> Instances:
+    def instances(self, source: Source, *, progress: Progress | None = None) -> Instances:
         """Find the objects of an image with a 2-D instance model: in each slice, linked across slices.
 
         Args:
             source: as for a call.
-            on_slice: called with (slices done, slices in all).
+            progress: called with (done, total, "slice").
 
         Returns:
             Instances of the volume `(X, Y, Z)` on the image's own grid; a picture has one slice.
@@ -141,7 +141,7 @@ class Predictor:
             DataError: the image cannot be read or does not fit the model.
         """
         volume, where = self.read(source)
-        return image_instances(self.network, self.saved, self.labels, volume, where=where, on_slice=on_slice)
+        return image_instances(self.network, self.saved, self.labels, volume, where=where, progress=progress)
 
     def prepare(self, source: Source) -> PreparedPrediction:
         """Read and prepare an image: the first half of a call, without the network."""
@@ -167,11 +167,11 @@ class Predictor:
         return PreparedPrediction(CascadeInput(prepared.slices, None), target, axes, empty, first_stage_map)
 
     def _run_first_stage(
-        self, volume: Volume, where: str, prepared: Prepared, on_window: Progress | None
+        self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None
     ) -> CascadeInput:
         """The prepared image with the label map that the earlier stage predicts for it."""
         assert self.first_stage is not None
-        found = self.first_stage(volume, on_window=on_window)
+        found = self.first_stage(volume, progress=progress)
         classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
         return CascadeInput(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
 
@@ -179,25 +179,25 @@ class Predictor:
         self,
         prepared: PreparedPrediction,
         *,
-        on_window: Progress | None = None,
+        progress: Progress | None = None,
         probabilities: str | Path | None = None,
     ) -> Volume:
         """Segment a prepared image: the second half of a call.
 
         Args:
             prepared: as `prepared` returns it; used once.
-            on_window: called with (windows done, windows in all).
+            progress: called with (done, total, "window").
             probabilities: ``.nii`` file that receives the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`.
         """
-        prepared = prepared.with_first_stage(on_window)
+        prepared = prepared.with_first_stage(progress)
         if probabilities is None:
-            self.engine.run(prepared, on_window)
+            self.engine.run(prepared, progress)
         else:
             with writing_probabilities(
                 probabilities, prepared.target.volume, self.background_probabilities
             ) as file:
-                self.engine.run(prepared, on_window, file)
+                self.engine.run(prepared, progress, file)
         return self.post_processed(prepared.target.volume)
 
     @property
@@ -214,13 +214,13 @@ class Predictor:
             data = keep_largest_components(data, group, together=True)
         return labels.with_data(data[None])
 
-    def logits(self, image: Tensor, *, on_window: Progress | None = None) -> Tensor:
+    def logits(self, image: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid.
 
         Behind an earlier stage, the image's last channel holds the classes of that stage.
         """
         slices = window_slices(
-            InMemoryImage(image.movedim(-1, 1)), self.network, self.engine.sliding, on_window=on_window
+            InMemoryImage(image.movedim(-1, 1)), self.network, self.engine.sliding, progress=progress
         )
         return torch.cat([block.clone() for block in slices]).permute(3, 1, 2, 0)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import ModelError
-from medseg.inference.predictor import Predictor, Progress, Source
+from medseg.inference.predictor import Predictor, Source
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.io.probability_files import ProbabilityFile, reading_probabilities, writing_probabilities
 from medseg.labels.label_table import Labels
+from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
 
@@ -58,23 +59,23 @@ class PredictorEnsemble:
         """The first model's."""
         return self.predictors[0].max_memory
 
-    def __call__(self, source: Source, *, on_window: Progress | None = None) -> Volume:
+    def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
         """Segment an image; see `Predictor.__call__`."""
-        return self.run(self.prepare(source), on_window=on_window)
+        return self.run(self.prepare(source), progress=progress)
 
     def prepare(self, source: Source) -> Source:
         """The image itself: every model prepares it in its own way, one after the other."""
         return source
 
     def run(
-        self, prepared: Source, *, on_window: Progress | None = None, probabilities: str | Path | None = None
+        self, prepared: Source, *, progress: Progress | None = None, probabilities: str | Path | None = None
     ) -> Volume:
         """Segment an image; see `Predictor.run`."""
         first = self.predictors[0]
         with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
-                labels = predictor.run(predictor.prepare(prepared), on_window=on_window, probabilities=path)
+                labels = predictor.run(predictor.prepare(prepared), progress=progress, probabilities=path)
             with contextlib.ExitStack() as stack:
                 mean = None
                 if probabilities is not None:

@@ -16,11 +16,12 @@ from medseg.planning.cascade_plans import FIRST, SECOND, commands, explained, se
 from medseg.planning.commented_yaml import ExplainedValues, plain_values, render_yaml
 from medseg.planning.explained_experiment import DatasetSource, OtherModel, explained_experiment
 from medseg.planning.fingerprint.fingerprint import Fingerprint
-from medseg.planning.fingerprint.measure import OnCase, fingerprint
+from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.presets import PresetName, find_preset
 from medseg.planning.propose import Kind, Proposal, propose
 from medseg.runtime.formatting import percent, pluralise, single_line
+from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
 
 _MOST_WARNINGS = 5
@@ -97,7 +98,7 @@ def plan(
     layout: Layout = "auto",
     workers: int | None = 0,
     cache: str | Path | None = None,
-    on_case: OnCase | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Measure a dataset and propose an experiment for it by nnU-Net's rules (Isensee et al. 2021).
 
@@ -114,7 +115,7 @@ def plan(
         layout: of the dataset.
         workers: processes that measure, see `medseg.planning.fingerprint.measure.fingerprint`.
         cache: an earlier ``fingerprint.json``, used again if no file has changed.
-        on_case: called with (done, in all, case id).
+        progress: called with (done, total, case id).
 
     Raises:
         DataError: the dataset cannot be read. ConfigError: options that do not fit each other or the dataset.
@@ -126,7 +127,7 @@ def plan(
     if model is not None and preset != "unet":
         raise ConfigError("a preset plans its own model. Give either --model or --preset.")
     source = DatasetSource(Path(dataset).resolve(), layout)
-    measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, on_case=on_case)
+    measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, progress=progress)
     proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)
     other = _other_model(model, measured, proposal) if model else None
     tree = explained_experiment(measured, proposal, source, steps, other)

@@ -82,7 +82,7 @@ def test_instances_of_a_volume_on_its_own_grid(scene):
     volume, places = scene
     model, seen = Threshold(), []
     predictor = predictor_of(model, min_instance_score=0.7)
-    found = predictor.instances(volume, on_slice=lambda done, total: seen.append((done, total)))
+    found = predictor.instances(volume, progress=lambda done, total, what: seen.append((done, total)))
     assert found.shape == (20, 18, 8)
     assert sorted(found.classes.tolist()) == [1, 2]
     assert sorted(np.round(found.scores, 4).tolist()) == [0.8, 0.9]

@@ -277,7 +277,9 @@ def test_an_unknown_label_to_clean_is_refused_before_any_work(make_predictor):
 
 def test_window_progress_is_told(make_predictor):
     seen = []
-    make_predictor(batch_size=3)(small_phantom(), on_window=lambda done, total: seen.append((done, total)))
+    make_predictor(batch_size=3)(
+        small_phantom(), progress=lambda done, total, what: seen.append((done, total))
+    )
     assert seen[-1][0] == seen[-1][1] == 12
     assert [done for done, _ in seen] == [3, 6, 9, 12]
 

@@ -270,7 +270,7 @@ def test_a_run_is_never_overwritten(make_experiment, workplace):
     expected = train(experiment, run)
     seen = []
     with pytest.raises(ConfigError, match="expected a new or empty folder"):
-        experiment.trainer(run, on_case=lambda *case: seen.append(case))
+        experiment.trainer(run, progress=lambda *case: seen.append(case))
     assert seen == []  # refused before any case was prepared
     assert weights_of(run) == expected
 

@@ -120,7 +120,7 @@ def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, wor
     hold(run, platform.node(), os.getppid())
     seen: list[object] = []
     with pytest.raises(ConfigError, match="found a training at work"):
-        experiment.trainer(run, resume=True, on_case=lambda *case: seen.append(case))
+        experiment.trainer(run, resume=True, progress=lambda *case: seen.append(case))
     assert seen == []
 
 
@@ -133,7 +133,7 @@ def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment
             list(make_experiment("train.steps=1").trainer(run))
 
     with pytest.raises(ConfigError, match="found something there already"):
-        make_experiment("train.steps=2", *taken).trainer(run, on_case=begin_other)
+        make_experiment("train.steps=2", *taken).trainer(run, progress=begin_other)
     assert Experiment.from_run(run) == make_experiment("train.steps=1")
 
 
@@ -145,7 +145,7 @@ def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace)
         hold(run, platform.node(), os.getppid())
 
     with pytest.raises(ConfigError, match="found a training at work"):
-        make_experiment("train.steps=1").trainer(run, on_case=begin_other)
+        make_experiment("train.steps=1").trainer(run, progress=begin_other)
     assert [path.name for path in run.iterdir()] == ["lock"]
     (run / "lock").unlink()
     hold(run, platform.node(), dead_pid())  # killed as it opened the folder

@@ -204,9 +204,9 @@ def test_mistakes_are_found_before_cases_are_prepared(make_experiment, workplace
     seen: list[object] = []
     run = workplace / "refused"
     with pytest.raises(DataError, match=r"unknown label 'lver'\. Did you mean 'liver'"):
-        make_experiment("predict.keep_largest=[lver]").trainer(run, on_case=lambda *case: seen.append(case))
+        make_experiment("predict.keep_largest=[lver]").trainer(run, progress=lambda *case: seen.append(case))
     with pytest.raises(DataError, match="no such folder"):
-        make_experiment("data.path=/nowhere/at/all").trainer(run, on_case=lambda *case: seen.append(case))
+        make_experiment("data.path=/nowhere/at/all").trainer(run, progress=lambda *case: seen.append(case))
     assert seen == []
     assert not run.exists()  # so the same command works once the mistake is mended
 
@@ -277,7 +277,7 @@ def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace
 def test_mistakes_are_told_before_anything_is_prepared(make_experiment, workplace, mistake, told):
     run, seen = workplace / "mistaken", []
     with pytest.raises(ConfigError, match=told):
-        make_experiment(mistake).trainer(run, on_case=lambda *case: seen.append(case))
+        make_experiment(mistake).trainer(run, progress=lambda *case: seen.append(case))
     assert seen == []
     assert not run.exists()
 

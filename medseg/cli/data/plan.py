@@ -44,8 +44,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from medseg.runtime.progress import progress_bar
     from medseg.storage.atomic import make_folder
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
@@ -59,12 +58,7 @@ def run(options: argparse.Namespace) -> int:
     target = Path(options.output)
     check_target(target, overwrite=options.overwrite)
     make_folder(target.parent)
-    with tqdm(desc="measuring", unit="case", file=sys.stderr, disable=None) as bar:
-
-        def on_case(done: int, total: int, case_id: str) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
+    with progress_bar(description="measuring") as progress:
         made = plan(
             options.dataset,
             preset=options.preset,
@@ -76,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             layout=options.layout,
             workers=options.workers,
             cache=target.with_name(FINGERPRINT_NAME),
-            on_case=on_case,
+            progress=progress,
         )
     made.save(target, overwrite=options.overwrite)
     print(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +42,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _with_ensembles(runs: Sequence[str]) -> Comparison:
     """Compare the runs and every ensemble of two of them, showing progress."""
-    from tqdm import tqdm
-
     from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
+    from medseg.runtime.progress import progress_bar
 
-    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
-
-        def on_case(done: int, total: int, what: str) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        return compare_with_ensembles(runs, on_case=on_case)
+    with progress_bar() as progress:
+        return compare_with_ensembles(runs, progress=progress)

@@ -65,14 +65,6 @@ def run(options: argparse.Namespace) -> int:
     return _instances(options) if by_instance else _label_maps(options)
 
 
-def _shown_by(bar: Any) -> Callable[[int, int, str], None]:
-    def on_case(done: int, total: int, what: str) -> None:
-        bar.total, bar.n = total, done
-        bar.refresh()
-
-    return on_case
-
-
 def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation.entry_points import evaluate_cases
     from medseg.evaluation.label_maps.pairs import pair_files
@@ -102,16 +94,15 @@ def _label_maps(options: argparse.Namespace) -> int:
 
 def _folds(run: Path, options: argparse.Namespace) -> int:
     """The out-of-fold predictions of a cross-validation."""
-    from tqdm import tqdm
-
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
     from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
+    from medseg.runtime.progress import progress_bar
 
     held_out_by_fold(run)  # refuses folds that are not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
-    with tqdm(unit="case", file=sys.stderr, disable=None) as bar:
-        table = fold_table(run, tolerance_mm=tolerance, on_case=_shown_by(bar))
+    with progress_bar() as progress:
+        table = fold_table(run, tolerance_mm=tolerance, progress=progress)
     code = _told(table, 0, len(table.table.cases), options)
     reason = no_post_processing_reason(run)
     if reason is not None:
@@ -145,20 +136,21 @@ def _measured(
     pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path
 ) -> tuple[list[Row], int]:
     """Rows of every case that can be measured, and how many cannot; these are told on standard error."""
-    from tqdm import tqdm
-
     from medseg.errors import DataError
+    from medseg.runtime.progress import progress_bar
 
     rows: list[Row] = []
     failed = 0
-    for pair in tqdm(pairs, unit="case", file=sys.stderr, disable=None):
-        try:
-            rows.extend(measure(pair))
-        except DataError as error:
-            if len(pairs) == 1:
-                raise
-            failed += 1
-            tqdm.write(str(error), file=sys.stderr)
+    with progress_bar(total=len(pairs)) as bar:
+        for number, pair in enumerate(pairs, 1):
+            try:
+                rows.extend(measure(pair))
+            except DataError as error:
+                if len(pairs) == 1:
+                    raise
+                failed += 1
+                bar.write(str(error), file=sys.stderr)
+            bar(number, len(pairs), pair.case)
     if not rows:
         raise DataError(
             f"{prediction}: none of {pluralise(len(pairs), 'case')} could be measured. Mend what is named above."

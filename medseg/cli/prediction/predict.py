@@ -23,8 +23,7 @@ from medseg.runtime.formatting import pluralise
 if TYPE_CHECKING:
     from medseg.inference.batch import Outcome, Recording
     from medseg.inference.estimate import Estimate
-
-Progress = Callable[[int, int], None]
+    from medseg.runtime.progress import Progress
 
 
 def add_parser(verbs: Any) -> None:
@@ -149,11 +148,11 @@ def _predict(
     from medseg.inference.batch import predict_files
     from medseg.inference.instance_batch import predict_instance_files
 
-    def outcomes(on_window: Progress) -> Iterator[Outcome]:
+    def outcomes(progress: Progress) -> Iterator[Outcome]:
         if options.instances:
-            return predict_instance_files(predictor, pairs, on_slice=on_window, recording=recording)
+            return predict_instance_files(predictor, pairs, progress=progress, recording=recording)
         return predict_files(
-            predictor, pairs, on_window=on_window, probabilities=options.probabilities, recording=recording
+            predictor, pairs, progress=progress, probabilities=options.probabilities, recording=recording
         )
 
     return _told(outcomes, len(pairs), options)
@@ -161,34 +160,21 @@ def _predict(
 
 def _told(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, options: argparse.Namespace) -> int:
     """Follow the outcomes with bars and a line a case; returns how many failed."""
-    from tqdm import tqdm
+    from medseg.runtime.progress import progress_bar
 
     failed = 0
     with (
-        tqdm(total=total, unit="case", file=sys.stderr, disable=None) as all_cases,
-        tqdm(
-            unit="slice" if options.instances else "window",
-            file=sys.stderr,
-            disable=None,
-            leave=False,
-            position=1,
-        ) as one,
+        progress_bar(total=total) as cases,
+        progress_bar("slice" if options.instances else "window", nested=True) as one_case,
     ):
-
-        def on_window(done: int, total: int) -> None:
-            one.total = total
-            one.n = done
-            one.refresh()
-
-        for outcome in outcomes(on_window):
-            all_cases.update()
+        for number, outcome in enumerate(outcomes(one_case), 1):
+            cases(number, total, outcome.case.id)
             if outcome.error is not None:
                 failed += 1
-                tqdm.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
+                cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
             else:
                 seconds = outcome.reading + outcome.network + outcome.writing
-                tqdm.write(f"{outcome.target}  {seconds:.1f} s", file=sys.stdout)
-            sys.stdout.flush()
+                cases.write(f"{outcome.target}  {seconds:.1f} s")
     return failed
 
 
@@ -218,14 +204,14 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
         return 0
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
-    def outcomes(on_window: Progress) -> Iterator[Outcome]:
+    def outcomes(progress: Progress) -> Iterator[Outcome]:
         return predict_out_of_fold(
             run,
             todo,
             instances=options.instances,
             device=options.device,
             max_memory=options.max_memory,
-            on_window=on_window,
+            progress=progress,
         )
 
     failed = _told(outcomes, cases, options)

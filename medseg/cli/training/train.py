@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medseg.experiment.cross_validation.folds import CrossValidation
     from medseg.experiment.experiment import Experiment
-    from medseg.runtime.progress import OnCase
+    from medseg.runtime.progress import Progress
     from medseg.train.trainer import Trainer
 
 
@@ -75,7 +75,7 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
 
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
     _follow(
-        lambda on_case: experiment.trainer(folder, resume=resume, extend=extend, on_case=on_case),
+        lambda progress: experiment.trainer(folder, resume=resume, extend=extend, progress=progress),
         folder,
         go_on,
     )
@@ -115,24 +115,18 @@ def _train_fold(validation: CrossValidation, fold: int, go_on: str) -> None:
         if validation.is_main:
             print(f"fold {fold}: finished", flush=True)
         return
-    _follow(lambda on_case: validation.trainer(fold, on_case=on_case), f"fold {fold}", go_on)
+    _follow(lambda progress: validation.trainer(fold, progress=progress), f"fold {fold}", go_on)
 
 
 def _gather(validation: CrossValidation, go_on: str) -> None:
     """Predict, measure and join what all folds have learned, with progress."""
-    from tqdm import tqdm
-
     from medseg.experiment.cross_validation.aggregate import no_post_processing_reason
+    from medseg.runtime.progress import progress_bar
 
     print("gathering: predicting and measuring what each fold held out", flush=True)
     try:
-        with tqdm(desc="gathering", unit="case", file=sys.stderr, disable=None) as bar:
-
-            def on_case(done: int, total: int, what: str) -> None:
-                bar.total, bar.n = total, done
-                bar.set_description(what.split()[0])
-
-            table = validation.aggregate(on_case=on_case)
+        with progress_bar(description="gathering", describe=True) as progress:
+            table = validation.aggregate(progress=progress)
     except KeyboardInterrupt:
         print(f"go on with: {go_on}", file=sys.stderr)
         raise
@@ -144,36 +138,24 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
     print(f"model: {validation.run / 'model'}")
 
 
-def _follow(make: Callable[[OnCase], Trainer], name: Path | str, go_on: str) -> None:
+def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -> None:
     """Make a trainer and train, with progress; a stop tells how to go on. Of several processes one speaks."""
-    from tqdm import tqdm
-
     from medseg.runtime.launch import is_main_process
+    from medseg.runtime.progress import progress_bar
 
-    # None: a bar where it is seen, not in a file or a pipe.
-    hidden = None if is_main_process() else True
-    with tqdm(desc="preparing", unit="case", file=sys.stderr, disable=hidden) as bar:
-
-        def on_case(done: int, total: int, case_id: str) -> None:
-            bar.total = total
-            bar.n = done
-            bar.refresh()
-
-        trainer = make(on_case)
+    hidden = not is_main_process()
+    with progress_bar(description="preparing", hidden=hidden) as progress:
+        trainer = make(progress)
     if is_main_process():
         print(f"{name}: {trainer}", flush=True)
     if trainer.finished and is_main_process():
         print(f"finished already; to train it further: {go_on} --extend 2000")
     try:
-        with tqdm(
-            total=trainer.steps, initial=trainer.step, unit="step", file=sys.stderr, disable=hidden
-        ) as bar:
+        with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
             for report in trainer:
                 if is_main_process():
-                    bar.total = report.steps
-                    bar.update(report.step - bar.n)
-                    bar.write(str(report), file=sys.stdout)
-                    sys.stdout.flush()
+                    bar(report.step, report.steps, "step")
+                    bar.write(str(report))
     except KeyboardInterrupt:
         raise
     except Exception as error:

@@ -34,10 +34,10 @@ from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.storage.lock import RunLock
 
 if TYPE_CHECKING:
-    from medseg.runtime.progress import OnCase
+    from medseg.runtime.progress import Progress
 
 
-def aggregate(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
+def aggregate(run: Path, *, progress: Progress | None = None) -> FoldTable:
     """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
@@ -45,8 +45,8 @@ def aggregate(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
         failed = []
         total = sum(len(one.cases) for one in todo)
         for number, outcome in enumerate(predict_out_of_fold(run, todo, instances=objects), start=1):
-            if on_case is not None:
-                on_case(number, total, f"predicting {outcome.case.id}")
+            if progress is not None:
+                progress(number, total, f"predicting {outcome.case.id}")
             if outcome.error is not None:
                 failed.append(str(outcome.error))
         if failed:
@@ -55,7 +55,7 @@ def aggregate(run: Path, *, on_case: OnCase | None = None) -> FoldTable:
                 + "\n  ".join(failed[:10])
                 + "\nMend them, and gather again."
             )
-        table = fold_table(run, on_case=on_case)
+        table = fold_table(run, progress=progress)
         if objects:
             found = instance_table(run)
             found.write_tsv(run / "evaluation" / "instances" / "cases.tsv")
@@ -85,13 +85,15 @@ def instance_table(run: Path) -> InstanceTable:
     return InstanceTable(tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows))
 
 
-def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase | None = None) -> FoldTable:
+def fold_table(
+    run: Path, *, tolerance_mm: float | None = None, progress: Progress | None = None
+) -> FoldTable:
     """Measure the out-of-fold predictions, and learn the post-processing from them; one case is held at a time.
 
     Args:
         run: of a cross-validation with all its predictions.
         tolerance_mm: of the surface Dice; the experiment's unless given.
-        on_case: called with (done, in all, what is done with which case).
+        progress: called with (done, total, what), where `what` is such as "predicting CASE".
 
     Raises:
         DataError: predictions are missing, or cannot be measured.
@@ -105,8 +107,8 @@ def fold_table(run: Path, *, tolerance_mm: float | None = None, on_case: OnCase 
         of_case, dice = _measured(pair, labels, tolerance, learns)
         rows += of_case
         tried += dice
-        if on_case is not None:
-            on_case(number, len(pairs), f"measuring {pair.case}")
+        if progress is not None:
+            progress(number, len(pairs), f"measuring {pair.case}")
     splits = read_splits(run / "splits.json")
     return FoldTable(
         Table(tuple(rows), tolerance),

@@ -23,7 +23,7 @@ from medseg.inference.predictor_ensemble import PredictorEnsemble, write_mean_la
 from medseg.labels.label_table import Labels
 
 if TYPE_CHECKING:
-    from medseg.runtime.progress import OnCase
+    from medseg.runtime.progress import Progress
 
 _Two = tuple[int, int]
 _Dice = NDArray[np.float64]
@@ -34,7 +34,7 @@ def compare_with_ensembles(
     *,
     device: str | None = None,
     scratch: str | Path | None = None,
-    on_case: OnCase | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare cross-validations, and the mean of the probabilities of every two of them.
 
@@ -44,7 +44,7 @@ def compare_with_ensembles(
         runs: folders, at least two.
         device: as for `medseg.load`.
         scratch: folder for temporary files, two bytes a voxel, label and run for one case; None for the system's.
-        on_case: called with (done, in all, what is done with which case).
+        progress: called with (done, total, what), where `what` is such as "predicting CASE".
 
     Raises:
         ConfigError: fewer than two runs, or folds that are not finished.
@@ -58,8 +58,8 @@ def compare_with_ensembles(
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=scratch) as folder:
         for done, (cases, predictors) in enumerate(_in_turn(runs, device)):
             case = cases[0].id
-            if on_case is not None:
-                on_case(done, len(by_case), f"predicting {case}")
+            if progress is not None:
+                progress(done, len(by_case), f"predicting {case}")
             for two, found in _dice_of_pairs(cases, predictors, by_case[case], labels, Path(folder)).items():
                 dice[two][case] = found
     names = [one.name for one in labels.evaluated]

@@ -36,7 +36,7 @@ from medseg.train.reporting import Report
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig
-    from medseg.runtime.progress import OnCase
+    from medseg.runtime.progress import Progress
     from medseg.train.trainer import Trainer
 
 
@@ -95,11 +95,11 @@ class CrossValidation:
             check_run(experiment, folder, resume=True)
         return (folder / "model").is_dir()
 
-    def trainer(self, fold: int, *, on_case: OnCase | None = None) -> Trainer:
+    def trainer(self, fold: int, *, progress: Progress | None = None) -> Trainer:
         """The trainer of one fold, new or where it was stopped; see `Experiment.trainer`."""
         experiment, folder = self.fold_experiment(fold), self.folder(fold)
         resume = (folder / "config.yaml").is_file()
-        return make_trainer(experiment, folder, resume=resume, extend=None, on_case=on_case)
+        return make_trainer(experiment, folder, resume=resume, extend=None, progress=progress)
 
     def __iter__(self) -> Iterator[tuple[int, Report]]:
         """Train what is not finished, and gather. Yields each report with its fold."""
@@ -109,11 +109,11 @@ class CrossValidation:
         if self.is_main:
             self.aggregate()
 
-    def aggregate(self, *, on_case: OnCase | None = None) -> FoldTable:
+    def aggregate(self, *, progress: Progress | None = None) -> FoldTable:
         """Predict what each fold held out, measure it, learn the post-processing, and write the ensemble.
 
         Args:
-            on_case: called with (done, in all, what is done with which case).
+            progress: called with (done, total, what), where `what` is such as "predicting CASE".
 
         Returns:
             The table, which is also written to ``RUN/evaluation``.
@@ -122,7 +122,7 @@ class CrossValidation:
             ConfigError: folds are not finished, or another process gathers.
             DataError: a case cannot be predicted or measured.
         """
-        return aggregate(self.run, on_case=on_case)
+        return aggregate(self.run, progress=progress)
 
     def __repr__(self) -> str:
         cases = sum(len(split.validation) for split in self.splits)

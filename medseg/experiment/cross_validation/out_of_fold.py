@@ -15,11 +15,12 @@ from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError
 from medseg.experiment.fold_folders import fold_folder
 from medseg.experiment.run_folder import find_dataset, load_run
-from medseg.inference.batch import OnWindow, Outcome, predict_files
+from medseg.inference.batch import Outcome, predict_files
 from medseg.inference.instance_batch import predict_instance_files
 from medseg.inference.predictor import load
 from medseg.inference.provenance import ModelId, Provenance
 from medseg.io.instance_files import instance_map_path
+from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
 from medseg.storage.manifest import NAME
 
@@ -90,7 +91,7 @@ def predict_out_of_fold(
     instances: bool = False,
     device: str | None = None,
     max_memory: int | str | None = None,
-    on_window: OnWindow | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Predict held-out cases with the models of their folds, into ``RUN/predictions``.
 
@@ -99,7 +100,7 @@ def predict_out_of_fold(
         todo: as `still_to_predict` tells.
         instances: with instance maps.
         device, max_memory: as for `medseg.load`.
-        on_window: called with (windows done, windows in all) of each image.
+        progress: called with (done, total, "window") of each image.
 
     Yields:
         An outcome per case, once its file is written and noted.
@@ -114,6 +115,6 @@ def predict_out_of_fold(
         recording = partial(provenance.recording, model_id=one.model_id, instances=instances)
         pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
         if instances:
-            yield from predict_instance_files(predictor, pairs, on_slice=on_window, recording=recording)
+            yield from predict_instance_files(predictor, pairs, progress=progress, recording=recording)
         else:
-            yield from predict_files(predictor, pairs, on_window=on_window, recording=recording)
+            yield from predict_files(predictor, pairs, progress=progress, recording=recording)

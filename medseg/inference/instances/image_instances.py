@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,10 +18,9 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
+from medseg.runtime.progress import Progress
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-
-OnSlice = Callable[[int, int], None]
 
 
 def find_instances(
@@ -32,7 +29,7 @@ def find_instances(
     settings: LinkSettings | None = None,
     *,
     device: torch.device | None = None,
-    on_slice: OnSlice | None = None,
+    progress: Progress | None = None,
 ) -> Instances:
     """Find instances in every slice of a prepared volume and link them.
 
@@ -41,7 +38,7 @@ def find_instances(
         image: `(c, X, Y, Z)`; or its slices, prepared as they are asked for, for a model that cuts the last axis.
         settings: of the linking.
         device: the model's, to which some slices at a time are brought; that of a tensor, or the processor, unless given.
-        on_slice: called with (slices done, slices in all).
+        progress: called with (done, total, "slice").
 
     Returns:
         Instances of the volume `(X, Y, Z)`. Their `to_label_map` is a label map of the same pass.
@@ -59,8 +56,8 @@ def find_instances(
         part = _slices(image, model.axis, low, high)
         part = part if device is None else part.to(device)
         slices += model.slice_instances(part[None])[first - low : last - low]
-        if on_slice is not None:
-            on_slice(last, depth)
+        if progress is not None:
+            progress(last, depth, "slice")
     return link_slices(slices, axis=model.axis, settings=settings)
 
 
@@ -135,7 +132,7 @@ def image_instances(
     volume: Volume,
     *,
     where: str = "image",
-    on_slice: OnSlice | None = None,
+    progress: Progress | None = None,
 ) -> Instances:
     """Find the instances of an image, slice by slice, linked across slices, on the image's own grid.
 
@@ -147,7 +144,7 @@ def image_instances(
         labels: of the model.
         volume: `(C, X, Y, Z)` as read from its file; a picture is one slice.
         where: file or case, for messages.
-        on_slice: called with (slices done, slices in all).
+        progress: called with (done, total, "slice").
 
     Returns:
         Instances of the volume `(X, Y, Z)` whose score reaches ``predict.min_instance_score``, without overlap;
@@ -163,6 +160,6 @@ def image_instances(
     model = SliceWise(network.model, saved.slice_view, batch_size=saved.slices.batch_size)
     image = prepared.slices if model.axis == 2 else torch.from_numpy(prepared.image.data)
     with torch.inference_mode(), autocast(network.dtype, network.device):
-        found = find_instances(model, image, settings.link, device=network.device, on_slice=on_slice)
+        found = find_instances(model, image, settings.link, device=network.device, progress=progress)
     kept = found.select(np.flatnonzero(found.scores >= settings.min_instance_score))
     return onto_grid(without_covered(kept), prepared.grid, volume.grid)

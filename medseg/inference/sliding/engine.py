@@ -26,8 +26,8 @@ from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.probability_files import ProbabilityFile
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.memory import free_memory, used_memory
+from medseg.runtime.progress import Progress
 
-OnWindow = Callable[[int, int], None]
 _AMPLE_BYTES = 0.8  # of the budget: below it the network need not be measured
 
 
@@ -48,13 +48,13 @@ class PreparedPrediction:
     target: LabelTarget
     axes: tuple[LinearWeights, ...]
     empty: Callable[[Tensor], bool] | None = None
-    run_first_stage: Callable[[OnWindow | None], Slices] | None = None
+    run_first_stage: Callable[[Progress | None], Slices] | None = None
 
-    def with_first_stage(self, on_window: OnWindow | None = None) -> PreparedPrediction:
+    def with_first_stage(self, progress: Progress | None = None) -> PreparedPrediction:
         """The job after its earlier stage."""
         if self.run_first_stage is None:
             return self
-        return replace(self, image=self.run_first_stage(on_window), run_first_stage=None)
+        return replace(self, image=self.run_first_stage(progress), run_first_stage=None)
 
     def bands(self, count: int, sliding: SlidingWindow) -> list[Band]:
         """The target cut along the second axis into so many parts of about one size, where windows meet if they can."""
@@ -112,14 +112,14 @@ class Engine:
     def run(
         self,
         prepared: PreparedPrediction,
-        on_window: OnWindow | None = None,
+        progress: Progress | None = None,
         probabilities: ProbabilityFile | None = None,
     ) -> None:
         """Fill the job's label map.
 
         Args:
             prepared: its target receives the labels.
-            on_window: called with (windows done, windows in all).
+            progress: called with (done, total, "window").
             probabilities: receives the probabilities, if given.
 
         Raises:
@@ -131,20 +131,18 @@ class Engine:
         counts = [len(sliding.layout(prepared.image.shape[1:], band.columns).boxes) for band in bands]
         with keep_freed_memory(plan.keeps_memory):
             for number, band in enumerate(bands):
-                progress = _counting(on_window, sum(counts[:number]), sum(counts))
-                self._run_band(prepared, sliding, band, progress, probabilities)
+                of_all = _offset(progress, sum(counts[:number]), sum(counts))
+                self._run_band(prepared, sliding, band, of_all, probabilities)
 
     def _run_band(
         self,
         prepared: PreparedPrediction,
         sliding: SlidingWindow,
         band: Band,
-        on_window: OnWindow | None,
+        progress: Progress | None,
         probabilities: ProbabilityFile | None,
     ) -> None:
-        blocks = window_slices(
-            prepared.image, self.network, sliding, columns=band.columns, on_window=on_window
-        )
+        blocks = window_slices(prepared.image, self.network, sliding, columns=band.columns, progress=progress)
         export_labels(
             blocks,
             (prepared.axes[0], band.axis, prepared.axes[2]),
@@ -226,8 +224,8 @@ def _write_probabilities(
     view[:, number, columns] = probabilities.encoded(np.moveaxis(values, -1, 0))
 
 
-def _counting(on_window: OnWindow | None, before: int, total: int) -> OnWindow | None:
-    """Tell progress of one band as progress of all."""
-    if on_window is None:
+def _offset(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Return a callback that reports the progress of one band as progress of all bands."""
+    if progress is None:
         return None
-    return lambda done, _: on_window(before + done, total)
+    return lambda done, _, what: progress(before + done, total, what)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from medseg.errors import ConfigError
 from medseg.inference.sliding.slab import Box, ImageSlab, InMemoryImage, LogitSlab, Slices
+from medseg.runtime.progress import Progress
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
-OnWindow = Callable[[int, int], None]
 _CPU = torch.device("cpu")
 
 
@@ -141,7 +141,7 @@ def predict_windows(
     batch_size: int = 1,
     blend: Blend = "gaussian",
     mirror_axes: Sequence[int] = (),
-    on_window: OnWindow | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Logits of an image of any size, from overlapping windows, all at once.
 
@@ -152,7 +152,7 @@ def predict_windows(
         image: `(c, *spatial)`.
         network: maps `(n, c, *window)` to logits `(n, k, *window)`.
         window, overlap, batch_size, blend, mirror_axes: see `Sliding`.
-        on_window: called with (windows done, windows in all) after each batch.
+        progress: called with (done, total, "window") after each batch.
 
     Returns:
         `(k, *spatial)` float32 on the image's device.
@@ -163,7 +163,7 @@ def predict_windows(
     sliding = SlidingWindow(
         tuple(window), overlap, batch_size, blend, tuple(mirror_axes), device=torch.device(image.device)
     )
-    blocks = window_slices(InMemoryImage(image), network, sliding, on_window=on_window)
+    blocks = window_slices(InMemoryImage(image), network, sliding, progress=progress)
     return torch.cat([block.clone() for block in blocks]).movedim(-1, 0).contiguous()
 
 
@@ -173,7 +173,7 @@ def window_slices(
     sliding: SlidingWindow,
     *,
     columns: slice | None = None,
-    on_window: OnWindow | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Tensor]:
     """Logits of an image, a block of slices along its first axis at a time.
 
@@ -186,7 +186,7 @@ def window_slices(
         sliding: windows and how they are put together.
         columns: part of the second axis that is wanted; windows that do not touch it are left out. The values are
             those of the whole.
-        on_window: called with (windows done, windows in all) after each batch.
+        progress: called with (done, total, "window") after each batch.
 
     Yields:
         `(slices, columns, *rest, k)` in order, together all slices, in the type of the sums. A block is a view that
@@ -204,11 +204,11 @@ def window_slices(
         yield from _finished(slab, batch[0][0].start)
         images = torch.stack([held[box] for box in batch])
         slab.add(_mirrored(images, network, sliding.mirror_axes), batch)
-        if on_window is not None:
-            on_window(done, len(layout.boxes))
+        if progress is not None:
+            progress(done, len(layout.boxes), "window")
     yield from _finished(slab, layout.sizes[0])
-    if on_window is not None and done < len(layout.boxes):
-        on_window(len(layout.boxes), len(layout.boxes))
+    if progress is not None and done < len(layout.boxes):
+        progress(len(layout.boxes), len(layout.boxes), "window")
 
 
 def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | None = None) -> int:

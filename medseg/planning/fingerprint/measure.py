@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -19,9 +19,9 @@ from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerpri
 from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
 from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, case_stamp, measure_case
 from medseg.runtime.formatting import pluralise
+from medseg.runtime.progress import Progress
 
 _Outcomes = Generator[MeasuredCase | UnreadableCase, None, None]
-OnCase = Callable[[int, int, str], None]
 _MOST_LISTED = 20
 _MOST_WORKERS = 8
 _WORTH_PROCESSES_BYTES = 100e6
@@ -32,7 +32,7 @@ def fingerprint(
     *,
     workers: int | None = 0,
     cache: str | Path | None = None,
-    on_case: OnCase | None = None,
+    progress: Progress | None = None,
 ) -> Fingerprint:
     """Measure all labelled cases of a dataset.
 
@@ -41,7 +41,7 @@ def fingerprint(
         workers: processes, each with one case in memory; 0 measures in this one; None lets the size of the files
             decide. A program that calls this with processes must do so under ``if __name__ == "__main__"``.
         cache: file of an earlier fingerprint, which is returned if no file has changed since. Not written.
-        on_case: called with (done, in all, case id).
+        progress: called with (done, total, case id).
 
     Returns:
         Measures per case, statistics over all, and findings.
@@ -57,7 +57,7 @@ def fingerprint(
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
-    outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, on_case)
+    outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, progress)
     broken = [outcome for outcome in outcomes if isinstance(outcome, UnreadableCase)]
     if broken:
         raise DataError(_listed(dataset.root, broken, len(cases)))
@@ -88,7 +88,7 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
 
 
 def _measured(
-    cases: Sequence[Case], dataset: Dataset, workers: int, on_case: OnCase | None
+    cases: Sequence[Case], dataset: Dataset, workers: int, progress: Progress | None
 ) -> list[MeasuredCase | UnreadableCase]:
     """One outcome per case, in their order."""
     found: dict[str, MeasuredCase | UnreadableCase] = {}
@@ -97,8 +97,8 @@ def _measured(
         for outcome in outcomes:
             case_id = outcome.case.id if isinstance(outcome, MeasuredCase) else outcome.id
             found[case_id] = outcome
-            if on_case is not None:
-                on_case(len(found), len(cases), case_id)
+            if progress is not None:
+                progress(len(found), len(cases), case_id)
     return [found[case.id] for case in cases]
 
 

@@ -206,7 +206,7 @@ def test_predictions_of_another_model_are_made_again(copied, whole):
     save_model(copied / "fold_1" / "model", model, saved, labels)
     files = {file.name: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
     seen = []
-    table = aggregate(copied, on_case=lambda done, total, what: seen.append(what))
+    table = aggregate(copied, progress=lambda done, total, what: seen.append(what))
     held_out = read_splits(copied / "splits.json")[1].validation
     assert [what for what in seen if what.startswith("predicting")] == [f"predicting {i}" for i in held_out]
     assert [what for what in seen if what.startswith("measuring")] == [

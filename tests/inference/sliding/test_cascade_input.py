@@ -152,7 +152,7 @@ def test_without_a_label_map_the_first_stage_is_asked(tmp_path):
     expected = first(image)
     assert len(np.unique(expected.data)) > 2
     told: list[tuple[int, int]] = []
-    found = predictor(image, on_window=lambda done, total: told.append((done, total)))
+    found = predictor(image, progress=lambda done, total, what: told.append((done, total)))
     assert np.array_equal(found.data[image.data != 0], expected.data[image.data != 0])
     assert [pair for pair in told if pair[0] == pair[1]]
     assert len({total for _, total in told}) == 2  # of both stages
@@ -230,7 +230,7 @@ def test_the_folder_is_whole_or_refused(tmp_path):
         load(tmp_path / "model")
     (inner / "model.safetensors").write_bytes(weights)
     (inner / "more.txt").write_text("")
-    with pytest.raises(ModelError, match=r"unexpected files: previous/more\.txt"):
+    with pytest.raises(ModelError, match=r"unexpected files: first_stage/more\.txt"):
         load(tmp_path / "model")
     (inner / "more.txt").unlink()
     (tmp_path / "model" / "pictures").mkdir()

@@ -40,7 +40,7 @@ def test_an_identity_network_gives_the_image_back(case, batch, channels):
     seen = []
     result = predict_windows(
         image, lambda x: x, window, overlap=overlap, batch_size=batch, blend=blend, mirror_axes=mirror,
-        on_window=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, what: seen.append((done, total)),
     )  # fmt: skip
     assert result.shape == image.shape
     assert float((result - image).abs().max()) <= 1e-5

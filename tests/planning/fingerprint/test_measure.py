@@ -71,10 +71,10 @@ def test_foreground_is_measured_per_channel_and_empty_cases_give_none(write_tabl
 
 def test_processes_give_what_one_process_gives(phantoms):
     dataset, told = read_dataset(phantoms), []
-    alone = fingerprint(dataset, on_case=lambda done, total, case: told.append((done, total, case)))
+    alone = fingerprint(dataset, progress=lambda done, total, case: told.append((done, total, case)))
     assert told == [(n + 1, 6, case.id) for n, case in enumerate(alone.cases)]
     told.clear()
-    assert fingerprint(dataset, workers=2, on_case=lambda *news: told.append(news)) == alone
+    assert fingerprint(dataset, workers=2, progress=lambda *news: told.append(news)) == alone
     assert [done for done, _, _ in told] == list(range(1, 7))
     assert {case for _, _, case in told} == set(dataset.ids)
 
@@ -84,7 +84,7 @@ def test_an_interrupt_ends_the_processes(phantoms):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fingerprint(read_dataset(phantoms), workers=2, on_case=stop)
+        fingerprint(read_dataset(phantoms), workers=2, progress=stop)
     assert multiprocessing.active_children() == []
 
 
@@ -97,7 +97,7 @@ def test_it_is_stored_and_used_again_until_a_file_changes(phantoms, tmp_path):
 
     def measured() -> int:
         told.clear()
-        again = fingerprint(read_dataset(folder), cache=cache, on_case=lambda *news: told.append(news))
+        again = fingerprint(read_dataset(folder), cache=cache, progress=lambda *news: told.append(news))
         assert [case.shape for case in again.cases] == [case.shape for case in first.cases]
         return len(told)
 

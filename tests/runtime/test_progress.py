@@ -1,0 +1,69 @@
+"""The progress bar that all commands show."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from medseg.runtime.progress import Progress, progress_bar
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def count(progress: Progress, total: int = 3) -> None:
+    for done in range(1, total + 1):
+        progress(done, total, f"predicting case_{done}")
+
+
+def test_a_terminal_shows_description_count_and_unit(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar("slice", description="preparing") as bar:
+        count(bar)
+    last = stream.getvalue().split("\r")[-1]
+    assert last.startswith("preparing: 100%")
+    assert "3/3" in last
+    assert "slice" in last
+
+
+def test_the_first_word_of_what_may_be_the_description(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(description="gathering", describe=True) as bar:
+        count(bar)
+    assert stream.getvalue().split("\r")[-1].startswith("predicting: 100%")
+
+
+def test_a_bar_counts_from_where_an_operation_goes_on_and_back_for_the_next_item(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar("window", total=10, initial=8) as bar:
+        bar(10, 10, "window")
+        bar(1, 4, "window")
+    assert " 8/10" in stream.getvalue()
+    assert " 1/4" in stream.getvalue().split("\r")[-1]
+
+
+def test_a_file_a_pipe_and_other_ranks_get_no_bar(monkeypatch):
+    stream, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar() as bar:
+        count(bar)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar(hidden=True) as bar:
+        count(bar)
+    assert stream.getvalue() == terminal.getvalue() == ""
+
+
+def test_lines_go_to_standard_output_or_the_given_stream(monkeypatch, capsys):
+    other = io.StringIO()
+    with progress_bar(hidden=True) as bar:
+        bar.write("done")
+        bar.write("failed", file=other)
+    assert capsys.readouterr().out == "done\n"
+    assert other.getvalue() == "failed\n"
