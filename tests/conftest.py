@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from tests.helpers.paths import SHARED_FOLDER
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core, so one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test may reach another machine, nor may the processes that it starts; see tests/helpers/offline/sitecustomize.py.
+_OFFLINE = Path(__file__).parent / "helpers" / "offline"
+if os.environ.get("MEDSEG_TESTS_OFFLINE") != "1":
+    os.environ["MEDSEG_TESTS_OFFLINE"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(_OFFLINE), os.environ.get("PYTHONPATH", "")))
+    )
+    runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 
 pytest_plugins = ("tests.helpers.predictors", "tests.helpers.stored_cases", "tests.helpers.trainings")
 

@@ -1,0 +1,44 @@
+"""Refuse connections beyond this machine, in this Python process and in its children.
+
+Python imports a module of this name at start-up from any folder on its path. `tests/conftest.py` puts this folder on ``PYTHONPATH`` and
+sets ``MEDSEG_TESTS_OFFLINE``, so that the hook is also active in processes that tests start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from typing import Any
+
+_CONNECTING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+_RESOLVING = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
+
+
+class NetworkAccess(BaseException):
+    """A test tried to reach another machine. Derives from `BaseException` so that no handler hides it."""
+
+
+def _is_local(host: Any) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode()
+    if host in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in _CONNECTING:
+        address = arguments[1]
+        if isinstance(address, tuple) and not _is_local(address[0]):
+            raise NetworkAccess(f"{event}: tests must not connect to {address[0]!r}")
+    elif event in _RESOLVING and not _is_local(arguments[0]):
+        raise NetworkAccess(f"{event}: tests must not resolve {arguments[0]!r}")
+
+
+if os.environ.get("MEDSEG_TESTS_OFFLINE") == "1":
+    sys.addaudithook(_audit)
