@@ -95,7 +95,7 @@ def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
     return {"seconds": found.seconds, "memory": found.memory, "bands": found.bands}
 
 
-def file_monai(model: str, image: str, output: str, overlap: float = 0.5) -> Figures:
+def file_monai(model: str, image: str, output: str, overlap: float = 0.5, device: str = "cpu") -> Figures:
     """File to file by MONAI's sliding window around the same network, argmax, and nearest resampling back."""
     import torch
     from monai.inferers import sliding_window_inference
@@ -103,7 +103,7 @@ def file_monai(model: str, image: str, output: str, overlap: float = 0.5) -> Fig
 
     import medseg
 
-    predictor = medseg.load(model, device="cpu", precision="float32")
+    predictor = medseg.load(model, device=device, precision="float32")
     saved = predictor.saved.preprocessing
     channel = saved.channels[0]
     steps: list[Any] = [LoadImage(image_only=True), EnsureChannelFirst()]
@@ -112,13 +112,15 @@ def file_monai(model: str, image: str, output: str, overlap: float = 0.5) -> Fig
     prepare = Compose(steps)
     began = time.perf_counter()
     network = predictor.model.to(memory_format=torch.contiguous_format)
-    with torch.inference_mode():
+    on_gpu = device.startswith("cuda")
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=on_gpu):
         loaded = prepare(image)
         values = (torch.clamp(loaded, channel.low, channel.high) - channel.mean) / channel.std
+        values = values.to(device)
         logits = sliding_window_inference(
             values[None], predictor.saved.window, 1, network, overlap, mode="gaussian", sigma_scale=0.125
         )
-        labels = logits[0].argmax(0, keepdim=True)
+        labels = logits[0].argmax(0, keepdim=True).cpu()
         del logits
         labels = type(loaded)(
             labels.to(torch.uint8), meta=loaded.meta, applied_operations=loaded.applied_operations

@@ -69,14 +69,14 @@ def _link(source: Path, raw: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(found))
 
 
-def trainer_of(work: Path) -> Any:
-    """nnU-Net's own trainer of the fold, on the processor, as ``nnUNetv2_train`` makes it."""
+def trainer_of(work: Path, device: str = "cpu") -> Any:
+    """nnU-Net's own trainer of the fold, as ``nnUNetv2_train`` creates it."""
     set_folders(work)
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
     torch.set_num_threads(os.cpu_count() or 1)
-    return get_trainer_from_args(DATASET, CONFIGURATION, FOLD, device=torch.device("cpu"))
+    return get_trainer_from_args(DATASET, CONFIGURATION, FOLD, device=torch.device(device))
 
 
 def begun(work: Path) -> Any:
