@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import machine, markdown, put_into_readme
+from measurements_page import machine, markdown, publish_section
 
 from medseg.data.patches.case_store import StoredCase, locations_table
 from medseg.data.patches.patch_dataset import PatchDataset
@@ -51,7 +51,7 @@ def main() -> None:
         times = {title: _milliseconds(way) for title, way in ways.items()}
     fastest = min(times.values())
     rows = [[title, f"{value:.0f}", f"{value / fastest:.1f}"] for title, value in times.items()]
-    put_into_readme("augmentation", f"{machine()}.\n\n{markdown(['way', 'ms per patch', 'ratio'], rows)}")
+    publish_section("augmentation", f"{machine()}.\n\n{markdown(['implementation', 'ms per patch', 'ratio'], rows)}")
 
 
 def _case(folder: Path) -> StoredCase:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from readme import machine, markdown, put_into_readme
+from measurements_page import machine, markdown, publish_section
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("unet_3d", "resunet_3d", "attention_unet_3d", "unet_2d", "fcn_2d", "maskformer_2d", "mask2former_2d")
@@ -49,7 +49,7 @@ def main() -> None:
         "mean Dice",
     ]
     header += ["HD95 mm", "surface Dice 1 mm"]
-    put_into_readme("hippocampus", f"{machine()}.\n\n{markdown(header, rows)}")
+    publish_section("hippocampus", f"{machine()}.\n\n{markdown(header, rows)}")
 
 
 def _medseg(*arguments: str) -> None:

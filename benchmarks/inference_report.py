@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from readme import PICTURES, machine, markdown, put_into_readme
+from measurements_page import FIGURES, machine, markdown, publish_section
 
 Figures = dict[str, Any]
 
 
 def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
     """Print the tables, draw the plot into WORK/inference.png, and put both into README.md if wanted."""
-    title = "Inference beside nnU-Net and MONAI, the same weights, each in a process of its own (`benchmarks/inference.py`)."
+    title = "Inference with the same weights in medseg, nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/inference.py`)."
     tables = [
         title,
         f"{machine()}.",
         *[_TABLES[part](found) for part, found in results.items() if part in _TABLES],
     ]
     if "memory" in results:
-        path = (PICTURES if publish else work) / "inference.png"
+        path = (FIGURES if publish else work) / "inference.png"
         _plot(results["memory"], path)
-        tables.append(f"![Peak memory]({PICTURES.name}/{path.name})")
+        tables.append(f"![Peak memory]({FIGURES.name}/{path.name})")
     text = "\n\n".join(tables) + "\n"
     if publish:
-        put_into_readme("inference", text)
+        publish_section("inference", text)
     else:
         print(text)
 
@@ -36,9 +36,9 @@ def _window(found: Figures) -> str:
         for name, f in found.items()
         if "seconds" in f
     ]
-    title = "One window of 128³ through nnU-Net's network of 31 M parameters:"
+    title = "One window of 128³ voxels through nnU-Net's network of 31 M parameters:"
     return f"{title}\n\n" + markdown(
-        ["path", "seconds", "times faster", "largest difference of a logit"], rows
+        ["tool", "seconds", "speed-up", "largest difference of a logit"], rows
     )
 
 
@@ -46,16 +46,17 @@ def _file(found: Figures) -> str:
     base = found["nnunet"].get("seconds")
     rows = [_file_row(name, f, base) for name, f in found.items()]
     title = (
-        "File to file, the torso CT at 1.5 mm, the same network of 31 M parameters, 14 classes, half overlap, no mirroring; "
-        "nnU-Net kept one core busy here, so look at CPU seconds, too; MONAI's windows lie elsewhere, so that its labels differ:"
+        "From image file to label file: the torso CT at 1.5 mm, the same network of 31 M parameters, 14 classes, an overlap of "
+        "0.5, no mirroring. nnU-Net used a single core here, so compare CPU seconds as well. MONAI places its windows "
+        "differently, so its labels differ."
     )
     header = [
-        "",
+        "tool",
         "seconds",
-        "times faster",
+        "speed-up",
         "CPU seconds",
         "peak memory GB",
-        "voxels that agree with nnU-Net",
+        "voxels equal to nnU-Net's",
         "lowest Dice of a class",
     ]
     return f"{title}\n\n" + markdown(header, rows)
@@ -85,11 +86,12 @@ def _memory(found: Figures) -> str:
             same = f"{100 * figures['agreement']:.2f} %" if "agreement" in figures else ""
             rows.append([setting, name, peak, seconds, same])
     title = (
-        "Peak memory of the process, 512 × 512 × 448 voxels at the spacing of a tiny network; windows lie side by side "
-        "unless told otherwise, which takes nnU-Net and MONAI as much memory as with overlap (MONAI's lie elsewhere):"
+        "Peak memory of the process for a volume of 512 × 512 × 448 voxels and a tiny network. Windows do not overlap unless the "
+        "first column says so; nnU-Net and MONAI need the same memory with and without overlap. MONAI places its windows "
+        "differently."
     )
     return f"{title}\n\n" + markdown(
-        ["", "", "peak memory GB", "seconds", "labels that equal the first"], rows
+        ["setting", "tool", "peak memory GB", "seconds", "voxels equal to the first row's"], rows
     )
 
 
@@ -98,9 +100,10 @@ def _export(found: Figures) -> str:
     rows = [[n, f"{f['seconds']:.2f}", f"{base / f['seconds']:.1f}"] for n, f in found.items()]
     agree = 100 * found["medseg"]["agreement"]
     title = (
-        f"Logits of 25 classes, 160 × 160 × 128, to labels on 256 × 256 × 205; {agree:.3f} % of labels agree:"
+        f"Converting logits of 25 classes on 160 × 160 × 128 voxels to labels on 256 × 256 × 205 voxels; {agree:.3f} % of the "
+        "labels agree."
     )
-    return f"{title}\n\n" + markdown(["", "seconds", "times faster"], rows)
+    return f"{title}\n\n" + markdown(["tool", "seconds", "speed-up"], rows)
 
 
 def _budget(found: Figures) -> str:
@@ -118,15 +121,15 @@ def _budget(found: Figures) -> str:
         for budget, f in found.items()
     ]
     header = ["`--max-memory`", "peak GB", "estimated GB", "parts", "seconds", "estimated seconds"]
-    return "117 classes, 256 × 256 × 224 voxels:\n\n" + markdown(header, rows)
+    return "Memory budgets for 117 classes and 256 × 256 × 224 voxels:\n\n" + markdown(header, rows)
 
 
 def _many(found: Figures) -> str:
     figures = found["medseg"]
     share = 100 * (figures["seconds"] / figures["network"] - 1)
     return (
-        f"{figures['cases']} hippocampi in one call: {figures['seconds']:.1f} s, of which {figures['network']:.1f} s in the "
-        f"network: {share:.0f} % beyond it."
+        f"Predicting {figures['cases']} small images in one call took {figures['seconds']:.1f} s, of which {figures['network']:.1f} s "
+        f"were spent in the network. Reading and writing added {share:.0f} %."
     )
 
 

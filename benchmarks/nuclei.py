@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from readme import machine, markdown, put_into_readme
+from measurements_page import machine, markdown, publish_section
 
 from medseg.data.datasets.cases import read_case_image
 from medseg.experiment.run_folder import held_out_cases
@@ -27,7 +27,7 @@ from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("mask_rcnn", "unet_2d")
-HEADER = ("config", "parameters", "steps x batch", "minutes", "AP", "AP50", "PQ", "F1", "found", "of")
+HEADER = ("config", "parameters", "steps x batch", "minutes", "AP", "AP50", "PQ", "F1", "matched", "references")
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def main() -> None:
     for name in options.names:
         _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
     rows = [_row(options.runs / name, name) for name in options.names]
-    title = "Nuclei, the held-out fifth of 159 images (`benchmarks/nuclei.py`), trained from scratch:"
-    put_into_readme("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
+    title = "Held-out fifth of 159 images of nuclei, trained from scratch (`benchmarks/nuclei.py`)."
+    publish_section("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
     for name in options.names:
         for picture in _pictures(options.runs / name, options.pictures):
             print(picture)

@@ -17,7 +17,7 @@ import blosc2
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from readme import machine, markdown, put_into_readme
+from measurements_page import machine, markdown, publish_section
 
 SHAPE, PATCH, READS = (256, 256, 192), (96, 96, 96), 64
 MOST_SECONDS = 20
@@ -40,7 +40,7 @@ def main() -> None:
             [title, f"{times[title] * 1000:.1f}", f"{times[title] / fastest:.1f}", f"{size / 1e6:.0f}"]
             for title, (_, size) in stores.items()
         ]
-    put_into_readme(
+    publish_section(
         "patch-store", f"{machine()}.\n\n{markdown(['store', 'ms per patch', 'ratio', 'MB'], rows)}"
     )
 

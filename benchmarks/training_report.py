@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from readme import PICTURES, machine, markdown, put_into_readme
+from measurements_page import FIGURES, machine, markdown, publish_section
 
 Figures = dict[str, Any]
 PUBLISHED = (0.8975 + 0.8807) / 2  # nnU-Net 3d_fullres, five folds: MONAI tutorials, modules/dynunet_pipeline
@@ -16,15 +16,15 @@ COLOURS = {"medseg": "#3b6ea5", "nnU-Net": "#c8553d"}
 
 def report(results: Figures, work: Path, *, publish: bool) -> None:
     """Print the tables, draw the curves into WORK/training.png, and put the tables into README.md if wanted."""
-    title = "Training beside nnU-Net and MONAI on hippocampus, each in a process of its own (`benchmarks/training.py`)."
+    title = "Training on the hippocampus task, compared with nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/training.py`)."
     tables = [table(results[part]) for part, table in _TABLES.items() if part in results]
     if "curve" in results:
-        path = (PICTURES if publish else work) / "training.png"
+        path = (FIGURES if publish else work) / "training.png"
         _plot(results["curve"], path)
-        tables.append(f"![Dice against minutes of training]({PICTURES.name}/{path.name})")
+        tables.append(f"![Dice against minutes of training]({FIGURES.name}/{path.name})")
     text = "\n\n".join([title, f"{machine()}.", *tables]) + "\n"
     if publish:
-        put_into_readme("training", text)
+        publish_section("training", text)
     else:
         print(text)
 
@@ -33,13 +33,13 @@ def _step(found: Figures) -> str:
     base = _median_cpu(found, "nnU-Net")
     rows = [_step_row(name, figures, base) for name, figures in found.items()]
     header = [
-        "", "parameters", "s/step", "fastest", "samples/s", "CPU s/step", "times less CPU", "waits for data", "peak GB",
+        "tool", "parameters", "s/step", "fastest s/step", "samples/s", "CPU s/step", "CPU speed-up", "data wait", "peak GB",
     ]  # fmt: skip
     whole = found["nnU-Net"]
     size = " × ".join(map(str, whole["patch"])) if "patch" in whole else ""
     title = (
-        f"Training steps of nnU-Net's network for it, a batch of {whole.get('batch')} patches of {size}, Dice and "
-        "cross-entropy on two resolutions, SGD, each tool's own augmentation; medians, in turns:"
+        f"Training steps of the network that nnU-Net plans for this task: batches of {whole.get('batch')} patches of {size}, Dice "
+        "and cross-entropy on two resolutions, SGD, each tool with its own augmentation. The tools take turns; values are medians."
     )
     return f"{title}\n\n{markdown(header, rows)}\n{_same_network(found)}"
 
@@ -86,8 +86,8 @@ def _same_network(found: Figures) -> str:
             f"step: found networks of {sorted(others)} parameters, expected {effective:,} as nnU-Net's. The plans differ."
         )
     return (
-        f"{whole['without_effect']:,} of nnU-Net's parameters are without effect (constants in front of a norm, and a head "
-        "whose loss has weight 0); the others build none of them.\n"
+        f"{whole['without_effect']:,} of nnU-Net's parameters have no effect (biases before a normalisation layer, and a head whose "
+        "loss has weight 0). The other tools do not build them.\n"
     )
 
 
@@ -104,7 +104,7 @@ def _augment(found: Figures) -> str:
         for name in each
     ]
     rows += [[name, figures["failed"], "", ""] for name, figures in found.items() if "failed" in figures]
-    return "One augmented patch, one thread:\n\n" + markdown(["", "ms", "CPU ms", "ratio"], rows)
+    return "Time to augment one patch on one thread:\n\n" + markdown(["tool", "ms", "CPU ms", "ratio"], rows)
 
 
 def _curve(points: Sequence[Figures]) -> str:
@@ -121,11 +121,11 @@ def _curve(points: Sequence[Figures]) -> str:
     ]
     names = [f"Dice {name}" for name in min(points, key=lambda point: point["peer"])["labels"]]
     title = (
-        "Held-out fifth (41 cases, nnU-Net's first fold), whole volumes, after so many minutes of training from scratch, "
-        "a training of its own for each row, whose learning rate ends at 0; medseg as `medseg plan` has it for a processor "
-        "(half of nnU-Net's widths, batches of 2, AdamW), nnU-Net as it plans itself (batches of 7, SGD):"
+        "Dice of whole held-out volumes (41 cases, nnU-Net's first fold) after a given number of minutes. Each row is a separate "
+        "training from scratch whose learning rate decays to 0. medseg uses the plan that `medseg plan` writes for a computer "
+        "without a GPU (half of nnU-Net's channels, batches of 2, AdamW); nnU-Net uses its own plan (batches of 7, SGD)."
     )
-    return f"{title}\n\n{markdown(['', 'minutes', 'mean Dice', *names, 'HD95 mm', 'steps'], rows)}"
+    return f"{title}\n\n{markdown(['tool', 'minutes', 'mean Dice', *names, 'HD95 mm', 'steps'], rows)}"
 
 
 _TABLES: dict[str, Callable[[Any], str]] = {"step": _step, "augment": _augment, "curve": _curve}

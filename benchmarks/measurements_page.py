@@ -1,4 +1,4 @@
-"""Put measured tables into README.md, between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``."""
+"""Write measured tables into docs/measurements.md, between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-PICTURES = README.parent / "benchmarks"  # of plots that README.md shows
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "measurements.md"
+FIGURES = DOCS / "images"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def machine() -> str:
-    """The processor that the figures belong to, in words."""
+    """Return a description of the processor on which the measurements were made."""
     try:
         text = Path("/proc/cpuinfo").read_text()
         name = re.findall(r"model name\s*:\s*(.*)", text)[0]
@@ -29,11 +30,11 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name} {amx}".strip()
 
 
-def put_into_readme(name: str, text: str) -> None:
-    """Replace the section called `name` in README.md, and print it."""
+def publish_section(name: str, text: str) -> None:
+    """Replace the section called `name` in docs/measurements.md, and print it."""
     print(text)
-    page = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
     if not pattern.search(page):
-        raise SystemExit(f"README.md: found no section {name!r}. Add its begin and end marks.")
-    README.write_text(pattern.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
+        raise SystemExit(f"{PAGE.name}: found no section {name!r}, expected its begin and end marks. Add them.")
+    PAGE.write_text(pattern.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
