@@ -114,7 +114,7 @@ def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None
 
     Args:
         path: .png, .svg, .pdf or .jpg.
-        rows: lines of metrics.jsonl with `step`, and `loss` or `val_dice` or both; others are passed over.
+        rows: lines of metrics.jsonl with `step`, and `loss` or `mean_dice` or both; others are passed over.
 
     Raises:
         DataError: no row has a step with a loss, or the file cannot be written.
@@ -122,7 +122,7 @@ def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None
     from medseg.viz.canvas import ReportFigure
 
     rows = list(rows)
-    losses, scores = _series(rows, "loss"), _series(rows, "val_dice")
+    losses, scores = _series(rows, "loss"), _series(rows, "mean_dice")
     if not losses[0]:
         raise DataError(f"{path}: no row with step and loss to draw. Give the lines of metrics.jsonl.")
     figure = ReportFigure(figsize=(8, 5 if scores[0] else 3.2), layout="constrained")

@@ -133,8 +133,8 @@ def test_training_curves(tmp_path: Path) -> None:
     rows = [{"step": step, "loss": 1 / step, "lr": 0.01} for step in range(1, 120)]
     training_curves(tmp_path / "loss.png", rows)
     rows += [
-        {"step": 60, "val_dice": 0.5},
-        {"step": 119, "val_dice": 0.75},
+        {"step": 60, "mean_dice": 0.5, "val_dice": {"liver": 0.5}},
+        {"step": 119, "mean_dice": 0.75},
         {"step": 119, "loss": float("nan")},
     ]
     training_curves(tmp_path / "both.png", rows)
