@@ -51,7 +51,9 @@ def main() -> None:
         times = {title: _milliseconds(way) for title, way in ways.items()}
     fastest = min(times.values())
     rows = [[title, f"{value:.0f}", f"{value / fastest:.1f}"] for title, value in times.items()]
-    publish_section("augmentation", f"{machine()}.\n\n{markdown(['implementation', 'ms per patch', 'ratio'], rows)}")
+    publish_section(
+        "augmentation", f"{machine()}.\n\n{markdown(['implementation', 'ms per patch', 'ratio'], rows)}"
+    )
 
 
 def _case(folder: Path) -> StoredCase:

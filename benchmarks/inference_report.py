@@ -37,9 +37,7 @@ def _window(found: Figures) -> str:
         if "seconds" in f
     ]
     title = "One window of 128³ voxels through nnU-Net's network of 31 M parameters:"
-    return f"{title}\n\n" + markdown(
-        ["tool", "seconds", "speed-up", "largest difference of a logit"], rows
-    )
+    return f"{title}\n\n" + markdown(["tool", "seconds", "speed-up", "largest difference of a logit"], rows)
 
 
 def _file(found: Figures) -> str:

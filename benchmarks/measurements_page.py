@@ -36,5 +36,7 @@ def publish_section(name: str, text: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
     if not pattern.search(page):
-        raise SystemExit(f"{PAGE.name}: found no section {name!r}, expected its begin and end marks. Add them.")
+        raise SystemExit(
+            f"{PAGE.name}: found no section {name!r}, expected its begin and end marks. Add them."
+        )
     PAGE.write_text(pattern.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")

@@ -27,7 +27,18 @@ from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("mask_rcnn", "unet_2d")
-HEADER = ("config", "parameters", "steps x batch", "minutes", "AP", "AP50", "PQ", "F1", "matched", "references")
+HEADER = (
+    "config",
+    "parameters",
+    "steps x batch",
+    "minutes",
+    "AP",
+    "AP50",
+    "PQ",
+    "F1",
+    "matched",
+    "references",
+)
 
 
 def main() -> None:
