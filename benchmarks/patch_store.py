@@ -16,8 +16,8 @@ from pathlib import Path
 import blosc2
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 from measurements_page import machine, markdown, publish_section
+from numpy.typing import NDArray
 
 SHAPE, PATCH, READS = (256, 256, 192), (96, 96, 96), 64
 MOST_SECONDS = 20
