@@ -14,8 +14,7 @@ from medseg.data.datasets.cases import Case, read_case_first_stage, read_case_im
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.instances.image_instances import image_instances
-from medseg.inference.postprocess import BYTES_A_VOXEL as CLEANING_BYTES
-from medseg.inference.postprocess import component_groups, keep_largest_components
+from medseg.inference.postprocess import component_groups
 from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, CascadeInput, empty_in_both
 from medseg.inference.sliding.engine import Engine, PreparedPrediction
 from medseg.inference.sliding.labelling import LabelRule, label_rule
@@ -26,6 +25,7 @@ from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
+from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
@@ -82,7 +82,7 @@ class Predictor:
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
         rule = label_rule(labels)
-        afterwards = CLEANING_BYTES if self._cleaned else 0
+        afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._cleaned else 0
         self.engine = Engine(self.network, self._sliding(rule), rule, self.max_memory, afterwards)
 
     @property

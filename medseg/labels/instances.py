@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError
+from medseg.labels.components import connected_components
+from medseg.volumes.boxes import Box, bounding_box
 
-Box = tuple[slice, ...]
 Mask = NDArray[np.bool_]
 _LARGEST_LOOKUP = 1 << 20
 
@@ -96,7 +97,7 @@ class Instances:
         cls, masks: NDArray[Any], classes: ArrayLike | None = None, scores: ArrayLike | None = None
     ) -> Instances:
         """From whole masks `(m, *spatial)`; see `of_crops`. A mask without a voxel stays, as an empty one."""
-        boxes = [_box_of(mask) for mask in masks]
+        boxes = [bounding_box(mask) for mask in masks]
         starts = [[side.start for side in box] for box in boxes]
         crops = [np.array(mask[box], dtype=bool) for mask, box in zip(masks, boxes, strict=True)]
         return cls.from_crops(masks.shape[1:], starts, crops, classes, scores)
@@ -142,7 +143,7 @@ class Instances:
         for index, box in enumerate(ndimage.find_objects(numbered)):
             if box is None:
                 continue
-            parts, _ = ndimage.label(numbered[box] == index + 1, np.ones((3,) * label.ndim))
+            parts, _ = connected_components(numbered[box] == index + 1)
             for number, inner in enumerate(ndimage.find_objects(parts), start=1):
                 starts.append([o.start + i.start for o, i in zip(box, inner, strict=True)])
                 crops.append(parts[inner] == number)
@@ -236,8 +237,3 @@ def _looked_up(table: Mapping[int, Any] | None, values: NDArray[Any], what: str)
             f"{len(values)} ids), expected every id in the table. Add them to it."
         )
     return [table[int(value)] for value in values]
-
-
-def _box_of(mask: NDArray[Any]) -> Box:
-    found = ndimage.find_objects((mask != 0).astype(np.uint8))
-    return found[0] if found else tuple(slice(0, 0) for _ in mask.shape)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ModelError, error_message
+from medseg.labels.components import components_of_classes
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def instance_targets(
     """
     _check(label, num_classes)
     if instances is None:
-        ids = [_components(one[0]) for one in label.cpu().numpy()]
+        ids = [components_of_classes(one[0]) for one in label.cpu().numpy()]
     else:
         ids = list(instances[:, 0].cpu().numpy())
     return [
@@ -95,14 +96,6 @@ def boxes_of(masks: Tensor) -> Tensor:
         corners.append((low, covered.shape[1] - covered.flip(1).argmax(dim=1)))
     (x0, x1), (y0, y1) = corners
     return torch.stack([x0, y0, x1, y1], dim=1).float()
-
-
-def _components(label: np.ndarray) -> np.ndarray:
-    """Number the connected regions of equal foreground class, from 1."""
-    from skimage.measure import label as number_regions
-
-    numbered: np.ndarray = number_regions(label, background=0, connectivity=2)
-    return numbered
 
 
 def _targets(

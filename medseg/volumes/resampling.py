@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.volumes.boxes import Box, span
+
 Array = NDArray[Any]
-Slices = tuple[slice, ...]
 ANISOTROPY_THRESHOLD = 3.0  # nnU-Net (Isensee et al., Nature Methods 2021): thicker slices are kept apart
 _SPACING_NOISE = 1e-5  # relative; spacings are norms of affine columns that files hold in single precision
 _NEAREST_LEADS_BY = 1e-10
@@ -109,7 +110,7 @@ def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]
     return result
 
 
-def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> tuple[Slices, Array]:
+def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> tuple[Box, Array]:
     """The target box that a label reaches, and the interpolated indicator `mine` in it.
 
     Only the label's own bounding box is computed, which is what makes a hundred organs as quick as a few.
@@ -117,8 +118,8 @@ def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> 
     first = mine.ndim - len(matrices)
     source, target, parts = [slice(None)] * first, [slice(None)] * first, []
     for axis, matrix in enumerate(matrices, first):
-        columns = _span(mine.any(axis=tuple(a for a in range(mine.ndim) if a != axis)))
-        rows = _span(matrix[:, columns].any(axis=1))
+        columns = span(mine.any(axis=tuple(a for a in range(mine.ndim) if a != axis)))
+        rows = span(matrix[:, columns].any(axis=1))
         source.append(columns)
         target.append(rows)
         parts.append(matrix[rows, columns])
@@ -126,12 +127,6 @@ def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> 
     for axis in sorted(range(len(parts)), key=lambda a: parts[a].shape[0] / parts[a].shape[1]):
         share = _along_axis(share, first + axis, parts[axis])
     return tuple(target), share
-
-
-def _span(mask: ArrayLike) -> slice:
-    """The slice from the first to the last true element; empty if there is none."""
-    found = np.flatnonzero(mask)
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
 def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:

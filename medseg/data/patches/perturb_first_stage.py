@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.data.settings import FirstStageAugmentation
+from medseg.labels.components import component_sizes, connected_components
+from medseg.volumes.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
 _SATURATED = 255  # squared distances are held in a byte, which is what makes them quick
@@ -71,18 +72,11 @@ def _apply_morphology(
     classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float
 ) -> None:
     """Replace a label by its changed mask; only the box that it can reach is looked at."""
-    part = classes[_box(classes == label, int(radius) + 1)]
+    part = classes[bounding_box(classes == label, margin=int(radius) + 1)]
     before = part == label
     after = change(before, radius)
     part[before & ~after] = 0
     part[after] = label
-
-
-def _box(mask: Mask, margin: int) -> tuple[slice, ...]:
-    """The box around all voxels of a mask that is not empty, wider by a margin where the array goes on."""
-    axes = range(mask.ndim)
-    hits = [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    return tuple(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin) for hit in hits)
 
 
 def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
@@ -109,9 +103,9 @@ def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
 
 def _remove_component(classes: NDArray[Any], label: int, below: float, rng: np.random.Generator) -> None:
     """Set one connected component (26 neighbours) of a label to background, if one is small enough."""
-    part = classes[_box(classes == label, 0)]
-    components, count = ndimage.label(part == label, structure=np.ones((3,) * classes.ndim))
-    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+    part = classes[bounding_box(classes == label)]
+    components, count = connected_components(part == label)
+    sizes = component_sizes(components, count)[1:]
     small = np.flatnonzero(sizes < below * classes.size) + 1
     if len(small):
         part[components == small[int(rng.integers(len(small)))]] = 0

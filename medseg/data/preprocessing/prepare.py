@@ -17,6 +17,7 @@ from medseg.data.preprocessing.normalize import RGB_TOP, Normalization, Scale, n
 from medseg.data.settings import Orientation, Spacing
 from medseg.errors import DataError
 from medseg.runtime.formatting import pluralise
+from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import Grid, reorient_array, reorientation, separable_maps, shape_at_spacing
 from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
 from medseg.volumes.volume import Volume
@@ -223,14 +224,6 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
 
 
 def _nonzero_box(data: NDArray[Any]) -> Box:
-    """Start and shape of the box that holds every voxel that is not 0 in some channel; all if none."""
-    found = [np.zeros(size, bool) for size in data.shape[1:]]
-    for index in range(data.shape[-1]):
-        plane = (data[..., index] != 0).any(axis=0)
-        found[0] |= plane.any(axis=1)
-        found[1] |= plane.any(axis=0)
-        found[2][index] = plane.any()
-    if not found[2].any():
-        return (0, 0, 0), data.shape[1:]
-    spans = [np.flatnonzero(axis)[[0, -1]] for axis in found]
-    return tuple(int(low) for low, _ in spans), tuple(int(high - low + 1) for low, high in spans)
+    """Return start and shape of the box of voxels of `(C, X, Y, Z)` that are not 0 in some channel."""
+    sides = bounding_box_of_channels(data)
+    return tuple(side.start for side in sides), tuple(side.stop - side.start for side in sides)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medseg.evaluation.cross_validation.bootstrap import mean_of_known
 from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
 from medseg.evaluation.rendering import finite
-from medseg.inference.postprocess import keep_largest_components
+from medseg.labels.components import keep_largest_components
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume

@@ -13,11 +13,11 @@ from medseg.errors import DataError
 from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels, Region
+from medseg.volumes.boxes import union_of_boxes
 from medseg.volumes.grid import EQUAL_WITHIN_MM
 from medseg.volumes.volume import Volume
 
 Array = NDArray[Any]
-Box = tuple[slice, ...]
 _RIGHT_ANGLE_WITHIN = 1e-4  # cosine; headers are in single precision
 _BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
 
@@ -104,7 +104,10 @@ def compare_label_maps(
         members = [labels.values.index(value) for value in region.values]
         if set(members) & set(missing):
             continue
-        box = _union([found[index - 1] for found in boxes for index in members], reference.grid.shape)
+        # The margin makes sure that only an axis of length 1 in the volume has length 1 in the box.
+        box = union_of_boxes(
+            [found[index - 1] for found in boxes for index in members], reference.grid.shape, margin=1
+        )
         masks = [
             array[box] == members[0] if len(members) == 1 else np.isin(array[box], members)
             for array in classes
@@ -191,17 +194,6 @@ def label_map(volume: Volume, where: str) -> Array:
 def _values(volume: Volume, where: str) -> Array:
     values = label_map(volume, where)
     return values.astype(np.uint8) if values.dtype == bool else values
-
-
-def _union(boxes: list[Box | None], shape: tuple[int, ...]) -> Box:
-    """One box around both, wider by a voxel: only an axis of length 1 in the volume has length 1 in it."""
-    present = [box for box in boxes if box is not None]
-    if not present:
-        return tuple(slice(0, 0) for _ in shape)
-    return tuple(
-        slice(max(0, min(s.start for s in sides) - 1), min(size, max(s.stop for s in sides) + 1))
-        for size, *sides in zip(shape, *present, strict=True)
-    )
 
 
 def _row(

@@ -11,13 +11,13 @@ at a tolerance); Maier-Hein et al. 2024, arXiv:2206.01653 (which to use when).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from medseg.errors import ConfigError, DataError
+from medseg.volumes.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
@@ -106,15 +106,6 @@ def surface(mask: Mask) -> Mask:
         inner_rows[:-1] &= mask_rows[1:]
         inner_rows[:1] = inner_rows[-1:] = False
     return mask & ~inner
-
-
-def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
-    """The smallest box that holds all true voxels; an empty mask gives an empty box."""
-    box = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0))
-    return tuple(box)
 
 
 def checked_tolerance(tolerance_mm: float) -> float:

@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from medseg.errors import DataError
 from medseg.labels.instance_overlaps import overlaps_of
-from medseg.labels.instances import Box, Instances, Mask
+from medseg.labels.instances import Instances, Mask
 from medseg.model_folder.link_settings import LinkSettings
+from medseg.volumes.boxes import Box
 
 _COVERED = 0.5  # share of a piece's voxels that the track it is put back into must cover
 

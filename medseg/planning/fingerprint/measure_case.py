@@ -18,6 +18,7 @@ from medseg.io.files import read_labels
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
+from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import AXES, reorientation
 
 
@@ -72,7 +73,7 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
         stamp=stamp,
         orientation=image.grid.axcodes,
         shape=grid.shape,
-        shape_after_crop=_in_ras(_nonzero_shape(image.data), image.grid.axcodes),
+        shape_after_crop=_in_ras(_shape_after_crop(image.data), image.grid.axcodes),
         spacing=grid.spacing,
         voxel_mm3=grid.voxel_volume,
         shear=grid.shear,
@@ -99,16 +100,8 @@ def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tu
     return tuple(histograms)
 
 
-def _nonzero_shape(data: NDArray[Any]) -> tuple[int, ...]:
-    """Sides of the box that holds every voxel of `(C, X, Y, Z)` that is not 0 in some channel; all if none."""
-    filled = (data != 0).any(axis=0)
-    if not filled.any():
-        return tuple(int(n) for n in filled.shape)
-    sides = []
-    for axis in range(3):
-        used = np.flatnonzero(filled.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(int(used[-1] - used[0] + 1))
-    return tuple(sides)
+def _shape_after_crop(data: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(side.stop - side.start for side in bounding_box_of_channels(data))
 
 
 def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:

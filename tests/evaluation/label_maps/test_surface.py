@@ -11,7 +11,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy import ndimage
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.label_maps.surface import bounding_box, surface, surface_distances
+from medseg.evaluation.label_maps.surface import surface, surface_distances
 
 
 def blob(seed: int, shape: tuple[int, ...], level: float = 0.0) -> np.ndarray:
@@ -137,13 +137,6 @@ def test_a_single_voxel_volume() -> None:
 def test_surface_is_what_erosion_takes_away(shape: tuple[int, ...]) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.8
     np.testing.assert_array_equal(surface(mask), mask ^ ndimage.binary_erosion(mask))
-
-
-def test_bounding_box() -> None:
-    mask = np.zeros((5, 6, 7), dtype=bool)
-    mask[1, 2, 3] = mask[3, 2, 6] = True
-    assert bounding_box(mask) == (slice(1, 4), slice(2, 3), slice(3, 7))
-    assert mask[bounding_box(np.zeros_like(mask))].size == 0
 
 
 def test_empty_masks_have_defined_answers() -> None:

@@ -11,11 +11,11 @@ import torch
 import medseg
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
-from medseg.inference.postprocess import BYTES_A_VOXEL, keep_largest_components
 from medseg.inference.sliding.memory_plan import plan_memory
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
+from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
 
 
 def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
@@ -103,7 +103,7 @@ def test_components_take_no_more_than_is_planned_for():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert cleaned.sum() == 92 * 92 * 58
-    assert peak <= BYTES_A_VOXEL * classes.size
+    assert peak <= KEEP_LARGEST_BYTES_PER_VOXEL * classes.size
 
 
 def test_pages_of_probabilities_are_given_back(tmp_path, monkeypatch):

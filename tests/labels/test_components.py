@@ -1,10 +1,18 @@
-"""Corrections of label maps."""
+"""Connected components and keeping the largest ones."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from medseg.inference.postprocess import keep_largest_components
+from medseg.labels.components import (
+    component_sizes,
+    components_of_classes,
+    connected_components,
+    keep_largest_components,
+)
+from medseg.labels.instances import Instances
+from medseg.models.detections import instance_targets
 
 
 def blocks():
@@ -46,3 +54,23 @@ def test_an_absent_class_and_an_empty_map_change_nothing():
     assert np.array_equal(keep_largest_components(blocks(), [5]), blocks())
     empty = np.zeros((3, 3, 3), np.uint8)
     assert np.array_equal(keep_largest_components(empty, [1, 2]), empty)
+
+
+def test_corners_connect_wherever_components_are_counted():
+    label = np.zeros((5, 5), np.uint8)
+    label[0, 0] = label[1, 1] = 1  # one component
+    label[3, 3] = 1
+    label[4, 4] = 2  # touches the one before by a corner, but is of another class
+    components, count = connected_components(label == 1)
+    assert count == 2
+    assert component_sizes(components, count).tolist() == [0, 2, 1]
+    assert components_of_classes(label).max() == 3
+    assert len(Instances.from_components(label)) == 3
+    (targets,) = instance_targets(
+        torch.from_numpy(label.astype(np.int64))[None, None], num_classes=3, limit=9
+    )
+    assert targets.masks.sum((1, 2)).tolist() == [2, 1, 1]
+
+
+def test_components_of_classes_are_numbered_in_array_order():
+    assert components_of_classes(np.array([[2, 0, 1, 0, 2]])).tolist() == [[1, 0, 2, 0, 3]]
