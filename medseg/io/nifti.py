@@ -116,7 +116,7 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
             return kept
     header.set_zooms((*volume.spacing, *[1.0] * (len(shape) - 3)))
     header.set_sform(volume.grid.affine, code=1)
-    if volume.grid.shear < 1e-4:  # a quaternion cannot hold shear
+    if not volume.grid.is_sheared:  # a quaternion cannot hold shear
         header.set_qform(volume.grid.affine, code=1)
     return header
 

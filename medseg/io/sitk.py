@@ -65,7 +65,7 @@ def write_sitk(volume: Volume, path: Path) -> None:
     Raises:
         DataError: a sheared grid, which these formats cannot hold, or a file that cannot be written.
     """
-    if volume.grid.shear > 1e-4:
+    if volume.grid.is_sheared:
         raise DataError(
             f"{path}: the grid is sheared, which {path.suffix} cannot hold. Write .nii.gz instead."
         )

@@ -19,6 +19,9 @@ from medseg.volumes.resampling import AxisMap
 
 AXES = "RAS"
 EQUAL_WITHIN_MM = 0.01
+SHEAR_TOLERANCE = 1e-4
+"""Largest absolute cosine between two axes that still counts as a right angle: 0.006 degrees, far above the rounding
+of headers in single precision."""
 _SEPARABLE_WITHIN_VOXELS = 0.01  # headers round directions to six decimals
 _SNAP_WITHIN = 1e-9  # of a whole number, in voxels; float noise of composed affines is near 1e-13
 
@@ -72,6 +75,11 @@ class Grid:
         """Largest absolute cosine between two array axes: 0 for an orthogonal grid."""
         directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(np.abs(directions.T @ directions - np.eye(3)).max())
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether two array axes are not at right angles, as after a CT scan with a tilted gantry."""
+        return self.shear > SHEAR_TOLERANCE
 
     @property
     def corners(self) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import DataError
+from medseg.io.files import write
 from medseg.volumes.grid import (
     Grid,
     checked_axcodes,
@@ -24,6 +25,7 @@ from medseg.volumes.grid import (
     shape_at_spacing,
     world_positions,
 )
+from medseg.volumes.volume import Volume
 
 ORIENTATIONS = [
     "".join(pair[side] for pair, side in zip(order, sides, strict=True))
@@ -311,3 +313,21 @@ def test_directions_rounded_in_a_header_are_still_separable() -> None:
     turn[:3, :3] = Rotation.from_rotvec([0.3, -0.2, 0.7]).as_matrix()
     rounded = np.round(turn, 6)
     assert separable_maps(Grid((256, 256, 100), turn), Grid((256, 256, 100), rounded)) is not None
+
+
+@pytest.mark.parametrize(("cosine", "sheared"), [(0.0, False), (9e-5, False), (1.1e-4, True), (0.3, True)])
+def test_one_tolerance_decides_whether_a_grid_is_sheared(cosine: float, sheared: bool, tmp_path):
+    """Metrics, file formats and messages ask the grid and do not compare angles themselves."""
+    affine = np.eye(4)
+    affine[:3, 1] = cosine, np.sqrt(1 - cosine**2), 0
+    grid = Grid((4, 4, 4), affine)
+    assert grid.shear == pytest.approx(cosine, abs=1e-12)
+    assert grid.is_sheared == sheared
+    volume = Volume(np.zeros((1, 4, 4, 4), np.uint8), grid, "label")
+    if sheared:
+        with pytest.raises(DataError, match="sheared"):
+            write(volume, tmp_path / "a.nrrd")
+    else:
+        write(volume, tmp_path / "a.nrrd")
+    write(volume, tmp_path / "a.nii.gz")
+    assert (nib.load(tmp_path / "a.nii.gz").get_qform(coded=True)[1] == 0) == sheared

@@ -74,7 +74,7 @@ def _describe_image(path: Path) -> str:
     volume = read(path)
     origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
     lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
-    if volume.grid.shear > 1e-4:
+    if volume.grid.is_sheared:
         lines.append(f"  sheared: the axes' largest cosine is {volume.grid.shear:.3f}")
     if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
         lines.append(f"  NaN or infinity in {pluralise(int((~np.isfinite(volume.data)).sum()), 'voxel')}")

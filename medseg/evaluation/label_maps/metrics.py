@@ -18,7 +18,6 @@ from medseg.volumes.grid import EQUAL_WITHIN_MM
 from medseg.volumes.volume import Volume
 
 Array = NDArray[Any]
-_RIGHT_ANGLE_WITHIN = 1e-4  # cosine; headers are in single precision
 _BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
 
 
@@ -97,8 +96,7 @@ def compare_label_maps(
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
     missing = unannotated_classes(labels, annotated, f"{prefix}reference")
     voxel_ml = reference.grid.voxel_volume / 1000
-    sheared = reference.grid.shear > _RIGHT_ANGLE_WITHIN
-    steps = reference.grid.affine[:3, :3] if sheared else reference.spacing
+    steps = reference.grid.affine[:3, :3] if reference.grid.is_sheared else reference.spacing
     rows = []
     for region in labels.evaluated:
         members = [labels.values.index(value) for value in region.values]
