@@ -9,6 +9,7 @@ import numpy as np
 from medseg.planning.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.planning.nnunet.spacing import THICK_SLICES
 from medseg.runtime.formatting import pluralise
+from medseg.volumes.grid import SHEAR_TOLERANCE
 
 FEW_CASES = 10
 RARE_SHARE = 0.1  # of the cases hold the label
@@ -18,7 +19,6 @@ INTENSITY_RATIO = 10.0  # of the foreground's median, between a case and the dat
 SMALL_EDGE = 8  # voxels: too few to be halved once
 HUGE_VOXELS = 768 * 768 * 768
 HUGE_BYTES_PER_VOXEL = 4
-SHEAR = 1e-3
 TINY_FRACTION = 1e-4  # of the voxels are foreground
 FEW_VOXELS = 30  # median voxels of a label where it is present
 HOUNSFIELD = (-2048.0, 32767.0)
@@ -161,7 +161,7 @@ def _geometry(f: Fingerprint) -> Iterator[Finding]:
             text=f"Stored in several orientations ({', '.join(orientations)}); all are turned to RAS, so this does no harm.",
             severe=False,
         )
-    sheared = _ids(case for case in f.cases if case.shear > SHEAR)
+    sheared = _ids(case for case in f.cases if case.shear > SHEAR_TOLERANCE)
     if sheared:
         yield Finding(
             code="sheared",

@@ -6,6 +6,7 @@ import pytest
 
 from medseg.planning.fingerprint.findings import find
 from medseg.planning.fingerprint.histogram import IntensityStatistics
+from medseg.volumes.grid import SHEAR_TOLERANCE
 
 
 def codes(fingerprint):
@@ -50,6 +51,12 @@ def test_one_odd_case_among_forty_is_named(code, make_case, make_fingerprint):
     if code != "mixed-orientations":
         assert findings[code].cases == ("odd",)
         assert "Case odd has" in findings[code].text
+
+
+@pytest.mark.parametrize(("shear", "found"), [(9e-5, False), (2e-4, True)])
+def test_shear_is_found_where_grid_says_so(shear, found, make_case, make_fingerprint):
+    findings = codes(make_fingerprint(cases=[make_case("a", shear=shear)], labels=2))
+    assert ("sheared" in findings) == found == (shear > SHEAR_TOLERANCE)
 
 
 def test_labels_that_are_absent_rare_or_tiny(make_case, make_fingerprint):
