@@ -71,10 +71,10 @@ def test_label_on_another_grid(refused, toy, tmp_path):
     holds(
         told,
         victim,
-        "label map on another grid than",
+        "label map: not on the grid of",
         "phantom_001.nii.gz",
-        "found shape",
-        "expected (",
+        "found ",
+        "expected ",
         "Resample",
     )
 
@@ -85,7 +85,7 @@ def test_label_displaced(refused, toy, tmp_path):
     affine = label.grid.affine.copy()
     affine[0, 3] += 5
     medseg.write(medseg.Volume(label.data, medseg.Grid(label.grid.shape, affine), "label"), victim)
-    holds(refused(*toy), victim, "voxels up to 5 mm away", "expected at most 0.01 mm")
+    holds(refused(*toy), victim, "within 0.01 mm, corners are up to 5 mm apart")
 
 
 def test_unknown_label_value(refused, toy, tmp_path):

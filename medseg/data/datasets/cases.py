@@ -17,7 +17,8 @@ from medseg.io.instance_files import InstanceFile
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
-from medseg.volumes.grid import EQUAL_WITHIN_MM, Grid
+from medseg.volumes.alignment import align_to_grid
+from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -301,22 +302,7 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
     return InstanceFile(ids, values)
 
 
-def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, reference: Path, what: str) -> Volume:
-    """`volume` turned to the orientation of `grid` and laid on it, if it then matches it."""
-    turned = volume.reoriented_like(grid)
-    if turned.grid.matches(grid):
-        return replace(turned, grid=grid)  # equal but for rounding, which may decide on its axis codes
-    if turned.grid.shape != grid.shape:
-        found, expected = f"shape {turned.grid.shape}", f"{grid.shape}"
-    else:
-        found = f"voxels up to {turned.grid.distance(grid):.4g} mm away"
-        expected = f"at most {EQUAL_WITHIN_MM} mm"
-    raise DataError(
-        error_message(
-            path,
-            f"{what} on another grid than {reference}",
-            found=found,
-            expected=expected,
-            fix="Resample it onto that image's grid, or give the file that belongs to it",
-        )
-    )
+def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, image: Path, what: str) -> Volume:
+    """Place a file that belongs to an image on the image's grid, or raise."""
+    fix = "Resample it to the grid of that image, or use the file that belongs to it"
+    return align_to_grid(volume, grid, where=f"{path}: {what}", grid_of=image, fix=fix)

@@ -13,8 +13,8 @@ from medseg.errors import DataError
 from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels, Region
+from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.boxes import union_of_boxes
-from medseg.volumes.grid import EQUAL_WITHIN_MM
 from medseg.volumes.volume import Volume
 
 Array = NDArray[Any]
@@ -133,27 +133,13 @@ def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str)
 
 
 def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
-    """`volume` turned to the orientation of `reference`, whose grid it must then share.
+    """Return `volume` in the orientation and on the grid of `reference`.
 
     Raises:
-        DataError: some voxel lies further than 0.01 mm from its counterpart.
+        DataError: The grids differ; see `medseg.volumes.alignment.align_to_grid`.
     """
-    turned = volume.reoriented_like(reference.grid)
-    if turned.grid.matches(reference.grid):
-        return turned
-    distance = turned.grid.distance(reference.grid)
-    apart = f", {distance:.3g} mm apart at a corner" if np.isfinite(distance) else ""
-    raise DataError(
-        f"{where}: not on the grid of its reference: found {_in_words(volume)}, expected {_in_words(reference)} (to "
-        f"{EQUAL_WITHIN_MM} mm{apart}). Predict on the file that the reference belongs to, or resample the "
-        "prediction with resampled(like=reference)."
-    )
-
-
-def _in_words(volume: Volume) -> str:
-    shape, spacing = ("x".join(f"{n:g}" for n in values) for values in (volume.grid.shape, volume.spacing))
-    first = ", ".join(f"{place:.6g}" for place in volume.grid.affine[:3, 3])
-    return f"{shape} voxels of {spacing} mm, {''.join(volume.grid.axcodes)}, the first at ({first}) mm"
+    fix = "Predict on the file that the reference belongs to, or resample the prediction with resampled(like=reference)"
+    return align_to_grid(volume, reference.grid, where=where, grid_of="its reference", fix=fix)
 
 
 def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:

@@ -115,7 +115,7 @@ def test_what_does_not_fit_together(nuclei):
         read_dataset(nuclei)
     (nuclei / "instances" / "cell_1.tif").unlink()
     picture(nuclei / "instances", "cell_1.png", disks(0, shape=(30, 30)))
-    with pytest.raises(DataError, match="instance map on another grid"):
+    with pytest.raises(DataError, match="instance map: not on the grid of"):
         read_case_instances(read_dataset(nuclei).case("cell_1"))
     for file in (nuclei / "images").iterdir():
         file.unlink()
@@ -169,7 +169,7 @@ def test_inspect_tells_faults_of_pictures(faulty, capsys):
     assert [line.split()[0] for line in told.out.splitlines()[-2:]] == ["a", "e"]
     colour, size, channels = told.err.splitlines()
     assert "b.png: found 3 channels, expected a label map with one. Convert its colours" in colour
-    assert "c.png: label map on another grid" in size
+    assert "c.png: label map: not on the grid of" in size
     assert channels.startswith("case d: channels: found 1, expected 3. If it is a picture in grey")
     (faulty / "labels.tsv").write_text("value\tname\n0\tbackground\n1\tcell\n")
     assert main(["inspect", str(faulty), "--cases", "1"]) == 2

@@ -137,7 +137,7 @@ def test_grids_that_differ_are_refused_with_both_and_the_distance() -> None:
     moved = Volume(reference.data, Grid(reference.grid.shape, shifted), "label")
     with pytest.raises(
         DataError,
-        match=r"case_1: prediction: .*found 12x10x8 voxels of .*, RAS, the first at .*expected 12x10x8 .* 2 mm apart.*resampled",
+        match=r"case_1: prediction: .*found 12x10x8 voxels of .*, RAS, first voxel at .*expected 12x10x8 .* 2 mm apart.*resampled",
     ):
         compare_label_maps(moved, reference, LABELS, case="case_1")
     smaller = reference.cropped((0, 0, 0), (11, 10, 8))

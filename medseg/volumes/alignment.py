@@ -1,0 +1,54 @@
+"""Placing a volume on a grid that it is expected to share with another file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.volumes.grid import EQUAL_WITHIN_MM, Grid
+from medseg.volumes.volume import Volume
+
+
+def align_to_grid(volume: Volume, grid: Grid, *, where: str | Path, grid_of: str | Path, fix: str) -> Volume:
+    """Return the volume with its axes permuted and flipped to those of `grid`, and placed exactly on it.
+
+    Nothing is interpolated. Differences of up to 0.01 mm are rounding and are removed, so that they cannot decide on
+    axis codes later.
+
+    Args:
+        volume: Volume in any orientation.
+        grid: Grid that the volume must share.
+        where: Start of the message: the file, and what it contains.
+        grid_of: What `grid` belongs to, for the message.
+        fix: Advice at the end of the message, without a period.
+
+    Returns:
+        The same voxels on `grid`.
+
+    Raises:
+        DataError: A corner of the volume is more than 0.01 mm from its counterpart, or the shapes differ.
+
+    Examples:
+        >>> grid = Grid.from_spacing((4, 4, 2))
+        >>> flipped = Volume(np.zeros((1, 4, 4, 2)), grid).reoriented("LPS")
+        >>> align_to_grid(flipped, grid, where="labels", grid_of="image", fix="Resample it").grid == grid
+        True
+    """
+    aligned = volume.reoriented_like(grid)
+    if aligned.grid.matches(grid):
+        return replace(aligned, grid=grid)
+    distance = aligned.grid.distance(grid)
+    apart = f", corners are up to {distance:.3g} mm apart" if np.isfinite(distance) else ""
+    raise DataError(
+        f"{where}: not on the grid of {grid_of}: found {_description(volume.grid)}, expected {_description(grid)} "
+        f"(within {EQUAL_WITHIN_MM} mm{apart}). {fix}."
+    )
+
+
+def _description(grid: Grid) -> str:
+    shape, spacing = ("x".join(f"{n:g}" for n in values) for values in (grid.shape, grid.spacing))
+    first = ", ".join(f"{place:.6g}" for place in grid.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm, {grid.axcodes}, first voxel at ({first}) mm"
