@@ -57,7 +57,7 @@ def evaluate(
     Args:
         prediction: a label volume, a file, or a folder of files named as the references are.
         reference: as `prediction`; folders are matched by file name (see `pair_files`).
-        labels: names of the values; without it every value that occurs is called ``label 1`` and so on.
+        labels: names of the values; without it every value that occurs is called ``label_1`` and so on.
         tolerance_mm: for the surface Dice.
 
     Raises:
@@ -88,7 +88,7 @@ def evaluate_cases(
 
 
 def labels_in(*volumes: Volume) -> Labels:
-    """Every value of these label maps, named ``label 1`` and so on, 0 being the background.
+    """Every value of these label maps, named ``label_1`` and so on, 0 being the background.
 
     Raises:
         DataError: not a label map, or a negative value.

@@ -175,9 +175,9 @@ class Labels(Sequence[Label]):
 
     @classmethod
     def from_values(cls, *arrays: NDArray[Any]) -> Labels:
-        """Labels for maps that come without names: every value met, called ``label 1`` and so on."""
+        """Return labels for maps without names: one for every value that occurs, called ``label_1`` and so on."""
         values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
-        return cls.from_names({"background": 0} | {f"label {value}": value for value in values})
+        return cls.from_names({"background": 0} | {unnamed_label(value): value for value in values})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -366,6 +366,11 @@ class _Row:
         colour = _colour(row["colour"]) if row.get("colour") else None
         value = int(row.get("value") or row["index"])
         return cls(value, row["name"].strip(), colour, kind, tuple(map(int, holds)))
+
+
+def unnamed_label(value: int) -> str:
+    """Return the name of a label for which only the value is known: ``label_3`` for 3."""
+    return f"label_{value}"
 
 
 def distinct_colour(index: int) -> Colour:

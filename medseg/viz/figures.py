@@ -81,7 +81,7 @@ def overlay_figure(
 
     Args:
         image, labels_volume, reference, title, window: as in `save_overlay`.
-        labels: names and colours; values are called ``label 1`` and so on without it.
+        labels: names and colours; values are called ``label_1`` and so on without it.
         alpha: opacity of the tint, 0 to 1.
     """
     from medseg.viz.canvas import draw_panels

@@ -37,15 +37,15 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_two_volumes() -> None:
     table = evaluate(cube(3), cube(4))
-    assert [row.label for row in table.rows] == ["label 1", "label 2"]
-    assert table.mean()["label 1"]["dice"] == pytest.approx(2 * 3 / 7)
-    assert table.mean()["label 2"]["dice"] == 1
+    assert [row.label for row in table.rows] == ["label_1", "label_2"]
+    assert table.mean()["label_1"]["dice"] == pytest.approx(2 * 3 / 7)
+    assert table.mean()["label_2"]["dice"] == 1
 
 
 def test_names_come_from_labels_or_from_either_map() -> None:
     names = Labels.from_names({"tumour": 2, "organ": 1})
     assert evaluate(cube(), cube(), names).labels == ("organ", "tumour")
-    assert evaluate(cube(values=(1, 5)), cube()).labels == ("label 1", "label 2", "label 5")
+    assert evaluate(cube(values=(1, 5)), cube()).labels == ("label_1", "label_2", "label_5")
 
 
 def test_volume_against_file(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_volume_against_file(tmp_path: Path) -> None:
     write(cube(4), path)
     for table in (evaluate(cube(3), path), evaluate(path, cube(3)), evaluate(str(path), path)):
         assert table.cases == ("patient.7",)
-    assert evaluate(cube(3), path).mean()["label 1"]["dice"] == pytest.approx(6 / 7)
+    assert evaluate(cube(3), path).mean()["label_1"]["dice"] == pytest.approx(6 / 7)
 
 
 def test_formats_and_orientations_may_differ(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medseg.data.datasets.dataset_json import parse_labels
 from medseg.errors import DataError
-from medseg.labels.label_table import Label, Labels, distinct_colour
+from medseg.labels.label_table import Label, Labels, distinct_colour, unnamed_label
 
 ORGANS = Labels.from_names({"liver": 30, "background": 0, "spleen": 2})
 
@@ -322,3 +323,11 @@ def test_a_table_with_an_endless_name_is_refused_by_file(tmp_path: Path) -> None
     file.write_text("value\tname\n1\t" + "a" * 140_000 + "\n")
     with pytest.raises(DataError, match=r"labels\.tsv: field larger than"):
         Labels.from_tsv(file)
+
+
+def test_a_label_without_a_name_is_called_by_its_value_everywhere() -> None:
+    assert unnamed_label(3) == "label_3"
+    assert Labels.from_values(np.array([3, 0])).names == ("background", "label_3")
+    entries = {"background": 0, "whole": [1, 3], "core": 1}
+    labels = parse_labels(entries, "dataset.json", [3, 1])
+    assert labels.names == ("background", "core", "label_3")

@@ -79,7 +79,7 @@ def test_an_image_alone_and_names_by_value() -> None:
     image, labels = case()
     assert len(overlay_figure(image).axes) == 3
     assert len(overlay_figure(image, labels, labels).axes) == 6
-    assert "label 4" in texts(overlay_figure(image, labels))
+    assert "label_4" in texts(overlay_figure(image, labels))
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_label_maps_are_brought_onto_the_image() -> None:
     assert labels_on_grid_of(base, coarse).grid.matches(base.grid)
     with pytest.raises(DataError, match="whole numbers"):
         labels_on_grid_of(base, floats.with_data(floats.data + 0.5))
-    assert Labels.from_values(labels.data).names == ("background", "label 1", "label 2")
+    assert Labels.from_values(labels.data).names == ("background", "label_1", "label_2")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.names import CHANNEL_FILE, folder_name, path_inside, visible_files
 from medseg.errors import DataError
 from medseg.io.files import stem_of, suffix_of
-from medseg.labels.label_table import Labels
+from medseg.labels.label_table import Labels, unnamed_label
 from medseg.storage.json_files import read_object
 
 
@@ -158,7 +158,7 @@ def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
     """Labels from ``{"liver": 1}`` or, as the Decathlon writes it, ``{"1": "liver"}``.
 
     nnU-Net's regions, ``{"whole": [1, 2], "core": 2}``, make every entry but the background a region. Labels that have
-    no name of their own are called ``label 1`` and so on. Its entry ``ignore`` is the value of voxels that nobody
+    no name of their own are called ``label_1`` and so on. Its entry ``ignore`` is the value of voxels that nobody
     annotated.
 
     Args:
@@ -192,7 +192,7 @@ def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -
     values = sorted({value for group in regions.values() for value in group} - {0})
     background = next((name for name, values in entries.items() if values == (0,)), "background")
     labels = Labels.from_names(
-        {background: 0} | {names.get(value, f"label {value}"): value for value in values}
+        {background: 0} | {names.get(value, unnamed_label(value)): value for value in values}
     )
     if not isinstance(order, list) or len(order) != len(regions) or not all(type(i) is int for i in order):
         raise DataError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.errors import DataError
-from medseg.labels.label_table import Labels
+from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
 from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
@@ -194,7 +194,7 @@ def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[IntensityS
 def _found_labels(measured: Sequence[MeasuredCase]) -> Labels:
     """Labels called by their values, where the dataset names none."""
     values = sorted({value for m in measured for value in m.case.label_voxels})
-    return Labels.from_names({"background": 0} | {f"label_{value}": value for value in values})
+    return Labels.from_names({"background": 0} | {unnamed_label(value): value for value in values})
 
 
 def _beyond_names(labels: Labels | None) -> tuple[tuple[str, ...], int | None]:

@@ -141,7 +141,7 @@ def test_regions_and_ignore_of_nnunet(tmp_path):
     table = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
     msd(tmp_path, "a", labels=table, regions_class_order=[1, 2, 3])
     labels = read_dataset(tmp_path).labels
-    assert (labels.names, labels.values) == (("background", "label 1", "label 2", "enhancing"), (0, 1, 2, 3))
+    assert (labels.names, labels.values) == (("background", "label_1", "label_2", "enhancing"), (0, 1, 2, 3))
     assert [(r.name, r.values, r.output_value) for r in labels.regions] == [
         ("whole", (1, 2, 3), 1),
         ("core", (2, 3), 2),

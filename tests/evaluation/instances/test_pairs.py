@@ -71,8 +71,8 @@ def test_a_table_beside_the_map_gives_classes_and_scores(folders):
     assert organ.ap == 0
     assert result.mean()["ap"] == pytest.approx(1 / 3)
     unnamed = evaluate_instances(predictions, references)
-    assert unnamed.labels == ("label 2", "label 5")
-    assert unnamed.pooled()["label 2"] == lesion
+    assert unnamed.labels == ("label_2", "label_5")
+    assert unnamed.pooled()["label_2"] == lesion
 
 
 def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
