@@ -10,6 +10,7 @@ from torch import Tensor
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
+from medseg.labels.overlap import dice_from_counts
 from medseg.models.base import Model
 from medseg.train.batches import Batches, load_batches
 from medseg.train.distributed_training import Distributed
@@ -78,12 +79,18 @@ def _counted(logits: Tensor, label: Tensor, label_sets: LabelSets) -> Tensor:
     return counts
 
 
-def dice_of(counts: Tensor, label_sets: LabelSets) -> Tensor:
-    """Dice of each measured label or region from the counts `(num_values, 1 + m)` of all voxels and of those predicted."""
-    inside, decided = torch.from_numpy(label_sets.certain()), torch.from_numpy(label_sets.known())
-    everything, predicted = counts[:, :1], counts[:, 1:]
-    overlap = (predicted * inside).sum(0).double()
-    return 2 * overlap / ((predicted * decided).sum(0) + (everything * inside).sum(0)).double()
+def dice_of(counts: Tensor, label_sets: LabelSets) -> NDArray[np.float64]:
+    """Return the Dice `(m,)` of each evaluated label or region.
+
+    Args:
+        counts: Voxels `(num_values, 1 + m)` by reference value: all of them, and those predicted as each label.
+        label_sets: Meaning of the reference values. Voxels that may or may not belong to a label are left out.
+    """
+    everything, predicted = np.split(counts.cpu().numpy(), [1], axis=1)
+    certain, known = label_sets.certain(), label_sets.known()
+    return dice_from_counts(
+        (predicted * certain).sum(0), (predicted * known).sum(0), (everything * certain).sum(0)
+    )
 
 
 def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:

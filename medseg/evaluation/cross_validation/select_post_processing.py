@@ -21,6 +21,7 @@ from medseg.evaluation.rendering import finite
 from medseg.labels.components import keep_largest_components
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
+from medseg.labels.overlap import dice_from_counts
 from medseg.volumes.volume import Volume
 
 Array = NDArray[np.float64]
@@ -217,9 +218,9 @@ def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:
 def _dice(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> Array:
     """Dice of unions of classes from voxels `(k, k)` by predicted and reference class."""
     shared = np.array([counts[np.ix_(group, group)].sum() for group in groups])
-    sizes = np.array([counts[group].sum() + counts[:, group].sum() for group in groups])
-    with np.errstate(invalid="ignore"):
-        return np.asarray(2 * shared / sizes)
+    predicted = np.array([counts[group].sum() for group in groups])
+    expected = np.array([counts[:, group].sum() for group in groups])
+    return dice_from_counts(shared, predicted, expected)
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:

@@ -13,6 +13,7 @@ from medseg.errors import DataError
 from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels, Region
+from medseg.labels.overlap import dice_from_counts
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.boxes import union_of_boxes
 from medseg.volumes.volume import Volume
@@ -194,7 +195,7 @@ def _row(
         case=case,
         label_value=region.output_value,
         label=region.name,
-        dice=_ratio(2 * overlap, predicted + expected),
+        dice=float(dice_from_counts(overlap, predicted, expected)),
         iou=_ratio(overlap, predicted + expected - overlap),
         hd95_mm=distances.hausdorff(95),
         assd_mm=distances.average(),
