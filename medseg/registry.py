@@ -19,13 +19,22 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the items are, for messages ("model").
+        plural: of `kind`, if it is not `kind` with an s.
         modules: modules whose import registers the built-in items. They are imported at the first look-up.
         entry_point: group by which installed packages add items; each entry point is a module or a
             callable whose import or call registers them. They are loaded on the first miss or listing.
     """
 
-    def __init__(self, kind: str, *, modules: tuple[str, ...] = (), entry_point: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        plural: str | None = None,
+        modules: tuple[str, ...] = (),
+        entry_point: str | None = None,
+    ) -> None:
         self.kind = kind
+        self._plural = plural or f"{kind}s"
         self._modules = modules
         self._entry_point = entry_point
         self._items: dict[str, T] = {}
@@ -52,8 +61,8 @@ class Registry(Generic[T]):
         longer = sorted(known for known in self._items if known.startswith(name))
         near = list(dict.fromkeys([*longer, *get_close_matches(name, self._items, n=_MOST_NEAR)]))
         if not near:
-            return f" Known {self.kind}s: {', '.join(sorted(self._items))}."
-        return f" Did you mean {' or '.join(map(repr, near[:_MOST_NEAR]))}? There are {len(self._items)} {self.kind}s."
+            return f" Known {self._plural}: {', '.join(sorted(self._items))}."
+        return f" Did you mean {' or '.join(map(repr, near[:_MOST_NEAR]))}? There are {len(self._items)} {self._plural}."
 
     def names(self, pattern: str = "*") -> list[str]:
         """Sorted names that match the shell-style `pattern`."""
@@ -77,6 +86,6 @@ class Registry(Generic[T]):
                     loaded()
             except Exception as error:
                 raise ConfigError(
-                    f"installed package {point.value!r} cannot add its {self.kind}s ({type(error).__name__}: "
+                    f"installed package {point.value!r} cannot add its {self._plural} ({type(error).__name__}: "
                     f"{error}). Update or uninstall it."
                 ) from error

@@ -1,4 +1,7 @@
-"""Losses over logits, found by name."""
+"""Loss functions of logits, built by name.
+
+The names are in `medseg.losses.catalog`, which does not import torch. To add a loss, see `register_loss`.
+"""
 
 import lazy_loader
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from medseg.config import Config
+from medseg.losses.catalog import check_loss_name
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
-# The names of `medseg.losses.LOSSES`, which imports torch; a test compares the two.
-LossName = Literal["dice_ce", "dice", "cross_entropy", "dice_focal", "focal", "generalized_dice", "tversky"]
+LossName = Annotated[str, AfterValidator(check_loss_name)]
 DEFAULT_STEPS = 1000
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -84,7 +84,9 @@ class TrainSettings(Config):
             and means over weighted or known voxels still look at one batch of every process.
         ema: decay of an exponential moving average of the weights, which is then what is validated and exported; null
             for the weights themselves.
-        loss: a name of `medseg.losses.LOSSES`. batch_dice: sum overlaps over the batch first.
+        loss: name of the loss: ``dice_ce``, ``dice``, ``cross_entropy``, ``dice_focal``, ``focal``, ``generalized_dice``,
+            ``tversky``, or one that was added with `medseg.losses.register_loss`.
+        batch_dice: sum overlaps over the batch before dividing.
         class_weights: label or region → factor of its voxels in the cross-entropy of ``dice_ce`` or ``cross_entropy``,
             1 for those not named; the sum is divided by the sum of the weights, as torch does.
         foreground: share of patches centred on foreground.

@@ -101,7 +101,7 @@ def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path
         (["data.partially_annotated={phantom_*: [livre]}"], "labels: unknown label 'livre'"),
         (["data.ignore=5"], "ignore: found 5, expected a value that no label has"),
         (["data.regions={whole: [1, 2]}"], "regions: whole: unknown value 2"),
-        (["train.loss=tversky"], "train.loss: found tversky with cases of which only some labels were drawn"),
+        (["train.loss=tversky"], "train.loss: found tversky with partially annotated cases"),
         (["train.class_weights={spin: 2}"], "train.class_weights: unknown name 'spin'. Did you mean 'spine'"),
         (
             ["train.class_weights={spine: 2}", "train.loss=dice"],
