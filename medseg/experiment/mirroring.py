@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from medseg.data.settings import Augmentation
 from medseg.errors import ConfigError
-from medseg.labels.label_table import Labels, opposite_names
+from medseg.labels.label_table import Labels
+from medseg.labels.left_right import opposite_names
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig

@@ -1,8 +1,9 @@
-"""What the whole numbers of a prepared label map stand for, where not every voxel is known.
+"""Label sets: which classes each voxel of a partially annotated label map may belong to.
 
-Values 0 … K−1 are classes. A value K + i says "one of the classes of set i". Set 0 holds all classes: nobody looked at
-such a voxel. A case whose annotators drew only some labels has its background stored as K + i with set i = background
-and every label that was not drawn. Losses, validation and evaluation all follow from these sets.
+In a prepared label map, values 0 … K−1 are classes. A value K + i means "one of the classes of set i". Set 0 holds all
+classes and marks voxels that were not annotated. If only some labels were annotated in a case, its background has the
+value K + i of the set that holds the background and every label that was not annotated. Losses, validation and
+evaluation follow from these sets.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from medseg.errors import DataError, did_you_mean
 from medseg.labels.label_table import Labels
 
 AnnotatedLabels = tuple[str, ...]
-"""Names of the labels that the annotators of a case drew."""
+"""Names of the labels that were annotated in a case."""
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The sets of classes that voxels of a dataset may be of.
+    """The sets of classes that voxels of a dataset may belong to.
 
     Attributes:
-        labels: the classes, and what the network predicts.
-        sets: rising class indices of each set; none where every voxel has its class.
+        labels: The labels of the dataset, and what the network predicts.
+        sets: Class indices of each set, ascending; empty if every voxel has a class.
+
+    Examples:
+        >>> labels = Labels.from_names({"liver": 1, "spleen": 2})
+        >>> label_sets = LabelSets.from_annotations(labels, {"case_1": ("liver",)})
+        >>> label_sets.sets
+        ((0, 1, 2), (0, 2))
+        >>> label_sets.background_value(("liver",))  # background or spleen
+        4
     """
 
     labels: Labels
@@ -36,14 +45,14 @@ class LabelSets:
     def from_annotations(
         cls, labels: Labels, annotated: Mapping[str, AnnotatedLabels | None] | None = None
     ) -> LabelSets:
-        """The sets of a dataset.
+        """Create the label sets of a dataset.
 
         Args:
-            labels: its labels; an ignore value needs the set of all classes.
-            annotated: case id → labels that were drawn; None, or a case that is not there, for all.
+            labels: Labels of the dataset; an ignore value requires the set of all classes.
+            annotated: Annotated labels by case id. None, or a missing case, means all labels.
 
         Raises:
-            DataError: an unknown label.
+            DataError: A label is unknown.
         """
         missing = {
             unannotated_classes(labels, names, f"case {case}") for case, names in (annotated or {}).items()
@@ -55,21 +64,28 @@ class LabelSets:
 
     @property
     def num_values(self) -> int:
-        """K and the number of sets: one more than the largest value of a prepared label map."""
+        """Number of values of a prepared label map: K plus the number of sets."""
         return len(self.labels) + len(self.sets)
 
     @property
     def is_fully_annotated(self) -> bool:
-        """Whether every voxel has its class, and the network predicts classes."""
+        """Whether every voxel has a class and the network predicts classes."""
         return not self.sets and not self.labels.regions
 
     def background_value(self, annotated: AnnotatedLabels | None) -> int:
-        """The value of the background voxels of a case in which these labels were drawn: 0 if it was all of them."""
+        """Return the value that encodes the background of a case; 0 if all labels were annotated.
+
+        Args:
+            annotated: Names of the annotated labels; None for all.
+
+        Raises:
+            DataError: A name is unknown.
+        """
         group = unannotated_classes(self.labels, annotated, "labels")
         return len(self.labels) + self.sets.index((0, *group)) if group else 0
 
     def possible(self) -> NDArray[np.bool_]:
-        """Whether a voxel of a value may be of a class, `(num_values, K)`."""
+        """Return whether a voxel with each value may belong to each class, `(num_values, K)`."""
         classes = len(self.labels)
         table = np.zeros((self.num_values, classes), bool)
         table[np.arange(classes), np.arange(classes)] = True
@@ -78,17 +94,21 @@ class LabelSets:
         return table
 
     def certain(self) -> NDArray[np.bool_]:
-        """Whether a voxel of a value is surely inside each of `labels.measured`, `(num_values, m)`."""
+        """Return whether a voxel with each value certainly belongs to each of `labels.evaluated`, `(num_values, m)`."""
         outside = self.possible()[:, None] & ~self._members()
         return np.logical_not(outside.any(2))
 
     def known(self) -> NDArray[np.bool_]:
-        """Whether a voxel of a value is surely inside or surely outside of `labels.measured`, `(num_values, m)`."""
+        """Return whether it is known if a voxel with each value belongs to each of `labels.evaluated`.
+
+        Returns:
+            Table `(num_values, m)`, true where a voxel is certainly inside or certainly outside.
+        """
         possible = self.possible()[:, None] & self._members()
         return self.certain() | np.logical_not(possible.any(2))
 
     def _members(self) -> NDArray[np.bool_]:
-        """The classes of each region, or of each foreground label its own, `(m, K)`."""
+        """Return the classes of each evaluated region, or of each foreground label, `(m, K)`."""
         values = np.array(self.labels.values)
         return np.array([np.isin(values, one.values) for one in self.labels.evaluated], bool).reshape(
             -1, len(values)
@@ -96,10 +116,15 @@ class LabelSets:
 
 
 def unannotated_classes(labels: Labels, annotated: Sequence[str] | None, where: str) -> tuple[int, ...]:
-    """Class indices of the foreground labels that were not drawn; none if `annotated` is None.
+    """Return the class indices of the foreground labels that were not annotated.
+
+    Args:
+        labels: Labels of the dataset.
+        annotated: Names of the annotated labels; None for all.
+        where: Start of the message.
 
     Raises:
-        DataError: an unknown name.
+        DataError: A name is unknown.
     """
     if annotated is None:
         return ()
@@ -107,6 +132,6 @@ def unannotated_classes(labels: Labels, annotated: Sequence[str] | None, where: 
         if name not in labels.names:
             raise DataError(
                 f"{where}: labels: unknown label {name!r}.{did_you_mean(name, labels.names)} Known: "
-                f"{', '.join(labels.names)}. Correct the names of the labels that were drawn."
+                f"{', '.join(labels.names)}. Correct the names of the annotated labels."
             )
     return tuple(index for index, name in enumerate(labels.names) if index and name not in annotated)

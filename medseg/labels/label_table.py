@@ -1,16 +1,12 @@
-"""Labels: names, values in files, colours, and class indices.
+"""Label tables: names, values in files, colours and class indices of the labels of a dataset.
 
-Files hold *values* (any integers); networks know *classes* 0 … K−1 with background first. `Labels` is the
-one table between them. A network may predict *regions* instead, unions of labels that may overlap, such as the whole
-tumour and its core; and one value in files may say *ignore*: nobody looked at this voxel.
+Files hold *values*, which can be any integers from 0. Networks predict *classes* 0 … K−1, with the background first.
+`Labels` translates between the two. A network can also predict *regions*, which are unions of labels that may overlap,
+such as a whole tumour and its core. One value in files can mean *ignore*: the voxel was not annotated.
 """
 
 from __future__ import annotations
 
-import colorsys
-import csv
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,36 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, did_you_mean
+from medseg.labels.colours import IGNORED_COLOUR, Colour, distinct_colour
+from medseg.labels.label_files import LabelRow, label_rows_to_tsv, read_label_rows
+from medseg.labels.left_right import opposite_names
 
-Colour = tuple[int, int, int]
-IGNORED_COLOUR: Colour = (128, 128, 128)
 _LARGEST_LOOKUP = 1 << 20
-_LARGEST_VALUE = 2**31 - 1  # of the largest integer type that every format and tool holds
-
-
-def _word(word: str) -> re.Pattern[str]:
-    """A word within a name, such as ``left`` in ``left_lung``, ``lungLeft`` and ``LEFT LUNG``, but not in ``cleft``."""
-    title, upper = word.capitalize(), word.upper()
-    return re.compile(
-        rf"(?<![a-z]){word}(?![a-z])|(?<=[a-z]){title}|(?<![A-Za-z])(?:{title}|{upper})(?![a-z])"
-    )
-
-
-def _in_case_of(found: str, word: str) -> str:
-    """`word` in the letter case of `found`."""
-    return word.upper() if found.isupper() else word.capitalize() if found[0].isupper() else word
-
-
-def opposite_names(names: Sequence[str], word: str, opposite: str) -> tuple[tuple[str, str], ...]:
-    """Pairs among `names` that differ only by two words, in lower case, such as ``upper`` and ``lower``."""
-    pattern = _word(word)
-    pairs = ((name, pattern.sub(lambda m: _in_case_of(m.group(), opposite), name)) for name in names)
-    return tuple((one, other) for one, other in pairs if one != other and other in names)
+_LARGEST_VALUE = 2**31 - 1  # of the largest integer type that all formats and tools support
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label: its name, its value in files, and its display colour (0 to 255 each)."""
+    """One label.
+
+    Attributes:
+        name: Name of the structure.
+        value: Value in label maps.
+        colour: Display colour.
+    """
 
     name: str
     value: int
@@ -58,13 +41,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Region:
-    """A union of labels that one output of a network stands for.
+    """A union of labels that one output of a network predicts.
 
     Attributes:
-        name: may be that of a label, if it holds only this label.
-        values: the labels' values in files, rising.
-        written: the value that stands for it in an output label map, where later regions overwrite earlier ones.
-        colour: for display.
+        name: Name of the region. It may be the name of a label if the region consists of this label only.
+        values: Values of its labels, ascending.
+        output_value: Value that represents the region in predicted label maps, where later regions overwrite earlier
+            ones.
+        colour: Display colour.
     """
 
     name: str
@@ -75,12 +59,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Labels(Sequence[Label]):
-    """The labels of a dataset in class order; class 0 is background with value 0.
+    """The labels of a dataset in class order, with the background first.
 
     Attributes:
-        items: one for each class.
-        regions: what the network predicts, in the order in which it is written; nothing if it predicts the classes.
-        ignore: the value in files that says "not annotated"; no class, but class index K in arrays; None without one.
+        items: The labels; the class index of a label is its position.
+        regions: What the network predicts instead of the labels; empty if it predicts the labels.
+        ignore: Value of voxels that were not annotated, or None. It is not a class, but has index K in arrays of class
+            indices.
+
+    Examples:
+        >>> labels = Labels.from_names({"liver": 5, "spleen": 2})
+        >>> labels.names
+        ('background', 'spleen', 'liver')
+        >>> labels.to_classes(np.array([0, 5, 2]))
+        array([0, 2, 1], dtype=uint8)
+        >>> labels.to_values(np.array([0, 2, 1]))
+        array([0, 5, 2], dtype=uint8)
     """
 
     items: tuple[Label, ...]
@@ -91,20 +85,22 @@ class Labels(Sequence[Label]):
         values, names = self.values, self.names
         if len(set(values)) != len(values) or len(set(names)) != len(names):
             raise DataError(
-                f"labels: found {dict(zip(names, values, strict=True))}, expected each once. Mend the table."
+                f"labels: found {dict(zip(names, values, strict=True))}, expected unique names and values. Fix the table."
             )
         if not values or values[0] != 0 or list(values) != sorted(values) or values[-1] > _LARGEST_VALUE:
             raise DataError(
-                f"labels: found values {list(values)}, expected background = 0 first, then rising to at most "
-                f"{_LARGEST_VALUE}. Mend the table."
+                f"labels: found values {list(values)}, expected background = 0 first, then ascending values up to "
+                f"{_LARGEST_VALUE}. Fix the table."
             )
-        if any(not name.strip() or any(character in name for character in "\t\r\n") for name in names):
-            raise DataError(f"labels: found names {list(names)}, expected each on one line. Mend the table.")
+        if any(not _is_one_line(name) for name in names):
+            raise DataError(
+                f"labels: found names {list(names)}, expected one line of text each. Fix the table."
+            )
         self._check_regions()
         if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= _LARGEST_VALUE):
             raise DataError(
-                f"labels: ignore: found {self.ignore}, expected a value that no label has ({_listed(values)}) from 1 to "
-                f"{_LARGEST_VALUE}. Choose another."
+                f"labels: ignore: found {self.ignore}, expected a value that no label has ({_listed(values)}), "
+                f"from 1 to {_LARGEST_VALUE}. Choose another value."
             )
 
     def _check_regions(self) -> None:
@@ -114,26 +110,35 @@ class Labels(Sequence[Label]):
             unknown = sorted({*region.values, region.output_value} - set(self.values[1:]))
             if unknown:
                 raise DataError(
-                    f"{where}: unknown value {_listed(unknown)}, expected values of labels but the background's: "
+                    f"{where}: unknown value {_listed(unknown)}, expected values of labels other than the background: "
                     f"{_listed(self.values[1:])}. Correct it."
                 )
             if not region.values or list(region.values) != sorted(set(region.values)):
                 raise DataError(
-                    f"{where}: found values {list(region.values)}, expected one or more, rising, each once. Correct it."
+                    f"{where}: found values {list(region.values)}, expected one or more unique values in ascending "
+                    "order. Correct it."
                 )
             same = [label.value for label in self.items if label.name == region.name]
             if names.count(region.name) > 1 or (same and region.values != tuple(same)):
                 raise DataError(
-                    f"{where}: the name stands for something else, too, expected each name once. Rename one of them."
+                    f"{where}: another label or region has this name, expected unique names. Rename one of them."
                 )
-            if not region.name.strip() or any(character in region.name for character in "\t\r\n"):
-                raise DataError(f"regions: found the name {region.name!r}, expected one line. Rename it.")
+            if not _is_one_line(region.name):
+                raise DataError(
+                    f"regions: found the name {region.name!r}, expected one line of text. Rename it."
+                )
 
     @classmethod
     def from_names(
         cls, names_to_values: Mapping[str, int], colours: Mapping[str, Colour] | None = None
     ) -> Labels:
-        """From ``{"background": 0, "liver": 1, …}`` in any order; background is added when missing."""
+        """Create labels from names and values.
+
+        Args:
+            names_to_values: Values by name, such as ``{"background": 0, "liver": 1}``, in any order. The background is
+                added if it is missing.
+            colours: Colours by name; distinct colours are chosen for other names.
+        """
         table = dict(names_to_values)
         if 0 not in table.values() and "background" not in table:
             table = {"background": 0, **table}
@@ -146,22 +151,66 @@ class Labels(Sequence[Label]):
             )
         )
 
-    def with_regions(
-        self, regions: Mapping[str, Sequence[int]], written: Mapping[str, int] | None = None
-    ) -> Labels:
-        """The same labels, with a network that predicts these regions; nothing makes it predict the labels again.
+    @classmethod
+    def from_values(cls, *arrays: NDArray[Any]) -> Labels:
+        """Create labels for maps without names: one for each value that occurs, called ``label_1`` and so on.
 
         Args:
-            regions: name → values of the labels it is the union of. Written in this order, later ones over earlier
-                ones, so the larger region comes first.
-            written: name → the value that stands for the region in a label map. Unless given it is the smallest value
-                of the region that no later region holds, or else its smallest: of ``whole: [1, 2, 3], core: [2, 3],
-                enhancing: [3]`` it is 1, 2, 3.
+            *arrays: Label maps of any shape.
+        """
+        values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
+        return cls.from_names({"background": 0} | {unnamed_label(value): value for value in values})
+
+    @classmethod
+    def from_tsv(cls, path: str | Path) -> Labels:
+        """Read labels from a table with the columns value (or index) and name, and optionally colour and kind.
+
+        Args:
+            path: File as `to_tsv` writes it; a row with an empty kind is a label.
 
         Raises:
-            DataError: an unknown value, a name that stands for something else, too, or a region without values.
+            DataError: The file cannot be read or is not a valid table.
         """
-        given, made = written or {}, []
+        rows = read_label_rows(Path(path))
+        labels, regions, ignored = (
+            [row for row in rows if row.kind == k] for k in ("label", "region", "ignore")
+        )
+        table = cls.from_names(
+            {row.name: row.value for row in labels}, {row.name: row.colour for row in labels if row.colour}
+        )
+        found = table.with_regions(
+            {row.name: row.members for row in regions}, {row.name: row.value for row in regions}
+        )
+        coloured = tuple(
+            replace(region, colour=row.colour or region.colour)
+            for region, row in zip(found.regions, regions, strict=True)
+        )
+        return replace(found, regions=coloured, ignore=ignored[0].value if ignored else None)
+
+    def to_tsv(self) -> str:
+        """Return the labels as the text of a ``labels.tsv`` file; see `medseg.labels.label_files`."""
+        rows = [LabelRow(label.value, label.name, label.colour) for label in self.items]
+        rows += [LabelRow(r.output_value, r.name, r.colour, "region", r.values) for r in self.regions]
+        if self.ignore is not None:
+            rows.append(LabelRow(self.ignore, "ignore", IGNORED_COLOUR, "ignore"))
+        return label_rows_to_tsv(rows)
+
+    def with_regions(
+        self, regions: Mapping[str, Sequence[int]], output_values: Mapping[str, int] | None = None
+    ) -> Labels:
+        """Return the same labels for a network that predicts regions; without regions, it predicts the labels.
+
+        Args:
+            regions: Values of the labels in each region, by name. In a label map, later regions overwrite earlier
+                ones, so list larger regions first.
+            output_values: Value that represents a region in a label map, by name. By default this is the smallest
+                value of the region that is in no later region, or else its smallest value: 1, 2 and 3 for
+                ``whole: [1, 2, 3], core: [2, 3], enhancing: [3]``.
+
+        Raises:
+            DataError: A value is unknown, a name is not unique, or a region has no values.
+        """
+        given, found = output_values or {}, []
         groups = {str(name): tuple(sorted(set(values))) for name, values in regions.items()}
         for index, (name, values) in enumerate(groups.items()):
             later = {value for group in list(groups.values())[index + 1 :] for value in group}
@@ -170,48 +219,42 @@ class Labels(Sequence[Label]):
             colour = next(
                 (label.colour for label in self.items if label.value == value), distinct_colour(index + 1)
             )
-            made.append(Region(name, values, value, colour))
-        return replace(self, regions=tuple(made))
-
-    @classmethod
-    def from_values(cls, *arrays: NDArray[Any]) -> Labels:
-        """Return labels for maps without names: one for every value that occurs, called ``label_1`` and so on."""
-        values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
-        return cls.from_names({"background": 0} | {unnamed_label(value): value for value in values})
+            found.append(Region(name, values, value, colour))
+        return replace(self, regions=tuple(found))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names in class order."""
+        """Names of the labels in class order."""
         return tuple(label.name for label in self.items)
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Names of labels and regions, each once."""
+        """Names of labels and regions, without duplicates."""
         return tuple(dict.fromkeys((*self.names, *(region.name for region in self.regions))))
 
     @property
     def values(self) -> tuple[int, ...]:
-        """Values in class order."""
+        """Values of the labels in class order."""
         return tuple(label.value for label in self.items)
 
     @property
     def foreground(self) -> tuple[Label, ...]:
-        """All but the background."""
+        """All labels except the background."""
         return self.items[1:]
 
     @property
     def num_outputs(self) -> int:
-        """Number of outputs of a network: its regions, or its classes with the background."""
+        """Number of outputs of a network: its regions, or its classes including the background."""
         return len(self.regions) or len(self.items)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of a network's outputs in order: regions, or classes with the background first."""
+        """Names of the outputs of a network in order: regions, or classes with the background first."""
         return tuple(region.name for region in self.regions) or self.names
 
     @property
     def evaluated(self) -> tuple[Region, ...]:
-        """What predictions are measured by: the regions, or each foreground label as a region of its own."""
+        """What predictions are evaluated by: the regions, or one region for each foreground label."""
         return self.regions or tuple(
             Region(label.name, (label.value,), label.value, label.colour) for label in self.foreground
         )
@@ -223,7 +266,14 @@ class Labels(Sequence[Label]):
         return len(self.items)
 
     def value_of(self, name: str) -> int:
-        """The value of the label called `name`."""
+        """Return the value of a label.
+
+        Args:
+            name: Name of the label.
+
+        Raises:
+            DataError: There is no label of this name.
+        """
         for label in self.items:
             if label.name == name:
                 return label.value
@@ -232,14 +282,21 @@ class Labels(Sequence[Label]):
         )
 
     def left_right_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Names of labels or regions that differ only by left and right: ``("left_kidney", "right_kidney")``."""
+        """Return pairs of names that differ only by left and right, such as ``("left_kidney", "right_kidney")``."""
         return opposite_names(self.all_names, "left", "right")
 
     def to_classes(self, values: NDArray[Any], where: str = "label map") -> NDArray[Any]:
-        """Values in a file → class indices (uint8, or uint16 for more than 256 classes); K for the value of `ignore`.
+        """Convert values in files to class indices.
+
+        Args:
+            values: Label map of any shape.
+            where: File or case, for messages.
+
+        Returns:
+            Class indices of the same shape, uint8, or uint16 for more than 256 classes; K for the value `ignore`.
 
         Raises:
-            DataError: a value that the table does not hold, with its voxel count.
+            DataError: A value is not in the table. The message states the number of voxels.
         """
         index = self._nearest_classes(values)
         unknown = self.to_values(index) != values
@@ -257,14 +314,14 @@ class Labels(Sequence[Label]):
         return index
 
     def _advice(self, values: NDArray[Any], unknown: NDArray[np.bool_]) -> str:
-        """What to do about unknown values; drawing programs store a mask of one object as 0 and 255."""
-        usual = "add it to the dataset's labels, or mend the label map."
+        """Return how to fix unknown values. Many tools store a mask of one structure as 0 and 255."""
+        usual = "add it to the dataset's labels, or fix the label map."
         if self.values != (0, 1) or not (values[unknown] == 255).all() or values[~unknown].any():
             return usual.capitalize()
         return f"If it is a mask of 0 and 255, set data.labels={{{self.names[1]}: 255}}; else {usual}"
 
     def _nearest_classes(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Class indices, right wherever the table holds the value; a look-up, because volumes are large."""
+        """Return class indices that are correct where a value is in the table, by table look-up for speed."""
         table = np.array(self.values)
         dtype = np.uint8 if len(table) + (self.ignore is not None) <= 256 else np.uint16
         if values.dtype.kind not in "iu" or table[-1] >= _LARGEST_LOOKUP:
@@ -275,118 +332,36 @@ class Labels(Sequence[Label]):
         return np.asarray(lookup[np.clip(values, 0, top)])
 
     def to_values(self, classes: NDArray[Any]) -> NDArray[Any]:
-        """Class indices → values, in the smallest integer type that holds those of all labels (and ignore, if met)."""
-        met = self.ignore is not None and bool(np.any(np.asarray(classes) == len(self)))
-        table = np.array((*self.values, self.ignore) if met else self.values)
+        """Convert class indices to values in files.
+
+        Args:
+            classes: Class indices of any shape; K stands for `ignore`.
+
+        Returns:
+            Values of the same shape, in the smallest integer type that holds the values of all labels (and of
+            `ignore`, if it occurs).
+        """
+        has_ignored = self.ignore is not None and bool(np.any(np.asarray(classes) == len(self)))
+        table = np.array((*self.values, self.ignore) if has_ignored else self.values)
         dtype = np.uint8 if table.max() < 256 else np.uint16 if table.max() < 65536 else np.int32
         return np.take(table.astype(dtype), classes)
 
-    def to_tsv(self) -> str:
-        """As a table with the columns value, name, colour (``#rrggbb``).
-
-        Where there are regions or an ignore label, a column ``kind`` says of each row ``label``, ``ignore`` or
-        ``region 1 2 3``: the values that the region holds, while the row's value is the one it is written as.
-        """
-        rows = [(i.value, i.name, i.colour, "label") for i in self.items]
-        rows += [
-            (r.output_value, r.name, r.colour, f"region {' '.join(map(str, r.values))}") for r in self.regions
-        ]
-        if self.ignore is not None:
-            rows.append((self.ignore, "ignore", IGNORED_COLOUR, "ignore"))
-        more = bool(self.regions) or self.ignore is not None
-        lines = ["value\tname\tcolour" + ("\tkind" if more else "")]
-        lines += [
-            f"{value}\t{name}\t#{red:02x}{green:02x}{blue:02x}" + (f"\t{kind}" if more else "")
-            for value, name, (red, green, blue), kind in rows
-        ]
-        return "\n".join(lines) + "\n"
-
-    @classmethod
-    def from_tsv(cls, path: str | Path) -> Labels:
-        """Read a table with the columns value (or index) and name, and perhaps colour (``#rrggbb``) and kind.
-
-        See `to_tsv` for the kinds; an empty one is a label.
-
-        Raises:
-            DataError: the table cannot be read, or does not make sense.
-        """
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: cannot be read ({reason}). Give a table of labels.") from None
-        try:
-            rows = [
-                _Row.from_row(row)
-                for row in csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-            ]
-            labels = [row for row in rows if row.kind == "label"]
-            for kind in ("label", "region"):
-                names = [row.name for row in rows if row.kind == kind]
-                if len(set(names)) < len(names):
-                    raise ValueError(f"name {max(names, key=names.count)!r} stands twice")
-            ignored = [row.value for row in rows if row.kind == "ignore"]
-            if len(ignored) > 1:
-                raise ValueError(f"found {len(ignored)} rows of kind ignore, expected one")
-        except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
-            raise DataError(
-                f"{path}: {error}: expected tab-separated columns value, name and perhaps colour (#rrggbb) and kind "
-                "(label, ignore or region 1 2 3). Mend the header or the row."
-            ) from None
-        table = cls.from_names(
-            {row.name: row.value for row in labels}, {row.name: row.colour for row in labels if row.colour}
-        )
-        regions = [row for row in rows if row.kind == "region"]
-        found = table.with_regions(
-            {row.name: row.holds for row in regions}, {row.name: row.value for row in regions}
-        )
-        coloured = tuple(
-            replace(region, colour=row.colour or region.colour)
-            for region, row in zip(found.regions, regions, strict=True)
-        )
-        return replace(found, regions=coloured, ignore=ignored[0] if ignored else None)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of a table of labels."""
-
-    value: int
-    name: str
-    colour: Colour | None
-    kind: str
-    holds: tuple[int, ...]
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> _Row:
-        kind, *holds = (row.get("kind") or "label").split()
-        if kind not in ("label", "ignore", "region") or (kind == "region") != bool(holds):
-            raise ValueError(f"kind {row.get('kind')!r}")
-        colour = _colour(row["colour"]) if row.get("colour") else None
-        value = int(row.get("value") or row["index"])
-        return cls(value, row["name"].strip(), colour, kind, tuple(map(int, holds)))
-
 
 def unnamed_label(value: int) -> str:
-    """Return the name of a label for which only the value is known: ``label_3`` for 3."""
+    """Return the name of a label of which only the value is known.
+
+    Args:
+        value: Value in label maps.
+
+    Examples:
+        >>> unnamed_label(3)
+        'label_3'
+    """
     return f"label_{value}"
 
 
-def distinct_colour(index: int) -> Colour:
-    """A colour far from those of neighbouring indices; index 0 is black (golden-angle hues)."""
-    if index == 0:
-        return (0, 0, 0)
-    hue = (index * 0.618033988749895) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.65 + 0.2 * (index % 2), 0.95 - 0.15 * (index % 3))
-    return (round(red * 255), round(green * 255), round(blue * 255))
-
-
-def _colour(text: str) -> Colour:
-    digits = text.strip().lstrip("#")
-    if len(digits) != 6:
-        raise ValueError(f"colour {text!r}")
-    return (int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16))
+def _is_one_line(name: str) -> bool:
+    return bool(name.strip()) and not any(character in name for character in "\t\r\n")
 
 
 def _listed(values: Sequence[int]) -> str:

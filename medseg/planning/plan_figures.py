@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.labels.label_table import distinct_colour
+from medseg.labels.colours import distinct_colour
 from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.propose import Proposal
 from medseg.runtime.formatting import shortened

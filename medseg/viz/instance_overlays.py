@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.labels.label_table import distinct_colour
+from medseg.labels.colours import distinct_colour
 from medseg.viz.figures import planes_of
 from medseg.viz.slice_images import (
     Array,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medseg.data.datasets.dataset_json import parse_labels
 from medseg.errors import DataError
-from medseg.labels.label_table import Label, Labels, distinct_colour, unnamed_label
+from medseg.labels.colours import distinct_colour
+from medseg.labels.label_table import Label, Labels, unnamed_label
 
 ORGANS = Labels.from_names({"liver": 30, "background": 0, "spleen": 2})
 
@@ -42,12 +43,12 @@ def test_background_is_added() -> None:
     ],
 )
 def test_bad_tables_are_refused(table: dict[str, int]) -> None:
-    with pytest.raises(DataError, match=r"labels: found .*, expected .*Mend the table"):
+    with pytest.raises(DataError, match=r"labels: found .*, expected .*Fix the table"):
         Labels.from_names(table)
 
 
 def test_a_name_twice_is_refused() -> None:
-    with pytest.raises(DataError, match="expected each once"):
+    with pytest.raises(DataError, match="expected unique names and values"):
         Labels((Label("a", 0, (0, 0, 0)), Label("a", 1, (1, 1, 1))))
 
 
@@ -157,7 +158,7 @@ def test_reads_an_index_column_and_a_byte_order_mark(tmp_path: Path) -> None:
 def test_bad_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.tsv"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"labels\.tsv: .*expected tab-separated columns.*Mend"):
+    with pytest.raises(DataError, match=r"labels\.tsv: .*expected tab-separated columns.*Fix"):
         Labels.from_tsv(path)
 
 
@@ -237,8 +238,8 @@ def test_without_regions_the_classes_are_the_outputs() -> None:
         ({"whole": [1, 4]}, {}, "regions: whole: unknown value 4, expected values of labels"),
         ({"whole": [0, 1]}, {}, "regions: whole: unknown value 0"),
         ({"whole": [1, 2]}, {"whole": 9}, "regions: whole: unknown value 9"),
-        ({"enhancing": [2, 3]}, {}, "regions: enhancing: the name stands for something else"),
-        ({"background": [2]}, {}, "regions: background: the name stands for something else"),
+        ({"enhancing": [2, 3]}, {}, "regions: enhancing: another label or region has this name"),
+        ({"background": [2]}, {}, "regions: background: another label or region has this name"),
         ({"whole": []}, {"whole": 1}, r"regions: whole: found values \[\], expected one or more"),
         ({"a\nb": [1]}, {}, "regions: found the name"),
     ],
@@ -252,7 +253,7 @@ def test_bad_regions_are_refused(
 
 def test_a_region_twice_is_refused() -> None:
     region = BRATS.with_regions({"whole": [1, 2]}).regions[0]
-    with pytest.raises(DataError, match="regions: whole: the name stands for something else"):
+    with pytest.raises(DataError, match="regions: whole: another label or region has this name"):
         replace(BRATS, regions=(region, region))
 
 
@@ -302,7 +303,7 @@ def test_regions_and_ignore_survive_the_table(tmp_path: Path) -> None:
         ("1\ta\tlabel 2", "kind 'label 2'"),
         ("1\ta\tmask", "kind 'mask'"),
         ("1\ta\tlabel\n8\tb\tignore\n9\tc\tignore", "found 2 rows of kind ignore"),
-        ("1\ta\tlabel\n1\tr\tregion 1\n1\tr\tregion 1", "name 'r' stands twice"),
+        ("1\ta\tlabel\n1\tr\tregion 1\n1\tr\tregion 1", "name 'r' twice"),
         ("1\ta\tlabel\n1\tr\tregion 1 x", "invalid literal"),
     ],
 )

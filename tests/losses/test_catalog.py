@@ -58,7 +58,7 @@ def test_what_a_registered_loss_does_not_support_is_refused(catalog):
         build_loss("mean_square", label_sets=partial)
     with pytest.raises(ConfigError, match=r"train\.loss: found mean_square with an ignore label"):
         build_loss("mean_square", label_sets=LabelSets.from_annotations(replace(ORGANS, ignore=9)))
-    with pytest.raises(ConfigError, match="train.class_weights: found weights with the loss mean_square"):
+    with pytest.raises(ConfigError, match=r"train\.class_weights: found weights with the loss mean_square"):
         build_loss("mean_square", label_sets=LabelSets(ORGANS), class_weights={"a": 2})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg.labels.label_table import distinct_colour
+from medseg.labels.colours import distinct_colour
 from medseg.viz.instance_overlays import contours, instance_figure
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
