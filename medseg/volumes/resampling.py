@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.volumes.boxes import Box, span
+from medseg.volumes.largest_share import LargestShare
 
 Array = NDArray[Any]
 ANISOTROPY_THRESHOLD = 3.0  # nnU-Net (Isensee et al., Nature Methods 2021): thicker slices are kept apart
 _SPACING_NOISE = 1e-5  # relative; spacings are norms of affine columns that files hold in single precision
-_NEAREST_LEADS_BY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,11 @@ def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]
     if all(m.is_selection or o == 0 for m, o in zip(maps, orders, strict=True)):
         return nearest
     matrices = [axis_matrix(m, 0 if m.is_selection else o) for m, o in zip(maps, orders, strict=True)]
-    best = np.zeros(nearest.shape)
-    result = np.zeros_like(nearest)
+    decision = LargestShare(nearest)
     for label in np.unique(array):
         box, share = _share(array == label, matrices)
-        # Rounding makes shares that are equal in exact arithmetic equal here; the nearest label then leads.
-        share = np.round(share, 9) + _NEAREST_LEADS_BY * (nearest[box] == label)
-        wins = share > best[box]
-        result[box][wins] = label
-        best[box][wins] = share[wins]
-    return result
+        decision.add(label, share, box)
+    return decision.labels
 
 
 def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> tuple[Box, Array]:
