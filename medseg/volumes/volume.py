@@ -20,6 +20,7 @@ from medseg.volumes.grid import (
     reorientation_like,
     separable_maps,
 )
+from medseg.volumes.largest_share import LargestShare
 from medseg.volumes.resampling import AxisMap, axis_orders, resample, resample_labels
 
 Kind = Literal["image", "label"]
@@ -160,11 +161,24 @@ class Volume:
         # Interpolation towards 0 reaches one voxel beyond the outermost centres, half a voxel outside.
         outside = interpolate(np.ones(self.grid.shape, np.float32), 1, "grid-constant") <= 0
         if self.is_label:
-            data = _largest_share(self.data[0], target.shape, lambda share: interpolate(share, 1))[None]
+            data = self._interpolate_labels(matrix, target, lambda indicator: interpolate(indicator, 1))
         else:
             data = np.stack([interpolate(channel, order) for channel in self.data])
         data[:, outside] = 0
         return self._with(data, target)
+
+    def _interpolate_labels(
+        self, matrix: NDArray[np.float64], target: Grid, interpolate: Callable[[Array], Array]
+    ) -> Array:
+        """Return the label map `(1, X, Y, Z)` on `target`, by the rule of `medseg.volumes.largest_share`."""
+        labels = self.data[0].astype(np.uint8) if self.data.dtype == bool else self.data[0]
+        nearest = ndimage.affine_transform(
+            labels, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="nearest"
+        )
+        decision = LargestShare(nearest)
+        for label in np.unique(labels):
+            decision.add(label, interpolate(labels == label))
+        return decision.labels[None].astype(self.data.dtype, copy=False)
 
     def _permuted(self, axes: Sequence[int], flips: Sequence[bool]) -> Volume:
         if tuple(axes) == (0, 1, 2) and not any(flips):
@@ -186,18 +200,6 @@ class Volume:
         else:
             content = f"range {_number(self.data.min())} to {_number(self.data.max())}"
         return f"Volume({channels}{shape}, {spacing} mm, {self.grid.axcodes}, {self.data.dtype}, {content})"
-
-
-def _largest_share(labels: Array, shape: Sequence[int], interpolate: Callable[[Array], Array]) -> Array:
-    """Label map of `shape` that holds, per voxel, the label whose interpolated indicator is largest."""
-    result = np.zeros(shape, dtype=labels.dtype)
-    best = np.zeros(shape, dtype=np.float32)
-    for value in np.unique(labels):
-        share = interpolate(labels == value)
-        wins = share > best
-        result[wins] = value
-        best[wins] = share[wins]
-    return result
 
 
 def _zero_outside_source(data: Array, maps: Sequence[AxisMap]) -> Array:

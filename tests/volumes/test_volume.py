@@ -321,3 +321,19 @@ def test_real_orientations_are_one_brain(shared_data: Path) -> None:
         assert np.array_equal(turned.data, reference.data)
         assert turned.grid.matches(reference.grid)
         assert np.array_equal(volume.resampled(like=reference).data, reference.data)
+
+
+def test_equal_shares_on_a_turned_grid_do_not_depend_on_the_values_of_the_labels() -> None:
+    """The nearest sample decides, as on a straight grid, and not the smaller value."""
+    affine = np.eye(4)
+    affine[:2, :2] = [[0.5, -0.5], [0.5, 0.5]]  # many samples are half-way between two voxels
+    affine[:2, 3] = 4, 0
+    labels = np.random.default_rng(0).integers(1, 3, (1, 9, 9, 2)).astype(np.uint8)
+    grid = Grid.from_spacing((9, 9, 2))
+    one, other = (
+        Volume(values, grid, "label").resampled(like=Grid((9, 9, 2), affine)).data
+        for values in (labels, 3 - labels)
+    )
+    inside = one > 0
+    assert inside.sum() > 50
+    np.testing.assert_array_equal(other[inside], 3 - one[inside])
