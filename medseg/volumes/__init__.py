@@ -1,1 +1,1 @@
-"""Arrays with their position in space: volumes, grids and resampling."""
+"""Arrays and their positions in space: volumes, grids, resampling and bounding boxes."""

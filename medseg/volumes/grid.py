@@ -1,7 +1,7 @@
-"""Grids: where voxels lie in the patient.
+"""Grids: the positions of voxels in the patient.
 
-Voxel indices are in array order `(X, Y, Z)`; world coordinates are millimetres, RAS+ (right, anterior,
-superior). Column i of an affine belongs to array axis i. Spacing is derived from the affine, never stored.
+Voxel indices are in array order `(X, Y, Z)`. World coordinates are in mm, RAS+ (right, anterior, superior). Column i of
+an affine belongs to array axis i. Spacing is derived from the affine and never stored separately.
 """
 
 from __future__ import annotations
@@ -28,11 +28,22 @@ _SNAP_WITHIN = 1e-9  # of a whole number, in voxels; float noise of composed aff
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A box of voxels in space.
+    """The shape and affine of a volume: a box of voxels in space.
 
     Attributes:
-        shape: voxels along X, Y, Z.
-        affine: `(4, 4)` float64, voxel index to world mm.
+        shape: Number of voxels along each array axis.
+        affine: Matrix `(4, 4)` from voxel indices to world positions in mm, float64, read-only.
+
+    Examples:
+        >>> grid = Grid.from_spacing((10, 20, 30), spacing=(1, 1, 2.5))
+        >>> grid
+        Grid(shape=(10, 20, 30), spacing=(1, 1, 2.5) mm, RAS)
+        >>> grid.reoriented("SPL").shape
+        (30, 20, 10)
+        >>> grid.with_spacing((2, 2, 2)).shape
+        (5, 10, 38)
+        >>> grid.cropped(start=(2, 2, 2), shape=(5, 5, 5)).affine[:3, 3]
+        array([2., 2., 5.])
     """
 
     shape: tuple[int, int, int]
@@ -51,12 +62,17 @@ class Grid:
 
     @classmethod
     def from_spacing(cls, shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1)) -> Grid:
-        """A RAS grid of this shape and spacing (mm) with its first voxel at the world's origin."""
+        """Return a RAS grid whose first voxel is at the origin of the world.
+
+        Args:
+            shape: Number of voxels along each axis.
+            spacing: Voxel size along each axis, mm.
+        """
         return cls(tuple(shape), np.diag([*spacing, 1.0]))  # type: ignore[arg-type]
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxel centres along each array axis, mm."""
+        """Distance between neighbouring voxel centres along each array axis, mm."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
 
@@ -72,7 +88,7 @@ class Grid:
 
     @property
     def shear(self) -> float:
-        """Largest absolute cosine between two array axes: 0 for an orthogonal grid."""
+        """Largest absolute cosine between two array axes; 0 for an orthogonal grid."""
         directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
@@ -88,25 +104,48 @@ class Grid:
         return world_positions(self.affine, ends.T)
 
     def distance(self, other: Grid) -> float:
-        """Largest distance between corresponding corners, mm; infinite for different shapes."""
+        """Return the largest distance between corresponding corners, mm; infinity if the shapes differ.
+
+        Args:
+            other: Grid to compare with.
+        """
         if self.shape != other.shape:
             return float("inf")
         return float(np.linalg.norm(self.corners - other.corners, axis=1).max())
 
     def matches(self, other: Grid, within_mm: float = EQUAL_WITHIN_MM) -> bool:
-        """Whether both grids are the same box of voxels: no corner further apart than `within_mm`."""
+        """Return whether both grids are the same box of voxels.
+
+        Args:
+            other: Grid to compare with.
+            within_mm: Largest distance between corresponding corners, mm.
+        """
         return self.distance(other) <= within_mm
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
-        """The grid of the box that begins at voxel `start`; negative starts and larger shapes extend it."""
+        """Return the grid of a box of voxels.
+
+        Args:
+            start: First voxel of the box. Negative values extend the grid.
+            shape: Shape of the box, which may reach beyond the grid.
+        """
         return self._mapped(np.eye(3), np.asarray(start, dtype=float), shape)
 
     def reoriented(self, axcodes: str = AXES) -> Grid:
-        """The same voxels with array axes nearest to `axcodes` directions."""
+        """Return the grid of the same voxels with other array axes.
+
+        Args:
+            axcodes: Anatomical directions that the axes should be closest to, such as ``"LPS"``.
+        """
         return self.permuted(*reorientation(self.axcodes, axcodes))
 
     def permuted(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
-        """The same voxels with array axis i taken from axis ``axes[i]``, reversed where ``flips[i]``."""
+        """Return the grid of the same voxels with permuted and reversed axes.
+
+        Args:
+            axes: Source axis of each new axis.
+            flips: Whether each new axis is reversed.
+        """
         linear = np.zeros((3, 3))
         offset = np.zeros(3)
         for target, (source, flip) in enumerate(zip(axes, flips, strict=True)):
@@ -115,13 +154,21 @@ class Grid:
         return self._mapped(linear, offset, [self.shape[axis] for axis in axes])
 
     def with_shape(self, shape: Sequence[int]) -> Grid:
-        """Another number of voxels over exactly the same field of view; spacing follows."""
+        """Return a grid with another number of voxels over exactly the same field of view.
+
+        Args:
+            shape: Number of voxels along each axis; the spacing follows.
+        """
         shape = checked_shape(shape)
         scale = np.array(self.shape) / np.array(shape)
         return self._mapped(np.diag(scale), 0.5 * scale - 0.5, shape)
 
     def with_spacing(self, spacing: Sequence[float]) -> Grid:
-        """Exactly this spacing (mm), about the same centre, over the nearest whole number of voxels."""
+        """Return a grid with exactly this spacing around the same centre.
+
+        Args:
+            spacing: Voxel size along each axis, mm. The number of voxels is rounded.
+        """
         spacing = checked_spacing(spacing)
         scale = np.array(spacing) / np.array(self.spacing)
         shape = shape_at_spacing(self.shape, self.spacing, spacing)
@@ -149,12 +196,26 @@ class Grid:
 
 
 def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[float]) -> tuple[int, ...]:
-    """Voxels at spacing `new` over the field of view of `shape` at spacing `old` (mm), at least 1 an axis."""
+    """Return the number of voxels that cover a field of view at another spacing, at least 1 per axis.
+
+    Args:
+        shape: Number of voxels along each axis.
+        old: Their spacing, mm.
+        new: The other spacing, mm.
+
+    Examples:
+        >>> shape_at_spacing((512, 512, 80), (0.8, 0.8, 5), (1.5, 1.5, 1.5))
+        (273, 273, 267)
+    """
     return tuple(max(1, round(o / n * size)) for size, o, n in zip(shape, old, new, strict=True))
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Three positive sizes, or a `DataError` that says so."""
+    """Return a grid shape as three integers.
+
+    Raises:
+        DataError: There are not three positive sizes.
+    """
     sizes = tuple(int(size) for size in shape)
     if len(sizes) != 3 or min(sizes) < 1:
         raise DataError(f"grid shape: found {sizes}, expected three positive sizes. Check the file.")
@@ -162,7 +223,11 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, float]:
-    """Three positive, finite spacings (mm); one number stands for all axes."""
+    """Return a spacing as three floats, mm; a single number is used for all axes.
+
+    Raises:
+        DataError: There are not one or three positive, finite numbers.
+    """
     values = tuple(float(value) for value in np.ravel(spacing))
     values = values * 3 if np.ndim(spacing) == 0 else values
     if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
@@ -173,21 +238,33 @@ def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, flo
 
 
 def checked_axcodes(axcodes: str) -> str:
-    """The three letters in upper case, or a `DataError` that says what they must be."""
+    """Return axis codes in upper case.
+
+    Raises:
+        DataError: The codes are not one letter each of R/L, A/P and S/I.
+    """
     letters = axcodes.upper()
     pairs = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
     if len(letters) != 3 or any(sum(letter in pair for letter in letters) != 1 for pair in pairs):
         raise DataError(
-            f"orientation: found {axcodes!r}, expected one letter each of R/L, A/P and S/I. Use RAS, say."
+            f"orientation: found {axcodes!r}, expected one letter each of R/L, A/P and S/I. Use RAS, for example."
         )
     return letters
 
 
 def reorientation(source: str, target: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """How to turn an array with axis codes `source` into `target`.
+    """Return the permutation and flips that reorient an array.
+
+    Args:
+        source: Axis codes of the array.
+        target: Axis codes after reorientation.
 
     Returns:
-        For each target axis: the source axis it comes from, and whether that axis is reversed.
+        The source axis of each target axis, and whether it is reversed.
+
+    Examples:
+        >>> reorientation("RAS", "SPR")
+        ((2, 1, 0), (False, True, False))
     """
     source, target = checked_axcodes(source), checked_axcodes(target)
     transform = orientations.ornt_transform(
@@ -196,26 +273,45 @@ def reorientation(source: str, target: str) -> tuple[tuple[int, int, int], tuple
     axes, flips = [0, 0, 0], [False, False, False]
     for source_axis, (target_axis, direction) in enumerate(transform):
         axes[int(target_axis)] = source_axis
-        flips[int(target_axis)] = direction < 0
+        flips[int(target_axis)] = bool(direction < 0)
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
 def reorientation_like(source: Grid, target: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """How to turn an array on `source` so that its axes run along those of `target` as nearly as they can.
+    """Return the permutation and flips after which the axes of `source` are as close as possible to those of `target`.
 
-    Axis codes alone do not tell for oblique grids: at 45 degrees they are a matter of rounding.
+    Axis codes are not sufficient for oblique grids: near 45 degrees they depend on rounding.
+
+    Args:
+        source: Grid of the array.
+        target: Grid whose axes are matched.
+
+    Returns:
+        The source axis of each target axis, and whether it is reversed.
     """
     to_target = np.linalg.inv(target.affine) @ source.affine
     return reorientation("".join(orientations.aff2axcodes(to_target)), AXES)
 
 
 def reorient_array(array: NDArray[Any], source: str, target: str) -> NDArray[Any]:
-    """View of `(*leading, X, Y, Z)` with axis codes `source` turned to `target`; no value changes."""
+    """Return a view of an array with other axis codes.
+
+    Args:
+        array: Array `(*leading, X, Y, Z)`.
+        source: Its axis codes.
+        target: Axis codes of the view.
+    """
     return permute_array(array, *reorientation(source, target))
 
 
 def permute_array(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
-    """View of `(*leading, X, Y, Z)` with its axes permuted and reversed as `axes_to` says."""
+    """Return a view of an array with permuted and reversed spatial axes.
+
+    Args:
+        array: Array `(*leading, X, Y, Z)`.
+        axes: Source axis of each new spatial axis.
+        flips: Whether each new spatial axis is reversed.
+    """
     leading = array.ndim - 3
     moved = np.transpose(array, (*range(leading), *[leading + axis for axis in axes]))
     flipped = [leading + axis for axis, flip in enumerate(flips) if flip]
@@ -223,10 +319,14 @@ def permute_array(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool
 
 
 def relative_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
-    """Matrix `(4, 4)` from voxel indices of `target` to voxel positions of `source`.
+    """Return the matrix `(4, 4)` from voxel indices of `target` to voxel positions in `source`.
 
-    Whole numbers are free of float noise, so that grids that share voxels are known to. Fractions are left as
-    they are: rounding 4/3 would move the far end of a long axis across a tie.
+    Values that are integers up to float noise are rounded, so that grids that share voxels are recognised. Fractions are
+    not rounded: rounding 4/3 would move the far end of a long axis across a tie.
+
+    Args:
+        source: Grid that is read from.
+        target: Grid of the result.
     """
     matrix = np.linalg.inv(source.affine) @ target.affine
     whole = np.round(matrix)
@@ -234,9 +334,13 @@ def relative_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
 
 
 def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
-    """One `AxisMap` per axis if `target`'s axes run along `source`'s, in the same order; else None.
+    """Return one `AxisMap` per axis if the axes of both grids are parallel and in the same order, otherwise None.
 
-    Axes are taken as parallel where leaving out their turn moves no voxel by more than 0.01 source voxels.
+    Axes count as parallel if ignoring their rotation moves no voxel by more than 0.01 source voxels.
+
+    Args:
+        source: Grid that is read from.
+        target: Grid of the result.
     """
     matrix = relative_affine(source, target)
     linear = matrix[:3, :3]
@@ -249,13 +353,18 @@ def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
 
 
 def world_positions(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
-    """World positions (mm) of voxel indices `(..., 3)`."""
+    """Return the world positions `(..., 3)` of voxel indices, mm.
+
+    Args:
+        affine: Matrix `(4, 4)`.
+        index: Voxel indices `(..., 3)`.
+    """
     matrix = np.asarray(affine, dtype=np.float64)
     return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])
 
 
 def _is_invertible(affine: NDArray[np.float64]) -> bool:
-    """Whether this is a finite 4x4 matrix whose axes span space, whatever the voxel size."""
+    """Return whether this is a finite 4x4 matrix whose axes are linearly independent, whatever the voxel size."""
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)

@@ -1,8 +1,8 @@
-"""Separable interpolation of arrays: one small matrix an axis.
+"""Separable interpolation of arrays, with one small matrix per axis.
 
-Resampling a volume along its own axes is linear and separable, so each axis is one matrix product. The
-matrices are scipy's own one-dimensional interpolators applied to the unit vectors, which makes the result
-equal to ``scipy.ndimage.zoom(..., mode="nearest", grid_mode=True)`` at a fraction of its time.
+Resampling a volume along its own axes is linear and separable, so each axis is one matrix product. The matrices are
+SciPy's one-dimensional interpolators applied to unit vectors. The result equals
+``scipy.ndimage.zoom(..., mode="nearest", grid_mode=True)`` and takes a fraction of its time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,25 @@ from medseg.volumes.boxes import Box, span
 from medseg.volumes.largest_share import LargestShare
 
 Array = NDArray[Any]
-ANISOTROPY_THRESHOLD = 3.0  # nnU-Net (Isensee et al., Nature Methods 2021): thicker slices are kept apart
+ANISOTROPY_THRESHOLD = (
+    3.0  # nnU-Net (Isensee et al. 2021, Nature Methods 18): thicker slices are interpolated separately
+)
 _SPACING_NOISE = 1e-5  # relative; spacings are norms of affine columns that files hold in single precision
 
 
 @dataclass(frozen=True)
 class AxisMap:
-    """Where the target samples of one axis lie: target index i reads source position ``scale * i + offset``.
+    """The positions of the target samples along one axis: target index i reads source position ``scale * i + offset``.
 
     Attributes:
-        n_in: source samples. n_out: target samples. scale, offset: in source voxels.
+        n_in: Number of source samples.
+        n_out: Number of target samples.
+        scale: Distance between target samples, in source samples.
+        offset: Position of the first target sample, in source samples.
+
+    Examples:
+        >>> AxisMap.resize(4, 2)
+        AxisMap(n_in=4, n_out=2, scale=2.0, offset=0.5)
     """
 
     n_in: int
@@ -39,33 +48,38 @@ class AxisMap:
 
     @classmethod
     def resize(cls, n_in: int, n_out: int) -> AxisMap:
-        """Map that keeps the field of view: voxel borders, not centres, stay where they are."""
+        """Return the map that keeps the field of view: outer borders of voxels are fixed, not their centres.
+
+        Args:
+            n_in: Number of source samples.
+            n_out: Number of target samples.
+        """
         scale = n_in / n_out
         return cls(n_in, n_out, scale, 0.5 * scale - 0.5)
 
     @property
     def is_identity(self) -> bool:
-        """Whether the axis comes through unchanged."""
+        """Whether the axis is unchanged."""
         return self.n_in == self.n_out and self.scale == 1 and self.offset == 0
 
     @property
     def is_selection(self) -> bool:
-        """Whether every target sample is a source sample (or its replicated border)."""
+        """Whether every target sample is a source sample (or a replicated border)."""
         return float(self.scale).is_integer() and float(self.offset).is_integer()
 
 
 def resample(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Array:
-    """Interpolate an image `(*leading, *spatial)` along its last ``len(maps)`` axes.
+    """Interpolate an image along its last ``len(maps)`` axes.
 
     Args:
-        array: image values, finite (one NaN spreads along its lines). Computation is in float32 (float64
-            stays float64).
-        maps: one `AxisMap` per spatial axis. Samples outside repeat the border.
-        orders: spline order per axis: 0 nearest, 1 linear, 3 cubic.
+        array: Image `(*leading, *spatial)` with finite values (a NaN spreads along its lines). The computation is in
+            float32, or in float64 for float64 values.
+        maps: One `AxisMap` per spatial axis. Samples outside the image repeat the border.
+        orders: Spline order per axis: 0 nearest neighbour, 1 linear, 3 cubic.
 
     Returns:
-        Floating array with the target sizes. Cubic results are clipped to the range of the values they
-        were made from: per leading index, and per slice where an axis is taken by nearest neighbour.
+        Floating-point array with the target sizes. Cubic results are clipped to the range of the values they were
+        computed from, per leading index, and per slice if an axis uses nearest neighbour.
     """
     result = array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
     first = result.ndim - len(maps)
@@ -83,15 +97,15 @@ def resample(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Ar
 
 
 def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]) -> Array:
-    """Interpolate a label map: each label's indicator by itself, then the label with the largest share.
-
-    Exact ties go to the nearest sample's label if it is among the tied, else to the smallest label
-    (the rule of nnU-Net's resampling).
+    """Interpolate a label map by the rule of `medseg.volumes.largest_share`.
 
     Args:
-        array: integer labels `(*leading, *spatial)`.
-        maps: one `AxisMap` per spatial axis.
-        orders: 0 or 1 per axis; higher orders are taken as 1.
+        array: Integer labels `(*leading, *spatial)`.
+        maps: One `AxisMap` per spatial axis. Samples outside the map repeat the border.
+        orders: Spline order per axis, 0 or 1; higher orders count as 1.
+
+    Returns:
+        Labels of the same type with the target sizes.
     """
     orders = [min(order, 1) for order in orders]
     nearest = _select(array, range(len(maps)), maps)
@@ -106,9 +120,9 @@ def resample_labels(array: Array, maps: Sequence[AxisMap], orders: Sequence[int]
 
 
 def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> tuple[Box, Array]:
-    """The target box that a label reaches, and the interpolated indicator `mine` in it.
+    """Return the target box that a label reaches, and its interpolated indicator in it.
 
-    Only the label's own bounding box is computed, which is what makes a hundred organs as quick as a few.
+    Only the bounding box of the label is computed, so a hundred organs take about as long as a few.
     """
     first = mine.ndim - len(matrices)
     source, target, parts = [slice(None)] * first, [slice(None)] * first, []
@@ -125,10 +139,20 @@ def _share(mine: NDArray[np.bool_], matrices: Sequence[NDArray[np.float64]]) -> 
 
 
 def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
-    """Spline orders per axis under nnU-Net's rule for thick slices.
+    """Return the spline order of each axis by nnU-Net's rule for thick slices.
 
-    Where the first of `spacings` (mm; usually source, then target) whose largest value exceeds three times
-    its smallest has one single largest axis, that axis is interpolated by nearest neighbour.
+    The first anisotropic spacing decides, in which the largest value exceeds three times the smallest. If it has a
+    single largest axis, that axis is interpolated by nearest neighbour.
+
+    Args:
+        order: Spline order of all other axes.
+        *spacings: Spacings, mm; usually those of the source and then of the target.
+
+    Examples:
+        >>> axis_orders(3, (0.8, 0.8, 5.0))
+        (3, 3, 0)
+        >>> axis_orders(3, (1.0, 1.0, 2.0))
+        (3, 3, 3)
     """
     dims = len(spacings[0])
     for spacing in spacings:
@@ -142,9 +166,13 @@ def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
-    """Return the `(n_out, n_in)` matrix of one axis for spline `order` (0, 1 or 3); borders repeat.
+    """Return the matrix `(n_out, n_in)` that interpolates one axis; borders are repeated.
 
     The matrix is shared between callers and therefore read-only.
+
+    Args:
+        axis_map: Positions of the target samples.
+        order: Spline order, 0, 1 or 3.
     """
     unit = np.eye(axis_map.n_in)
     if order == 0:
@@ -168,7 +196,13 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
 
 
 def nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:
-    """Source sample nearest to each target sample, `(n_out,)`; a tie takes the higher, borders repeat."""
+    """Return the source sample nearest to each target sample, `(n_out,)`.
+
+    In a tie the higher index is taken; borders are repeated.
+
+    Args:
+        axis_map: Positions of the target samples.
+    """
     position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
     index = np.floor(np.round(position, 9) + 0.5).astype(np.intp)
     return np.clip(index, 0, axis_map.n_in - 1)

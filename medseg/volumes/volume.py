@@ -1,4 +1,4 @@
-"""The volume: an array and the grid it lives on."""
+"""Volumes: an array together with the grid it is defined on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,27 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
-    """Voxels `(C, X, Y, Z)` and their grid. Methods return new volumes; nothing is changed in place.
+    """An image or label map: an array of voxels and their grid.
+
+    Volumes are immutable; methods return new volumes.
 
     Attributes:
-        data: values, channels first. A label map has one channel of integers.
-        grid: where the voxels lie; world is RAS+ in mm.
+        data: Voxels `(C, X, Y, Z)`. A label map has one channel of integers.
+        grid: Positions of the voxels in RAS+ world coordinates, mm.
         kind: ``"image"`` is interpolated as intensities, ``"label"`` label by label.
-        header: geometry fields of the file it was read from, so that a volume on the same grid can be
-            written with exactly that geometry. Empty for computed grids.
+        header: Geometry fields of the file it was read from, so that a volume on the same grid can be written with
+            exactly that geometry. Empty for computed grids.
+
+    Examples:
+        >>> image = Volume(np.zeros((1, 10, 20, 30), np.float32), Grid.from_spacing((10, 20, 30), (1, 1, 2)))
+        >>> image
+        Volume(10x20x30, 1x1x2 mm, RAS, float32, range 0 to 0)
+        >>> image.resampled(spacing=2)
+        Volume(5x10x30, 2x2x2 mm, RAS, float32, range 0 to 0)
+        >>> image.reoriented("LPS").grid.axcodes
+        'LPS'
+        >>> image.cropped(start=(2, 2, 2), shape=(4, 4, 4)).data.shape
+        (1, 4, 4, 4)
     """
 
     data: Array
@@ -72,22 +85,42 @@ class Volume:
         return self.grid.spacing
 
     def with_data(self, data: Array, kind: Kind | None = None) -> Volume:
-        """Other values `(C, X, Y, Z)` on the same grid, geometry header kept."""
+        """Return a volume with other voxels on the same grid, including the geometry header.
+
+        Args:
+            data: Voxels `(C, X, Y, Z)`.
+            kind: ``"image"`` or ``"label"``; that of this volume if None.
+        """
         return replace(self, data=data, kind=kind or self.kind)
 
     def reoriented(self, axcodes: str = "RAS") -> Volume:
-        """The same voxels with array axes along `axcodes`; only permutes and flips."""
+        """Return the same voxels with permuted and flipped axes.
+
+        Args:
+            axcodes: Anatomical directions that the axes should be closest to, such as ``"LPS"``.
+        """
         return self._permuted(*reorientation(self.grid.axcodes, axcodes))
 
     def reoriented_like(self, grid: Grid) -> Volume:
-        """The same voxels with array axes along those of `grid`, as nearly as they can; only permutes and flips.
+        """Return the same voxels with axes permuted and flipped to be as close as possible to those of `grid`.
 
-        Of oblique grids near 45 degrees, axis codes are a matter of rounding; this is not.
+        Unlike axis codes, this does not depend on rounding for oblique grids near 45 degrees.
+
+        Args:
+            grid: Grid whose axes are matched.
         """
         return self._permuted(*reorientation_like(self.grid, grid))
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Volume:
-        """The box of `shape` voxels that begins at voxel `start` and lies inside the volume."""
+        """Return a box of voxels.
+
+        Args:
+            start: First voxel of the box.
+            shape: Shape of the box.
+
+        Raises:
+            DataError: The box is not inside the volume.
+        """
         ends = [s + n for s, n in zip(start, shape, strict=True)]
         if min(start) < 0 or any(e > n for e, n in zip(ends, self.grid.shape, strict=True)):
             raise DataError(
@@ -97,7 +130,16 @@ class Volume:
         return self._with(self.data[(slice(None), *box)], self.grid.cropped(start, shape))
 
     def padded(self, before: Sequence[int], after: Sequence[int], value: float = 0) -> Volume:
-        """Extended by `before` and `after` voxels per axis, filled with `value`."""
+        """Return the volume extended by voxels of a constant value.
+
+        Args:
+            before: Number of voxels to add before each axis.
+            after: Number of voxels to add after each axis.
+            value: Value of the added voxels.
+
+        Raises:
+            DataError: A number is negative.
+        """
         widths = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
         if min(min(pair) for pair in widths) < 0:
             raise DataError(f"padding: found {widths}, expected no negative width. Use cropped.")
@@ -112,21 +154,24 @@ class Volume:
         like: Volume | Grid | None = None,
         order: int = 3,
     ) -> Volume:
-        """Interpolated onto another grid; give exactly one of `spacing`, `shape` and `like`.
+        """Return the volume interpolated onto another grid. Give exactly one of `spacing`, `shape` and `like`.
 
-        Images are interpolated by splines of `order` (cubic unless told), label maps label by label,
-        linearly, the largest share winning. Where one spacing exceeds three times the smallest, that axis
-        is taken by nearest neighbour (nnU-Net's rule for thick slices), unless the grids are turned against
-        each other. Samples up to half a voxel outside the volume repeat its border; further out is 0.
+        Images are interpolated by splines. Label maps are interpolated linearly, label by label, by the rule of
+        `medseg.volumes.largest_share`. If the spacing along one axis exceeds three times the smallest spacing, that axis
+        uses nearest neighbour (nnU-Net's rule for thick slices), unless the grids are rotated against each other.
+        Samples up to half a voxel outside the volume repeat its border; samples further outside are 0.
 
         Args:
-            spacing: exactly this spacing (mm), about the same centre.
-            shape: this number of voxels over exactly the same field of view (nnU-Net's resizing).
-            like: the grid of another volume, in any orientation.
-            order: spline order for images: 0, 1 or 3.
+            spacing: Voxel size in mm, one number or one per axis, around the same centre.
+            shape: Number of voxels over exactly the same field of view (nnU-Net's resizing).
+            like: A grid, or a volume whose grid is used, in any orientation.
+            order: Spline order for images: 0, 1 or 3.
+
+        Raises:
+            DataError: Not exactly one target is given, or the order is not supported.
         """
         if (spacing is not None) + (shape is not None) + (like is not None) != 1:
-            raise DataError("resampled: expected exactly one of spacing, shape and like. Give one.")
+            raise DataError("resampled: expected exactly one of spacing, shape and like. Give one of them.")
         if order not in (0, 1, 3):
             raise DataError(f"resampled: found order {order}, expected 0, 1 or 3. Use 3 for images.")
         if like is not None:
@@ -158,7 +203,7 @@ class Volume:
             )
             return np.clip(moved, values.min(), values.max()) if order > 1 else np.asarray(moved)
 
-        # Interpolation towards 0 reaches one voxel beyond the outermost centres, half a voxel outside.
+        # Interpolation towards 0 extends one voxel beyond the outermost centres, which is half a voxel outside.
         outside = interpolate(np.ones(self.grid.shape, np.float32), 1, "grid-constant") <= 0
         if self.is_label:
             data = self._interpolate_labels(matrix, target, lambda indicator: interpolate(indicator, 1))
@@ -203,7 +248,7 @@ class Volume:
 
 
 def _zero_outside_source(data: Array, maps: Sequence[AxisMap]) -> Array:
-    """Set to 0 what lies more than half a voxel outside the source, for `(C, X, Y, Z)` just resampled."""
+    """Set voxels of `(C, X, Y, Z)` to 0 that are more than half a voxel outside the source."""
     for axis, axis_map in enumerate(maps, start=1):
         position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
         outside = (position <= -1) | (position >= axis_map.n_in)
