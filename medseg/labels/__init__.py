@@ -1,1 +1,1 @@
-"""The meaning of label values: label tables, label sets of partial annotations, and instances."""
+"""The meaning of label values: label tables, label sets of partial annotations, components and instances."""

@@ -1,5 +1,4 @@
-"""Which instance of one set shares how many voxels with which instance of another: a prediction and its
-reference, or two neighbouring slices."""
+"""Overlaps between two sets of instances: a prediction and its reference, or two neighbouring slices."""
 
 from __future__ import annotations
 
@@ -14,14 +13,17 @@ from medseg.labels.instances import Instances
 
 @dataclass(frozen=True)
 class InstanceOverlaps:
-    """The pairs of instances that share a voxel; all others are left out, so thousands of instances are cheap.
+    """The pairs of a predicted and a reference instance that share at least one voxel.
+
+    Other pairs are not stored, so thousands of instances need little memory.
 
     Attributes:
-        predicted: index `(p,)` of the predicted instance of each pair, rising.
-        expected: index `(p,)` of its reference instance, rising within each predicted one.
-        shared: voxels `(p,)` that each pair has in common.
-        iou: intersection over union `(p,)` of each pair.
-        predictions, references: instances in all.
+        predicted: Index `(p,)` of the predicted instance of each pair, ascending.
+        expected: Index `(p,)` of the reference instance of each pair, ascending for each predicted instance.
+        shared: Number of voxels `(p,)` that the instances of each pair share.
+        iou: Intersection over union `(p,)` of each pair.
+        predictions: Total number of predicted instances.
+        references: Total number of reference instances.
     """
 
     predicted: NDArray[np.intp]
@@ -32,10 +34,13 @@ class InstanceOverlaps:
     references: int
 
     def one_to_one(self, above: float = 0.5) -> NDArray[np.intp]:
-        """Pairs `(q,)` with IoU > `above` in which no instance stands twice, the highest IoU taken first.
+        """Return the indices `(q,)` of pairs in which every instance occurs at most once, highest IoU first.
 
-        Among instances that do not overlap each other, an IoU over 0.5 can be had with one partner only, so
-        the choice is then the only one there is (Kirillov et al. 2019).
+        If instances of the same set do not overlap, an IoU above 0.5 is possible with one partner only, so the matching
+        is unique (Kirillov et al. 2019, Panoptic segmentation, arXiv:1801.00868).
+
+        Args:
+            above: Pairs must have a higher IoU than this.
         """
         chosen: list[int] = []
         free = (np.ones(self.predictions, bool), np.ones(self.references, bool))
@@ -49,7 +54,11 @@ class InstanceOverlaps:
         return np.array(chosen, dtype=np.intp)
 
     def touched(self, at: float = 0.0) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which predictions `(m,)` and references `(n,)` share a voxel, or have an IoU of at least `at`."""
+        """Return which predictions `(m,)` and references `(n,)` overlap an instance of the other set.
+
+        Args:
+            at: Smallest IoU that counts; with 0, one shared voxel is sufficient.
+        """
         pairs = self.iou >= at
         predictions, references = np.zeros(self.predictions, bool), np.zeros(self.references, bool)
         predictions[self.predicted[pairs]] = True
@@ -58,19 +67,25 @@ class InstanceOverlaps:
 
 
 def overlaps_of(prediction: Instances, reference: Instances) -> InstanceOverlaps:
-    """Count the voxels that predicted and reference instances share, whatever their classes.
+    """Count the voxels that predicted and reference instances share, regardless of their classes.
 
     Args:
-        prediction: instances of an image; may overlap each other.
-        reference: instances of the same image; may overlap each other.
+        prediction: Instances of an image; may overlap each other.
+        reference: Instances of the same image; may overlap each other.
 
     Raises:
-        DataError: images of different shapes.
+        DataError: The images have different shapes.
+
+    Examples:
+        >>> prediction = Instances.from_map(np.array([[1, 1, 1, 0, 2]]))
+        >>> reference = Instances.from_map(np.array([[0, 1, 1, 1, 0]]))
+        >>> overlaps_of(prediction, reference).iou
+        array([0.5])
     """
     if prediction.shape != reference.shape:
         raise DataError(
-            f"instances: found images of {prediction.shape} and {reference.shape}, expected the same shape. Compare "
-            "instances of one image."
+            f"instances: found images of shapes {prediction.shape} and {reference.shape}, expected equal shapes. Compare "
+            "instances of the same image."
         )
     areas, expected_areas = prediction.areas, reference.areas
     pairs: list[tuple[int, int, int]] = []
@@ -85,7 +100,7 @@ def overlaps_of(prediction: Instances, reference: Instances) -> InstanceOverlaps
 
 
 def _layers(instances: Instances) -> list[NDArray[np.int32]]:
-    """Maps of index + 1 that hold every instance whole: one map, or more where instances overlap."""
+    """Return maps of index + 1 that contain all instances completely: several if instances overlap."""
     layers: list[NDArray[np.int32]] = []
     for index, mask in enumerate(instances.masks):
         box = instances.box(index)

@@ -1,6 +1,6 @@
-"""Instances of one image: a mask, a class and a score each, in two or three dimensions.
+"""Instances of one image: a mask, a class and a score for each, in two or three dimensions.
 
-Masks are kept cut to their boxes: a hundred nodules in a volume of 256³ voxels cost what they cover, not a
+Masks are cropped to their bounding boxes, so a hundred nodules in a volume of 256³ voxels do not need the memory of a
 hundred volumes.
 """
 
@@ -24,14 +24,26 @@ _LARGEST_LOOKUP = 1 << 20
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Instances:
-    """Instances of one image. They may overlap; an instance map cannot, see `to_map`.
+    """The instances of one image. They may overlap each other, unlike in an instance map.
 
     Attributes:
-        shape: sizes of the image, two or three.
-        starts: first voxel `(m, d)` of each instance's box.
-        masks: m masks, each of its box's size.
-        classes: class index `(m,)` of each, from 1; 0 is background.
-        scores: confidence `(m,)` of each; 1 for references.
+        shape: Shape of the image, with two or three axes.
+        starts: First voxel `(m, d)` of the bounding box of each instance.
+        masks: One mask per instance, of the shape of its bounding box.
+        classes: Class index `(m,)` of each instance, from 1; 0 is background.
+        scores: Confidence `(m,)` of each instance; 1 for references.
+
+    Examples:
+        >>> instances = Instances.from_map(np.array([[1, 1, 0], [0, 0, 7]]), classes={1: 2, 7: 1})
+        >>> instances
+        Instances(2x3, 1 of class 1, 1 of class 2)
+        >>> instances.areas
+        array([2, 1])
+        >>> instances.to_map()
+        array([[1, 1, 0],
+               [0, 0, 2]], dtype=int32)
+        >>> Instances.from_components(np.array([[1, 0, 1, 1]])).areas
+        array([1, 2])
     """
 
     shape: tuple[int, ...]
@@ -46,20 +58,26 @@ class Instances:
         if found != ((count, dims), (count,), (count,)):
             raise DataError(
                 f"instances: found starts, classes and scores of shape {found}, expected {((count, dims), (count,), (count,))} "
-                "for as many masks. Give one of each an instance."
+                "for as many masks. Give one of each per instance."
             )
         if count and (not np.isfinite(self.scores).all() or self.classes.min() < 1):
             raise DataError(
                 f"instances: found scores {self.scores.min():g} to {self.scores.max():g} and classes from "
-                f"{self.classes.min()}, expected finite scores and classes from 1. Leave the background out."
+                f"{self.classes.min()}, expected finite scores and classes from 1. Leave out the background."
             )
         ends = self.starts + np.array([mask.shape for mask in self.masks]).reshape(count, dims)
         if count and ((self.starts < 0).any() or (ends > np.array(self.shape)).any()):
-            raise DataError(f"instances: found a box outside of the image {self.shape}. Cut it to the image.")
+            raise DataError(
+                f"instances: found a box outside of the image of shape {self.shape}, expected all boxes inside. Crop the masks."
+            )
 
     @classmethod
     def empty(cls, shape: Sequence[int]) -> Instances:
-        """No instance in an image of this shape."""
+        """Return no instances for an image.
+
+        Args:
+            shape: Shape of the image.
+        """
         return cls.from_crops(shape, [], [])
 
     @classmethod
@@ -71,17 +89,18 @@ class Instances:
         classes: ArrayLike | None = None,
         scores: ArrayLike | None = None,
     ) -> Instances:
-        """From masks that are already cut to boxes.
+        """Create instances from masks that are already cropped to bounding boxes.
 
         Args:
-            shape: of the image.
-            starts: first voxel of each box, `(m, d)`.
-            masks: one of each box's size.
-            classes: `(m,)`; 1 each unless given.
-            scores: `(m,)`; 1 each unless given.
+            shape: Shape of the image.
+            starts: First voxel `(m, d)` of each box.
+            masks: One mask per instance, of the shape of its box.
+            classes: Class index `(m,)` of each instance; 1 by default.
+            scores: Score `(m,)` of each instance; 1 by default.
 
         Raises:
-            DataError: numbers that differ, scores that are not finite, a class below 1, a box outside.
+            DataError: The numbers of instances differ, a score is not finite, a class is below 1, or a box is outside
+                the image.
         """
         count = len(masks)
         return cls(
@@ -96,7 +115,16 @@ class Instances:
     def from_masks(
         cls, masks: NDArray[Any], classes: ArrayLike | None = None, scores: ArrayLike | None = None
     ) -> Instances:
-        """From whole masks `(m, *spatial)`; see `of_crops`. A mask without a voxel stays, as an empty one."""
+        """Create instances from masks of the size of the image. An empty mask becomes an instance without voxels.
+
+        Args:
+            masks: Masks `(m, *spatial)`.
+            classes: Class index `(m,)` of each instance; 1 by default.
+            scores: Score `(m,)` of each instance; 1 by default.
+
+        Raises:
+            DataError: As for `from_crops`.
+        """
         boxes = [bounding_box(mask) for mask in masks]
         starts = [[side.start for side in box] for box in boxes]
         crops = [np.array(mask[box], dtype=bool) for mask, box in zip(masks, boxes, strict=True)]
@@ -109,15 +137,15 @@ class Instances:
         classes: Mapping[int, int] | None = None,
         scores: Mapping[int, float] | None = None,
     ) -> Instances:
-        """From an instance map, by rising id.
+        """Create instances from an instance map, in ascending order of ids.
 
         Args:
-            ids: whole numbers `(*spatial)`; 0 is background.
-            classes: class index by id; 1 each unless given.
-            scores: score by id; 1 each unless given.
+            ids: Instance map `(*spatial)` of integers; 0 is background.
+            classes: Class index by id; 1 by default.
+            scores: Score by id; 1 by default.
 
         Raises:
-            DataError: no whole numbers, a negative id, or an id that `classes` or `scores` do not hold.
+            DataError: The map does not hold integers, an id is negative, or an id is missing in `classes` or `scores`.
         """
         values, numbered = _numbered(ids, "instance map")
         found = [(i, box) for i, box in enumerate(ndimage.find_objects(numbered), start=1) if box is not None]
@@ -135,7 +163,17 @@ class Instances:
 
     @classmethod
     def from_components(cls, label: NDArray[Any]) -> Instances:
-        """The connected parts of every class of a label map `(*spatial)`; voxels that share a corner connect."""
+        """Create one instance from each connected component of each class (see `medseg.labels.components`).
+
+        Args:
+            label: Label map `(*spatial)`; 0 is background.
+
+        Returns:
+            Instances ordered by class and, within a class, by the array order of their first voxel.
+
+        Raises:
+            DataError: The map does not hold integers, or a value is negative.
+        """
         values, numbered = _numbered(label, "label map")
         starts: list[list[int]] = []
         crops: list[Mask] = []
@@ -152,22 +190,30 @@ class Instances:
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Voxels `(m,)` of each instance."""
+        """Number of voxels `(m,)` of each instance."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], dtype=np.int64)
 
     @property
     def boxes(self) -> NDArray[np.intp]:
-        """First voxel and the one after the last of each box, `(m, 2, d)`."""
+        """Start and end of each bounding box `(m, 2, d)`; the end is exclusive."""
         sizes = np.array([mask.shape for mask in self.masks], dtype=np.intp).reshape(self.starts.shape)
         return np.stack([self.starts, self.starts + sizes], axis=1)
 
     def box(self, index: int) -> Box:
-        """Where instance `index` lies in the image."""
+        """Return the bounding box of an instance, as slices of the image.
+
+        Args:
+            index: Index of the instance.
+        """
         start, mask = self.starts[index], self.masks[index]
         return tuple(slice(int(s), int(s) + n) for s, n in zip(start, mask.shape, strict=True))
 
     def select(self, chosen: ArrayLike) -> Instances:
-        """The instances with these indices, or where this `(m,)` mask is true, in that order."""
+        """Return some of the instances.
+
+        Args:
+            chosen: Indices of instances in the order of the result, or a boolean mask `(m,)`.
+        """
         index = np.asarray(chosen)
         indices = np.arange(len(self))[index if index.size else np.zeros(0, np.intp)]
         return Instances(
@@ -179,21 +225,22 @@ class Instances:
         )
 
     def to_masks(self) -> Mask:
-        """Whole masks `(m, *spatial)`; as large as m images."""
+        """Return masks `(m, *spatial)` of the size of the image, which take the memory of m images."""
         result = np.zeros((len(self), *self.shape), dtype=bool)
         for index, mask in enumerate(self.masks):
             result[index][self.box(index)] = mask
         return result
 
     def to_map(self) -> NDArray[np.int32]:
-        """Instance map `(*spatial)`: id k + 1 for instance k; where they overlap, the higher score wins.
+        """Return an instance map `(*spatial)` with id k + 1 for instance k.
 
-        Of equal scores the earlier instance wins. One that is covered whole leaves no voxel.
+        Where instances overlap, the higher score wins, and the earlier instance if scores are equal. An instance that is
+        completely covered has no voxels in the map.
         """
         return self._painted(np.arange(1, len(self) + 1))
 
     def to_label_map(self) -> NDArray[np.int32]:
-        """Class indices `(*spatial)`, overlaps as in `to_map`."""
+        """Return class indices `(*spatial)`; overlaps are resolved as in `to_map`."""
         return self._painted(self.classes)
 
     def _painted(self, values: NDArray[Any]) -> NDArray[np.int32]:
@@ -207,18 +254,16 @@ class Instances:
 
     def __repr__(self) -> str:
         classes, counts = np.unique(self.classes, return_counts=True)
-        told = ", ".join(f"{n} of class {c}" for c, n in zip(classes, counts, strict=True))
-        return f"Instances({'x'.join(map(str, self.shape))}, {told or 'none'})"
+        listed = ", ".join(f"{n} of class {c}" for c, n in zip(classes, counts, strict=True))
+        return f"Instances({'x'.join(map(str, self.shape))}, {listed or 'none'})"
 
 
 def _numbered(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """A map whose largest id is small, and the original id of each of its ids from 1."""
+    """Return the original ids, and a map with the ids 1, 2, … instead, which are small numbers."""
     if ids.dtype == bool:
         ids = ids.astype(np.uint8)
     if ids.dtype.kind not in "iu" or (ids.size and int(ids.min()) < 0):
-        raise DataError(
-            f"{what}: found {ids.dtype} from {ids.min()}, expected whole numbers from 0. Convert it."
-        )
+        raise DataError(f"{what}: found {ids.dtype} from {ids.min()}, expected integers from 0. Convert it.")
     largest = int(ids.max()) if ids.size else 0
     if largest < _LARGEST_LOOKUP:  # sorting a volume takes seconds
         return np.arange(1, largest + 1), ids.astype(np.int32, copy=False)
