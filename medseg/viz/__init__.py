@@ -1,4 +1,4 @@
-"""Pictures: slices as arrays (`slices`), figures for reports (`figures`), a look in notebooks (`explore`).
+"""Visualisation: slices as arrays (`slice_images`), figures for reports (`figures`), viewer for notebooks (`explore`).
 
-Importing these modules does not import matplotlib; making a figure does.
+Importing these modules does not import matplotlib; drawing a figure does.
 """

@@ -1,6 +1,7 @@
-"""Drawing: a figure that belongs to nobody but its caller, and panels on it.
+"""Drawing panels on a matplotlib figure.
 
-The only module of viz that imports matplotlib; it uses no pyplot, hence no global state and no display.
+This is the only module of viz that imports matplotlib on import. It does not use pyplot, so there is no global state and
+no display is needed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from medseg.labels.label_table import Label
 from medseg.storage.atomic import replacing
 from medseg.viz.slice_images import Rgb
 
-DPI = 150  # of saved pictures
-SCREEN_DPI = 90  # of pictures that a notebook shows and keeps: 11 inches fill its column
+DPI = 150  # of saved figures
+SCREEN_DPI = 90  # of figures in a notebook, where 11 inches fill the column
 BACKGROUND = "#101316"
 INK = "#e6e8ea"
 FAINT = "#9aa3ab"
@@ -34,24 +35,31 @@ _FORMATS = (".png", ".svg", ".pdf", ".jpg")
 
 
 class ReportFigure(Figure):
-    """A matplotlib figure outside pyplot that Jupyter shows by itself and that writes itself whole."""
+    """A matplotlib figure, independent of pyplot, that Jupyter displays and that is saved atomically."""
 
     def png(self, dpi: float = SCREEN_DPI) -> bytes:
-        """The figure as PNG bytes, cropped to what is drawn; `dpi` pixels an inch."""
+        """Return the figure as PNG bytes, cropped to its content.
+
+        Args:
+            dpi: Pixels per inch.
+        """
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write as .png, .svg, .pdf or .jpg, in one step.
+        """Write the figure atomically.
+
+        Args:
+            path: File with the suffix .png, .svg, .pdf or .jpg.
 
         Raises:
-            DataError: another suffix, or the file cannot be written.
+            DataError: The suffix is different, or the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in _FORMATS:
             raise DataError(
-                f"{path}: cannot write this kind of picture: expected {', '.join(_FORMATS)}. Rename it."
+                f"{path}: cannot write a figure in this format: expected {', '.join(_FORMATS)}. Rename it."
             )
         with replacing(path) as temporary:
             self.savefig(
@@ -67,10 +75,10 @@ class Panel:
     """A slice to draw.
 
     Attributes:
-        rgb: `(H, W, 3)`.
-        pixel_mm: size of a pixel, mm.
-        caption: above the panel.
-        edges: letters of the patient's sides: top, right, bottom, left. Without them no scale is drawn.
+        rgb: Pixels `(H, W, 3)`.
+        pixel_mm: Size of a pixel, mm.
+        caption: Text above the panel.
+        edges: Letters of the patient's sides at the top, right, bottom and left. If empty, no scale bar is drawn.
     """
 
     rgb: Rgb
@@ -80,7 +88,12 @@ class Panel:
 
 
 def panel_inches(height_mm: float, width_mm: float) -> tuple[float, float]:
-    """Height and width (inches) at which a slice of this extent fits its place."""
+    """Return the height and width of a panel, inches.
+
+    Args:
+        height_mm: Height of the slice, mm.
+        width_mm: Width of the slice, mm.
+    """
     scale = min(PANEL_HEIGHT / height_mm, _WIDEST * PANEL_HEIGHT / width_mm)
     return height_mm * scale, width_mm * scale
 
@@ -88,12 +101,12 @@ def panel_inches(height_mm: float, width_mm: float) -> tuple[float, float]:
 def draw_panels(
     rows: Sequence[tuple[str, Sequence[Panel]]], legend: Sequence[Label], title: str
 ) -> ReportFigure:
-    """Rows of panels with a name at their left, a title above and the labels' colours below.
+    """Draw rows of panels with a name to the left of each row, a title and a legend.
 
     Args:
-        rows: name and panels of each row; columns must agree in size.
-        legend: labels to name below.
-        title: may be empty.
+        rows: Name and panels of each row; the panels of a column must have the same size.
+        legend: Labels to list below the panels.
+        title: Title of the figure; may be empty.
     """
     sizes = [
         panel_inches(panel.rgb.shape[0] * panel.pixel_mm, panel.rgb.shape[1] * panel.pixel_mm)
@@ -128,7 +141,7 @@ def _text(
     rotation: float = 0,
     color: str = FAINT,
 ) -> None:
-    # Names and titles come from users: a dollar sign in them is not mathematics.
+    # Names and titles come from users, so a dollar sign does not start mathematical notation.
     figure.text(
         x, y, text, size=size, rotation=rotation, color=color, ha="center", va="center", parse_math=False
     )
@@ -187,7 +200,15 @@ def _draw_scale(axes: Axes, panel: Panel, halo: Sequence[matplotlib.patheffects.
 
 
 def round_length(most_mm: float) -> float:
-    """The largest of 1, 2, 5, 10, 20 … (and 0.5, 0.2 …) mm that is not above `most_mm`."""
+    """Return the largest round length, such as 1, 2, 5, 10 or 20 mm, that does not exceed a limit.
+
+    Args:
+        most_mm: Limit, mm.
+
+    Examples:
+        >>> round_length(37.5)
+        20.0
+    """
     lengths = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
     return max(length for length in lengths if length <= max(most_mm, lengths[0]))
 
@@ -218,4 +239,4 @@ def _draw_legend(figure: Figure, legend: Sequence[Label], width: float, height: 
     )
     for text, name in zip(box.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)  # given afterwards: a legend drops names that begin with an underscore
+        text.set_text(name)  # set afterwards, because a legend ignores names that begin with an underscore

@@ -1,4 +1,4 @@
-"""Looking at a volume in a notebook: three planes with sliders, or one still figure elsewhere."""
+"""Viewer of volumes for notebooks: three planes with sliders, or a static figure elsewhere."""
 
 from __future__ import annotations
 
@@ -42,13 +42,17 @@ _AUTO = "automatic"
 
 
 class Viewer:
-    """Three planes with sliders; shows itself in Jupyter.
+    """Three planes with sliders, displayed in Jupyter.
 
-    Where widgets do not run, as on a page that shows a finished notebook, the still figure stands in.
+    Where widgets do not run, for example on a web page of an executed notebook, the static figure is displayed instead.
+
+    Args:
+        widget: The ipywidgets box.
+        still: A static figure of the same planes.
 
     Attributes:
-        widget: the ipywidgets box.
-        still: the figure of the same planes.
+        widget: The ipywidgets box.
+        still: A static figure of the same planes.
     """
 
     def __init__(self, widget: Any, still: ReportFigure) -> None:
@@ -69,22 +73,36 @@ def show(
     names: Labels | None = None,
     window: Window = None,
 ) -> Viewer | ReportFigure:
-    """Show an image in three planes, perhaps with label maps over it.
+    """Show an image in three planes, optionally with label maps over it.
 
-    In Jupyter with ipywidgets there are sliders for the slices, a menu of windows, the opacity of the
-    labels and, with a reference, a switch between both maps. Elsewhere it is a matplotlib figure, which
-    can be saved with its `save`.
+    In Jupyter with ipywidgets, there are sliders for the slices, a menu of intensity windows, the opacity of the labels
+    and, with a reference, a switch between both label maps. Elsewhere the result is a matplotlib figure, which can be
+    saved with its method `save`.
 
     Args:
-        image: in any orientation.
-        labels: a label map; it is resampled for showing if its grid differs.
-        reference: another label map.
-        names: names and colours of the labels' values.
-        window: see `medseg.viz.slice_images.window_of`.
+        image: Image in any orientation.
+        labels: Label map. It is resampled for display if its grid differs.
+        reference: Another label map.
+        names: Names and colours of the values; by default values are called ``label_1`` and so on.
+        window: Intensity window: level and width, a name such as ``"lung"``, or None; see
+            `medseg.viz.slice_images.window_of`.
+
+    Returns:
+        A viewer in Jupyter, otherwise a figure.
 
     Raises:
-        ConfigError: an unknown window.
-        DataError: a label map that is none, or a value that `names` does not hold.
+        ConfigError: The window is unknown.
+        DataError: A label map does not hold integers, or a value is not in `names`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medseg import Grid, Volume
+        >>> grid = Grid.from_spacing((16, 16, 8), spacing=(1, 1, 2))
+        >>> image = Volume(np.random.default_rng(0).normal(size=(1, 16, 16, 8)), grid)
+        >>> labels = Volume((image.data > 1).astype(np.uint8), grid, kind="label")
+        >>> figure = show(image, labels)
+        >>> len(figure.axes)  # axial, coronal and sagittal
+        3
     """
     still = overlay_figure(image, labels, reference, labels=names, window=window)
     if not widgets_run():
@@ -96,8 +114,8 @@ def show(
 
 
 def widgets_run() -> bool:
-    """Whether the caller is in a Jupyter kernel and ipywidgets is installed."""
-    ipython = sys.modules.get("IPython")  # not imported means that nobody runs in it
+    """Return whether the caller is in a Jupyter kernel and ipywidgets is installed."""
+    ipython = sys.modules.get("IPython")  # if it is not imported, this is no kernel
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
 
@@ -111,9 +129,18 @@ def render_slice(
     window: Window,
     alpha: float,
 ) -> Rgb:
-    """One slice `(H, W, 3)` with its labels tinted; `labels_volume` is on the image's grid.
+    """Return one slice `(H, W, 3)` with its labels in colour.
 
-    Its longer side has at least `_PIXELS` pixels, so that outlines are thin even where voxels are large.
+    The longer side has at least 480 pixels, so that outlines are thin even if voxels are large.
+
+    Args:
+        image: Image in any orientation.
+        labels_volume: Label map on the grid of the image, or None.
+        table: Names and colours.
+        plane: Plane of the slice.
+        index: Index of the slice.
+        window: Intensity window.
+        alpha: Opacity of the labels, 0 to 1.
     """
     pixel_mm = min(pixel_size(image, plane), max(extent_mm(image, plane)) / _PIXELS)
     rgb = slice_rgb(image, plane, index, window, pixel_mm=pixel_mm)
@@ -123,13 +150,13 @@ def render_slice(
 
 
 def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: Window) -> Any:
-    """The box of pictures and sliders.
+    """Return the box of images and sliders.
 
     Args:
-        image: what is shown.
-        maps: label maps on its grid, by name; the first is shown first.
-        table: names and colours.
-        window: what "automatic" in the menu stands for; see `window_of`.
+        image: Image in any orientation.
+        maps: Label maps on the grid of the image, by name; the first is shown first.
+        table: Names and colours.
+        window: Intensity window of the menu item "automatic"; see `medseg.viz.slice_images.window_of`.
     """
     import ipywidgets as widgets
 
@@ -140,23 +167,23 @@ def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: W
     switch = widgets.ToggleButtons(options=list(maps) or ["image"])
     columns = []
     for plane in planes_of(image):
-        picture = widgets.Image(format="png", layout=widgets.Layout(height=_HEIGHT, object_fit="contain"))
+        view = widgets.Image(format="png", layout=widgets.Layout(height=_HEIGHT, object_fit="contain"))
         first = best_slice(next(iter(maps.values())), plane) if maps else slice_count(image, plane) // 2
         slider = widgets.IntSlider(
             value=first, min=0, max=slice_count(image, plane) - 1, description=plane, continuous_update=True
         )
 
         def redraw(
-            change: object = None, plane: Plane = plane, slider: Any = slider, picture: Any = picture
+            change: object = None, plane: Plane = plane, slider: Any = slider, view: Any = view
         ) -> None:
             volume = maps.get(switch.value)
             rgb = render_slice(image, volume, table, plane, slider.value, windows[menu.value], opacity.value)
-            picture.value = png_of(rgb)
+            view.value = png_of(rgb)
 
         for control in (slider, menu, opacity, switch):
             control.observe(redraw, names="value")
         redraw()
-        columns.append(widgets.VBox([picture, slider]))
+        columns.append(widgets.VBox([view, slider]))
     tools = [menu, *([opacity] if maps else []), *([switch] if len(maps) > 1 else [])]
     present = {int(value) for volume in maps.values() for value in np.unique(volume.data)}
     shown = [label for label in table.foreground if label.value in present]
@@ -164,7 +191,11 @@ def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: W
 
 
 def legend_html(labels: Sequence[Label]) -> str:
-    """A line of coloured squares and names."""
+    """Return a line of coloured squares and names as HTML.
+
+    Args:
+        labels: Labels to list.
+    """
     entries = [
         f'<span style="color:rgb{label.colour}">&#9632;</span> {html.escape(label.name)}'
         for label in labels[:_MOST_IN_LEGEND]
@@ -175,7 +206,11 @@ def legend_html(labels: Sequence[Label]) -> str:
 
 
 def png_of(rgb: Rgb) -> bytes:
-    """A picture `(H, W, 3)` as PNG bytes."""
+    """Return an image `(H, W, 3)` as PNG bytes.
+
+    Args:
+        rgb: Pixels.
+    """
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()

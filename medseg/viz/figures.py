@@ -1,6 +1,6 @@
-"""Pictures for reports: label maps over an image, and the course of a training.
+"""Figures for reports: label maps over an image, and the curves of a training.
 
-matplotlib is imported when a picture is made.
+matplotlib is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -47,22 +47,23 @@ def save_overlay(
     title: str = "",
     window: Window = None,
 ) -> None:
-    """Write a picture of three planes with the label map, and its reference above it where there is one.
+    """Write a figure of a label map over an image in three planes, below the reference if there is one.
 
-    The planes are cut where the reference (or else the label map) has most foreground. A volume of one
-    slice is shown in its own plane only.
+    Each plane shows the slice with the most foreground of the reference, or else of the label map. A volume with a
+    single slice is shown in its own plane only.
 
     Args:
-        path: .png, .svg, .pdf or .jpg.
-        image: what the label map was drawn on.
-        labels_volume: the label map, usually a prediction; resampled for showing if its grid differs.
-        labels: names and colours.
-        reference: another label map.
-        title: above the picture.
-        window: see `window_of`.
+        path: File with the suffix .png, .svg, .pdf or .jpg.
+        image: Image in any orientation.
+        labels_volume: Label map, usually a prediction. It is resampled for display if its grid differs.
+        labels: Names and colours.
+        reference: Another label map.
+        title: Title of the figure.
+        window: Intensity window; see `medseg.viz.slice_images.window_of`.
 
     Raises:
-        DataError: a value that `labels` does not hold, or the file cannot be written.
+        ConfigError: The window is unknown.
+        DataError: A value is not in `labels`, or the file cannot be written.
     """
     overlay_figure(image, labels_volume, reference, labels=labels, title=title, window=window).save(path)
 
@@ -77,12 +78,20 @@ def overlay_figure(
     window: Window = None,
     alpha: float = 0.45,
 ) -> ReportFigure:
-    """The figure that `save_overlay` writes; without label maps, the image alone.
+    """Return the figure that `save_overlay` writes; without label maps, it shows the image only.
 
     Args:
-        image, labels_volume, reference, title, window: as in `save_overlay`.
-        labels: names and colours; values are called ``label_1`` and so on without it.
-        alpha: opacity of the tint, 0 to 1.
+        image: Image in any orientation.
+        labels_volume: Label map, usually a prediction. It is resampled for display if its grid differs.
+        reference: Another label map.
+        labels: Names and colours; by default values are called ``label_1`` and so on.
+        title: Title of the figure.
+        window: Intensity window; see `medseg.viz.slice_images.window_of`.
+        alpha: Opacity of the labels, 0 to 1.
+
+    Raises:
+        ConfigError: The window is unknown.
+        DataError: A label map does not hold integers, or a value is not in `labels`.
     """
     from medseg.viz.canvas import draw_panels
 
@@ -104,27 +113,29 @@ def overlay_figure(
 
 
 def planes_of(image: Volume) -> tuple[Plane, ...]:
-    """The planes that show something: all, or only the one of an image that is a single slice."""
+    """Return the planes to show: all three, or only the plane of an image that is a single slice."""
     flat = tuple(plane for plane in PLANES if slice_count(image, plane) == 1)
     return flat[:1] or PLANES
 
 
 def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a picture of loss and validation Dice by step.
+    """Write a figure of training loss and validation Dice by step.
 
     Args:
-        path: .png, .svg, .pdf or .jpg.
-        rows: lines of metrics.jsonl with `step`, and `loss` or `mean_dice` or both; others are passed over.
+        path: File with the suffix .png, .svg, .pdf or .jpg.
+        rows: Lines of metrics.jsonl with ``step``, and ``loss``, ``mean_dice`` or both; other lines are ignored.
 
     Raises:
-        DataError: no row has a step with a loss, or the file cannot be written.
+        DataError: No row has a step and a loss, or the file cannot be written.
     """
     from medseg.viz.canvas import ReportFigure
 
     rows = list(rows)
     losses, scores = _series(rows, "loss"), _series(rows, "mean_dice")
     if not losses[0]:
-        raise DataError(f"{path}: no row with step and loss to draw. Give the lines of metrics.jsonl.")
+        raise DataError(
+            f"{path}: found no row with step and loss, expected at least one. Give the lines of metrics.jsonl."
+        )
     figure = ReportFigure(figsize=(8, 5 if scores[0] else 3.2), layout="constrained")
     found: Any = figure.subplots(2 if scores[0] else 1, 1, sharex=True, squeeze=False)
     axes: list[Axes] = list(found[:, 0])
@@ -136,7 +147,16 @@ def training_curves(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and the `width` - 1 before it (fewer at the start)."""
+    """Return the moving average: the mean of each value and the ``width - 1`` values before it, fewer at the start.
+
+    Args:
+        values: Values to smooth.
+        width: Number of values to average.
+
+    Examples:
+        >>> smoothed([1, 2, 3, 6], width=2)
+        [1.0, 1.5, 2.5, 4.5]
+    """
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - width, 0)
@@ -157,7 +177,7 @@ def _panel(
     window: Window,
     alpha: float,
 ) -> tuple[Panel, set[int]]:
-    """The panel, and the label values in it."""
+    """Return the panel and the label values in it."""
     from medseg.viz.canvas import DPI, Panel, panel_inches
 
     height_mm, width_mm = extent_mm(image, plane)
@@ -168,7 +188,7 @@ def _panel(
     if volume is not None:
         values = label_slice(volume, plane, index, pixel_mm=pixel_mm)
         rgb = overlay(rgb, values, labels, alpha)
-    if is_colour(image):  # a photograph: its pixels have no millimetres, its sides no names
+    if is_colour(image):  # a natural image: its pixels have no size in mm, and its sides no anatomical names
         panel = Panel(rgb, pixel_mm, "", "")
     else:
         panel = Panel(rgb, pixel_mm, f"{plane}, slice {index}", EDGES[plane])
@@ -176,7 +196,7 @@ def _panel(
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of `key`."""
+    """Return the steps and finite values of `key`."""
     pairs = [
         (float(row["step"]), float(row[key]))
         for row in rows

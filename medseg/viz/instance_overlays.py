@@ -1,6 +1,6 @@
-"""Instances over an image: a coloured contour an object.
+"""Instances over an image, as one coloured contour per instance.
 
-matplotlib is imported when a picture is made.
+matplotlib is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ if TYPE_CHECKING:
 
 
 def contours(rgb: Rgb, ids: Array, alpha: float = 0.15) -> Rgb:
-    """A picture with the border pixels of every object in a colour of its own.
+    """Return an image with the border of every instance in its own colour.
 
     Args:
-        rgb: `(H, W, 3)`.
-        ids: `(H, W)`, 0 where there is no object; equal ids have equal colours in every picture.
-        alpha: opacity of the tint inside of the border, 0 to 1.
+        rgb: Image `(H, W, 3)`.
+        ids: Instance map `(H, W)`; 0 is background. An id has the same colour in every image.
+        alpha: Opacity of the colour inside the border, 0 to 1.
+
+    Returns:
+        Image `(H, W, 3)` of the same type.
     """
     known, index = np.unique(ids, return_inverse=True)
     colours = np.array([distinct_colour(int(value)) for value in known], dtype=np.float32)
@@ -59,17 +62,17 @@ def instance_figure(
     window: Window = None,
     names: tuple[str, str] = ("reference", "prediction"),
 ) -> ReportFigure:
-    """One slice three times: as it is, with the reference's objects where given, and with those that were found.
+    """Draw one slice up to three times: the image, with the reference instances, and with the predicted instances.
 
     Args:
-        image: any orientation; a photograph is one slice.
-        found: map of ids `(1, X, Y, Z)`; on another grid it is resampled.
-        reference: another one, whose ids need not agree with those of `found`.
-        plane: the one of a photograph, otherwise axial unless given.
-        index: the slice; that with most of the reference (or of what was found) unless given.
-        title: above the picture.
-        window: see `window_of`.
-        names: above the two panels.
+        image: Image in any orientation; a natural image has one slice.
+        found: Instance map `(1, X, Y, Z)`. It is resampled for display if its grid differs.
+        reference: Another instance map, whose ids need not match those of `found`.
+        plane: Plane of the slice; by default axial, or the plane of a natural image.
+        index: Index of the slice; by default the one with most voxels of the reference, or else of `found`.
+        title: Title of the figure.
+        window: Intensity window; see `medseg.viz.slice_images.window_of`.
+        names: Captions of the reference and of the prediction.
     """
     from medseg.viz.canvas import draw_panels
 

@@ -1,10 +1,10 @@
-"""Slices of a volume as pictures, the way a radiologist sees them.
+"""Slices of a volume as RGB images in radiological convention.
 
-The patient's right is on the left of axial and coronal pictures; anterior is up in axial ones, superior in
-the others; sagittal ones face left. Slices are counted from 0 at the patient's left, back and feet (the
-order of a RAS array). Pixels are square: rows and columns of unequal spacing are interpolated.
+The patient's right is on the left of axial and coronal images. Anterior is up in axial images, superior in the others.
+Sagittal images face left. Slices are counted from 0 at the patient's left, back and feet (the order of a RAS array).
+Pixels are square: rows and columns of unequal spacing are interpolated.
 
-Everything here is a function from arrays to arrays; nothing draws.
+All functions map arrays to arrays; none of them draws.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
 EDGES: Mapping[str, str] = MappingProxyType({"axial": "ALPR", "coronal": "SLIR", "sagittal": "SPIA"})
 _AXIS: Mapping[str, int] = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})
 _PERCENTILES = (0.5, 99.5)
-_AIR_HU = -500  # a volume with this much below zero shows air around a patient: it is a CT
+_AIR_HU = -500  # values below this are air around a patient, so the volume is a CT
 _SAMPLES = 1_000_000
 
 
@@ -48,18 +48,21 @@ def slice_rgb(
     channel: int = 0,
     pixel_mm: float | None = None,
 ) -> Rgb:
-    """One slice as a picture `(H, W, 3)`.
+    """Return one slice as an RGB image.
 
     Args:
-        volume: an image in any orientation. Three channels of bytes are shown as colour.
-        plane: across which axis to cut.
-        index: which slice; the middle one unless given.
-        window: level and width, a name in `WINDOWS`, or None: see `window_of`.
-        channel: which channel of an image that is not in colour.
-        pixel_mm: size of a pixel, mm; the smaller spacing in the plane unless given.
+        volume: Image in any orientation. Three channels of bytes are shown as colours.
+        plane: Plane of the slice.
+        index: Index of the slice; by default the middle one.
+        window: Level and width, a name in `WINDOWS`, or None; see `window_of`.
+        channel: Channel of an image without colours.
+        pixel_mm: Size of a pixel, mm; by default the smaller spacing in the plane.
+
+    Returns:
+        Pixels `(H, W, 3)`.
 
     Raises:
-        ConfigError: unknown plane or window, or an index or channel that the volume does not have.
+        ConfigError: The plane or window is unknown, or the volume does not have the index or channel.
     """
     cut = _cut(volume, plane, index)
     if window is None and is_colour(volume):
@@ -77,32 +80,44 @@ def slice_rgb(
 def label_slice(
     volume: Volume, plane: Plane = "axial", index: int | None = None, *, pixel_mm: float | None = None
 ) -> Array:
-    """Values `(H, W)` of one slice of a label map, on the pixels of `slice_rgb`; nearest neighbour.
+    """Return one slice of a label map on the pixels of `slice_rgb`, by nearest neighbour.
+
+    Args:
+        volume: Label map in any orientation.
+        plane: Plane of the slice.
+        index: Index of the slice; by default the middle one.
+        pixel_mm: Size of a pixel, mm; by default the smaller spacing in the plane.
+
+    Returns:
+        Label values `(H, W)`.
 
     Raises:
-        ConfigError: unknown plane, or an index that the volume does not have.
+        ConfigError: The plane is unknown, or the volume does not have the index.
     """
     cut = _cut(volume, plane, index)[0]
     return resample_labels(cut, _maps(volume, plane, pixel_mm), (0, 0))
 
 
 def overlay(rgb: Rgb, label_values: Array, labels: Labels, alpha: float = 0.45, outline: bool = True) -> Rgb:
-    """Tint the labelled pixels of a picture with their label's colour.
+    """Blend the labelled pixels of an image with the colours of their labels.
 
     Args:
-        rgb: `(H, W, 3)`.
-        label_values: `(H, W)`, values as in files; 0 is left as it is, and what is to be ignored is tinted grey.
-        labels: the colours.
-        alpha: opacity of the tint, 0 to 1.
-        outline: whether the outermost pixels of each region are drawn opaque.
+        rgb: Image `(H, W, 3)`.
+        label_values: Label values `(H, W)` as in files. Pixels with 0 are unchanged, and the ignore value is grey.
+        labels: Label table with the colours.
+        alpha: Opacity of the labels, 0 to 1.
+        outline: Whether the outermost pixels of each label are opaque.
+
+    Returns:
+        Image `(H, W, 3)`.
 
     Raises:
-        DataError: different sizes, or a value that `labels` does not hold.
+        DataError: The sizes differ, or a value is not in `labels`.
     """
     if rgb.shape[:2] != label_values.shape:
         raise DataError(
-            f"overlay: found a picture of {rgb.shape[:2]} and labels of {label_values.shape} pixels, expected "
-            "equal sizes. Cut both from volumes on one grid."
+            f"overlay: found an image of {rgb.shape[:2]} and labels of {label_values.shape} pixels, expected "
+            "equal sizes. Use slices of volumes on the same grid."
         )
     colours = np.array([*(label.colour for label in labels), IGNORED_COLOUR], dtype=np.float32)
     tint = colours[labels.to_classes(label_values, where="overlay")]
@@ -115,7 +130,15 @@ def overlay(rgb: Rgb, label_values: Array, labels: Labels, alpha: float = 0.45, 
 
 
 def region_edges(label_values: Array) -> NDArray[np.bool_]:
-    """The labelled pixels `(H, W)` that touch a pixel of another value; the picture's border is no edge."""
+    """Return the labelled pixels that touch a pixel with another value. The border of the image is not an edge.
+
+    Args:
+        label_values: Label values `(H, W)`.
+
+    Examples:
+        >>> region_edges(np.array([[0, 1, 1, 1, 0]])).astype(int)
+        array([[0, 1, 0, 1, 0]])
+    """
     edges: NDArray[np.bool_] = np.zeros(label_values.shape, dtype=bool)
     for axis in (0, 1):
         values, rows = np.moveaxis(label_values, axis, 0), np.moveaxis(edges, axis, 0)
@@ -127,13 +150,18 @@ def region_edges(label_values: Array) -> NDArray[np.bool_]:
 
 
 def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tuple[float, float]:
-    """Level and width that a window stands for.
+    """Return the level and width of an intensity window.
 
-    Without one, a CT (told by its air, far below zero) is shown at the soft-tissue window, anything else
-    from its 0.5th to its 99.5th percentile.
+    By default a CT, which is recognised by values of air far below zero, has the soft-tissue window. Other images are
+    shown from their 0.5th to their 99.5th percentile.
+
+    Args:
+        volume: Image that the window is for.
+        window: Level and width, a name in `WINDOWS`, or None.
+        channel: Channel whose values are measured.
 
     Raises:
-        ConfigError: unknown name, or a width that is not positive.
+        ConfigError: The name is unknown, or the width is not positive.
     """
     if isinstance(window, str):
         if window not in WINDOWS:
@@ -154,7 +182,12 @@ def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tup
 
 
 def best_slice(labels: Volume, plane: Plane = "axial") -> int:
-    """Index of the slice with the most labelled voxels; the middle one if there are none."""
+    """Return the index of the slice with the most labelled voxels; the middle one if there are none.
+
+    Args:
+        labels: Label map in any orientation.
+        plane: Plane of the slices.
+    """
     axis = _checked_axis(plane)
     foreground = reorient_array(labels.data[0] != 0, labels.grid.axcodes, "RAS")
     counts = foreground.sum(axis=tuple(a for a in range(3) if a != axis))
@@ -162,55 +195,59 @@ def best_slice(labels: Volume, plane: Plane = "axial") -> int:
 
 
 def is_colour(volume: Volume) -> bool:
-    """Whether an image is a colour picture: three channels of bytes."""
+    """Return whether an image has colours: three channels of bytes."""
     return volume.channels == 3 and volume.data.dtype == np.uint8
 
 
 def slice_count(volume: Volume, plane: Plane = "axial") -> int:
-    """Number of slices across `plane`."""
+    """Return the number of slices in a plane."""
     return _ras_sizes(volume)[0][_checked_axis(plane)]
 
 
 def extent_mm(volume: Volume, plane: Plane) -> tuple[float, float]:
-    """Height and width of a picture, mm."""
+    """Return the height and width of a slice, mm."""
     shape, spacing = _ras_sizes(volume)
     rows, columns = _in_plane(plane)
     return shape[rows] * spacing[rows], shape[columns] * spacing[columns]
 
 
 def pixel_size(volume: Volume, plane: Plane) -> float:
-    """The smaller spacing in the plane, mm: pixels of this size lose nothing."""
+    """Return the smaller spacing in the plane, mm; pixels of this size lose no detail."""
     _, spacing = _ras_sizes(volume)
     return min(spacing[axis] for axis in _in_plane(plane))
 
 
 def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
-    """A label map on the grid of `image`, for showing: turned, or resampled where grids differ.
+    """Return a label map on the grid of an image for display, resampled if the grids differ.
+
+    Args:
+        image: Image in any orientation.
+        labels: Label map on any grid, also one that was read as an image.
 
     Raises:
-        DataError: several channels, or values that are not whole numbers.
+        DataError: The label map has several channels or values that are not integers.
     """
     data = labels.data
     if data.dtype.kind == "f" and np.array_equal(data, np.rint(data)):
-        data = data.astype(np.int32)  # read as an image from a file that stores floats
+        data = data.astype(np.int32)  # it was read as an image from a file that stores floats
     if data.shape[0] != 1 or data.dtype.kind not in "iub":
         raise DataError(
-            f"label map: found {data.shape[0]} channels of {data.dtype}, expected one channel of whole "
-            "numbers. Give the label map, not an image."
+            f"label map: found {data.shape[0]} channels of {data.dtype}, expected one channel of "
+            "integers. Give the label map, not an image."
         )
     volume = labels.with_data(data.astype(np.uint8) if data.dtype == bool else data, kind="label")
     return volume.resampled(like=image.grid)  # interpolates only where the grids differ
 
 
 def _cut(volume: Volume, plane: Plane, index: int | None) -> Array:
-    """The slice `(C, H, W)` as it is seen, still with the spacing of the volume."""
+    """Return the slice `(C, H, W)` in its displayed orientation, with the spacing of the volume."""
     axis, count = _checked_axis(plane), slice_count(volume, plane)
     index = count // 2 if index is None else index
     if not 0 <= index < count:
         raise ConfigError(f"{plane} slice: found {index}, expected 0 to {count - 1}. Choose one of these.")
     facing = reorient_array(volume.data, volume.grid.axcodes, "RAS")
     cut = np.take(facing, index, axis=axis + 1)
-    # Columns then run to the patient's left (or back) and rows to the front or head: up is last, so flip both.
+    # Columns and rows now point right (or forward) and forward or up; an image starts at the top left, so flip both.
     seen: Array = np.swapaxes(cut, 1, 2)[:, ::-1, ::-1]
     return seen
 
@@ -231,13 +268,13 @@ def _maps(volume: Volume, plane: Plane, pixel_mm: float | None) -> tuple[AxisMap
 
 
 def _ras_sizes(volume: Volume) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Shape and spacing (mm) of the volume turned to RAS."""
+    """Return the shape and spacing (mm) of the volume in RAS orientation."""
     axes, _ = reorientation(volume.grid.axcodes, "RAS")
     return tuple(volume.grid.shape[a] for a in axes), tuple(volume.spacing[a] for a in axes)
 
 
 def _in_plane(plane: Plane) -> tuple[int, int]:
-    """RAS axes of the rows and columns of a picture."""
+    """Return the RAS axes of the rows and columns of an image."""
     first, second = (axis for axis in range(3) if axis != _checked_axis(plane))
     return second, first
 
@@ -251,7 +288,7 @@ def _checked_axis(plane: str) -> int:
 
 
 def _range(data: Array) -> tuple[float, float]:
-    """Percentiles of a regular sample of the finite values; 0 and 1 if there are none."""
+    """Return two percentiles of a regular sample of the finite values; 0 and 1 if there are none."""
     step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
     sample = data[::step, ::step, ::step]
     finite = sample[np.isfinite(sample)]

@@ -116,7 +116,7 @@ def test_values_without_a_name_are_refused() -> None:
 
 def test_an_unwritable_kind_of_picture_is_refused(tmp_path: Path) -> None:
     image, labels = case()
-    with pytest.raises(DataError, match=r"x\.tga: cannot write this kind of picture"):
+    with pytest.raises(DataError, match=r"x\.tga: cannot write a figure in this format"):
         save_overlay(tmp_path / "x.tga", image, labels, LABELS)
     assert list(tmp_path.iterdir()) == []
 
