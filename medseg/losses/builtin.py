@@ -93,7 +93,7 @@ class SumOfLosses(nn.Module):
     """The sum of several losses.
 
     Args:
-        terms: Losses of logits and label values.
+        *terms: Losses of logits and label values.
     """
 
     def __init__(self, *terms: Loss) -> None:
