@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -17,13 +15,9 @@ from medseg.inference.predictor import load
 from medseg.model_folder.folder import save_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.volumes import ORIENTATIONS
 
 LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
-ORIENTATIONS = [
-    "".join(letters[axis] for axis in order)
-    for order in itertools.permutations(range(3))
-    for letters in itertools.product("RL", "AP", "SI")
-]
 
 
 def small_phantom(shape=(14, 12, 10), spacing=(20.0, 22.0, 24.0)) -> Volume:

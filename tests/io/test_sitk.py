@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,8 @@ from medseg.errors import DataError
 from medseg.io.files import read, read_grid, write
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.volumes import ORIENTATIONS
 
-ORIENTATIONS = [
-    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
-    for order in permutations([("R", "L"), ("A", "P"), ("S", "I")])
-    for sides in product((0, 1), repeat=3)
-]
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.1, -0.2, 0.3) @ np.diag([0.7, 0.8, 2.5]), [-90.1, 12.3, 456.7]
 )

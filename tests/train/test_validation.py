@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from medseg.inference.sliding.labelling import label_rule
 from medseg.labels.label_table import Labels
-from medseg.train.validation import validation_image
+from medseg.train.validation import predicted_classes, validation_image
 
 LABELS = Labels.from_names({"background": 0, "organ": 1}, {"organ": (255, 0, 0)})
 
@@ -37,3 +39,15 @@ def test_a_volume_is_shown_in_the_slice_with_most_foreground_and_few_samples():
     panels = picture.reshape(4, 4, 3, 5, 3)
     assert np.array_equal(panels[:, :, 1], panels[:, :, 2])
     assert (panels[:, :, 1] != panels[:, :, 0]).any(axis=-1).sum() == 4 * 4
+
+
+@pytest.mark.parametrize("regions", [{}, {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}])
+def test_validation_and_prediction_label_the_same_logits_alike(regions):
+    labels = Labels.from_names({"oedema": 1, "necrosis": 2, "enhancing": 3}).with_regions(regions)
+    logits = torch.randn(2, labels.num_outputs, 5, 4, 3, generator=torch.Generator().manual_seed(0))
+    logits[0, :, 0] = 0  # a tie, or no region
+    rule = label_rule(labels)
+    predicted = rule.values[rule.classes(logits.movedim(1, -1)).numpy()]
+    validated = labels.to_values(predicted_classes(logits, labels)[:, 0].numpy())
+    np.testing.assert_array_equal(validated, predicted)
+    assert len(np.unique(predicted)) == 4

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import permutations, product
 from typing import Any
 
 import nibabel as nib
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import DataError
@@ -26,12 +24,8 @@ from medseg.volumes.grid import (
     world_positions,
 )
 from medseg.volumes.volume import Volume
+from tests.helpers.volumes import ORIENTATIONS, voxel_indices, voxel_positions
 
-ORIENTATIONS = [
-    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
-    for order in permutations([("R", "L"), ("A", "P"), ("S", "I")])
-    for sides in product((0, 1), repeat=3)
-]
 SHAPE = (5, 4, 3)
 
 
@@ -53,15 +47,6 @@ def grids(draw: st.DrawFn) -> Grid:
     return Grid(draw(st.tuples(*[st.integers(1, 6)] * 3)), affine)
 
 
-def indices(grid: Grid) -> NDArray[np.int64]:
-    return np.asarray(np.moveaxis(np.indices(grid.shape), 0, -1))
-
-
-def positions(grid: Grid) -> NDArray[np.float64]:
-    """World position of every voxel, `(X, Y, Z, 3)`."""
-    return world_positions(grid.affine, indices(grid))
-
-
 def test_there_are_48_orientations() -> None:
     assert len(set(ORIENTATIONS)) == 48
 
@@ -72,8 +57,8 @@ def test_reorienting_moves_no_voxel(start: str, codes: str) -> None:
     grid = Grid.from_spacing(SHAPE, (1, 2, 3)).reoriented(start)
     other = grid.reoriented(codes)
     assert other.axcodes == codes
-    where = np.moveaxis(reorient_array(np.moveaxis(positions(grid), -1, 0), start, codes), 0, -1)
-    assert np.array_equal(where, positions(other))
+    where = np.moveaxis(reorient_array(np.moveaxis(voxel_positions(grid), -1, 0), start, codes), 0, -1)
+    assert np.array_equal(where, voxel_positions(other))
     assert other.reoriented(start) == grid
 
 
@@ -95,8 +80,8 @@ def test_reorienting_agrees_with_nibabel(codes: str) -> None:
 @given(grids(), st.sampled_from(ORIENTATIONS))
 def test_any_grid_reorients_and_comes_back(grid: Grid, codes: str) -> None:
     other = grid.reoriented(codes)
-    where = np.moveaxis(reorient_array(np.moveaxis(positions(grid), -1, 0), grid.axcodes, codes), 0, -1)
-    np.testing.assert_allclose(positions(other), where, atol=1e-9)
+    where = np.moveaxis(reorient_array(np.moveaxis(voxel_positions(grid), -1, 0), grid.axcodes, codes), 0, -1)
+    np.testing.assert_allclose(voxel_positions(other), where, atol=1e-9)
     # At exactly 45 degrees the codes of `other` are a matter of rounding; its way back is not.
     back = other.permuted(*reorientation(codes, grid.axcodes))
     np.testing.assert_allclose(back.affine, grid.affine, atol=1e-9)
@@ -113,7 +98,9 @@ def test_any_grid_reorients_and_comes_back(grid: Grid, codes: str) -> None:
 def test_boxes_keep_positions(grid: Grid, start: tuple[int, ...], shape: tuple[int, int, int]) -> None:
     box = grid.cropped(start, shape)
     assert box.shape == shape
-    np.testing.assert_allclose(positions(box), world_positions(grid.affine, indices(box) + start), atol=1e-9)
+    np.testing.assert_allclose(
+        voxel_positions(box), world_positions(grid.affine, voxel_indices(box) + start), atol=1e-9
+    )
     np.testing.assert_allclose(box.cropped([-s for s in start], grid.shape).affine, grid.affine, atol=1e-9)
 
 

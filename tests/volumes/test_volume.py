@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,14 @@ from medseg.errors import DataError
 from medseg.volumes.grid import Grid, world_positions
 from medseg.volumes.resampling import AxisMap, axis_orders, resample
 from medseg.volumes.volume import Volume
+from tests.helpers.volumes import ORIENTATIONS, voxel_positions
 
-ORIENTATIONS = [
-    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
-    for order in permutations([("R", "L"), ("A", "P"), ("S", "I")])
-    for sides in product((0, 1), repeat=3)
-]
 CENTRE = np.array([3.0, -5.0, 8.0])  # of the blob, world mm
 
 
 def positions(grid: Grid) -> NDArray[np.float64]:
     """World position of every voxel, `(3, X, Y, Z)`."""
-    index = np.moveaxis(np.indices(grid.shape), 0, -1)
-    return np.asarray(np.moveaxis(world_positions(grid.affine, index), -1, 0))
+    return np.asarray(np.moveaxis(voxel_positions(grid), -1, 0))
 
 
 def atlas(grid: Grid) -> Volume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +28,9 @@ from medseg.models.base import Model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.runtime.memory import PeakMemory
 from medseg.volumes.volume import Volume
+from tests.helpers.volumes import ORIENTATIONS
 
 ORGANS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
-ORIENTATIONS = [
-    "".join(letters[axis] for axis in order)
-    for order in itertools.permutations(range(3))
-    for letters in itertools.product("RL", "AP", "SI")
-]
 
 
 class Copies(Model):
