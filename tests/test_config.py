@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
-from medseg.config import MAX_NESTING, Config, apply_overrides, differences, read_yaml
+from medseg.config import Config, apply_overrides, differences
 from medseg.errors import ConfigError
+from medseg.yaml_dialect import MAX_NESTING, read_yaml
 
 
 class Net(Config):
@@ -146,8 +147,8 @@ def test_unions_report_the_branch_that_was_meant(file: Path, text: str, expected
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("title: a\ntitle: b", "key 'title' stands twice, line 2"),
-        ("train:\n  steps: 1\n  steps: 2", "key 'steps' stands twice, line 3"),
+        ("title: a\ntitle: b", "key 'title' occurs twice, line 2"),
+        ("train:\n  steps: 1\n  steps: 2", "key 'steps' occurs twice, line 3"),
         ("anything: &x [1]\ntitle: *x", "aliases are not allowed, line 2"),
         ("anything: " + "[" * 40 + "]" * 40, f"nested deeper than {MAX_NESTING} levels"),
         ("anything: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -307,3 +308,111 @@ def test_differences_are_told_by_field() -> None:
     assert "title: found 'b', expected" in told
     assert differences(one, one) == ""
     assert differences(other, one, most=1).endswith("; and 1 more")
+
+
+class Link(Config):
+    max_gap_slices: int = 1
+
+
+class Predict(Config):
+    link: Link = Link()
+    min_instance_score: float = 0.5
+
+
+class Morphology(Config):
+    morphology_p: float = 0.4
+
+
+class Cascade(Config):
+    first_stage: str = "runs/first"
+    perturb: Morphology = Morphology()
+
+
+class Optimizer(Config):
+    decay_fraction: float = 0.2
+
+
+class Train(Config):
+    max_time: str | None = None
+    optimizer: Optimizer = Optimizer()
+
+
+class Region(Config):
+    output_value: int = 1
+
+
+class Data(Config):
+    regions: dict[str, Region] = Field(default_factory=dict)
+
+
+class Detector(Config):
+    name: Literal["detector"] = "detector"
+    proposals_train: int = 2000
+    proposals_test: int = 1000
+
+
+class NewNames(Config):
+    data: Data = Data()
+    train: Train = Train()
+    cascade: Cascade | None = None
+    predict: Predict = Predict()
+    model: Annotated[Detector | Net, Field(discriminator="name")] = Detector()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.budget=1h", "train.budget: renamed to train.max_time."),
+        (
+            "train.optimizer.decay_share=0.1",
+            "train.optimizer.decay_share: renamed to train.optimizer.decay_fraction.",
+        ),
+        (
+            "data.regions.whole.written=7",
+            "data.regions.whole.written: renamed to data.regions.whole.output_value.",
+        ),
+        ("predict.link.gap=2", "predict.link.gap: renamed to predict.link.max_gap_slices."),
+        ("cascade.run=a", "cascade.run: renamed to cascade.first_stage."),
+        (
+            "model={name: detector, proposals: [2000, 1000]}",
+            "model.proposals: renamed to model.proposals_train and model.proposals_test.",
+        ),
+        ("previous.run=a", "previous: renamed to cascade. previous.run: renamed to cascade.first_stage."),
+        (
+            "previous.augment.reshape_p=0.1",
+            "previous: renamed to cascade. previous.augment: renamed to cascade.perturb. "
+            "previous.augment.reshape_p: renamed to cascade.perturb.morphology_p.",
+        ),
+    ],
+)
+def test_an_old_key_is_answered_with_the_new_one(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NewNames.parse(apply_overrides({}, [override]))
+    assert str(caught.value) == f"config: {expected}"
+
+
+def test_an_old_key_of_a_group_alone_is_answered_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"gap: renamed to max_gap_slices\."):
+        Link.parse({"gap": 2})
+    with pytest.raises(ConfigError, match=r"link\.gap: renamed to link\.max_gap_slices\."):
+        Predict.parse({"link": {"gap": 2}})
+
+
+def test_a_new_name_is_offered_only_where_it_is_a_key() -> None:
+    with pytest.raises(ConfigError, match=r"model\.queries: unknown key\. Known keys: name, channels, depth"):
+        NewNames.parse({"model": {"name": "net", "queries": 3}})
+
+
+def test_every_new_key_of_an_experiment_exists() -> None:
+    """A renamed key of the table leads to a key of the real configuration; models have their own options."""
+    from medseg.config_errors import _known_keys, _walk
+    from medseg.experiment.config import ExperimentConfig
+    from medseg.renamed_keys import RENAMED
+
+    for old, names in RENAMED.items():
+        *groups, last = old.split(".")
+        if groups[:1] == ["model"]:
+            continue
+        known = _known_keys(_walk(ExperimentConfig, tuple(groups))[1])
+        assert set(names) <= set(known), old
+        assert last not in known, old

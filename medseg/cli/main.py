@@ -30,6 +30,16 @@ COMMANDS = {
 }
 """Each command and the module below `medseg.cli` that holds its parser and its action."""
 
+RENAMED_OPTIONS = {
+    ("predict", "--with"): "renamed to --ensemble-with.",
+    ("predict", "--set"): "give settings as key=value without an option, for example overlap=0.25.",
+    ("evaluate", "--best"): "use the command: medseg compare RUN RUN.",
+    ("evaluate", "--ensembles"): "use the command: medseg compare RUN RUN --ensembles.",
+    ("evaluate", "--parts"): "renamed to --components-of.",
+    ("import nnunet", "--previous"): "renamed to --first-stage.",
+}
+"""What replaces an old option, by command and option."""
+
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -51,6 +61,9 @@ class _Parser(argparse.ArgumentParser):
         known, rest = super().parse_known_args(args, namespace)
         unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
         if unknown is not None:
+            new = RENAMED_OPTIONS.get((self.prog.removeprefix("medseg "), unknown))
+            if new is not None:
+                self.error(f"{unknown}: {new}")
             options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", self.format_usage())
             settings = " Settings are given as --set NAME=VALUE." if "--set" in options else ""
             self.error(f"{unknown}: no such option.{did_you_mean(unknown, options) or settings}")

@@ -1,13 +1,10 @@
-"""Tables as text, HTML and tab-separated values, whatever they hold."""
+"""Tables as text and HTML, whatever they hold."""
 
 from __future__ import annotations
 
-import csv
 import html
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 
@@ -38,16 +35,6 @@ def as_html(cells: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     )
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{below}"
-
-
-def as_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Tab-separated text with a header; floats to six digits, ``nan`` and ``inf`` stand for themselves."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-    return text.getvalue()
 
 
 def finite(value: float) -> float | None:

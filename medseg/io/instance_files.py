@@ -1,14 +1,12 @@
-"""Instance maps on disk: ids in an image file, and beside it a table of classes and scores.
+"""Instance maps on disk: ids in an image file, and a table of label values and scores next to it.
 
 ``nuclei_7.png`` (or ``.nii.gz``, any format of label maps) holds an id per voxel, 0 for background; a table
-``nuclei_7.tsv`` may hold the columns id, class (the label's value) and score. Without it every id is an
-instance of class 1 with score 1.
+``nuclei_7.tsv`` may hold the columns id, label_value and score. Without the table, every id is an instance of
+the label with value 1 and has score 1.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,10 @@ from medseg.io.files import read_labels, stem_of, suffix_of, write
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import write_text
+from medseg.storage.tsv import read_tsv, to_tsv
 from medseg.volumes.volume import Volume
 
-_COLUMNS = ("id", "class", "score")
+_COLUMNS = ("id", "label_value", "score")
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,13 @@ def write_instances(instances: Instances, like: Volume, path: str | Path, labels
         )
     ids = instances.to_map()
     present = np.unique(ids)
-    lines = ["\t".join(_COLUMNS)]
-    lines += [
-        f"{k}\t{labels.values[instances.classes[k - 1]]}\t{instances.scores[k - 1]:.6g}"
+    rows = [
+        (k, labels.values[instances.classes[k - 1]], float(instances.scores[k - 1]))
         for k in present[present > 0]
     ]
     stored = ids.astype(np.uint16) if len(instances) < 1 << 16 else ids
     write(like.with_data(stored[None], kind="label"), path)
-    write_text(instance_table_path(Path(path)), "\n".join(lines) + "\n")
+    write_text(instance_table_path(Path(path)), to_tsv(_COLUMNS, rows))
 
 
 def instance_table_path(path: Path) -> Path:
@@ -92,37 +90,25 @@ def instance_map_path(label_map: Path) -> Path:
     return label_map.with_name(f"{stem_of(label_map)}_instances{suffix_of(label_map)}")
 
 
-def _read_table(table: Path) -> tuple[dict[int, int] | None, dict[int, float] | None]:
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{table}: cannot be read ({error}). Give a table of id, class and score.") from None
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    try:
-        columns = list(reader.fieldnames or [])
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:  # a cell longer than any table's
-        raise DataError(f"{table}: line {reader.reader.line_num}: {error}. Mend the row.") from None
-    if "id" not in columns or any(name not in _COLUMNS or columns.count(name) > 1 for name in columns):
-        raise DataError(
-            f"{table}: found columns {', '.join(columns) or 'none'}, expected id and perhaps class and score, "
-            "separated by tabs. Mend the header."
-        )
+def _read_table(path: Path) -> tuple[dict[int, int] | None, dict[int, float] | None]:
+    table = read_tsv(path)
+    table.check_columns(("id",), ("label_value", "score"), renamed={"class": "label_value"})
     values: dict[int, int] = {}
     scores: dict[int, float] = {}
-    for line, row in rows:
-        where = f"{table}: line {line}"
+    for row in table.rows:
         try:
-            number = int(row["id"])
-            values[number] = int(row.get("class", 1))
-            score = float(row.get("score", 1))
-        except (TypeError, ValueError):
-            shown = ", ".join(str(value) for value in row.values())
-            raise DataError(f"{where}: found {shown}, expected numbers. Mend the row.") from None
-        if number in scores or number < 1 or values[number] < 1 or not math.isfinite(score):
+            number = int(row.cells["id"])
+            value = int(row.cells.get("label_value", 1))
+            score = float(row.cells.get("score", 1))
+        except ValueError:
+            found = ", ".join(row.cells.values())
+            raise DataError(f"{table.where(row)}: found {found}, expected numbers. Fix the row.") from None
+        if number in scores or number < 1 or value < 1 or not math.isfinite(score):
             raise DataError(
-                f"{where}: found id {number} of class {values[number]} with score {score}, expected each id once, from "
-                "1, a class from 1 and a finite score. Mend the row."
+                f"{table.where(row)}: found id {number} of label value {value} with score {score}, expected each id "
+                "once, from 1, a label value from 1 and a finite score. Fix the row."
             )
-        scores[number] = score
-    return (values if "class" in columns else None), (scores if "score" in columns else None)
+        values[number], scores[number] = value, score
+    return (values if "label_value" in table.columns else None), (
+        scores if "score" in table.columns else None
+    )

@@ -30,12 +30,12 @@ class ProgressBar:
         self._bar = bar
         self._describe = describe
 
-    def __call__(self, done: int, total: int, what: str) -> None:
+    def __call__(self, done: int, total: int | None, what: str) -> None:
         """Show that `done` of `total` items are complete.
 
         Args:
             done: Completed items.
-            total: All items; it may change from call to call.
+            total: All items, None if unknown; it may change from call to call.
             what: Name or kind of the last item.
         """
         if self._describe:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.errors import ModelError
 from medseg.storage.atomic import write_text
+from medseg.storage.formats import check_format
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -35,8 +36,7 @@ def check_manifest(folder: Path) -> None:
         raise ModelError(f"{path}: no such file, expected a complete folder. Copy it again.") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{path}: damaged. Copy the folder again.") from None
-    if version != FORMAT:
-        raise ModelError(f"{path}: format: found {version}, expected {FORMAT}. Update medseg.")
+    check_format(version, FORMAT, path, "manifest", error=ModelError)
     # Folders that the manifest does not know are none of its business, such as one of pictures made later.
     inner = {str(name).split("/")[0] for name in files if "/" in str(name)}
     present = {name for name in _names(folder) if "/" not in name or name.split("/")[0] in inner}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from medseg.cli.main import COMMANDS, main
+from medseg.cli.main import COMMANDS, RENAMED_OPTIONS, build_parser, main
 from medseg.errors import DataError
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
@@ -156,3 +158,34 @@ def test_debug_stands_before_a_verb_or_behind_it(tmp_path):
     for words in (["--debug", "inspect", str(tmp_path)], ["inspect", str(tmp_path), "--debug"]):
         with pytest.raises(DataError):
             main(words)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "expected"),
+    [
+        (["evaluate", "a", "b"], "--best", "medseg compare RUN RUN"),
+        (["evaluate", "a", "b"], "--parts", "renamed to --components-of"),
+        (["evaluate", "a", "b"], "--parts=both", "renamed to --components-of"),
+    ],
+)
+def test_an_old_option_is_answered_with_the_new_one(command, option, expected, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, option])
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err
+    assert option.partition("=")[0] in told
+    assert expected in told
+
+
+def test_every_new_option_exists():
+    """The table of old options names options and commands that there are, once the old ones are gone."""
+    parser = build_parser()
+    for (command, old), words in RENAMED_OPTIONS.items():
+        found = parser
+        for word in command.split():
+            (verbs,) = (a for a in found._actions if isinstance(a, argparse._SubParsersAction))
+            found = verbs.choices[word]
+        options = found.format_help()
+        if old not in options:
+            new = re.search(r"renamed to (--[a-z-]+)", words)
+            assert new is None or new[1] in options, (command, old)

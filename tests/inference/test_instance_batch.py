@@ -116,7 +116,7 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     assert np.array_equal(file.ids.data > 0, labels.data > 0)
     assert sorted(file.values.values()) == [5, 300, 300]
     assert sorted(file.scores.values()) == pytest.approx([0.6, 0.8, 0.9])
-    assert (tmp_path / "out" / "a_instances.tsv").read_text().startswith("id\tclass\tscore\n")
+    assert (tmp_path / "out" / "a_instances.tsv").read_text().startswith("id\tlabel_value\tscore\n")
     # Another prediction of label maps alone leaves no instances that contradict it.
     (again,) = predict_files(
         predictor_of(Threshold()),

@@ -43,16 +43,17 @@ def test_a_map_alone(tmp_path, instances):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("class\tscore\n1\t1\n", "found columns class, score, expected id"),
-        ("id\tklass\n1\t1\n", "found columns id, klass"),
-        ("", "found columns none"),
-        ("id\tclass\n1\tliver\n", "line 2: found 1, liver, expected numbers"),
-        ("id\tclass\n1\n", "line 2"),
-        ("id\tclass\n1\t" + "2" * 140_000 + "\n", "line 2: field larger than"),
+        ("label_value\tscore\n1\t1\n", "found columns label_value, score, expected id"),
+        ("id\tlabelvalue\n1\t1\n", "unknown column 'labelvalue'. Did you mean 'label_value'"),
+        ("id\tclass\n1\t1\n", "column 'class': renamed to 'label_value'"),
+        ("", "found an empty table"),
+        ("id\tlabel_value\n1\tliver\n", "line 2: found 1, liver, expected numbers"),
+        ("id\tlabel_value\n1\n", "line 2"),
+        ("id\tlabel_value\n1\t" + "2" * 140_000 + "\n", "line 2: field larger than"),
         ("i" * 140_000, "field larger than"),
         ("id\tscore\n1\t0.5\n1\t0.6\n", "line 3: found id 1"),
         ("id\tscore\n1\tnan\n", "with score nan"),
-        ("id\tclass\n1\t0\n", "of class 0"),
+        ("id\tlabel_value\n1\t0\n", "of label value 0"),
     ],
 )
 def test_damaged_tables(tmp_path, instances, text, message):

@@ -9,8 +9,8 @@ import pytest
 import medseg
 from medseg.cli.main import main
 from medseg.cli.training.demo import DEMO
-from medseg.config import read_yaml
 from medseg.train.reporting import read_metrics
+from medseg.yaml_dialect import read_yaml
 from tests.helpers.paths import ROOT
 
 TINY = [

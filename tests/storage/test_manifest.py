@@ -66,7 +66,7 @@ def spoil(folder, how):
         ("extra", r"missing files: none; unexpected files: c.txt"),
         ("flipped", r"b\.bin: found another checksum than expected\. The file changed"),
         ("truncated", r"b\.bin: found .*255.*, expected .*256"),
-        ("newer", "format: found 2, expected 1. Update medseg"),
+        ("newer", r"manifest written by a newer medseg \(format 2; this is format 1\)\. Update medseg"),
         ("", "damaged"),
         ('{"format": 1', "damaged"),
         ("[]", "damaged"),

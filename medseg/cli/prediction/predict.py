@@ -78,7 +78,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--instances",
         action="store_true",
-        help="find objects: NAME_instances.nii.gz and .tsv (id, class, score) beside a label map of their classes",
+        help="find objects: NAME_instances.nii.gz and .tsv (id, label_value, score) beside a label map of their classes",
     )
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave label maps that are already there"

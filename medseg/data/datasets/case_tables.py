@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.names import folder_name, path_inside
-from medseg.errors import DataError, did_you_mean
+from medseg.errors import DataError
 from medseg.labels.label_table import Labels
+from medseg.storage.tsv import TsvTable, read_tsv
 
 TABLE_NAME = "cases.tsv"
 LABELS_NAME = "labels.tsv"
@@ -32,9 +31,9 @@ def read_table(path: Path) -> Dataset:
             line), or a path that leaves the table's folder.
     """
     table = path / TABLE_NAME if path.is_dir() else path
-    header, rows = _rows(table)
-    columns = _image_columns(header, table)
-    cases = [_case(line, dict(zip(header, row, strict=True)), columns, table) for line, row in rows]
+    read = read_tsv(table)
+    columns = _image_columns(read)
+    cases = [_case(read.where(row), row.cells, columns, table) for row in read.rows]
     return Dataset(
         folder_name(table),
         table.parent,
@@ -64,52 +63,20 @@ def names_in(cell: str) -> tuple[str, ...] | None:
     return names or None
 
 
-def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every other row that is not empty with its line number."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror}). Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: byte {error.start}: not UTF-8 text. Save it as UTF-8.") from None
-    reader = csv.reader(io.StringIO(text), delimiter="\t")
-    try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-    except csv.Error as error:  # a cell longer than any table's
-        raise DataError(f"{table}: line {reader.line_num}: {error}. Mend the row.") from None
-    if not rows:
-        raise DataError(f"{table}: found an empty table. Write a header with case, image and label.")
-    header = rows[0][1]
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise DataError(
-                f"{table}: line {line}: found {len(row)} cells, expected {len(header)}. "
-                "Separate them by single tabs."
-            )
-    return header, rows[1:]
-
-
-def _image_columns(header: list[str], table: Path) -> list[str]:
-    """Names of the columns that hold images, in order, after a check of all names."""
-    channels = [name for name in header if name.startswith(_CHANNEL) and name != _CHANNEL]
-    known = {"case", "subject", "image", "label", "labels", "instances", *channels}
-    for name in header:
-        if name not in known or header.count(name) > 1:
-            what = "doubled" if name in known else "unknown"
-            raise DataError(
-                f"{table}: {what} column {name!r}.{did_you_mean(name, sorted(known))} Expected case, subject, "
-                "image or image_CHANNEL, label, labels and instances. Rename or remove it."
-            )
-    if "case" not in header or ("image" in header) == bool(channels):
+def _image_columns(table: TsvTable) -> list[str]:
+    """Return the columns that hold images, in order, after a check of all names."""
+    channels = [name for name in table.columns if name.startswith(_CHANNEL) and name != _CHANNEL]
+    expected = "case and either image or image_CHANNEL for each channel, and optionally label, instances, subject and labels"
+    optional = ("image", *channels, "subject", "label", "labels", "instances")
+    table.check_columns(("case",), optional, expected=expected)
+    if ("image" in table.columns) == bool(channels):
         raise DataError(
-            f"{table}: found columns {', '.join(header)}, expected case and either image or image_CHANNEL "
-            "for each channel. Mend the header (tabs between the names)."
+            f"{table.path}: found columns {', '.join(table.columns)}, expected {expected}, separated by tabs. Fix the header."
         )
     return channels or ["image"]
 
 
-def _case(line: int, row: dict[str, str], columns: list[str], table: Path) -> Case:
-    where = f"{table}: line {line}"
+def _case(where: str, row: dict[str, str], columns: list[str], table: Path) -> Case:
     empty = [name for name in ("case", *columns) if not row[name]]
     if empty:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")

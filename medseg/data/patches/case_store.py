@@ -7,7 +7,6 @@ stores.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_la
 from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import replacing_folder, write_text
+from medseg.storage.stamps import file_stamps, short_hash
 
 FORMAT = 1
 LOCATIONS_PER_CLASS = 10_000
@@ -216,14 +216,11 @@ def _groups(label: NDArray[Any], label_sets: LabelSets | None) -> Iterator[tuple
 def _key(
     case: Case, label_sets: LabelSets, settings: Preprocessing, first_stage: Labels | None = None
 ) -> str:
-    files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
-    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     labels = label_sets.labels
-    facts: list[Any] = [FORMAT, stamps, labels.values, settings.to_plain()]
+    facts: list[Any] = [FORMAT, file_stamps(case.files), labels.values, settings.to_plain()]
     if not label_sets.is_fully_annotated:
         regions = [region.values for region in labels.regions]
         facts.append([regions, labels.ignore, case.annotated, label_sets.background_value(case.annotated)])
     if first_stage is not None:
         facts.append(first_stage.values)
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return short_hash(facts)

@@ -3,7 +3,6 @@ nnU-Net chooses its best configuration (Isensee et al. 2021), and how sure that 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
-from medseg.evaluation.rendering import as_html, as_text, as_tsv
+from medseg.evaluation.rendering import as_html, as_text
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
+from medseg.storage.tsv import read_tsv, to_tsv
 
 _DIGITS = 5  # in which equals are equal
 
@@ -70,7 +70,7 @@ class Comparison:
         for one in self.ranked:
             own, apart = one.interval, one.difference_interval
             rows.append([one.run, one.dice, own.low, own.high, one.difference, apart.low, apart.high])
-        write_text(path, as_tsv(columns, rows))
+        write_text(path, to_tsv(columns, rows))
 
     def __repr__(self) -> str:
         return as_text(self._cells(), self._notes())
@@ -178,12 +178,11 @@ def _load_scores(run: Path) -> RunScores:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
-        text = (folder / "cases.tsv").read_text(encoding="utf-8")
-        rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+        rows = [row.cells for row in read_tsv(folder / "cases.tsv").rows]
         dice = {(row["case"], row["label"]): float(row["dice"]) for row in rows}
         labels = tuple(sorted({row["label"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(
                 f"{run}: found no cross-validation, expected one. Make it with: medseg train CONFIG --run NEW --all-folds."

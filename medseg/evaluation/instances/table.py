@@ -9,8 +9,9 @@ from typing import Any
 
 from medseg.evaluation.instances.metrics import InstanceMetrics, MatchCounts, pool_counts
 from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
-from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
+from medseg.evaluation.rendering import as_html, as_text, finite, installed_version
 from medseg.storage.atomic import write_text
+from medseg.storage.tsv import to_tsv
 
 METRICS = tuple(field.name for field in fields(InstanceMetrics))
 COLUMNS = ("case", "value", "name", *METRICS)
@@ -90,7 +91,7 @@ class InstanceTable:
             DataError: the file cannot be written.
         """
         rows = ((row.case, row.label_value, row.label, *asdict(row.metrics).values()) for row in self.rows)
-        write_text(path, as_tsv(COLUMNS, rows))
+        write_text(path, to_tsv(COLUMNS, rows))
 
     def write_summary(self, path: str | Path) -> None:
         """Write pooled figures and per-case statistics as JSON; what is not a finite number is null.

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from medseg.evaluation.label_maps.metrics import LabelMetrics
-from medseg.evaluation.rendering import as_html, as_text, as_tsv, finite, installed_version
+from medseg.evaluation.rendering import as_html, as_text, finite, installed_version
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
+from medseg.storage.tsv import to_tsv
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
 METRICS = COLUMNS[3:]  # all but case, value and name
@@ -132,7 +133,7 @@ class Table:
         Raises:
             DataError: the file cannot be written.
         """
-        write_text(path, as_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
+        write_text(path, to_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
 
     def summary(self) -> dict[str, Any]:
         """Means and statistics as plain values; what is not a finite number is None."""

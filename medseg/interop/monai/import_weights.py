@@ -36,7 +36,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medseg.config import read_yaml
 from medseg.errors import ConfigError, ModelError, did_you_mean, error_message
 from medseg.interop.monai.networks import NETWORKS, Arguments
 from medseg.labels.label_table import Labels
@@ -45,6 +44,7 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.storage.torch_files import read_torch_file
+from medseg.yaml_dialect import read_yaml
 
 OURS = ("model", "medseg", "trained_on")
 TOLERANCE = 1e-5

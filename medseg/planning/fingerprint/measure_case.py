@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from medseg.io.files import read_labels
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
+from medseg.storage.stamps import file_stamps, short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import AXES, reorientation
 
@@ -111,9 +110,4 @@ def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
 
 def case_stamp(case: Case, root: Path) -> str:
     """A short text that changes when a file of the case is renamed, or changes in size or time."""
-    files = [part for file in case.files for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
-    stamps = [
-        (str(f.relative_to(root) if f.is_relative_to(root) else f), f.stat().st_size, f.stat().st_mtime_ns)
-        for f in files
-    ]
-    return hashlib.blake2b(json.dumps([FORMAT, stamps]).encode(), digest_size=8).hexdigest()
+    return short_hash([FORMAT, file_stamps(case.files, root)])

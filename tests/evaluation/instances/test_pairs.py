@@ -59,10 +59,10 @@ def test_folders_without_tables_are_of_one_class(folders):
 
 def test_a_table_beside_the_map_gives_classes_and_scores(folders):
     predictions, references = folders
-    table(references / "a.tsv", ("id", "class"), (1, 2), (2, 5))
-    table(references / "b.tsv", ("id", "class"), (1, 2))
-    table(predictions / "a.tsv", ("id", "class", "score"), (7, 2, 0.3))
-    table(predictions / "b.tsv", ("score", "class", "id"), (0.9, 2, 301), (0.2, 2, 300))
+    table(references / "a.tsv", ("id", "label_value"), (1, 2), (2, 5))
+    table(references / "b.tsv", ("id", "label_value"), (1, 2))
+    table(predictions / "a.tsv", ("id", "label_value", "score"), (7, 2, 0.3))
+    table(predictions / "b.tsv", ("score", "label_value", "id"), (0.9, 2, 301), (0.2, 2, 300))
     result = evaluate_instances(predictions, references, TWO)
     assert result.labels == ("lesion", "organ")
     lesion, organ = result.pooled()["lesion"], result.pooled()["organ"]

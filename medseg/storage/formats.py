@@ -1,0 +1,40 @@
+"""Version numbers of medseg's file formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.errors import DataError, MedsegError
+
+
+def check_format(
+    found: object, supported: int, path: str | Path, what: str, *, error: type[MedsegError] = DataError
+) -> None:
+    """Raise unless a file has the format that this medseg reads.
+
+    Args:
+        found: The value of ``format`` in the file; None if the file has none.
+        supported: The format that this medseg writes and reads.
+        path: The file, for the message.
+        what: Kind of the file, such as "checkpoint" or "fingerprint".
+        error: Class of the error.
+
+    Raises:
+        MedsegError: The number is missing, no positive integer, newer or older; of the class `error`.
+
+    >>> check_format(1, 1, "run/splits.json", "splits")
+    >>> check_format(3, 1, "run/splits.json", "splits")
+    Traceback (most recent call last):
+        ...
+    medseg.errors.DataError: run/splits.json: splits written by a newer medseg (format 3; this is format 1). Update medseg.
+    """
+    if found == supported and type(found) is int:
+        return
+    if type(found) is not int or found < 1:
+        raise error(
+            f"{path}: format: found {found!r:.80}, expected {supported}. The file is damaged; create it again."
+        )
+    age, fix = ("a newer", "Update medseg") if found > supported else ("an older", "Create it again")
+    raise error(
+        f"{path}: {what} written by {age} medseg (format {found}; this is format {supported}). {fix}."
+    )
