@@ -90,7 +90,7 @@ OPTIONS = {
     "resunet_3d": {"upsample": "pixelshuffle", "norm": "layer", "strides": [1, [1, 2, 2]]},
     "resunet_2d": {"skip_merge": "add", "deep_supervision": True, "channels": [4, 8, 8]},
     "attention_unet_3d": {"norm": "group", "downsample": "conv"},
-    "attention_unet_2d": {"gate": {"shallowest": True, "coefficients": 2, "resample": "nearest"}},
+    "attention_unet_2d": {"gate": {"include_shallowest": True, "num_coefficients": 2, "resample": "nearest"}},
 }
 
 

@@ -18,7 +18,7 @@ def _one_thread():
 
 @pytest.fixture
 def toy():
-    """Factory of tiny models: ``toy("fcn_resnet_50", in_channels=2, num_classes=3, auxiliary=False)``."""
+    """Factory of tiny models: ``toy("fcn_resnet_50", in_channels=2, num_classes=3, auxiliary_head=False)``."""
     from medseg.models import build_model
 
     def make(name, *, in_channels=2, num_classes=3, seed=0, **options):

@@ -165,10 +165,10 @@ def test_a_slice_wise_model_hands_instances_on(toy):
 LEARNERS = {
     "mask_rcnn_vit_tiny_fpn": (
         40,
-        {"width": 48, "drop_path": 0.0, "feature_channels": 32, "boxes_sampled": 64},
+        {"width": 48, "drop_path": 0.0, "feature_channels": 32, "sampled_proposals_per_image": 64},
     ),
-    "maskformer_resnet_18": (60, {"dropout": 0.0, "auxiliary": False}),
-    "mask2former_resnet_18": (25, {"points": 256}),
+    "maskformer_resnet_18": (60, {"dropout": 0.0, "auxiliary_losses": False}),
+    "mask2former_resnet_18": (25, {"num_points": 256}),
 }
 
 
@@ -176,7 +176,11 @@ LEARNERS = {
 def test_a_few_steps_find_a_square(name, toy):
     steps, options = LEARNERS[name]
     if name.startswith("mask_rcnn"):
-        options = options | {"box_width": 64, "mask_widths": [16, 16], "anchors_sampled": 64}
+        options = options | {
+            "box_head_width": 64,
+            "mask_head_widths": [16, 16],
+            "sampled_anchors_per_image": 64,
+        }
     model = toy(name, in_channels=1, num_classes=2, **options)
     image = 0.1 * torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(4, 1, 64, 64, dtype=torch.long)

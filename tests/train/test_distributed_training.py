@@ -72,7 +72,7 @@ def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_pa
     width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
     decoder = {
         "hidden_channels": 64,
-        "queries": 7,
+        "num_queries": 7,
         "decoder_layers": 2,
         "decoder_width": 16,
         "attention_heads": 2,

@@ -19,15 +19,16 @@ RESNETS: dict[str, dict[str, Any]] = {
 
 
 class ResNetFields(PretrainedOptions):
-    """A ResNet (He et al. 2016, arXiv:1512.03385) or ResNeXt (Xie et al. 2017, arXiv:1611.05431) backbone.
+    """The options of a ResNet (He et al. 2016, arXiv:1512.03385) or ResNeXt (Xie et al. 2017, arXiv:1611.05431)
+    backbone.
 
-    Args:
-        depths: blocks of the four stages.
-        block: ``bottleneck`` (1×1, 3×3, 1×1) or ``basic`` (3×3, 3×3).
-        groups: of the 3×3 convolution of a bottleneck.
-        width_per_group: 64 for a ResNet; the width inside a bottleneck is scaled with it.
-        norm: ``batch``; ``frozen``, a batch norm that keeps the statistics and factors it was loaded with;
-            ``group``, for batches too small for statistics.
+    Attributes:
+        depths: Blocks in each of the four stages.
+        block: ``bottleneck`` (1×1, 3×3 and 1×1 convolutions) or ``basic`` (two 3×3 convolutions).
+        groups: Groups of the 3×3 convolution of a bottleneck.
+        width_per_group: Scales the inner width of a bottleneck; 64 for a ResNet.
+        norm: ``batch``, ``frozen`` (batch norm with constant statistics and factors, for pretrained weights) or
+            ``group`` (for batches too small for batch statistics).
     """
 
     depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 4, 6, 3)

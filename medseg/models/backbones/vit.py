@@ -121,8 +121,8 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
-                config.heads,
-                None if (i + 1) % period == 0 else config.window,
+                config.attention_heads,
+                None if (i + 1) % period == 0 else config.attention_window,
                 config.drop_path * i / max(config.depth - 1, 1),
             )
             for i in range(config.depth)

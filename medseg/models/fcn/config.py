@@ -29,20 +29,26 @@ _PAPER = "Long et al. 2015, Fully Convolutional Networks, arXiv:1411.4038"
     size=ModelSize(35_322_218, in_channels=3, num_classes=21),
 )
 class FCNOptions(ResNetFields):
-    """torchvision's FCN: a ResNet whose last two stages are dilated, and a head of two convolutions.
+    """The options of torchvision's FCN: a ResNet whose last two stages are dilated, and a head of two convolutions.
 
-    Args:
-        auxiliary: a second head on the third stage, which only the loss sees.
-        auxiliary_weight: of the second head's loss.
+    Attributes:
+        auxiliary_head: Whether a second head on the third stage contributes to the loss; predictions do not use it.
+        auxiliary_weight: Weight of the loss of the second head.
+
+    Examples:
+        >>> from medseg.models import FCNOptions
+        >>> options = FCNOptions(depths=(3, 4, 23, 3), norm="group")
+        >>> options.block, options.auxiliary_head, options.auxiliary_weight
+        ('bottleneck', True, 0.5)
     """
 
     builder: ClassVar[str] = "medseg.models.fcn.network:build"
 
-    auxiliary: bool = True
+    auxiliary_head: bool = True
     auxiliary_weight: Annotated[float, Field(gt=0.0)] = 0.5
 
     @model_validator(mode="after")
     def _check_block(self) -> Self:
         if self.block == "basic":
-            raise ValueError("block 'basic' has no dilated form, which an FCN needs; choose bottleneck")
+            raise ValueError("block 'basic' cannot be dilated, as an FCN requires; set block: bottleneck")
         return self

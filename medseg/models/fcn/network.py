@@ -37,11 +37,11 @@ class FCN(Model):
         super().__init__(spatial_dims=2, in_channels=in_channels, num_classes=num_classes, divisor=(8, 8))
         self.config = config
         body = resnet(config, in_channels, dilated=(False, True, True))
-        layers = {"layer4": "out"} | ({"layer3": "aux"} if config.auxiliary else {})
+        layers = {"layer4": "out"} | ({"layer3": "aux"} if config.auxiliary_head else {})
         self.backbone = IntermediateLayerGetter(body, return_layers=layers)
         _, _, third, fourth = stage_widths(config)
         self.classifier = FCNHead(fourth, num_classes)
-        self.aux_classifier = FCNHead(third, num_classes) if config.auxiliary else None
+        self.aux_classifier = FCNHead(third, num_classes) if config.auxiliary_head else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (n k x y) of an image (n c x y).

@@ -1,4 +1,4 @@
-"""Names of norms, activations and sampling layers, as configurations give them. Free of torch."""
+"""Names of norms, activations and resampling layers in configurations. Free of torch."""
 
 from __future__ import annotations
 

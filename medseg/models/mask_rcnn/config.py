@@ -11,7 +11,7 @@ from medseg.models.backbones.vit_config import ViTFields
 from medseg.models.catalog import ModelSize, register
 from medseg.models.pretrained.config import PretrainedOptions
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Anchors = tuple[tuple[PositiveInt, ...], ...]
 
 _PAPER = "He et al. 2017, Mask R-CNN, arXiv:1703.06870"
@@ -29,22 +29,25 @@ SINGLE_LEVEL_ANCHORS: Anchors = ((32, 64, 128, 256, 512),)
 
 
 class MaskRCNNFields(PretrainedOptions):
-    """What all forms of Mask R-CNN share: anchors, proposals, heads, and what counts as found.
+    """The options that all forms of Mask R-CNN share: anchors, proposals, heads, and thresholds.
 
-    Args:
-        anchor_sizes: edge lengths of the anchors in voxels, one list per level, finest first.
-        aspect_ratios: height over width of the anchors.
-        feature_channels: width of the pyramid's levels.
-        box_width: width of the box head's two linear layers.
-        mask_widths: widths of the mask head's convolutions.
-        proposals_before_nms: best proposals per level that are kept, in training and in inference.
-        proposals: those that are kept of them, in training and in inference.
-        anchors_sampled: anchors per image that teach the proposal network.
-        boxes_sampled: proposals per image that teach the heads, a quarter of them with an object at most.
-        nms_threshold: of two boxes of one class that overlap by more (intersection over union) one is dropped.
-        score_threshold: least score of an object that is found.
-        max_detections: most objects that are found in an image.
-        mask_threshold: probability above which a voxel belongs to an object.
+    Attributes:
+        anchor_sizes: Edge lengths of the anchors in voxels, one list per feature map, finest first.
+        aspect_ratios: Height divided by width of the anchors.
+        feature_channels: Channels of the feature maps of the pyramid.
+        box_head_width: Width of the two linear layers of the box head.
+        mask_head_widths: Widths of the convolutions of the mask head.
+        proposals_before_nms_train: Proposals kept per feature map before non-maximum suppression, in training.
+        proposals_before_nms_test: The same in prediction.
+        proposals_train: Proposals kept after non-maximum suppression, in training.
+        proposals_test: The same in prediction.
+        sampled_anchors_per_image: Anchors per image that enter the losses of the proposal network.
+        sampled_proposals_per_image: Proposals per image that enter the losses of the heads; at most a quarter of them
+            contain an instance.
+        nms_threshold: Intersection over union above which the weaker of two boxes of one class is removed.
+        score_threshold: Minimum score of a detection.
+        max_detections: Maximum number of detections per image.
+        mask_threshold: Probability above which a voxel belongs to the mask of an instance.
     """
 
     anchor_sizes: Annotated[Anchors, Field(min_length=1)] = COARSE_ANCHORS
@@ -54,20 +57,22 @@ class MaskRCNNFields(PretrainedOptions):
         2.0,
     )
     feature_channels: PositiveInt = 256
-    box_width: PositiveInt = 1024
-    mask_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 256, 256, 256)
-    proposals_before_nms: tuple[PositiveInt, PositiveInt] = (2000, 1000)
-    proposals: tuple[PositiveInt, PositiveInt] = (2000, 1000)
-    anchors_sampled: PositiveInt = 256
-    boxes_sampled: PositiveInt = 512
-    nms_threshold: Share = 0.5
-    score_threshold: Share = 0.05
+    box_head_width: PositiveInt = 1024
+    mask_head_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 256, 256, 256)
+    proposals_before_nms_train: PositiveInt = 2000
+    proposals_before_nms_test: PositiveInt = 1000
+    proposals_train: PositiveInt = 2000
+    proposals_test: PositiveInt = 1000
+    sampled_anchors_per_image: PositiveInt = 256
+    sampled_proposals_per_image: PositiveInt = 512
+    nms_threshold: Fraction = 0.5
+    score_threshold: Fraction = 0.05
     max_detections: PositiveInt = 100
-    mask_threshold: Share = 0.5
+    mask_threshold: Fraction = 0.5
 
     @property
     def levels(self) -> int:
-        """Number of feature maps that carry anchors."""
+        """The number of feature maps that carry anchors."""
         return 5
 
     @model_validator(mode="after")
@@ -77,7 +82,7 @@ class MaskRCNNFields(PretrainedOptions):
                 f"anchor_sizes has {len(self.anchor_sizes)} lists, expected {self.levels}: one per level"
             )
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1 or not self.anchor_sizes[0]:
-            raise ValueError("anchor_sizes must have equally many sizes on each level, at least one")
+            raise ValueError("anchor_sizes must list the same number of sizes for every level, at least one")
         return self
 
 
@@ -106,7 +111,15 @@ class MaskRCNNFields(PretrainedOptions):
     size=ModelSize(43_988_607, in_channels=3, num_classes=3),
 )
 class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
-    """Mask R-CNN with a feature pyramid of five levels (Lin et al. 2017), torchvision's parts."""
+    """The options of Mask R-CNN with a feature pyramid of five maps (Lin et al. 2017), built from torchvision's
+    parts.
+
+    Examples:
+        >>> from medseg.models import MaskRCNNOptions
+        >>> options = MaskRCNNOptions(block="basic", depths=(2, 2, 2, 2), anchor_sizes=((8,), (16,), (32,), (64,), (128,)))
+        >>> options.levels, options.max_detections
+        (5, 100)
+    """
 
     builder: ClassVar[str] = "medseg.models.mask_rcnn.on_resnet:build_pyramid"
 
@@ -116,7 +129,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     spatial_dims=2,
     summary="Mask R-CNN on the dilated fifth stage of a ResNet-101",
     reference=_PAPER,
-    preset=RESNETS["resnet_101"] | {"form": "dc5"},
+    preset=RESNETS["resnet_101"] | {"feature_map": "dc5"},
     size=ModelSize(191_403_121, in_channels=3, num_classes=81),
 )
 @register(
@@ -124,7 +137,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     spatial_dims=2,
     summary="Mask R-CNN on the dilated fifth stage of a ResNet-50",
     reference=_PAPER,
-    preset=RESNETS["resnet_50"] | {"form": "dc5"},
+    preset=RESNETS["resnet_50"] | {"feature_map": "dc5"},
     size=ModelSize(172_410_993, in_channels=3, num_classes=81),
 )
 @register(
@@ -132,7 +145,7 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     spatial_dims=2,
     summary="Mask R-CNN on the fourth stage of a ResNet-101",
     reference=_PAPER,
-    preset=RESNETS["resnet_101"] | {"form": "c4"},
+    preset=RESNETS["resnet_101"] | {"feature_map": "c4"},
     size=ModelSize(54_963_313, in_channels=3, num_classes=81),
 )
 @register(
@@ -140,44 +153,53 @@ class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
     spatial_dims=2,
     summary="Mask R-CNN on the fourth stage of a ResNet-50",
     reference=_PAPER,
-    preset=RESNETS["resnet_50"] | {"form": "c4"},
+    preset=RESNETS["resnet_50"] | {"feature_map": "c4"},
     size=ModelSize(35_971_185, in_channels=3, num_classes=81),
 )
 class SingleLevelMaskRCNNOptions(ResNetFields, MaskRCNNFields):
-    """Mask R-CNN on one feature map of stride 16, in Detectron2's two forms.
+    """The options of Mask R-CNN on a single feature map of stride 16, in the two forms of Detectron2.
 
-    Args:
-        form: ``c4`` finds and cuts out objects on the fourth stage, and the fifth is the head that boxes and
-            masks share, so that box_width is not used and mask_widths only for its last number; ``dc5`` keeps
-            the fifth stage at stride 16 by dilation, and has the heads of the pyramid's form.
+    Attributes:
+        feature_map: ``c4`` detects instances on the fourth stage of the ResNet, and boxes and masks share the fifth
+            stage as their head; box_head_width is then unused, and only the last entry of mask_head_widths counts.
+            ``dc5`` keeps the fifth stage at stride 16 by dilation and has the same heads as the feature pyramid.
+
+    Examples:
+        >>> from medseg.models import SingleLevelMaskRCNNOptions
+        >>> options = SingleLevelMaskRCNNOptions(feature_map="dc5")
+        >>> options.levels, options.anchor_sizes
+        (1, ((32, 64, 128, 256, 512),))
     """
 
     builder: ClassVar[str] = "medseg.models.mask_rcnn.on_resnet:build_single_level"
 
-    form: Literal["c4", "dc5"] = "c4"
+    feature_map: Literal["c4", "dc5"] = "c4"
     anchor_sizes: Annotated[Anchors, Field(min_length=1)] = SINGLE_LEVEL_ANCHORS
-    proposals_before_nms: tuple[PositiveInt, PositiveInt] = (12000, 6000)
+    proposals_before_nms_train: PositiveInt = 12000
+    proposals_before_nms_test: PositiveInt = 6000
 
     @property
     def levels(self) -> int:
-        """One: C4 or DC5."""
+        """The number of feature maps that carry anchors: one, C4 or DC5."""
         return 1
 
     @model_validator(mode="after")
-    def _check_form(self) -> Self:
-        if self.form == "dc5" and self.block == "basic":
-            raise ValueError("block 'basic' has no dilated form, which dc5 needs; choose bottleneck or c4")
+    def _check_feature_map(self) -> Self:
+        if self.feature_map == "dc5" and self.block == "basic":
+            raise ValueError(
+                "block 'basic' cannot be dilated, as feature_map 'dc5' requires; set block: bottleneck, or feature_map: c4"
+            )
         return self
 
 
 _VIT_SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 192, "heads": 3, "drop_path": 0.1},
-    "small": {"width": 384, "heads": 6, "drop_path": 0.2, "deform_heads": 6},
-    "base": {"width": 768, "heads": 12, "drop_path": 0.3, "deform_heads": 12, "deform_ratio": 0.5},
+    "tiny": {"width": 192, "attention_heads": 3, "drop_path": 0.1},
+    "small": {"width": 384, "attention_heads": 6, "drop_path": 0.2, "deform_heads": 6},
+    "base": {"width": 768, "attention_heads": 12, "drop_path": 0.3, "deform_heads": 12, "deform_ratio": 0.5},
     "large": {
         "width": 1024,
         "depth": 24,
-        "heads": 16,
+        "attention_heads": 16,
         "drop_path": 0.4,
         "pretrain_size": 384,
         "deform_heads": 16,
@@ -195,7 +217,7 @@ def _register_on_vit(
         spatial_dims=2,
         summary=f"Mask R-CNN on a {what}{' with a feature pyramid' if pyramid else ''}",
         reference=_ADAPTER if adapter else _VIT,
-        preset=_VIT_SIZES[size] | {"adapter": adapter, "pyramid": pyramid},
+        preset=_VIT_SIZES[size] | {"adapter": adapter, "feature_pyramid": pyramid},
         size=ModelSize(parameters, in_channels=3, num_classes=81),
     )
 
@@ -210,7 +232,14 @@ def _register_on_vit(
 @_register_on_vit("vit_adapter_tiny_fpn", "tiny", 28_063_712, adapter=True)
 @_register_on_vit("vit_tiny_fpn", "tiny", 26_070_384)
 class ViTMaskRCNNOptions(ViTFields, MaskRCNNFields):
-    """Mask R-CNN on a vision transformer, whose weights may start from timm's names."""
+    """The options of Mask R-CNN on a vision transformer, which can start from timm's weights.
+
+    Examples:
+        >>> from medseg.models import ViTMaskRCNNOptions
+        >>> options = ViTMaskRCNNOptions(adapter=True)
+        >>> options.width, options.depth, options.attention_heads, options.attention_window
+        (192, 12, 3, 14)
+    """
 
     builder: ClassVar[str] = "medseg.models.mask_rcnn.on_vit:build"
 

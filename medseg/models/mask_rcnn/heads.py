@@ -43,13 +43,13 @@ def make_heads(config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num
         maps: names of the feature maps that boxes are cut from.
         num_classes: background counted.
     """
-    last = config.mask_widths[-1]
+    last = config.mask_head_widths[-1]
     return Heads(
         box_pool=MultiScaleRoIAlign(list(maps), output_size=BOX_SIZE, sampling_ratio=2),
-        box_head=TwoMLPHead(channels * BOX_SIZE**2, config.box_width),
-        box_predictor=FastRCNNPredictor(config.box_width, num_classes),
+        box_head=TwoMLPHead(channels * BOX_SIZE**2, config.box_head_width),
+        box_predictor=FastRCNNPredictor(config.box_head_width, num_classes),
         mask_pool=MultiScaleRoIAlign(list(maps), output_size=MASK_SIZE, sampling_ratio=2),
-        mask_head=MaskRCNNHeads(channels, config.mask_widths, 1),
+        mask_head=MaskRCNNHeads(channels, config.mask_head_widths, 1),
         mask_predictor=MaskRCNNPredictor(last, last, num_classes),
     )
 
@@ -58,10 +58,10 @@ def make_foreground_heads(
     config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num_classes: int
 ) -> Heads:
     """As `make_heads`, without the boxes and masks of the background, which are never used."""
-    last = config.mask_widths[-1]
+    last = config.mask_head_widths[-1]
     return replace(
         make_heads(config, channels, maps, num_classes),
-        box_predictor=ForegroundBoxPredictor(config.box_width, num_classes),
+        box_predictor=ForegroundBoxPredictor(config.box_head_width, num_classes),
         mask_predictor=ForegroundMaskPredictor(last, num_classes),
     )
 
@@ -75,7 +75,7 @@ def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_c
         width: channels that it gives.
         num_classes: background counted.
     """
-    last = config.mask_widths[-1]
+    last = config.mask_head_widths[-1]
     box_head = StageBoxHead(stage)
     return Heads(
         box_pool=MultiScaleRoIAlign(["0"], output_size=MASK_SIZE, sampling_ratio=2),

@@ -170,7 +170,7 @@ class MaskRCNN(Model):
         self.rpn.head(list(maps.values()))
         heads, n = self.roi_heads, len(next(iter(maps.values())))
         for pool, head, predictor, count in (
-            (heads.box_roi_pool, heads.box_head, heads.box_predictor, self.config.proposals[1]),
+            (heads.box_roi_pool, heads.box_head, heads.box_predictor, self.config.proposals_test),
             (heads.mask_roi_pool, heads.mask_head, heads.mask_predictor, self.config.max_detections),
         ):
             first = maps[pool.featmap_names[0]]
@@ -196,12 +196,12 @@ def _assemble(config: MaskRCNNFields, backbone: nn.Module, heads: Heads) -> Torc
     return TorchvisionMaskRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(config.anchor_sizes, ratios),
-        rpn_pre_nms_top_n_train=config.proposals_before_nms[0],
-        rpn_pre_nms_top_n_test=config.proposals_before_nms[1],
-        rpn_post_nms_top_n_train=config.proposals[0],
-        rpn_post_nms_top_n_test=config.proposals[1],
-        rpn_batch_size_per_image=config.anchors_sampled,
-        box_batch_size_per_image=config.boxes_sampled,
+        rpn_pre_nms_top_n_train=config.proposals_before_nms_train,
+        rpn_pre_nms_top_n_test=config.proposals_before_nms_test,
+        rpn_post_nms_top_n_train=config.proposals_train,
+        rpn_post_nms_top_n_test=config.proposals_test,
+        rpn_batch_size_per_image=config.sampled_anchors_per_image,
+        box_batch_size_per_image=config.sampled_proposals_per_image,
         box_roi_pool=heads.box_pool,
         box_head=heads.box_head,
         box_predictor=heads.box_predictor,

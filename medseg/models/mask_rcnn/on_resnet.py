@@ -63,7 +63,7 @@ def single_level_mask_rcnn(
 ) -> MaskRCNN:
     """Mask R-CNN on the fourth stage (C4), or on the dilated fifth (DC5)."""
     _, _, third, fourth = stage_widths(config)
-    if config.form == "c4":
+    if config.feature_map == "c4":
         body = resnet(config, in_channels)
         heads = make_stage_heads(config, body.layer4, fourth, num_classes)
         backbone = SingleMap(body, "layer3", third)
@@ -93,5 +93,5 @@ def build_single_level(
     options: SingleLevelMaskRCNNOptions, *, in_channels: int, num_classes: int, spatial_dims: int
 ) -> MaskRCNN:
     """Build Mask R-CNN on a single map (C4 or DC5), with pretrained weights where the options name some."""
-    mapping = C4_WEIGHT_MAPPING if options.form == "c4" else WEIGHT_MAPPING
+    mapping = C4_WEIGHT_MAPPING if options.feature_map == "c4" else WEIGHT_MAPPING
     return load_pretrained(single_level_mask_rcnn(options, in_channels, num_classes), options, mapping)

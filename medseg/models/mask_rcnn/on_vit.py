@@ -64,7 +64,7 @@ def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int
     channels = config.feature_channels
     model = MaskRCNN(
         config,
-        ViTBackbone(body, config.width, channels, pyramid=config.pyramid),
+        ViTBackbone(body, config.width, channels, pyramid=config.feature_pyramid),
         make_foreground_heads(config, channels, ("0", "1", "2", "3"), num_classes),
         in_channels=in_channels,
         num_classes=num_classes,

@@ -10,7 +10,7 @@ from medseg.models.catalog import ModelSize, register
 from medseg.models.pretrained.config import PretrainedOptions
 
 FourCounts = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _MASKFORMER = "Cheng et al. 2021, Per-Pixel Classification Is Not All You Need, arXiv:2107.06278"
 _MASK2FORMER = "Cheng et al. 2022, Masked-attention Mask Transformer, arXiv:2112.01527"
@@ -26,43 +26,45 @@ _RESNETS: dict[str, dict[str, Any]] = {
 
 
 def _swin(embed: int, third: int, heads: int, window: int) -> dict[str, Any]:
-    """A Swin transformer by its first width, the depth of its third stage, its first heads and its window."""
+    """Return the preset of a Swin transformer from its first width, third depth, first heads and window size."""
     return {
         "backbone": "swin",
         "depths": (2, 2, third, 2),
         "widths": tuple(embed * 2**i for i in range(4)),
-        "heads": tuple(heads * 2**i for i in range(4)),
+        "swin_heads": tuple(heads * 2**i for i in range(4)),
         "window_size": window,
     }
 
 
 class MaskTransformerFields(PretrainedOptions):
-    """What MaskFormer and Mask2Former share: queries, each of which gives a class and a mask.
+    """The options that MaskFormer and Mask2Former share; each query predicts one class and one mask.
 
-    Args:
-        backbone: ``resnet`` (He et al. 2016) or, in Mask2Former, ``swin`` (Liu et al. 2021, arXiv:2103.14030).
-        depths: blocks of the four stages.
-        widths: channels of the four stages; those of a Swin double from stage to stage.
-        block: of a ResNet, ``bottleneck`` or ``basic``.
-        stem_channels: of a ResNet.
-        heads: attention heads of the stages of a Swin.
-        window_size: of a Swin, in patches of 4.
-        drop_path: rate of stochastic depth of a Swin.
-        queries: most objects and regions that can be told apart.
-        hidden_channels: width of queries and masks, a multiple of 32 from 64 on.
-        decoder_layers: of the transformer that reads the queries.
-        decoder_width: width inside its feed-forward layers.
-        attention_heads: of the decoder.
-        auxiliary: losses on every decoder layer, not on the last alone.
-        no_object_weight: of the class "no object" in the loss.
-        class_weight, mask_weight, dice_weight: of the three losses, and of the costs of matching.
-        targets: with ``components`` each connected component of a foreground class is one target, with
-            ``classes`` all voxels of a class are. An instance map given to `losses` goes before both. The
-            background is always one target.
-        score_threshold: least score of an object or a region that is found.
-        mask_threshold: probability above which a voxel belongs to it.
-        overlap_threshold: in panoptic maps, the least share of a mask that must be left where masks overlap.
-        fuse: classes of which a panoptic map shows all regions as one.
+    Attributes:
+        backbone: ``resnet`` (He et al. 2016) or, for Mask2Former only, ``swin`` (Liu et al. 2021, arXiv:2103.14030).
+        depths: Blocks in each of the four stages of the backbone.
+        widths: Channels of the four stages; in a Swin transformer they double from stage to stage.
+        block: Kind of ResNet block, ``bottleneck`` or ``basic``.
+        stem_channels: Channels of the stem of a ResNet.
+        swin_heads: Attention heads in each stage of a Swin transformer.
+        window_size: Edge length of the attention windows of a Swin transformer, in patches of 4 voxels.
+        drop_path: Rate of stochastic depth of a Swin transformer.
+        num_queries: Maximum number of instances and regions per image.
+        hidden_channels: Width of queries and masks; a multiple of 32, at least 64.
+        decoder_layers: Layers of the transformer decoder that updates the queries.
+        decoder_width: Inner width of the decoder's feed-forward layers.
+        attention_heads: Attention heads of the transformer decoder.
+        auxiliary_losses: Whether the losses are computed on every decoder layer instead of on the last one only.
+        no_object_weight: Weight of the class "no object" in the classification loss.
+        class_weight: Weight of the classification loss, in the sum of losses and in the cost of matching.
+        mask_weight: Weight of the per-voxel mask loss, in the sum of losses and in the cost of matching.
+        dice_weight: Weight of the Dice loss of the masks, in the sum of losses and in the cost of matching.
+        target_masks: What one target mask is: with ``components`` each connected component of a foreground class,
+            with ``classes`` all voxels of a class. Instance maps take precedence. The background is always one
+            target.
+        score_threshold: Minimum score of an instance or a region.
+        mask_threshold: Probability above which a voxel belongs to a mask.
+        overlap_threshold: Minimum fraction of a mask that must remain where masks overlap, in panoptic maps.
+        fused_classes: Classes whose regions are merged into one region in panoptic maps.
     """
 
     backbone: Literal["resnet", "swin"] = "resnet"
@@ -70,24 +72,24 @@ class MaskTransformerFields(PretrainedOptions):
     widths: FourCounts = (256, 512, 1024, 2048)
     block: Literal["basic", "bottleneck"] = "bottleneck"
     stem_channels: PositiveInt = 64
-    heads: FourCounts = (3, 6, 12, 24)
+    swin_heads: FourCounts = (3, 6, 12, 24)
     window_size: PositiveInt = 7
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
-    queries: PositiveInt = 100
+    num_queries: PositiveInt = 100
     hidden_channels: Annotated[int, Field(ge=64, multiple_of=32)] = 256
     decoder_layers: PositiveInt = 6
     decoder_width: PositiveInt = 2048
     attention_heads: PositiveInt = 8
-    auxiliary: bool = True
+    auxiliary_losses: bool = True
     no_object_weight: NonNegativeFloat = 0.1
     class_weight: NonNegativeFloat = 1.0
     mask_weight: NonNegativeFloat = 20.0
     dice_weight: NonNegativeFloat = 1.0
-    targets: Literal["components", "classes"] = "components"
-    score_threshold: Share = 0.5
-    mask_threshold: Share = 0.5
-    overlap_threshold: Share = 0.8
-    fuse: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    target_masks: Literal["components", "classes"] = "components"
+    score_threshold: Fraction = 0.5
+    mask_threshold: Fraction = 0.5
+    overlap_threshold: Fraction = 0.8
+    fused_classes: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
 
     @model_validator(mode="after")
     def _check_widths(self) -> Self:
@@ -98,9 +100,11 @@ class MaskTransformerFields(PretrainedOptions):
         if self.backbone == "swin":
             doubled = tuple(self.widths[0] * 2**i for i in range(4))
             if self.widths != doubled:
-                raise ValueError(f"widths of a swin double from stage to stage, expected {list(doubled)}")
-            if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
-                raise ValueError("widths must be multiples of heads, stage by stage")
+                raise ValueError(
+                    f"the widths of a Swin transformer double from stage to stage, expected {list(doubled)}"
+                )
+            if any(width % heads for width, heads in zip(self.widths, self.swin_heads, strict=True)):
+                raise ValueError("every entry of widths must be a multiple of the same entry of swin_heads")
         return self
 
 
@@ -137,10 +141,18 @@ class MaskTransformerFields(PretrainedOptions):
     size=ModelSize(24_700_119, in_channels=3, num_classes=150),
 )
 class MaskFormerOptions(MaskTransformerFields):
-    """MaskFormer: a pyramid gives features of the voxels, a transformer decoder the masks' and classes'.
+    """The options of MaskFormer: a feature pyramid predicts voxel embeddings, a transformer decoder masks and
+    classes.
 
-    Args:
-        dropout: in the decoder; the paper's 0.1 is for much data, and slows the queries' parting on little.
+    Attributes:
+        dropout: Dropout in the decoder. The paper's 0.1 suits large datasets; on small ones it delays the point at
+            which the queries specialise.
+
+    Examples:
+        >>> from medseg.models import MaskFormerOptions
+        >>> options = MaskFormerOptions(num_queries=12, dropout=0.0)
+        >>> options.num_queries, options.decoder_layers, options.target_masks
+        (12, 6, 'components')
     """
 
     builder: ClassVar[str] = "medseg.models.maskformer.network:build_maskformer"
@@ -169,12 +181,18 @@ def _register_mask2former(name: str, summary: str, preset: dict[str, Any], param
 @_register_mask2former("resnet_34", "ResNet-34", _RESNETS["34"], 41_080_727)
 @_register_mask2former("resnet_18", "ResNet-18", _RESNETS["18"], 30_972_567)
 class Mask2FormerOptions(MaskTransformerFields):
-    """Mask2Former: deformable attention over three scales, and a decoder that looks only where a query's mask is.
+    """The options of Mask2Former: deformable attention over three scales and a decoder with masked attention.
 
-    Args:
-        encoder_layers: of the deformable attention.
-        encoder_width: width inside its feed-forward layers.
-        points: voxels at which the mask losses are sampled.
+    Attributes:
+        encoder_layers: Layers of deformable attention.
+        encoder_width: Inner width of the encoder's feed-forward layers.
+        num_points: Voxels at which the mask losses are sampled.
+
+    Examples:
+        >>> from medseg.models import Mask2FormerOptions
+        >>> options = Mask2FormerOptions(num_queries=12, num_points=1024)
+        >>> options.num_queries, options.encoder_layers, options.decoder_layers
+        (12, 6, 10)
     """
 
     builder: ClassVar[str] = "medseg.models.maskformer.network:build_mask2former"
@@ -185,4 +203,4 @@ class Mask2FormerOptions(MaskTransformerFields):
     dice_weight: NonNegativeFloat = 5.0
     encoder_layers: PositiveInt = 6
     encoder_width: PositiveInt = 1024
-    points: PositiveInt = 12544
+    num_points: PositiveInt = 12544

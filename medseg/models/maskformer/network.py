@@ -129,17 +129,17 @@ class MaskTransformer(Model):
         """
         self.check_image(image)
         self.check_label(image, label, instances)
-        if instances is None and self.config.targets == "classes":
+        if instances is None and self.config.target_masks == "classes":
             instances = torch.zeros_like(label)
         size = self._padded_size(image)
         targets = instance_targets(
             pad_to(label, size),
             None if instances is None else pad_to(instances, size),
             num_classes=self.num_classes,
-            limit=self.config.queries,
+            limit=self.config.num_queries,
             regions=True,
         )
-        *inner, (classes, masks) = self._run(image, auxiliary=self.config.auxiliary)
+        *inner, (classes, masks) = self._run(image, auxiliary=self.config.auxiliary_losses)
         with autocast_disabled(image):
             losses: dict[str, Tensor] = self.network.get_loss_dict(
                 masks,
@@ -181,7 +181,7 @@ class MaskTransformer(Model):
                 threshold=self.config.score_threshold,
                 mask_threshold=self.config.mask_threshold,
                 overlap_threshold=self.config.overlap_threshold,
-                fuse=frozenset(self.config.fuse),
+                fuse=frozenset(self.config.fused_classes),
             )
             for classes, masks in self._predict(image)
         ]
@@ -198,7 +198,8 @@ class MaskTransformer(Model):
         return [(classes.float(), masks.float()) for classes, masks in layers]
 
     def _predict(self, image: Tensor) -> Iterator[Layer]:
-        """Class logits (q k+1) and mask logits (q x y) on the image's grid; one image at a time, as they are large."""
+        """Class logits (q k+1) and mask logits (q x y) on the image's grid; one image at a time, as they are
+        large."""
         self.check_image(image)
         size = self._padded_size(image)
         classes, masks = self._run(image, auxiliary=False)[-1]
@@ -216,7 +217,7 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
         backbone_config=_backbone(config, in_channels),
         decoder_config=DetrConfig(
             d_model=config.hidden_channels,
-            num_queries=config.queries,
+            num_queries=config.num_queries,
             dropout=config.dropout,
             decoder_layers=config.decoder_layers,
             decoder_ffn_dim=config.decoder_width,
@@ -252,8 +253,8 @@ def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) 
             decoder_layers=config.decoder_layers,
             dim_feedforward=config.decoder_width,
             num_attention_heads=config.attention_heads,
-            num_queries=config.queries,
-            train_num_points=config.points,
+            num_queries=config.num_queries,
+            train_num_points=config.num_points,
             num_labels=num_classes,
             no_object_weight=config.no_object_weight,
             class_weight=config.class_weight,
@@ -287,7 +288,8 @@ def _maskformer_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Lay
 
 
 def _mask2former_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:
-    """The predictions of the queries' start and of all layers, which each needs for the next; or of the last alone."""
+    """The predictions of the queries' start and of all layers, which each needs for the next; or of the last
+    alone."""
     out = network(image, output_auxiliary_logits=True)
     last = (out.class_queries_logits, out.masks_queries_logits)
     inner = [(one["class_queries_logits"], one["masks_queries_logits"]) for one in out.auxiliary_logits]
@@ -308,7 +310,7 @@ def _backbone(config: MaskTransformerFields, in_channels: int) -> ResNetConfig |
         num_channels=in_channels,
         embed_dim=config.widths[0],
         depths=list(config.depths),
-        num_heads=list(config.heads),
+        num_heads=list(config.swin_heads),
         window_size=config.window_size,
         drop_path_rate=config.drop_path,
         out_features=_STAGES,

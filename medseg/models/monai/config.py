@@ -1,8 +1,8 @@
 """Options of MONAI's ``UNet`` and ``AttentionUnet``, and their names in the catalog. Free of torch and MONAI.
 
-Both differ from `UNetOptions` in what no option says: transposed convolutions whose kernel is larger than their
-stride, with norm and activation behind them; a first stage that strides; residual sums without activation; gates with
-batch norm. They are here so that weights trained with MONAI can be used and trained further.
+Both networks differ from `UNetOptions` in ways that no option covers: transposed convolutions whose kernel is larger
+than their stride, followed by norm and activation; a first stage with a stride; residual sums without activation;
+gates with batch norm. They are provided so that weights trained with MONAI can be used and trained further.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ Ordering = Annotated[str, Field(pattern="^[NDA]{1,3}$"), AfterValidator(_each_on
 
 
 class _MonaiFields(ModelOptions):
-    """What both networks have.
+    """The options that both networks share.
 
-    Args:
-        channels: width of each level, from the full resolution down.
-        strides: of the step to each next level, a number or one per axis; one number for all.
-        kernel_size: of the convolutions. up_kernel_size: of the transposed ones.
-        dropout: probability.
+    Attributes:
+        channels: Channels of each level, from the full resolution down.
+        strides: Stride of the step to each next level, a number or one per axis; one number for all steps.
+        kernel_size: Kernel size of the convolutions.
+        up_kernel_size: Kernel size of the transposed convolutions.
+        dropout: Dropout probability.
     """
 
     channels: tuple[PositiveInt, ...] = Field((16, 32, 64, 128, 256), min_length=2)
@@ -53,11 +54,11 @@ class _MonaiFields(ModelOptions):
         return self
 
     def steps(self) -> tuple[PerAxis, ...]:
-        """The strides, one entry per step down."""
+        """Return the strides, one entry per step down."""
         return self.strides if isinstance(self.strides, tuple) else (self.strides,) * (len(self.channels) - 1)
 
     def axis_errors(self, spatial_dims: int) -> list[str]:
-        """Sentences about per-axis lists that do not have `spatial_dims` entries."""
+        """Return one sentence per per-axis list that does not have `spatial_dims` entries."""
         named = [("kernel_size", self.kernel_size), ("up_kernel_size", self.up_kernel_size)]
         named += [(f"strides.{i}", stride) for i, stride in enumerate(self.steps())]
         return [
@@ -67,7 +68,7 @@ class _MonaiFields(ModelOptions):
         ]
 
     def divisor(self, spatial_dims: int) -> tuple[int, ...]:
-        """Sizes that the network takes are multiples of it, per axis."""
+        """Return the numbers of which the sizes of the network's input are multiples, one per axis."""
         result = [1] * spatial_dims
         for stride in self.steps():
             result = [n * s for n, s in zip(result, per_axis(stride, spatial_dims), strict=True)]
@@ -89,16 +90,16 @@ class _MonaiFields(ModelOptions):
     size=ModelSize(1_625_161, in_channels=1, num_classes=2),
 )
 class MonaiUNetOptions(_MonaiFields):
-    """MONAI's residual ``UNet``.
+    """The options of MONAI's residual ``UNet``.
 
-    Args:
-        num_res_units: convolutions of each residual unit; 0 for none, and plain convolutions.
-        act: activation.
-        negative_slope: of ``leakyrelu``.
-        norm: kind of norm.
-        affine: whether the norm scales and shifts; None as in MONAI: batch norm does, instance norm does not.
-        bias: of the convolutions.
-        adn_ordering: order of activation, dropout and norm behind a convolution.
+    Attributes:
+        num_res_units: Convolutions of each residual unit; 0 for plain convolutions without residual units.
+        act: Activation.
+        negative_slope: Negative slope of ``leakyrelu``.
+        norm: Kind of norm.
+        affine: Whether the norm has scale and shift; None follows MONAI: batch norm has them, instance norm does not.
+        bias: Whether the convolutions have a bias.
+        adn_ordering: Order of activation (A), dropout (D) and norm (N) after a convolution.
     """
 
     builder: ClassVar[str] = "medseg.models.monai.network:build_unet"
@@ -127,6 +128,6 @@ class MonaiUNetOptions(_MonaiFields):
     size=ModelSize(1_987_434, in_channels=1, num_classes=2),
 )
 class MonaiAttentionUNetOptions(_MonaiFields):
-    """MONAI's ``AttentionUnet``: batch norm throughout, gates with batch norm, on every level."""
+    """The options of MONAI's ``AttentionUnet``: batch norm throughout, and gates with batch norm on every level."""
 
     builder: ClassVar[str] = "medseg.models.monai.network:build_attention_unet"

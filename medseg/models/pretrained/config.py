@@ -1,4 +1,4 @@
-"""The options about weights that all models with published weights share. Free of torch."""
+"""Options for pretrained weights, shared by all models that have published ones. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from medseg.models.catalog import ModelOptions
 
 
 class PretrainedOptions(ModelOptions):
-    """Where the weights come from.
+    """The options that select pretrained weights.
 
-    Args:
-        weights: None for fresh weights; a ``.safetensors`` or ``.pth`` file; a name of torchvision's such as
-            ``ResNet50_Weights.IMAGENET1K_V2``; ``hub:ORGANISATION/NAME`` or ``hub:ORGANISATION/NAME@COMMIT`` of
-            the Hugging Face hub; for a vision transformer also a name of timm's such as
-            ``deit_small_patch16_224``. Heads for other classes stay fresh.
-        download: allow the network where weights are not in the local cache; a hub name then needs its commit.
+    Attributes:
+        weights: Source of the weights; None for fresh ones. A ``.safetensors`` or ``.pth`` file; a torchvision name
+            such as ``ResNet50_Weights.IMAGENET1K_V2``; ``hub:ORGANISATION/NAME`` or ``hub:ORGANISATION/NAME@COMMIT``
+            on the Hugging Face hub; for vision transformers also a timm name such as ``deit_small_patch16_224``.
+            Heads for a different number of classes keep fresh weights.
+        download: Whether weights that are not in the local cache may be downloaded; a hub name then requires a
+            commit.
     """
 
     weights: str | None = None

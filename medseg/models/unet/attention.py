@@ -45,9 +45,9 @@ class AttentionGate(nn.Module):
         super().__init__()
         self.theta = patch_conv_nd(spatial_dims, skip_channels, inter_channels, stride, bias=False)
         self.phi = conv_nd(spatial_dims, lower_channels, inter_channels)
-        self.psi = conv_nd(spatial_dims, inter_channels, options.coefficients)
+        self.psi = conv_nd(spatial_dims, inter_channels, options.num_coefficients)
         self.nearest = options.resample == "nearest"
-        self.share = skip_channels // options.coefficients
+        self.share = skip_channels // options.num_coefficients
 
     def coefficients(self, skip: Tensor, lower: Tensor) -> Tensor:
         """Return the attention (n a *spatial) in 0…1 on the grid of `skip`; a is the number of coefficients."""

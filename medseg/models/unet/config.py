@@ -1,7 +1,7 @@
 """Options of the U-Net family, and their names in the catalog. Free of torch.
 
-A network is a list of encoder stages, from the full resolution down. Every list over *decoder levels* (decoder
-stages, upsampled widths, gates) runs in order of computation, **from the deepest level to the shallowest**.
+The encoder is a list of stages, from the full resolution down. Every list over *decoder levels* (decoder stages,
+upsampled widths, gates) follows the order of computation, **from the deepest level to the shallowest**.
 """
 
 from __future__ import annotations
@@ -51,43 +51,61 @@ _Short = Field(default=None, exclude=True)
     size=ModelSize(1_926_466, in_channels=1, num_classes=2),
 )
 class UNetOptions(ModelOptions):
-    """Every choice about a U-Net but the numbers of channels and classes, which the data tell.
+    """The options of a U-Net; the numbers of channels and classes come from the data.
 
-    Either `encoder_stages`, or the short form `channels` (one width per stage, default 32, 64, 128, 256) with
+    Define the encoder either by `encoder_stages` or by the short form: `channels`, with `num_blocks`, `kernel_size`,
+    `strides` and `dropout`. The short form is expanded into stages, so the resolved configuration shows only those.
 
-    - `num_blocks`, one for all or a list (default 2);
-    - `kernel_size`, one for all or a list with one per stage, each a number or one per axis (default 3, and 7
-      when `block` is ``convnext``, as in Liu et al. 2022, "A ConvNet for the 2020s");
-    - `strides`, a list with one per stage, or one for all stages but the first, whose stride is 1 (default 2);
-    - `dropout`, one for all.
+    Attributes:
+        channels: Channels of each encoder stage, from the full resolution down (default 32, 64, 128, 256). Short
+            form.
+        num_blocks: Blocks per stage, one number or one per stage (default 2). Short form.
+        kernel_size: Kernel size, one for all stages or a list with one per stage, each a number or one number per
+            axis (default 3; 7 if block is ``convnext``, as in Liu et al. 2022, arXiv:2201.03545). Short form.
+        strides: A list with one stride per stage, or one stride for all stages except the first, which has stride 1
+            (default 2). Short form.
+        dropout: Dropout probability of all stages (default 0). Short form.
+        decoder_num_blocks: Blocks of the mirrored decoder, one number or one per level, where they differ from the
+            encoder's. Short form.
+        encoder_stages: Stages of the encoder, from the full resolution down.
+        decoder_stages: Stages of the decoder, from the deepest level to the shallowest; None mirrors the encoder
+            without its deepest stage.
+        bottleneck: A stage after the deepest encoder stage, on the same grid; ``infer`` copies the deepest stage;
+            None adds nothing, so the deepest encoder stage is the bottom, as in nnU-Net.
+        block: ``basic`` (convolution, norm, activation), ``res`` (two convolutions with a residual sum, He et al.
+            2016) or ``convnext`` (depthwise convolution, norm, inverted bottleneck of four times the width).
+        decoder_block: Kind of block in the decoder; None for the same as the encoder. nnU-Net's residual encoder has
+            a ``basic`` decoder.
+        norm: ``instance``, ``batch``, ``group`` (the largest number of groups up to 32 that divides the channels),
+            ``layer`` (over the channels of each voxel) or ``none``.
+        act: ``relu``, ``leaky_relu``, ``gelu`` or ``silu``; None is GELU for ``convnext`` and leaky ReLU otherwise.
+        negative_slope: Negative slope of the leaky ReLU.
+        skip_merge: ``concat`` (upsampled map first, then the skip) or ``add``, which requires equal numbers of
+            channels.
+        downsample: ``conv`` uses a stride in the first convolution of a stage; ``maxpool`` and ``avgpool`` pool
+            before it.
+        upsample: ``transpose`` (transposed convolution with kernel = stride), ``linear``, ``nearest`` or
+            ``pixelshuffle`` (Shi et al. 2016, arXiv:1609.05158).
+        upsample_channels: Channels of the upsampled map of each level, deepest first. None uses the channels of the
+            skip for ``transpose`` and ``pixelshuffle``. The other two keep the channels of the coarser level and add
+            a 1×1 convolution only where a list asks for another number.
+        residual_downsample: Shortcut of a strided residual block: ``avgpool`` followed by a 1×1 convolution (He et
+            al. 2019, nnU-Net), or ``conv``, a strided 1×1 convolution (He et al. 2016, MONAI).
+        stem_channels: Channels of a convolution before the first stage; None for no stem.
+        final_kernel_size: Kernel size of the convolution that computes the logits.
+        align_corners: Whether linear upsampling aligns the corner voxels.
+        bias: Whether convolutions have a bias. None adds one unless a batch or instance norm follows, which would
+            remove it again; upsampling convolutions then always have one.
+        deep_supervision: Whether auxiliary heads on the intermediate decoder levels contribute to the loss;
+            predictions do not use them.
 
-    Args:
-        decoder_stages: from the deepest level to the shallowest; None mirrors the encoder without its deepest
-            stage.
-        decoder_num_blocks: number of blocks of the mirrored decoder, where it differs.
-        bottleneck: a stage after the deepest encoder stage, on the same grid; ``infer`` copies the deepest
-            stage; None adds nothing, so that the deepest encoder stage is the bottom, as in nnU-Net.
-        block: ``basic`` (convolution, norm, activation), ``res`` (He et al. 2016, two convolutions and a sum),
-            ``convnext`` (depthwise convolution, norm, inverted bottleneck of 4 times the width).
-        decoder_block: block of the decoder, None for the same; nnU-Net's residual encoder has a plain decoder.
-        norm: ``instance``, ``batch``, ``group`` (the largest divisor of the width up to 32 groups), ``layer``
-            (over the channels of each voxel), ``none``.
-        act: None is GELU for ``convnext`` and leaky ReLU for the others.
-        negative_slope: of the leaky ReLU.
-        skip_merge: ``concat`` (upsampled first, then the skip) or ``add``, which needs equal widths.
-        downsample: ``conv`` strides the first convolution of a stage; the others pool in front of it.
-        upsample: ``transpose`` (kernel = stride), ``linear``, ``nearest``, ``pixelshuffle`` (Shi et al. 2016).
-        upsample_channels: width of each level's upsampled map, deepest first. None is the skip's width for
-            ``transpose`` and ``pixelshuffle``; the other two keep the width that comes from below, and get a
-            1×1 convolution in front only where a list asks for another.
-        residual_downsample: shortcut of a strided residual block: ``avgpool`` then 1×1 convolution (He et al.
-            2019, nnU-Net), or ``conv``, a strided 1×1 convolution (He et al. 2016, MONAI).
-        stem_channels: width of a convolution in front of the first stage; None for no stem.
-        final_kernel_size: kernel of the convolution that makes logits.
-        align_corners: of linear upsampling.
-        bias: None means: convolutions have a bias unless a batch or instance norm, which subtracts it again,
-            follows; upsampling convolutions always have one.
-        deep_supervision: auxiliary heads on the intermediate decoder levels, which only the loss sees.
+    Examples:
+        >>> from medseg.models import UNetOptions
+        >>> options = UNetOptions(channels=(8, 16, 32), norm="group")
+        >>> options.num_levels, options.skip_widths()
+        (2, (16, 8))
+        >>> options.encoder_stages[1].stride
+        2
     """
 
     builder: ClassVar[str] = "medseg.models.unet.network:build_unet"
@@ -180,40 +198,40 @@ class UNetOptions(ModelOptions):
 
     @property
     def num_levels(self) -> int:
-        """Number of decoder levels: one less than encoder stages."""
+        """The number of decoder levels: one less than encoder stages."""
         return len(self.encoder_stages) - 1
 
     def decoder(self) -> tuple[Stage, ...]:
-        """The decoder's stages, deepest first, mirrored where none are given."""
+        """Return the decoder stages, deepest first, mirrored from the encoder where none are given."""
         return mirrored(self.encoder_stages) if self.decoder_stages is None else self.decoder_stages
 
     def bottom(self) -> Stage | None:
-        """The bottleneck stage, or None."""
+        """Return the bottleneck stage, or None."""
         if self.bottleneck == "infer":
             return self.encoder_stages[-1].replace(stride=1)
         return self.bottleneck
 
     def skip_widths(self) -> tuple[int, ...]:
-        """Channels of the skip of each decoder level, deepest first."""
+        """Return the channels of the skip of each decoder level, deepest first."""
         return tuple(stage.channels for stage in reversed(self.encoder_stages[:-1]))
 
     def lower_widths(self) -> tuple[int, ...]:
-        """Channels that come up from below into each decoder level, deepest first."""
+        """Return the channels that each decoder level receives from the coarser level, deepest first."""
         bottom = self.bottom() or self.encoder_stages[-1]
         return (bottom.channels, *(stage.channels for stage in self.decoder()[:-1]))
 
     def up_widths(self) -> tuple[int, ...]:
-        """Channels of each decoder level's upsampled map, deepest first."""
+        """Return the channels of the upsampled map of each decoder level, deepest first."""
         if self.upsample_channels is not None:
             return self.upsample_channels
         return self.skip_widths() if self.upsample in ("transpose", "pixelshuffle") else self.lower_widths()
 
     def conv_bias(self) -> bool:
-        """Whether the blocks' convolutions have a bias."""
+        """Return whether the convolutions of the blocks have a bias."""
         return self.norm not in ("batch", "instance") if self.bias is None else self.bias
 
     def axis_errors(self, spatial_dims: int) -> list[str]:
-        """Sentences about per-axis lists that do not have `spatial_dims` entries."""
+        """Return one sentence per per-axis list that does not have `spatial_dims` entries."""
         named = [(f"encoder_stages.{i}", stage) for i, stage in enumerate(self.encoder_stages)]
         named += [(f"decoder_stages.{i}", stage) for i, stage in enumerate(self.decoder_stages or ())]
         if isinstance(self.bottleneck, Stage):
@@ -242,10 +260,15 @@ class UNetOptions(ModelOptions):
     size=ModelSize(3_970_530, in_channels=1, num_classes=2),
 )
 class ResUNetOptions(UNetOptions):
-    """A U-Net of residual blocks, in the order convolution, norm, activation.
+    """The options of a U-Net of residual blocks, in the order convolution, norm, activation.
 
-    Zhang et al. put norm and activation in front of each convolution; the order here is that of nnU-Net's
-    residual encoder and MONAI's DynUNet, so that their weights fit.
+    Zhang et al. place norm and activation before each convolution. The order used here is that of nnU-Net's residual
+    encoder and MONAI's DynUNet, so that their weights can be imported.
+
+    Examples:
+        >>> from medseg.models import ResUNetOptions
+        >>> ResUNetOptions(channels=(8, 16)).block
+        'res'
     """
 
     builder: ClassVar[str] = "medseg.models.unet.network:build_resunet"
@@ -268,7 +291,17 @@ class ResUNetOptions(UNetOptions):
     size=ModelSize(2_009_510, in_channels=1, num_classes=2),
 )
 class AttentionUNetOptions(UNetOptions):
-    """A U-Net whose skips pass additive attention gates; the defaults are the paper's."""
+    """The options of a U-Net with additive attention gates on the skips; the defaults follow Oktay et al. 2018.
+
+    Attributes:
+        gate: Options of the attention gates.
+
+    Examples:
+        >>> from medseg.models import AttentionUNetOptions
+        >>> options = AttentionUNetOptions(channels=(8, 16, 32), gate={"include_shallowest": True})
+        >>> options.downsample, options.upsample, options.gate.switches(options.num_levels)
+        ('maxpool', 'linear', (True, True))
+    """
 
     builder: ClassVar[str] = "medseg.models.unet.attention:build"
 

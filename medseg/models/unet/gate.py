@@ -1,4 +1,4 @@
-"""Options of the attention gates. Free of torch."""
+"""Options of the attention gates of an attention U-Net. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,41 +10,54 @@ from medseg.config import Config
 
 
 class GateOptions(Config):
-    """Additive attention gates on the skips (Oktay et al. 2018, "Attention U-Net", arXiv:1804.03999).
+    """The options of additive attention gates on the skip connections (Oktay et al. 2018, arXiv:1804.03999).
 
     Lists have one entry per decoder level, deepest first.
 
-    Args:
-        inter_channels: width in which skip and gating signal are added; one for all, a list, or None for half of
-            the skip's width.
-        enabled: which levels are gated; None gates all but the shallowest, as in the paper, whose authors found
-            the first skip too little processed to be gated.
-        shallowest: gate the shallowest level too; for use with ``enabled: null``.
-        coefficients: attention maps per gate; each scales an equal share of the skip's channels.
-        resample: how the gating signal and the coefficients are brought to the grid they meet.
-        pass_through: start with open gates (coefficients of 0.99995 everywhere), so that training starts from
-            a plain U-Net.
+    Attributes:
+        inter_channels: Width in which skip and gating signal are added: one number for all levels, a list, or None
+            for half of the width of each skip.
+        enabled: Whether each level is gated. None gates all levels except the shallowest, as in the paper, whose
+            authors found the features of the first skip too little processed to be gated.
+        include_shallowest: Whether the shallowest level is gated too; only with ``enabled: null``.
+        num_coefficients: Attention maps per gate; each scales an equal part of the skip's channels.
+        resample: Interpolation of the gating signal and of the attention maps, ``linear`` or ``nearest``.
+        pass_through: Whether gates start open (coefficients of 0.99995 everywhere), so that training starts from a
+            plain U-Net.
+
+    Examples:
+        >>> from medseg.models import GateOptions
+        >>> GateOptions(include_shallowest=True).switches(levels=3)
+        (True, True, True)
+        >>> GateOptions().widths(skip_widths=(64, 32, 16))
+        (32, 16, 8)
     """
 
     inter_channels: PositiveInt | tuple[PositiveInt, ...] | None = None
     enabled: tuple[bool, ...] | None = None
-    shallowest: bool = False
-    coefficients: PositiveInt = 1
+    include_shallowest: bool = False
+    num_coefficients: PositiveInt = 1
     resample: Literal["linear", "nearest"] = "linear"
     pass_through: bool = False
 
     @model_validator(mode="after")
-    def _one_voice(self) -> Self:
-        if self.shallowest and self.enabled is not None:
-            raise ValueError("shallowest and enabled are both given; say it in the enabled list alone")
+    def _check_exclusive(self) -> Self:
+        if self.include_shallowest and self.enabled is not None:
+            raise ValueError(
+                "include_shallowest and enabled are both given; remove include_shallowest and extend the enabled list"
+            )
         return self
 
     def switches(self, levels: int) -> tuple[bool, ...]:
-        """Which of the `levels` decoder levels are gated, deepest first."""
-        return (True,) * (levels - 1) + (self.shallowest,) if self.enabled is None else self.enabled
+        """Return whether each of the `levels` decoder levels is gated, deepest first."""
+        return (True,) * (levels - 1) + (self.include_shallowest,) if self.enabled is None else self.enabled
 
     def widths(self, skip_widths: tuple[int, ...]) -> tuple[int, ...]:
-        """Inner width of the gate of each level, deepest first."""
+        """Return the inner width of the gate of each level, deepest first.
+
+        Args:
+            skip_widths: Channels of the skip of each level, deepest first.
+        """
         if self.inter_channels is None:
             return tuple(max(1, width // 2) for width in skip_widths)
         if isinstance(self.inter_channels, int):
@@ -52,7 +65,14 @@ class GateOptions(Config):
         return self.inter_channels
 
     def check(self, skip_widths: tuple[int, ...]) -> None:
-        """Raise ValueError unless lists have one entry per level and coefficients divide the gated skips."""
+        """Raise ValueError unless the lists have one entry per level and the coefficients divide the gated skips.
+
+        Args:
+            skip_widths: Channels of the skip of each level, deepest first.
+
+        Raises:
+            ValueError: A list has another length, or num_coefficients does not divide the channels of a gated skip.
+        """
         levels = len(skip_widths)
         for key, found in (("inter_channels", self.inter_channels), ("enabled", self.enabled)):
             if isinstance(found, tuple) and len(found) != levels:
@@ -60,7 +80,7 @@ class GateOptions(Config):
                     f"gate.{key} has {len(found)} entries, expected {levels}: one per decoder level, deepest first"
                 )
         for width, gated in zip(skip_widths, self.switches(levels), strict=True):
-            if gated and width % self.coefficients:
+            if gated and width % self.num_coefficients:
                 raise ValueError(
-                    f"gate.coefficients is {self.coefficients}, expected a divisor of the skip's {width} channels"
+                    f"gate.num_coefficients is {self.num_coefficients}, expected a divisor of the skip's {width} channels"
                 )

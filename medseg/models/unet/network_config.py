@@ -1,4 +1,4 @@
-"""The whole architecture of a U-Net, with channels and classes, for use in Python. Free of torch."""
+"""Complete configurations of U-Nets, including channels and classes, for use in Python. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medseg.models.unet.stage import Block, ResidualDownsample, SkipMerge, Stage
 
 
 class UNetFields(TypedDict, total=False):
-    """The fields that `UNetConfig.from_channels` takes besides the widths; see `UNetOptions`."""
+    """The keyword arguments of `UNetConfig.from_channels`; see `UNetOptions` for their meaning."""
 
     kernel_size: int | Sequence[int | Sequence[int]]
     strides: int | Sequence[int | Sequence[int]]
@@ -41,11 +41,19 @@ class UNetFields(TypedDict, total=False):
 
 
 class UNetConfig(UNetOptions):
-    """The whole architecture of a U-Net.
+    """The complete architecture of a U-Net.
 
-    Args:
-        in_channels: channels of the image.
-        out_channels: classes, background counted.
+    Attributes:
+        in_channels: Channels of the image.
+        out_channels: Number of classes, background included.
+
+    Examples:
+        >>> from medseg.models import UNetConfig
+        >>> config = UNetConfig.from_channels(1, 3, channels=(8, 16, 32), block="res")
+        >>> [stage.channels for stage in config.encoder_stages]
+        [8, 16, 32]
+        >>> [stage.channels for stage in config.decoder()]
+        [16, 8]
     """
 
     in_channels: PositiveInt
@@ -60,10 +68,17 @@ class UNetConfig(UNetOptions):
         num_blocks: int | Sequence[int] = 2,
         **fields: Unpack[UNetFields],
     ) -> Self:
-        """Build the config from one width per stage, from the full resolution down.
+        """Build the config from one number of channels per stage, from the full resolution down.
+
+        Args:
+            in_channels: Channels of the image.
+            out_channels: Number of classes, background included.
+            channels: Channels of each encoder stage.
+            num_blocks: Blocks per stage, one number or one per stage.
+            **fields: Other fields of `UNetOptions`.
 
         Raises:
-            ConfigError: values do not fit; all mistakes are listed at once.
+            ConfigError: Values do not fit; all errors are listed at once.
         """
         values: dict[str, Any] = dict(fields)
         values |= {"in_channels": in_channels, "out_channels": out_channels}
@@ -72,8 +87,21 @@ class UNetConfig(UNetOptions):
 
 
 class ResUNetConfig(ResUNetOptions, UNetConfig):
-    """The whole architecture of a U-Net of residual blocks."""
+    """The complete architecture of a U-Net of residual blocks.
+
+    Examples:
+        >>> from medseg.models import ResUNetConfig
+        >>> ResUNetConfig.from_channels(1, 2, channels=(8, 16)).block
+        'res'
+    """
 
 
 class AttentionUNetConfig(AttentionUNetOptions, UNetConfig):
-    """The whole architecture of an attention U-Net."""
+    """The complete architecture of an attention U-Net.
+
+    Examples:
+        >>> from medseg.models import AttentionUNetConfig
+        >>> config = AttentionUNetConfig.from_channels(1, 2, channels=(8, 16, 32))
+        >>> config.deep_supervision, config.gate.switches(config.num_levels)
+        (True, (True, False))
+    """

@@ -72,17 +72,24 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Stage(Config):
-    """One resolution of an encoder or decoder.
+    """One resolution of the encoder or decoder of a U-Net.
 
-    Args:
-        channels: width of every block.
-        num_blocks: convolutions (`basic`) or blocks (`res`, `convnext`).
-        kernel_size: odd; one number or one per axis.
-        stride: how much this stage shrinks its input; 1 in a decoder and a bottleneck.
-        dilation: spacing of the kernel's taps.
-        use_attention: multi-head self-attention over all voxels after the blocks; for the deepest maps only,
-            because its cost grows with the square of the number of voxels.
-        dropout: probability with which a whole channel is zeroed after a block's first convolution.
+    Attributes:
+        channels: Channels of every block.
+        num_blocks: Number of convolutions (``basic``) or blocks (``res``, ``convnext``).
+        kernel_size: Odd kernel size, one number or one per axis.
+        stride: Factor by which the stage reduces its input, one number or one per axis; 1 in decoders and
+            bottlenecks.
+        dilation: Dilation of the convolutions.
+        use_attention: Whether multi-head self-attention over all voxels follows the blocks. Its cost grows with the
+            square of the number of voxels, so use it on the deepest maps only.
+        dropout: Probability with which a whole channel is set to zero after the first convolution of a block.
+
+    Examples:
+        >>> from medseg.models import Stage
+        >>> stage = Stage(channels=32, kernel_size=[3, 3, 1], stride=2)
+        >>> stage.kernel(spatial_dims=3), stage.strides(spatial_dims=3)
+        ((3, 3, 1), (2, 2, 2))
     """
 
     channels: PositiveInt
@@ -94,15 +101,20 @@ class Stage(Config):
     dropout: Probability = 0.0
 
     def kernel(self, spatial_dims: int) -> tuple[int, ...]:
-        """The kernel size with one number per axis."""
+        """Return the kernel size, one number per axis."""
         return per_axis(self.kernel_size, spatial_dims)
 
     def strides(self, spatial_dims: int) -> tuple[int, ...]:
-        """The stride with one number per axis."""
+        """Return the stride, one number per axis."""
         return per_axis(self.stride, spatial_dims)
 
     def axis_errors(self, where: str, spatial_dims: int) -> list[str]:
-        """Sentences about per-axis lists that do not have `spatial_dims` entries."""
+        """Return one sentence per list that does not have `spatial_dims` entries.
+
+        Args:
+            where: Key of the stage, shown in the sentences.
+            spatial_dims: 2 or 3.
+        """
         return [
             f"{where}.{key}: found {list(value)}, expected one number or {spatial_dims}, one per axis."
             for key, value in (("kernel_size", self.kernel_size), ("stride", self.stride))
@@ -114,7 +126,7 @@ Bottleneck = Stage | Literal["infer"] | None
 
 
 def per_axis(value: PerAxis, spatial_dims: int) -> tuple[int, ...]:
-    """Repeat a number for every axis; a tuple is returned as it is."""
+    """Return one number per axis; a single number is repeated, a tuple is returned unchanged."""
     return (value,) * spatial_dims if isinstance(value, int) else value
 
 
@@ -127,10 +139,18 @@ def expand_encoder(
     dropout: float | None,
     default_kernel: int,
 ) -> tuple[Stage, ...]:
-    """Return the encoder stages of the short form; a list must have one entry per stage.
+    """Return the encoder stages of the short form.
+
+    Args:
+        channels: Channels of each stage; None for `DEFAULT_CHANNELS`.
+        num_blocks: Blocks per stage, one number or one per stage; None for 2.
+        kernel_size: One kernel for all stages or one per stage; None for `default_kernel`.
+        strides: One stride for all stages but the first, or one per stage; None for 2.
+        dropout: Dropout probability of all stages; None for 0.
+        default_kernel: Kernel size where `kernel_size` is None.
 
     Raises:
-        ValueError: a list has another length.
+        ValueError: A list does not have one entry per stage.
     """
     widths = DEFAULT_CHANNELS if channels is None else channels
     n = len(widths)
@@ -152,15 +172,19 @@ def expand_encoder(
 
 
 def mirrored(encoder: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Decoder stages, deepest first: the encoder's without the deepest, with stride 1."""
+    """Return the decoder stages that mirror an encoder, deepest first: all but its deepest stage, with stride 1."""
     return tuple(stage.replace(stride=1) for stage in reversed(encoder[:-1]))
 
 
 def with_num_blocks(decoder: tuple[Stage, ...], num_blocks: int | tuple[int, ...]) -> tuple[Stage, ...]:
-    """Return `decoder` with other numbers of blocks, deepest first.
+    """Return `decoder` with other numbers of blocks.
+
+    Args:
+        decoder: Decoder stages, deepest first.
+        num_blocks: One number for all levels, or one per level, deepest first.
 
     Raises:
-        ValueError: a list does not have one entry per decoder level.
+        ValueError: A list does not have one entry per decoder level.
     """
     counts = num_blocks if isinstance(num_blocks, tuple) else (num_blocks,) * len(decoder)
     _require_length("decoder_num_blocks", counts, len(decoder), "decoder level, deepest first")

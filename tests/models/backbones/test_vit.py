@@ -176,7 +176,7 @@ def test_the_map_at_stride_16_holds_the_transformer_s_tokens():
     ("options", "words"),
     [
         ({"depth": 6}, "depth 6 is not a multiple of 4"),
-        ({"heads": 5}, "width 24 is not a multiple of heads 5"),
+        ({"attention_heads": 5}, "width 24 is not a multiple of attention_heads 5"),
         ({"deform_heads": 5}, "not a multiple of deform_heads 5"),
         ({"pretrain_size": 100}, "multiple of 16"),
     ],

@@ -52,7 +52,7 @@ def test_other_sizes_are_padded_by_repetition_and_cut_back(pair):
 
 
 def test_without_the_auxiliary_head(toy):
-    model = toy("fcn_resnet_50", auxiliary=False)
+    model = toy("fcn_resnet_50", auxiliary_head=False)
     model.criterion = cross_entropy
     losses = model.losses(torch.randn(2, 2, 16, 16), torch.zeros(2, 1, 16, 16, dtype=torch.long))
     assert list(losses) == ["loss"]
@@ -68,5 +68,5 @@ def test_norms_of_the_backbone(toy, norm, layer):
 
 
 def test_a_basic_block_is_refused():
-    with pytest.raises(ConfigError, match="block 'basic' has no dilated form"):
+    with pytest.raises(ConfigError, match="block 'basic' cannot be dilated"):
         build_model("fcn_resnet_50", in_channels=1, num_classes=2, block="basic")

@@ -30,7 +30,7 @@ def pair():
     )
     for parameter in theirs.backbone.parameters():
         parameter.requires_grad_(True)
-    options = {"anchor_sizes": DETECTRON2, "proposals": [200, 60]}
+    options = {"anchor_sizes": DETECTRON2, "proposals_train": 200, "proposals_test": 60}
     ours = build_model("mask_rcnn_resnet_50_fpn", in_channels=3, num_classes=4, **options)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
@@ -114,11 +114,11 @@ def test_losses_and_forward_do_not_depend_on_the_mode(toy):
 def test_mistakes_are_told():
     with pytest.raises(ConfigError, match="anchor_sizes has 3 lists, expected 5"):
         parse_options("mask_rcnn_resnet_50_fpn", {"anchor_sizes": [[8], [16], [32]]})
-    with pytest.raises(ConfigError, match="equally many sizes"):
+    with pytest.raises(ConfigError, match="the same number of sizes for every level"):
         parse_options("mask_rcnn_resnet_50_fpn", {"anchor_sizes": [[8], [16], [32], [64], [64, 128]]})
     with pytest.raises(ConfigError, match="anchor_sizes has 5 lists, expected 1"):
         parse_options("mask_rcnn_resnet_50_c4", {"anchor_sizes": [[8]] * 5})
-    with pytest.raises(ConfigError, match="no dilated form, which dc5 needs"):
+    with pytest.raises(ConfigError, match="cannot be dilated, as feature_map 'dc5' requires"):
         parse_options("mask_rcnn_resnet_50_dc5", {"block": "basic"})
     with pytest.raises(ModelError, match="classes: found 1, expected 2 or more"):
         build_model("mask_rcnn_resnet_50_c4", in_channels=1, num_classes=1, depths=[1] * 4, block="basic")

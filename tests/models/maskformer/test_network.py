@@ -44,7 +44,7 @@ def test_logits_are_transformers(name, toy):
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_are_transformers(name, toy):
-    ours = toy(name, auxiliary="2former" in name).eval()
+    ours = toy(name, auxiliary_losses="2former" in name).eval()
     network = theirs(name, ours)
     image, label = torch.randn(2, 2, 64, 96), torch.zeros(2, 1, 64, 96, dtype=torch.long)
     label[0, 0, 10:30, 20:70] = 2
@@ -64,7 +64,7 @@ def test_auxiliary_losses_are_switched(toy):
     image, label = torch.randn(1, 2, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.long)
     last = {"mask", "dice", "cross_entropy"}
     for name in NAMES:
-        assert set(toy(name, auxiliary=False).losses(image, label)) == last
+        assert set(toy(name, auxiliary_losses=False).losses(image, label)) == last
         inner = {f"{kind}_{i}" for kind in last for i in range(2 if name == "maskformer" else 1)}
         assert set(toy(name).losses(image, label)) == last | inner
 
@@ -80,7 +80,7 @@ def test_whole_classes_as_targets(toy):
     image, label = torch.randn(1, 2, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.long)
     label[..., 5:20, 5:20] = 1
     label[..., 40:60, 40:60] = 1
-    by_class = toy("maskformer_resnet_18", targets="classes").eval()
+    by_class = toy("maskformer_resnet_18", target_masks="classes").eval()
     by_component = toy("maskformer_resnet_18").eval()
     both = label * 5
     torch.manual_seed(0)
@@ -229,8 +229,8 @@ def test_the_backbone_is_what_the_options_say():
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
-        ("mask2former_swin_tiny", {"widths": [96, 192, 384, 700]}, "widths of a swin double"),
-        ("mask2former_swin_tiny", {"heads": [5, 6, 12, 24]}, "widths must be multiples of heads"),
+        ("mask2former_swin_tiny", {"widths": [96, 192, 384, 700]}, "widths of a Swin transformer double"),
+        ("mask2former_swin_tiny", {"swin_heads": [5, 6, 12, 24]}, "every entry of widths must be a multiple"),
         (
             "maskformer_resnet_18",
             {"hidden_channels": 96, "attention_heads": 7},

@@ -34,7 +34,7 @@ def image(dims: int = 2) -> torch.Tensor:
 
 def test_all_skips_but_the_shallowest_are_gated():
     assert gated(AttentionUNet2d(config())) == [True, True, False]
-    assert gated(AttentionUNet2d(config(shallowest=True))) == [True, True, True]
+    assert gated(AttentionUNet2d(config(include_shallowest=True))) == [True, True, True]
     assert gated(AttentionUNet2d(config(enabled=(False, True, True)))) == [False, True, True]
     assert gated(AttentionUNet2d(config(enabled=(False, False, False)))) == [False, False, False]
 
@@ -43,16 +43,16 @@ def test_inner_widths():
     def inner(model):
         return [level.gate.theta.out_channels for level in model.decoder if level.gate is not None]
 
-    assert inner(AttentionUNet2d(config(shallowest=True))) == [6, 4, 2]
+    assert inner(AttentionUNet2d(config(include_shallowest=True))) == [6, 4, 2]
     assert inner(AttentionUNet2d(config(inter_channels=3))) == [3, 3]
-    assert inner(AttentionUNet2d(config(inter_channels=(5, 7, 9), shallowest=True))) == [5, 7, 9]
+    assert inner(AttentionUNet2d(config(inter_channels=(5, 7, 9), include_shallowest=True))) == [5, 7, 9]
 
 
 @pytest.mark.parametrize("resample", ["linear", "nearest"])
 @pytest.mark.parametrize("coefficients", [1, 4])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_size_gradient_and_layout(dims, coefficients, resample):
-    options = config(coefficients=coefficients, resample=resample, shallowest=True)
+    options = config(num_coefficients=coefficients, resample=resample, include_shallowest=True)
     model = (AttentionUNet2d if dims == 2 else AttentionUNet3d)(options)
     model.to(memory_format=channels_last_format(dims))
     layouts = []
@@ -70,7 +70,7 @@ def test_size_gradient_and_layout(dims, coefficients, resample):
 
 
 def test_open_gates_give_the_plain_unet():
-    gates = AttentionUNet2d(config(pass_through=True, shallowest=True)).eval()
+    gates = AttentionUNet2d(config(pass_through=True, include_shallowest=True)).eval()
     fields = {"downsample": "maxpool", "upsample": "linear", "deep_supervision": True}
     plain = UNet2d(UNetConfig.from_channels(1, 2, WIDTHS, num_blocks=1, **fields)).eval()
     missing, unexpected = plain.load_state_dict(gates.state_dict(), strict=False)
@@ -97,7 +97,7 @@ def test_closed_gates_cut_the_skip():
 
 @pytest.mark.parametrize("stride", [(2, 2), (1, 4)])
 def test_the_gate_is_the_papers_formula(stride):
-    gate = AttentionGate(2, 4, 6, 3, stride, GateOptions(resample="nearest", coefficients=2))
+    gate = AttentionGate(2, 4, 6, 3, stride, GateOptions(resample="nearest", num_coefficients=2))
     skip, lower = torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8 // stride[0], 8 // stride[1])
     inner = gate.theta(skip) + gate.phi(lower)
     wanted = torch.sigmoid(gate.psi(inner.relu()))
@@ -113,8 +113,11 @@ def test_the_gate_is_the_papers_formula(stride):
     [
         ({"enabled": [True]}, "gate.enabled has 1 entries, expected 3"),
         ({"inter_channels": [4, 4]}, "gate.inter_channels has 2 entries, expected 3"),
-        ({"coefficients": 5}, "gate.coefficients is 5, expected a divisor of the skip's 12 channels"),
-        ({"enabled": [True, True, True], "shallowest": True}, "shallowest and enabled are both given"),
+        ({"num_coefficients": 5}, "gate.num_coefficients is 5, expected a divisor of the skip's 12 channels"),
+        (
+            {"enabled": [True, True, True], "include_shallowest": True},
+            "include_shallowest and enabled are both given",
+        ),
         ({"enable": [True]}, "Did you mean 'enabled'?"),
     ],
 )
