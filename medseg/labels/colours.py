@@ -15,6 +15,9 @@ def distinct_colour(index: int) -> Colour:
     Args:
         index: Index of a class; 0 is black.
 
+    Returns:
+        The colour.
+
     Examples:
         >>> distinct_colour(0), distinct_colour(1)
         ((0, 0, 0), (31, 81, 204))
@@ -33,6 +36,12 @@ def colour_to_hex(colour: Colour) -> str:
 
 def colour_from_hex(text: str) -> Colour:
     """Return the colour that ``#rrggbb`` stands for; the number sign may be missing.
+
+    Args:
+        text: Six hexadecimal digits.
+
+    Returns:
+        The colour.
 
     Raises:
         ValueError: The text is not six hexadecimal digits.

@@ -41,6 +41,9 @@ class InstanceOverlaps:
 
         Args:
             above: Pairs must have a higher IoU than this.
+
+        Returns:
+            Indices `(q,)` into the pairs.
         """
         chosen: list[int] = []
         free = (np.ones(self.predictions, bool), np.ones(self.references, bool))
@@ -58,6 +61,9 @@ class InstanceOverlaps:
 
         Args:
             at: Smallest IoU that counts; with 0, one shared voxel is sufficient.
+
+        Returns:
+            A boolean array for the predictions `(m,)` and one for the references `(n,)`.
         """
         pairs = self.iou >= at
         predictions, references = np.zeros(self.predictions, bool), np.zeros(self.references, bool)
@@ -72,6 +78,9 @@ def overlaps_of(prediction: Instances, reference: Instances) -> InstanceOverlaps
     Args:
         prediction: Instances of an image; may overlap each other.
         reference: Instances of the same image; may overlap each other.
+
+    Returns:
+        The pairs of instances that share at least one voxel.
 
     Raises:
         DataError: The images have different shapes.

@@ -77,6 +77,9 @@ class Instances:
 
         Args:
             shape: Shape of the image.
+
+        Returns:
+            An object of length 0.
         """
         return cls.from_crops(shape, [], [])
 
@@ -97,6 +100,9 @@ class Instances:
             masks: One mask per instance, of the shape of its box.
             classes: Class index `(m,)` of each instance; 1 by default.
             scores: Score `(m,)` of each instance; 1 by default.
+
+        Returns:
+            The instances in the given order.
 
         Raises:
             DataError: The numbers of instances differ, a score is not finite, a class is below 1, or a box is outside
@@ -122,6 +128,9 @@ class Instances:
             classes: Class index `(m,)` of each instance; 1 by default.
             scores: Score `(m,)` of each instance; 1 by default.
 
+        Returns:
+            The instances in the given order.
+
         Raises:
             DataError: As for `from_crops`.
         """
@@ -143,6 +152,9 @@ class Instances:
             ids: Instance map `(*spatial)` of integers; 0 is background.
             classes: Class index by id; 1 by default.
             scores: Score by id; 1 by default.
+
+        Returns:
+            The instances in ascending order of ids.
 
         Raises:
             DataError: The map does not hold integers, an id is negative, or an id is missing in `classes` or `scores`.
@@ -204,6 +216,9 @@ class Instances:
 
         Args:
             index: Index of the instance.
+
+        Returns:
+            One slice per axis.
         """
         start, mask = self.starts[index], self.masks[index]
         return tuple(slice(int(s), int(s) + n) for s, n in zip(start, mask.shape, strict=True))
@@ -213,6 +228,9 @@ class Instances:
 
         Args:
             chosen: Indices of instances in the order of the result, or a boolean mask `(m,)`.
+
+        Returns:
+            The chosen instances of the same image.
         """
         index = np.asarray(chosen)
         indices = np.arange(len(self))[index if index.size else np.zeros(0, np.intp)]

@@ -38,6 +38,12 @@ class LabelRow:
     def from_cells(cls, cells: Mapping[str, str]) -> LabelRow:
         """Parse the cells of a row by column name.
 
+        Args:
+            cells: Content of each cell by column name.
+
+        Returns:
+            The row.
+
         Raises:
             ValueError: A cell has an unexpected content.
             KeyError: A column is missing.
@@ -59,6 +65,9 @@ def label_rows_to_tsv(rows: Sequence[LabelRow]) -> str:
 
     Args:
         rows: Rows with colours.
+
+    Returns:
+        Text that ends in a newline.
     """
     has_kinds = any(row.kind != "label" for row in rows)
     lines = ["value\tname\tcolour" + ("\tkind" if has_kinds else "")]

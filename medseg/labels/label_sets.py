@@ -51,6 +51,9 @@ class LabelSets:
             labels: Labels of the dataset; an ignore value requires the set of all classes.
             annotated: Annotated labels by case id. None, or a missing case, means all labels.
 
+        Returns:
+            The label sets; without sets if every voxel has a class.
+
         Raises:
             DataError: A label is unknown.
         """
@@ -77,6 +80,9 @@ class LabelSets:
 
         Args:
             annotated: Names of the annotated labels; None for all.
+
+        Returns:
+            A value from 0 to ``num_values - 1``.
 
         Raises:
             DataError: A name is unknown.
@@ -122,6 +128,9 @@ def unannotated_classes(labels: Labels, annotated: Sequence[str] | None, where: 
         labels: Labels of the dataset.
         annotated: Names of the annotated labels; None for all.
         where: Start of the message.
+
+    Returns:
+        Class indices in ascending order; empty if all labels were annotated.
 
     Raises:
         DataError: A name is unknown.

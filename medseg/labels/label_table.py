@@ -138,6 +138,9 @@ class Labels(Sequence[Label]):
             names_to_values: Values by name, such as ``{"background": 0, "liver": 1}``, in any order. The background is
                 added if it is missing.
             colours: Colours by name; distinct colours are chosen for other names.
+
+        Returns:
+            The labels in ascending order of values.
         """
         table = dict(names_to_values)
         if 0 not in table.values() and "background" not in table:
@@ -157,6 +160,9 @@ class Labels(Sequence[Label]):
 
         Args:
             *arrays: Label maps of any shape.
+
+        Returns:
+            The labels in ascending order of values.
         """
         values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
         return cls.from_names({"background": 0} | {unnamed_label(value): value for value in values})
@@ -167,6 +173,9 @@ class Labels(Sequence[Label]):
 
         Args:
             path: File as `to_tsv` writes it; a row with an empty kind is a label.
+
+        Returns:
+            The labels, with regions and ignore value if the table has them.
 
         Raises:
             DataError: The file cannot be read or is not a valid table.
@@ -206,6 +215,9 @@ class Labels(Sequence[Label]):
             output_values: Value that represents a region in a label map, by name. By default this is the smallest
                 value of the region that is in no later region, or else its smallest value: 1, 2 and 3 for
                 ``whole: [1, 2, 3], core: [2, 3], enhancing: [3]``.
+
+        Returns:
+            A copy of the labels with these regions.
 
         Raises:
             DataError: A value is unknown, a name is not unique, or a region has no values.
@@ -270,6 +282,9 @@ class Labels(Sequence[Label]):
 
         Args:
             name: Name of the label.
+
+        Returns:
+            The value in label maps.
 
         Raises:
             DataError: There is no label of this name.
@@ -352,6 +367,9 @@ def unnamed_label(value: int) -> str:
 
     Args:
         value: Value in label maps.
+
+    Returns:
+        The name.
 
     Examples:
         >>> unnamed_label(3)

@@ -76,6 +76,9 @@ class LossEntry:
 
         Args:
             context: What the loss can depend on.
+
+        Returns:
+            A function of logits and label values that returns a scalar.
         """
         if not isinstance(self.builder, str):
             return self.builder(context)
@@ -138,6 +141,9 @@ def list_losses(pattern: str = "*") -> list[str]:
     Args:
         pattern: Pattern such as ``dice*``.
 
+    Returns:
+        Sorted names.
+
     Examples:
         >>> list_losses("dice*")
         ['dice', 'dice_ce', 'dice_focal']
@@ -150,6 +156,9 @@ def check_loss_name(name: str) -> str:
 
     Args:
         name: Value of ``train.loss``.
+
+    Returns:
+        The name, unchanged.
 
     Raises:
         ValueError: There is no loss of this name.

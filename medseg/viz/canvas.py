@@ -42,6 +42,9 @@ class ReportFigure(Figure):
 
         Args:
             dpi: Pixels per inch.
+
+        Returns:
+            The content of a PNG file.
         """
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
@@ -93,6 +96,9 @@ def panel_inches(height_mm: float, width_mm: float) -> tuple[float, float]:
     Args:
         height_mm: Height of the slice, mm.
         width_mm: Width of the slice, mm.
+
+    Returns:
+        Height and width, inches.
     """
     scale = min(PANEL_HEIGHT / height_mm, _WIDEST * PANEL_HEIGHT / width_mm)
     return height_mm * scale, width_mm * scale
@@ -107,6 +113,9 @@ def draw_panels(
         rows: Name and panels of each row; the panels of a column must have the same size.
         legend: Labels to list below the panels.
         title: Title of the figure; may be empty.
+
+    Returns:
+        The figure, which is not saved.
     """
     sizes = [
         panel_inches(panel.rgb.shape[0] * panel.pixel_mm, panel.rgb.shape[1] * panel.pixel_mm)
@@ -204,6 +213,9 @@ def round_length(most_mm: float) -> float:
 
     Args:
         most_mm: Limit, mm.
+
+    Returns:
+        The length, mm.
 
     Examples:
         >>> round_length(37.5)

@@ -141,6 +141,9 @@ def render_slice(
         index: Index of the slice.
         window: Intensity window.
         alpha: Opacity of the labels, 0 to 1.
+
+    Returns:
+        Pixels `(H, W, 3)`.
     """
     pixel_mm = min(pixel_size(image, plane), max(extent_mm(image, plane)) / _PIXELS)
     rgb = slice_rgb(image, plane, index, window, pixel_mm=pixel_mm)
@@ -157,6 +160,9 @@ def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: W
         maps: Label maps on the grid of the image, by name; the first is shown first.
         table: Names and colours.
         window: Intensity window of the menu item "automatic"; see `medseg.viz.slice_images.window_of`.
+
+    Returns:
+        An ipywidgets box.
     """
     import ipywidgets as widgets
 
@@ -195,6 +201,9 @@ def legend_html(labels: Sequence[Label]) -> str:
 
     Args:
         labels: Labels to list.
+
+    Returns:
+        HTML text.
     """
     entries = [
         f'<span style="color:rgb{label.colour}">&#9632;</span> {html.escape(label.name)}'
@@ -210,6 +219,9 @@ def png_of(rgb: Rgb) -> bytes:
 
     Args:
         rgb: Pixels.
+
+    Returns:
+        The content of a PNG file.
     """
     from matplotlib.image import imsave
 

@@ -89,6 +89,9 @@ def overlay_figure(
         window: Intensity window; see `medseg.viz.slice_images.window_of`.
         alpha: Opacity of the labels, 0 to 1.
 
+    Returns:
+        The figure, which is not saved.
+
     Raises:
         ConfigError: The window is unknown.
         DataError: A label map does not hold integers, or a value is not in `labels`.
@@ -152,6 +155,9 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
     Args:
         values: Values to smooth.
         width: Number of values to average.
+
+    Returns:
+        As many values as given.
 
     Examples:
         >>> smoothed([1, 2, 3, 6], width=2)

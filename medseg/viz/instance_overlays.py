@@ -73,6 +73,9 @@ def instance_figure(
         title: Title of the figure.
         window: Intensity window; see `medseg.viz.slice_images.window_of`.
         names: Captions of the reference and of the prediction.
+
+    Returns:
+        The figure, which is not saved.
     """
     from medseg.viz.canvas import draw_panels
 

@@ -135,6 +135,9 @@ def region_edges(label_values: Array) -> NDArray[np.bool_]:
     Args:
         label_values: Label values `(H, W)`.
 
+    Returns:
+        Boolean array `(H, W)`.
+
     Examples:
         >>> region_edges(np.array([[0, 1, 1, 1, 0]])).astype(int)
         array([[0, 1, 0, 1, 0]])
@@ -159,6 +162,9 @@ def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tup
         volume: Image that the window is for.
         window: Level and width, a name in `WINDOWS`, or None.
         channel: Channel whose values are measured.
+
+    Returns:
+        Level and width, in the units of the image.
 
     Raises:
         ConfigError: The name is unknown, or the width is not positive.
@@ -187,6 +193,9 @@ def best_slice(labels: Volume, plane: Plane = "axial") -> int:
     Args:
         labels: Label map in any orientation.
         plane: Plane of the slices.
+
+    Returns:
+        Index from 0.
     """
     axis = _checked_axis(plane)
     foreground = reorient_array(labels.data[0] != 0, labels.grid.axcodes, "RAS")
@@ -223,6 +232,9 @@ def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
     Args:
         image: Image in any orientation.
         labels: Label map on any grid, also one that was read as an image.
+
+    Returns:
+        Label map on the grid of `image`.
 
     Raises:
         DataError: The label map has several channels or values that are not integers.

@@ -67,6 +67,9 @@ class Grid:
         Args:
             shape: Number of voxels along each axis.
             spacing: Voxel size along each axis, mm.
+
+        Returns:
+            The grid, with axes along those of the world.
         """
         return cls(tuple(shape), np.diag([*spacing, 1.0]))  # type: ignore[arg-type]
 
@@ -108,6 +111,9 @@ class Grid:
 
         Args:
             other: Grid to compare with.
+
+        Returns:
+            The distance, mm.
         """
         if self.shape != other.shape:
             return float("inf")
@@ -119,6 +125,9 @@ class Grid:
         Args:
             other: Grid to compare with.
             within_mm: Largest distance between corresponding corners, mm.
+
+        Returns:
+            True if the shapes are equal and no corner is further away.
         """
         return self.distance(other) <= within_mm
 
@@ -128,6 +137,9 @@ class Grid:
         Args:
             start: First voxel of the box. Negative values extend the grid.
             shape: Shape of the box, which may reach beyond the grid.
+
+        Returns:
+            A grid of shape `shape`.
         """
         return self._mapped(np.eye(3), np.asarray(start, dtype=float), shape)
 
@@ -136,6 +148,9 @@ class Grid:
 
         Args:
             axcodes: Anatomical directions that the axes should be closest to, such as ``"LPS"``.
+
+        Returns:
+            The grid, with the positions of all voxels unchanged.
         """
         return self.permuted(*reorientation(self.axcodes, axcodes))
 
@@ -145,6 +160,9 @@ class Grid:
         Args:
             axes: Source axis of each new axis.
             flips: Whether each new axis is reversed.
+
+        Returns:
+            The grid, with the positions of all voxels unchanged.
         """
         linear = np.zeros((3, 3))
         offset = np.zeros(3)
@@ -158,6 +176,9 @@ class Grid:
 
         Args:
             shape: Number of voxels along each axis; the spacing follows.
+
+        Returns:
+            A grid of shape `shape`.
         """
         shape = checked_shape(shape)
         scale = np.array(self.shape) / np.array(shape)
@@ -168,6 +189,9 @@ class Grid:
 
         Args:
             spacing: Voxel size along each axis, mm. The number of voxels is rounded.
+
+        Returns:
+            A grid of spacing `spacing`.
         """
         spacing = checked_spacing(spacing)
         scale = np.array(spacing) / np.array(self.spacing)
@@ -203,6 +227,9 @@ def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[f
         old: Their spacing, mm.
         new: The other spacing, mm.
 
+    Returns:
+        Number of voxels along each axis.
+
     Examples:
         >>> shape_at_spacing((512, 512, 80), (0.8, 0.8, 5), (1.5, 1.5, 1.5))
         (273, 273, 267)
@@ -212,6 +239,12 @@ def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[f
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return a grid shape as three integers.
+
+    Args:
+        shape: Number of voxels along each axis.
+
+    Returns:
+        The three sizes.
 
     Raises:
         DataError: There are not three positive sizes.
@@ -224,6 +257,12 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, float]:
     """Return a spacing as three floats, mm; a single number is used for all axes.
+
+    Args:
+        spacing: Voxel size, mm.
+
+    Returns:
+        The three spacings, mm.
 
     Raises:
         DataError: There are not one or three positive, finite numbers.
@@ -239,6 +278,12 @@ def checked_spacing(spacing: Sequence[float] | float) -> tuple[float, float, flo
 
 def checked_axcodes(axcodes: str) -> str:
     """Return axis codes in upper case.
+
+    Args:
+        axcodes: Three letters in upper or lower case.
+
+    Returns:
+        Three letters, such as ``"RAS"``.
 
     Raises:
         DataError: The codes are not one letter each of R/L, A/P and S/I.
@@ -300,6 +345,9 @@ def reorient_array(array: NDArray[Any], source: str, target: str) -> NDArray[Any
         array: Array `(*leading, X, Y, Z)`.
         source: Its axis codes.
         target: Axis codes of the view.
+
+    Returns:
+        View `(*leading, X, Y, Z)`; no value changes.
     """
     return permute_array(array, *reorientation(source, target))
 
@@ -311,6 +359,9 @@ def permute_array(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool
         array: Array `(*leading, X, Y, Z)`.
         axes: Source axis of each new spatial axis.
         flips: Whether each new spatial axis is reversed.
+
+    Returns:
+        View `(*leading, X, Y, Z)`; no value changes.
     """
     leading = array.ndim - 3
     moved = np.transpose(array, (*range(leading), *[leading + axis for axis in axes]))
@@ -327,6 +378,9 @@ def relative_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
     Args:
         source: Grid that is read from.
         target: Grid of the result.
+
+    Returns:
+        Matrix `(4, 4)`.
     """
     matrix = np.linalg.inv(source.affine) @ target.affine
     whole = np.round(matrix)
@@ -341,6 +395,9 @@ def separable_maps(source: Grid, target: Grid) -> tuple[AxisMap, ...] | None:
     Args:
         source: Grid that is read from.
         target: Grid of the result.
+
+    Returns:
+        Three maps, or None if the grids are rotated against each other.
     """
     matrix = relative_affine(source, target)
     linear = matrix[:3, :3]
@@ -358,6 +415,9 @@ def world_positions(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
     Args:
         affine: Matrix `(4, 4)`.
         index: Voxel indices `(..., 3)`.
+
+    Returns:
+        Positions `(..., 3)`, mm.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])

@@ -53,6 +53,9 @@ class AxisMap:
         Args:
             n_in: Number of source samples.
             n_out: Number of target samples.
+
+        Returns:
+            The map.
         """
         scale = n_in / n_out
         return cls(n_in, n_out, scale, 0.5 * scale - 0.5)
@@ -148,6 +151,9 @@ def axis_orders(order: int, *spacings: Sequence[float]) -> tuple[int, ...]:
         order: Spline order of all other axes.
         *spacings: Spacings, mm; usually those of the source and then of the target.
 
+    Returns:
+        One order per axis.
+
     Examples:
         >>> axis_orders(3, (0.8, 0.8, 5.0))
         (3, 3, 0)
@@ -173,6 +179,9 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
     Args:
         axis_map: Positions of the target samples.
         order: Spline order, 0, 1 or 3.
+
+    Returns:
+        Read-only matrix `(n_out, n_in)`.
     """
     unit = np.eye(axis_map.n_in)
     if order == 0:
@@ -202,6 +211,9 @@ def nearest_index(axis_map: AxisMap) -> NDArray[np.intp]:
 
     Args:
         axis_map: Positions of the target samples.
+
+    Returns:
+        Indices `(n_out,)`.
     """
     position = np.arange(axis_map.n_out) * axis_map.scale + axis_map.offset
     index = np.floor(np.round(position, 9) + 0.5).astype(np.intp)

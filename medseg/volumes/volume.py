@@ -90,6 +90,9 @@ class Volume:
         Args:
             data: Voxels `(C, X, Y, Z)`.
             kind: ``"image"`` or ``"label"``; that of this volume if None.
+
+        Returns:
+            A volume on the same grid.
         """
         return replace(self, data=data, kind=kind or self.kind)
 
@@ -98,6 +101,9 @@ class Volume:
 
         Args:
             axcodes: Anatomical directions that the axes should be closest to, such as ``"LPS"``.
+
+        Returns:
+            A volume with the same voxels at the same positions.
         """
         return self._permuted(*reorientation(self.grid.axcodes, axcodes))
 
@@ -108,6 +114,9 @@ class Volume:
 
         Args:
             grid: Grid whose axes are matched.
+
+        Returns:
+            A volume with the same voxels at the same positions.
         """
         return self._permuted(*reorientation_like(self.grid, grid))
 
@@ -117,6 +126,9 @@ class Volume:
         Args:
             start: First voxel of the box.
             shape: Shape of the box.
+
+        Returns:
+            A volume of shape `shape`.
 
         Raises:
             DataError: The box is not inside the volume.
@@ -136,6 +148,9 @@ class Volume:
             before: Number of voxels to add before each axis.
             after: Number of voxels to add after each axis.
             value: Value of the added voxels.
+
+        Returns:
+            The extended volume; the positions of existing voxels are unchanged.
 
         Raises:
             DataError: A number is negative.
@@ -166,6 +181,9 @@ class Volume:
             shape: Number of voxels over exactly the same field of view (nnU-Net's resizing).
             like: A grid, or a volume whose grid is used, in any orientation.
             order: Spline order for images: 0, 1 or 3.
+
+        Returns:
+            A volume on the other grid. Images have a floating-point type; label maps keep theirs.
 
         Raises:
             DataError: Not exactly one target is given, or the order is not supported.
