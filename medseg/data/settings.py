@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.volumes.grid import checked_axcodes
+from medseg.volumes.orientation import checked_axcodes
 
 Range = tuple[float, float]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -34,7 +34,7 @@ from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
 from medseg.runtime.memory import format_size, parse_size, used_memory
 from medseg.runtime.progress import Progress
-from medseg.volumes.grid import reorient_array
+from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.labels.colours import IGNORED_COLOUR
 from medseg.labels.label_table import Labels
-from medseg.volumes.grid import reorient_array, reorientation
+from medseg.volumes.orientation import reorient_array, reorientation
 from medseg.volumes.resampling import AxisMap, resample, resample_labels
 from medseg.volumes.volume import Volume
 

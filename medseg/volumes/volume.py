@@ -11,16 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.volumes.grid import (
-    Grid,
-    checked_spacing,
-    permute_array,
-    relative_affine,
-    reorientation,
-    reorientation_like,
-    separable_maps,
-)
+from medseg.volumes.grid import Grid, checked_spacing, relative_affine, reorientation_like, separable_maps
 from medseg.volumes.largest_share import LargestShare
+from medseg.volumes.orientation import permute_array, reorientation
 from medseg.volumes.resampling import AxisMap, axis_orders, resample, resample_labels
 
 Kind = Literal["image", "label"]

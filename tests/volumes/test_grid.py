@@ -13,16 +13,14 @@ from medseg.errors import DataError
 from medseg.io.files import write
 from medseg.volumes.grid import (
     Grid,
-    checked_axcodes,
     checked_spacing,
     relative_affine,
-    reorient_array,
-    reorientation,
     reorientation_like,
     separable_maps,
     shape_at_spacing,
     world_positions,
 )
+from medseg.volumes.orientation import checked_axcodes, reorient_array, reorientation
 from medseg.volumes.volume import Volume
 from tests.helpers.volumes import ORIENTATIONS, voxel_indices, voxel_positions
 

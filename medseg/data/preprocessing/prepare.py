@@ -18,7 +18,8 @@ from medseg.data.settings import Orientation, Spacing
 from medseg.errors import DataError
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.boxes import bounding_box_of_channels
-from medseg.volumes.grid import Grid, reorient_array, reorientation, separable_maps, shape_at_spacing
+from medseg.volumes.grid import Grid, separable_maps, shape_at_spacing
+from medseg.volumes.orientation import reorient_array, reorientation
 from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
 from medseg.volumes.volume import Volume
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.labels.instances import Instances
-from medseg.volumes.grid import checked_axcodes
+from medseg.volumes.orientation import checked_axcodes
 
 if TYPE_CHECKING:
     from torch import Tensor

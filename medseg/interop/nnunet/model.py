@@ -30,7 +30,7 @@ from medseg.models.unet.network_config import UNetConfig
 from medseg.storage.archives import extract
 from medseg.storage.atomic import make_folder
 from medseg.storage.json_files import read_object
-from medseg.volumes.grid import checked_axcodes
+from medseg.volumes.orientation import checked_axcodes
 
 Which = Literal["final", "best"]
 _AS_NNUNET = PredictSettings(thick_slices="nearest", skip_empty=False, crop_to_body=False)

@@ -18,7 +18,7 @@ from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
 from medseg.storage.stamps import file_stamps, short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
-from medseg.volumes.grid import AXES, reorientation
+from medseg.volumes.orientation import AXES, reorientation
 
 
 @dataclass(frozen=True)

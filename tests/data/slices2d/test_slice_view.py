@@ -18,7 +18,8 @@ from medseg.errors import ConfigError, DataError
 from medseg.labels.instances import Instances
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.viz.slice_images import label_slice
-from medseg.volumes.grid import Grid, reorient_array
+from medseg.volumes.grid import Grid
+from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 from tests.helpers.patches import patch_dataset
 
