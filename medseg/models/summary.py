@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.models.base import Model
+from medseg.runtime.text_tables import text_table
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,7 @@ class Summary:
         rows = [(p.name, _shape(p.shape), f"{p.parameters:,}", _amount(p.multiply_adds)) for p in self.parts]
         header = (self.model, "output", "parameters", "multiply-adds")
         total = ("total", _shape(self.output_shape), f"{self.parameters:,}", _amount(self.multiply_adds))
-        widths = [max(len(row[i]) for row in (header, *rows, total)) for i in range(4)]
-        rule = "  ".join("-" * width for width in widths)
-        lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule]
-        return "\n".join([f"input {_shape(self.input_shape)}", *lines, _line(total, widths)])
+        return f"input {_shape(self.input_shape)}\n{text_table([header, *rows, total], total=True)}"
 
 
 def summarize(model: Model, input_shape: tuple[int, ...]) -> Summary:
@@ -138,11 +136,3 @@ def _amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return str(count)
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    first, *rest = (
-        cell.ljust(width) if i == 0 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join([first, *rest])

@@ -39,15 +39,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _listing(entries: list[ModelEntry]) -> str:
-    """One line a model: name, parameters, what it is."""
-    width = max(len(entry.name) for entry in entries)
-    lines = []
+    """Return one line per model: name, parameters and summary."""
+    from medseg.runtime.text_tables import align_columns
+
+    rows = []
     for entry in entries:
         size = entry.size
         count = f"{size.parameters:,} ({size.in_channels}→{size.num_classes})" if size else "–"
-        lines.append(f"{entry.name:<{width}}  {count:>20}  {entry.summary} ({entry.reference})")
-    lines.append("Parameters are those of the default options; (3→21) is for 3 channels and 21 classes.")
-    return "\n".join(lines)
+        rows.append((entry.name, count, f"{entry.summary} ({entry.reference})"))
+    note = "Parameters are counted with default options; (3→21) means 3 channels and 21 classes."
+    return "\n".join([*align_columns(rows, "lrl"), note])
 
 
 def _summary(name: str, text: str, classes: int, chosen: dict[str, Any]) -> str:

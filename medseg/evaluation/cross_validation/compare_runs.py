@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
-from medseg.evaluation.rendering import as_html, as_text
 from medseg.runtime.formatting import pluralise
+from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
 from medseg.storage.tsv import read_tsv, to_tsv
 
@@ -73,10 +73,10 @@ class Comparison:
         write_text(path, to_tsv(columns, rows))
 
     def __repr__(self) -> str:
-        return as_text(self._cells(), self._notes())
+        return text_table(self._cells(), self._notes())
 
     def _repr_html_(self) -> str:
-        return as_html(self._cells(), self._notes())
+        return html_table(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
         rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]

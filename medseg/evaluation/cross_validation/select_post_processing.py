@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medseg.evaluation.cross_validation.bootstrap import mean_of_known
 from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
-from medseg.evaluation.rendering import finite
+from medseg.evaluation.summary_json import finite_values
 from medseg.labels.components import keep_largest_components
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
@@ -88,7 +88,7 @@ class PostProcessing:
         return {
             "keep_largest_foreground": self.keep_largest_foreground,
             "keep_largest": list(self.keep_largest),
-            "foreground_mean_dice": {"before": finite(before), "after": finite(after)},
+            "foreground_mean_dice": finite_values({"before": before, "after": after}),
             "labels": _side_by_side(self.before, self.after),
             "tried": [
                 {
@@ -228,4 +228,4 @@ def _named(names: Sequence[str], values: Array) -> dict[str, float]:
 
 
 def _side_by_side(before: dict[str, float], after: dict[str, float]) -> dict[str, dict[str, float | None]]:
-    return {name: {"before": finite(before[name]), "after": finite(after[name])} for name in before}
+    return {name: finite_values({"before": before[name], "after": after[name]}) for name in before}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from medseg.evaluation.cross_validation.bootstrap import DRAWS, Interval, mean_o
 from medseg.evaluation.cross_validation.select_post_processing import PostProcessing
 from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.table import METRICS, Table
-from medseg.evaluation.rendering import as_html, as_text, finite
-from medseg.storage.atomic import write_text
+from medseg.evaluation.summary_json import finite_values, write_summary_json
+from medseg.runtime.text_tables import html_table, text_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +84,7 @@ class FoldTable:
             "foreground_mean_interval": _plain(self.intervals[""]),
             "label_intervals": {name: _plain(found) for name, found in self.intervals.items() if name},
             "folds": [self._fold(fold) for fold in self.by_fold],
-            "over_folds": {m: {"mean": finite(mean), "std": finite(std)} for m, (mean, std) in means.items()},
+            "over_folds": {m: finite_values({"mean": mean, "std": std}) for m, (mean, std) in means.items()},
             "subjects": dict(self.subjects),
             "post_processing": self.post_processing.to_plain() if self.post_processing else None,
         }
@@ -96,27 +95,24 @@ class FoldTable:
         Raises:
             DataError: the file cannot be written.
         """
-        write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+        write_summary_json(self.summary(), path)
 
     def _fold(self, fold: int) -> dict[str, Any]:
         table = self.rows_of_fold(fold)
         return {
             "fold": fold,
             "cases": list(table.cases),
-            "foreground_mean": {metric: finite(mean) for metric, mean in self.by_fold[fold].items()},
-            "labels": {
-                name: {metric: finite(value) for metric, value in means.items()}
-                for name, means in table.mean().items()
-            },
+            "foreground_mean": finite_values(self.by_fold[fold]),
+            "labels": {name: finite_values(means) for name, means in table.mean().items()},
         }
 
     def __repr__(self) -> str:
         objects = "" if self.instances is None else f"\n\n{self.instances!r}"
-        return f"{self.table!r}\n\n{as_text(self._cells(), self._notes())}{objects}"
+        return f"{self.table!r}\n\n{text_table(self._cells(), self._notes())}{objects}"
 
     def _repr_html_(self) -> str:
         objects = "" if self.instances is None else self.instances._repr_html_()
-        return f"{self.table._repr_html_()}{as_html(self._cells(), self._notes())}{objects}"
+        return f"{self.table._repr_html_()}{html_table(self._cells(), self._notes())}{objects}"
 
     def _cells(self) -> list[list[str]]:
         """A row a fold, and what they are together."""
@@ -141,4 +137,4 @@ def _number(value: float, digits: int) -> str:
 
 
 def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
-    return {m: {side: finite(value) for side, value in asdict(i).items()} for m, i in intervals.items()}
+    return {m: finite_values(asdict(i)) for m, i in intervals.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from medseg.evaluation.instances.metrics import InstanceMetrics, MatchCounts, pool_counts
 from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
-from medseg.evaluation.rendering import as_html, as_text, finite, installed_version
+from medseg.evaluation.summary_json import finite_or_none, finite_values, write_summary_json
+from medseg.runtime.formatting import pluralise
+from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
@@ -103,26 +103,27 @@ class InstanceTable:
         summary = {
             "cases": len(self.cases),
             "detection_iou": self.detection_iou,
-            "mean": _plain(self.mean()),
+            "mean": finite_values(self.mean()),
             "labels": {
                 name: {
-                    "pooled": _plain(asdict(figures)),
-                    "per_case": {metric: _plain(asdict(found)) for metric, found in per_case[name].items()},
+                    "pooled": finite_values(asdict(figures)),
+                    "per_case": {
+                        metric: finite_values(asdict(found)) for metric, found in per_case[name].items()
+                    },
                 }
                 for name, figures in self.pooled().items()
             },
-            "medseg_version": installed_version(),
         }
-        write_text(path, json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        write_summary_json(summary, path)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return as_text(self._cells(), self._notes())
+        return text_table(self._cells(), self._notes())
 
     def _repr_html_(self) -> str:
-        return as_html(self._cells(), self._notes())
+        return html_table(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
         """Header, one row a label, and their mean if there are several."""
@@ -138,15 +139,11 @@ class InstanceTable:
         count = len(self.cases)
         detected = f"met with IoU {self.detection_iou:g}" if self.detection_iou else "touched by a prediction"
         return [
-            f"{count} case{'' if count == 1 else 's'} together; found: IoU over 0.5; sensitivity: references {detected}"
+            f"{pluralise(count, 'case')} together; found: IoU over 0.5; sensitivity: references {detected}"
         ]
 
 
 def _shown(value: float) -> str:
     if isinstance(value, int):
         return str(value)
-    return f"{value:.3f}" if finite(value) is not None else "-"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: finite(value) for key, value in values.items()}
+    return f"{value:.3f}" if finite_or_none(value) is not None else "-"

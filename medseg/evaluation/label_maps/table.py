@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from medseg.evaluation.label_maps.metrics import LabelMetrics
-from medseg.evaluation.rendering import as_html, as_text, finite, installed_version
+from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
+from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
@@ -139,15 +139,11 @@ class Table:
         """Means and statistics as plain values; what is not a finite number is None."""
         return {
             "cases": len(self.cases),
-            "foreground_mean": {metric: finite(mean) for metric, mean in self.foreground_mean().items()},
+            "foreground_mean": finite_values(self.foreground_mean()),
             "labels": {
-                name: {
-                    metric: {key: finite(value) for key, value in asdict(found).items()}
-                    for metric, found in by_metric.items()
-                }
+                name: {metric: finite_values(asdict(found)) for metric, found in by_metric.items()}
                 for name, by_metric in self.statistics().items()
             },
-            "medseg_version": installed_version(),
             "tolerance_mm": self.tolerance_mm,
         }
 
@@ -157,16 +153,16 @@ class Table:
         Raises:
             DataError: the file cannot be written.
         """
-        write_text(path, json.dumps(self.summary(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+        write_summary_json(self.summary(), path)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return as_text(self._cells(), self._notes())
+        return text_table(self._cells(), self._notes())
 
     def _repr_html_(self) -> str:
-        return as_html(self._cells(), self._notes())
+        return html_table(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
         """Header, one row a label that occurs, and the foreground mean if there are several."""
