@@ -21,6 +21,7 @@ from .models.unet.network import UNet3d as UNet3d
 from .models.unet.network_config import AttentionUNetConfig as AttentionUNetConfig
 from .models.unet.network_config import UNetConfig as UNetConfig
 from .planning.plan_dataset import plan as plan
+from .planning.plan_options import PlanOptions as PlanOptions
 from .viz.explore import show as show
 from .volumes.grid import Grid as Grid
 from .volumes.volume import Volume as Volume
@@ -34,6 +35,7 @@ __all__ = [
     "Instances",
     "Labels",
     "MedsegError",
+    "PlanOptions",
     "ResUNet2d",
     "ResUNet3d",
     "UNet2d",

@@ -1,12 +1,11 @@
-"""``medseg.plan``: from a dataset to an experiment that fits it."""
+"""``medseg.plan``: propose an experiment that fits a dataset."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from medseg.data.datasets.layouts import Layout, read_dataset
 from medseg.errors import ConfigError
@@ -18,13 +17,16 @@ from medseg.planning.explained_experiment import DatasetSource, OtherModel, expl
 from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
-from medseg.planning.nnunet.presets import PresetName, find_preset
-from medseg.planning.propose import Kind, Proposal, propose
+from medseg.planning.plan_options import PlanOptions
+from medseg.planning.propose import Proposal, propose
 from medseg.runtime.formatting import percent, pluralise, single_line
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
 
 _MOST_WARNINGS = 5
+_TRAIN_COMMAND = (
+    "  medseg train plan.yaml                    # append key=value to change a value: train.steps=2000"
+)
 FINGERPRINT_NAME, PAGE_NAME = "fingerprint.json", "fingerprint.html"
 
 
@@ -33,11 +35,12 @@ class Plan:
     """An experiment proposed for a dataset.
 
     Attributes:
-        experiment: ready to train: ``plan.experiment.trainer(run="runs/first")``.
-        text: its YAML, with a comment on each value.
-        fingerprint: what was measured on the dataset.
-        proposal: the network with the numbers behind it.
-        cascade: where a low resolution would see more, its plan, and that of this network behind it; else nothing.
+        experiment: The experiment, ready to train: ``plan.experiment.trainer(run="runs/first")``.
+        text: Its YAML, with a comment on each value.
+        fingerprint: The measurements of the dataset.
+        proposal: The network and the numbers that led to it.
+        cascade: The plans of both stages of a cascade, the low resolution first, if a low resolution would see
+            more of a volume; else empty.
     """
 
     experiment: Experiment
@@ -47,10 +50,15 @@ class Plan:
     cascade: tuple[Plan, ...] = ()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the YAML, and beside it ``fingerprint.json``, ``fingerprint.html`` and the stages of a cascade.
+        """Write the YAML, and next to it ``fingerprint.json``, ``fingerprint.html`` and the stages of a cascade.
+
+        Args:
+            path: The YAML file.
+            overwrite: Whether to replace files that exist.
 
         Raises:
-            ConfigError: `path` is there and is not to be overwritten. DataError: the folder cannot be written.
+            ConfigError: A file exists and `overwrite` is False.
+            DataError: The folder cannot be written.
         """
         from medseg.planning.plan_page import write_page
 
@@ -79,22 +87,15 @@ class Plan:
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Raise a `ConfigError` if a plan is there already, which a user may have edited."""
+    """Raise a `ConfigError` if a plan exists, because a user may have edited it."""
     if path.exists() and not overwrite:
-        raise ConfigError(
-            f"{path}: found a file there already. Choose another --output, or give --overwrite."
-        )
+        raise ConfigError(f"{path}: found an existing file. Choose another --output, or give --overwrite.")
 
 
 def plan(
     dataset: str | Path,
+    options: PlanOptions | None = None,
     *,
-    preset: PresetName = "unet",
-    dims: Literal[2, 3] | None = None,
-    lowres: bool = False,
-    model: str | None = None,
-    memory: str | None = None,
-    steps: int | None = None,
     layout: Layout = "auto",
     workers: int | None = 0,
     cache: str | Path | None = None,
@@ -103,86 +104,64 @@ def plan(
     """Measure a dataset and propose an experiment for it by nnU-Net's rules (Isensee et al. 2021).
 
     Args:
-        dataset: folder or table, as for `medseg.read_dataset`.
-        preset: ``unet`` is nnU-Net's default; ``resenc-m``, ``-l`` and ``-xl`` its residual encoders for GPUs of 8,
-            24 and 40 GB.
-        dims: 2 or 3; None takes 3, or 2 for single slices.
-        lowres: the low resolution, for volumes of which a patch at the full one sees little.
-        model: a name of `medseg.list_models` to train with its default options instead of the planned U-Net.
-        memory: Memory of the GPU, such as ``"8GiB"``; a number needs a unit. None takes the preset's, or what this machine
-            has if that is less.
-        steps: of the training; None takes 250,000 for a GPU, and as many as 40 minutes hold for a processor.
-        layout: of the dataset.
-        workers: processes that measure, see `medseg.planning.fingerprint.measure.fingerprint`.
-        cache: an earlier ``fingerprint.json``, used again if no file has changed.
-        progress: called with (done, total, case id).
+        dataset: Folder or table, as for `medseg.read_dataset`.
+        options: Preset, dimensions, memory and length of the training; None takes the defaults.
+        layout: Layout of the dataset.
+        workers: Number of processes that measure cases, see `medseg.planning.fingerprint.measure.fingerprint`.
+        cache: A ``fingerprint.json`` written earlier, reused if no file of the dataset has changed.
+        progress: Called after each case with (done, total, case id).
+
+    Returns:
+        The plan, which `Plan.save` writes.
 
     Raises:
-        DataError: the dataset cannot be read. ConfigError: options that do not fit each other or the dataset.
+        DataError: The dataset cannot be read.
+        ConfigError: The options do not fit the dataset.
+
+    >>> import tempfile
+    >>> from medseg.data.datasets.phantom import write_phantoms
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_phantoms(folder, cases=2, shape=(16, 16, 12), spacing=(5, 5, 8))
+    ...     proposed = plan(folder, PlanOptions(memory="8GiB"))
+    >>> proposed.experiment.model.name
+    'unet_3d'
     """
-    chosen = find_preset(preset)
-    kind = _kind(dims, lowres, model)
-    if steps is not None and steps < 1:
-        raise ConfigError(f"steps: found {steps}, expected at least 1. Correct it.")
-    if model is not None and preset != "unet":
-        raise ConfigError("a preset plans its own model. Give either --model or --preset.")
+    options = options or PlanOptions()
     source = DatasetSource(Path(dataset).resolve(), layout)
     measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, progress=progress)
-    proposal = propose(measured, chosen, choose_budget(chosen, memory), kind)
-    other = _other_model(model, measured, proposal) if model else None
+    preset, steps = options.chosen_preset, options.steps
+    proposal = propose(measured, preset, choose_budget(preset, options.memory), options.kind)
+    other = _other_model(options.model, measured) if options.model else None
     tree = explained_experiment(measured, proposal, source, steps, other)
-    made = _made(_heading(measured, proposal, other), tree, measured, proposal)
+    single = _plan(_heading(measured, proposal, other), tree, measured, proposal)
     if proposal.kind != "3d" or not proposal.low_resolution or other is not None:
-        return made
-    low = propose(measured, chosen, proposal.budget, "lowres")
-    return replace(
-        made, cascade=_cascade(made, tree, low, explained_experiment(measured, low, source, steps, None))
-    )
+        return single
+    low = propose(measured, preset, proposal.budget, "lowres")
+    low_tree = explained_experiment(measured, low, source, steps, None)
+    return replace(single, cascade=_cascade(single, tree, low, low_tree))
 
 
-def _made(heading: str, tree: ExplainedValues, measured: Fingerprint, proposal: Proposal) -> Plan:
-    return Plan(
-        Experiment.parse(plain_values(tree), source="plan"), render_yaml(heading, tree), measured, proposal
-    )
+def _plan(heading: str, tree: ExplainedValues, measured: Fingerprint, proposal: Proposal) -> Plan:
+    experiment = Experiment.parse(plain_values(tree), source="plan")
+    return Plan(experiment, render_yaml(heading, tree), measured, proposal)
 
 
 def _cascade(
     full: Plan, full_tree: ExplainedValues, low: Proposal, low_tree: ExplainedValues
 ) -> tuple[Plan, Plan]:
-    """The low resolution's plan, and that of the full one behind it."""
-    measured, name = full.fingerprint, full.experiment.name
-    first, second = str(plain_values(low_tree)["name"]), f"{name}{SECOND}"
+    """Return the plans of the first stage (low resolution) and the second stage (full resolution)."""
+    measured = full.fingerprint
+    first, second = str(plain_values(low_tree)["name"]), f"{full.experiment.name}{SECOND}"
     order = explained(commands(Path("plan.yaml"), first, second))
+    second_tree = second_stage(full_tree, second, first)
     return (
-        _made(_heading(measured, low, None, order), low_tree, measured, low),
-        _made(
-            _heading(measured, full.proposal, None, order),
-            second_stage(full_tree, second, first),
-            measured,
-            full.proposal,
-        ),
+        _plan(_heading(measured, low, None, order), low_tree, measured, low),
+        _plan(_heading(measured, full.proposal, None, order), second_tree, measured, full.proposal),
     )
 
 
-def _kind(dims: int | None, lowres: bool, model: str | None) -> Kind | None:
-    if dims not in (None, 2, 3):
-        raise ConfigError(f"dims: found {dims}, expected 2 or 3. Correct it.")
-    if model is not None:
-        needed = MODELS.get(model).dims
-        if dims not in (None, needed):
-            raise ConfigError(
-                f"dims: found {dims}, expected {needed} because {model} has {needed}. Leave it out."
-            )
-        dims = needed
-    if lowres and dims == 2:
-        raise ConfigError("lowres: a low resolution is for 3-D networks. Give either --lowres or --dims 2.")
-    if lowres:
-        return "lowres"
-    return None if dims is None else "2d" if dims == 2 else "3d"
-
-
-def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherModel:
-    """Its divisor, from the model itself built without memory."""
+def _other_model(name: str, measured: Fingerprint) -> OtherModel:
+    """Return a model with its divisor, for which it is built without allocating memory."""
     import torch
 
     entry = MODELS.get(name)
@@ -196,23 +175,18 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
 def _heading(
     f: Fingerprint, p: Proposal, other: OtherModel | None, cascade: Sequence[str] | None = None
 ) -> str:
-    """What stands above a plan; `cascade` holds the commands of both stages where it is one of them."""
+    """Return the comment at the top of a plan; `cascade` holds the commands of both stages of a cascade."""
     lines = [
         f"Plan for {single_line(f.dataset)}: {pluralise(len(f.cases), 'case')}, {pluralise(len(f.channel_names), 'channel')} "
         f"({single_line(', '.join(f.channel_names))}), "
         f"{pluralise(len(f.labels) - 1, 'label')} besides background.",
         f"Memory: {p.budget.source}.",
         *_warnings(f),
-        *_advice(p, other, alone=cascade is None),
+        *_advice(p, other, is_stage=cascade is not None),
         "",
-        *(
-            cascade
-            or [
-                "  medseg train plan.yaml                    # behind it, any value can be changed: train.steps=2000"
-            ]
-        ),
+        *(cascade or [_TRAIN_COMMAND]),
         "",
-        "Every value may be edited. Axes are X, Y, Z in RAS+.",
+        "You can edit every value. Axes are X, Y, Z in RAS+.",
     ]
     return "\n".join(lines)
 
@@ -227,32 +201,33 @@ def _warnings(f: Fingerprint) -> list[str]:
     return [f"Note: {text}" for text in severe[:_MOST_WARNINGS]] + more
 
 
-def _advice(p: Proposal, other: OtherModel | None, *, alone: bool) -> list[str]:
+def _advice(p: Proposal, other: OtherModel | None, *, is_stage: bool) -> list[str]:
     lines = []
-    if not alone:
+    if is_stage:
         lines.append(
-            "A stage of a cascade: a network at a low resolution, and one at the full one that sees its label map."
+            "One stage of a cascade: a low-resolution network, then a full-resolution network that also receives the "
+            "label map of the first."
         )
     elif p.kind == "3d" and p.low_resolution and other is None:
         lines.append(
-            f"A patch holds only {percent(p.covered)} of the median volume. plan_lowres.yaml is a coarser network that sees "
-            "more, and plan_cascade.yaml this one behind it."
+            f"A patch covers only {percent(p.covered)} of the median volume. plan_lowres.yaml is a coarser network that "
+            "sees more; plan_cascade.yaml is this network as the second stage after it."
         )
     if other is not None:
-        lines.append("Patch and batch are those of a U-Net: lower train.batch_size if memory runs out.")
+        lines.append("Patch and batch are planned for a U-Net: lower train.batch_size if memory runs out.")
     return lines
 
 
-def _times(values: Any) -> str:
+def _times(values: Iterable[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
 
 
 def command_line(plan_path: Path) -> str:
-    """The command that trains a saved plan."""
+    """Return the command that trains a saved plan."""
     return f"medseg train {shlex.quote(str(plan_path))}"
 
 
-def cascade_lines(made: Plan, plan_path: Path) -> list[str]:
-    """The commands that train the cascade of a saved plan, in order; none where there is no cascade."""
-    names = [stage.experiment.name for stage in made.cascade]
+def cascade_lines(proposed: Plan, plan_path: Path) -> list[str]:
+    """Return the commands that train the cascade of a saved plan, in order; none without a cascade."""
+    names = [stage.experiment.name for stage in proposed.cascade]
     return commands(plan_path, *names) if names else []

@@ -34,6 +34,7 @@ from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import MemoryBudget
 from medseg.planning.nnunet.presets import PRESETS
 from medseg.planning.plan_dataset import _heading, plan
+from medseg.planning.plan_options import PlanOptions
 from medseg.planning.plan_page import write_page
 from medseg.planning.propose import propose
 from medseg.runtime.memory import GIB
@@ -73,8 +74,10 @@ def test_a_plan_is_an_experiment_and_its_text_reads_back(phantoms, cache):
 
 def test_a_short_training_on_a_processor_gets_half_the_widths(phantoms, cache):
     """A GPU, or somebody who asks for as many steps as nnU-Net's recipe needs, gets those of the rules."""
-    short, long = (plan(phantoms, preset="resenc-m", steps=steps, cache=cache) for steps in (None, 100_000))
-    on_gpu = plan(phantoms, preset="resenc-m", memory="8GiB", cache=cache)
+    short, long = (
+        plan(phantoms, PlanOptions(preset="resenc-m", steps=steps), cache=cache) for steps in (None, 100_000)
+    )
+    on_gpu = plan(phantoms, PlanOptions(preset="resenc-m", memory="8GiB"), cache=cache)
     whole = [stage["channels"] for stage in on_gpu.experiment.model.to_plain()["encoder_stages"]]
     assert whole == list(on_gpu.proposal.channels)
     for made, widths in ((short, [width // 2 for width in whole]), (long, whole)):
@@ -85,7 +88,7 @@ def test_a_short_training_on_a_processor_gets_half_the_widths(phantoms, cache):
 
 def test_every_value_has_a_reason(phantoms, cache):
     """A comment behind it or above it, but for what others explain."""
-    lines = medseg.plan(phantoms, cache=cache, preset="resenc-m", dims=2).text.splitlines()
+    lines = medseg.plan(phantoms, PlanOptions(preset="resenc-m", dims=2), cache=cache).text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("name:"))
     for before, line in zip(lines[start:], lines[start + 1 :], strict=False):
         if not line.startswith(" ") or line.strip().startswith("#"):
@@ -97,7 +100,7 @@ def test_every_value_has_a_reason(phantoms, cache):
 @pytest.mark.parametrize("preset", ["unet", "resenc", "resenc-m", "resenc-l", "resenc-xl"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_preset_builds_a_network_that_takes_its_patch(preset, dims, phantoms, cache):
-    made = plan(phantoms, preset=preset, dims=dims, cache=cache)
+    made = plan(phantoms, PlanOptions(preset=preset, dims=dims), cache=cache)
     experiment = made.experiment
     assert experiment.model.name == f"{'unet' if preset == 'unet' else 'resunet'}_{dims}d"
     with torch.device("meta"):
@@ -108,17 +111,17 @@ def test_every_preset_builds_a_network_that_takes_its_patch(preset, dims, phanto
 
 
 def test_another_model_gets_a_patch_it_divides(phantoms, cache):
-    made = plan(phantoms, model="attention_unet_2d", cache=cache)
+    made = plan(phantoms, PlanOptions(model="attention_unet_2d"), cache=cache)
     assert made.experiment.model.options() == MODELS.get("attention_unet_2d").options()
     assert made.experiment.patch.size == (32, 24)
     assert all(size % 8 == 0 for size in made.experiment.patch.size)
     assert "model.channels" not in made.text
     with pytest.raises(ConfigError, match="either --model or --preset"):
-        plan(phantoms, model="unet_3d", preset="resenc-m", cache=cache)
+        plan(phantoms, PlanOptions(model="unet_3d", preset="resenc-m"), cache=cache)
     with pytest.raises(ConfigError, match=r"found 3, expected 2 because attention_unet_2d"):
-        plan(phantoms, model="attention_unet_2d", dims=3, cache=cache)
+        plan(phantoms, PlanOptions(model="attention_unet_2d", dims=3), cache=cache)
     with pytest.raises(ConfigError, match="Did you mean 'attention_unet_2d'"):
-        plan(phantoms, model="atention_unet_2d", cache=cache)
+        plan(phantoms, PlanOptions(model="atention_unet_2d"), cache=cache)
 
 
 def test_a_model_that_is_no_unet_gets_its_own_recipe(make_fingerprint, monkeypatch):
@@ -138,13 +141,16 @@ def test_a_model_that_is_no_unet_gets_its_own_recipe(make_fingerprint, monkeypat
 
 
 def test_memory_decides_the_recipe_and_the_patch(phantoms, cache):
-    gpu = plan(phantoms, memory="8GiB", cache=cache)
+    gpu = plan(phantoms, PlanOptions(memory="8GiB"), cache=cache)
     assert gpu.experiment.train.steps == LONG_STEPS
     assert gpu.experiment.train.optimizer.name == "sgd"
     assert gpu.experiment.train.workers > 0
-    little = plan(phantoms, memory="5MiB", cache=cache)
+    little = plan(phantoms, PlanOptions(memory="5MiB"), cache=cache)
     assert np.prod(little.experiment.patch.size) < np.prod(gpu.experiment.patch.size)
-    assert plan(phantoms, memory="8GiB", steps=50, cache=cache).experiment.train.optimizer.name == "adamw"
+    assert (
+        plan(phantoms, PlanOptions(memory="8GiB", steps=50), cache=cache).experiment.train.optimizer.name
+        == "adamw"
+    )
     for wrong in (
         {"steps": 0},
         {"dims": 4},
@@ -152,8 +158,8 @@ def test_memory_decides_the_recipe_and_the_patch(phantoms, cache):
         {"memory": "much"},
         {"preset": "unets"},
     ):
-        with pytest.raises(ConfigError, match=r"found|low resolution"):
-            plan(phantoms, cache=cache, **wrong)
+        with pytest.raises(ConfigError, match="found"):
+            plan(phantoms, PlanOptions(**wrong), cache=cache)
 
 
 def test_channels_margins_and_missing_names_are_planned_for(write_table):
@@ -200,7 +206,7 @@ def test_pictures_are_planned_in_2d_and_their_plan_trains(write_table, tmp_path)
         label[10:20, 12:22] = 1
         image = rng.normal(0, 10, (1, 40, 36, 1)).astype(np.float32) + 100 * label[None]
         cases[f"p{number}"] = (image, label)
-    made = plan(write_table(cases), steps=1)
+    made = plan(write_table(cases), PlanOptions(steps=1))
     assert made.experiment.preprocess.spacing == (1.0, 1.0, None)
     assert made.experiment.patch.size == (40, 40)
     small = made.experiment.model.replace(encoder_stages=[{"channels": 4}, {"channels": 4, "stride": 2}])
@@ -235,7 +241,7 @@ def test_a_plan_that_is_there_is_kept_unless_told(phantoms, cache, tmp_path, cap
     target.write_text("edited: true\n")
     shutil.copy(cache, tmp_path / "fingerprint.json")
     assert main(["plan", str(phantoms), "-o", str(target)]) == 1
-    assert "found a file there already" in capsys.readouterr().err
+    assert "found an existing file" in capsys.readouterr().err
     assert target.read_text() == "edited: true\n"
     assert main(["plan", str(phantoms), "-o", str(target), "--overwrite"]) == 0
     assert Experiment.load(target).name == "phantom_ct_unet_3d"
@@ -312,7 +318,7 @@ def test_saving_into_an_impossible_folder_is_told(phantoms, cache, tmp_path):
 
 def test_planning_with_given_memory_imports_no_torch(phantoms, cache):
     code = (
-        f"import sys, medseg; medseg.plan({str(phantoms)!r}, cache={str(cache)!r}, memory='8GiB'); "
+        f"import sys, medseg; medseg.plan({str(phantoms)!r}, medseg.PlanOptions(memory='8GiB'), cache={str(cache)!r}); "
         "print([name for name in ('torch', 'matplotlib', 'monai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -344,7 +350,7 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
     large = make_fingerprint((260, 260, 260), count=60, labels=2)
     monkeypatch.setattr(module, "read_dataset", lambda *_: None)
     monkeypatch.setattr(module, "fingerprint", lambda *_, **__: large)
-    made = plan(tmp_path / "data", memory="8GiB")
+    made = plan(tmp_path / "data", PlanOptions(memory="8GiB"))
     low, behind = made.cascade
     assert low.experiment.name == "made_up_unet_3d_lowres"
     assert low.experiment.preprocess.spacing[0] > 1.2
@@ -363,7 +369,7 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
         assert stage.experiment == Experiment.parse(yaml.safe_load(stage.text))
         places = [stage.text.index(line) for line in order]
         assert places == sorted(places)
-    assert "plan_cascade.yaml this one behind it" in made.text.replace("\n# ", " ")
+    assert "plan_cascade.yaml is this network as the second stage" in made.text.replace("\n# ", " ")
     assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8GiB"]) == 0
     told = capsys.readouterr().out
     assert (
@@ -373,11 +379,11 @@ def test_a_cascade_is_planned_where_a_low_resolution_sees_more(
     for mark, stage in zip(("_lowres", "_cascade"), made.cascade, strict=True):
         assert Experiment.load(stage_file(tmp_path / "big.yaml", mark)) == stage.experiment
     (tmp_path / "big.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"big_lowres\.yaml: found a file there already"):
+    with pytest.raises(ConfigError, match=r"big_lowres\.yaml: found an existing file"):
         made.save(tmp_path / "big.yaml")
     assert not (tmp_path / "big.yaml").exists()
     for others in ({"lowres": True}, {"dims": 2}, {"model": "unet_3d"}):
-        assert plan(tmp_path / "data", memory="8GiB", **others).cascade == ()
+        assert plan(tmp_path / "data", PlanOptions(memory="8GiB", **others)).cascade == ()
 
 
 def test_no_cascade_where_a_patch_sees_enough(phantoms, cache, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,37 @@ PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("plan", help="propose an experiment for a dataset", description=__doc__)
-    parser.add_argument("dataset", help="dataset folder or table")
+    parser.add_argument("dataset", help="dataset folder or table of cases")
     parser.add_argument(
         "-o",
         "--output",
         default="plan.yaml",
         metavar="FILE",
-        help="YAML to write; plan.yaml unless told. fingerprint.json and fingerprint.html go beside it",
+        help="YAML file to write (default: plan.yaml); fingerprint.json and fingerprint.html go into the same folder",
     )
     parser.add_argument(
         "--preset",
         default="unet",
         metavar="NAME",
-        help=f"{', '.join(PRESETS)}: nnU-Net's default, and its residual encoders for GPUs of 8, 8, 24 and 40 GB",
+        help=f"{', '.join(PRESETS)}: nnU-Net's default, and its residual encoders for GPUs of 8, 8, 24 and 40 GB "
+        "(default: unet)",
     )
-    parser.add_argument("--model", metavar="NAME", help="another model of `medseg models`, with its defaults")
-    parser.add_argument("--dims", type=int, choices=(2, 3), help="3 unless told, or 2 for single slices")
-    parser.add_argument("--lowres", action="store_true", help="a coarser 3-D network that sees more at once")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a model listed by `medseg models`, with its default options, instead of the planned U-Net",
+    )
+    parser.add_argument(
+        "--dims",
+        type=int,
+        choices=(2, 3),
+        help="spatial axes of the network (default: 3, or 2 for a dataset of single slices)",
+    )
+    parser.add_argument(
+        "--lowres",
+        action="store_true",
+        help="plan a 3-D network at a lower resolution, whose patch covers more of a volume",
+    )
     parser.add_argument(
         "--memory",
         metavar="8GiB",
@@ -36,16 +49,18 @@ def add_parser(verbs: Any) -> None:
         "if less)",
     )
     parser.add_argument(
-        "--steps", type=int, help="of the training; unless told 250000 for a GPU, else what 40 minutes hold"
+        "--steps", type=int, help="training steps (default: 250000 on a GPU, 40 minutes on a processor)"
     )
-    parser.add_argument("--layout", default="auto", help="auto, msd, nnunet, bids, images or table")
-    parser.add_argument("--workers", type=int, help="processes that measure, each with one case in memory")
-    parser.add_argument("--overwrite", action="store_true", help="replace a plan that is there")
+    parser.add_argument("--layout", default="auto", help="auto, msd, nnunet, bids, images or table (default: auto)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that measure, each with one case in memory (default: one per core for large datasets, else 0)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 
 def run(options: argparse.Namespace) -> int:
-    from medseg.runtime.progress import progress_bar
-    from medseg.storage.atomic import make_folder
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
         PAGE_NAME,
@@ -54,30 +69,31 @@ def run(options: argparse.Namespace) -> int:
         command_line,
         plan,
     )
+    from medseg.planning.plan_options import PlanOptions
+    from medseg.runtime.progress import progress_bar
+    from medseg.storage.atomic import make_folder
 
     target = Path(options.output)
     check_target(target, overwrite=options.overwrite)
     make_folder(target.parent)
+    chosen = PlanOptions(
+        options.preset, options.dims, options.lowres, options.model, options.memory, options.steps
+    )
     with progress_bar(description="measuring") as progress:
-        made = plan(
+        proposed = plan(
             options.dataset,
-            preset=options.preset,
-            dims=options.dims,
-            lowres=options.lowres,
-            model=options.model,
-            memory=options.memory,
-            steps=options.steps,
+            chosen,
             layout=options.layout,
             workers=options.workers,
             cache=target.with_name(FINGERPRINT_NAME),
             progress=progress,
         )
-    made.save(target, overwrite=options.overwrite)
-    print(made)
-    for finding in made.fingerprint.findings:
+    proposed.save(target, overwrite=options.overwrite)
+    print(proposed)
+    for finding in proposed.fingerprint.findings:
         print(f"  {'!' if finding.severe else '-'} {finding.text}")
     print(f"look at: {target.with_name(PAGE_NAME)}")
     print(f"train:   {command_line(target)}")
-    for number, line in enumerate(cascade_lines(made, target)):
+    for number, line in enumerate(cascade_lines(proposed, target)):
         print(f"{'' if number else 'cascade:':<8} {line}")
     return 0

@@ -1,0 +1,77 @@
+"""The choices that a user makes for a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medseg.errors import ConfigError
+from medseg.models.catalog import MODELS
+from medseg.planning.nnunet.presets import Preset, PresetName, find_preset
+from medseg.planning.propose import Kind
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The choices for a plan; the defaults leave everything to the dataset and the machine.
+
+    Attributes:
+        preset: Size of the planned network: ``unet`` is nnU-Net's default; ``resenc-m``, ``resenc-l`` and
+            ``resenc-xl`` are its residual encoders for GPUs of 8, 24 and 40 GB.
+        dims: Number of spatial axes of the network, 2 or 3; None chooses 3, or 2 for a dataset of single slices.
+        lowres: Whether to plan at a low resolution, for volumes of which a full-resolution patch covers little.
+        model: Name of a model in `medseg.list_models` that is trained with its default options instead of the
+            planned U-Net.
+        memory: Memory of the GPU with a unit, such as ``"8GiB"``; None takes the preset's memory, or the memory of
+            this machine if that is less.
+        steps: Number of training steps; None takes 250,000 on a GPU, and what 40 minutes allow on a processor.
+
+    Raises:
+        ConfigError: An unknown name, a value out of range, or options that contradict each other.
+
+    >>> PlanOptions(dims=2).kind
+    '2d'
+    """
+
+    preset: PresetName = "unet"
+    dims: Literal[2, 3] | None = None
+    lowres: bool = False
+    model: str | None = None
+    memory: str | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        find_preset(self.preset)
+        if self.dims not in (None, 2, 3):
+            raise ConfigError(f"dims: found {self.dims}, expected 2 or 3. Correct it.")
+        if self.model is not None and self.dims not in (None, needed := MODELS.get(self.model).dims):
+            raise ConfigError(
+                f"dims: found {self.dims}, expected {needed} because {self.model} has {needed}. Remove dims."
+            )
+        if self.lowres and self._dims == 2:
+            raise ConfigError(
+                "lowres: found it for a 2-D network, expected a 3-D one. Give either --lowres or --dims 2."
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps: found {self.steps}, expected at least 1. Correct it.")
+        if self.model is not None and self.preset != "unet":
+            raise ConfigError(
+                f"preset: found {self.preset} and the model {self.model}, expected one of them, because a preset "
+                "plans its own model. Give either --model or --preset."
+            )
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of network, or None to choose it from the dataset."""
+        if self.lowres:
+            return "lowres"
+        return None if self._dims is None else "2d" if self._dims == 2 else "3d"
+
+    @property
+    def chosen_preset(self) -> Preset:
+        """The numbers of the preset."""
+        return find_preset(self.preset)
+
+    @property
+    def _dims(self) -> int | None:
+        return self.dims if self.model is None else MODELS.get(self.model).dims
