@@ -33,6 +33,15 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "model.proposals": ("proposals_train", "proposals_test"),
     "model.proposals_before_nms": ("proposals_before_nms_train", "proposals_before_nms_test"),
     "model.window": ("attention_window",),
+    "model.heads": ("swin_heads",),
+    "model.pyramid": ("feature_pyramid",),
+    "model.targets": ("target_masks",),
+    "model.fuse": ("fused_classes",),
+    "model.form": ("feature_map",),
+    "model.anchors_sampled": ("sampled_anchors_per_image",),
+    "model.boxes_sampled": ("sampled_proposals_per_image",),
+    "model.box_width": ("box_head_width",),
+    "model.mask_widths": ("mask_head_widths",),
 }
 """New names of the last part of a key, by the old key; ``*`` stands for any part. A second new name means that the
 values of an old pair are two settings now."""

@@ -1,7 +1,37 @@
-"""The names of all models, what they can be told, and how one is built.
+"""The catalog of models: names, options, and how to build a network.
 
-This module and every ``*_config`` module are free of torch on purpose: ``medseg models``, tab completion and the
-checking of an experiment file answer at once, and only `build_model` pays for the import.
+To add a model, write a torch-free class of options and a function that builds the network, and register the options
+under a name::
+
+    # my_models/config.py
+    from typing import ClassVar
+    from pydantic import PositiveInt
+    from medseg.models import ModelOptions, register
+
+    @register("my_net_3d", spatial_dims=3, summary="A small network", reference="Doe 2026")
+    class MyNetOptions(ModelOptions):
+        builder: ClassVar[str] = "my_models.network:build"
+        width: PositiveInt = 16
+
+    # my_models/network.py
+    from medseg.models import Model
+
+    class MyNet(Model): ...  # forward(image) returns logits on the image's grid
+
+    def build(options, *, in_channels, num_classes, spatial_dims):
+        return MyNet(options, in_channels, num_classes)
+
+In your own package, name the module in ``pyproject.toml``, and medseg finds it wherever both packages are installed::
+
+    [project.entry-points."medseg.models"]
+    my_models = "my_models.config"
+
+Inside medseg, add the module to the list of `MODELS`. The name then works in experiments, on the command line and in saved
+model folders. A network whose input sizes must be multiples of a number sets ``divisor`` and pads its input; see
+`medseg.models.monai.network.MonaiNetwork`.
+
+This module and every ``config`` module are free of torch on purpose: ``medseg models``, tab completion and the check of
+an experiment file respond at once, and only `build_model` imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +42,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from medseg.config import Config
-from medseg.errors import ConfigError, error_message
+from medseg.errors import ConfigError, ModelError, error_message
 from medseg.registry import Registry
 
 if TYPE_CHECKING:
@@ -20,37 +50,78 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(Config):
-    """The options of one model that a user may choose. What depends on the data is passed to `build`.
+    """The base class of the options of a model. Values that depend on the data are passed to `build` instead.
+
+    A subclass is a pydantic model: it declares typed fields with defaults, unknown keys are rejected, and its fields appear
+    in ``medseg models NAME`` and in experiments.
 
     Attributes:
-        builder: where the network is built, as ``module:function``. The function is called with the options and the
-            arguments of `build`. It is named by a string so that options can be read and checked without torch.
+        builder: The function that builds the network, as ``module:function``. It is called as
+            ``function(options, in_channels=…, num_classes=…, spatial_dims=…)`` and returns a `Model`. It is given as a
+            string so that options can be read and checked without importing torch.
+
+    Examples:
+        >>> from medseg.models import UNetOptions
+        >>> model = UNetOptions(channels=(4, 8)).build(in_channels=1, num_classes=2, spatial_dims=2)
+        >>> model.num_classes
+        2
     """
 
     builder: ClassVar[str]
 
     def axis_errors(self, spatial_dims: int) -> list[str]:
-        """Return one sentence per option that does not fit the number of spatial axes."""
+        """Return one sentence per option that does not fit the number of spatial axes; override it for per-axis options."""
         return []
 
     def build(self, *, in_channels: int, num_classes: int, spatial_dims: int) -> Model:
-        """Build the model with fresh weights, or with the pretrained weights that the options name.
+        """Build the model with fresh weights, or with the pretrained weights that the options select.
 
         Args:
-            in_channels: channels of the image.
-            num_classes: classes, background included.
+            in_channels: Channels of the image.
+            num_classes: Number of classes, background included.
             spatial_dims: 2 or 3.
+
+        Raises:
+            ModelError: `builder` does not name an existing function.
         """
-        module, _, function = self.builder.partition(":")
-        model: Model = getattr(import_module(module), function)(
+        model: Model = self._find_builder()(
             self, in_channels=in_channels, num_classes=num_classes, spatial_dims=spatial_dims
         )
         return model
 
+    def _find_builder(self) -> Callable[..., Model]:
+        """Import the function that `builder` names; raise `ModelError` where there is none."""
+        name, builder = type(self).__name__, getattr(self, "builder", None)
+        expected = "'module:function', such as 'my_package.my_network:build'"
+        if not isinstance(builder, str) or not all(builder.partition(":")):
+            fix = f"Set `builder: ClassVar[str]` in class {name}"
+            raise ModelError(error_message(name, "builder", found=repr(builder), expected=expected, fix=fix))
+        module_name, _, function_name = builder.partition(":")
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the module exists, and a package that it needs does not
+            fix = "Correct the builder, or install the package"
+            what = f"builder {builder!r}: there is no module {error.name!r}"
+            raise ModelError(error_message(name, what, fix=fix)) from None
+        function: Callable[..., Model] | None = getattr(module, function_name, None)
+        if not callable(function):
+            fix = f"Define the function in {module_name}, or correct the builder"
+            what = f"builder {builder!r}: module {module_name!r} has no function {function_name!r}"
+            raise ModelError(error_message(name, what, fix=fix))
+        return function
+
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameters of a model with the defaults of its name, and the channels and classes they were counted for."""
+    """The number of parameters of a model with default options, and the channels and classes it was counted for.
+
+    Attributes:
+        parameters: Number of parameters.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+    """
 
     parameters: int
     in_channels: int
@@ -59,16 +130,22 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One line of the catalog.
+    """One entry of the catalog.
 
-    Args:
-        name: the registry name, such as ``unet_3d``.
-        options: class of the options; its defaults are the model's.
-        dims: spatial axes of the images that the model takes.
-        summary: one line for ``medseg models``.
-        reference: paper, authors and year.
-        preset: option values of this name that differ from the class's defaults.
-        size: of the default model, None where it was not counted.
+    Attributes:
+        name: Registry name, such as ``unet_3d``.
+        options: Class of the options; its defaults are the model's.
+        dims: Spatial axes of the images.
+        summary: One line for ``medseg models``.
+        reference: Paper: authors, year and title.
+        preset: Values of options in which this name differs from the defaults of the class.
+        size: Size of the default model; None where it was not counted.
+
+    Examples:
+        >>> from medseg.models import MODELS
+        >>> entry = MODELS.get("unet_2d")
+        >>> entry.dims, entry.options.__name__, entry.size.parameters
+        (2, 'UNetOptions', 1926466)
     """
 
     name: str
@@ -104,10 +181,28 @@ def register(
     preset: Mapping[str, Any] | None = None,
     size: ModelSize | None = None,
 ) -> Callable[[OptionsClass], OptionsClass]:
-    """Class decorator that enters a `ModelOptions` class in the catalog under `name`; may be stacked.
+    """Register a `ModelOptions` subclass under a name; a class decorator that may be stacked.
+
+    Args:
+        name: Registry name, such as ``unet_3d``.
+        spatial_dims: Spatial axes of the images, 2 or 3.
+        summary: One line for ``medseg models``.
+        reference: Paper: authors, year and title.
+        preset: Values of options in which this name differs from the defaults of the class.
+        size: Size of the default model, shown by ``medseg models``.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: The name is already taken.
+
+    Examples:
+        >>> from typing import ClassVar
+        >>> from medseg.models import ModelOptions, parse_options, register
+        >>> @register("docs_net_2d", spatial_dims=2, summary="An example", reference="-", preset={"width": 8})
+        ... class DocsNetOptions(ModelOptions):
+        ...     builder: ClassVar[str] = "my_package.network:build"
+        ...     width: int = 4
+        >>> parse_options("docs_net_2d").width
+        8
     """
 
     def enter(options: OptionsClass) -> OptionsClass:
@@ -120,20 +215,34 @@ def register(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Sorted names that match a shell-style pattern, such as ``*_3d``."""
+    """Return the sorted names that match a shell-style pattern.
+
+    Args:
+        pattern: Pattern such as ``*_3d``.
+
+    Examples:
+        >>> from medseg.models import list_models
+        >>> list_models("unet_*")
+        ['unet_2d', 'unet_3d']
+    """
     return MODELS.names(pattern)
 
 
 def parse_options(name: str, values: Mapping[str, Any] | None = None, source: str = "model") -> ModelOptions:
-    """Check plain values against the options of the model called `name`; does not import torch.
+    """Return the checked options of a model; does not import torch.
 
     Args:
-        name: a name in `list_models`.
-        values: option names and plain values, as read from YAML.
-        source: shown in front of messages, such as the file's name.
+        name: A name in `list_models`.
+        values: Option names and plain values, as read from YAML.
+        source: Prefix of error messages, such as the name of the file.
 
     Raises:
-        ConfigError: the name is unknown, or values do not fit; all mistakes are listed at once.
+        ConfigError: The name is unknown, or values do not fit; all errors are listed at once.
+
+    Examples:
+        >>> from medseg.models import parse_options
+        >>> parse_options("unet_3d", {"channels": [8, 16, 32]}).num_levels
+        2
     """
     entry = MODELS.get(name)
     options = entry.options.parse({**entry.preset, **(values or {})}, source=source)
@@ -142,7 +251,7 @@ def parse_options(name: str, values: Mapping[str, Any] | None = None, source: st
 
 
 def raise_for_axes(options: ModelOptions, spatial_dims: int, source: str) -> None:
-    """Raise `ConfigError` with every sentence of ``options.problems(spatial_dims)``."""
+    """Raise `ConfigError` with every sentence of ``options.axis_errors(spatial_dims)``, if there is one."""
     problems = options.axis_errors(spatial_dims)
     if len(problems) == 1:
         raise ConfigError(f"{source}: {problems[0]}")
@@ -151,16 +260,23 @@ def raise_for_axes(options: ModelOptions, spatial_dims: int, source: str) -> Non
 
 
 def build_model(name: str, *, in_channels: int, num_classes: int, **options: Any) -> Model:
-    """Build a registered model with fresh weights.
+    """Build a registered model with fresh weights, or with the pretrained weights that the options select.
 
     Args:
-        name: a name in `list_models`.
-        in_channels: channels of the image.
-        num_classes: classes with the background counted.
-        **options: fields of the model's options class; see ``medseg models NAME``.
+        name: A name in `list_models`.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+        **options: Fields of the model's options class; see ``medseg models NAME``.
 
     Raises:
-        ConfigError: the name is unknown or an option does not fit.
+        ConfigError: The name is unknown, or an option does not fit.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import build_model
+        >>> model = build_model("unet_2d", in_channels=1, num_classes=3, channels=[4, 8])
+        >>> model(torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
     """
     for key, value in (("in_channels", in_channels), ("num_classes", num_classes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ModelError
 from medseg.models import MODELS, UNet2d, UNetOptions, build_model, catalog, list_models, parse_options
 from medseg.models.catalog import ModelOptions, register
 from medseg.registry import Registry
@@ -114,3 +115,25 @@ def test_a_taken_name_is_refused(registry):
     enter()
     with pytest.raises(ConfigError, match="'mine' is registered twice"):
         enter()
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (None, "Options: builder: found None, expected 'module:function'"),
+        (
+            "medseg.models.unet.network",
+            "builder: found 'medseg.models.unet.network', expected 'module:function'",
+        ),
+        ("medseg.no_such:build", "builder 'medseg.no_such:build': there is no module 'medseg.no_such'"),
+        ("medseg.models.unet.network:make", "module 'medseg.models.unet.network' has no function 'make'"),
+    ],
+)
+def test_a_wrong_builder_is_explained(builder, message):
+    class Options(ModelOptions):
+        """No options."""
+
+    if builder is not None:
+        Options.builder = builder
+    with pytest.raises(ModelError, match=re.escape(message)):
+        Options().build(in_channels=1, num_classes=2, spatial_dims=2)
