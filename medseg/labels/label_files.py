@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,14 @@ from typing import Literal
 
 from medseg.errors import DataError
 from medseg.labels.colours import Colour, colour_from_hex, colour_to_hex
+from medseg.storage.tsv import read_tsv
 
 RowKind = Literal["label", "region", "ignore"]
 _KINDS: tuple[RowKind, ...] = ("label", "region", "ignore")
+_EXPECTED = (
+    "expected tab-separated columns value, name and optionally colour (#rrggbb) and kind (label, ignore or "
+    "region 1 2 3)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,13 @@ class LabelRow:
 
         Raises:
             ValueError: A cell has an unexpected content.
-            KeyError: A column is missing.
         """
         found, *members = (cells.get("kind") or "label").split()
         kind = next((kind for kind in _KINDS if kind == found), None)
         if kind is None or (kind == "region") != bool(members):
             raise ValueError(f"kind {cells.get('kind')!r}")
         colour = colour_from_hex(cells["colour"]) if cells.get("colour") else None
-        value = int(cells.get("value") or cells["index"])
+        value = int(cells.get("value") or cells.get("index") or "")
         return cls(value, cells["name"].strip(), colour, kind, tuple(map(int, members)))
 
 
@@ -70,6 +72,7 @@ def label_rows_to_tsv(rows: Sequence[LabelRow]) -> str:
         Text that ends in a newline.
     """
     has_kinds = any(row.kind != "label" for row in rows)
+    # Names are written exactly, unlike the cells of `medseg.storage.tsv.to_tsv`, so that they can be compared later.
     lines = ["value\tname\tcolour" + ("\tkind" if has_kinds else "")]
     for row in rows:
         cells = [str(row.value), row.name, colour_to_hex(row.colour) if row.colour else ""]
@@ -92,24 +95,23 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     Raises:
         DataError: The file cannot be read, or a row is not valid.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}). Give a table of labels.") from None
-    try:
-        table = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-        rows = [LabelRow.from_cells(cells) for cells in table]
-        for kind in ("label", "region"):
-            names = [row.name for row in rows if row.kind == kind]
-            if len(set(names)) < len(names):
-                raise ValueError(f"found the name {max(names, key=names.count)!r} twice")
-        ignored = sum(row.kind == "ignore" for row in rows)
-        if ignored > 1:
-            raise ValueError(f"found {ignored} rows of kind ignore, expected one")
-    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"{path}: {error}: expected tab-separated columns value, name and optionally colour (#rrggbb) and kind "
-            "(label, ignore or region 1 2 3). Fix the header or the row."
-        ) from None
+    table = read_tsv(path)
+    if "name" not in table.columns or not {"value", "index"} & set(table.columns):
+        raise DataError(f"{path}: found columns {', '.join(table.columns)}, {_EXPECTED}. Fix the header.")
+    rows: list[LabelRow] = []
+    for row in table.rows:
+        try:
+            rows.append(LabelRow.from_cells(row.cells))
+        except ValueError as error:
+            raise DataError(f"{table.where(row)}: {error}: {_EXPECTED}. Fix the row.") from None
+    for kind in ("label", "region"):
+        names = [row.name for row in rows if row.kind == kind]
+        if len(set(names)) < len(names):
+            name = max(names, key=names.count)
+            raise DataError(
+                f"{path}: found the name {name!r} twice, expected unique names. Rename one of them."
+            )
+    ignored = sum(row.kind == "ignore" for row in rows)
+    if ignored > 1:
+        raise DataError(f"{path}: found {ignored} rows of kind ignore, expected one. Remove the others.")
     return rows

@@ -150,8 +150,6 @@ def test_reads_an_index_column_and_a_byte_order_mark(tmp_path: Path) -> None:
     [
         "name,value\na,1\n",
         "value\tname\nx\ta\n",
-        "value\tname\n1\n",
-        "value\tname\n1\ta\n2\ta\n",
         "value\tname\tcolour\n1\ta\t#12\n",
     ],
 )
@@ -159,6 +157,16 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.tsv"
     path.write_text(text)
     with pytest.raises(DataError, match=r"labels\.tsv: .*expected tab-separated columns.*Fix"):
+        Labels.from_tsv(path)
+
+
+def test_short_rows_and_repeated_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.tsv"
+    path.write_text("value\tname\n1\n")
+    with pytest.raises(DataError, match=r"labels\.tsv: line 2: found 1 cells, expected 2"):
+        Labels.from_tsv(path)
+    path.write_text("value\tname\n1\ta\n2\ta\n")
+    with pytest.raises(DataError, match=r"labels\.tsv: found the name 'a' twice"):
         Labels.from_tsv(path)
 
 
@@ -322,7 +330,7 @@ def test_sided_regions_are_pairs() -> None:
 def test_a_table_with_an_endless_name_is_refused_by_file(tmp_path: Path) -> None:
     file = tmp_path / "labels.tsv"
     file.write_text("value\tname\n1\t" + "a" * 140_000 + "\n")
-    with pytest.raises(DataError, match=r"labels\.tsv: field larger than"):
+    with pytest.raises(DataError, match=r"labels\.tsv: line 2: field larger than"):
         Labels.from_tsv(file)
 
 
