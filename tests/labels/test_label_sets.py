@@ -16,7 +16,7 @@ TUMOUR = Labels.from_names({"oedema": 1, "necrosis": 2, "enhancing": 3})
 REGIONS = TUMOUR.with_regions({"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]})
 
 
-def test_a_dataset_drawn_in_full_needs_no_sets():
+def test_a_fully_annotated_dataset_needs_no_sets():
     label_sets = LabelSets.from_annotations(ORGANS, {"a": None, "b": ("liver", "spleen", "kidney")})
     assert label_sets.is_fully_annotated
     assert label_sets.sets == ()
@@ -32,7 +32,7 @@ def test_an_ignore_value_is_the_set_of_all_classes():
     assert label_sets.known()[4].tolist() == [False, False, False]
 
 
-def test_what_was_not_drawn_may_hide_in_the_background():
+def test_unannotated_labels_may_be_in_the_background():
     label_sets = LabelSets.from_annotations(ORGANS, {"a": ("liver",), "b": ("spleen", "kidney"), "c": None})
     assert label_sets.sets == ((0, 1, 2, 3), (0, 1), (0, 2, 3))
     assert label_sets.background_value(("liver",)) == 6
@@ -44,13 +44,13 @@ def test_what_was_not_drawn_may_hide_in_the_background():
     assert label_sets.known()[:4].all()
 
 
-def test_a_case_without_any_drawn_label_says_nothing():
+def test_a_case_without_annotated_labels_is_unknown_everywhere():
     label_sets = LabelSets.from_annotations(ORGANS, {"a": ()})
     assert label_sets.sets == ((0, 1, 2, 3),)
     assert label_sets.background_value(()) == 4
 
 
-def test_a_region_is_decided_where_the_set_lies_inside_or_outside():
+def test_a_region_is_known_where_the_set_is_inside_or_outside():
     label_sets = LabelSets.from_annotations(REGIONS, {"a": ("oedema",), "b": ("oedema", "necrosis")})
     assert label_sets.sets == ((0, 1, 2, 3), (0, 2, 3), (0, 3))
     assert label_sets.certain()[:4].tolist() == [
@@ -66,6 +66,6 @@ def test_a_region_is_decided_where_the_set_lies_inside_or_outside():
     assert partial.known()[6].tolist() == [False, True, True]
 
 
-def test_an_unknown_drawn_label_is_refused_by_case():
+def test_an_unknown_annotated_label_is_refused_with_its_case():
     with pytest.raises(DataError, match=r"case a: labels: unknown label 'livre'\. Did you mean 'liver'\?"):
         LabelSets.from_annotations(ORGANS, {"a": ("livre",)})

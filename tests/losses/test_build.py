@@ -1,4 +1,4 @@
-"""Losses against figures by hand, MONAI and nnU-Net's golden values."""
+"""Losses against values computed by hand, MONAI and golden values of nnU-Net."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_loss_is_a_finite_scalar_with_gradients(name, batch_dice, dims):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("filled", [0, 2])
-def test_patches_of_one_class_are_no_trouble(name, filled):
+def test_patches_of_one_class_have_finite_gradients(name, filled):
     logits, label = batch()
     loss = build_loss(name)(logits, torch.full_like(label, filled))
     loss.backward()
@@ -51,7 +51,7 @@ def test_patches_of_one_class_are_no_trouble(name, filled):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_right_answer_costs_less_than_the_wrong_one(name):
+def test_the_correct_answer_costs_less_than_a_wrong_one(name):
     _, label = batch()
     right = torch.nn.functional.one_hot(label[:, 0], 3).movedim(-1, 1).float() * 20
     loss = build_loss(name)
@@ -73,7 +73,7 @@ def test_dice_ce_by_hand(batch_dice):
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
-def test_dice_ce_equals_monais_sum(batch_dice):
+def test_dice_ce_equals_the_sum_of_monai(batch_dice):
     from monai.losses import DiceCELoss
 
     logits, label = batch()
@@ -121,7 +121,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("name", ["generalized_dice", "tversky"])
 @pytest.mark.parametrize("absent", [False, True])
-def test_losses_of_several_processes_are_monais_in_one(monkeypatch, name, absent):
+def test_losses_of_several_processes_equal_monai_in_one_process(monkeypatch, name, absent):
     logits, label = batch()
     label = label.clamp(max=1) if absent else label
     alone = build_loss(name, batch_dice=True)(logits, label)
@@ -184,7 +184,7 @@ def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, op
 IGNORE = LabelSets.from_annotations(replace(ORGANS, ignore=9))
 PARTIAL = LabelSets.from_annotations(replace(ORGANS, ignore=9), {"case": ("a",)})
 OVERLAPPING = LabelSets.from_annotations(ORGANS.with_regions({"both": [1, 2], "inner": [2]}))
-WITH_CANDIDATES = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
+FOR_LABEL_SETS = ("dice_ce", "dice", "cross_entropy", "dice_focal", "focal")
 
 
 def golden_case(classes, outputs=3):
@@ -222,7 +222,7 @@ def test_regions_with_ignore_equal_the_golden_value_up_to_the_number_of_regions(
     assert dice - 1 + 2 * entropy == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", WITH_CANDIDATES)
+@pytest.mark.parametrize("name", FOR_LABEL_SETS)
 @pytest.mark.parametrize("batch_dice", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_with_every_voxel_known_the_loss_is_the_plain_one(name, batch_dice, dims):
@@ -232,7 +232,7 @@ def test_with_every_voxel_known_the_loss_is_the_plain_one(name, batch_dice, dims
     torch.testing.assert_close(known, plain)
 
 
-@pytest.mark.parametrize("name", WITH_CANDIDATES)
+@pytest.mark.parametrize("name", FOR_LABEL_SETS)
 def test_ignored_voxels_have_no_gradient_and_the_rest_the_same_loss(name):
     logits, label = batch()
     label[..., 3:] = 3
@@ -244,9 +244,9 @@ def test_ignored_voxels_have_no_gradient_and_the_rest_the_same_loss(name):
     torch.testing.assert_close(loss, build_loss(name)(logits[..., :3], label[..., :3]))
 
 
-@pytest.mark.parametrize("name", WITH_CANDIDATES)
+@pytest.mark.parametrize("name", FOR_LABEL_SETS)
 @pytest.mark.parametrize("label_sets", [IGNORE, replace(OVERLAPPING, sets=IGNORE.sets)])
-def test_a_patch_that_is_ignored_whole_costs_nothing(name, label_sets):
+def test_a_completely_ignored_patch_costs_nothing(name, label_sets):
     logits, label = batch(classes=label_sets.labels.num_outputs)
     loss = build_loss(name, label_sets=label_sets)(logits, torch.full_like(label, 3))
     loss.backward()
@@ -275,9 +275,9 @@ def test_the_marginal_loss_by_hand():
     torch.testing.assert_close(focal.double(), -((1 - q) ** 2 * q.log()).mean() / 3, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", WITH_CANDIDATES)
-def test_an_organ_that_was_not_drawn_is_not_pushed_away(name):
-    """Where the network sees an organ that nobody drew, calling it background teaches it to be blind."""
+@pytest.mark.parametrize("name", FOR_LABEL_SETS)
+def test_the_logit_of_an_unannotated_organ_is_not_lowered(name):
+    """If a network finds an organ that was not annotated, labels of background must not suppress it."""
     logits = torch.zeros(2, 3, 4, 4, 4)
     logits[:, 2] = 2  # rightly so: it is organ b all over
     pulls = {}
@@ -317,7 +317,7 @@ def test_undecided_regions_are_left_out():
 
 
 @pytest.mark.parametrize("name", ["dice_ce", "cross_entropy"])
-def test_class_weights_are_torchs(name):
+def test_class_weights_equal_those_of_torch(name):
     logits, label = batch()
     plain = LabelSets.from_annotations(ORGANS)
     weighted = build_loss("cross_entropy", label_sets=plain, class_weights={"b": 5, "background": 0.5})(
@@ -347,7 +347,7 @@ def test_class_weights_of_regions_and_of_voxels_that_may_be_of_several():
     torch.testing.assert_close(loss, -(3 * p[0].log() + p[1].log()) / 4)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - set(WITH_CANDIDATES)))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - set(FOR_LABEL_SETS)))
 @pytest.mark.parametrize(
     ("label_sets", "reason"),
     [(IGNORE, "an ignore label"), (PARTIAL, "partially annotated cases"), (OVERLAPPING, "regions")],

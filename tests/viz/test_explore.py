@@ -43,7 +43,7 @@ def test_outside_jupyter_it_is_a_figure() -> None:
 
 
 @pytest.mark.usefixtures("in_jupyter")
-def test_sliders_change_the_picture() -> None:
+def test_sliders_change_the_image() -> None:
     viewer = show(IMAGE, LABELS, LABELS.with_data(DATA * 0))
     assert isinstance(viewer, Viewer)
     tools, columns, legend = viewer.widget.children
@@ -78,7 +78,7 @@ def test_a_page_without_widgets_shows_the_still_figure() -> None:
 
 
 @pytest.mark.usefixtures("in_jupyter")
-def test_a_colour_picture_has_one_plane_and_no_label_tools() -> None:
+def test_a_colour_image_has_one_plane_and_no_label_controls() -> None:
     data = np.random.default_rng(0).integers(0, 255, (3, 9, 8, 1)).astype(np.uint8)
     viewer = show(Volume(data, Grid.from_spacing((9, 8, 1))))
     tools, columns, _ = viewer.widget.children

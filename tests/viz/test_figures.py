@@ -32,7 +32,7 @@ def texts(figure: matplotlib.figure.Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-def test_an_overlay_is_written_whole(tmp_path: Path) -> None:
+def test_an_overlay_is_written_completely(tmp_path: Path) -> None:
     image, labels = case()
     path = tmp_path / "new" / "case.png"
     save_overlay(path, image, labels, LABELS, reference=labels, title="costs $5 of $9_")
@@ -45,7 +45,7 @@ def test_an_overlay_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_nothing_is_clipped(tmp_path: Path) -> None:
-    """The picture's outermost frame holds nothing but background, with long names and titles too."""
+    """The outermost pixels of the figure are background, even with long names and titles."""
     image, labels = case()
     names = Labels.from_names({"a long name of a label that goes on and on and on": 1, "b" * 70: 4})
     save_overlay(tmp_path / "x.png", image, labels, names, reference=labels, title="t" * 150)
@@ -91,7 +91,7 @@ def test_a_single_slice_is_shown_in_its_plane(shape: tuple[int, int, int], plane
     assert len(overlay_figure(image).axes) == 1
 
 
-def test_a_colour_picture_has_no_patient_and_no_millimetres() -> None:
+def test_a_colour_image_has_no_edge_letters_and_no_scale() -> None:
     data = np.random.default_rng(0).integers(0, 255, (3, 20, 20, 1)).astype(np.uint8)
     assert texts(overlay_figure(Volume(data, Grid.from_spacing((20, 20, 1))))) == []
 
@@ -114,7 +114,7 @@ def test_values_without_a_name_are_refused() -> None:
         overlay_figure(image, labels, labels=Labels.from_names({"liver": 1}))
 
 
-def test_an_unwritable_kind_of_picture_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_format_is_refused(tmp_path: Path) -> None:
     image, labels = case()
     with pytest.raises(DataError, match=r"x\.tga: cannot write a figure in this format"):
         save_overlay(tmp_path / "x.tga", image, labels, LABELS)

@@ -10,7 +10,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 
-def test_borders_have_the_objects_colours_and_touching_objects_stay_apart():
+def test_borders_have_the_colours_of_instances_and_touching_instances_stay_separate():
     grey = np.full((8, 10, 3), 100, np.uint8)
     ids = np.zeros((8, 10), np.int32)
     ids[1:6, 1:5], ids[1:6, 5:9] = 3, 70000

@@ -69,7 +69,7 @@ def test_sides_of_the_patient_are_where_a_radiologist_expects_them(
     assert np.argwhere(label_slice(labels, plane, index) == 9).tolist() == [[row, column]]
 
 
-def test_edge_letters_agree_with_the_pictures() -> None:
+def test_edge_letters_agree_with_the_images() -> None:
     """The side a letter names is the side where that direction's coordinate is largest."""
     axes = dict(zip("RAS", np.meshgrid(*[np.linspace(0, 255, n) for n in SHAPE], indexing="ij"), strict=True))
     opposite = {"L": "R", "P": "A", "I": "S"}
@@ -154,12 +154,12 @@ def test_the_default_window_spans_the_percentiles() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
-def test_a_constant_image_is_drawn(value: float) -> None:
+def test_a_constant_image_is_shown(value: float) -> None:
     picture = slice_rgb(image(np.full(SHAPE, value, np.float32)))
     assert picture.min() == picture.max()
 
 
-def test_colour_pictures_keep_their_colours() -> None:
+def test_colour_images_keep_their_colours() -> None:
     data = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 1)).astype(np.uint8)
     picture = slice_rgb(image(data))
     np.testing.assert_array_equal(picture, data[:, ::-1, ::-1, 0].transpose(2, 1, 0))
@@ -226,7 +226,7 @@ def test_wrong_choices_are_explained(plane: Plane, index: int | None, window: ob
         slice_rgb(dot((0, 0, 0)), plane, index, window)  # type: ignore[arg-type]
 
 
-def test_a_real_ct_lies_on_its_back_with_its_liver_at_our_left() -> None:
+def test_a_real_ct_is_supine_with_the_liver_on_the_left() -> None:
     if not DATA.is_dir():
         pytest.skip("no shared data beside the checkout")
     ct = read(DATA / "ct_torso" / "example_ct.nii.gz")

@@ -142,7 +142,7 @@ def test_grids_compare_by_their_corners(grid: Grid, direction: tuple[float, ...]
     assert grid.matches(other, within_mm=0.06)
 
 
-def test_a_small_turn_counts_by_what_it_does_at_the_far_end() -> None:
+def test_a_small_rotation_counts_by_its_effect_at_the_far_end() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0, 1e-4]).as_matrix()
     small, large = Grid.from_spacing((9, 9, 9)), Grid.from_spacing((512, 512, 100))
@@ -229,7 +229,7 @@ def test_impossible_orientations_are_refused(codes: str) -> None:
         Grid.from_spacing(SHAPE).reoriented(codes)
 
 
-def test_orientations_may_be_written_small() -> None:
+def test_orientations_may_be_in_lower_case() -> None:
     assert checked_axcodes("lps") == "LPS"
     assert Grid.from_spacing(SHAPE).reoriented("lps").axcodes == "LPS"
 
@@ -246,7 +246,7 @@ def test_shape_at_spacing(old: Any, new: Any, shape: Any) -> None:
     assert shape_at_spacing(SHAPE, old, new) == shape
 
 
-def test_axes_to_and_back() -> None:
+def test_reorientation_and_back() -> None:
     assert reorientation("RAS", "RAS") == ((0, 1, 2), (False, False, False))
     assert reorientation("RAS", "SRP") == ((2, 0, 1), (False, False, True))
     assert reorientation("SRP", "RAS") == ((1, 2, 0), (False, True, False))
@@ -254,7 +254,7 @@ def test_axes_to_and_back() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(grids(), st.sampled_from(ORIENTATIONS), st.tuples(*[st.integers(1, 9)] * 3))
-def test_a_turned_grid_is_always_recognised(grid: Grid, codes: str, shape: tuple[int, int, int]) -> None:
+def test_a_reoriented_grid_is_always_recognised(grid: Grid, codes: str, shape: tuple[int, int, int]) -> None:
     """Whatever the angle, a grid and its reoriented, resized self are separable after `axes_onto`."""
     target = grid.reoriented(codes).with_shape(shape)
     aligned = grid.permuted(*reorientation_like(grid, target))
@@ -285,7 +285,7 @@ def test_fractions_are_not_rounded() -> None:
     assert abs(found[0].scale - 4 / 3) < 1e-14
 
 
-def test_turned_grids_are_not_separable() -> None:
+def test_rotated_grids_are_not_separable() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([0, 0, 0.1]).as_matrix()
     grid = Grid.from_spacing((20, 20, 20))

@@ -143,7 +143,7 @@ def test_labels_keep_their_place_in_the_world(name: str, codes: str) -> None:
 
 @pytest.mark.parametrize("codes", ORIENTATIONS[::5])
 @pytest.mark.parametrize("name", ["straight", "oblique", "sheared"])
-def test_turned_grids(name: str, codes: str) -> None:
+def test_rotated_grids(name: str, codes: str) -> None:
     """Onto a grid at another angle, by cubic splines for images and by shares for labels."""
     target = oblique(shape=(30, 31, 29), spacing=(1.5, 1.6, 1.7), degrees=-25)
     image = blob_image(GRIDS[name].reoriented(codes)).resampled(like=target)
@@ -230,7 +230,7 @@ def test_three_labels_meeting_leave_no_hole() -> None:
     assert np.unique(source.resampled(like=Grid((11, 11, 2), turn)).data).tolist() == [2, 3, 4]
 
 
-def test_cubic_images_do_not_overshoot_on_turned_grids() -> None:
+def test_cubic_images_do_not_overshoot_on_rotated_grids() -> None:
     data = np.zeros((1, 12, 12, 12), np.float32)
     data[:, 6:] = 100
     turn = np.eye(4)
@@ -317,7 +317,7 @@ def test_real_orientations_are_one_brain(shared_data: Path) -> None:
         assert np.array_equal(volume.resampled(like=reference).data, reference.data)
 
 
-def test_equal_shares_on_a_turned_grid_do_not_depend_on_the_values_of_the_labels() -> None:
+def test_equal_shares_on_a_rotated_grid_do_not_depend_on_the_values_of_the_labels() -> None:
     """The nearest sample decides, as on a straight grid, and not the smaller value."""
     affine = np.eye(4)
     affine[:2, :2] = [[0.5, -0.5], [0.5, 0.5]]  # many samples are half-way between two voxels
