@@ -1,7 +1,7 @@
-"""Errors that tell a user what to mend.
+"""Errors that state what a user can fix.
 
 A message has four parts: where (file, field), what was found, what was expected, and what to do.
-`MedsegError` and its kinds are printed by the command line without a traceback.
+The command line prints `MedsegError` and its subclasses without a traceback.
 """
 
 from __future__ import annotations
@@ -15,32 +15,43 @@ if TYPE_CHECKING:
 
 
 class MedsegError(Exception):
-    """A mistake that the user can mend; its text is the whole message."""
+    """A mistake that the user can fix; its text is the whole message.
+
+    >>> import medseg
+    >>> try:
+    ...     medseg.build_model("unett_3d", in_channels=1, num_classes=2)
+    ... except MedsegError as error:
+    ...     print(type(error).__name__)
+    ConfigError
+    """
 
 
 class ConfigError(MedsegError):
-    """An experiment file, an override or an option that cannot be used."""
+    """An experiment file, an override or an option cannot be used."""
 
 
 class DataError(MedsegError):
-    """A file or a dataset that is missing, damaged, or not what it claims to be."""
+    """A file or a dataset is missing, damaged, or not what it claims to be."""
 
 
 class ModelError(MedsegError):
-    """A model that cannot be built, loaded, or fed with this input."""
+    """A model cannot be built, loaded, or applied to this input."""
 
 
 def error_message(
     where: str | Path, what: str, *, found: object = None, expected: object = None, fix: str
 ) -> str:
-    """Compose a message: ``where: what: found X, expected Y. Fix.``
+    """Return a message: ``where: what: found X, expected Y. Fix.``
 
     Args:
-        where: the file, and the field in it where there is one.
-        what: what is wrong, without a final full stop.
-        found: the value met, if one says more than `what`.
-        expected: the value that would have been right.
-        fix: one imperative sentence.
+        where: The file, and the field in it if there is one.
+        what: What is wrong, without a final full stop.
+        found: The value that was found; None to leave it out.
+        expected: The value that would have been right; None to leave it out.
+        fix: One imperative sentence.
+
+    >>> error_message("plan.yaml", "train.steps", found=0, expected="at least 1", fix="Correct it")
+    'plan.yaml: train.steps: found 0, expected at least 1. Correct it.'
     """
     values = []
     if found is not None:
@@ -52,6 +63,14 @@ def error_message(
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the known word nearest to `word`, or an empty string."""
+    """Return `` Did you mean 'x'?`` for the known word nearest to `word`, or an empty string.
+
+    Args:
+        word: The unknown word.
+        known: Words to choose from.
+
+    >>> did_you_mean("spacng", ["spacing", "shape"])
+    " Did you mean 'spacing'?"
+    """
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""

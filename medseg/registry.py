@@ -1,4 +1,4 @@
-"""Names to things, loud on a clash, helpful on a miss."""
+"""Registries of named items: a name that is taken is an error, an unknown name gets suggestions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,24 @@ _MOST_NEAR = 3
 
 
 class Registry(Generic[T]):
-    """Named items of one kind, filled by decorators.
+    """Items of one kind by name.
 
     Args:
-        kind: what the items are, for messages ("model").
-        plural: of `kind`, if it is not `kind` with an s.
-        modules: modules whose import registers the built-in items. They are imported at the first look-up.
-        entry_point: group by which installed packages add items; each entry point is a module or a
-            callable whose import or call registers them. They are loaded on the first miss or listing.
+        kind: What the items are, for messages ("model").
+        plural: Plural of `kind`; None appends an ``s``.
+        modules: Modules whose import registers the built-in items; imported at the first look-up.
+        entry_point: Entry-point group through which installed packages add items. Each entry point is a module or a
+            callable that registers them when imported or called. They are loaded at the first unknown name or listing.
+
+    >>> shapes = Registry("shape")
+    >>> shapes.add("cube", 6)
+    6
+    >>> shapes.get("cube"), shapes.names("c*")
+    (6, ['cube'])
+    >>> shapes.get("cub")
+    Traceback (most recent call last):
+        ...
+    medseg.errors.ConfigError: unknown shape 'cub'. Did you mean 'cube'? There are 1 shapes.
     """
 
     def __init__(
@@ -40,14 +50,29 @@ class Registry(Generic[T]):
         self._items: dict[str, T] = {}
 
     def add(self, name: str, item: T) -> T:
-        """Register `item`; a name that is taken raises `ConfigError`."""
+        """Register an item and return it.
+
+        Args:
+            name: Its name.
+            item: The item.
+
+        Raises:
+            ConfigError: The name is taken.
+        """
         if name in self._items:
             raise ConfigError(f"{self.kind} {name!r} is registered twice. Choose another name.")
         self._items[name] = item
         return item
 
     def get(self, name: str) -> T:
-        """Return the item called `name`, or raise `ConfigError` with the nearest known name."""
+        """Return the item called `name`.
+
+        Args:
+            name: A registered name.
+
+        Raises:
+            ConfigError: The name is unknown; the message suggests known names.
+        """
         if name not in self._items:
             self._load_modules()
         if name not in self._items:
@@ -57,7 +82,11 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def hint(self, name: str) -> str:
-        """The names near to an unknown one, those that begin with it first; all names where none is near."""
+        """Return a sentence with the names most similar to an unknown one, or with all names if none is similar.
+
+        Args:
+            name: The unknown name; names that begin with it come first.
+        """
         longer = sorted(known for known in self._items if known.startswith(name))
         near = list(dict.fromkeys([*longer, *get_close_matches(name, self._items, n=_MOST_NEAR)]))
         if not near:
@@ -65,7 +94,11 @@ class Registry(Generic[T]):
         return f" Did you mean {' or '.join(map(repr, near[:_MOST_NEAR]))}? There are {len(self._items)} {self._plural}."
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Sorted names that match the shell-style `pattern`."""
+        """Return sorted names.
+
+        Args:
+            pattern: Shell-style pattern that the names match.
+        """
         self._load_modules()
         self._load_entry_points()
         return sorted(name for name in self._items if fnmatchcase(name, pattern))

@@ -21,27 +21,52 @@ _LABEL_LIMIT = 2**31
 
 
 def suffix_of(path: str | Path) -> str:
-    """The image suffix of a name, ``.nii.gz`` as one, or an empty string."""
+    """Return the image suffix of a file name in lower case, or an empty string; ``.nii.gz`` is one suffix.
+
+    Args:
+        path: File name or path.
+
+    >>> suffix_of("scans/CT_01.NII.GZ"), suffix_of("notes.txt")
+    ('.nii.gz', '')
+    """
     name = Path(path).name.lower()
     return next((s for s in sorted(IMAGE_SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
 
 
 def stem_of(path: str | Path) -> str:
-    """The name without its image suffix: ``ct_01.nii.gz`` → ``ct_01``."""
+    """Return the file name without folder and image suffix.
+
+    Args:
+        path: File name or path.
+
+    >>> stem_of("scans/ct_01.nii.gz")
+    'ct_01'
+    """
     name = Path(path).name
     suffix = suffix_of(path)
     return name[: -len(suffix)] if suffix else name
 
 
 def read(path: str | Path) -> Volume:
-    """Read an image: a NIfTI, NRRD, MHA or picture file, or a folder that holds one DICOM series.
+    """Read an image: a NIfTI, NRRD, MHA or natural-image file, or a folder with one DICOM series.
+
+    Args:
+        path: The file or folder.
 
     Returns:
-        Volume `(C, X, Y, Z)` in the file's own orientation. A 2-D image is one slice; a fourth axis or
-        colour becomes channels, and of a PNG an alpha channel as well unless it is opaque throughout.
+        Volume `(C, X, Y, Z)` in the file's own orientation. A 2-D image is one slice. A fourth axis or colour becomes
+        channels, as does the alpha channel of a PNG unless it is opaque everywhere.
 
     Raises:
-        DataError: missing, damaged, or not an image; the message names the file.
+        DataError: The file is missing, damaged, or not an image; the message names it.
+
+    >>> import tempfile, medseg, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     image = medseg.Volume(np.zeros((1, 4, 3, 2), np.int16), medseg.Grid.from_spacing((4, 3, 2), (1, 1, 5)))
+    ...     write(image, f"{folder}/ct.nii.gz")
+    ...     volume = read(f"{folder}/ct.nii.gz")
+    >>> volume.data.shape, volume.spacing
+    ((1, 4, 3, 2), (1.0, 1.0, 5.0))
     """
     path = Path(path)
     if path.is_dir():
@@ -59,11 +84,18 @@ def read(path: str | Path) -> Volume:
         return read_sitk(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Check the path.")
-    raise DataError(f"{path}: unknown kind of file: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
+    raise DataError(f"{path}: unknown file format: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
 
 
 def decoded_bytes(path: str | Path) -> int:
-    """Bytes that an image takes in memory, as its header tells; 0 where only reading it would tell."""
+    """Return the bytes that an image takes in memory according to its header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Bytes; 0 for formats whose header does not state them.
+    """
     if suffix_of(path) not in NIFTI:
         return 0
     from medseg.io.nifti import nifti_bytes
@@ -72,12 +104,26 @@ def decoded_bytes(path: str | Path) -> int:
 
 
 def read_labels(path: str | Path) -> Volume:
-    """Read a label map: one channel of whole numbers, whatever type they are stored in.
+    """Read a label map: one channel of whole numbers, stored in any type.
 
-    Of a picture with a palette the indices are read, not the colours.
+    From a natural image with a palette, the indices are read instead of the colours.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        Volume `(1, X, Y, Z)` of an integer type.
 
     Raises:
-        DataError: as `read`; more than one channel; values that are not whole numbers.
+        DataError: `read` raises it, there is more than one channel, or values are not whole numbers.
+
+    >>> import tempfile, medseg, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     label_map = medseg.Volume(np.eye(3, dtype=np.float32)[None, ..., None], medseg.Grid.from_spacing((3, 3, 1)))
+    ...     write(label_map, f"{folder}/labels.nrrd")
+    ...     labels = read_labels(f"{folder}/labels.nrrd")
+    >>> labels.data.dtype.kind, int(labels.data.sum())
+    ('i', 3)
     """
     volume = read(path)
     if suffix_of(path) in PALETTE_SUFFIXES:
@@ -86,11 +132,11 @@ def read_labels(path: str | Path) -> Volume:
     data = volume.data
     if volume.channels != 1:
         coloured = suffix_of(path) in NATURAL_IMAGES
-        advice = "Convert its colours to one whole number a label." if coloured else "Split it."
+        advice = "Convert its colours to one whole number per label." if coloured else "Split it."
         raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
     if data.dtype.kind == "f":
         rounded = np.round(data)
-        with np.errstate(invalid="ignore"):  # infinite minus infinite is no whole number either
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is not a whole number either
             off = ~((np.abs(data - rounded) < _INTEGER_TOLERANCE) & (np.abs(rounded) < _LABEL_LIMIT))
         if off.any():
             shown = ", ".join(f"{value:.4g}" for value in np.unique(data[off])[:5])
@@ -105,7 +151,22 @@ def read_labels(path: str | Path) -> Volume:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Grid of a file; NIfTI headers are read without their voxels."""
+    """Read the grid of an image; of a NIfTI file, only the header is read.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        DataError: The file is missing, damaged, or not an image.
+
+    >>> import tempfile, medseg, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     image = medseg.Volume(np.zeros((1, 4, 3, 2), np.int16), medseg.Grid.from_spacing((4, 3, 2), (1, 1, 5)))
+    ...     write(image, f"{folder}/ct.nii.gz")
+    ...     grid = read_grid(f"{folder}/ct.nii.gz")
+    >>> grid.shape, grid.spacing
+    ((4, 3, 2), (1.0, 1.0, 5.0))
+    """
     if suffix_of(path) in NIFTI:
         from medseg.io.nifti import read_nifti_grid
 
@@ -114,12 +175,23 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def write(volume: Volume, path: str | Path) -> None:
-    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or a label map of a picture as .png, in one step.
+    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or the label map of a natural image as .png, in one step.
 
-    A volume on the grid of the NIfTI file it came from is written with exactly that file's geometry.
+    A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file.
+
+    Args:
+        volume: The volume.
+        path: The file to create or replace; its suffix chooses the format.
 
     Raises:
-        DataError: unknown suffix, or the file cannot be written; an old file is then left as it was.
+        DataError: The suffix is unknown, or the file cannot be written; an existing file is then unchanged.
+
+    >>> import tempfile, medseg, numpy as np
+    >>> label_map = medseg.Volume(np.ones((1, 4, 3, 2), np.uint8), medseg.Grid.from_spacing((4, 3, 2)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(label_map, f"{folder}/labels.mha")
+    ...     bool((read_labels(f"{folder}/labels.mha").data == 1).all())
+    True
     """
     path = Path(path)
     suffix = suffix_of(path)
@@ -128,15 +200,15 @@ def write(volume: Volume, path: str | Path) -> None:
 
         write_nifti(volume, path)
     elif suffix == ".png":
-        from medseg.io.sitk import write_picture
+        from medseg.io.sitk import write_natural_image
 
-        write_picture(volume, path)
+        write_natural_image(volume, path)
     elif suffix in WRITABLE:
         from medseg.io.sitk import write_sitk
 
         write_sitk(volume, path)
     else:
         raise DataError(
-            f"{path}: cannot write this kind of file: expected {', '.join(WRITABLE)}, or .png "
-            "for the label map of a picture. Rename it."
+            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, or .png "
+            "for the label map of a natural image. Rename it."
         )

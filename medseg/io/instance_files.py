@@ -26,12 +26,12 @@ _COLUMNS = ("id", "label_value", "score")
 
 @dataclass(frozen=True)
 class InstanceFile:
-    """An instance map as it lies on disk.
+    """The content of an instance map and its table.
 
     Attributes:
-        ids: volume `(1, X, Y, Z)` of ids.
-        values: label value by id; None where all are of one class.
-        scores: score by id; None where all count alike.
+        ids: Volume `(1, X, Y, Z)` of instance ids.
+        values: Label value by id; None if all instances belong to one label.
+        scores: Score by id; None if there are no scores.
     """
 
     ids: Volume
@@ -40,10 +40,14 @@ class InstanceFile:
 
 
 def read_instances(path: str | Path) -> InstanceFile:
-    """Read an instance map and the table beside it, where there is one.
+    """Read an instance map, and its table if there is one.
+
+    Args:
+        path: The instance map.
 
     Raises:
-        DataError: no label map; a table with unknown columns, ids twice, or cells that are no numbers.
+        DataError: The file is no label map, or the table has unknown columns, duplicate ids, or cells that are not
+            numbers.
     """
     path = Path(path)
     ids = read_labels(path)
@@ -52,17 +56,17 @@ def read_instances(path: str | Path) -> InstanceFile:
 
 
 def write_instances(instances: Instances, like: Volume, path: str | Path, labels: Labels) -> None:
-    """Write an instance map on the grid of `like`, and its table of classes and scores beside it.
+    """Write an instance map on the grid of `like`, and its table of label values and scores.
 
     Args:
-        instances: of the volume `(X, Y, Z)`; overlaps go to the higher score, and those covered whole are
-            left out of the table.
-        like: a volume on the grid to write, its header kept.
-        path: as `medseg.write` takes it.
-        labels: values of the classes.
+        instances: Instances in a volume `(X, Y, Z)`. Where they overlap, the higher score wins; instances that are
+            covered completely are left out of the table.
+        like: Volume with the grid and header to write.
+        path: The instance map to create or replace, in a format of `medseg.write`.
+        labels: Values of the classes.
 
     Raises:
-        DataError: another shape than that of `like`, or a file that cannot be written.
+        DataError: The shape is not that of `like`, or a file cannot be written.
     """
     if instances.shape != like.grid.shape:
         raise DataError(
@@ -81,12 +85,26 @@ def write_instances(instances: Instances, like: Volume, path: str | Path, labels
 
 
 def instance_table_path(path: Path) -> Path:
-    """Where the table of an instance map lies: ``case.nii.gz`` → ``case.tsv``."""
+    """Return the path of the table of an instance map.
+
+    Args:
+        path: The instance map.
+
+    >>> instance_table_path(Path("case.nii.gz")).name
+    'case.tsv'
+    """
     return path.with_name(f"{stem_of(path)}.tsv")
 
 
 def instance_map_path(label_map: Path) -> Path:
-    """Where the instance map beside a predicted label map lies: ``case.nii.gz`` → ``case_instances.nii.gz``."""
+    """Return the path of the instance map that belongs to a predicted label map.
+
+    Args:
+        label_map: The label map.
+
+    >>> instance_map_path(Path("case.nii.gz")).name
+    'case_instances.nii.gz'
+    """
     return label_map.with_name(f"{stem_of(label_map)}_instances{suffix_of(label_map)}")
 
 

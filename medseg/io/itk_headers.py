@@ -1,7 +1,7 @@
-"""Headers of MetaImage and NRRD files, looked at before ITK opens them.
+"""Checks of MetaImage and NRRD headers before ITK opens the files.
 
-ITK follows the name of a data file wherever it leads, so that a picture from elsewhere could show any file of this
-machine; and a number of axes that is none ends the whole process.
+ITK opens any data file that a header names, so an image from an unknown source could expose any file of this machine;
+and an invalid number of axes ends the whole process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ _DATA_FILE = re.compile(r"\s*data\s*file\s*:(?!=)\s*(.*)", re.IGNORECASE)
 
 
 def check_header(path: Path) -> None:
-    """Raise a `DataError` unless a file of `HEADER_SUFFIXES` holds its voxels, or names a file beside it, and has axes."""
+    """Raise unless a file holds its voxels or names a file in its own folder, and has a valid number of axes.
+
+    Args:
+        path: File with one of `HEADER_SUFFIXES`.
+
+    Raises:
+        DataError: The header is not readable or refers to something else.
+    """
     try:
         with path.open("rb") as stream:
             head = stream.read(_LONGEST)
@@ -31,7 +38,7 @@ def check_header(path: Path) -> None:
 
 
 def _check_meta_image(head: bytes, path: Path) -> None:
-    end = re.search(rb"elementdatafile[^\r\n]*", head, re.IGNORECASE)  # what follows is no header any more
+    end = re.search(rb"elementdatafile[^\r\n]*", head, re.IGNORECASE)  # the header ends here
     if end is None:
         raise _unreadable(path, "found no ElementDataFile, expected a MetaImage header")
     lines = re.split(r"[\r\n]+", head[: end.end()].decode("latin-1"))
@@ -64,14 +71,12 @@ def _check_nrrd(head: bytes, path: Path) -> None:
         )
     for name in names:
         _check_beside(name, "data file", path)
-    lower = [
-        line.lower() for line in lines
-    ]  # of an NRRD's fields, but not of a MetaImage's, the case says nothing
+    lower = [line.lower() for line in lines]  # field names are case-insensitive in NRRD, but not in MetaImage
     _check_axes(_fields(lower, ":(?!=)", ("dimension", "sizes"), path), "dimension", "sizes", path)
 
 
 def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path) -> dict[str, str]:
-    """The values of the fields called `names`, each of which stands once at most."""
+    """Return the values of the fields called `names`, each of which may occur once."""
     found: dict[str, str] = {}
     for line in lines:
         key, *rest = re.split(separator, line, maxsplit=1)
@@ -85,11 +90,11 @@ def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path
 
 
 def _check_beside(name: str, field: str, path: Path) -> None:
-    """Refuse all but the plain name of a file beside `path`."""
+    """Raise unless `name` is the plain name of a file in the folder of `path`."""
     plain = name.removeprefix("./")
     if not plain or plain == ".." or re.search(r"[/\\%:\0]", plain) or plain.upper().startswith("LIST"):
         raise DataError(
-            f"{path}: {field}: found {name!r:.100}, expected the name of one file beside it. Write the image in one file."
+            f"{path}: {field}: found {name!r:.100}, expected the name of one file in the same folder. Write the image in one file."
         )
 
 
@@ -105,7 +110,7 @@ def _check_axes(fields: dict[str, str], count: str, sizes: str, path: Path) -> N
 
 
 def _is_whole(text: str) -> bool:
-    """Whether this is a positive whole number that any program reads as such."""
+    """Return whether `text` is a positive whole number that every program reads as such."""
     return re.fullmatch(r"0*[1-9][0-9]{0,8}", text) is not None
 
 

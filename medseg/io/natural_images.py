@@ -1,4 +1,4 @@
-"""Pictures, where SimpleITK alone does not do: palettes, and grey with transparency."""
+"""Natural images that SimpleITK cannot read correctly: palettes, and grey with transparency."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ _PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
 
 
 def palette_indices(path: Path) -> NDArray[np.uint8] | None:
-    """Indices `(1, X, Y, 1)` of a readable picture with a palette, None for any other picture.
+    """Return the indices `(1, X, Y, 1)` of an image with a palette, None for any other image.
 
-    Drawing programs store label maps so: index 2 is label 2, whatever colour it is shown in.
+    Drawing programs store label maps with a palette: index 2 is label 2, whatever its colour.
+
+    Args:
+        path: The file.
 
     Raises:
-        DataError: it cannot be told, because Pillow refuses the picture, as it does huge ones.
+        DataError: Pillow refuses the image, for example because it is too large.
     """
     if _png_colours(path) not in (None, _PALETTE):
         return None
@@ -29,16 +32,19 @@ def palette_indices(path: Path) -> NDArray[np.uint8] | None:
 
 
 def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
-    """Grey and alpha `(Y, X, 2)` of a PNG that holds both, which SimpleITK cannot read; None for any other file.
+    """Return grey and alpha `(Y, X, 2)` of a PNG with both, which SimpleITK cannot read; None for any other file.
+
+    Args:
+        path: The file.
 
     Raises:
-        DataError: such a PNG, but damaged or too large.
+        DataError: The file is such a PNG, but damaged or too large.
     """
     return _opened(path, "LA") if _png_colours(path) == _GREY_WITH_ALPHA else None
 
 
 def _png_colours(path: Path) -> int | None:
-    """The kind of colours that a PNG says in its first chunk; None of another file. No other chunk is looked at."""
+    """Return the colour type that the first chunk of a PNG states; None for another file. Other chunks are not read."""
     try:
         with path.open("rb") as stream:
             head = stream.read(26)
@@ -48,16 +54,16 @@ def _png_colours(path: Path) -> int | None:
 
 
 def _opened(path: Path, mode: str) -> NDArray[np.uint8] | None:
-    """Rows of a picture that Pillow knows to be of this mode, one alone in its file; else None."""
+    """Return the rows of a single image of this Pillow mode; None for any other image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
-            if picture.mode != mode or getattr(picture, "n_frames", 1) != 1:
+        with Image.open(path) as image:
+            if image.mode != mode or getattr(image, "n_frames", 1) != 1:
                 return None
-            rows: NDArray[Any] = np.asarray(picture)
+            rows: NDArray[Any] = np.asarray(image)
             return rows
-    except UnidentifiedImageError:  # a kind of picture that only the reader of images knows
+    except UnidentifiedImageError:  # a format that only SimpleITK may know
         return None
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and mode == "P":

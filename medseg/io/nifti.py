@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 in and out, with nibabel."""
+"""Reading and writing of NIfTI-1 and NIfTI-2 files with nibabel."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _GEOMETRY_FIELDS = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _SPATIAL_UNITS_MASK = 0b111
-_MM = {1: 1000.0, 3: 0.001}  # of a metre and a micron; all other codes count as mm
+_MM = {1: 1000.0, 3: 0.001}  # per metre and per micron; all other codes count as mm
 _CHUNK_BYTES = 16 << 20
 _INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 _DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
 _NIFTI1_LARGEST_AXIS = 32767
-_UNREADABLE = (  # what nibabel and gzip raise for headers and streams that are no NIfTI
+_UNREADABLE = (  # what nibabel and gzip raise for files that are not NIfTI
     *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
     *(ValueError, TypeError, KeyError, OverflowError, MemoryError),
 )
@@ -43,8 +43,14 @@ def read_nifti(path: Path) -> Volume:
     """Read a NIfTI file as an image volume.
 
     A 2-D image becomes one slice; a fourth or fifth axis, or RGB, becomes channels. Integer files without
-    scaling keep their type; all others are float32. The affine is nibabel's choice: sform, else qform,
-    else the header's fallback; where the header says metres or microns, it is turned into mm.
+    scaling keep their type; all others become float32. The affine is chosen as nibabel does: sform, else qform,
+    else the fallback of the header. If the header states metres or microns, it is converted to mm.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: The file is missing, damaged, or not NIfTI.
     """
     image = _open(path)
     grid = read_nifti_grid(path, image)
@@ -52,7 +58,15 @@ def read_nifti(path: Path) -> Volume:
 
 
 def read_nifti_grid(path: Path, image: Any = None) -> Grid:
-    """Read only the header: shape and affine."""
+    """Read shape and affine from the header.
+
+    Args:
+        path: The file.
+        image: The opened file; None to open it.
+
+    Raises:
+        DataError: The file is missing, damaged, or not NIfTI.
+    """
     image = image if image is not None else _open(path)
     shape = (*image.shape, 1, 1)[:3]
     try:
@@ -62,27 +76,38 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
 
 
 def nifti_bytes(path: Path) -> int:
-    """Bytes that the voxels take once they are read; only the header is looked at."""
+    """Return the bytes that the voxels take in memory; only the header is read.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: The file is missing, damaged, or not NIfTI.
+    """
     image = _open(path)
     components = len(image.dataobj.dtype.names or "1")
     return int(math.prod(image.shape)) * components * _dtype_in_memory(image.dataobj).itemsize
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
-    """Write a volume; a grid that came from a NIfTI file is written with that file's geometry, bit for bit.
+    """Write a volume; a grid that came from a NIfTI file is written with the geometry of that file, bit for bit.
 
-    One channel is written as 3-D, several as 4-D. NIfTI-2, which not every tool reads, is written only where
-    the geometry came from such a file, whose affine is in double precision, or an axis is too long for
-    NIfTI-1. Bytes are reproducible: no time, no name, no text fields from the source. Types as `storable` says.
+    One channel is written as 3-D, several as 4-D. NIfTI-2, which not every tool reads, is written only if the geometry
+    came from such a file, whose affine has double precision, or if an axis is too long for NIfTI-1. The bytes are
+    reproducible: no time, no name, no text fields from the source. `storable` chooses the data type.
+
+    Args:
+        volume: The volume.
+        path: The file to create or replace, ``.nii`` or ``.nii.gz``.
 
     Raises:
-        DataError: voxels that are not real numbers, or a file that cannot be written.
+        DataError: Voxels are not real numbers, or the file cannot be written.
     """
     data = storable(volume.data, path)
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
     header = geometry_header(volume, data.shape, data.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(data, header.get_best_affine(), header)  # in the header's own units
+    image = kind(data, header.get_best_affine(), header)  # in the units of the header
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=raw, mtime=0) as file:
@@ -92,13 +117,14 @@ def write_nifti(volume: Volume, path: Path) -> None:
 
 
 def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
-    """A NIfTI header with the source's geometry if it is still the volume's, else one made from the grid.
+    """Return a NIfTI header with the geometry of the source file if the volume still has it, else of the grid.
 
     Args:
-        volume: whose geometry it is.
-        shape: of the voxels in the file. dtype: of these.
+        volume: Volume whose geometry is written.
+        shape: Shape of the voxels in the file.
+        dtype: Data type of the voxels in the file.
     """
-    # NIfTI-2 keeps the affine in double precision, so a source of that kind stays of that kind.
+    # NIfTI-2 keeps the affine in double precision, so a volume from such a file is written as NIfTI-2.
     double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
     header = (nib.Nifti2Header if double or max(shape) > _NIFTI1_LARGEST_AXIS else nib.Nifti1Header)()
     header.set_data_dtype(dtype)
@@ -122,12 +148,16 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
 
 
 def storable(data: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Voxels in a type that every format holds; values are kept.
+    """Return voxels in a type that every format supports, with the same values.
 
-    Booleans become uint8, half floats float32, 64-bit integers the smallest type that fits.
+    Booleans become uint8, half floats float32, 64-bit integers the smallest integer type that fits.
+
+    Args:
+        data: Voxels of any shape.
+        path: The file to write, for messages.
 
     Raises:
-        DataError: voxels that are not real numbers.
+        DataError: Voxels are not real numbers.
     """
     if data.dtype.kind not in "biuf":
         raise DataError(f"{path}: cannot write voxels of {data.dtype}, expected real numbers. Convert them.")
@@ -168,7 +198,7 @@ def _open(path: Path) -> Any:
 
 
 def _voxels(image: Any, path: Path) -> NDArray[Any]:
-    """Stream the voxels into their final array `(C, X, Y, Z)`, so that no second copy is ever held."""
+    """Read the voxels directly into their final array `(C, X, Y, Z)`, so that there is never a second copy."""
     proxy = image.dataobj
     stored: np.dtype[Any] = proxy.dtype
     shape = (*image.shape, 1, 1)[:3]
@@ -180,7 +210,7 @@ def _voxels(image: Any, path: Path) -> NDArray[Any]:
         with _decompressed(file) as stream:
             stream.seek(proxy.offset)
             _fill(data, stream, proxy)
-            while stream.read(_CHUNK_BYTES):  # only at the end of a .gz is its checksum compared
+            while stream.read(_CHUNK_BYTES):  # the checksum of a .gz file is compared at its end
                 pass
     except FileNotFoundError:
         raise DataError(
@@ -195,7 +225,7 @@ def _voxels(image: Any, path: Path) -> NDArray[Any]:
 
 
 def _fill(data: NDArray[Any], stream: Stream, proxy: Any) -> None:
-    """Read slabs of slices, which a file holds x fastest, into `data`, scaled where the header says so."""
+    """Read slabs of slices (in files, x varies fastest) into `data`, scaled if the header says so."""
     components, (_, width, height, depth) = len(proxy.dtype.names or "1"), data.shape
     slab = max(1, min(depth, _CHUNK_BYTES // (width * height * proxy.dtype.itemsize)))
     for first in range(0, len(data), components):
@@ -229,7 +259,7 @@ def _is_scaled(proxy: Any) -> bool:
 
 
 def _check_size(file: Path, offset: int, voxel_bytes: int) -> None:
-    """Refuse a header that claims more than its file can hold, before any memory is taken."""
+    """Raise for a header that claims more voxels than its file can hold, before memory is allocated."""
     size = file.stat().st_size
     limit = size * _DEFLATE_LIMIT if file.name.lower().endswith(".gz") else size
     if not 0 <= offset <= limit - voxel_bytes:
@@ -248,7 +278,7 @@ def _geometry(header: Any) -> MappingProxyType[str, Any]:
 
 
 def _in_mm(affine: NDArray[np.float64], units: Any) -> NDArray[np.float64]:
-    """The affine of a header whose field `xyzt_units` is `units`, in mm; itself where it is so already."""
+    """Return an affine in mm, for a header whose field `xyzt_units` is `units`."""
     factor = _MM.get(int(units) & _SPATIAL_UNITS_MASK)
     return affine if factor is None else affine * np.array([[factor], [factor], [factor], [1.0]])
 

@@ -1,4 +1,4 @@
-"""Probabilities of classes or regions as a NIfTI file, filled piece by piece, larger than memory if need be."""
+"""NIfTI files of class or region probabilities, written piece by piece, so that they may exceed memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ from medseg.storage.atomic import replacing
 from medseg.volumes.volume import Volume
 
 TOP = np.iinfo(np.uint16).max
-"""Probabilities are whole numbers of 1/65535, which NIfTI readers scale back; half the size of float32."""
-_PAGES = 64 << 20  # bytes that may be mapped before they are given back
+"""Probabilities are stored as multiples of 1/65535, which NIfTI readers scale back; half the size of float32."""
+_PAGES = 64 << 20  # bytes of mapped pages before they are released
 _PAGE = 1 << 12
 
 
 class ProbabilityFile:
-    """An open file of probabilities `(K, X, Y, Z)`; made by `writing_probabilities`."""
+    """An open file of probabilities `(K, X, Y, Z)`, created by `writing_probabilities`.
+
+    Args:
+        path: The file.
+        offset: Byte of the first voxel.
+        shape: `(X, Y, Z, K)`.
+    """
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
         self._path, self._offset, self._shape = path, offset, shape
@@ -35,17 +41,25 @@ class ProbabilityFile:
         self._map: Any = None
 
     def resident_bytes(self, axis: int) -> int:
-        """Bytes of mapped pages at most, which count as memory of the process, while slices across `axis` are written."""
+        """Return the largest number of bytes of mapped pages, which count as memory of the process.
+
+        Args:
+            axis: Spatial axis across which slices are written.
+        """
         return min(_bytes_of(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
 
     def _slice_bytes(self, axis: int) -> int:
-        """Bytes of the pages that hold one slice across an axis; the file's first axis varies fastest."""
+        """Return the bytes of the pages that hold one slice across an axis; in the file, x varies fastest."""
         x, y, z, k = self._shape
         runs, length = ((y * z * k, 2), (z * k, 2 * x), (k, 2 * x * y))[axis]
         return min(_bytes_of(self._shape), runs * (length + _PAGE))
 
     def array(self, axis: int = 2) -> NDArray[np.uint16]:
-        """The encoded probabilities `(K, X, Y, Z)`; asked for before each slice across `axis` is written."""
+        """Return the encoded probabilities `(K, X, Y, Z)`; call it before each slice is written.
+
+        Args:
+            axis: Spatial axis across which slices are written.
+        """
         self._touched += self._slice_bytes(axis)
         if self._map is None or self._touched > self.resident_bytes(axis):
             self._touched = self._slice_bytes(axis)
@@ -57,11 +71,15 @@ class ProbabilityFile:
 
     @staticmethod
     def encoded(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Probabilities as whole numbers."""
+        """Return probabilities as multiples of 1/65535.
+
+        Args:
+            values: Probabilities in [0, 1], of any shape.
+        """
         return np.rint(values * TOP).astype(np.uint16)
 
     def close(self) -> None:
-        """Let go of the pages."""
+        """Release the mapped pages."""
         if self._map is not None:
             self._map.flush()
             self._map = None
@@ -71,17 +89,20 @@ class ProbabilityFile:
 def writing_probabilities(
     path: str | Path, like: Volume, outside: Mapping[str, float]
 ) -> Iterator[ProbabilityFile]:
-    """A new 4-D NIfTI file on the grid of `like`; it gets its name once it is whole.
+    """Create a 4-D NIfTI file of probabilities; it has a temporary name until it is complete.
 
-    A header extension of the kind "comment" holds the names as a JSON object ``{"volumes": [...]}``.
+    A header extension of the type "comment" holds the names as a JSON object ``{"volumes": [...]}``.
 
     Args:
-        path: ends with ``.nii``; compressed files cannot be filled in any order.
-        like: grid and geometry fields.
-        outside: name of each class or region, and its probability wherever none is written.
+        path: Name that ends with ``.nii``; compressed files cannot be written in arbitrary order.
+        like: Volume with the grid and geometry fields of the file.
+        outside: Name of each class or region, with its probability where none is written.
+
+    Yields:
+        The open file.
 
     Raises:
-        DataError: another suffix, or the folder cannot be written.
+        DataError: The suffix is another one, or the folder cannot be written.
     """
     path = Path(path)
     if path.suffix != ".nii":
@@ -108,7 +129,7 @@ def writing_probabilities(
 
 
 def _fill(file: BinaryIO, shape: tuple[int, ...], value: float) -> None:
-    """Write a volume of one probability, a slice at a time."""
+    """Write a volume with one probability everywhere, slice by slice."""
     plane = np.full(shape[:2], np.rint(value * TOP), "<u2").tobytes()
     for _ in range(shape[2]):
         file.write(plane)
@@ -119,7 +140,7 @@ def _bytes_of(shape: tuple[int, ...]) -> int:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Give the file its size and the disk space for it; to write into a hole on a full disk would end the process."""
+    """Allocate the disk space of the file; writing to mapped pages on a full disk would end the process."""
     file.flush()
     try:
         os.posix_fallocate(file.fileno(), 0, size)
@@ -135,11 +156,15 @@ def _reserve(file: BinaryIO, size: int) -> None:
 
 
 def reading_probabilities(path: str | Path) -> Iterator[NDArray[np.uint16]]:
-    """The slices `(X, Y, K)` of a file that `writing_probabilities` made, encoded, one at a time."""
+    """Yield the encoded slices `(X, Y, K)` of a file that `writing_probabilities` created.
+
+    Args:
+        path: The file.
+    """
     image = nib.load(path, mmap=False)
     proxy = nib.arrayproxy.ArrayProxy(
         str(path), (image.shape, image.get_data_dtype(), image.dataobj.offset), mmap=False
     )
     for index in range(image.shape[2]):
-        # Read, not mapped: mapped pages count as memory of the process.
+        # Slices are read instead of mapped, because mapped pages count as memory of the process.
         yield np.asarray(proxy[:, :, index])

@@ -1,7 +1,7 @@
-"""NRRD, MetaImage, DICOM series and plain pictures through SimpleITK.
+"""NRRD, MetaImage, DICOM series and natural images through SimpleITK.
 
-SimpleITK reports sizes as (x, y, z), arrays reversed as (z, y, x), and world in LPS; this file is the only
-place where both are turned into medseg's `(C, X, Y, Z)` and RAS+.
+SimpleITK has sizes in the order (x, y, z), arrays in the reversed order (z, y, x), and LPS world coordinates. This
+module is the only place that converts them to medseg's `(C, X, Y, Z)` and RAS+.
 """
 
 from __future__ import annotations
@@ -33,9 +33,16 @@ _GEOMETRY_TAGS = {
 
 
 def read_sitk(path: Path) -> Volume:
-    """Read an NRRD, MHA or picture file; colour components become channels, a 2-D image one slice.
+    """Read an NRRD, MHA or natural-image file; colour components become channels, a 2-D image one slice.
 
-    An alpha channel of a PNG that is opaque throughout is left out: it says nothing, and programs add it unasked.
+    An alpha channel of a PNG that is opaque everywhere is left out: it carries no information, and many programs add
+    it by default.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: The file is missing, damaged, or not an image.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
@@ -60,14 +67,18 @@ def _opaque(alpha: NDArray[Any]) -> bool:
 
 
 def write_sitk(volume: Volume, path: Path) -> None:
-    """Write one- or many-channel volumes as .nrrd or .mha, compressed.
+    """Write a volume of one or more channels as a compressed .nrrd or .mha file.
+
+    Args:
+        volume: The volume.
+        path: The file to create or replace.
 
     Raises:
-        DataError: a sheared grid, which these formats cannot hold, or a file that cannot be written.
+        DataError: The grid is sheared, which these formats cannot store, or the file cannot be written.
     """
     if volume.grid.is_sheared:
         raise DataError(
-            f"{path}: the grid is sheared, which {path.suffix} cannot hold. Write .nii.gz instead."
+            f"{path}: the grid is sheared, which {path.suffix} cannot store. Write .nii.gz instead."
         )
     array = np.ascontiguousarray(storable(volume.data, path).T)  # (Z, Y, X, C)
     image = sitk.GetImageFromArray(
@@ -88,12 +99,16 @@ def _write_image(image: Any, path: Path) -> None:
             raise OSError(_reason(error)) from None
 
 
-def write_picture(volume: Volume, path: Path) -> None:
-    """Write a slice of whole numbers from 0 to 65535 as a grey PNG of 8 or 16 bits, its size of pixels with it.
+def write_natural_image(volume: Volume, path: Path) -> None:
+    """Write a slice of whole numbers from 0 to 65535 as a grey PNG of 8 or 16 bits, with its pixel size.
+
+    Args:
+        volume: One channel and one slice, with the orientation and position that `read_sitk` gives natural images.
+        path: The file to create or replace.
 
     Raises:
-        DataError: more than one slice or channel, other numbers, a slice that lies otherwise in space than pictures do,
-            or a file that cannot be written.
+        DataError: There is more than one slice or channel, values are other numbers, the slice has another position
+            or orientation, or the file cannot be written.
     """
     data = volume.data
     if volume.channels != 1 or data.shape[3] != 1:
@@ -109,7 +124,7 @@ def write_picture(volume: Volume, path: Path) -> None:
     upright = _LPS_TO_RAS @ np.diag([*volume.spacing, 1.0])
     if not np.allclose(volume.grid.affine, upright, atol=1e-6):
         raise DataError(
-            f"{path}: the slice has a place in space, which {path.suffix} cannot hold. Write .nii.gz instead."
+            f"{path}: the slice has a position in space, which {path.suffix} cannot store. Write .nii.gz instead."
         )
     image = sitk.GetImageFromArray(data[0, :, :, 0].T.astype(np.uint8 if data.max() < 256 else np.uint16))
     image.SetSpacing(volume.spacing[:2])
@@ -117,13 +132,16 @@ def write_picture(volume: Volume, path: Path) -> None:
 
 
 def read_dicom_series(folder: Path) -> Volume:
-    """Read the one DICOM series in `folder` as a volume in RAS+ world, intensities rescaled.
+    """Read the DICOM series in a folder, with rescaled intensities.
 
-    Slices are sorted along their normal. Where the scanner's gantry was tilted, the shear is kept in the
-    affine, because dropping it would misplace every slice.
+    Slices are sorted along their normal. If the gantry was tilted, the affine keeps the shear, because every slice
+    would be misplaced without it.
+
+    Args:
+        folder: Folder with the files of one series.
 
     Raises:
-        DataError: no series, several series, a slice without position, or uneven gaps.
+        DataError: There is no series or more than one, a slice has no position, or gaps between slices differ.
     """
     reader = sitk.ImageSeriesReader()
     with _quiet():
@@ -132,7 +150,9 @@ def read_dicom_series(folder: Path) -> Volume:
         order, step = _stack(slices, folder)
         reader.SetFileNames([str(files[i]) for i in order])
         if len({one.rescale for one in slices}) > 1:
-            reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's type would cut the others'
+            reader.SetOutputPixelType(
+                sitk.sitkFloat32
+            )  # the type of the first slice might not hold the values of the others
         try:
             image = reader.Execute()
         except RuntimeError as error:
@@ -153,14 +173,14 @@ def read_dicom_series(folder: Path) -> Volume:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Geometry of one DICOM file in LPS, mm.
+    """The geometry of one DICOM file in LPS coordinates.
 
     Attributes:
-        orientation: `(2, 3)`, directions along a row and along a column.
-        position: `(3,)`, centre of the first pixel.
-        spacing: between rows, between columns.
-        thickness: distance to the next slice, as far as one file alone tells; 0 if it does not.
-        rescale: slope and intercept.
+        orientation: Directions along a row and along a column, `(2, 3)`.
+        position: Centre of the first pixel in mm, `(3,)`.
+        spacing: Distance (mm) between rows and between columns.
+        thickness: Distance (mm) to the next slice according to this file; 0 if it is not stated.
+        rescale: Slope and intercept.
     """
 
     orientation: NDArray[np.float64]
@@ -171,11 +191,11 @@ class _Slice:
 
 
 def _series_files(reader: Any, folder: Path) -> list[Path]:
-    """The files of the one series in `folder`; a slice that cannot be parsed is an error, not left out."""
+    """Return the files of the series in a folder; a slice that cannot be parsed is an error."""
     series = list(reader.GetGDCMSeriesIDs(str(folder)))
     if len(series) != 1:
         found = f"{len(series)} series" if series else "no DICOM series"
-        raise DataError(f"{folder}: found {found}, expected one. Give a folder that holds one series.")
+        raise DataError(f"{folder}: found {found}, expected one. Give a folder with one series.")
     files = [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), series[0])]
     kind = _storage_class(files[0])
     taken = {file.name for file in files}
@@ -193,7 +213,7 @@ def _series_files(reader: Any, folder: Path) -> list[Path]:
 
 
 def _storage_class(file: Path) -> bytes:
-    """MediaStorageSOPClassUID (0002,0002) of a DICOM file, read by hand because the rest may be damaged."""
+    """Return MediaStorageSOPClassUID (0002,0002) of a DICOM file without a parser, because the rest may be damaged."""
     with file.open("rb") as stream:
         head = stream.read(1024)
     start = head.find(b"\x02\x00\x02\x00UI")
@@ -228,7 +248,7 @@ def _slice(file: Path) -> _Slice:
 
 
 def _stack(slices: list[_Slice], folder: Path) -> tuple[list[int], NDArray[np.float64]]:
-    """Order of the slices along their normal, and the step (mm, LPS) from one to the next."""
+    """Return the order of the slices along their normal, and the step (mm, LPS) from one to the next."""
     first = slices[0]
     if any(np.abs(one.orientation - first.orientation).max() > 1e-3 for one in slices):
         raise DataError(f"{folder}: slices differ in orientation, expected one stack. Remove the localizer.")
@@ -270,7 +290,7 @@ def _volume(image: Any, path: Path) -> Volume:
 
 
 def _array(image: Any, path: Path) -> NDArray[Any]:
-    """Voxels `(C, X, Y, Z)` of a 2-D or 3-D image; float64 becomes float32."""
+    """Return the voxels `(C, X, Y, Z)` of a 2-D or 3-D image; float64 becomes float32."""
     if image.GetDimension() not in (2, 3):
         raise DataError(
             f"{path}: found {image.GetDimension()} dimensions, expected 2 or 3. Split the series."
@@ -294,7 +314,7 @@ def _grid(data: NDArray[Any], affine_lps: NDArray[np.float64], path: Path) -> Gr
 
 
 class _quiet:
-    """Silence ITK's warnings on standard error while our own checks say what is wrong."""
+    """Silence the warnings of ITK on standard error; medseg's own checks report what is wrong."""
 
     def __enter__(self) -> None:
         self._shown = sitk.ProcessObject.GetGlobalWarningDisplay()

@@ -1,1 +1,1 @@
-"""The machine that medseg runs on: devices, processes, memory and text for people."""
+"""The machine that medseg runs on: devices, processes, memory, progress and text formatting."""

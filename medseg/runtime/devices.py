@@ -1,4 +1,4 @@
-"""Which arithmetic and layout a device runs fastest, decided by capability."""
+"""Devices, and the precision and memory format that are fastest on them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the processor."""
+    """Return the CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def checked_device(device: torch.device | str | None) -> torch.device:
-    """The device, on which a number is put to see that it is there; None takes CUDA where there is one.
+    """Return a device after a check that a tensor can be created on it.
+
+    Args:
+        device: The device; None selects `best_device`.
 
     Raises:
-        ConfigError: unknown, or not on this machine.
+        ConfigError: The device is unknown or not on this machine.
     """
     if device is None:
         return best_device()
@@ -38,7 +41,12 @@ def checked_device(device: torch.device | str | None) -> torch.device:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Arithmetic for ``auto``: bfloat16 where the hardware multiplies it natively, else float32."""
+    """Return the data type of a precision.
+
+    Args:
+        precision: ``auto`` is bfloat16 if the hardware multiplies it natively, else float32.
+        device: Where the network runs.
+    """
     if precision == "auto":
         if device.type == "cuda":
             return (
@@ -49,17 +57,30 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def has_amx() -> bool:
-    """Whether the processor has AMX tiles, which make bfloat16 convolutions several times faster."""
+    """Return whether the CPU has AMX tiles, with which bfloat16 convolutions are several times faster."""
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(check and check())
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Autocast context for `dtype`; disabled for float32."""
+    """Return an autocast context; it is disabled for float32.
+
+    Args:
+        dtype: Data type of the arithmetic.
+        device: Where the network runs.
+    """
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def to_channels_last(module: Network, spatial_dims: int) -> Network:
-    """Convolution weights in channels-last order, which the fast kernels want; values are unchanged."""
+    """Convert convolution weights to channels-last memory format, which the fast kernels need.
+
+    Args:
+        module: Network, changed in place; the values of its weights stay the same.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        `module`.
+    """
     layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
     return module.to(memory_format=layout)

@@ -1,4 +1,4 @@
-"""Processes that train together: sums and means over all of them."""
+"""Sums and means over the ranks of a distributed training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """The processes that train together; 1 without a process group."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1
+    """Return the number of ranks; 1 without a process group."""
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialized else 1
 
 
 def mean_over_ranks(number: Tensor) -> Tensor:
-    """Mean over the processes, in the memory of `number`; no gradient."""
+    """Return the mean over ranks, without gradients.
+
+    Args:
+        number: Tensor of this rank, overwritten by the mean.
+    """
     if world_size() > 1:
         torch.distributed.all_reduce(number)
         number /= world_size()
@@ -21,10 +25,14 @@ def mean_over_ranks(number: Tensor) -> Tensor:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over the processes, through which gradients flow to all of them."""
+    """Return the sum over ranks; gradients flow back to all of them.
+
+    Args:
+        tensor: Tensor of this rank, of one shape on all ranks.
+    """
     if world_size() == 1:
         return tensor
     from torch.distributed.nn.functional import all_reduce
 
-    together: Tensor = all_reduce(tensor)
-    return together
+    total: Tensor = all_reduce(tensor)
+    return total

@@ -1,7 +1,7 @@
-"""Memory that the process keeps instead of giving it back and asking for it again.
+"""Freed memory stays with the process instead of going back to the system between forward passes.
 
-The C library returns every large block to the system as soon as it is freed. A network frees and allocates several
-gigabytes with each pass, and the system clears each page anew: a fifth of the time of a pass on a processor.
+glibc returns every large block to the system as soon as it is freed. A network frees and allocates several gigabytes
+per forward pass, and the system clears each page again, which takes a fifth of the time of a pass on a CPU.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 # Parameters of glibc's mallopt, and its defaults.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 << 10, 65536
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # to which the library raises it by itself when large blocks are freed
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc raises it up to this value by itself when large blocks are freed
 
-# The settings are the process's, and so is the number of contexts that need them.
+# The settings belong to the process, so the contexts that need them are counted for the whole process.
 _LOCK = threading.Lock()
 _INSIDE: list[Any] = []
 
 
 @contextmanager
 def keep_freed_memory(wanted: bool = True) -> Iterator[None]:
-    """Context in which freed memory stays with the process; what is free at its end is given back.
+    """Keep freed memory within the process inside this context, and return it to the system afterwards.
 
-    Peaks grow by what fits nowhere among the freed blocks, so it is not for tight budgets. Contexts may lie in each other,
-    and in several threads: the last that ends gives back.
+    Peak memory may grow, because a new block may fit into none of the freed ones, so this is not for tight budgets.
+    Contexts may be nested and used by several threads; the last one that ends returns the memory.
 
     Args:
-        wanted: False changes nothing, as where the C library is not glibc.
+        wanted: False has no effect; nor has True if the C library is not glibc.
     """
     library = _glibc() if wanted else None
     if library is None:
@@ -59,7 +59,7 @@ def _give_back(library: Any) -> None:
 
 
 def _glibc() -> Any:
-    """The C library of this process if it is glibc, else None."""
+    """Return the C library of this process if it is glibc, else None."""
     if platform.libc_ver()[0] != "glibc":
         return None
     return ctypes.CDLL(None)

@@ -1,8 +1,8 @@
-"""Unpacking archives that others made: the only place where medseg does it.
+"""Safe unpacking of archives; medseg unpacks archives nowhere else.
 
-Archives can name files outside the target folder, carry links and devices, or expand without end. Everything
-that is not a plain file or folder at a plain relative path is refused, sizes are counted as bytes arrive
-rather than believed, and the folder appears only when all of it is there.
+Archives can name files outside the target folder, contain links and devices, or expand without end. Everything
+except plain files and folders at relative paths is refused, sizes are counted while unpacking instead of read from
+headers, and the folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def extract(
     """Unpack a zip or tar archive (plain, gzip, bzip2 or xz) into a new folder.
 
     Args:
-        archive: told apart by content, not by name.
-        folder: must not exist; it is made under a temporary name and renamed when complete.
-        max_bytes: most bytes of all files together.
-        max_members: most files and folders.
+        archive: The archive; its format is recognised by content, not by name.
+        folder: The new folder, which must not exist. It has a temporary name until it is complete.
+        max_bytes: Largest number of bytes of all files together.
+        max_members: Largest number of files and folders.
 
     Returns:
         `folder`.
 
     Raises:
-        DataError: no such archive, damaged, or encrypted; a name that is absolute, has a drive letter, a
-            backslash or ``..``, or comes twice; a link, device or pipe; too many members or bytes, or a
-            member or archive that expands more than 1100-fold. Nothing is left behind.
+        DataError: The archive is missing, damaged or encrypted; a name is absolute, has a drive letter, a
+            backslash or ``..``, or occurs twice; a member is a link, device or pipe; there are too many members or
+            bytes, or something expands more than 1100-fold. No files remain.
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
@@ -67,7 +67,9 @@ def extract(
         temporary.rename(folder)
         sync_folder(folder.parent)
     except _DAMAGED as error:
-        raise DataError(f"{archive}: damaged or not readable ({error}). Fetch the archive again.") from None
+        raise DataError(
+            f"{archive}: damaged or not readable ({error}). Download the archive again."
+        ) from None
     except OSError as error:
         raise DataError(
             f"{archive}: cannot be unpacked to {folder} ({error.strerror or error}). Check the archive, free "
@@ -80,7 +82,7 @@ def extract(
 
 @dataclass
 class _Target:
-    """The folder being filled, and what has been used of its budget."""
+    """The folder that is filled, with its limits and what is used of them."""
 
     archive: Path
     folder: Path
@@ -95,7 +97,7 @@ class _Target:
         )
 
     def admit(self, name: str) -> Path:
-        """Where a member goes, after a check of its name and of the number of members."""
+        """Return the path of a member after a check of its name and of the number of members."""
         if "\\" in name or name.startswith("/") or re.match(r"[A-Za-z]:", name):
             raise self.refuse(name, "found an absolute path or a backslash, expected a relative path")
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -115,7 +117,7 @@ class _Target:
         self.admit(name).mkdir(parents=True, exist_ok=True)
 
     def fill(self, path: Path, name: str, content: IO[bytes], packed: int | None) -> None:
-        """Copy `content` to an admitted path, counting; `packed` is its size in the archive where known."""
+        """Copy `content` to an admitted path and count its bytes; `packed` is its size in the archive, if known."""
         path.parent.mkdir(parents=True, exist_ok=True)
         size = 0
         with path.open("xb") as file:
@@ -123,7 +125,7 @@ class _Target:
                 size += len(chunk)
                 self.used += len(chunk)
                 if self.used > self.max_bytes:
-                    raise self.refuse(name, f"found more than {self.max_bytes} bytes in all")
+                    raise self.refuse(name, f"found more than {self.max_bytes} bytes in total")
                 if packed is not None and size > MAX_RATIO * max(packed, 1):
                     raise self.refuse(name, f"expands more than {MAX_RATIO}-fold")
                 file.write(chunk)
@@ -135,13 +137,13 @@ def _unpack(archive: Path, target: _Target) -> None:
     else:
         _unpack_tar(archive, target)
     if not target.names:
-        raise DataError(f"{archive}: found no file in it, expected some. Fetch the archive again.")
+        raise DataError(f"{archive}: found no file in it, expected some. Download the archive again.")
 
 
 def _unpack_zip(archive: Path, target: _Target) -> None:
     with zipfile.ZipFile(archive) as source:
         for member in source.infolist():
-            name = member.orig_filename  # before zipfile cuts it at a null or turns separators
+            name = member.orig_filename  # before zipfile cuts it at a null character or replaces separators
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise target.refuse(name, "found a link or device, expected a file or folder")
@@ -177,7 +179,7 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A tar header; tarfile itself takes a damaged one after the first for the end of the archive."""
+    """A tar header that refuses damage; tarfile treats a damaged header after the first as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -190,7 +192,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 def _unpacked(archive: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
-    """The tar inside, by the first bytes of the file."""
+    """Open the tar inside a file, whose compression is recognised by its first bytes."""
     with archive.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):

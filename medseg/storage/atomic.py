@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent: temporary name, sync, rename."""
+"""Atomic files and folders: written under a temporary name, synced and renamed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from medseg.errors import DataError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
+    """Yield a temporary path in the folder of `path`; on success it is synced and renamed to `path`.
 
-    The temporary name keeps the suffixes, because writers choose the format by them. On an error it is
-    removed and `path` is left as it was.
+    The temporary name keeps the suffixes, because writers choose the format by them. After an error the temporary
+    file is removed and `path` is unchanged.
+
+    Args:
+        path: The file to create or replace.
+
+    Yields:
+        The temporary path to write to.
 
     Raises:
-        DataError: the folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{unique_suffix()}.{path.name}")
@@ -40,15 +46,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`; on success its files are synced and it becomes `path`.
+    """Yield a new temporary folder next to `path`; on success its files are synced and it replaces `path`.
 
     Args:
-        path: what is there stays as it was until the new folder is whole; on an error it stays.
-        keep_existing: leave a folder that another process has put there meanwhile, for contents that are the
-            same whoever writes them.
+        path: The folder to create or replace. An existing one is unchanged until the new one is complete, and after an
+            error.
+        keep_existing: Keep a folder that another process created in the meantime, for content that does not depend
+            on who writes it.
+
+    Yields:
+        The temporary folder to fill.
 
     Raises:
-        DataError: the folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary, previous = (
@@ -74,22 +84,30 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
 
 
 def unique_suffix() -> str:
-    """Part of a temporary name that no other process takes, on this machine or another one."""
+    """Return a part of a temporary name that no other process uses, on this machine or another one."""
     return f"{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def write_error(path: Path, error: OSError) -> DataError:
-    """The error to raise where `path` could not be written."""
+    """Return the error to raise if a file could not be written.
+
+    Args:
+        path: The file.
+        error: The error of the system.
+    """
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "Free space, or choose another folder." if full else "Choose another folder."
     return DataError(f"{path}: cannot be written ({error.strerror or error}). {advice}")
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and check that it can be written to, before work that would be lost otherwise.
+    """Create a folder and check that it can be written to, before work that would be lost otherwise.
+
+    Args:
+        path: The folder; it may exist.
 
     Raises:
-        DataError: it cannot.
+        DataError: The folder cannot be created or written to.
     """
     path = Path(path)
     probe = path / f".{unique_suffix()}.probe"
@@ -104,29 +122,46 @@ def make_folder(path: str | Path) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` in one step: readers see the old file or the new one."""
+    """Write a file in one step: readers see the old file or the new one.
+
+    Args:
+        path: The file to create or replace.
+        content: Its bytes.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` in one step."""
+    """Write a UTF-8 text file in one step, as `write_bytes`.
+
+    Args:
+        path: The file to create or replace.
+        text: Its text.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
     write_bytes(path, text.encode())
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder of files that are never changed in place, by links where the disk allows, which take no room.
+    """Copy a folder whose files are never changed in place, by hard links if the disk supports them.
 
     Args:
-        source: stays as it is. target: may be there.
+        source: The folder to copy.
+        target: The copy; an existing folder is added to.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: A file cannot be read or written.
     """
 
     def link_or_copy(old: str, new: str) -> None:
         try:
-            if not os.access(old, os.W_OK):  # which could not be synced
+            if not os.access(old, os.W_OK):  # such a file could not be synced
                 raise PermissionError
             os.link(old, new)
         except OSError:  # also on another disk, or a file system without links
@@ -136,7 +171,7 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def _put(new: Path, path: Path) -> None:
-    """Put `new` at `path`, unless a folder is there; asked for by the renaming itself, of which one process is first."""
+    """Rename `new` to `path` unless a folder exists there; the renaming itself decides which process is first."""
     try:
         new.rename(path)
     except OSError:
@@ -145,7 +180,7 @@ def _put(new: Path, path: Path) -> None:
 
 
 def _swap(new: Path, path: Path, previous: Path) -> None:
-    """Put `new` at `path`, what is there at `previous`; or leave `path` as it is."""
+    """Rename `path` to `previous` and `new` to `path`; after an error, `path` is unchanged."""
     if path.exists():
         path.rename(previous)
     try:
@@ -162,7 +197,11 @@ def _sync(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable, where the system allows it."""
+    """Make renames in a folder durable, if the system supports it.
+
+    Args:
+        folder: The folder.
+    """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""JSON that others wrote, read strictly: one meaning or an error."""
+"""Strict reading of JSON files: ambiguous content is an error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from medseg.errors import DataError
 def read_json(path: Path) -> Any:
     """Read a UTF-8 JSON file, with or without a byte order mark.
 
+    Args:
+        path: The file.
+
     Raises:
-        DataError: missing, not UTF-8, not JSON (with line and column), a key twice in one object, or one of
-            NaN and Infinity, which are no JSON.
+        DataError: The file is missing, not UTF-8 or not JSON (with line and column), a key occurs twice in one object,
+            or it holds NaN or Infinity, which JSON does not have.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def read_json(path: Path) -> Any:
         if len(table) < len(pairs):
             keys = [key for key, _ in pairs]
             doubled = next(key for key in keys if keys.count(key) > 1)
-            raise DataError(f"{path}: key {doubled!r} stands twice in one object. Remove one.")
+            raise DataError(f"{path}: key {doubled!r} occurs twice in one object. Remove one.")
         return table
 
     def refused(constant: str) -> NoReturn:
@@ -33,7 +36,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refused)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}). Mend that line."
+            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}). Fix that line."
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start}: not UTF-8 text. Save the file as UTF-8.") from None
@@ -46,8 +49,11 @@ def read_json(path: Path) -> Any:
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file whose top level is an object.
 
+    Args:
+        path: The file.
+
     Raises:
-        DataError: as `read_json`, or the top level is something else.
+        DataError: `read_json` raises it, or the top level is something else.
     """
     values = read_json(path)
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""One writer per run folder: a lock file that tells who holds it."""
+"""One writer per run folder: a lock file that names the process that holds it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NAME = "lock"
 
 
 class RunLock:
-    """Context in which this process alone writes to a run folder.
+    """Context manager in which only this process writes to a run folder.
 
-    The file ``RUN/lock`` holds host and process id. A lock is stale, and taken over, if its process is dead on
-    this host; so is one of this very process, which an abandoned loop in a notebook or a container's earlier
-    life (process 1 again) left behind.
+    The file ``RUN/lock`` holds host and process ID. A lock is stale and is taken over if its process no longer runs on
+    this host. A lock with the ID of this process is stale, too: an abandoned loop in a notebook, or an earlier start of
+    a container (whose process has ID 1 each time), left it.
 
     Args:
-        run: run folder, which must exist.
+        run: Run folder, which must exist.
     """
 
     def __init__(self, run: Path) -> None:
@@ -37,22 +37,22 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            ConfigError: a living process holds it, or one on another host, of which nothing is known.
+            ConfigError: A running process holds the lock, or a process on another host, whose state is unknown.
         """
         while not (self._create() or self._take_over()):
-            pass  # somebody gave it back, or took it over, at that very moment
+            pass  # another process released it or took it over at this moment
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            # Not if a later loop of this process has taken it over.
+            # A later loop of this process may have taken it over.
             if self.path.read_text(encoding="utf-8") == self._content:
                 self.path.unlink()
 
     def _create(self) -> bool:
-        """Write the file, unless there is one; True if it was written."""
+        """Write the file unless it exists; return whether it was written."""
         try:
             file = self.path.open("x", encoding="utf-8")
         except FileExistsError:
@@ -63,16 +63,18 @@ class RunLock:
             with file:
                 file.write(self._content)
         except OSError as error:
-            self.path.unlink(missing_ok=True)  # cut off, it would be taken for that of an unknown training
+            self.path.unlink(
+                missing_ok=True
+            )  # an incomplete file would count as the lock of an unknown training
             raise write_error(self.path, error) from None
         return True
 
     def _take_over(self) -> bool:
-        """Take a stale lock's place, where several may try at once; False if it is not there any more."""
+        """Replace a stale lock, which several processes may try at once; return False if the lock is gone."""
         try:
             file = self.path.open("r+b" if os.access(self.path, os.W_OK) else "rb")
         except OSError:
-            self.check()  # refuses one that cannot be read
+            self.check()  # raises if the file exists but cannot be read
             return False
         with file:
             _wait_for(file)
@@ -83,13 +85,17 @@ class RunLock:
         return True
 
     def _is(self, file: BinaryIO) -> bool:
-        """Whether an open file is still the lock."""
+        """Return whether an open file is still the lock."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         return False
 
     def check(self) -> None:
-        """Refuse as taking the lock would, without taking it."""
+        """Raise as taking the lock would, without taking it.
+
+        Raises:
+            ConfigError: See `__enter__`.
+        """
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
             host, pid = str(holder["host"]), int(holder["pid"])
@@ -100,13 +106,13 @@ class RunLock:
         if host == platform.node() and (pid == os.getpid() or not _is_alive(pid)):
             return
         raise ConfigError(
-            f"{self.path}: found a training at work (process {pid} on {host}), expected none in this run folder. "
-            "Wait for it or stop it; if it runs no more, delete this file."
+            f"{self.path}: found a running training (process {pid} on {host}), expected none in this run folder. "
+            "Wait for it or stop it; if it no longer runs, delete this file."
         )
 
 
 def _wait_for(file: BinaryIO) -> None:
-    """Wait until no other process of this host has the open file to itself, and have it until it is closed."""
+    """Lock an open file against other processes of this host, until it is closed."""
     if sys.platform != "win32":
         import fcntl
 
@@ -119,6 +125,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it lives, but belongs to someone else
+    except OSError:  # it runs, but belongs to another user
         return True
     return True

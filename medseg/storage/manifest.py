@@ -1,4 +1,4 @@
-"""Folders that are whole or do not count: a manifest with the hash of every file is written last."""
+"""Complete folders: a manifest with the hash of every file is written last."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ FORMAT = 1
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size and sha256 of every file in `folder` and the folders in it; this commits the folder."""
+    """Record size and SHA-256 of every file in a folder and its subfolders, which marks the folder as complete.
+
+    Args:
+        folder: The folder; hidden files are left out.
+    """
     files = {name: _entry(folder / name) for name in _names(folder)}
     write_text(folder / NAME, json.dumps({"format": FORMAT, "files": files}, indent=2, sort_keys=True) + "\n")
 
 
 def check_manifest(folder: Path) -> None:
-    """Compare `folder` with its manifest.
+    """Compare a folder with its manifest.
+
+    Args:
+        folder: A folder that `write_manifest` marked as complete.
 
     Raises:
-        ModelError: no manifest, a newer format, a missing, extra or changed file.
+        ModelError: There is no manifest, it has another format, or a file is missing, unexpected or changed.
     """
     path = folder / NAME
     try:
@@ -37,7 +44,7 @@ def check_manifest(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{path}: damaged. Copy the folder again.") from None
     check_format(version, FORMAT, path, "manifest", error=ModelError)
-    # Folders that the manifest does not know are none of its business, such as one of pictures made later.
+    # Subfolders that are not in the manifest may be added later, for example one of figures.
     inner = {str(name).split("/")[0] for name in files if "/" in str(name)}
     present = {name for name in _names(folder) if "/" not in name or name.split("/")[0] in inner}
     if present != set(files):
@@ -55,7 +62,11 @@ def check_manifest(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` passes `check_manifest`."""
+    """Return whether a folder passes `check_manifest`.
+
+    Args:
+        folder: The folder.
+    """
     try:
         check_manifest(folder)
     except ModelError:
@@ -70,7 +81,7 @@ def _entry(path: Path) -> dict[str, object]:
 
 
 def _names(folder: Path, prefix: str = "") -> list[str]:
-    """Files of a folder and of the folders in it that count, with ``/`` between the names."""
+    """Return the files of a folder and its subfolders as relative paths with ``/``, without hidden ones."""
     names: list[str] = []
     for path in sorted(folder.iterdir()):
         name = f"{prefix}{path.name}"

@@ -1,7 +1,7 @@
-"""Files that ``torch.save`` wrote: the only place where medseg reads them.
+"""Safe reading of files that ``torch.save`` wrote; medseg reads them nowhere else.
 
-Such a file is a program for the unpickler. Only the restricted one is used, which builds tensors and plain types
-and, where the caller lists them, a few more; there is no other way in.
+Such a file is a program for the unpickler. Only the restricted unpickler is used, which builds tensors, plain types
+and the few further types that a caller lists.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
 
 def read_torch_file(path: str | Path, allowed: Sequence[Allowed] = (), *, mapped: bool = False) -> Any:
-    """Read tensors and plain types.
+    """Read tensors and plain types from a file of ``torch.save``.
 
     Args:
-        path: in the zip format that torch writes since 1.6.
-        allowed: classes and functions beyond torch's own list that the file may name; as a pair, with the name
-            that stands for it in the file.
-        mapped: leave tensors in the file until they are used, for files of which only a part is wanted.
+        path: File in the zip format that torch writes since version 1.6.
+        allowed: Classes and functions that the file may name besides torch's own list; a pair gives the name that the
+            file uses for one.
+        mapped: Leave tensors in the file until they are used, to read only a part of a file.
+
+    Returns:
+        The content of the file, on the CPU.
 
     Raises:
-        ModelError: missing, damaged, of the older format, or naming anything else; nothing of the file has run.
+        ModelError: The file is missing, damaged, in an older format, or names anything else. Nothing in it was run.
     """
     import torch
 
@@ -37,7 +40,7 @@ def read_torch_file(path: str | Path, allowed: Sequence[Allowed] = (), *, mapped
             unknown = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
             if not unknown:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except Exception as error:  # a damaged file makes the unpickler stumble in any way
+        except Exception as error:  # a damaged file may raise anything in the unpickler
             reason = " ".join(str(error).split(". ")[0].split())[:200] or type(error).__name__
             raise ModelError(f"{path}: not a readable checkpoint ({reason}). Copy the file again.") from None
     raise ModelError(
@@ -47,7 +50,7 @@ def read_torch_file(path: str | Path, allowed: Sequence[Allowed] = (), *, mapped
 
 
 def _check_container(path: Path) -> None:
-    """Refuse what torch's reader should not be given: older formats, and packed members that grow without end."""
+    """Raise for older formats, and for compressed members, which could expand without end."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
@@ -56,7 +59,7 @@ def _check_container(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: not a checkpoint in torch's zip format ({error}). Older formats cannot be read safely; load "
-            "and save the file with a newer torch where it was made."
+            "and save it again with a newer torch on the machine where it was created."
         ) from None
     if packed:
         raise ModelError(

@@ -58,7 +58,7 @@ def test_every_writable_kind(make_volume: Any, tmp_path: Path, suffix: str, kind
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a", "a.hdr", "a.dcm"])
 def test_other_kinds_are_not_written(make_volume: Any, tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        DataError, match=rf"{name}: cannot write this kind of file: expected \.nii, \.nii\.gz"
+        DataError, match=rf"{name}: cannot write this file format: expected \.nii, \.nii\.gz"
     ):
         write(make_volume(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_made(make_volume: Any, tmp_path: Path, suffix: 
 def test_unknown_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
-        DataError, match=rf"notes\.txt: unknown kind of file: expected one of {IMAGE_SUFFIXES[0]}"
+        DataError, match=rf"notes\.txt: unknown file format: expected one of {IMAGE_SUFFIXES[0]}"
     ):
         read(tmp_path / "notes.txt")
     for name in ("absent", "absent.txt", "absent.nii", "absent.nii.gz", "absent.mha", "absent.png"):
@@ -138,7 +138,7 @@ def test_a_label_map_in_colours_is_to_be_converted(tmp_path: Path) -> None:
 
     Image.fromarray(np.eye(3, dtype=np.uint8)[None]).save(tmp_path / "l.png")
     with pytest.raises(
-        DataError, match=r"l\.png: found 3 channels.*Convert its colours to one whole number a label"
+        DataError, match=r"l\.png: found 3 channels.*Convert its colours to one whole number per label"
     ):
         read_labels(tmp_path / "l.png")
 

@@ -132,7 +132,7 @@ def test_a_label_map_of_a_picture_is_written_as_a_picture(top, dtype, tmp_path):
         (np.full((1, 3, 4, 1), 1 << 16), np.diag([-1, -1, 1, 1]), "to 65536"),
         (np.full((1, 3, 4, 1), -1), np.diag([-1, -1, 1, 1]), "from -1"),
         (np.zeros((1, 3, 4, 1), np.float32), np.diag([-1, -1, 1, 1]), "float32"),
-        (np.zeros((1, 3, 4, 1), np.uint8), np.diag([1, -1, 1, 1]), "place in space"),
+        (np.zeros((1, 3, 4, 1), np.uint8), np.diag([1, -1, 1, 1]), "position in space"),
     ],
 )
 def test_what_a_picture_cannot_hold_is_refused(data, affine, found, tmp_path):

@@ -96,7 +96,7 @@ def test_a_sheared_grid_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     sheared = np.eye(4)
     sheared[0, 2] = 0.3
     with pytest.raises(
-        DataError, match=r"a\.nrrd: the grid is sheared, which \.nrrd cannot hold\. Write \.nii\.gz"
+        DataError, match=r"a\.nrrd: the grid is sheared, which \.nrrd cannot store\. Write \.nii\.gz"
     ):
         write(Volume(np.zeros((1, 2, 2, 2), np.uint8), Grid((2, 2, 2), sheared)), tmp_path / "a.nrrd")
     assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,7 @@ def test_a_locked_run_is_not_trained(make_experiment, workplace):
     run = workplace / "locked"
     trainer = make_experiment("train.steps=1").trainer(run)
     hold(run, platform.node(), os.getppid())
-    with pytest.raises(ConfigError, match="found a training at work"):
+    with pytest.raises(ConfigError, match="found a running training"):
         next(iter(trainer))
     assert not (run / "metrics.jsonl").exists()
     assert not list(run.glob("events*"))
@@ -119,7 +119,7 @@ def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, wor
     list(experiment.trainer(run))
     hold(run, platform.node(), os.getppid())
     seen: list[object] = []
-    with pytest.raises(ConfigError, match="found a training at work"):
+    with pytest.raises(ConfigError, match="found a running training"):
         experiment.trainer(run, resume=True, progress=lambda *case: seen.append(case))
     assert seen == []
 
@@ -144,7 +144,7 @@ def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace)
         run.mkdir(exist_ok=True)
         hold(run, platform.node(), os.getppid())
 
-    with pytest.raises(ConfigError, match="found a training at work"):
+    with pytest.raises(ConfigError, match="found a running training"):
         make_experiment("train.steps=1").trainer(run, progress=begin_other)
     assert [path.name for path in run.iterdir()] == ["lock"]
     (run / "lock").unlink()

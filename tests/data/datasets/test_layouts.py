@@ -174,7 +174,7 @@ def test_malformed_lists(tmp_path, training):
     ("text", "message"),
     [
         ('{"a": 1,\n "b": }', "line 2, column 7"),
-        ('{"a": 1, "a": 2}', "key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "key 'a' occurs twice"),
         ('{"a": NaN}', "NaN"),
         ("[]", "found a list"),
         ("[" * 100_000, "nested too deeply|not valid JSON"),
