@@ -89,9 +89,9 @@ def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures
 def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
     """What medseg expects of the same call."""
     import medseg
-    from medseg.inference.estimate import estimate
+    from medseg.inference.estimate import estimate_image
 
-    found = estimate(medseg.load(model, device="cpu", **settings), image)
+    found = estimate_image(medseg.load(model, device="cpu", **settings), image)
     return {"seconds": found.seconds, "memory": found.memory, "bands": found.bands}
 
 

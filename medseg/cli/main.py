@@ -64,8 +64,9 @@ class _Parser(argparse.ArgumentParser):
             new = RENAMED_OPTIONS.get((self.prog.removeprefix("medseg "), unknown))
             if new is not None:
                 self.error(f"{unknown}: {new}")
-            options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", self.format_usage())
-            settings = " Settings are given as --set NAME=VALUE." if "--set" in options else ""
+            usage = self.format_usage()
+            options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", usage)
+            settings = " Settings are given as key=value." if "key=value" in usage else ""
             self.error(f"{unknown}: no such option.{did_you_mean(unknown, options) or settings}")
         return known, rest
 

@@ -1,17 +1,17 @@
-"""Many images through one model: the next is read and the last is written while the network works."""
+"""Predict many images with one model: read the next and write the last while the network works."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import DataError, MedsegError
+from medseg.inference.pipeline import pipelined
 from medseg.inference.provenance import probabilities_path
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory
@@ -19,35 +19,36 @@ from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
 Recording = Callable[[Path], AbstractContextManager[None]]
+_Result = TypeVar("_Result")
 
 
 def without_recording(target: Path) -> AbstractContextManager[None]:
-    """Write `target` without a note of what made it."""
+    """Return a context that records nothing about the writing of `target`."""
     return nullcontext()
 
 
 @contextmanager
 def memory_error_as_data_error(case: Case) -> Generator[None]:
-    """Turn a lack of memory into a `DataError` of this image, so that others go on.
+    """Convert MemoryError into DataError so that the batch continues with the next case.
 
     Raises:
-        DataError: the memory did not suffice.
+        DataError: The memory did not suffice for this case.
     """
     try:
         yield
     except MemoryError as error:
-        reason = " ".join(str(error).split()) or "an array could not be made"
+        reason = " ".join(str(error).split()) or "an array could not be allocated"
         raise DataError(
             f"{case.id}: found too little memory ({reason:.200}). Give --max-memory, or use a larger machine."
         ) from error
 
 
 class Segmenter(Protocol):
-    """A `Predictor`, or several `Together`."""
+    """A `Predictor` or a `PredictorEnsemble`."""
 
     @property
     def max_memory(self) -> int | None:
-        """Bytes that the process stays below, if a budget was given."""
+        """The resident bytes that the process must not exceed, or None without a budget."""
 
     def prepare(self, source: Case) -> Any:
         """Read and prepare an image."""
@@ -55,17 +56,20 @@ class Segmenter(Protocol):
     def run(
         self, prepared: Any, *, progress: Progress | None = None, probabilities: str | Path | None = None
     ) -> Volume:
-        """Segment it."""
+        """Segment a prepared image."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image.
+    """The result of predicting one case.
 
     Attributes:
-        case: the image. target: the file of its label map.
-        error: why there is none; None when it was written.
-        reading, network, writing: seconds; reading and writing overlap with the network of other images.
+        case: The case.
+        target: File of its label map.
+        error: Why there is no label map; None if it was written.
+        reading: Seconds spent on reading and preparing, in parallel with the network of the previous case.
+        network: Seconds spent in the network and on resampling to the file's grid.
+        writing: Seconds spent on writing, in parallel with the network of the next case.
     """
 
     case: Case
@@ -74,6 +78,38 @@ class Outcome:
     reading: float = 0.0
     network: float = 0.0
     writing: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all stages together."""
+        return self.reading + self.network + self.writing
+
+    def after(
+        self, stage: Literal["reading", "network", "writing"], action: Callable[[], _Result]
+    ) -> tuple[Outcome, _Result | None]:
+        """Run a stage and return the outcome with its seconds or its error, and what the stage returned.
+
+        A `MedsegError` or a lack of memory becomes the outcome's error, so that it does not stop other cases. Nothing is
+        run after an error.
+
+        Args:
+            stage: Name of the stage, under which its seconds are kept.
+            action: The stage.
+
+        Returns:
+            The new outcome and the result of `action`, which is None after an error.
+        """
+        if self.error is not None:
+            return self, None
+        began = time.perf_counter()
+        result, error = None, None
+        try:
+            with memory_error_as_data_error(self.case):
+                result = action()
+        except MedsegError as refused:
+            error = refused
+        seconds: dict[str, Any] = {stage: time.perf_counter() - began}
+        return replace(self, error=error, **seconds), result
 
 
 def predict_files(
@@ -84,88 +120,42 @@ def predict_files(
     probabilities: bool = False,
     recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
-    """Segment images and write their label maps, each in one step.
+    """Segment images and write their label maps.
+
+    Each label map appears at its place only once it is complete.
 
     Args:
-        predictor: loaded once for all.
-        pairs: image and the file to write.
-        progress: called with (done, total, "window") of each image.
-        probabilities: write ``NAME_probabilities.nii`` beside ``NAME.nii.gz``, too.
-        recording: gives the context that the writing of a file is done in, such as `MadeBy.noting` with its maker.
+        predictor: The loaded model, used for all images.
+        pairs: Each case and the file of its label map.
+        progress: Called with (done, total, "window") of each image.
+        probabilities: Write ``NAME_probabilities.nii`` next to ``NAME.nii.gz``, too.
+        recording: Returns the context in which a label map is written, such as `Provenance.recording` with a model.
 
     Yields:
-        An outcome per pair, in order, once its file is written. An image that cannot be used does not stop the others.
+        One outcome per case, in order, once its file is written. A case that fails does not stop the others.
     """
-    # With a budget, the next image is not read ahead: what it will take is not yet known.
-    ahead = predictor.max_memory is None
-    todo = iter(pairs)
-    with keep_freed_memory(ahead), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        try:
-            pair = next(todo, None)
-            reading = reader.submit(_read, predictor, pair[0]) if pair else None
-            written: Future[Outcome] | None = None
-            while pair is not None and reading is not None:
-                case, target = pair
-                read = reading.result()
-                pair = next(todo, None)
-                if ahead and pair is not None:
-                    reading = reader.submit(_read, predictor, pair[0])
-                done = _segment(predictor, case, target, read, progress, probabilities)
-                if written is not None:
-                    yield written.result()
-                written = writer.submit(_write, *done, recording)
-                del read, done
-                if not ahead and pair is not None:
-                    reading = reader.submit(_read, predictor, pair[0])
-            if written is not None:
-                yield written.result()
-        finally:
-            reader.shutdown(wait=True, cancel_futures=True)
 
+    def read(pair: tuple[Case, Path]) -> tuple[Outcome, Any]:
+        return Outcome(*pair).after("reading", lambda: predictor.prepare(pair[0]))
 
-_Read = tuple[Any, MedsegError | None, float]
+    def segment(ready: tuple[Outcome, Any]) -> tuple[Outcome, Volume | None]:
+        outcome, prepared = ready
+        file = probabilities_path(outcome.target) if probabilities else None
+        return outcome.after(
+            "network", lambda: predictor.run(prepared, progress=progress, probabilities=file)
+        )
 
+    def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:
+        outcome, labels = done
 
-def _read(predictor: Segmenter, case: Case) -> _Read:
-    began = time.perf_counter()
-    try:
-        with memory_error_as_data_error(case):
-            prepared = predictor.prepare(case)
-    except MedsegError as error:
-        return None, error, time.perf_counter() - began
-    return prepared, None, time.perf_counter() - began
+        def write_recorded() -> None:
+            assert labels is not None
+            with recording(outcome.target):
+                write(labels, outcome.target)
 
+        return outcome.after("writing", write_recorded)[0]
 
-def _segment(
-    predictor: Segmenter,
-    case: Case,
-    target: Path,
-    read: _Read,
-    progress: Progress | None,
-    probabilities: bool,
-) -> tuple[Outcome, Volume | None]:
-    prepared, error, reading = read
-    if prepared is None:
-        return Outcome(case, target, error, reading), None
-    began = time.perf_counter()
-    try:
-        with memory_error_as_data_error(case):
-            path = probabilities_path(target) if probabilities else None
-            labels = predictor.run(prepared, progress=progress, probabilities=path)
-    except MedsegError as refused:
-        return Outcome(case, target, refused, reading), None
-    return Outcome(case, target, None, reading, time.perf_counter() - began), labels
-
-
-def _write(outcome: Outcome, labels: Volume | None, recording: Recording) -> Outcome:
-    if labels is None:
-        return outcome
-    began = time.perf_counter()
-    error: MedsegError | None = None
-    try:
-        with memory_error_as_data_error(outcome.case), recording(outcome.target):
-            write(labels, outcome.target)
-    except MedsegError as refused:
-        error = refused
-    writing = time.perf_counter() - began
-    return Outcome(outcome.case, outcome.target, error, outcome.reading, outcome.network, writing)
+    # With a budget, the next image is not read ahead, because what it will take is not known yet.
+    read_ahead = predictor.max_memory is None
+    with keep_freed_memory(read_ahead):
+        yield from pipelined(pairs, read, segment, write_labels, read_ahead=read_ahead)

@@ -1,17 +1,19 @@
-"""What a prediction will take, before it is run."""
+"""Estimate the time and memory of a prediction without running it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from medseg.data.datasets.cases import Case
+from medseg.errors import MedsegError
 from medseg.inference.predictor import Predictor, Source
-from medseg.inference.sliding.engine import PreparedPrediction
 from medseg.inference.sliding.labelling import LabelRule
+from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.inference.sliding.windows import SlidingWindow, window_slices, windows_to_predict
 from medseg.runtime.glibc_memory import keep_freed_memory
@@ -21,14 +23,15 @@ _BATCHES_TIMED = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one image.
+    """The estimate for one image and one model.
 
     Attributes:
-        windows: to predict; empty: left out because they hold nothing.
-        seconds: reading, network and export together.
-        memory: resident bytes of the process at most.
-        bands: parts that the image is predicted in.
-        shape: voxels on the network's grid.
+        windows: Number of windows to predict.
+        empty: Number of windows that are skipped because they are empty.
+        seconds: Seconds for reading, network and export together.
+        memory: Expected peak of the process's resident memory in bytes.
+        bands: Number of bands that the image is predicted in.
+        shape: Voxels on the network's grid.
     """
 
     windows: int
@@ -39,14 +42,19 @@ class Estimate:
     shape: tuple[int, ...]
 
 
-def estimate(predictor: Predictor, source: Source) -> Estimate:
-    """Read and prepare the image, lay it out, and time one batch of windows and one slice of export.
+def estimate_image(predictor: Predictor, source: Source) -> Estimate:
+    """Estimate what predicting an image takes.
 
-    Of a cascade, windows, parts and voxels are those of the last stage; time and memory those of all.
+    The image is read and prepared; a few batches of windows and a slice of export are timed. In a cascade, windows, bands
+    and voxels are those of the second stage; time and memory are those of both.
+
+    Args:
+        predictor: The model.
+        source: The image, as for a call of the predictor.
 
     Raises:
-        DataError: the image cannot be read or does not fit the model.
-        ConfigError: the memory allowed is too small for it.
+        DataError: The image cannot be read or does not fit the model.
+        ConfigError: The allowed memory is too small for it.
     """
     began = time.perf_counter()
     prepared = predictor.prepare(source)
@@ -64,9 +72,9 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     shape = tuple(prepared.image.shape[1:])
     memory = plan.peak
     if prepared.run_first_stage is not None and predictor.first_stage is not None:
-        before = estimate(predictor.first_stage, source)
+        before = estimate_image(predictor.first_stage, source)
         seconds += before.seconds
-        # The label map of the earlier stage, which is there when the later one runs.
+        # The label map of the first stage, which is in memory while the second one runs.
         held = (
             prepared.target.volume.data.size
             * predictor.first_stage.labels.to_classes(np.zeros(1, int)).itemsize
@@ -77,14 +85,58 @@ def estimate(predictor: Predictor, source: Source) -> Estimate:
     )
 
 
+@dataclass(frozen=True)
+class CaseEstimate:
+    """The estimate for one case.
+
+    Attributes:
+        case: The case.
+        parts: The estimate for each model; empty after an error.
+        error: Why there is none.
+    """
+
+    case: Case
+    parts: tuple[Estimate, ...] = ()
+    error: MedsegError | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all models, which run one after the other."""
+        return sum(part.seconds for part in self.parts)
+
+    @property
+    def memory(self) -> int:
+        """The peak resident memory of the process in bytes."""
+        return max((part.memory for part in self.parts), default=0)
+
+
+def estimate_cases(predictors: Sequence[Predictor], cases: Iterable[Case]) -> Iterator[CaseEstimate]:
+    """Estimate what predicting each case takes.
+
+    Args:
+        predictors: One predictor, or those of an ensemble.
+        cases: The cases.
+
+    Yields:
+        One estimate per case. A case that fails does not stop the others.
+    """
+    for case in cases:
+        try:
+            parts = tuple(estimate_image(predictor, case) for predictor in predictors)
+        except MedsegError as error:
+            yield CaseEstimate(case, error=error)
+        else:
+            yield CaseEstimate(case, parts)
+
+
 class _Enough(Exception):
-    """Batches were timed."""
+    """Enough batches were timed."""
 
 
 def _batch_seconds(
     predictor: Predictor, prepared: PreparedPrediction, sliding: SlidingWindow, columns: slice
 ) -> float:
-    """Seconds from one batch to the next, of the first few."""
+    """Return the median of the seconds between the first few batches."""
     stamps = [time.perf_counter()]
 
     def stamp(done: int, total: int, what: str) -> None:
@@ -102,7 +154,10 @@ def _batch_seconds(
 
 
 def _export_seconds(axes: Sequence[LinearWeights], rule: LabelRule) -> float:
-    """Seconds to bring logits to the target, from the slices between the first two; few voxels lie between classes."""
+    """Return the seconds for resampling logits onto the target, extrapolated from the first slices.
+
+    The logits are those of background, since in most images few voxels lie between classes.
+    """
     along = int((axes[0].upper <= 1).sum())
     sizes = [int(axis.upper.max()) + 1 for axis in axes]
     block = torch.tensor(rule.background_logits).repeat(min(2, sizes[0]), *sizes[1:], 1)

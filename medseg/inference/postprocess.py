@@ -1,4 +1,4 @@
-"""Corrections of finished label maps."""
+"""Post-processing of label maps: keep only the largest connected components."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from medseg.model_folder.settings import PredictSettings
 
 
 def component_groups(settings: PredictSettings, labels: Labels) -> list[tuple[int, ...]]:
-    """The values of which, as one, only the largest component stays, one group after the other.
+    """Return the groups of label values of which only the largest connected component is kept, in order.
 
     Args:
-        settings: first the whole foreground, if they say so, then each name of `keep_largest` in order.
-        labels: the name of a region stands for the labels that it holds.
+        settings: Prediction settings. The whole foreground comes first, if wanted, then each name of `keep_largest`.
+        labels: Labels and regions that these names refer to. A region is the group of its labels.
 
     Raises:
-        DataError: a name of neither label nor region.
+        DataError: A name is neither a label nor a region.
     """
     known: dict[str, tuple[int, ...]] = {label.name: (label.value,) for label in labels.foreground}
     known |= {region.name: region.values for region in labels.regions}

@@ -1,4 +1,9 @@
-"""From an image file to a label map on the file's own grid."""
+"""Predict the label map of an image on the image's own grid.
+
+`load` reads a model folder and returns a `Predictor`. Calling it reads and prepares the image (`Predictor.prepare`), runs
+the network window by window, brings the logits back onto the image's grid and converts them to labels (`Engine`), and
+post-processes the label map.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,10 @@ from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
-from medseg.inference.sliding.cascade_input import FOR_ALL_STAGES, CascadeInput, empty_in_both
-from medseg.inference.sliding.engine import Engine, PreparedPrediction
+from medseg.inference.sliding.cascade_input import CascadeInput, empty_in_both
+from medseg.inference.sliding.engine import Engine
 from medseg.inference.sliding.labelling import LabelRule, label_rule
+from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.skip_empty import body_box, empty_test
 from medseg.inference.sliding.slab import InMemoryImage, LazyImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
@@ -29,7 +35,7 @@ from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
-from medseg.model_folder.settings import PredictSettings, SavedModel
+from medseg.model_folder.settings import SHARED_BY_STAGES, PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
 from medseg.runtime.memory import format_size, parse_size, used_memory
@@ -38,24 +44,49 @@ from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
-_SMALL = 100 * 10**6  # bytes that are read whatever the budget
+_ALWAYS_READ = 100 * 10**6  # bytes of an image that is read whatever the budget
 
 
 class Predictor:
-    """A model, its preprocessing and its labels; call it with an image.
+    """A model with its preprocessing and labels; call it with an image to get a label map.
 
     Args:
-        model: dense model, 2-D or 3-D, in evaluation or training mode.
-        saved: settings of the model folder.
-        labels: names and values of the classes, and the regions if the model predicts these.
-        device: where to run; None takes CUDA where there is one.
-        max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
-        first_stage: predictor of the earlier stage of a cascade, run first on every image that comes without its label map.
+        model: The network, 2-D or 3-D, in evaluation or training mode.
+        saved: Settings of its model folder.
+        labels: Labels of its classes, and the regions if it predicts these.
+        device: Device to run on; None for CUDA if available.
+        max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for a share of what
+            is free.
+        first_stage: Predictor of the first stage of a cascade, which runs first on every image that comes without a label
+            map of the first stage.
+
+    Attributes:
+        saved: Settings of the model folder.
+        labels: Labels of the classes.
+        first_stage: Predictor of the first stage of a cascade, or None.
+        max_memory: Maximum resident memory of the process in bytes, or None.
+        device: Device that the network runs on.
+        network: The network as windows see it: on its device, in its precision and memory format.
+        engine: Runs prepared images through the network, within the memory that is allowed.
 
     Raises:
         DataError: ``predict.keep_largest`` names an unknown label or region.
-        ConfigError: there is no such device, or `max_memory` is no size.
-        ModelError: the model counts on an earlier stage, and `first_stage` is not it.
+        ConfigError: The device does not exist, or `max_memory` is not a size.
+        ModelError: `first_stage` does not fit the model.
+
+    Examples:
+        >>> import numpy as np
+        >>> import medseg
+        >>> saved = SavedModel.parse({
+        ...     "medseg": "0.1", "name": "liver", "model": {"name": "unet_3d", "channels": [4, 8]},
+        ...     "channel_names": ["CT"], "preprocessing": {"channels": [{"method": "zscore"}]}, "window": [8, 8, 8],
+        ... })
+        >>> model = medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+        >>> predictor = Predictor(model, saved, medseg.Labels.from_names({"background": 0, "liver": 5}), device="cpu")
+        >>> image = np.random.default_rng(0).normal(size=(1, 12, 10, 9)).astype(np.float32)
+        >>> labels = predictor(medseg.Volume(image, medseg.Grid.from_spacing((12, 10, 9), (1, 1, 2))))
+        >>> labels.data.shape, labels.grid.spacing
+        ((1, 12, 10, 9), (1.0, 1.0, 2.0))
     """
 
     def __init__(
@@ -68,39 +99,41 @@ class Predictor:
         max_memory: int | str | None = None,
         first_stage: Predictor | None = None,
     ) -> None:
-        found = len(first_stage.labels.foreground) if first_stage is not None else 0
-        if found != saved.num_first_stage_labels:
-            raise ModelError(
-                f"{saved.name}: earlier stage: found {found} labels, expected {saved.num_first_stage_labels}. Give the stage that "
-                "this one was trained behind."
-            )
+        saved.check_first_stage(0 if first_stage is None else len(first_stage.labels.foreground), saved.name)
         self.saved = saved
         self.labels: Labels = labels
         self.first_stage: Predictor | None = first_stage
         self.max_memory = parse_size(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory
-        self._cleaned = component_groups(saved.predict, labels)
+        self._component_groups = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
         rule = label_rule(labels)
-        afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._cleaned else 0
+        afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._component_groups else 0
         self.engine = Engine(self.network, self._sliding(rule), rule, self.max_memory, afterwards)
 
     @property
     def settings(self) -> PredictSettings:
-        """Overlap, mirroring, batch, precision, post-processing."""
+        """The prediction settings: overlap, mirroring, batch size, precision, post-processing."""
         return self.saved.predict
 
     @property
     def model(self) -> Model:
-        """The model that was given, on its device."""
+        """The network, on its device."""
         return self.network.model
 
     def with_settings(self, **changes: object) -> Predictor:
-        """The same weights with other prediction settings, such as ``overlap=0.25``; see `load` for cascades."""
-        saved = self.saved.replace(predict=self.settings.replace(**changes).to_plain())
-        first_stage = (
-            None if self.first_stage is None else self.first_stage.with_settings(**_for_all_stages(changes))
-        )
+        """Return a predictor with the same weights and other prediction settings.
+
+        Args:
+            **changes: Settings to replace, such as ``overlap=0.25``, as for `load`.
+
+        Raises:
+            ConfigError: A setting is unknown or its value does not fit.
+        """
+        saved = self.saved.replace(predict=self.settings.merged(changes).to_plain())
+        first_stage = self.first_stage
+        if first_stage is not None:
+            first_stage = first_stage.with_settings(**_shared_by_stages(changes))
         return Predictor(
             self.model,
             saved,
@@ -114,42 +147,50 @@ class Predictor:
         """Segment an image.
 
         Args:
-            source: a volume, a file, a DICOM folder, one file per channel, or a case.
-            progress: called with (done, total, "window").
+            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+            progress: Called with (done, total, "window").
 
         Returns:
-            Label volume with the labels' values, on the image's own grid, ready to be written.
+            The label map `(1, X, Y, Z)` with the labels' values, on the image's own grid, ready to be written.
 
         Raises:
-            DataError: the image cannot be read or does not fit the model.
-            ConfigError: the memory allowed is too small for it.
+            DataError: The image cannot be read or does not fit the model.
+            ConfigError: `max_memory` is too small for the image.
         """
         return self.run(self.prepare(source), progress=progress)
 
     def instances(self, source: Source, *, progress: Progress | None = None) -> Instances:
-        """Find the objects of an image with a 2-D instance model: in each slice, linked across slices.
+        """Find the instances in an image with a 2-D instance model, slice by slice and linked across slices.
 
         Args:
-            source: as for a call.
-            progress: called with (done, total, "slice").
+            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+            progress: Called with (done, total, "slice").
 
         Returns:
-            Instances of the volume `(X, Y, Z)` on the image's own grid; a picture has one slice.
+            Instances of the volume `(X, Y, Z)` on the image's own grid; a natural image has one slice.
 
         Raises:
-            ModelError: the model finds no instances, as a U-Net.
-            DataError: the image cannot be read or does not fit the model.
+            ModelError: The model does not find instances; a U-Net does not, for example.
+            DataError: The image cannot be read or does not fit the model.
         """
         volume, where = self.read(source)
         return image_instances(self.network, self.saved, self.labels, volume, where=where, progress=progress)
 
     def prepare(self, source: Source) -> PreparedPrediction:
-        """Read and prepare an image: the first half of a call, without the network."""
+        """Read and prepare an image, which is the first half of a call and does not run the network.
+
+        Args:
+            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+
+        Raises:
+            DataError: The image cannot be read or does not fit the model.
+            ConfigError: `max_memory` is too small for the image's voxels.
+        """
         with self.network.exclusive:
             return self._prepare(source)
 
     def _prepare(self, source: Source) -> PreparedPrediction:
-        """`prepared`, whose memory is not to be taken for the network's."""
+        """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
         volume, where = self.read(source)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
@@ -169,7 +210,7 @@ class Predictor:
     def _run_first_stage(
         self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None
     ) -> CascadeInput:
-        """The prepared image with the label map that the earlier stage predicts for it."""
+        """Return the prepared image with the label map that the first stage predicts for it."""
         assert self.first_stage is not None
         found = self.first_stage(volume, progress=progress)
         classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
@@ -182,13 +223,20 @@ class Predictor:
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
     ) -> Volume:
-        """Segment a prepared image: the second half of a call.
+        """Segment a prepared image, which is the second half of a call.
 
         Args:
-            prepared: as `prepared` returns it; used once.
-            progress: called with (done, total, "window").
-            probabilities: ``.nii`` file that receives the probabilities of the classes or regions on the image's grid,
-                `(X, Y, Z, K)`.
+            prepared: What `prepare` returned; it can be used once.
+            progress: Called with (done, total, "window").
+            probabilities: ``.nii`` file to write with the probabilities of the classes or regions on the image's grid,
+                `(X, Y, Z, K)`; None for none.
+
+        Returns:
+            The label map, as from a call.
+
+        Raises:
+            ConfigError: `max_memory` is too small for the image.
+            ModelError: The network returned NaN or infinity.
         """
         prepared = prepared.with_first_stage(progress)
         if probabilities is None:
@@ -202,22 +250,32 @@ class Predictor:
 
     @property
     def background_probabilities(self) -> dict[str, float]:
-        """Name of each class or region that is predicted, and its probability where the model does not look."""
+        """The probability of each class or region, by name, where no window is predicted."""
         return dict(zip(self.labels.output_names, self.engine.rule.background_probabilities, strict=True))
 
     def post_processed(self, labels: Volume) -> Volume:
-        """A label volume after the post-processing that the settings ask for."""
-        if not self._cleaned:
+        """Return a label map after the post-processing that the settings ask for.
+
+        Args:
+            labels: A label map `(1, X, Y, Z)` with the labels' values; not changed.
+        """
+        if not self._component_groups:
             return labels
         data = labels.data[0]
-        for group in self._cleaned:
+        for group in self._component_groups:
             data = keep_largest_components(data, group, together=True)
         return labels.with_data(data[None])
 
     def logits(self, image: Tensor, *, progress: Progress | None = None) -> Tensor:
-        """Logits `(k, X, Y, Z)` float32 of a prepared image `(c, X, Y, Z)`, on its grid.
+        """Return the logits of a prepared image on its own grid.
 
-        Behind an earlier stage, the image's last channel holds the classes of that stage.
+        Args:
+            image: Prepared image `(c, X, Y, Z)`. In the second stage of a cascade, the last channel holds the class
+                indices of the first stage.
+            progress: Called with (done, total, "window").
+
+        Returns:
+            Logits `(k, X, Y, Z)` float32.
         """
         slices = window_slices(
             InMemoryImage(image.movedim(-1, 1)), self.network, self.engine.sliding, progress=progress
@@ -236,7 +294,7 @@ class Predictor:
         )
 
     def _body(self, volume: Volume) -> Box | None:
-        """The box of the reoriented image to look at, if it is a CT and only the body is wanted."""
+        """Return the box of the reoriented image around the body, or None unless the settings ask for it and it is CT."""
         settings = self.saved.preprocessing
         ct = [channel.method == "ct" for channel in settings.channels]
         if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
@@ -246,7 +304,7 @@ class Predictor:
         return body_box(upright, volume.grid.reoriented(codes))
 
     def _axes(self, target: LabelTarget) -> tuple[LinearWeights, ...]:
-        """Between which network voxels the target's lie, slab axis first."""
+        """Return, for each axis with the slab axis first, which network voxels each target voxel is interpolated from."""
         thick = target.thick_axis if self.settings.thick_slices == "nearest" else None
         between = [
             LinearWeights.from_axis_map(m, nearest=axis == thick) for axis, m in enumerate(target.maps)
@@ -254,13 +312,24 @@ class Predictor:
         return tuple(between[axis] for axis in SLAB_FIRST)
 
     def read(self, source: Source) -> tuple[Volume, str]:
-        """The image of a source, and what to call it in messages."""
+        """Read the image of a source.
+
+        Args:
+            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+
+        Returns:
+            The image, and its name for messages.
+
+        Raises:
+            DataError: The image cannot be read.
+            ConfigError: `max_memory` is too small for its voxels.
+        """
         if isinstance(source, Volume):
             return source, "image"
         if not isinstance(source, (Case, str, Path, Sequence)):
             raise DataError(
-                f"image: found a {type(source).__name__}, expected a Volume, a path, a list of paths or a Case. An array "
-                "needs its grid: medseg.Volume(array[None], medseg.Grid.of(array.shape, spacing))."
+                f"image: found a {type(source).__name__}, expected a Volume, a path, a list of paths or a Case. Give an "
+                "array its grid: medseg.Volume(array[None], medseg.Grid.from_spacing(array.shape, spacing))."
             )
         if isinstance(source, Case):
             case = source
@@ -271,33 +340,34 @@ class Predictor:
         return read_case_image(case), str(case.images[0])
 
     def _check_size(self, paths: Sequence[Path]) -> None:
-        """Refuse a large image that alone exceeds the memory allowed, before it is read.
+        """Raise `ConfigError` before reading a large image that exceeds the allowed memory by itself.
 
-        Of a small one the plan tells later what would do.
+        Smaller images are read: the memory plan then names the least memory that would suffice.
         """
         if self.max_memory is None:
             return
         voxels = sum(decoded_bytes(path) for path in paths if path.is_file())
         needed = used_memory() + voxels
-        if voxels > _SMALL and needed > self.max_memory:
+        if voxels > _ALWAYS_READ and needed > self.max_memory:
             raise ConfigError(
                 f"{paths[0]}: max_memory: found {format_size(self.max_memory)}, expected more than {format_size(needed, round_up=True)}, "
-                "which its voxels alone take. Allow more."
+                "the size of its voxels. Allow more memory."
             )
 
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))
         precision = str(self.network.dtype).removeprefix("torch.")
         kind = "region(s)" if self.labels.regions else "classes"
-        behind = f", behind {self.first_stage.saved.name}" if self.first_stage is not None else ""
+        after = f", after {self.first_stage.saved.name}" if self.first_stage is not None else ""
         return (
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
-            f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{behind})"
+            f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{after})"
         )
 
 
 def load(
     folder: str | Path,
+    /,
     *,
     device: str | None = None,
     max_memory: int | str | None = None,
@@ -306,42 +376,47 @@ def load(
     """Load a model folder for prediction.
 
     Args:
-        folder: ``RUN/model``, or a copy of it; RUN itself; or ``RUN/best``.
-        device: such as ``"cpu"`` or ``"cuda:1"``; None takes CUDA where there is one.
-        max_memory: bytes, or a size such as ``"6GB"``, that the process stays below; None takes a share of what is free.
-        **settings: fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
-            ``link={"max_gap_slices": 2}`` joins the stored one. Earlier stages of a cascade keep their own, but for overlap,
-            batch_size, precision and compile, which are for all.
+        folder: ``RUN/model`` or a copy of it, RUN itself, or ``RUN/best``.
+        device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
+        max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
+            free.
+        **settings: Fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
+            ``link={"max_gap_slices": 2}`` joins the stored one. In a cascade, overlap, batch_size, precision and compile
+            change both stages, and all others only the second one.
+
+    Returns:
+        A predictor: call it with an image to get a label map.
 
     Raises:
-        ModelError: the folder is missing, damaged or does not fit.
+        ModelError: The folder is missing or damaged, or its weights are not finite.
+        ConfigError: A setting is unknown or its value does not fit.
+
+    Examples:
+        >>> import tempfile
+        >>> import medseg
+        >>> from medseg.model_folder.folder import save_model
+        >>> saved = SavedModel.parse({
+        ...     "medseg": "0.1", "name": "liver", "model": {"name": "unet_3d", "channels": [4, 8]},
+        ...     "channel_names": ["CT"], "preprocessing": {"channels": [{"method": "zscore"}]}, "window": [8, 8, 8],
+        ... })
+        >>> model = medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(f"{folder}/model", model, saved, medseg.Labels.from_names({"background": 0, "liver": 5}))
+        ...     medseg.load(f"{folder}/model", device="cpu", precision="float32", overlap=0.25)
+        Predictor(liver: unet_3d, 1 channel(s) -> 2 classes, window 8x8x8, cpu, float32)
     """
     folder = find_model_folder(folder)
     model, saved, labels = load_model(folder)
     inner, first_stage = first_stage_folder(folder, saved), None
     if inner is not None:
-        first_stage = load(inner, device=device, max_memory=max_memory, **_for_all_stages(settings))
+        first_stage = load(inner, device=device, max_memory=max_memory, **_shared_by_stages(settings))
     if settings:
-        saved = saved.replace(predict=_changed(saved.predict, settings).to_plain())
+        saved = saved.replace(predict=saved.predict.merged(settings).to_plain())
     if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
-        raise ModelError(
-            f"{folder}: found weights that are NaN or infinite. Train again or use an older checkpoint."
-        )
+        raise ModelError(f"{folder}: found weights that are NaN or infinite. Train again, or use RUN/best.")
     return Predictor(model, saved, labels, device=device, max_memory=max_memory, first_stage=first_stage)
 
 
-def _changed(stored: PredictSettings, settings: Mapping[str, object]) -> PredictSettings:
-    """Settings with some replaced; a mapping joins the one that is there, an empty one takes its place."""
-    plain = stored.to_plain()
-
-    def joined(key: str, value: object) -> object:
-        there = plain.get(key)
-        return (
-            {**there, **value} if value and isinstance(value, Mapping) and isinstance(there, dict) else value
-        )
-
-    return stored.replace(**{key: joined(key, value) for key, value in settings.items()})
-
-
-def _for_all_stages(settings: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in settings.items() if key in FOR_ALL_STAGES}
+def _shared_by_stages(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that change all stages of a cascade."""
+    return {key: value for key, value in settings.items() if key in SHARED_BY_STAGES}

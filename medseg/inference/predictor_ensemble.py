@@ -1,4 +1,7 @@
-"""Several models on one image: the mean of their probabilities, whatever spacing and orientation each works in."""
+"""An ensemble of predictors: the mean of their probabilities on the file's grid.
+
+The models may work at different spacings and in different orientations.
+"""
 
 from __future__ import annotations
 
@@ -21,42 +24,29 @@ from medseg.volumes.volume import Volume
 class PredictorEnsemble:
     """An ensemble of predictors with the same labels; call it with an image.
 
-    The label is decided by the mean probability of each class or region. Probabilities of each model are kept in a
-    temporary file, so that the memory is that of one model. Post-processing
-    is that of the first model. Folds of one model are better kept in one model folder, whose logits are averaged
-    window by window.
+    Labels follow from the mean probability of each class or region. The probabilities of each model are written to a
+    temporary file, so that the memory is that of one model. Post-processing is that of the first model. Keep folds of one
+    model in one model folder instead, whose logits are averaged window by window.
 
     Args:
-        predictors: one or more.
-        scratch: folder for temporary files, which take two bytes a voxel and class for each model; None for the
-            system's.
+        predictors: One or more predictors.
+        scratch: Folder for temporary files, which take two bytes per voxel, class and model; None for the system's folder.
+
+    Attributes:
+        predictors: The predictors.
 
     Raises:
-        ModelError: there is none, or their labels differ.
+        ModelError: There is no predictor, or their labels or channels differ.
     """
 
     def __init__(self, predictors: Sequence[Predictor], scratch: str | Path | None = None) -> None:
-        if not predictors:
-            raise ModelError("ensemble: found no model, expected one or more. Give model folders.")
-        first = predictors[0]
-        for number, predictor in enumerate(predictors[1:], 2):
-            where = f"model {number} ({predictor.saved.name})"
-            if _named(predictor.labels) != _named(first.labels):
-                raise ModelError(
-                    f"{where}: labels: found {_named(predictor.labels)}, expected {_named(first.labels)}. "
-                    "Give models of one task."
-                )
-            if predictor.saved.channel_names != first.saved.channel_names:
-                found, expected = (", ".join(p.saved.channel_names) for p in (predictor, first))
-                raise ModelError(
-                    f"{where}: channels: found {found}, expected {expected}. Give models of the same images."
-                )
+        require_same_task(predictors)
         self.predictors = list(predictors)
         self._scratch = scratch
 
     @property
     def max_memory(self) -> int | None:
-        """The first model's."""
+        """The maximum resident memory of the process in bytes, as of the first predictor."""
         return self.predictors[0].max_memory
 
     def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
@@ -64,7 +54,7 @@ class PredictorEnsemble:
         return self.run(self.prepare(source), progress=progress)
 
     def prepare(self, source: Source) -> Source:
-        """The image itself: every model prepares it in its own way, one after the other."""
+        """Return the image itself: every model prepares it in its own way, one after the other."""
         return source
 
     def run(
@@ -86,16 +76,35 @@ class PredictorEnsemble:
         return first.post_processed(labels)
 
 
+def require_same_task(predictors: Sequence[Predictor]) -> None:
+    """Raise `ModelError` unless there are predictors and all have the same labels and channels."""
+    if not predictors:
+        raise ModelError("ensemble: found no model, expected one or more. Give model folders.")
+    first = predictors[0]
+    for number, predictor in enumerate(predictors[1:], 2):
+        where = f"model {number} ({predictor.saved.name})"
+        if _named(predictor.labels) != _named(first.labels):
+            raise ModelError(
+                f"{where}: labels: found {_named(predictor.labels)}, expected {_named(first.labels)}. "
+                "Give models of one task."
+            )
+        if predictor.saved.channel_names != first.saved.channel_names:
+            found, expected = (", ".join(p.saved.channel_names) for p in (predictor, first))
+            raise ModelError(
+                f"{where}: channels: found {found}, expected {expected}. Give models of the same images."
+            )
+
+
 def write_mean_labels(
     files: Sequence[Path], rule: LabelRule, labels: Volume, probabilities: ProbabilityFile | None = None
 ) -> None:
-    """Fill a label map by the mean of probabilities; a slice of each file is in memory.
+    """Fill a label map from the mean of probabilities, with one slice of each file in memory.
 
     Args:
-        files: as `writing_probabilities` makes them, all on the grid of `labels`.
-        rule: how probabilities become labels.
-        labels: filled.
-        probabilities: receives the mean, if given.
+        files: Probability files as of `writing_probabilities`, all on the grid of `labels`.
+        rule: How probabilities become labels.
+        labels: Label map to fill.
+        probabilities: File to fill with the mean probabilities; None for none.
     """
     for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
         total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))

@@ -1,7 +1,7 @@
-"""Which model made the label maps of a folder, noted in ``provenance.jsonl`` beside them.
+"""Provenance of predictions: which model wrote the label maps of a folder, recorded in ``provenance.jsonl``.
 
-A line is appended before a label map is written and another one behind it, so that what a killed program left is never
-taken for what it was about to make. The last line of a label map counts. Several processes may write to one folder.
+One line is appended before a label map is written and another one afterwards, so that files left by a killed program
+are recognised as unfinished. The last line about a label map counts. Several processes may write to one folder.
 """
 
 from __future__ import annotations
@@ -10,55 +10,76 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medseg.errors import DataError
 from medseg.io.files import stem_of
 from medseg.io.instance_files import instance_map_path, instance_table_path
+from medseg.storage.formats import check_format
 from medseg.storage.manifest import NAME as MANIFEST
 
 FILE_NAME = "provenance.jsonl"
+FORMAT = 1
 UNFINISHED = "unfinished"
 
 
 def probabilities_path(target: Path) -> Path:
-    """Where the probabilities that belong to a label map are written."""
+    """Return the file for the probabilities that belong to a label map."""
     return target.with_name(f"{stem_of(target)}_probabilities.nii")
 
 
 @dataclass(frozen=True)
 class ModelId:
-    """What makes a label map.
+    """The model and the settings that a prediction depends on.
 
     Attributes:
-        model: mark of the model folder, or of several, see `mark_of`.
-        settings: changes of the stored settings, as ``overlap=0.25``.
+        model: Hash of the model folder; of an ensemble, those of all folders, separated by spaces.
+        settings: Prediction settings that differ from the stored ones, as ``overlap=0.25``, sorted.
+
+    Examples:
+        >>> ModelId.from_folders([], {"overlap": 0.25, "mirror_axes": [0]}).settings
+        ('mirror_axes=[0]', 'overlap=0.25')
     """
 
     model: str
     settings: tuple[str, ...] = ()
 
     @classmethod
-    def from_folders(cls, models: Sequence[Path], settings: Sequence[str] = ()) -> ModelId:
-        """Of the mean of some model folders."""
-        return cls(" ".join(map(model_hash, models)), tuple(settings))
+    def from_folders(cls, models: Sequence[Path], settings: Mapping[str, object] | None = None) -> ModelId:
+        """Identify a model, or an ensemble of models, and its settings.
+
+        Args:
+            models: The model folders.
+            settings: Prediction settings that replace the stored ones, as for `medseg.load`.
+        """
+        listed = (f"{key}={_text(value)}" for key, value in sorted((settings or {}).items()))
+        return cls(" ".join(map(model_hash, models)), tuple(listed))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def model_hash(model: Path) -> str:
-    """A hash over the hashes of all files of a model folder; empty where there is none."""
+    """Return a hash of all files of a model folder; an empty string where there is none."""
     manifest = model / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A line.
+    """One line of the file.
 
     Attributes:
-        name: of the label map, without suffix. model, settings: as of a `Maker`.
-        instances, probabilities: whether such files belong to it. whole: whether all of them are written.
+        name: Name of the label map, without suffix.
+        model: As in `ModelId`.
+        settings: As in `ModelId`.
+        instances: Whether instances were written with it.
+        probabilities: Whether probabilities were written with it.
+        complete: Whether all of its files are written.
     """
 
     name: str
@@ -66,23 +87,17 @@ class _Record:
     settings: tuple[str, ...] = ()
     instances: bool = False
     probabilities: bool = False
-    whole: bool = False
-
-    @classmethod
-    def read(cls, line: str) -> _Record | None:
-        """None for what is no note, such as a line that was cut off."""
-        try:
-            note = json.loads(line)
-            return cls(**{**note, "name": str(note["name"]), "settings": tuple(note["settings"])})
-        except (ValueError, TypeError, KeyError):
-            return None
+    complete: bool = False
 
 
 class Provenance:
-    """The notes of a folder; what cannot be read counts as not noted.
+    """The records of a folder; a line that cannot be read counts as absent.
 
     Args:
-        folder: of label maps.
+        folder: Folder of label maps.
+
+    Raises:
+        DataError: Another version of medseg wrote the records in another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,86 +106,109 @@ class Provenance:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             lines = []
-        notes = filter(None, map(_Record.read, lines))
-        self._notes = {note.name: note for note in notes}
+        records = filter(None, map(self._parsed, lines))
+        self._records = {record.name: record for record in records}
+
+    def _parsed(self, line: str) -> _Record | None:
+        """Return the record of a line, or None if it is not one, such as a line that was cut off."""
+        try:
+            values: dict[str, Any] = json.loads(line)
+            version = values.pop("format")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        check_format(version, FORMAT, self._path, "provenance")
+        try:
+            return _Record(**{**values, "name": str(values["name"]), "settings": tuple(values["settings"])})
+        except (TypeError, KeyError):
+            return None
 
     def model_of(self, name: str) -> str | None:
-        """Mark of the first model that made a label map; `UNFINISHED` where its writing was, None if it is not noted."""
-        note = self._notes.get(name)
-        if note is None or not note.whole:
-            return None if note is None else UNFINISHED
-        return str(note.model).partition(" ")[0] or None
+        """Return the hash of the first model that wrote a label map.
+
+        Returns:
+            The hash; `UNFINISHED` if writing the label map was interrupted; None if nothing is recorded.
+        """
+        record = self._records.get(name)
+        if record is None or not record.complete:
+            return None if record is None else UNFINISHED
+        return str(record.model).partition(" ")[0] or None
 
     def knows(self, name: str) -> bool:
-        """Whether it is noted what made a label map."""
-        return name in self._notes
+        """Return whether anything is recorded about a label map."""
+        return name in self._records
 
     def is_unfinished(self, name: str) -> bool:
-        """Whether the writing of a label map began and did not end."""
-        return name in self._notes and not self._notes[name].whole
+        """Return whether writing a label map began and did not end."""
+        return name in self._records and not self._records[name].complete
 
     def is_by(
         self, name: str, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
     ) -> bool:
-        """Whether a label map was made so, and with instances or probabilities where these are wanted."""
-        note = self._notes.get(name)
-        if (
-            note is None
-            or not note.whole
-            or (note.model, note.settings) != (model_id.model, model_id.settings)
-        ):
+        """Return whether a model wrote a label map completely.
+
+        Args:
+            name: Name of the label map, without suffix.
+            model_id: The model and its settings.
+            instances: Whether instances must have been written with it.
+            probabilities: Whether probabilities must have been written with it.
+        """
+        record = self._records.get(name)
+        if record is None or not record.complete or ModelId(record.model, record.settings) != model_id:
             return False
-        return note.instances >= instances and note.probabilities >= probabilities
+        return record.instances >= instances and record.probabilities >= probabilities
 
     @contextlib.contextmanager
     def recording(
         self, target: Path, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
     ) -> Iterator[None]:
-        """Around the writing of a label map: note what makes it, and then remove what its predecessor had beside it.
+        """Record the provenance of a label map around its writing, then delete outdated companion files.
 
-        Instances and probabilities of an earlier prediction would else be taken for a part of this one. Files that
-        were not noted are left alone, and so is all that was there if the writing fails.
+        Instances and probabilities of an earlier prediction would otherwise be taken for a part of this one. Files without
+        a record are kept, and so is everything if the writing fails.
 
         Args:
-            target: the label map. maker: what makes it.
-            instances, probabilities: what is written with it.
+            target: The label map.
+            model_id: The model and its settings.
+            instances: Whether instances are written with it.
+            probabilities: Whether probabilities are written with it.
 
         Raises:
-            DataError: the note cannot be written.
+            DataError: The record cannot be written.
         """
         name = stem_of(target)
-        former = self._notes.get(name)
+        former = self._records.get(name)
         had_instances = former is not None and former.instances
         had_probabilities = former is not None and former.probabilities
-        begun = _Record(
-            name,
-            model_id.model,
-            model_id.settings,
-            instances or had_instances,
-            probabilities or had_probabilities,
+        written = _Record(name, model_id.model, model_id.settings, instances, probabilities, complete=True)
+        self._append(
+            replace(
+                written,
+                instances=instances or had_instances,
+                probabilities=probabilities or had_probabilities,
+                complete=False,
+            )
         )
-        self._append(begun)
         try:
             yield
         except Exception:
             if former is not None:
                 self._append(former)
             raise
-        self._append(_Record(name, model_id.model, model_id.settings, instances, probabilities, whole=True))
-        objects = instance_map_path(target)
+        self._append(written)
         if had_instances and not instances:
-            objects.unlink(missing_ok=True)
-            instance_table_path(objects).unlink(missing_ok=True)
+            instance_map = instance_map_path(target)
+            instance_map.unlink(missing_ok=True)
+            instance_table_path(instance_map).unlink(missing_ok=True)
         if had_probabilities and not probabilities:
             probabilities_path(target).unlink(missing_ok=True)
 
-    def _append(self, note: _Record) -> None:
-        line = json.dumps(asdict(note)) + "\n"
+    def _append(self, record: _Record) -> None:
+        line = json.dumps({"format": FORMAT, **asdict(record)}) + "\n"
         try:
             with self._path.open("ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else "\n" + line  # a line before it was cut off
+                    line = line if file.read(1) == b"\n" else "\n" + line  # the line before was cut off
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -178,4 +216,4 @@ class Provenance:
             raise DataError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free space, or choose another folder."
             ) from None
-        self._notes[note.name] = note
+        self._records[record.name] = record

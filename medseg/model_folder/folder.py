@@ -1,8 +1,9 @@
-"""Model folders: the thing to share. No code, no pickle; every file's hash is checked before it is read.
+"""Model folders: what is shared of a trained model, without code and without pickle.
 
-``config.yaml  labels.tsv  model.safetensors  README.md  manifest.json``; an ensemble has ``member_0.safetensors`` and
-so on instead of ``model.safetensors``. That of a later stage of a cascade has the model folder of the earlier stage in
-``previous/``, which its manifest covers, too.
+A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md`` and ``manifest.json``, whose
+hashes are checked before any file is read. An ensemble has ``member_0.safetensors`` and so on instead of
+``model.safetensors``. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
+its manifest covers, too.
 """
 
 from __future__ import annotations
@@ -32,17 +33,38 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 FIRST_STAGE = "first_stage"
-"""Where a model folder, and a run, has the model folder of the earlier stage."""
+"""Name of the folder in a model folder, or in a run, that holds the model folder of the first stage of a cascade."""
 
 
 def save_model(
     folder: str | Path, model: Model, saved: SavedModel, labels: Labels, first_stage: Path | None = None
 ) -> None:
-    """Write a model folder in one step; an existing one is replaced only once the new one is whole.
+    """Write a model folder; an existing one is replaced only once the new one is complete.
 
     Args:
-        folder: to write. model: one, or an `Ensemble`. saved: settings. labels: classes.
-        first_stage: model folder of the earlier stage, where ``saved.num_first_stage_labels`` says that there is one.
+        folder: Folder to write.
+        model: The network, or a `LogitEnsemble`.
+        saved: Settings of the model.
+        labels: Labels of the model's classes.
+        first_stage: Model folder of the first stage, if ``saved.num_first_stage_labels`` is not 0.
+
+    Raises:
+        ModelError: The first stage is missing, damaged, or does not fit.
+
+    Examples:
+        >>> import tempfile
+        >>> from medseg.labels.label_table import Labels
+        >>> labels = Labels.from_names({"background": 0, "liver": 1})
+        >>> saved = SavedModel.parse({
+        ...     "medseg": "0.1", "name": "liver", "model": {"name": "unet_3d", "channels": [4, 8]},
+        ...     "channel_names": ["CT"], "preprocessing": {"channels": [{"method": "zscore"}]}, "window": [8, 8, 8],
+        ... })
+        >>> model = build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(f"{folder}/model", model, saved, labels)
+        ...     loaded, settings, _ = load_model(f"{folder}/model")
+        >>> settings.name, settings.window, loaded.num_classes
+        ('liver', (8, 8, 8), 2)
     """
     members = list(model.members) if isinstance(model, LogitEnsemble) else [model]
     parameters = sum(p.numel() for p in model.parameters())
@@ -59,21 +81,24 @@ def write_model_folder(
     parameters: int,
     first_stage: Path | None = None,
 ) -> None:
-    """Write a model folder in one step from state dicts, of which one at a time is asked for.
+    """Write a model folder from state dicts, which are taken one at a time.
 
     Args:
-        folder: as in `save_model`.
-        weights: one state dict for each of ``saved.members``.
-        saved: settings. labels: classes, and the regions if these are what is predicted.
-        parameters: of all members together, for the README.
-        first_stage: as in `save_model`.
+        folder: Folder to write, as in `save_model`.
+        weights: One state dict for each of ``saved.members``.
+        saved: Settings of the model.
+        labels: Labels of the model's classes, and the regions if it predicts these.
+        parameters: Number of parameters of all members together, for the README.
+        first_stage: Model folder of the first stage, as in `save_model`.
 
     Raises:
-        ModelError: the earlier stage is missing, damaged, or has other labels than the model was made for.
+        ModelError: The first stage is missing, damaged, or does not fit.
     """
+    stage_labels = 0
     if first_stage is not None:
         check_manifest(first_stage)
-    _check_first_stage(saved, first_stage)
+        stage_labels = len(Labels.from_tsv(first_stage / "labels.tsv").foreground)
+    saved.check_first_stage(stage_labels, first_stage or folder)
     with replacing_folder(folder) as temporary:
         for name, state in zip(_weight_files(saved), weights, strict=True):
             _save_weights(state, temporary / name)
@@ -83,23 +108,6 @@ def write_model_folder(
         if first_stage is not None:
             copy_folder(first_stage, temporary / FIRST_STAGE)
         write_manifest(temporary)
-
-
-def _check_first_stage(saved: SavedModel, first_stage: Path | None) -> None:
-    """Raise `ModelError` unless `first_stage` is that of a stage with as many labels as `saved` counts on."""
-    if (first_stage is None) != (saved.num_first_stage_labels == 0):
-        found, expected = ("none", "one") if first_stage is None else (str(first_stage), "none")
-        raise ModelError(
-            f"{saved.name}: earlier stage: found {found}, expected {expected} (num_first_stage_labels {saved.num_first_stage_labels}). "
-            "Give the model folder of the stage that this one was trained behind."
-        )
-    if first_stage is not None:
-        labels = Labels.from_tsv(first_stage / "labels.tsv")
-        if len(labels.foreground) != saved.num_first_stage_labels:
-            raise ModelError(
-                f"{first_stage / 'labels.tsv'}: found {len(labels.foreground)} labels besides background, expected "
-                f"{saved.num_first_stage_labels} (num_first_stage_labels). Take the stage that this one was trained behind."
-            )
 
 
 def _save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -112,22 +120,25 @@ def _weight_files(saved: SavedModel) -> list[str]:
 
 
 def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
-    """Read a model folder, or the one of a run.
+    """Read a model folder.
 
-    Weights are copied into the model tensor by tensor, so that they are never held twice.
+    Weights are copied into the model tensor by tensor, so that they are never in memory twice.
+
+    Args:
+        folder: The model folder, or the run that it belongs to.
 
     Returns:
-        The model, an `Ensemble` where the folder has several members; its settings; its labels.
+        The model, which is a `LogitEnsemble` if the folder has several members; its settings; its labels.
 
     Raises:
-        ModelError: not a model folder, damaged, or weights that do not fit the config.
+        ModelError: The folder is not a model folder, is damaged, or was written by a newer medseg, or the weights do not
+            fit the settings.
     """
     folder = find_model_folder(folder)
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
-    _check_first_stage(saved, first_stage_folder(folder, saved))
-    # What the training started from is told by the config, and need not be there to load what came of it.
+    # The pretrained weights that training started from are not needed any more.
     options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
     paths = [folder / name for name in _weight_files(saved)]
     for path in paths:
@@ -146,15 +157,26 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
 
 
 def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:
-    """The model folder of the earlier stage in that of a later one; None where there is no earlier stage."""
+    """Return the model folder of the first stage of a cascade.
+
+    Args:
+        folder: Model folder of the second stage.
+        saved: Its settings.
+
+    Returns:
+        The folder, or None if the model is not the second stage of a cascade.
+    """
     return folder / FIRST_STAGE if saved.num_first_stage_labels else None
 
 
 def find_model_folder(folder: str | Path) -> Path:
-    """The folder itself if it is a model folder, or the one of a run.
+    """Return the folder itself if it is a model folder, or the model folder of a run.
+
+    Args:
+        folder: A model folder or a run.
 
     Raises:
-        ModelError: neither.
+        ModelError: It is neither, or the run is not finished.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -191,7 +213,16 @@ def _model_of_run(run: Path) -> Path:
 
 
 def load_weights(model: Model, weights: dict[str, Tensor], where: Path) -> None:
-    """Copy `weights` into `model`; the first three layers that differ are named in the error."""
+    """Copy weights into a model.
+
+    Args:
+        model: The network to fill.
+        weights: Its state dict.
+        where: File of the weights, for the message.
+
+    Raises:
+        ModelError: Layers differ; the message names the first three.
+    """
     _check_shapes(model.state_dict(), {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
     model.load_state_dict(weights)
 
@@ -208,7 +239,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], other: Shapes, where: Path) -> 
 
 def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
     window = "x".join(map(str, saved.window))
-    several = f"{saved.members} times " if saved.members > 1 else ""
+    several = f"{saved.members} × " if saved.members > 1 else ""
     lines = [
         f"# {saved.name}",
         "",
@@ -220,12 +251,14 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         f"| input channels | {', '.join(saved.channel_names)} |",
         f"| labels | {', '.join(labels.names)} |",
         *([f"| regions | {'; '.join(map(_region_text, labels.regions))} |"] if labels.regions else []),
-        f"| orientation | {saved.preprocessing.orientation or 'the order of the file’s axes'} |",
+        f"| orientation | {saved.preprocessing.orientation or 'as in the file'} |",
         f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
         f"| window | {window} voxels |",
     ]
     if saved.num_first_stage_labels:
-        lines.append(f"| earlier stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} channels more |")
+        lines.append(
+            f"| first stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} additional channels |"
+        )
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
     lines += [
         "",

@@ -1,40 +1,68 @@
-"""Settings of prediction and the contents of a model folder; free of torch."""
+"""Settings of prediction and the contents of a model folder's ``config.yaml``; free of torch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from medseg.config import Config
+from medseg.config import Config, read_yaml
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
-from medseg.model_folder.link_settings import LinkSettings
+from medseg.errors import ModelError
+from medseg.storage.formats import check_format
+
+FORMAT = 1
+"""Version of the layout of a model folder."""
+
+SHARED_BY_STAGES = ("overlap", "batch_size", "precision", "compile")
+"""Prediction settings that do not depend on labels or axes, so that changing them changes all stages of a cascade."""
+
+
+class LinkSettings(Config):
+    """Settings for linking the instances of slices into instances of a volume.
+
+    Attributes:
+        min_iou: Minimum overlap (intersection over union) of instances in neighbouring slices that are linked.
+        min_containment: Minimum share of the smaller instance inside the larger one from which they are linked whatever
+            their IoU. Instances often end in caps that are much smaller than the slice before.
+        max_gap_slices: Maximum number of slices in which an instance may be missing.
+        max_fragment_slices: Maximum number of slices of a track that counts as a fragment of another track covering it; 0
+            keeps all tracks.
+        min_slices: Minimum number of slices of an instance; shorter ones are dropped.
+    """
+
+    min_iou: float = Field(0.2, gt=0, le=1)
+    min_containment: float = Field(0.6, gt=0, le=1)
+    max_gap_slices: int = Field(1, ge=0)
+    max_fragment_slices: int = Field(2, ge=0)
+    min_slices: int = Field(1, ge=1)
 
 
 class PredictSettings(Config):
-    """How a volume is cut into windows, and what is done with the label map.
+    """Settings for cutting a volume into windows and for post-processing its label map.
 
     Attributes:
-        overlap: share of a window that its neighbour covers.
-        blend: weights inside a window.
-        mirror_axes: array axes along which flipped copies are averaged; empty for none.
-        batch_size: windows at once.
-        precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
-        thick_slices: how logits are brought back across slices thicker than three times the pixels (on the file's or
-            the network's grid): ``linear``, or ``nearest`` as nnU-Net does.
-        skip_empty: windows in which every channel is constant, or that hold nothing but air in a CT, are background
-            without a look by the network.
-        crop_to_body: look only at the box around the body, 2 cm wider; for CT alone. Windows then lie elsewhere, so labels
-            change a little, with a model that has seen little air by more.
-        compile: compile the network first; pays for many or large images. The code is kept for later runs.
-        min_instance_score: least score of an instance that is kept, where instances are found.
-        link: how the instances of slices are linked into those of a volume.
-        keep_largest_foreground: only the largest connected component of all labels together stays.
-        keep_largest: names of labels or regions of which only the largest connected component stays, one after the
-            other; a region is the union of its labels.
+        overlap: Fraction of a window that its neighbour covers.
+        blend: Weights within a window.
+        mirror_axes: Array axes along which predictions of flipped copies are averaged; empty for none.
+        batch_size: Number of windows per call of the network.
+        precision: Number format of the network; ``auto`` is bfloat16 where the hardware multiplies it natively.
+        thick_slices: Interpolation of logits across slices thicker than three times the pixels (on the file's or the
+            network's grid): ``linear``, or ``nearest`` as in nnU-Net.
+        skip_empty: Label windows that are constant, or only air in CT, as background without running the network.
+        crop_to_body: Predict only a box around the body with a margin of 2 cm; for CT only. It moves the windows, so labels
+            change a little; more with a model that has seen little air in training.
+        compile: Compile the network first, which pays off for many or large images. The code is kept for later runs.
+        min_instance_score: Minimum score of an instance, where instances are predicted.
+        link: Linking of the instances of slices into those of a volume.
+        keep_largest_foreground: Keep only the largest connected component of all labels together.
+        keep_largest: Labels or regions of which only the largest connected component is kept, in this order. A region is
+            the union of its labels.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)
@@ -51,24 +79,51 @@ class PredictSettings(Config):
     keep_largest_foreground: bool = False
     keep_largest: tuple[str, ...] = ()
 
+    def merged(self, changes: Mapping[str, object]) -> PredictSettings:
+        """Return the settings with some replaced.
+
+        Args:
+            changes: New values by field. A mapping joins the stored one; an empty mapping replaces it.
+
+        Raises:
+            ConfigError: A field is unknown or its value does not fit.
+
+        Examples:
+            >>> settings = PredictSettings(overlap=0.25, link=LinkSettings(min_iou=0.4))
+            >>> merged = settings.merged({"batch_size": 2, "link": {"min_slices": 3}})
+            >>> merged.overlap, merged.batch_size, merged.link.min_iou, merged.link.min_slices
+            (0.25, 2, 0.4, 3)
+        """
+        stored = self.to_plain()
+
+        def joined(key: str, value: object) -> object:
+            old = stored.get(key)
+            if value and isinstance(value, Mapping) and isinstance(old, dict):
+                return {**old, **value}
+            return value
+
+        return self.replace(**{key: joined(key, value) for key, value in changes.items()})
+
 
 class SavedModel(Config):
     """The ``config.yaml`` of a model folder: all that prediction needs besides labels and weights.
 
     Attributes:
-        format: version of the folder's layout.
-        name: of the experiment.
-        model: registry name and options.
-        channel_names: one per input channel, in order.
-        preprocessing: resolved, with measured intensities.
-        window: voxels per array axis, 1 along the slice axis of a 2-D model.
-        slice_axis: array axis across the slices of a 2-D model.
-        members: networks in the folder; the logits of several are averaged.
-        num_first_stage_labels: foreground labels of the earlier stage in ``previous/``, a model folder, whose label map of the image
-            this one sees as that many channels more; 0 for a model of its own.
-        slices: how the slices become images of a 2-D model.
-        predict: how to run it.
-        trained_on: counts and figures for the model's README.
+        format: Version of the folder's layout.
+        medseg: Version of medseg that wrote the folder.
+        name: Name of the experiment.
+        model: Registry name and options of the network.
+        channel_names: One name per input channel, in order.
+        preprocessing: Resolved preprocessing, with the intensity statistics of the training data.
+        window: Voxels per array axis; 1 along the slice axis of a 2-D model.
+        slice_axis: Array axis that is perpendicular to the slices of a 2-D model.
+        members: Number of networks in the folder; the logits of several are averaged.
+        num_first_stage_labels: Number of foreground labels of the first stage of a cascade, whose model folder is in
+            ``first_stage/``. Its label map becomes that many additional input channels. 0 for a model that is not the
+            second stage of a cascade.
+        slices: How slices become images of a 2-D model.
+        predict: Prediction settings.
+        trained_on: Counts and figures for the model's README.
     """
 
     format: Literal[1] = 1
@@ -85,12 +140,45 @@ class SavedModel(Config):
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
 
+    @classmethod
+    def load(cls, path: str | Path, *overrides: str) -> Self:
+        """Read a ``config.yaml``.
+
+        Args:
+            path: The file.
+            *overrides: Values to change, as ``key=value``.
+
+        Raises:
+            ModelError: Another version of medseg wrote the file in another format.
+            ConfigError: The file is missing, is not YAML, or holds values that do not fit.
+        """
+        check_format(read_yaml(Path(path)).get("format"), FORMAT, path, "model folder", error=ModelError)
+        return super().load(path, *overrides)
+
     @property
     def in_channels(self) -> int:
-        """Channels that the network sees."""
+        """The number of channels that the network sees."""
         return self.slices.num_channels(len(self.channel_names)) + self.num_first_stage_labels
 
     @property
     def slice_view(self) -> SliceView:
         """The view of a 2-D model on prepared volumes."""
         return SliceView.from_preprocessing(self.slices, self.slice_axis, self.preprocessing)
+
+    def check_first_stage(self, found: int, where: str | Path) -> None:
+        """Raise `ModelError` unless the first stage has as many labels as this model expects.
+
+        Args:
+            found: Number of foreground labels of the first stage; 0 if there is none.
+            where: What `found` was read from, for the message.
+        """
+        expected = self.num_first_stage_labels
+        if found != expected:
+            raise ModelError(
+                f"{where}: first stage: found {_labels(found)}, expected {_labels(expected)} (num_first_stage_labels of "
+                f"{self.name}). Give the model folder of the first stage that this model was trained with."
+            )
+
+
+def _labels(count: int) -> str:
+    return f"{count} foreground labels" if count else "none"

@@ -217,9 +217,7 @@ def test_a_device_that_is_not_there(refused, workplace, tmp_path, device):
 
 def test_an_axis_mirrored_twice(refused, workplace, tmp_path):
     image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
-    told = refused(
-        "predict", workplace / "run" / "model", image, "-o", tmp_path / "o", "--set", "mirror_axes=[0,0]"
-    )
+    told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "o", "mirror_axes=[0,0]")
     holds(told, "mirror_axes", "found [0, 0], expected each axis once")
 
 

@@ -87,9 +87,7 @@ def test_predict_files_settings_and_skip_existing(workplace, tmp_path, capsys):
                 str(output),
                 files[1],
                 "--skip-existing",
-                "--set",
                 "overlap=0.25",
-                "--set",
                 "mirror_axes=[0]",
             ]
         )
@@ -98,7 +96,7 @@ def test_predict_files_settings_and_skip_existing(workplace, tmp_path, capsys):
     assert (output / "phantom_000.nii.gz").read_bytes() == b"kept"
     assert medseg.read_labels(output / "phantom_001.nii.gz").grid.shape
     assert "2 of 2 cases" in capsys.readouterr().out
-    assert main(["predict", model, files[0], "-o", str(output), "--set", "overlp=0.25"]) == 1
+    assert main(["predict", model, files[0], "-o", str(output), "overlp=0.25"]) == 1
     assert "Did you mean 'overlap'" in capsys.readouterr().err
 
 
@@ -284,7 +282,7 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     labels = medseg.read_labels(tmp_path / "a" / "phantom_000.nii.gz")
     probabilities = nib.load(tmp_path / "a" / "phantom_000_probabilities.nii")
     assert probabilities.shape == (*labels.grid.shape, 6)
-    assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--with", model]) == 0
+    assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--ensemble-with", model]) == 0
     assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"phantom_000.nii.gz", "provenance.jsonl"}
     capsys.readouterr()
@@ -302,7 +300,7 @@ def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
     assert " windows (0 empty), " in told
     assert "1 of 1 case: " in told
     model = str(workplace / "run" / "model")
-    assert main(["predict", model, file, "--estimate", "--with", model]) == 0
+    assert main(["predict", model, file, "--estimate", "--ensemble-with", model]) == 0
     assert capsys.readouterr().out.count(" windows (0 empty)") == 2
 
 
@@ -317,7 +315,7 @@ def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, 
     assert one.grid.matches(other.grid)
     assert np.array_equal(one.data, other.data)
     assert main(["predict", model, file, "-o", str(tmp_path), "--suffix", ".png"]) == 1
-    assert "phantom_000.nii.gz, expected pictures" in capsys.readouterr().err
+    assert "phantom_000.nii.gz, expected natural images" in capsys.readouterr().err
     strange = tmp_path / "my file (1).nii.gz"
     strange.symlink_to(file)
     assert main(["predict", model, str(strange), "-o", str(tmp_path / "out")]) == 0

@@ -140,7 +140,7 @@ def test_config_prints_what_it_reads_back(tmp_path, capsys):
         (("compare", "run", "--ensmbles"), "--ensmbles: no such option. Did you mean '--ensembles'?"),
         (
             ("predict", "m", "i.nii.gz", "--overlap=0.5"),
-            "--overlap: no such option. Settings are given as --set",
+            "--overlap: no such option. Settings are given as key=value.",
         ),
         (("evaluate",), "the following arguments are required: prediction\n"),
     ],

@@ -1,4 +1,4 @@
-"""What made a label map is noted beside it."""
+"""Which model wrote a label map is recorded next to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg.errors import DataError
 from medseg.inference.provenance import FILE_NAME, UNFINISHED, ModelId, Provenance, model_hash
 
 
@@ -16,46 +17,64 @@ def model_folder(folder: Path, content: str) -> Path:
     return folder
 
 
-def test_notes_are_kept_and_compared(tmp_path):
+def test_records_are_kept_and_compared(tmp_path):
     one, two = (model_folder(tmp_path / name, name) for name in ("one", "two"))
-    model_id = ModelId.from_folders([one], ["overlap=0.25"])
+    model_id = ModelId.from_folders([one], {"overlap": 0.25})
     with Provenance(tmp_path).recording(tmp_path / "a.nii.gz", model_id, instances=True):
         pass
-    notes = Provenance(tmp_path)
-    assert notes.knows("a")
-    assert not notes.knows("b")
-    assert notes.is_by("a", model_id)
-    assert notes.is_by("a", model_id, instances=True)
+    provenance = Provenance(tmp_path)
+    assert provenance.knows("a")
+    assert not provenance.knows("b")
+    assert provenance.is_by("a", model_id)
+    assert provenance.is_by("a", model_id, instances=True)
     for other in (
         ModelId.from_folders([one]),
-        ModelId.from_folders([two], ["overlap=0.25"]),
-        ModelId.from_folders([one, two], ["overlap=0.25"]),
+        ModelId.from_folders([two], {"overlap": 0.25}),
+        ModelId.from_folders([one, two], {"overlap": 0.25}),
     ):
-        assert not notes.is_by("a", other)
-    with notes.recording(tmp_path / "b.nii.gz", ModelId.from_folders([two, one])):
+        assert not provenance.is_by("a", other)
+    with provenance.recording(tmp_path / "b.nii.gz", ModelId.from_folders([two, one])):
         pass
-    assert not notes.is_by("b", ModelId.from_folders([two, one]), instances=True)
-    assert not notes.is_by("b", ModelId.from_folders([two, one]), probabilities=True)
+    assert not provenance.is_by("b", ModelId.from_folders([two, one]), instances=True)
+    assert not provenance.is_by("b", ModelId.from_folders([two, one]), probabilities=True)
     assert Provenance(tmp_path).model_of("b") == model_hash(two) != model_hash(one)
     assert Provenance(tmp_path).model_of("c") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"name": "a"', "\xff", json.dumps({"name": "a"}), "3\n{}"])
-def test_what_cannot_be_read_is_not_noted(text, tmp_path):
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"name": "a"', "\xff", json.dumps({"format": 1, "name": "a"}), "3\n{}"]
+)
+def test_lines_that_cannot_be_read_count_as_absent(text, tmp_path):
     (tmp_path / FILE_NAME).write_text(text, encoding="latin-1")
     assert Provenance(tmp_path).model_of("a") is None
 
 
-def test_what_a_killed_program_left_is_unfinished(tmp_path):
+def test_a_newer_format_is_refused(tmp_path):
+    with Provenance(tmp_path).recording(tmp_path / "a.nii.gz", ModelId("one")):
+        pass
+    assert json.loads((tmp_path / FILE_NAME).read_text().splitlines()[0])["format"] == 1
+    (tmp_path / FILE_NAME).write_text(json.dumps({"format": 2, "case": "a"}))
+    with pytest.raises(DataError, match=r"written by a newer medseg \(format 2; this is format 1\)"):
+        Provenance(tmp_path)
+
+
+def test_settings_are_compared_whatever_their_order():
+    one = ModelId.from_folders([], {"overlap": 0.25, "precision": "float32", "mirror_axes": [0]})
+    other = ModelId.from_folders([], {"mirror_axes": (0,), "precision": "float32", "overlap": 0.25})
+    assert one == other
+    assert one.settings == ("mirror_axes=[0]", "overlap=0.25", "precision=float32")
+
+
+def test_files_of_a_killed_program_are_unfinished(tmp_path):
     target, model_id = tmp_path / "a.nii.gz", ModelId("one")
 
-    Provenance(tmp_path).recording(target, model_id).__enter__()  # and then the power goes
-    notes = Provenance(tmp_path)
-    assert notes.knows("a")
-    assert notes.is_unfinished("a")
-    assert not notes.is_by("a", model_id)
-    assert notes.model_of("a") == UNFINISHED
-    with notes.recording(target, model_id):
+    Provenance(tmp_path).recording(target, model_id).__enter__()  # and then the program is killed
+    provenance = Provenance(tmp_path)
+    assert provenance.knows("a")
+    assert provenance.is_unfinished("a")
+    assert not provenance.is_by("a", model_id)
+    assert provenance.model_of("a") == UNFINISHED
+    with provenance.recording(target, model_id):
         pass
     assert Provenance(tmp_path).is_by("a", model_id)
     with pytest.raises(OSError, match="disk"), Provenance(tmp_path).recording(target, ModelId("two")):
@@ -63,7 +82,7 @@ def test_what_a_killed_program_left_is_unfinished(tmp_path):
     assert Provenance(tmp_path).is_by("a", model_id)  # what was there is still there
 
 
-def test_a_line_that_was_cut_off_harms_no_other(tmp_path):
+def test_a_line_that_was_cut_off_does_not_spoil_others(tmp_path):
     for name in ("a", "b"):
         with Provenance(tmp_path).recording(tmp_path / f"{name}.nii.gz", ModelId("one")):
             pass
@@ -73,7 +92,7 @@ def test_a_line_that_was_cut_off_harms_no_other(tmp_path):
     assert Provenance(tmp_path).is_by("b", ModelId("one"))
 
 
-def test_only_what_was_made_here_is_removed_with_its_label_map(tmp_path):
+def test_only_recorded_companion_files_are_deleted(tmp_path):
     target = tmp_path / "a.nii.gz"
     beside = [tmp_path / name for name in ("a_instances.nii.gz", "a_instances.tsv", "a_probabilities.nii")]
     for file in beside:
@@ -91,5 +110,5 @@ def test_only_what_was_made_here_is_removed_with_its_label_map(tmp_path):
     assert not any(file.is_file() for file in beside)
 
 
-def test_no_model_has_no_mark(tmp_path):
+def test_a_folder_without_a_model_has_no_hash(tmp_path):
     assert model_hash(tmp_path) == ""

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from medseg.errors import ConfigError, DataError, ModelError
+from medseg.errors import DataError, ModelError
 from medseg.model_folder.folder import load_model, load_weights, save_model
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
@@ -92,7 +92,10 @@ def test_a_config_from_a_newer_version_is_refused(folder):
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("format: 1", "format: 2"))
     write_manifest(folder)
-    with pytest.raises(ConfigError, match=r"config\.yaml: format"):
+    with pytest.raises(
+        ModelError,
+        match=r"config\.yaml: model folder written by a newer medseg \(format 2; this is format 1\)",
+    ):
         load_model(folder)
 
 
@@ -141,7 +144,7 @@ def test_an_ensemble_goes_round(make_predictor, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(image), (members[0](image) + members[1](image)) / 2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert f"2 times unet_3d, {parameters:,} parameters" in (tmp_path / "model" / "README.md").read_text()
+    assert f"2 × unet_3d, {parameters:,} parameters" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_missing_member_is_named(make_predictor, tmp_path):

@@ -127,7 +127,7 @@ def test_the_estimate_and_an_ensemble_of_cascades(stage, cascade, capsys):
     model = str(cascade / "model")
     assert main(["predict", model, str(image), "-o", str(stage / "e"), "--estimate"]) == 0
     assert "1 of 1 case: " in capsys.readouterr().out
-    both = [model, str(image), "-o", str(stage / "both"), "--with", str(cascade / "best")]
+    both = [model, str(image), "-o", str(stage / "both"), "--ensemble-with", str(cascade / "best")]
     assert main(["predict", *both, "--max-memory", "20GB"]) == 0
     assert len(list((stage / "both").glob("*.nii.gz"))) == 1
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 import medseg
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
-from medseg.inference.estimate import estimate
+from medseg.inference.estimate import estimate_image
 from medseg.inference.predictor_ensemble import PredictorEnsemble
 from medseg.inference.sliding.labelling import Argmax, RegionThreshold, label_rule
 from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.volumes.resampling import AxisMap
-from tests.inference.sliding.test_engine import run_in_bands
-from tests.inference.sliding.test_to_file_grid import blocks_of, interpolated, smooth_logits
+from tests.helpers.sliding import blocks_of, interpolated, run_in_bands, smooth_logits
 
 LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 REGIONS = LABELS.with_regions({"organs": (5, 7, 300), "spleen part": (7, 300), "tumour": (300,)})
@@ -238,6 +237,6 @@ def test_instances_are_refused(make_predictor):
 
 
 def test_an_estimate_of_regions(make_predictor):
-    found = estimate(make_predictor(labels=REGIONS), small_phantom())
+    found = estimate_image(make_predictor(labels=REGIONS), small_phantom())
     assert found.windows > 0
     assert found.seconds > 0

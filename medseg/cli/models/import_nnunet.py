@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if "postprocessing" in origin:
         print(f"Post-processing: {origin['postprocessing']}")
     if saved.predict.keep_largest_foreground or saved.predict.keep_largest:
-        print("To predict without it: --set keep_largest_foreground=false --set keep_largest=[]")
+        print("To predict without it: keep_largest_foreground=false keep_largest=[]")
     if saved.preprocessing.orientation is None:
         print(
             "Orientation: as in nnU-Net, files are taken as they are; give files stored as the training files were. "

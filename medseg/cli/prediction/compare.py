@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     )
     print(comparison)
     first, *others = (Path(run) / "model" for run in comparison.best.runs)
-    ensemble = "".join(f" --with {other}" for other in others)
+    ensemble = "".join(f" --ensemble-with {other}" for other in others)
     print(f"use it: medseg predict {first} IMAGES -o FOLDER{ensemble}")
     if options.output:
         comparison.write_tsv(Path(options.output) / "comparison.tsv")

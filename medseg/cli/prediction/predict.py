@@ -5,200 +5,140 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.prediction.predict_checks import (
     check_options,
-    check_settings,
-    check_suffix,
-    check_targets,
-    files_of,
+    check_out_of_fold,
     given_options,
-    is_there,
+    images_and_settings,
 )
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
-    from medseg.inference.batch import Outcome, Recording
+    from medseg.data.datasets.cases import Case
+    from medseg.inference.batch import Outcome
     from medseg.inference.estimate import Estimate
+    from medseg.inference.predict_folder import FolderPrediction, LoadedModels
     from medseg.runtime.progress import Progress
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("predict", help="segment images with a trained model", description=__doc__)
     parser.add_argument("model", help="model folder: RUN/model, or a RUN with --held-out")
-    parser.add_argument("images", nargs="*", default=[], help="files, folders of files, or DICOM folders")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        default=[],
+        metavar="IMAGE or key=value",
+        help="files, folders of files or DICOM folders; and prediction settings that replace the model's own, such as "
+        "overlap=0.25",
+    )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FOLDER",
-        help="where label maps go; --held-out: RUN/predictions unless told",
+        help="folder of the label maps (default with --held-out: RUN/predictions)",
     )
     parser.add_argument(
         "--suffix",
         choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".png"),
-        help="kind of file of the label maps; .nii.gz unless told; .png for those of pictures",
+        help="file format of the label maps (default: .nii.gz); .png for those of natural images",
     )
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"
     )
-    parser.add_argument("--device", help="such as cpu or cuda:0")
+    parser.add_argument("--device", help="device, such as cpu or cuda:0 (default: CUDA if available)")
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="such as 6GB: what the program may take; default: half of what is free",
+        help="maximum resident memory, such as 6GB (default: half of the free memory)",
     )
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="print windows, time and memory of each image, and predict none",
+        help="print the number of windows, the time and the memory for each image, without predicting it",
     )
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="a setting: --set overlap=0.25; may recur",
-    )
-    parser.add_argument(
-        "--with",
-        dest="others",
+        "--ensemble-with",
         action="append",
         default=[],
         metavar="MODEL",
-        help="another model folder for the same labels: probabilities are averaged; may recur",
+        help="another model folder for the same labels, to average probabilities with (repeatable)",
     )
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="write NAME_probabilities.nii, too: 4-D, a volume a label, or a region",
+        help="also write NAME_probabilities.nii: 4-D, one volume per label or region",
     )
     parser.add_argument(
         "--instances",
         action="store_true",
-        help="find objects: NAME_instances.nii.gz and .tsv (id, label_value, score) beside a label map of their classes",
+        help="also write NAME_instances.nii.gz and a table (id, label_value, score); for instance models",
     )
     parser.add_argument(
-        "--skip-existing", action="store_true", help="leave label maps that are already there"
+        "--skip-existing", action="store_true", help="skip images that this model has predicted already"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    from medseg.config import apply_overrides
-    from medseg.data.datasets.layouts import output_stem
-    from medseg.inference.predictor import load
-    from medseg.inference.predictor_ensemble import PredictorEnsemble
-    from medseg.inference.provenance import ModelId, Provenance
-    from medseg.model_folder.folder import find_model_folder
-    from medseg.storage.atomic import make_folder
+    from medseg.experiment.run_folder import held_out_cases
+    from medseg.inference.output_files import OutputFiles
+    from medseg.inference.predict_folder import Existing, FolderPrediction, LoadedModels, named_cases
 
-    check_options(options)
-    folder = Path(options.model)
-    whole = _cross_validation(folder)
-    if options.held_out and whole is not None:
-        return _out_of_fold(whole, options)
-    model_folder = folder / "model" if (folder / "model").is_dir() else folder
-    settings = apply_overrides({}, options.set)
-    check_settings(settings)
-    predictors = []
-    for model in (model_folder, *options.others):
-        predictors.append(load(model, device=options.device, max_memory=options.max_memory, **settings))
-    cases = _cases(options, model_folder.parent, len(predictors[0].saved.channel_names))
-    check_suffix(options, cases)
-    output = Path(options.output) if options.output else model_folder.parent / "predictions"
-    together = PredictorEnsemble(predictors, scratch=output) if options.others else predictors[0]
-    for predictor in predictors:
+    given = given_options(options)
+    images, settings = images_and_settings(options.images)
+    check_options(given, bool(images))
+    machine = {"device": options.device, "max_memory": options.max_memory}
+    run, model = _run_and_model(Path(options.model))
+    cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
+    if cross_validation is not None:
+        check_out_of_fold(cross_validation, given, settings)
+        return _predict_out_of_fold(cross_validation, instances=options.instances, **machine)
+    models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
+    cases = named_cases(held_out_cases(run) if options.held_out else images, models.num_channels)
+    for predictor in models.predictors:
         print(predictor, flush=True)
     if options.estimate:
-        return _estimate(predictors, cases)
-    names = [case.id if options.held_out else output_stem(case) for case in cases]
-    targets = [output / f"{name}{options.suffix or '.nii.gz'}" for name in names]
-    check_targets(cases, files_of(targets, options))
-    make_folder(output)
-    pairs = list(zip(cases, targets, strict=True))
-    provenance, model_id = (
-        Provenance(output),
-        ModelId.from_folders([model_folder, *map(find_model_folder, options.others)], options.set),
-    )
-    if options.skip_existing:
-        pairs = [
-            (case, target) for case, target in pairs if not is_there(target, provenance, model_id, options)
-        ]
-        print(f"{len(cases) - len(pairs)} of {pluralise(len(cases), 'case')} already there")
-    recording = partial(
-        provenance.recording,
-        model_id=model_id,
-        instances=options.instances,
-        probabilities=options.probabilities,
-    )
-    failed = _predict(together, pairs, recording, options)
-    print(f"{len(cases) - failed} of {pluralise(len(cases), 'case')} in {output}")
-    return 2 if failed else 0
+        return _print_estimates(models, [case for _, case in cases])
+    folder = Path(options.output or run / "predictions")
+    outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
+    existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
+    return _predict(FolderPrediction(models, cases, outputs, existing), skips=options.skip_existing)
 
 
-def _predict(
-    predictor: Any,
-    pairs: list[tuple[Any, Path]],
-    recording: Recording,
-    options: argparse.Namespace,
-) -> int:
-    """Predict, write, and note what made each label map, telling progress; returns how many failed."""
-    from medseg.inference.batch import predict_files
-    from medseg.inference.instance_batch import predict_instance_files
-
-    def outcomes(progress: Progress) -> Iterator[Outcome]:
-        if options.instances:
-            return predict_instance_files(predictor, pairs, progress=progress, recording=recording)
-        return predict_files(
-            predictor, pairs, progress=progress, probabilities=options.probabilities, recording=recording
-        )
-
-    return _told(outcomes, len(pairs), options)
-
-
-def _told(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, options: argparse.Namespace) -> int:
-    """Follow the outcomes with bars and a line a case; returns how many failed."""
-    from medseg.runtime.progress import progress_bar
-
-    failed = 0
-    with (
-        progress_bar(total=total) as cases,
-        progress_bar("slice" if options.instances else "window", nested=True) as one_case,
-    ):
-        for number, outcome in enumerate(outcomes(one_case), 1):
-            cases(number, total, outcome.case.id)
-            if outcome.error is not None:
-                failed += 1
-                cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
-            else:
-                seconds = outcome.reading + outcome.network + outcome.writing
-                cases.write(f"{outcome.target}  {seconds:.1f} s")
-    return failed
+def _run_and_model(folder: Path) -> tuple[Path, Path]:
+    """Return the run folder and the model folder that are meant by either of them."""
+    model = folder / "model" if (folder / "model").is_dir() else folder
+    return model.parent, model
 
 
 def _cross_validation(folder: Path) -> Path | None:
-    """The cross-validation that is meant by its own folder or by that of its ensemble."""
+    """Return the cross-validation that is meant by its own folder or by that of its ensemble."""
     from medseg.experiment.fold_folders import is_cross_validation
 
-    ranked = [folder, *([folder.parent] if folder.name == "model" else [])]
-    return next((one for one in ranked if is_cross_validation(one)), None)
+    candidates = [folder, *([folder.parent] if folder.name == "model" else [])]
+    return next((one for one in candidates if is_cross_validation(one)), None)
 
 
-def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
-    """Make the predictions that are missing, each by the fold that held its case out."""
-    from medseg.errors import ConfigError
+def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
+    """Run a prediction with progress and return the exit code."""
+    outputs = prediction.outputs
+    total = pluralise(prediction.num_cases, "case")
+    if skips:
+        print(f"{prediction.num_cases - len(prediction)} of {total} already there")
+    failed = _follow(prediction.run, len(prediction), "slice" if outputs.instances else "window")
+    print(f"{prediction.num_cases - failed} of {total} in {outputs.folder}")
+    return 2 if failed else 0
+
+
+def _predict_out_of_fold(run: Path, *, instances: bool, device: str | None, max_memory: str | None) -> int:
+    """Predict the cases of a cross-validation that are missing, each by the fold that held it out."""
     from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 
-    others = given_options(options, "output", "estimate", "set", "with", "probabilities")
-    if others:
-        raise ConfigError(
-            f"{run}: found --held-out with {', '.join(others)}, expected none of them, because its predictions are those of "
-            f"the folds' own settings. Ask one fold: {run / 'fold_0'}."
-        )
-    todo = pending_predictions(run, instances=options.instances)
-    cases = sum(len(one.cases) for one in todo)
+    pending = pending_predictions(run, instances=instances)
+    cases = sum(len(one.cases) for one in pending)
     if not cases:
         print(f"all held-out cases are there already: {run / 'predictions'}")
         return 0
@@ -206,53 +146,50 @@ def _out_of_fold(run: Path, options: argparse.Namespace) -> int:
 
     def outcomes(progress: Progress) -> Iterator[Outcome]:
         return predict_out_of_fold(
-            run,
-            todo,
-            instances=options.instances,
-            device=options.device,
-            max_memory=options.max_memory,
-            progress=progress,
+            run, pending, instances=instances, device=device, max_memory=max_memory, progress=progress
         )
 
-    failed = _told(outcomes, cases, options)
+    failed = _follow(outcomes, cases, "slice" if instances else "window")
     print(f"{cases - failed} of {pluralise(cases, 'case')} in {run / 'predictions'}")
     return 2 if failed else 0
 
 
-def _estimate(predictors: Sequence[Any], cases: list[Any]) -> int:
-    """Print what each image would take; of several models, which work one after the other, seconds add up."""
-    from medseg.errors import MedsegError
-    from medseg.inference.estimate import estimate
+def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit: str) -> int:
+    """Show progress bars and print one line per case; return the number of failed cases."""
+    from medseg.runtime.progress import progress_bar
+
+    failed = 0
+    with progress_bar(total=total) as cases, progress_bar(unit, nested=True) as one_case:
+        for number, outcome in enumerate(outcomes(one_case), 1):
+            cases(number, total, outcome.case.id)
+            if outcome.error is not None:
+                failed += 1
+                cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
+            else:
+                cases.write(f"{outcome.target}  {outcome.seconds:.1f} s")
+    return failed
+
+
+def _print_estimates(models: LoadedModels, cases: Sequence[Case]) -> int:
+    """Print what predicting each image takes and return the exit code."""
+    from medseg.inference.estimate import estimate_cases
     from medseg.runtime.memory import format_size
 
     failed, seconds, memory = 0, 0.0, 0
-    for case in cases:
-        try:
-            found = [estimate(predictor, case) for predictor in predictors]
-        except MedsegError as error:
+    for found in estimate_cases(models.predictors, cases):
+        if found.error is not None:
             failed += 1
-            print(f"{case.id}: {error}", file=sys.stderr)
+            print(f"{found.case.id}: {found.error}", file=sys.stderr)
             continue
-        own_seconds, own_memory = sum(one.seconds for one in found), max(one.memory for one in found)
-        windows = " + ".join(_windows_told(one) for one in found)
-        print(f"{case.id}  {windows}, {own_seconds:.1f} s, {format_size(own_memory)}", flush=True)
-        seconds, memory = seconds + own_seconds, max(memory, own_memory)
-    print(
-        f"{len(cases) - failed} of {pluralise(len(cases), 'case')}: {seconds:.0f} s, at most {format_size(memory)}"
-    )
+        windows = " + ".join(map(_windows_text, found.parts))
+        print(f"{found.case.id}  {windows}, {found.seconds:.1f} s, {format_size(found.memory)}", flush=True)
+        seconds, memory = seconds + found.seconds, max(memory, found.memory)
+    total = pluralise(len(cases), "case")
+    print(f"{len(cases) - failed} of {total}: {seconds:.0f} s, at most {format_size(memory)}")
     return 2 if failed else 0
 
 
-def _windows_told(found: Estimate) -> str:
+def _windows_text(found: Estimate) -> str:
     shape = "x".join(map(str, found.shape))
-    parts = f", in {found.bands} parts" if found.bands > 1 else ""
-    return f"{shape} voxels, {pluralise(found.windows, 'window')} ({found.empty} empty){parts}"
-
-
-def _cases(options: argparse.Namespace, run: Path, channels: int) -> list[Any]:
-    from medseg.data.datasets.layouts import read_images
-    from medseg.experiment.run_folder import held_out_cases
-
-    if options.held_out:
-        return list(held_out_cases(run))
-    return read_images([Path(image) for image in options.images], channels)
+    bands = f", in {found.bands} bands" if found.bands > 1 else ""
+    return f"{shape} voxels, {pluralise(found.windows, 'window')} ({found.empty} empty){bands}"

@@ -1,130 +1,86 @@
-"""What ``medseg predict`` refuses before any work, and what it need not do again."""
+"""Reading the arguments of ``medseg predict``, and which of them do not go together."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from medseg.inference.provenance import ModelId, Provenance
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
-def check_settings(settings: Mapping[str, object]) -> None:
-    """Refuse as settings of a model what belongs to the call."""
+def given_options(options: argparse.Namespace) -> frozenset[str]:
+    """Return the options that were given, as they are typed: ``{"--suffix", "--held-out"}``."""
+    others = {"model", "images", "verb", "debug"}
+    names = (name for name, value in vars(options).items() if value and name not in others)
+    return frozenset(f"--{name.replace('_', '-')}" for name in names)
+
+
+def images_and_settings(arguments: Sequence[str]) -> tuple[list[Path], dict[str, Any]]:
+    """Separate image paths from ``key=value`` settings.
+
+    Args:
+        arguments: Paths and settings, in any order. An existing file is a path whatever its name.
+
+    Raises:
+        ConfigError: A setting is not YAML, or is an option instead.
+    """
+    from medseg.config import apply_overrides
     from medseg.errors import ConfigError
 
-    for name in {"device", "max_memory", "folder"} & set(settings):
-        option = "the model's place" if name == "folder" else f"--{name.replace('_', '-')}"
-        raise ConfigError(f"--set {name}: found no setting of a model. Give {option} instead.")
+    settings = [word for word in arguments if _SETTING.match(word) and not Path(word).exists()]
+    values = apply_overrides({}, settings)
+    for name in {"device", "max_memory"} & set(values):
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{name}: found an option among the settings of the model. Give {option} instead.")
+    return [Path(word) for word in arguments if word not in settings], values
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
+def check_options(given: Collection[str], images: bool) -> None:
+    """Raise `ConfigError` if options do not go together.
+
+    Args:
+        given: The options that were given, see `given_options`.
+        images: Whether images were given.
+    """
     from medseg.errors import ConfigError
 
-    if options.held_out == bool(options.images):
+    if ("--held-out" in given) == images:
         raise ConfigError("Give either images or --held-out.")
-    if options.images and not options.output and not options.estimate:
-        raise ConfigError("no place for the label maps. Give it with --output FOLDER.")
-    if options.held_out and options.suffix:
+    if images and not {"--output", "--estimate"} & set(given):
+        raise ConfigError("no folder for the label maps. Give it with --output FOLDER.")
+    if {"--held-out", "--suffix"} <= set(given):
         raise ConfigError(
             "found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
             "it out."
         )
-    if options.instances:
-        _check_instances(options)
+    if "--instances" in given:
+        reason = "instances are found in whole slices by one model. Leave one out"
+        others = ("--estimate", "--max-memory", "--ensemble-with", "--probabilities")
+        _refuse("--instances", given, others, reason)
 
 
-def check_suffix(options: argparse.Namespace, cases: list[Any]) -> None:
-    """Refuse pictures of what is no picture."""
+def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, object]) -> None:
+    """Raise `ConfigError` if options do not go with predicting the held-out cases of a cross-validation.
+
+    Args:
+        run: Folder of the cross-validation.
+        given: The options that were given, see `given_options`.
+        settings: The settings that were given.
+    """
+    changed = [f"{name}=" for name in settings]
+    others = ("--output", "--estimate", "--ensemble-with", "--probabilities", *changed)
+    reason = f"each fold predicts with its own settings. Predict with one fold: {run / 'fold_0'}"
+    _refuse(f"{run}: --held-out", {*given, *changed}, others, reason)
+
+
+def _refuse(what: str, given: Collection[str], others: Sequence[str], reason: str) -> None:
     from medseg.errors import ConfigError
-    from medseg.io.files import NATURAL_IMAGES, suffix_of
 
-    if options.suffix in NATURAL_IMAGES:
-        volume = next(
-            (case.images[0] for case in cases if suffix_of(case.images[0]) not in NATURAL_IMAGES), None
-        )
-        if volume is not None:
-            raise ConfigError(
-                f"--suffix {options.suffix}: found {volume}, expected pictures, because {options.suffix} holds no volume. "
-                "Leave it out."
-            )
-
-
-def _check_instances(options: argparse.Namespace) -> None:
-    """Refuse what is said of windows and probabilities, because instances are found in whole slices."""
-    from medseg.errors import ConfigError
-
-    others = given_options(options, "estimate", "max-memory", "with", "probabilities")
-    if others:
+    found = [option for option in others if option in given]
+    if found:
         raise ConfigError(
-            f"--instances: found it with {', '.join(others)}, expected none of them, because instances are found in whole "
-            "slices by one model. Leave one out."
+            f"{what}: found it with {', '.join(found)}, expected none of them, because {reason}."
         )
-
-
-def given_options(options: argparse.Namespace, *names: str) -> list[str]:
-    """Those of the options that were given, as they are written."""
-    places = {name: "others" if name == "with" else name.replace("-", "_") for name in names}
-    return [f"--{name}" for name, place in places.items() if getattr(options, place)]
-
-
-def is_there(target: Path, provenance: Provenance, model_id: ModelId, options: argparse.Namespace) -> bool:
-    """Whether everything that is asked for of a case is there; what another model made is refused, or made again."""
-    from medseg.errors import ConfigError
-    from medseg.inference.provenance import probabilities_path
-    from medseg.io.files import stem_of
-    from medseg.io.instance_files import instance_map_path
-
-    files = [target]
-    if options.instances:
-        files.append(instance_map_path(target))
-    if options.probabilities:
-        files.append(probabilities_path(target))
-    if not all(file.is_file() for file in files):
-        return False
-    name = stem_of(target)
-    if provenance.is_unfinished(name):
-        return False
-    wanted = {"instances": options.instances, "probabilities": options.probabilities}
-    if not provenance.knows(name) or provenance.is_by(name, model_id, **wanted):
-        return True
-    if provenance.is_by(name, model_id):  # without all that is wanted
-        return False
-    if not options.held_out:
-        raise ConfigError(
-            f"{target}: found a label map of another model or other settings, expected one of this call to go on from. Choose "
-            "another --output, or leave --skip-existing out to make it again."
-        )
-    return False
-
-
-def files_of(targets: list[Path], options: argparse.Namespace) -> list[Path]:
-    """All files that are written for some label maps."""
-    from medseg.inference.provenance import probabilities_path
-    from medseg.io.instance_files import instance_map_path, instance_table_path
-
-    files = [*targets]
-    if options.instances:
-        maps = [instance_map_path(target) for target in targets]
-        files += [*maps, *map(instance_table_path, maps)]
-    if options.probabilities:
-        files += map(probabilities_path, targets)
-    return files
-
-
-def check_targets(cases: list[Any], targets: list[Path]) -> None:
-    """Refuse before any work: two cases with one name, or an output that is an input."""
-    from medseg.errors import ConfigError
-
-    if len(set(targets)) != len(targets):
-        twice = next(target for target in targets if targets.count(target) > 1)
-        raise ConfigError(
-            f"{twice}: two images would be written to this name. Predict them into two folders."
-        )
-    inputs = {image.resolve() for case in cases for image in case.images}
-    clash = next((target for target in targets if target.resolve() in inputs), None)
-    if clash is not None:
-        raise ConfigError(f"{clash}: the output would replace an input. Choose another --output.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
@@ -15,13 +14,12 @@ from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError
 from medseg.experiment.fold_folders import fold_folder
 from medseg.experiment.run_folder import find_dataset, load_run
-from medseg.inference.batch import Outcome, predict_files
-from medseg.inference.instance_batch import predict_instance_files
+from medseg.inference.batch import Outcome
+from medseg.inference.output_files import OutputFiles, PredictionState
+from medseg.inference.predict_folder import FolderPrediction, LoadedModels
 from medseg.inference.predictor import load
 from medseg.inference.provenance import ModelId, Provenance
-from medseg.io.instance_files import instance_map_path
 from medseg.runtime.progress import Progress
-from medseg.storage.atomic import make_folder
 from medseg.storage.manifest import NAME
 
 
@@ -69,17 +67,15 @@ def pending_predictions(run: Path, *, instances: bool = False) -> list[HeldOut]:
         run: of a cross-validation.
         instances: instance maps are wanted, too.
     """
-    folder = run / "predictions"
-    provenance = Provenance(folder)
+    outputs = OutputFiles(run / "predictions", instances=instances)
+    provenance = Provenance(outputs.folder)
 
-    def is_there(held_out: HeldOut, case: Case) -> bool:
-        target = folder / f"{case.id}.nii.gz"
-        files = [target, instance_map_path(target)] if instances else [target]
-        made = provenance.is_by(case.id, held_out.model_id, instances=instances)
-        return made and all(file.is_file() for file in files)
+    def is_current(held_out: HeldOut, case: Case) -> bool:
+        label_map = outputs.label_map(case.id)
+        return outputs.state(label_map, provenance, held_out.model_id) is PredictionState.CURRENT
 
     return [
-        replace(one, cases=tuple(case for case in one.cases if not is_there(one, case)))
+        replace(one, cases=tuple(case for case in one.cases if not is_current(one, case)))
         for one in held_out_by_fold(run)
     ]
 
@@ -105,16 +101,11 @@ def predict_out_of_fold(
     Yields:
         An outcome per case, once its file is written and noted.
     """
-    folder = run / "predictions"
-    make_folder(folder)
-    provenance = Provenance(folder)
+    outputs = OutputFiles(run / "predictions", instances=instances)
     for one in todo:
         if not one.cases:
             continue
         predictor = load(one.model, device=device, max_memory=max_memory)
-        recording = partial(provenance.recording, model_id=one.model_id, instances=instances)
-        pairs = [(case, folder / f"{case.id}.nii.gz") for case in one.cases]
-        if instances:
-            yield from predict_instance_files(predictor, pairs, progress=progress, recording=recording)
-        else:
-            yield from predict_files(predictor, pairs, progress=progress, recording=recording)
+        models = LoadedModels((predictor,), one.model_id)
+        cases = [(case.id, case) for case in one.cases]
+        yield from FolderPrediction(models, cases, outputs).run(progress)

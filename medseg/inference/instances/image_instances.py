@@ -1,4 +1,7 @@
-"""Instances of a whole volume, by a 2-D instance model slice by slice, on the grid of the volume's file."""
+"""Find the instances of a volume with a 2-D instance model, on the grid of the volume's file.
+
+The model finds instances in each slice; `link_slices` links them to instances of the volume.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from medseg.inference.instances.link_slices import link_slices
 from medseg.inference.sliding.window_network import WindowNetwork
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
-from medseg.model_folder.link_settings import LinkSettings
-from medseg.model_folder.settings import SavedModel
+from medseg.model_folder.settings import LinkSettings, SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
@@ -34,25 +36,25 @@ def find_instances(
     """Find instances in every slice of a prepared volume and link them.
 
     Args:
-        model: a 2-D instance model, slice by slice; in evaluation mode.
-        image: `(c, X, Y, Z)`; or its slices, prepared as they are asked for, for a model that cuts the last axis.
-        settings: of the linking.
-        device: the model's, to which some slices at a time are brought; that of a tensor, or the processor, unless given.
-        progress: called with (done, total, "slice").
+        model: A 2-D instance model applied slice by slice, in evaluation mode.
+        image: Image `(c, X, Y, Z)`, or slices prepared on request for a model of slices across the last axis.
+        settings: Link settings; None for the defaults.
+        device: Device of the model, to which some slices at a time are copied; None if the image is there.
+        progress: Called with (done, total, "slice").
 
     Returns:
-        Instances of the volume `(X, Y, Z)`. Their `to_label_map` is a label map of the same pass.
+        Instances of the volume `(X, Y, Z)`. Their `to_label_map` is the label map of the same prediction.
 
     Raises:
-        ModelError: the model finds no instances, or does not take such an image.
+        ModelError: The model does not find instances, or does not accept such an image.
     """
     depth = image.shape[1 + model.axis] if isinstance(image, Tensor) else image.shape[1]
     count = model.batch_size or depth
-    beside = model.view.settings.thickness // 2
+    margin = model.view.settings.thickness // 2
     slices: list[Instances] = []
     for first in range(0, depth, count):
         last = min(first + count, depth)
-        low, high = max(first - beside, 0), min(last + beside, depth)
+        low, high = max(first - margin, 0), min(last + margin, depth)
         part = _slices(image, model.axis, low, high)
         part = part if device is None else part.to(device)
         slices += model.slice_instances(part[None])[first - low : last - low]
@@ -62,24 +64,24 @@ def find_instances(
 
 
 def _slices(image: Tensor | PreparedSlices, axis: int, first: int, last: int) -> Tensor:
-    """Slices of an image across `axis`, as a volume `(c, X, Y, Z)`."""
+    """Return slices of an image across `axis`, as a volume `(c, X, Y, Z)`."""
     if isinstance(image, Tensor):
         return image.narrow(1 + axis, first, last - first)
     if axis != 2:
-        raise ValueError(f"slices are made across axis 2, asked for across axis {axis}")
+        raise ValueError(f"found axis {axis}, expected 2, because slices are prepared across axis 2")
     return torch.from_numpy(image.slices(first, last)).movedim(1, 3)
 
 
 def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
-    """The instances of a volume on another grid, such as that of its file.
+    """Return the instances of a volume on another grid, such as that of its file.
 
-    Overlaps go to the higher score first. Each instance is interpolated linearly, the largest share winning; one that
-    no voxel of `target` holds is left out.
+    Overlaps are resolved first, in favour of the higher score. A voxel gets the instance with the largest share in linear
+    interpolation; instances without any voxel on `target` are dropped.
 
     Args:
-        instances: of a volume on `grid`.
-        grid: of the prepared volume.
-        target: of the file; may be turned, larger, finer or coarser.
+        instances: Instances of a volume on `grid`.
+        grid: Grid of the prepared volume.
+        target: Grid of the file, of any orientation, extent and spacing.
     """
     ids = Volume(instances.to_map()[None], grid, "label").resampled(like=target).data[0]
     kept = np.unique(ids[ids > 0])
@@ -91,10 +93,14 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
 
 
 def without_covered(instances: Instances, least: float = 0.5) -> Instances:
-    """The instances of which at least a share `least` is left where those with a higher score go before them.
+    """Return the instances that are not mostly covered by instances with higher scores.
 
-    A map of ids shows each voxel once. What a better instance covers would leave slivers in it, which count as objects
-    (as Kirillov et al. 2019 resolve overlaps for panoptic segmentation).
+    In a map of ids each voxel belongs to one instance. Instances that are mostly covered would leave slivers there, which
+    count as instances of their own (overlaps are resolved as in Kirillov et al. 2019, panoptic segmentation).
+
+    Args:
+        instances: The instances.
+        least: Minimum share of an instance that must be left.
     """
     taken = np.zeros(instances.shape, dtype=bool)
     kept = []
@@ -108,20 +114,24 @@ def without_covered(instances: Instances, least: float = 0.5) -> Instances:
 
 
 def require_instance_model(model: Model, saved: SavedModel, labels: Labels) -> None:
-    """Raise `ModelError` unless the model finds instances of labels."""
+    """Raise `ModelError` unless the model finds instances of labels.
+
+    Args:
+        model: The network.
+        saved: Settings of its model folder.
+        labels: Its labels.
+    """
     if labels.regions:
         fix = "Predict label maps, without instances"
         raise ModelError(
-            error_message(saved.name, "predicts regions, which may overlap, not objects", fix=fix)
+            error_message(saved.name, "predicts regions, which may overlap, not instances", fix=fix)
         )
     if not callable(getattr(model, "instances", None)):
         member = getattr(model, "members", [None])[0]
         if callable(getattr(member, "instances", None)):
             fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
             raise ModelError(error_message(f"{saved.name}: ensemble", "finds no instances", fix=fix))
-        fix = (
-            "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the parts of its label maps"
-        )
+        fix = "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the connected components of its label maps"
         raise ModelError(error_message(saved.model["name"], "finds no instances", fix=fix))
 
 
@@ -136,23 +146,23 @@ def image_instances(
 ) -> Instances:
     """Find the instances of an image, slice by slice, linked across slices, on the image's own grid.
 
-    The model sees whole slices; windows, mirroring and `slices.planes` are for label maps alone.
+    The model sees whole slices; windows, mirroring and `slices.planes` apply to label maps only.
 
     Args:
-        network: a 2-D instance model on its device.
-        saved: settings of its model folder.
-        labels: of the model.
-        volume: `(C, X, Y, Z)` as read from its file; a picture is one slice.
-        where: file or case, for messages.
-        progress: called with (done, total, "slice").
+        network: A 2-D instance model on its device.
+        saved: Settings of its model folder.
+        labels: Its labels.
+        volume: Image `(C, X, Y, Z)` as read from its file; a natural image is one slice.
+        where: File or case, for messages.
+        progress: Called with (done, total, "slice").
 
     Returns:
-        Instances of the volume `(X, Y, Z)` whose score reaches ``predict.min_instance_score``, without overlap;
-        those of which better ones cover more than half are left out.
+        Instances of the volume `(X, Y, Z)` whose score is at least ``predict.min_instance_score``, without overlap;
+        instances that are covered by better ones by more than half are dropped.
 
     Raises:
-        ModelError: the model finds no instances.
-        DataError: the image does not fit the model.
+        ModelError: The model does not find instances.
+        DataError: The image does not fit the model.
     """
     require_instance_model(network.model, saved, labels)
     settings = saved.predict

@@ -1,10 +1,10 @@
-"""Instances of single slices linked into instances of the volume.
+"""Link the instances of slices into instances of a volume.
 
-A track is an instance followed from slice to slice. In every slice the open tracks are assigned to its
-instances so that the sum of overlaps is largest (Kuhn 1955, as in Bewley et al. 2016), so that two objects
-that touch in a slice stay apart as long as the slices tell them apart. A track is compared with its last masks,
-also where its last slice lies a gap back; and a piece that was cut off an instance in a slice or two is put
-back into the track that covers its place in the neighbouring slices.
+A *track* is an instance followed from slice to slice. In each slice, open tracks are assigned to the instances so that the
+sum of overlaps is largest (Kuhn 1955; as in Bewley et al. 2016), so that two instances that touch in one slice stay
+separate as long as the slices distinguish them. A track is compared with its latest masks, also across a gap of a few
+slices. Finally, fragments, which are short tracks that were split off an instance in a slice or two, are merged into the
+track that covers their place in the neighbouring slices.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from scipy.optimize import linear_sum_assignment
 from medseg.errors import DataError
 from medseg.labels.instance_overlaps import overlaps_of
 from medseg.labels.instances import Instances, Mask
-from medseg.model_folder.link_settings import LinkSettings
+from medseg.model_folder.settings import LinkSettings
 from medseg.volumes.boxes import Box
 
-_COVERED = 0.5  # share of a piece's voxels that the track it is put back into must cover
+_COVERED = 0.5  # share of a fragment's voxels that the track it is merged into must cover
 
 
 @dataclass
 class _Track:
-    """One object so far: by slice, the indices of its instances."""
+    """One instance of the volume so far.
+
+    Attributes:
+        label: Class of the instance.
+        members: Indices of its instances in each slice.
+    """
 
     label: int
     members: dict[int, list[int]]
@@ -46,22 +51,30 @@ def link_slices(
     """Link instances of the slices of a volume into instances of the volume.
 
     Args:
-        slices: instances of each slice `(a, b)`, in order; empty slices included.
-        axis: array axis across the slices: the result's image is `(a, b, slices)` with that axis put there.
-        settings: what may be one object; the defaults unless given.
+        slices: Instances of each slice `(a, b)`, in order, including empty slices.
+        axis: Array axis across the slices, which is where the slice axis is inserted into `(a, b)`.
+        settings: Link settings; None for the defaults.
 
     Returns:
-        Instances in the order of their first slices. Only instances of one class are linked. A score is the mean
-        of the slices' scores, weighted by their areas.
+        Instances in the order of their first slices. Only instances of the same class are linked. A score is the mean of
+        the slices' scores, weighted by their areas.
 
     Raises:
-        DataError: no slice, slices of different shapes or more than two axes, or an axis other than 0, 1, 2.
+        DataError: There is no slice, slices have different shapes or more than two axes, or the axis is not 0, 1 or 2.
+
+    Examples:
+        >>> disc = np.zeros((4, 4), int)
+        >>> disc[1:3, 1:3] = 1
+        >>> slices = [Instances.from_map(disc, {1: 1}, {1: 0.9}) for _ in range(3)]
+        >>> linked = link_slices(slices)
+        >>> len(linked), linked.shape
+        (1, (4, 4, 3))
     """
     _check(slices, axis)
     settings = settings or LinkSettings()
     tracks = _tracked(slices, settings)
     if settings.max_fragment_slices:
-        tracks = _put_back(tracks, slices, settings)
+        tracks = _merge_fragments(tracks, slices, settings)
     kept = [track for track in tracks if len(track.members) >= settings.min_slices]
     return _assembled(kept, slices, axis)
 
@@ -94,9 +107,10 @@ def _tracked(slices: Sequence[Instances], settings: LinkSettings) -> list[_Track
 def _similarities(
     slices: Sequence[Instances], z: int, owner: list[dict[int, int]], settings: LinkSettings
 ) -> dict[tuple[int, int], float]:
-    """Largest IoU of each instance of slice z with each track's masks in the slices before; no match is left out.
+    """Return the largest IoU of each instance of slice z with each track's masks in the slices before.
 
-    More than the last slice is looked at, because there the track may have been one half of a split instance.
+    Pairs that do not match are absent. Several slices before are compared, because in the last one a track may have been one
+    half of a split instance.
     """
     found: dict[tuple[int, int], float] = {}
     for back in range(max(0, z - 1 - settings.max_gap_slices), z):
@@ -113,7 +127,7 @@ def _similarities(
 
 
 def _assigned(weights: dict[tuple[int, int], float]) -> dict[int, int]:
-    """The track of each instance that has one, so that the sum of weights is largest."""
+    """Return the track assigned to each instance, so that the sum of weights is largest."""
     tracks, instances = (sorted({key[side] for key in weights}) for side in (0, 1))
     matrix = np.zeros((len(tracks), len(instances)))
     for (track, instance), weight in weights.items():
@@ -126,21 +140,23 @@ def _assigned(weights: dict[tuple[int, int], float]) -> dict[int, int]:
     }
 
 
-def _put_back(tracks: list[_Track], slices: Sequence[Instances], settings: LinkSettings) -> list[_Track]:
-    """Give pieces, the shortest first, to the track that covers most of them; the other tracks stay."""
+def _merge_fragments(
+    tracks: list[_Track], slices: Sequence[Instances], settings: LinkSettings
+) -> list[_Track]:
+    """Merge fragments, the shortest first, into the track that covers most of them; return all tracks that are left."""
     reach = settings.max_gap_slices + 1
     extents = np.array([_extent(track, slices) for track in tracks]).reshape(-1, 2, 3)
     kept = np.ones(len(tracks), dtype=bool)
     for number in sorted(range(len(tracks)), key=lambda k: len(tracks[k].members)):
-        piece = tracks[number]
-        if len(piece.members) > settings.max_fragment_slices:
+        fragment = tracks[number]
+        if len(fragment.members) > settings.max_fragment_slices:
             break
         low, high = extents[number] - ((reach, 0, 0), (-reach, 0, 0))
         near = kept & (extents[:, 0] < high).all(axis=1) & (extents[:, 1] > low).all(axis=1)
-        shares = {int(k): _covered(piece, tracks[k], slices, reach) for k in np.flatnonzero(near)}
+        shares = {int(k): _covered(fragment, tracks[k], slices, reach) for k in np.flatnonzero(near)}
         whole = max(shares, key=lambda k: shares[k], default=number)
         if shares.get(whole, 0) >= _COVERED:
-            for z, indices in piece.members.items():
+            for z, indices in fragment.members.items():
                 tracks[whole].members.setdefault(z, []).extend(indices)
             extents[whole, 0] = np.minimum(extents[whole, 0], extents[number, 0])
             extents[whole, 1] = np.maximum(extents[whole, 1], extents[number, 1])
@@ -149,7 +165,7 @@ def _put_back(tracks: list[_Track], slices: Sequence[Instances], settings: LinkS
 
 
 def _extent(track: _Track, slices: Sequence[Instances]) -> list[list[int]]:
-    """First slice, row and column of a track, and those after its last."""
+    """Return the first slice, row and column of a track, and those after its last ones."""
     members = [(slices[z], index) for z, indices in track.members.items() for index in indices]
     starts = [one.starts[index] for one, index in members]
     ends = [one.starts[index] + one.masks[index].shape for one, index in members]
@@ -159,19 +175,19 @@ def _extent(track: _Track, slices: Sequence[Instances]) -> list[list[int]]:
     ]
 
 
-def _covered(piece: _Track, track: _Track, slices: Sequence[Instances], reach: int) -> float:
-    """Share of a piece's voxels that lie over or under `track`, up to `reach` slices away.
+def _covered(fragment: _Track, track: _Track, slices: Sequence[Instances], reach: int) -> float:
+    """Return the share of a fragment's voxels that are over or under `track`, up to `reach` slices away.
 
-    0 unless the track is longer, of the same class, and lies in a slice of the piece or on both sides of it: an
-    object that begins where another one ends is no piece of it.
+    It is 0 unless the track is longer, has the same class, and is present in a slice of the fragment or on both sides of it:
+    an instance that begins where another one ends is not a fragment of it.
     """
-    if track is piece or track.label != piece.label or len(track.members) <= len(piece.members):
+    if track is fragment or track.label != fragment.label or len(track.members) <= len(fragment.members):
         return 0.0
-    beside = piece.members.keys() & track.members.keys()
-    if not beside and not track.first < piece.first <= piece.last < track.last:
+    common = fragment.members.keys() & track.members.keys()
+    if not common and not track.first < fragment.first <= fragment.last < track.last:
         return 0.0
     inside = area = 0
-    for z, indices in piece.members.items():
+    for z, indices in fragment.members.items():
         for index in indices:
             mask, box = slices[z].masks[index], slices[z].box(index)
             over = np.zeros_like(mask)
@@ -184,7 +200,7 @@ def _covered(piece: _Track, track: _Track, slices: Sequence[Instances], reach: i
 
 
 def _within(instances: Instances, index: int, box: Box) -> Mask:
-    """The part of instance `index` that lies in `box`, as a mask of the box's size."""
+    """Return the part of instance `index` within `box`, as a mask of the box's size."""
     result = np.zeros([side.stop - side.start for side in box], dtype=bool)
     own = instances.box(index)
     low = [max(a.start, b.start) for a, b in zip(own, box, strict=True)]
@@ -212,7 +228,7 @@ def _assembled(tracks: list[_Track], slices: Sequence[Instances], axis: int) -> 
 
 
 def _solid(track: _Track, slices: Sequence[Instances]) -> tuple[list[int], Mask, float]:
-    """Start `(a, b)` and mask `(slices, a, b)` of a track in its box, and its score."""
+    """Return start `(a, b)` and mask `(slices, a, b)` of a track in its box, and its score."""
     members = [(z, slices[z], index) for z, indices in track.members.items() for index in indices]
     boxes = np.array([[one.starts[i], one.starts[i] + one.masks[i].shape] for _, one, i in members])
     low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)

@@ -1,4 +1,4 @@
-"""The image of a later stage of a cascade: its channels, and the label map of the earlier stage beside them."""
+"""The input of the second stage of a cascade: the image and the label map of the first stage."""
 
 from __future__ import annotations
 
@@ -11,35 +11,45 @@ from torch import Tensor
 from medseg.data.preprocessing.lazy_image import PreparedSlices
 from medseg.data.preprocessing.lazy_labels import LabelSlices
 
-# Settings that say how windows are run, whatever labels and axes a model has: of all stages together.
-FOR_ALL_STAGES = ("overlap", "batch_size", "precision", "compile")
-
 
 class CascadeInput:
-    """An image whose last channel holds the classes of an earlier stage, made as slices are asked for.
+    """An image whose last channel holds the class indices of the first stage, prepared slice by slice.
 
     Args:
-        image: prepared.
-        previous: classes on the same grid; None for none yet, which are background.
+        image: Prepared image.
+        first_stage: Class indices of the first stage on the same grid; None for background everywhere.
+
+    Attributes:
+        shape: Channels, the last one included, and voxels per axis.
     """
 
     def __init__(self, image: PreparedSlices, first_stage: LabelSlices | None) -> None:
         self._image = image
-        self._previous = first_stage
+        self._first_stage = first_stage
         channels, *sizes = image.shape
         self.shape = (channels + 1, *sizes)
 
     def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Fresh slices `(c + 1, last - first, columns, Y)` float32."""
+        """Return new slices `(c + 1, last - first, columns, Y)` float32.
+
+        Args:
+            first: First slice.
+            last: Slice after the last one.
+            columns: Part of the second axis; None for all.
+        """
         columns = columns or slice(0, self.shape[2])
         width = columns.stop - columns.start
         result = np.zeros((self.shape[0], last - first, width, *self.shape[3:]), np.float32)
         result[:-1] = self._image.slices(first, last, columns)
-        if self._previous is not None:
-            result[-1] = self._previous.slices(first, last)[:, columns]
+        if self._first_stage is not None:
+            result[-1] = self._first_stage.slices(first, last)[:, columns]
         return torch.from_numpy(result)
 
 
-def empty_in_both(of_image: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
-    """The test for windows `(c + 1, *window)`: the image is empty, and the earlier stage saw nothing there."""
-    return lambda window: of_image(window[:-1]) and not bool(window[-1].any())
+def empty_in_both(is_empty_image: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
+    """Return a test for windows `(c + 1, *window)`: the image is empty and the first stage found only background.
+
+    Args:
+        is_empty_image: The test for the window `(c, *window)` of the image.
+    """
+    return lambda window: is_empty_image(window[:-1]) and not bool(window[-1].any())

@@ -1,7 +1,10 @@
-"""How logits become labels: the largest of the classes, or every region that is present, later ones over earlier.
+"""Label rules: how logits become labels.
 
-Of each `Decision` holds: where all voxels around a point have one class, every convex mixture of their logits has it, so
-that nothing need be interpolated there.
+`Argmax` takes the largest class; `RegionThreshold` every region that is present, later regions over earlier ones.
+
+Both rules have the property that makes export fast (*label before interpolate*): where all voxels around a point have the
+same class, every convex mixture of their logits has that class, too. Linear interpolation forms convex mixtures, so nothing
+needs to be interpolated there; see `medseg.inference.sliding.to_file_grid`.
 """
 
 from __future__ import annotations
@@ -19,36 +22,53 @@ from medseg.errors import ModelError
 from medseg.io.probability_files import TOP
 from medseg.labels.label_table import Labels
 
-NOTHING = 1.0  # by how much the logits say background where no window was predicted
+BACKGROUND_MARGIN = 1.0  # by how much background exceeds the other logits where no window was predicted
 
 
 class LabelRule(Protocol):
-    """A rule; logits have their outputs last, `(*shape, k)`. A class is a place in `values`, not a value."""
+    """A rule that maps logits `(*shape, k)`, with outputs on the last axis, to classes.
+
+    A class is an index into `values`, not a label value.
+    """
 
     @property
     def values(self) -> NDArray[Any]:
-        """Value in files of each class; the first is background."""
+        """The label value of each class in files; the first is background."""
 
     @property
     def background_logits(self) -> tuple[float, ...]:
-        """Logits `(k,)` of a voxel that no window was predicted for."""
+        """The logits `(k,)` of a voxel for which no window was predicted."""
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """Probabilities `(k,)` of a voxel that was not looked at."""
+        """The probabilities `(k,)` of a voxel that is outside the predicted box."""
 
     def classes(self, logits: Tensor) -> Tensor:
-        """Classes `(*shape)` int16; `ModelError` where logits are not finite."""
+        """Return classes `(*shape)` int16; raise `ModelError` if logits are not finite."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities `(*shape, k)`."""
+        """Return probabilities `(*shape, k)`."""
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
-        """Classes by the mean of `count` models, from the sums `(*shape, k)` of their encoded probabilities."""
+        """Return classes from the mean probabilities of several models.
+
+        Args:
+            sums: Sums `(*shape, k)` of the models' probabilities, encoded as in `ProbabilityFile`.
+            count: Number of models.
+        """
 
 
 def label_rule(labels: Labels) -> LabelRule:
-    """The rule for the outputs of a network that learned these labels."""
+    """Return the rule for the outputs of a network.
+
+    Args:
+        labels: Labels that the network learned, and its regions if it predicts these.
+
+    Examples:
+        >>> rule = label_rule(Labels.from_names({"background": 0, "liver": 5}))
+        >>> rule.values[rule.classes(torch.tensor([[0.2, 0.7], [0.9, 0.1]]))]
+        array([5, 0], dtype=uint8)
+    """
     values = labels.to_values(np.arange(len(labels)))
     if not labels.regions:
         return Argmax(values)
@@ -57,66 +77,68 @@ def label_rule(labels: Labels) -> LabelRule:
 
 @dataclass(frozen=True)
 class Argmax:
-    """One output a class; the first of the largest is taken.
+    """The class with the largest logit; of equal ones, the first.
 
-    Rounding never turns a larger product or sum into a smaller one, so the class that is largest in all of some voxels
-    is largest in every mixture of them, in floating point too.
+    Rounding never makes a larger product or sum smaller than a smaller one. A class that is largest in several voxels is
+    therefore largest in every mixture of them, in floating point, too.
 
     Attributes:
-        values: the value in files of each class, background first.
+        values: Label value of each class in files, background first.
     """
 
     values: NDArray[Any]
 
     @property
     def background_logits(self) -> tuple[float, ...]:
-        """See `Decision`."""
-        return (NOTHING, *(0.0,) * (len(self.values) - 1))
+        """The logits `(k,)` of a voxel for which no window was predicted."""
+        return (BACKGROUND_MARGIN, *(0.0,) * (len(self.values) - 1))
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """See `Decision`."""
+        """The probabilities `(k,)` of a voxel outside the predicted box."""
         return (1.0, *(0.0,) * (len(self.values) - 1))
 
     def classes(self, logits: Tensor) -> Tensor:
-        """See `Decision`."""
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`."""
         largest, index = logits.max(-1)
         _check_finite(largest)
         return index.to(torch.int16)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax."""
+        """Return the softmax."""
         return torch.softmax(logits, -1)
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
-        """See `Decision`."""
+        """Return classes from the mean probabilities of several models, see `LabelRule`."""
         return np.asarray(sums.argmax(-1))
 
 
 @dataclass(frozen=True)
 class RegionThreshold:
-    """One output a region, which may overlap with others; present where its sigmoid exceeds a half.
+    """The last region that is present, which is a region whose sigmoid exceeds one half.
 
-    A label map starts as background, and each region in turn is written over it (nnU-Net, Isensee et al. 2021), so the
-    class of a voxel is the last region that is present. A mixture of positive logits is positive, and one of logits that
-    are not is not; in floating point too, unless they are smaller than 1e-37. So where the last region present is the
-    same in all of some voxels, it is so in every mixture of them, whatever earlier regions do underneath. That the same
-    value is written would not do: two regions may share it.
+    There is one output per region, and regions may overlap. A label map starts as background and each region in turn is
+    written over it (nnU-Net, Isensee et al. 2021), so the class of a voxel is the last region present.
+
+    A mixture of positive logits is positive, and a mixture of other logits is not; in floating point, too, unless they are
+    smaller than 1e-37. Where the last region present is the same in several voxels, it is therefore the same in every
+    mixture of them, whatever earlier regions do. Comparing the label values instead would be wrong, because two regions may
+    share one.
 
     Attributes:
-        values: 0, and the value that is written for each region.
+        values: 0, then the label value that is written for each region.
     """
 
     values: NDArray[Any]
 
     @property
     def background_logits(self) -> tuple[float, ...]:
-        """See `Decision`."""
-        return (-NOTHING,) * (len(self.values) - 1)
+        """The logits `(k,)` of a voxel for which no window was predicted."""
+        return (-BACKGROUND_MARGIN,) * (len(self.values) - 1)
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """See `Decision`."""
+        """The probabilities `(k,)` of a voxel outside the predicted box."""
         return (0.0,) * (len(self.values) - 1)
 
     @cached_property
@@ -124,22 +146,22 @@ class RegionThreshold:
         return torch.arange(1, len(self.values), dtype=torch.int16)
 
     def classes(self, logits: Tensor) -> Tensor:
-        """See `Decision`."""
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`."""
         _check_finite(torch.stack(torch.aminmax(logits)))
         return (logits > 0).mul(self._numbers.to(logits.device)).amax(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Sigmoid."""
+        """Return the sigmoid."""
         return torch.sigmoid(logits)
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
-        """See `Decision`."""
+        """Return classes from the mean probabilities of several models, see `LabelRule`."""
         present = 2 * sums.astype(np.int64) > count * int(TOP)
         return np.asarray((present * np.arange(1, len(self.values))).max(-1))
 
 
 def _check_finite(logits: Tensor) -> None:
-    """Raise a `ModelError` unless the logits are all finite."""
+    """Raise `ModelError` unless all logits are finite."""
     if not torch.isfinite(logits).all():
         raise ModelError(
             "logits: found NaN or infinity, expected finite numbers. Predict with precision=float32, or check the weights."

@@ -1,34 +1,41 @@
-"""How a prediction is laid out to stay within a memory budget."""
+"""The layout of a prediction that stays within a memory budget.
+
+What a prediction holds in memory grows with the slab: a window's height of image and logits. Less memory is needed with
+float16 instead of float32 sums of logits, with fewer windows at once, and with *bands*: parts of the second axis that are
+predicted one after the other. Bands give the same label map; windows that cross a cut are predicted twice.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import bytes_of_logits
+from medseg.inference.sliding.prepared_prediction import PreparedPrediction
+from medseg.inference.sliding.slab import SlabStorage, bytes_of_logits
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.runtime.memory import format_size
 
-FRACTION_OF_FREE = 0.5  # when no budget is given; the rest is for other programs and the cache of files
-FRACTION_OF_GPU = 0.5  # of what is free there, for sums; the rest is the network's
-OVERHEAD = 256 << 20  # interpolation, compression, and what the allocator keeps
+FRACTION_OF_FREE = 0.5  # of free memory without a budget; the rest is for other programs and the file cache
+FRACTION_OF_GPU = 0.5  # of free GPU memory for the slab; the rest is for the network
+OVERHEAD = 256 << 20  # bytes for interpolation, compression, and what the allocator keeps
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How one image is predicted.
+    """The layout of the prediction of one image.
 
     Attributes:
-        bands: parts of the second axis, predicted one after the other; the values are those of one.
-        batch_size: windows at once.
-        sums: type of the sums of logits.
-        device: where image and sums are held.
-        peak: expected resident bytes of the process at most.
-        keeps_memory: whether there is so much memory that freed blocks may stay with the process.
+        bands: Number of bands; the slab is that of one band.
+        batch_size: Number of windows per call of the network.
+        sums: Number format of the sums of logits.
+        device: Device of the slab.
+        peak: Expected peak of the process's resident memory in bytes.
+        keeps_memory: Whether memory is so plentiful that freed blocks may stay with the process.
     """
 
     bands: int
@@ -39,82 +46,109 @@ class MemoryPlan:
     keeps_memory: bool = False
 
 
+@dataclass(frozen=True)
+class MemoryBudget:
+    """The memory that a prediction may use, in bytes of the process's resident memory.
+
+    Attributes:
+        allowed: Maximum.
+        held: In use already, including what the prediction needs in any layout.
+        postprocess: In use after the network is done and its memory is free again.
+    """
+
+    allowed: int
+    held: int
+    postprocess: int = 0
+
+
+class MeasuredNetwork(Protocol):
+    """A network with known memory use, such as a `WindowNetwork`."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the network runs on."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format that the network runs in."""
+
+    def measured_cost(self, batch_size: int) -> tuple[int, float]:
+        """Return bytes and seconds of a call with a batch of windows."""
+
+
 def plan_memory(
-    shape: Sequence[int],
+    prepared: PreparedPrediction,
     sliding: SlidingWindow,
+    budget: MemoryBudget,
+    network: MeasuredNetwork,
     *,
-    budget: int,
-    held_bytes: int,
-    network: Callable[[int], int],
-    reduced: bool,
-    postprocess_bytes: int = 0,
-    columns: Callable[[int], list[slice]],
-    gpu: torch.device | None = None,
+    measure: bool = True,
 ) -> MemoryPlan:
-    """Choose the layout that fits and predicts the fewest windows; of such layouts the one that takes least memory.
+    """Choose the layout that fits the budget and predicts the fewest windows; of several such, the smallest.
 
     Args:
-        shape: of the prepared image `(c, *spatial)`, slab axis first, then the axis that bands divide.
-        sliding: windows, with the batch that is wanted.
-        budget: resident bytes allowed.
-        held: resident bytes already, with what comes in any case.
-        later: resident bytes once the network is done and all of its memory is free again.
-        network: bytes that the network takes for a batch of that many windows.
-        reduced: whether logits come in reduced precision, so that float16 sums lose nothing that is there.
-        columns: network voxels that each of so many bands needs.
-        gpu: holds the sums if they fit.
+        prepared: The image to predict.
+        sliding: The windows, with the batch size that is wanted.
+        budget: The memory that may be used.
+        network: The network. If it runs on a GPU, the slab is held there, too, if it fits. If it runs in reduced
+            precision, float16 sums lose nothing that its logits contain.
+        measure: Whether to measure the memory that the network uses; otherwise, it counts as 0.
 
     Raises:
-        ConfigError: nothing fits; the smallest budget that would do is told.
+        ConfigError: No layout fits; the message names the smallest sufficient budget.
     """
+    shape = prepared.image.shape
+    reduced = network.dtype != torch.float32
+    gpu = network.device if network.device.type == "cuda" else None
     smallest = None
-    for bands, batch, sums in _choices(shape, sliding, reduced, columns, tight=gpu is None):
-        widest = max(columns(bands), key=lambda c: c.stop - c.start)
-        slab = _slab_bytes(shape, replace(sliding, batch_size=batch, sums=sums), widest)
+    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=gpu is None):
+        columns = [band.columns for band in prepared.bands(bands, sliding)]
+        widest = max(columns, key=lambda c: c.stop - c.start)
+        slab = _slab_bytes(shape, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), widest)
         if gpu is not None and slab < FRACTION_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
-            return MemoryPlan(bands, batch, sums, gpu, held_bytes + OVERHEAD)
+            return MemoryPlan(bands, batch, sums, gpu, budget.held + OVERHEAD)
         logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
-        # Beside what the network takes, its output included: a copy in float32; the sum over flips and one flipped.
-        beside = logits * (reduced + (2 if sliding.mirror_axes else 0))
-        peak = max(held_bytes + slab + max(logits, network(batch)) + beside, postprocess_bytes) + OVERHEAD
-        if peak <= budget:
+        # Besides what the network uses, its output included: a float32 copy; the sum over flips and one flipped copy.
+        copies = logits * (reduced + (2 if sliding.mirror_axes else 0))
+        used = network.measured_cost(batch)[0] if measure else 0
+        peak = max(budget.held + slab + max(logits, used) + copies, budget.postprocess) + OVERHEAD
+        if peak <= budget.allowed:
             return MemoryPlan(bands, batch, sums, torch.device("cpu"), peak)
         smallest = peak if smallest is None else min(smallest, peak)
     assert smallest is not None
     raise ConfigError(
-        f"max_memory: found {format_size(budget)}, expected at least {format_size(smallest, round_up=True)} for an image of "
-        f"{'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.num_outputs} outputs. "
-        "Allow that much."
+        f"max_memory: found {format_size(budget.allowed)}, expected at least {format_size(smallest, round_up=True)} for an "
+        f"image of {'x'.join(map(str, (*shape[2:], shape[1])))} voxels at the model's spacing and {sliding.num_outputs} "
+        "outputs. Allow that much."
     )
 
 
 def _slab_bytes(shape: Sequence[int], sliding: SlidingWindow, columns: slice) -> int:
-    """Bytes of the slices of image and logits that are held at once."""
+    """Return the bytes of the slices of image and logits that are held at once."""
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
     seen = layout.columns or slice(0, 1)
     image: int = layout.height * (seen.stop - seen.start) * math.prod(layout.sizes[2:]) * shape[0] * 4
-    return image + bytes_of_logits(layout.height, plane, sliding.num_outputs, sliding.sums)
+    return image + bytes_of_logits(layout.height, plane, sliding.num_outputs, sliding.storage.sums)
 
 
-def _choices(
-    shape: Sequence[int],
-    sliding: SlidingWindow,
-    reduced: bool,
-    columns: Callable[[int], list[slice]],
-    *,
-    tight: bool,
+def _layouts(
+    prepared: PreparedPrediction, sliding: SlidingWindow, reduced: bool, *, tight: bool
 ) -> list[tuple[int, int, torch.dtype]]:
-    """Bands, batch and type of the sums, from the fastest to the smallest.
+    """Return layouts (bands, batch size, sums) from the fastest to the smallest.
 
-    Bands that cost no window more, such as those of windows that lie side by side, cost next to nothing: where it is
-    to be `tight`, as many of these as there are come first, and the fewest at last.
+    Bands that add no windows, such as those of windows without overlap, cost almost nothing. With `tight`, the most of
+    these come first; otherwise the fewest.
     """
-    most = max(1, 2 * shape[2] // sliding.window[1])
-    rows = {n: sum(sliding.num_columns(shape[2], part) for part in columns(n)) for n in range(1, most + 1)}
+    width = prepared.image.shape[2]
+    most = max(1, 2 * width // sliding.window[1])
+    rows = {
+        n: sum(sliding.num_columns(width, band.columns) for band in prepared.bands(n, sliding))
+        for n in range(1, most + 1)
+    }
     bands = sorted(rows, key=lambda n: (rows[n], -n if tight else n))
     free = [n for n in bands if rows[n] == rows[1]]
     types = [torch.float32, torch.float16] if reduced else [torch.float32]
     batches = [sliding.batch_size] if sliding.batch_size == 1 else [sliding.batch_size, 1]
-    choices = [(n, sliding.batch_size, dtype) for dtype in types for n in free]
-    return choices + [(n, batch, types[-1]) for batch in batches for n in bands]
+    layouts = [(n, sliding.batch_size, dtype) for dtype in types for n in free]
+    return layouts + [(n, batch, types[-1]) for batch in batches for n in bands]

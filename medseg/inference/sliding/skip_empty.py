@@ -1,4 +1,4 @@
-"""What need not be predicted: air, and windows in which nothing is to be seen."""
+"""What does not have to be predicted: air in CT, and windows with constant background."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from medseg.data.preprocessing.normalize import STD_FLOOR, Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.volumes.grid import Grid
 
-AIR_HU = -850.0  # a window with nothing brighter holds air alone: lungs show vessels
+AIR_HU = -850.0  # a window with nothing brighter contains only air: lungs show vessels
 BODY_HU = -500.0
 MARGIN_MM = 20.0  # around the body
-SMALLEST_BODY_MM3 = 1000.0  # smaller things than a cubic centimetre are noise
+SMALLEST_BODY_MM3 = 1000.0  # components of less than a cubic centimetre are noise
 _COARSE_MM = 4.0
 
 
 def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callable[[Tensor], bool]:
-    """A test whether a normalised window `(c, *window)` holds nothing.
+    """Return a test whether a normalised window `(c, *window)` is empty.
 
-    It does when no channel rises anywhere above the lowest intensity of the image (zeros around a brain), or, in CT,
-    above that of air.
+    A window is empty if no channel exceeds the lowest intensity of the image (such as the zeros around a brain) or, in CT,
+    the intensity of air.
 
     Args:
-        preprocessing: how the channels were normalised.
-        lowest: normalised intensity of each channel of the whole image.
+        preprocessing: Preprocessing of the image, which says how its channels were normalised.
+        lowest: Lowest normalised intensity of each channel of the whole image.
     """
     limits = [_limit(channel, low) for channel, low in zip(preprocessing.channels, lowest, strict=True)]
 
@@ -40,7 +40,7 @@ def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callabl
 
 
 def _limit(channel: Normalization, lowest: float) -> float:
-    """Normalised intensity up to which there is nothing."""
+    """Return the normalised intensity up to which a channel is empty."""
     if channel.method != "ct":
         return lowest
     level = AIR_HU if channel.low is None else max(AIR_HU, channel.low)
@@ -48,13 +48,16 @@ def _limit(channel: Normalization, lowest: float) -> float:
 
 
 def body_box(data: NDArray[Any], grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Start and shape of the box around everything in a CT that is not air, with a margin; None if there is nothing.
+    """Return the box around everything in a CT that is not air, with a margin.
 
-    Parts of less than a cubic centimetre are left out; a table and arms beside the body are not.
+    Components of less than a cubic centimetre are ignored; a table and arms next to the body are included.
 
     Args:
-        data: Hounsfield units `(C, X, Y, Z)`.
-        grid: where they lie.
+        data: Intensities `(C, X, Y, Z)` in HU.
+        grid: Grid of the image.
+
+    Returns:
+        Start and shape of the box in voxels, or None if there is only air.
     """
     steps = [max(1, int(_COARSE_MM // spacing)) for spacing in grid.spacing]
     coarse = (data[(slice(None), *(slice(step // 2, None, step) for step in steps))] > BODY_HU).any(axis=0)

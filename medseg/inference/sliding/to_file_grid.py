@@ -1,8 +1,13 @@
-"""From logits on the network's grid to labels or probabilities on the file's, slice by slice.
+"""Export: from logits on the network's grid to labels or probabilities on the file's grid, slice by slice.
 
-Logits are interpolated linearly and a class is decided on. Where all source voxels around a target voxel agree on it,
-so does every convex mixture of them, in floating point too; see `Decision`. Only the voxels between different classes,
-a few in a hundred, are therefore interpolated; the label map is that of interpolating everything.
+The definition is simple: interpolate the logits linearly at each voxel of the file, then apply the label rule. The result
+is computed with far less work by *labelling before interpolating*. Each voxel of the network's grid is labelled first. Where
+all source voxels around a target voxel have the same class, every convex mixture of their logits has it, too, in floating
+point as well (see `medseg.inference.sliding.labelling`), and the class is simply copied. Only target voxels between
+different classes, a few per cent, are interpolated. The label map is the same as that of interpolating everything.
+
+Source slices arrive in blocks from the rolling slab. A target slice is written as soon as the source slices on both sides
+have arrived; only the last source slices are kept.
 """
 
 from __future__ import annotations
@@ -20,16 +25,23 @@ from torch import Tensor
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.volumes.resampling import AxisMap, nearest_index
 
-_CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory whatever the map looks like
-_VOXELS_AT_ONCE = 1 << 18  # voxels whose classes are told at once
+_CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory for any label map
+_VOXELS_AT_ONCE = 1 << 18  # voxels that are labelled at once
 
 
 @dataclass(frozen=True)
 class LinearWeights:
-    """Between which source samples each target sample of an axis lies: ``(1 - weight) lower + weight upper``.
+    """Linear interpolation along one axis: ``(1 - weight) * source[lower] + weight * source[upper]``.
 
     Attributes:
-        lower, upper: source indices `(n_out,)` int64. weight: `(n_out,)` float32 in [0, 1).
+        lower: Source index below each target sample, `(n_out,)` int64.
+        upper: Source index above each target sample, `(n_out,)` int64.
+        weight: Weight of the upper source sample, `(n_out,)` float32 in [0, 1).
+
+    Examples:
+        >>> axis = LinearWeights.from_axis_map(AxisMap.resize(2, 4))
+        >>> axis.lower.tolist(), axis.upper.tolist(), axis.weight.tolist()
+        ([0, 0, 0, 1], [0, 1, 1, 1], [0.0, 0.25, 0.75, 0.0])
     """
 
     lower: Tensor
@@ -38,7 +50,12 @@ class LinearWeights:
 
     @classmethod
     def from_axis_map(cls, axis_map: AxisMap, *, nearest: bool = False) -> LinearWeights:
-        """Linear interpolation along an axis, or its nearest sample; borders repeat."""
+        """Return the weights for a mapping between two axes; border samples are repeated.
+
+        Args:
+            axis_map: Positions of the target samples on the source axis.
+            nearest: Take the nearest source sample instead of interpolating.
+        """
         if nearest:
             index = torch.from_numpy(nearest_index(axis_map).astype(np.int64))
             return cls(index, index, torch.zeros(len(index)))
@@ -51,17 +68,24 @@ class LinearWeights:
 
     @property
     def is_identity(self) -> bool:
-        """Whether each target sample is the source sample of its number."""
+        """Whether each target sample equals the source sample with the same index."""
         return torch.equal(self.lower, torch.arange(len(self.lower))) and not self.weight.any()
 
     def part(self, targets: slice) -> tuple[LinearWeights, slice]:
-        """The same for some of the targets, and the sources that they need, which then count from 0."""
+        """Return the weights of some targets, and the sources that they need.
+
+        Args:
+            targets: The targets.
+
+        Returns:
+            Weights whose source indices count from the first source needed, and the slice of sources.
+        """
         lower, upper, weight = self.lower[targets], self.upper[targets], self.weight[targets]
         first, last = int(lower.min()), int(upper.max())
         return LinearWeights(lower - first, upper - first, weight), slice(first, last + 1)
 
     def to(self, device: torch.device) -> LinearWeights:
-        """The same on another device."""
+        """Return the weights on another device."""
         return LinearWeights(self.lower.to(device), self.upper.to(device), self.weight.to(device))
 
 
@@ -75,14 +99,14 @@ def export_labels(
     """Write the label of every target voxel.
 
     Args:
-        blocks: logits `(slices, *rest, k)`, in order; each is read before the next is asked for.
-        axes: one for the slices and one for each of the two other axes.
-        rule: how logits become labels.
-        out: receives the labels, `(slices, *rest)` of the target grid; may be a view in any layout.
-        on_probabilities: called with each target slice's number and its probabilities `(*rest, k)`.
+        blocks: Blocks of logits `(slices, *rest, k)`, in order; each is read before the next one is requested.
+        axes: Interpolation along the slice axis and the two other axes.
+        rule: How logits become labels.
+        out: Array to fill with the labels, `(slices, *rest)` of the target grid; may be a view with any strides.
+        on_probabilities: Called with the index of each target slice and its probabilities `(*rest, k)`.
 
     Raises:
-        ModelError: logits that are not finite.
+        ModelError: Logits are NaN or infinite.
     """
     table = torch.from_numpy(rule.values.astype(np.int32))
     if on_probabilities is None and all(axis.is_identity for axis in axes):
@@ -98,7 +122,7 @@ def export_labels(
 def _export_without_resampling(
     blocks: Iterable[Tensor], rule: LabelRule, table: Tensor, out: NDArray[Any]
 ) -> None:
-    """`export_labels` where every target voxel is a source voxel, the first is the first, and so on."""
+    """Write the labels where every target voxel is the source voxel with the same index."""
     done = 0
     for block in blocks:
         for piece in _pieces(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
@@ -107,7 +131,7 @@ def _export_without_resampling(
 
 
 def _pieces(block: Tensor) -> Sequence[Tensor]:
-    """Some slices at a time, so that small ones are handled together and large ones take little memory."""
+    """Split a block so that small slices are processed together and large ones take little memory."""
     return (
         block.split(max(1, _VOXELS_AT_ONCE // max(1, block[0].numel() // block.shape[-1])))
         if len(block)
@@ -120,35 +144,42 @@ class _Slice:
     """One source slice.
 
     Attributes:
-        logits: `(a, b, k)`.
-        classes: class of each voxel, `(a, b)` int16.
-        even: whether a voxel and its upper neighbours along both axes agree on it, `(a, b)`.
+        logits: Logits `(a, b, k)`.
+        classes: Class of each voxel, `(a, b)` int16.
+        uniform: Whether a voxel and its upper neighbours along both axes have the same class, `(a, b)`.
+        owned: Whether the logits have memory of their own instead of the block's.
     """
 
     logits: Tensor
     classes: Tensor
-    even: Tensor
+    uniform: Tensor
     owned: bool = False
 
     @classmethod
     def each(cls, block: Tensor, rule: LabelRule) -> Iterator[_Slice]:
-        """The slices of a block of logits `(slices, a, b, k)`."""
+        """Yield the slices of a block of logits `(slices, a, b, k)`."""
         for piece in _pieces(block):
             classes = rule.classes(piece)
-            even = torch.ones_like(classes, dtype=torch.bool)
-            even[:, :-1] &= classes[:, :-1] == classes[:, 1:]
-            even[..., :-1] &= classes[..., :-1] == classes[..., 1:]
-            even[:, :-1, :-1] &= classes[:, :-1, :-1] == classes[:, 1:, 1:]
-            yield from map(cls, piece, classes, even)
+            uniform = torch.ones_like(classes, dtype=torch.bool)
+            uniform[:, :-1] &= classes[:, :-1] == classes[:, 1:]
+            uniform[..., :-1] &= classes[..., :-1] == classes[..., 1:]
+            uniform[:, :-1, :-1] &= classes[:, :-1, :-1] == classes[:, 1:, 1:]
+            yield from map(cls, piece, classes, uniform)
 
     def kept(self) -> _Slice:
-        """The same in its own memory."""
-        return self if self.owned else _Slice(self.logits.clone(), self.classes, self.even, owned=True)
+        """Return the slice with memory of its own."""
+        return self if self.owned else _Slice(self.logits.clone(), self.classes, self.uniform, owned=True)
 
 
 @dataclass(frozen=True)
 class _InPlaneWeights:
-    """The two axes of a slice, and the place in a source slice of each target voxel's lower corner."""
+    """Interpolation within a slice.
+
+    Attributes:
+        a: The first axis of the slice.
+        b: The second axis of the slice.
+        corner: Flat index of the lower corner of each target voxel in a source slice.
+    """
 
     a: LinearWeights
     b: LinearWeights
@@ -165,7 +196,7 @@ _TargetSlice = tuple[int, _Slice, _Slice, float, _InPlaneWeights]
 def _target_slices(
     blocks: Iterable[Tensor], axes: Sequence[LinearWeights], rule: LabelRule
 ) -> Iterator[_TargetSlice]:
-    """For each target slice: its number, the source slices around it, the weight of the upper, the other axes."""
+    """Yield each target slice: its index, the source slices below and above, the upper one's weight, the other axes."""
     along = axes[0]
     held: dict[int, _Slice] = {}
     across: _InPlaneWeights | None = None
@@ -181,7 +212,7 @@ def _target_slices(
             lower, upper = held[int(along.lower[target])], held[int(along.upper[target])]
             yield target, lower, upper, float(along.weight[target]), across
             target += 1
-        # The next block may take the memory of this one; the slices still needed are few.
+        # The next block may reuse the memory of this one, so the few slices still needed are copied.
         first = int(along.lower[target]) if target < len(along.lower) else received
         held = {index: item.kept() for index, item in held.items() if index >= first}
 
@@ -189,14 +220,14 @@ def _target_slices(
 def _slice_classes(
     lower: _Slice, upper: _Slice, weight: float, across: _InPlaneWeights, rule: LabelRule
 ) -> Tensor:
-    """Class of each voxel of one target slice, `(A, B)` int64."""
-    even = lower.even
+    """Return the class of each voxel of one target slice, `(A, B)` int64."""
+    uniform = lower.uniform
     if weight > 0:
-        even = even & upper.even & (lower.classes == upper.classes)
+        uniform = uniform & upper.uniform & (lower.classes == upper.classes)
     classes = lower.classes.flatten()[across.corner].long()
-    rows, columns = torch.nonzero(~even.flatten()[across.corner], as_tuple=True)
+    rows, columns = torch.nonzero(~uniform.flatten()[across.corner], as_tuple=True)
     plane: Callable[[Tensor], Tensor] | None = None
-    if 4 * len(rows) > even.numel():  # most corners are wanted, many of them more than once
+    if 4 * len(rows) > uniform.numel():  # many corners are needed, most of them more than once
         dense = _between_slices(lower.logits, upper.logits, weight).flatten(0, 1)
         plane = partial(dense.index_select, 0)
     for start in range(0, len(rows), _CHUNK):
@@ -207,13 +238,13 @@ def _slice_classes(
 
 
 def _logits_between(lower: Tensor, upper: Tensor, weight: float, index: Tensor) -> Tensor:
-    """Logits `(n, k)` between two slices `(voxels, k)` at some voxels."""
+    """Return logits `(n, k)` between two slices `(voxels, k)` at some voxels."""
     low = lower.index_select(0, index)
     return _between_slices(low, upper.index_select(0, index) if weight > 0 else low, weight)
 
 
 def _slice_logits(lower: _Slice, upper: _Slice, weight: float, across: _InPlaneWeights) -> Tensor:
-    """The interpolated logits of one target slice, `(A, B, k)`."""
+    """Return the interpolated logits of one target slice, `(A, B, k)`."""
     plane = _between_slices(lower.logits, upper.logits, weight)
     low, high = (plane.index_select(1, column) for column in (across.b.lower, across.b.upper))
     rows = _lerp_in_place(low, high, across.b.weight[:, None])
@@ -224,7 +255,7 @@ def _slice_logits(lower: _Slice, upper: _Slice, weight: float, across: _InPlaneW
 def _bilinear(
     at: Callable[[Tensor], Tensor], across: _InPlaneWeights, columns: int, i: Tensor, j: Tensor
 ) -> Tensor:
-    """Logits `(n, k)` at n target voxels, bilinear; `at` gives those at voxels of the source plane."""
+    """Return logits `(n, k)` at n target voxels by bilinear interpolation; `at` returns those of source voxels."""
     a, b = across.a, across.b
     low, high = (
         _lerp_in_place(
@@ -236,11 +267,11 @@ def _bilinear(
 
 
 def _between_slices(lower: Tensor, upper: Tensor, weight: float) -> Tensor:
-    """Logits between two slices in float32, in memory of their own."""
+    """Return logits between two slices in float32, in memory of their own."""
     low = lower.to(torch.float32, copy=True)
     return low if weight == 0 else _lerp_in_place(low, upper.float(), torch.tensor(weight, device=low.device))
 
 
 def _lerp_in_place(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
-    """``(1 - weight) low + weight high``, in the memory of `low`."""
+    """Return ``(1 - weight) * low + weight * high`` in the memory of `low`."""
     return low.mul_(1 - weight).addcmul_(high, weight)

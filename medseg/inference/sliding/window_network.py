@@ -1,4 +1,4 @@
-"""A model as the windows see it: on its device, in its precision and layout."""
+"""A network that predicts windows: on its device, in its precision and memory format."""
 
 from __future__ import annotations
 
@@ -19,22 +19,31 @@ from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
 from medseg.runtime.memory import PeakMemory
 
 SLAB_FIRST = (2, 0, 1)
-"""The slab rolls along the network's Z whatever the file's own axes, so that sums have one order."""
+"""Order of the network's axes in the engine. The slab always moves along Z, whatever the axes of the file, so that sums of
+logits are always formed in the same order."""
 
 
 class WindowNetwork:
     """Maps windows `(n, c, Z, X, Y)`, slab axis first, to logits `(n, k, Z, X, Y)`.
 
-    Behind an earlier stage, the last channel holds its classes, and becomes a channel for each of its labels here, window
-    by window, so that no image of so many channels is ever held.
+    In the second stage of a cascade, the last channel of a window holds the class indices of the first stage. It becomes
+    one channel per label here, window by window, so that an image with that many channels is never in memory.
 
     Args:
-        model: dense model, 2-D or 3-D.
-        saved: settings of the model folder.
-        device: where to run.
+        model: The network, 2-D or 3-D.
+        saved: Settings of its model folder.
+        device: Device to run on.
+
+    Attributes:
+        device: Device of the network.
+        dtype: Number format of the network.
+        model: The network, on its device.
+        volumetric: The network as a function of 3-D windows; a 2-D network is applied slice by slice.
+        window: Voxels of a window, slab axis first.
+        exclusive: Lock to hold while another thread reads an image, whose memory must not count as the network's.
 
     Raises:
-        ConfigError: the device cannot compute in this precision.
+        ConfigError: The device cannot compute in this precision.
     """
 
     def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
@@ -44,24 +53,29 @@ class WindowNetwork:
         volumetric = as_volumetric(model, saved.slice_view)
         self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
-        self._previous_labels = saved.num_first_stage_labels
+        self._first_stage_labels = saved.num_first_stage_labels
         self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
         self._measured: dict[int, tuple[int, float]] = {}
-        # Held while an image is read by another thread: its memory is not the network's.
         self.exclusive = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Logits of a batch of windows, on the network's device."""
+        """Return the logits of a batch of windows, on the network's device."""
         if self.device.type == "cuda" and batch.device.type == "cpu":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode(), autocast(self.dtype, self.device):
-            if self._previous_labels:
-                batch = append_one_hot(batch, self._previous_labels)
+            if self._first_stage_labels:
+                batch = append_one_hot(batch, self._first_stage_labels)
             logits: Tensor = self.volumetric(batch.movedim(2, -1))
             return logits.movedim(-1, 2)
 
     def measured_cost(self, batch_size: int) -> tuple[int, float]:
-        """Bytes of this process that one call takes at most, and its seconds; run once a batch size."""
+        """Return the peak of the additional resident bytes of a call, and its seconds.
+
+        The network is run only the first time for each batch size.
+
+        Args:
+            batch_size: Number of windows.
+        """
         if batch_size not in self._measured:
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
             with self.exclusive, PeakMemory() as memory:
@@ -75,10 +89,13 @@ class WindowNetwork:
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """The model compiled for one window size; the code is kept in the user's cache between runs.
+    """Return the model compiled for one window size; the code is kept in the user's cache between runs.
+
+    Args:
+        model: The network.
 
     Raises:
-        ConfigError: there is no C++ compiler.
+        ConfigError: There is no C++ compiler.
     """
     import shutil
 

@@ -1,4 +1,13 @@
-"""Sliding windows: from an image and a network to logits, a block of finished slices at a time."""
+"""Sliding windows: apply a network of fixed input size to an image of any size.
+
+The image is covered by overlapping windows. The logits of each voxel are the weighted mean over the windows that contain
+it. `predict_windows` returns the logits of the whole image.
+
+`window_slices` yields the same logits in blocks of slices, from a *rolling slab*: windows are predicted in order of their
+first axis, and only the slices between the first and the last one of the windows at hand are in memory. As soon as no later
+window touches a slice, its logits are final: it leaves the slab, and its memory is used for the next slice. Memory is thus
+proportional to the height of a window, however long the image is.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +24,42 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import Box, ImageSlab, InMemoryImage, LogitSlab, Slices
+from medseg.inference.sliding.slab import (
+    DEFAULT_STORAGE,
+    Box,
+    ImageSlab,
+    InMemoryImage,
+    LogitSlab,
+    SlabStorage,
+    Slices,
+)
 from medseg.runtime.progress import Progress
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """How an image is cut into windows and their logits are put together.
+    """How an image is divided into windows and how their logits are combined.
 
     Attributes:
-        window: voxels per axis.
-        overlap: share of a window that its neighbour covers, in [0, 1).
-        batch_size: windows per call of the network.
-        blend: weights inside a window.
-        mirror_axes: spatial axes; logits are the mean over all combinations of flips along them.
-        sums: type in which logits are put together, float32 or float16.
-        device: where image and sums are held; the network may be elsewhere.
-        empty: tells whether a window `(c, *window)` holds nothing; such windows are not predicted.
-        nothing: logits `(k,)` of voxels that lie in no window that was predicted.
+        window: Voxels per axis.
+        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        batch_size: Number of windows per call of the network.
+        blend: Weights within a window.
+        mirror_axes: Spatial axes. Logits are the mean over all combinations of flips along them.
+        background: Logits `(k,)` of voxels that are in no predicted window.
+        is_empty: Returns whether a window `(c, *window)` is empty; such windows are not predicted.
+        storage: Number format and device of the slab.
 
     Raises:
-        ConfigError: overlap out of range, or a window that is empty.
+        ConfigError: `overlap` is out of range.
+
+    Examples:
+        >>> sliding = SlidingWindow((8, 8), overlap=0.5)
+        >>> [box[1] for box in sliding.layout((8, 16)).boxes]
+        [slice(0, 8, None), slice(4, 12, None), slice(8, 16, None)]
     """
 
     window: tuple[int, ...]
@@ -47,10 +67,9 @@ class SlidingWindow:
     batch_size: int = 1
     blend: Blend = "gaussian"
     mirror_axes: tuple[int, ...] = ()
-    sums: torch.dtype = torch.float32
-    device: torch.device = _CPU
-    is_empty: Callable[[Tensor], bool] | None = None
     background: tuple[float, ...] = (0.0,)
+    is_empty: Callable[[Tensor], bool] | None = None
+    storage: SlabStorage = DEFAULT_STORAGE
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -60,15 +79,18 @@ class SlidingWindow:
 
     @property
     def num_outputs(self) -> int:
-        """How many logits a voxel has."""
+        """The number of logits per voxel."""
         return len(self.background)
 
     def layout(self, shape: Sequence[int], columns: slice | None = None) -> WindowLayout:
-        """Where the windows of an image of this shape lie.
+        """Return the windows of an image of this shape.
 
         Args:
-            shape: voxels per axis.
-            columns: part of the second axis that results are wanted for; None for all.
+            shape: Voxels per axis.
+            columns: Part of the second axis that results are wanted for; None for all.
+
+        Raises:
+            ConfigError: The window has another number of axes than the image, or is empty.
         """
         if len(self.window) != len(shape) or min(self.window) < 1:
             raise ConfigError(
@@ -86,7 +108,7 @@ class SlidingWindow:
         return WindowLayout(sizes, before, tuple(inner), wanted, height)
 
     def _windows_along(self, size: int) -> list[slice]:
-        """Windows along the second axis, which has this size, in its voxels; without any padding."""
+        """Return the windows along a second axis of this size, in voxels of the image without padding."""
         window = self.window[1]
         padded = max(size, window)
         before = (padded - size) // 2
@@ -94,28 +116,36 @@ class SlidingWindow:
         return [slice(start - before, start - before + window) for start in starts]
 
     def window_edges(self, size: int) -> list[int]:
-        """Voxels of the second axis, which has this size, at which windows begin or end.
+        """Return the voxels at which windows along the second axis begin or end.
 
-        Parts that are cut there share the fewest windows.
+        Bands that are cut there share the fewest windows.
+
+        Args:
+            size: Voxels of the image along the second axis.
         """
         edges = {edge for piece in self._windows_along(size) for edge in (piece.start, piece.stop)}
         return sorted(edge for edge in edges if 0 < edge < size)
 
     def num_columns(self, size: int, columns: slice) -> int:
-        """How many windows along the second axis, which has this size, are needed for some of its columns."""
+        """Return the number of windows along the second axis that some of its columns need.
+
+        Args:
+            size: Voxels of the image along the second axis.
+            columns: The columns.
+        """
         return sum(_intersect([piece], [columns]) for piece in self._windows_along(size))
 
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """Windows over an image.
+    """The windows of one image.
 
     Attributes:
-        sizes: voxels per axis with the padding of axes that are shorter than their window.
-        before: padding in front of each axis.
-        inner: the box of the padded image that results are wanted for.
-        boxes: the windows that touch it, the last axis fastest.
-        height: slices of the first axis that a batch of windows spans at most.
+        sizes: Voxels per axis, including the padding of axes that are shorter than their window.
+        before: Padding in front of each axis.
+        inner: Box of the padded image that results are wanted for.
+        boxes: The windows that touch it, with the last axis varying fastest.
+        height: Maximum number of slices of the first axis that a batch of windows spans.
     """
 
     sizes: tuple[int, ...]
@@ -126,7 +156,7 @@ class WindowLayout:
 
     @property
     def columns(self) -> slice | None:
-        """Part of the second axis that the windows see; None where there is none."""
+        """The part of the second axis that the windows cover; None if there is only one axis."""
         if len(self.sizes) == 1:
             return None
         return slice(min(box[1].start for box in self.boxes), max(box[1].stop for box in self.boxes))
@@ -143,25 +173,40 @@ def predict_windows(
     mirror_axes: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Tensor:
-    """Logits of an image of any size, from overlapping windows, all at once.
+    """Return the logits of an image of any size from overlapping windows.
 
-    Window positions, Gaussian weights and mirroring follow nnU-Net (Isensee et al., Nature Methods 2021). An
-    axis shorter than its window is padded with zeros on both sides, and cut back.
+    Window positions, Gaussian weights and mirroring follow nnU-Net (Isensee et al., Nature Methods 2021). An axis that is
+    shorter than its window is padded with zeros on both sides; the result is cropped back.
 
     Args:
-        image: `(c, *spatial)`.
-        network: maps `(n, c, *window)` to logits `(n, k, *window)`.
-        window, overlap, batch_size, blend, mirror_axes: see `Sliding`.
-        progress: called with (done, total, "window") after each batch.
+        image: Image `(c, *spatial)`.
+        network: Maps windows `(n, c, *window)` to logits `(n, k, *window)`.
+        window: Voxels per axis.
+        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        batch_size: Number of windows per call of the network.
+        blend: Weights within a window.
+        mirror_axes: Spatial axes. Logits are the mean over all combinations of flips along them.
+        progress: Called with (done, total, "window") after each batch.
 
     Returns:
-        `(k, *spatial)` float32 on the image's device.
+        Logits `(k, *spatial)` float32 on the image's device.
 
     Raises:
-        ConfigError: overlap out of range, or a window of the wrong length.
+        ConfigError: `overlap` is out of range, or the window does not fit the image's axes.
+
+    Examples:
+        >>> image = torch.arange(24.0).reshape(1, 4, 6)
+        >>> logits = predict_windows(image, lambda windows: torch.cat([windows, -windows], 1), (3, 3))
+        >>> logits.shape, torch.allclose(logits[0], image[0])
+        (torch.Size([2, 4, 6]), True)
     """
     sliding = SlidingWindow(
-        tuple(window), overlap, batch_size, blend, tuple(mirror_axes), device=torch.device(image.device)
+        tuple(window),
+        overlap,
+        batch_size,
+        blend,
+        tuple(mirror_axes),
+        storage=SlabStorage(device=torch.device(image.device)),
     )
     blocks = window_slices(InMemoryImage(image), network, sliding, progress=progress)
     return torch.cat([block.clone() for block in blocks]).movedim(-1, 0).contiguous()
@@ -175,30 +220,31 @@ def window_slices(
     columns: slice | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Tensor]:
-    """Logits of an image, a block of slices along its first axis at a time.
+    """Yield the logits of an image in blocks of slices along its first axis.
 
-    A block leaves as soon as no later window touches it, so the memory is that of a slab about one window high,
-    however long the first axis is.
+    A block is yielded as soon as no later window touches it, so the memory is that of a slab about one window high, however
+    long the first axis is.
 
     Args:
-        image: a `Whole` image, or one that is made as it is asked for.
-        network: maps `(n, c, *window)` to logits `(n, k, *window)`.
-        sliding: windows and how they are put together.
-        columns: part of the second axis that is wanted; windows that do not touch it are left out. The values are
-            those of the whole.
-        progress: called with (done, total, "window") after each batch.
+        image: The image, in memory or prepared slice by slice.
+        network: Maps windows `(n, c, *window)` to logits `(n, k, *window)`.
+        sliding: The windows and how their logits are combined.
+        columns: Part of the second axis that is wanted; None for all. Windows that do not touch it are skipped. The
+            values are the same as for the whole image.
+        progress: Called with (done, total, "window") after each batch.
 
     Yields:
-        `(slices, columns, *rest, k)` in order, together all slices, in the type of the sums. A block is a view that
-        the next one overwrites.
+        Logits `(slices, columns, *rest, k)` in order, in the number format of the sums; all blocks together hold all
+        slices. A block is a view that the next one overwrites.
 
     Raises:
-        ConfigError: a window of the wrong length.
+        ConfigError: The window does not fit the image's axes.
     """
     layout = sliding.layout(image.shape[1:], columns)
-    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, sliding.device)
-    weights = window_weights(sliding.window, sliding.blend).to(sliding.device)
-    slab = LogitSlab(layout.height, layout.inner, weights, sliding.sums, sliding.background)
+    device = sliding.storage.device
+    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, device)
+    weights = window_weights(sliding.window, sliding.blend).to(device)
+    slab = LogitSlab(layout.height, layout.inner, weights, sliding.storage.sums, sliding.background)
     done = 0
     for done, batch in _batches(held, layout, sliding):
         yield from _finished(slab, batch[0][0].start)
@@ -212,7 +258,13 @@ def window_slices(
 
 
 def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | None = None) -> int:
-    """Number of windows that are not empty; looks at the whole image."""
+    """Return the number of windows that are not empty, which reads the whole image.
+
+    Args:
+        image: The image.
+        sliding: The windows.
+        columns: Part of the second axis that results are wanted for; None for all.
+    """
     layout = sliding.layout(image.shape[1:], columns)
     if sliding.is_empty is None:
         return len(layout.boxes)
@@ -223,10 +275,10 @@ def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | N
 def _batches(
     held: ImageSlab, layout: WindowLayout, sliding: SlidingWindow
 ) -> Iterator[tuple[int, list[Box]]]:
-    """Windows to predict together, with the count of windows up to there; `held` shows their part of the image."""
+    """Yield batches of windows, each with the number of windows so far; `held` then holds their part of the image."""
     batch: list[Box] = []
     for number, box in enumerate(layout.boxes):
-        if batch and box[0].stop - batch[0][0].start > layout.height:  # windows in between were empty
+        if batch and box[0].stop - batch[0][0].start > layout.height:  # empty windows were skipped
             yield number, batch
             batch = []
         held.move_to((batch[0] if batch else box)[0].start, box[0].stop)
@@ -241,7 +293,7 @@ def _batches(
 
 
 def _finished(slab: LogitSlab, until: int) -> Iterator[Tensor]:
-    """Results of all slices before `until`, which no later window touches."""
+    """Yield the logits of all slices before `until`, which no later window touches."""
     while slab.first < until:
         count = min(until - slab.first, slab.height)
         block = slab.finished(count)
@@ -251,11 +303,21 @@ def _finished(slab: LogitSlab, until: int) -> Iterator[Tensor]:
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """First voxels of the windows along one axis: evenly spread, the last one flush with the end."""
+    """Return the first voxels of the windows along one axis: evenly spaced, the last one flush with the end.
+
+    Args:
+        size: Voxels of the axis.
+        window: Voxels of a window.
+        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+
+    Examples:
+        >>> window_starts(110, 64, overlap=0.5)
+        [0, 23, 46]
+    """
     if size <= window:
         return [0]
-    # At least a voxel: windows of one slice would else be predicted twice. The quotient is rounded because,
-    # say, (1 - 0.9) * 10 is below 1 in floats, which would add a window.
+    # At least one voxel: windows of one slice would otherwise be predicted twice. The quotient is rounded because, for
+    # example, (1 - 0.9) * 10 is below 1 in floating point, which would add a window.
     step = max(1.0, window * (1 - overlap))
     count = math.ceil(round((size - window) / step, 9)) + 1
     return [round((size - window) / (count - 1) * i) for i in range(count)]
@@ -264,18 +326,28 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 def window_positions(
     sizes: Sequence[int], window: Sequence[int], overlap: float
 ) -> Iterator[tuple[int, ...]]:
-    """First voxels of all windows, the last axis fastest."""
+    """Return the first voxels of all windows, with the last axis varying fastest.
+
+    Args:
+        sizes: Voxels of the image per axis.
+        window: Voxels of a window per axis.
+        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+    """
     starts = [window_starts(s, w, overlap) for s, w in zip(sizes, window, strict=True)]
     return itertools.product(*starts)
 
 
 @lru_cache(maxsize=16)
 def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor:
-    """Weight of each voxel of a window, `(*window)` float32, maximum 1 and nowhere 0.
+    """Return the weight of each voxel of a window, `(*window)` float32, at most 1 and always positive.
 
-    ``gaussian`` has a standard deviation of an eighth of the window along each axis, and is rounded as nnU-Net's is:
-    to float16 with a peak of 10, zeros lifted to the smallest number left. Where windows meet along an edge of the
-    image, all weights are so small that only the same rounding gives the same mean.
+    ``gaussian`` has a standard deviation of an eighth of the window along each axis. It is rounded as in nnU-Net, to
+    float16 with a peak of 10 and zeros replaced by the smallest positive weight: along the edges of the image all weights
+    are so small that only the same rounding gives the same mean.
+
+    Args:
+        window: Voxels per axis.
+        blend: ``gaussian``, or ``constant`` for equal weights.
     """
     if blend == "constant":
         return torch.ones(window)
@@ -291,11 +363,12 @@ def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor
 
 
 def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
+    """Return the mean of the logits over all combinations of flips along some axes."""
     logits = network(batch).float()
     if not axes:
         return logits
     subsets = [s for n in range(1, len(axes) + 1) for s in itertools.combinations(axes, n)]
-    total = logits / (len(subsets) + 1)  # not in place: a network may hand back its input
+    total = logits / (len(subsets) + 1)  # not in place, because a network may return its input
     for subset in subsets:
         dims = [axis + 2 for axis in subset]
         total.add_(network(batch.flip(dims)).float().flip(dims), alpha=1 / (len(subsets) + 1))
@@ -303,7 +376,7 @@ def _mirrored(batch: Tensor, network: Network, axes: Sequence[int]) -> Tensor:
 
 
 def _intersect(one: Sequence[slice], other: Sequence[slice]) -> bool:
-    """Whether two boxes share a voxel."""
+    """Return whether two boxes share a voxel."""
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 
 

@@ -10,7 +10,7 @@ from medseg.errors import DataError
 from medseg.evaluation.instances.metrics import match_instances
 from medseg.inference.instances.link_slices import link_slices
 from medseg.labels.instances import Instances
-from medseg.model_folder.link_settings import LinkSettings
+from medseg.model_folder.settings import LinkSettings
 
 OBJECTS = 20
 

@@ -16,7 +16,7 @@ from medseg.data.datasets.phantom import phantom_case
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
 from medseg.errors import DataError, ModelError
-from medseg.inference.estimate import estimate
+from medseg.inference.estimate import estimate_image
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble
 from medseg.inference.sliding.engine import Engine
@@ -195,7 +195,7 @@ def test_one_folder_holds_both_stages(tmp_path, members):
     first = write_stages(tmp_path / "model", members)
     image, _ = scene()
     predictor = load(tmp_path / "model", device="cpu")
-    assert "behind first" in repr(predictor)
+    assert "after first" in repr(predictor)
     assert predictor.saved.members == members
     found = predictor(image)
     by_hand = predictor(as_case(tmp_path, image, first(image)))  # in two steps, over a file
@@ -203,7 +203,7 @@ def test_one_folder_holds_both_stages(tmp_path, members):
     assert len(np.unique(found.data)) > 2
     assert not np.array_equal(found.data, first(image).data)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "| earlier stage | in `first_stage/`, 3 channels more |" in card
+    assert "| first stage | in `first_stage/`, 3 additional channels |" in card
     blind = predictor(as_case(tmp_path, image, first(image).with_data(np.zeros_like(found.data))))
     assert not np.array_equal(blind.data, found.data)  # it does look at the map
     coarser = load(tmp_path / "model", device="cpu", overlap=0.5, keep_largest=("liver",))
@@ -235,17 +235,20 @@ def test_the_folder_is_whole_or_refused(tmp_path):
 
 def test_stages_that_do_not_fit_are_refused(tmp_path, make_predictor):
     model = build_model("unet_3d", in_channels=4, num_classes=len(ORGANS), channels=[4, 8], num_blocks=1)
-    with pytest.raises(ModelError, match=r"second: earlier stage: found none, expected one"):
+    with pytest.raises(
+        ModelError,
+        match=r"model: first stage: found none, expected 3 foreground labels \(num_first_stage_labels of second\)",
+    ):
         save_model(tmp_path / "model", model, settings_of(3), ORGANS)
     other = make_predictor(labels=Labels.from_names({"a": 1}))
     save_model(tmp_path / "other", other.model, other.saved, other.labels)
     with pytest.raises(
-        ModelError, match=r"found 1 labels besides background, expected 3 \(num_first_stage_labels\)"
+        ModelError, match=r"other: first stage: found 1 foreground labels, expected 3 foreground labels"
     ):
         save_model(tmp_path / "model", model, settings_of(3), ORGANS, tmp_path / "other")
-    with pytest.raises(ModelError, match=r"earlier stage: found .*other, expected none"):
+    with pytest.raises(ModelError, match=r"other: first stage: found 1 foreground labels, expected none"):
         save_model(tmp_path / "model", other.model, other.saved, other.labels, tmp_path / "other")
-    with pytest.raises(ModelError, match=r"earlier stage: found 0 labels, expected 3"):
+    with pytest.raises(ModelError, match=r"first stage: found none, expected 3 foreground labels"):
         Predictor(model, settings_of(3), ORGANS, device="cpu")
     assert not (tmp_path / "model").exists()
 
@@ -278,7 +281,7 @@ def test_the_estimate_is_of_both_stages(tmp_path):
     write_stages(tmp_path / "model")
     image, _ = scene()
     both, alone = load(tmp_path / "model", device="cpu"), load(tmp_path / "first", device="cpu")
-    found, before = estimate(both, image), estimate(alone, image)
+    found, before = estimate_image(both, image), estimate_image(alone, image)
     assert found.seconds > 0.5 * before.seconds
     assert found.memory >= before.memory * 0.9
     assert found.shape == tuple(n - m for n, m in zip(image.grid.shape, (1, 2, 1), strict=True))

@@ -10,25 +10,10 @@ from hypothesis import strategies as st
 
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError
-from medseg.inference.sliding.engine import PreparedPrediction
-from medseg.inference.sliding.memory_plan import MemoryPlan
-from medseg.inference.sliding.slab import InMemoryImage
+from medseg.inference.sliding.prepared_prediction import PreparedPrediction
+from medseg.inference.sliding.slab import InMemoryImage, SlabStorage
 from medseg.inference.sliding.windows import SlidingWindow, predict_windows, window_slices
-from tests.inference.sliding.test_windows import cases
-
-CPU = torch.device("cpu")
-
-
-def run_in_bands(predictor, image, bands, **changes):
-    """Labels of an image in so many bands, whatever the memory."""
-    prepared = predictor.prepare(image)
-    engine = predictor.engine
-    plan = MemoryPlan(bands, changes.pop("batch_size", 1), changes.pop("sums", torch.float32), CPU, 0)
-    object.__setattr__(engine, "plan", lambda prepared, probabilities=None: plan)
-    try:
-        return predictor.run(prepared).data
-    finally:
-        object.__delattr__(engine, "plan")
+from tests.helpers.sliding import run_in_bands, window_cases
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -43,7 +28,7 @@ def test_labels_do_not_depend_on_the_number_of_bands(make_predictor, dims, spaci
 
 
 @settings(max_examples=30, deadline=None)
-@given(case=cases(), data=st.data())
+@given(case=window_cases(), data=st.data())
 def test_columns_are_those_of_the_whole_bit_for_bit(case, data):
     shape, window, overlap, blend, mirror = case
     shape, window = ((*shape, 5, 6)[:3], (*window, 3, 4)[:3])
@@ -68,7 +53,7 @@ def test_columns_are_those_of_the_whole_bit_for_bit(case, data):
 def test_float16_sums_are_as_good_as_float16_can_be(window):
     image = torch.randn(1, 20, 13, 11, generator=torch.Generator().manual_seed(0))
     exact = predict_windows(image, lambda x: torch.cat([x, 30 * x], 1), window)
-    sliding = SlidingWindow(window, sums=torch.float16)
+    sliding = SlidingWindow(window, storage=SlabStorage(torch.float16))
     blocks = window_slices(InMemoryImage(image), lambda x: torch.cat([x, 30 * x], 1), sliding)
     half = torch.cat([block.clone() for block in blocks]).movedim(-1, 0)
     assert half.dtype == torch.float16

@@ -12,8 +12,7 @@ from medseg.data.preprocessing.prepare import label_target, prepare
 from medseg.inference.sliding.window_network import SLAB_FIRST
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-from tests.inference.sliding.test_to_file_grid import interpolated
-from tests.inference.sliding.test_windows import dense
+from tests.helpers.sliding import dense_logits, interpolated
 
 
 @st.composite
@@ -37,7 +36,7 @@ def dense_labels(predictor, image):
     preprocessing = predictor.saved.preprocessing
     prepared = prepare(image, preprocessing)
     upright = torch.from_numpy(prepared.image.data).movedim(-1, 1)
-    logits = dense(
+    logits = dense_logits(
         upright,
         predictor.network,
         predictor.network.window,

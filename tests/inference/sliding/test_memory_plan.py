@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,24 +12,33 @@ import torch
 import medseg
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
-from medseg.inference.sliding.memory_plan import plan_memory
+from medseg.inference.sliding.memory_plan import MemoryBudget, plan_memory
+from medseg.inference.sliding.prepared_prediction import PreparedPrediction
+from medseg.inference.sliding.slab import InMemoryImage
+from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
 from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
+from medseg.volumes.resampling import AxisMap
+
+
+def image_of(shape):
+    """A prepared image of this shape that is its own target; nothing of it is in memory."""
+    axes = tuple(LinearWeights.from_axis_map(AxisMap.resize(size, size)) for size in shape[1:])
+    return PreparedPrediction(InMemoryImage(torch.zeros(1).expand(shape)), None, axes)  # type: ignore[arg-type]
+
+
+def network_of(bytes_per_window=0, dtype=torch.float32):
+    return SimpleNamespace(
+        device=torch.device("cpu"), dtype=dtype, measured_cost=lambda batch: (batch * bytes_per_window, 0.0)
+    )
 
 
 def plan(budget, shape=(1, 100, 200, 200), classes=20, reduced=False, batch=4):
     sliding = SlidingWindow((64, 64, 64), batch_size=batch, background=(0.0,) * classes)
-    return plan_memory(
-        shape,
-        sliding,
-        budget=budget,
-        held_bytes=10**9,
-        network=lambda batch: batch * 10**8,
-        reduced=reduced,
-        columns=lambda n: [slice(shape[2] * i // n, shape[2] * (i + 1) // n) for i in range(n)],
-    )
+    network = network_of(10**8, torch.bfloat16 if reduced else torch.float32)
+    return plan_memory(image_of(shape), sliding, MemoryBudget(budget, 10**9), network)
 
 
 def test_less_memory_means_float16_sums_then_bands_then_smaller_batches():
@@ -47,7 +57,7 @@ def test_less_memory_means_float16_sums_then_bands_then_smaller_batches():
     assert all(p.sums == torch.float32 for p in (plan(17 * 10**8), plan(10**11)))
 
 
-def test_too_little_memory_names_the_least_that_would_do():
+def test_too_little_memory_names_the_least_that_suffices():
     with pytest.raises(ConfigError, match=r"found 1\.2 GB, expected at least (\d+\.\d) GB") as caught:
         plan(12 * 10**8)
     least = float(str(caught.value).split("at least ")[1].split(" GB")[0])
@@ -56,36 +66,20 @@ def test_too_little_memory_names_the_least_that_would_do():
         plan(int(least * 1e9 - 2e8))
 
 
-def test_windows_side_by_side_are_predicted_in_bands_of_their_own():
-    shape, classes = (1, 100, 256, 64), 20
-
+def test_windows_without_overlap_are_predicted_in_bands_of_their_own():
     def found(overlap):
-        return plan_memory(
-            shape,
-            SlidingWindow((64, 64, 64), overlap, background=(0.0,) * classes),
-            budget=10**12,
-            held_bytes=0,
-            network=lambda batch: 0,
-            reduced=False,
-            columns=lambda n: [slice(256 * i // n, 256 * (i + 1) // n) for i in range(n)],
-        )
+        sliding = SlidingWindow((64, 64, 64), overlap, background=(0.0,) * 20)
+        return plan_memory(image_of((1, 100, 256, 64)), sliding, MemoryBudget(10**12, 0), network_of())
 
-    assert found(0.0).bands == 4  # a quarter of the memory, not a window more
+    assert found(0.0).bands == 4  # a quarter of the memory, without additional windows
     assert found(0.5).bands == 1
 
 
-def test_what_comes_after_the_network_counts():
+def test_memory_for_post_processing_counts():
     def found(later):
-        return plan_memory(
-            (1, 64, 64, 64),
-            SlidingWindow((64, 64, 64), background=(0.0, 0.0)),
-            budget=10**10,
-            held_bytes=10**6,
-            network=lambda batch: 0,
-            reduced=False,
-            postprocess_bytes=later,
-            columns=lambda n: [slice(64 * i // n, 64 * (i + 1) // n) for i in range(n)],
-        )
+        sliding = SlidingWindow((64, 64, 64), background=(0.0, 0.0))
+        budget = MemoryBudget(10**10, 10**6, later)
+        return plan_memory(image_of((1, 64, 64, 64)), sliding, budget, network_of())
 
     assert found(5 * 10**9).peak > 5 * 10**9 > found(0).peak
     with pytest.raises(ConfigError, match=r"expected at least 1\d\.\d GB"):
@@ -133,14 +127,14 @@ def test_a_prediction_with_probabilities_counts_their_pages(make_predictor, tmp_
     assert counted > plain
 
 
-def test_an_image_that_alone_exceeds_the_budget_is_not_read(make_predictor, tmp_path, monkeypatch):
+def test_an_image_larger_than_the_budget_is_not_read(make_predictor, tmp_path, monkeypatch):
     volume = medseg.Volume(np.zeros((1, 200, 200, 100), np.int16), medseg.Grid.from_spacing((200, 200, 100)))
     medseg.write(volume, tmp_path / "zeros.nii.gz")
     assert decoded_bytes(tmp_path / "zeros.nii.gz") == volume.data.nbytes
     predictor = make_predictor()
     predictor.max_memory = 10**6
     monkeypatch.setattr("medseg.io.nifti._fill", None)
-    monkeypatch.setattr("medseg.inference.predictor._SMALL", 10**6)
+    monkeypatch.setattr("medseg.inference.predictor._ALWAYS_READ", 10**6)
     with pytest.raises(ConfigError, match=r"zeros.nii.gz: max_memory: found 1 MB, expected more than"):
         predictor(tmp_path / "zeros.nii.gz")
 

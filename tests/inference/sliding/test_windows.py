@@ -20,20 +20,11 @@ from medseg.inference.sliding.windows import (
     window_starts,
     window_weights,
 )
-
-
-@st.composite
-def cases(draw):
-    dims = draw(st.integers(1, 3))
-    sizes = st.integers(1, {1: 60, 2: 24, 3: 13}[dims])
-    shape = tuple(draw(sizes) for _ in range(dims))
-    window = tuple(draw(st.integers(1, 9)) for _ in range(dims))
-    mirror = tuple(axis for axis in range(dims) if draw(st.booleans()))
-    return shape, window, draw(st.floats(0, 0.9)), draw(st.sampled_from(("gaussian", "constant"))), mirror
+from tests.helpers.sliding import dense_logits, window_cases
 
 
 @settings(max_examples=50, deadline=None)
-@given(case=cases(), batch=st.integers(1, 5), channels=st.integers(1, 2))
+@given(case=window_cases(), batch=st.integers(1, 5), channels=st.integers(1, 2))
 def test_an_identity_network_gives_the_image_back(case, batch, channels):
     shape, window, overlap, blend, mirror = case
     image = torch.from_numpy(np.random.default_rng(0).normal(size=(channels, *shape)).astype(np.float32))
@@ -117,29 +108,8 @@ def test_equals_monai_where_positions_and_weights_coincide():
     torch.testing.assert_close(result, expected[0], atol=1e-5, rtol=0)
 
 
-def dense(image, network, window, *, overlap, blend, mirror_axes):
-    """The definition: sums over the whole image of every window's weighted logits, and of the weights."""
-    padding = [max(0, w - s) for w, s in zip(window, image.shape[1:], strict=True)]
-    pads = [(p // 2, p - p // 2) for p in padding]
-    padded = torch.nn.functional.pad(image, [edge for pair in reversed(pads) for edge in pair])
-    weights = window_weights(tuple(window), blend)
-    total, weight_sum = 0, torch.zeros(padded.shape[1:])
-    for position in window_positions(padded.shape[1:], window, overlap):
-        box = tuple(slice(p, p + w) for p, w in zip(position, window, strict=True))
-        patch = padded[(slice(None), *box)][None]
-        subsets = [s for n in range(len(mirror_axes) + 1) for s in itertools.combinations(mirror_axes, n)]
-        flips = [[axis + 2 for axis in subset] for subset in subsets]
-        logits = sum(network(patch.flip(f)).flip(f) for f in flips)[0] / len(flips)
-        if isinstance(total, int):
-            total = torch.zeros((len(logits), *padded.shape[1:]))
-        total[(slice(None), *box)].addcmul_(logits, weights)  # one rounding where the processor can
-        weight_sum[box] += weights
-    inner = tuple(slice(low, low + n) for (low, _), n in zip(pads, image.shape[1:], strict=True))
-    return (total / weight_sum)[(slice(None), *inner)]
-
-
 @settings(max_examples=30, deadline=None)
-@given(case=cases(), classes=st.integers(2, 4), seed=st.integers(0, 99))
+@given(case=window_cases(), classes=st.integers(2, 4), seed=st.integers(0, 99))
 def test_the_rolling_slab_equals_the_definition_bit_for_bit(case, classes, seed):
     shape, window, overlap, blend, mirror = case
     rng = np.random.default_rng(seed)
@@ -150,7 +120,7 @@ def test_the_rolling_slab_equals_the_definition_bit_for_bit(case, classes, seed)
         return torch.tanh(batch * mixing + mixing)
 
     options = {"overlap": overlap, "blend": blend, "mirror_axes": mirror}
-    expected = dense(image, network, window, **options)
+    expected = dense_logits(image, network, window, **options)
     for batch_size in (1, 3):
         result = predict_windows(image, network, window, batch_size=batch_size, **options)
         assert torch.equal(result, expected)

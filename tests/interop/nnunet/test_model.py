@@ -306,9 +306,7 @@ def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"{model}: unet_2d of nnUNetTrainer, 2d, folds 0" in told
     assert "import with --orientation" in told
-    assert (
-        main(["predict", str(model), str(images[0]), "-o", str(answers), "--set", "precision=float32"]) == 0
-    )
+    assert main(["predict", str(model), str(images[0]), "-o", str(answers), "precision=float32"]) == 0
     (answer,) = answers.glob("*.nii.gz")
     assert np.array_equal(np.asarray(nib.load(answer).dataobj), Oracle(folder, images).labels())
     assert main(["import", "nnunet", str(folder), "-o", str(model)]) == 1

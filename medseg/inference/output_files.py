@@ -1,0 +1,123 @@
+"""The files that a prediction consists of, and whether they exist already.
+
+This is the only place that knows how output files are named, which of them belong together, and when a case counts as
+already predicted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case
+from medseg.errors import ConfigError
+from medseg.inference.provenance import ModelId, Provenance, probabilities_path
+from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
+from medseg.io.instance_files import instance_map_path, instance_table_path
+
+
+class PredictionState(StrEnum):
+    """How the files of a case compare with the prediction that is asked for.
+
+    Attributes:
+        MISSING: Some files do not exist, or writing them was interrupted.
+        CURRENT: All files exist and come from this model with these settings.
+        UNRECORDED: All files exist; which model wrote them is not recorded.
+        OTHER_MODEL: All files exist; they come from another model or other settings.
+    """
+
+    MISSING = "missing"
+    CURRENT = "current"
+    UNRECORDED = "unrecorded"
+    OTHER_MODEL = "other model"
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """The files that are written for each case: a label map and, if wanted, instances or probabilities.
+
+    Attributes:
+        folder: Folder of the label maps. Other files are written next to them.
+        suffix: Suffix of the label maps, such as ``.nii.gz``.
+        instances: Whether ``NAME_instances`` and its table are written, too.
+        probabilities: Whether ``NAME_probabilities.nii`` is written, too.
+
+    Examples:
+        >>> outputs = OutputFiles(Path("out"), probabilities=True)
+        >>> [path.name for path in outputs.files_of(outputs.label_map("case_1"))]
+        ['case_1.nii.gz', 'case_1_probabilities.nii']
+    """
+
+    folder: Path
+    suffix: str = ".nii.gz"
+    instances: bool = False
+    probabilities: bool = False
+
+    def label_map(self, name: str) -> Path:
+        """Return the path of the label map called `name`."""
+        return self.folder / f"{name}{self.suffix}"
+
+    def files_of(self, label_map: Path) -> list[Path]:
+        """Return the label map and all files that are written with it."""
+        files = [label_map]
+        if self.instances:
+            instance_map = instance_map_path(label_map)
+            files += [instance_map, instance_table_path(instance_map)]
+        if self.probabilities:
+            files.append(probabilities_path(label_map))
+        return files
+
+    def state(self, label_map: Path, provenance: Provenance, model_id: ModelId) -> PredictionState:
+        """Return whether a case is already predicted.
+
+        Args:
+            label_map: Label map of the case.
+            provenance: Records of the folder that holds the label map.
+            model_id: The model and settings whose prediction is wanted.
+        """
+        name = stem_of(label_map)
+        exist = all(file.is_file() for file in self.files_of(label_map))
+        if not exist or provenance.is_unfinished(name):
+            return PredictionState.MISSING
+        if not provenance.knows(name):
+            return PredictionState.UNRECORDED
+        if not provenance.is_by(name, model_id):
+            return PredictionState.OTHER_MODEL
+        complete = provenance.is_by(
+            name, model_id, instances=self.instances, probabilities=self.probabilities
+        )
+        return PredictionState.CURRENT if complete else PredictionState.MISSING
+
+    def check_suffix(self, cases: Iterable[Case]) -> None:
+        """Raise `ConfigError` if label maps of volumes would be stored in a format for natural images."""
+        if self.suffix not in NATURAL_IMAGES:
+            return
+        volume = next(
+            (case.images[0] for case in cases if suffix_of(case.images[0]) not in NATURAL_IMAGES), None
+        )
+        if volume is not None:
+            raise ConfigError(
+                f"suffix {self.suffix}: found {volume}, expected natural images, because a {self.suffix} file cannot hold "
+                "a volume. Leave the suffix out."
+            )
+
+    def check_targets(self, cases: Iterable[Case], label_maps: Sequence[Path]) -> None:
+        """Raise `ConfigError` if two cases share an output file or an output file is an input.
+
+        Args:
+            cases: The cases to predict.
+            label_maps: The label map of each case.
+        """
+        files = [file for label_map in label_maps for file in self.files_of(label_map)]
+        twice = next((file for file, count in Counter(files).items() if count > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"{twice}: found two images with this output file. Predict them into two folders."
+            )
+        inputs = {image.resolve() for case in cases for image in case.images}
+        clash = next((file for file in files if file.resolve() in inputs), None)
+        if clash is not None:
+            raise ConfigError(f"{clash}: the output would replace an input. Choose another output folder.")

@@ -1,0 +1,287 @@
+"""Predict many images into one folder, as ``medseg predict`` does.
+
+`predict` does everything in one call. Its steps, for callers that report progress of their own: `LoadedModels.load`,
+`named_cases`, and a `FolderPrediction`, which yields one outcome per case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layouts import output_stem, read_images
+from medseg.errors import ConfigError
+from medseg.inference.batch import Outcome, Segmenter, predict_files
+from medseg.inference.estimate import CaseEstimate, estimate_cases
+from medseg.inference.instance_batch import predict_instance_files
+from medseg.inference.instances.image_instances import require_instance_model
+from medseg.inference.output_files import OutputFiles, PredictionState
+from medseg.inference.predictor import Predictor, load
+from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
+from medseg.inference.provenance import ModelId, Provenance
+from medseg.model_folder.folder import find_model_folder
+from medseg.runtime.progress import Progress
+from medseg.storage.atomic import make_folder
+
+ModelFolders = str | Path | Sequence[str | Path]
+Images = str | Path | Sequence[str | Path] | Sequence[Case] | Dataset
+Existing = Literal["overwrite", "keep", "update"]
+NamedCase = tuple[str, Case]
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """One loaded model, or several for the same labels whose probabilities are averaged.
+
+    Attributes:
+        predictors: One predictor per model folder.
+        model_id: The models and settings, for the provenance of what they predict.
+    """
+
+    predictors: tuple[Predictor, ...]
+    model_id: ModelId
+
+    @classmethod
+    def load(
+        cls,
+        folders: ModelFolders,
+        settings: Mapping[str, object] | None = None,
+        *,
+        device: str | None = None,
+        max_memory: int | str | None = None,
+    ) -> LoadedModels:
+        """Load model folders.
+
+        Args:
+            folders: One model folder, or several to average.
+            settings: Prediction settings that replace the stored ones of every model, see `medseg.load`.
+            device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
+            max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
+
+        Raises:
+            ModelError: A folder is missing or damaged, or the models have different labels or channels.
+        """
+        listed = [folders] if isinstance(folders, (str, Path)) else list(folders)
+        settings = settings or {}
+        predictors = tuple(
+            load(folder, device=device, max_memory=max_memory, **settings) for folder in listed
+        )
+        require_same_task(predictors)
+        return cls(predictors, ModelId.from_folders([find_model_folder(one) for one in listed], settings))
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of an image."""
+        return len(self.predictors[0].saved.channel_names)
+
+    def segmenter(self, scratch: Path) -> Segmenter:
+        """Return the predictor, or the ensemble of all, with temporary files in `scratch`."""
+        several = len(self.predictors) > 1
+        return PredictorEnsemble(self.predictors, scratch) if several else self.predictors[0]
+
+
+def named_cases(images: Images, channels: int) -> list[NamedCase]:
+    """Return cases, each with the name of its output.
+
+    Args:
+        images: Image files, folders of images or DICOM folders, named after their files; or cases or a dataset, named
+            after their ids.
+        channels: Number of channels of an image, see `read_images`.
+
+    Raises:
+        DataError: There is nothing to read, or files of some channels are missing.
+    """
+    if isinstance(images, Dataset):
+        images = images.cases
+    given = [images] if isinstance(images, (str, Path)) else list(images)
+    cases = [one for one in given if isinstance(one, Case)]
+    if cases:
+        return [(case.id, case) for case in cases]
+    paths = [one for one in given if not isinstance(one, Case)]
+    return [(output_stem(case), case) for case in read_images(paths, channels)]
+
+
+class FolderPrediction:
+    """The prediction of many images into one folder; iterate over it to run it.
+
+    Everything that can be checked before any work is checked when it is created.
+
+    Args:
+        models: One model, or several to average.
+        cases: Cases, each with the name of its output, as `named_cases` returns them.
+        outputs: The folder and the kinds of files to write. The folder is created.
+        existing: What to do with predictions that exist already. ``"overwrite"`` predicts all cases. ``"keep"`` skips
+            the cases that are predicted already and refuses predictions of another model or other settings.
+            ``"update"`` skips them, too, but replaces those of another model or other settings. Both keep predictions
+            without a record of what wrote them.
+
+    Attributes:
+        outputs: The folder and the kinds of files.
+        num_cases: Number of cases, whether predicted already or not.
+        pending: The cases to predict, each with the file of its label map.
+
+    Raises:
+        ConfigError: Two cases share an output file, an output would replace an input, the suffix does not suit the images,
+            or an existing prediction is refused.
+        ModelError: Instances are wanted and the model does not find them.
+    """
+
+    def __init__(
+        self,
+        models: LoadedModels,
+        cases: Sequence[NamedCase],
+        outputs: OutputFiles,
+        existing: Existing = "overwrite",
+    ) -> None:
+        self._models = models
+        self.outputs = outputs
+        self.num_cases = len(cases)
+        if outputs.instances:
+            self._check_instances()
+        listed = [case for _, case in cases]
+        targets = [outputs.label_map(name) for name, _ in cases]
+        outputs.check_suffix(listed)
+        outputs.check_targets(listed, targets)
+        make_folder(outputs.folder)
+        self._provenance = Provenance(outputs.folder)
+        pairs = list(zip(listed, targets, strict=True))
+        if existing != "overwrite":
+            pairs = [pair for pair in pairs if self._is_pending(pair[1], existing)]
+        self.pending: list[tuple[Case, Path]] = pairs
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return self.run()
+
+    def run(self, progress: Progress | None = None) -> Iterator[Outcome]:
+        """Predict the pending cases and record what wrote them.
+
+        Args:
+            progress: Called with (done, total, "window") of each image; with slices if instances are wanted.
+
+        Yields:
+            One outcome per case, in order, once its files are written. A case that fails does not stop the others.
+        """
+        outputs, models = self.outputs, self._models
+        recording = partial(
+            self._provenance.recording,
+            model_id=models.model_id,
+            instances=outputs.instances,
+            probabilities=outputs.probabilities,
+        )
+        if outputs.instances:
+            predictor = models.predictors[0]
+            yield from predict_instance_files(predictor, self.pending, progress=progress, recording=recording)
+        else:
+            yield from predict_files(
+                models.segmenter(outputs.folder),
+                self.pending,
+                progress=progress,
+                probabilities=outputs.probabilities,
+                recording=recording,
+            )
+
+    def _check_instances(self) -> None:
+        """Raise unless a single model finds instances and nothing but these is wanted."""
+        first, *others = self._models.predictors
+        if others or self.outputs.probabilities:
+            found = "several models" if others else "probabilities"
+            raise ConfigError(
+                f"instances: found {found}, expected one model and no probabilities, because instances are found in whole "
+                "slices by one model. Leave one out."
+            )
+        require_instance_model(first.model, first.saved, first.labels)
+
+    def _is_pending(self, target: Path, existing: Existing) -> bool:
+        state = self.outputs.state(target, self._provenance, self._models.model_id)
+        if state is PredictionState.OTHER_MODEL and existing == "keep":
+            raise ConfigError(
+                f"{target}: found a label map of another model or other settings, expected one of this model. Choose another "
+                "output folder, or replace it: leave out --skip-existing, or set existing='update'."
+            )
+        return state in (PredictionState.MISSING, PredictionState.OTHER_MODEL)
+
+
+def predict(
+    model: ModelFolders,
+    images: Images,
+    output: str | Path,
+    *,
+    suffix: str = ".nii.gz",
+    probabilities: bool = False,
+    instances: bool = False,
+    existing: Existing = "overwrite",
+    device: str | None = None,
+    max_memory: int | str | None = None,
+    progress: Progress | None = None,
+    **settings: object,
+) -> list[Outcome]:
+    """Predict many images and write their label maps into a folder, as ``medseg predict`` does.
+
+    Each label map is on the grid of its image file. ``provenance.jsonl`` in the folder records which model and settings
+    wrote it. Use `medseg.load` to predict single images without writing files.
+
+    Args:
+        model: Model folder, or several, whose probabilities are averaged.
+        images: Image files, folders of images, DICOM folders, cases, or a dataset.
+        output: Folder of the label maps; created if necessary.
+        suffix: Suffix of the label maps, such as ``.nii.gz``, or ``.png`` for natural images.
+        probabilities: Write ``NAME_probabilities.nii``, too: one volume per label or region.
+        instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
+        existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
+            ``"update"``: keep those of this model and replace others.
+        device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
+        max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
+            free.
+        progress: Called with (done, total, "window") of each image.
+        **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``; see `medseg.load`.
+
+    Returns:
+        One outcome per predicted case, with its file, its seconds and, if it failed, the error. A case that fails
+        does not stop the others.
+
+    Raises:
+        ModelError: A model folder is missing or damaged, or the models do not fit each other.
+        DataError: There are no images, or files are missing.
+        ConfigError: A setting is unknown, or an output would replace an input, another output, or a prediction of another
+            model (``existing="keep"``).
+    """
+    models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
+    outputs = OutputFiles(Path(output), suffix, instances, probabilities)
+    cases = named_cases(images, models.num_channels)
+    return list(FolderPrediction(models, cases, outputs, existing).run(progress))
+
+
+def estimate(
+    model: ModelFolders,
+    images: Images,
+    *,
+    device: str | None = None,
+    max_memory: int | str | None = None,
+    **settings: object,
+) -> list[CaseEstimate]:
+    """Estimate the time and memory that predicting images takes, without predicting them.
+
+    Args:
+        model: Model folder, or several, as for `predict`.
+        images: Image files, folders of images, DICOM folders, cases, or a dataset.
+        device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
+        max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
+        **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``.
+
+    Returns:
+        One estimate per case.
+
+    Raises:
+        ModelError: A model folder is missing or damaged, or the models do not fit each other.
+        DataError: There are no images, or files are missing.
+    """
+    models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
+    cases = named_cases(images, models.num_channels)
+    return list(estimate_cases(models.predictors, [case for _, case in cases]))

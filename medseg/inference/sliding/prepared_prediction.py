@@ -1,0 +1,88 @@
+"""An image that is ready for the network, and its division into bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.inference.sliding.slab import Slices
+from medseg.inference.sliding.to_file_grid import LinearWeights
+from medseg.inference.sliding.windows import SlidingWindow
+from medseg.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class Band:
+    """A part of the target along its second axis, which is predicted by itself to save memory.
+
+    Attributes:
+        targets: Voxels of the target along the second axis.
+        axis: How these are interpolated from `columns`, counted from the first column.
+        columns: Voxels of the network's grid that they are interpolated from.
+    """
+
+    targets: slice
+    axis: LinearWeights
+    columns: slice
+
+
+@dataclass(frozen=True)
+class PreparedPrediction:
+    """An image that is ready for the network, and the label map that it will fill.
+
+    Attributes:
+        image: The prepared image `(c, Z, X, Y)` float32, slab axis first.
+        target: The label map on the file's grid.
+        axes: For each axis, slab axis first, which network voxels each target voxel is interpolated from.
+        empty: Returns whether a window `(c, *window)` is empty and need not be predicted; None to predict all.
+        run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
+            the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
+    """
+
+    image: Slices
+    target: LabelTarget
+    axes: tuple[LinearWeights, ...]
+    empty: Callable[[Tensor], bool] | None = None
+    run_first_stage: Callable[[Progress | None], Slices] | None = None
+
+    def with_first_stage(self, progress: Progress | None = None) -> PreparedPrediction:
+        """Return the prediction after its first stage, which is run if there is one.
+
+        Args:
+            progress: Called with (done, total, "window") of the first stage.
+        """
+        if self.run_first_stage is None:
+            return self
+        return replace(self, image=self.run_first_stage(progress), run_first_stage=None)
+
+    def bands(self, count: int, sliding: SlidingWindow) -> list[Band]:
+        """Split the target along its second axis into bands of similar size.
+
+        Bands are cut at window edges where possible, because windows that cross a cut are predicted twice.
+
+        Args:
+            count: Number of bands; there are fewer if the target has fewer voxels.
+            sliding: The windows.
+        """
+        axis = self.axes[1]
+        voxels = len(axis.lower)
+        window_edges = np.searchsorted(axis.lower.numpy(), sliding.window_edges(self.image.shape[2]))
+        cuts = (
+            _nearest_edge(voxels * i // count, window_edges, voxels // (2 * count)) for i in range(1, count)
+        )
+        pieces = [slice(a, b) for a, b in pairwise([0, *cuts, voxels]) if a < b]
+        return [Band(piece, *axis.part(piece)) for piece in pieces]
+
+
+def _nearest_edge(wanted: int, edges: NDArray[np.int64], reach: int) -> int:
+    """Return the edge nearest to a voxel, or the voxel itself if no edge is within reach."""
+    if not len(edges):
+        return wanted
+    nearest = int(edges[np.abs(edges - wanted).argmin()])
+    return nearest if abs(nearest - wanted) <= reach else wanted

@@ -1,0 +1,136 @@
+"""Many images into one folder through the Python API."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.errors import ConfigError, DataError, ModelError
+from medseg.inference.output_files import OutputFiles, PredictionState
+from medseg.inference.provenance import ModelId, Provenance
+from medseg.model_folder.folder import save_model
+
+
+@pytest.fixture
+def model(make_predictor, tmp_path):
+    """A model folder of a small 3-D U-Net."""
+    predictor = make_predictor()
+    save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two phantoms."""
+    write_phantoms(tmp_path / "data", cases=2, shape=(14, 12, 10), spacing=(22, 24, 25))
+    return tmp_path / "data" / "imagesTr"
+
+
+def names(outcomes):
+    return [outcome.target.name for outcome in outcomes]
+
+
+def test_predict_writes_what_the_predictor_returns(model, images, tmp_path):
+    seen = []
+    outcomes = medseg.predict(
+        model,
+        images,
+        tmp_path / "out",
+        device="cpu",
+        progress=lambda done, total, what: seen.append((done, total)),
+    )
+    assert names(outcomes) == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert seen[-1][0] == seen[-1][1]
+    for outcome in outcomes:
+        expected = medseg.load(model, device="cpu")(outcome.case)
+        assert np.array_equal(medseg.read_labels(outcome.target).data, expected.data)
+        assert outcome.seconds == outcome.reading + outcome.network + outcome.writing > 0
+
+
+def test_cases_and_datasets_are_named_after_their_ids(model, images, tmp_path):
+    dataset = medseg.read_dataset(images.parent)
+    (one,) = medseg.predict(model, [dataset.cases[1]], tmp_path / "one", suffix=".nrrd", device="cpu")
+    assert one.target == tmp_path / "one" / "phantom_001.nrrd"
+    assert names(medseg.predict(model, dataset, tmp_path / "all", device="cpu")) == [
+        f"{case.id}.nii.gz" for case in dataset.cases
+    ]
+
+
+def test_existing_predictions_are_kept_updated_or_overwritten(model, images, tmp_path):
+    def predicted(**options):
+        return names(medseg.predict(model, images, tmp_path / "out", device="cpu", **options))
+
+    both = ["phantom_000.nii.gz", "phantom_001.nii.gz"]
+    assert predicted() == both
+    assert predicted() == both
+    assert predicted(existing="keep") == []
+    (tmp_path / "out" / both[0]).unlink()
+    assert predicted(existing="keep") == both[:1]
+    with pytest.raises(ConfigError, match="another model or other settings"):
+        predicted(existing="keep", overlap=0.25)
+    assert predicted(existing="update", overlap=0.25) == both
+    assert predicted(existing="update", overlap=0.25) == []
+    assert predicted(existing="keep", overlap=0.25, probabilities=True) == both  # no probabilities so far
+
+
+def test_an_ensemble_writes_the_mean_probabilities(model, images, tmp_path):
+    outcomes = medseg.predict([model, model], images, tmp_path / "out", probabilities=True, device="cpu")
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert (tmp_path / "out" / "phantom_000_probabilities.nii").is_file()
+    expected = medseg.load(model, device="cpu")(outcomes[0].case)
+    assert np.array_equal(medseg.read_labels(outcomes[0].target).data, expected.data)
+
+
+def test_a_damaged_image_does_not_stop_the_others(model, images, tmp_path):
+    (images / "phantom_000.nii.gz").write_bytes(b"no image")
+    bad, good = medseg.predict(model, images, tmp_path / "out", device="cpu")
+    assert isinstance(bad.error, DataError)
+    assert not bad.target.exists()
+    assert good.error is None
+    failed, estimated = medseg.estimate(model, images, device="cpu")
+    assert isinstance(failed.error, DataError)
+    assert estimated.seconds > 0
+    assert estimated.parts[0].windows == 12
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_cannot_be_written_is_refused_before_any_work(model, images, tmp_path):
+    with pytest.raises(ConfigError, match="would replace an input"):
+        medseg.predict(model, images, images, device="cpu")
+    twice = [images / "phantom_000.nii.gz", tmp_path / "phantom_000.nii"]
+    medseg.write(medseg.read(twice[0]), twice[1])
+    with pytest.raises(DataError, match="twice"):
+        medseg.predict(model, twice, tmp_path / "out", device="cpu")
+    with pytest.raises(ConfigError, match="expected natural images"):
+        medseg.predict(model, images, tmp_path / "out", suffix=".png", device="cpu")
+    with pytest.raises(ModelError, match="finds no instances"):
+        medseg.predict(model, images, tmp_path / "out", instances=True, device="cpu")
+    with pytest.raises(ConfigError, match="instances: found several models"):
+        medseg.predict([model, model], images, tmp_path / "out", instances=True, device="cpu")
+    with pytest.raises(ConfigError, match=r"overlp: unknown key\. Did you mean 'overlap'"):
+        medseg.predict(model, images, tmp_path / "out", device="cpu", overlp=0.25)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path):
+    outputs, model_id = OutputFiles(tmp_path, instances=True), ModelId("one", ("overlap=0.25",))
+    label_map = outputs.label_map("a")
+
+    def state(model_id=model_id, outputs=outputs):
+        return outputs.state(label_map, Provenance(tmp_path), model_id)
+
+    for file in outputs.files_of(label_map):
+        assert state() is PredictionState.MISSING
+        file.touch()
+    assert state() is PredictionState.UNRECORDED
+    with Provenance(tmp_path).recording(label_map, model_id, instances=True):
+        assert state() is PredictionState.MISSING  # unfinished
+    assert state() is PredictionState.CURRENT
+    assert state(ModelId("one")) is PredictionState.OTHER_MODEL
+    with_probabilities = OutputFiles(tmp_path, probabilities=True)
+    assert state(outputs=with_probabilities) is PredictionState.MISSING
+    (tmp_path / "a_probabilities.nii").touch()  # of an earlier prediction
+    assert state(outputs=with_probabilities) is PredictionState.MISSING
