@@ -50,7 +50,7 @@ def test_sliders_change_the_image() -> None:
     picture, slider = columns.children[0].children
     assert (slider.description, slider.value, slider.max) == ("axial", 5, 7)
     before = picture.value
-    table = Labels.from_names({"label 1": 1})
+    table = Labels.from_names({"label_1": 1})
     window = (0.0, 1.0)
     assert pixels(before).shape == render_slice(IMAGE, LABELS, table, "axial", 5, window, 0.45).shape
     slider.value = 4
@@ -67,7 +67,7 @@ def test_sliders_change_the_image() -> None:
     assert without != before
     menu.value = "bone"
     assert picture.value != without
-    assert "label 1" in legend.value
+    assert "label_1" in legend.value
 
 
 @pytest.mark.usefixtures("in_jupyter")
@@ -112,5 +112,5 @@ def test_legend_escapes_and_ends() -> None:
 def test_mistakes_are_explained() -> None:
     with pytest.raises(ConfigError, match="unknown window"):
         show(IMAGE, window="sofft tissue")
-    with pytest.raises(DataError, match="whole numbers"):
+    with pytest.raises(DataError, match="one channel of integers"):
         show(IMAGE, IMAGE)
