@@ -89,13 +89,13 @@ def test_nothing_and_empty_masks():
 def test_refusals():
     with pytest.raises(DataError, match=r"ids without a class: found 7, 900 \(2 of 3 ids\)"):
         Instances.from_map(MAP, classes={3: 1})
-    with pytest.raises(DataError, match="expected whole numbers"):
+    with pytest.raises(DataError, match="expected integers"):
         Instances.from_map(MAP.astype(float))
     with pytest.raises(DataError, match="found int64 from -1"):
         Instances.from_map(np.array([[-1, 0]]))
     with pytest.raises(DataError, match="classes from 0, expected finite scores and classes from 1"):
         Instances.from_map(MAP, classes={3: 0, 7: 1, 900: 1})
-    with pytest.raises(DataError, match="one of each an instance"):
+    with pytest.raises(DataError, match="one of each per instance"):
         Instances.from_masks(np.ones((2, 3, 3), bool), scores=[1.0])
     with pytest.raises(DataError, match="outside of the image"):
         Instances.from_crops((3, 3), [[2, 2]], [np.ones((2, 2), bool)])

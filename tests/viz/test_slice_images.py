@@ -206,7 +206,7 @@ def test_label_maps_are_brought_onto_the_image() -> None:
     np.testing.assert_array_equal(labels_on_grid_of(base, floats).data, labels.data)
     coarse = labels.resampled(spacing=(2, 2, 2))
     assert labels_on_grid_of(base, coarse).grid.matches(base.grid)
-    with pytest.raises(DataError, match="whole numbers"):
+    with pytest.raises(DataError, match="one channel of integers"):
         labels_on_grid_of(base, floats.with_data(floats.data + 0.5))
     assert Labels.from_values(labels.data).names == ("background", "label_1", "label_2")
 

@@ -226,5 +226,5 @@ def test_many_instances_of_an_image_and_of_a_volume():
 
 
 def test_images_of_other_shapes_are_refused():
-    with pytest.raises(DataError, match="same shape"):
+    with pytest.raises(DataError, match="equal shapes"):
         overlaps_of(squares([]), squares([], shape=(9, 9)))
