@@ -1,4 +1,4 @@
-"""Entry point: parse, run the verb, turn a user's mistake into one sentence and an exit code."""
+"""The entry point: parse arguments, run the command, and report a user's mistake in one message with an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS = {
     "import": "models.import_model",
     "export": "models.export",
 }
-"""Each command and the module below `medseg.cli` that holds its parser and its action."""
+"""Each command with the module below `medseg.cli` that defines its parser and runs it."""
 
 RENAMED_OPTIONS = {
     ("predict", "--with"): "renamed to --ensemble-with.",
@@ -46,18 +46,18 @@ EXIT_TERMINATED = 143
 
 
 class _Terminated(KeyboardInterrupt):
-    """The system asked the program to end; temporary files are removed on the way out."""
+    """SIGTERM was received; temporary files are removed before the program ends."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors end with code 1, because 2 means that some cases failed."""
+    """A parser whose usage errors end with code 1, because 2 means that some cases failed."""
 
     def format_help(self) -> str:
-        """The help without the marks of code that docstrings hold."""
+        """Return the help without the code marks of docstrings."""
         return super().format_help().replace("``", "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As usual, but an option that a verb does not know is told by the verb, with the nearest that it knows."""
+        """Parse as usual, but report an unknown option from the command itself, with its new name or a similar option."""
         known, rest = super().parse_known_args(args, namespace)
         unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
         if unknown is not None:
@@ -76,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; imports nothing heavy."""
+    """Return the parser of all commands; heavy libraries are not imported."""
     parser = _Parser(
         prog="medseg",
         description="Volumetric medical image segmentation: train on CT and MR datasets, predict, evaluate.",
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in COMMANDS:
         _module(verb).add_parser(verbs)
-    for verb_parser in verbs.choices.values():  # behind the verb, too
+    for verb_parser in verbs.choices.values():  # accept --debug after the command, too
         verb_parser.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
@@ -99,9 +99,9 @@ def _module(verb: str) -> Any:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Options; what stands behind a flag, as in ``train FILE --data D train.steps=5``, joins the verb's list.
+    """Return the options; positional arguments after an option, as in ``train FILE --data D train.steps=5``, count, too.
 
-    The parser by itself takes a list only where it begins.
+    By itself, argparse accepts a list of positional arguments only in one place.
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -114,13 +114,17 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run a command.
+
+    Args:
+        arguments: Words after ``medseg``; None for those of the process.
 
     Returns:
-        0 done; 1 refused; 2 some cases failed; 3 training diverged; 130 or 143 stopped, state kept.
+        0 if done, 1 if refused, 2 if some cases failed, 3 if training diverged, 130 or 143 if stopped with its state
+        kept.
     """
-    # Read by OpenMP when torch is loaded: threads that wait for each other sleep. By default they spin, and where
-    # another program wants the same cores a training was measured to take fifteen times as long.
+    # OpenMP reads this when torch is loaded: threads that wait for each other sleep. By default they spin, and with
+    # another program on the same cores a training was measured to take fifteen times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parsed(arguments)
     previous = _end_on_sigterm()
@@ -132,10 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"medseg {options.verb}: {error}", file=sys.stderr)
         return int(getattr(error, "exit_code", EXIT_REFUSED))
     except KeyboardInterrupt as stop:
-        print(f"medseg {options.verb}: interrupted; what was finished is kept.", file=sys.stderr)
+        print(f"medseg {options.verb}: interrupted; finished results are kept.", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe has gone (medseg models | head); say nothing more to it.
+        # The reader of a pipe has closed it (medseg models | head).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     finally:
@@ -144,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_on_sigterm() -> Any:
-    """Let SIGTERM end the program as Ctrl-C does; returns the former handler, None outside the main thread."""
+    """Let SIGTERM end the program as Ctrl-C does; return the previous handler, None outside the main thread."""
 
     def end(number: int, frame: object) -> None:
         raise _Terminated

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def to_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     Args:
         columns: Names of the columns.
         rows: Cells of each row. Floats get six significant digits (``nan`` and ``inf`` as such), None becomes an
-            empty cell, and white space in text becomes single spaces.
+            empty cell, and tabs and line breaks in text become spaces.
 
     >>> to_tsv(["case", "dice"], [["a", 0.25], ["b", float("nan")]])
     'case\tdice\na\t0.25\nb\tnan\n'
@@ -143,4 +144,4 @@ def to_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))

@@ -345,7 +345,7 @@ def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "interrupted; what was finished is kept" in told
+    assert "interrupted; finished results are kept" in told
     assert "Traceback" not in told
     names = [path.name for path in output.glob("*.nii*")]
     assert 0 < len(names) < 60

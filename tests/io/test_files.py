@@ -57,9 +57,7 @@ def test_every_writable_kind(make_volume: Any, tmp_path: Path, suffix: str, kind
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a", "a.hdr", "a.dcm"])
 def test_other_kinds_are_not_written(make_volume: Any, tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        DataError, match=rf"{name}: cannot write this file format: expected \.nii, \.nii\.gz"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: cannot write this file format: expected \.nii, \.nii\.gz"):
         write(make_volume(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
