@@ -1,21 +1,23 @@
-"""A model folder as one ONNX file, for programs that have no PyTorch.
+"""Export of a model folder as one ONNX file, for programs without PyTorch.
 
-Input ``image`` (n c *window) float32, prepared as the file says; output ``logits`` (n k *window) float32, whose
-largest class is the label; or, of a model of regions, a region is present where its logit exceeds 0. The batch n is free. A network of 2 axes takes slices. What a caller must do around the
-network lies in the file's ``metadata_props``, each value as JSON:
+The input ``image`` (n c *window) float32 is prepared as the metadata describes; the output is ``logits`` (n k *window)
+float32. The class with the largest logit is the label; in a model of regions, a region is present where its logit
+exceeds 0. The batch size n is free. A network with two spatial axes takes slices. What a caller must do before and after
+the network is in the file's ``metadata_props``, each value as JSON:
 
+- ``medseg.format``: version of these keys, 1;
 - ``medseg.name``, ``medseg.model``, ``medseg.version``: experiment, registry name, version that wrote the model;
 - ``medseg.labels``: name, value in label maps and class index of every class, background first;
-- ``medseg.regions``: for a model of regions alone, which has no class indices: name, index in the output, values of the
-  labels that it holds, and the value that it is written as, in this order, later ones over earlier ones, on a map of 0;
-- ``medseg.channel_names``: of the image, in order;
+- ``medseg.regions``: only for models of regions, which have no class indices: name, index in the output, values of the
+  labels it contains, and the value written for it; later regions overwrite earlier ones, on a map of 0;
+- ``medseg.channel_names``: names of the image's channels, in order;
 - ``medseg.orientation``, ``medseg.spacing`` (mm per axis, null keeps the file's own) and the other fields of
-  `Preprocessing`; its normalisation of every channel is ``medseg.normalization``;
-- ``medseg.window`` (voxels per array axis, 1 across the slices of a network of 2 axes), ``medseg.slice_axis``;
-- ``medseg.slices``: how a network of 2 axes sees a slice, as `SliceSettings`: its neighbours or windows of intensity as
-  channels, turned as displayed, several planes; these are made from the prepared image before the network is called;
-- ``medseg.divisor``: sizes of a file with free sizes must be multiples of it;
-- ``medseg.predict``: overlap, blending, mirroring, labels or regions of which the largest component stays.
+  `Preprocessing`; the normalisation of each channel is in ``medseg.normalization``;
+- ``medseg.window`` (voxels per array axis, 1 across the slices of a 2D network), ``medseg.slice_axis``;
+- ``medseg.slices``: how a 2D network sees a slice, as `SliceSettings`: neighbouring slices or CT windows as channels,
+  radiological view, several planes; the caller computes these from the prepared image before running the network;
+- ``medseg.divisor``: the sizes of a file with free sizes must be multiples of it;
+- ``medseg.predict``: overlap, blending, mirroring, labels or regions of which only the largest component is kept.
 """
 
 from __future__ import annotations
@@ -48,16 +50,18 @@ TOLERANCE = 1e-4
 LARGEST = 2**31 - 2**24
 """Bytes of weights: a protocol buffer ends at 2 GiB, and the graph needs a little."""
 SEED = 0
+FORMAT = 1
+"""Version of the metadata keys; raised when a key changes its name or meaning."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near onnxruntime came to PyTorch, over all inputs that were tried.
+    """The agreement of onnxruntime with PyTorch, over all inputs tried.
 
     Attributes:
-        difference: largest absolute difference of a logit.
-        largest: largest absolute logit.
-        shapes: of the inputs.
+        difference: Largest absolute difference of a logit.
+        largest: Largest absolute logit.
+        shapes: Shapes of the inputs.
     """
 
     difference: float
@@ -66,28 +70,31 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is within `TOLERANCE`; false where a number is not finite."""
+        """Whether the difference is within `TOLERANCE`; false if a number is not finite."""
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
 def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False) -> Parity:
-    """Write the network of a model folder as ONNX, after onnxruntime has given PyTorch's logits.
+    """Write the network of a model folder as ONNX, provided that onnxruntime computes PyTorch's logits.
 
     Args:
-        folder: model folder, or a finished run.
-        output: the file; what is there is replaced only once the new one has been checked.
-        dynamic: leave the spatial sizes free (multiples of the model's divisor) instead of fixing the window.
+        folder: Model folder, or a finished run.
+        output: File to write; an existing file is replaced only after the new one has been checked.
+        dynamic: Whether the spatial sizes are free (multiples of the model's divisor) instead of fixed to the window.
+
+    Returns:
+        The measured agreement of onnxruntime with PyTorch.
 
     Raises:
-        ModelError: packages are missing, the model cannot be read or written as ONNX, or its logits differ.
-        DataError: the file cannot be written.
+        ModelError: Packages are missing, the model cannot be read or expressed as ONNX, or its logits differ.
+        DataError: The file cannot be written.
     """
     require_packages()
     model, saved, labels = load_model(folder)
     if saved.num_first_stage_labels:
-        fix = f"Export {FIRST_STAGE}/ of the folder, its earlier stage, or predict with medseg itself"
+        fix = f"Export the first stage in {FIRST_STAGE}/ of the folder, or predict with medseg"
         raise ModelError(
-            error_message(str(folder), "is a later stage of a cascade, which ONNX files do not hold", fix=fix)
+            error_message(str(folder), "the second stage of a cascade cannot be exported as ONNX", fix=fix)
         )
     window = network_window(model, saved)
     _require_size(model, folder)
@@ -97,7 +104,7 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
         parity = measure_parity(model, temporary, window, dynamic=dynamic)
         if not parity.holds:
             found = f"{parity.difference:.2g} on logits up to {parity.largest:.2g}"
-            fix = "The file was not kept; predict with medseg itself"
+            fix = "The file was not written; predict with medseg"
             what = "onnxruntime's logits differ from PyTorch's"
             raise ModelError(
                 error_message(output, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix)
@@ -116,15 +123,16 @@ def require_packages() -> None:
 
 
 def network_window(model: Model, saved: SavedModel) -> tuple[int, ...]:
-    """The window that the network itself sees: without the slice axis for a network of 2 axes."""
+    """Return the window of the network, without the slice axis for a 2D network."""
     axes = [axis for axis in range(3) if model.spatial_dims == 3 or axis != saved.slice_axis]
     return tuple(saved.window[axis] for axis in axes)
 
 
 def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
-    """What a caller must know, as JSON by key; see the head of this module."""
+    """Return the metadata of the file, as JSON by key; see the module's docstring."""
     preprocessing = saved.preprocessing.to_plain()
     values = {
+        "format": FORMAT,
         "name": saved.name,
         "model": saved.model["name"],
         "version": saved.medseg,
@@ -142,26 +150,39 @@ def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
 
 
 def _outputs(labels: Labels) -> dict[str, Any]:
-    """What the outputs stand for."""
+    """Return the meaning of the outputs."""
     if not labels.regions:
         rows = enumerate(labels)
-        return {"labels": [{"class": index, "value": i.value, "name": i.name} for index, i in rows]}
+        return {
+            "labels": [{"class_index": index, "label_value": i.value, "name": i.name} for index, i in rows]
+        }
     return {
-        "labels": [{"value": label.value, "name": label.name} for label in labels],
+        "labels": [{"label_value": label.value, "name": label.name} for label in labels],
         "regions": [
-            {"output": index, "name": r.name, "values": r.values, "output_value": r.output_value}
+            {
+                "output_index": index,
+                "name": r.name,
+                "label_values": r.values,
+                "output_value": r.output_value,
+            }
             for index, r in enumerate(labels.regions)
         ],
     }
 
 
 def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, dynamic: bool) -> Any:
-    """Trace a model as an ``onnx.ModelProto`` with `notes` as its metadata; see `export_onnx`.
+    """Trace a model as an ``onnx.ModelProto``; see `export_onnx`.
 
-    The model is set to evaluation, float32 and the default memory layout.
+    The model is set to evaluation mode, float32 and the default memory format.
+
+    Args:
+        model: The model; changed in place.
+        window: Spatial sizes of the input.
+        notes: Metadata of the file.
+        dynamic: Whether the spatial sizes are free.
 
     Raises:
-        ModelError: an operation of the model has no ONNX form, or sizes cannot be left free.
+        ModelError: An operation of the model has no ONNX form, or its sizes cannot be free.
     """
     model.cpu().float().to(memory_format=torch.contiguous_format).eval()
     size = window
@@ -192,7 +213,7 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
         raise
     except Exception as error:  # tracing meets whatever the model's code may raise
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        fix = "Leave --dynamic out" if dynamic else "Predict with medseg itself"
+        fix = "Omit --dynamic" if dynamic else "Predict with medseg"
         what = f"this model has no ONNX form{' with free sizes' if dynamic else ''} ({reason})"
         raise ModelError(error_message(type(model).__name__, what, fix=fix)) from None
     assert program is not None
@@ -200,9 +221,13 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
 
 
 def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic: bool) -> Parity:
-    """Compare onnxruntime's logits of `file` with the model's, on noise of the window, one and two at a time.
+    """Compare onnxruntime's logits of `file` with the model's, on noise, with batches of one and two.
 
-    With free sizes, also on a size that is one divisor larger along every axis.
+    Args:
+        model: The model in evaluation mode.
+        file: The ONNX file.
+        window: Spatial sizes of the input.
+        dynamic: Whether a size that is one divisor larger along every axis is tested too.
     """
     session = _session(file)
     size = round_up(window, model.divisor) if dynamic else window
@@ -232,7 +257,7 @@ def _session(file: Path) -> Any:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
         reason = str(error).strip().partition("\n")[0]
-        fix = "Predict with medseg itself"
+        fix = "Predict with medseg"
         raise ModelError(
             error_message("export onnx", f"onnxruntime cannot run this model ({reason})", fix=fix)
         ) from None
@@ -241,7 +266,7 @@ def _session(file: Path) -> Any:
 def _require_size(model: Model, folder: str | Path) -> None:
     size = 4 * sum(tensor.numel() for tensor in model.state_dict().values())
     if size > LARGEST:
-        fix = "Predict with medseg itself"
+        fix = "Predict with medseg"
         raise ModelError(
             error_message(
                 folder, "bytes of weights", found=f"{size:,}", expected=f"at most {LARGEST:,}", fix=fix
@@ -250,7 +275,7 @@ def _require_size(model: Model, folder: str | Path) -> None:
 
 
 def _annotated(graph: Any, notes: Mapping[str, str]) -> Any:
-    """Set the metadata, and take out the exporter's own, which name files of the machine that ran it."""
+    """Set the metadata, and remove the exporter's own, which contains paths of the exporting machine."""
     inner = graph.graph
     for part in (inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
         del part.metadata_props[:]

@@ -1,4 +1,4 @@
-"""What every model promises: images in, class logits out, on the same grid."""
+"""The base class of all models: images in, class logits on the same grid out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What became of pretrained weights; printing it gives one sentence.
+    """The result of loading pretrained weights; ``str`` gives one sentence.
 
-    Args:
-        source: as it was written in the options.
-        loaded: names of our tensors that were filled.
-        adapted: those among them that had to be changed: kernels for other channels, position tables.
-        fresh: names of our tensors that keep their fresh values.
-        unused: names of the source's tensors that have no place in the model.
+    Attributes:
+        source: Source of the weights, as written in the options.
+        loaded: Names of the model's tensors that were loaded.
+        adapted: Those of them that were converted: kernels for other numbers of channels, position tables.
+        fresh: Names of the model's tensors that keep fresh weights.
+        unused: Names of the source's tensors that the model does not use.
+
+    Examples:
+        >>> from medseg.models import LoadedWeights
+        >>> print(LoadedWeights("net.pth", ("a", "b"), (), ("head.weight",), ()))
+        net.pth: 2 tensors loaded; 1 left fresh (head.weight).
     """
 
     source: str
@@ -46,17 +51,31 @@ class LoadedWeights:
 
 
 class Model(nn.Module):
-    """Maps images (n c *spatial) to class logits (n k *spatial) on the same grid.
+    """Map images (n c *spatial) to class logits (n k *spatial) on the same grid.
+
+    A subclass implements `forward`. Models that predict instances or queries also override `losses` and provide
+    ``instances(image)``. Models that compute probabilities return their logarithm.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
-        num_classes: classes, background counted.
-        divisor: sizes that are multiples of it need no padding; one per spatial axis, all 1 when None.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+        divisor: Sizes that are multiples of it need no padding, one number per spatial axis; None for all 1.
 
-    ``pretrained_part`` names the submodule that published weights of a backbone fill; None for models without one.
-    ``computes_own_losses`` says that `losses` looks at no criterion, as models do that find objects: they learn the classes of
-    voxels that all are known.
+    Attributes:
+        pretrained_part: Name of the submodule filled by published backbone weights; None for models without one.
+        computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries, which need
+            fully annotated label maps.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import Model
+        >>> class Threshold(Model):
+        ...     def forward(self, image):
+        ...         return torch.cat([0.5 - image, image - 0.5], dim=1)
+        >>> model = Threshold(spatial_dims=2, in_channels=1, num_classes=2)
+        >>> model(torch.rand(1, 1, 5, 5)).shape
+        torch.Size([1, 2, 5, 5])
     """
 
     spatial_dims: int
@@ -90,23 +109,23 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return named scalars whose sum is to be minimised.
+        """Return named scalar losses; training minimises their sum.
 
         Args:
-            image: (n c *spatial).
-            label: class indices (n 1 *spatial), int64.
-            instances: an instance map (n 1 *spatial), int64, for models that find objects: 0 where there is
-                none, and another number for each object of an image. Dense models have no use for it.
+            image: Images (n c *spatial).
+            label: Class indices (n 1 *spatial), int64.
+            instances: Instance maps (n 1 *spatial), int64, for models that predict instances: 0 where there is none, and
+                a different number for each instance of an image. Other models ignore them.
 
         Raises:
-            ModelError: no criterion is set, or shapes do not fit.
+            ModelError: No criterion is set, or shapes do not fit.
         """
         criterion = self.require_criterion()
         self.check_label(image, label)
         return {"loss": criterion(self(image).float(), label)}
 
     def require_criterion(self) -> Criterion:
-        """Return the criterion, or raise `ModelError` when none is set."""
+        """Return the criterion, or raise `ModelError` if none is set."""
         if self.criterion is None:
             fix = "Set model.criterion to a function of (logits, label)"
             raise ModelError(
@@ -115,7 +134,7 @@ class Model(nn.Module):
         return self.criterion
 
     def check_image(self, image: Tensor) -> None:
-        """Raise `ModelError` unless `image` is floating, has the model's axes and channels, and is not empty."""
+        """Raise `ModelError` unless the image is floating point, not empty, and has the model's axes and channels."""
         name, shape = type(self).__name__, tuple(image.shape)
         axes = "(n c x y)" if self.spatial_dims == 2 else "(n c x y z)"
         if image.dim() != self.spatial_dims + 2:
@@ -149,11 +168,11 @@ class Model(nn.Module):
                 )
 
     def require_several_values(self, image: Tensor, stride: int) -> None:
-        """Raise `ModelError` where a batch norm would see a single value per channel while training.
+        """Raise `ModelError` if a batch norm would see a single value per channel in training.
 
         Args:
-            image: (n c *spatial).
-            stride: of the deepest map that has a batch norm.
+            image: Images (n c *spatial).
+            stride: Stride of the deepest map with a batch norm.
         """
         n, _, *size = image.shape
         # The batch norms of several processes look at the images of all.

@@ -1,4 +1,4 @@
-"""Single objects in an image: what instance models find, and what they are taught.
+"""Instances in an image: what instance models detect, and their training targets.
 
 Boxes are corners in array order, ``(x0, y0, x1, y1)`` in voxels with x along the first spatial axis, half open: the
 box of one voxel at (3, 5) is (3, 5, 4, 6).
@@ -18,13 +18,20 @@ from medseg.labels.components import components_of_classes
 
 @dataclass(frozen=True)
 class Detections:
-    """What an instance model finds in one image, best score first.
+    """The instances detected in one image, best score first.
 
-    Args:
-        scores: (d) in 0…1.
-        classes: (d) int64, never 0.
-        boxes: (d 4), corners in voxels.
-        masks: (d x y) bool, on the image's grid; masks may overlap.
+    Attributes:
+        scores: Scores (d) in 0…1.
+        classes: Class indices (d) int64, never 0.
+        boxes: Corners (d 4) in voxels.
+        masks: Masks (d x y) bool on the image's grid; masks may overlap.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import Detections
+        >>> found = Detections(torch.ones(1), torch.ones(1).long(), torch.tensor([[3, 5, 4, 6]]), torch.zeros(1, 8, 8) > 0)
+        >>> len(found)
+        1
     """
 
     scores: Tensor
@@ -38,12 +45,12 @@ class Detections:
 
 @dataclass(frozen=True)
 class Targets:
-    """What one training image holds, largest object first, behind the regions that are no objects.
+    """The targets of one training image: regions without instances first, then instances, largest first.
 
-    Args:
-        classes: (o) int64.
-        boxes: (o 4) float32, corners in voxels, never empty.
-        masks: (o x y) bool.
+    Attributes:
+        classes: Class indices (o) int64.
+        boxes: Corners (o 4) float32 in voxels; boxes are never empty.
+        masks: Masks (o x y) bool.
     """
 
     classes: Tensor
@@ -59,22 +66,22 @@ def instance_targets(
     limit: int,
     regions: bool = False,
 ) -> list[Targets]:
-    """Return the objects of each image.
+    """Return the instances of each image.
 
-    With an instance map, each positive number is one object, and its class is the most frequent foreground class
-    under it. Without one, each connected component of a foreground class (neighbours share an edge or a corner) is
-    one object.
+    With an instance map, each positive number is one instance, and its class is the most frequent foreground class
+    inside it. Without one, each connected component of a foreground class (neighbours share an edge or a
+    corner) is one instance.
 
     Args:
-        label: class indices (n 1 x y).
-        instances: None, or an instance map (n 1 x y) of integers on the same grid, 0 where there is no object.
-        num_classes: background counted.
-        limit: the largest objects up to this number are kept.
-        regions: add what belongs to no object, the background among it, as one target per class. Each voxel
-            then lies in a target, unless its object is beyond the limit.
+        label: Class indices (n 1 x y).
+        instances: None, or instance maps (n 1 x y) of integers on the same grid, 0 where there is no instance.
+        num_classes: Number of classes, background included.
+        limit: Maximum number of instances per image; the largest are kept.
+        regions: Whether voxels outside of all instances, background included, form one target per class. Each voxel
+            then belongs to a target, unless its instance exceeds the limit.
 
     Raises:
-        ModelError: a label is not a class.
+        ModelError: A label is not a class.
     """
     _check(label, num_classes)
     if instances is None:
@@ -88,7 +95,7 @@ def instance_targets(
 
 
 def boxes_of(masks: Tensor) -> Tensor:
-    """The half-open boxes (o 4), float32, of masks (o x y) that are not empty."""
+    """Return the half-open boxes (o 4), float32, of non-empty masks (o x y)."""
     corners = []
     for axis in (2, 1):
         covered = masks.any(dim=axis).int()

@@ -1,4 +1,4 @@
-"""A table of a model's parts: shapes, parameters, multiply-adds; computed without memory or time."""
+"""Table of a model's parts: shapes, parameters and multiply-adds, computed without memory or time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from medseg.runtime.text_tables import text_table
 
 @dataclass(frozen=True)
 class Part:
-    """One row: a stage, a decoder level, a head.
+    """One row of the table: a stage, a decoder level, a head.
 
-    Args:
-        name: path of the module in the model.
-        shape: of its last output, batch axis left out; None for a part that `forward` does not use.
-        parameters: number of values.
-        multiply_adds: of one pass over one image.
+    Attributes:
+        name: Path of the module in the model.
+        shape: Shape of its last output without the batch axis; None for a part that `forward` does not use.
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds of one pass over one image.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Summary:
-    """The parts of a model and their totals; printing it gives a table.
+    """The parts of a model and their totals; ``str`` gives a table.
 
-    Args:
-        model: name of the class.
-        input_shape: (c *spatial).
-        output_shape: (k *spatial).
-        parts: rows in the order of the model's modules.
-        parameters: of the whole model.
-        multiply_adds: convolutions, matrix products and attention of one pass over one image.
+    Attributes:
+        model: Name of the class.
+        input_shape: Shape of the image, (c *spatial).
+        output_shape: Shape of the logits, (k *spatial).
+        parts: Rows in the order of the model's modules.
+        parameters: Number of parameters of the whole model.
+        multiply_adds: Multiply-adds of convolutions, matrix products and attention in one pass over one image.
     """
 
     model: str
@@ -60,14 +60,23 @@ class Summary:
 
 
 def summarize(model: Model, input_shape: tuple[int, ...]) -> Summary:
-    """Measure a model on an image of the given shape, with tensors that have no storage.
+    """Measure a model on an image of the given shape, using tensors without storage.
 
     Args:
-        model: any model; it is not changed.
-        input_shape: (c *spatial) of one image.
+        model: Any model; it is not changed.
+        input_shape: Shape of one image, (c *spatial).
+
+    Returns:
+        The table of parts.
 
     Raises:
-        ModelError: the shape does not fit the model.
+        ModelError: The shape does not fit the model.
+
+    Examples:
+        >>> from medseg.models import UNet2d, UNetConfig, summarize
+        >>> table = summarize(UNet2d(UNetConfig.from_channels(1, 2, channels=(4, 8))), (1, 16, 16))
+        >>> table.output_shape, len(table.parts)
+        ((2, 16, 16), 4)
     """
     modules = dict(_parts(model))
     shapes: dict[str, tuple[int, ...]] = {}

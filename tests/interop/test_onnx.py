@@ -211,7 +211,7 @@ def test_free_sizes(make_folder, tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 1, "x", "2*y", "2*z"]
 
 
-def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_path):
+def test_the_metadata_describes_preprocessing_and_labels(make_folder, tmp_path):
     folder = make_folder("unet_2d", window=(8, 16), in_channels=2, slice_axis=1, **TOY)
     export_onnx(folder, tmp_path / "toy.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
@@ -220,7 +220,8 @@ def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_pat
     assert (logits.name, logits.shape) == ("logits", ["batch", 3, 8, 16])
     notes = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert all(key.startswith("medseg.") for key in notes)
-    assert notes["medseg.labels"][1] == {"class": 1, "value": 5, "name": "liver"}
+    assert notes["medseg.format"] == 1
+    assert notes["medseg.labels"][1] == {"class_index": 1, "label_value": 5, "name": "liver"}
     assert [label["name"] for label in notes["medseg.labels"]] == ["background", "liver", "spleen"]
     assert notes["medseg.channel_names"] == ["channel 0", "channel 1"]
     assert notes["medseg.orientation"] == "RAS"
@@ -234,20 +235,20 @@ def test_the_file_says_what_must_be_done_around_the_network(make_folder, tmp_pat
     assert notes["medseg.predict"]["overlap"] == 0.5
 
 
-def test_regions_are_told_with_their_outputs(make_folder, tmp_path):
+def test_the_metadata_describes_regions(make_folder, tmp_path):
     regions = LABELS.with_regions({"both": LABELS.values[1:], "spleen": [LABELS.value_of("spleen")]})
     export_onnx(make_folder("unet_2d", labels=regions, **TOY), tmp_path / "toy.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
     assert session.get_outputs()[0].shape == ["batch", 2, 8, 8]
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["medseg.regions"]) == [
-        {"output": 0, "name": "both", "values": [5, 7], "output_value": 5},
-        {"output": 1, "name": "spleen", "values": [7], "output_value": 7},
+        {"output_index": 0, "name": "both", "label_values": [5, 7], "output_value": 5},
+        {"output_index": 1, "name": "spleen", "label_values": [7], "output_value": 7},
     ]
-    assert json.loads(notes["medseg.labels"])[1] == {"value": 5, "name": "liver"}
+    assert json.loads(notes["medseg.labels"])[1] == {"label_value": 5, "name": "liver"}
 
 
-def test_the_file_names_nothing_of_the_machine_that_wrote_it(make_folder, tmp_path):
+def test_the_file_contains_no_paths(make_folder, tmp_path):
     folder = make_folder("unet_2d", **TOY)
     export_onnx(folder, tmp_path / "toy.onnx")
     content = (tmp_path / "toy.onnx").read_bytes()
@@ -255,7 +256,7 @@ def test_the_file_names_nothing_of_the_machine_that_wrote_it(make_folder, tmp_pa
     assert b".py" not in content
 
 
-def test_a_file_with_other_logits_is_not_kept(make_folder, tmp_path, monkeypatch):
+def test_a_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypatch):
     folder = make_folder("unet_2d", **TOY)
     (tmp_path / "toy.onnx").write_bytes(b"before")
     right = medseg.interop.onnx.to_onnx

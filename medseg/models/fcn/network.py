@@ -23,12 +23,19 @@ WEIGHT_MAPPING = WeightMapping(
 class FCN(Model):
     """Fully convolutional network of stride 8 (Long et al. 2015) for images (n c x y).
 
-    Parameter names are torchvision's, so its weights load as they are.
+    Parameter names are torchvision's, so its weights load without conversion.
 
     Args:
-        config: the architecture.
-        in_channels: channels of the image.
-        num_classes: classes, background counted.
+        config: The architecture.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import FCN, FCNOptions
+        >>> model = FCN(FCNOptions(depths=(1, 1, 1, 1), width_per_group=4), in_channels=1, num_classes=3).eval()
+        >>> model(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     pretrained_part = "backbone"

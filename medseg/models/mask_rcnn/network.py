@@ -30,21 +30,29 @@ Found = dict[str, Tensor]
 
 
 class MaskRCNN(Model):
-    """Mask R-CNN (He et al. 2017) for images (n c x y): boxes, classes and masks, and a semantic map of them.
+    """Mask R-CNN (He et al. 2017) for images (n c x y): boxes, classes and masks, and a semantic map computed from them.
 
-    Parameter names are torchvision's, so its weights load as they are. Images are neither resized nor normalised.
+    Parameter names are torchvision's, so its weights load without conversion. Images are neither resized nor normalised.
 
     Args:
-        config: anchors, proposals, thresholds.
-        backbone: maps images to named feature maps, and tells their width as ``out_channels``.
-        heads: of boxes and masks; see `medseg.models.mask_rcnn.heads`.
-        in_channels: channels of the image.
-        num_classes: classes, background counted; at least 2.
-        stride: of the coarsest map that the backbone makes by striding.
-        norm_stride: stride of the deepest map with a batch norm, None if there is none.
+        config: Anchors, proposals and thresholds.
+        backbone: Module that maps images to named feature maps, with their channels as ``out_channels``.
+        heads: Box and mask heads; see `medseg.models.mask_rcnn.heads`.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included; at least 2.
+        stride: Stride of the coarsest map that the backbone computes by striding.
+        norm_stride: Stride of the deepest map with a batch norm; None if there is none.
 
     Raises:
-        ModelError: there is no foreground class.
+        ModelError: There is no foreground class.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import MaskRCNN, build_model
+        >>> small = {"depths": [1, 1, 1, 1], "width_per_group": 4, "box_head_width": 16, "mask_head_widths": [8]}
+        >>> model = build_model("mask_rcnn_resnet_50_fpn", in_channels=1, num_classes=2, **small).eval()
+        >>> isinstance(model, MaskRCNN), model(torch.zeros(1, 1, 32, 32)).shape
+        (True, torch.Size([1, 2, 32, 32]))
     """
 
     pretrained_part = "backbone.body"

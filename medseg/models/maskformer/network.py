@@ -73,15 +73,23 @@ Layer = tuple[Tensor, Tensor]
 class MaskTransformer(Model):
     """MaskFormer (Cheng et al. 2021) or Mask2Former (Cheng et al. 2022) for images (n c x y).
 
-    All classes are labels of the network, the background among them. `network` is transformers' own, so its weights
-    load as they are.
+    All classes are labels of the network, background included. `network` is transformers' own, so its weights load without
+    conversion.
 
     Args:
-        config: loss, thresholds.
-        network: transformers' network; its criterion is used for the losses.
-        layers: runs the network on an image, and gives the predictions of its decoder layers, the last one last.
-        in_channels: channels of the image.
-        num_classes: classes, background counted.
+        config: Losses and thresholds.
+        network: Network of transformers; its criterion computes the losses.
+        layers: Function that runs the network on an image and returns the predictions of its decoder layers in order.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import MaskTransformer, build_model
+        >>> small = {"depths": [1] * 4, "widths": [8, 16, 32, 64], "hidden_channels": 64, "num_queries": 5, "decoder_layers": 1}
+        >>> model = build_model("maskformer_resnet_18", in_channels=1, num_classes=2, **small).eval()
+        >>> isinstance(model, MaskTransformer), model(torch.zeros(1, 1, 32, 32)).shape
+        (True, torch.Size([1, 2, 32, 32]))
     """
 
     pretrained_part = _ENCODER.removesuffix(".")

@@ -33,11 +33,17 @@ class QueryRegion:
 
 @dataclass(frozen=True)
 class Panoptic:
-    """Regions without overlap.
+    """A panoptic map: regions without overlap.
 
-    Args:
-        regions: in the order of their numbers.
-        numbers: (x y) int32, 0 where there is no region.
+    Attributes:
+        regions: The regions, in the order of their numbers.
+        numbers: Region of each voxel, (x y) int32; 0 where there is none.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import Panoptic
+        >>> Panoptic(regions=(), numbers=torch.zeros(4, 4, dtype=torch.int32)).regions
+        ()
     """
 
     regions: tuple[QueryRegion, ...]

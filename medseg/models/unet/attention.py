@@ -1,4 +1,4 @@
-"""The attention U-Net: a U-Net whose skips are weighted by what the coarser level has seen."""
+"""The attention U-Net: a U-Net whose skips are weighted by attention gates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class AttentionGate(nn.Module):
         return resize(attention, tuple(skip.shape[2:]), nearest=self.nearest)
 
     def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
-        """Weight skip (n c *spatial) by what lower (n c' *spatial/stride) asks for; same shape and layout."""
+        """Return skip (n c *spatial) weighted by the attention computed from lower (n c' *spatial/stride)."""
         attention = self.coefficients(skip, lower)
         if attention.shape[1] > 1:
             attention = attention.repeat_interleave(self.share, dim=1)
@@ -70,7 +70,7 @@ class AttentionGate(nn.Module):
 
 
 class AttentionUNet(UNet):
-    """A U-Net with a gate on the skips that ``config.gate`` names; use `AttentionUNet2d` or `AttentionUNet3d`."""
+    """A U-Net with a gate on each skip that ``config.gate`` enables; use `AttentionUNet2d` or `AttentionUNet3d`."""
 
     def __init__(self, config: AttentionUNetConfig, spatial_dims: int) -> None:
         super().__init__(config, spatial_dims)
@@ -82,21 +82,35 @@ class AttentionUNet(UNet):
 
 
 class AttentionUNet2d(AttentionUNet):
-    """Attention U-Net for images (n c x y); see `UNet`."""
+    """Attention U-Net for images (n c x y); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import AttentionUNet2d, AttentionUNetConfig
+        >>> AttentionUNet2d(AttentionUNetConfig.from_channels(1, 3, channels=(4, 8, 8)))(torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
+    """
 
     def __init__(self, config: AttentionUNetConfig) -> None:
         super().__init__(config, 2)
 
 
 class AttentionUNet3d(AttentionUNet):
-    """Attention U-Net for volumes (n c x y z); see `UNet`."""
+    """Attention U-Net for volumes (n c x y z); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import AttentionUNet3d, AttentionUNetConfig
+        >>> AttentionUNet3d(AttentionUNetConfig.from_channels(1, 3, channels=(4, 8, 8)))(torch.zeros(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 3, 8, 8, 8])
+    """
 
     def __init__(self, config: AttentionUNetConfig) -> None:
         super().__init__(config, 3)
 
 
 def make_gate(config: AttentionUNetConfig, level: int, settings: BlockSettings) -> AttentionGate:
-    """The gate of one decoder level, 0 being the deepest, with fresh weights."""
+    """Return the gate of one decoder level (0 is the deepest) with fresh weights."""
     skips = config.skip_widths()
     gate = AttentionGate(
         settings.dims,

@@ -27,9 +27,9 @@ from medseg.models.unet.stage import Stage, per_axis
 
 
 class DecoderLevel(nn.Module):
-    """One way up: upsample what comes from below, merge the skip, and apply the level's blocks.
+    """One decoder level: upsample the coarser map, merge the skip, and apply the blocks of the level.
 
-    `gate`, where set, is a module of (skip, lower) that returns the skip to merge.
+    `gate`, if set, is a module of (skip, lower) that returns the skip to merge.
     """
 
     def __init__(self, config: UNetConfig, level: int, stage: Stage, settings: BlockSettings) -> None:
@@ -64,15 +64,15 @@ class DecoderLevel(nn.Module):
 class UNet(Model):
     """A U-Net for images of any size (Ronneberger et al. 2015; Çiçek et al. 2016; Isensee et al. 2021).
 
-    Images whose sizes are not multiples of `divisor` are grown at the far end by repeating their last voxels, and
-    the logits are cropped. Use `UNet2d` or `UNet3d`.
+    Images whose sizes are not multiples of `divisor` are padded at the far end by repeating their last voxels, and the
+    logits are cropped. Use `UNet2d` or `UNet3d`.
 
     Args:
-        config: the architecture.
+        config: The architecture.
         spatial_dims: 2 or 3.
 
     Raises:
-        ConfigError: the config has per-axis lists for another number of axes.
+        ConfigError: The config has per-axis lists for another number of axes.
     """
 
     def __init__(self, config: UNetConfig, spatial_dims: int) -> None:
@@ -140,15 +140,15 @@ class UNet(Model):
         return maps
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return {"loss": the criterion}, summed over the heads with their weights under deep supervision.
+        """Return {"loss": criterion}, a weighted sum over the heads under deep supervision.
 
         Args:
-            image: (n c *spatial).
-            label: class indices (n 1 *spatial), int64; each auxiliary head sees its central voxels.
-            instances: not used by a dense model.
+            image: Images (n c *spatial).
+            label: Class indices (n 1 *spatial), int64; auxiliary heads use the central voxel of each cell.
+            instances: Ignored.
 
         Raises:
-            ModelError: no criterion is set, or shapes do not fit.
+            ModelError: No criterion is set, or shapes do not fit.
         """
         criterion = self.require_criterion()
         self.check_label(image, label)
@@ -193,35 +193,63 @@ class UNet(Model):
 
 
 class UNet2d(UNet):
-    """U-Net for images (n c x y); see `UNet`."""
+    """U-Net for images (n c x y); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import UNet2d, UNetConfig
+        >>> UNet2d(UNetConfig.from_channels(1, 3, channels=(4, 8)))(torch.zeros(1, 1, 17, 20)).shape
+        torch.Size([1, 3, 17, 20])
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config, 2)
 
 
 class UNet3d(UNet):
-    """U-Net for volumes (n c x y z); see `UNet`."""
+    """U-Net for volumes (n c x y z); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import UNet3d, UNetConfig
+        >>> UNet3d(UNetConfig.from_channels(1, 3, channels=(4, 8)))(torch.zeros(1, 1, 9, 8, 8)).shape
+        torch.Size([1, 3, 9, 8, 8])
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config, 3)
 
 
 class ResUNet2d(UNet):
-    """U-Net of residual blocks for images (n c x y); see `UNet`."""
+    """U-Net of residual blocks for images (n c x y); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import ResUNet2d, ResUNetConfig
+        >>> ResUNet2d(ResUNetConfig.from_channels(1, 3, channels=(4, 8)))(torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
+    """
 
     def __init__(self, config: ResUNetConfig) -> None:
         super().__init__(config, 2)
 
 
 class ResUNet3d(UNet):
-    """U-Net of residual blocks for volumes (n c x y z); see `UNet`."""
+    """U-Net of residual blocks for volumes (n c x y z); see `UNet`.
+
+    Examples:
+        >>> import torch
+        >>> from medseg.models import ResUNet3d, ResUNetConfig
+        >>> ResUNet3d(ResUNetConfig.from_channels(1, 3, channels=(4, 8)))(torch.zeros(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 3, 8, 8, 8])
+    """
 
     def __init__(self, config: ResUNetConfig) -> None:
         super().__init__(config, 3)
 
 
 def block_settings(config: UNetConfig, spatial_dims: int) -> BlockSettings:
-    """What all blocks of a network with this config share."""
+    """Return the settings that all blocks of a network share."""
     return BlockSettings(
         dims=spatial_dims,
         norm=config.norm,
@@ -234,26 +262,33 @@ def block_settings(config: UNetConfig, spatial_dims: int) -> BlockSettings:
 
 
 def make_head(config: UNetConfig, channels: int, spatial_dims: int) -> nn.Module:
-    """The convolution from a decoder level's channels to logits."""
+    """Return the convolution from the channels of a decoder level to logits."""
     kernel = per_axis(config.final_kernel_size, spatial_dims)
     return conv_nd(spatial_dims, channels, config.out_channels, kernel)
 
 
 def supervision_weights(levels: int) -> tuple[float, ...]:
-    """Weights of the losses of the decoder levels, full resolution first, with sum 1.
+    """Return the loss weights of the decoder levels, full resolution first, with sum 1.
 
-    1/2^i, without the coarsest level (nnU-Net, Isensee et al. 2021); with fewer than three levels all are kept,
-    since the rule would leave a single head.
+    The weights are 1/2^i without the coarsest level (nnU-Net, Isensee et al. 2021). With fewer than three levels all are
+    kept, because the rule would leave a single head.
     """
     raw = [0.5**i for i in range(levels if levels < 3 else levels - 1)]
     return tuple(weight / sum(raw) for weight in raw)
 
 
 def shrink_label(label: Tensor, factor: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-    """Take from `label` (n 1 *spatial) the voxel at the centre of each cell of `factor` voxels.
+    """Return the voxel of `label` at the centre of each cell of `factor` voxels.
 
-    This is the interpolation ``nearest-exact``. Cells beyond the label, where the image was padded, repeat its
-    last voxel. Returns (n 1 *size).
+    This is the interpolation ``nearest-exact``. Cells beyond the label, where the image was padded, repeat its last voxel.
+
+    Args:
+        label: Class indices (n 1 *spatial).
+        factor: Size of a cell, per axis.
+        size: Number of cells, per axis.
+
+    Returns:
+        Class indices (n 1 *size).
     """
     for axis, (step, n) in enumerate(zip(factor, size, strict=True), start=2):
         index = torch.arange(n, device=label.device) * step + step // 2
