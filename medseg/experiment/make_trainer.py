@@ -16,7 +16,8 @@ from medseg.data.patches.case_store import StoredCase, fill_store
 from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.sampling import PatchSampler
-from medseg.data.preprocessing.normalize import measure, resolve_methods
+from medseg.data.preprocessing.channel_methods import resolve_methods
+from medseg.data.preprocessing.normalize import measure
 from medseg.data.preprocessing.prepare import Preprocessing, check_image
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.slice_view import SliceView

@@ -18,7 +18,7 @@ from medseg.volumes.volume import Volume
 STD_FLOOR = 1e-8
 RGB_TOP = 255
 SAMPLES_PER_CASE = 20_000
-AIR_HU, DENSEST_HU = -1024.0, 3071.0  # of 12 bits, as scanners store them
+LOWEST_STORED_HU, HIGHEST_STORED_HU = -1024.0, 3071.0  # the 12 bits in which scanners store CT
 _CHUNK = 1 << 18  # voxels that are measured at a time
 
 
@@ -122,20 +122,6 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
 
-def resolve_methods(
-    wanted: str | Sequence[str], channel_names: Sequence[str]
-) -> tuple[Method | Literal["hounsfield"], ...]:
-    """One method per channel; ``auto`` is ``ct`` for a channel named CT and ``zscore`` for all others."""
-    methods = [wanted] * len(channel_names) if isinstance(wanted, str) else list(wanted)
-    if len(methods) != len(channel_names):
-        raise DataError(
-            f"preprocess.normalize: found {len(methods)} methods, expected {len(channel_names)}, one per channel "
-            f"({', '.join(channel_names)}). Give one for each."
-        )
-    automatic: list[Method] = ["ct" if n.strip().lower() == "ct" else "zscore" for n in channel_names]
-    return tuple(a if m == "auto" else m for m, a in zip(methods, automatic, strict=True))  # type: ignore[misc]
-
-
 def measure(
     pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method | Literal["hounsfield"]], seed: int = 0
 ) -> tuple[Normalization, ...]:
@@ -167,7 +153,9 @@ def measure(
 
 def _measured(method: Method | Literal["hounsfield"], values: NDArray[np.float32]) -> Normalization:
     if method == "hounsfield":
-        return Normalization(method="ct", mean=AIR_HU, std=1000, low=AIR_HU, high=DENSEST_HU)
+        return Normalization(
+            method="ct", mean=LOWEST_STORED_HU, std=1000, low=LOWEST_STORED_HU, high=HIGHEST_STORED_HU
+        )
     if method != "ct":
         return Normalization(method=method)
     low, high = np.percentile(values, [0.5, 99.5])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.planning.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.planning.nnunet.spacing import THICK_SLICES
 from medseg.runtime.formatting import pluralise
@@ -22,7 +23,7 @@ HUGE_BYTES_PER_VOXEL = 4
 TINY_FRACTION = 1e-4  # of the voxels are foreground
 FEW_VOXELS = 30  # median voxels of a label where it is present
 HOUNSFIELD = (-2048.0, 32767.0)
-AIR, BONE = -900.0, 300.0  # an image that reaches both is likely a CT
+CT_REACHES_DOWN_TO_HU, CT_REACHES_UP_TO_HU = -900.0, 300.0  # an image that reaches both is likely a CT
 _MOST_NAMED = 12
 
 
@@ -180,7 +181,7 @@ def _intensities(f: Fingerprint) -> Iterator[Finding]:
                 text=f"{_of(flat, f)} one single value in channel {name}: an empty or wrong file.",
                 cases=flat,
             )
-        if name.strip().casefold() == "ct":
+        if channel_method(name) == "ct":
             yield from _hounsfield(f, channel)
         else:
             yield from _unnamed_ct(f, channel)
@@ -209,7 +210,7 @@ def _hounsfield(f: Fingerprint, channel: int) -> Iterator[Finding]:
 def _unnamed_ct(f: Fingerprint, channel: int) -> Iterator[Finding]:
     lows, highs = zip(*(case.ranges[channel] for case in f.cases), strict=True)
     low, high = float(np.median(lows)), float(np.median(highs))
-    if HOUNSFIELD[0] <= low <= AIR and BONE <= high <= HOUNSFIELD[1]:
+    if HOUNSFIELD[0] <= low <= CT_REACHES_DOWN_TO_HU and CT_REACHES_UP_TO_HU <= high <= HOUNSFIELD[1]:
         yield Finding(
             code="looks-like-ct",
             text=f"Channel {f.channel_names[channel]} looks like CT (median range {low:.0f} to {high:.0f}) but is not called "

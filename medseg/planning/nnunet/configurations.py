@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import numpy as np
 
+from medseg.data.preprocessing.channel_methods import channel_method
+from medseg.data.settings import Method
 from medseg.planning.nnunet.presets import Preset
 from medseg.planning.nnunet.sizing import NetworkSize, size_network
 from medseg.planning.nnunet.spacing import inverse_order, median_shape, slice_axis_first, target_spacing
@@ -19,14 +20,6 @@ _SAME_SCALE = 2.0
 _WORTH_IT = 2.0  # a low resolution must have at most half the voxels
 _MASKED_BELOW = 0.75  # of the volume left by the crop to non-zero
 _Sizer = Callable[[Sequence[float], Sequence[float], float], NetworkSize]
-Scheme = Literal["ct", "zscore", "none", "rescale", "rgb"]
-_SCHEMES: dict[str, Scheme] = {
-    "ct": "ct",
-    "nonorm": "none",
-    "zscore": "zscore",
-    "rescale_to_0_1": "rescale",
-    "rgb_to_0_1": "rgb",
-}
 
 
 @dataclass(frozen=True)
@@ -123,13 +116,13 @@ def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize 
 
 def normalization_schemes(
     channel_names: Sequence[str], median_relative_size: float
-) -> tuple[tuple[Scheme, ...], tuple[bool, ...]]:
+) -> tuple[tuple[Method, ...], tuple[bool, ...]]:
     """Normalisation of each channel, and whether only voxels inside the crop's mask count.
 
     The name decides: CT is scaled by its foreground statistics, everything unknown by its own mean and deviation.
     The mask is used where the crop to non-zero leaves less than three quarters of the median volume.
     """
-    chosen = tuple(_SCHEMES.get(name.casefold(), "zscore") for name in channel_names)
+    chosen = tuple(channel_method(name) for name in channel_names)
     masked = median_relative_size < _MASKED_BELOW
     return chosen, tuple(scheme == "zscore" and masked for scheme in chosen)
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
+from medseg.data.preprocessing.normalize import Normalization, measure
 from medseg.data.preprocessing.prepare import Preprocessing, check_image, prepare
 from medseg.errors import DataError
 from medseg.volumes.grid import Grid
@@ -137,14 +137,6 @@ def test_wrong_number_of_channels_is_refused(make_volume):
 def test_channels_of_pictures(make_volume, found, expected, advice):
     with pytest.raises(DataError, match=rf"channels: found {found}, expected {expected}\..*{advice}"):
         check_image(make_volume((9, 8, 1), channels=found), expected, "a.png")
-
-
-def test_methods_are_resolved_by_channel_name():
-    assert resolve_methods("auto", ["CT", "PET", " ct "]) == ("ct", "zscore", "ct")
-    assert resolve_methods("rescale", ["a", "b"]) == ("rescale", "rescale")
-    assert resolve_methods(("none", "auto"), ["CT", "CT"]) == ("none", "ct")
-    with pytest.raises(DataError, match=r"found 2 methods, expected 1, one per channel \(CT\)"):
-        resolve_methods(("none", "auto"), ["CT"])
 
 
 def test_ct_is_measured_over_foreground_alone():

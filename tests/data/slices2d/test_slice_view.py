@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.preprocessing.normalize import Normalization, measure, resolve_methods
+from medseg.data.preprocessing.channel_methods import resolve_methods
+from medseg.data.preprocessing.normalize import Normalization, measure
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.radiological_view import RadiologicalView
