@@ -35,7 +35,7 @@ WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
 EDGES: Mapping[str, str] = MappingProxyType({"axial": "ALPR", "coronal": "SLIR", "sagittal": "SPIA"})
 _AXIS: Mapping[str, int] = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})
 _PERCENTILES = (0.5, 99.5)
-_AIR_HU = -500  # values below this are air around a patient, so the volume is a CT
+_CT_GOES_BELOW = -500  # values below this are air around a patient, so the volume is a CT
 _SAMPLES = 1_000_000
 
 
@@ -182,7 +182,7 @@ def window_of(volume: Volume, window: Window = None, *, channel: int = 0) -> tup
             raise ConfigError(f"window: found width {width}, expected more than 0. Give (level, width).")
         return float(level), float(width)
     low, high = _range(volume.data[channel])
-    if low < _AIR_HU:
+    if low < _CT_GOES_BELOW:
         return WINDOWS["soft tissue"]
     return (low + high) / 2, (high - low) or 1.0
 

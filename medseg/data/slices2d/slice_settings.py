@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medseg.config import Config
-from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.normalize import LOWEST_STORED_HU, Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Axes
 from medseg.errors import ConfigError
@@ -15,7 +15,6 @@ from medseg.errors import ConfigError
 Width = Annotated[float, Field(gt=0)]
 CtWindow = tuple[float, Width]
 LUNG, SOFT_TISSUE, BONE = (-600.0, 1500.0), (40.0, 400.0), (400.0, 1800.0)
-_AIR = -1024.0  # nothing is darker
 _DEPTH = 16
 
 
@@ -104,7 +103,7 @@ class SliceSettings(Config):
         channel = preprocessing.channels[0]
         if channel.method == "none":
             return 1.0, 0.0
-        lows = [max(level - width / 2, _AIR) for level, width in self.ct_windows]
+        lows = [max(level - width / 2, LOWEST_STORED_HU) for level, width in self.ct_windows]
         highs = [level + width / 2 for level, width in self.ct_windows]
         if channel.method != "ct" or not _holds(channel, min(lows), max(highs)):
             kept = f"{channel.low} to {channel.high} HU" if channel.method == "ct" else channel.method

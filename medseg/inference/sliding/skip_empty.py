@@ -14,7 +14,7 @@ from medseg.data.preprocessing.normalize import STD_FLOOR, Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.volumes.grid import Grid
 
-AIR_HU = -850.0  # a window with nothing brighter contains only air: lungs show vessels
+BRIGHTEST_AIR_HU = -850.0  # a window with nothing brighter contains only air: lungs show vessels
 BODY_HU = -500.0
 MARGIN_MM = 20.0  # around the body
 SMALLEST_BODY_MM3 = 1000.0  # components of less than a cubic centimetre are noise
@@ -43,7 +43,7 @@ def _limit(channel: Normalization, lowest: float) -> float:
     """Return the normalised intensity up to which a channel is empty."""
     if channel.method != "ct":
         return lowest
-    level = AIR_HU if channel.low is None else max(AIR_HU, channel.low)
+    level = BRIGHTEST_AIR_HU if channel.low is None else max(BRIGHTEST_AIR_HU, channel.low)
     return max(lowest, (level - channel.mean) / max(channel.std, STD_FLOOR) + 1e-6)
 
 
