@@ -167,7 +167,7 @@ def many_medseg(model: str, images: list[str], folder: str) -> Figures:
     import torch
 
     import medseg
-    from medseg.data.datasets.layouts import read_images
+    from medseg.data.datasets.image_inputs import read_images
     from medseg.inference.batch import predict_files
 
     predictor = medseg.load(model, device="cpu")

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from measurements_page import machine, markdown, publish_section
 
-from medseg.data.datasets.cases import read_case_image
+from medseg.data.datasets.read_case import read_case_image
 from medseg.experiment.run_folder import held_out_cases
 from medseg.io.files import read_labels
 from medseg.io.instance_files import instance_map_path

@@ -1,4 +1,4 @@
-"""Settings of data, preprocessing, patches and augmentation; free of torch, so that checking them is instant."""
+"""Settings of data, preprocessing, patches and augmentation; torch is not imported, so that validation is instant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
-from medseg.errors import DataError
+from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS, LAYOUTS
+from medseg.errors import DataError, did_you_mean
 from medseg.volumes.orientation import checked_axcodes
 
 Range = tuple[float, float]
@@ -40,8 +41,19 @@ def _rising(bounds: Range) -> Range:
     return bounds
 
 
+def _known_layout(name: str) -> str:
+    """Return the name of a layout that is registered, ``auto`` included, or raise."""
+    if name in ("auto", *BUILT_IN_LAYOUTS):  # so that the readers are not imported for these
+        return name
+    known = ["auto", *LAYOUTS.names()]
+    if name not in known:
+        raise ValueError(f"found {name!r}, expected one of {', '.join(known)}.{did_you_mean(name, known)}")
+    return name
+
+
 Rising = AfterValidator(_rising)
 Axes = Annotated[tuple[Axis, ...], AfterValidator(_each_once)]
+LayoutName = Annotated[str, AfterValidator(_known_layout)]
 Orientation = Annotated[str, AfterValidator(_axcodes)]
 Spacing = tuple[Millimetres | None, Millimetres | None, Millimetres | None]
 Method = Literal["ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
@@ -51,11 +63,12 @@ NormalizeChoice = Literal[
 
 
 class Phantom(Config):
-    """A dataset made on the fly, for trying things out.
+    """A synthetic dataset that is generated when it is needed, for trying things out.
 
     Attributes:
-        modality: CT-like or MR-like volumes.
-        cases: how many. seed: of the generator.
+        modality: Whether volumes resemble CT or MR.
+        cases: Number of cases.
+        seed: Seed of the generator; equal seeds give equal cases.
     """
 
     modality: Literal["ct", "mr"] = "ct"
@@ -64,34 +77,43 @@ class Phantom(Config):
 
 
 class RegionSettings(Config):
-    """One region: the values of its labels, and the value that stands for it in a label map."""
+    """A region: a union of labels that the network predicts as one output.
+
+    Attributes:
+        values: Values of the labels that form the region.
+        output_value: Value of the region in predicted label maps.
+    """
 
     values: tuple[int, ...]
     output_value: int
 
 
 class DataSettings(Config):
-    """Where the cases come from and how they are split.
+    """The cases of an experiment, the meaning of their labels, and their split.
 
     Attributes:
-        path: dataset folder or TSV table; may be given on the command line instead.
-        layout: how the folder is laid out; ``auto`` looks.
-        phantom: make phantoms instead of reading a dataset.
-        labels: name → value, for layouts that carry no names.
-        regions: name → values of the labels that it is the union of, or ``{values: [...], written: 1}``. The network
-            then predicts these regions, which may overlap, instead of the labels. Later ones overwrite earlier ones in a
-            label map, so the larger comes first; a region is written as its smallest value that no later region holds,
-            unless `written` says otherwise. ``{}`` predicts labels where the dataset itself has regions.
-        ignore: value of voxels in label maps that nobody annotated; nothing is learnt or measured there.
-        partial: case id, or a pattern such as ``liver_*``, → names of the labels that were drawn in these cases; a later
-            line counts more. Background there may be any of the other labels.
-        folds, fold: the split is by subject into `folds` parts; part `fold` is held out, or each in turn in a
-            cross-validation. ``all`` trains on every case, with none to see how well it does.
-        splits: file with splits instead, such as nnU-Net's ``splits_final.json``.
+        path: Dataset folder or TSV table; can be given on the command line instead.
+        layout: Layout of the folder: ``msd``, ``nnunet``, ``bids``, ``table``, ``images`` or the name of a layout that an
+            installed package registers; ``auto`` recognises it.
+        phantom: Settings of a synthetic dataset to use instead of `path`; null for none.
+        labels: Label name → value, for layouts without label names; null takes them from the dataset.
+        regions: Region name → values of its labels, or ``{values: [...], output_value: 1}``. The network then predicts
+            these regions, which may overlap, instead of the labels. In a predicted label map, later regions overwrite
+            earlier ones, so list larger regions first. A region is written as its smallest value that no later region
+            contains, unless `output_value` is given. ``{}`` predicts labels although the dataset defines regions; null
+            follows the dataset.
+        ignore: Value of voxels that are not annotated in any label map; they count neither in training nor in
+            evaluation. Null if every voxel is annotated.
+        partially_annotated: Case id, or a pattern such as ``liver_*`` → names of the labels that are annotated in these
+            cases. Later entries take precedence. Background voxels of these cases may belong to any other label.
+        folds: Number of parts into which subjects are divided.
+        fold: Part that is held out for validation, from 0; a cross-validation holds out each part in turn. ``all`` trains
+            on every case, without validation.
+        splits: JSON file with splits, such as nnU-Net's ``splits_final.json``, to use instead of `folds`; null for none.
     """
 
     path: str | None = None
-    layout: Literal["auto", "msd", "nnunet", "bids", "table", "images"] = "auto"
+    layout: LayoutName = "auto"
     phantom: Phantom | None = None
     labels: dict[str, int] | None = None
     regions: dict[str, tuple[int, ...] | RegionSettings] | None = None
@@ -103,15 +125,23 @@ class DataSettings(Config):
 
 
 class PreprocessSettings(Config):
-    """How images are prepared; what must be measured is measured on the training cases, or once for all folds of a
-    cross-validation, on the cases of all.
+    """The preparation of images before they reach the network.
+
+    Statistics are measured on the training cases. In a cross-validation they are measured once, on the cases of all
+    folds.
 
     Attributes:
-        orientation: axis codes of the network's arrays; null keeps the order of each file's axes, as nnU-Net does.
-        spacing: mm per axis; null, for all axes or one of them, keeps each file's own.
-        normalize: ``auto`` (CT by its foreground statistics, all else z-score), or a method, or one a channel;
-            ``hounsfield`` keeps all of a CT: -1024 HU (air) becomes 0, and 1000 HU are one unit.
-        crop_to_nonzero: cut away margins that are 0 in every channel.
+        orientation: Axis codes of the network's arrays; null keeps the axes of each file, like nnU-Net.
+        spacing: Voxel size in mm per array axis; null, for all axes or for one of them, keeps the spacing of each file.
+        normalize: One method for all channels, or a list with one per channel. ``auto`` chooses by the channel's name:
+            ``ct`` for CT, ``none``, ``rescale`` and ``rgb`` for nnU-Net's names ``noNorm``, ``rescale_to_0_1`` and
+            ``rgb_to_0_1``, and ``zscore`` for all others. ``ct`` clips to the percentiles 0.5 and 99.5 of the foreground
+            of the training cases and divides by its standard deviation after subtracting its mean. ``zscore`` uses mean
+            and standard deviation of each image, ``zscore_nonzero`` those of its non-zero voxels, ``zscore_mask`` those
+            of its non-zero voxels and the holes they enclose. ``rescale`` maps each image to 0 to 1, ``rgb`` divides by
+            255, ``none`` changes nothing. ``hounsfield`` keeps the whole range of a CT: -1024 HU (air) becomes 0, and
+            1000 HU are one unit.
+        crop_to_nonzero: Whether margins that are 0 in every channel are removed.
     """
 
     orientation: Orientation | None = "RAS"
@@ -124,8 +154,8 @@ class PatchSettings(Config):
     """The box of voxels that a network sees at once, in training and in prediction.
 
     Attributes:
-        size: voxels per array axis; two numbers for a 2-D model, in the plane of its slices.
-        slice_axis: array axis across the slices of a 2-D model: 2 is axial in RAS.
+        size: Voxels per array axis; two numbers for a 2-D model, in the plane of its slices.
+        slice_axis: Array axis across the slices of a 2-D model; 2 gives axial slices in RAS orientation.
     """
 
     size: tuple[int, ...] = Field((64, 64, 64), min_length=2, max_length=3)
@@ -139,7 +169,7 @@ class PatchSettings(Config):
         return value
 
     def window(self) -> tuple[int, int, int]:
-        """The patch as three sizes; 1 along the slice axis of a 2-D patch."""
+        """Return the patch as three sizes, with 1 along the slice axis of a 2-D patch."""
         size = list(self.size)
         if len(size) == 2:
             size.insert(self.slice_axis, 1)
@@ -147,20 +177,35 @@ class PatchSettings(Config):
 
 
 class Augmentation(Config):
-    """Probabilities and ranges; the defaults are nnU-Net's (Isensee et al., Nature Methods 2021).
+    """Probabilities and ranges of the random changes of training patches.
+
+    The defaults are nnU-Net's (Isensee et al., Nature Methods 2021). Every range is sampled uniformly, except that factors
+    below and above 1 are equally likely for `brightness`, `contrast` and `gamma`.
 
     Attributes:
-        rotate_p, rotate_degrees: each axis turns by its own uniform angle within ± degrees (2-D: one angle).
-        scale_p, scale: one factor for all axes; above 1 makes objects smaller.
-        noise_p, noise_std: Gaussian noise, its standard deviation uniform in the range.
-        blur_p, blur_sigma: Gaussian blur, each channel with probability ½; sigma in voxels.
-        brightness_p, brightness: factor on all values.
-        contrast_p, contrast: factor about the mean, within the previous range.
-        low_resolution_p, low_resolution: zoom factor, down by nearest and up linearly; channels with ½.
-        gamma_p, gamma_inverted_p, gamma: power on the normalised range, mean and deviation kept.
-        mirror_axes: axes of the patch flipped with probability ½ each; null means all, without left-right where labels
-            come in pairs such as left_kidney and right_kidney, which a mirrored image would swap, and likewise for
+        rotate_p: Probability of a rotation.
+        rotate_degrees: Largest angle; each axis rotates by its own angle within ± this many degrees (2-D: one angle).
+        scale_p: Probability of scaling.
+        scale: Range of the factor, one for all axes; above 1 makes structures smaller.
+        noise_p: Probability of Gaussian noise.
+        noise_std: Range of the standard deviation of the noise, in normalised intensities.
+        blur_p: Probability of a Gaussian blur; each channel is then blurred with probability ½.
+        blur_sigma: Range of the standard deviation of the blur, in voxels.
+        brightness_p: Probability of a change of brightness.
+        brightness: Range of the factor by which intensities are multiplied.
+        contrast_p: Probability of a change of contrast.
+        contrast: Range of the factor by which the distance to the mean is multiplied; the result is clipped to the
+            previous range.
+        low_resolution_p: Probability of a simulated low resolution; each channel is then changed with probability ½.
+        low_resolution: Range of the zoom factor; the patch is downsampled by nearest neighbour and upsampled linearly.
+        gamma_inverted_p: Probability of a gamma change of the negated image.
+        gamma_p: Probability of a gamma change.
+        gamma: Range of the exponent that is applied to intensities scaled to 0 to 1; mean and deviation are then restored.
+        mirror_axes: Axes of the patch that are flipped with probability ½ each. Null means all, except left-right if
+            labels come in pairs such as left_kidney and right_kidney, which a mirrored image would swap; likewise for
             anterior and posterior, superior and inferior, upper and lower.
+        dummy_2d_axis: Array axis across thick slices of a 3-D patch: rotation and scaling stay in the plane of the slices,
+            and the simulated low resolution leaves this axis unchanged. Null treats all axes alike.
     """
 
     rotate_p: Probability = 0.2
@@ -185,16 +230,18 @@ class Augmentation(Config):
 
 
 class FirstStageAugmentation(Config):
-    """How the label map of an earlier stage is spoiled in training, so that its mistakes are not taken over.
+    """Random errors added to the label map of a first stage in training, so that the second stage does not trust it blindly.
 
     The defaults are nnU-Net's (Isensee et al., Nature Methods 2021).
 
     Attributes:
-        morphology_p: probability that a patch is changed by this step; morphology_label_p: that of each of its labels then,
-            which is dilated, eroded, opened or closed by a ball. What it gains, other labels lose.
-        radius: of the ball, in voxels.
-        remove_p: probability that a patch is changed by this step; remove_label_p: that of each of its labels then, of
-            which one connected component vanishes. remove_below_fraction: share of the patch that it covers less than.
+        morphology_p: Probability that labels of a patch are dilated, eroded, opened or closed by a ball. Voxels that one
+            label gains are taken from others.
+        morphology_label_p: Probability of that change for each label of such a patch.
+        radius: Range of the radius of the ball, in voxels.
+        remove_p: Probability that connected components are removed from a patch.
+        remove_label_p: Probability that each label of such a patch loses one connected component.
+        remove_below_fraction: Largest share of the patch that a removed component may cover.
     """
 
     morphology_p: Probability = 0.4
@@ -206,13 +253,13 @@ class FirstStageAugmentation(Config):
 
 
 class CascadeSettings(Config):
-    """The earlier stage of a cascade, whose label map this one sees as further channels (one for each label).
+    """The first stage of a cascade; this experiment is the second stage and sees its label map as one channel per label.
 
     Attributes:
-        run: folder of the earlier stage, from where the command is run. It must be cross-validated: each
-            ``RUN/predictions/CASE.nii.gz`` comes of a fold that did not train on the case, and ``RUN/model`` is packed
+        first_stage: Run folder of the first stage, relative to the working directory. It must be cross-validated: each
+            ``RUN/predictions/CASE.nii.gz`` comes from a fold that did not train on the case. ``RUN/model`` is copied
             into the model folder of this stage.
-        augment: how its label maps are spoiled in training.
+        perturb: Random errors that are added to the label maps of the first stage in training.
     """
 
     first_stage: str = Field(min_length=1)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medseg.data.datasets.cases import Case, Dataset, read_case_image, read_case_label
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.data.patches.case_store import StoredCase, fill_store
 from medseg.data.patches.first_stage_channels import FirstStageChannels

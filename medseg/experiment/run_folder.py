@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from medseg.config import differences
-from medseg.data.datasets.cases import Case, Dataset, read_case_label, read_case_objects
+from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.datasets.read_case import read_case_label, read_case_objects
 from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import RegionSettings

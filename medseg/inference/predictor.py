@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.datasets.cases import Case, read_case_first_stage, read_case_image
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.instances.image_instances import image_instances

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.data.datasets.layouts import Layout, read_dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, parse_options
@@ -96,7 +96,7 @@ def plan(
     dataset: str | Path,
     options: PlanOptions | None = None,
     *,
-    layout: Layout = "auto",
+    layout: str = "auto",
     workers: int | None = 0,
     cache: str | Path | None = None,
     progress: Progress | None = None,

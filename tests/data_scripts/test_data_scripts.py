@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import read_case_label
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
+from medseg.data.datasets.read_case import read_case_label
 from medseg.errors import DataError
 from medseg.io.files import read, read_labels, write
 from medseg.volumes.grid import Grid

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import read_case_label
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.read_case import read_case_label
 from medseg.data.patches.case_store import fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing

@@ -105,7 +105,7 @@ def _instances_of(case: Case) -> str:
     """How many instances a case has; nothing where it has no instance map."""
     import numpy as np
 
-    from medseg.data.datasets.cases import read_case_instances
+    from medseg.data.datasets.read_case import read_case_instances
 
     if case.instances is None:
         return ""
@@ -186,7 +186,7 @@ def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
 
 def _check_pictures(case: Case, dataset: Dataset, grid: Grid) -> None:
     """Raise a `DataError` for a picture that training would refuse; volumes are too large to be read for this."""
-    from medseg.data.datasets.cases import read_case_label
+    from medseg.data.datasets.read_case import read_case_label
     from medseg.data.preprocessing.prepare import check_image
     from medseg.io.files import NATURAL_IMAGES, read, read_labels, suffix_of
     from medseg.labels.label_table import Labels

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _pictures(folder: Path, most: int = 3) -> list[Path]:
     """Curves of the training and overlays of some held-out cases."""
-    from medseg.data.datasets.cases import read_case_image
+    from medseg.data.datasets.read_case import read_case_image
     from medseg.experiment.run_folder import held_out_cases, held_out_pairs
     from medseg.io.files import read_labels
     from medseg.train.reporting import read_metrics

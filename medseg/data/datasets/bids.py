@@ -1,7 +1,7 @@
-"""BIDS: raw images by subject and session, label maps in derivatives.
+"""BIDS datasets: raw images by subject and session, label maps in derivatives.
 
 The layout is that of the Brain Imaging Data Structure (Gorgolewski et al., Sci Data 2016,
-doi:10.1038/sdata.2016.44), with label maps as its derivatives name them: ``*_dseg.nii.gz``.
+doi:10.1038/sdata.2016.44), with label maps named like its derivatives: ``*_dseg.nii.gz``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name
 from medseg.errors import DataError
 from medseg.io.files import NIFTI, stem_of, suffix_of
@@ -21,19 +22,27 @@ _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
 _TABLE_FIX = "Keep one, or list the files in a table of cases"
 
 
-def read_bids(root: Path) -> Dataset:
-    """One case for each subject, or each session of it.
+def is_bids(path: Path) -> bool:
+    """Return whether the folder has subject folders ``sub-*``."""
+    return any(path.glob("sub-*/"))
 
-    A channel is what a file name says after subject and session, such as ``T1w`` or ``acq-ce_T1w``; the
-    channels are those that all cases have, sorted by name. Label maps are ``*_dseg`` files in
-    ``derivatives/PIPELINE``; their table ``*dseg.tsv`` (index, name) gives the names. Cases without a label
-    map are kept.
+
+@register_layout("bids", recognise=is_bids)
+def read_bids(path: Path) -> Dataset:
+    """Read one case per subject, or per session of a subject.
+
+    The name of a channel is the part of the file name after subject and session, such as ``T1w`` or ``acq-ce_T1w``. The
+    channels are those that all cases have, sorted by name. Label maps are ``*_dseg`` files in ``derivatives/PIPELINE``;
+    their table ``*dseg.tsv`` (index, name) names the labels. Cases without a label map are kept.
+
+    Args:
+        path: The dataset's folder, or a file in it.
 
     Raises:
-        DataError: no channel common to all cases, several label maps for one case, a label map without image,
-            or tables of labels that differ.
+        DataError: No channel is common to all cases, a case has several label maps, a label map has no image, or label
+            tables differ.
     """
-    root = root if root.is_dir() else root.parent
+    root = path if path.is_dir() else path.parent
     images: dict[str, dict[str, Path]] = defaultdict(dict)
     subjects: dict[str, str] = {}
     for file, match in _named(root, _FOLDERS):
@@ -52,7 +61,7 @@ def read_bids(root: Path) -> Dataset:
 
 
 def _named(root: Path, patterns: tuple[str, ...]) -> list[tuple[Path, re.Match[str]]]:
-    """NIfTI files in the folders that match, with their names taken apart."""
+    """Return the NIfTI files in the matching folders, each with the parts of its name."""
     found = []
     for pattern in patterns:
         for file in sorted(root.glob(f"{pattern}/sub-*")):
@@ -92,7 +101,7 @@ def _label_maps(root: Path, cases: set[str]) -> dict[str, Path]:
 
 
 def _label_table(root: Path) -> Labels | None:
-    """The one table that all ``*dseg.tsv`` files in derivatives agree on."""
+    """Return the label table that all ``*dseg.tsv`` files in derivatives agree on."""
     chosen: tuple[Path, Labels] | None = None
     for file in sorted((root / "derivatives").rglob("*dseg.tsv")):
         labels = Labels.from_tsv(file)

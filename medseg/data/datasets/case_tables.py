@@ -1,4 +1,4 @@
-"""A dataset as a TSV table: one row a case, paths relative to the table."""
+"""Datasets listed in a TSV table: one row per case, with paths relative to the table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name, path_inside
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
@@ -17,18 +18,27 @@ LABELS_NAME = "labels.tsv"
 _CHANNEL = "image_"
 
 
-def read_table(path: Path) -> Dataset:
-    """Read a table with the columns case and image (or image_CHANNEL for each channel), and perhaps label,
-    instances, subject and labels.
+def is_table(path: Path) -> bool:
+    """Return whether the path is a TSV file, or a folder with a ``cases.tsv``."""
+    return path.suffix.lower() == ".tsv" or (path / TABLE_NAME).is_file()
 
-    The column labels names the labels that were drawn in a case, with ``;`` or ``,`` between them; empty for all. An
-    empty label or instances means that the case has none. Names and values of labels are read from ``labels.tsv``
-    beside the table, where there is one; with instances alone and no such table, the one class is called
-    ``instance``. With a single column ``image`` the channel is called ``image``.
+
+@register_layout("table", recognise=is_table)
+def read_table(path: Path) -> Dataset:
+    """Read a table of cases.
+
+    Required columns are ``case`` and either ``image`` or one ``image_CHANNEL`` per channel; ``label``, ``instances``,
+    ``subject`` and ``labels`` are optional. ``labels`` lists the annotated labels of a case, separated by ``;`` or ``,``;
+    an empty cell means all. An empty ``label`` or ``instances`` means that the case has none. Names and values of labels
+    are read from a ``labels.tsv`` next to the table. If there are only instances and no such file, the single class is
+    called ``instance``. With a single column ``image``, the channel is called ``image``.
+
+    Args:
+        path: The table, or a folder with a ``cases.tsv``.
 
     Raises:
-        DataError: a missing or unknown column, a row with more or fewer cells, an empty cell (each with its
-            line), or a path that leaves the table's folder.
+        DataError: A column is missing or unknown, a row has more or fewer cells, a cell is empty (each with its line), or
+            a path leaves the table's folder.
     """
     table = path / TABLE_NAME if path.is_dir() else path
     read = read_tsv(table)
@@ -44,11 +54,16 @@ def read_table(path: Path) -> Dataset:
 
 
 def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
-    """Labels of the ``labels.tsv`` in a folder, without it the one class ``instance`` of cases that have instance maps
-    and no label map, else None.
+    """Return the labels in the ``labels.tsv`` of a folder.
+
+    Without this file, cases that have only instance maps have the single class ``instance``; others return None.
+
+    Args:
+        folder: Folder of the dataset.
+        cases: All cases of the dataset.
 
     Raises:
-        DataError: a ``labels.tsv`` that cannot be read.
+        DataError: The ``labels.tsv`` cannot be read.
     """
     table = folder / LABELS_NAME
     if table.is_file():
@@ -58,7 +73,7 @@ def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
 
 
 def names_in(cell: str) -> tuple[str, ...] | None:
-    """Names with ``;`` or ``,`` between them; None for an empty cell."""
+    """Return the names in a cell, separated by ``;`` or ``,``; None for an empty cell."""
     names = tuple(name.strip() for name in re.split("[;,]", cell) if name.strip())
     return names or None
 

@@ -1,4 +1,4 @@
-"""Datasets that a ``dataset.json`` describes: the Medical Segmentation Decathlon's and nnU-Net's."""
+"""Datasets described by a ``dataset.json``: those of the Medical Segmentation Decathlon and of nnU-Net."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import CHANNEL_FILE, folder_name, path_inside, visible_files
 from medseg.errors import DataError
 from medseg.io.files import stem_of, suffix_of
@@ -15,12 +16,30 @@ from medseg.labels.label_table import Labels, unnamed_label
 from medseg.storage.json_files import read_object
 
 
+def is_msd(path: Path) -> bool:
+    """Return whether there is a ``dataset.json`` with a list ``training``."""
+    description = _description(path)
+    return description.is_file() and "training" in read_object(description)
+
+
+def is_nnunet(path: Path) -> bool:
+    """Return whether there is a ``dataset.json`` without a list ``training``."""
+    return _description(path).is_file() and not is_msd(path)
+
+
+@register_layout("msd", recognise=is_msd)
 def read_msd(path: Path) -> Dataset:
     """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
 
-    An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named
-    without the ``_0000`` of their files; those are found. An entry of ``training`` may name the labels that were drawn
-    in it: ``"labels": ["liver"]``.
+    An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named without the
+    ``_0000`` of their files; those are found. An entry of ``training`` may list its annotated labels:
+    ``"labels": ["liver"]``.
+
+    Args:
+        path: The dataset's folder, or its ``dataset.json``.
+
+    Raises:
+        DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
     """
     root, description, values = _described(path)
     where = str(description)
@@ -47,32 +66,39 @@ def _msd_case(entry: Any, root: Path, where: str) -> Case:
         images = _channel_files(images[0]) or images
     elif len(images) > 1 and (match := CHANNEL_FILE.fullmatch(case_id)):
         case_id = match["id"]
-    return Case(case_id, tuple(images), label, annotated=_drawn(entry.get("labels"), f"{where}: labels"))
+    return Case(
+        case_id, tuple(images), label, annotated=_annotated_labels(entry.get("labels"), f"{where}: labels")
+    )
 
 
-def _drawn(names: Any, where: str) -> tuple[str, ...] | None:
+def _annotated_labels(names: Any, where: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(
-            f'{where}: found {names!r}, expected the labels that were drawn: ["liver"]. Correct it.'
-        )
+        raise DataError(f'{where}: found {names!r}, expected the annotated labels: ["liver"]. Correct it.')
     return tuple(names)
 
 
 def _channel_files(image: Path) -> list[Path]:
-    """Files ``<stem>_0000.<ext>`` and on: nnU-Net v1 lists images without their channel number."""
+    """Return the files ``<stem>_0000.<ext>``, ...: nnU-Net v1 lists images without their channel number."""
     found: list[Path] = []
     while (path := image.with_name(f"{stem_of(image)}_{len(found):04d}{suffix_of(image)}")).exists():
         found.append(path)
     return found
 
 
+@register_layout("nnunet", recognise=is_nnunet)
 def read_nnunet(path: Path) -> Dataset:
     """Read nnU-Net v2's raw layout: its ``dataset`` table, or the files of ``imagesTr`` and ``labelsTr``.
 
-    Files ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>`` make a case; where one
-    is there, the others are expected. ``imagesTs`` is not read.
+    A case consists of ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>``; if one of them exists,
+    the others are expected. ``imagesTs`` is not read.
+
+    Args:
+        path: The dataset's folder, or its ``dataset.json``.
+
+    Raises:
+        DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
     """
     root, description, values = _described(path)
     where = str(description)
@@ -98,8 +124,10 @@ def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
 
 
 def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[Case]:
-    """Cases of ``imagesTr/<id>_0000.<ext>`` … and ``labelsTr/<id>.<ext>``; absent partners are kept, so that
-    the check of all files can list them."""
+    """Return the cases of ``imagesTr/<id>_0000.<ext>``, ... and ``labelsTr/<id>.<ext>``.
+
+    Missing partners are kept, so that `require_files` can list them.
+    """
     if not isinstance(ending, str):
         raise DataError(f'{where}: file_ending: found {ending!r}, expected ".nii.gz", say. Add it.')
     ids = set()
@@ -118,6 +146,10 @@ def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[C
         )
         for case_id in sorted(ids | labels)
     ]
+
+
+def _description(path: Path) -> Path:
+    return path if path.suffix == ".json" else path / "dataset.json"
 
 
 def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
@@ -144,7 +176,7 @@ def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
 
 
 def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
-    """Names in the order of their numbers; ``modality`` is the older key."""
+    """Return the channel names in the order of their numbers; ``modality`` is the older key."""
     key = "channel_names" if "channel_names" in values else "modality"
     table = values.get(key)
     if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))} or not table:
@@ -155,19 +187,23 @@ def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
-    """Labels from ``{"liver": 1}`` or, as the Decathlon writes it, ``{"1": "liver"}``.
+    """Return the labels of ``{"liver": 1}`` or of the Decathlon's form ``{"1": "liver"}``.
 
-    nnU-Net's regions, ``{"whole": [1, 2], "core": 2}``, make every entry but the background a region. Labels that have
-    no name of their own are called ``label_1`` and so on. Its entry ``ignore`` is the value of voxels that nobody
-    annotated.
+    With nnU-Net's regions, ``{"whole": [1, 2], "core": 2}``, every entry except the background is a region. Labels
+    without a name of their own are called ``label_1`` and so on. The entry ``ignore`` is the value of voxels that are
+    not annotated.
 
     Args:
-        table: as it stands in the file.
-        where: file and field, for messages.
-        order: ``regions_class_order``: the value that each region is written as.
+        table: The value of ``labels`` in the file.
+        where: File and field, for messages.
+        order: The value of ``regions_class_order``: the output value of each region.
 
     Raises:
-        DataError: no whole numbers, doubled names or values, or an order that does not fit the regions.
+        DataError: Values are not whole numbers, names or values are duplicated, or the order does not match the regions.
+
+    Examples:
+        >>> parse_labels({"0": "background", "1": "liver"}, "dataset.json").names
+        ('background', 'liver')
     """
     if not isinstance(table, dict) or not table:
         raise DataError(f'{where}: found {table!r}, expected {{"background": 0, ...}}. Correct it.')
@@ -186,7 +222,7 @@ def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
 
 
 def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -> Labels:
-    """nnU-Net's regions: all entries but the background's, in their order, over labels named where they can be."""
+    """Return labels with nnU-Net's regions: all entries except the background, in their order."""
     regions = {name: values for name, values in entries.items() if values != (0,)}
     names = {values[0]: name for name, values in regions.items() if len(values) == 1}
     values = sorted({value for group in regions.values() for value in group} - {0})
@@ -197,13 +233,13 @@ def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -
     if not isinstance(order, list) or len(order) != len(regions) or not all(type(i) is int for i in order):
         raise DataError(
             f"{where}: found the regions {', '.join(regions)} and regions_class_order {order!r}, expected a list of "
-            f"{len(regions)} values, those that they are written as. Add it beside labels."
+            f"{len(regions)} output values. Add it next to labels."
         )
     return labels.with_regions(regions, dict(zip(regions, order, strict=True)))
 
 
 def _whole_numbers(found: Any, where: str) -> tuple[int, ...]:
-    """The value of a label, or the values of a region."""
+    """Return the value of a label, or the values of a region."""
     values = found if isinstance(found, list) and found else [found]
     numbers = [int(v) if isinstance(v, str) and v.isdecimal() else v for v in values]
     if any(not isinstance(v, int) or isinstance(v, bool) or v < 0 for v in numbers):

@@ -1,4 +1,4 @@
-"""A dataset as folders of pictures or volumes: ``images/ID.png`` with ``labels/ID.png`` or ``instances/ID.png``."""
+"""Datasets of folders with paired files: ``images/ID.png`` with ``labels/ID.png`` or ``instances/ID.png``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medseg.data.datasets.case_tables import labels_beside
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name, sanitised_id, visible_files
 from medseg.errors import DataError, did_you_mean
 from medseg.io.files import read, stem_of, suffix_of
@@ -15,48 +16,68 @@ _COLOURS = {1: ("image",), 3: ("red", "green", "blue"), 4: ("red", "green", "blu
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether there is a folder ``images`` beside one of label maps or instance maps."""
+    """Return whether there is a folder ``images`` next to one of label maps or instance maps."""
     return (path / IMAGES).is_dir() and any((path / name).is_dir() for name in (LABELS, INSTANCES))
 
 
+@register_layout("images", recognise=is_image_folder)
 def read_image_folder(path: Path) -> Dataset:
-    """Read images with the maps of the same name, whatever the formats: pictures are one slice each.
+    """Read images with the label maps and instance maps of the same name.
 
-    Colours are channels. An instance map holds an id per object (16 bits for more than 255), 0 for background.
-    Names of labels are read from ``labels.tsv`` beside the folders; with instances alone and no such table, the
-    one class is called ``instance``.
+    Args:
+        path: The dataset's folder.
 
     Raises:
-        DataError: no images; two files of one name in a folder; maps without an image, all of them listed; or a first
-            image that cannot be read.
+        DataError: The folders are refused by `read_paired_folders`.
     """
-    images, labels, instances = (_by_stem(path / name) for name in (IMAGES, LABELS, INSTANCES))
-    if not images:
+    return read_paired_folders(path, images=IMAGES, labels=LABELS, instances=INSTANCES)
+
+
+def read_paired_folders(path: Path, *, images: str, labels: str, instances: str | None = None) -> Dataset:
+    """Read images and the maps of the same name from sibling folders, in any format; natural images are single slices.
+
+    Colours are channels. An instance map holds one id per instance (16 bits for more than 255), and 0 for background.
+    Label names are read from a ``labels.tsv`` next to the folders. If there are only instances and no such file, the
+    single class is called ``instance``.
+
+    Args:
+        path: Folder that contains the others.
+        images: Name of the folder of images.
+        labels: Name of the folder of label maps, which may be missing.
+        instances: Name of the folder of instance maps, which may be missing; None for none.
+
+    Raises:
+        DataError: There is no image, a folder has two files of the same name, maps lack an image (all are listed), or the
+            first image cannot be read.
+    """
+    image_files, label_files = _files_by_stem(path / images), _files_by_stem(path / labels)
+    instance_files = {} if instances is None else _files_by_stem(path / instances)
+    if not image_files:
         raise DataError(
-            f"{path / IMAGES}: found no image, expected files such as {IMAGES}/001.png. Check the path."
+            f"{path / images}: found no image, expected files such as {images}/001.png. Check the path."
         )
-    for maps in (labels, instances):
-        lonely = [stem for stem in maps if stem not in images]
+    for maps in (label_files, instance_files):
+        lonely = [stem for stem in maps if stem not in image_files]
         if lonely:
             shown = ", ".join(maps[stem].name for stem in lonely[:10])
             raise DataError(
                 f"{maps[lonely[0]].parent}: maps without an image: found {len(lonely)} ({shown}), expected an image of "
-                f"the same name in {IMAGES}.{did_you_mean(lonely[0], images)} Add it, or remove the map."
+                f"the same name in {images}.{did_you_mean(lonely[0], image_files)} Add it, or remove the map."
             )
     cases = tuple(
-        Case(sanitised_id(stem), (image,), labels.get(stem), instances=instances.get(stem))
-        for stem, image in images.items()
+        Case(sanitised_id(stem), (image,), label_files.get(stem), instances=instance_files.get(stem))
+        for stem, image in image_files.items()
     )
-    first = read(next(iter(images.values())))
+    first = read(next(iter(image_files.values())))
     names = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
     return Dataset(folder_name(path), path, cases, names, labels_beside(path, cases))
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix; empty if there is no such folder."""
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by name without suffix; an empty dictionary if there is no such folder."""
     files: dict[str, Path] = {}
     for file in visible_files(folder):
-        if suffix_of(file) in ("", ".img"):  # .img holds the voxels of the .hdr beside it
+        if suffix_of(file) in ("", ".img"):  # .img holds the voxels of the .hdr of the same name
             continue
         stem = stem_of(file)
         if stem in files:

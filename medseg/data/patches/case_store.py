@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import (
-    Case,
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.read_case import (
     read_case_first_stage,
     read_case_image,
     read_case_instances,

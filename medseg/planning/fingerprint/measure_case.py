@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import Case, read_case_image, read_case_label
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError, MedsegError
 from medseg.io.files import read_labels

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import Case, Dataset, read_case_image, read_case_label, require_files
+from medseg.data.datasets.cases import Case, Dataset, require_files
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.errors import DataError
 from medseg.io.files import write
 from medseg.labels.label_table import Labels

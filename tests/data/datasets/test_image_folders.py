@@ -12,13 +12,13 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from medseg.cli.main import main
-from medseg.data.datasets.cases import (
+from medseg.data.datasets.layouts import is_dataset, read_dataset
+from medseg.data.datasets.read_case import (
     read_case_image,
     read_case_instances,
     read_case_label,
     read_case_objects,
 )
-from medseg.data.datasets.layouts import is_dataset, read_dataset
 from medseg.data.patches.case_store import fill_store
 from medseg.data.patches.extraction import PatchReader
 from medseg.data.patches.interpolation import interpolate_ids

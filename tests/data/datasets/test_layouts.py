@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import read_case_image, read_case_label
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.errors import DataError
 from tests.helpers.paths import SHARED_FOLDER
 
@@ -111,7 +111,7 @@ def test_paths_with_dots_that_stay_inside_are_read(tmp_path):
 def test_doubled_ids(tmp_path):
     tree(tmp_path, "x/a.nii", "y/a.nii.gz")
     describe(tmp_path, training=[{"image": "x/a.nii"}, {"image": "y/a.nii.gz"}])
-    with pytest.raises(DataError, match="case 'a' is there twice"):
+    with pytest.raises(DataError, match="case 'a' exists twice"):
         read_dataset(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_regions_and_ignore_of_nnunet(tmp_path):
 
 def test_an_order_that_does_not_fit_the_regions(tmp_path):
     msd(tmp_path, "a", labels={"whole": [1, 2], "core": 2}, regions_class_order=[1])
-    with pytest.raises(DataError, match=r"dataset\.json: labels: .*expected a list of 2 values"):
+    with pytest.raises(DataError, match=r"dataset\.json: labels: .*expected a list of 2 output values"):
         read_dataset(tmp_path)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import read_case_image, read_case_label
 from medseg.data.datasets.phantom import PHANTOM_LABELS, phantom_case, write_phantoms
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.errors import DataError
 from medseg.volumes.grid import world_positions
 

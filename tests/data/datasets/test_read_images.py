@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medseg.data.datasets.layouts import read_images
+from medseg.data.datasets.image_inputs import read_images
 from medseg.errors import DataError
 from tests.helpers.paths import SHARED_FOLDER
 
@@ -69,7 +69,7 @@ def test_unusual_names_become_ids(tmp_path):
 
 def test_same_name_in_two_folders(tmp_path):
     tree(tmp_path, "x/a.nii", "y/a.nii")
-    with pytest.raises(DataError, match="case 'a' is there twice"):
+    with pytest.raises(DataError, match="case 'a' exists twice"):
         read_images([tmp_path / "x", tmp_path / "y"])
 
 
@@ -97,6 +97,6 @@ def test_real_dicom_series_are_found():
 def test_numbered_channels_for_a_model_of_one_channel_are_refused(tmp_path: Path) -> None:
     for case, channel in itertools.product(("a", "b"), range(2)):
         (tmp_path / f"{case}_{channel:04d}.nii.gz").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found several channels a case .* expected 1"):
+    with pytest.raises(DataError, match=r"found several channels per case .* expected 1"):
         read_images(tmp_path)
     assert [case.id for case in read_images(sorted(tmp_path.glob("*_0000.nii.gz")))] == ["a", "b"]

@@ -10,8 +10,8 @@ import pytest
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.datasets.cases import read_case_label
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.read_case import read_case_label
 from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError, ModelError
 from medseg.evaluation.label_maps.metrics import compare_label_maps

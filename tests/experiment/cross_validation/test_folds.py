@@ -17,8 +17,8 @@ import torch
 
 import medseg
 from medseg.cli.main import main
-from medseg.data.datasets.cases import read_case_image, read_case_label
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.datasets.splits import k_fold, read_splits
 from medseg.data.preprocessing.normalize import measure
 from medseg.data.preprocessing.prepare import Preprocessing

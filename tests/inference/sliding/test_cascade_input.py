@@ -256,7 +256,7 @@ def test_stages_that_do_not_fit_are_refused(tmp_path, make_predictor):
 def test_a_label_map_of_another_image_or_with_unknown_values_is_refused(tmp_path):
     image, organs = scene()
     predictor = copying()
-    with pytest.raises(DataError, match="label map of the earlier stage: not on the grid of"):
+    with pytest.raises(DataError, match="label map of the first stage: not on the grid of"):
         predictor(as_case(tmp_path, image, organs.cropped((0, 0, 0), (5, 5, 5))))
     with pytest.raises(DataError, match=r"unknown label value: found 9 \(.* voxels\)"):
         predictor(as_case(tmp_path, image, organs.with_data(np.where(organs.data == 7, 9, organs.data))))

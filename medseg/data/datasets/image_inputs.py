@@ -1,0 +1,98 @@
+"""Images without label maps, to be predicted: files, folders of files and DICOM series."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case, require_files, require_unique
+from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
+from medseg.errors import DataError
+from medseg.io.files import stem_of, suffix_of
+
+
+def read_images(paths: str | Path | Sequence[str | Path], channels: int = 1) -> list[Case]:
+    """Return cases without labels, from image files, folders of images or DICOM series.
+
+    With several channels, files named ``<id>_0000`` … ``<id>_0003`` form one case; other files must hold all channels
+    themselves. With one channel, ``_0000`` is removed if every name ends with it. A folder without an image file is one
+    DICOM series; if it holds only folders, each of them is one series.
+
+    Args:
+        paths: Files or folders.
+        channels: Number of channels that an image must have.
+
+    Returns:
+        Cases sorted by id. Ids are file names without suffix, with unusual characters replaced by ``_``.
+
+    Raises:
+        DataError: Nothing is found, channels are missing (all are listed), or two files have the same id.
+    """
+    given = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    files = [file for path in given for file in _image_files(path)]
+    cases = sorted(_grouped(files, channels), key=lambda case: case.id)
+    require_unique(cases, "images")
+    require_files(cases, "images")
+    return cases
+
+
+def output_stem(case: Case) -> str:
+    """Return the file name stem for results of a case of `read_images`: its file name without suffix and channel number."""
+    stem = stem_of(case.images[0])
+    match = CHANNEL_FILE.fullmatch(stem)
+    own = (stem, match["id"] if match else stem)
+    return next((name for name in own if sanitised_id(name) == case.id), case.id)
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder. Check the path.")
+    files = visible_files(path)
+    images = [file for file in files if suffix_of(file)]
+    headers = {stem_of(file) for file in images if suffix_of(file) == ".hdr"}
+    images = [f for f in images if suffix_of(f) != ".img" or stem_of(f) not in headers]
+    if images:
+        return images
+    if files:
+        return [path]
+    folders = [item for item in sorted(path.iterdir()) if item.is_dir() and not item.name.startswith(".")]
+    series = [folder for folder in folders if visible_files(folder)]
+    if not series:
+        raise DataError(f"{path}: found no image, expected NIfTI, NRRD or MHA files, or a DICOM series.")
+    return series
+
+
+def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
+    numbered = [CHANNEL_FILE.fullmatch(stem_of(file)) for file in files]
+    if channels == 1 and all(match and match["channel"] == "0000" for match in numbered):
+        return [
+            Case(sanitised_id(match["id"]), (f,)) for f, match in zip(files, numbered, strict=True) if match
+        ]
+    if channels == 1 and all(numbered) and len({match["id"] for match in numbered if match}) < len(files):
+        raise DataError(
+            f"{files[0]}: found several channels per case (_0000, _0001, ...), expected 1 like the model. Give the "
+            "files of that channel, such as FOLDER/*_0000.nii.gz."
+        )
+    if channels == 1 or not any(numbered):
+        return [Case(sanitised_id(stem_of(file)), (file,)) for file in files]
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file, match in zip(files, numbered, strict=True):
+        groups[match["id"] if match else stem_of(file)].append(file)
+    return [_channel_case(name, group, channels) for name, group in groups.items()]
+
+
+def _channel_case(name: str, files: list[Path], channels: int) -> Case:
+    """Return one case of numbered files, or of one file that holds all channels."""
+    if len(files) == 1 and not CHANNEL_FILE.fullmatch(stem_of(files[0])):
+        return Case(sanitised_id(name), (files[0],))
+    expected = [files[0].with_name(f"{name}_{i:04d}{suffix_of(files[0])}") for i in range(channels)]
+    extra = sorted(file.name for file in files if file not in expected)
+    if extra:
+        raise DataError(
+            f"{files[0].parent}: case {name}: found {', '.join(extra)}, expected {expected[0].name} to "
+            f"{expected[-1].name} for {channels} channels. Remove or renumber it."
+        )
+    return Case(sanitised_id(name), tuple(expected))

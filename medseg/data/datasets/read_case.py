@@ -1,0 +1,191 @@
+"""Reading the files of a case onto the grid of its image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.datasets.cases import Case
+from medseg.errors import DataError, error_message
+from medseg.io.files import read, read_grid, read_labels
+from medseg.io.instance_files import InstanceFile
+from medseg.labels.label_sets import unannotated_classes
+from medseg.labels.label_table import Labels
+from medseg.volumes.alignment import align_to_grid
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
+
+_LARGEST_ID = 2**31 - 1
+
+
+def read_case_image(case: Case, channels: int | None = None) -> Volume:
+    """Read all channels of a case onto the grid and orientation of its first file.
+
+    Args:
+        case: Its image files are read in order; each may hold several channels.
+        channels: Total number of channels that the case must have; None accepts any number.
+
+    Returns:
+        Volume `(C, X, Y, Z)`, in the first file's orientation and with its geometry header.
+
+    Raises:
+        DataError: A file is unreadable, two files have different grids, or the number of channels is not `channels`.
+    """
+    first, *others = (read(path) for path in case.images)
+    parts = [first.data]
+    for path, volume in zip(case.images[1:], others, strict=True):
+        parts.append(_aligned_to_grid(volume, first.grid, path, case.images[0], "channel").data)
+    data = np.concatenate(parts) if others else first.data
+    if channels is not None and len(data) != channels:
+        files = ", ".join(path.name for path in case.images)
+        raise DataError(
+            error_message(
+                f"case {case.id} ({files})",
+                "wrong number of channels",
+                found=len(data),
+                expected=channels,
+                fix="Give every channel, in the order of the dataset's channel names",
+            )
+        )
+    # int32 with float32 promotes to float64, which no later step needs
+    return first.with_data(data.astype(np.float32) if data.dtype == np.float64 else data)
+
+
+def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+    """Read the label map of a case as class indices on the grid of its image.
+
+    Args:
+        case: A case with a label map, or with an instance map and a single foreground label.
+        labels: Label table from the values in the file to classes.
+        grid: Grid of the image; None reads it from the first image.
+
+    Returns:
+        Label volume `(1, X, Y, Z)` of class indices 0 … K-1, and K for ignored voxels, uint8 or uint16, on the grid of the
+        image. A map that is stored in another orientation is reoriented. If the case has only an instance map, every
+        voxel of an instance is class 1.
+
+    Raises:
+        DataError: There is no label map, its grid differs, it contains a value that `labels` lacks or a label that is not
+            annotated in this case, or the case has only instances although there are several labels.
+    """
+    if case.label is None and case.instances is not None:
+        if len(labels.foreground) != 1:
+            raise DataError(
+                f"case {case.id}: found instances without a label map, expected one, because there are "
+                f"{len(labels.foreground)} labels. Add label maps, or declare a single label."
+            )
+        ids = read_case_instances(case, grid)
+        return ids.with_data((ids.data > 0).astype(np.uint8))
+    if case.label is None:
+        raise DataError(
+            f"case {case.id}: found no label map, expected one. Add its label map, or remove the case."
+        )
+    grid = grid or read_grid(case.images[0])
+    volume = _aligned_to_grid(read_labels(case.label), grid, case.label, case.images[0], "label map")
+    classes = labels.to_classes(volume.data, str(case.label))
+    _check_annotated(case, labels, classes)
+    return Volume(classes, grid, "label")
+
+
+def _check_annotated(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
+    for index in unannotated_classes(labels, case.annotated, f"case {case.id}"):
+        count = int((classes == index).sum())
+        if count:
+            raise DataError(
+                f"case {case.id}: {case.label}: found {count} voxels of value {labels.values[index]} "
+                f"({labels.names[index]}), expected none, because only {', '.join(case.annotated or ())} are annotated in this "
+                "case. Add the label to the annotated ones, or fix the label map."
+            )
+
+
+def read_case_first_stage(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+    """Read the label map that the first stage of a cascade predicted, as class indices on the grid of the image.
+
+    Args:
+        case: A case with such a map.
+        labels: Label table of the first stage.
+        grid: Grid of the image; None reads it from the first image.
+
+    Returns:
+        Label volume `(1, X, Y, Z)` like that of `read_case_label`.
+
+    Raises:
+        DataError: There is no such map, its grid differs, or it contains a value that `labels` lacks.
+    """
+    if case.first_stage is None:
+        raise DataError(
+            f"case {case.id}: found no label map of the first stage, expected one. Predict it with that stage."
+        )
+    grid = grid or read_grid(case.images[0])
+    what = "label map of the first stage"
+    volume = _aligned_to_grid(read_labels(case.first_stage), grid, case.first_stage, case.images[0], what)
+    return Volume(labels.to_classes(volume.data, str(case.first_stage)), grid, "label")
+
+
+def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
+    """Read the instance map of a case on the grid of its image.
+
+    Args:
+        case: A case with an instance map.
+        grid: Grid of the image; None reads it from the first image.
+
+    Returns:
+        Label volume `(1, X, Y, Z)` of ids, int32, on the grid of the image.
+
+    Raises:
+        DataError: There is no instance map, its grid differs, or ids are negative or too large.
+    """
+    if case.instances is None:
+        raise DataError(
+            f"case {case.id}: found no instance map, expected one. Add its instances, or remove the case."
+        )
+    grid = grid or read_grid(case.images[0])
+    volume = _aligned_to_grid(
+        read_labels(case.instances), grid, case.instances, case.images[0], "instance map"
+    )
+    low, high = int(volume.data.min()), int(volume.data.max())
+    if low < 0 or high > _LARGEST_ID:
+        raise DataError(
+            f"{case.instances}: found ids {low} to {high}, expected 0 to {_LARGEST_ID}. Renumber the instances."
+        )
+    return Volume(volume.data.astype(np.int32), grid, "label")
+
+
+def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> InstanceFile:
+    """Read the instance map of a case with the label value of each instance.
+
+    Without a label map, all instances belong to the only class. With one, an instance belongs to the class of most of
+    its voxels.
+
+    Args:
+        case: A case with an instance map.
+        labels: Label table of the dataset.
+        grid: Grid of the image; None reads it from the first image.
+
+    Raises:
+        DataError: The maps are refused by `read_case_instances` or `read_case_label`, or an instance covers only
+            background.
+    """
+    ids = read_case_instances(case, grid)
+    classes = read_case_label(case, labels, ids.grid).data
+    inside = (ids.data > 0) & (classes > 0) & (classes < len(labels))  # and not ignored
+    pairs, counts = np.unique(np.stack([ids.data[inside], classes[inside]]), axis=1, return_counts=True)
+    values: dict[int, int] = {}
+    for (number, index), _ in sorted(zip(pairs.T.tolist(), counts, strict=True), key=lambda one: one[1]):
+        values[number] = labels.values[index]  # the most frequent comes last
+    lost = sorted(set(np.unique(ids.data[ids.data > 0]).tolist()) - values.keys())
+    if lost:
+        raise DataError(
+            f"{case.instances}: instances outside of every label: found ids {', '.join(map(str, lost[:5]))} ({len(lost)}), "
+            f"expected at least one voxel of each on a label of {case.label}. Fix one of the maps."
+        )
+    return InstanceFile(ids, values)
+
+
+def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, image: Path, what: str) -> Volume:
+    """Place a file that belongs to an image on the image's grid, or raise."""
+    fix = "Resample it to the grid of that image, or use the file that belongs to it"
+    return align_to_grid(volume, grid, where=f"{path}: {what}", grid_of=image, fix=fix)
