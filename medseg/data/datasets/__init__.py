@@ -1,1 +1,1 @@
-"""Where cases come from: dataset layouts, case tables, splits and phantoms."""
+"""Datasets: layouts, case tables, splits and phantoms."""

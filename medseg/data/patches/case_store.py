@@ -1,4 +1,4 @@
-"""Prepared cases on disk, laid out so that a random patch costs one short read.
+"""Prepared cases on disk, stored so that a random patch needs one short read.
 
 Each case is a folder of plain ``.npy`` files that are memory-mapped: a patch touches only its own pages, and
 pages stay in the system's cache between epochs. ``benchmarks/patch_store.py`` compares this with compressed
@@ -32,17 +32,18 @@ from medseg.storage.stamps import file_stamps, short_hash
 
 FORMAT = 1
 LOCATIONS_PER_CLASS = 10_000
-# Arrays that a process keeps mapped. Each costs a file descriptor, of which some systems grant 256, so that those of a
-# large dataset are mapped anew, the least recently read ones first.
+# Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
+# datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """One prepared case. Arrays are memory-mapped and never loaded whole; see `MAPS`.
+    """One prepared case. Its arrays are memory-mapped and never loaded whole; see `MAPS`.
 
     Attributes:
-        id: case id. folder: where its arrays lie.
+        id: Id of the case.
+        folder: Folder that contains its arrays.
     """
 
     id: str
@@ -50,58 +51,58 @@ class StoredCase:
 
     @property
     def image(self) -> NDArray[np.float32]:
-        """Intensities `(C, X, Y, Z)`."""
+        """The intensities `(C, X, Y, Z)`."""
         return _mapped(self.folder / "image.npy")
 
     @property
     def label(self) -> NDArray[Any]:
-        """Class indices `(1, X, Y, Z)`, from K on the sets of classes of `medseg.labels.label_sets`."""
+        """The class indices `(1, X, Y, Z)`; values from K on are the label sets of `medseg.labels.label_sets`."""
         return _mapped(self.folder / "label.npy")
 
     @property
     def instances(self) -> NDArray[np.int32]:
-        """Instance ids `(1, X, Y, Z)`, 0 for background; only of cases with `has_instances`."""
+        """The instance ids `(1, X, Y, Z)`, 0 for background; only if `has_instances`."""
         return _mapped(self.folder / "instances.npy")
 
     @property
     def first_stage(self) -> NDArray[Any]:
-        """Class indices `(1, X, Y, Z)` of an earlier stage; only of cases that were stored with one."""
+        """The class indices `(1, X, Y, Z)` of the first stage; only if the case was stored with one."""
         return _mapped(self.folder / "first_stage.npy")
 
     @cached_property
     def has_instances(self) -> bool:
-        """Whether the case came with an instance map."""
+        """Whether the case has an instance map."""
         return (self.folder / "instances.npy").is_file()
 
     @cached_property
     def class_locations(self) -> dict[int, NDArray[np.int32]]:
-        """Voxels `(N, 3)` of each foreground class or region present, numbered from 1, at most 10,000 of each.
+        """The voxels `(N, 3)` of each foreground class or region that is present, numbered from 1, at most 10,000 each.
 
-        At 0, where the dataset has an ignore label: voxels that somebody looked at.
+        If the dataset has an ignore label, number 0 holds annotated voxels.
         """
         table = np.load(self.folder / "locations.npy", allow_pickle=False)
         return {int(value): table[table[:, 0] == value, 1:] for value in np.unique(table[:, 0])}
 
     @cached_property
     def has_foreground(self) -> bool:
-        """Whether some foreground class or region is present."""
+        """Whether any foreground class or region is present."""
         table = np.load(self.folder / "locations.npy", mmap_mode="r", allow_pickle=False)
-        return len(table) > 0 and int(table[-1, 0]) > 0  # rows of rising numbers
+        return len(table) > 0 and int(table[-1, 0]) > 0  # rows are sorted by number
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what has been read, which a worker reads for itself."""
+        """Leave out cached arrays, which each worker reads itself."""
         return {"id": self.id, "folder": self.folder}
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along X, Y, Z."""
+        """The number of voxels along X, Y, Z."""
         x, y, z = self.image.shape[1:]
         return (x, y, z)
 
 
 @lru_cache(maxsize=MAPS)
 def _mapped(file: Path) -> NDArray[Any]:
-    """The array of a file that never changes."""
+    """Return the memory-mapped array of a file that never changes."""
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
@@ -113,19 +114,26 @@ def fill_store(
     label_sets: LabelSets | None = None,
     first_stage: Labels | None = None,
 ) -> Iterator[StoredCase]:
-    """Prepare every case that is not in the store yet, and yield all of them in order.
+    """Prepare every case that is not in the store yet, and yield all cases in order.
 
-    A case already there is used again only if its files, the labels and the settings are the same. A case
-    is written to a temporary folder and renamed, so an interrupted run leaves nothing half-made.
+    A stored case is reused only if its files, the labels, the settings and the format of the store are the same. All of
+    them enter the name of its folder, so a case that another version of medseg stored in another format is prepared
+    again, next to the other one. A case is written to a temporary folder that is then renamed, so that an interrupted run
+    leaves no incomplete case.
 
     Args:
-        folder: of the store. cases: to prepare.
-        labels: of the dataset. settings: of the preprocessing.
-        label_sets: sets of classes that voxels may be of; made of `cases` unless given.
-        first_stage: labels of an earlier stage, whose label map every case then must have; None stores none.
+        folder: Folder of the store.
+        cases: Cases to prepare.
+        labels: Labels of the dataset.
+        settings: Resolved preprocessing.
+        label_sets: Sets of classes that voxels may belong to; derived from the annotated labels of `cases` if None.
+        first_stage: Labels of the first stage of a cascade, whose label map every case must have; None stores none.
+
+    Yields:
+        Stored cases, in the order of `cases`.
 
     Raises:
-        DataError: a case cannot be read, or its labels are not those of the dataset.
+        DataError: A case cannot be read, or its labels are not those of the dataset.
     """
     known = label_sets or LabelSets.from_annotations(labels, {case.id: case.annotated for case in cases})
     for case in cases:
@@ -147,7 +155,7 @@ def _write(
     ids = None
     if case.instances is not None:
         ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
-        if case.label is None:  # so that both agree at every border, whatever the resampling did
+        if case.label is None:  # so that both agree at every border, however they were resampled
             label = label.with_data((ids.data > 0).astype(label.data.dtype))
     label = label.with_data(_with_label_sets(label.data, label_sets, case.annotated))
     first_stage_map = None
@@ -173,7 +181,7 @@ def _write(
 def _with_label_sets(
     label: NDArray[Any], label_sets: LabelSets, annotated: AnnotatedLabels | None
 ) -> NDArray[Any]:
-    """The label map with its background as the set of classes that it may be of."""
+    """Return the label map with its background replaced by the label set that it stands for."""
     background = label_sets.background_value(annotated)
     if not background:
         return label
@@ -182,10 +190,15 @@ def _with_label_sets(
 
 
 def locations_table(label: NDArray[Any], label_sets: LabelSets | None = None) -> NDArray[np.int32]:
-    """Rows `(number, x, y, z)` of a label map `(X, Y, Z)`: every foreground voxel, or 10,000 drawn of a class.
+    """Return rows `(number, x, y, z)` for the foreground voxels of a label map, at most 10,000 random ones per class.
 
-    Numbers are those of `StoredCase.class_locations`: classes, or from `label_sets` regions, and 0 for voxels that somebody
-    looked at.
+    Args:
+        label: Label map `(X, Y, Z)`.
+        label_sets: Meaning of the values; None if each value is a class.
+
+    Returns:
+        `(N, 4)`. The numbers are the keys of `StoredCase.class_locations`: classes or, with `label_sets`, regions, and 0
+        for annotated voxels.
     """
     rows = []
     for value, members in _groups(label, label_sets):
@@ -198,14 +211,14 @@ def locations_table(label: NDArray[Any], label_sets: LabelSets | None = None) ->
 
 
 def _groups(label: NDArray[Any], label_sets: LabelSets | None) -> Iterator[tuple[int, list[int]]]:
-    """Numbers in rising order, each with the values in the label map that it stands for; only those present."""
+    """Yield the numbers that are present, in ascending order, each with the values of the label map that it includes."""
     present = np.unique(label)
     if label_sets is None or label_sets.is_fully_annotated:
         yield from ((int(value), [int(value)]) for value in present if value)
         return
     if label_sets.labels.ignore is not None:
-        looked_at = [int(value) for value in present if value != len(label_sets.labels)]
-        yield from [(0, looked_at)] if looked_at else []
+        annotated = [int(value) for value in present if value != len(label_sets.labels)]
+        yield from [(0, annotated)] if annotated else []
     inside = label_sets.certain()
     for number in range(1, inside.shape[1] + 1):
         members = [int(value) for value in present if inside[value, number - 1]]

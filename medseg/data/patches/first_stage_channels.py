@@ -51,6 +51,9 @@ class FirstStageChannels:
         Args:
             patch: Has a first-stage map; the result has none.
             rng: Generator of the sample, used by the perturbation.
+
+        Returns:
+            The patch with an image `(c + labels, *spatial)`, without a first-stage map.
         """
         classes = patch.first_stage
         assert classes is not None

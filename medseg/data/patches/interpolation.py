@@ -16,7 +16,7 @@ _EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
 def sampling_grid(
     matrix: NDArray[np.float64], size: tuple[int, ...], box: tuple[int, ...], centre: NDArray[np.intp]
 ) -> Tensor:
-    """Return the grid `(1, *size, 3)` for ``grid_sample``, whose coordinates run z, y, x in [-1, 1].
+    """Compute the sampling grid for ``grid_sample``, whose coordinates run z, y, x in [-1, 1].
 
     Each coordinate is a sum of one term per axis. Unlike that of a matrix product, its rounding does not depend on the
     size of the patch or the number of threads.
@@ -26,6 +26,9 @@ def sampling_grid(
         size: Voxels of the patch per axis.
         box: Voxels per axis of the source box that the patch is read from.
         centre: Voxel `(3,)` of the box that comes to index ``size // 2``.
+
+    Returns:
+        `(1, *size, 3)` float32.
     """
     grid = np.empty((*size, 3), dtype=np.float32)
     offsets = [np.arange(n) - n // 2 for n in size]

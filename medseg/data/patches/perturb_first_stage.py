@@ -1,7 +1,7 @@
-"""Spoils the label map of an earlier stage in training, so that a later stage does not trust it blindly.
+"""Random errors in the label map of a first stage, so that the second stage does not trust it blindly.
 
 Out-of-fold label maps are better than those of new images. The changes are nnU-Net's (Isensee et al., Nature Methods
-2021): labels grow, shrink, close and open by a ball, and parts of them vanish.
+2021): labels are dilated, eroded, closed and opened by a ball, and connected components are removed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from medseg.labels.components import component_sizes, connected_components
 from medseg.volumes.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
-_SATURATED = 255  # squared distances are held in a byte, which is what makes them quick
+_SATURATED = 255  # squared distances fit into a byte, which makes them fast
 
 
 def perturb(classes: NDArray[Any], settings: FirstStageAugmentation, rng: np.random.Generator) -> None:
     """Change the class indices `(X, Y, Z)` of one patch in place.
 
     Args:
-        classes: 0 is background.
-        settings: probabilities and sizes.
-        rng: the sample's own generator; the result depends on nothing else.
+        classes: Class indices; 0 is background.
+        settings: Probabilities and sizes.
+        rng: Generator of the sample; the result depends on nothing else.
     """
     if rng.random() < settings.morphology_p:
         for label in _choose_labels(classes, settings.morphology_label_p, rng):
@@ -40,28 +40,28 @@ def perturb(classes: NDArray[Any], settings: FirstStageAugmentation, rng: np.ran
 
 
 def _choose_labels(classes: NDArray[Any], share: float, rng: np.random.Generator) -> list[int]:
-    """Some of the labels that are there, in random order."""
+    """Return a random selection of the labels that are present, in random order."""
     present = np.flatnonzero(np.bincount(classes.ravel())[1:]) + 1
     return [int(label) for label in rng.permutation(present) if rng.random() < share]
 
 
 def dilated(mask: Mask, radius: float) -> Mask:
-    """Voxels within `radius` (voxels, at most 15) of the mask."""
+    """Return the voxels within `radius` (voxels, at most 15) of the mask."""
     return _squared_distance(mask, radius) <= radius * radius
 
 
 def eroded(mask: Mask, radius: float) -> Mask:
-    """Voxels further than `radius` from all that is not in the mask; outside of the array counts as inside."""
+    """Return the voxels farther than `radius` from every voxel outside the mask; beyond the array counts as inside."""
     return ~dilated(~mask, radius)
 
 
 def closed(mask: Mask, radius: float) -> Mask:
-    """Dilated, then eroded."""
+    """Return the mask dilated, then eroded."""
     return eroded(dilated(mask, radius), radius)
 
 
 def opened(mask: Mask, radius: float) -> Mask:
-    """Eroded, then dilated."""
+    """Return the mask eroded, then dilated."""
     return dilated(eroded(mask, radius), radius)
 
 
@@ -71,7 +71,7 @@ _CHANGES = (dilated, eroded, closed, opened)
 def _apply_morphology(
     classes: NDArray[Any], label: int, change: Callable[[Mask, float], Mask], radius: float
 ) -> None:
-    """Replace a label by its changed mask; only the box that it can reach is looked at."""
+    """Replace a label by its changed mask; only the box that it can reach is processed."""
     part = classes[bounding_box(classes == label, margin=int(radius) + 1)]
     before = part == label
     after = change(before, radius)
@@ -80,10 +80,10 @@ def _apply_morphology(
 
 
 def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
-    """Squared distance of each voxel to the mask, exact up to `radius` (voxels), larger or 255 beyond.
+    """Return the squared distance of each voxel to the mask: exact up to `radius` (voxels), larger or 255 beyond.
 
-    An axis at a time, the least of all shifted parabolas (Felzenszwalb, Huttenlocher 2012); the few shifts within the
-    radius take a fraction of the time of `scipy.ndimage.distance_transform_edt`, which knows no limit.
+    For one axis after another, this is the minimum over shifted parabolas (Felzenszwalb, Huttenlocher 2012). The few
+    shifts within the radius take a fraction of the time of `scipy.ndimage.distance_transform_edt`, which has no limit.
     """
     reach = int(radius)
     squared = np.where(mask, np.uint8(0), np.uint8(_SATURATED))
@@ -92,7 +92,7 @@ def _squared_distance(mask: Mask, radius: float) -> NDArray[np.uint8]:
         np.copyto(best, squared)
         lines, nearest, further = (np.moveaxis(array, axis, 0) for array in (squared, best, buffer))
         for step in range(1, min(reach, len(lines) - 1) + 1):
-            # Sums beyond a byte stay at its largest value.
+            # Sums beyond 255 stay at 255.
             np.minimum(lines, np.uint8(_SATURATED - step * step), out=further)
             further += np.uint8(step * step)
             np.minimum(nearest[step:], further[:-step], out=nearest[step:])

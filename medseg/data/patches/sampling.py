@@ -24,6 +24,9 @@ def sample_generator(seed: int, stream: str, index: int) -> np.random.Generator:
         stream: Name of the sequence of samples, such as ``train``.
         index: Number of the sample in its sequence.
 
+    Returns:
+        A NumPy generator.
+
     Examples:
         >>> one, two = sample_generator(0, "train", 7), sample_generator(0, "train", 7)
         >>> one.random() == two.random()
@@ -74,6 +77,9 @@ class PatchSampler:
         Args:
             index: Number of the sample; it belongs to step ``index // batch_size``.
             rng: Generator of the sample.
+
+        Returns:
+            The stored case, and the voxel `(3,)` in its arrays.
         """
         centred = self.is_centred_on_foreground(index)
         cases = self.cases_with_foreground if centred else self.cases

@@ -26,6 +26,9 @@ def channel_method(name: str) -> Method:
     Args:
         name: Name of the channel in the dataset.
 
+    Returns:
+        Name of the method.
+
     Examples:
         >>> channel_method("CT"), channel_method("T1w"), channel_method("noNorm")
         ('ct', 'zscore', 'none')
@@ -41,6 +44,9 @@ def resolve_methods(
     Args:
         wanted: One method for all channels, or one per channel.
         channel_names: Names of the dataset's channels.
+
+    Returns:
+        One method per channel.
 
     Raises:
         DataError: The number of methods is not the number of channels.

@@ -1,4 +1,4 @@
-"""A prepared image that is made some slices at a time, so that nothing of its size is held beside the file's voxels."""
+"""A lazy prepared image: slices are computed when they are requested, so that no copy of the image is in memory."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from medseg.data.preprocessing.normalize import Scale
 from medseg.volumes.resampling import AxisMap, axis_matrix, nearest_index
 
 _PLANES = 16  # slices prepared at a time
-_COLUMNS = 128  # of a slice, prepared at a time
-_NEGLIGIBLE = 1e-10  # weights of a cubic spline below it are left out; they fall by 3.7 a voxel
+_COLUMNS = 128  # columns of a slice prepared at a time
+_NEGLIGIBLE = (
+    1e-10  # smaller weights of a cubic spline are left out; weights fall by a factor of 3.7 per voxel
+)
 
 Float32 = NDArray[np.float32]
 
 
 @dataclass
 class _Tile:
-    """Some columns of all slices.
+    """A range of columns of all slices.
 
     Attributes:
-        target: columns of the target. source: columns of the source that they need.
-        weights: matrix that interpolates them; None where columns are taken as they are.
-        picks: which of the source's columns they are; None for each of them once.
-        rows: source slices that were made last, from which one on; None if there are none.
+        target: Columns of the target.
+        source: Columns of the source that they need.
+        weights: Matrix that interpolates the target columns; None if columns are selected.
+        picks: Index of the source column of each target column; None if all are selected once.
+        rows: Index of the first source slice that is cached, and the cached slices; None if there are none.
     """
 
     target: slice
@@ -41,14 +44,14 @@ class _Tile:
 class PreparedSlices:
     """Normalised and resampled slices of an image, across its last axis.
 
-    Results equal `medseg.volumes.resampling.resample` of the normalised image up to float rounding. They are computed a tile
-    of columns at a time, so that they are the same whether all columns are asked for or some.
+    Results equal `medseg.volumes.resampling.resample` of the normalised image up to rounding of float32. They are
+    computed in tiles of columns, so that a column is the same whether all columns are requested or only some.
 
     Args:
-        data: `(C, X, Y, Z)` as in the file, turned and cropped; a view is enough.
-        scales: of each channel, with the mask `(X, Y, Z)` that it needs.
-        maps: where target voxels lie, an `AxisMap` an axis.
-        orders: spline order per axis, 0 or 3.
+        data: `(C, X, Y, Z)` of the file, reoriented and cropped; a view is sufficient.
+        scales: Normalisation of each channel, with the mask `(X, Y, Z)` that it needs.
+        maps: Positions of the target voxels, one `AxisMap` per axis.
+        orders: Spline order per axis, 0 or 3.
     """
 
     def __init__(
@@ -75,23 +78,27 @@ class PreparedSlices:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Channels, then slices, then the two axes of a slice: `(C, Z, X, Y)` of the target."""
+        """The shape of the target: channels, slices, then the two axes of a slice, `(C, Z, X, Y)`."""
         x, y, z = (m.n_out for m in self._maps)
         return self._data.shape[0], z, x, y
 
     @property
     def lowest(self) -> list[float]:
-        """Lowest normalised intensity of each channel."""
+        """The lowest normalised intensity of each channel."""
         return [float(low.min()) for low, _ in self._ranges]
 
     def slices(self, first: int, last: int, columns: slice | None = None) -> Float32:
-        """Target slices `first` up to but without `last`, `(C, last - first, X, Y)` float32.
+        """Return target slices, `(C, last - first, X, Y)` float32.
 
-        Cheapest in order: source slices that the next call needs again are kept.
+        Ascending requests are fastest, because source slices that the next request needs again are kept.
 
         Args:
-            first, last: along the last axis of the target.
-            columns: part of its first axis that is wanted, with start and stop; None for all.
+            first: First slice along the last axis of the target.
+            last: End of the slices, excluded.
+            columns: Range of its first axis, with start and stop; None for all columns.
+
+        Returns:
+            `(C, last - first, X, Y)` float32, X being the requested columns.
         """
         left, right = (0, self.shape[2]) if columns is None else (columns.start, columns.stop)
         result = np.empty((self.shape[0], last - first, right - left, self.shape[3]), np.float32)
@@ -100,7 +107,7 @@ class PreparedSlices:
             if start >= stop:
                 continue
             seen = slice(start - tile.target.start, stop - tile.target.start)
-            # In pieces, because thin slices are many to each of the target's.
+            # In pieces, because one target slice may need many thin source slices.
             for low in range(first, last, _PLANES):
                 high = min(low + _PLANES, last)
                 piece = self._piece(tile, low, high)
@@ -136,7 +143,7 @@ class PreparedSlices:
         return self._selected(tile, self._clipped(tile, result, slice(first, last)))
 
     def _source_rows(self, tile: _Tile, start: int, stop: int) -> Float32:
-        """Source slices, normalised and resampled within the slice, `(C, stop - start, X, Y)`."""
+        """Return source slices, normalised and resampled within the slice, `(C, stop - start, X, Y)`."""
         held_from, held = tile.rows or (start, np.empty((self._data.shape[0], 0, 0, 0), np.float32))
         held_to = held_from + held.shape[1]
         if held_from <= start <= held_to and held.size:
@@ -152,7 +159,7 @@ class PreparedSlices:
         return rows[:, : stop - start]
 
     def _planes(self, tile: _Tile, start: int, stop: int) -> Float32:
-        """`_source_rows` without what is held; smooth axes of the slice are interpolated, others left for later."""
+        """Compute `_source_rows` that are not cached; smooth axes are interpolated, axes to select are left unchanged."""
         y = self._smooth[1]
         planes = []
         for values in self._normalised(start, stop, tile.source):
@@ -165,14 +172,14 @@ class PreparedSlices:
         return np.stack(planes)
 
     def _normalised(self, start: int, stop: int, columns: slice = slice(None)) -> Iterator[Float32]:
-        """Each channel's source slices, `(X, Y, stop - start)`."""
+        """Yield the source slices of each channel, `(X, Y, stop - start)`."""
         for channel, (scale, mask) in zip(self._data, self._scales, strict=True):
             part = None if mask is None else mask[columns, :, start:stop]
             yield scale.apply(channel[columns, :, start:stop], part)
 
     @cached_property
     def _ranges(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Lowest and highest normalised value of each channel: of all, or of each slice across a thick axis."""
+        """Lowest and highest normalised value of each channel: overall, or per slice across a thick axis."""
         depth = self._data.shape[-1]
         axes = tuple(axis for axis in range(3) if axis not in self._kept_axes)
         lows: list[list[Float32]] = [[] for _ in self._scales]
@@ -191,11 +198,11 @@ class PreparedSlices:
         ]
 
     def _clipped(self, tile: _Tile, result: Float32, targets: slice) -> Float32:
-        """Cut what the spline overshot, `(C, n, X, Y)`; axes of a slice that are selected still have source size."""
+        """Clip values that the spline overshot, `(C, n, X, Y)`; axes to select still have their source size."""
         if not self._is_cubic:
             return result
         for channel, (low, high) in zip(result, self._ranges, strict=True):
-            # (X, Y, Z) with 1 where the range is of all: turned to (Z, X, Y), Z brought to the target.
+            # (X, Y, Z), with size 1 where the range is common: moved to (Z, X, Y), with Z on the target.
             limits = [np.moveaxis(limit, 2, 0) for limit in (low, high)]
             if 2 in self._kept_axes:
                 index = self._selects[2]
@@ -213,13 +220,13 @@ class PreparedSlices:
 
 
 def _needed(weights: NDArray[np.float64]) -> slice:
-    """The columns of a matrix that hold more than next to nothing."""
+    """Return the range of columns of a matrix with non-negligible weights."""
     found = np.flatnonzero((np.abs(weights) > _NEGLIGIBLE).any(axis=0))
     return slice(int(found[0]), int(found[-1]) + 1)
 
 
 def _product(matrix: NDArray[np.float64], stack: Float32) -> Float32:
-    """The matrix times each matrix of a stack `(n, i, j)`; by torch, because NumPy has no fast path for it."""
+    """Return the matrix times each matrix of a stack `(n, i, j)`; torch is used because NumPy has no fast path for it."""
     import torch
 
     found: Float32 = torch.matmul(

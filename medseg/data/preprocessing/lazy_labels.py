@@ -1,4 +1,4 @@
-"""A label map on the network's grid, made some slices at a time."""
+"""A lazy label map on the network's grid, computed some slices at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from medseg.volumes.resampling import AxisMap, axis_matrix, nearest_index, resample_labels
 
-_PLANES = 8  # slices made at a time: shares of labels are held in double precision
+_PLANES = 8  # slices computed at a time, because shares of labels are held in double precision
 
 
 class LabelSlices:
-    """Resampled slices of a label map, across its last axis, equal to `medseg.volumes.resampling.resample_labels` of it all.
+    """Resampled slices of a label map across its last axis.
+
+    Results equal `medseg.volumes.resampling.resample_labels` of the whole label map.
 
     Args:
-        data: integer labels `(X, Y, Z)` as in the file, turned and cropped; a view is enough.
-        maps: where target voxels lie, an `AxisMap` an axis.
-        orders: 0 or 1 per axis.
+        data: Integer labels `(X, Y, Z)` of the file, reoriented and cropped; a view is sufficient.
+        maps: Positions of the target voxels, one `AxisMap` per axis.
+        orders: Interpolation order per axis, 0 or 1.
     """
 
     def __init__(self, data: NDArray[Any], maps: Sequence[AxisMap], orders: Sequence[int]) -> None:
@@ -30,12 +32,12 @@ class LabelSlices:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Slices, then the two axes of a slice: `(Z, X, Y)` of the target."""
+        """The number of target slices, then the two axes of a slice: `(Z, X, Y)`."""
         x, y, z = (m.n_out for m in self._maps)
         return z, x, y
 
     def slices(self, first: int, last: int) -> NDArray[Any]:
-        """Target slices `first` up to but without `last`, `(last - first, X, Y)`."""
+        """Return the target slices from `first` to `last` (excluded), `(last - first, X, Y)`."""
         result = np.empty((last - first, *self.shape[1:]), self._data.dtype)
         for low in range(first, last, _PLANES):
             high = min(low + _PLANES, last)
@@ -43,7 +45,7 @@ class LabelSlices:
         return result
 
     def _piece(self, first: int, last: int) -> NDArray[Any]:
-        """Slices `(X, Y, last - first)` from the source slices that they need."""
+        """Return slices `(X, Y, last - first)`, computed from the source slices that they need."""
         along = self._maps[2]
         if not self._smooth:
             index = nearest_index(along)[first:last]

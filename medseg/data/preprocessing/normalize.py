@@ -1,4 +1,4 @@
-"""Intensities on a common scale: what is measured on a volume or a dataset, and what is done with it."""
+"""Normalisation of intensities: statistics of a volume or a dataset, and their application."""
 
 from __future__ import annotations
 
@@ -19,17 +19,26 @@ STD_FLOOR = 1e-8
 RGB_TOP = 255
 SAMPLES_PER_CASE = 20_000
 LOWEST_STORED_HU, HIGHEST_STORED_HU = -1024.0, 3071.0  # the 12 bits in which scanners store CT
-_CHUNK = 1 << 18  # voxels that are measured at a time
+_CHUNK = 1 << 18  # voxels measured at a time
 
 
 class Normalization(Config):
-    """How the intensities of one channel are brought to a common scale.
+    """The normalisation of one channel to a common scale of intensities.
 
-    ``ct`` clips to [low, high], subtracts mean and divides by std, all measured over the foreground of the
-    training set; ``zscore`` uses the volume's own mean and std; ``zscore_nonzero`` those of its non-zero
-    voxels, and leaves zeros at zero (brain-extracted MR); ``zscore_mask`` those inside `nonzero_mask`, which all
-    channels share, and changes nothing outside (nnU-Net's ``use_mask_for_norm``); ``rescale`` maps to [0, 1];
-    ``rgb`` divides by 255.
+    Attributes:
+        method: ``ct`` clips to [low, high], subtracts `mean` and divides by `std`, all measured on the foreground of the
+            training set. ``zscore`` uses mean and standard deviation of each volume; ``zscore_nonzero`` those of its
+            non-zero voxels, and leaves zeros at zero (brain-extracted MR); ``zscore_mask`` those inside `nonzero_mask`,
+            which all channels share, and changes nothing outside (nnU-Net's ``use_mask_for_norm``). ``rescale`` maps each
+            volume to [0, 1], ``rgb`` divides by 255, and ``none`` changes nothing.
+        mean: Mean intensity; for ``ct`` only.
+        std: Standard deviation; for ``ct`` only.
+        low: Intensity below which values are clipped; null for none. For ``ct`` only.
+        high: Intensity above which values are clipped; null for none. For ``ct`` only.
+
+    Examples:
+        >>> Normalization(method="ct", mean=40, std=20, low=0, high=80).apply(np.array([-1000.0, 40, 60]))
+        array([-2.,  0.,  1.], dtype=float32)
     """
 
     method: Method = "zscore"
@@ -39,24 +48,35 @@ class Normalization(Config):
     high: float | None = None
 
     def apply(self, channel: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Normalise one channel `(X, Y, Z)`.
+        """Return one channel normalised.
 
         Args:
-            channel: intensities.
-            mask: where ``zscore_mask`` measures and changes values; None takes the channel's own `nonzero_mask`.
+            channel: Intensities `(X, Y, Z)`.
+            mask: Voxels `(X, Y, Z)` that ``zscore_mask`` measures and changes; None uses `nonzero_mask` of the channel.
+
+        Returns:
+            Normalised intensities `(X, Y, Z)` float32.
         """
         if self.method == "zscore_mask" and mask is None:
             mask = nonzero_mask(channel[None])
         return self.scale(channel, mask).apply(channel, mask)
 
     def scale(self, channel: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Scale:
-        """Measure a whole channel `(X, Y, Z)`, some slices at a time, so that parts of it can then be normalised."""
+        """Measure a whole channel, some slices at a time, so that parts of it can then be normalised.
+
+        Args:
+            channel: Intensities `(X, Y, Z)`.
+            mask: Voxels `(X, Y, Z)` to measure with ``zscore_mask``.
+
+        Returns:
+            The normalisation with the measured numbers.
+        """
         if self.method == "ct":
             return Scale(self.low, self.high, self.mean, max(self.std, STD_FLOOR))
         if self.method in ("zscore", "zscore_nonzero", "zscore_mask"):
             where = {"zscore": "all", "zscore_nonzero": "nonzero", "zscore_mask": "mask"}[self.method]
             mean, std = _mean_and_std(channel, mask, where)
-            # Double precision: intensities of a million in single precision lose the mean's last digits.
+            # In single precision, the mean of intensities around a million would lose its last digits.
             return Scale(None, None, np.float64(mean), np.float64(max(std, STD_FLOOR)), where)
         if self.method == "rescale":
             low, high = float(np.float32(channel.min())), float(np.float32(channel.max()))
@@ -69,8 +89,11 @@ class Scale:
     """A normalisation with all its numbers: clip, subtract, divide.
 
     Attributes:
-        low, high: limits, if any. shift: subtracted. divisor: divided by.
-        where: ``"all"`` voxels, those that are ``"nonzero"``, or those in a ``"mask"``; others keep their values.
+        low: Lower limit of intensities, or None.
+        high: Upper limit of intensities, or None.
+        shift: Number that is subtracted.
+        divisor: Number by which the difference is divided.
+        where: Voxels that change: ``"all"``, the ``"nonzero"`` ones, or those in a ``"mask"``.
     """
 
     low: float | None
@@ -80,7 +103,7 @@ class Scale:
     where: str = "all"
 
     def apply(self, values: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Normalise values of any shape; `mask` has theirs."""
+        """Return normalised values of any shape; `mask` has the same shape."""
         raw = values.astype(np.float32)
         scaled = raw if self.low is None and self.high is None else np.clip(raw, self.low, self.high)
         if self.shift != 0 or self.divisor != 1:
@@ -93,7 +116,7 @@ class Scale:
 
 
 def _mean_and_std(channel: NDArray[Any], mask: NDArray[np.bool_] | None, where: str) -> tuple[float, float]:
-    """Of the chosen voxels, in double precision; 0 and 1 if there are none."""
+    """Return mean and standard deviation of the chosen voxels in double precision; 0 and 1 if there are none."""
 
     def chosen() -> Iterator[NDArray[np.float32]]:
         step = max(1, _CHUNK // max(1, channel[..., 0].size))
@@ -115,9 +138,9 @@ def _mean_and_std(channel: NDArray[Any], mask: NDArray[np.bool_] | None, where: 
 
 
 def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
-    """Voxels `(X, Y, Z)` of `(C, X, Y, Z)` that are not 0 in some channel, and the holes that they enclose.
+    """Return the voxels `(X, Y, Z)` that are non-zero in any channel of `(C, X, Y, Z)`, and the holes they enclose.
 
-    Nothing is enclosed in a single slice, whose voxels all touch the outside (nnU-Net's rule).
+    A single slice encloses nothing, because all its voxels touch the outside (nnU-Net's rule).
     """
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
@@ -125,16 +148,19 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
 def measure(
     pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method | Literal["hounsfield"]], seed: int = 0
 ) -> tuple[Normalization, ...]:
-    """Measure what the normalisations need over the foreground of a training set.
+    """Measure the statistics that the normalisations need on the foreground of a training set.
 
     Args:
-        pairs: image and label volumes; read only when some method is ``ct``.
-        methods: one per channel.
-        seed: of the voxel sample, 20,000 foreground voxels a case.
+        pairs: Image and label volumes; they are read only if a method is ``ct``.
+        methods: One method per channel.
+        seed: Seed of the random sample of 20,000 foreground voxels per case.
 
     Returns:
-        ``ct`` channels with percentiles 0.5 and 99.5 as low and high, mean and standard deviation; ``hounsfield``
-        ones as ``ct`` from air to the densest value, so that no window of a CT is lost.
+        One normalisation per channel. ``ct`` has the percentiles 0.5 and 99.5 as limits, and mean and standard deviation.
+        ``hounsfield`` becomes ``ct`` with the limits of stored CT values, so that every intensity window is preserved.
+
+    Raises:
+        DataError: A method is ``ct`` and no case has foreground.
     """
     if "ct" not in methods:
         return tuple(_measured(method, np.zeros(0, np.float32)) for method in methods)

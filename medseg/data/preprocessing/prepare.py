@@ -1,4 +1,4 @@
-"""From a volume as it lies on disk to the volume a network sees, and back."""
+"""Preparation of images and label maps for the network, and the way back to the grid of the file."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Preprocessing(Config):
     """Everything needed to prepare an image; stored with a model, so that prediction repeats training.
 
     Attributes:
-        orientation: axis codes of the network's arrays, or null to keep the order of each file's axes.
-        spacing: mm per array axis; null, for all axes or one of them, keeps each file's own.
-        crop_to_nonzero: crop to the box of voxels that are not 0 in some channel.
-        channels: one normalisation per channel.
+        orientation: Axis codes of the network's arrays; null keeps the axes of each file.
+        spacing: Voxel size in mm per array axis; null, for all axes or for one of them, keeps the spacing of each file.
+        crop_to_nonzero: Whether images are cropped to the box of voxels that are non-zero in any channel.
+        channels: One normalisation per channel.
     """
 
     orientation: Orientation | None = "RAS"
@@ -42,24 +42,26 @@ class Preprocessing(Config):
     channels: tuple[Normalization, ...] = (Normalization(),)
 
     def axcodes(self, source: Grid) -> str:
-        """Axis codes of the network's arrays for a file on the grid `source`."""
+        """Return the axis codes of the network's arrays for a file with the grid `source`."""
         return self.orientation or source.axcodes
 
     def target_spacing(self, own: Sequence[float]) -> tuple[float, ...]:
-        """Spacing (mm) along the network's axes for an image whose spacing along them is `own`."""
+        """Return the spacing (mm) along the network's axes for an image whose spacing along them is `own`."""
         wanted = self.spacing or (None, None, None)
         return tuple(mine if value is None else value for value, mine in zip(wanted, own, strict=True))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared image and what is needed to bring a result back to the file's grid.
+    """A prepared image, and the geometry that brings a result back to the grid of the file.
 
     Attributes:
-        slices: the image on the network's grid, made some slices at a time.
-        grid: the network's.
-        source: grid of the file. header: its geometry fields.
-        start, shape: the box that was cut from the reoriented file, in voxels.
+        slices: The image on the network's grid, computed some slices at a time.
+        grid: Grid of the prepared image.
+        source: Grid of the file.
+        header: Geometry fields of the file.
+        start: First voxel of the box that was cropped from the reoriented file.
+        shape: Shape of that box, in voxels.
     """
 
     slices: PreparedSlices
@@ -71,29 +73,38 @@ class Prepared:
 
     @cached_property
     def image(self) -> Volume:
-        """All of it, `(C, X, Y, Z)` float32."""
+        """The whole prepared image, `(C, X, Y, Z)` float32."""
         data = self.slices.slices(0, self.grid.shape[2])
         return Volume(np.ascontiguousarray(np.moveaxis(data, 1, -1)), self.grid)
 
 
-_PICTURE_ADVICE = {  # by the channels found and expected
-    (3, 1): "If it is a picture in colour, convert it to grey.",
-    (4, 1): "If it is a picture in colour, convert it to grey, without its alpha channel.",
+_NATURAL_IMAGE_ADVICE = {  # by the channels found and expected
+    (3, 1): "If it is a colour image, convert it to grey.",
+    (4, 1): "If it is a colour image, convert it to grey, without its alpha channel.",
     (
         1,
         3,
-    ): "If it is a picture in grey, convert it to RGB; else give one file per channel, or one that holds them all.",
-    (3, 4): "If it is a picture in colour, it lacks the alpha channel that others have: drop theirs.",
-    (4, 3): "If it is a picture in colour, drop the alpha channel.",
+    ): "If it is a grey image, convert it to RGB; else give one file per channel, or one that holds them all.",
+    (3, 4): "If it is a colour image, it lacks the alpha channel that others have: drop theirs.",
+    (4, 3): "If it is a colour image, drop the alpha channel.",
 }
 
 
 def check_image(image: Volume, channels: int, where: str) -> None:
-    """Raise a `DataError` unless `image` has this many channels and only finite voxels."""
+    """Raise unless an image has the right number of channels and only finite voxels.
+
+    Args:
+        image: Image as read from its file.
+        channels: Expected number of channels.
+        where: File or case, for messages.
+
+    Raises:
+        DataError: It has other channels, or NaN or infinite voxels.
+    """
     if image.channels != channels:
         advice = "Give one file per channel in the order of training, or one file that holds them all."
         if image.grid.shape[2] == 1:
-            advice = _PICTURE_ADVICE.get((image.channels, channels), advice)
+            advice = _NATURAL_IMAGE_ADVICE.get((image.channels, channels), advice)
         raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
     if image.data.dtype.kind == "f":
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
@@ -105,19 +116,22 @@ def check_image(image: Volume, channels: int, where: str) -> None:
 
 
 def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: Box | None = None) -> Prepared:
-    """Reorient, crop to non-zero, normalise, resample (cubic; nnU-Net's rule for thick slices).
+    """Reorient, crop to non-zero, normalise and resample an image (cubic; nnU-Net's rule for thick slices).
 
-    Nothing the size of the image is made but what is asked of the result: it measures now, and computes slices when
-    they are asked for.
+    Statistics are measured immediately. Voxels are computed when slices of the result are requested, so that no copy of
+    the image is created.
 
     Args:
-        image: as read from its file.
-        settings: resolved preprocessing.
-        where: file or case, for messages.
-        box: start and shape of the box of the reoriented image to keep, instead of the non-zero one.
+        image: Image as read from its file.
+        settings: Resolved preprocessing.
+        where: File or case, for messages.
+        box: Start and shape of the box of the reoriented image to keep, instead of the non-zero one.
+
+    Returns:
+        The prepared image, whose voxels are still to be computed.
 
     Raises:
-        DataError: wrong channel count, NaN or infinite voxels.
+        DataError: The image has other channels, NaN or infinite voxels, or intensities that its normalisation refuses.
     """
     check_image(image, len(settings.channels), where)
     codes = settings.axcodes(image.grid)
@@ -130,15 +144,24 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
     target = settings.target_spacing(grid.spacing)
     wanted = shape_at_spacing(shape, grid.spacing, target) if settings.spacing is not None else shape
     maps = [AxisMap.resize(n, m) for n, m in zip(shape, wanted, strict=True)]
-    # nnU-Net's rule looks at the spacing that was asked for. The one that comes out differs from it, because voxels
-    # are whole, by enough to decide otherwise where slices are few.
+    # nnU-Net's rule uses the requested spacing. The resulting one differs from it, because the number of voxels is whole,
+    # and with few slices the difference could change the decision.
     orders = axis_orders(3, grid.spacing, target)
     slices = PreparedSlices(data, _scales(data, settings.channels, where), maps, orders)
     return Prepared(slices, grid.with_shape(wanted), image.grid, image.header, start, shape)
 
 
 def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) -> Volume:
-    """The label map of a prepared image, through the same turn, crop and resampling."""
+    """Reorient, crop and resample the label map of a prepared image in the same way.
+
+    Args:
+        label: Label map on the grid of the file.
+        prepared: The prepared image.
+        settings: Preprocessing of the image.
+
+    Returns:
+        Label map on the grid of the prepared image.
+    """
     cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
     if prepared.grid.shape == cropped.grid.shape:
         return cropped
@@ -147,7 +170,16 @@ def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) ->
 
 
 def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> LabelSlices:
-    """The same as `prepare_label`, made some slices at a time; nothing is computed before they are asked for."""
+    """Return the result of `prepare_label` as slices that are computed when they are requested.
+
+    Args:
+        label: Label map on the grid of the file.
+        prepared: The prepared image.
+        settings: Preprocessing of the image.
+
+    Returns:
+        Lazy slices of the label map on the grid of the prepared image.
+    """
     codes = settings.axcodes(label.grid)
     upright = reorient_array(label.data[0], label.grid.axcodes, codes)
     x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
@@ -158,7 +190,7 @@ def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> 
 def _label_maps(
     grid: Grid, prepared: Prepared, settings: Preprocessing
 ) -> tuple[list[AxisMap], tuple[int, ...]]:
-    """How a label map on the cropped `grid` is resampled onto the network's: an `AxisMap` and an order an axis."""
+    """Return an `AxisMap` and an order per axis, from the cropped grid of a label map to that of the network."""
     maps = [AxisMap.resize(n, m) for n, m in zip(grid.shape, prepared.grid.shape, strict=True)]
     return maps, axis_orders(1, grid.spacing, settings.target_spacing(grid.spacing))
 
@@ -166,26 +198,27 @@ def _label_maps(
 def _scales(
     data: NDArray[Any], channels: Sequence[Normalization], where: str
 ) -> list[tuple[Scale, NDArray[np.bool_] | None]]:
-    """Every channel of `(C, X, Y, Z)` measured for its own normalisation, with the mask that it needs."""
+    """Measure every channel of `(C, X, Y, Z)` for its normalisation, and return it with the mask that it needs."""
     mask = nonzero_mask(data) if any(channel.method == "zscore_mask" for channel in channels) else None
     for channel, values in zip(channels, data, strict=True):
         if channel.method == "rgb" and (values.min() < 0 or values.max() > RGB_TOP):
             raise DataError(
                 f"{where}: intensities: found {values.min():g} to {values.max():g}, expected 0 to {RGB_TOP} of a "
-                "colour picture. Convert it to 8 bits."
+                "colour image. Convert it to 8 bits."
             )
     return [(channel.scale(values, mask), mask) for channel, values in zip(channels, data, strict=True)]
 
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """An empty label map on a file's own grid, seen from the network's grid.
+    """An empty label map on the grid of a file, with a view on it along the axes of the network.
 
     Attributes:
-        volume: the label map, background everywhere, laid out as NIfTI files are.
-        maps: where the voxels of `view` lie on the prepared grid, an `AxisMap` an axis.
-        thick_axis: the network's axis across thick slices by nnU-Net's rule, or None.
-        codes: axis codes of the network's arrays. box: the crop, in their voxels.
+        volume: The label map, background everywhere, in the memory order of NIfTI files.
+        maps: Positions of the voxels of `view` on the prepared grid, one `AxisMap` per axis.
+        thick_axis: The network's axis across thick slices by nnU-Net's rule, or None.
+        codes: Axis codes of the network's arrays.
+        box: The crop, in voxels along the network's axes.
     """
 
     volume: Volume
@@ -196,21 +229,30 @@ class LabelTarget:
 
     @property
     def view(self) -> NDArray[Any]:
-        """The part of the label map inside the crop with the network's axes; writing to it fills `volume`."""
+        """The part of the label map inside the crop, with the network's axes; writing to it fills `volume`."""
         return self.view_of(self.volume.data[0])
 
     def file_axis(self, axis: int) -> int:
-        """The file's own axis that the network's `axis` runs along."""
+        """Return the axis of the file along which the network's `axis` runs."""
         return int(reorientation(self.volume.grid.axcodes, self.codes)[0][axis])
 
     def view_of(self, array: NDArray[Any]) -> NDArray[Any]:
-        """That part of any array `(*leading, X, Y, Z)` on the file's grid; a view."""
+        """Return the same part of any array `(*leading, X, Y, Z)` on the grid of the file, as a view."""
         x, y, z = self.box
         return reorient_array(array, self.volume.grid.axcodes, self.codes)[..., x, y, z]
 
 
 def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) -> LabelTarget:
-    """Make the label map that a prediction on a prepared image is written to."""
+    """Return an empty label map for the prediction of a prepared image.
+
+    Args:
+        prepared: The prepared image.
+        settings: Its preprocessing.
+        dtype: Integer type of the labels.
+
+    Returns:
+        Label map of background on the grid of the file.
+    """
     source, codes = prepared.source, settings.axcodes(prepared.source)
     box = source.reoriented(codes).cropped(prepared.start, prepared.shape)
     maps = separable_maps(prepared.grid, box)
@@ -225,6 +267,6 @@ def label_target(prepared: Prepared, settings: Preprocessing, dtype: DTypeLike) 
 
 
 def _nonzero_box(data: NDArray[Any]) -> Box:
-    """Return start and shape of the box of voxels of `(C, X, Y, Z)` that are not 0 in some channel."""
+    """Return start and shape of the box of voxels of `(C, X, Y, Z)` that are non-zero in any channel; the whole image if there are none."""
     sides = bounding_box_of_channels(data)
     return tuple(side.start for side in sides), tuple(side.stop - side.start for side in sides)

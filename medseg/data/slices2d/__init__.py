@@ -1,1 +1,1 @@
-"""How a 2-D model sees the slices of a volume."""
+"""The view of a 2-D model on the slices of a volume: axis, channels and orientation."""

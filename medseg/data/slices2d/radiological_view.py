@@ -42,6 +42,9 @@ class RadiologicalView:
             axis: Array axis across the slices.
             orientation: Axis codes of the volume.
 
+        Returns:
+            The swap and flips of the slices.
+
         Raises:
             DataError: The codes are unknown, or the axis is not 0, 1 or 2.
         """

@@ -1,4 +1,4 @@
-"""How a 2-D model sees the slices of a volume; free of torch. The defaults change nothing."""
+"""Settings of the slices that a 2-D model sees; torch is not imported. The defaults change nothing."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from medseg.errors import ConfigError
 Width = Annotated[float, Field(gt=0)]
 CtWindow = tuple[float, Width]
 LUNG, SOFT_TISSUE, BONE = (-600.0, 1500.0), (40.0, 400.0), (400.0, 1800.0)
-_DEPTH = 16
+_DEPTH = 16  # slices per window, so that most slices have their neighbours in it
 
 
 class SliceSettings(Config):
-    """How the slices of a volume become the images of a 2-D model.
+    """The conversion of the slices of a volume into the images of a 2-D model.
 
     Attributes:
-        channels: ``as_is``; ``repeat`` one channel `copies` times, for stems that expect colour; ``neighbours``, the
-            slices beside each one as channels besides; ``ct_windows``, one channel of CT as several windows of it.
-        copies: channels made by ``repeat``.
-        neighbours: slices on each side for ``neighbours``; outside of the volume they are 0.
-        windows: level and width (HU) of each channel made by ``ct_windows``; lung, soft tissue and bone unless told.
-            Values become 0 to 1 from the lower to the upper end.
-        radiological_view: turn slices as a radiologist sees them, as natural images are upright, and turn results back:
-            rows run from anterior to posterior (axial) or from superior to inferior, columns from the patient's right
-            to left or from anterior to posterior (sagittal).
-        planes: predict across each of these array axes, such as 0, 1 and 2, and average the logits; empty for the
-            slice axis of the patch alone, on which the model is trained in any case.
-        batch_size: slices that the model sees at once; null for all.
+        channels: Channels of an image. ``as_is`` takes those of the volume. ``repeat`` repeats a single channel
+            `repeats` times, for models that expect colour. ``neighbours`` adds the neighbouring slices as channels.
+            ``ct_windows`` shows a single CT channel in several intensity windows.
+        repeats: Number of channels with ``repeat``.
+        neighbours: Number of slices on each side with ``neighbours``; beyond the volume they are 0.
+        ct_windows: Level and width (HU) of each channel with ``ct_windows``; the default is lung, soft tissue and bone.
+            The lower end of a window becomes 0 and the upper end 1.
+        radiological_view: Whether slices are turned to the orientation in which radiologists read them, upright like
+            natural images, and results are turned back. Rows run from anterior to posterior (axial) or from superior to
+            inferior, columns from the patient's right to left or from anterior to posterior (sagittal).
+        planes: Array axes across which volumes are predicted, such as 0, 1 and 2; the logits are averaged. Empty for the
+            slice axis of the patch only. Training always uses that axis.
+        batch_size: Number of slices that the model predicts at once; null for all.
     """
 
     channels: Literal["as_is", "repeat", "neighbours", "ct_windows"] = "as_is"
@@ -59,31 +60,44 @@ class SliceSettings(Config):
 
     @property
     def thickness(self) -> int:
-        """Slices that one image of the model is made of."""
+        """The number of slices that one image of the model contains."""
         return 2 * self.neighbours + 1 if self.channels == "neighbours" else 1
 
     def num_channels(self, channels: int) -> int:
-        """Channels of the model for a volume of `channels`.
+        """Return the number of channels of the model for a volume with this many channels.
+
+        Args:
+            channels: Number of channels of the volume.
+
+        Returns:
+            Number of channels of the images.
 
         Raises:
-            ConfigError: several channels, where one is to be repeated or shown in windows.
+            ConfigError: There are several channels, but ``repeat`` and ``ct_windows`` need a single one.
         """
         if self.channels in ("repeat", "ct_windows") and channels != 1:
             raise ConfigError(
                 f"slices.channels: found {self.channels} with {channels} channels, expected one. Use as_is or neighbours."
             )
-        made = {
+        counts = {
             "repeat": self.repeats,
             "ct_windows": len(self.ct_windows),
             "neighbours": channels * self.thickness,
         }
-        return made.get(self.channels, channels)
+        return counts.get(self.channels, channels)
 
     def window(self, patch: tuple[int, int, int], axis: int) -> tuple[int, int, int]:
-        """The window of prediction for a 2-D `patch` that has size 1 across the slices, along `axis`.
+        """Return the window of prediction.
 
-        Several planes need it as long that way; neighbours need some slices at once, of which the outer ones, whose
-        neighbours lie outside of the window, count little where windows are blended by a Gaussian.
+        With several planes, the window is as long across the slices as in their plane. With neighbours, it holds several
+        slices; the outer ones, whose neighbours are outside the window, have little weight in a Gaussian blend.
+
+        Args:
+            patch: Size of the 2-D patch, 1 across the slices.
+            axis: Array axis across the slices.
+
+        Returns:
+            Voxels per array axis.
         """
         sizes = list(patch)
         if self.planes:
@@ -93,10 +107,16 @@ class SliceSettings(Config):
         return (sizes[0], sizes[1], sizes[2])
 
     def hounsfield(self, preprocessing: Preprocessing) -> tuple[float, float]:
-        """Factor and offset from prepared values to Hounsfield units, for ``ct_windows``; (1, 0) for other channels.
+        """Return factor and offset from prepared intensities to HU for ``ct_windows``; (1, 0) for other channels.
+
+        Args:
+            preprocessing: Resolved preprocessing of the volumes.
+
+        Returns:
+            Factor and offset.
 
         Raises:
-            ConfigError: the intensities were normalised so that the windows cannot be had from them.
+            ConfigError: The windows cannot be computed from intensities that were normalised in this way.
         """
         if self.channels != "ct_windows":
             return 1.0, 0.0
@@ -115,5 +135,5 @@ class SliceSettings(Config):
 
 
 def _holds(channel: Normalization, low: float, high: float) -> bool:
-    """Whether intensities from `low` to `high` come through the channel's clipping; no bound means no clipping."""
+    """Return whether the channel keeps intensities from `low` to `high` without clipping them."""
     return (channel.low is None or channel.low <= low) and (channel.high is None or channel.high >= high)

@@ -56,6 +56,9 @@ class SliceView:
             axis: Array axis across the slices.
             preprocessing: Resolved preprocessing, which defines the orientation and the meaning of intensities.
 
+        Returns:
+            The view across `axis`.
+
         Raises:
             ConfigError: The intensities do not contain the CT windows, or the orientation needed for
                 `radiological_view` is unknown.
@@ -122,7 +125,13 @@ class SliceView:
         return torch.stack(shifted, dim=2).flatten(1, 2)
 
     def channels_of_thick_slice(self, patch: Tensor) -> Tensor:
-        """Return the channels `(k a b)` of the middle slice of a patch `(c x y z)`.
+        """Return the channels of the middle slice of a patch.
+
+        Args:
+            patch: `(c x y z)`, with `SliceSettings.thickness` slices.
+
+        Returns:
+            `(k a b)`, on the axes of the slice.
 
         Raises:
             DataError: The patch does not have `SliceSettings.thickness` slices.

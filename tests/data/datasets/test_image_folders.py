@@ -170,7 +170,7 @@ def test_inspect_tells_faults_of_pictures(faulty, capsys):
     colour, size, channels = told.err.splitlines()
     assert "b.png: found 3 channels, expected a label map with one. Convert its colours" in colour
     assert "c.png: label map: not on the grid of" in size
-    assert channels.startswith("case d: channels: found 1, expected 3. If it is a picture in grey")
+    assert channels.startswith("case d: channels: found 1, expected 3. If it is a grey image")
     (faulty / "labels.tsv").write_text("value\tname\n0\tbackground\n1\tcell\n")
     assert main(["inspect", str(faulty), "--cases", "1"]) == 2
     assert "set data.labels={cell: 255}" in capsys.readouterr().err

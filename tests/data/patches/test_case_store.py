@@ -63,6 +63,16 @@ def test_anything_that_changes_the_result_makes_it_anew(tmp_path, dataset):
     assert len({case.folder for case in (first, other_spacing, other_labels, touched)}) == 4
 
 
+def test_a_case_in_another_format_of_the_store_is_prepared_again(tmp_path, dataset, monkeypatch):
+    """A newer medseg may have written the store: its cases stay, and this one stores its own next to them."""
+    monkeypatch.setattr("medseg.data.patches.case_store.FORMAT", 99)
+    newer = fill(tmp_path / "store", dataset)
+    monkeypatch.undo()
+    own = fill(tmp_path / "store", dataset)
+    assert {case.folder for case in own}.isdisjoint(case.folder for case in newer)
+    assert all(case.folder.is_dir() for case in (*own, *newer))
+
+
 def test_a_folder_of_slices_is_known_by_its_files(tmp_path, dataset):
     from dataclasses import replace
 

@@ -126,15 +126,15 @@ def test_wrong_number_of_channels_is_refused(make_volume):
 @pytest.mark.parametrize(
     ("found", "expected", "advice"),
     [
-        (1, 3, "in grey, convert it to RGB"),
-        (3, 1, "in colour, convert it to grey"),
+        (1, 3, "grey image, convert it to RGB"),
+        (3, 1, "colour image, convert it to grey"),
         (4, 1, "convert it to grey, without its alpha channel"),
         (4, 3, "drop the alpha channel"),
         (3, 4, "lacks the alpha channel"),
         (3, 2, "Give one file per channel"),
     ],
 )
-def test_channels_of_pictures(make_volume, found, expected, advice):
+def test_channels_of_natural_images(make_volume, found, expected, advice):
     with pytest.raises(DataError, match=rf"channels: found {found}, expected {expected}\..*{advice}"):
         check_image(make_volume((9, 8, 1), channels=found), expected, "a.png")
 
