@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import medseg
-from medseg.data.datasets.layouts import read_images
+from medseg.data.datasets.image_inputs import read_images
 from medseg.errors import DataError
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 import medseg
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.layouts import read_dataset, read_images
+from medseg.data.datasets.image_inputs import read_images
+from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
 
 tifffile = pytest.importorskip("tifffile")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.data.datasets.cases import Case, read_case_label
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.read_case import read_case_label
 from medseg.errors import DataError
 from medseg.evaluation.label_maps.metrics import compare_label_maps
 from medseg.io.files import write

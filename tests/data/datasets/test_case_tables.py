@@ -47,7 +47,7 @@ def test_smallest_table(tmp_path):
     ("rows", "message"),
     [
         (["case\timage\tlable", "a\ta.nii\tl.nii"], "unknown column 'lable'. Did you mean 'label'"),
-        (["case\timage\timage", "a\ta.nii\tb.nii"], "duplicated column 'image'"),
+        (["case\timage\timage", "a\ta.nii\tb.nii"], "doubled column 'image'"),
         (["case\tlabel", "a\tl.nii"], "either image or image_CHANNEL"),
         (["image", "a.nii"], "expected case"),
         (["case\timage\timage_T1", "a\ta.nii\tb.nii"], "either image or image_CHANNEL"),
