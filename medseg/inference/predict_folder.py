@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.layouts import output_stem, read_images
+from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError
 from medseg.inference.batch import Outcome, Segmenter, predict_files
 from medseg.inference.estimate import CaseEstimate, estimate_cases
