@@ -14,18 +14,22 @@ def add_parser(sources: Any) -> None:
         "model", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION of nnUNet_results, or an exported zip"
     )
     parser.add_argument("-o", "--output", required=True, metavar="MODEL_FOLDER", help="new model folder")
-    parser.add_argument("--configuration", help="such as 3d_fullres; by default the one the folder names")
-    parser.add_argument("--folds", metavar="0,1,...", help="such as 0,1,2 or all; by default all there are")
-    parser.add_argument("--checkpoint", choices=("final", "best"), default="final")
+    parser.add_argument("--configuration", help="such as 3d_fullres (default: the one in the folder's name)")
+    parser.add_argument(
+        "--folds", metavar="0,1,...", help="such as 0,1,2 or all (default: all folds in the folder)"
+    )
+    parser.add_argument(
+        "--checkpoint", choices=("final", "best"), default="final", help="which checkpoint (default: final)"
+    )
     parser.add_argument(
         "--orientation",
         metavar="CODES",
-        help="of the training files, such as LAS, if known: others are turned to it",
+        help="orientation of the training files, such as LAS, if known; other files are reoriented to it",
     )
     parser.add_argument(
         "--first-stage",
         metavar="FOLDER",
-        help="of a 3d_cascade_fullres: its trained 3d_lowres; by default the one beside it",
+        help="for a 3d_cascade_fullres: its trained 3d_lowres folder (default: the one next to FOLDER)",
     )
 
 
@@ -52,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         print("To predict without it: keep_largest_foreground=false keep_largest=[]")
     if saved.preprocessing.orientation is None:
         print(
-            "Orientation: as in nnU-Net, files are taken as they are; give files stored as the training files were. "
-            "If you know how those were, import with --orientation, and any file will do."
+            "Orientation: as in nnU-Net, files are not reoriented, so predict files stored like the training files. "
+            "If you know their orientation, import with --orientation, and files of any orientation can be predicted."
         )
     return 0

@@ -13,8 +13,17 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
     parser.add_argument("name", nargs="?", default="*", help="a name, or a pattern such as 'unet*'")
     parser.add_argument("options", nargs="*", default=[], metavar="key=value", help="options, with a name")
-    parser.add_argument("--input", metavar="C,X,Y[,Z]", help="summarise the model on an input of this shape")
-    parser.add_argument("--classes", type=int, default=2, help="classes of the summary, background counted")
+    parser.add_argument(
+        "--input",
+        metavar="C,X,Y[,Z]",
+        help="print shapes, parameters and multiply-adds for an input of this shape",
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        default=2,
+        help="number of classes for --input, background included (default: 2)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -111,7 +111,9 @@ class NetworkSettings(Config):
         for key in ("kernel_sizes", "strides"):
             for stage in self.per_axis(getattr(self, key)):
                 if len(stage) != self.dims:
-                    raise ValueError(f"{key}: found {list(stage)}, expected {self.dims} numbers, one an axis")
+                    raise ValueError(
+                        f"{key}: found {list(stage)}, expected {self.dims} numbers, one per axis"
+                    )
         if any(step != 1 for step in self.per_axis(self.strides)[0]):
             raise ValueError("strides: the first stage shrinks the image, expected 1")
         return self
@@ -127,11 +129,11 @@ class NetworkSettings(Config):
         return _NORMS[self.norm_op][0]
 
     def per_stage(self, values: PerStage) -> tuple[int, ...]:
-        """One number for each stage."""
+        """Return one number for each stage."""
         return values if isinstance(values, tuple) else (values,) * self.n_stages
 
     def per_axis(self, values: AxesPerStage) -> tuple[Axes, ...]:
-        """For each stage one number an axis."""
+        """Return one number per axis for each stage."""
         stages = values if isinstance(values, tuple) else (values,) * self.n_stages
         return tuple(s if isinstance(s, tuple) else (s,) * self.dims for s in stages)
 

@@ -90,7 +90,9 @@ class Configuration(Foreign):
             )
         for key in ("patch_size", "spacing"):
             if len(getattr(self, key)) != dims:
-                raise ValueError(f"{key} has {len(getattr(self, key))} entries, expected {dims}, one an axis")
+                raise ValueError(
+                    f"{key} has {len(getattr(self, key))} entries, expected {dims}, one per axis"
+                )
         if len(self.use_mask_for_norm) != len(self.normalization_schemes):
             raise ValueError("use_mask_for_norm and normalization_schemes differ in length")
         return self
@@ -120,7 +122,7 @@ class Plans(Foreign):
         return READERS[self.image_reader_writer]
 
     def normalizations(self) -> tuple[Normalization, ...]:
-        """One normalisation a channel.
+        """Return one normalisation per channel.
 
         Raises:
             ModelError: a CT channel without its statistics.
@@ -171,7 +173,7 @@ def _resolved(table: Any, name: str, path: Path) -> dict[str, Any]:
     while wanted is not None:
         if wanted in visited:
             raise ModelError(
-                f"{path}: configurations inherit in a circle: {' -> '.join([*visited, wanted])}. Mend inherits_from."
+                f"{path}: configurations inherit in a circle: {' -> '.join([*visited, wanted])}. Fix inherits_from."
             )
         found = table.get(wanted) if isinstance(table, dict) and isinstance(wanted, str) else None
         if not isinstance(found, dict):

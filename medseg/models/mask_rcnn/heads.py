@@ -18,7 +18,7 @@ BOX_SIZE, MASK_SIZE = 7, 14
 
 @dataclass(frozen=True)
 class Heads:
-    """The six parts that torchvision's Mask R-CNN is told.
+    """The six modules that torchvision's Mask R-CNN takes as arguments.
 
     Args:
         box_pool, mask_pool: cut boxes out of the feature maps.
