@@ -1,4 +1,4 @@
-"""Compare predictions with references: label maps, instances and cross-validations."""
+"""Comparison of predictions with references: label maps, instances and cross-validations."""
 
 import lazy_loader
 

@@ -1,8 +1,7 @@
-"""Predictions against references: overlap, surface distances in mm, volumes.
+"""Compare label maps with their references: overlap, surface distances in mm, volumes.
 
-`evaluate` measures what it is given and returns a `Table`; `evaluate_cases` yields the rows case by case,
-for a caller that shows progress. What the numbers mean, and what they are for empty masks, is told in
-`medseg.evaluation.label_maps.metrics.LabelMetrics`.
+`evaluate` returns a `Table`; `evaluate_cases` yields the rows case by case, for callers that show progress. The
+metrics, and their values for empty masks, are defined in `medseg.evaluation.label_maps.metrics.LabelMetrics`.
 """
 
 from __future__ import annotations
@@ -55,14 +54,27 @@ def evaluate(
     """Compare label maps with their references.
 
     Args:
-        prediction: a label volume, a file, or a folder of files named as the references are.
-        reference: as `prediction`; folders are matched by file name (see `pair_files`).
-        labels: names of the values; without it every value that occurs is called ``label_1`` and so on.
-        tolerance_mm: for the surface Dice.
+        prediction: A label volume, a file, or a folder of files that have the same names as the references.
+        reference: A label volume, a file or a folder; folders are matched by file name (see `pair_files`).
+        labels: Names of the values; None names each value that occurs ``label_1``, ``label_2`` and so on.
+        tolerance_mm: Tolerance of the surface Dice in mm.
+
+    Returns:
+        One row per case and label.
 
     Raises:
-        DataError: files that are missing, are no label maps, or do not share a grid.
-        ConfigError: a tolerance that is negative or not finite.
+        DataError: Files are missing, are not label maps, or do not share a grid.
+        ConfigError: The tolerance is negative or not finite.
+
+    >>> import numpy as np
+    >>> from medseg.volumes.grid import Grid
+    >>> from medseg.volumes.volume import Volume
+    >>> data = np.zeros((1, 8, 8, 8), np.uint8)
+    >>> data[0, 2:6, 2:6, 2:6] = 1
+    >>> reference = Volume(data, Grid.from_spacing((8, 8, 8), (1, 1, 2)), "label")
+    >>> table = evaluate(reference, reference)
+    >>> table.mean()["label_1"]["dice"]
+    1.0
     """
     pairs = _pairs(prediction, reference)
     rows = [row for case in evaluate_cases(pairs, labels, tolerance_mm=tolerance_mm) for row in case]
@@ -72,10 +84,27 @@ def evaluate(
 def evaluate_cases(
     pairs: Iterable[Pair], labels: Labels | None = None, *, tolerance_mm: float = 1.0
 ) -> Iterator[list[LabelMetrics]]:
-    """Yield the rows of one case after another, reading files as they are reached.
+    """Yield the rows of each case, reading files only when their case is reached.
+
+    Args:
+        pairs: Predictions and references, for example from `pair_files`.
+        labels: Names of the values; None names each value that occurs.
+        tolerance_mm: Tolerance of the surface Dice in mm.
+
+    Yields:
+        The rows of one case.
 
     Raises:
-        DataError, ConfigError: as `evaluate`, at the case where the fault lies.
+        DataError: As in `evaluate`, raised at the faulty case.
+        ConfigError: As in `evaluate`.
+
+    >>> import numpy as np
+    >>> from medseg.evaluation import Pair
+    >>> from medseg.volumes.grid import Grid
+    >>> from medseg.volumes.volume import Volume
+    >>> volume = Volume(np.ones((1, 4, 4, 4), np.uint8), Grid.from_spacing((4, 4, 4)), "label")
+    >>> [[row.dice for row in rows] for rows in evaluate_cases([Pair("a", volume, volume)])]
+    [[1.0]]
     """
     for pair in pairs:
         prediction, reference = pair.volumes()
@@ -88,16 +117,19 @@ def evaluate_cases(
 
 
 def labels_in(*volumes: Volume) -> Labels:
-    """Every value of these label maps, named ``label_1`` and so on, 0 being the background.
+    """Return labels for all values of these label maps, named ``label_1`` and so on; 0 is the background.
+
+    Args:
+        *volumes: Label maps.
 
     Raises:
-        DataError: not a label map, or a negative value.
+        DataError: A volume is not a label map, or has a negative value.
     """
     return Labels.from_values(*(label_map(volume, "label map") for volume in volumes))
 
 
 def _check_same_kind(prediction: Volume, reference: Volume, case: str) -> None:
-    """Refuse an image in the place of a label map, which has many values that the other side knows nothing of."""
+    """Raise if one side is an image instead of a label map: it has many values that the other side lacks."""
     found = [set(np.unique(volume.data).tolist()) - {0} for volume in (prediction, reference)]
     if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
         raise DataError(
@@ -113,7 +145,7 @@ def _pairs(prediction: Source, reference: Source) -> list[Pair]:
         files = [source for source in sources if isinstance(source, Path)]
         if any(path.is_dir() for path in files):
             raise DataError(
-                f"{files[0]}: found a folder and a volume, expected two of a kind. Give both as folders, or a file."
+                f"{files[0]}: found a folder and a volume, expected two of the same kind. Give two folders, or a file."
             )
         return [Pair(stem_of(files[0]) if files else "", sources[0], sources[1])]
     return pair_files(prediction, reference)

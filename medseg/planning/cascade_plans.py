@@ -1,6 +1,7 @@
-"""A cascade for volumes of which a patch at the full resolution sees little (nnU-Net, Isensee et al. 2021).
+"""Plans of a cascade, for volumes of which a full-resolution patch covers little (nnU-Net, Isensee et al. 2021).
 
-A network at a low resolution looks first, and that at the full resolution sees its label map beside the image.
+The first network predicts at a low resolution; the second receives its label map in addition to the image at full
+resolution.
 """
 
 from __future__ import annotations
@@ -15,23 +16,46 @@ FIRST, SECOND = "_lowres", "_cascade"
 
 
 def stage_file(path: Path, mark: str) -> Path:
-    """Where a stage is written that belongs to the plan at `path`: ``plan_lowres.yaml`` beside ``plan.yaml``."""
+    """Return the file of a stage of the plan at `path`, such as ``plan_lowres.yaml`` next to ``plan.yaml``.
+
+    Args:
+        path: The file of the plan.
+        mark: `FIRST` or `SECOND`.
+    """
     return path.with_name(f"{path.stem}{mark}{path.suffix}")
 
 
 def run_of(name: str) -> str:
-    """The run folder of an experiment of this name, where the commands put it."""
+    """Return the run folder that the commands use for an experiment.
+
+    Args:
+        name: Name of the experiment.
+    """
     return f"runs/{name}"
 
 
 def second_stage(full: ExplainedValues, name: str, first: str) -> ExplainedValues:
-    """The full resolution's experiment, called `name`, behind the run of an earlier stage called `first`."""
-    run = Explained(run_of(first), "its label maps of all cases, each by a fold that did not train on it")
+    """Return the full-resolution experiment as the second stage of a cascade.
+
+    Args:
+        full: The full-resolution experiment.
+        name: New name of the experiment.
+        first: Name of the experiment of the first stage.
+    """
+    run = Explained(
+        run_of(first), "its predictions of all cases, each by a fold that was not trained on the case"
+    )
     return {**full, "name": Explained(name), "cascade": {"first_stage": run}}
 
 
 def commands(path: Path, first: str, second: str) -> list[str]:
-    """The commands of both stages, in order; `first` and `second` are the names of their experiments."""
+    """Return the commands that train and apply both stages, in order.
+
+    Args:
+        path: The file of the plan.
+        first: Name of the experiment of the first stage.
+        second: Name of the experiment of the second stage.
+    """
     low, full = (shlex.quote(str(stage_file(path, mark))) for mark in (FIRST, SECOND))
     return [
         f"medseg train {low} --run {run_of(first)} --all-folds",
@@ -41,10 +65,14 @@ def commands(path: Path, first: str, second: str) -> list[str]:
 
 
 def explained(lines: Sequence[str]) -> list[str]:
-    """The commands with what each does behind it, for a heading."""
+    """Return the commands with comments, for the heading of a plan.
+
+    Args:
+        lines: The commands.
+    """
     why = (
-        "1. the folds label every case",
-        "2. learns behind these label maps; or --all-folds",
+        "1. predicts every case by cross-validation",
+        "2. trains with these label maps as input; or --all-folds",
         "runs both stages",
     )
     width = max(map(len, lines))

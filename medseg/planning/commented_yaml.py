@@ -1,4 +1,4 @@
-"""YAML with a comment on each value that says why it is so."""
+"""YAML with a comment on each value that gives the reason for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _COLUMN = 36  # where comments stand that fit beside their value
 
 @dataclass(frozen=True)
 class Explained:
-    """A plain value, and the reason for it."""
+    """A plain value and the reason for it.
+
+    Attributes:
+        value: The value.
+        reason: The reason; empty for none.
+    """
 
     value: Any
     reason: str = ""
@@ -27,19 +32,28 @@ ExplainedValues = Mapping[str, "Explained | ExplainedValues"]
 
 
 def render_yaml(heading: str, tree: ExplainedValues) -> str:
-    """The YAML of `tree` under a heading; reasons stand behind their values, or above where they are long."""
+    """Return YAML under a heading; reasons follow their values, or precede them if they are long.
+
+    Args:
+        heading: Text of the comment at the top.
+        tree: The values.
+    """
     return "\n".join([*_heading(heading), *_lines(tree, 0)]) + "\n"
 
 
 def plain_values(tree: ExplainedValues) -> dict[str, Any]:
-    """The values alone."""
+    """Return the values without their reasons.
+
+    Args:
+        tree: The values.
+    """
     return {
         key: item.value if isinstance(item, Explained) else plain_values(item) for key, item in tree.items()
     }
 
 
 def _heading(text: str) -> list[str]:
-    """Comment lines, wrapped; lines that begin with a space are kept as they are."""
+    """Return comment lines, wrapped; lines that begin with a space are kept unchanged."""
     lines: list[str] = []
     for line in text.splitlines():
         if not line or line.startswith(" "):

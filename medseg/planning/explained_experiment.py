@@ -28,14 +28,12 @@ _MOST_SLICES_AT_ONCE = 32
 _PAPERS_BATCH = 16
 _DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
 _ELONGATED = 1.5
-_SIDES_ALONE = (
-    "at most left and right, which look alike in a body: few steps are not spent on flips no scan shows"
-)
+_SIDES_ALONE = "at most left and right, which look alike in a body; a short training does not learn flips that no scan shows"
 _METHOD_REASONS = {
-    "ct": "clipped to its foreground's percentiles 0.5 and 99.5, which training measures",
-    "zscore": "each image's own mean and deviation",
-    "zscore_mask": "each image's own mean and deviation inside its non-zero mask",
-    "none": "left as it is",
+    "ct": "clipped to percentiles 0.5 and 99.5 of its foreground, which training measures",
+    "zscore": "mean and standard deviation of each image",
+    "zscore_mask": "mean and standard deviation of each image inside its non-zero mask",
+    "none": "unchanged",
     "rescale": "each image to [0, 1]",
     "rgb": "divided by 255",
 }
@@ -43,7 +41,12 @@ _METHOD_REASONS = {
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where the cases lie: the dataset's path, and its layout if that is not to be found out."""
+    """The location of the cases.
+
+    Attributes:
+        path: Folder or table of the dataset.
+        layout: Layout of the dataset; ``auto`` to detect it.
+    """
 
     path: Path
     layout: str
@@ -51,7 +54,12 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class OtherModel:
-    """A model of the catalog with its default options, in place of the planned U-Net."""
+    """A model of the catalog with its default options, used instead of the planned U-Net.
+
+    Attributes:
+        name: Name of the model.
+        divisor: Numbers of which the sizes of its patch must be multiples.
+    """
 
     name: str
     divisor: tuple[int, ...]
@@ -64,13 +72,14 @@ def explained_experiment(
     steps: int | None,
     other: OtherModel | None,
 ) -> ExplainedValues:
-    """All values of an experiment that a plan decides.
+    """Return all values of an experiment that a plan decides.
 
     Args:
-        fingerprint, proposal: of the dataset.
-        source: of the cases.
-        steps: of the training; None takes the recipe's own number.
-        other: model to train instead of the planned U-Net; its patch is made divisible.
+        fingerprint: Measurements of the dataset.
+        proposal: The planned network.
+        source: Location of the cases.
+        steps: Number of training steps; None chooses by the recipe.
+        other: Model to train instead of the planned U-Net; the patch is enlarged to fit it.
     """
     model_name = other.name if other else _unet_name(proposal)
     return {
@@ -102,38 +111,44 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         "path": Explained(str(source.path), f"{pluralise(len(f.cases), 'case')} with a label map")
     }
     if source.layout != "auto":
-        tree["layout"] = Explained(source.layout, "as told")
+        tree["layout"] = Explained(source.layout, "as requested")
     if not f.named:
         tree["labels"] = Explained(
-            f.labels, "the dataset names none: values found in its label maps, to be renamed"
+            f.labels, "the dataset names no labels: these are the values in its label maps; rename them"
         )
     if f.subjects < 2:
-        tree["fold"] = Explained("all", "a single subject: nothing can be held out to see how well it does")
+        tree["fold"] = Explained("all", "only one subject, so none can be held out for validation")
     elif f.subjects < 5:
-        tree["folds"] = Explained(f.subjects, f"no more than the {f.subjects} subjects allow")
+        tree["folds"] = Explained(f.subjects, f"the maximum for {f.subjects} subjects")
     return tree
 
 
 def _preprocess(f: Fingerprint, p: Proposal) -> ExplainedValues:
     median = " x ".join(f"{value:.4g}" for value in f.medians()[0])
     why = {
-        "3d": f"target of the dataset, whose median is {median} mm",
-        "2d": f"target of the dataset, whose median is {median} mm; across slices each file keeps its own",
+        "3d": f"target of the dataset (median: {median} mm)",
+        "2d": f"target of the dataset (median: {median} mm); across slices each file keeps its own spacing",
         "lowres": f"coarser than the median {median} mm, so that a patch holds a quarter of the median volume",
     }[p.kind]
     spacing = [None if p.kind == "2d" and axis == p.slice_axis else mm for axis, mm in enumerate(p.spacing)]
     left = f.median_relative_size
     crop = "nothing" if left > 0.995 else f"a median of {percent(1 - left)}"
     return {
-        "orientation": Explained(_ORIENTATION, "whatever the files' own; axes are right, anterior, superior"),
+        "orientation": Explained(
+            _ORIENTATION, "all files are reoriented; axes point right, anterior, superior"
+        ),
         "spacing": Explained(spacing, f"mm, {why}"),
         "normalize": _normalize(f),
-        "crop_to_nonzero": Explained(True, f"cuts {crop} of the volume away"),
+        "crop_to_nonzero": Explained(True, f"removes {crop} of the volume"),
     }
 
 
 def normalization_methods(f: Fingerprint) -> list[str]:
-    """One method of `medseg.data.settings.Method` per channel."""
+    """Return one method of `medseg.data.settings.Method` per channel.
+
+    Args:
+        f: Measurements of the dataset.
+    """
     chosen, masked = normalization_schemes(f.channel_names, f.median_relative_size)
     return ["zscore_mask" if inside else scheme for scheme, inside in zip(chosen, masked, strict=True)]
 
@@ -149,7 +164,7 @@ def _normalize(f: Fingerprint) -> Explained:
 
 
 def _is_long(p: Proposal, steps: int | None) -> bool:
-    """Whether the training is as long as nnU-Net's recipe wants it: on a GPU, or because so many steps were asked for."""
+    """Return whether the training is as long as nnU-Net's recipe assumes: on a GPU, or because of the requested steps."""
     return p.budget.on_gpu if steps is None else steps >= _LONG
 
 
@@ -157,7 +172,9 @@ def _channels(p: Proposal, *, long: bool) -> Explained:
     if p.budget.on_gpu or long:
         return Explained(list(p.channels), "per stage")
     narrow = [width // _PROCESSORS_WIDTH for width in p.channels]
-    return Explained(narrow, f"per stage: half the rules' {list(p.channels)}, for more steps in the time")
+    return Explained(
+        narrow, f"per stage: half of nnU-Net's {list(p.channels)}, so that more steps fit into the time"
+    )
 
 
 def _unet(p: Proposal, *, long: bool) -> ExplainedValues:
@@ -167,7 +184,7 @@ def _unet(p: Proposal, *, long: bool) -> ExplainedValues:
         "channels": channels,
         "strides": Explained(
             [list(s) for s in p.strides],
-            "per stage and axis; coarse axes wait until the others are as coarse",
+            "per stage and axis; coarse axes are halved once the others are as coarse",
         ),
         "kernel_size": Explained(
             [list(k) for k in p.kernels], "per stage and axis; 1 along axes twice as coarse as the finest"
@@ -180,7 +197,7 @@ def _unet(p: Proposal, *, long: bool) -> ExplainedValues:
         tree["decoder_block"] = Explained("basic", "only the encoder is residual")
         tree["decoder_num_blocks"] = Explained(p.preset.decoder_blocks)
         tree["stem_channels"] = Explained(channels.value[0])
-    why = "losses on the coarser resolutions too" if p.deep_supervision else "too few resolutions for it"
+    why = "losses at the coarser resolutions, too" if p.deep_supervision else "too few resolutions"
     tree["deep_supervision"] = Explained(p.deep_supervision, why)
     return tree
 
@@ -191,7 +208,7 @@ def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
     divisor = other.divisor if other else p.divisor
     size = [-(-n // d) * d for n, d in zip(p.patch, divisor, strict=True)]
     why = (
-        f"holds {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
+        f"covers {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
         f"{' x '.join(map(str, divisor))}"
     )
     tree: dict[str, Explained | ExplainedValues] = {"size": Explained(size, why)}
@@ -207,22 +224,22 @@ def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> ExplainedValues:
         tree["mirror_axes"] = Explained(_mirrored(f, p, long=long), _SIDES_ALONE)
     if p.dims == 2:
         degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
-        why = "the patch is elongated" if degrees < 180 else "slices are turned any way in their plane"
+        why = "the patch is elongated" if degrees < 180 else "slices are rotated freely in their plane"
         tree["rotate_degrees"] = Explained(degrees, why)
     elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
-        why = "so flat a patch is turned and scaled within its few thick slices"
+        why = "the patch is flat, so it is rotated and scaled only within its thick slices"
         tree["dummy_2d_axis"] = Explained(p.slice_axis, why)
-        tree["rotate_degrees"] = Explained(180.0, "slices are turned any way in their plane")
+        tree["rotate_degrees"] = Explained(180.0, "slices are rotated freely in their plane")
     return tree
 
 
 def _mirrors_all(p: Proposal, *, long: bool) -> bool:
-    """Whether all axes are mirrored: in a long training, and in pictures, which have no up and down."""
+    """Return whether all axes are mirrored: in a long training, and for natural images, which have no fixed orientation."""
     return long or p.median_shape[p.slice_axis] <= 1
 
 
 def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
-    """The axes of the volume that are mirrored: no opposite labels or regions lie along them, and they lie in the patch."""
+    """Return the mirrored axes of the volume: axes of the patch along which no left and right labels or regions differ."""
     apart = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
     across = (p.slice_axis,) if p.dims == 2 else ()
     axes = range(3) if _mirrors_all(p, long=long) else (0,)
@@ -231,12 +248,14 @@ def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
 
 def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> ExplainedValues:
     long = _is_long(p, steps)
-    dice = "overlaps are summed over the batch" if p.batch_dice else "overlap of each patch by itself"
+    dice = (
+        "Dice loss: overlaps are summed over the batch" if p.batch_dice else "overlaps are computed per patch"
+    )
     tree: dict[str, Explained | ExplainedValues] = {
         **_length(steps, long=long),
         "batch_size": _batch(p, other),
         "batch_dice": Explained(p.batch_dice, dice),
-        "oversample_foreground": Explained(0.33, "share of patches centred on a label"),
+        "oversample_foreground": Explained(0.33, "fraction of patches centred on a label"),
         "optimizer": _optimizer(long, other),
     }
     if p.budget.on_gpu:
@@ -247,10 +266,10 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Explaine
 
 def _length(steps: int | None, *, long: bool) -> dict[str, Explained]:
     if steps is not None:
-        return {"steps": Explained(steps, "as asked for")}
+        return {"steps": Explained(steps, "as requested")}
     if long:
         return {"steps": Explained(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
-    why = "a first result on a processor, with as many steps as fit; more is better"
+    why = "a first result on a processor; more time gives better results"
     return {"max_time": Explained(SHORT_BUDGET, why)}
 
 
@@ -258,24 +277,28 @@ def _batch(p: Proposal, other: OtherModel | None) -> Explained:
     quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
     if not p.budget.on_gpu and p.batch_size > quick:
         allowed = f"{p.batch_size}: {batch_reason(p)}"
-        return Explained(quick, f"for many steps in little time; the rules allow {allowed}")
+        return Explained(quick, f"for many steps in little time; nnU-Net's rules allow {allowed}")
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
         return Explained(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
     return Explained(p.batch_size, batch_reason(p))
 
 
 def _is_foreign(other: OtherModel | None) -> bool:
-    """Whether this is no U-Net."""
+    """Return whether the model is not a U-Net."""
     return other is not None and not issubclass(MODELS.get(other.name).options, UNetOptions)
 
 
 def batch_reason(p: Proposal) -> str:
-    """What kept the batch from being larger."""
+    """Return what limits the batch size.
+
+    Args:
+        p: The planned network.
+    """
     return {
-        "memory": "what the memory holds",
+        "memory": "limited by memory",
         "voxels": f"at most {percent(p.preset.voxel_share)} of the dataset's voxels",
-        "cases": "no more than there are cases",
-        "least": "the least that is planned",
+        "cases": "limited by the number of cases",
+        "least": "the minimum",
     }[p.batch_limit]
 
 
@@ -287,7 +310,7 @@ def _optimizer(long: bool, other: OtherModel | None) -> Explained:
         values = {"name": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}
         return Explained(values, "nnU-Net's, for a long training (Isensee et al. 2021)")
     values = {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "warmup_steps": 50}
-    return Explained(values, "finds its way in fewer steps than SGD, which needs a long training")
+    return Explained(values, "converges in fewer steps than SGD, which needs a long training")
 
 
 def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> ExplainedValues:
@@ -295,9 +318,9 @@ def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: boo
     if not _is_foreign(other):
         axes = _mirrored(f, p, long=long)
         why = (
-            f"flipped copies are averaged, as in training: better, {2 ** len(axes)} times slower; [] for none"
+            f"averages predictions of flipped copies: better, {2 ** len(axes)} times slower; [] turns it off"
         )
         tree["mirror_axes"] = Explained(axes, why)
     if p.dims == 2:
-        tree["batch_size"] = Explained(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices at once")
+        tree["batch_size"] = Explained(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices per batch")
     return tree

@@ -1,4 +1,4 @@
-"""Pictures of a fingerprint. matplotlib is imported when one is drawn."""
+"""Figures of a fingerprint. matplotlib is imported when the first one is drawn."""
 
 from __future__ import annotations
 
@@ -25,18 +25,28 @@ _MOST_BINS = 30
 _MOST_CHANNELS = 8
 _MOST_LABELS = 150
 _NAME_LENGTH = 26
+_NOISE = 1e-4  # relative; headers in single precision differ by less
 _WIDE_RANGE = 50.0  # ratio from which an axis is logarithmic
 
 
 def as_png(picture: ReportFigure) -> bytes:
-    """The picture as PNG; a letter that the font lacks is drawn as a box, the page has the name."""
+    """Return the figure as PNG; a character that the font lacks becomes a box, and the page has the full name.
+
+    Args:
+        picture: The figure.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         return picture.png(_DPI)
 
 
 def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportFigure:
-    """Voxels and spacing along each axis, a histogram over the cases; planned values as lines."""
+    """Return histograms of shape and spacing over the cases for each axis, with planned values as lines.
+
+    Args:
+        f: Measurements of the dataset.
+        proposal: The planned network, whose spacing is marked.
+    """
     figure, axes = _subplots(2, 3, height=4.6)
     for axis, name in enumerate("XYZ"):
         _histogram(axes[axis], [case.shape[axis] for case in f.cases], f"{name}: voxels")
@@ -60,7 +70,11 @@ def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportF
 
 
 def intensity_figure(f: Fingerprint) -> ReportFigure:
-    """Foreground intensities of every case, percentiles 0.5 to 99.5 and the median, sorted by it."""
+    """Return the foreground intensities of every case: percentiles 0.5 to 99.5 and the median, by which cases are sorted.
+
+    Args:
+        f: Measurements of the dataset.
+    """
     from matplotlib.ticker import MaxNLocator
 
     shown = f.channel_names[:_MOST_CHANNELS]
@@ -86,7 +100,11 @@ def intensity_figure(f: Fingerprint) -> ReportFigure:
 
 
 def volume_figure(f: Fingerprint) -> ReportFigure:
-    """Volume of each label in millilitres: range, quartiles and median over the cases that have it."""
+    """Return the volume of each label in ml: range, quartiles and median over the cases that have it.
+
+    Args:
+        f: Measurements of the dataset.
+    """
     labels = list(f.foreground_labels.items())[:_MOST_LABELS]
     figure, (axes,) = _subplots(1, 1, height=max(1.4, 0.26 * len(labels) + 0.9))
     volumes = []
@@ -110,7 +128,11 @@ def volume_figure(f: Fingerprint) -> ReportFigure:
 
 
 def share_figure(f: Fingerprint) -> ReportFigure:
-    """Share of labelled voxels, and of the volume left by the crop to non-zero, a histogram over the cases."""
+    """Return histograms over the cases of the foreground and of the fraction that the crop to non-zero keeps.
+
+    Args:
+        f: Measurements of the dataset.
+    """
     figure, axes = _subplots(1, 2, height=2.5)
     _histogram(
         axes[0], [100 * case.foreground_fraction for case in f.cases], "foreground, % of the image's voxels"
@@ -141,11 +163,11 @@ def _subplots(rows: int, columns: int, height: float) -> tuple[ReportFigure, lis
 
 
 def _histogram(axes: Axes, values: Sequence[float], label: str) -> None:
-    """Bars; a value that all cases share is one bar of visible width."""
+    """Draw bars; a value that all cases share is one bar of visible width."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(values), max(values)
-    if high - low <= 1e-6 * max(abs(high), 1e-12):
+    if high - low <= _NOISE * max(abs(high), 1e-12):
         half = max(abs(low), 1.0) * 0.5
         axes.bar([low], [len(values)], width=half / 8, color=BLUE)
         axes.set_xlim(low - half, low + half)
@@ -156,7 +178,7 @@ def _histogram(axes: Axes, values: Sequence[float], label: str) -> None:
 
 
 def _edges(values: Sequence[float]) -> list[float]:
-    """Borders of the bars; whole numbers are grouped alike, so that no bar holds more of them than its neighbour."""
+    """Return the borders of the bars; integers are grouped so that all bars span equally many of them."""
     low, high = min(values), max(values)
     wanted = min(_MOST_BINS, max(8, int(2 * np.sqrt(len(values)))))
     if all(float(value).is_integer() for value in values):
@@ -166,6 +188,6 @@ def _edges(values: Sequence[float]) -> list[float]:
 
 
 def _spans(values: Sequence[float]) -> bool:
-    """Whether positive values reach over so many magnitudes that a linear axis would hide the small ones."""
+    """Return whether positive values span so many magnitudes that a linear axis would hide the small ones."""
     positive = [value for value in values if value > 0]
     return bool(positive) and max(positive) / min(positive) > _WIDE_RANGE

@@ -1,4 +1,4 @@
-"""From a fingerprint to the networks that fit it, in medseg's order of axes."""
+"""The networks that fit a fingerprint, in medseg's order of axes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,27 @@ _NOISE = 5e-5  # relative; what headers in single precision and oblique axes add
 
 @dataclass(frozen=True)
 class Proposal:
-    """A network for a dataset. Axes are X, Y, Z in RAS+; of a 2-D network, those in the plane of its slices.
+    """A network for a dataset. Axes are X, Y, Z in RAS+; for a 2-D network, the two axes in the plane of its slices.
 
     Attributes:
-        kind: 2-D, 3-D at the full resolution, or 3-D at a low one.
-        spacing: mm of the three axes. slice_axis: the axis across slices.
-        patch, divisor: voxels per axis of the network.
-        median_shape: voxels of the median case at this spacing, three axes.
-        strides, kernels: per stage and axis. channels, blocks: per stage.
-        batch_size, batch_limit: see `sizing`. batch_dice: overlaps are summed over the batch.
-        deep_supervision: whether to supervise intermediate resolutions.
-        covered: share of the median volume in one patch.
-        preset: what it was planned with. budget: the memory.
-        low_resolution: whether a low resolution would see more of a volume.
+        kind: 2-D, 3-D at full resolution, or 3-D at a low resolution.
+        spacing: Target spacing of the three axes in mm.
+        slice_axis: The axis across slices.
+        patch: Voxels per axis of the network.
+        divisor: Numbers of which the sizes of a patch are multiples.
+        median_shape: Voxels of the median case at this spacing, three axes.
+        strides: Strides per stage and axis.
+        kernels: Kernel sizes per stage and axis.
+        channels: Channels per stage.
+        blocks: Convolutions or residual blocks per stage.
+        batch_size: Patches per step.
+        batch_limit: What limits the batch size.
+        batch_dice: Whether the Dice loss sums overlaps over the batch.
+        deep_supervision: Whether intermediate resolutions are supervised.
+        covered: Fraction of the median volume that one patch covers.
+        preset: The preset.
+        budget: The memory budget.
+        low_resolution: Whether a low-resolution network would see more of a volume.
     """
 
     kind: Kind
@@ -62,23 +70,24 @@ class Proposal:
 
     @property
     def dims(self) -> int:
-        """2 or 3."""
+        """The number of spatial axes, 2 or 3."""
         return len(self.patch)
 
 
 def propose(
     fingerprint: Fingerprint, preset: Preset, budget: MemoryBudget, kind: Kind | None = None
 ) -> Proposal:
-    """Choose the network of one kind for a dataset.
+    """Plan the network of one kind for a dataset.
 
     Args:
-        fingerprint: of the dataset.
-        preset: size of network. budget: memory to fill.
-        kind: None takes 3-D, or 2-D for a dataset of single slices.
+        fingerprint: Measurements of the dataset.
+        preset: Size of the network.
+        budget: Memory to fill.
+        kind: Kind of network; None chooses 3-D, or 2-D for a dataset of single slices.
 
     Raises:
-        ConfigError: there is no such network: 3-D for single slices, or a low resolution where the full one sees
-            enough; or the memory is too small.
+        ConfigError: The kind does not fit the dataset: 3-D for single slices, or a low resolution although the full
+            resolution sees enough; or the memory is too small.
     """
     measures = measures_of(fingerprint)
     planned = plan_configurations(measures, preset, budget.gigabytes)
@@ -110,7 +119,11 @@ def propose(
 
 
 def measures_of(fingerprint: Fingerprint) -> DatasetMeasures:
-    """What the planner reads, in its order z, y, x; the depth of a dataset of single slices is made very large."""
+    """Return the planner's input in its axis order z, y, x; single slices get a very large depth.
+
+    Args:
+        fingerprint: Measurements of the dataset.
+    """
     # One depth for all, or the resampling of one single slice to the depth of another would make more of it.
     depth = _ACROSS_SINGLE_SLICES * max(max(case.spacing) for case in fingerprint.cases)
     single = [median([case.shape_after_crop[axis] for case in fingerprint.cases]) == 1 for axis in range(3)]
@@ -140,7 +153,7 @@ def _sized(planned: Configurations, kind: Kind, dataset: str) -> NetworkSize:
 
 
 def _in_xyz(values: Sequence[T], planned: Configurations) -> tuple[T, ...]:
-    """Per-axis values of the planner, coarsest axis first, as X, Y, Z (or the two of them in a slice)."""
+    """Return per-axis values of the planner, coarsest axis first, as X, Y, Z (or the two axes of a slice)."""
     if len(values) == 3:
         return tuple(values[place] for place in planned.inverse_order)[::-1]
     return tuple(values)[::-1]
@@ -149,7 +162,7 @@ def _in_xyz(values: Sequence[T], planned: Configurations) -> tuple[T, ...]:
 def _spacing(
     planned: Configurations, size: NetworkSize, fingerprint: Fingerprint
 ) -> tuple[float, float, float]:
-    """The target spacing; across single slices the largest of the files, which leaves each the one slice it is."""
+    """Return the target spacing; across single slices the largest of the files, which keeps each slice a single one."""
     full = (planned.config_3d_fullres or planned.config_2d).spacing
     across = (
         full[0]
@@ -162,7 +175,7 @@ def _spacing(
 
 
 def _without_noise(value: float) -> float:
-    """The number with the fewest digits that is as good as `value`: 0.99997 is 1, 0.7832031 is 0.7832."""
+    """Return the number with the fewest digits close enough to `value`: 0.99997 becomes 1, 0.7832031 becomes 0.7832."""
     shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
     return next((number for number in shorter if abs(number - value) <= _NOISE * value), value)
 

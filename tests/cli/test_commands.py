@@ -201,7 +201,7 @@ def test_evaluate_goes_on_past_a_broken_case_and_ends_with_2(workplace, tmp_path
     )
     told = capsys.readouterr()
     assert "phantom_001" in told.err
-    assert "1 of 4 cases could not be measured" in told.out
+    assert "1 of 4 cases could not be evaluated" in told.out
     assert len((tmp_path / "t" / "cases.tsv").read_text().splitlines()) == 1 + 3 * 5
 
 

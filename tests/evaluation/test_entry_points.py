@@ -90,7 +90,7 @@ def test_cases_without_reference_are_named(folders: tuple[Path, Path]) -> None:
 
 def test_a_case_that_stands_twice_is_refused(folders: tuple[Path, Path]) -> None:
     write(cube(), folders[0] / "case_01.nrrd")
-    with pytest.raises(DataError, match=r"'case_01' stands twice.*case_01.nii.gz and case_01.nrrd"):
+    with pytest.raises(DataError, match=r"'case_01' has two files.*case_01.nii.gz and case_01.nrrd"):
         evaluate(*folders)
 
 

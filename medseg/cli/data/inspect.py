@@ -1,4 +1,4 @@
-"""``medseg inspect``: say what a file, a DICOM folder or a dataset holds."""
+"""``medseg inspect``: describe a file, a DICOM folder or a dataset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("inspect", help="say what files or datasets hold", description=__doc__)
+    parser = verbs.add_parser("inspect", help="describe files or datasets", description=__doc__)
     parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
-    parser.add_argument("--cases", type=int, default=10, help="rows of a dataset shown; 0 for all")
+    parser.add_argument("--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     for text in options.paths:
         try:
-            failed += _tell(Path(text), options.cases)
+            failed += _print_path(Path(text), options.cases)
         except MedsegError as error:
             if len(options.paths) == 1:
                 raise
@@ -37,25 +37,25 @@ def run(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _tell(path: Path, most: int) -> int:
-    """Print what a path holds; returns how many of its files or cases are faulty, each told on standard error."""
+def _print_path(path: Path, most: int) -> int:
+    """Print a description of a path; return the number of faulty files or cases, which are reported on standard error."""
     from medseg.data.datasets.layouts import is_dataset, read_dataset
 
     if is_dataset(path) or _lacks_images(path):
-        return _tell_dataset(read_dataset(path), most)
+        return _print_dataset(read_dataset(path), most)
     images = _images_in(path)
     if not images:
         print(_describe_image(path), flush=True)
         return 0
     shown = images[: most or None]
-    faulty = sum(not _told(_describe_image, image) for image in shown)
+    faulty = sum(not _print_description(_describe_image, image) for image in shown)
     if len(images) > len(shown):
         print(f"... {len(images) - len(shown)} more images (--cases 0 shows all)", flush=True)
     return faulty
 
 
-def _told(describe: Callable[..., str], *of: Any) -> bool:
-    """Print a description, or the error that it ends in on standard error; returns whether there was one to print."""
+def _print_description(describe: Callable[..., str], *of: Any) -> bool:
+    """Print a description, or its error on standard error; return whether there was no error."""
     from medseg.errors import MedsegError
 
     try:
@@ -82,7 +82,7 @@ def _describe_image(path: Path) -> str:
 
 
 def _lacks_images(path: Path) -> bool:
-    """Whether a folder is empty or has one called ``images`` in place of images: it can only be meant as a dataset."""
+    """Return whether a folder is empty or has a subfolder ``images`` instead of images: it can only be a dataset."""
     from medseg.data.datasets.image_folders import IMAGES
 
     if not path.is_dir() or _images_in(path):
@@ -91,7 +91,7 @@ def _lacks_images(path: Path) -> bool:
 
 
 def _images_in(path: Path) -> list[Path]:
-    """Image files of a folder that is neither a dataset nor a DICOM series."""
+    """Return the image files of a folder that is neither a dataset nor a DICOM series."""
     from medseg.io.files import suffix_of
 
     if not path.is_dir():
@@ -102,7 +102,7 @@ def _images_in(path: Path) -> list[Path]:
 
 
 def _instances_of(case: Case) -> str:
-    """How many instances a case has; nothing where it has no instance map."""
+    """Return the number of instances of a case as text; empty without an instance map."""
     import numpy as np
 
     from medseg.data.datasets.read_case import read_case_instances
@@ -113,18 +113,19 @@ def _instances_of(case: Case) -> str:
     return f"  {len(np.unique(ids[ids > 0]))} instances"
 
 
-def _tell_dataset(dataset: Dataset, most: int) -> int:
-    """Print a summary and a row for each of the first cases; returns how many of these are faulty."""
+def _print_dataset(dataset: Dataset, most: int) -> int:
+    """Print a summary and a row for each of the first cases; return the number of faulty ones among these."""
     shown = dataset.cases[: most or None]
     print(_describe_dataset(dataset, shown), flush=True)
     width = max((len(case.id) for case in shown), default=0)
-    faulty = sum(not _told(_describe_case, case, dataset, width) for case in shown)
+    faulty = sum(not _print_description(_describe_case, case, dataset, width) for case in shown)
     if len(dataset.cases) > len(shown):
         print(f"  ... {len(dataset.cases) - len(shown)} more (--cases 0 shows all)", flush=True)
     return faulty
 
 
 def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
+    """Return a summary of a dataset."""
     maps = [f"{sum(case.label is not None for case in dataset.cases)} with a label map"]
     with_instances = sum(case.instances is not None for case in dataset.cases)
     if with_instances:
@@ -138,14 +139,14 @@ def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
     ]
     partial = sum(case.annotated is not None for case in dataset.cases)
     if partial:
-        lines.append(f"  {pluralise(partial, 'case')} of which only some labels were drawn")
+        lines.append(f"  {pluralise(partial, 'case')} annotated only in part")
     return "\n".join(lines)
 
 
 def _describe_labels(dataset: Dataset, shown: Sequence[Case]) -> list[str]:
     labels = dataset.labels
     if labels is None:
-        values = _values_in_pictures(shown)
+        values = _values_in_natural_images(shown)
         found = f" for the values {', '.join(map(str, values[:20]))}" if values else ""
         advice = "Add labels.tsv (value, name), or data.labels to the config."
         return [f"  labels: found no names{found}. {advice}"] if dataset.labelled_cases else []
@@ -159,8 +160,8 @@ def _describe_labels(dataset: Dataset, shown: Sequence[Case]) -> list[str]:
     return lines
 
 
-def _values_in_pictures(cases: Sequence[Case]) -> list[int]:
-    """Values of the label maps that are pictures, without those that cannot be read: their own rows tell why."""
+def _values_in_natural_images(cases: Sequence[Case]) -> list[int]:
+    """Return the values of label maps stored as natural images, except unreadable ones, which their own rows report."""
     import numpy as np
 
     from medseg.errors import DataError
@@ -178,14 +179,14 @@ def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
     from medseg.io.files import read_grid
 
     grid = read_grid(case.images[0])
-    _check_pictures(case, dataset, grid)
+    _check_natural_images(case, dataset, grid)
     shape = "x".join(map(str, grid.shape))
     spacing = "x".join(f"{value:.3g}" for value in grid.spacing)
     return f"  {case.id:<{width}}  {shape:>13}  {spacing} mm  {grid.axcodes}{_instances_of(case)}"
 
 
-def _check_pictures(case: Case, dataset: Dataset, grid: Grid) -> None:
-    """Raise a `DataError` for a picture that training would refuse; volumes are too large to be read for this."""
+def _check_natural_images(case: Case, dataset: Dataset, grid: Grid) -> None:
+    """Raise a `DataError` for a natural image that training would refuse; volumes are too large to be read for this."""
     from medseg.data.datasets.read_case import read_case_label
     from medseg.data.preprocessing.prepare import check_image
     from medseg.io.files import NATURAL_IMAGES, read, read_labels, suffix_of

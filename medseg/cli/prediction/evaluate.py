@@ -1,4 +1,4 @@
-"""``medseg evaluate``: compare label maps with references, distances in mm; or instances with instances."""
+"""``medseg evaluate``: compare label maps or instances with references."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("evaluate", help="compare label maps with references", description=__doc__)
+    parser = verbs.add_parser("evaluate", help="compare predictions with references", description=__doc__)
     parser.add_argument(
         "prediction", help="label map, folder of label maps, or a run (evaluates its held-out cases)"
     )
@@ -89,7 +89,7 @@ def _label_maps(options: argparse.Namespace) -> int:
     rows, failed = _measured(
         pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
     )
-    return _told(Table(tuple(rows), tolerance), failed, len(pairs), options)
+    return _report(Table(tuple(rows), tolerance), failed, len(pairs), options)
 
 
 def _folds(run: Path, options: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def _folds(run: Path, options: argparse.Namespace) -> int:
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with progress_bar() as progress:
         table = fold_table(run, tolerance_mm=tolerance, progress=progress)
-    code = _told(table, 0, len(table.table.cases), options)
+    code = _report(table, 0, len(table.table.cases), options)
     reason = no_post_processing_reason(run)
     if reason is not None:
         print(reason)
@@ -129,13 +129,13 @@ def _instances(options: argparse.Namespace) -> int:
         lambda pair: next(evaluate_instance_cases([pair], labels, detection_iou=detection_iou)),
         prediction,
     )
-    return _told(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
+    return _report(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
 
 
 def _measured(
     pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path
 ) -> tuple[list[Row], int]:
-    """Rows of every case that can be measured, and how many cannot; these are told on standard error."""
+    """Return the rows of all cases that can be evaluated, and how many cannot; these are reported on standard error."""
     from medseg.errors import DataError
     from medseg.runtime.progress import progress_bar
 
@@ -153,17 +153,17 @@ def _measured(
             bar(number, len(pairs), pair.case)
     if not rows:
         raise DataError(
-            f"{prediction}: none of {pluralise(len(pairs), 'case')} could be measured. Mend what is named above."
+            f"{prediction}: none of {pluralise(len(pairs), 'case')} could be evaluated. Fix the errors listed above."
         )
     return rows, failed
 
 
-def _told(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
-    """Print and write a table; the exit code says whether every case is in it."""
+def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
+    """Print and write a table; return the exit code, which is 2 if cases are missing from it."""
     print(table)
     if failed:
         print(
-            f"{failed} of {pluralise(cases, 'case')} could not be measured and {'is' if failed == 1 else 'are'} not in the means"
+            f"{failed} of {pluralise(cases, 'case')} could not be evaluated and {'is' if failed == 1 else 'are'} not in the means"
         )
     output = Path(options.output) if options.output else None
     if output is None and options.reference is None:

@@ -1,4 +1,4 @@
-"""How far a mean over cases might lie elsewhere with other subjects: the percentile bootstrap (Efron 1979)."""
+"""Confidence intervals of means over cases by resampling subjects: the percentile bootstrap (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval; NaN on both sides where nothing was measured."""
+    """A 95 % interval; NaN on both sides if nothing was measured.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+    """
 
     low: float
     high: float
 
     @classmethod
     def from_draws(cls, draws: Array) -> Interval:
-        """From the draws `(n,)` of one number; those that are not finite are passed over."""
+        """Return the interval of resampled values.
+
+        Args:
+            draws: Values `(n,)` of one statistic; those that are not finite are left out.
+        """
         known = draws[np.isfinite(draws)]
         if known.size == 0:
             return cls(float("nan"), float("nan"))
@@ -38,19 +47,19 @@ class Interval:
 
 
 def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, draws: int = DRAWS) -> Array:
-    """Means over cases, again and again with subjects drawn with replacement.
+    """Return means over cases for many resamples of the subjects with replacement.
 
-    All cases of a subject come and go together, because they are alike. Equal subjects and seeds draw alike, so that
-    two methods can be compared pair by pair.
+    All cases of a subject are resampled together, because they are correlated. Equal subjects and seeds give equal
+    resamples, so that two methods can be compared in pairs.
 
     Args:
-        values: `(cases, columns)`; those that are not finite are passed over, as in the means of a table.
-        subjects: of each case.
-        seed: of the draws.
-        draws: how many.
+        values: `(cases, columns)`; values that are not finite are left out, as in the means of a table.
+        subjects: Subject of each case.
+        seed: Seed of the resampling.
+        draws: Number of resamples.
 
     Returns:
-        `(draws, columns)`; NaN where a draw holds no value of a column.
+        `(draws, columns)`; NaN where a resample has no value of a column.
     """
     names, owner = np.unique(np.asarray(subjects), return_inverse=True)
     known = np.isfinite(values)
@@ -64,7 +73,11 @@ def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, dr
 
 
 def mean_of_known(values: Array) -> Array:
-    """Means `(n,)` along the rows of `(n, columns)` over what is finite; NaN for a row without."""
+    """Return the means `(n,)` of the finite values in each row of `(n, columns)`; NaN for a row without any.
+
+    Args:
+        values: The values.
+    """
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1))

@@ -1,5 +1,7 @@
-"""Which of several cross-validated experiments to take: the highest foreground-mean Dice over all held-out cases, as
-nnU-Net chooses its best configuration (Isensee et al. 2021), and how sure that is."""
+"""Ranking of cross-validated runs by foreground-mean Dice over all held-out cases, with confidence intervals.
+
+nnU-Net selects its best configuration by the same score (Isensee et al. 2021).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.summary_json import SUMMARY_FORMAT
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
+from medseg.storage.formats import check_format
 from medseg.storage.tsv import read_tsv, to_tsv
 
 _DIGITS = 5  # in which equals are equal
@@ -23,11 +27,14 @@ _DIGITS = 5  # in which equals are equal
 
 @dataclass(frozen=True)
 class RankedRun:
-    """One experiment, or an ensemble of several.
+    """A run, or an ensemble of several.
 
     Attributes:
-        runs: its folder, or those of its members. dice: foreground mean over all held-out cases; interval: of it.
-        difference: Dice less that of the best. difference_interval: of the same draws of subjects for both.
+        runs: The folder of the run, or the folders of the members of the ensemble.
+        dice: Foreground-mean Dice over all held-out cases.
+        interval: 95 % interval of `dice`.
+        difference: Dice minus the Dice of the best run.
+        difference_interval: 95 % interval of the difference, from the same resamples of subjects for both runs.
     """
 
     runs: tuple[str, ...]
@@ -44,10 +51,12 @@ class RankedRun:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Cross-validated experiments side by side, in the order that they were given.
+    """The ranking of cross-validated runs, in the order in which they were given.
 
     Attributes:
-        ranked: the experiments. cases, subjects: how many all of them were measured on.
+        ranked: The runs.
+        cases: Number of cases on which all runs were evaluated.
+        subjects: Number of subjects of these cases.
     """
 
     ranked: tuple[RankedRun, ...]
@@ -56,14 +65,17 @@ class Comparison:
 
     @property
     def best(self) -> RankedRun:
-        """The one with the highest Dice; the first of equals."""
+        """The run with the highest Dice; the first of equals."""
         return max(self.ranked, key=lambda candidate: round(candidate.dice, _DIGITS))
 
     def write_tsv(self, path: str | Path) -> None:
-        """Write one row an experiment as tab-separated text with a header.
+        """Write one row per run as tab-separated text with a header.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
         rows = []
@@ -96,12 +108,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunScores:
-    """What a cross-validation, or an ensemble of several, has reached on every case.
+    """The Dice of every held-out case of a cross-validation, or of an ensemble of several.
 
     Attributes:
-        runs: its folder, or those of its members.
-        dice: `(cases, labels)` by sorted case id and name. labels: the names.
-        subjects: case id → person.
+        runs: The folder of the run, or the folders of the members of the ensemble.
+        dice: `(cases, labels)`, sorted by case id and by label name.
+        labels: Names of the labels.
+        subjects: Subject by case id.
     """
 
     runs: tuple[str, ...]
@@ -111,20 +124,24 @@ class RunScores:
 
 
 def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
-    """Compare what cross-validations have left in ``RUN/evaluation``.
+    """Compare the results that cross-validations have written to ``RUN/evaluation``.
 
     Args:
-        runs: folders, at least two.
+        runs: At least two folders.
 
     Raises:
-        ConfigError: fewer than two.
-        DataError: a run has not been gathered, or was measured on other cases or labels than the first.
+        ConfigError: There are fewer than two runs, or one is given twice.
+        DataError: A run has no results yet, or its cases or labels differ from those of the first.
     """
     return compare_scores(load_comparable_scores(runs))
 
 
 def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
-    """What each run has left; see `compare_cross_validations`."""
+    """Return the scores of each run; see `compare_cross_validations`.
+
+    Args:
+        runs: At least two folders.
+    """
     if len(runs) < 2:
         raise ConfigError(
             f"compare: found {pluralise(len(runs), 'run')}, expected at least two. Give the runs to compare."
@@ -154,7 +171,11 @@ def _resolved(run: str | Path) -> Path:
 
 
 def compare_scores(measured: Sequence[RunScores]) -> Comparison:
-    """Compare figures of the same cases and labels."""
+    """Compare scores on the same cases and labels.
+
+    Args:
+        measured: The scores of each run.
+    """
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
     dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
@@ -177,11 +198,14 @@ def _load_scores(run: Path) -> RunScores:
     folder = run / "evaluation"
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        check_format(summary["format"], SUMMARY_FORMAT, folder / "summary.json", "summary")
         subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
         rows = [row.cells for row in read_tsv(folder / "cases.tsv").rows]
         dice = {(row["case"], row["label"]): float(row["dice"]) for row in rows}
         labels = tuple(sorted({row["label"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
+    except DataError:  # another format; a DataError is a ValueError, too
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(

@@ -1,9 +1,8 @@
-"""Whether keeping only the largest component helps: nnU-Net's rule (Isensee et al. 2021), learned from predictions
-of cases that were not trained on.
+"""Selection of post-processing: whether keeping only the largest component helps on held-out cases.
 
-First the largest component of all labels together is tried, and kept if the mean Dice of the labels rises and none
-falls. Then, where there are several labels, the largest component of each is tried on top of that, and kept if the
-label's mean Dice rises.
+This is nnU-Net's rule (Isensee et al. 2021). First, the largest component of all labels together is tried, and kept
+if the mean Dice of the labels rises and the Dice of none falls. Then, if there are several labels, the largest
+component of each label is tried in addition, and kept if the label's mean Dice rises.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ class Trial:
     """One correction that was tried.
 
     Attributes:
-        what: the label of which only the largest component stayed, or None for all of them together.
-        before, after: mean Dice of each label that it touches, by name; NaN for one that is in no case.
-        adopted: whether it is kept.
+        what: The label reduced to its largest component, or None for all labels together.
+        before: Mean Dice of each affected label without the correction, by name; NaN for a label that never occurs.
+        after: The same with the correction.
+        adopted: Whether the correction is kept.
     """
 
     what: str | None
@@ -56,13 +56,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """What was learned, as `PredictSettings` names it, and what it brought.
+    """The selected post-processing, named as in `PredictSettings`, and its effect.
 
     Attributes:
-        keep_largest_foreground, keep_largest: settings of prediction.
-        trials: everything that was tried, in order.
-        before, after: mean Dice of each label over the cases, without and with all that is kept; these are the cases
-            that it was learned from, so that `after` flatters a little.
+        keep_largest_foreground: Setting of prediction: keep the largest component of all labels together.
+        keep_largest: Setting of prediction: labels of which only the largest component is kept.
+        trials: All corrections that were tried, in order.
+        before: Mean Dice of each label over the cases without corrections.
+        after: The same with the selected corrections. It is slightly optimistic, because the corrections were
+            selected on the same cases.
     """
 
     keep_largest_foreground: bool
@@ -73,17 +75,17 @@ class PostProcessing:
 
     @property
     def foreground_means(self) -> tuple[float, float]:
-        """Mean of the labels' mean Dice, before and after."""
+        """The mean of the labels' mean Dice, before and after."""
         means = mean_of_known(np.array([[*self.before.values()], [*self.after.values()]]))
         return float(means[0]), float(means[1])
 
     @property
     def helps(self) -> bool:
-        """Whether anything is kept."""
+        """Whether any correction is kept."""
         return self.keep_largest_foreground or bool(self.keep_largest)
 
     def to_plain(self) -> dict[str, Any]:
-        """For JSON: what is not a finite number is null."""
+        """Return plain values for JSON; None replaces NaN."""
         before, after = self.foreground_means
         return {
             "keep_largest_foreground": self.keep_largest_foreground,
@@ -119,21 +121,22 @@ def candidate_dice(
     where: str = "",
     annotated: AnnotatedLabels | None = None,
 ) -> Array:
-    """Dice of one case under every correction that `learned` may combine.
+    """Return the Dice of one case for every correction that `select_post_processing` may combine.
 
     Args:
-        prediction: label map as predicted. reference: on the same grid, perhaps in another orientation.
-        labels: of both.
-        where: the case, for messages.
-        annotated: names of the labels that were drawn in the reference; None for all.
+        prediction: Label map as predicted.
+        reference: Label map on the same grid, possibly in another orientation.
+        labels: Labels of both.
+        where: The case, for messages.
+        annotated: Names of the labels annotated in the reference; None for all.
 
     Returns:
-        `(4, m)` of the foreground labels or regions: as it is, largest component of all together, of each, and of each
-        after all together; NaN for one that is in neither map, or holds a label that was not drawn. Of regions, which
-        overlap, each is corrected by itself.
+        `(4, m)` for the foreground labels or regions: without correction, largest component of all together, of each,
+        and of each after all together. NaN for a label that is in neither map, or that includes an unannotated label.
+        Regions overlap, so each is corrected by itself.
 
     Raises:
-        DataError: as `medseg.evaluation.compare`.
+        DataError: As in `medseg.evaluate`.
     """
     predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     together = keep_largest_components(predicted, range(1, len(labels)), together=True)
@@ -159,7 +162,15 @@ def label_dice(
     where: str = "",
     annotated: AnnotatedLabels | None = None,
 ) -> Array:
-    """Dice `(m,)` of one case, of each foreground label or region; arguments, NaN and errors as in `trial_dice`."""
+    """Return the Dice `(m,)` of one case for each foreground label or region; NaN and errors as in `candidate_dice`.
+
+    Args:
+        prediction: Label map as predicted.
+        reference: Label map on the same grid, possibly in another orientation.
+        labels: Labels of both.
+        where: The case, for messages.
+        annotated: Names of the labels annotated in the reference; None for all.
+    """
     predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     return np.where(unknown, np.nan, _dice(_counts(predicted, expected, len(labels)), groups))
 
@@ -167,7 +178,7 @@ def label_dice(
 def _as_classes(
     prediction: Volume, reference: Volume, labels: Labels, where: str, annotated: AnnotatedLabels | None
 ) -> tuple[NDArray[Any], NDArray[Any], list[list[int]], NDArray[np.bool_]]:
-    """Classes of both maps on one grid; the classes of each label or region, and whether it cannot be judged."""
+    """Return classes of both maps on one grid, the classes of each label or region, and whether it cannot be evaluated."""
     aligned = aligned_to(prediction, reference, where=f"{where}: prediction")
     predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
     expected = labels.to_classes(label_map(reference, where), where)
@@ -188,8 +199,8 @@ def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:
     """Apply the rule.
 
     Args:
-        dice: `(cases, 4, labels)` as `trial_dice` gives it.
-        names: of the foreground labels or regions.
+        dice: `(cases, 4, labels)` as returned by `candidate_dice`.
+        names: Names of the foreground labels or regions.
     """
     cases, variants, count = dice.shape
     flat = dice.reshape(cases, variants * count)

@@ -20,14 +20,14 @@ from medseg.runtime.text_tables import html_table, text_table
 
 @dataclass(frozen=True, repr=False)
 class FoldTable:
-    """Metrics of all held-out cases together, of each fold, and how sure they are.
+    """Metrics of all held-out cases together and of each fold, with confidence intervals.
 
     Attributes:
-        table: one row for each case and label.
-        folds: case id → fold that held it out.
-        subjects: case id → person.
-        post_processing: what keeping the largest components would bring; None where it was not asked.
-        objects: instance metrics of the same cases; None where no instances were predicted.
+        table: One row per case and label.
+        folds: The fold that held out each case, by case id.
+        subjects: Subject by case id.
+        post_processing: Effect of keeping the largest components; None if it was not evaluated.
+        instances: Instance metrics of the same cases; None if no instances were predicted.
     """
 
     table: Table
@@ -37,17 +37,25 @@ class FoldTable:
     instances: InstanceTable | None = None
 
     def rows_of_fold(self, fold: int) -> Table:
-        """The rows of one fold."""
+        """Return the table of one fold.
+
+        Args:
+            fold: Index of the fold.
+        """
         rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
         return Table(rows, self.table.tolerance_mm)
 
     @cached_property
     def by_fold(self) -> dict[int, dict[str, float]]:
-        """By fold, then by metric: the foreground mean."""
+        """The foreground mean, by fold and then by metric."""
         return {fold: self.rows_of_fold(fold).foreground_mean() for fold in sorted(set(self.folds.values()))}
 
     def over_folds(self, metric: str) -> tuple[float, float]:
-        """Mean of the folds' foreground means, and their sample standard deviation (NaN for one fold)."""
+        """Return the mean of the folds' foreground means and their sample standard deviation (NaN for one fold).
+
+        Args:
+            metric: Name of the metric.
+        """
         values = np.array([means[metric] for means in self.by_fold.values()])
         known = values[np.isfinite(values)]
         if known.size < 2:
@@ -56,7 +64,7 @@ class FoldTable:
 
     @cached_property
     def intervals(self) -> dict[str, dict[str, Interval]]:
-        """By label name, then by metric, and under ``""`` for the foreground mean: 95 % of the bootstrap's draws."""
+        """The 95 % bootstrap intervals, by label name and then by metric; the foreground mean is under ``""``."""
         cases, names = self.table.cases, self.table.labels
         rows = {(row.case, row.label): row for row in self.table.rows}
         values = np.full((len(cases), len(METRICS), len(names)), np.nan)
@@ -72,11 +80,15 @@ class FoldTable:
         return found
 
     def write_tsv(self, path: str | Path) -> None:
-        """Write every row, as `Table.write_tsv`."""
+        """Write every row, as `Table.write_tsv` does.
+
+        Args:
+            path: The file.
+        """
         self.table.write_tsv(path)
 
     def summary(self) -> dict[str, Any]:
-        """`Table.summary` with folds, intervals and post-processing."""
+        """Return `Table.summary` with folds, intervals and post-processing."""
         means = {metric: self.over_folds(metric) for metric in METRICS}
         return {
             **self.table.summary(),
@@ -90,10 +102,13 @@ class FoldTable:
         }
 
     def write_summary(self, path: str | Path) -> None:
-        """Write `summary` as JSON; what is not a finite number is null.
+        """Write `summary` as JSON, with the format version; null replaces NaN and infinity.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         write_summary_json(self.summary(), path)
 
@@ -115,7 +130,7 @@ class FoldTable:
         return f"{self.table._repr_html_()}{html_table(self._cells(), self._notes())}{objects}"
 
     def _cells(self) -> list[list[str]]:
-        """A row a fold, and what they are together."""
+        """Return one row per fold, and their mean."""
         shown = {"dice": ("Dice", 3), "hd95_mm": ("HD95 mm", 2), "surface_dice": ("surface Dice", 3)}
         rows = [["fold", "cases", *(title for title, _ in shown.values())]]
         for fold, means in self.by_fold.items():

@@ -12,14 +12,14 @@ _RECALLS = np.linspace(0, 1, 101)
 
 
 def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which predictions `(10, m)` hit a reference, for each of `THRESHOLDS`.
+    """Return which predictions `(10, m)` match a reference, for each of `THRESHOLDS`.
 
-    Predictions choose by falling score; each takes the reference of the highest IoU that is still free (the
-    last of equals), if that IoU reaches the threshold.
+    Predictions choose in descending order of score; each takes the unmatched reference of highest IoU (the last of
+    equals) if that IoU reaches the threshold.
 
     Args:
-        overlaps: of the predictions and references of one image and class.
-        scores: `(m,)` of the predictions.
+        overlaps: Overlaps of the predictions and references of one image and class.
+        scores: Scores `(m,)` of the predictions.
     """
     hits = np.zeros((len(THRESHOLDS), overlaps.predictions), dtype=bool)
     first = np.searchsorted(overlaps.predicted, np.arange(overlaps.predictions + 1))
@@ -39,15 +39,15 @@ def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> N
 def average_precision(
     scores: NDArray[np.float64], hits: NDArray[np.bool_], references: int
 ) -> NDArray[np.float64]:
-    """Area under precision over recall `(t,)`, precision made falling and read at 101 recalls.
+    """Return the area `(t,)` under precision over recall, with precision made monotonic and sampled at 101 recalls.
 
-    Predictions of equal score enter together, so that their order does not matter: without scores the curve
-    is one point.
+    Predictions of equal score enter together, so that their order does not matter: without scores the curve is one
+    point.
 
     Args:
-        scores: `(m,)` of predictions of one class, over all images together.
-        hits: `(t, m)`, see `hits_of`.
-        references: instances in all images.
+        scores: Scores `(m,)` of the predictions of one class in all images.
+        hits: Matches `(t, m)`, see `match_by_score`.
+        references: Number of reference instances in all images.
 
     Returns:
         NaN without references, 0 without predictions.

@@ -1,4 +1,4 @@
-"""How well predicted instances agree with reference instances, class by class."""
+"""Agreement of predicted instances with reference instances, class by class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MATCHED_ABOVE = 0.5
 
 @dataclass(frozen=True)
 class InstanceMetrics:
-    """Figures of one class, of one case or of several together. Which values an absent class has:
+    """The metrics of one class, of one case or of several together. Values for an absent class:
 
     | predictions | references | f1, pq, rq | sq  | ap, ap50, ap75 | sensitivity | precision |
     |-------------|------------|------------|-----|----------------|-------------|-----------|
@@ -25,25 +25,32 @@ class InstanceMetrics:
     | none        | some       | 0          | NaN | 0              | 0           | NaN       |
     | some        | none       | 0          | NaN | NaN            | NaN         | 0         |
 
-    NaN is not counted in means. A class that is predicted where there is none lowers F1 and PQ, not AP, whose
-    recall has no meaning then; over several cases it lowers AP too.
+    Means leave out NaN. A class that is predicted where there is none lowers F1 and PQ but not AP, because its recall
+    is undefined; over several cases it lowers AP, too.
 
     Attributes:
-        references: reference instances.
-        predictions: predicted instances.
-        found: pairs of a prediction and a reference with IoU > 0.5, each instance in one pair.
-        missed: references without such a prediction.
-        false: predictions without such a reference.
-        f1: 2 found / (predictions + references).
-        pq: panoptic quality, ``sq * rq`` (Kirillov et al. 2019).
-        sq: segmentation quality, mean IoU of the pairs found; NaN without one.
-        rq: recognition quality, the same number as `f1`.
-        detected: references that some prediction touches, or meets with the detection IoU.
-        unfounded: predictions that touch no reference, or meet none with the detection IoU.
+        references: Number of reference instances.
+        predictions: Number of predicted instances.
+        tp: Pairs of a prediction and a reference with IoU > 0.5; each instance is in at most one pair.
+        fn: References without such a prediction.
+        fp: Predictions without such a reference.
+        f1: 2 tp / (predictions + references).
+        pq: Panoptic quality, ``sq * rq`` (Kirillov et al. 2019).
+        sq: Segmentation quality, the mean IoU of the pairs; NaN without pairs.
+        rq: Recognition quality, the same number as `f1`.
+        detected: References that share a voxel with a prediction, or reach the detection IoU with one.
+        false_detections: Predictions that share no voxel with a reference, or reach the detection IoU with none.
         sensitivity: detected / references (lesion-wise recall).
-        precision: 1 - unfounded / predictions (lesion-wise).
-        ap: average precision, mean over IoU 0.5, 0.55, ... 0.95 (Lin et al. 2014).
-        ap50, ap75: average precision at IoU 0.5 and 0.75.
+        precision: 1 - false_detections / predictions (lesion-wise).
+        ap: Average precision, the mean over IoU 0.5, 0.55, ... 0.95 (Lin et al. 2014).
+        ap50: Average precision at IoU 0.5.
+        ap75: Average precision at IoU 0.75.
+
+    >>> import numpy as np
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> match_instances(lesions, lesions).metrics().f1
+    1.0
     """
 
     references: int
@@ -66,14 +73,16 @@ class InstanceMetrics:
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """What one class of one case contributes; cases are put together with `pooled`.
+    """The contribution of one class of one case to the metrics; `pool_counts` combines cases.
 
     Attributes:
-        references: reference instances.
-        scores: of the predictions, `(m,)`.
-        hits: which predictions hit a reference, `(10, m)`, see `hits_of`.
-        found: pairs with IoU > 0.5. iou_sum: of these.
-        detected, unfounded: see `InstanceMetrics`.
+        references: Number of reference instances.
+        scores: Scores `(m,)` of the predictions.
+        hits: Whether each prediction matches a reference, `(10, m)`, see `match_by_score`.
+        tp: Number of pairs with IoU > 0.5.
+        iou_sum: Sum of the IoU of these pairs.
+        detected: See `InstanceMetrics`.
+        false_detections: See `InstanceMetrics`.
     """
 
     references: int
@@ -85,7 +94,7 @@ class MatchCounts:
     false_detections: int
 
     def metrics(self) -> InstanceMetrics:
-        """The figures, as defined by `InstanceMetrics`."""
+        """Return the metrics, as defined by `InstanceMetrics`."""
         predictions = len(self.scores)
         f1 = _ratio(2 * self.tp, predictions + self.references)
         sq = _ratio(self.iou_sum, self.tp)
@@ -113,15 +122,15 @@ class MatchCounts:
 def match_instances(
     prediction: Instances, reference: Instances, *, detection_iou: float = 0.0
 ) -> MatchCounts:
-    """Compare instances of one class of one image.
+    """Compare the instances of one class of one image.
 
     Args:
-        prediction: instances of one class, scored.
-        reference: instances of that class.
+        prediction: Instances of one class, with scores.
+        reference: Instances of the same class.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
 
     Raises:
-        DataError: images of different shapes.
+        DataError: The images have different shapes.
     """
     overlaps = overlaps_of(prediction, reference)
     pairs = overlaps.one_to_one(MATCHED_ABOVE)
@@ -138,7 +147,11 @@ def match_instances(
 
 
 def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
-    """The evidence of several cases as one: counts are summed, predictions ranked together."""
+    """Combine several cases: counts are summed, predictions are ranked together.
+
+    Args:
+        parts: The counts of each case.
+    """
     parts = list(parts)
     return MatchCounts(
         references=sum(part.references for part in parts),

@@ -1,4 +1,4 @@
-"""Predicted instances against reference instances, from files, volumes or memory."""
+"""Comparison of predicted with reference instances, from files, volumes or memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ ONE_CLASS = Labels.from_names({"instance": 1})
 
 @dataclass(frozen=True)
 class InstancePair:
-    """A prediction and its reference, in memory, as files or as a function that reads one, and the id of their case.
+    """A prediction and its reference.
 
     Attributes:
-        case: id. prediction, reference: instances, a volume or a file.
-        components_of: which of the two are label maps whose connected components are the instances, not maps of ids.
+        case: Id of the case.
+        prediction: Instances, a volume or a file.
+        reference: Instances, a volume, a file, or a function that returns the contents of a file.
+        components_of: Which of the two are label maps whose connected components are the instances, instead of
+            instance maps.
+
+    >>> from pathlib import Path
+    >>> InstancePair("nuclei_7", Path("predictions/nuclei_7.png"), Path("labels/nuclei_7.png")).components_of
+    'neither'
     """
 
     case: str
@@ -51,16 +58,26 @@ def evaluate_instances(
     """Compare instances with their references: average precision, panoptic quality, F1, lesion-wise detection.
 
     Args:
-        prediction: instances, a volume of ids, a file of ids (a table beside it may give classes and scores,
-            see `medseg.io.instance_files`), or a folder of such files.
-        reference: as `prediction`; folders are matched by file name.
-        labels: names of the classes; without it they are named by their values.
-        components_of: ``"predictions"`` or ``"both"`` are label maps whose connected components are the instances.
+        prediction: Instances, a volume of instance ids, a file of ids (a table with the same name may give classes and
+            scores, see `medseg.io.instance_files`), or a folder of such files.
+        reference: As `prediction`; folders are matched by file name.
+        labels: Names of the classes; None names them by their values.
+        components_of: ``"predictions"`` or ``"both"`` if these are label maps whose connected components are the
+            instances.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
 
+    Returns:
+        One row per case and class.
+
     Raises:
-        DataError: files that are missing, are no maps, do not share a grid, or hold an unknown class.
-        ConfigError: a detection IoU outside of [0, 1].
+        DataError: Files are missing, are not maps, do not share a grid, or have an unknown class.
+        ConfigError: The detection IoU is not in [0, 1].
+
+    >>> import numpy as np
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> evaluate_instances(lesions, lesions).mean()["pq"]
+    1.0
     """
     pairs = instance_pairs(prediction, reference, components_of)
     rows = [
@@ -72,10 +89,26 @@ def evaluate_instances(
 def evaluate_instance_cases(
     pairs: Iterable[InstancePair], labels: Labels | None = None, *, detection_iou: float = 0.0
 ) -> Iterator[list[InstanceRow]]:
-    """Yield the rows of one case after another, reading files as they are reached.
+    """Yield the rows of each case, reading files only when their case is reached.
+
+    Args:
+        pairs: Predictions and references, for example from `instance_pairs`.
+        labels: Names of the classes; None names them by their values.
+        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+
+    Yields:
+        The rows of one case.
 
     Raises:
-        DataError, ConfigError: as `evaluate_instances`, at the case where the fault lies.
+        DataError: As in `evaluate_instances`, raised at the faulty case.
+        ConfigError: As in `evaluate_instances`.
+
+    >>> import numpy as np
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> ((row,),) = evaluate_instance_cases([InstancePair("a", lesions, lesions)])
+    >>> row.metrics.references
+    2
     """
     checked_iou(detection_iou)
     for pair in pairs:
@@ -94,12 +127,23 @@ def evaluate_instance_cases(
 def instance_pairs(
     prediction: Source, reference: Source, components_of: ComponentsOf = "neither"
 ) -> list[InstancePair]:
-    """Match sources as `evaluate_instances` takes them.
+    """Match predictions and references as `evaluate_instances` does.
 
-    Beside a predicted label map ``ID.nii.gz`` the instance map ``ID_instances.nii.gz`` is taken where it is there.
+    If an instance map ``ID_instances.nii.gz`` exists next to a predicted label map ``ID.nii.gz``, it is used instead.
+
+    Args:
+        prediction: Instances, a volume, a file or a folder.
+        reference: As `prediction`.
+        components_of: See `InstancePair`.
 
     Raises:
-        DataError: a path is missing, folders that do not match, or a folder against something in memory.
+        DataError: A path is missing, the folders do not match, or a folder is paired with something in memory.
+
+    >>> import numpy as np
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> len(instance_pairs(lesions, lesions))
+    1
     """
     if isinstance(prediction, (str, Path)) and isinstance(reference, (str, Path)):
         return [
@@ -113,19 +157,19 @@ def instance_pairs(
     files = [one for one in sources if isinstance(one, Path)]
     if any(path.is_dir() for path in files):
         raise DataError(
-            f"{files[0]}: found a folder against something in memory, expected two of a kind. Give a file."
+            f"{files[0]}: found a folder and instances in memory, expected two of the same kind. Give a file."
         )
     return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], components_of)]
 
 
 def _instances_beside(prediction: Path, components_of: ComponentsOf) -> Path:
-    """The instance map that was predicted beside a label map, where there is one and parts are not asked for."""
+    """Return the instance map predicted next to a label map, if it exists and components are not requested."""
     beside = instance_map_path(prediction)
     return beside if components_of == "neither" and beside.is_file() else prediction
 
 
 def checked_iou(detection_iou: float) -> float:
-    """The IoU, or a `ConfigError` unless it lies in [0, 1]."""
+    """Return the IoU, or raise a `ConfigError` unless it is in [0, 1]."""
     if not 0 <= detection_iou <= 1:
         raise ConfigError(
             f"detection_iou: found {detection_iou}, expected 0 to 1. Use 0 for any shared voxel."
@@ -135,7 +179,7 @@ def checked_iou(detection_iou: float) -> float:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair, read: instances, their grid if they have one, and what their classes are so far."""
+    """One side of a pair: instances, their grid if they have one, and the meaning of their classes."""
 
     instances: Instances
     volume: Volume | None
@@ -143,7 +187,7 @@ class _Side:
 
 
 def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels]:
-    """Both sides on one grid, with class indices, and the table these belong to."""
+    """Return both sides on one grid, with class indices, and the label table of these indices."""
     prefix = f"{pair.case}: " if pair.case else ""
     reference = _read(pair.reference, pair.components_of == "both", None, f"{prefix}reference")
     prediction = _read(
@@ -163,7 +207,7 @@ def _read(
     like: Volume | None,
     where: str,
 ) -> _Side:
-    """Instances of a source, turned to the orientation of `like`, whose grid it must then share."""
+    """Return the instances of a source, reoriented like `like`, whose grid it must then share."""
     if isinstance(source, Instances):
         return _Side(source, None, "classes")
     if isinstance(source, Path):
@@ -179,14 +223,14 @@ def _read(
 
 
 def _classified(side: _Side, labels: Labels, guessed: bool, where: str) -> Instances:
-    """The instances with class indices of `labels`; where that was guessed, classes are values."""
+    """Return the instances with class indices of `labels`; if the labels were guessed, classes are values."""
     found, classes = side.instances, side.instances.classes
     if guessed or side.coded_as == "values":
         classes = labels.to_classes(classes, f"{where}: classes").astype(np.int64)
     elif side.coded_as == "nothing" and len(labels.foreground) > 1:
         raise DataError(
-            f"{where}: found a map of ids without a table of classes, expected one, because there are "
-            f"{len(labels.foreground)} labels. Put a table with id and class beside it, or name one label."
+            f"{where}: found an instance map without a table of classes, expected one, because there are "
+            f"{len(labels.foreground)} labels. Add the table (see medseg.io.instance_files), or name one label."
         )
     elif len(classes) and classes.max() >= len(labels):
         raise DataError(

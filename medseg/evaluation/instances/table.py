@@ -1,4 +1,4 @@
-"""A table of instance metrics: a row for each class of each case, and all cases together."""
+"""Tables of instance metrics: one row per class and case, and all cases together."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ class InstanceRow:
     """One class of one case.
 
     Attributes:
-        case: id of the case. value, name: of the label.
-        evidence: what all cases together are computed from.
-        metrics: the figures of this case alone.
+        case: Id of the case.
+        label_value: Value of the label.
+        label: Name of the label.
+        counts: The counts from which the metrics of several cases together are computed.
+        metrics: The metrics of this case alone.
     """
 
     case: str
@@ -43,8 +45,16 @@ class InstanceTable:
     """Instance metrics of every class of every case.
 
     Attributes:
-        rows: one for each case and class, case by case.
+        rows: One row per case and class, case by case.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+
+    >>> import numpy as np
+    >>> from medseg.evaluation import evaluate_instances
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> table = evaluate_instances(lesions, lesions)
+    >>> table.labels, table.pooled()["instance"].tp
+    (('instance',), 2)
     """
 
     rows: tuple[InstanceRow, ...]
@@ -52,28 +62,28 @@ class InstanceTable:
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """Case ids in the order of the rows."""
+        """The case ids in the order of the rows."""
         return cases_of(self.rows)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Label names by rising value."""
+        """The label names in ascending order of their values."""
         return names_of(self.rows)
 
     def pooled(self) -> dict[str, InstanceMetrics]:
-        """By label name: the figures over all cases together, every instance of equal weight."""
+        """Return, by label name, the metrics over all cases together, in which every instance has equal weight."""
         return {
             name: pool_counts(row.counts for row in self.rows if row.label == name).metrics()
             for name in self.labels
         }
 
     def mean(self) -> dict[str, float]:
-        """By metric that is no count: the mean of the labels' pooled figures, labels that occur nowhere left out."""
+        """Return, by metric except counts, the mean of the labels' pooled metrics; labels that never occur are left out."""
         figures = self.pooled().values()
         return {name: Statistics.from_values(getattr(one, name) for one in figures).mean for name in _MEANS}
 
     def per_case(self) -> dict[str, dict[str, Statistics]]:
-        """By label name, then by metric: statistics over the cases where the metric is a number."""
+        """Return, by label name and then by metric, statistics over the cases in which the metric is a number."""
         return {
             name: {
                 metric: Statistics.from_values(
@@ -85,19 +95,25 @@ class InstanceTable:
         }
 
     def write_tsv(self, path: str | Path) -> None:
-        """Write every row as tab-separated text with a header; ``nan`` stands for itself.
+        """Write every row as tab-separated text with a header; NaN is written as ``nan``.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         rows = ((row.case, row.label_value, row.label, *asdict(row.metrics).values()) for row in self.rows)
         write_text(path, to_tsv(COLUMNS, rows))
 
     def write_summary(self, path: str | Path) -> None:
-        """Write pooled figures and per-case statistics as JSON; what is not a finite number is null.
+        """Write pooled metrics and statistics per case as JSON, with the format version; null replaces NaN.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         per_case = self.per_case()
         summary = {
@@ -126,7 +142,7 @@ class InstanceTable:
         return html_table(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
-        """Header, one row a label, and their mean if there are several."""
+        """Return the header, one row per label, and their mean if there are several labels."""
         rows = [["label", *(_TITLES.get(name, name) for name in _SHOWN)]]
         for label, figures in self.pooled().items():
             rows.append([label, *(_shown(getattr(figures, name)) for name in _SHOWN)])

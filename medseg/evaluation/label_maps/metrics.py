@@ -1,4 +1,4 @@
-"""How well a label map agrees with its reference, label by label."""
+"""Agreement of a label map with its reference, label by label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the join
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """One label of one case. Which values an absent label has:
+    """The metrics of one label in one case. Values for an absent label:
 
     | prediction | reference | dice, iou, surface_dice | hd95_mm, assd_mm | volume_error_percent |
     |------------|-----------|-------------------------|------------------|----------------------|
@@ -32,21 +32,25 @@ class LabelMetrics:
     | empty      | present   | 0                       | infinite         | -100                 |
     | present    | empty     | 0                       | infinite         | NaN                  |
 
-    NaN is not counted in means: a label that is rightly absent says nothing about how well it is outlined.
+    Means leave out NaN: a label that is correctly absent does not show how well it is outlined.
 
     Attributes:
-        case: id of the case.
-        value: the label's value in files, or the value that a region is written as.
-        name: the label's or the region's name.
+        case: Id of the case.
+        label_value: The label's value in files, or the value that a region is written as.
+        label: Name of the label or region.
         dice: 2|P∩R| / (|P|+|R|), 0 to 1 (Dice 1945).
         iou: |P∩R| / |P∪R|, 0 to 1 (Jaccard 1912).
-        hd95_mm: 95th percentile Hausdorff distance, the larger of both directions.
-        assd_mm: average distance over both surfaces.
-        surface_dice: share of both surfaces within the tolerance of the other, 0 to 1.
-        volume_ml: predicted volume.
-        reference_ml: reference volume.
-        volume_error_ml: predicted less reference volume.
-        volume_error_percent: that error in percent of the reference volume.
+        hd95_mm: 95th percentile of the Hausdorff distance, the larger of both directions, in mm.
+        assd_mm: Average distance over both surfaces, in mm.
+        surface_dice: Fraction of both surfaces within the tolerance of the other, 0 to 1.
+        volume_ml: Predicted volume in ml.
+        reference_ml: Reference volume in ml.
+        volume_error_ml: Predicted minus reference volume in ml.
+        volume_error_percent: The same error in percent of the reference volume.
+
+    >>> metrics = LabelMetrics("a", 1, "liver", 0.9, 0.82, 2.0, 0.5, 0.95, 11.0, 10.0, 1.0, 10.0)
+    >>> metrics.label, metrics.dice
+    ('liver', 0.9)
     """
 
     case: str
@@ -72,22 +76,36 @@ def compare_label_maps(
     case: str = "",
     annotated: AnnotatedLabels | None = None,
 ) -> list[LabelMetrics]:
-    """Measure every foreground label or every region of `labels` in a prediction against its reference.
+    """Compute the metrics of every foreground label, or every region, of `labels`.
 
-    Voxels that the reference says to ignore are left out: there is nothing in either mask.
+    Voxels that the reference marks as ignored are left out: neither mask contains them.
 
     Args:
-        prediction: label map; may be oriented otherwise than the reference, voxel for voxel.
-        reference: label map on the same grid.
-        labels: what to measure, in the order of the result.
-        tolerance_mm: for the surface Dice.
-        case: id put into the rows and messages.
-        drawn: names of the labels that were drawn in the reference; None for all. What others are part of is not
-            measured.
+        prediction: Label map; its orientation may differ from that of the reference.
+        reference: Label map on the same grid.
+        labels: Labels to evaluate, in the order of the result.
+        tolerance_mm: Tolerance of the surface Dice in mm.
+        case: Case id for the rows and messages.
+        annotated: Names of the labels annotated in the reference; None for all. Regions that contain other labels are
+            not evaluated.
+
+    Returns:
+        One row per label or region.
 
     Raises:
-        DataError: different grids, a value that `labels` does not hold, or not a label map.
-        ConfigError: a tolerance that is negative or not finite.
+        DataError: The grids differ, a value is not in `labels`, or a volume is not a label map.
+        ConfigError: The tolerance is negative or not finite.
+
+    >>> import numpy as np
+    >>> from medseg.labels.label_table import Labels
+    >>> from medseg.volumes.grid import Grid
+    >>> from medseg.volumes.volume import Volume
+    >>> data = np.zeros((1, 6, 6, 6), np.uint8)
+    >>> data[0, 1:4, 1:4, 1:4] = 1
+    >>> liver = Volume(data, Grid.from_spacing((6, 6, 6)), "label")
+    >>> (row,) = compare_label_maps(liver, liver, Labels.from_names({"background": 0, "liver": 1}))
+    >>> row.label, row.dice, row.hd95_mm
+    ('liver', 1.0, 0.0)
     """
     checked_tolerance(tolerance_mm)
     prefix = f"{case}: " if case else ""
@@ -122,7 +140,7 @@ def compare_label_maps(
 
 
 def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> list[Array]:
-    """Class indices `(X, Y, Z)` of both, background in both where the reference says to ignore a voxel."""
+    """Return class indices `(X, Y, Z)` of both maps; voxels that the reference ignores are background in both."""
     predicted = replace(labels, ignore=None).to_classes(
         _values(prediction, f"{prefix}prediction"), where=f"{prefix}prediction"
     )
@@ -144,12 +162,12 @@ def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
 
 
 def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:
-    """Count voxels `(k, k)` by predicted class (row) and reference class (column).
+    """Return voxel counts `(k, k)` by predicted class (row) and reference class (column).
 
     Args:
-        prediction: class indices of any shape, all below `num_classes`.
-        reference: class indices of the same shape.
-        num_classes: k.
+        prediction: Class indices of any shape, all below `num_classes`.
+        reference: Class indices of the same shape.
+        num_classes: Number of classes k.
     """
     counts = np.zeros(num_classes * num_classes, dtype=np.int64)
     if not prediction.size:  # nobody looked at any voxel
@@ -163,10 +181,14 @@ def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[
 
 
 def label_map(volume: Volume, where: str) -> Array:
-    """Values `(X, Y, Z)` of a label map, also of one that was read as an image.
+    """Return the values `(X, Y, Z)` of a label map, which may have been read as an image.
+
+    Args:
+        volume: The label map.
+        where: Its name for the message.
 
     Raises:
-        DataError: more than one channel, or values that are not whole numbers.
+        DataError: The volume has several channels, or values that are not integers.
     """
     if volume.channels != 1 or volume.data.dtype.kind not in "iub":
         raise DataError(

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference."""
+"""Matching of predictions with references."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from medseg.volumes.volume import Volume
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its reference, in memory, as files or as a function that makes one, and the id of their case.
+    """A prediction and its reference.
 
-    `drawn` names the labels that were drawn in the reference; None for all of them.
+    Attributes:
+        case: Id of the case.
+        prediction: A label volume or file.
+        reference: A label volume, a file, or a function that returns a volume.
+        annotated: Names of the labels annotated in the reference; None for all.
+
+    >>> from pathlib import Path
+    >>> Pair("case_01", Path("predictions/case_01.nii.gz"), Path("labels/case_01.nii.gz")).case
+    'case_01'
     """
 
     case: str
@@ -25,7 +33,7 @@ class Pair:
     annotated: AnnotatedLabels | None = None
 
     def volumes(self) -> tuple[Volume, Volume]:
-        """Prediction and reference, read or made."""
+        """Return prediction and reference, reading files."""
         return _volume(self.prediction), _volume(self.reference)
 
 
@@ -44,18 +52,29 @@ def pair_files(
 ) -> list[Pair]:
     """Match two label-map files, or two folders of them by case id: the file name without its suffix.
 
-    Every reference (of `cases`, where given) needs a prediction, because a mean over the cases that happen
-    to be there flatters. Predictions without a reference cannot be measured and are passed over.
+    Every reference (of `cases`, if given) needs a prediction, because a mean over only the predicted cases would be
+    too optimistic. Predictions without a reference are ignored.
 
     Args:
-        prediction: file or folder.
-        reference: file or folder, as `prediction`.
-        cases: ids to keep, such as those of one fold; all unless given.
-        only_predicted: leave out references that have no prediction.
+        prediction: File or folder.
+        reference: File or folder, of the same kind as `prediction`.
+        cases: Ids to keep, such as those of one fold; None keeps all.
+        only_predicted: Whether to leave out references that have no prediction.
+
+    Returns:
+        One pair per case, sorted by case id.
 
     Raises:
-        DataError: a path is missing, a file stands against a folder, a folder holds one case twice or no
-            label map, or predictions are missing; all of them are listed.
+        DataError: A path is missing, a file is paired with a folder, a folder has two files of one case or no label
+            map, or predictions are missing; the message lists all of them.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "case_01.nii.gz")
+    ...     file.touch()
+    ...     [pair.case for pair in pair_files(folder, folder)]
+    ['case_01']
     """
     prediction, reference = Path(prediction), Path(reference)
     for path in (prediction, reference):
@@ -63,7 +82,7 @@ def pair_files(
             raise DataError(f"{path}: no such file or folder. Check the path.")
     if prediction.is_dir() != reference.is_dir():
         raise DataError(
-            f"{prediction}, {reference}: found a file and a folder, expected two of a kind. "
+            f"{prediction}, {reference}: found a file and a folder, expected two of the same kind. "
             "Give both as files or both as folders."
         )
     if not reference.is_dir():
@@ -77,27 +96,30 @@ def pair_files(
         unmatched = predictions.keys() - references.keys()
         raise DataError(
             f"{prediction}: predictions are missing for {len(missing)} of {len(wanted)} references: "
-            f"{', '.join(missing)}.{did_you_mean(missing[0], unmatched)} Predict them first; or measure only what is there with "
+            f"{', '.join(missing)}.{did_you_mean(missing[0], unmatched)} Predict them first, or evaluate only predicted cases with "
             "--only-predicted."
         )
     return [Pair(case, predictions[case], references[case]) for case in wanted]
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by case id, sorted; hidden and other files are passed over.
+    """Return the image files of a folder by case id, sorted; hidden and other files are ignored.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        DataError: two files of one case, or none at all.
+        DataError: Two files belong to one case, or there is no image file.
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        # .img holds the voxels of the .hdr beside it
+        # .img holds the voxels of the .hdr file with the same name
         if path.name.startswith(".") or suffix_of(path) in ("", ".img") or not path.is_file():
             continue
         case = stem_of(path)
         if case in files:
             raise DataError(
-                f"{folder}: case {case!r} stands twice: found {files[case].name} and {path.name}, expected "
+                f"{folder}: case {case!r} has two files: found {files[case].name} and {path.name}, expected "
                 "one. Remove one of them."
             )
         files[case] = path

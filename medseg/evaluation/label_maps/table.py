@@ -1,4 +1,4 @@
-"""A table of metrics: shown as text or HTML, averaged, and written to files."""
+"""Tables of label metrics: shown as text or HTML, averaged, and written to files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """One metric of one label over the cases where it is finite; NaN where there is none.
+    """Statistics of one metric of one label over the cases in which it is finite; NaN if there is none.
 
     Attributes:
-        mean: arithmetic mean.
-        std: population standard deviation.
-        median: median.
-        n: cases that were averaged.
-        infinite: cases left out because the value is infinite: only one of the two masks was empty.
+        mean: Arithmetic mean.
+        std: Population standard deviation.
+        median: Median.
+        n: Number of averaged cases.
+        infinite: Number of cases left out because the value is infinite: only one of the two masks was empty.
+
+    >>> Statistics.from_values([1.0, 3.0, float("inf")])
+    Statistics(mean=2.0, std=1.0, median=2.0, n=2, infinite=1)
     """
 
     mean: float
@@ -47,7 +50,11 @@ class Statistics:
 
     @classmethod
     def from_values(cls, values: Iterable[float]) -> Statistics:
-        """Summarise values; NaN is passed over, infinity counted."""
+        """Summarise values; NaN is left out, infinity is counted.
+
+        Args:
+            values: One value per case.
+        """
         array = np.array(list(values), dtype=np.float64)
         finite = array[np.isfinite(array)]
         infinite = int(np.isinf(array).sum())
@@ -57,7 +64,7 @@ class Statistics:
 
 
 class Row(Protocol):
-    """Figures of one label of one case."""
+    """The metrics of one label of one case."""
 
     @property
     def case(self) -> str: ...  # noqa: D102
@@ -68,12 +75,12 @@ class Row(Protocol):
 
 
 def cases_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Case ids in the order of the rows."""
+    """Return case ids in the order of the rows."""
     return tuple(dict.fromkeys(row.case for row in rows))
 
 
 def names_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Label names by rising value."""
+    """Return label names in ascending order of their values."""
     return tuple(dict.fromkeys(row.label for row in sorted(rows, key=lambda row: row.label_value)))
 
 
@@ -82,8 +89,13 @@ class Table:
     """Metrics of every label of every case.
 
     Attributes:
-        rows: one for each case and label, case by case.
-        tolerance_mm: tolerance of the surface Dice.
+        rows: One row per case and label, case by case.
+        tolerance_mm: Tolerance of the surface Dice in mm.
+
+    >>> row = LabelMetrics("a", 1, "liver", 0.9, 0.82, 2.0, 0.5, 0.95, 11.0, 10.0, 1.0, 10.0)
+    >>> table = Table((row,))
+    >>> table.cases, table.labels, table.mean()["liver"]["dice"]
+    (('a',), ('liver',), 0.9)
     """
 
     rows: tuple[LabelMetrics, ...]
@@ -91,16 +103,16 @@ class Table:
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """Case ids in the order of the rows."""
+        """The case ids in the order of the rows."""
         return cases_of(self.rows)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Label names by rising value."""
+        """The label names in ascending order of their values."""
         return names_of(self.rows)
 
     def statistics(self) -> dict[str, dict[str, Statistics]]:
-        """By label name, then by metric: mean, standard deviation, median and counts over the cases."""
+        """Return statistics over the cases, by label name and then by metric."""
         groups: dict[str, list[LabelMetrics]] = {name: [] for name in self.labels}
         for row in self.rows:
             groups[row.label].append(row)
@@ -110,7 +122,7 @@ class Table:
         }
 
     def mean(self) -> dict[str, dict[str, float]]:
-        """By label name, then by metric: the mean over the cases where the metric is finite.
+        """Return the mean over the cases in which a metric is finite, by label name and then by metric.
 
         Infinite distances would make a mean meaningless; `statistics` counts the cases left out.
         """
@@ -120,7 +132,7 @@ class Table:
         }
 
     def foreground_mean(self) -> dict[str, float]:
-        """By metric: the mean of the labels' means, so that a rare label weighs as much as a common one."""
+        """Return, by metric, the mean of the labels' means, so that rare and common labels have equal weight."""
         means = self.mean()
         return {
             metric: Statistics.from_values(by_metric[metric] for by_metric in means.values()).mean
@@ -128,15 +140,18 @@ class Table:
         }
 
     def write_tsv(self, path: str | Path) -> None:
-        """Write every row as tab-separated text with a header; ``nan`` and ``inf`` stand for themselves.
+        """Write every row as tab-separated text with a header; NaN and infinity are written as ``nan`` and ``inf``.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         write_text(path, to_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
 
     def summary(self) -> dict[str, Any]:
-        """Means and statistics as plain values; what is not a finite number is None."""
+        """Return means and statistics as plain values; None replaces NaN and infinity."""
         return {
             "cases": len(self.cases),
             "foreground_mean": finite_values(self.foreground_mean()),
@@ -148,10 +163,13 @@ class Table:
         }
 
     def write_summary(self, path: str | Path) -> None:
-        """Write `summary` as JSON.
+        """Write `summary` as JSON, with the format version.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         write_summary_json(self.summary(), path)
 
@@ -165,7 +183,7 @@ class Table:
         return html_table(self._cells(), self._notes())
 
     def _cells(self) -> list[list[str]]:
-        """Header, one row a label that occurs, and the foreground mean if there are several."""
+        """Return the header, one row per label that occurs, and the foreground mean if there are several labels."""
         rows = [["label", "n", *(title for title, _ in _SHOWN.values())]]
         for name, by_metric in self.statistics().items():
             if by_metric["dice"].n == 0:

@@ -1,4 +1,4 @@
-"""What is odd about a dataset: sentences for the user, each from one small check of the fingerprint."""
+"""Findings: problems of a dataset in sentences for the user, each from one small check of the fingerprint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ _MOST_NAMED = 12
 
 
 def find(fingerprint: Fingerprint) -> tuple[Finding, ...]:
-    """Everything that the checks of this module find, severe ones first."""
+    """Return the findings of all checks in this module, severe ones first.
+
+    Args:
+        fingerprint: The measurements of the dataset.
+    """
     found = [finding for check in _CHECKS for finding in check(fingerprint)]
     return tuple(sorted(found, key=lambda finding: not finding.severe))
 
@@ -37,8 +41,8 @@ def _few_cases(f: Fingerprint) -> Iterator[Finding]:
     if f.subjects < FEW_CASES:
         yield Finding(
             code="few-cases",
-            text=f"Only {pluralise(f.subjects, 'subject')} with a label map: a held-out fold says "
-            "little about new ones.",
+            text=f"Only {pluralise(f.subjects, 'subject')} with a label map: a held-out fold "
+            "says little about new cases.",
         )
     if f.unlabelled:
         yield Finding(
@@ -53,7 +57,7 @@ def _empty_cases(f: Fingerprint) -> Iterator[Finding]:
     if empty:
         yield Finding(
             code="empty-cases",
-            text=f"{_of(empty, f)} no labelled voxel. Right only if there is really nothing to find.",
+            text=f"{_of(empty, f)} no labelled voxel. This is correct only if there is nothing to segment.",
             cases=empty,
         )
 
@@ -71,7 +75,7 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
     if absent:
         yield Finding(
             code="label-absent",
-            text=f"{_count(absent, 'label')} in no case, so cannot be learnt: {_listed(absent)}.",
+            text=f"{_count(absent, 'label')} in no case and cannot be learnt: {_listed(absent)}.",
         )
     if rare:
         yield Finding(
@@ -81,8 +85,8 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
     if tiny:
         yield Finding(
             code="label-tiny",
-            text=f"{_count(tiny, 'label')} of few voxels (median where present), so that one more or less changes their "
-            f"Dice much: {_listed(tiny)}.",
+            text=f"{_count(tiny, 'label')} of few voxels (median where present), so that single voxels change the Dice "
+            f"strongly: {_listed(tiny)}.",
             severe=False,
         )
 
@@ -92,7 +96,7 @@ def _foreground(f: Fingerprint) -> Iterator[Finding]:
     if fraction < TINY_FRACTION:
         yield Finding(
             code="tiny-foreground",
-            text=f"Foreground is {fraction:.2g} of the median case's voxels: raise train.oversample_foreground to see it more often.",
+            text=f"Foreground is {fraction:.2g} of the median case's voxels: raise train.oversample_foreground to sample it more often.",
             severe=False,
         )
 
@@ -103,7 +107,7 @@ def _spacings(f: Fingerprint) -> Iterator[Finding]:
     if thick > THICK_SLICES and not _single_slices(f):
         yield Finding(
             code="thick-slices",
-            text=f"Slices are {thick:.1f} times as thick as their pixels are wide: kernels and poolings spare that axis.",
+            text=f"Slices are {thick:.1f} times as thick as their pixels are wide: kernels and poolings initially leave out that axis.",
             severe=False,
         )
     for axis, name in enumerate("XYZ"):
@@ -113,7 +117,7 @@ def _spacings(f: Fingerprint) -> Iterator[Finding]:
             low, high = (fn(case.spacing[axis] for case in f.cases) for fn in (min, max))
             yield Finding(
                 code="spacing-varies",
-                text=f"{_of(ids, f)} a {name} spacing more than {SPACING_RATIO:g} times off the median {median[axis]:.3g} mm "
+                text=f"{_of(ids, f)} a {name} spacing more than {SPACING_RATIO:g} times away from the median {median[axis]:.3g} mm "
                 f"(all: {low:.3g} to {high:.3g} mm). Check their headers.",
                 cases=ids,
             )
@@ -147,7 +151,7 @@ def _sizes(f: Fingerprint) -> Iterator[Finding]:
         gigabytes = HUGE_VOXELS * HUGE_BYTES_PER_VOXEL / 1e9
         yield Finding(
             code="huge-images",
-            text=f"{_of(huge, f)} more than {HUGE_VOXELS / 1e6:.0f} million voxels, over {gigabytes:.1f} GB a channel in "
+            text=f"{_of(huge, f)} more than {HUGE_VOXELS / 1e6:.0f} million voxels, over {gigabytes:.1f} GB per channel in "
             "memory while being prepared.",
             cases=huge,
             severe=False,
@@ -159,7 +163,7 @@ def _geometry(f: Fingerprint) -> Iterator[Finding]:
     if len(orientations) > 1:
         yield Finding(
             code="mixed-orientations",
-            text=f"Stored in several orientations ({', '.join(orientations)}); all are turned to RAS, so this does no harm.",
+            text=f"Stored in several orientations ({', '.join(orientations)}); all are turned to RAS, which is harmless.",
             severe=False,
         )
     sheared = _ids(case for case in f.cases if case.shear > SHEAR_TOLERANCE)
@@ -178,7 +182,7 @@ def _intensities(f: Fingerprint) -> Iterator[Finding]:
         if flat:
             yield Finding(
                 code="constant-channel",
-                text=f"{_of(flat, f)} one single value in channel {name}: an empty or wrong file.",
+                text=f"{_of(flat, f)} a constant channel {name}: the file is empty or wrong.",
                 cases=flat,
             )
         if channel_method(name) == "ct":
@@ -213,8 +217,8 @@ def _unnamed_ct(f: Fingerprint, channel: int) -> Iterator[Finding]:
     if HOUNSFIELD[0] <= low <= CT_REACHES_DOWN_TO_HU and CT_REACHES_UP_TO_HU <= high <= HOUNSFIELD[1]:
         yield Finding(
             code="looks-like-ct",
-            text=f"Channel {f.channel_names[channel]} looks like CT (median range {low:.0f} to {high:.0f}) but is not called "
-            "so: if it is, call it CT, or set preprocess.normalize to ct.",
+            text=f"Channel {f.channel_names[channel]} looks like CT (median range {low:.0f} to {high:.0f}) but is not named "
+            "CT: if it is CT, rename the channel to CT, or set preprocess.normalize to ct.",
         )
 
 
@@ -226,7 +230,7 @@ def _scales(f: Fingerprint, channel: int) -> Iterator[Finding]:
         yield Finding(
             code="scale-varies",
             text=f"{_of(ids, f)} a foreground more than {INTENSITY_RATIO:g} times brighter or darker than the median case in "
-            f"channel {f.channel_names[channel]}: only a normalisation by each image's own statistics fits.",
+            f"channel {f.channel_names[channel]}: normalise each image by its own statistics.",
             cases=ids,
             severe=False,
         )
@@ -249,7 +253,7 @@ def _single_slices(f: Fingerprint) -> bool:
 
 
 def _far_from_median(values: Sequence[float], ratio: float) -> list[int]:
-    """Indices of values more than `ratio` times above or below the median."""
+    """Return the indices of values more than `ratio` times above or below the median."""
     if not values:
         return []
     median = float(np.median(values))
@@ -272,7 +276,7 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _of(ids: Sequence[str], f: Fingerprint) -> str:
-    """``3 of 205 cases have``, or the only case by name."""
+    """Return ``3 of 205 cases have``, or the only case by name."""
     if len(ids) == 1:
         return f"Case {ids[0]} has"
     return f"{len(ids)} of {pluralise(len(f.cases), 'case')} have"

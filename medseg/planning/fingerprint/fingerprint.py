@@ -1,4 +1,4 @@
-"""The fingerprint of a dataset: what was measured on its cases, as types that are stored as JSON."""
+"""The fingerprint of a dataset: measurements of its cases, stored as JSON."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from medseg.config import Config
 from medseg.errors import MedsegError
 from medseg.planning.fingerprint.histogram import IntensityStatistics
 from medseg.storage.atomic import write_text
+from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-FORMAT = 1  # of the file; part of every stamp
+FORMAT = 1  # version of the file; part of every stamp, so that a change measures all cases again
 
 
 class CaseMeasures(Config):
-    """What was measured on one case. Axes are X, Y, Z after turning to RAS+.
+    """The measurements of one case. Axes are X, Y, Z after reorientation to RAS+.
 
     Attributes:
-        id: of the case. stamp: of its files' names, sizes and times; a changed file changes it.
-        orientation: axis codes of the image as stored.
-        shape: voxels. shape_after_crop: after cutting margins that are 0 in every channel.
-        spacing: mm. voxel_mm3: volume of a voxel. shear: largest cosine between two axes.
-        label_voxels: value of each label present → its voxels, background left out.
-        ranges: least and greatest intensity of the whole image, per channel.
-        foreground: intensities of labelled voxels per channel; empty for a case without any.
+        id: Id of the case.
+        stamp: Hash of its files' names, sizes and times; it changes when a file changes.
+        orientation: Axis codes of the image as stored.
+        shape: Voxels per axis.
+        shape_after_crop: Voxels per axis after cropping margins that are 0 in every channel.
+        spacing: Voxel size in mm.
+        voxel_mm3: Volume of a voxel in mm³.
+        shear: Largest cosine between two axes.
+        label_voxels: Number of voxels by label value, without background and absent labels.
+        ranges: Minimum and maximum of the whole image, per channel.
+        foreground: Intensities of labelled voxels, per channel; empty for a case without any.
     """
 
     id: str
@@ -46,32 +51,38 @@ class CaseMeasures(Config):
 
     @property
     def voxels(self) -> int:
-        """Voxels of the image."""
+        """The number of voxels of the image."""
         x, y, z = self.shape
         return x * y * z
 
     @property
     def relative_size(self) -> float:
-        """Share of the image that the crop to non-zero leaves."""
+        """The fraction of the image that the crop to non-zero keeps."""
         x, y, z = self.shape_after_crop
         return x * y * z / self.voxels
 
     @property
     def foreground_fraction(self) -> float:
-        """Share of the image's voxels that carry a label."""
+        """The fraction of the image's voxels that have a label."""
         return sum(self.label_voxels.values()) / self.voxels
 
     def label_ml(self, value: int) -> float:
-        """Volume of a label, millilitres."""
+        """Return the volume of a label in ml.
+
+        Args:
+            value: Value of the label.
+        """
         return self.label_voxels.get(value, 0) * self.voxel_mm3 / 1000
 
 
 class Finding(Config):
-    """Something about a dataset that a user should know before training on it.
+    """A property of a dataset that a user should know before training on it.
 
     Attributes:
-        code: short name of the kind. text: one sentence or two. cases: ids concerned; empty for the whole dataset.
-        severe: whether training is likely to suffer.
+        code: Short name of the kind of finding.
+        text: One or two sentences.
+        cases: Ids of the cases concerned; empty for the whole dataset.
+        severe: Whether training is likely to suffer.
     """
 
     code: str
@@ -81,19 +92,21 @@ class Finding(Config):
 
 
 class Fingerprint(Config):
-    """What was measured on all labelled cases of a dataset.
+    """The measurements of all labelled cases of a dataset.
 
     Attributes:
-        format: version of the file.
-        dataset: its name. channel_names: one per channel.
-        labels: name → value, background first.
-        named: whether the dataset itself names its labels; else they are called by their values.
-        regions: names of the regions that a network is to predict instead. ignore: value of voxels not annotated.
-        unlabelled: cases without label map, which were not measured.
-        subjects: persons among the measured cases.
-        cases: sorted by id.
-        intensities: of the foreground of all cases, each weighing the same, per channel.
-        findings: severe ones first.
+        format: Format version of the file.
+        dataset: Name of the dataset.
+        channel_names: Name of each channel.
+        labels: Value by label name, background first.
+        named: Whether the dataset names its labels; if not, they are named by their values.
+        regions: Names of the regions that a network predicts instead of labels.
+        ignore: Value of unannotated voxels; None if there is none.
+        unlabelled: Number of cases without a label map, which were not measured.
+        subjects: Number of subjects of the measured cases.
+        cases: Measurements per case, sorted by id.
+        intensities: Foreground intensities per channel over all cases, which have equal weight.
+        findings: The findings, severe ones first.
     """
 
     format: Literal[1] = 1
@@ -111,33 +124,37 @@ class Fingerprint(Config):
 
     @property
     def median_relative_size(self) -> float:
-        """Median over the cases of what the crop to non-zero leaves."""
+        """The median over the cases of the fraction that the crop to non-zero keeps."""
         return float(np.median([case.relative_size for case in self.cases]))
 
     @property
     def foreground_labels(self) -> dict[str, int]:
-        """Name → value without the background."""
+        """The value by label name, without the background."""
         return {name: value for name, value in self.labels.items() if value != 0}
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of a network: regions, or labels with the background."""
+        """The number of outputs of a network: regions, or labels with the background."""
         return len(self.regions) or len(self.labels)
 
     @property
     def counted_labels(self) -> int:
-        """Labels as nnU-Net's planner counts them: entries of its table, with background, regions and ignore."""
+        """The number of labels as nnU-Net's planner counts them: with background, regions and ignore."""
         named = len(self.regions) + 1 if self.regions else len(self.labels)
         return named + (self.ignore is not None)
 
     def medians(self) -> tuple[Spacing, Spacing]:
-        """Median spacing (mm) and median shape (voxels) of the cases as stored."""
+        """Return the median spacing (mm) and the median shape (voxels) of the cases as stored."""
         spacing = np.median([case.spacing for case in self.cases], axis=0)
         shape = np.median([case.shape for case in self.cases], axis=0)
         return _triple(spacing), _triple(shape)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, a line per case, in one step."""
+        """Write JSON with one line per case, atomically.
+
+        Args:
+            path: The file.
+        """
         plain = self.to_plain()
         cases = plain.pop("cases")
         head = json.dumps(plain, indent=1)
@@ -146,16 +163,26 @@ class Fingerprint(Config):
 
     @classmethod
     def read(cls, path: str | Path) -> Fingerprint:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
+
+        Args:
+            path: The file.
 
         Raises:
-            DataError, ConfigError: not such a file.
+            DataError: The file cannot be read, or a newer or older medseg has written it.
+            ConfigError: A key is missing, unknown or has a wrong value.
         """
-        return cls.parse(read_object(Path(path)), source=str(path))
+        values = read_object(Path(path))
+        check_format(values.get("format"), FORMAT, path, "fingerprint")
+        return cls.parse(values, source=str(path))
 
 
 def saved_fingerprint(path: str | Path) -> Fingerprint | None:
-    """The fingerprint stored at `path`, or None where there is none that this version can use."""
+    """Return the fingerprint stored at `path`, or None if there is none that this version can use.
+
+    Args:
+        path: A file used as a cache.
+    """
     if not Path(path).is_file():
         return None
     try:

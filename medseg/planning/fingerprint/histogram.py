@@ -22,9 +22,13 @@ class IntensityStatistics(Config):
     """Statistics of the intensities of one channel, in the units of the file.
 
     Attributes:
-        mean, std: population mean and standard deviation.
-        low, high: least and greatest value.
-        percentile_00_5, median, percentile_99_5: to 13 significant bits.
+        mean: Population mean.
+        std: Population standard deviation.
+        low: Minimum.
+        percentile_00_5: Percentile 0.5, to 13 significant bits.
+        median: Median, to 13 significant bits.
+        percentile_99_5: Percentile 99.5, to 13 significant bits.
+        high: Maximum.
     """
 
     mean: float
@@ -41,8 +45,12 @@ class Histogram:
     """Counts of rounded values, and exact moments of the values themselves.
 
     Attributes:
-        values: `(n,)` rounded, ascending. counts: `(n,)` voxels of each.
-        mean, variance, low, high: of the values before rounding.
+        values: Rounded values `(n,)` in ascending order.
+        counts: Number of voxels `(n,)` of each value.
+        mean: Mean before rounding.
+        variance: Variance before rounding.
+        low: Minimum before rounding.
+        high: Maximum before rounding.
     """
 
     values: NDArray[np.float32]
@@ -54,23 +62,27 @@ class Histogram:
 
     @classmethod
     def from_values(cls, values: NDArray[np.float32]) -> Histogram:
-        """Count `values` `(N,)`, finite and at least one."""
+        """Count finite values `(N,)`, of which there is at least one.
+
+        Args:
+            values: The values.
+        """
         found, counts = np.unique(_rounded(values), return_counts=True)
         mean, variance = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
         return cls(found, counts, mean, variance, float(values.min()), float(values.max()))
 
     def intensities(self) -> IntensityStatistics:
-        """The statistics of this histogram alone."""
+        """Return the statistics of this histogram alone."""
         return pool_histograms([self])
 
 
 def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
-    """Statistics over several cases, each weighing the same however many voxels it has.
+    """Return statistics over several cases, which have equal weight whatever their number of voxels.
 
-    nnU-Net draws the same number of foreground voxels from every case; this is what its numbers tend to.
+    nnU-Net samples the same number of foreground voxels from every case; its statistics converge to these.
 
     Args:
-        histograms: at least one.
+        histograms: At least one histogram.
     """
     share = 1 / len(histograms)
     mean = share * sum(h.mean for h in histograms)
@@ -92,7 +104,7 @@ def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
 def _percentiles(
     values: NDArray[np.float32], weights: NDArray[np.float64], wanted: Sequence[float]
 ) -> list[float]:
-    """The least values below which the wanted shares (%) of the weight lie."""
+    """Return the smallest values below which the given percentages of the weight lie."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     places = np.searchsorted(reached, np.asarray(wanted) / 100 * reached[-1] * (1 - 1e-12))
@@ -100,7 +112,7 @@ def _percentiles(
 
 
 def _rounded(values: ArrayLike) -> NDArray[np.float32]:
-    """Values with their last 11 bits rounded away, half away from zero; the largest finite number stays finite."""
+    """Round away the last 11 bits of values, half away from zero; the largest finite number stays finite."""
     bits = (np.asarray(values, dtype=np.float32) + np.float32(0)).view(np.uint32)  # -0 becomes 0
     rounded = (bits + np.uint32(1 << (_DROPPED_BITS - 1))) & ~np.uint32((1 << _DROPPED_BITS) - 1)
     result = rounded.view(np.float32)

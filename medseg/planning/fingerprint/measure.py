@@ -1,4 +1,4 @@
-"""Measuring a dataset: a case at a time, in several processes, and only when its files have changed."""
+"""Measurement of a dataset: case by case, in several processes, and only if its files have changed."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def fingerprint(
     """Measure all labelled cases of a dataset.
 
     Args:
-        dataset: as `medseg.read_dataset` returns it.
-        workers: processes, each with one case in memory; 0 measures in this one; None lets the size of the files
-            decide. A program that calls this with processes must do so under ``if __name__ == "__main__"``.
-        cache: file of an earlier fingerprint, which is returned if no file has changed since. Not written.
-        progress: called with (done, total, case id).
+        dataset: A dataset, as returned by `medseg.read_dataset`.
+        workers: Number of processes, each with one case in memory; 0 measures in this process; None chooses by the
+            size of the files. With processes, the calling program needs ``if __name__ == "__main__"``.
+        cache: File of an earlier fingerprint, which is returned if no file has changed since. It is not written.
+        progress: Called after each case with (done, total, case id).
 
     Returns:
-        Measures per case, statistics over all, and findings.
+        Measurements per case, statistics over all cases, and findings.
 
     Raises:
-        DataError: no labelled case, none with foreground, or cases that cannot be read, all of them listed.
+        DataError: There is no labelled case or no labelled voxel, or cases cannot be read; the message lists them.
     """
     cases = dataset.labelled_cases
     if not cases:
@@ -65,13 +65,13 @@ def fingerprint(
 
 
 def _workers(cases: Sequence[Case]) -> int:
-    """A process per core, or none where starting them would take longer than it saves."""
+    """Return one process per core, or none if starting them would take longer than it saves."""
     size = sum(file.stat().st_size for case in cases for file in case.files)
     return min(os.cpu_count() or 1, _MOST_WORKERS) if size > _WORTH_PROCESSES_BYTES else 0
 
 
 def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
-    """Whether a stored fingerprint tells of exactly this dataset and these files."""
+    """Return whether a stored fingerprint describes exactly this dataset and these files."""
     if (known.dataset, known.channel_names) != (dataset.name, dataset.channel_names):
         return False
     labels = dataset.labels
@@ -90,7 +90,7 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
 def _measured(
     cases: Sequence[Case], dataset: Dataset, workers: int, progress: Progress | None
 ) -> list[MeasuredCase | UnreadableCase]:
-    """One outcome per case, in their order."""
+    """Return one outcome per case, in the order of the cases."""
     found: dict[str, MeasuredCase | UnreadableCase] = {}
     run = _in_processes if min(workers, len(cases)) > 1 else _here
     with closing(run(cases, dataset, min(workers, len(cases)))) as outcomes:
@@ -127,7 +127,7 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
     except BrokenProcessPool:
         some = ", ".join(list(pending.values())[: workers + 1])
         raise DataError(
-            f"{dataset.root}: a process that measured cases was ended by the system, most likely for want of memory, "
+            f"{dataset.root}: a process that measured cases was ended by the system, most likely because memory ran out, "
             f"at one of {some}. Try fewer workers."
         ) from None
     finally:
@@ -138,13 +138,13 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
 
 
 def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal; only the parent is to act on it."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal: only the parent process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import their modules."""
+    """Delay Ctrl-C; processes started meanwhile never receive it, not even while they import their modules."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -160,7 +160,7 @@ def _listed(root: Path, broken: Sequence[UnreadableCase], cases: int) -> str:
     more = f"\n  and {len(broken) - _MOST_LISTED} more" if len(broken) > _MOST_LISTED else ""
     return (
         f"{root}: {len(broken)} of {pluralise(cases, 'case')} cannot be used:{lines}{more}\n"
-        "Mend them, or take them off the list."
+        "Fix them, or remove them from the dataset."
     )
 
 
@@ -198,7 +198,7 @@ def _found_labels(measured: Sequence[MeasuredCase]) -> Labels:
 
 
 def _beyond_names(labels: Labels | None) -> tuple[tuple[str, ...], int | None]:
-    """Names of the regions, and the value to ignore."""
+    """Return the names of the regions, and the value to ignore."""
     if labels is None:
         return (), None
     return tuple(region.name for region in labels.regions), labels.ignore

@@ -1,4 +1,4 @@
-"""Measuring one case: read it, take what a plan needs, and let it go."""
+"""Measurement of one case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from medseg.volumes.orientation import AXES, reorientation
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """The measures of a case with the histograms of its foreground, one a channel, or none."""
+    """The measurements of a case and the histograms of its foreground.
+
+    Attributes:
+        case: The measurements.
+        histograms: One histogram per channel; empty if the case has no foreground.
+    """
 
     case: CaseMeasures
     histograms: tuple[Histogram, ...]
@@ -32,7 +37,12 @@ class MeasuredCase:
 
 @dataclass(frozen=True)
 class UnreadableCase:
-    """A case that cannot be used, and why."""
+    """A case that cannot be used.
+
+    Attributes:
+        id: Id of the case.
+        reason: The error message.
+    """
 
     id: str
     reason: str
@@ -41,13 +51,13 @@ class UnreadableCase:
 def measure_case(
     case: Case, labels: Labels | None, channels: int, root: Path
 ) -> MeasuredCase | UnreadableCase:
-    """Measure a labelled case; a mistake in its files becomes `Unreadable`, so that all of them can be told.
+    """Measure a labelled case; an error in its files is returned as `UnreadableCase`, so that all errors can be listed.
 
     Args:
-        case: with a label map.
-        labels: of the dataset; None takes the values of the label map as they are.
-        channels: how many its image must have.
-        root: folder of the dataset, which the stamp leaves out.
+        case: A case with a label map.
+        labels: Labels of the dataset; None uses the values of the label map.
+        channels: Number of channels that the image must have.
+        root: Folder of the dataset; the stamp contains paths relative to it.
     """
     try:
         return _measure(case, labels, channels, root)
@@ -87,7 +97,7 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
 
 
 def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tuple[Histogram, ...]:
-    """A histogram per channel of `(C, X, Y, Z)` where `inside`; none if nothing is."""
+    """Return one histogram per channel of `(C, X, Y, Z)` inside a mask; none if the mask is empty."""
     if not inside.any():
         return ()
     histograms = []

@@ -1,4 +1,4 @@
-"""The configurations of a dataset: 2-D, full resolution, and a low resolution where volumes are large."""
+"""The configurations of a dataset: 2-D, full resolution, and a low resolution if volumes are large."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _Sizer = Callable[[Sequence[float], Sequence[float], float], NetworkSize]
 
 @dataclass(frozen=True)
 class DatasetMeasures:
-    """What a plan is made from, axes in the order z, y, x.
+    """The input of the planner, with axes in the order z, y, x.
 
     Attributes:
-        spacings: mm, one per case. shapes: voxels after the crop to non-zero, one per case.
-        num_labels: background counted.
-        target: spacing to plan for instead of the dataset's own.
+        spacings: Spacing in mm, one per case.
+        shapes: Voxels after the crop to non-zero, one per case.
+        num_labels: Number of labels, including background.
+        target: Spacing to plan for instead of the dataset's own.
     """
 
     spacings: tuple[tuple[float, ...], ...]
@@ -43,11 +44,12 @@ class Configurations:
     """All networks planned for a dataset; their axes are in the order `order` of z, y, x.
 
     Attributes:
-        order: the coarsest axis first: what planes are cut across, and what `flat` leaves out.
-        median_spacing, median_shape: of the files, in this order.
-        flat: the 2-D network.
-        full: the 3-D network at the target spacing; None for datasets of single slices.
-        low: the 3-D network at a coarser spacing; None where `full` sees enough of a volume.
+        order: The axes, coarsest first: slices are cut across the first axis, which the 2-D network leaves out.
+        median_spacing: Median spacing of the files, in this order.
+        median_shape: Median shape of the files, in this order.
+        config_2d: The 2-D network.
+        config_3d_fullres: The 3-D network at the target spacing; None for datasets of single slices.
+        config_3d_lowres: The 3-D network at a coarser spacing; None if the full resolution sees enough of a volume.
     """
 
     order: tuple[int, ...]
@@ -59,7 +61,7 @@ class Configurations:
 
     @property
     def inverse_order(self) -> tuple[int, ...]:
-        """The order of axes that brings values back to z, y, x."""
+        """The order of axes that returns values to z, y, x."""
         return inverse_order(self.order)
 
 
@@ -69,12 +71,12 @@ def plan_configurations(
     """Plan all configurations of a dataset, equal to nnU-Net's.
 
     Args:
-        measures: of the fingerprint.
-        preset: kind of network and memory.
-        memory_gb: to fill; None takes the preset's own.
+        measures: Measurements of the dataset.
+        preset: Kind of network and memory.
+        memory_gb: Memory to fill in GiB; None takes the preset's own.
 
     Raises:
-        ConfigError: the memory does not hold the smallest network.
+        ConfigError: The memory does not fit the smallest network.
     """
     target = measures.target or target_spacing(measures.spacings, measures.shapes)
     order = slice_axis_first(target)
@@ -101,7 +103,7 @@ def plan_configurations(
 
 
 def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize | None:
-    """The first coarser spacing at which a patch holds a quarter of the median volume."""
+    """Return the first coarser network whose patch covers a quarter of the median volume."""
     spacing, low = list(full.spacing), full
     voxels = prod(full.median_shape)
     while prod(low.patch) / voxels < _ENOUGH_CONTEXT:

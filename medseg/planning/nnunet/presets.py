@@ -1,4 +1,4 @@
-"""Presets, and how much memory a U-Net's feature maps take: what patch and batch are weighed by."""
+"""Presets, and the memory of a U-Net's feature maps, by which patch and batch are chosen."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ REFERENCE_BATCH = {2: 12, 3: 2}
 
 @dataclass(frozen=True)
 class Preset:
-    """A size of network and of memory to plan for.
+    """A size of network and the memory to plan for.
 
     Attributes:
-        name: as in ``--preset``.
-        residual: nnU-Net's residual encoder instead of the plain one.
-        maps_2d, maps_3d: feature-map values of one image (the batch is `REFERENCE_BATCH`) that fill `memory_gb`.
-        memory_gb: GPU memory that the preset is meant for.
-        voxel_share: largest share of the dataset's voxels in one batch.
-        encoder_blocks: convolutions (plain) or residual blocks per stage; the last number repeats.
-        decoder_blocks: convolutions per decoder level.
+        name: Name, as in ``--preset``.
+        residual: Whether the encoder is nnU-Net's residual encoder instead of the plain one.
+        maps_2d: Feature-map values of one image that fill `memory_gb` in 2-D (the batch is `REFERENCE_BATCH`).
+        maps_3d: The same in 3-D.
+        memory_gb: GPU memory in GiB that the preset is meant for.
+        voxel_share: Largest fraction of the dataset's voxels in one batch.
+        encoder_blocks: Convolutions (plain) or residual blocks per stage; the last number repeats.
+        decoder_blocks: Convolutions per decoder level.
     """
 
     name: PresetName
@@ -39,12 +40,21 @@ class Preset:
     decoder_blocks: int
 
     def maps_within(self, dims: int, memory_gb: float | None) -> float:
-        """Feature-map values of one image that fill `memory_gb` (None: the preset's own)."""
+        """Return the feature-map values of one image that fill a memory.
+
+        Args:
+            dims: Number of spatial axes, 2 or 3.
+            memory_gb: Memory in GiB; None takes the preset's own.
+        """
         maps = self.maps_2d if dims == 2 else self.maps_3d
         return maps * (self.memory_gb if memory_gb is None else memory_gb) / self.memory_gb
 
     def blocks(self, num_stages: int) -> tuple[int, ...]:
-        """Convolutions or residual blocks of each encoder stage."""
+        """Return the convolutions or residual blocks of each encoder stage.
+
+        Args:
+            num_stages: Number of stages.
+        """
         last = len(self.encoder_blocks) - 1
         return tuple(self.encoder_blocks[min(stage, last)] for stage in range(num_stages))
 
@@ -63,7 +73,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset called `name`, or a `ConfigError` with the nearest known name."""
+    """Return the preset called `name`, or raise a `ConfigError` with the most similar known name.
+
+    Args:
+        name: Name of the preset.
+    """
     if name not in PRESETS:
         raise ConfigError(
             f"preset: found {name!r}, expected one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)} Correct it."
@@ -72,19 +86,24 @@ def find_preset(name: str) -> Preset:
 
 
 def widths(num_stages: int, dims: int) -> tuple[int, ...]:
-    """Channels per stage: 32, doubled at each, up to 320 in 3-D and 512 in 2-D."""
+    """Return the channels per stage: 32, doubled at each stage, up to 320 in 3-D and 512 in 2-D.
+
+    Args:
+        num_stages: Number of stages.
+        dims: Number of spatial axes, 2 or 3.
+    """
     return tuple(min(_WIDEST[dims], _FIRST_WIDTH * 2**stage) for stage in range(num_stages))
 
 
 def feature_map_values(topology: Topology, num_labels: int, preset: Preset) -> int:
-    """Values that the convolutions of one network put out for one patch, nnU-Net's measure of memory.
+    """Return the number of values that the convolutions of a network output for one patch, nnU-Net's measure of memory.
 
     Norms, activations and the input are left out; they grow in proportion.
 
     Args:
-        topology: of the network.
-        num_labels: labels with the background counted.
-        preset: plain or residual, and its numbers of blocks.
+        topology: Topology of the network.
+        num_labels: Number of labels, including background.
+        preset: Plain or residual network, and its numbers of blocks.
     """
     sizes = topology.sizes()
     channels = widths(topology.num_stages, len(topology.patch))

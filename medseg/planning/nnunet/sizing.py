@@ -1,4 +1,4 @@
-"""The patch that fits a memory budget, and how many of them make a batch."""
+"""The patch that fits a memory budget, and the batch that fills it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ class NetworkSize:
     """A network that fits a memory budget, with its patch and batch.
 
     Attributes:
-        spacing: mm per axis. median_shape: voxels per axis of the median case at this spacing.
-        topology: stages and patch.
-        batch_size: patches a step. batch_limit: what kept it from being larger.
-        values: feature-map values of one patch.
+        spacing: Spacing in mm per axis.
+        median_shape: Voxels per axis of the median case at this spacing.
+        topology: Stages and patch.
+        batch_size: Patches per step.
+        batch_limit: What limits the batch size.
+        feature_map_values: Feature-map values of one patch.
     """
 
     spacing: tuple[float, ...]
@@ -38,12 +40,17 @@ class NetworkSize:
 
     @property
     def patch(self) -> tuple[int, ...]:
-        """Voxels per axis."""
+        """The voxels per axis of a patch."""
         return self.topology.patch
 
 
 def first_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
-    """The patch to begin with: a cube in mm, no longer than the median case along any axis."""
+    """Return the initial patch: a cube in mm, no longer than the median case along any axis.
+
+    Args:
+        spacing: Spacing in mm per axis.
+        median_shape: Voxels per axis of the median case.
+    """
     dims = len(spacing)
     per_mm = 1 / np.asarray(spacing, dtype=float)
     cube = np.round(per_mm * (_FIRST_PATCH[dims] ** dims / np.prod(per_mm)) ** (1 / dims))
@@ -58,17 +65,18 @@ def size_network(
     preset: Preset,
     memory_gb: float | None = None,
 ) -> NetworkSize:
-    """Shrink the patch until its network fits the budget, and fill what is left with the batch.
+    """Shrink the patch until its network fits the budget, and use the remaining memory for the batch.
 
     Args:
-        spacing, median_shape: mm and voxels per axis; two axes for a 2-D network.
-        dataset_voxels: of all training cases, at the full resolution.
-        num_labels: background counted.
-        preset: kind of network, reference memory and cap of the batch.
-        memory_gb: to fill; None takes the preset's own.
+        spacing: Spacing in mm per axis; two axes for a 2-D network.
+        median_shape: Voxels per axis of the median case.
+        dataset_voxels: Voxels of all training cases at full resolution.
+        num_labels: Number of labels, including background.
+        preset: Kind of network, reference memory and limit of the batch.
+        memory_gb: Memory to fill in GiB; None takes the preset's own.
 
     Raises:
-        ConfigError: not even the smallest patch fits.
+        ConfigError: Even the smallest patch does not fit.
     """
     dims = len(spacing)
     budget, reference_batch = preset.maps_within(dims, memory_gb), REFERENCE_BATCH[dims]
@@ -86,7 +94,7 @@ def size_network(
 
 
 def _shrunk(topology: Topology, spacing: Sequence[float], median_shape: Sequence[float]) -> list[int]:
-    """The patch, shorter along the axis that covers most of the median case."""
+    """Return a patch that is shorter along the axis that covers most of the median case."""
     covered = [p / m for p, m in zip(topology.patch, median_shape, strict=True)]
     axis = max(range(len(covered)), key=lambda a: (covered[a], a))
     trial = list(topology.patch)

@@ -1,4 +1,4 @@
-"""Where nnU-Net's rules lead astray on small datasets, and what medseg does there."""
+"""Corrections of nnU-Net's planning rules for small datasets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ STAGES_FOR_DEEP_SUPERVISION = 3
 
 
 def adapted_to_small_data(size: NetworkSize, cases: int, num_labels: int, preset: Preset) -> NetworkSize:
-    """A network that can be trained, with a batch no larger than the number of cases.
+    """Return a network that can be trained, with a batch no larger than the number of cases.
 
-    Without the cap a preset made for large GPUs puts most of a small dataset into every batch: 178 patches a step
-    of 260 cases of a few centimetres.
+    Without this limit, a preset for large GPUs puts most of a small dataset into every batch: 178 patches per step for
+    260 cases of a few centimetres.
+
+    Args:
+        size: The planned network.
+        cases: Number of cases.
+        num_labels: Number of labels, including background.
+        preset: The preset.
     """
     topology = with_two_stages(size.topology, size.spacing)
     if topology != size.topology:
@@ -28,7 +34,12 @@ def adapted_to_small_data(size: NetworkSize, cases: int, num_labels: int, preset
 
 
 def with_two_stages(topology: Topology, spacing: tuple[float, ...]) -> Topology:
-    """A topology with a pooling: a patch too small for one is grown along its fine axes, with padding."""
+    """Return a topology with at least one pooling: a patch that is too small is enlarged along its fine axes, by padding.
+
+    Args:
+        topology: The planned topology.
+        spacing: Spacing in mm per axis.
+    """
     if topology.num_stages > 1:
         return topology
     fine = [axis for axis, s in enumerate(spacing) if s / min(spacing) < SAME_SCALE]
@@ -38,5 +49,9 @@ def with_two_stages(topology: Topology, spacing: tuple[float, ...]) -> Topology:
 
 
 def deep_supervision(topology: Topology) -> bool:
-    """Whether there is an intermediate resolution to supervise besides the finest and the deepest."""
+    """Return whether there is an intermediate resolution to supervise besides the finest and the coarsest.
+
+    Args:
+        topology: The planned topology.
+    """
     return topology.num_stages >= STAGES_FOR_DEEP_SUPERVISION

@@ -1,8 +1,8 @@
-"""At which voxel size a dataset is best seen, in nnU-Net's order of axes.
+"""The target spacing of a dataset, in nnU-Net's order of axes.
 
-The rules of `spacing`, `topology`, `memory`, `sizing` and `configurations` are those of nnU-Net v2 (Isensee et
-al., Nature Methods 2021, doi:10.1038/s41592-020-01008-z). They hold for axes in the order z, y, x, in which ties
-are broken; `propose` turns what they give into medseg's X, Y, Z.
+The rules of this package are those of nnU-Net v2 (Isensee et al., Nature Methods 2021,
+doi:10.1038/s41592-020-01008-z). They assume axes in the order z, y, x, in which ties are broken; `propose` converts
+their results to medseg's X, Y, Z.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ _STAY_ABOVE_MM = 1e-5
 
 
 def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """The spacing to train at: the median of all cases; for thick slices a finer one across them.
+    """Return the spacing to train at: the median of all cases; for thick slices a finer spacing across them.
 
     Args:
-        spacings: one per case, mm per axis. shapes: one per case, voxels after the crop to non-zero.
+        spacings: Spacing in mm per axis, one per case.
+        shapes: Voxels per axis after the crop to non-zero, one per case.
 
     Returns:
-        mm per axis. Slices are thick where the median spacing of an axis exceeds three times that of the others
-        and its median size is below a third of theirs; then the 10th percentile of its spacings is taken, though
-        not less than the others' spacing.
+        mm per axis. Slices are thick if the median spacing of an axis exceeds three times that of the others and its
+        median size is below a third of theirs; then the 10th percentile of its spacings is taken, but not less than the
+        others' spacing.
     """
     per_case = np.asarray(spacings, dtype=float)
     target = np.median(per_case, axis=0)
@@ -42,19 +43,33 @@ def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequenc
 
 
 def slice_axis_first(spacing: Sequence[float]) -> tuple[int, ...]:
-    """Order of axes with the coarsest first and the others as they were; the first one wins ties."""
+    """Return the order of axes with the coarsest first and the others unchanged; the first of equals wins.
+
+    Args:
+        spacing: Spacing in mm per axis.
+    """
     worst = int(np.argmax(spacing))
     return (worst, *(axis for axis in range(len(spacing)) if axis != worst))
 
 
 def inverse_order(order: Sequence[int]) -> tuple[int, ...]:
-    """The order of axes that undoes `order`."""
+    """Return the order of axes that undoes `order`.
+
+    Args:
+        order: An order of axes.
+    """
     return tuple(list(order).index(axis) for axis in range(len(order)))
 
 
 def median_shape(
     spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], target: Sequence[float]
 ) -> tuple[float, ...]:
-    """Median over the cases of their shapes at spacing `target`, voxels per axis; may end in a half."""
+    """Return the median shape of the cases at spacing `target`, voxels per axis; it may end in a half.
+
+    Args:
+        spacings: Spacing in mm per axis, one per case.
+        shapes: Voxels per axis, one per case.
+        target: Spacing in mm per axis.
+    """
     resampled = [shape_at_spacing(n, old, target) for n, old in zip(shapes, spacings, strict=True)]
     return tuple(float(value) for value in np.median(resampled, axis=0))

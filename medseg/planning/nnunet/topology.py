@@ -1,4 +1,4 @@
-"""How often each axis is halved, and with which kernels: the shape of a U-Net for a patch of some spacing."""
+"""The stages of a U-Net for a patch at a given spacing: strides and kernels per axis."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Topology:
 
     @property
     def num_stages(self) -> int:
-        """Number of resolutions."""
+        """The number of resolutions."""
         return len(self.strides)
 
     def sizes(self) -> list[tuple[int, ...]]:
-        """Voxels per axis of each stage's feature maps, for one patch."""
+        """Return the voxels per axis of each stage's feature maps, for one patch."""
         sizes, size = [], self.patch
         for stride in self.strides:
             size = tuple(n // s for n, s in zip(size, stride, strict=True))
@@ -43,15 +43,16 @@ class Topology:
 def plan_topology(
     spacing: Sequence[float], patch: Sequence[float], smallest_edge: int = SMALLEST_EDGE
 ) -> Topology:
-    """Halve the finest axes until they are as coarse as the others, then all, while maps stay large enough.
+    """Halve the finest axes until they are as coarse as the others, then all axes, while feature maps stay large enough.
 
-    An axis is halved while it has twice `smallest_edge` voxels and its spacing is below twice the finest among
-    such axes. Kernels span 3 voxels along axes within twice the finest spacing, 1 along coarser ones, and once 3
-    stay 3.
+    An axis is halved while it has twice `smallest_edge` voxels and its spacing is below twice the finest among such
+    axes. Kernels span 3 voxels along axes within twice the finest spacing and 1 along coarser ones; once 3, they stay 3.
 
     Args:
-        spacing: mm per axis.
-        patch: voxels per axis; halves are allowed, as medians have them. Grown to multiples of the divisor.
+        spacing: Spacing in mm per axis.
+        patch: Voxels per axis; halves are allowed, because medians have them. It is enlarged to multiples of the
+            divisor.
+        smallest_edge: Smallest size in voxels of the deepest feature map along an axis.
     """
     size, current = list(patch), list(spacing)
     axes = range(len(size))

@@ -115,6 +115,14 @@ def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
+def test_a_newer_summary_is_refused(tmp_path):
+    runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
+    summary = tmp_path / "b" / "evaluation" / "summary.json"
+    summary.write_text(summary.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(DataError, match="summary written by a newer medseg"):
+        compare_cross_validations(runs)
+
+
 def test_of_equals_the_first_is_taken(tmp_path):
     runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
     assert compare_cross_validations(runs).best.run == runs[0]

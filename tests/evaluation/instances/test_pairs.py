@@ -88,7 +88,7 @@ def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
 def test_maps_without_classes_take_the_one_label_there_is(folders):
     result = evaluate_instances(*folders, Labels.from_names({"nucleus": 200}))
     assert [(row.label_value, row.label) for row in result.rows] == [(200, "nucleus")] * 2
-    with pytest.raises(DataError, match=r"a: prediction: found a map of ids without a table of classes"):
+    with pytest.raises(DataError, match=r"a: prediction: found an instance map without a table of classes"):
         evaluate_instances(*folders, TWO)
 
 
@@ -122,7 +122,7 @@ def test_detection_from_an_iou():
 
 
 def test_sources_that_do_not_go_together(folders):
-    with pytest.raises(DataError, match="a folder against something in memory"):
+    with pytest.raises(DataError, match="found a folder and instances in memory"):
         evaluate_instances(folders[0], ids())
     three = Instances.from_masks(np.ones((1, *SHAPE), bool), classes=[3])
     with pytest.raises(DataError, match="found class 3, expected 1 to 2"):
@@ -166,4 +166,4 @@ def test_flags_that_do_not_go_together(folders, capsys):
     assert main(["evaluate", predictions, references, "--instances"]) == 2
     told = capsys.readouterr()
     assert "b.nii.gz" in told.err
-    assert "1 of 2 cases could not be measured" in told.out
+    assert "1 of 2 cases could not be evaluated" in told.out

@@ -111,6 +111,19 @@ def test_it_is_stored_and_used_again_until_a_file_changes(phantoms, tmp_path):
     assert measured() == 6
 
 
+def test_a_newer_fingerprint_is_refused_by_name_and_not_used_as_a_cache(phantoms, tmp_path):
+    dataset, cache = read_dataset(phantoms), tmp_path / "fingerprint.json"
+    fingerprint(dataset).save(cache)
+    cache.write_text(cache.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(
+        DataError, match=r"fingerprint\.json: fingerprint written by a newer medseg \(format 2"
+    ):
+        Fingerprint.read(cache)
+    measured = []
+    fingerprint(dataset, cache=cache, progress=lambda *news: measured.append(news))
+    assert len(measured) == 6
+
+
 def test_other_labels_are_not_taken_from_the_cache(phantoms, tmp_path):
     dataset, cache = read_dataset(phantoms), tmp_path / "fingerprint.json"
     fingerprint(dataset).save(cache)
