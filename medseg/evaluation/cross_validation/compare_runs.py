@@ -196,16 +196,14 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
 
 def _load_scores(run: Path) -> RunScores:
     folder = run / "evaluation"
+    _check_summary_format(folder / "summary.json")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        check_format(summary["format"], SUMMARY_FORMAT, folder / "summary.json", "summary")
         subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
         rows = [row.cells for row in read_tsv(folder / "cases.tsv").rows]
         dice = {(row["case"], row["label"]): float(row["dice"]) for row in rows}
         labels = tuple(sorted({row["label"] for row in rows}))
         table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
-    except DataError:  # another format; a DataError is a ValueError, too
-        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(
@@ -216,3 +214,12 @@ def _load_scores(run: Path) -> RunScores:
             f"{folder}: the table of the cross-validation is {reason}. Make it with: medseg train --resume {run}."
         ) from None
     return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects)
+
+
+def _check_summary_format(path: Path) -> None:
+    """Raise a `DataError` for a summary of another format; missing and damaged files are left to the caller."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    check_format(found, SUMMARY_FORMAT, path, "summary")
