@@ -17,6 +17,7 @@ from medseg.errors import ConfigError
 from medseg.inference.provenance import ModelId, Provenance, probabilities_path
 from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
 from medseg.io.instance_files import instance_map_path, instance_table_path
+from medseg.storage.letter_case import ignores_case
 
 
 class PredictionState(StrEnum):
@@ -107,12 +108,16 @@ class OutputFiles:
     def check_targets(self, cases: Iterable[Case], label_maps: Sequence[Path]) -> None:
         """Raise `ConfigError` if two cases share an output file or an output file is an input.
 
+        On file systems that ignore case, ``A.nii.gz`` and ``a.nii.gz`` are the same file.
+
         Args:
             cases: The cases to predict.
             label_maps: The label map of each case.
         """
         files = [file for label_map in label_maps for file in self.files_of(label_map)]
-        twice = next((file for file, count in Counter(files).items() if count > 1), None)
+        fold = ignores_case(self.folder)
+        names = Counter(str(file).casefold() if fold else str(file) for file in files)
+        twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
             raise ConfigError(
                 f"{twice}: found two images with this output file. Predict them into two folders."

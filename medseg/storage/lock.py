@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+import psutil
+
 from medseg.errors import ConfigError
 from medseg.storage.atomic import write_error, write_text
 
@@ -121,10 +123,5 @@ def _wait_for(file: BinaryIO) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it runs, but belongs to another user
-        return True
-    return True
+    # Not os.kill(pid, 0), which interrupts the process on Windows.
+    return psutil.pid_exists(pid)
