@@ -20,7 +20,8 @@ import yaml
 from measurements_page import machine, markdown, publish_section
 
 from medseg.data.datasets.read_case import read_case_image
-from medseg.experiment.run_folder import held_out_cases
+from medseg.experiment.held_out import held_out_cases
+from medseg.experiment.run_folder import RunFolder
 from medseg.io.files import read_labels
 from medseg.io.instance_files import instance_map_path
 from medseg.viz.instance_overlays import instance_figure
@@ -105,7 +106,7 @@ def _row(run: Path, name: str) -> list[str]:
 
 def _pictures(run: Path, count: int) -> list[Path]:
     """Reference and prediction as contours over some held-out images, evenly chosen."""
-    cases = held_out_cases(run)
+    cases = held_out_cases(RunFolder(run))
     chosen = [cases[len(cases) * number // count] for number in range(min(count, len(cases)))]
     paths = []
     for case in chosen:

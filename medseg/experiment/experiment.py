@@ -24,9 +24,9 @@ class Experiment(ExperimentConfig):
         Raises:
             ConfigError: the folder is not a run.
         """
-        from medseg.experiment.run_folder import load_run
+        from medseg.experiment.run_folder import RunFolder
 
-        return cls.parse(dict(load_run(Path(run))), source=str(run))
+        return cls.parse(dict(RunFolder(Path(run)).read_experiment()), source=str(run))
 
     @property
     def config(self) -> ExperimentConfig:
@@ -53,11 +53,13 @@ class Experiment(ExperimentConfig):
             ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
             DataError: the dataset cannot be used.
         """
-        from medseg.experiment.make_trainer import make_trainer
+        from medseg.experiment.run_folder import RunFolder
+        from medseg.experiment.training_setup import TrainingSetup
 
         if extend is not None and not resume:
             raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
-        return make_trainer(self.config, Path(run), resume=resume, extend=extend, progress=progress)
+        setup = TrainingSetup.start(self.config, RunFolder(Path(run)), resume=resume, extend=extend)
+        return setup.trainer(progress)
 
     def cross_validation(self, run: str | Path) -> CrossValidation:
         """The folds of this experiment in one folder; iterate over it to train them all and gather the results.
@@ -74,5 +76,6 @@ class Experiment(ExperimentConfig):
             DataError: the dataset or the splits cannot be used.
         """
         from medseg.experiment.cross_validation.folds import CrossValidation
+        from medseg.experiment.run_folder import RunFolder
 
-        return CrossValidation(self.config, Path(run))
+        return CrossValidation(self.config, RunFolder(Path(run)))

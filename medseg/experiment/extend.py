@@ -1,43 +1,73 @@
-"""More steps, or more time, for a run that is finished."""
+"""More steps, or more time, for a finished run."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
+from medseg.experiment.run_folder import RunFolder, RunRecord
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.settings import seconds_of
 
 
-def extended(experiment: ExperimentConfig, run: Path, more: str) -> ExperimentConfig:
-    """The experiment of a finished run with a later end; writes nothing.
+@dataclass(frozen=True)
+class Extension:
+    """A later end for a finished run.
+
+    Attributes:
+        experiment: The experiment with the new end.
+        record: The record of the run with the step at which it continues.
+    """
+
+    experiment: ExperimentConfig
+    record: RunRecord
+
+    def write(self, run: RunFolder) -> None:
+        """Write both to the run folder.
+
+        The config comes first: a run with a new config and an old record counts as finished and can be extended again.
+        """
+        run.write_config(self.experiment)
+        run.write_record(self.record)
+
+
+def plan_extension(experiment: ExperimentConfig, run: RunFolder, more: str) -> Extension:
+    """Return a later end for a finished run; write nothing.
 
     Args:
-        experiment: of the run, whose ``train.extended`` then tells the step at which it went on.
-        more: steps such as ``2000``, or time such as ``30m``, on top of what was done.
+        experiment: Experiment of the run.
+        run: Run folder.
+        more: Steps such as ``2000``, or time such as ``30m``, in addition to what was done.
 
     Raises:
-        ConfigError: the run is not finished, or `more` is neither steps nor time.
+        ConfigError: The run is not finished, is a fold of a cross-validation, or `more` is neither steps nor time.
     """
-    found = load_checkpoint(run / "last")
+    if run.fold_of is not None:
+        raise ConfigError(
+            f"{run}: found a fold of a cross-validation, expected a single run to extend, because all folds are trained "
+            "alike. Train longer in a new folder."
+        )
+    record = run.read_record()
+    found = load_checkpoint(run.checkpoints)
     state = found[1] if found else {}
-    done = bool(state) and (state.get("finished") or state["step"] == experiment.train.steps)
-    if not done or state.get("extended", 0) != len(experiment.train.extended):
+    done = bool(state) and (state["finished"] or state["step"] == experiment.train.steps)
+    if not done or state["extensions"] != len(record.extended_at):
         raise ConfigError(
             f"{run}: found a training that is not finished, expected a finished one to extend. Finish it with: "
             f"medseg train --resume {run}."
         )
     step = int(state["step"])
-    end = _end(step, float(state["seconds"]), more)
-    train = experiment.train.replace(**end, extended=[*experiment.train.extended, step])
-    return experiment.replace(train=train.to_plain())
+    train = experiment.train.replace(**_end(step, float(state["seconds"]), more))
+    return Extension(
+        experiment.replace(train=train.to_plain()), record.replace(extended_at=(*record.extended_at, step))
+    )
 
 
 def _end(step: int, seconds: float, more: str) -> dict[str, Any]:
-    """Steps or budget, the other one None."""
+    """Return the settings ``steps`` and ``max_time``, one of them None."""
     if re.fullmatch(r"[1-9][0-9]*", more):
         return {"steps": step + int(more), "max_time": None}
     try:

@@ -1,196 +1,350 @@
-"""Run folders: opening a new one, and reading an old one back.
+"""The folder of a run: where each of its files is, and what the files say.
 
-``RUN/  config.yaml  environment.json  splits.json  labels.tsv  preprocessing.yaml  metrics.jsonl  last/  best/  model/
-predictions/  evaluation/``
+A single training: ``RUN/  run.json  config.yaml  environment.json  splits.json  labels.tsv  preprocessing.yaml
+metrics.jsonl  last/  best/  model/  predictions/  evaluation/``.
+
+A cross-validation: ``RUN/  run.json  config.yaml  splits.json  preprocessing.yaml  fold_0/ ...  predictions/
+evaluation/  model/``. Each fold is a run of its own that takes its split and its preprocessing from the cross-validation,
+so that it can be resumed, predicted and evaluated like any other run.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import platform
+import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from medseg.config import differences
-from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.layouts import read_dataset
-from medseg.data.datasets.phantom import write_phantoms
-from medseg.data.datasets.read_case import read_case_label, read_case_objects
+from medseg.config import Config, differences
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.settings import RegionSettings
-from medseg.errors import ConfigError, DataError, did_you_mean
-from medseg.evaluation.instances.pairs import InstancePair
-from medseg.evaluation.label_maps.pairs import Pair
-from medseg.experiment.config import EvaluateSettings, ExperimentConfig
-from medseg.experiment.first_stage import copy_first_stage, with_first_stage
-from medseg.experiment.fold_folders import cross_validation_of, shared_folder
-from medseg.inference.provenance import Provenance, model_hash
-from medseg.io.files import read_labels
-from medseg.io.instance_files import InstanceFile, instance_map_path
-from medseg.labels.instances import Instances
-from medseg.labels.label_sets import LabelSets
+from medseg.errors import ConfigError
+from medseg.experiment.config import ExperimentConfig
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import FIRST_STAGE
-from medseg.storage.atomic import write_text
+from medseg.storage.atomic import copy_folder, replacing_folder, write_text
+from medseg.storage.json_files import read_object
 from medseg.storage.lock import NAME as LOCK
-from medseg.volumes.volume import Volume
+from medseg.storage.lock import RunLock
+from medseg.train.reporting import METRICS
+from medseg.train.training_run import BEST, CHECKPOINTS, MODEL
 
-LABELS, PREPROCESSING = "labels.tsv", "preprocessing.yaml"
-_FIRST = "environment.json"
-_BEFORE_CONFIG = {LOCK, _FIRST, FIRST_STAGE, "splits.json", LABELS, PREPROCESSING}
+FORMAT = 1
+RECORD = "run.json"
+_FOLD = re.compile(r"fold_([0-9]+)")
+_BEFORE_CONFIG = {
+    LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE,
+}  # fmt: skip
 
 
-def check_run(experiment: ExperimentConfig, run: Path, *, resume: bool) -> None:
-    """Check that a run can be begun in this folder, or that it holds this very experiment; writes nothing.
+class RunRecord(Config):
+    """The contents of ``run.json``: which kind of run a folder holds, and what happened to it.
 
-    Raises:
-        ConfigError: the folder holds another run, or none to resume.
+    Attributes:
+        format: Version of the layout of the run folder.
+        kind: ``training`` for a single run or a fold, ``cross_validation`` for the folder of all folds.
+        extended_at: Steps at which ``medseg train --extend`` continued the finished run.
     """
-    config = run / "config.yaml"
-    if resume:
-        if not config.is_file():
-            raise ConfigError(f"{run}: found no run to resume. Start it without resume.")
-        stored = ExperimentConfig.load(config)
+
+    format: Literal[1] = 1
+    kind: Literal["training", "cross_validation"] = "training"
+    extended_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder, which need not exist yet.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def record(self) -> Path:
+        """The kind of the run, the version of its layout, and its extensions; written first."""
+        return self.path / RECORD
+
+    @property
+    def config(self) -> Path:
+        """The experiment; written last when a run is opened, so that a folder with it can be resumed."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """The versions and the machine that a training started with."""
+        return self.path / "environment.json"
+
+    @property
+    def splits(self) -> Path:
+        """The split of a single run, or all splits of a cross-validation."""
+        return self.path / "splits.json"
+
+    @property
+    def labels(self) -> Path:
+        """The label table that a training started with."""
+        return self.path / "labels.tsv"
+
+    @property
+    def preprocessing(self) -> Path:
+        """The preprocessing with measured intensities; all folds of a cross-validation share one file."""
+        return (self.fold_of or self).path / "preprocessing.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One report per line."""
+        return self.path / METRICS
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the newest checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def best(self) -> Path:
+        """The model folder with the best validation so far."""
+        return self.path / BEST
+
+    @property
+    def model(self) -> Path:
+        """The model folder of the finished training."""
+        return self.path / MODEL
+
+    @property
+    def first_stage(self) -> Path:
+        """A copy of the first stage's model folder, in the run of a second stage."""
+        return self.path / FIRST_STAGE
+
+    @property
+    def predictions(self) -> Path:
+        """The folder of predicted label maps of held-out cases."""
+        return self.path / "predictions"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of tables and summaries."""
+        return self.path / "evaluation"
+
+    @property
+    def shared_folder(self) -> Path:
+        """The folder of what runs share: prepared cases and phantoms; folds use that of their cross-validation."""
+        return (self.fold_of or self).path.parent
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has written its model."""
+        return self.model.is_dir()
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether the folder holds the folds of a cross-validation."""
+        return self.record.is_file() and self.read_record().kind == "cross_validation"
+
+    @property
+    def fold_of(self) -> RunFolder | None:
+        """The cross-validation of which this run is a fold, or None."""
+        folder = self.path.absolute()
+        parent = RunFolder(folder.parent)
+        return parent if _FOLD.fullmatch(folder.name) and parent.is_cross_validation else None
+
+    @property
+    def started_folds(self) -> list[int]:
+        """The indices of the folds whose folder exists."""
+        return sorted(int(f[1]) for path in self.path.glob("fold_*") if (f := _FOLD.fullmatch(path.name)))
+
+    def fold(self, index: int) -> RunFolder:
+        """Return the run folder of one fold."""
+        return RunFolder(self.path / f"fold_{index}")
+
+    def lock(self) -> RunLock:
+        """Return the lock that allows one writer at a time."""
+        return RunLock(self.path)
+
+    def read_record(self) -> RunRecord:
+        """Read ``run.json``.
+
+        Raises:
+            ConfigError: It was written by a newer medseg, or is not the record of a run.
+            DataError: It cannot be read.
+        """
+        values = read_object(self.record)
+        found = values.get("format")
+        if isinstance(found, int) and found > FORMAT:
+            raise ConfigError(f"{self.record}: format: found {found}, expected {FORMAT}. Update medseg.")
+        return RunRecord.parse(values, source=str(self.record))
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write ``run.json``."""
+        write_text(self.record, json.dumps(record.to_plain(), indent=1) + "\n")
+
+    def read_experiment(self) -> ExperimentConfig:
+        """Read the experiment of the run.
+
+        Raises:
+            ConfigError: The folder is not a run, or was written by a newer medseg.
+        """
+        self._require_run()
+        return ExperimentConfig.load(self.config)
+
+    def read_splits(self, cases: Sequence[Case] | None = None) -> list[Split]:
+        """Read the splits of the run.
+
+        Args:
+            cases: Labelled cases of the dataset, all of which the splits may name; None to not check the names.
+        """
+        return read_splits(self.splits, cases)
+
+    def read_shared_split(self, cases: Sequence[Case]) -> Split | None:
+        """Read the split that a cross-validation has for this run if it is one of its folds, else return None.
+
+        Args:
+            cases: Labelled cases of the dataset.
+        """
+        whole, fold = self.fold_of, _FOLD.fullmatch(self.path.absolute().name)
+        return whole.read_splits(cases)[int(fold[1])] if whole and fold else None
+
+    def read_labels(self) -> Labels:
+        """Read the labels that the training started with."""
+        return Labels.from_tsv(self.labels)
+
+    def read_preprocessing(self) -> Preprocessing:
+        """Read the preprocessing that the training started with."""
+        return Preprocessing.load(self.preprocessing)
+
+    def check_resumable(self, experiment: ExperimentConfig) -> None:
+        """Check that the folder holds this very experiment.
+
+        Args:
+            experiment: Experiment to resume.
+
+        Raises:
+            ConfigError: The folder holds no run, that of another experiment, or that of a newer medseg.
+        """
+        if not self.config.is_file():
+            raise ConfigError(f"{self}: found no run to resume. Start it without resume.")
+        self._require_run()
+        stored = ExperimentConfig.load(self.config)
         if stored != experiment:
             raise ConfigError(
-                f"{config}: differs from the given experiment, expected the same: {differences(experiment, stored)}. Resume "
-                "with the run's own config."
+                f"{self.config}: differs from the given experiment, expected the same: {differences(experiment, stored)}. "
+                "Resume with the run's own config."
             )
-        return
-    if run.exists() and not (run.is_dir() and _is_unopened(run)):
+
+    def check_vacant(self) -> None:
+        """Check that a training can be started in this folder.
+
+        A folder with a record and without a config was left by a process that was stopped while opening the run.
+
+        Raises:
+            ConfigError: The folder holds something else.
+        """
+        if not self.path.exists():
+            return
+        if self.path.is_dir():
+            present = self._names()
+            if present <= {LOCK} or (RECORD in present and present <= _BEFORE_CONFIG):
+                return
+        found = "other files" if self.path.is_dir() else "a file"
         raise ConfigError(
-            f"{run}: found something there already, expected a new or empty folder. Resume the run, or choose another folder."
+            f"{self}: found {found}, expected a new or empty folder. Resume the run, or choose another folder."
         )
 
+    def check_vacant_for_folds(self) -> None:
+        """Check that a cross-validation can be started in this folder.
 
-def _is_unopened(run: Path) -> bool:
-    """Whether a folder holds nothing but what `open_run` writes before the config."""
-    present = {path.name for path in run.iterdir() if not path.name.startswith(".")}
-    return present <= {LOCK} or (_FIRST in present and present <= _BEFORE_CONFIG)
-
-
-def open_run(
-    experiment: ExperimentConfig, run: Path, split: Split, labels: Labels, preprocessing: Preprocessing
-) -> None:
-    """Make the run folder; ``config.yaml`` is written last, so that a folder with it can be resumed.
-
-    ``environment.json`` is written first: a folder with it and without a config was left by one that was stopped.
-    What was measured, and the names of labels, are kept, because the files of the dataset may change meanwhile.
-    """
-    write_text(run / _FIRST, json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
-    shutil.rmtree(run / FIRST_STAGE, ignore_errors=True)  # of one that was stopped
-    if experiment.cascade is not None:
-        copy_first_stage(experiment.cascade, run)
-    write_splits([split], run / "splits.json")
-    write_text(run / LABELS, labels.to_tsv())
-    if cross_validation_of(run) is None:  # whose folds share theirs
-        write_text(run / PREPROCESSING, preprocessing.to_yaml())
-    save_config(experiment, run)
-
-
-def saved_preprocessing(run: Path) -> Preprocessing | None:
-    """The preprocessing that a run began with; None of one of an older medseg."""
-    return Preprocessing.load(run / PREPROCESSING) if (run / PREPROCESSING).is_file() else None
-
-
-def saved_labels(run: Path) -> Labels | None:
-    """The labels that a run began with; None of one of an older medseg."""
-    return Labels.from_tsv(run / LABELS) if (run / LABELS).is_file() else None
-
-
-def save_config(experiment: ExperimentConfig, run: Path) -> None:
-    """Write the ``config.yaml`` of a run."""
-    write_text(run / "config.yaml", experiment.to_yaml())
-
-
-def find_dataset(experiment: ExperimentConfig, run: Path) -> Dataset:
-    """Read the dataset, or make the phantoms beside the run, where they are found again.
-
-    Behind an earlier stage, labelled cases name the label map that it predicted for them.
-    """
-    found = _with_annotated(_dataset(experiment, run), experiment.data.partially_annotated)
-    return with_first_stage(found, experiment.cascade)
-
-
-def _with_annotated(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
-    """The dataset with the labels that were drawn in some of its cases, as the config tells."""
-    cases = {case.id: case for case in dataset.cases}
-    for pattern, names in partial.items():
-        meant = fnmatch.filter(cases, pattern)
-        if not meant:
+        Raises:
+            ConfigError: The folder holds anything but what a cross-validation writes before its first fold.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self}: found a file, expected a folder for the folds. Choose another one.")
+        present = self._names() if self.path.exists() else set()
+        known = {RECORD, "config.yaml", "splits.json", "preprocessing.yaml"}
+        single = "config.yaml" in present and not self.is_cross_validation
+        if present - known or single:
+            found = "a single run" if single else ", ".join(sorted(present - known)[:3])
             raise ConfigError(
-                f"data.partially_annotated: no case matches {pattern!r}.{did_you_mean(pattern, cases)} Give a case id, or a pattern such as "
-                "liver_*."
+                f"{self}: found {found}, expected a new folder or that of a cross-validation. Choose another folder."
             )
-        cases |= {case_id: replace(cases[case_id], annotated=names) for case_id in meant}
-    return replace(dataset, cases=tuple(cases.values())) if partial else dataset
 
+    def open(
+        self,
+        experiment: ExperimentConfig,
+        split: Split,
+        labels: Labels,
+        preprocessing: Preprocessing,
+        first_stage: Path | None = None,
+    ) -> None:
+        """Write the files that a training starts with; the config last, so that a folder with it can be resumed.
 
-def _dataset(experiment: ExperimentConfig, run: Path) -> Dataset:
-    data = experiment.data
-    if data.path is not None:
-        return read_dataset(data.path, layout=data.layout)
-    if data.phantom is not None:
-        folder = (
-            shared_folder(run) / f"phantom_{data.phantom.modality}_{data.phantom.cases}_{data.phantom.seed}"
-        )
-        if (folder / "dataset.json").is_file():  # written last, so the files are there
-            found = read_dataset(folder)
-            if (found.name, len(found.cases)) == (f"phantom_{data.phantom.modality}", data.phantom.cases):
-                return found
-        return write_phantoms(
-            folder, cases=data.phantom.cases, modality=data.phantom.modality, seed=data.phantom.seed
-        )
-    raise ConfigError("data.path: missing. Give the dataset with --data PATH or data.path=PATH.")
+        The measured preprocessing and the labels are kept, because the files of the dataset may change later.
 
+        Args:
+            experiment: Experiment of the run.
+            split: Its training and held-out cases.
+            labels: Its labels.
+            preprocessing: Its preprocessing, which a fold shares with its cross-validation.
+            first_stage: Model folder of the first stage, copied so that the exported model does not depend on it; None
+                without a cascade.
+        """
+        self.write_record(RunRecord())
+        write_text(self.environment, json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
+        shutil.rmtree(self.first_stage, ignore_errors=True)  # left by a process that was stopped
+        if first_stage is not None:
+            with replacing_folder(self.first_stage) as temporary:
+                copy_folder(first_stage, temporary)
+        write_splits([split], self.splits)
+        write_text(self.labels, labels.to_tsv())
+        if self.fold_of is None:
+            write_text(self.preprocessing, preprocessing.to_yaml())
+        self.write_config(experiment)
 
-def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
-    """The dataset's labels, regions and ignore value, unless the experiment names its own.
+    def open_for_folds(
+        self, experiment: ExperimentConfig, splits: Sequence[Split], preprocessing: Preprocessing
+    ) -> None:
+        """Write the files that all folds of a cross-validation share; the config last.
 
-    Raises:
-        DataError: nobody names labels, or regions or the ignore value do not fit them.
-    """
-    data = experiment.data
-    labels = dataset.labels if data.labels is None else Labels.from_names(data.labels)
-    if labels is None:
-        raise DataError(
-            f"{dataset.root}: found no names of labels. Add labels.tsv (value, name), or data.labels to the config."
-        )
-    if data.ignore is not None:
-        labels = replace(labels, ignore=data.ignore)
-    if data.regions is None:
-        return labels
-    values = {
-        name: region.values if isinstance(region, RegionSettings) else region
-        for name, region in data.regions.items()
-    }
-    written = {
-        name: region.output_value
-        for name, region in data.regions.items()
-        if isinstance(region, RegionSettings)
-    }
-    return labels.with_regions(values, written)
+        Args:
+            experiment: Experiment of all folds.
+            splits: One per fold.
+            preprocessing: Preprocessing of all folds.
+        """
+        self.write_record(RunRecord(kind="cross_validation"))
+        write_splits(splits, self.splits)
+        write_text(self.preprocessing, preprocessing.to_yaml())
+        self.write_config(experiment)
 
+    def write_config(self, experiment: ExperimentConfig) -> None:
+        """Write ``config.yaml``."""
+        write_text(self.config, experiment.to_yaml())
 
-def label_sets_of(labels: Labels, dataset: Dataset) -> LabelSets:
-    """What the values of prepared label maps stand for, of all labelled cases of the dataset.
+    def _require_run(self) -> None:
+        if not (self.record.is_file() and self.config.is_file() and self.splits.is_file()):
+            raise ConfigError(
+                f"{self}: found no run ({RECORD}, config.yaml, splits.json). Give a folder written by medseg train."
+            )
+        self.read_record()
 
-    Raises:
-        DataError: an unknown name among the drawn labels of a case.
-    """
-    return LabelSets.from_annotations(labels, {case.id: case.annotated for case in dataset.labelled_cases})
+    def _names(self) -> set[str]:
+        return {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
 
 
 def _environment() -> dict[str, object]:
+    import torch
+
     packages = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "lightning-fabric")
     return {
         "python": platform.python_version(),
@@ -201,118 +355,3 @@ def _environment() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def held_out_cases(run: Path) -> tuple[Case, ...]:
-    """Cases that a finished or unfinished run did not train on; of a cross-validation, those of every fold.
-
-    Raises:
-        DataError: it trained on all cases.
-    """
-    experiment = load_run(run)
-    dataset = find_dataset(experiment, run)
-    splits = read_splits(run / "splits.json", dataset.labelled_cases)
-    if not any(split.validation for split in splits):
-        raise DataError(
-            f"{run}: trained on all cases (data.fold=all), so that none is held out. Predict other images, or train a fold."
-        )
-    return dataset.subset(case for split in splits for case in split.validation).cases
-
-
-def held_out_pairs(run: Path) -> tuple[list[Pair], Labels, EvaluateSettings]:
-    """Predictions of a run's held-out cases with their references, labels, and how to compare them."""
-    experiment = load_run(run)
-    labels = labels_of(experiment, find_dataset(experiment, run))
-    cases = held_out_cases(run)
-    files = _predictions(run, cases)
-    pairs = [
-        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.annotated)
-        for case, file in zip(cases, files, strict=True)
-    ]
-    return pairs, labels, experiment.evaluate
-
-
-def held_out_instances(run: Path) -> tuple[list[InstancePair], Labels]:
-    """Predicted instances of a run's held-out cases with their reference instances, and labels.
-
-    Where no instance maps were predicted, the connected parts of the predicted label maps count as instances; and
-    those of the reference where a case has no instance map.
-
-    Raises:
-        DataError: predictions are missing, or only some cases have an instance map.
-    """
-    experiment = load_run(run)
-    labels = labels_of(experiment, find_dataset(experiment, run))
-    cases = held_out_cases(run)
-    pairs = []
-    files = _predictions(run, cases)
-    maps = [instance_map_path(file) for file in files]
-    found = any(file.is_file() for file in maps)
-    if found:
-        _require(maps, cases, f"medseg predict {run} --held-out --instances")
-    for case, file in zip(cases, maps if found else files, strict=True):
-        if case.instances is not None:
-            reference = partial(read_case_objects, case, labels)
-            pairs.append(InstancePair(case.id, file, reference, "neither" if found else "predictions"))
-        elif case.label is not None and found:
-            pairs.append(InstancePair(case.id, file, partial(_parts_of_label, case)))
-        elif case.label is not None:
-            pairs.append(InstancePair(case.id, file, case.label, "both"))
-    return pairs, labels
-
-
-def _predictions(run: Path, cases: Sequence[Case]) -> list[Path]:
-    files = [run / "predictions" / f"{case.id}.nii.gz" for case in cases]
-    predict = f"medseg predict {run} --held-out"
-    if (run / "last").is_dir() and not (run / "model").is_dir() and not any(map(Path.is_file, files)):
-        raise DataError(
-            f"{run}: found a run that is not finished, expected predictions. Go on with: medseg train --resume {run}."
-        )
-    _require(files, cases, predict)
-    _require_present_model(run, cases, predict)
-    return files
-
-
-def _require_present_model(run: Path, cases: Sequence[Case], predict: str) -> None:
-    """Refuse predictions that a model made which the run had before it was trained further."""
-    present = {model_hash(run / folder) for folder in ("model", "best")} - {""}
-    provenance = Provenance(run / "predictions")
-    former = [case.id for case in cases if (provenance.model_of(case.id) or "") not in {"", *present}]
-    if former and (run / "model").is_dir() and not (run / "fold_0").is_dir():
-        raise DataError(
-            f"{run / 'predictions'}: {len(former)} of {len(cases)} predictions were made by another model than {run / 'model'}, "
-            f"such as {former[0]}. Predict again: {predict}."
-        )
-
-
-def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None:
-    missing = [case.id for case, file in zip(cases, files, strict=True) if not file.is_file()]
-    if missing:
-        raise DataError(
-            f"{files[0].parent}: {len(missing)} of {len(files)} predictions are missing: "
-            f"{', '.join(missing[:10])}. Run: {command}."
-        )
-
-
-def _parts_of_label(case: Case) -> InstanceFile:
-    """The connected parts of a case's label map as instances."""
-    assert case.label is not None
-    label = read_labels(case.label)
-    parts = Instances.from_components(label.data[0])
-    values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
-    return InstanceFile(label.with_data(parts.to_map()[None]), values)
-
-
-def _reference_of_instances(case: Case, labels: Labels) -> Volume:
-    """The label map that a case's instances stand for, with the labels' values."""
-    classes = read_case_label(case, labels)
-    return classes.with_data(labels.to_values(classes.data))
-
-
-def load_run(run: Path) -> ExperimentConfig:
-    """The experiment of a run folder."""
-    if not (run / "config.yaml").is_file() or not (run / "splits.json").is_file():
-        raise ConfigError(
-            f"{run}: found no run (config.yaml, splits.json). Give a folder written by medseg train."
-        )
-    return ExperimentConfig.load(run / "config.yaml")

@@ -14,6 +14,19 @@ from medseg.train.stop_signals import SIGNALS
 
 
 @dataclass(frozen=True)
+class TrainingPatches:
+    """The patches of a training; their `batch_size` is that of all processes and accumulated batches together.
+
+    Attributes:
+        train: Patches to learn from.
+        validation: Held-out patches, or None to train without validation.
+    """
+
+    train: PatchDataset
+    validation: PatchDataset | None = None
+
+
+@dataclass(frozen=True)
 class Batches:
     """Indices of patches, batch by batch, for one of several processes.
 

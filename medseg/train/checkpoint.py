@@ -19,17 +19,7 @@ from medseg.storage.atomic import replacing_folder
 from medseg.storage.manifest import check_manifest, is_complete, write_manifest
 from medseg.storage.torch_files import read_torch_file
 
-# What checkpoints do not hold that were written before there were budgets, averages and several processes.
-FORMERLY: dict[str, Any] = {
-    "seconds": 0.0,
-    "overhead": [0.0, 0.0],
-    "finished": False,
-    "stale": 0,
-    "extended": 0,
-    "processes": 1,
-    "course": None,
-    "average": None,
-}
+FORMAT = 1
 
 
 def save_checkpoint(
@@ -49,7 +39,7 @@ def save_checkpoint(
     target = folder / f"step-{step:07d}"
     with replacing_folder(target) as temporary:
         (temporary / "weights.safetensors").write_bytes(save(contiguous))
-        _write_state(temporary / "state.pt", state)
+        _write_state(temporary / "state.pt", {"format": FORMAT, **state})
         write_manifest(temporary)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         trash = old.with_name(f".trash.{old.name}")
@@ -86,6 +76,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         if not is_complete(path):
             continue
         state = read_torch_file(path / "state.pt")
+        if state.get("format") != FORMAT:
+            raise ModelError(
+                f"{path / 'state.pt'}: format: found {state.get('format')}, expected {FORMAT}. Update medseg."
+            )
         return load_file(path / "weights.safetensors"), state
     if found:
         check_manifest(found[0])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medseg.storage.atomic import write_error, write_text
 
+METRICS = "metrics.jsonl"
 _MOST_TOLD, _LOWEST_TOLD = 12, 5
 
 
@@ -96,7 +97,7 @@ class ReportLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         with self._written():

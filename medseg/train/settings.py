@@ -78,7 +78,6 @@ class TrainSettings(Config):
         steps: optimiser steps in all; 1000 where there is no budget either.
         budget: time of the training loop with its validations and checkpoints, such as ``30m``; the number of steps is
             planned from the measured speed. With `steps` given too, the earlier end counts.
-        extended: steps at which ``medseg train --extend`` went on with the finished run.
         batch_size: patches at once, on each process.
         accumulate: batches whose gradients make one step together, as one large batch would; `batch_dice`, batch norm,
             and means over weighted or known voxels still look at one batch of every process.
@@ -103,7 +102,6 @@ class TrainSettings(Config):
 
     steps: Positive | None = None
     max_time: Duration | None = None
-    extended: tuple[Positive, ...] = ()
     batch_size: Positive = 2
     gradient_accumulation: Positive = 1
     ema_decay: float | None = Field(None, gt=0, lt=1)

@@ -14,20 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg.data.patches.patch_dataset import PatchDataset, Sample
+from medseg.data.patches.patch_dataset import Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.labels.label_sets import LabelSets
-from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
-from medseg.model_folder.folder import first_stage_folder, load_weights, save_model
-from medseg.model_folder.settings import SavedModel
+from medseg.model_folder.folder import load_weights
 from medseg.models.base import Model
 from medseg.runtime.devices import to_channels_last
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
-from medseg.storage.lock import RunLock
-from medseg.train.batches import Batches, load_batches
-from medseg.train.checkpoint import FORMERLY, load_checkpoint, save_checkpoint
+from medseg.train.batches import Batches, TrainingPatches, load_batches
+from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.distributed_training import Distributed
 from medseg.train.ema import EMA
 from medseg.train.optimizer import build_optimizer
@@ -38,6 +35,7 @@ from medseg.train.settings import TrainSettings
 from medseg.train.stop_signals import Interrupted, StopRequest
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
 from medseg.train.time_budget import StepPlanner
+from medseg.train.training_run import TrainingRun
 from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3
@@ -51,64 +49,59 @@ class Diverged(MedsegError):
 
 
 class Trainer:
-    """Trains one model on prepared patches; iterate over it to run it.
+    """The training of one model on prepared patches; iterate over it to run it.
 
     ``for report in trainer: print(report)`` trains to the end. A stop signal ends the loop with `Interrupted` at the next
     step boundary, after saving. The run folder is locked meanwhile, so that no second process writes to it.
 
     Args:
-        model: model with fresh weights.
-        train, validation: patches; their `batch_size` is that of all processes and accumulated batches together.
-        settings: of training.
-        labels: for the names in reports.
-        label_sets: what the values of the patches' label maps stand for; the classes of `labels` unless given.
-        saved: contents of the model folder that is written at the end.
-        run: run folder.
-        seed: of dropout; each step has its own generator.
-        team: the processes that train together; made of the settings unless given.
-        resume: go on from the last checkpoint in the run folder.
+        model: Model with fresh weights.
+        patches: Patches to train on and to validate on.
+        run: Run folder, and the contents of the model folder that is written at the end.
+        settings: Settings of training.
+        label_sets: Classes that each value of the patches' label maps may stand for.
+        seed: Seed of dropout; each step has its own generator.
+        distributed: Processes that train together.
+        resume: Continue from the last checkpoint in the run folder.
 
     Attributes:
-        step: steps done. seconds: spent on them. best: mean Dice of the best validation.
-        finished: whether nothing is left to do but to export the model.
+        step: Steps done.
+        seconds: Seconds spent on them.
+        best: Mean Dice of the best validation.
+        finished: Whether the model only remains to be exported.
     """
 
     def __init__(
         self,
         model: Model,
-        train: PatchDataset,
-        validation: PatchDataset | None,
+        patches: TrainingPatches,
+        run: TrainingRun,
         *,
         settings: TrainSettings,
-        labels: Labels,
-        label_sets: LabelSets | None = None,
-        saved: SavedModel,
-        run: Path,
+        label_sets: LabelSets,
         seed: int,
-        distributed: Distributed | None = None,
+        distributed: Distributed,
         resume: bool = False,
     ) -> None:
-        self.settings, self.labels, self.saved, self.run, self.seed = settings, labels, saved, run, seed
-        self._train, self._validation = train, validation
-        self.team = distributed or Distributed(settings)
-        self.fabric = self.team.fabric
-        self._label_sets = label_sets or LabelSets.from_annotations(labels)
+        self.settings, self.patches, self.run, self.seed = settings, patches, run, seed
+        self.distributed, self.fabric = distributed, distributed.fabric
+        self._label_sets = label_sets
         model.criterion = build_loss(
             settings.loss,
             batch_dice=settings.batch_dice,
-            label_sets=self._label_sets,
+            label_sets=label_sets,
             class_weights=settings.class_weights,
         )
-        # On the device before the optimiser is made, so that a loaded state lands beside its parameters.
-        self.model = to_channels_last(self.team.to_device(model), model.spatial_dims)
-        self._average = EMA(self.model, settings.ema_decay) if settings.ema_decay is not None else None
+        # On the device before the optimiser is built, so that a loaded state is placed with its parameters.
+        self.model = to_channels_last(distributed.to_device(model), model.spatial_dims)
+        self._ema = EMA(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer)
         self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
-        self.best, self._stale = -math.inf, 0
-        self._course = new_schedule(settings)
+        self.best, self._validations_without_gain = -math.inf, 0
+        self._schedule = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
-        self._overhead = (0.0, 0.0)  # the same when they were last done
+        self._overhead = (0.0, 0.0)  # seconds of the last validation and of the last checkpoint
         if resume:
             self._resume()
         self._module, self._wrapped_optimizer = self.fabric.setup(model, self._optimizer)
@@ -117,7 +110,7 @@ class Trainer:
     @property
     def steps(self) -> int | None:
         """Optimiser steps in all; None before a budget has its first plan."""
-        return self._course.end
+        return self._schedule.end
 
     @property
     def _end_in_words(self) -> str:
@@ -129,16 +122,18 @@ class Trainer:
 
     def __iter__(self) -> Iterator[Report]:
         with ExitStack() as stack, keep_freed_memory(self.fabric.device.type == "cpu"):
-            if self.team.is_main:
-                stack.enter_context(RunLock(self.run))
+            if self.distributed.is_main:
+                stack.enter_context(self.run.lock())
             if self.finished:
                 self.export()
                 return
-            log = stack.enter_context(closing(ReportLog(self.run, self.step, silent=not self.team.is_main)))
-            stop = stack.enter_context(StopRequest(again=self.team.size > 1))
+            log = stack.enter_context(
+                closing(ReportLog(self.run.folder, self.step, silent=not self.distributed.is_main))
+            )
+            stop = stack.enter_context(StopRequest(again=self.distributed.size > 1))
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = Meter(), 0
-            batches, pacer = stack.enter_context(closing(self._batches())), self._step_planner()
+            batches, planner = stack.enter_context(closing(self._batches())), self._step_planner()
             # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
             atexit.register(batches.close)
             stack.callback(atexit.unregister, batches.close)
@@ -153,7 +148,7 @@ class Trainer:
                 report = self._report(log, last) if self._reports_now(last) else None
                 self.finished = last or self._out_of_patience
                 # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
-                stopped_by = self._sync_step(stop, pacer)
+                stopped_by = self._sync_step(stop, planner)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save()
                 if report is not None:
@@ -175,22 +170,22 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         return (
             self.settings.early_stopping_patience is not None
-            and self._stale >= self.settings.early_stopping_patience
+            and self._validations_without_gain >= self.settings.early_stopping_patience
         )
 
-    def _sync_step(self, stop: StopRequest, pacer: StepPlanner | None) -> int | None:
+    def _sync_step(self, stop: StopRequest, planner: StepPlanner | None) -> int | None:
         """Between two steps: all processes agree on the time, and on a signal, which is returned."""
-        signal, spent, validation, saving = self.team.max(
+        signal, spent, validation, saving = self.distributed.max(
             stop.received or 0,
             time.perf_counter() - self._began,
             self._spans["validation"],
             self._spans["saving"],
         )
         self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
-        end = pacer.update(self.step, spent, validation=validation, saving=saving) if pacer else None
-        self._overhead = pacer.overhead if pacer else self._overhead
+        end = planner.update(self.step, spent, validation=validation, saving=saving) if planner else None
+        self._overhead = planner.overhead if planner else self._overhead
         if end is not None and not self.finished:
-            self._course = self._course.replanned(self.step, end)
+            self._schedule = self._schedule.replanned(self.step, end)
         return int(signal) if signal and not self.finished else None
 
     def _step_planner(self) -> StepPlanner | None:
@@ -198,7 +193,7 @@ class Trainer:
             return None
         return StepPlanner(
             self.settings,
-            validates=self._validation is not None,
+            validates=self.patches.validation is not None,
             step=self.step,
             spent=self.seconds,
             overhead=self._overhead,
@@ -207,15 +202,20 @@ class Trainer:
     @property
     def evaluated_model(self) -> Model:
         """The model whose weights are validated and exported: the moving average, if there is one."""
-        return self.model if self._average is None else self._average.model
+        return self.model if self._ema is None else self._ema.model
 
-    def export(self, folder: Path | None = None) -> Path:
-        """Write the present weights as a model folder; ``RUN/model`` unless told."""
-        target = folder or self.run / "model"
-        if self.team.is_main:
-            trained_on = {**self.saved.trained_on, "steps": self.step}
-            saved = self.saved.replace(trained_on=trained_on)
-            save_model(target, self.evaluated_model, saved, self.labels, first_stage_folder(self.run, saved))
+    def export(self, target: Path | None = None) -> Path:
+        """Write the present weights as a model folder.
+
+        Args:
+            target: Folder to write (default: ``RUN/model``).
+
+        Returns:
+            The folder.
+        """
+        target = target or self.run.model
+        if self.distributed.is_main:
+            self.run.export(self.evaluated_model, self.step, target)
         return target
 
     def _batches(self) -> Generator[list[Sample]]:
@@ -227,10 +227,10 @@ class Trainer:
             steps,
             self.settings.batch_size,
             self.settings.gradient_accumulation,
-            self.team.rank,
-            self.team.size,
+            self.distributed.rank,
+            self.distributed.size,
         )
-        batches = iter(load_batches(self._train, parts, self.settings.workers))
+        batches = iter(load_batches(self.patches.train, parts, self.settings.workers))
         while True:
             began = time.perf_counter()
             together = list(islice(batches, self.settings.gradient_accumulation))
@@ -239,7 +239,7 @@ class Trainer:
 
     def _train_step(self, batches: list[Sample]) -> float:
         """One update, and its loss; a loss or gradients that are not finite leave the model as it is."""
-        rate = learning_rate(self.settings.optimizer, self.step, self._course)
+        rate = learning_rate(self.settings.optimizer, self.step, self._schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
@@ -266,23 +266,23 @@ class Trainer:
         if self.settings.precision != "float16" and norm is not None and not math.isfinite(float(norm)):
             return math.nan
         self._wrapped_optimizer.step()
-        if self._average is not None:
-            self._average.update(self.model, self.step)
+        if self._ema is not None:
+            self._ema.update(self.model, self.step)
         return value
 
     def _gradients(self, number: int, batch: Sample, of: int) -> float:
         """Add the gradients of one batch of a step; its loss, not finite on all processes if so on one."""
-        part = number * self.team.size + self.team.rank
+        part = number * self.distributed.size + self.distributed.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
-        image = on_device(batch["image"], self.team)
+        image = on_device(batch["image"], self.distributed)
         # The cases of some datasets have instance maps, too.
         maps = [batch[name].to(self.fabric.device) for name in ("label", "instances") if name in batch]
         with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
             losses = self._module.losses(image, *maps)
             loss = torch.stack(list(losses.values())).sum()
             value = float(loss.detach())
-            if self.team.size > 1:
-                mean, bad = self.team.mean(value)
+            if self.distributed.size > 1:
+                mean, bad = self.distributed.mean(value)
                 value = math.nan if bad else mean
             if math.isfinite(value):
                 self._meter.loss_terms.append({name: part.detach() for name, part in losses.items()})
@@ -295,8 +295,8 @@ class Trainer:
         now = time.perf_counter()
         seconds = max(now - meter.began, 1e-9)
         finite = [loss for loss in meter.losses if math.isfinite(loss)]
-        batch = settings.batch_size * settings.gradient_accumulation * self.team.size
-        validates = self._validation is not None and (last or self._due(settings.validate_every))
+        batch = settings.batch_size * settings.gradient_accumulation * self.distributed.size
+        validates = self.patches.validation is not None and (last or self._due(settings.validate_every))
         report = Report(
             step=self.step,
             steps=self.steps,
@@ -315,16 +315,18 @@ class Trainer:
 
     def _validate(self, log: ReportLog) -> dict[str, float]:
         """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
-        assert self._validation is not None
-        held_out, size = self._validation, self.settings.batch_size
-        dice = validate(self.evaluated_model, held_out, self._label_sets, size, self.team, log, self.step)
+        assert self.patches.validation is not None
+        held_out, size = self.patches.validation, self.settings.batch_size
+        dice = validate(
+            self.evaluated_model, held_out, self._label_sets, size, self.distributed, log, self.step
+        )
         known = [value for value in dice.values() if not math.isnan(value)]
         mean = sum(known) / len(known) if known else -math.inf
-        self._stale += 1
+        self._validations_without_gain += 1
         if mean > self.best:
-            self.best, self._stale = mean, 0
+            self.best, self._validations_without_gain = mean, 0
             self._finite_weights()
-            self.export(self.run / "best")
+            self.export(self.run.best)
         return dice
 
     def _finite_weights(self) -> dict[str, Tensor]:
@@ -346,57 +348,65 @@ class Trainer:
             "overhead": list(self._overhead),
             "finished": self.finished,
             "best": self.best,
-            "stale": self._stale,
+            "validations_without_gain": self._validations_without_gain,
             "seed": self.seed,
-            "course": asdict(self._course),
-            "extended": len(self.settings.extended),
-            "processes": self.team.size,
+            "schedule": asdict(self._schedule),
+            "extensions": self.run.extensions,
+            "processes": self.distributed.size,
             "optimizer": self._optimizer.state_dict(),
-            "average": None if self._average is None else self._average.model.state_dict(),
+            "ema": None if self._ema is None else self._ema.model.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),  # float16: the scale of the gradients
         }
-        if self.team.is_main:
-            save_checkpoint(self.run / "last", self.step, weights, state)
+        if self.distributed.is_main:
+            save_checkpoint(self.run.checkpoints, self.step, weights, state)
         self._spans["saving"] = time.perf_counter() - began
 
     def _resume(self) -> None:
-        found = load_checkpoint(self.run / "last")
+        found = load_checkpoint(self.run.checkpoints)
         if found is None:
             return
-        weights, state = found[0], FORMERLY | found[1]
-        if state["processes"] != self.team.size:
+        weights, state = found
+        if state["processes"] != self.distributed.size:
             raise ConfigError(
-                f"{self.run}: found a training of {state['processes']} processes, expected {self.team.size} as "
+                f"{self.run.folder}: found a training of {state['processes']} processes, expected {self.distributed.size} as "
                 "started now, because a step takes a batch from each. Start as many with torchrun."
             )
-        load_weights(self.model, weights, self.run / "last")
-        if self._average is not None:
-            load_weights(self._average.model, state["average"], self.run / "last")
+        load_weights(self.model, weights, self.run.checkpoints)
+        if self._ema is not None:
+            load_weights(self._ema.model, state["ema"], self.run.checkpoints)
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._overhead = (state["overhead"][0], state["overhead"][1])
-        self.best, self._stale = float(state["best"]), int(state["stale"])
-        if state["extended"] == len(self.settings.extended):
-            self._course = ScheduleProgress(**state["course"]) if state["course"] else self._course
+        self.best, self._validations_without_gain = (
+            float(state["best"]),
+            int(state["validations_without_gain"]),
+        )
+        if state["extensions"] == self.run.extensions:
+            self._schedule = ScheduleProgress(**state["schedule"])
             self.finished = bool(state["finished"]) or self.step == self.steps
         else:
-            self._course, self._stale = extended_schedule(self.settings, self.step, self.seconds), 0
+            self._schedule, self._validations_without_gain = (
+                extended_schedule(self.settings, self.step, self.seconds),
+                0,
+            )
 
     def _divergence(self, found: str) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
         return (
-            f"{self.run}: {found} by step {self.step + 1} (lr {rate:.2e}), expected finite numbers. Lower "
+            f"{self.run.folder}: {found} by step {self.step + 1} (lr {rate:.2e}), expected finite numbers. Lower "
             "train.optimizer.lr, or set train.precision=float32, in a new run; checkpoints made before are kept."
         )
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
-        held_out = f", {len(self._validation.cases)} held out" if self._validation is not None else ""
-        settings, parts = self.settings, self.settings.gradient_accumulation * self.team.size
+        held_out = (
+            f", {len(self.patches.validation.cases)} held out" if self.patches.validation is not None else ""
+        )
+        settings, parts = self.settings, self.settings.gradient_accumulation * self.distributed.size
         batch = f"batch {settings.batch_size}" + (f" x {parts}" if parts > 1 else "")
         return (
-            f"Trainer({self.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._end_in_words}, "
-            f"{batch}, {self.team.precision} on {self.fabric.device}, "
-            f"{pluralise(len(self._train.cases), 'case')}{held_out})"
+            f"Trainer({self.run.saved.model['name']}, {parameters:,} parameters, step {self.step} of {self._end_in_words}, "
+            f"{batch}, {self.distributed.precision} on {self.fabric.device}, "
+            f"{pluralise(len(self.patches.train.cases), 'case')}{held_out})"
         )

@@ -44,7 +44,7 @@ def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
     config, run = str(workplace / "toy.yaml"), str(workplace / "run")
     before = (workplace / "run" / "metrics.jsonl").read_bytes()
     assert main(["train", config, "--run", run]) == 1
-    assert "found something there already" in capsys.readouterr().err
+    assert "found other files" in capsys.readouterr().err
     assert (workplace / "run" / "metrics.jsonl").read_bytes() == before
     assert main(["train"]) == 1
     assert "no experiment given" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import pytest
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.experiment import Experiment
-from medseg.experiment.make_trainer import choose_split
-from medseg.experiment.run_folder import find_dataset, held_out_cases, labels_of
+from medseg.experiment.held_out import held_out_cases
+from medseg.experiment.resolve_data import choose_split, find_dataset, labels_of
+from medseg.experiment.run_folder import RunFolder
 
 
 def test_defaults_are_complete_and_stable(tmp_path):
@@ -81,10 +82,10 @@ def test_checking_an_experiment_imports_no_torch(tmp_path):
 
 def test_phantoms_are_made_beside_the_run_and_found_again(tmp_path):
     experiment = Experiment.parse({"data": {"phantom": {"modality": "mr", "cases": 3, "seed": 4}}})
-    dataset = find_dataset(experiment, tmp_path / "run")
+    dataset = find_dataset(experiment, RunFolder(tmp_path / "run").shared_folder)
     assert dataset.root == tmp_path / "phantom_mr_3_4"
     stamp = dataset.cases[0].images[0].stat().st_mtime_ns
-    assert find_dataset(experiment, tmp_path / "another") == dataset
+    assert find_dataset(experiment, RunFolder(tmp_path / "another").shared_folder) == dataset
     assert dataset.cases[0].images[0].stat().st_mtime_ns == stamp
 
 
@@ -124,4 +125,4 @@ def test_labels_of_the_experiment_come_first(dataset):
 def test_what_is_no_run_is_refused(tmp_path):
     for reader in (Experiment.from_run, held_out_cases):
         with pytest.raises(ConfigError, match="found no run"):
-            reader(tmp_path)
+            reader(RunFolder(tmp_path))

@@ -17,7 +17,9 @@ from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.datasets.splits import k_fold, write_splits
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.experiment.experiment import Experiment
-from medseg.experiment.run_folder import find_dataset, held_out_cases
+from medseg.experiment.held_out import held_out_cases
+from medseg.experiment.resolve_data import find_dataset
+from medseg.experiment.run_folder import RunFolder
 from medseg.inference.batch import predict_files
 from medseg.model_folder.folder import load_model, save_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
@@ -58,7 +60,9 @@ def stage(tmp_path_factory):
         for _ in experiment.trainer(fold_run):
             pass
         predictor = medseg.load(fold_run / "model", device="cpu")
-        pairs = [(case, run / "predictions" / f"{case.id}.nii.gz") for case in held_out_cases(fold_run)]
+        pairs = [
+            (case, run / "predictions" / f"{case.id}.nii.gz") for case in held_out_cases(RunFolder(fold_run))
+        ]
         assert not [outcome.error for outcome in predict_files(predictor, pairs) if outcome.error]
         members.append(predictor)
     write_splits(k_fold(dataset.labelled_cases, 2, 0), run / "splits.json")
@@ -105,7 +109,7 @@ def test_prepared_maps_are_small_integers_on_the_grid_of_the_image(stage, cascad
 
 def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascade, capsys):
     """Both stages on an image; the held-out cases behind the label map of the fold that never saw them."""
-    case = held_out_cases(cascade)[0]
+    case = held_out_cases(RunFolder(cascade))[0]
     assert case.first_stage == stage / "low" / "predictions" / f"{case.id}.nii.gz"
     out = stage / "out"
     assert main(["predict", str(cascade / "model"), str(case.images[0]), "-o", str(out)]) == 0
@@ -123,7 +127,7 @@ def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascad
 
 
 def test_the_estimate_and_an_ensemble_of_cascades(stage, cascade, capsys):
-    image = held_out_cases(cascade)[0].images[0]
+    image = held_out_cases(RunFolder(cascade))[0].images[0]
     model = str(cascade / "model")
     assert main(["predict", model, str(image), "-o", str(stage / "e"), "--estimate"]) == 0
     assert "1 of 1 case: " in capsys.readouterr().out
@@ -240,7 +244,7 @@ def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
     from medseg.data.preprocessing.prepare import Preprocessing
     from medseg.data.settings import Augmentation, FirstStageAugmentation
 
-    dataset = find_dataset(experiment_of(stage / "data"), stage / "x")
+    dataset = find_dataset(experiment_of(stage / "data"), stage)
     cases = [replace(case, first_stage=case.label) for case in dataset.cases]
     settings = Preprocessing(spacing=(16, 17, 20), channels=(Normalization(),))
     stored = list(fill_store(stage / "store", cases, dataset.labels, settings, first_stage=dataset.labels))

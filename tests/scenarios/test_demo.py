@@ -86,5 +86,5 @@ def test_phantoms_and_prepared_cases_are_made_once(run):
 def test_a_second_demo_does_not_overwrite_the_first(run, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     assert main(["demo", "--run", str(run), *TINY]) == 1
-    assert "found something there already" in capsys.readouterr().err
+    assert "found other files" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before

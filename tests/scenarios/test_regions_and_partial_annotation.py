@@ -15,7 +15,8 @@ from medseg.data.patches.case_store import StoredCase
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.entry_points import evaluate_cases
 from medseg.experiment.experiment import Experiment
-from medseg.experiment.run_folder import held_out_pairs
+from medseg.experiment.held_out import held_out_pairs
+from medseg.experiment.run_folder import RunFolder
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -84,7 +85,7 @@ def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path
     for fold in (0, 1):
         experiment(folder, f"data.fold={fold}").trainer(tmp_path / f"fold_{fold}")
         (tmp_path / f"fold_{fold}" / "predictions").symlink_to(run / "predictions")
-        pairs, labels, _ = held_out_pairs(tmp_path / f"fold_{fold}")
+        pairs, labels, _ = held_out_pairs(RunFolder(tmp_path / f"fold_{fold}"))
         for rows in evaluate_cases(pairs, labels):
             names = [row.label for row in rows]
             assert names == (["liver"] if rows[0].case == "phantom_000" else ["liver", "spine"])

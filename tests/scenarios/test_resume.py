@@ -15,7 +15,7 @@ import torch
 
 from medseg.cli.main import main
 from medseg.data.datasets.splits import read_splits
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, MedsegError
 from medseg.experiment.experiment import Experiment
 from medseg.io.files import read_labels, write
 from medseg.train.checkpoint import load_checkpoint
@@ -314,10 +314,9 @@ def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(t
     table = tmp_path / "data" / "dataset.json"
     table.write_text(table.read_text().replace("liver", "hepar"))
     resumed = Experiment.from_run(run).trainer(run, resume=True)
-    assert resumed.saved.preprocessing == begun.saved.preprocessing
-    assert resumed.labels == begun.labels
-    for name in ("preprocessing.yaml", "labels.tsv"):  # as of an older version
+    assert resumed.run.saved.preprocessing == begun.run.saved.preprocessing
+    assert resumed.run.labels == begun.run.labels
+    for name in ("preprocessing.yaml", "labels.tsv"):
         (run / name).unlink()
-    measured = Experiment.from_run(run).trainer(run, resume=True)
-    assert measured.saved.preprocessing != begun.saved.preprocessing
-    assert "hepar" in measured.labels.names
+        with pytest.raises(MedsegError, match=name):
+            Experiment.from_run(run).trainer(run, resume=True)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medseg.cli.main import main
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ModelError
 from medseg.experiment.experiment import Experiment
-from medseg.train.checkpoint import load_checkpoint
+from medseg.experiment.run_folder import RunFolder
+from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
@@ -145,7 +146,6 @@ class Clock:
         monkeypatch.setattr(f"{trainer}.time", SimpleNamespace(perf_counter=lambda: self.now))
         monkeypatch.setattr(Trainer, "_gradients", lambda *_: self.passes(0.1, 1.0))
         monkeypatch.setattr(f"{trainer}.validate", lambda *_: self.passes(1.0, {"liver": 0.5}))
-        from medseg.train.checkpoint import save_checkpoint
 
         def save(*values: object) -> None:
             self.passes(0.5, None)
@@ -208,7 +208,7 @@ def test_a_finished_run_is_extended_by_steps(make_experiment, workplace, tmp_pat
     assert rates == pytest.approx([straight[0] / 2, *straight[1:]])  # a twentieth of 40 steps to rise in
     assert digest(run) != first
     assert "steps: 44" in (run / "model" / "config.yaml").read_text()
-    assert Experiment.from_run(run).train.extended == (4,)
+    assert RunFolder(run).read_record().extended_at == (4,)
 
 
 def test_an_interrupted_extension_is_resumed_bit_equal(make_experiment, workplace):
@@ -261,27 +261,18 @@ def test_what_cannot_be_extended_is_told(make_experiment, workplace, tmp_path, c
     assert (run / "config.yaml").read_bytes() == before
 
 
-def test_runs_of_before_are_resumed(make_experiment, workplace):
-    """Their configs and checkpoints do not have what came later."""
-    import yaml
-
-    from medseg.train.checkpoint import FORMERLY, save_checkpoint
-
-    experiment = make_experiment("train.steps=4", "train.save_every=1")
-    whole, run = workplace / "of before whole", workplace / "of before"
-    list(experiment.trainer(whole))
-    for report in experiment.trainer(run):
-        if report.step == 3:
-            break
+def test_a_run_of_a_newer_medseg_is_refused(make_experiment, workplace):
+    experiment = make_experiment("train.steps=2")
+    run = workplace / "newer"
+    list(experiment.trainer(run))
     weights, state = load_checkpoint(run / "last")
-    old = {name: value for name, value in state.items() if name not in FORMERLY}
-    save_checkpoint(run / "last", 3, weights, old)
-    values = yaml.safe_load((run / "config.yaml").read_text())
-    for name in ("max_time", "extended", "gradient_accumulation", "ema_decay", "early_stopping_patience"):
-        del values["train"][name]
-    (run / "config.yaml").write_text(yaml.safe_dump(values))
-    list(Experiment.from_run(run).trainer(run, resume=True))
-    assert digest(run) == digest(whole)
+    save_checkpoint(run / "last", 2, weights, {**state, "format": 2})
+    with pytest.raises(ModelError, match=r"state\.pt: format: found 2, expected 1\. Update medseg"):
+        experiment.trainer(run, resume=True)
+    record = run / "run.json"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ConfigError, match=r"run\.json: format: found 2, expected 1\. Update medseg"):
+        Experiment.from_run(run)
 
 
 def test_a_loss_that_is_not_a_number_ends_in_one_sentence(make_experiment, workplace, monkeypatch):

@@ -11,8 +11,8 @@ import subprocess
 import pytest
 
 from medseg.errors import ConfigError, DataError
-from medseg.experiment import make_trainer as compose
 from medseg.experiment.experiment import Experiment
+from medseg.experiment.run_folder import RunFolder
 from medseg.storage.lock import RunLock
 from tests.helpers.runs import files_of_at_most
 
@@ -132,7 +132,7 @@ def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment
         if not run.exists():
             list(make_experiment("train.steps=1").trainer(run))
 
-    with pytest.raises(ConfigError, match="found something there already"):
+    with pytest.raises(ConfigError, match="found other files"):
         make_experiment("train.steps=2", *taken).trainer(run, progress=begin_other)
     assert Experiment.from_run(run) == make_experiment("train.steps=1")
 
@@ -159,13 +159,13 @@ def test_only_a_resumed_run_takes_what_lies_there(make_experiment, workplace):
     away = (run / "last").rename(workplace / "last of another")
     for path in run.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    plain = compose.open_run
+    plain = RunFolder.open
 
     def with_checkpoint(*given: object) -> None:
         plain(*given)
         away.rename(run / "last")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compose, "open_run", with_checkpoint)
+        patch.setattr(RunFolder, "open", with_checkpoint)
         assert experiment.trainer(run).step == 0
     assert experiment.trainer(run, resume=True).step == 2

@@ -68,6 +68,7 @@ def test_a_run_folder_holds_everything(finished):
     present = {path.name for path in run.iterdir() if not path.name.startswith("events")}
     assert present == {
         "config.yaml",
+        "run.json",
         "environment.json",
         "splits.json",
         "labels.tsv",
@@ -247,8 +248,9 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
         "train.optimizer.name=adamw", "train.optimizer.lr=0.01",
     )  # fmt: skip
     trainer = experiment.trainer(tmp_path / "run")
-    assert trainer._validation is not None
-    trainer._validation.cases = trainer._validation.with_foreground = trainer._train.cases
+    held_out = trainer.patches.validation
+    assert held_out is not None
+    held_out.cases = held_out.with_foreground = trainer.patches.train.cases
     (report,) = list(trainer)
     assert list(report.val_dice) == ["liver", "spine"]
     assert report.mean_dice is not None
@@ -284,15 +286,15 @@ def test_mistakes_are_told_before_anything_is_prepared(make_experiment, workplac
 
 def test_a_run_that_was_stopped_as_it_was_opened_can_be_started_again(make_experiment, workplace):
     run = workplace / "half_opened"
-    for name in ("splits.json", "environment.json", "lock"):
+    for name in ("splits.json", "run.json", "lock"):
         run.mkdir(exist_ok=True)
         (run / name).write_text('{"host": "elsewhere"}')
         if name == "splits.json":  # perhaps the user's
-            with pytest.raises(ConfigError, match="found something there already"):
+            with pytest.raises(ConfigError, match="found other files"):
                 make_experiment().trainer(run)
     (run / "lock").unlink()
     (run / "first_stage").mkdir()
     assert make_experiment().trainer(run).step == 0
     assert {path.name for path in run.iterdir()} == {
-        "config.yaml", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml",
+        "run.json", "config.yaml", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml",
     }  # fmt: skip

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medseg.runtime.formatting import pluralise
+
+if TYPE_CHECKING:
+    from medseg.experiment.run_folder import RunFolder
 
 Row = TypeVar("Row")
 
@@ -70,16 +73,16 @@ def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation.label_maps.pairs import pair_files
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.evaluation.label_maps.table import Table
-    from medseg.experiment.fold_folders import is_cross_validation
+    from medseg.experiment.run_folder import RunFolder
     from medseg.labels.label_table import Labels
 
     prediction, tolerance = Path(options.prediction), options.tolerance_mm
-    if options.reference is None and is_cross_validation(prediction):
-        return _folds(prediction, options)
+    if options.reference is None and RunFolder(prediction).is_cross_validation:
+        return _folds(RunFolder(prediction), options)
     if options.reference is None:
-        from medseg.experiment.run_folder import held_out_pairs
+        from medseg.experiment.held_out import held_out_pairs
 
-        pairs, known, settings = held_out_pairs(prediction)
+        pairs, known, settings = held_out_pairs(RunFolder(prediction))
         labels: Labels | None = known
         tolerance = settings.tolerance_mm if tolerance is None else tolerance
     else:
@@ -92,7 +95,7 @@ def _label_maps(options: argparse.Namespace) -> int:
     return _report(Table(tuple(rows), tolerance), failed, len(pairs), options)
 
 
-def _folds(run: Path, options: argparse.Namespace) -> int:
+def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     """The out-of-fold predictions of a cross-validation."""
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
@@ -117,9 +120,10 @@ def _instances(options: argparse.Namespace) -> int:
 
     prediction, detection_iou = Path(options.prediction), checked_iou(options.detection_iou or 0.0)
     if options.reference is None:
-        from medseg.experiment.run_folder import held_out_instances
+        from medseg.experiment.held_out import held_out_instances
+        from medseg.experiment.run_folder import RunFolder
 
-        pairs, known = held_out_instances(prediction)
+        pairs, known = held_out_instances(RunFolder(prediction))
         labels: Labels | None = known
     else:
         pairs = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")

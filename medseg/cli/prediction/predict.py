@@ -18,6 +18,7 @@ from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
     from medseg.data.datasets.cases import Case
+    from medseg.experiment.run_folder import RunFolder
     from medseg.inference.batch import Outcome
     from medseg.inference.estimate import Estimate
     from medseg.inference.predict_folder import FolderPrediction, LoadedModels
@@ -83,7 +84,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from medseg.experiment.run_folder import held_out_cases
+    from medseg.experiment.held_out import held_out_cases
+    from medseg.experiment.run_folder import RunFolder
     from medseg.inference.output_files import OutputFiles
     from medseg.inference.predict_folder import Existing, FolderPrediction, LoadedModels, named_cases
 
@@ -94,10 +96,10 @@ def run(options: argparse.Namespace) -> int:
     run, model = _run_and_model(Path(options.model))
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:
-        check_out_of_fold(cross_validation, given, settings)
+        check_out_of_fold(cross_validation.path, given, settings)
         return _predict_out_of_fold(cross_validation, instances=options.instances, **machine)
     models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
-    cases = named_cases(held_out_cases(run) if options.held_out else images, models.num_channels)
+    cases = named_cases(held_out_cases(RunFolder(run)) if options.held_out else images, models.num_channels)
     for predictor in models.predictors:
         print(predictor, flush=True)
     if options.estimate:
@@ -114,12 +116,12 @@ def _run_and_model(folder: Path) -> tuple[Path, Path]:
     return model.parent, model
 
 
-def _cross_validation(folder: Path) -> Path | None:
+def _cross_validation(folder: Path) -> RunFolder | None:
     """Return the cross-validation that is meant by its own folder or by that of its ensemble."""
-    from medseg.experiment.fold_folders import is_cross_validation
+    from medseg.experiment.run_folder import RunFolder
 
     candidates = [folder, *([folder.parent] if folder.name == "model" else [])]
-    return next((one for one in candidates if is_cross_validation(one)), None)
+    return next((run for run in map(RunFolder, candidates) if run.is_cross_validation), None)
 
 
 def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
@@ -133,14 +135,16 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
     return 2 if failed else 0
 
 
-def _predict_out_of_fold(run: Path, *, instances: bool, device: str | None, max_memory: str | None) -> int:
+def _predict_out_of_fold(
+    run: RunFolder, *, instances: bool, device: str | None, max_memory: str | None
+) -> int:
     """Predict the cases of a cross-validation that are missing, each by the fold that held it out."""
     from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 
     pending = pending_predictions(run, instances=instances)
     cases = sum(len(one.cases) for one in pending)
     if not cases:
-        print(f"all held-out cases are there already: {run / 'predictions'}")
+        print(f"all held-out cases are there already: {run.predictions}")
         return 0
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
@@ -150,7 +154,7 @@ def _predict_out_of_fold(run: Path, *, instances: bool, device: str | None, max_
         )
 
     failed = _follow(outcomes, cases, "slice" if instances else "window")
-    print(f"{cases - failed} of {pluralise(cases, 'case')} in {run / 'predictions'}")
+    print(f"{cases - failed} of {pluralise(cases, 'case')} in {run.predictions}")
     return 2 if failed else 0
 
 

@@ -58,20 +58,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pictures(folder: Path, most: int = 3) -> list[Path]:
-    """Curves of the training and overlays of some held-out cases."""
+    """Write training curves and overlays of some held-out cases."""
     from medseg.data.datasets.read_case import read_case_image
-    from medseg.experiment.run_folder import held_out_cases, held_out_pairs
+    from medseg.experiment.held_out import held_out_cases, held_out_pairs
+    from medseg.experiment.run_folder import RunFolder
     from medseg.io.files import read_labels
     from medseg.train.reporting import read_metrics
     from medseg.viz.figures import save_overlay, training_curves
 
-    written = [folder / "pictures" / "training.png"]
-    training_curves(written[0], read_metrics(folder / "metrics.jsonl"))
-    _, labels, _ = held_out_pairs(folder)
-    for case in held_out_cases(folder)[:most]:
+    run, written = RunFolder(folder), [folder / "pictures" / "training.png"]
+    training_curves(written[0], read_metrics(run.metrics))
+    _, labels, _ = held_out_pairs(run)
+    for case in held_out_cases(run)[:most]:
         path = folder / "pictures" / f"{case.id}.png"
         reference = read_labels(case.label) if case.label else None
-        prediction = read_labels(folder / "predictions" / f"{case.id}.nii.gz")
+        prediction = read_labels(run.predictions / f"{case.id}.nii.gz")
         save_overlay(path, read_case_image(case), prediction, labels, reference=reference, title=case.id)
         written.append(path)
     return written

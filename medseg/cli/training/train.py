@@ -42,15 +42,13 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from medseg.errors import ConfigError
     from medseg.experiment.experiment import Experiment
-    from medseg.experiment.fold_folders import is_cross_validation
+    from medseg.experiment.run_folder import RunFolder
 
     if options.resume:
         if options.config or options.data or options.run:
             raise ConfigError("--resume takes the run's own config. Give nothing else with it.")
         folder = Path(options.resume)
-        if not (folder / "config.yaml").is_file():
-            raise ConfigError(f"{folder}: found no run to resume. Give the folder of one, such as runs/NAME.")
-        experiment = Experiment.load(folder / "config.yaml")
+        experiment = Experiment.from_run(folder)
     elif options.extend:
         raise ConfigError("--extend needs the run that gets more. Give it with --resume RUN.")
     elif options.config is None:
@@ -61,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         data = [f"data.path={options.data}"] if options.data else []
         experiment = Experiment.load(options.config, *options.overrides, *data)
         folder = Path(options.run or f"runs/{experiment.name}")
-    resumes_folds = bool(options.resume) and is_cross_validation(folder)
+    resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation
     if options.all_folds or options.fold is not None or resumes_folds:
         _cross_validate(experiment, folder, options)
     else:
@@ -134,8 +132,8 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
     reason = no_post_processing_reason(validation.run)
     if reason is not None:
         print(reason)
-    print(f"predictions: {validation.run / 'predictions'}, tables: {validation.run / 'evaluation'}")
-    print(f"model: {validation.run / 'model'}")
+    print(f"predictions: {validation.run.predictions}, tables: {validation.run.evaluation}")
+    print(f"model: {validation.run.model}")
 
 
 def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.datasets.splits import read_splits
 from medseg.errors import DataError, ModelError
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
@@ -26,22 +25,21 @@ from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
-from medseg.experiment.fold_folders import fold_folder
-from medseg.experiment.run_folder import held_out_cases, held_out_instances, held_out_pairs, load_run
+from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs
+from medseg.experiment.run_folder import RunFolder
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, load_model, write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
-from medseg.storage.lock import RunLock
 
 if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
 
 
-def aggregate(run: Path, *, progress: Progress | None = None) -> FoldTable:
+def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
     """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
-    with RunLock(run):
+    with run.lock():
         failed = []
         total = sum(len(one.cases) for one in todo)
         for number, outcome in enumerate(predict_out_of_fold(run, todo, instances=objects), start=1):
@@ -51,31 +49,31 @@ def aggregate(run: Path, *, progress: Progress | None = None) -> FoldTable:
                 failed.append(str(outcome.error))
         if failed:
             raise DataError(
-                f"{run / 'predictions'}: {len(failed)} held-out cases could not be predicted:\n  "
+                f"{run.predictions}: {len(failed)} held-out cases could not be predicted:\n  "
                 + "\n  ".join(failed[:10])
                 + "\nMend them, and gather again."
             )
         table = fold_table(run, progress=progress)
         if objects:
             found = instance_table(run)
-            found.write_tsv(run / "evaluation" / "instances" / "cases.tsv")
-            found.write_summary(run / "evaluation" / "instances" / "summary.json")
+            found.write_tsv(run.evaluation / "instances" / "cases.tsv")
+            found.write_summary(run.evaluation / "instances" / "summary.json")
             table = replace(table, instances=found)
-        table.write_tsv(run / "evaluation" / "cases.tsv")
-        table.write_summary(run / "evaluation" / "summary.json")
+        table.write_tsv(run.evaluation / "cases.tsv")
+        table.write_summary(run.evaluation / "summary.json")
         write_ensemble(run, table)
     return table
 
 
-def predicts_instances(run: Path) -> bool:
+def predicts_instances(run: RunFolder) -> bool:
     """Whether a cross-validation is about objects: cases have instance maps, and the model finds instances."""
     if all(case.instances is None for case in held_out_cases(run)):
         return False
-    model, _, labels = load_model(fold_folder(run, 0) / "model")
+    model, _, labels = load_model(run.fold(0).model)
     return not labels.regions and callable(getattr(model, "instances", None))
 
 
-def instance_table(run: Path) -> InstanceTable:
+def instance_table(run: RunFolder) -> InstanceTable:
     """Measure the instances of all held-out cases, each predicted by the fold that held it out.
 
     Raises:
@@ -86,7 +84,7 @@ def instance_table(run: Path) -> InstanceTable:
 
 
 def fold_table(
-    run: Path, *, tolerance_mm: float | None = None, progress: Progress | None = None
+    run: RunFolder, *, tolerance_mm: float | None = None, progress: Progress | None = None
 ) -> FoldTable:
     """Measure the out-of-fold predictions, and learn the post-processing from them; one case is held at a time.
 
@@ -109,7 +107,7 @@ def fold_table(
         tried += dice
         if progress is not None:
             progress(number, len(pairs), f"measuring {pair.case}")
-    splits = read_splits(run / "splits.json")
+    splits = run.read_splits()
     return FoldTable(
         Table(tuple(rows), tolerance),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
@@ -132,9 +130,9 @@ def _measured(
     return rows, [candidate_dice(prediction, reference, labels, where=pair.case, annotated=pair.annotated)]
 
 
-def no_post_processing_reason(run: Path) -> str | None:
+def no_post_processing_reason(run: RunFolder) -> str | None:
     """One sentence where learning a post-processing makes no sense, else None."""
-    settings = load_run(run).predict
+    settings = run.read_experiment().predict
     if settings.keep_largest_foreground or settings.keep_largest:
         return "post-processing: that of the config is kept, and none is learned"
     if any(case.instances is not None for case in held_out_cases(run)):
@@ -145,7 +143,7 @@ def no_post_processing_reason(run: Path) -> str | None:
     return None
 
 
-def write_ensemble(run: Path, table: FoldTable) -> Path:
+def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
     """Write ``RUN/model``: the networks of all folds, whose mean answers, with the post-processing that was learned.
 
     The weights of one fold at a time are in memory.
@@ -153,7 +151,7 @@ def write_ensemble(run: Path, table: FoldTable) -> Path:
     Raises:
         ModelError: the folds' models differ by more than their weights.
     """
-    folders = [fold_folder(run, fold) / "model" for fold in range(len(read_splits(run / "splits.json")))]
+    folders = [run.fold(fold).model for fold in range(len(run.read_splits()))]
     first, saved, labels = load_model(folders[0])
     together = saved.replace(
         members=len(folders),
@@ -163,8 +161,8 @@ def write_ensemble(run: Path, table: FoldTable) -> Path:
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
     del first
     stage = first_stage_folder(folders[0], saved)
-    write_model_folder(run / "model", _weights(folders, saved, labels), together, labels, parameters, stage)
-    return run / "model"
+    write_model_folder(run.model, _weights(folders, saved, labels), together, labels, parameters, stage)
+    return run.model
 
 
 def _weights(folders: list[Path], like: SavedModel, labels: Labels) -> Iterator[Mapping[str, Tensor]]:

@@ -17,7 +17,8 @@ from medseg.evaluation.cross_validation.compare_runs import Comparison, compare_
 from medseg.evaluation.cross_validation.select_post_processing import label_dice
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
-from medseg.experiment.run_folder import held_out_pairs
+from medseg.experiment.held_out import held_out_pairs
+from medseg.experiment.run_folder import RunFolder
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble, write_mean_labels
 from medseg.labels.label_table import Labels
@@ -52,7 +53,7 @@ def compare_with_ensembles(
         ModelError: their models do not take the same images, or differ in their labels.
     """
     alone = load_comparable_scores(runs)
-    pairs, labels, _ = held_out_pairs(Path(runs[0]))
+    pairs, labels, _ = held_out_pairs(RunFolder(Path(runs[0])))
     by_case = {pair.case: pair for pair in pairs}
     dice: dict[_Two, dict[str, _Dice]] = {two: {} for two in combinations(range(len(runs)), 2)}
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=scratch) as folder:
@@ -72,7 +73,7 @@ def compare_with_ensembles(
 
 def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[list[Case], list[Predictor]]]:
     """Each case as every run has it, with the predictors that did not train on it; one of each run is in memory."""
-    held_out = [held_out_by_fold(Path(run)) for run in runs]
+    held_out = [held_out_by_fold(RunFolder(Path(run))) for run in runs]
     places = [{case.id: (one, case) for one in folds for case in one.cases} for folds in held_out]
     order = sorted(places[0], key=lambda case: ([place[case][0].fold for place in places], case))
     models: list[Path] = []

@@ -1,36 +1,28 @@
-"""Cross-validation: the folds of one experiment, trained one after another or apart, and gathered."""
+"""Cross-validation: the folds of one experiment, trained one after another or separately, and aggregated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.config import differences
-from medseg.data.datasets.splits import Split, read_splits, write_splits
-from medseg.errors import ConfigError
+from medseg.data.datasets.splits import Split
+from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.experiment.cross_validation.aggregate import aggregate
-from medseg.experiment.fold_folders import (
-    SHARED,
-    check_held_out_once,
-    check_new,
-    fold_folder,
-    is_cross_validation,
-    started_folds,
-)
-from medseg.experiment.make_trainer import (
+from medseg.experiment.mirroring import resolve_mirroring
+from medseg.experiment.resolve_data import (
     all_splits,
-    make_trainer,
+    find_dataset,
+    labels_of,
     resolve_preprocessing,
     with_absolute_paths,
 )
-from medseg.experiment.mirroring import resolve_mirroring
-from medseg.experiment.run_folder import check_run, find_dataset, labels_of, load_run, save_config
+from medseg.experiment.run_folder import RunFolder
+from medseg.experiment.training_setup import TrainingSetup
 from medseg.inference.postprocess import component_groups
 from medseg.runtime.formatting import pluralise
-from medseg.storage.atomic import write_text
 from medseg.train.distributed_training import Distributed
 from medseg.train.reporting import Report
 
@@ -43,66 +35,82 @@ if TYPE_CHECKING:
 class CrossValidation:
     """The folds of an experiment in one folder; see `Experiment.cross_validation`.
 
+    Args:
+        experiment: Experiment to cross-validate.
+        run: Folder of the folds, new or of this very experiment.
+
     Attributes:
-        run: the folder. experiment: of all folds, with `data.fold` 0. folds: their numbers.
+        run: The folder of the folds.
+        experiment: The experiment of all folds, with `data.fold` 0.
+        splits: One per fold.
+        folds: The indices of the folds.
+
+    Raises:
+        ConfigError: The folder holds something else.
+        DataError: The dataset or the splits cannot be used.
     """
 
-    def __init__(self, experiment: ExperimentConfig, run: Path) -> None:
+    def __init__(self, experiment: ExperimentConfig, run: RunFolder) -> None:
         self.run = run
-        self._team = Distributed(experiment.train)
-        with self._team.main_first():
-            if self._team.is_main:
+        self._processes = Distributed(experiment.train)
+        with self._processes.main_first():
+            if self._processes.is_main:
                 _open(experiment, run)
-        self.experiment = load_run(run)
-        dataset = find_dataset(self.experiment, run)
-        self.splits = read_splits(run / "splits.json", dataset.labelled_cases)
+        self.experiment = run.read_experiment()
+        dataset = find_dataset(self.experiment, run.shared_folder)
+        self.splits = run.read_splits(dataset.labelled_cases)
         self.folds = range(len(self.splits))
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that prints, writes and gathers."""
-        return self._team.is_main
+        """Whether this is the main process, which prints, writes and aggregates."""
+        return self._processes.is_main
 
     @property
     def unfinished(self) -> list[int]:
-        """Folds that have not been trained to their end."""
+        """The folds that have not been trained to their end."""
         return [fold for fold in self.folds if not self.is_finished(fold)]
 
-    def folder(self, fold: int) -> Path:
-        """The run folder of a fold."""
-        return fold_folder(self.run, fold)
-
     def fold_experiment(self, fold: int) -> ExperimentConfig:
-        """The experiment of one fold.
+        """Return the experiment of one fold.
 
         Raises:
-            ConfigError: there is no such fold.
+            ConfigError: The fold does not exist.
         """
         if fold not in self.folds:
             raise ConfigError(
-                f"fold: found {fold}, expected 0 to {len(self.folds) - 1} ({self.run / 'splits.json'}). Give one of them."
+                f"fold: found {fold}, expected 0 to {len(self.folds) - 1} ({self.run.splits}). Give one of them."
             )
         return self.experiment.replace(data=self.experiment.data.replace(fold=fold).to_plain())
 
     def is_finished(self, fold: int) -> bool:
-        """Whether a fold has been trained to its end.
+        """Return whether a fold has been trained to its end.
 
         Raises:
-            ConfigError: its folder holds another experiment.
+            ConfigError: The fold does not exist, or its folder holds another experiment.
         """
-        experiment, folder = self.fold_experiment(fold), self.folder(fold)
-        if (folder / "config.yaml").is_file():
-            check_run(experiment, folder, resume=True)
-        return (folder / "model").is_dir()
+        experiment, folder = self.fold_experiment(fold), self.run.fold(fold)
+        if folder.config.is_file():
+            folder.check_resumable(experiment)
+        return folder.is_finished
 
     def trainer(self, fold: int, *, progress: Progress | None = None) -> Trainer:
-        """The trainer of one fold, new or where it was stopped; see `Experiment.trainer`."""
-        experiment, folder = self.fold_experiment(fold), self.folder(fold)
-        resume = (folder / "config.yaml").is_file()
-        return make_trainer(experiment, folder, resume=resume, extend=None, progress=progress)
+        """Return the trainer of one fold, new or from its last checkpoint; see `Experiment.trainer`.
+
+        Args:
+            fold: Index of the fold.
+            progress: Called with (done, total, case id) as cases are prepared.
+
+        Raises:
+            ConfigError: The fold does not exist, or its folder holds another experiment.
+            DataError: The dataset cannot be used.
+        """
+        folder = self.run.fold(fold)
+        setup = TrainingSetup.start(self.fold_experiment(fold), folder, resume=folder.config.is_file())
+        return setup.trainer(progress)
 
     def __iter__(self) -> Iterator[tuple[int, Report]]:
-        """Train what is not finished, and gather. Yields each report with its fold."""
+        """Train the folds that are not finished, then aggregate. Yields each report with its fold."""
         for fold in self.folds:
             if not self.is_finished(fold):
                 yield from ((fold, report) for report in self.trainer(fold))
@@ -110,59 +118,77 @@ class CrossValidation:
             self.aggregate()
 
     def aggregate(self, *, progress: Progress | None = None) -> FoldTable:
-        """Predict what each fold held out, measure it, learn the post-processing, and write the ensemble.
+        """Predict and measure the held-out cases of every fold, select post-processing, and write the ensemble.
 
         Args:
-            progress: called with (done, total, what), where `what` is such as "predicting CASE".
+            progress: Called with (done, total, text), where the text says what is done with which case.
 
         Returns:
             The table, which is also written to ``RUN/evaluation``.
 
         Raises:
-            ConfigError: folds are not finished, or another process gathers.
-            DataError: a case cannot be predicted or measured.
+            ConfigError: Folds are not finished, or another process aggregates.
+            DataError: A case cannot be predicted or measured.
         """
         return aggregate(self.run, progress=progress)
 
     def __repr__(self) -> str:
         cases = sum(len(split.validation) for split in self.splits)
         done = len(self.folds) - len(self.unfinished)
-        return f"CrossValidation({self.experiment.name}: {pluralise(len(self.folds), 'fold')}, {done} finished, {pluralise(cases, 'case')} held out)"
+        return (
+            f"CrossValidation({self.experiment.name}: {pluralise(len(self.folds), 'fold')}, {done} finished, "
+            f"{pluralise(cases, 'case')} held out)"
+        )
 
 
-def _open(experiment: ExperimentConfig, run: Path) -> None:
-    """Write what the folds share, or check that it is of this experiment.
+def _open(experiment: ExperimentConfig, run: RunFolder) -> None:
+    """Write what the folds share, or check that it belongs to this experiment.
 
-    ``config.yaml`` is written last. As long as no fold has begun, another experiment may take the folder.
+    Until a fold has started, another experiment may take the folder.
     """
     experiment = with_absolute_paths(experiment)
-    if is_cross_validation(run) and (run / "config.yaml").is_file():
-        stored = load_run(run)
+    if run.is_cross_validation and run.config.is_file():
+        stored = run.read_experiment()
         given = _for_all_folds(experiment, stored.data.folds)
         if given == stored:
             return
-        if started_folds(run):
+        if run.started_folds:
             raise ConfigError(
-                f"{run / 'config.yaml'}: differs from the given experiment, expected the same, because training has begun: "
-                f"{differences(given, stored)}. Go on with: medseg train --resume {run}; or choose another folder."
+                f"{run.config}: differs from the given experiment, expected the same, because training has begun: "
+                f"{differences(given, stored)}. Continue it with: medseg train --resume {run}; or choose another folder."
             )
-    check_new(run)
-    dataset = find_dataset(experiment, run)
+    run.check_vacant_for_folds()
+    dataset = find_dataset(experiment, run.shared_folder)
     splits = all_splits(experiment, dataset)
-    check_held_out_once(splits, experiment.data.splits or str(dataset.root))
+    _check_held_out_once(splits, experiment.data.splits or str(dataset.root))
     labels = labels_of(experiment, dataset)
     component_groups(experiment.predict, labels)  # refuses unknown names
     resolve_mirroring(experiment, labels)
     cases = sorted({case for split in splits for case in chain(split.train, split.validation)})
-    everything = Split(tuple(cases), ())
-    preprocessing = resolve_preprocessing(experiment, dataset, labels, everything)
-    write_splits(splits, run / "splits.json")
-    write_text(run / SHARED, preprocessing.to_yaml())
-    save_config(_for_all_folds(experiment, len(splits)), run)
+    preprocessing = resolve_preprocessing(experiment, dataset, labels, cases)
+    run.open_for_folds(_for_all_folds(experiment, len(splits)), splits, preprocessing)
+
+
+def _check_held_out_once(splits: Sequence[Split], where: str) -> None:
+    """Refuse a single fold, and a case that two folds hold out."""
+    if len(splits) < 2:
+        raise DataError(
+            f"{where}: found {len(splits)} fold, expected at least 2 to cross-validate. Give more, or train without "
+            "--all-folds."
+        )
+    held_out_by: dict[str, int] = {}
+    for fold, split in enumerate(splits):
+        for case in split.validation:
+            if case in held_out_by:
+                raise DataError(
+                    f"{where}: case {case!r} is held out by folds {held_out_by[case]} and {fold}, expected one, whose "
+                    "prediction counts. Fix the splits."
+                )
+            held_out_by[case] = fold
 
 
 def _for_all_folds(experiment: ExperimentConfig, folds: int) -> ExperimentConfig:
-    """The experiment without a fold of its own; a splits file tells how many there are."""
+    """Return the experiment with fold 0; a splits file determines the number of folds."""
     data = experiment.data
     folds = folds if data.splits is not None else data.folds
     return experiment.replace(data=data.replace(fold=0, folds=folds).to_plain())

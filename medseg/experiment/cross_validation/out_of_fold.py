@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError
-from medseg.experiment.fold_folders import fold_folder
-from medseg.experiment.run_folder import find_dataset, load_run
+from medseg.experiment.held_out import dataset_of_run
+from medseg.experiment.run_folder import RunFolder
 from medseg.inference.batch import Outcome
 from medseg.inference.output_files import OutputFiles, PredictionState
 from medseg.inference.predict_folder import FolderPrediction, LoadedModels
@@ -38,16 +37,15 @@ class HeldOut:
     cases: tuple[Case, ...]
 
 
-def held_out_by_fold(run: Path) -> list[HeldOut]:
+def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
     """The held-out cases of every fold.
 
     Raises:
         ConfigError: folds are not finished, so that there are no models to predict them.
     """
-    experiment = load_run(run)
-    dataset = find_dataset(experiment, run)
-    splits = read_splits(run / "splits.json", dataset.labelled_cases)
-    models = [fold_folder(run, fold) / "model" for fold in range(len(splits))]
+    dataset = dataset_of_run(run)
+    splits = run.read_splits(dataset.labelled_cases)
+    models = [run.fold(fold).model for fold in range(len(splits))]
     missing = [str(fold) for fold, model in enumerate(models) if not (model / NAME).is_file()]
     if missing:
         raise ConfigError(
@@ -60,14 +58,14 @@ def held_out_by_fold(run: Path) -> list[HeldOut]:
     ]
 
 
-def pending_predictions(run: Path, *, instances: bool = False) -> list[HeldOut]:
+def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[HeldOut]:
     """Of every fold those held-out cases of which its present model has made no prediction yet.
 
     Args:
         run: of a cross-validation.
         instances: instance maps are wanted, too.
     """
-    outputs = OutputFiles(run / "predictions", instances=instances)
+    outputs = OutputFiles(run.predictions, instances=instances)
     provenance = Provenance(outputs.folder)
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
@@ -81,7 +79,7 @@ def pending_predictions(run: Path, *, instances: bool = False) -> list[HeldOut]:
 
 
 def predict_out_of_fold(
-    run: Path,
+    run: RunFolder,
     todo: Sequence[HeldOut],
     *,
     instances: bool = False,
@@ -101,7 +99,7 @@ def predict_out_of_fold(
     Yields:
         An outcome per case, once its file is written and noted.
     """
-    outputs = OutputFiles(run / "predictions", instances=instances)
+    outputs = OutputFiles(run.predictions, instances=instances)
     for one in todo:
         if not one.cases:
             continue

@@ -24,8 +24,8 @@ from medseg.data.preprocessing.normalize import measure
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.cross_validation.aggregate import aggregate, no_post_processing_reason
-from medseg.experiment.fold_folders import shared_folder
-from medseg.experiment.run_folder import held_out_cases, held_out_pairs
+from medseg.experiment.held_out import held_out_cases, held_out_pairs
+from medseg.experiment.run_folder import RunFolder
 from medseg.model_folder.folder import load_model, save_model
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Trainer
@@ -49,7 +49,7 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
     for fold, split in enumerate(splits):
         own = whole / f"fold_{fold}"
         assert json.loads((own / "splits.json").read_text()) == [split]
-        assert [case.id for case in held_out_cases(own)] == split["validation"]
+        assert [case.id for case in held_out_cases(RunFolder(own))] == split["validation"]
         assert len(read_metrics(own / "metrics.jsonl")) == 3
         predictor = medseg.load(own)
         for case in split["validation"]:
@@ -70,7 +70,7 @@ def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experime
     assert {load_model(whole / f"fold_{fold}")[1].preprocessing.channels for fold in range(3)} == {(ct,)}
     assert not (whole / ".prepared").exists()
     assert len(list((workplace / ".prepared").glob(f"*{dataset.ids[0]}*"))) == 1
-    assert shared_folder(whole / "fold_1") == shared_folder(whole) == workplace
+    assert RunFolder(whole).fold(1).shared_folder == RunFolder(whole).shared_folder == workplace
 
 
 def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_path, capsys):
@@ -139,7 +139,7 @@ def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
     plain = Trainer._report
 
     def stopping(self, log, last):
-        if (self.run.name, self.step) == ("fold_1", 2):
+        if (self.run.folder.name, self.step) == ("fold_1", 2):
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(self, log, last)
 
@@ -152,7 +152,7 @@ def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
     assert "fold 2" not in told.out
     assert not (run / "fold_1" / "model").exists()
     with pytest.raises(ConfigError, match=rf"folds not finished: found 1 of 3.*train --resume {run}"):
-        aggregate(run)
+        aggregate(RunFolder(run))
     assert main([*train, "--fold", "1"]) == 0
     assert f"all folds are trained; gather them with: medseg train --resume {run}" in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(run / "fold_1" / "metrics.jsonl")] == [2, 4, 6]
@@ -182,7 +182,7 @@ def test_what_is_not_of_this_cross_validation_is_refused(whole, make_experiment,
         (["train.steps=7", "--all-folds"], "differs from the given experiment"),
         (["data.folds=2", "--fold", "1"], "differs from the given experiment"),
         (["--fold", "3"], "fold: found 3, expected 0 to 2"),
-        ([], "found something there already"),
+        ([], "found other files, expected a new or empty folder"),
     ):
         assert main(["train", str(config), "--run", str(whole), *wrong]) == 1
         assert message in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_predictions_of_another_model_are_made_again(copied, whole):
     save_model(copied / "fold_1" / "model", model, saved, labels)
     files = {file.name: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
     seen = []
-    table = aggregate(copied, progress=lambda done, total, what: seen.append(what))
+    table = aggregate(RunFolder(copied), progress=lambda done, total, what: seen.append(what))
     held_out = read_splits(copied / "splits.json")[1].validation
     assert [what for what in seen if what.startswith("predicting")] == [f"predicting {i}" for i in held_out]
     assert [what for what in seen if what.startswith("measuring")] == [
@@ -223,10 +223,10 @@ def test_predictions_of_another_model_are_made_again(copied, whole):
 
 
 def test_held_out_predictions_are_completed(copied, capsys):
-    case = held_out_cases(copied)[3].id
+    case = held_out_cases(RunFolder(copied))[3].id
     (copied / "predictions" / f"{case}.nii.gz").unlink()
     with pytest.raises(DataError, match=f"1 of 6 predictions are missing: {case}"):
-        held_out_pairs(copied)
+        held_out_pairs(RunFolder(copied))
     for folder in (copied, copied / "model"):  # the ensemble has seen all of them
         assert main(["predict", str(folder), "--held-out"]) == 0
         told = capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_folds_that_do_not_belong_together_are_not_joined(copied):
     with pytest.raises(
         medseg.MedsegError, match=r"fold_2/model: differs from .*fold_0/model by more than its weights"
     ):
-        aggregate(copied)
+        aggregate(RunFolder(copied))
     assert (copied / "model" / "manifest.json").read_bytes() == before
 
 
@@ -257,22 +257,22 @@ def test_a_config_may_change_until_a_fold_has_begun(workplace, make_experiment):
     assert (validation.experiment.data.fold, len(validation.folds)) == (0, 3)
     fold = run / "fold_0"
     fold.mkdir()
-    (fold / "environment.json").write_text("{}")  # a fold that was killed as it began
+    (fold / "run.json").write_text("{}")  # a fold that was killed as it began
     assert validation.trainer(0).step == 0
     (fold / "config.yaml").unlink()
     assert validation.trainer(0).step == 0
     (fold / "config.yaml").unlink()
     (fold / "mine.txt").write_text("precious")
-    with pytest.raises(ConfigError, match="fold_0: found something there already"):
+    with pytest.raises(ConfigError, match="fold_0: found other files"):
         validation.trainer(0)
 
 
 def test_other_folders_and_other_splits_are_refused(workplace, make_experiment, whole, tmp_path):
     ids = read_dataset(workplace / "data").ids
-    with pytest.raises(ConfigError, match="found a single run there already"):
+    with pytest.raises(ConfigError, match="found a single run, expected a new folder"):
         make_experiment().cross_validation(whole / "fold_0")
     (tmp_path / "notes").mkdir()
-    with pytest.raises(ConfigError, match="found notes there already"):
+    with pytest.raises(ConfigError, match="found notes, expected a new folder"):
         make_experiment().cross_validation(tmp_path)
     file = tmp_path / "splits.json"
     for splits, message in (
@@ -305,7 +305,7 @@ def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experimen
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["subjects"].keys() == {ids[0], ids[2], ids[4]}
     assert [fold["cases"] for fold in summary["folds"]] == [[ids[0], ids[2]], [ids[4]]]
-    assert "that of the config is kept" in (no_post_processing_reason(run) or "")
+    assert "that of the config is kept" in (no_post_processing_reason(RunFolder(run)) or "")
     _, saved, _ = load_model(run)
     assert (saved.members, saved.predict.keep_largest) == (3, ("liver",))
     assert summary["post_processing"] is None

@@ -1,0 +1,161 @@
+"""Held-out cases of a run, and their predictions paired with references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.read_case import read_case_label, read_case_objects
+from medseg.errors import DataError
+from medseg.evaluation.instances.pairs import InstancePair
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.experiment.config import EvaluateSettings
+from medseg.experiment.resolve_data import find_dataset, labels_of
+from medseg.experiment.run_folder import RunFolder
+from medseg.inference.provenance import Provenance, model_hash
+from medseg.io.files import read_labels
+from medseg.io.instance_files import InstanceFile, instance_map_path
+from medseg.labels.instances import Instances
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+
+def dataset_of_run(run: RunFolder) -> Dataset:
+    """Return the dataset of a run.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: The dataset cannot be read.
+    """
+    return find_dataset(run.read_experiment(), run.shared_folder)
+
+
+def held_out_cases(run: RunFolder) -> tuple[Case, ...]:
+    """Return the cases that a run does not train on; for a cross-validation, those of every fold.
+
+    Args:
+        run: Run folder, finished or not.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: The run trains on all cases, or its dataset cannot be read.
+    """
+    dataset = dataset_of_run(run)
+    splits = run.read_splits(dataset.labelled_cases)
+    if not any(split.validation for split in splits):
+        raise DataError(
+            f"{run}: found no held-out cases, because the run trains on all cases (data.fold=all). Predict other images, "
+            "or train a fold."
+        )
+    return dataset.subset(case for split in splits for case in split.validation).cases
+
+
+def held_out_pairs(run: RunFolder) -> tuple[list[Pair], Labels, EvaluateSettings]:
+    """Return the predictions of a run's held-out cases with their references.
+
+    Args:
+        run: Finished run folder whose held-out cases are predicted.
+
+    Returns:
+        Pairs of prediction and reference, the labels, and the settings to compare them with.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: Predictions are missing, or come from another model.
+    """
+    experiment = run.read_experiment()
+    labels = labels_of(experiment, dataset_of_run(run))
+    cases = held_out_cases(run)
+    files = _predictions(run, cases)
+    pairs = [
+        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.annotated)
+        for case, file in zip(cases, files, strict=True)
+    ]
+    return pairs, labels, experiment.evaluate
+
+
+def held_out_instances(run: RunFolder) -> tuple[list[InstancePair], Labels]:
+    """Return the predicted instances of a run's held-out cases with their references.
+
+    Without predicted instance maps, the connected components of the predicted label maps count as instances; for a case
+    without a reference instance map, so do those of its reference label map.
+
+    Args:
+        run: Finished run folder whose held-out cases are predicted.
+
+    Returns:
+        Pairs of prediction and reference, and the labels.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: Predictions are missing, or only some cases have a predicted instance map.
+    """
+    labels = labels_of(run.read_experiment(), dataset_of_run(run))
+    cases = held_out_cases(run)
+    pairs = []
+    files = _predictions(run, cases)
+    maps = [instance_map_path(file) for file in files]
+    found = any(file.is_file() for file in maps)
+    if found:
+        _require(maps, cases, f"medseg predict {run} --held-out --instances")
+    for case, file in zip(cases, maps if found else files, strict=True):
+        if case.instances is not None:
+            reference = partial(read_case_objects, case, labels)
+            pairs.append(InstancePair(case.id, file, reference, "neither" if found else "predictions"))
+        elif case.label is not None and found:
+            pairs.append(InstancePair(case.id, file, partial(_components_of_label, case)))
+        elif case.label is not None:
+            pairs.append(InstancePair(case.id, file, case.label, "both"))
+    return pairs, labels
+
+
+def _predictions(run: RunFolder, cases: Sequence[Case]) -> list[Path]:
+    files = [run.predictions / f"{case.id}.nii.gz" for case in cases]
+    predict = f"medseg predict {run} --held-out"
+    if run.checkpoints.is_dir() and not run.is_finished and not any(map(Path.is_file, files)):
+        raise DataError(
+            f"{run}: found a run that is not finished, expected predictions. Continue it with: medseg train --resume {run}."
+        )
+    _require(files, cases, predict)
+    _require_present_model(run, cases, predict)
+    return files
+
+
+def _require_present_model(run: RunFolder, cases: Sequence[Case], predict: str) -> None:
+    """Refuse predictions of a model that the run had before it was extended."""
+    if not run.is_finished or run.is_cross_validation:
+        return
+    present = {model_hash(folder) for folder in (run.model, run.best)} - {""}
+    provenance = Provenance(run.predictions)
+    former = [case.id for case in cases if (provenance.model_of(case.id) or "") not in {"", *present}]
+    if former:
+        raise DataError(
+            f"{run.predictions}: {len(former)} of {len(cases)} predictions come from another model than {run.model}, "
+            f"such as {former[0]}. Predict again: {predict}."
+        )
+
+
+def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None:
+    missing = [case.id for case, file in zip(cases, files, strict=True) if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{files[0].parent}: {len(missing)} of {len(files)} predictions are missing: "
+            f"{', '.join(missing[:10])}. Run: {command}."
+        )
+
+
+def _components_of_label(case: Case) -> InstanceFile:
+    """Return the connected components of a case's label map as instances."""
+    assert case.label is not None
+    label = read_labels(case.label)
+    parts = Instances.from_components(label.data[0])
+    values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
+    return InstanceFile(label.with_data(parts.to_map()[None]), values)
+
+
+def _reference_of_instances(case: Case, labels: Labels) -> Volume:
+    """Return the label map, with label values, of a case that has instances only."""
+    classes = read_case_label(case, labels)
+    return classes.with_data(labels.to_values(classes.data))

@@ -1,0 +1,193 @@
+"""The choices that an experiment leaves to its dataset: labels, splits, and measured preprocessing."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.datasets.read_case import read_case_image, read_case_label
+from medseg.data.datasets.splits import Split, k_fold, read_splits
+from medseg.data.preprocessing.channel_methods import resolve_methods
+from medseg.data.preprocessing.normalize import measure
+from medseg.data.preprocessing.prepare import Preprocessing, check_image
+from medseg.data.settings import RegionSettings
+from medseg.errors import ConfigError, DataError, did_you_mean
+from medseg.experiment.first_stage import with_first_stage
+from medseg.labels.label_sets import LabelSets
+from medseg.labels.label_table import Labels
+from medseg.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.experiment.config import ExperimentConfig
+
+
+def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment with absolute paths, so that its run can be resumed and predicted from any folder."""
+    data = experiment.data
+    found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
+    model = experiment.model.to_plain()
+    weights = model.get("weights")
+    if weights is not None and Path(weights).is_file():  # else it is a name of published weights
+        model["weights"] = str(Path(weights).resolve())
+    changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
+    if experiment.cascade is not None:
+        stage = str(Path(experiment.cascade.first_stage).resolve())
+        changed["cascade"] = experiment.cascade.replace(first_stage=stage).to_plain()
+    return experiment.replace(**changed)
+
+
+def find_dataset(experiment: ExperimentConfig, folder: Path) -> Dataset:
+    """Read the dataset, or create the phantoms unless they exist.
+
+    Args:
+        experiment: Experiment that names the dataset. In a cascade, labelled cases get the path of the label map that
+            the first stage predicted for them.
+        folder: Folder for phantoms, `RunFolder.shared_folder`.
+
+    Raises:
+        ConfigError: The experiment names no dataset, or annotated labels of cases that do not exist.
+        DataError: The dataset cannot be read.
+    """
+    found = _with_annotated(_read_or_create(experiment, folder), experiment.data.partially_annotated)
+    return with_first_stage(found, experiment.cascade)
+
+
+def _read_or_create(experiment: ExperimentConfig, folder: Path) -> Dataset:
+    data = experiment.data
+    if data.path is not None:
+        return read_dataset(data.path, layout=data.layout)
+    if data.phantom is None:
+        raise ConfigError("data.path: missing. Give the dataset with --data PATH or data.path=PATH.")
+    modality, cases, seed = data.phantom.modality, data.phantom.cases, data.phantom.seed
+    target = folder / f"phantom_{modality}_{cases}_{seed}"
+    if (target / "dataset.json").is_file():  # written last, so the images are complete
+        found = read_dataset(target)
+        if (found.name, len(found.cases)) == (f"phantom_{modality}", cases):
+            return found
+    return write_phantoms(target, cases=cases, modality=modality, seed=seed)
+
+
+def _with_annotated(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
+    """Return the dataset with the annotated labels of partially annotated cases, as the config states them."""
+    cases = {case.id: case for case in dataset.cases}
+    for pattern, names in partial.items():
+        matching = fnmatch.filter(cases, pattern)
+        if not matching:
+            raise ConfigError(
+                f"data.partially_annotated: no case matches {pattern!r}.{did_you_mean(pattern, cases)} Give a case id, "
+                "or a pattern such as liver_*."
+            )
+        cases |= {case_id: replace(cases[case_id], annotated=names) for case_id in matching}
+    return replace(dataset, cases=tuple(cases.values())) if partial else dataset
+
+
+def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
+    """Return the labels, regions and ignore value that the experiment names, or else those of the dataset.
+
+    Raises:
+        DataError: Neither names labels, or regions or the ignore value do not fit them.
+    """
+    data = experiment.data
+    labels = dataset.labels if data.labels is None else Labels.from_names(data.labels)
+    if labels is None:
+        raise DataError(
+            f"{dataset.root}: found no names of labels. Add labels.tsv (value, name), or data.labels to the config."
+        )
+    if data.ignore is not None:
+        labels = replace(labels, ignore=data.ignore)
+    if data.regions is None:
+        return labels
+    values = {
+        name: region.values if isinstance(region, RegionSettings) else region
+        for name, region in data.regions.items()
+    }
+    output_values = {
+        name: region.output_value
+        for name, region in data.regions.items()
+        if isinstance(region, RegionSettings)
+    }
+    return labels.with_regions(values, output_values)
+
+
+def label_sets_of(labels: Labels, dataset: Dataset) -> LabelSets:
+    """Return the classes that each value of a prepared label map may stand for, over all labelled cases.
+
+    Raises:
+        DataError: The annotated labels of a case include an unknown name.
+    """
+    return LabelSets.from_annotations(labels, {case.id: case.annotated for case in dataset.labelled_cases})
+
+
+def choose_split(experiment: ExperimentConfig, dataset: Dataset) -> Split:
+    """Return the split of the experiment's fold; with ``data.fold=all`` every case is a training case.
+
+    Raises:
+        ConfigError: The splits file has fewer folds.
+        DataError: The splits do not fit the dataset.
+    """
+    data = experiment.data
+    if data.fold == "all":
+        return Split(train=tuple(case.id for case in dataset.labelled_cases), validation=())
+    splits = all_splits(experiment, dataset)
+    if data.fold >= len(splits):
+        raise ConfigError(
+            f"{data.splits}: found {len(splits)} folds, expected more than data.fold={data.fold}."
+        )
+    return splits[data.fold]
+
+
+def all_splits(experiment: ExperimentConfig, dataset: Dataset) -> list[Split]:
+    """Return the split of every fold, from the splits file of the experiment or by subject.
+
+    Raises:
+        DataError: The splits do not fit the dataset.
+    """
+    data = experiment.data
+    if data.splits is None:
+        return k_fold(dataset.labelled_cases, data.folds, experiment.seed)
+    return read_splits(data.splits, dataset.labelled_cases)
+
+
+def resolve_preprocessing(
+    experiment: ExperimentConfig, dataset: Dataset, labels: Labels, training_cases: Sequence[str]
+) -> Preprocessing:
+    """Return the preprocessing with the intensity statistics of the training cases.
+
+    Args:
+        experiment: Experiment with the settings.
+        dataset: Its dataset.
+        labels: Its labels; foreground statistics are those of voxels of any label.
+        training_cases: Ids of the cases to measure.
+
+    Raises:
+        DataError: A case cannot be read.
+    """
+    chosen = experiment.preprocess
+    methods = resolve_methods(chosen.normalize, dataset.channel_names)
+    pairs = _images_and_labels(dataset.subset(training_cases).cases, len(methods), labels)
+    return Preprocessing(
+        orientation=chosen.orientation,
+        spacing=chosen.spacing,
+        crop_to_nonzero=chosen.crop_to_nonzero,
+        channels=measure(pairs, methods, experiment.seed),
+    )
+
+
+def _images_and_labels(
+    cases: Sequence[Case], channels: int, labels: Labels
+) -> Iterator[tuple[Volume, Volume]]:
+    """Yield the image and the class indices of each case, checked before anything is measured on them.
+
+    Voxels to ignore count as background, because they are not known to be foreground.
+    """
+    for case in cases:
+        image = read_case_image(case)
+        check_image(image, channels, where=f"case {case.id}")
+        label = read_case_label(case, labels, image.grid)
+        yield image, label.with_data(label.data * (label.data < len(labels)))

@@ -1,0 +1,328 @@
+"""From an experiment to a trainer: dataset, split, measured preprocessing, prepared patches, model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.splits import Split
+from medseg.data.patches.case_store import StoredCase, fill_store
+from medseg.data.patches.first_stage_channels import FirstStageChannels
+from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.sampling import PatchSampler
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.settings import Augmentation
+from medseg.data.slices2d.slice_view import SliceView
+from medseg.errors import ConfigError, DataError
+from medseg.experiment.extend import Extension, plan_extension
+from medseg.experiment.first_stage import (
+    check_first_stage,
+    first_stage_labels,
+    first_stage_run,
+    require_label_maps,
+)
+from medseg.experiment.mirroring import resolve_mirroring
+from medseg.experiment.preflight import check_learnable, check_patch
+from medseg.experiment.resolve_data import (
+    choose_split,
+    find_dataset,
+    label_sets_of,
+    labels_of,
+    resolve_preprocessing,
+    with_absolute_paths,
+)
+from medseg.inference.postprocess import component_groups
+from medseg.labels.label_sets import LabelSets
+from medseg.labels.label_table import Labels
+from medseg.model_folder.settings import SavedModel
+from medseg.models.base import Model
+from medseg.storage.atomic import make_folder
+from medseg.train.batches import TrainingPatches
+from medseg.train.checkpoint import has_checkpoint
+from medseg.train.distributed_training import Distributed
+from medseg.train.trainer import ENDLESS, Trainer
+from medseg.train.training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from medseg.experiment.config import ExperimentConfig
+    from medseg.experiment.run_folder import RunFolder
+    from medseg.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """The steps from an experiment to a trainer, each computed once, when it is first needed.
+
+    Some steps involve all processes, which therefore take the steps in the same order.
+
+    Attributes:
+        experiment: The experiment, with absolute paths.
+        run: The run folder.
+        processes: The processes that train together.
+        resume: Whether the run exists and continues from its last checkpoint.
+        extension: The later end of a finished run, or None.
+    """
+
+    experiment: ExperimentConfig
+    run: RunFolder
+    processes: Distributed
+    resume: bool = False
+    extension: Extension | None = None
+
+    @classmethod
+    def start(
+        cls, experiment: ExperimentConfig, run: RunFolder, *, resume: bool = False, extend: str | None = None
+    ) -> Self:
+        """Start the processes and check the run folder.
+
+        Args:
+            experiment: Experiment to train.
+            run: Run folder, new unless `resume`.
+            resume: Continue from the last checkpoint.
+            extend: Steps or time in addition to those of a finished run; None for no extension.
+
+        Raises:
+            ConfigError: The folder does not fit the request, another process trains in it, or the run cannot be
+                extended.
+        """
+        experiment = with_absolute_paths(experiment)
+        processes = Distributed(experiment.train)
+        if processes.is_main:
+            run.check_resumable(experiment) if resume else run.check_vacant()
+            run.lock().check()
+        extension = None
+        if extend is not None:
+            extension = processes.broadcast(lambda: plan_extension(experiment, run, extend))
+        return cls(extension.experiment if extension else experiment, run, processes, resume, extension)
+
+    def trainer(self, progress: Progress | None = None) -> Trainer:
+        """Prepare the data, open the run folder, and return the trainer.
+
+        Args:
+            progress: Called with (done, total, case id) as cases are prepared.
+
+        Raises:
+            ConfigError: The experiment cannot be trained.
+            DataError: The dataset cannot be used.
+        """
+        self.check()
+        with self.processes.main_first():
+            train = self._prepare(self.split.train, progress)
+            held_out = self._prepare(self.split.validation, progress)
+        self._check_prepared(train)
+        if self.processes.is_main:
+            self._write_run()
+        validates = self.experiment.train.validation_batches > 0 and len(held_out) > 0
+        return Trainer(
+            self.model,
+            TrainingPatches(
+                self._patches(train, self.augmentation), self._patches(held_out, None) if validates else None
+            ),
+            TrainingRun(self.run.path, self.saved_model, self.labels, self._extensions),
+            settings=self.experiment.train,
+            label_sets=self.label_sets,
+            seed=self.experiment.seed,
+            distributed=self.processes,
+            resume=self.resume,
+        )
+
+    def check(self) -> None:
+        """Refuse what can be refused before the data are prepared, which may take hours.
+
+        Raises:
+            ConfigError: The experiment cannot be trained.
+            DataError: The dataset cannot be used.
+        """
+        component_groups(self.experiment.predict, self.labels)  # refuses unknown names
+        _ = (
+            self.label_sets,
+            self.augmentation,
+            self.split,
+            self.first_stage,
+        )  # each refuses what it cannot use
+        if not self.resume:
+            check_patch(self.experiment, self.in_channels, self.labels)
+        check_learnable(self.experiment, self.model, self.label_sets)
+        _ = self.preprocessing, self.slice_view
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset."""
+        with self.processes.main_first():
+            return find_dataset(self.experiment, self.run.shared_folder)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The labels; a resumed run keeps those that it started with."""
+        return self.run.read_labels() if self.resume else labels_of(self.experiment, self.dataset)
+
+    @cached_property
+    def label_sets(self) -> LabelSets:
+        """The classes that each value of a prepared label map may stand for."""
+        return label_sets_of(self.labels, self.dataset)
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """The augmentation with its mirror axes chosen."""
+        return resolve_mirroring(self.experiment, self.labels)
+
+    @cached_property
+    def split(self) -> Split:
+        """The training and held-out cases; a resumed run keeps them, although cases may have been added since."""
+        cases = self.dataset.labelled_cases
+        if self.resume:
+            return self.run.read_splits(cases)[0]
+        return self.run.read_shared_split(cases) or choose_split(self.experiment, self.dataset)
+
+    @cached_property
+    def first_stage(self) -> Labels | None:
+        """The labels of the first stage, once all of its label maps are found; None without a cascade."""
+        cascade = self.experiment.cascade
+        if cascade is None:
+            return None
+        cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
+        if not self.resume:
+            return check_first_stage(cascade, self.dataset, cases)
+        require_label_maps(first_stage_run(cascade), cases)
+        return first_stage_labels(self.run)
+
+    @property
+    def num_first_stage_labels(self) -> int:
+        """The number of foreground labels of the first stage; 0 without a cascade."""
+        return 0 if self.first_stage is None else len(self.first_stage.foreground)
+
+    @property
+    def in_channels(self) -> int:
+        """The number of channels that the model sees."""
+        image_channels = self.experiment.slices.num_channels(len(self.dataset.channel_names))
+        return image_channels + self.num_first_stage_labels
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with fresh weights, or with the published ones that the experiment names.
+
+        Published weights are not read, and need not exist, if a checkpoint replaces them.
+        """
+        choice = self.experiment.model
+        if self.resume and has_checkpoint(self.run.checkpoints):
+            choice = choice.without_pretrained()
+        torch.manual_seed(self.experiment.seed)
+        return choice.build(self.in_channels, self.labels.num_outputs)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The measured preprocessing: that of the run, of all folds of a cross-validation, or a new one."""
+        if self.resume or self.run.fold_of is not None:
+            return self.run.read_preprocessing()
+        return self.processes.broadcast(
+            lambda: resolve_preprocessing(self.experiment, self.dataset, self.labels, self.split.train)
+        )
+
+    @cached_property
+    def slice_view(self) -> SliceView | None:
+        """The view of a 2-D model on slices, refused if the intensities do not allow it; None for a 3-D model."""
+        slices, axis = self.experiment.slices, self.experiment.patch.slice_axis
+        if self.experiment.model.spatial_dims == 3:
+            return None
+        return SliceView.from_preprocessing(slices, axis, self.preprocessing)
+
+    @cached_property
+    def saved_model(self) -> SavedModel:
+        """The settings of the model folder that the training writes."""
+        experiment = self.experiment
+        axis = experiment.patch.slice_axis
+        return SavedModel(
+            medseg=version("medseg"),
+            name=experiment.name,
+            model=experiment.model.to_plain(),
+            channel_names=self.dataset.channel_names,
+            preprocessing=self.preprocessing,
+            window=experiment.slices.window(experiment.patch.window(), axis),
+            slice_axis=axis,
+            slices=experiment.slices,
+            num_first_stage_labels=self.num_first_stage_labels,
+            predict=experiment.predict,
+            trained_on={
+                "dataset": self.dataset.name,
+                "training_cases": len(self.split.train),
+                "held_out_cases": len(self.split.validation),
+                "steps": experiment.train.steps,
+                "batch_size": experiment.train.batch_size,
+                "seed": experiment.seed,
+            },
+        )
+
+    def _prepare(self, ids: Iterable[str], progress: Progress | None) -> list[StoredCase]:
+        """Return prepared cases from a store that runs in the same folder share."""
+        cases: tuple[Case, ...] = self.dataset.subset(ids).cases
+        folder = self.run.shared_folder / ".prepared"
+        store = fill_store(folder, cases, self.labels, self.preprocessing, self.label_sets, self.first_stage)
+        stored = []
+        for number, case in enumerate(store, start=1):
+            stored.append(case)
+            if progress is not None:
+                progress(number, len(cases), case.id)
+        return stored
+
+    def _check_prepared(self, cases: list[StoredCase]) -> None:
+        """Refuse training cases without foreground, and a 3-D model for single slices, mostly padding to it."""
+        if not any(case.has_foreground for case in cases):
+            raise DataError(
+                f"{self.dataset.root}: found no voxel of a label in any of the {len(cases)} training cases, expected some "
+                "to learn from. Check the label maps and data.labels."
+            )
+        window = self.experiment.patch.window()
+        for axis, name in enumerate("XYZ"):
+            if len(window) == 3 and window[axis] > 1 and all(case.shape[axis] == 1 for case in cases):
+                raise ConfigError(
+                    f"patch.size: found {window[axis]} along {name}, expected 1, because all cases are single slices across "
+                    f"{name}. Take a 2-D model, such as {self.experiment.model.name.replace('_3d', '_2d')}."
+                )
+
+    def _patches(self, cases: list[StoredCase], augmentation: Augmentation | None) -> PatchDataset:
+        """Return augmented patches for training, or plain ones for validation if `augmentation` is None."""
+        experiment, training = self.experiment, augmentation is not None
+        train, cascade = experiment.train, experiment.cascade
+        batches = (train.steps or ENDLESS) if training else train.validation_batches
+        batch_size = train.batch_size * self.processes.size * (train.gradient_accumulation if training else 1)
+        first_stage = None
+        if cascade is not None:
+            perturb = cascade.perturb if training else None
+            first_stage = FirstStageChannels(self.num_first_stage_labels, perturb)
+        return PatchDataset(
+            PatchSampler(cases, experiment.patch.window(), batch_size, train.oversample_foreground),
+            length=batches * batch_size,
+            seed=experiment.seed,
+            stream="train" if training else "validation",
+            augmentation=augmentation,
+            view=self.slice_view,
+            first_stage=first_stage,
+        )
+
+    @property
+    def _extensions(self) -> int:
+        if self.extension is not None:
+            return len(self.extension.record.extended_at)
+        return len(self.run.read_record().extended_at) if self.resume else 0
+
+    def _write_run(self) -> None:
+        """Write the new end of an extended run, or open a new run.
+
+        Another process may have opened it while the data were prepared, so it is checked again with the lock held.
+        """
+        if self.extension is not None:
+            self.extension.write(self.run)
+        if self.resume:
+            return
+        make_folder(self.run.path)
+        with self.run.lock():
+            self.run.check_vacant()
+            cascade = self.experiment.cascade
+            stage = first_stage_run(cascade).model if cascade is not None else None
+            self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)

@@ -1,0 +1,61 @@
+"""What a training writes to its run folder besides checkpoints and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import first_stage_folder, save_model
+from medseg.model_folder.settings import SavedModel
+from medseg.models.base import Model
+from medseg.storage.lock import RunLock
+
+CHECKPOINTS, BEST, MODEL = "last", "best", "model"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The run folder as the trainer sees it, and the contents of the model folders in it.
+
+    Attributes:
+        folder: The run folder.
+        saved: The settings of the exported model.
+        labels: The labels of the exported model.
+        extensions: How often the finished run was extended.
+    """
+
+    folder: Path
+    saved: SavedModel
+    labels: Labels
+    extensions: int = 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the newest checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def best(self) -> Path:
+        """The model folder with the best validation so far."""
+        return self.folder / BEST
+
+    @property
+    def model(self) -> Path:
+        """The model folder of the finished training."""
+        return self.folder / MODEL
+
+    def lock(self) -> RunLock:
+        """Return the lock that allows one writer at a time."""
+        return RunLock(self.folder)
+
+    def export(self, model: Model, step: int, target: Path) -> None:
+        """Write a model folder.
+
+        Args:
+            model: Model with the weights to export.
+            step: Optimiser steps done.
+            target: Model folder to write.
+        """
+        saved = self.saved.replace(trained_on={**self.saved.trained_on, "steps": step})
+        save_model(target, model, saved, self.labels, first_stage_folder(self.folder, saved))
