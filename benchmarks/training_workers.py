@@ -117,7 +117,7 @@ def augment_medseg(work: str) -> tuple[Figures, One]:
     """The same of medseg, from its prepared cases."""
     run = Path(work) / "runs" / "augment"
     shutil.rmtree(run, ignore_errors=True)
-    patches = planned(work, f"train.steps={FOREVER}").trainer(run)._train
+    patches = planned(work, f"train.steps={FOREVER}").trainer(run).patches.train
     indices = iter(range(FOREVER))
     count = patches.batch_size
     return {"batch": count}, _on_one_thread(lambda: [patches[next(indices)] for _ in range(count)])

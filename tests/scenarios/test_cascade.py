@@ -172,7 +172,7 @@ def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], told:
 def test_label_maps_that_are_missing_are_asked_for(stage, tmp_path):
     low = changed_stage(stage, tmp_path / "low")
     (low / "predictions" / "phantom_002.nii.gz").unlink()
-    told = rf"1 of 6 label maps of the earlier stage are missing: phantom_002\. Make them with: medseg predict {low} --held-out"
+    told = rf"1 of 6 label maps of the first stage are missing: phantom_002\. Predict them with: medseg predict {low} --held-out"
     refused(stage, low, tmp_path / "run", DataError, told)
 
 
@@ -181,7 +181,9 @@ def test_a_single_run_is_no_first_stage(stage, tmp_path):
     single = stage / "low" / "fold_0"
     low = changed_stage(stage, tmp_path / "low")
     shutil.copy(single / "splits.json", low / "splits.json")
-    told = r"3 of 6 cases were not held out by any of its folds: phantom_.*Cross-validate it .*--all-folds"
+    told = (
+        r"3 of 6 cases were not held out by any fold: phantom_.*Cross-validate the first stage .*--all-folds"
+    )
     refused(stage, low, tmp_path / "run", ConfigError, told)
     refused(stage, single, tmp_path / "run", ConfigError, told)
 

@@ -250,7 +250,7 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
     trainer = experiment.trainer(tmp_path / "run")
     held_out = trainer.patches.validation
     assert held_out is not None
-    held_out.cases = held_out.with_foreground = trainer.patches.train.cases
+    held_out.sampler.cases = held_out.sampler.cases_with_foreground = trainer.patches.train.cases
     (report,) = list(trainer)
     assert list(report.val_dice) == ["liver", "spine"]
     assert report.mean_dice is not None
