@@ -30,6 +30,7 @@ from medseg.experiment.config import ExperimentConfig
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import FIRST_STAGE
 from medseg.storage.atomic import copy_folder, replacing_folder, write_text
+from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object
 from medseg.storage.lock import NAME as LOCK
 from medseg.storage.lock import RunLock
@@ -182,9 +183,7 @@ class RunFolder:
             DataError: It cannot be read.
         """
         values = read_object(self.record)
-        found = values.get("format")
-        if isinstance(found, int) and found > FORMAT:
-            raise ConfigError(f"{self.record}: format: found {found}, expected {FORMAT}. Update medseg.")
+        check_format(values.get("format"), FORMAT, self.record, "run folder", error=ConfigError)
         return RunRecord.parse(values, source=str(self.record))
 
     def write_record(self, record: RunRecord) -> None:

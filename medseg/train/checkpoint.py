@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medseg.errors import ModelError
 from medseg.storage.atomic import replacing_folder
+from medseg.storage.formats import check_format
 from medseg.storage.manifest import check_manifest, is_complete, write_manifest
 from medseg.storage.torch_files import read_torch_file
 
@@ -76,10 +77,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         if not is_complete(path):
             continue
         state = read_torch_file(path / "state.pt")
-        if state.get("format") != FORMAT:
-            raise ModelError(
-                f"{path / 'state.pt'}: format: found {state.get('format')}, expected {FORMAT}. Update medseg."
-            )
+        check_format(state.get("format"), FORMAT, path / "state.pt", "checkpoint", error=ModelError)
         return load_file(path / "weights.safetensors"), state
     if found:
         check_manifest(found[0])

@@ -267,11 +267,11 @@ def test_a_run_of_a_newer_medseg_is_refused(make_experiment, workplace):
     list(experiment.trainer(run))
     weights, state = load_checkpoint(run / "last")
     save_checkpoint(run / "last", 2, weights, {**state, "format": 2})
-    with pytest.raises(ModelError, match=r"state\.pt: format: found 2, expected 1\. Update medseg"):
+    with pytest.raises(ModelError, match=r"state\.pt: checkpoint written by a newer medseg \(format 2"):
         experiment.trainer(run, resume=True)
     record = run / "run.json"
     record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(ConfigError, match=r"run\.json: format: found 2, expected 1\. Update medseg"):
+    with pytest.raises(ConfigError, match=r"run\.json: run folder written by a newer medseg \(format 2"):
         Experiment.from_run(run)
 
 
