@@ -1,10 +1,11 @@
-"""How long does one augmented training patch take? medseg beside the same list of MONAI's transforms.
+"""Compare the time to augment a training patch in medseg and with the same transforms of MONAI.
 
     python benchmarks/augmentation.py
 
-Patches of 96 x 96 x 96, image and label, from one prepared case of 192 x 192 x 160 on disk; the same changes with the
-same probabilities and ranges, on one thread. The two draw other random numbers, so the mean over many patches counts. Turned label maps are taken by
-nearest neighbour in MONAI's list and interpolated class by class in medseg's.
+Patches of 96 x 96 x 96 voxels, image and label, are cut from one prepared case of 192 x 192 x 160 voxels on disk and augmented
+with the same probabilities and ranges on one thread. Both implementations use different random numbers, so the mean over
+many patches is compared. MONAI resamples rotated label maps by nearest neighbour, medseg class by class. The table is written
+to docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHAPE, PATCH, COUNT = (192, 192, 160), (96, 96, 96), 60
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure both implementations and write the table."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         case = _case(Path(name))
@@ -69,7 +70,7 @@ def _case(folder: Path) -> StoredCase:
 
 
 def monai_transforms(s: Augmentation, size: tuple[int, ...]) -> Callable[[Any], Any]:
-    """The same list of changes made of MONAI's transforms, for dicts with `image` and `label` `(c, *spatial)`."""
+    """Return the same augmentation as MONAI transforms, for dictionaries with `image` and `label` `(c, *spatial)`."""
     from monai import transforms as t
 
     both, angle = ["image", "label"], math.radians(s.rotate_degrees)

@@ -1,9 +1,9 @@
-"""Train, predict and evaluate the hippocampus configs, and put the table into README.md.
+"""Train, predict and evaluate the hippocampus experiments, and write the table to docs/measurements.md.
 
     python benchmarks/hippocampus.py Task04_Hippocampus --runs runs/hippocampus unet_3d unet_2d
 
-A run that is there already is not trained again. Minutes are wall time from the start of ``medseg train`` to the
-finished model, preparation and validation included.
+An existing run is not trained again. Minutes are wall time from the start of ``medseg train`` to the finished model,
+including preparation and validation.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ NAMES = ("unet_3d", "resunet_3d", "attention_unet_3d", "unet_2d", "fcn_2d", "mas
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", help="folder of Task04_Hippocampus")
-    parser.add_argument("names", nargs="*", default=NAMES, help=f"configs; {' '.join(NAMES)} unless told")
-    parser.add_argument("--runs", type=Path, default=Path("runs/hippocampus"), help="where runs lie")
+    parser.add_argument(
+        "names", nargs="*", default=NAMES, help=f"names of experiments (default: {' '.join(NAMES)})"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/hippocampus"), help="folder of the runs")
     options = parser.parse_intermixed_args()
     for name in options.names:
         run = options.runs / name

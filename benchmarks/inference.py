@@ -1,10 +1,10 @@
-"""medseg's inference beside nnU-Net's and MONAI's: the same weights, the same volumes, each in a process of its own.
+"""Compare inference in medseg, nnU-Net and MONAI: the same weights and volumes, each tool in its own process.
 
     python benchmarks/inference.py ct.nii.gz --work /tmp/inference --small imagesTr window file export memory many
 
-`ct.nii.gz` is any CT; it is resampled to 1.5 mm for ``file``, and to 512 x 512 x 448 voxels for ``memory``. ``many`` reads
-20 small images from the folder given by ``--small``. Networks have nnU-Net's architecture and random weights. Results lie in
-WORK/results.json, so that parts can be run one by one; the tables and the plot are made from all that is there.
+`ct.nii.gz` is any CT. It is resampled to 1.5 mm for ``file`` and to 512 x 512 x 448 voxels for ``memory``. ``many`` reads 20 small
+images from the folder given by ``--small``. Networks have nnU-Net's architecture and random weights. Results are in
+WORK/results.json, so that parts can be run one by one; tables and the plot are created from all results.
 
 Needs ``pip install medseg[benchmark]``.
 """
@@ -30,18 +30,22 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Run the parts and write their figures."""
+    """Run the parts and report their results."""
     if sys.argv[1:2] == ["--worker"]:
         return _work(sys.argv[2], json.loads(sys.argv[3]))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", type=Path, help="a CT volume")
-    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)}")
-    parser.add_argument("--work", type=Path, required=True, help="where volumes, models and results lie")
+    parser.add_argument(
+        "parts", nargs="*", default=PARTS, help=f"parts to run: {' '.join(PARTS)} (default: all)"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for volumes, models and results")
     parser.add_argument("--small", type=Path, help="folder of small images for `many`")
-    parser.add_argument("--compiled", action="store_true", help="also compile; takes minutes the first time")
-    parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also measure the compiled network; compiling takes minutes"
+    )
+    parser.add_argument("--publish", action="store_true", help="write the tables to docs/measurements.md")
     options = parser.parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
@@ -77,7 +81,7 @@ def _part_window(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _in_rounds(jobs: dict[str, Any]) -> dict[str, Any]:
-    """The fastest of several runs of each job, taken in turns, so that a noisy machine is fair to all."""
+    """Return the fastest of several runs of each job; jobs take turns, so that a busy machine affects all alike."""
     found: dict[str, Any] = {}
     for _ in range(ROUNDS):
         for name, (worker, settings) in jobs.items():

@@ -1,4 +1,4 @@
-"""Tables and a plot of what `inference.py` measured."""
+"""Create the tables and the plot of `inference.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Figures = dict[str, Any]
 
 
 def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
-    """Print the tables, draw the plot into WORK/inference.png, and put both into README.md if wanted."""
+    """Print the tables, draw the plot into WORK/inference.png, and write both to docs/measurements.md if wanted."""
     title = "Inference with the same weights in medseg, nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/inference.py`)."
     tables = [
         title,
@@ -142,7 +142,7 @@ _TABLES = {
 
 
 def _plot(memory: Figures, path: Path) -> None:
-    """Bars of peak memory."""
+    """Plot the peak memory as bars."""
     import matplotlib
 
     matplotlib.use("Agg")

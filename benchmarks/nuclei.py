@@ -1,9 +1,9 @@
-"""Train, predict and evaluate the nuclei configs, put the table into README.md, and draw what was found.
+"""Train, predict and evaluate the nuclei experiments, write the table to docs/measurements.md, and draw overlays.
 
     python benchmarks/nuclei.py nuclei --runs runs/nuclei mask_rcnn unet_2d
 
-A run that is there already is not trained again. Instances of the U-Net are the connected parts of its label maps.
-Figures are of all held-out pictures together. Minutes are wall time from the start of ``medseg train`` to the finished
+An existing run is not trained again. Instances of the U-Net are the connected components of its label maps. Metrics
+are of all held-out images together. Minutes are wall time from the start of ``medseg train`` to the finished
 model, preparation and validation included.
 """
 
@@ -43,16 +43,21 @@ HEADER = (
 
 
 def main() -> None:
-    """Run what is missing, print the table, draw the pictures."""
+    """Run what is missing, write the table and draw overlays."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", help="folder with images and instances")
     parser.add_argument(
-        "names", nargs="*", default=NAMES, help=f"configs, mask2former too; {' '.join(NAMES)} unless told"
+        "names",
+        nargs="*",
+        default=NAMES,
+        help=f"names of experiments, also mask2former (default: {' '.join(NAMES)})",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/nuclei"), help="where runs lie")
-    parser.add_argument("--pictures", type=int, default=3, metavar="N", help="held-out images that are drawn")
+    parser.add_argument("--runs", type=Path, default=Path("runs/nuclei"), help="folder of the runs")
+    parser.add_argument(
+        "--pictures", type=int, default=3, metavar="N", help="number of held-out images to draw"
+    )
     options = parser.parse_intermixed_args()
     for name in options.names:
         _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
@@ -105,7 +110,7 @@ def _row(run: Path, name: str) -> list[str]:
 
 
 def _pictures(run: Path, count: int) -> list[Path]:
-    """Reference and prediction as contours over some held-out images, evenly chosen."""
+    """Draw contours of reference and prediction over some held-out images."""
     cases = held_out_cases(RunFolder(run))
     chosen = [cases[len(cases) * number // count] for number in range(min(count, len(cases)))]
     paths = []

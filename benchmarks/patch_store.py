@@ -1,9 +1,10 @@
-"""Which store gives random patches fastest? Prints the table that README.md quotes.
+"""Compare file formats for prepared cases by the time to read random patches.
 
     python benchmarks/patch_store.py
 
-The same synthetic CT and label map, 256 x 256 x 192, is kept in four ways; from each, the same 64 random patches of
-96 x 96 x 96 are read, image and label, after one read that warms the system's cache.
+The same synthetic CT and label map of 256 x 256 x 192 voxels are stored in four formats. From each, the same 64 random
+patches of 96 x 96 x 96 voxels are read, image and label, after one read that warms the file cache. The table is written to
+docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Read = Callable[[tuple[slice, ...]], NDArray[np.generic]]
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure all formats and write the table."""
     rng = np.random.default_rng(0)
     image = rng.normal(0, 300, SHAPE).astype(np.float32)
     image[:40] = image[-40:] = -1000
@@ -86,7 +87,7 @@ def _stores(folder: Path, arrays: dict[str, NDArray[np.generic]]) -> dict[str, t
 
 
 def _seconds(reads: list[Read], boxes: list[tuple[slice, ...]]) -> float:
-    """Seconds a patch, image and label; stops early where a store is slow."""
+    """Return the seconds per patch, image and label; slow formats are measured on fewer patches."""
     for read in reads:
         read(boxes[0])
     began, done = time.perf_counter(), 0

@@ -1,12 +1,12 @@
-"""Training by medseg beside nnU-Net and MONAI: the same network, the same cases, each in a process of its own.
+"""Compare training in medseg, nnU-Net and MONAI: the same network and cases, each tool in its own process.
 
     python benchmarks/training.py Task04_Hippocampus --work /tmp/training step augment
     python benchmarks/training.py Task04_Hippocampus --work /tmp/training curve --minutes 39 --publish
 
-``step`` times training steps, ``augment`` a patch on one thread, ``curve`` the Dice of held-out cases against the minutes of
-training. Steps and patches of all are measured in turns, a round each, and whoever is not at it is stopped with its
-workers, so that a busy machine is fair to all. Parts can be run one by one, and ``curve`` goes on where it was ended: results
-lie in WORK/results.json, and the tables and the plot WORK/training.png are made from all that is there.
+``step`` measures training steps, ``augment`` the augmentation of a patch on one thread, and ``curve`` the Dice of held-out cases
+against the minutes of training. For ``step`` and ``augment``, the tools take turns, and those that wait are stopped together
+with their workers, so that a busy machine affects all of them alike. Parts can be run one by one, and an interrupted ``curve``
+continues. Results are in WORK/results.json; tables and the plot WORK/training.png are created from all results.
 
 Needs ``pip install medseg[benchmark]``.
 """
@@ -31,12 +31,12 @@ SHARES = (1 / 13, 3 / 13, 9 / 13)  # of the minutes, a training each
 
 
 def main() -> None:
-    """Run the parts and write their figures."""
+    """Run the parts and report their results."""
     if sys.argv[1:2] == ["--worker"]:
         import training_workers
 
         return serve(training_workers, sys.argv[2], json.loads(sys.argv[3]))
-    # So that the peers' processes end with this one.
+    # End the processes of all tools together with this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = _parser().parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -52,19 +52,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, help="folder of Task04_Hippocampus")
-    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)}; all unless told")
     parser.add_argument(
-        "--work", type=Path, required=True, help="where prepared cases, models and results lie"
+        "parts", nargs="*", default=PARTS, help=f"parts to run: {' '.join(PARTS)} (default: all)"
     )
-    parser.add_argument("--rounds", type=int, default=6, help="of `step` and `augment`; 6 unless told")
-    parser.add_argument("--steps", type=int, default=4, help="a round of `step`; 4 unless told")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for prepared cases, models and results"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="rounds of `step` and `augment` (default: 6)")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round of `step` (default: 4)")
     parser.add_argument(
         "--minutes",
         type=float,
         default=39,
-        help="of `curve`, all trainings of a peer together; 39 unless told",
+        help="minutes of `curve` for all trainings of one tool together (default: 39)",
     )
-    parser.add_argument("--publish", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--publish", action="store_true", help="write the tables to docs/measurements.md")
     return parser
 
 

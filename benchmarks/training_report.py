@@ -1,4 +1,4 @@
-"""Tables and a plot of what `training.py` measured."""
+"""Create the tables and the plot of `training.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {"medseg": "#3b6ea5", "nnU-Net": "#c8553d"}
 
 
 def report(results: Figures, work: Path, *, publish: bool) -> None:
-    """Print the tables, draw the curves into WORK/training.png, and put the tables into README.md if wanted."""
+    """Print the tables, draw the curves into WORK/training.png, and write the tables to docs/measurements.md if wanted."""
     title = "Training on the hippocampus task, compared with nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/training.py`)."
     tables = [table(results[part]) for part, table in _TABLES.items() if part in results]
     if "curve" in results:
@@ -64,7 +64,7 @@ def _step_row(name: str, figures: Figures, base: float | None) -> list[str]:
 
 
 def _cpu(figures: Figures) -> float:
-    """CPU seconds a call, median of the rounds."""
+    """Return the CPU seconds per call, the median of the rounds."""
     each: list[float] = [turn["cpu"] / len(turn["seconds"]) for turn in figures["rounds"]]
     return median(each)
 
@@ -75,7 +75,7 @@ def _median_cpu(found: Figures, name: str) -> float | None:
 
 
 def _same_network(found: Figures) -> str:
-    """Whether all train the same weights, in words."""
+    """Return a sentence about parameters without effect, or raise if the networks differ."""
     whole = found["nnU-Net"]
     if "parameters" not in whole:
         return ""
@@ -132,7 +132,7 @@ _TABLES: dict[str, Callable[[Any], str]] = {"step": _step, "augment": _augment, 
 
 
 def _plot(points: Sequence[Figures], path: Path) -> None:
-    """Dice against minutes, both axes as they are read off."""
+    """Plot Dice against minutes on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")
