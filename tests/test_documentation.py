@@ -49,6 +49,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert case.label is not None
     for name, source in (("ct", case.images[0]), ("reference", case.label), ("ct_labels", case.label)):
         shutil.copy(source, folder / f"{name}.nii.gz")
+    (folder / "scans").mkdir()
+    shutil.copy(case.images[0], folder / "scans")
     small = {
         "data": {"path": str(folder / "my_ct"), "folds": 2},
         "model": {"name": "unet_3d", "channels": [4, 8]},
