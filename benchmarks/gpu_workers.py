@@ -113,7 +113,8 @@ def families(bench: Bench) -> None:
         model.criterion = build_loss("dice_ce")
         image = torch.randn(2, 1, *size, device=bench.device)
         label = torch.zeros(2, 1, *size, dtype=torch.int64, device=bench.device)
-        label[(..., *[slice(20, 40)] * len(size))] = 1
+        box: tuple[Any, ...] = (..., *[slice(20, 40)] * len(size))
+        label[box] = 1
         device_type = torch.device(bench.device).type
         began = time.perf_counter()
         with torch.autocast(device_type, torch.bfloat16):

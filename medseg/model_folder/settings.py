@@ -8,13 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from medseg.config import Config, read_yaml
+from medseg.config import Config
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.storage.formats import check_format
+from medseg.yaml_dialect import read_yaml
 
 FORMAT = 1
 """Version of the layout of a model folder."""

@@ -124,4 +124,4 @@ def _wait_for(file: BinaryIO) -> None:
 
 def _is_alive(pid: int) -> bool:
     # Not os.kill(pid, 0), which interrupts the process on Windows.
-    return psutil.pid_exists(pid)
+    return bool(psutil.pid_exists(pid))
