@@ -22,18 +22,19 @@ _MOST_TOLD, _LOWEST_TOLD = 12, 5
 
 @dataclass(frozen=True)
 class Report:
-    """Figures since the last report.
+    """The figures of the training since the last report.
 
     Attributes:
-        step, steps: done, and in all; None before a budget has its first plan.
-        loss: mean training loss.
-        lr: learning rate of the last step.
-        seconds_per_step: wall time, data included.
-        samples_per_second: patches trained on, by all processes together.
-        stall: share of the time spent waiting for data.
-        val_dice: label name → Dice summed over all held-out patches; empty when not validated.
-        seconds: of training in all, with validations and checkpoints and the time before an interruption.
-        parts: mean of each part of the loss; empty where there is only one.
+        step: Optimiser steps done.
+        steps: Total steps; None before the first plan of a training with `max_time`.
+        loss: Mean training loss.
+        lr: Learning rate of the last step.
+        seconds_per_step: Wall time per step in seconds, data included.
+        samples_per_second: Patches per second of all processes together.
+        data_wait_fraction: Fraction of the time spent waiting for data.
+        val_dice: Dice over all held-out patches together, by label; empty without a validation.
+        seconds: Total seconds of training, with validations, checkpoints and the time before an interruption.
+        loss_terms: Mean of each term of the loss; empty if the loss has one term.
     """
 
     step: int
@@ -122,7 +123,7 @@ class ReportLog:
         board.add_scalar("train/lr", report.lr, step)
         board.add_scalar("time/seconds_per_step", report.seconds_per_step, step)
         board.add_scalar("time/samples_per_second", report.samples_per_second, step)
-        board.add_scalar("time/stall", report.data_wait_fraction, step)
+        board.add_scalar("time/data_wait_fraction", report.data_wait_fraction, step)
         for name, value in report.loss_terms.items():
             board.add_scalar(f"loss/{name}", value, step)
         for name, value in report.val_dice.items():

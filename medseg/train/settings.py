@@ -19,10 +19,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds_of(duration: str) -> float:
-    """Seconds of a duration such as ``90s``, ``30m`` or ``1.5h``.
+    """Return the seconds of a duration such as ``90s``, ``30m`` or ``1.5h``.
 
     Raises:
-        ValueError: the text is no such duration, or it is zero.
+        ValueError: The text is not a duration, or it is zero.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", duration)
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
@@ -40,22 +40,23 @@ Duration = Annotated[str, BeforeValidator(_checked_duration)]
 
 
 class OptimizerSettings(Config):
-    """How weights are updated.
+    """The optimiser and its learning rate.
 
     Attributes:
         name: ``sgd`` with Nesterov momentum, or ``adamw``.
-        lr: learning rate at the start.
-        momentum: of SGD.
-        weight_decay: of the parameters that `decay` names.
-        decay: ``all`` parameters; or ``kernels``, without norms, biases and embeddings, as transformers are trained.
-        backbone_lr_factor: factor of the rate of a published backbone, such as 0.1 where `model.weights` fills it.
-        layerwise_lr_decay: factor of the rate from each stage of that backbone (block of a vision transformer) to the one
-            before it.
-        schedule: ``poly`` is (1 − step/steps)^0.9, nnU-Net's; ``cosine`` falls to 0; ``constant`` stays; ``wsd``
-            (warm-up, stable, decay) stays and then falls to 0 over the last `decay_fraction` of the steps.
-        warmup_steps: steps over which the rate rises linearly from near 0.
-        decay_fraction: of ``wsd``.
-        clip_norm: largest norm of all gradients together.
+        lr: Learning rate at the start of the schedule.
+        momentum: Momentum of ``sgd``.
+        weight_decay: Weight decay of the parameters that `weight_decay_on` selects.
+        weight_decay_on: ``all`` parameters, or ``kernels`` to exclude norms, biases and embeddings, as transformers are
+            trained.
+        backbone_lr_factor: Factor of the learning rate of a pretrained backbone, such as 0.1 with `model.weights`.
+        layerwise_lr_decay: Factor of the learning rate from each stage of the backbone (block of a vision transformer) to
+            the stage before it.
+        schedule: ``poly`` is (1 − step/steps)^0.9, as in nnU-Net; ``cosine`` falls to 0; ``constant`` does not change;
+            ``wsd`` (warm-up, stable, decay) is constant and falls to 0 over the last `decay_fraction` of the steps.
+        warmup_steps: Steps over which the learning rate rises linearly from near 0.
+        decay_fraction: Fraction of the steps over which ``wsd`` falls.
+        clip_norm: Largest norm of all gradients together; larger gradients are scaled down to it.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -72,32 +73,35 @@ class OptimizerSettings(Config):
 
 
 class TrainSettings(Config):
-    """How long, on what, and with which loss.
+    """The length of training, its batches, its loss and its reports.
 
     Attributes:
-        steps: optimiser steps in all; 1000 where there is no budget either.
-        budget: time of the training loop with its validations and checkpoints, such as ``30m``; the number of steps is
-            planned from the measured speed. With `steps` given too, the earlier end counts.
-        batch_size: patches at once, on each process.
-        accumulate: batches whose gradients make one step together, as one large batch would; `batch_dice`, batch norm,
-            and means over weighted or known voxels still look at one batch of every process.
-        ema: decay of an exponential moving average of the weights, which is then what is validated and exported; null
-            for the weights themselves.
-        loss: name of the loss: ``dice_ce``, ``dice``, ``cross_entropy``, ``dice_focal``, ``focal``, ``generalized_dice``,
-            ``tversky``, or one that was added with `medseg.losses.register_loss`.
-        batch_dice: sum overlaps over the batch before dividing.
-        class_weights: label or region → factor of its voxels in the cross-entropy of ``dice_ce`` or ``cross_entropy``,
-            1 for those not named; the sum is divided by the sum of the weights, as torch does.
-        foreground: share of patches centred on foreground.
-        freeze: parts that keep their weights and statistics: ``backbone``, ``backbone.stem``, ``backbone.stage1`` …, or
-            prefixes of parameter names.
-        freeze_steps: steps after which these parts are trained, too; null for never.
-        precision: ``auto`` takes bfloat16 where the hardware multiplies it natively.
-        workers: processes that cut and augment patches; 0 does it in the main one.
-        report_every, validate_every, save_every: in steps.
-        validation_batches: batches of held-out patches a validation; 0 switches validation off.
-        patience: validations without a better mean Dice after which training ends; null to go on to the end.
-        deterministic: only reproducible operations on CUDA (CPU training always is).
+        steps: Total optimiser steps; null uses `max_time`, or 1000 steps if that is null, too.
+        max_time: Time for the training loop with its validations and checkpoints, such as ``30m``; the number of steps is
+            planned from the measured speed. If `steps` is given too, training ends at whichever comes first.
+        batch_size: Patches per batch, on each process.
+        gradient_accumulation: Batches whose gradients make one step together, as one large batch would;
+            `batch_dice`, batch norm, and means over weighted or annotated voxels still use one batch of every process.
+        ema_decay: Decay of an exponential moving average (EMA) of the weights, which is then validated and exported; null
+            uses the weights themselves.
+        loss: Name of a loss in `medseg.losses.LOSSES`.
+        batch_dice: Sum the overlaps over the batch before the Dice is computed, instead of one Dice per sample.
+        class_weights: Weight of each label's or region's voxels in the cross-entropy of ``dice_ce`` or ``cross_entropy``,
+            1 for labels that are not named; the sum is divided by the sum of the weights, as in PyTorch.
+        oversample_foreground: Fraction of patches centred on foreground.
+        freeze: Parts that keep their weights and statistics: ``backbone``, ``backbone.stem``, ``backbone.stage1`` and so
+            on, or prefixes of parameter names.
+        freeze_steps: Steps after which the frozen parts are trained, too; null freezes them to the end.
+        optimizer: Optimiser and learning rate.
+        precision: Arithmetic of the network; ``auto`` uses bfloat16 where the hardware multiplies it natively, else
+            float32.
+        workers: Processes that cut and augment patches; 0 does it in the main process.
+        report_every: Steps between reports.
+        validate_every: Steps between validations.
+        validation_batches: Batches of held-out patches per validation; 0 switches validation off.
+        early_stopping_patience: Validations without a better mean Dice after which training ends; null trains to the end.
+        save_every: Steps between checkpoints.
+        deterministic: Use only reproducible operations on CUDA; training on the CPU is always reproducible.
     """
 
     steps: Positive | None = None
@@ -132,11 +136,11 @@ class TrainSettings(Config):
     def _validated(self) -> TrainSettings:
         if self.early_stopping_patience is not None and not self.validation_batches:
             raise ValueError(
-                "patience: found no validation to watch (validation_batches is 0). Set one of the two otherwise"
+                "early_stopping_patience: found validation_batches 0, expected a validation to watch. Change one of the two"
             )
         return self
 
     @property
     def max_seconds(self) -> float | None:
-        """The budget in seconds, or None."""
+        """`max_time` in seconds, or None."""
         return None if self.max_time is None else seconds_of(self.max_time)

@@ -83,5 +83,5 @@ def test_steps_have_a_default_only_without_a_budget():
 
 
 def test_patience_needs_a_validation():
-    with pytest.raises(ConfigError, match="patience: found no validation to watch"):
+    with pytest.raises(ConfigError, match="early_stopping_patience: found validation_batches 0"):
         TrainSettings.parse({"early_stopping_patience": 3, "validation_batches": 0})

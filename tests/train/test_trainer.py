@@ -92,7 +92,7 @@ def test_tensorboard_holds_curves_and_pictures(finished):
     losses = board.Scalars("train/loss")
     assert [event.step for event in losses] == [2, 4]
     assert [event.value for event in losses] == pytest.approx([report.loss for report in reports])
-    assert {"train/lr", "time/stall", "validation/dice_mean", "validation/dice_liver"} <= set(
+    assert {"train/lr", "time/data_wait_fraction", "validation/dice_mean", "validation/dice_liver"} <= set(
         board.Tags()["scalars"]
     )
     pictures = board.Images("validation/image_reference_prediction")
