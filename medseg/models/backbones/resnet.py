@@ -21,12 +21,15 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def resnet(config: ResNetFields, in_channels: int, *, dilated: Dilated = (False, False, False)) -> ResNet:
-    """A ResNet (He et al. 2016; ResNeXt, Xie et al. 2017) with fresh weights, without its classifier.
+    """Return a ResNet (He et al. 2016; ResNeXt, Xie et al. 2017) with fresh weights and without its classifier.
 
     Args:
-        config: blocks, groups, widths, norm.
-        in_channels: of the image.
-        dilated: whether the last three stages dilate their kernels instead of striding.
+        config: Blocks, groups, widths and norm.
+        in_channels: Channels of the image.
+        dilated: Whether each of the last three stages uses dilated kernels instead of a stride.
+
+    Returns:
+        The network; its classifier is the identity.
     """
     network = ResNet(
         Bottleneck if config.block == "bottleneck" else BasicBlock,
@@ -45,6 +48,6 @@ def resnet(config: ResNetFields, in_channels: int, *, dilated: Dilated = (False,
 
 
 def stage_widths(config: ResNetFields) -> tuple[int, int, int, int]:
-    """Channels that the four stages give."""
+    """Return the output channels of the four stages."""
     growth = 4 if config.block == "bottleneck" else 1
     return (64 * growth, 128 * growth, 256 * growth, 512 * growth)

@@ -15,7 +15,7 @@ RESNETS: dict[str, dict[str, Any]] = {
     "resnet_101": {"depths": (3, 4, 23, 3), "block": "bottleneck"},
     "resnext_101_32x8d": {"depths": (3, 4, 23, 3), "block": "bottleneck", "groups": 32, "width_per_group": 8},
 }
-"""What each published name stands for."""
+"""Options of each published architecture, by name."""
 
 
 class ResNetFields(PretrainedOptions):

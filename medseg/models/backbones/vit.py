@@ -1,6 +1,7 @@
-"""A vision transformer that keeps its grid (Dosovitskiy et al. 2021, arXiv:2010.11929), and a pyramid made of it.
+"""A vision transformer on a grid of tokens (Dosovitskiy et al. 2021, arXiv:2010.11929), and a pyramid of its maps.
 
-Parameter names are timm's, so its weights load as they are, but the class token, the last norm and the classifier.
+Parameter names are timm's, so timm's weights load without conversion, except for the class token, the last norm and the
+classifier.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Attention(nn.Module):
     """Multi-head self-attention over a grid, or over its windows.
 
     Args:
-        width: of the tokens.
-        heads: of attention.
-        window: edge length of the windows in tokens; None for the whole grid at once.
+        width: Channels of the tokens.
+        heads: Number of attention heads.
+        window: Edge length of the windows in tokens; None for attention over the whole grid.
     """
 
     def __init__(self, width: int, heads: int, window: int | None) -> None:
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         w = self.window
         down, across = -(-rows // w), -(-columns // w)
         padding = (0, across * w - columns, 0, down * w - rows)
-        # Cells beyond the grid complete the last windows, and are seen by none.
+        # Padding completes the last windows; the mask excludes it from attention.
         inside = F.pad(x.new_ones(rows, columns, dtype=torch.bool), padding, value=False)
         windows = F.pad(x, (0, 0, *padding)).view(n, down, w, across, w, c).transpose(2, 3)
         seen = inside.view(down, w, across, w).transpose(1, 2).reshape(1, down * across, 1, 1, w * w)
@@ -74,7 +75,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Norm, attention, sum; norm, two linear layers, sum."""
+    """One transformer block: norm and attention, then norm and two linear layers, each added to its input."""
 
     def __init__(self, width: int, heads: int, window: int | None, drop_path: float) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """One token for each patch: (n c x y) to (n x/16 y/16 w)."""
+    """The embedding of each patch as one token: (n c x y) to (n x/16 y/16 w)."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
@@ -105,11 +106,11 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """The blocks of a vision transformer: most attend in windows, the last of each group to the whole grid.
+    """The blocks of a vision transformer; most attend within windows, the last of each group to the whole grid.
 
     Args:
-        config: width, depth, heads, window, grid of the position table.
-        in_channels: of the image.
+        config: Width, depth, heads, window and grid of the position table.
+        in_channels: Channels of the image.
     """
 
     def __init__(self, config: ViTFields, in_channels: int) -> None:
@@ -131,7 +132,7 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Return the tokens (n x y w) of an image, with their positions."""
+        """Return the tokens (n x y w) of an image, with position embeddings added."""
         tokens = self.patch_embed(image)
         table = self.pos_embed.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
         size = tuple(tokens.shape[1:3])
@@ -142,11 +143,11 @@ class ViT(nn.Module):
 
 
 class ViTPyramid(nn.Module):
-    """Maps of stride 4, 8, 16 and 32 from the quarters of a plain ViT: each normed, then resized.
+    """Maps of stride 4, 8, 16 and 32 from the four quarters of a plain ViT, each normalised and resized.
 
     Args:
-        config: of the transformer; its depth is a multiple of 4.
-        in_channels: of the image.
+        config: Options of the transformer; its depth is a multiple of 4.
+        in_channels: Channels of the image.
     """
 
     def __init__(self, config: ViTFields, in_channels: int) -> None:
@@ -183,7 +184,7 @@ class ViTPyramid(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Fresh weights: linear layers truncated normal of 0.02, convolutions He normal by their outputs, no bias."""
+    """Initialise linear layers (truncated normal, 0.02) and convolutions (He normal, fan-out); biases are zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

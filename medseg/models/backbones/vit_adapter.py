@@ -1,7 +1,8 @@
 """The ViT-Adapter (Chen et al. 2023, Vision Transformer Adapter for Dense Predictions, arXiv:2205.08534).
 
-Convolutions make a prior of stride 8, 16 and 32 beside the tokens of a plain ViT. Four times, before and after a
-quarter of its blocks, the tokens look into the prior, and the prior into the tokens, by deformable attention.
+Convolutions compute a spatial prior, maps of stride 8, 16 and 32, parallel to the tokens of a plain ViT. In each of four
+interactions, the tokens attend to the prior before a quarter of the blocks, and the prior attends to the tokens after it,
+by deformable attention.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SpatialPrior(nn.Module):
-    """Maps of stride 4, 8, 16 and 32 by convolutions, each projected to the width of the transformer."""
+    """Convolutions that compute maps of stride 4, 8, 16 and 32, each projected to the width of the transformer."""
 
     def __init__(self, in_channels: int, inner: int, width: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class ConvFeedForward(nn.Module):
 
 
 class Injector(nn.Module):
-    """Lets the transformer's tokens look into the prior; of no effect at first, since its factor starts at 0."""
+    """Attention of the transformer's tokens to the prior; its factor starts at 0, so a fresh one has no effect."""
 
     def __init__(self, config: ViTFields) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """Lets the prior look into the transformer's tokens, and mixes it by convolutions."""
+    """Attention of the prior to the transformer's tokens, followed by convolutions."""
 
     def __init__(self, config: ViTFields) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Extractor(nn.Module):
 
 
 class Extractors(nn.ModuleList):
-    """Extractors that follow each other: one after each interaction, two more after the last."""
+    """Consecutive extractors: one after each interaction, and two more after the last."""
 
     def __init__(self, config: ViTFields, count: int) -> None:
         super().__init__(Extractor(config) for _ in range(count))
@@ -127,11 +128,11 @@ class Extractors(nn.ModuleList):
 
 
 class ViTAdapter(nn.Module):
-    """A plain ViT with an adapter: maps of stride 4, 8, 16 and 32, each batch-normed.
+    """A plain ViT with an adapter, which returns maps of stride 4, 8, 16 and 32, each with batch norm.
 
     Args:
-        config: of the transformer, whose depth is a multiple of 4, and of the adapter.
-        in_channels: of the image.
+        config: Options of the transformer and the adapter; the depth is a multiple of 4.
+        in_channels: Channels of the image.
     """
 
     def __init__(self, config: ViTFields, in_channels: int) -> None:
@@ -155,7 +156,7 @@ class ViTAdapter(nn.Module):
         nn.init.normal_(self.level_embed)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return four maps (n w x/s y/s), finest first; the image's sizes are multiples of 32."""
+        """Return four maps (n w x/s y/s), finest first; the image's sizes must be multiples of 32."""
         finest, *coarser = self.prior(image)
         shapes = [(x.shape[2], x.shape[3]) for x in coarser]
         prior = to_tokens([x + self.level_embed[i, :, None, None] for i, x in enumerate(coarser)])
@@ -176,12 +177,12 @@ class ViTAdapter(nn.Module):
 
 
 def to_tokens(maps: Sequence[Tensor]) -> Tensor:
-    """The cells of maps (n c x y), one map after the other: (n t c)."""
+    """Return the cells (n t c) of maps (n c x y), one map after the other."""
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def to_maps(tokens: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-    """The maps (n c x y) that `to_tokens` made cells of."""
+    """Return the maps (n c x y) of cells (n t c); the inverse of `to_tokens`."""
     parts = tokens.split([x * y for x, y in shapes], dim=1)
     return [
         part.transpose(1, 2).unflatten(2, shape).contiguous()

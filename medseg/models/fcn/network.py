@@ -1,4 +1,4 @@
-"""The FCN: torchvision's network behind the contract of a dense model."""
+"""The FCN: torchvision's network as a dense model."""
 
 from __future__ import annotations
 
@@ -51,23 +51,32 @@ class FCN(Model):
         self.aux_classifier = FCNHead(third, num_classes) if config.auxiliary_head else None
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (n k x y) of an image (n c x y).
+        """Return the logits of an image.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            Logits (n k x y).
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         return self._on_grid(self.classifier(self._features(image)["out"]), image)
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return {"loss": the criterion}, and {"auxiliary": that of the second head, weighted} where there is one.
+        """Return the criterion of the main head, and of the auxiliary head where there is one.
 
         Args:
-            image: (n c x y).
-            label: class indices (n 1 x y), int64.
-            instances: not used by a dense model.
+            image: Images (n c x y).
+            label: Class indices (n 1 x y), int64.
+            instances: Ignored.
+
+        Returns:
+            ``loss`` of the main head, and ``auxiliary``, the weighted loss of the auxiliary head.
 
         Raises:
-            ModelError: no criterion is set, or shapes do not fit.
+            ModelError: No criterion is set, or shapes do not fit.
         """
         criterion = self.require_criterion()
         self.check_label(image, label)
@@ -87,7 +96,7 @@ class FCN(Model):
         return features
 
     def _on_grid(self, coarse: Tensor, image: Tensor) -> Tensor:
-        """Bring logits of stride 8 to the padded grid, and cut it back to the image's."""
+        """Return logits of stride 8 upsampled to the padded grid and cropped to the image's grid."""
         size = (image.shape[2], image.shape[3])
         fine = F.interpolate(coarse, size=round_up(size, self.divisor), mode="bilinear", align_corners=False)
         return crop_to(fine, size)

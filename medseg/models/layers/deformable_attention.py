@@ -13,7 +13,7 @@ Shape = tuple[int, int]
 
 
 def centres(shapes: Sequence[Shape], like: Tensor) -> Tensor:
-    """The centres of all cells of grids (x y), one grid after the other, in 0…1: (t 2), in array order."""
+    """Return the centres (t 2) of all cells of grids (x y), in 0…1 and array order, one grid after the other."""
     grids = []
     for x, y in shapes:
         rows = (torch.arange(x, device=like.device) + 0.5) / x
@@ -23,14 +23,14 @@ def centres(shapes: Sequence[Shape], like: Tensor) -> Tensor:
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at a few places near its own, which it chooses itself, on every level.
+    """Attention of each query to a few learned sampling points near its reference point, on every level.
 
     Args:
-        width: of queries and features.
-        heads: that choose and weigh places for themselves.
-        levels: feature maps.
-        points: places per head and level.
-        ratio: width of the values over that of the features.
+        width: Channels of queries and features.
+        heads: Number of attention heads; each has its own sampling points and weights.
+        levels: Number of feature maps.
+        points: Sampling points per head and level.
+        ratio: Channels of the values divided by channels of the features.
     """
 
     def __init__(self, width: int, *, heads: int, levels: int, points: int = 4, ratio: float = 1.0) -> None:
@@ -44,7 +44,7 @@ class DeformableAttention(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Fresh weights: each head looks into a direction of its own, its points 1, 2, … cells away."""
+        """Initialise the weights: each head starts with its own direction, and its points are 1, 2, … cells away."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.sin(), angles.cos()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -60,13 +60,16 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, places: Tensor, features: Tensor, shapes: Sequence[Shape]) -> Tensor:
-        """Return what the queries see (n q c).
+        """Return the weighted sum of the sampled features for each query.
 
         Args:
-            query: (n q c).
-            places: (q 2) in 0…1, in array order.
-            features: (n t c), the cells of all levels, one level after the other.
-            shapes: sizes (x y) of the levels; their products sum to t.
+            query: Queries (n q c).
+            places: Reference points of the queries (q 2), in 0…1 and array order.
+            features: Cells of all levels (n t c), one level after the other.
+            shapes: Sizes (x y) of the levels; their products sum to t.
+
+        Returns:
+            The attended features (n q c).
         """
         n, q, _ = query.shape
         values = self.value_proj(features).unflatten(-1, (self.heads, -1))
@@ -78,7 +81,7 @@ class DeformableAttention(nn.Module):
         for level, (value, (x, y)) in enumerate(zip(levels, shapes, strict=True)):
             size = torch.tensor([x, y], dtype=query.dtype, device=query.device)
             where = places[None, :, None, None] + offsets[:, :, :, level] / size
-            # grid_sample counts from -1 to 1, the last axis first.
+            # grid_sample expects coordinates in -1…1, the last axis first.
             grid = (where * 2 - 1).flip(-1).transpose(1, 2).flatten(0, 1)
             maps = value.permute(0, 2, 3, 1).reshape(n * self.heads, -1, x, y)
             seen.append(F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))

@@ -1,7 +1,7 @@
-"""Memory layout: channels-last in, channels-last out.
+"""Memory format: every block returns the memory format of its input.
 
-On CPUs a convolution in channels-last is up to several times as fast, but one operation that answers in the default
-layout costs two copies at every following convolution. So every block here hands back the layout it was given.
+On CPUs, convolutions in channels-last are up to several times as fast. A single operation that returns the default
+format would cost two copies at every following convolution.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last_format(spatial_dims: int) -> torch.memory_format:
-    """The channels-last format of a batch with 2 or 3 spatial axes."""
+    """Return the channels-last format of a batch with 2 or 3 spatial axes."""
     return _FORMATS[spatial_dims + 2]
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether `x` (n c *spatial) lies in channels-last; decided by its strides when it has one channel."""
+    """Return whether `x` (n c *spatial) is in channels-last; with one channel, the strides decide."""
     return x.dim() in _FORMATS and x.stride(1) == 1 and x.is_contiguous(memory_format=_FORMATS[x.dim()])
 
 
 def match_memory_format(x: Tensor, reference: Tensor) -> Tensor:
-    """Return `x` in the layout of `model`; copies only when it lies otherwise."""
+    """Return `x` in the memory format of `reference`, copied only if it differs."""
     if is_channels_last(reference):
-        # `to`, not `contiguous`: it also turns the strides of a tensor with one channel.
+        # `to`, not `contiguous`: it also changes the strides of a tensor with one channel.
         return x if is_channels_last(x) else x.to(memory_format=_FORMATS[x.dim()])
     return x.contiguous()
 
 
 def match_model_format(x: Tensor, model: nn.Module) -> Tensor:
-    """Return `x` in channels-last if the convolution weights of `model` are in channels-last, else as it is."""
+    """Return `x` in channels-last if the convolution weights of `model` are, else unchanged."""
     for weight in model.parameters():
-        # A kernel with one tap lies in both layouts at once, and says nothing.
+        # A kernel of one element is in both formats at once.
         if weight.dim() == x.dim() and weight.shape[2:].numel() > 1:
             return match_memory_format(x, weight) if is_channels_last(weight) else x
     return x
 
 
 def pad_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Grow `x` (n c *spatial) at the far end of each axis to `size` by repeating its last voxels.
+    """Pad `x` (n c *spatial) at the far end of each axis to `size` by repeating its last voxels.
 
-    Repetition, not zeros: an edge to zero would be a structure that no image has, and would move the mean and
-    spread that instance norm sees.
+    Zeros would create an edge that no image has, and would change the mean and standard deviation that instance norm
+    computes.
     """
     if tuple(x.shape[2:]) == size:
         return x
     for axis, n in enumerate(size, start=2):
         if x.shape[axis] != n:
-            # Clamped indices instead of F.pad, which has no replication for integers and leaves bfloat16.
+            # Clamped indices instead of F.pad, which cannot replicate integers and does not keep bfloat16.
             index = torch.arange(n, device=x.device).clamp(max=x.shape[axis] - 1)
             x = match_memory_format(x.index_select(axis, index), x)
     return x
@@ -65,5 +65,5 @@ def crop_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def round_up(size: tuple[int, ...], divisor: tuple[int, ...]) -> tuple[int, ...]:
-    """The least multiples of `divisor` that are not below `size`, per axis."""
+    """Return the smallest multiples of `divisor` that are at least `size`, per axis."""
     return tuple(-(-n // d) * d for n, d in zip(size, divisor, strict=True))

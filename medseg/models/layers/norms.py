@@ -1,4 +1,4 @@
-"""Normalisation that keeps the memory layout, and works on bfloat16 input with float32 parameters."""
+"""Norm layers that keep the memory format and accept bfloat16 input with float32 parameters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from medseg.models.layers.memory_format import is_channels_last, match_memory_fo
 
 MAX_GROUPS = 32
 CHUNK = 2**17
-"""Values that are summed at a time: 512 KiB in float32."""
+"""Number of values summed at a time: 512 KiB in float32."""
 
 
 class InstanceNorm(nn.Module):
-    """Instance norm with scale and shift: the numbers of ``nn.InstanceNorm(affine=True)`` in the input's layout.
+    """Instance norm with scale and shift, as ``nn.InstanceNorm(affine=True)``, in the input's memory format.
 
-    PyTorch's instance norm answers in the default layout. On CPUs a sample in channels-last is instead normalised
-    with the elementwise kernel of batch norm, which keeps the layout, and with statistics of our own.
+    PyTorch's instance norm returns the default memory format. On CPUs, a sample in channels-last is therefore
+    normalised with the elementwise kernel of batch norm, which keeps the format, and with `channel_statistics`.
 
     Args:
-        channels: number of channels.
-        eps: added to the variance (Ulyanov et al. 2016, arXiv:1607.08022).
+        channels: Number of channels.
+        eps: Constant added to the variance (Ulyanov et al. 2016, arXiv:1607.08022).
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -34,7 +34,7 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n c *spatial) to the same shape and layout; needs more than one voxel."""
+        """Map (n c *spatial) to the same shape and memory format; it must have more than one voxel."""
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, len(self.weight), self.eps)
         if not _exactly(x):
@@ -46,13 +46,13 @@ class InstanceNorm(nn.Module):
 
 
 def _exactly(x: Tensor) -> bool:
-    """Whether to normalise with `channel_statistics`: channels-last on the CPU, in at most float32."""
+    """Return whether to use `channel_statistics`: for channels-last on the CPU, in at most float32."""
     return x.device.type == "cpu" and x.dtype != torch.float64 and is_channels_last(x)
 
 
 def _joined(samples: list[Tensor]) -> Tensor:
-    # Made by split, not by indexing: the backward of split is one concatenation, that of every index a tensor of
-    # the batch's size.
+    # The samples come from split: its backward is one concatenation, whereas the backward of each index operation
+    # would be a tensor of the batch's size.
     return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
@@ -79,15 +79,15 @@ class _NormaliseSample(torch.autograd.Function):
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (c, each float32) of every channel of a sample (1 c *spatial) in channels-last.
+    """Return the mean and variance, each (c) float32, of every channel of a sample (1 c *spatial) in channels-last.
 
-    PyTorch's own kernels for batch and group norm add up all voxels in one float32 number per channel in this
-    layout: on 128³ voxels the normalised values are then wrong by 4e-3 (measured with 2.14). Here chunks that fit
-    the cache are summed in float32, after a shift that keeps the squares small, and the chunks in float64: 2e-6,
-    and as fast.
+    In this memory format, PyTorch's kernels for batch and group norm sum all voxels of a channel in one float32
+    number; on 128³ voxels the normalised values are then wrong by 4e-3 (measured with PyTorch 2.14). Here, chunks that
+    fit into the cache are shifted to keep the squares small and summed in float32, and the sums of the chunks are
+    added in float64. The error is 2e-6, at the same speed.
     """
     channels = x.shape[1]
-    voxels = x.movedim(1, -1).reshape(-1, channels)  # a view in this layout
+    voxels = x.movedim(1, -1).reshape(-1, channels)  # a view in this memory format
     chunks = voxels.split(max(1, CHUNK // channels))
     shift = chunks[0].float().mean(0)
     total = torch.zeros(2, channels, dtype=torch.float64)
@@ -100,11 +100,11 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_steps(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """Instance or group norm of x (n c *spatial) as means, a difference and a product: what other runtimes are given.
+    """Return the instance or group norm of x (n c *spatial), computed by elementary operations for export.
 
-    onnxruntime's instance norm adds up all voxels in one float32 number: on 128³ voxels behind a ReLU its values are
-    wrong by 3e-3, these by 1e-6, in two and a half times the time (measured with 1.23 on the
-    processor, where a convolution takes ten times that).
+    onnxruntime's instance norm sums all voxels in one float32 number: on 128³ voxels after a ReLU, its values are
+    wrong by 3e-3. These are wrong by 1e-6 and take two and a half times as long (measured with onnxruntime 1.23 on the
+    CPU, where a convolution takes ten times as long as the norm).
     """
     n, channels, *size = x.shape
     grouped = x.reshape(n, groups, channels // groups, *size)
@@ -115,7 +115,7 @@ def _in_steps(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) 
 
 
 def _mean_by_axis(x: Tensor) -> Tensor:
-    """Mean over all axes but the first two, one at a time, so that no sum is long; those axes have size 1."""
+    """Return the mean over the spatial axes, kept with size 1; one axis at a time, so that no sum is long."""
     for axis in range(x.dim() - 1, 1, -1):
         x = x.mean(axis, keepdim=True)
     return x
@@ -131,7 +131,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n c *spatial) to the same shape and layout."""
+        """Map (n c *spatial) to the same shape and memory format."""
         last = x.movedim(1, -1)  # n *spatial c
         out = F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps)
         return match_memory_format(out.movedim(-1, 1), x)
@@ -144,7 +144,7 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups(channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n c *spatial) to the same shape and layout."""
+        """Map (n c *spatial) to the same shape and memory format."""
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, self.num_groups, self.eps)
         if not _exactly(x):
@@ -180,7 +180,7 @@ class _NormaliseGroups(torch.autograd.Function):
 
 
 def num_groups(channels: int) -> int:
-    """The largest divisor of `channels` that is at most 32."""
+    """Return the largest divisor of `channels` that is at most 32."""
     return next(groups for groups in range(min(MAX_GROUPS, channels), 0, -1) if channels % groups == 0)
 
 

@@ -1,4 +1,4 @@
-"""Down and up by whole factors, in 2D and 3D, keeping the memory layout."""
+"""Downsampling and upsampling by whole factors, in 2D and 3D, keeping the memory format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from medseg.models.layers.memory_format import is_channels_last, match_memory_fo
 
 
 def max_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Maximum over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
+    """Return the maximum over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
     return match_memory_format((F.max_pool2d if x.dim() == 4 else F.max_pool3d)(x, stride), x)
 
 
 def avg_pool(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Mean over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
+    """Return the mean over windows of `stride`: (n c *spatial) to (n c *spatial/stride)."""
     if x.dim() == 4:
         return match_memory_format(F.avg_pool2d(x, stride), x)
-    # The CPU has no 3D mean in 16 bits.
+    # PyTorch has no 3D average pooling in 16 bits on the CPU.
     wide = x if x.is_cuda or x.dtype == torch.float64 else x.float()
     return match_memory_format(F.avg_pool3d(wide, stride).to(x.dtype), x)
 
@@ -40,8 +40,7 @@ def resize(x: Tensor, size: tuple[int, ...], *, nearest: bool = False, align_cor
 def pixel_shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Move channels to voxels: (n c·prod(stride) *spatial) to (n c *spatial·stride).
 
-    In 2D these are the numbers of `torch.nn.functional.pixel_shuffle`, which has no 3D form (Shi et al. 2016,
-    arXiv:1609.05158).
+    In 2D this equals `torch.nn.functional.pixel_shuffle`, which has no 3D form (Shi et al. 2016, arXiv:1609.05158).
     """
     n, channels, *size = x.shape
     dims = len(stride)
@@ -55,16 +54,16 @@ def pixel_shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 
 class Upsampler(nn.Module):
-    """Bring the map from below to the grid of a decoder level.
+    """Upsampling of the map of the coarser level to the grid of a decoder level.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels from below.
-        out_channels: channels on the finer grid.
-        stride: factor per axis.
-        mode: see `UNetOptions.upsample`.
-        bias: of the convolution, where the mode has one.
-        align_corners: of linear interpolation.
+        in_channels: Channels of the coarser map.
+        out_channels: Channels of the result.
+        stride: Factor per axis.
+        mode: Method; see `UNetOptions.upsample`.
+        bias: Whether the convolution has a bias, if the mode has a convolution.
+        align_corners: Whether linear interpolation aligns the corner voxels.
     """
 
     def __init__(

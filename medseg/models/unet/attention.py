@@ -21,16 +21,16 @@ OPEN_BIAS = 10.0
 class AttentionGate(nn.Module):
     """Additive attention on a grid (Oktay et al. 2018, equations 1 and 2).
 
-    ``coefficients = sigmoid(psi(relu(theta(skip) + phi(lower))))``, on the grid of `lower`, brought to the
-    skip's grid; the result is the skip times the coefficients.
+    The coefficients ``sigmoid(psi(relu(theta(skip) + phi(lower))))`` are computed on the grid of `lower` and resized to
+    the grid of the skip. The result is the skip times the coefficients.
 
     Args:
         spatial_dims: 2 or 3.
-        skip_channels: channels of the skip.
-        lower_channels: channels of the gating signal, the map of the coarser decoder level.
-        inter_channels: width of the sum.
-        stride: size of the skip over that of the gating signal, per axis.
-        options: number of coefficients, interpolation.
+        skip_channels: Channels of the skip.
+        lower_channels: Channels of the gating signal, the map of the coarser decoder level.
+        inter_channels: Channels in which the two are added.
+        stride: Size of the skip divided by the size of the gating signal, per axis.
+        options: Number of coefficients and interpolation.
     """
 
     def __init__(
@@ -84,6 +84,9 @@ class AttentionUNet(UNet):
 class AttentionUNet2d(AttentionUNet):
     """Attention U-Net for images (n c x y); see `UNet`.
 
+    Args:
+        config: The architecture.
+
     Examples:
         >>> import torch
         >>> from medseg.models import AttentionUNet2d, AttentionUNetConfig
@@ -97,6 +100,9 @@ class AttentionUNet2d(AttentionUNet):
 
 class AttentionUNet3d(AttentionUNet):
     """Attention U-Net for volumes (n c x y z); see `UNet`.
+
+    Args:
+        config: The architecture.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The blocks that U-Net stages are made of, for 2D and 3D alike."""
+"""The blocks of U-Net stages, for 2D and 3D."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPANSION = 4
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """What all blocks of a network share; see `UNetOptions` for the meaning of each."""
+    """The settings that all blocks of a network share; see `UNetOptions` for their meaning."""
 
     dims: int
     norm: Norm
@@ -32,14 +32,14 @@ class BlockSettings:
 
 
 class Activation(nn.Module):
-    """The activation called `act`; in place where the derivative can be told from the result."""
+    """The activation named `act`; in place where the derivative can be computed from the result."""
 
     def __init__(self, act: Act, negative_slope: float) -> None:
         super().__init__()
         self.act, self.negative_slope = act, negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a tensor to the same shape and layout; ReLU and leaky ReLU overwrite it."""
+        """Map a tensor to the same shape and memory format; ReLU and leaky ReLU overwrite it."""
         if self.act == "relu":
             return F.relu_(x)
         if self.act == "leaky_relu":
@@ -47,7 +47,7 @@ class Activation(nn.Module):
         return F.gelu(x) if self.act == "gelu" else F.silu(x)
 
     def extra_repr(self) -> str:
-        """The name of the function, for printing."""
+        """Return the name of the activation, for printing."""
         return self.act
 
 
@@ -55,14 +55,15 @@ class ConvNormAct(nn.Module):
     """Convolution, dropout of whole channels, norm, activation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        settings: shared settings.
-        kernel_size, stride: one number per axis; the padding keeps the size up to the stride.
-        dilation: spacing of the taps.
-        dropout: probability of dropping a channel.
-        bias: of the convolution; None takes the shared setting.
-        act: False leaves the activation out.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        settings: Settings shared by all blocks.
+        kernel_size: Kernel size, one number per axis; padding keeps the size up to the stride.
+        stride: Stride, one number per axis; None for 1.
+        dilation: Distance between neighbouring elements of the kernel, in voxels.
+        dropout: Probability of dropping a channel.
+        bias: Whether the convolution has a bias; None for the shared setting.
+        act: Whether an activation follows.
     """
 
     def __init__(
@@ -102,11 +103,11 @@ class ConvNormAct(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut, the sum activated (He et al. 2016, arXiv:1512.03385).
+    """Two convolutions and a shortcut, whose sum is activated (He et al. 2016, arXiv:1512.03385).
 
-    The shortcut of a block that changes stride or width is a mean over the stride followed by a 1×1 convolution
-    where the width changes (He et al. 2019, arXiv:1812.01187; nnU-Net's residual encoder), or a strided 1×1
-    convolution.
+    If a block changes stride or width, its shortcut is either average pooling over the stride, followed by a 1×1
+    convolution where the width changes (He et al. 2019, arXiv:1812.01187; nnU-Net's residual encoder), or a strided
+    1×1 convolution.
     """
 
     def __init__(
@@ -154,10 +155,10 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, norm, 1×1 to four times the width, activation, 1×1 back, and the sum.
+    """A depthwise convolution, norm and an inverted bottleneck of four times the width, added to the input.
 
-    Liu et al. 2022, arXiv:2201.03545; Roy et al. 2023 (MedNeXt), arXiv:2303.09975, for volumes. The kernel is the
-    stage's. Where stride or width change, a convolution with kernel = stride comes first.
+    See Liu et al. 2022, arXiv:2201.03545, and for volumes Roy et al. 2023 (MedNeXt), arXiv:2303.09975. The kernel size
+    is the stage's. If stride or width change, a convolution with kernel = stride comes first.
     """
 
     def __init__(
@@ -197,8 +198,8 @@ class ConvNeXtBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all voxels, norm first, added to its input (Vaswani et al. 2017).
 
-    There is one head per 32 channels, as near as the width allows. The output projection starts at zero, so that
-    a fresh block passes its input on.
+    There is about one head per 32 channels, as the number of heads must divide the channels. The output projection
+    starts at zero, so that a fresh block is the identity.
     """
 
     def __init__(self, channels: int) -> None:
@@ -212,7 +213,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n c *spatial) to the same shape and layout."""
+        """Map (n c *spatial) to the same shape and memory format."""
         n, channels, *size = x.shape
         tokens = self.norm(x).movedim(1, -1).reshape(n, -1, channels)
         qkv = self.qkv(tokens).reshape(n, -1, 3, self.heads, channels // self.heads)
@@ -226,10 +227,10 @@ class ConvStage(nn.Module):
     """The blocks of one resolution.
 
     Args:
-        in_channels: channels of the input.
-        stage: what the stage consists of.
-        block: kind of block.
-        settings: shared settings.
+        in_channels: Channels of the input.
+        stage: Definition of the stage.
+        block: Kind of block.
+        settings: Settings shared by all blocks.
     """
 
     def __init__(self, in_channels: int, stage: Stage, block: Block, settings: BlockSettings) -> None:
@@ -279,17 +280,17 @@ def make_block(
 
 
 def make_dropout(probability: float, spatial_dims: int) -> nn.Module | None:
-    """Dropout of whole channels, or None for probability 0."""
+    """Return a layer that drops whole channels, or None for probability 0."""
     if probability == 0.0:
         return None
     return nn.Dropout2d(probability) if spatial_dims == 2 else nn.Dropout3d(probability)
 
 
 def initialise(model: nn.Module, settings: BlockSettings) -> None:
-    """Kaiming normal weights for the activation, zero biases, and residual blocks that begin as their shortcut.
+    """Initialise a network: Kaiming normal weights, zero biases, and residual blocks that start as their shortcut.
 
-    He et al. 2015, arXiv:1502.01852; the zero in each residual block's last norm is Goyal et al. 2017,
-    arXiv:1706.02677. Both are nnU-Net's choices.
+    The weights follow He et al. 2015, arXiv:1502.01852, and the zero scale in the last norm of each residual block
+    follows Goyal et al. 2017, arXiv:1706.02677. Both are nnU-Net's choices.
     """
     slope = settings.negative_slope if settings.act in ("leaky_relu", None) else 0.0
     convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)

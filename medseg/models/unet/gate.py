@@ -57,6 +57,9 @@ class GateOptions(Config):
 
         Args:
             skip_widths: Channels of the skip of each level, deepest first.
+
+        Returns:
+            One width per level.
         """
         if self.inter_channels is None:
             return tuple(max(1, width // 2) for width in skip_widths)

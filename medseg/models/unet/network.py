@@ -113,10 +113,16 @@ class UNet(Model):
         initialise(self, settings)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (n k *spatial) of an image (n c *spatial).
+        """Return the logits of an image.
+
+        Args:
+            image: Images (n c *spatial).
+
+        Returns:
+            Logits (n k *spatial).
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         return self._logits(self.features(image)[-1], tuple(image.shape[2:]))
 
@@ -140,12 +146,15 @@ class UNet(Model):
         return maps
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return {"loss": criterion}, a weighted sum over the heads under deep supervision.
+        """Return the criterion, under deep supervision its weighted sum over the heads.
 
         Args:
             image: Images (n c *spatial).
             label: Class indices (n 1 *spatial), int64; auxiliary heads use the central voxel of each cell.
             instances: Ignored.
+
+        Returns:
+            One entry, ``loss``.
 
         Raises:
             ModelError: No criterion is set, or shapes do not fit.
@@ -166,7 +175,7 @@ class UNet(Model):
         return {"loss": total}
 
     def check_image(self, image: Tensor) -> None:
-        """Raise `ModelError` where the image does not fit, or leaves a norm a single value to normalise."""
+        """Raise `ModelError` if the image does not fit, or if a norm would see a single value per channel."""
         super().check_image(image)
         size = tuple(image.shape[2:])
         deepest = tuple(n // d for n, d in zip(round_up(size, self.divisor), self.divisor, strict=True))
@@ -195,6 +204,9 @@ class UNet(Model):
 class UNet2d(UNet):
     """U-Net for images (n c x y); see `UNet`.
 
+    Args:
+        config: The architecture.
+
     Examples:
         >>> import torch
         >>> from medseg.models import UNet2d, UNetConfig
@@ -208,6 +220,9 @@ class UNet2d(UNet):
 
 class UNet3d(UNet):
     """U-Net for volumes (n c x y z); see `UNet`.
+
+    Args:
+        config: The architecture.
 
     Examples:
         >>> import torch
@@ -223,6 +238,9 @@ class UNet3d(UNet):
 class ResUNet2d(UNet):
     """U-Net of residual blocks for images (n c x y); see `UNet`.
 
+    Args:
+        config: The architecture.
+
     Examples:
         >>> import torch
         >>> from medseg.models import ResUNet2d, ResUNetConfig
@@ -236,6 +254,9 @@ class ResUNet2d(UNet):
 
 class ResUNet3d(UNet):
     """U-Net of residual blocks for volumes (n c x y z); see `UNet`.
+
+    Args:
+        config: The architecture.
 
     Examples:
         >>> import torch

@@ -77,6 +77,9 @@ class UNetConfig(UNetOptions):
             num_blocks: Blocks per stage, one number or one per stage.
             **fields: Other fields of `UNetOptions`.
 
+        Returns:
+            The configuration.
+
         Raises:
             ConfigError: Values do not fit; all errors are listed at once.
         """

@@ -114,6 +114,9 @@ class Stage(Config):
         Args:
             where: Key of the stage, shown in the sentences.
             spatial_dims: 2 or 3.
+
+        Returns:
+            The sentences; empty if all lists fit.
         """
         return [
             f"{where}.{key}: found {list(value)}, expected one number or {spatial_dims}, one per axis."
@@ -149,6 +152,9 @@ def expand_encoder(
         dropout: Dropout probability of all stages; None for 0.
         default_kernel: Kernel size where `kernel_size` is None.
 
+    Returns:
+        The stages, from the full resolution down.
+
     Raises:
         ValueError: A list does not have one entry per stage.
     """
@@ -182,6 +188,9 @@ def with_num_blocks(decoder: tuple[Stage, ...], num_blocks: int | tuple[int, ...
     Args:
         decoder: Decoder stages, deepest first.
         num_blocks: One number for all levels, or one per level, deepest first.
+
+    Returns:
+        The stages, deepest first.
 
     Raises:
         ValueError: A list does not have one entry per decoder level.
