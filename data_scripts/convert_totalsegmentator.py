@@ -1,12 +1,11 @@
-"""Combine the single-organ masks of a TotalSegmentator dataset into one label map a subject.
+"""Combine the single-organ masks of a TotalSegmentator dataset into one label map per subject.
 
-Reads folders SUBJECT/ct.nii.gz with SUBJECT/segmentations/ORGAN.nii.gz (Wasserthal et al., Radiology: AI
-2023, doi:10.1148/ryai.230024) and writes a folder in the layout of the Medical Segmentation Decathlon:
-imagesTr, labelsTr, labels.tsv and, when all is done, dataset.json.
+The script reads the files SUBJECT/ct.nii.gz and SUBJECT/segmentations/ORGAN.nii.gz (Wasserthal et al., Radiology: AI
+2023, doi:10.1148/ryai.230024) and writes a folder in the layout of the Medical Segmentation Decathlon: imagesTr,
+labelsTr, labels.tsv and, at the end, dataset.json.
 
-Organs get the values of --classes, a TSV table with the columns value and name, or 1, 2, ... in the order of
-their names. Where masks overlap, the organ with the lower value keeps the voxel; the number of such voxels is
-printed.
+The label values are those of --classes, a TSV table with the columns value and name, or 1, 2, ... in the order of the
+organs' names. Where masks overlap, the voxel gets the lowest of their values, and the number of such voxels is printed.
 
     python data_scripts/convert_totalsegmentator.py Totalsegmentator_dataset --out data/total
 """
@@ -36,7 +35,13 @@ _MASKS = "segmentations"
 
 @dataclass(frozen=True)
 class Combined:
-    """One subject's label map, with what was odd about its masks."""
+    """The label map of one subject.
+
+    Attributes:
+        volume: The label map.
+        overlapping: Number of voxels in more than one mask.
+        absent: Number of classes without a mask file.
+    """
 
     volume: Volume
     overlapping: int
@@ -44,7 +49,7 @@ class Combined:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         convert(options.source, options.out, options.image, options.classes, options.channel, options.link)
@@ -59,17 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(
     source: Path, out: Path, image: str, classes: Path | None = None, channel: str = "CT", link: bool = False
 ) -> None:
-    """Convert every subject of `source` that has an image; see the module's text.
+    """Convert every subject that has an image; the module's docstring describes the files.
+
+    Args:
+        source: Folder of the dataset.
+        out: New folder for the result.
+        image: Name of the image file in each subject's folder.
+        classes: TSV table with the columns value and name; None numbers the organs in the order of their names.
+        channel: Name of the image's channel.
+        link: Whether to link to the images instead of copying them.
 
     Raises:
-        DataError: no subject, a mask on another grid than its image, a mask that no class stands for, or
-            `out` is not empty.
+        DataError: There is no subject, a mask has another grid than its image or no class, or `out` is not empty.
     """
     subjects = sorted(path.parent for path in source.glob(f"*/{image}"))
     if not subjects:
         raise DataError(f"{source}: found no SUBJECT/{image} in it. Give the dataset's folder, or --image.")
     if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out}: is not empty, expected a new folder. Choose another --out.")
+        raise DataError(f"{out}: found files in it, expected a new folder. Choose another --out.")
     labels = Labels.from_tsv(classes) if classes else _classes_of(subjects)
     suffix = suffix_of(image)
     entries = []
@@ -93,10 +105,18 @@ def convert(
 
 
 def combine(subject: Path, image: str, labels: Labels) -> Combined:
-    """The label map of one subject, on its image's grid; a voxel keeps the first organ in class order.
+    """Combine the masks of one subject on the grid of its image; the first organ in class order keeps a voxel.
+
+    Args:
+        subject: Folder of the subject.
+        image: Name of the image file.
+        labels: Classes of the masks.
+
+    Returns:
+        The label map, with the numbers of overlapping voxels and of absent masks.
 
     Raises:
-        DataError: a mask on another grid, or one that `labels` does not name.
+        DataError: A mask has another grid, or a name that `labels` lacks.
     """
     grid = read_grid(subject / image)
     masks = {stem_of(path): path for path in sorted((subject / _MASKS).glob("*.nii*"))}
@@ -104,7 +124,7 @@ def combine(subject: Path, image: str, labels: Labels) -> Combined:
     if unknown:
         raise DataError(
             f"{subject / _MASKS}: found masks without a class: {', '.join(unknown)}. Add them to --classes, "
-            "or move them away."
+            "or remove these masks."
         )
     classes = np.zeros(grid.shape, dtype=np.uint16)
     overlapping = absent = 0
@@ -116,7 +136,7 @@ def combine(subject: Path, image: str, labels: Labels) -> Combined:
         if not mask.grid.matches(grid):
             raise DataError(
                 f"{masks[organ.name]}: mask on another grid than {image}: found {mask.grid}, expected {grid}. "
-                "Fetch the subject again."
+                "Download the subject again."
             )
         chosen = mask.data[0] != 0
         overlapping += int((chosen & (classes > 0)).sum())
@@ -135,9 +155,11 @@ def _classes_of(subjects: Sequence[Path]) -> Labels:
 
 def _report(name: str, combined: Combined) -> None:
     if combined.overlapping:
-        tqdm.write(f"{name}: {combined.overlapping} voxels in more than one mask; the first class keeps them")
+        tqdm.write(
+            f"{name}: {combined.overlapping} voxels in more than one mask are assigned to the first of their classes"
+        )
     if combined.absent:
-        tqdm.write(f"{name}: {combined.absent} classes have no mask file and are taken as not present")
+        tqdm.write(f"{name}: {combined.absent} classes have no mask file and are treated as absent")
 
 
 def _place(image: Path, target: Path, link: bool) -> None:
@@ -153,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="folder that holds one folder a subject")
+    parser.add_argument("source", type=Path, help="folder with one subfolder per subject")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
     parser.add_argument("--classes", type=Path, help="TSV table with the columns value and name")
     parser.add_argument("--image", default="ct.nii.gz", help="name of the image file (default: ct.nii.gz)")

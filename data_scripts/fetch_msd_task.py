@@ -1,8 +1,8 @@
-"""Unpack, and on request download, a task of the Medical Segmentation Decathlon.
+"""Unpack, and optionally download, a task of the Medical Segmentation Decathlon.
 
-The tasks are described in Antonelli et al., Nature Communications 2022, doi:10.1038/s41467-022-30695-9, which
-links to their archives. A download needs the archive's SHA-256, which is compared before the archive is
-opened; nothing is fetched without --url.
+The tasks are described in Antonelli et al., Nature Communications 2022, doi:10.1038/s41467-022-30695-9, which links to
+their archives. Nothing is downloaded without --url. A download requires the SHA-256 of the archive, which is checked
+before the archive is opened.
 
     python data_scripts/fetch_msd_task.py hippocampus --archive Task04_Hippocampus.tar --out data
     python data_scripts/fetch_msd_task.py 9 --url https://HOST/Task09_Spleen.tar --sha256 HASH --out data
@@ -37,7 +37,7 @@ _SILENCE_SECONDS = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         task = task_named(options.task)
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise DataError("source: expected exactly one of --archive and --url. Give one.")
         folder = options.out / task
         if folder.exists():
-            raise DataError(f"{folder}: exists already. Remove it, or choose another --out.")
+            raise DataError(
+                f"{folder}: found an existing folder, expected none. Remove it, or choose another --out."
+            )
         archive = options.archive or download(options.url, options.sha256, options.out / f"{task}.tar")
         if options.archive and options.sha256:
             require_hash(archive, options.sha256)
@@ -61,25 +63,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def task_named(text: str) -> str:
-    """The task's full name from its number, its name, or the part after the underscore."""
+    """Return the full name of a task.
+
+    Args:
+        text: Its number, its full name, or the part of the name after the underscore.
+
+    Returns:
+        A name in `TASKS`.
+
+    Raises:
+        DataError: The task is unknown.
+    """
     known = {name.lower(): name for name in TASKS}
     known |= {name.lower().split("_")[1]: name for name in TASKS}
     known |= {str(number): name for number, name in enumerate(TASKS, 1)}
     if text.lower() not in known:
         raise DataError(
-            f"task {text!r} is unknown.{did_you_mean(text.lower(), known)} Give one of {', '.join(TASKS)}."
+            f"task: found {text!r}, expected a task of the Decathlon.{did_you_mean(text.lower(), known)} Give one of {', '.join(TASKS)}."
         )
     return known[text.lower()]
 
 
 def download(url: str, sha256: str | None, path: Path) -> Path:
-    """Fetch `url` to `path`, which appears only if its SHA-256 is the expected one.
+    """Download `url` to `path`, which is created only if its SHA-256 is the expected one.
+
+    Args:
+        url: Address of the archive. It and all redirects must use https.
+        sha256: Expected hash, 64 hexadecimal digits.
+        path: The file; if it exists, its hash is checked and nothing is downloaded.
+
+    Returns:
+        The file.
 
     Raises:
-        DataError: not https (redirects included), no or another hash, or no connection.
+        DataError: An address is not https, the hash is missing or differs, or the connection fails.
     """
     if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise DataError("--sha256: expected 64 hexadecimal digits for a download. Give the archive's hash.")
+        raise DataError(
+            f"--sha256: found {sha256!r}, expected 64 hexadecimal digits for a download. Give the hash of the archive."
+        )
     if path.exists():
         require_hash(path, sha256)
         return path
@@ -90,17 +112,17 @@ def download(url: str, sha256: str | None, path: Path) -> Path:
                 _copy(answer, file, int(answer.headers.get("Content-Length") or 0))
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise DataError(
-                f"{url}: cannot be fetched ({error}). Check the address and the network."
+                f"{url}: the download failed ({error}). Check the address and the network."
             ) from None
         require_hash(temporary, sha256)
     return path
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https only."""
+    """A redirect handler that only follows redirects to https."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        """Check the new address first."""
+        """Return the redirected request if the new address is https."""
         _require_https(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -111,7 +133,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _require_https(url: str) -> None:
     if not url.lower().startswith("https://"):
-        raise DataError(f"{url}: expected an https address. Give one.")
+        raise DataError(f"{url}: found an address that is not https, expected an https address. Give one.")
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
@@ -122,20 +144,20 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 
 
 def require_hash(path: Path, sha256: str) -> None:
-    """Raise a `DataError` unless the file has this SHA-256."""
+    """Raise `DataError` unless the file has this SHA-256."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Check the path.")
+        raise DataError(f"{path}: found no such file. Check the path.")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256.lower():
         raise DataError(
-            f"{path.name}: SHA-256: found {found}, expected {sha256.lower()}. The file is damaged or another "
-            "one; fetch it again and check where the expected hash comes from."
+            f"{path.name}: SHA-256: found {found}, expected {sha256.lower()}. The file is damaged or is another "
+            "one. Download it again, and check the source of the expected hash."
         )
 
 
 def place(archive: Path, task: str, folder: Path) -> None:
-    """Unpack `archive` and move the task's folder in it to `folder`."""
+    """Unpack an archive and move the folder of the task to `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder.parent) as scratch:
         unpacked = extract(archive, Path(scratch) / "archive")
@@ -151,10 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", help="number, name or organ: 4, Task04_Hippocampus or hippocampus")
-    parser.add_argument("--archive", type=Path, help="tar file that you have already")
+    parser.add_argument("--archive", type=Path, help="tar file, if it is already downloaded")
     parser.add_argument("--url", help="https address to download the tar file from")
     parser.add_argument("--sha256", help="expected hash; required with --url, checked with --archive")
-    parser.add_argument("--out", type=Path, required=True, help="folder that receives the task's folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder in which the folder of the task is created"
+    )
     return parser
 
 

@@ -200,7 +200,7 @@ def test_another_dataset_in_the_place_of_phantoms(refused, tmp_path, workplace):
     told = refused(
         "train", workplace / "toy.yaml", "data={path: null, phantom: {modality: ct, cases: 3}}", "--run", tmp_path / "run"
     )  # fmt: skip
-    holds(told, "phantom_ct_3_0", "holds another dataset, expected phantom_ct")
+    holds(told, "phantom_ct_3_0", "found another dataset, expected phantom_ct")
 
 
 @pytest.mark.parametrize("spacing", ["[-1,1,1]", "[0,1,1]", "[1,.inf,1]"])

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
+
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
 
@@ -51,11 +53,16 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--steps", type=int, help="training steps (default: 250000 on a GPU, 40 minutes on a processor)"
     )
-    parser.add_argument("--layout", default="auto", help="auto, msd, nnunet, bids, images or table (default: auto)")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="NAME",
+        help=f"auto, {', '.join(BUILT_IN_LAYOUTS)}, or the layout of an installed package (default: auto)",
+    )
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes that measure, each with one case in memory (default: one per core for large datasets, else 0)",
+        help="processes that measure cases, each with one case in memory (default: one per core for large datasets, else 0)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 

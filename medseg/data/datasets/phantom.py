@@ -1,8 +1,8 @@
-"""Phantoms: made-up torsos with exact label maps, for demos and tests.
+"""Phantoms: synthetic torsos with exact label maps, for demos and tests.
 
-Organs are warped ellipsoids placed in the patient (right is +x, anterior +y, superior +z), so that left and
-right kidney differ only by place. The label map is true by construction: a voxel belongs to the organ that
-its centre lies in. Gas, stomach, aorta and ribs are there to be confused with organs and carry no label.
+Organs are warped ellipsoids in patient coordinates (right is +x, anterior +y, superior +z), so that the left and the
+right kidney differ only in position. The label map is exact by construction: a voxel belongs to the organ that contains
+its centre. Gas, stomach, aorta and ribs resemble organs but have no label, which makes the task harder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Modality = Literal["ct", "mr"]
 Field = NDArray[np.float32]
 
 SHAPE = (96, 84, 44)
-SPACING = (1.2, 1.2, 2.5)  # a third of an adult: whole at 2.5 mm in a patch of 48 voxels
+SPACING = (1.2, 1.2, 2.5)  # a third of an adult, so that a patch of 48 voxels holds all of it at 2.5 mm
 PHANTOM_LABELS = Labels.from_names(
     {"background": 0, "liver": 1, "spleen": 2, "right_kidney": 3, "left_kidney": 4, "spine": 5},
     {
@@ -43,7 +43,7 @@ PHANTOM_LABELS = Labels.from_names(
 )
 _STORED_AS = ("RAS", "LPS", "LAS", "RPI", "SAR", "ASL")
 
-# Tissues: numbers in the tissue map. The first six are the labels' values.
+# Numbers in the tissue map are indices of this tuple. The first six are also the label values.
 _TISSUES = (
     *("air", "liver", "spleen", "right_kidney", "left_kidney", "spine"),
     *("fat", "muscle", "stomach", "aorta", "gas", "rib"),
@@ -52,9 +52,9 @@ _HU = (-1000, 125, 150, 205, 205, 340, -100, 45, 10, 250, -850, 450)
 _HU_JITTER = (0, 14, 14, 18, 18, 50, 8, 6, 15, 20, 40, 60)
 _MR_SIGNAL = (0, 430, 270, 340, 340, 520, 820, 170, 110, 50, 10, 80)
 
-_BUMP = 0.11  # each of three waves on an organ's surface, in squared radii
+_BUMP = 0.11  # amplitude of each of three waves on an organ's surface, in squared radii
 
-# Centre and radii in units of half the field of view, (right, anterior, superior).
+# Name, centre and radii (right, anterior, superior) in units of half the field of view.
 _ORGANS = (
     ("spine", (0.0, -0.42, 0.0), (0.15, 0.17, 1.6)),
     ("right_kidney", (0.38, -0.32, -0.26), (0.17, 0.19, 0.38)),
@@ -76,24 +76,28 @@ def phantom_case(
     spacing: Sequence[float] = SPACING,
     oblique: bool = True,
 ) -> tuple[Volume, Volume]:
-    """Make one image and its label map, the same for the same arguments.
+    """Create one image and its label map; equal arguments give equal results.
 
     Args:
-        seed: a whole number, or several.
-        modality: ``"ct"`` gives Hounsfield units (int16); ``"mr"`` a signal without unit (float32) under a
-            bias field, with a scale that differs from case to case.
-        shape: voxels towards right, anterior and superior. The torso fills the field of view, whatever its
+        seed: One or several integers.
+        modality: ``"ct"`` for Hounsfield units (int16), or ``"mr"`` for a signal in arbitrary units (float32) with a bias
+            field and a scale that differs between cases.
+        shape: Number of voxels towards right, anterior and superior. The torso fills the field of view regardless of its
             size in mm.
-        spacing: mm along the same directions.
-        oblique: turn the scan by some degrees against the patient, and store it in any of six orientations,
-            so that array axes may be permuted. Without it the array is RAS, of exactly `shape`.
+        spacing: Voxel size in mm along the same directions.
+        oblique: Whether to rotate the scan by up to 10 degrees against the patient and to store it in one of six
+            orientations, so that array axes may be permuted. Otherwise the array is RAS, with exactly `shape`.
 
     Returns:
-        Image `(1, X, Y, Z)` and label map `(1, X, Y, Z)` uint8 with the values of `PHANTOM_LABELS`, on one
-        grid.
+        Image `(1, X, Y, Z)` and label map `(1, X, Y, Z)` uint8 with the values of `PHANTOM_LABELS`, on the same grid.
 
     Raises:
-        DataError: an unknown modality, or a shape or spacing that makes no grid.
+        DataError: The modality is unknown, or shape and spacing do not form a grid.
+
+    Examples:
+        >>> image, label = phantom_case(0, shape=(12, 10, 8), spacing=(30, 30, 30), oblique=False)
+        >>> image.data.shape, label.data.shape, image.grid.matches(label.grid)
+        ((1, 12, 10, 8), (1, 12, 10, 8), True)
     """
     if modality not in ("ct", "mr"):
         raise DataError(f"modality: found {modality!r}, expected 'ct' or 'mr'. Choose one.")
@@ -120,22 +124,29 @@ def write_phantoms(
 ) -> Dataset:
     """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon, and read it.
 
-    The same arguments give the same bytes, so it may be called again.
+    Equal arguments write equal bytes, so calling it again is safe.
 
     Args:
-        folder: receives ``dataset.json``, ``imagesTr`` and ``labelsTr``.
-        cases: how many; case i depends on `seed` and i only.
-        modality: as the remaining arguments, see `phantom_case`.
+        folder: Folder for ``dataset.json``, ``imagesTr`` and ``labelsTr``.
+        cases: Number of cases; case i depends only on `seed`, i and the arguments below.
+        modality: ``"ct"`` or ``"mr"``; see `phantom_case` for this and the following arguments.
+        seed: Seed of the dataset.
+        shape: Number of voxels towards right, anterior and superior.
+        spacing: Voxel size in mm along the same directions.
+        oblique: Whether scans are rotated and stored in several orientations.
+
+    Returns:
+        The dataset as `read_dataset` reads it.
 
     Raises:
-        DataError: the folder holds another dataset, or cannot be written.
+        DataError: The folder contains another dataset, or cannot be written.
     """
     folder = Path(folder)
     description = folder / "dataset.json"
     name = f"phantom_{modality}"
     if description.exists() and read_dataset(folder).name != name:
         raise DataError(
-            f"{folder}: holds another dataset, expected {name} or nothing. Choose another folder."
+            f"{folder}: found another dataset, expected {name} or an empty folder. Choose another folder."
         )
     entries = []
     for index in range(cases):
@@ -151,7 +162,7 @@ def write_phantoms(
 def _description(name: str, modality: Modality, entries: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "name": name,
-        "description": "Made-up torsos; no patient was scanned",
+        "description": "Synthetic torsos; no patient was scanned",
         "tensorImageSize": "3D",
         "modality": {"0": modality.upper()},
         "labels": {str(label.value): label.name for label in PHANTOM_LABELS},
@@ -165,7 +176,7 @@ def _description(name: str, modality: Modality, entries: list[dict[str, str]]) -
 def _placed(
     shape: tuple[int, ...], spacing: Sequence[float], rng: np.random.Generator, oblique: bool
 ) -> Grid:
-    """A grid of this shape and spacing whose centre lies somewhere near the world's origin."""
+    """Return a grid of this shape and spacing with its centre at a random point near the origin of the world."""
     tilt = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = (tilt if oblique else np.eye(3)) @ np.diag(spacing)
@@ -175,10 +186,10 @@ def _placed(
 
 
 def _body_coordinates(grid: Grid, extent: NDArray[np.float64], rng: np.random.Generator) -> Field:
-    """Place `(3, X, Y, Z)` of every voxel in the patient, in units of half the field of view, warped.
+    """Return the warped position `(3, X, Y, Z)` of every voxel in the patient, in units of half the field of view.
 
-    The patient lies near the scan's centre, turned by a few degrees of its own; the warp is a sum of waves
-    a third of the body long or more, which bends organs without folding them.
+    The patient is near the centre of the scan, rotated by up to 5 degrees per axis. The warp is a sum of sine waves that
+    are long compared with the organs, so that it bends organs without folding them.
     """
     axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in grid.shape), indexing="ij")
     middle = (np.array(grid.shape) - 1) / 2
@@ -196,16 +207,16 @@ def _body_coordinates(grid: Grid, extent: NDArray[np.float64], rng: np.random.Ge
 
 
 def _tissue_map(points: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Tissue number of every voxel; where organs touch, the one listed first in `_ORGANS` wins."""
+    """Return the tissue number of every voxel; where organs overlap, the one listed first in `_ORGANS` wins."""
     girth = rng.uniform(0.98, 1.08)
     flat = np.array([0.88 * girth, 0.74 * girth, 2.4], dtype=np.float32)
-    depth = np.sqrt(((points / flat[:, None, None, None]) ** 2).sum(0))  # 1 on the skin
+    depth = np.sqrt(((points / flat[:, None, None, None]) ** 2).sum(0))  # 1 at the skin
     fat = rng.uniform(0.06, 0.16)
     tissues = np.zeros(points.shape[1:], dtype=np.uint8)
     tissues[depth < 1] = _TISSUES.index("fat")
     inside = depth < 1 - fat
     tissues[inside] = _TISSUES.index("muscle")
-    free = depth < 1 - fat - 0.05  # organs keep clear of the wall
+    free = depth < 1 - fat - 0.05  # organs do not touch the body wall
     for name, centre, radii in _ORGANS:
         organ = _ellipsoid(points, free, np.array(centre), np.array(radii), rng)
         tissues[organ] = _TISSUES.index(name)
@@ -223,7 +234,7 @@ def _ellipsoid(
     radii: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Free voxels in a bumpy ellipsoid near `centre`, about as large as `radii`, in its own pose."""
+    """Return the free voxels in a bumpy ellipsoid with random variations of its centre, radii and rotation."""
     long = radii[2] > 1  # spine and aorta run through the whole field of view and hardly tilt
     tilt = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * (3 if long else 14), degrees=True).as_matrix()
     centre = centre + rng.uniform(-0.035, 0.035, 3)
@@ -232,7 +243,7 @@ def _ellipsoid(
     phases = rng.uniform(0, 2 * np.pi, (3, 1)).astype(np.float32)
     offset = points - centre.astype(np.float32)[:, None, None, None]
     reach = np.sqrt(1 + 3 * _BUMP) * radii.max()
-    result: NDArray[np.bool_] = free & ((offset**2).sum(0) < reach**2)  # only these can be inside
+    result: NDArray[np.bool_] = free & ((offset**2).sum(0) < reach**2)  # voxels farther away cannot be inside
     local = _product((tilt / radii[:, None]).astype(np.float32), offset[:, result])
     bumps = np.sin(_product(waves, local) + phases).sum(0)
     result[result] = (local**2).sum(0) < 1 + _BUMP * bumps
@@ -240,24 +251,25 @@ def _ellipsoid(
 
 
 def _product(matrix: Field, vectors: Field) -> Field:
-    """Matrix `(m, n)` times vectors `(n, count)`, summed in one order on every machine, unlike BLAS."""
+    """Return the matrix `(m, n)` times vectors `(n, count)`; unlike BLAS, einsum sums in the same order on all machines."""
     return np.asarray(np.einsum("mn,nc->mc", matrix, vectors))
 
 
 def _ct(tissues: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.int16]:
-    """Hounsfield units: one density a tissue and case, blurred as by partial volume, with grainy noise."""
+    """Return Hounsfield units: one density per tissue and case, blurred like partial volume, with correlated noise."""
     densities = np.array(_HU) + rng.normal(size=len(_HU)) * np.array(_HU_JITTER)
     kidney = _TISSUES.index("left_kidney")
-    densities[kidney] = densities[kidney - 1]  # both kidneys enhance alike
+    densities[kidney] = densities[kidney - 1]  # both kidneys have the same contrast enhancement
     image = ndimage.gaussian_filter(densities.astype(np.float32)[tissues], 0.55)
     image += _noise(tissues.shape, rng, sigma=rng.uniform(11, 19), grain=0.5)
     return np.asarray(np.clip(np.round(image), -1024, 3071), dtype=np.int16)
 
 
 def _mr(tissues: NDArray[np.uint8], rng: np.random.Generator) -> Field:
-    """Magnitude signal: tissue contrast times a smooth bias field, with Rician noise, in arbitrary units.
+    """Return a magnitude signal in arbitrary units: tissue contrast times a smooth bias field, with Rician noise.
 
-    Rician: the magnitude of a complex signal with Gaussian noise in both parts (Gudbjartsson and Patz 1995).
+    Rician noise is that of the magnitude of a complex signal with Gaussian noise in both parts (Gudbjartsson and Patz
+    1995).
     """
     signal = np.array(_MR_SIGNAL) * rng.uniform(0.88, 1.12, len(_MR_SIGNAL))
     kidney = _TISSUES.index("left_kidney")
@@ -274,6 +286,6 @@ def _mr(tissues: NDArray[np.uint8], rng: np.random.Generator) -> Field:
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator, sigma: float, grain: float) -> Field:
-    """Gaussian noise of standard deviation `sigma` that is correlated over about `grain` voxels."""
+    """Return Gaussian noise with standard deviation `sigma`, correlated over about `grain` voxels."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), grain)
     return np.asarray(noise * (sigma / noise.std()), dtype=np.float32)

@@ -19,7 +19,19 @@ from medseg.storage.json_files import read_json
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: ids of the cases to train on and to validate on; no id is on both sides."""
+    """The training and validation cases of one fold.
+
+    Attributes:
+        train: Ids of the training cases.
+        validation: Ids of the validation cases.
+
+    Raises:
+        DataError: A case is in both.
+
+    Examples:
+        >>> Split(train=("a", "b"), validation=("c",)).validation
+        ('c',)
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -29,18 +41,31 @@ class Split:
         if both:
             raise DataError(
                 f"split: case {both[0]!r} is both in train and in validation ({len(both)} such cases). "
-                "Keep each case on one side."
+                "Remove each case from one of them."
             )
 
 
 def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
-    """Divide cases into `folds` splits; each subject is validated in exactly one of them.
+    """Divide cases into folds, so that each subject is a validation subject in exactly one of them.
 
-    Subjects are sorted and permuted by a generator seeded with `seed`, so the order of `cases` does not
-    matter. All cases of a subject stay together; numbers of validation subjects differ by at most one.
+    All cases of a subject are in the same fold. The numbers of validation subjects of two folds differ by at most one.
+
+    Args:
+        cases: Cases of the dataset. Their order has no influence, because subjects are sorted before they are permuted.
+        folds: Number of folds.
+        seed: Seed of the permutation.
+
+    Returns:
+        One split per fold, with ids in sorted order.
 
     Raises:
         DataError: `folds` is below 2, or there are fewer subjects than folds.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> cases = [Case(name, (Path(f"{name}.nii.gz"),)) for name in "abcd"]
+        >>> [len(split.validation) for split in k_fold(cases, folds=2)]
+        [2, 2]
     """
     subjects = sorted({case.subject for case in cases})
     if folds < 2:
@@ -48,7 +73,7 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
     if len(subjects) < folds:
         raise DataError(
             f"folds: found {pluralise(len(subjects), 'subject')} with a label map, expected at least {folds} "
-            f"for {folds} folds, because each holds some out. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
+            f"for {folds} folds, because each fold holds out at least one. Give {'fewer folds or ' if len(subjects) > 1 else ''}more subjects."
         )
     order = np.random.default_rng(seed).permutation(len(subjects))
     fold_of = {
@@ -65,26 +90,37 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
 
 
 def write_splits(splits: Sequence[Split], path: str | Path) -> None:
-    """Write splits as JSON: a list of ``{"train": [ids], "validation": [ids]}``, in one step."""
+    """Write splits atomically as JSON: a list of ``{"train": [ids], "validation": [ids]}``.
+
+    Args:
+        splits: One split per fold.
+        path: The JSON file.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     plain = [{"train": list(split.train), "validation": list(split.validation)} for split in splits]
     write_text(path, json.dumps(plain, indent=1) + "\n")
 
 
 def read_splits(path: str | Path, cases: Sequence[Case] | None = None) -> list[Split]:
-    """Read splits as `write_splits` writes them; nnU-Net's key ``val`` is understood as validation.
+    """Read splits in the format of `write_splits`; the key ``val`` of nnU-Net is accepted for ``validation``.
 
     Args:
-        path: a JSON file.
-        cases: where given, every id must be one of theirs, and no subject may be on both sides.
+        path: The JSON file.
+        cases: Cases of the dataset, among which every id must be found; None skips the checks of ids and subjects.
+
+    Returns:
+        One split per fold.
 
     Raises:
-        DataError: not such a file, an unknown id (with the nearest known one), or a case or subject on both
-            sides of a split; the message names the fold.
+        DataError: The file has another format, an id is unknown (the message suggests the nearest one), or a case or
+            subject is both in training and in validation. The message names the fold.
     """
     path = Path(path)
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: expected a list of splits, not empty. Write [{_EXAMPLE}].")
+        raise DataError(f"{path}: expected a list of splits, at least one. Write [{_EXAMPLE}].")
     splits = [_parsed(entry, f"{path}: fold {fold}") for fold, entry in enumerate(entries)]
     if cases is not None:
         subjects = {case.id: case.subject for case in cases}
@@ -127,5 +163,5 @@ def _check_known(split: Split, subjects: dict[str, str], where: str) -> None:
     if both:
         raise DataError(
             f"{where}: subject {min(both)!r} has cases both in train and in validation "
-            f"({len(both)} such subjects). Keep each subject on one side."
+            f"({len(both)} such subjects). Move all cases of each subject to one of them."
         )

@@ -108,5 +108,5 @@ def test_same_arguments_give_the_same_bytes(tmp_path):
 
 def test_another_dataset_is_not_overwritten(tmp_path):
     write_phantoms(tmp_path, 1, "ct", shape=(16, 14, 8))
-    with pytest.raises(DataError, match="holds another dataset"):
+    with pytest.raises(DataError, match="found another dataset"):
         write_phantoms(tmp_path, 1, "mr", shape=(16, 14, 8))
