@@ -150,3 +150,13 @@ def test_measurements_have_a_section_for_each_benchmark() -> None:
 
 def test_the_model_of_the_workspace_predicts(workspace: Path) -> None:
     assert load(workspace / "runs" / "first" / "model").labels.names[0] == "background"
+
+
+def test_quoted_messages_exist() -> None:
+    page = (DOCS / "guides" / "your_ct_by_friday.md").read_text(encoding="utf-8")
+    table = page[page.index("| The message contains") :]
+    quoted = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "medseg").rglob("*.py"))
+    plural = {"files are missing"}  # composed of two parts
+    assert len(quoted) > 5
+    assert [text for text in quoted if text not in plural and text not in source] == []
