@@ -1,8 +1,8 @@
 """The ViT-Adapter (Chen et al. 2023, Vision Transformer Adapter for Dense Predictions, arXiv:2205.08534).
 
-Convolutions compute a spatial prior, maps of stride 8, 16 and 32, parallel to the tokens of a plain ViT. In each of four
-interactions, the tokens attend to the prior before a quarter of the blocks, and the prior attends to the tokens after it,
-by deformable attention.
+Convolutions compute a spatial prior, maps of stride 8, 16 and 32, parallel to the tokens of a plain ViT. In each of
+four interactions, the tokens attend to the prior before a quarter of the blocks, and the prior attends to the tokens
+after it, by deformable attention.
 """
 
 from __future__ import annotations

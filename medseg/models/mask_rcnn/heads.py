@@ -1,4 +1,4 @@
-"""The heads of Mask R-CNN: what is done with the cut-outs of boxes and masks."""
+"""The heads of Mask R-CNN, which predict boxes, classes and masks from pooled regions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from torchvision.ops import MultiScaleRoIAlign
 from medseg.models.mask_rcnn.config import MaskRCNNFields
 
 BOX_SIZE, MASK_SIZE = 7, 14
-"""Edge lengths of the cut-outs, in samples."""
+"""Edge lengths of the pooled regions, in samples."""
 
 
 @dataclass(frozen=True)
 class Heads:
     """The six modules that torchvision's Mask R-CNN takes as arguments.
 
-    Args:
-        box_pool, mask_pool: cut boxes out of the feature maps.
-        box_head: (r c 7 7) to (r w); `box_predictor`: (r w) to class logits (r k) and box changes (r 4k).
-        mask_head: (r c 14 14) to (r w 14 14); `mask_predictor`: to mask logits (r k 28 28).
+    Attributes:
+        box_pool: Pools the regions of boxes from the feature maps.
+        box_head: Maps pooled regions (r c 7 7) to features (r w).
+        box_predictor: Maps features (r w) to class logits (r k) and box offsets (r 4k).
+        mask_pool: Pools the regions of masks from the feature maps.
+        mask_head: Maps pooled regions (r c 14 14) to features (r w 14 14).
+        mask_predictor: Maps features to mask logits (r k 28 28).
     """
 
     box_pool: MultiScaleRoIAlign
@@ -35,13 +38,16 @@ class Heads:
 
 
 def make_heads(config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num_classes: int) -> Heads:
-    """Two linear layers for boxes, convolutions for masks (He et al. 2017, figure 4 right).
+    """Return heads with two linear layers for boxes and convolutions for masks (He et al. 2017, figure 4 right).
 
     Args:
-        config: widths.
-        channels: of the feature maps.
-        maps: names of the feature maps that boxes are cut from.
-        num_classes: background counted.
+        config: Widths of the heads.
+        channels: Channels of the feature maps.
+        maps: Names of the feature maps from which regions are pooled.
+        num_classes: Number of classes, background included.
+
+    Returns:
+        The heads with fresh weights.
     """
     last = config.mask_head_widths[-1]
     return Heads(
@@ -57,7 +63,7 @@ def make_heads(config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num
 def make_foreground_heads(
     config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num_classes: int
 ) -> Heads:
-    """As `make_heads`, without the boxes and masks of the background, which are never used."""
+    """Return the heads of `make_heads` without boxes and masks of the background, which are never used."""
     last = config.mask_head_widths[-1]
     return replace(
         make_heads(config, channels, maps, num_classes),
@@ -67,13 +73,16 @@ def make_foreground_heads(
 
 
 def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_classes: int) -> Heads:
-    """One ResNet stage as the head of boxes and masks (He et al. 2017, figure 4 left).
+    """Return heads that share one ResNet stage for boxes and masks (He et al. 2017, figure 4 left).
 
     Args:
-        config: width of the mask predictor.
-        stage: halves the cut-outs of 14×14; both heads use it, with the same weights.
-        width: channels that it gives.
-        num_classes: background counted.
+        config: Width of the mask predictor.
+        stage: Stage that halves the pooled regions of 14×14; both heads use it with the same weights.
+        width: Output channels of the stage.
+        num_classes: Number of classes, background included.
+
+    Returns:
+        The heads.
     """
     last = config.mask_head_widths[-1]
     box_head = StageBoxHead(stage)
@@ -88,14 +97,14 @@ def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_c
 
 
 class StageBoxHead(nn.Module):
-    """A ResNet stage and the mean over its map: (r c 14 14) to (r w). The stage is `layer4`, as in a ResNet."""
+    """A ResNet stage, named ``layer4`` as in a ResNet, followed by the mean over its map: (r c 14 14) to (r w)."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()
         self.layer4 = stage
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stage's mean (r w) over each cut-out."""
+        """Return the mean (r w) of the stage's map of each region."""
         mean: Tensor = self.layer4(x).mean(dim=(2, 3))
         return mean
 
@@ -105,12 +114,12 @@ class StageMaskHead(nn.Module):
 
     def __init__(self, shared: StageBoxHead, width: int) -> None:
         super().__init__()
-        # In a tuple, the shared stage is no submodule of this one: its weights are counted and saved once.
+        # The tuple keeps the shared stage from being a submodule here, so its weights are counted and saved once.
         self._shared = (shared,)
         self._width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stage's map; none for no cut-outs, whose statistics a batch norm would take for numbers."""
+        """Return the stage's map; without regions an empty one, as batch norm would use the statistics of nothing."""
         if len(x) == 0:
             return x.new_zeros(0, self._width, x.shape[2] // 2, x.shape[3] // 2)
         out: Tensor = self._shared[0].layer4(x)
@@ -118,7 +127,7 @@ class StageMaskHead(nn.Module):
 
 
 class ForegroundBoxPredictor(nn.Module):
-    """Class logits of all classes, box changes of the foreground alone: (r w) to (r k) and (r 4k)."""
+    """Prediction of class logits (r k) and, for the foreground only, box offsets (r 4k) from features (r w)."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -126,12 +135,12 @@ class ForegroundBoxPredictor(nn.Module):
         self.bbox_pred = nn.Linear(width, (num_classes - 1) * 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits, and the changes with zeros for the background."""
+        """Return the logits, and the offsets with zeros for the background."""
         return self.cls_score(x), torch.cat([x.new_zeros(len(x), 4), self.bbox_pred(x)], dim=1)
 
 
 class ForegroundMaskPredictor(nn.Module):
-    """Mask logits of the foreground alone, on a grid twice as fine: (r w 14 14) to (r k 28 28)."""
+    """Prediction of mask logits, for the foreground only, on a grid twice as fine: (r w 14 14) to (r k 28 28)."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

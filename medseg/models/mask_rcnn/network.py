@@ -1,4 +1,4 @@
-"""Mask R-CNN: torchvision's proposal network and heads behind the contract of a model, whatever the backbone."""
+"""Mask R-CNN: torchvision's proposal network and heads as a model, for any backbone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from medseg.models.mask_rcnn.config import MaskRCNNFields
 from medseg.models.mask_rcnn.heads import Heads
 
 MAX_OBJECTS = 200
-"""Most objects of one image that are taught; the largest are kept, so that a noisy label map stays affordable."""
+"""Maximum number of target instances per image; the largest are kept, so that noisy label maps stay affordable."""
 
 FLOOR = 1e-6
-"""Least evidence of a class, so that its logarithm is finite."""
+"""Minimum evidence of a class, so that its logarithm is finite."""
 
 Maps = dict[str, Tensor]
 Found = dict[str, Tensor]
@@ -84,14 +84,20 @@ class MaskRCNN(Model):
         self.rpn, self.roi_heads = parts.rpn, parts.roi_heads
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return log-probabilities (n k x y) of an image (n c x y).
+        """Return log-probabilities computed from the detections.
 
-        The evidence of a foreground class is the largest score times mask probability of its objects, that of the
-        background one minus the largest evidence; their sum is scaled to 1. So a voxel is foreground where some
-        object's score times mask probability exceeds one half.
+        The evidence of a foreground class is the largest score times mask probability of its instances. The evidence of
+        the background is one minus the largest evidence. The evidences are scaled to the sum 1, so a voxel is
+        foreground where the score times mask probability of an instance exceeds one half.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            Log-probabilities (n k x y).
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         maps, padded = self._features(image)
         if image.is_meta:
@@ -102,15 +108,18 @@ class MaskRCNN(Model):
         )
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the five losses of Mask R-CNN: objectness and boxes of proposals; class, box and mask of objects.
+        """Return the five losses of Mask R-CNN.
 
         Args:
-            image: (n c x y).
-            label: class indices (n 1 x y), int64.
-            instances: None, or an instance map (n 1 x y); see `instance_targets`. Images may be without objects.
+            image: Images (n c x y).
+            label: Class indices (n 1 x y), int64.
+            instances: None, or an instance map (n 1 x y); see `instance_targets`. An image may have no instances.
+
+        Returns:
+            The losses by name: objectness and boxes of the proposals; class, box and mask of the instances.
 
         Raises:
-            ModelError: shapes or labels do not fit.
+            ModelError: Shapes or labels do not fit.
         """
         self.check_image(image)
         self.check_label(image, label, instances)
@@ -126,10 +135,16 @@ class MaskRCNN(Model):
 
     @torch.no_grad()
     def instances(self, image: Tensor) -> list[Detections]:
-        """Return the objects found in each image of (n c x y).
+        """Return the instances detected in each image.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            One entry per image.
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         maps, padded = self._features(image)
         return [
@@ -143,20 +158,20 @@ class MaskRCNN(Model):
         ]
 
     def _features(self, image: Tensor) -> tuple[Maps, Tensor]:
-        """The backbone's maps in float32, and the padded image."""
+        """Return the backbone's maps in float32, and the padded image."""
         self.check_image(image)
         size = round_up((image.shape[2], image.shape[3]), self.divisor)
         padded = pad_to(match_model_format(image, self), size)
         return {name: x.float() for name, x in self.backbone(padded).items()}, padded
 
     def check_image(self, image: Tensor) -> None:
-        """Raise `ModelError` where the image does not fit, or leaves a batch norm a single value to normalise."""
+        """Raise `ModelError` if the image does not fit, or if a batch norm would see a single value per channel."""
         super().check_image(image)
         if self.norm_stride is not None:
             self.require_several_values(image, self.norm_stride)
 
     def _detect(self, maps: Maps, padded: Tensor, image: Tensor) -> list[Found]:
-        """torchvision's detections of each image: scores, labels, boxes and masks of a fixed small size."""
+        """Return torchvision's detections of each image: scores, labels, boxes and masks of a fixed small size."""
         images = _image_list(padded, image)
         with autocast_disabled(image), self._training(False):
             proposals, _ = self.rpn(images, maps)
@@ -164,7 +179,7 @@ class MaskRCNN(Model):
         return found
 
     def _log_probabilities(self, found: Found, image: Tensor) -> Tensor:
-        """The semantic map (k x y) of one image's detections."""
+        """Return the semantic map (k x y) of one image's detections."""
         weighed = _paste(found, image)[:, 0] * found["scores"][:, None, None]
         evidence = weighed.new_zeros((self.num_classes, *image.shape[2:]))
         for k in found["labels"].unique().tolist():
@@ -174,7 +189,7 @@ class MaskRCNN(Model):
         return (evidence / evidence.sum(dim=0, keepdim=True)).log()
 
     def _worst_case(self, maps: Maps) -> None:
-        """Run every part on as many proposals and objects as there can be, for tensors without values."""
+        """Run every part on the maximum number of proposals and instances, for tensors without values."""
         self.rpn.head(list(maps.values()))
         heads, n = self.roi_heads, len(next(iter(maps.values())))
         for pool, head, predictor, count in (
@@ -186,7 +201,7 @@ class MaskRCNN(Model):
 
     @contextmanager
     def _training(self, training: bool) -> Iterator[None]:
-        """Have the two parts assign targets, or detect, whatever mode the model is in."""
+        """Set whether the two parts assign targets or detect, independently of the mode of the model."""
         parts = (self.rpn, self.roi_heads)
         before = [part.training for part in parts]
         for part in parts:
@@ -199,7 +214,7 @@ class MaskRCNN(Model):
 
 
 def _assemble(config: MaskRCNNFields, backbone: nn.Module, heads: Heads) -> TorchvisionMaskRCNN:
-    """torchvision's model, of which the proposal network and the heads are used."""
+    """Return torchvision's model; only its proposal network and heads are used."""
     ratios = (config.aspect_ratios,) * len(config.anchor_sizes)
     return TorchvisionMaskRCNN(
         backbone,
@@ -223,12 +238,12 @@ def _assemble(config: MaskRCNNFields, backbone: nn.Module, heads: Heads) -> Torc
 
 
 def _image_list(padded: Tensor, image: Tensor) -> ImageList:
-    """The padded images and the sizes to which boxes are clipped."""
+    """Return the padded images with the sizes to which boxes are clipped."""
     return ImageList(padded, [(image.shape[2], image.shape[3])] * len(image))
 
 
 def _swap_axes(boxes: Tensor) -> Tensor:
-    """Between our corners in array order and torchvision's, whose first coordinate runs along the last axis."""
+    """Convert corners between array order and torchvision's order, whose first coordinate is the last axis."""
     return boxes[:, [1, 0, 3, 2]]
 
 
@@ -241,6 +256,6 @@ def _torchvision_target(target: Targets) -> Found:
 
 
 def _paste(found: Found, image: Tensor) -> Tensor:
-    """Mask probabilities (d 1 x y) on the image's grid."""
+    """Return the mask probabilities (d 1 x y) on the image's grid."""
     pasted: Tensor = paste_masks_in_image(found["masks"], found["boxes"], (image.shape[2], image.shape[3]))
     return pasted

@@ -24,11 +24,11 @@ C4_WEIGHT_MAPPING = WeightMapping(
     stems=WEIGHT_MAPPING.stems,
     renames=((r"^backbone\.body\.layer4\.", "roi_heads.box_head.layer4."),),
 )
-"""The fifth stage is the heads', so it moves there from a ResNet's weights."""
+"""The weights of a ResNet's fifth stage go to the heads, which use that stage."""
 
 
 class SingleMap(nn.Module):
-    """A ResNet up to one stage: (n c x y) to {"0": (n w x/16 y/16)}."""
+    """A ResNet up to one stage, whose map is named ``0``: (n c x y) to (n w x/16 y/16)."""
 
     def __init__(self, body: nn.Module, stage: str, out_channels: int) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class SingleMap(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the stage's map by the name ``0``."""
+        """Return the stage's map under the name ``0``."""
         maps: dict[str, Tensor] = self.body(image)
         return maps
 
 
 def pyramid_mask_rcnn(config: MaskRCNNOptions, in_channels: int, num_classes: int) -> MaskRCNN:
-    """Mask R-CNN on levels of stride 4, 8, 16, 32 and, for proposals alone, 64."""
+    """Return Mask R-CNN on levels of stride 4, 8, 16, 32 and, for proposals only, 64."""
     layers = {f"layer{i + 1}": str(i) for i in range(4)}
     body = resnet(config, in_channels)
     backbone = BackboneWithFPN(body, layers, list(stage_widths(config)), config.feature_channels)
@@ -61,7 +61,7 @@ def pyramid_mask_rcnn(config: MaskRCNNOptions, in_channels: int, num_classes: in
 def single_level_mask_rcnn(
     config: SingleLevelMaskRCNNOptions, in_channels: int, num_classes: int
 ) -> MaskRCNN:
-    """Mask R-CNN on the fourth stage (C4), or on the dilated fifth (DC5)."""
+    """Return Mask R-CNN on the fourth stage (C4) or on the dilated fifth stage (DC5)."""
     _, _, third, fourth = stage_widths(config)
     if config.feature_map == "c4":
         body = resnet(config, in_channels)

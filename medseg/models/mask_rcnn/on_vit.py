@@ -24,14 +24,14 @@ WEIGHT_MAPPING = WeightMapping(
 
 
 class ChannelMapper(nn.Module):
-    """Projects each map for itself, and pools the coarsest into a fifth."""
+    """A separate projection of each map; the coarsest is also pooled into a fifth map."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.projections = nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in range(4))
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the projected maps by their names, and ``pool``."""
+        """Return the projected maps under their names, and the pooled map as ``pool``."""
         pairs = zip(self.projections, maps.items(), strict=True)
         projected = {name: project(x) for project, (name, x) in pairs}
         last = next(reversed(projected.values()))
@@ -39,7 +39,7 @@ class ChannelMapper(nn.Module):
 
 
 class ViTBackbone(nn.Module):
-    """Maps of stride 4 to 64 from a transformer: (n c x y) to five named maps of `out_channels`."""
+    """A transformer with five named maps of stride 4 to 64, each with `out_channels` channels."""
 
     def __init__(self, body: nn.Module, width: int, out_channels: int, *, pyramid: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ViTBackbone(nn.Module):
 
 
 def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int) -> MaskRCNN:
-    """Build the model with fresh weights."""
+    """Return the model with fresh weights."""
     body = ViTAdapter(config, in_channels) if config.adapter else ViTPyramid(config, in_channels)
     channels = config.feature_channels
     model = MaskRCNN(
@@ -71,7 +71,7 @@ def vit_mask_rcnn(config: ViTMaskRCNNOptions, in_channels: int, num_classes: int
         stride=32,
         norm_stride=32 if config.adapter else None,
     )
-    model.pretrained_part = "backbone.body.vit"  # without what the adapter or the pyramid adds
+    model.pretrained_part = "backbone.body.vit"  # without the layers of the adapter or the pyramid
     return model
 
 

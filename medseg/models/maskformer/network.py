@@ -1,4 +1,4 @@
-"""MaskFormer and Mask2Former: transformers' networks behind the contract of a model."""
+"""MaskFormer and Mask2Former: networks of the transformers package as models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medseg.models.maskformer.query_losses import average_targets, rank_mean_cla
 from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 
 FLOOR = 1e-6
-"""Least score of a class, so that its logarithm is finite."""
+"""Minimum score of a class, so that its logarithm is finite."""
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _ENCODER = "network.model.pixel_level_module.encoder."
@@ -112,10 +112,16 @@ class MaskTransformer(Model):
         self._layers = layers
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return log-probabilities (n k x y) of an image (n c x y): the queries' scores, scaled to the sum 1.
+        """Return log-probabilities: the semantic scores of the queries, scaled to the sum 1.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            Log-probabilities (n k x y).
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         maps = []
         for classes, masks in self._predict(image):
@@ -125,15 +131,18 @@ class MaskTransformer(Model):
         return torch.stack(maps)
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the weighted losses of classes and masks, each also by decoder layer with ``auxiliary: true``.
+        """Return the weighted losses of classes and masks.
 
         Args:
-            image: (n c x y).
-            label: class indices (n 1 x y), int64.
+            image: Images (n c x y).
+            label: Class indices (n 1 x y), int64.
             instances: None, or an instance map (n 1 x y); see `instance_targets`.
 
+        Returns:
+            The losses by name; with ``auxiliary_losses: true`` also those of the other decoder layers.
+
         Raises:
-            ModelError: shapes or labels do not fit.
+            ModelError: Shapes or labels do not fit.
         """
         self.check_image(image)
         self.check_label(image, label, instances)
@@ -160,10 +169,16 @@ class MaskTransformer(Model):
 
     @torch.no_grad()
     def instances(self, image: Tensor) -> list[Detections]:
-        """Return the objects found in each image of (n c x y); their masks may overlap.
+        """Return the instances detected in each image; their masks may overlap.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            One entry per image.
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         return [
             query_instances(
@@ -177,10 +192,16 @@ class MaskTransformer(Model):
 
     @torch.no_grad()
     def panoptic(self, image: Tensor) -> list[Panoptic]:
-        """Return the regions of each image of (n c x y), the background among them; each voxel has one at most.
+        """Return the panoptic map of each image; its regions, background included, do not overlap.
+
+        Args:
+            image: Images (n c x y).
+
+        Returns:
+            One map per image.
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         return [
             panoptic(
@@ -195,7 +216,7 @@ class MaskTransformer(Model):
         ]
 
     def check_image(self, image: Tensor) -> None:
-        """Raise `ModelError` where the image does not fit, or leaves a batch norm a single value to normalise."""
+        """Raise `ModelError` if the image does not fit, or if a batch norm would see a single value per channel."""
         super().check_image(image)
         if self.config.backbone == "resnet":
             self.require_several_values(image, 32)
@@ -206,8 +227,7 @@ class MaskTransformer(Model):
         return [(classes.float(), masks.float()) for classes, masks in layers]
 
     def _predict(self, image: Tensor) -> Iterator[Layer]:
-        """Class logits (q k+1) and mask logits (q x y) on the image's grid; one image at a time, as they are
-        large."""
+        """Yield class logits (q k+1) and mask logits (q x y) on the image's grid, one image at a time to save memory."""
         self.check_image(image)
         size = self._padded_size(image)
         classes, masks = self._run(image, auxiliary=False)[-1]
@@ -220,7 +240,7 @@ class MaskTransformer(Model):
 
 
 def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) -> MaskTransformer:
-    """Build a MaskFormer with fresh weights."""
+    """Return a MaskFormer with fresh weights."""
     settings = MaskFormerConfig(
         backbone_config=_backbone(config, in_channels),
         decoder_config=DetrConfig(
@@ -241,7 +261,7 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
         dice_weight=config.dice_weight,
     )
     network = MaskFormerForInstanceSegmentation(settings)
-    # As in the paper's code; queries that start nearly equal stay so for hundreds of steps.
+    # As in the paper's code: queries that start nearly equal stay nearly equal for hundreds of steps.
     nn.init.normal_(network.model.transformer_module.queries_embedder.weight)
     return MaskTransformer(
         config, network, _maskformer_layers, in_channels=in_channels, num_classes=num_classes
@@ -249,7 +269,7 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
 
 
 def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) -> MaskTransformer:
-    """Build a Mask2Former with fresh weights, without the norm after a Swin that it has no use for."""
+    """Return a Mask2Former with fresh weights, without the unused last norm of a Swin transformer."""
     settings = _quiet(
         lambda: Mask2FormerConfig(
             backbone_config=_backbone(config, in_channels),
@@ -273,7 +293,7 @@ def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) 
     )
     network = Mask2FormerForUniversalSegmentation(settings)
     if config.backbone == "swin":
-        # An unused parameter is saved and counted for nothing, and stops distributed training.
+        # An unused parameter would be saved and counted, and would make distributed training fail.
         network.model.pixel_level_module.encoder.swin.layernorm = nn.Identity()
     return MaskTransformer(
         config, network, _mask2former_layers, in_channels=in_channels, num_classes=num_classes
@@ -281,12 +301,12 @@ def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) 
 
 
 def _maskformer_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:
-    """The predictions of the decoder's layers, each after the decoder's norm; of the last alone if that is enough."""
+    """Return the predictions of the decoder layers, each after the decoder's norm; without `auxiliary`, the last only."""
     out = network.model(image, output_hidden_states=auxiliary, return_dict=True)
     states = [out.transformer_decoder_last_hidden_state]
     if auxiliary:
         norm = network.model.transformer_module.decoder.layernorm
-        # The first state is the queries' start, the last is that of the last layer, normed already.
+        # The first state is the initial queries; the last is that of the last layer, already normalised.
         states = [norm(state) for state in out.transformer_decoder_hidden_states[1:-1]] + states
     voxels = out.pixel_decoder_last_hidden_state
     return [
@@ -296,8 +316,10 @@ def _maskformer_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Lay
 
 
 def _mask2former_layers(network: Any, image: Tensor, auxiliary: bool) -> list[Layer]:
-    """The predictions of the queries' start and of all layers, which each needs for the next; or of the last
-    alone."""
+    """Return the predictions of the initial queries and of all decoder layers; without `auxiliary`, the last only.
+
+    All are computed in any case, as each layer needs the masks of the previous one.
+    """
     out = network(image, output_auxiliary_logits=True)
     last = (out.class_queries_logits, out.masks_queries_logits)
     inner = [(one["class_queries_logits"], one["masks_queries_logits"]) for one in out.auxiliary_logits]
@@ -326,7 +348,7 @@ def _backbone(config: MaskTransformerFields, in_channels: int) -> ResNetConfig |
 
 
 def _quiet(make: Callable[[], Mask2FormerConfig]) -> Mask2FormerConfig:
-    """Without transformers' notice that a ResNet is none of the backbones it expects."""
+    """Call `make` without the warning of transformers that a ResNet is not an expected backbone."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

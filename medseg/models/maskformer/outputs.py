@@ -1,4 +1,4 @@
-"""What the queries of MaskFormer and Mask2Former mean: semantic, instance and panoptic maps (Cheng et al. 2021).
+"""Semantic, instance and panoptic maps from the queries of MaskFormer and Mask2Former (Cheng et al. 2021).
 
 All functions take class logits (q k+1) of one image, whose last class is "no object", and mask logits (q x y) on the
 image's grid.
@@ -18,11 +18,11 @@ from medseg.models.detections import Detections, boxes_of
 class QueryRegion:
     """One region of a panoptic map.
 
-    Args:
-        number: its value in the map, from 1.
-        class_index: its class.
-        score: in 0…1, of the first query where several are fused.
-        fused: whether all regions of its class are one.
+    Attributes:
+        number: Value in the map, from 1.
+        class_index: Class of the region.
+        score: Score in 0…1; that of the first query if several are fused.
+        fused: Whether all regions of the class are merged into one.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Panoptic:
 
     Attributes:
         regions: The regions, in the order of their numbers.
-        numbers: Region of each voxel, (x y) int32; 0 where there is none.
+        numbers: Number of the region of each voxel, (x y) int32; 0 where there is no region.
 
     Examples:
         >>> import torch
@@ -51,7 +51,7 @@ class Panoptic:
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Return scores (k x y): over all queries, the sum of class probability times mask probability."""
+    """Return scores (k x y): the sum over all queries of class probability times mask probability."""
     probabilities = class_logits.softmax(dim=-1)[:, :-1]
     return torch.einsum("qk,qxy->kxy", probabilities, mask_logits.sigmoid())
 
@@ -59,10 +59,11 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 def query_instances(
     class_logits: Tensor, mask_logits: Tensor, *, threshold: float, mask_threshold: float
 ) -> Detections:
-    """Return the objects: of all pairs of query and class as many as there are queries, best first.
+    """Return the instances, best first.
 
-    The score is the class probability times the mean mask probability inside the mask. Objects are kept whose score
-    reaches `threshold` and whose mask is not empty; class 0, the background, is no object.
+    The candidates are the most probable pairs of query and class, as many as there are queries. Their score is the
+    class probability times the mean mask probability inside the mask. Candidates are kept if their score reaches
+    `threshold`, their mask is not empty, and their class is not 0, the background.
     """
     queries, classes = len(class_logits), class_logits.shape[1] - 1
     probabilities, pairs = class_logits.softmax(dim=-1)[:, :-1].flatten().topk(queries)
@@ -89,15 +90,19 @@ def panoptic(
     overlap_threshold: float,
     fuse: frozenset[int],
 ) -> Panoptic:
-    """Give each voxel to one query at most, by score times mask probability.
+    """Assign each voxel to at most one query, by score times mask probability.
 
     Args:
-        class_logits: (q k+1).
-        mask_logits: (q x y).
-        threshold: queries count whose best class is more probable, and is not "no object".
-        mask_threshold: a query's own area is where score times mask probability reaches it.
-        overlap_threshold: a region stays if the voxels given to it are a larger share of its own area.
-        fuse: classes of which all regions get one number.
+        class_logits: Class logits (q k+1).
+        mask_logits: Mask logits (q x y).
+        threshold: Probability that the best class of a query must exceed; queries with the class "no object" are
+            ignored.
+        mask_threshold: Minimum score times mask probability of the voxels that form a query's own area.
+        overlap_threshold: Fraction of a query's own area that its assigned voxels must exceed.
+        fuse: Classes whose regions all get the same number.
+
+    Returns:
+        The panoptic map.
     """
     scores, found = class_logits.softmax(dim=-1).max(dim=-1)
     kept = torch.nonzero((found != class_logits.shape[1] - 1) & (scores > threshold))[:, 0]

@@ -1,4 +1,4 @@
-"""Losses of query models whose denominators are shared by all processes, as one process with all images has them."""
+"""Losses of query models with denominators averaged over all ranks, so that they equal those of a single process."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 from medseg.runtime.distributed import mean_over_ranks, world_size
 
 Matches = list[tuple[Tensor, Tensor]]
-"""For each image the matched queries, and the targets that they are matched with."""
+"""For each image, the matched queries and the targets to which they are matched."""
 
 ClassLoss = Callable[[Tensor, list[Tensor], Matches], dict[str, Tensor]]
 
 
 def average_targets(class_labels: list[Tensor], device: torch.device) -> Tensor:
-    """The number of target masks in the batch, at least 1; averaged over the ranks of a distributed training.
+    """Return the number of target masks in the batch, at least 1, averaged over the ranks in distributed training.
 
-    By it the mask losses are divided, so that ranks with few objects do not outweigh the others.
+    The mask losses are divided by it, so that ranks with few targets do not outweigh the others.
     """
     count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)
     return mean_over_ranks(count).clamp(min=1)
 
 
 def rank_mean_class_loss(criterion: Any) -> ClassLoss:
-    """The class loss of transformers' `criterion`, divided by the mean total weight of the ranks' queries.
+    """Return the class loss of transformers' `criterion`, divided by the mean over ranks of the total query weight.
 
-    The loss divides by the weights of the rank's own queries, which differ with the number of its objects: only with
-    the mean is the average over ranks the loss of one process with all images.
+    The original loss divides by the total weight of the rank's own queries, which depends on the number of its
+    instances. With the mean, the average over ranks equals the loss of a single process with all images.
     """
     own, unmatched = criterion.loss_labels, float(criterion.eos_coef)
 

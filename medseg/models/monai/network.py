@@ -15,14 +15,17 @@ from medseg.models.monai.config import MonaiAttentionUNetOptions, MonaiUNetOptio
 
 
 class MonaiNetwork(Model):
-    """A network of MONAI; sizes that are no multiples of `divisor` are grown by repeating the last voxels.
+    """A network of MONAI for images of any size.
+
+    Images whose sizes are not multiples of `divisor` are padded by repeating their last voxels, and the logits are
+    cropped.
 
     Args:
-        network: takes (n c *spatial) to (n k *spatial).
+        network: Network of MONAI, from (n c *spatial) to (n k *spatial).
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
-        num_classes: classes, background counted.
-        divisor: sizes that `network` takes are multiples of it.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+        divisor: Numbers of which the sizes of the input of `network` are multiples, one per axis.
     """
 
     def __init__(
@@ -40,10 +43,16 @@ class MonaiNetwork(Model):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (n k *spatial) of an image (n c *spatial).
+        """Return the logits of an image.
+
+        Args:
+            image: Images (n c *spatial).
+
+        Returns:
+            Logits (n k *spatial).
 
         Raises:
-            ModelError: axes, channels or size do not fit.
+            ModelError: Axes, channels or size do not fit.
         """
         self.check_image(image)
         size = tuple(image.shape[2:])
@@ -82,7 +91,7 @@ class MonaiUNet(MonaiNetwork):
         self.norm = options.norm
 
     def check_image(self, image: Tensor) -> None:
-        """Raise `ModelError` where the image does not fit, or leaves instance norm a single value."""
+        """Raise `ModelError` if the image does not fit, or if instance norm would see a single value per channel."""
         super().check_image(image)
         size = tuple(image.shape[2:])
         grown = round_up(size, self.divisor)
@@ -119,14 +128,14 @@ class MonaiAttentionUNet(MonaiNetwork):
 
 
 def _act(options: MonaiUNetOptions) -> Any:
-    """The activation in MONAI's words."""
+    """Return the activation as an argument of MONAI."""
     if options.act == "leakyrelu":
         return ("leakyrelu", {"negative_slope": options.negative_slope})
     return options.act
 
 
 def _norm(options: MonaiUNetOptions) -> Any:
-    """The norm in MONAI's words."""
+    """Return the norm as an argument of MONAI."""
     if options.norm == "none":
         return None
     return options.norm if options.affine is None else (options.norm, {"affine": options.affine})

@@ -1,4 +1,4 @@
-"""Published weights into our models: renamed, adapted to other channels, and refused where they only half fit."""
+"""Loading of published weights: renaming, adaptation to other channels, and refusal of weights that fit only in part."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ M = TypeVar("M", bound=Model)
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """Where a model takes published tensors.
+    """The mapping from published tensor names to those of a model.
 
-    Args:
-        places: pairs of a source's prefix and ours, such as ``("resnet.", "backbone.")``; the one by which most
-            tensors fit is taken.
-        heads: prefixes of ours that depend on the classes; they stay fresh where shapes differ.
-        stems: names of ours whose kernels are adapted to other numbers of channels.
-        optional: parts of our names that a source may lack.
-        renames: pairs of a pattern and its replacement, tried on the source's names, for older spellings.
+    Attributes:
+        prefixes: Pairs of a prefix of the source and a prefix of the model, such as ``("resnet.", "backbone.")``; the
+            pair with which most tensors fit is used.
+        heads: Prefixes of the model whose tensors depend on the classes; tensors of another shape keep fresh weights.
+        stems: Endings of names in the model whose kernels are adapted to other numbers of channels.
+        optional: Parts of names in the model that may be missing in the source.
+        renames: Pairs of a pattern and its replacement for names of older versions, applied after the prefix.
     """
 
     prefixes: tuple[tuple[str, str], ...]
@@ -40,10 +40,18 @@ class WeightMapping:
 
 
 def load_pretrained(model: M, options: PretrainedOptions, mapping: WeightMapping) -> M:
-    """Return `model` with the weights that `options` names; ``model.loaded_weights`` then tells what was done.
+    """Return `model` with the weights that `options` selects, described by ``model.loaded_weights``.
+
+    Args:
+        model: Model with fresh weights; changed in place.
+        options: Source of the weights.
+        mapping: Names of the published tensors in the model.
+
+    Returns:
+        The same model.
 
     Raises:
-        ModelError: the weights are not there, or do not fit.
+        ModelError: The weights are not found or do not fit.
     """
     if options.weights is not None:
         state = read_weights(options.weights, download=options.download)
@@ -52,16 +60,19 @@ def load_pretrained(model: M, options: PretrainedOptions, mapping: WeightMapping
 
 
 def load_into(model: Model, state: State, mapping: WeightMapping, *, source: str) -> LoadedWeights:
-    """Copy `state` into `model`, all of a backbone or of the model, or nothing.
+    """Copy `state` into `model`: all weights of the backbone or of the model, or none.
 
     Args:
-        model: is changed in place.
-        state: tensors by their published names.
-        mapping: what fits where.
-        source: for messages.
+        model: Model; changed in place.
+        state: Tensors by their published names.
+        mapping: Names of the published tensors in the model.
+        source: Name of the source, for messages.
+
+    Returns:
+        The tensors that were loaded, adapted, left fresh, or not used.
 
     Raises:
-        ModelError: no tensor fits, one has another shape, or one is missing that is not of a head.
+        ModelError: No tensor fits, one has another shape, or one that does not belong to a head is missing.
     """
     own = model.state_dict()
     place, renamed = _best_place(own, state, mapping)
@@ -91,18 +102,19 @@ def load_into(model: Model, state: State, mapping: WeightMapping, *, source: str
 
 
 def inflate(kernel: Tensor, channels: int) -> Tensor:
-    """A kernel (o c *k) for another number of input channels that answers a grey image as before.
+    """Return a kernel (o c *k) for another number of input channels, with the same response to grey images.
 
-    A grey image has equal channels; its answer is kept because the kernels' sum over the channels is.
+    The channels of a grey image are equal, so the response depends only on the sum of the kernel over its channels,
+    which is preserved.
     """
     mean: Tensor = kernel.mean(dim=1, keepdim=True) * (kernel.shape[1] / channels)
     return mean.repeat_interleave(channels, dim=1)
 
 
 def resize_positions(table: Tensor, tokens: int) -> Tensor:
-    """Bring a square table of position embeddings (1 t d) to (1 tokens d), without its class token if it has one.
+    """Return position embeddings (1 t d) resized to (1 tokens d), without the class token if there is one.
 
-    Bicubic, as in Dosovitskiy et al. 2021. Both grids must be square.
+    The interpolation is bicubic, as in Dosovitskiy et al. 2021. Both grids must be square.
     """
     side, wanted = int(table.shape[1] ** 0.5), int(tokens**0.5)
     cells = table[:, table.shape[1] - side * side :]
@@ -116,7 +128,7 @@ Renamed = dict[str, tuple[str, Tensor]]
 
 
 def _best_place(own: State, state: State, mapping: WeightMapping) -> tuple[str, Renamed]:
-    """Our prefix and the renamed tensors, with their published names, of the place by which most tensors fit."""
+    """Return the model's prefix with which most tensors fit, and the renamed tensors with their published names."""
 
     def fits(item: tuple[str, Renamed]) -> int:
         return sum(key in own and own[key].dim() == found.dim() for key, (_, found) in item[1].items())
@@ -153,7 +165,7 @@ def _adapt(key: str, found: Tensor, own: Tensor, mapping: WeightMapping, source:
 
 
 def _require_whole(own: State, filled: State, place: str, mapping: WeightMapping, source: str) -> None:
-    """Everything under the chosen prefix must be filled, but heads, counters of batches and what is optional."""
+    """Raise unless all tensors under the prefix are filled, except heads, batch counters and optional ones."""
     optional = (*mapping.optional, "num_batches_tracked")
     missing = [
         key

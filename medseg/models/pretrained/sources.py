@@ -1,7 +1,7 @@
-"""Weights by name: files, torchvision's names, the Hugging Face hub. Nothing connects unless it is allowed to.
+"""Weights by name: files, torchvision names and the Hugging Face hub. Downloads happen only if they are allowed.
 
-Only tensors are read: safetensors, or PyTorch files with ``weights_only=True``. No foreign configuration is read at
-all; what a hub repository says about its model besides the weights has no effect.
+Only tensors are read, from safetensors or from PyTorch files with ``weights_only=True``. Configuration files of a hub
+repository are never read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TIMM_NAMES = {
     "deit_base_patch16_224": "timm/deit_base_patch16_224.fb_in1k",
     "vit_large_patch16_384.augreg_in21k_ft_in1k": "timm/vit_large_patch16_384.augreg_in21k_ft_in1k",
 }
-"""timm's names of the weights that ViT and ViT-Adapter start from, and their repositories on the hub."""
+"""timm names of the initial weights of ViT and ViT-Adapter, and their repositories on the hub."""
 
 TIMEOUT = 20.0
-"""Seconds after which a connection that does not answer is given up; nothing is tried twice."""
+"""Seconds to wait for an answer; requests are not repeated."""
 
 _TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 _HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
@@ -38,10 +38,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
-    """Return the tensors that `source` names; see `PretrainedOptions` for its forms.
+    """Return the tensors of a source of weights.
+
+    Args:
+        source: File or name; see ``weights`` of `PretrainedOptions`.
+        download: Whether weights that are not in the local cache may be downloaded.
+
+    Returns:
+        The tensors by their published names.
 
     Raises:
-        ModelError: unknown, not there, not readable, or not in the local cache without leave to download.
+        ModelError: The source is unknown, missing, unreadable, or not in the local cache and may not be downloaded.
     """
     if _TORCHVISION.fullmatch(source):
         return read_tensors(_torchvision_file(source, download=download))
@@ -64,17 +71,23 @@ def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` file, or a PyTorch file that holds nothing but tensors and plain values.
+    """Read a ``.safetensors`` file, or a PyTorch file that contains only tensors and plain values.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        ModelError: not readable, not such a file, or it holds no tensors by name.
+        ModelError: The file cannot be read, has another format, or contains no named tensors.
     """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         try:
             return dict(load_file(path))
-        except Exception as error:  # a damaged file raises whatever its bytes lead to
+        except Exception as error:  # a damaged file can raise any exception
             reason = " ".join(str(error).split())[:200]
             fix = "Copy it again"
             raise ModelError(error_message(path, f"not a file of weights ({reason})", fix=fix)) from None
@@ -86,7 +99,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(found: Any) -> dict[str, Tensor]:
-    """The state dict itself, or the one under a usual key of a checkpoint."""
+    """Return the state dict itself, or the one under a common key of a checkpoint."""
     if not isinstance(found, Mapping):
         return {}
     for key in ("state_dict", "model", "model_state", "teacher"):
@@ -97,7 +110,7 @@ def _unwrap(found: Any) -> dict[str, Tensor]:
 
 
 def _torchvision_file(name: str, *, download: bool) -> Path:
-    """The file of a torchvision weights name in torch's cache, fetched if allowed."""
+    """Return the file of a torchvision weights name in torch's cache, downloaded if allowed."""
     from torchvision.models import get_weight
 
     try:
@@ -128,7 +141,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _require_digits(content: bytes, path: Path, where: str) -> None:
-    """torchvision's file names end in the first digits of the file's sha256."""
+    """Raise unless the SHA-256 of the content starts with the digits at the end of torchvision's file name."""
     digits, found = path.stem.rpartition("-")[2], sha256(content).hexdigest()
     if not found.startswith(digits):
         fix = "Remove the file and fetch it again"
@@ -136,7 +149,7 @@ def _require_digits(content: bytes, path: Path, where: str) -> None:
 
 
 def _hub_file(source: str, *, download: bool) -> Path:
-    """``model.safetensors`` of a hub repository, from the local cache or, if allowed, fetched."""
+    """Return ``model.safetensors`` of a hub repository, from the local cache or, if allowed, downloaded."""
     match = _HUB.fullmatch(source)
     if match is None:
         fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
@@ -165,7 +178,7 @@ def _hub_file(source: str, *, download: bool) -> Path:
 
 
 def _require_connection() -> None:
-    """Ask the hub for one answer first: its client tries for minutes, and a machine without a network has none."""
+    """Raise unless the hub answers one request; without a network, the hub's client would retry for minutes."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -1,1 +1,1 @@
-"""2-D models and several models applied to volumes."""
+"""2D models applied to volumes, and ensembles of models."""

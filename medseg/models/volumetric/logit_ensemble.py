@@ -1,4 +1,4 @@
-"""Several networks that answer as one."""
+"""An ensemble of networks as one model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from medseg.models.base import Model
 
 
 class LogitEnsemble(Model):
-    """Mean of the logits of networks that differ only in their weights, such as those of the folds of one dataset.
+    """An ensemble that averages the logits of networks that differ only in their weights, such as those of all folds.
 
-    Sliding windows and mirroring are linear in the logits, so this equals averaging the members' whole predictions
-    (nnU-Net, Isensee et al. 2021), at the memory of one.
+    Sliding windows and mirroring are linear in the logits, so this equals averaging the members' complete predictions
+    (nnU-Net, Isensee et al. 2021) but needs the memory of only one prediction.
 
     Args:
-        members: models with the same axes, channels and classes.
+        members: Models with the same axes, channels and classes.
 
     Raises:
-        ModelError: there are none, or they differ.
+        ModelError: There are no members, or they differ.
     """
 
     def __init__(self, members: Sequence[Model]) -> None:

@@ -14,15 +14,15 @@ from medseg.models.volumetric.slicewise import SliceWise
 
 
 class MultiPlane(Model):
-    """Averages the logits of one 2D model over slices across several axes, as axial, coronal and sagittal.
+    """A 2D model applied to slices across several axes (axial, coronal, sagittal), with averaged logits.
 
-    Prasoon et al. 2013 gave three planes to a network of three branches; here all planes share their weights.
+    Prasoon et al. 2013 use a network with one branch per plane; here all planes share their weights.
 
     Args:
-        planes: the same 2D model slice by slice, once an axis.
+        planes: The same 2D model applied slice by slice, once per axis.
 
     Raises:
-        ModelError: no plane, or two with the same axis.
+        ModelError: There is no plane, or two planes have the same axis.
     """
 
     def __init__(self, planes: Sequence[SliceWise]) -> None:
@@ -54,7 +54,7 @@ class MultiPlane(Model):
             plane.criterion = criterion
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the mean over the planes of the logits (n k x y z) of a volume (n c x y z)."""
+        """Return the logits (n k x y z) of a volume (n c x y z), averaged over the planes."""
         first, *others = self._slicewise()
         total = first(image)
         for plane in others:
@@ -77,6 +77,9 @@ def as_volumetric(model: Model, view: SliceView) -> Model:
     Args:
         model: Model with 2 or 3 spatial axes.
         view: View of a 2-D model; if `view.settings.planes` names several axes, their logits are averaged.
+
+    Returns:
+        A model with three spatial axes.
 
     Raises:
         ModelError: The 2-D model has other channels than the view.

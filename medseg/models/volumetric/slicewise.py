@@ -16,10 +16,12 @@ from medseg.models.base import Criterion, Model
 
 
 class FoundInstances(Protocol):
-    """What an instance model finds in one image.
+    """The instances that an instance model finds in one image.
 
     Attributes:
-        masks: (m x y) bool. classes: (m) from 1. scores: (m).
+        masks: Masks (m x y) bool.
+        classes: Class indices (m), from 1.
+        scores: Scores (m).
     """
 
     @property
@@ -31,7 +33,7 @@ class FoundInstances(Protocol):
 
 
 class SliceWise(Model):
-    """Applies a 2-D model to every slice of a volume: (n c x y z) to (n k x y z).
+    """A 2-D model applied to every slice of a volume: (n c x y z) to (n k x y z).
 
     Args:
         model: Model with 2 spatial axes.
@@ -51,7 +53,7 @@ class SliceWise(Model):
         batch_size: int | None = 16,
     ) -> None:
         if model.spatial_dims != 2:
-            fix = "Use a 3D model as it is"
+            fix = "Use a 3D model directly"
             raise ModelError(
                 error_message("SliceWise", "spatial_dims", found=model.spatial_dims, expected=2, fix=fix)
             )
@@ -100,13 +102,16 @@ class SliceWise(Model):
         """Return the losses of the 2D model, averaged over the slices.
 
         Args:
-            image: (n c x y z).
-            label: class indices (n 1 x y z), int64.
-            instances: None, or an instance map (n 1 x y z) for a model that learns from one; an object of a volume is
-                one in each of its slices.
+            image: Volumes (n c x y z).
+            label: Class indices (n 1 x y z), int64.
+            instances: None, or an instance map (n 1 x y z) for an instance model; each instance of the volume is one
+                instance in every slice that it crosses.
+
+        Returns:
+            The losses by name.
 
         Raises:
-            ModelError: no criterion is set, or shapes do not fit.
+            ModelError: No criterion is set, or shapes do not fit.
         """
         self.check_image(image)
         self.check_label(image, label, instances)
@@ -123,10 +128,16 @@ class SliceWise(Model):
 
     @torch.no_grad()
     def slice_instances(self, image: Tensor) -> list[Instances]:
-        """Return the instances of every slice of one volume (1 c x y z), in order, on the slices' own axes.
+        """Return the instances of every slice of one volume.
+
+        Args:
+            image: One volume (1 c x y z).
+
+        Returns:
+            One entry per slice, in order, on the axes of the slices.
 
         Raises:
-            ModelError: the 2D model finds no instances, or there is more than one volume.
+            ModelError: The 2D model is not an instance model, or there is more than one volume.
         """
         self.check_image(image)
         find = getattr(self.model, "instances", None)
