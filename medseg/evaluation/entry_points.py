@@ -122,6 +122,9 @@ def labels_in(*volumes: Volume) -> Labels:
     Args:
         *volumes: Label maps.
 
+    Returns:
+        The labels.
+
     Raises:
         DataError: A volume is not a label map, or has a negative value.
     """

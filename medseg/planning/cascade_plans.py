@@ -1,4 +1,4 @@
-"""Plans of a cascade, for volumes of which a full-resolution patch covers little (nnU-Net, Isensee et al. 2021).
+"""Plans of a cascade, for volumes that are much larger than a full-resolution patch (nnU-Net, Isensee et al. 2021).
 
 The first network predicts at a low resolution; the second receives its label map in addition to the image at full
 resolution.
@@ -21,6 +21,9 @@ def stage_file(path: Path, mark: str) -> Path:
     Args:
         path: The file of the plan.
         mark: `FIRST` or `SECOND`.
+
+    Returns:
+        A file in the same folder.
     """
     return path.with_name(f"{path.stem}{mark}{path.suffix}")
 
@@ -30,6 +33,9 @@ def run_of(name: str) -> str:
 
     Args:
         name: Name of the experiment.
+
+    Returns:
+        A path relative to the working folder.
     """
     return f"runs/{name}"
 
@@ -41,6 +47,9 @@ def second_stage(full: ExplainedValues, name: str, first: str) -> ExplainedValue
         full: The full-resolution experiment.
         name: New name of the experiment.
         first: Name of the experiment of the first stage.
+
+    Returns:
+        The values of the experiment, with the run of the first stage under ``cascade``.
     """
     run = Explained(
         run_of(first), "its predictions of all cases, each by a fold that was not trained on the case"
@@ -55,6 +64,9 @@ def commands(path: Path, first: str, second: str) -> list[str]:
         path: The file of the plan.
         first: Name of the experiment of the first stage.
         second: Name of the experiment of the second stage.
+
+    Returns:
+        One line per command: train the first stage, train the second stage, predict.
     """
     low, full = (shlex.quote(str(stage_file(path, mark))) for mark in (FIRST, SECOND))
     return [
@@ -69,6 +81,9 @@ def explained(lines: Sequence[str]) -> list[str]:
 
     Args:
         lines: The commands.
+
+    Returns:
+        Indented lines, with the comments aligned.
     """
     why = (
         "1. predicts every case by cross-validation",

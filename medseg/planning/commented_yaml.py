@@ -12,7 +12,7 @@ import yaml
 from medseg.runtime.formatting import single_line
 
 _WIDTH = 110
-_COLUMN = 36  # where comments stand that fit beside their value
+_COLUMN = 36  # column of comments that fit on the line of their value
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ def render_yaml(heading: str, tree: ExplainedValues) -> str:
     Args:
         heading: Text of the comment at the top.
         tree: The values.
+
+    Returns:
+        The YAML text.
     """
     return "\n".join([*_heading(heading), *_lines(tree, 0)]) + "\n"
 
@@ -46,6 +49,9 @@ def plain_values(tree: ExplainedValues) -> dict[str, Any]:
 
     Args:
         tree: The values.
+
+    Returns:
+        Nested dictionaries.
     """
     return {
         key: item.value if isinstance(item, Explained) else plain_values(item) for key, item in tree.items()
@@ -83,11 +89,11 @@ def _lines(tree: ExplainedValues, indent: int) -> list[str]:
 def _leaf(line: str, reason: str, indent: int) -> list[str]:
     if not reason:
         return [line]
-    beside = f"{line:<{_COLUMN}} # {single_line(reason)}"
-    return [beside] if len(beside) <= _WIDTH else [*_comment(reason, indent), line]
+    with_comment = f"{line:<{_COLUMN}} # {single_line(reason)}"
+    return [with_comment] if len(with_comment) <= _WIDTH else [*_comment(reason, indent), line]
 
 
 def _scalar(value: Any) -> str:
-    """One line of YAML."""
+    """Return a value as one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")

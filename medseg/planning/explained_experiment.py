@@ -20,15 +20,15 @@ from medseg.runtime.formatting import percent, pluralise
 
 LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
 _ORIENTATION = "RAS"
-_PROCESSORS_VOXELS = 1 << 16  # of a batch, where steps are dear
-_PROCESSORS_WIDTH = 2  # times narrower: a quarter of the arithmetic
-_LONG = 20_000  # steps from which SGD finds its way
+_PROCESSORS_VOXELS = 1 << 16  # of a batch without a GPU, where a step takes long
+_PROCESSORS_WIDTH = 2  # divisor of the channels without a GPU: a quarter of the arithmetic
+_LONG = 20_000  # steps from which nnU-Net's recipe with SGD is used
 _MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
 _PAPERS_BATCH = 16
-_DUMMY_2D = 3.0  # a patch so much wider than deep is not turned out of its slices
+_DUMMY_2D = 3.0  # a patch with this ratio of width to depth is rotated only within its slices
 _ELONGATED = 1.5
-_SIDES_ALONE = "at most left and right, which look alike in a body; a short training does not learn flips that no scan shows"
+_SIDES_ALONE = "at most left and right, which look alike in a body; a short training does not learn flips that never occur in scans"
 _METHOD_REASONS = {
     "ct": "clipped to percentiles 0.5 and 99.5 of its foreground, which training measures",
     "zscore": "mean and standard deviation of each image",
@@ -58,7 +58,7 @@ class OtherModel:
 
     Attributes:
         name: Name of the model.
-        divisor: Numbers of which the sizes of its patch must be multiples.
+        divisor: Number per axis that must divide the size of its patch.
     """
 
     name: str
@@ -80,6 +80,9 @@ def explained_experiment(
         source: Location of the cases.
         steps: Number of training steps; None chooses by the recipe.
         other: Model to train instead of the planned U-Net; the patch is enlarged to fit it.
+
+    Returns:
+        The values with their reasons, by section of the experiment.
     """
     model_name = other.name if other else _unet_name(proposal)
     return {
@@ -148,6 +151,9 @@ def normalization_methods(f: Fingerprint) -> list[str]:
 
     Args:
         f: Measurements of the dataset.
+
+    Returns:
+        Names of the methods, in the order of the channels.
     """
     chosen, masked = normalization_schemes(f.channel_names, f.median_relative_size)
     return ["zscore_mask" if inside else scheme for scheme, inside in zip(chosen, masked, strict=True)]
@@ -220,7 +226,7 @@ def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
 def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
     if not _mirrors_all(p, long=long):
-        # Axis 0 of the volume is axis 0 of the patch, too, where the patch has it.
+        # If the patch has axis 0 of the volume, it is also axis 0 of the patch.
         tree["mirror_axes"] = Explained(_mirrored(f, p, long=long), _SIDES_ALONE)
     if p.dims == 2:
         degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
@@ -240,10 +246,10 @@ def _mirrors_all(p: Proposal, *, long: bool) -> bool:
 
 def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
     """Return the mirrored axes of the volume: axes of the patch along which no left and right labels or regions differ."""
-    apart = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
+    opposite = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
     across = (p.slice_axis,) if p.dims == 2 else ()
     axes = range(3) if _mirrors_all(p, long=long) else (0,)
-    return [axis for axis in axes if axis not in (*apart, *across)]
+    return [axis for axis in axes if axis not in (*opposite, *across)]
 
 
 def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> ExplainedValues:
@@ -277,7 +283,7 @@ def _batch(p: Proposal, other: OtherModel | None) -> Explained:
     quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
     if not p.budget.on_gpu and p.batch_size > quick:
         allowed = f"{p.batch_size}: {batch_reason(p)}"
-        return Explained(quick, f"for many steps in little time; nnU-Net's rules allow {allowed}")
+        return Explained(quick, f"allows many steps in a short time; nnU-Net's rules allow {allowed}")
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
         return Explained(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
     return Explained(p.batch_size, batch_reason(p))
@@ -293,6 +299,9 @@ def batch_reason(p: Proposal) -> str:
 
     Args:
         p: The planned network.
+
+    Returns:
+        A phrase for the comment of the plan.
     """
     return {
         "memory": "limited by memory",

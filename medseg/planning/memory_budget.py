@@ -1,4 +1,4 @@
-"""How much memory a plan may fill: what was asked for, or what this machine has."""
+"""The memory that a plan may use: the requested amount, or that of this machine."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
     Args:
         preset: The preset to plan for, with the GPU memory that it is meant for.
         memory: Memory of a GPU, such as ``8GiB`` or ``8GB``; None if the user requested none.
+
+    Returns:
+        The budget and its origin.
 
     Raises:
         ConfigError: `memory` has no unit or is not a positive size.

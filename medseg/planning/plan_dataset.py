@@ -54,7 +54,7 @@ class Plan:
 
         Args:
             path: The YAML file.
-            overwrite: Whether to replace files that exist.
+            overwrite: Whether to replace existing files.
 
         Raises:
             ConfigError: A file exists and `overwrite` is False.
@@ -87,7 +87,7 @@ class Plan:
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Raise a `ConfigError` if a plan exists, because a user may have edited it."""
+    """Raise `ConfigError` if a plan exists, which a user may have edited, and `overwrite` is False."""
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: found an existing file. Choose another --output, or give --overwrite.")
 

@@ -1,4 +1,4 @@
-"""Figures of a fingerprint. matplotlib is imported when the first one is drawn."""
+"""Figures of a fingerprint. matplotlib is imported with the first figure."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ _MOST_CHANNELS = 8
 _MOST_LABELS = 150
 _NAME_LENGTH = 26
 _NOISE = 1e-4  # relative; headers in single precision differ by less
-_WIDE_RANGE = 50.0  # ratio from which an axis is logarithmic
+_WIDE_RANGE = 50.0  # ratio of largest to smallest value from which an axis is logarithmic
 
 
-def as_png(picture: ReportFigure) -> bytes:
+def as_png(figure: ReportFigure) -> bytes:
     """Return the figure as PNG; a character that the font lacks becomes a box, and the page has the full name.
 
     Args:
-        picture: The figure.
+        figure: The figure.
+
+    Returns:
+        Contents of the PNG file.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        return picture.png(_DPI)
+        return figure.png(_DPI)
 
 
 def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportFigure:
@@ -46,6 +49,9 @@ def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportF
     Args:
         f: Measurements of the dataset.
         proposal: The planned network, whose spacing is marked.
+
+    Returns:
+        Six axes: shapes in the first row, spacings in the second.
     """
     figure, axes = _subplots(2, 3, height=4.6)
     for axis, name in enumerate("XYZ"):
@@ -74,6 +80,9 @@ def intensity_figure(f: Fingerprint) -> ReportFigure:
 
     Args:
         f: Measurements of the dataset.
+
+    Returns:
+        One row of axes for each of the first eight channels.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -104,6 +113,9 @@ def volume_figure(f: Fingerprint) -> ReportFigure:
 
     Args:
         f: Measurements of the dataset.
+
+    Returns:
+        One axes with a row for each of the first 150 labels.
     """
     labels = list(f.foreground_labels.items())[:_MOST_LABELS]
     figure, (axes,) = _subplots(1, 1, height=max(1.4, 0.26 * len(labels) + 0.9))
@@ -132,6 +144,9 @@ def share_figure(f: Fingerprint) -> ReportFigure:
 
     Args:
         f: Measurements of the dataset.
+
+    Returns:
+        Two axes in one row.
     """
     figure, axes = _subplots(1, 2, height=2.5)
     _histogram(
@@ -163,7 +178,7 @@ def _subplots(rows: int, columns: int, height: float) -> tuple[ReportFigure, lis
 
 
 def _histogram(axes: Axes, values: Sequence[float], label: str) -> None:
-    """Draw bars; a value that all cases share is one bar of visible width."""
+    """Draw a histogram; if all cases have the same value, draw one bar of visible width."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(values), max(values)

@@ -19,15 +19,15 @@ class PlanOptions:
         preset: Size of the planned network: ``unet`` is nnU-Net's default; ``resenc-m``, ``resenc-l`` and
             ``resenc-xl`` are its residual encoders for GPUs of 8, 24 and 40 GB.
         dims: Number of spatial axes of the network, 2 or 3; None chooses 3, or 2 for a dataset of single slices.
-        lowres: Whether to plan at a low resolution, for volumes of which a full-resolution patch covers little.
+        lowres: Whether to plan at a low resolution, for volumes that are much larger than a full-resolution patch.
         model: Name of a model in `medseg.list_models` that is trained with its default options instead of the
             planned U-Net.
         memory: Memory of the GPU with a unit, such as ``"8GiB"``; None takes the preset's memory, or the memory of
             this machine if that is less.
-        steps: Number of training steps; None takes 250,000 on a GPU, and what 40 minutes allow on a processor.
+        steps: Number of training steps; None takes 250,000 on a GPU, and as many as fit into 40 minutes on a processor.
 
     Raises:
-        ConfigError: An unknown name, a value out of range, or options that contradict each other.
+        ConfigError: A name is unknown, a value is out of range, or options contradict each other.
 
     >>> PlanOptions(dims=2).kind
     '2d'

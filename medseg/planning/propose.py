@@ -19,9 +19,9 @@ from medseg.planning.nnunet.small_datasets import adapted_to_small_data, deep_su
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
-_ACROSS_SINGLE_SLICES = 999.0  # times the pixels' spacing, so that no plan runs through them
-_AXES_XYZ: tuple[Axis, Axis, Axis] = (2, 1, 0)  # of z, y, x
-_NOISE = 5e-5  # relative; what headers in single precision and oblique axes add to a spacing
+_ACROSS_SINGLE_SLICES = 999.0  # multiple of the pixels' spacing, so that no 3-D patch extends across them
+_AXES_XYZ: tuple[Axis, Axis, Axis] = (2, 1, 0)  # axis of X, Y, Z for each of z, y, x
+_NOISE = 5e-5  # relative error of a spacing from headers in single precision and oblique axes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Proposal:
         spacing: Target spacing of the three axes in mm.
         slice_axis: The axis across slices.
         patch: Voxels per axis of the network.
-        divisor: Numbers of which the sizes of a patch are multiples.
+        divisor: Number per axis that divides the size of a patch.
         median_shape: Voxels of the median case at this spacing, three axes.
         strides: Strides per stage and axis.
         kernels: Kernel sizes per stage and axis.
@@ -85,6 +85,9 @@ def propose(
         budget: Memory to fill.
         kind: Kind of network; None chooses 3-D, or 2-D for a dataset of single slices.
 
+    Returns:
+        The planned network.
+
     Raises:
         ConfigError: The kind does not fit the dataset: 3-D for single slices, or a low resolution although the full
             resolution sees enough; or the memory is too small.
@@ -123,8 +126,11 @@ def measures_of(fingerprint: Fingerprint) -> DatasetMeasures:
 
     Args:
         fingerprint: Measurements of the dataset.
+
+    Returns:
+        Spacings and shapes of all cases, and the number of labels.
     """
-    # One depth for all, or the resampling of one single slice to the depth of another would make more of it.
+    # The depth is the same for all cases; otherwise resampling a slice to the depth of another would yield several slices.
     depth = _ACROSS_SINGLE_SLICES * max(max(case.spacing) for case in fingerprint.cases)
     single = [median([case.shape_after_crop[axis] for case in fingerprint.cases]) == 1 for axis in range(3)]
     spacings, shapes = [], []
@@ -162,7 +168,7 @@ def _in_xyz(values: Sequence[T], planned: Configurations) -> tuple[T, ...]:
 def _spacing(
     planned: Configurations, size: NetworkSize, fingerprint: Fingerprint
 ) -> tuple[float, float, float]:
-    """Return the target spacing; across single slices the largest of the files, which keeps each slice a single one."""
+    """Return the target spacing; across single slices it is the largest of the files, so that each remains a single slice."""
     full = (planned.config_3d_fullres or planned.config_2d).spacing
     across = (
         full[0]

@@ -104,7 +104,7 @@ def test_paths_that_do_not_fit_are_refused(folders: tuple[Path, Path], tmp_path:
         evaluate(cube(), folders[1])
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="no label map in it"):
+    with pytest.raises(DataError, match="found no label map"):
         evaluate(empty, folders[1])
 
 

@@ -139,7 +139,7 @@ def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
     ]
     partial = sum(case.annotated is not None for case in dataset.cases)
     if partial:
-        lines.append(f"  {pluralise(partial, 'case')} annotated only in part")
+        lines.append(f"  {pluralise(partial, 'case')} partially annotated")
     return "\n".join(lines)
 
 
@@ -186,7 +186,7 @@ def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
 
 
 def _check_natural_images(case: Case, dataset: Dataset, grid: Grid) -> None:
-    """Raise a `DataError` for a natural image that training would refuse; volumes are too large to be read for this."""
+    """Raise `DataError` for a natural image that training would refuse; volumes take too long to read for this check."""
     from medseg.data.datasets.read_case import read_case_label
     from medseg.data.preprocessing.prepare import check_image
     from medseg.io.files import NATURAL_IMAGES, read, read_labels, suffix_of

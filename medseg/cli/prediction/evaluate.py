@@ -96,13 +96,13 @@ def _label_maps(options: argparse.Namespace) -> int:
 
 
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
-    """The out-of-fold predictions of a cross-validation."""
+    """Evaluate the out-of-fold predictions of a cross-validation and return the exit code."""
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
     from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
     from medseg.runtime.progress import progress_bar
 
-    held_out_by_fold(run)  # refuses folds that are not finished
+    held_out_by_fold(run)  # raises if a fold is not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with progress_bar() as progress:
         table = fold_table(run, tolerance_mm=tolerance, progress=progress)

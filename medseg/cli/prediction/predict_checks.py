@@ -24,6 +24,9 @@ def images_and_settings(arguments: Sequence[str]) -> tuple[list[Path], dict[str,
     Args:
         arguments: Paths and settings, in any order. An existing file is a path whatever its name.
 
+    Returns:
+        The paths, and the settings by key.
+
     Raises:
         ConfigError: A setting is not YAML, or is an option instead.
     """

@@ -38,6 +38,9 @@ def read_bids(path: Path) -> Dataset:
     Args:
         path: The dataset's folder, or a file in it.
 
+    Returns:
+        The dataset.
+
     Raises:
         DataError: No channel is common to all cases, a case has several label maps, a label map has no image, or label
             tables differ.

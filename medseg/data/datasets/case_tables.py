@@ -36,6 +36,9 @@ def read_table(path: Path) -> Dataset:
     Args:
         path: The table, or a folder with a ``cases.tsv``.
 
+    Returns:
+        The dataset.
+
     Raises:
         DataError: A column is missing or unknown, a row has more or fewer cells, a cell is empty (each with its line), or
             a path leaves the table's folder.
@@ -61,6 +64,9 @@ def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
     Args:
         folder: Folder of the dataset.
         cases: All cases of the dataset.
+
+    Returns:
+        The labels, or None.
 
     Raises:
         DataError: The ``labels.tsv`` cannot be read.

@@ -25,7 +25,7 @@ class Case:
             underscores and dashes.
         images: One file per channel, or one file (or DICOM folder) that holds all channels.
         label: Label map, or None.
-        subject: The person; splits are made by subject. The default is the id.
+        subject: The person. All cases of a subject are in the same fold of a split. The default is the id.
         instances: Instance map (ids, 0 is background), or None. Without a label map, all instances belong to one class.
         annotated: Names of the labels that are annotated, or None for all. Nothing is known about the other labels.
         first_stage: Label map that the first stage of a cascade predicted, or None.
@@ -103,6 +103,12 @@ class Dataset:
     def case(self, case_id: str) -> Case:
         """Return the case with this id.
 
+        Args:
+            case_id: Id of the case.
+
+        Returns:
+            The case.
+
         Raises:
             DataError: There is none; the message suggests the nearest id.
         """
@@ -114,6 +120,12 @@ class Dataset:
 
     def subset(self, ids: Iterable[str]) -> Dataset:
         """Return the dataset with only these cases.
+
+        Args:
+            ids: Ids of the cases to keep.
+
+        Returns:
+            A dataset with the same channels and labels.
 
         Raises:
             DataError: An id is unknown.

@@ -38,6 +38,9 @@ def read_msd(path: Path) -> Dataset:
     Args:
         path: The dataset's folder, or its ``dataset.json``.
 
+    Returns:
+        The dataset.
+
     Raises:
         DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
     """
@@ -96,6 +99,9 @@ def read_nnunet(path: Path) -> Dataset:
 
     Args:
         path: The dataset's folder, or its ``dataset.json``.
+
+    Returns:
+        The dataset.
 
     Raises:
         DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
@@ -197,6 +203,9 @@ def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
         table: The value of ``labels`` in the file.
         where: File and field, for messages.
         order: The value of ``regions_class_order``: the output value of each region.
+
+    Returns:
+        The labels, with regions and the ignore value if the table has them.
 
     Raises:
         DataError: Values are not whole numbers, names or values are duplicated, or the order does not match the regions.

@@ -27,6 +27,9 @@ def read_image_folder(path: Path) -> Dataset:
     Args:
         path: The dataset's folder.
 
+    Returns:
+        The dataset.
+
     Raises:
         DataError: The folders are refused by `read_paired_folders`.
     """
@@ -45,6 +48,9 @@ def read_paired_folders(path: Path, *, images: str, labels: str, instances: str 
         images: Name of the folder of images.
         labels: Name of the folder of label maps, which may be missing.
         instances: Name of the folder of instance maps, which may be missing; None for none.
+
+    Returns:
+        The dataset. Its channels are named by the number of channels of the first image.
 
     Raises:
         DataError: There is no image, a folder has two files of the same name, maps lack an image (all are listed), or the

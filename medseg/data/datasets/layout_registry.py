@@ -59,6 +59,9 @@ def register_layout(name: str, *, recognise: Callable[[Path], bool]) -> Callable
         name: Value of ``data.layout`` that selects the layout.
         recognise: Function that returns whether a path has this layout, used by ``auto``.
 
+    Returns:
+        The decorator, which returns the reader unchanged.
+
     Raises:
         ConfigError: The name is already registered.
     """

@@ -38,6 +38,9 @@ def path_inside(root: Path, name: Any, where: str) -> Path:
         name: Relative path as written in a table or a ``dataset.json``.
         where: File and field, for messages.
 
+    Returns:
+        The path, starting with `root`; it may not exist.
+
     Raises:
         DataError: The name is not text, or the path is absolute or leaves the folder by ``..``.
     """

@@ -165,6 +165,9 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
         labels: Label table of the dataset.
         grid: Grid of the image; None reads it from the first image.
 
+    Returns:
+        The ids `(1, X, Y, Z)` on the grid of the image, and the label value of each id.
+
     Raises:
         DataError: The maps are refused by `read_case_instances` or `read_case_label`, or an instance covers only
             background.

@@ -70,6 +70,9 @@ class PatchReader:
             case: Prepared case.
             centre: Voxel `(3,)` that comes to index ``size // 2``.
             matrix: `(3, 3)` from patch offsets to source offsets, both in voxels; None for a plain crop.
+
+        Returns:
+            The patch, with a map only for those that are requested.
         """
         start, box, grid = _source_box(centre, self.size, matrix)
         image = torch.from_numpy(_read_box(case.image, start, box).astype(np.float32, copy=False))

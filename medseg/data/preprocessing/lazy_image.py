@@ -179,7 +179,7 @@ class PreparedSlices:
 
     @cached_property
     def _ranges(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Lowest and highest normalised value of each channel: overall, or per slice across a thick axis."""
+        """The lowest and highest normalised value of each channel: overall, or per slice across a thick axis."""
         depth = self._data.shape[-1]
         axes = tuple(axis for axis in range(3) if axis not in self._kept_axes)
         lows: list[list[Float32]] = [[] for _ in self._scales]

@@ -32,6 +32,9 @@ class Interval:
 
         Args:
             draws: Values `(n,)` of one statistic; those that are not finite are left out.
+
+        Returns:
+            The percentiles 2.5 and 97.5; NaN if no value is finite.
         """
         known = draws[np.isfinite(draws)]
         if known.size == 0:
@@ -67,9 +70,9 @@ def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, dr
     np.add.at(sums, owner, np.where(known, values, 0.0))
     np.add.at(counts, owner, known)
     times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    drawn = times.astype(np.float64)
+    weights = times.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        return np.asarray((drawn @ sums) / (drawn @ counts))
+        return np.asarray((weights @ sums) / (weights @ counts))
 
 
 def mean_of_known(values: Array) -> Array:
@@ -77,6 +80,9 @@ def mean_of_known(values: Array) -> Array:
 
     Args:
         values: The values.
+
+    Returns:
+        `(n,)`.
     """
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):

@@ -22,7 +22,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.formats import check_format
 from medseg.storage.tsv import read_tsv, to_tsv
 
-_DIGITS = 5  # in which equals are equal
+_DIGITS = 5  # two Dice values that agree in these digits are equal
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Comparison:
         columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
         rows = []
         for one in self.ranked:
-            own, apart = one.interval, one.difference_interval
-            rows.append([one.run, one.dice, own.low, own.high, one.difference, apart.low, apart.high])
+            own, lag = one.interval, one.difference_interval
+            rows.append([one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high])
         write_text(path, to_tsv(columns, rows))
 
     def __repr__(self) -> str:
@@ -93,8 +93,10 @@ class Comparison:
     def _cells(self) -> list[list[str]]:
         rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]
         for one in self.ranked:
-            apart = ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
-            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *apart])
+            difference = (
+                ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
+            )
+            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *difference])
         return rows
 
     def _notes(self) -> list[str]:
@@ -129,6 +131,9 @@ def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
     Args:
         runs: At least two folders.
 
+    Returns:
+        The ranking.
+
     Raises:
         ConfigError: There are fewer than two runs, or one is given twice.
         DataError: A run has no results yet, or its cases or labels differ from those of the first.
@@ -141,6 +146,9 @@ def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
 
     Args:
         runs: At least two folders.
+
+    Returns:
+        The scores, in the order of `runs`.
     """
     if len(runs) < 2:
         raise ConfigError(
@@ -157,11 +165,11 @@ def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
             ("labels", set(first.labels), set(other.labels)),
         ):
             if mine != theirs:
-                apart = sorted(mine ^ theirs)
-                more = " ..." if len(apart) > 3 else ""
+                differing = sorted(mine ^ theirs)
+                more = " ..." if len(differing) > 3 else ""
                 raise DataError(
-                    f"{other.runs[0]}: {what}: found others than {first.runs[0]} has ({', '.join(apart[:3])}{more}), expected the same, "
-                    "because means over others say nothing. Cross-validate both on the same cases and labels."
+                    f"{other.runs[0]}: {what}: found a difference to {first.runs[0]} ({', '.join(differing[:3])}{more}), expected "
+                    "the same, because other means cannot be compared. Cross-validate both on the same cases and labels."
                 )
     return read
 
@@ -175,6 +183,9 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
 
     Args:
         measured: The scores of each run.
+
+    Returns:
+        The ranking, in the order of `measured`.
     """
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
@@ -185,11 +196,11 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
         RankedRun(
             one.runs,
             own,
-            Interval.from_draws(drawn),
+            Interval.from_draws(own_draws),
             own - dice[best],
-            Interval.from_draws(drawn - draws[best]),
+            Interval.from_draws(own_draws - draws[best]),
         )
-        for one, own, drawn in zip(measured, dice, draws, strict=True)
+        for one, own, own_draws in zip(measured, dice, draws, strict=True)
     ]
     return Comparison(tuple(ranked), len(subjects), len(set(subjects)))
 
@@ -207,17 +218,17 @@ def _load_scores(run: Path) -> RunScores:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(
-                f"{run}: found no cross-validation, expected one. Make it with: medseg train CONFIG --run NEW --all-folds."
+                f"{run}: found no cross-validation, expected one. Create it with: medseg train CONFIG --run NEW --all-folds."
             ) from None
         reason = "missing" if isinstance(error, OSError) else f"damaged: {error}"
         raise DataError(
-            f"{folder}: the table of the cross-validation is {reason}. Make it with: medseg train --resume {run}."
+            f"{folder}: the table of the cross-validation is {reason}. Create it with: medseg train --resume {run}."
         ) from None
     return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects)
 
 
 def _check_summary_format(path: Path) -> None:
-    """Raise a `DataError` for a summary of another format; missing and damaged files are left to the caller."""
+    """Raise `DataError` for a summary of another format; the caller reports missing and damaged files."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["format"]
     except (OSError, ValueError, KeyError, TypeError):

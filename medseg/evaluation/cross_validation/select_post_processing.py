@@ -24,8 +24,8 @@ from medseg.labels.overlap import dice_from_counts
 from medseg.volumes.volume import Volume
 
 Array = NDArray[np.float64]
-_MOST_TOLD = 13  # lines of text; all of them are in the summary
-_AS_IT_IS, _TOGETHER, _EACH, _BOTH = range(4)  # what trial_dice tries, in this order
+_MOST_SHOWN = 13  # trials in the text; the summary contains all
+_UNCHANGED, _TOGETHER, _EACH, _BOTH = range(4)  # rows of the result of candidate_dice
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PostProcessing:
 
     Attributes:
         keep_largest_foreground: Setting of prediction: keep the largest component of all labels together.
-        keep_largest: Setting of prediction: labels of which only the largest component is kept.
+        keep_largest: Setting of prediction: labels that are reduced to their largest component.
         trials: All corrections that were tried, in order.
         before: Mean Dice of each label over the cases without corrections.
         after: The same with the selected corrections. It is slightly optimistic, because the corrections were
@@ -105,11 +105,11 @@ class PostProcessing:
     def __str__(self) -> str:
         before, after = self.foreground_means
         total = f"foreground mean Dice {before:.4f} -> {after:.4f}" if self.helps else "nothing helps"
-        few = len(self.trials) <= _MOST_TOLD
-        told = [trial for trial in self.trials if few or trial.adopted or trial.what is None]
-        lines = [str(trial) for trial in told]
-        if len(told) < len(self.trials):
-            lines.append(f"largest component of {len(self.trials) - len(told)} other labels: not kept")
+        few = len(self.trials) <= _MOST_SHOWN
+        shown = [trial for trial in self.trials if few or trial.adopted or trial.what is None]
+        lines = [str(trial) for trial in shown]
+        if len(shown) < len(self.trials):
+            lines.append(f"largest component of {len(self.trials) - len(shown)} other labels: not kept")
         return "\n  ".join(["post-processing:", *lines, total])
 
 
@@ -146,7 +146,7 @@ def candidate_dice(
         return np.where(unknown, np.nan, found)
 
     def each(classes: NDArray[Any]) -> Array:
-        if not labels.regions:  # labels do not touch each other's voxels
+        if not labels.regions:  # labels do not overlap, so that all can be corrected at once
             return dice(keep_largest_components(classes, range(1, len(labels))))
         corrected = (keep_largest_components(classes, group, together=True) for group in groups)
         return np.array([dice(one)[index] for index, one in enumerate(corrected)])
@@ -170,6 +170,9 @@ def label_dice(
         labels: Labels of both.
         where: The case, for messages.
         annotated: Names of the labels annotated in the reference; None for all.
+
+    Returns:
+        `(m,)`.
     """
     predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     return np.where(unknown, np.nan, _dice(_counts(predicted, expected, len(labels)), groups))
@@ -188,7 +191,7 @@ def _as_classes(
 
 
 def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """Voxels `(k, k)` by predicted and reference class, without those that the reference says to ignore."""
+    """Return voxel counts `(k, k)` by predicted and reference class, without voxels that the reference ignores."""
     known = expected < num_classes
     if known.all():
         return confusion(classes, expected, num_classes)
@@ -196,21 +199,24 @@ def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> 
 
 
 def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:
-    """Apply the rule.
+    """Select the corrections that improve the mean Dice, by the rule in the module's docstring.
 
     Args:
         dice: `(cases, 4, labels)` as returned by `candidate_dice`.
         names: Names of the foreground labels or regions.
+
+    Returns:
+        The selected corrections, all trials, and the mean Dice before and after.
     """
     cases, variants, count = dice.shape
     flat = dice.reshape(cases, variants * count)
     means = mean_of_known(flat.T).reshape(variants, count)
     overall = mean_of_known(means)
-    none_falls = not (means[_TOGETHER] < means[_AS_IT_IS]).any()
-    union = bool(overall[_TOGETHER] > overall[_AS_IT_IS]) and none_falls
-    base, each = (means[_TOGETHER], means[_BOTH]) if union else (means[_AS_IT_IS], means[_EACH])
+    none_falls = not (means[_TOGETHER] < means[_UNCHANGED]).any()
+    union = bool(overall[_TOGETHER] > overall[_UNCHANGED]) and none_falls
+    base, each = (means[_TOGETHER], means[_BOTH]) if union else (means[_UNCHANGED], means[_EACH])
     chosen = each > base if count > 1 else np.zeros(count, bool)
-    trials = [Trial(None, _named(names, means[_AS_IT_IS]), _named(names, means[_TOGETHER]), union)]
+    trials = [Trial(None, _named(names, means[_UNCHANGED]), _named(names, means[_TOGETHER]), union)]
     if count > 1:
         trials += [
             Trial(name, {name: float(base[i])}, {name: float(each[i])}, bool(chosen[i]))
@@ -221,13 +227,13 @@ def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:
         keep_largest_foreground=union,
         keep_largest=tuple(name for name, keeps in zip(names, chosen, strict=True) if keeps),
         trials=tuple(trials),
-        before=_named(names, means[_AS_IT_IS]),
+        before=_named(names, means[_UNCHANGED]),
         after=_named(names, np.where(chosen, each, base)),
     )
 
 
 def _dice(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> Array:
-    """Dice of unions of classes from voxels `(k, k)` by predicted and reference class."""
+    """Return the Dice of each union of classes, from voxel counts `(k, k)` by predicted and reference class."""
     shared = np.array([counts[np.ix_(group, group)].sum() for group in groups])
     predicted = np.array([counts[group].sum() for group in groups])
     expected = np.array([counts[:, group].sum() for group in groups])

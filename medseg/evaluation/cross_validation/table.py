@@ -41,6 +41,9 @@ class FoldTable:
 
         Args:
             fold: Index of the fold.
+
+        Returns:
+            The rows of the cases that this fold held out.
         """
         rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
         return Table(rows, self.table.tolerance_mm)
@@ -55,6 +58,9 @@ class FoldTable:
 
         Args:
             metric: Name of the metric.
+
+        Returns:
+            Mean and standard deviation over the folds with a finite mean.
         """
         values = np.array([means[metric] for means in self.by_fold.values()])
         known = values[np.isfinite(values)]

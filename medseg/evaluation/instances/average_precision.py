@@ -20,6 +20,9 @@ def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> N
     Args:
         overlaps: Overlaps of the predictions and references of one image and class.
         scores: Scores `(m,)` of the predictions.
+
+    Returns:
+        `(10, m)`, True for a match.
     """
     hits = np.zeros((len(THRESHOLDS), overlaps.predictions), dtype=bool)
     first = np.searchsorted(overlaps.predicted, np.arange(overlaps.predictions + 1))
@@ -39,18 +42,18 @@ def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> N
 def average_precision(
     scores: NDArray[np.float64], hits: NDArray[np.bool_], references: int
 ) -> NDArray[np.float64]:
-    """Return the area `(t,)` under precision over recall, with precision made monotonic and sampled at 101 recalls.
+    """Return the area under the precision-recall curve, with monotonic precision sampled at 101 recalls.
 
-    Predictions of equal score enter together, so that their order does not matter: without scores the curve is one
-    point.
+    Predictions of equal score are counted together, so that their order has no influence. If all have the same score, the
+    curve is a single point.
 
     Args:
-        scores: Scores `(m,)` of the predictions of one class in all images.
+        scores: Scores `(m,)` of the predictions of one class, over all images.
         hits: Matches `(t, m)`, see `match_by_score`.
-        references: Number of reference instances in all images.
+        references: Number of reference instances, over all images.
 
     Returns:
-        NaN without references, 0 without predictions.
+        `(t,)`, one per threshold; NaN without references, 0 without predictions.
     """
     if references == 0:
         return np.full(len(hits), np.nan)

@@ -129,6 +129,9 @@ def match_instances(
         reference: Instances of the same class.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
 
+    Returns:
+        The counts, from which `MatchCounts.metrics` computes the metrics.
+
     Raises:
         DataError: The images have different shapes.
     """
@@ -151,6 +154,9 @@ def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
 
     Args:
         parts: The counts of each case.
+
+    Returns:
+        The counts of all cases together.
     """
     parts = list(parts)
     return MatchCounts(

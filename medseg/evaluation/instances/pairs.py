@@ -136,6 +136,9 @@ def instance_pairs(
         reference: As `prediction`.
         components_of: See `InstancePair`.
 
+    Returns:
+        One pair per case.
+
     Raises:
         DataError: A path is missing, the folders do not match, or a folder is paired with something in memory.
 
@@ -148,7 +151,7 @@ def instance_pairs(
     if isinstance(prediction, (str, Path)) and isinstance(reference, (str, Path)):
         return [
             InstancePair(
-                one.case, _instances_beside(one.prediction, components_of), one.reference, components_of
+                one.case, _instances_next_to(one.prediction, components_of), one.reference, components_of
             )
             for one in pair_files(prediction, reference)
             if isinstance(one.prediction, Path) and isinstance(one.reference, Path)  # for the type checker
@@ -162,10 +165,10 @@ def instance_pairs(
     return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], components_of)]
 
 
-def _instances_beside(prediction: Path, components_of: ComponentsOf) -> Path:
+def _instances_next_to(prediction: Path, components_of: ComponentsOf) -> Path:
     """Return the instance map predicted next to a label map, if it exists and components are not requested."""
-    beside = instance_map_path(prediction)
-    return beside if components_of == "neither" and beside.is_file() else prediction
+    instances = instance_map_path(prediction)
+    return instances if components_of == "neither" and instances.is_file() else prediction
 
 
 def checked_iou(detection_iou: float) -> float:

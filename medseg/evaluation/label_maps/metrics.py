@@ -19,7 +19,7 @@ from medseg.volumes.boxes import union_of_boxes
 from medseg.volumes.volume import Volume
 
 Array = NDArray[Any]
-_BLOCK = 1 << 24  # voxels counted at a time: bounds the int64 index of the joint histogram
+_BLOCK = 1 << 24  # voxels counted at a time, which limits the memory of the joint histogram's int64 index
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,15 @@ def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str)
 
 
 def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
-    """Return `volume` in the orientation and on the grid of `reference`.
+    """Return a label map in the orientation and on the grid of its reference.
+
+    Args:
+        volume: The label map.
+        reference: The volume whose grid it must have, up to the order and direction of axes.
+        where: Name of the label map, for messages.
+
+    Returns:
+        The label map, reoriented if necessary.
 
     Raises:
         DataError: The grids differ; see `medseg.volumes.alignment.align_to_grid`.
@@ -168,9 +176,12 @@ def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[
         prediction: Class indices of any shape, all below `num_classes`.
         reference: Class indices of the same shape.
         num_classes: Number of classes k.
+
+    Returns:
+        `(k, k)`.
     """
     counts = np.zeros(num_classes * num_classes, dtype=np.int64)
-    if not prediction.size:  # nobody looked at any voxel
+    if not prediction.size:  # the reference ignores every voxel
         return counts.reshape(num_classes, num_classes)
     rows = max(1, _BLOCK // max(1, prediction[0].size))
     for start in range(0, len(prediction), rows):
@@ -186,6 +197,9 @@ def label_map(volume: Volume, where: str) -> Array:
     Args:
         volume: The label map.
         where: Its name for the message.
+
+    Returns:
+        `(X, Y, Z)`.
 
     Raises:
         DataError: The volume has several channels, or values that are not integers.

@@ -79,7 +79,7 @@ def pair_files(
     prediction, reference = Path(prediction), Path(reference)
     for path in (prediction, reference):
         if not path.exists():
-            raise DataError(f"{path}: no such file or folder. Check the path.")
+            raise DataError(f"{path}: found no such file or folder. Check the path.")
     if prediction.is_dir() != reference.is_dir():
         raise DataError(
             f"{prediction}, {reference}: found a file and a folder, expected two of the same kind. "
@@ -108,6 +108,9 @@ def label_files(folder: Path) -> dict[str, Path]:
     Args:
         folder: The folder.
 
+    Returns:
+        The files by case id.
+
     Raises:
         DataError: Two files belong to one case, or there is no image file.
     """
@@ -125,7 +128,7 @@ def label_files(folder: Path) -> dict[str, Path]:
         files[case] = path
     if not files:
         raise DataError(
-            f"{folder}: no label map in it: expected files such as case_01.nii.gz. Check the path."
+            f"{folder}: found no label map, expected files such as case_01.nii.gz. Check the path."
         )
     return files
 
@@ -137,6 +140,6 @@ def _wanted(references: dict[str, Path], cases: Collection[str] | None, folder: 
     if absent:
         raise DataError(
             f"{folder}: references are missing for {', '.join(absent)}.{did_you_mean(absent[0], references)} "
-            "Name cases that have a reference."
+            "Give cases that have a reference."
         )
     return list(cases)

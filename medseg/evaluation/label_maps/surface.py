@@ -1,11 +1,11 @@
 """Distances between the surfaces of two masks, in mm.
 
-The surface of a mask is the set of its voxels that touch the outside through a face; the outside of the
-array counts as outside. Distances go from voxel centre to voxel centre, so two masks that are equal are 0
-apart, and a mask shifted by one voxel is one spacing away.
+The surface of a mask consists of its voxels that share a face with a voxel outside the mask; everything beyond the array
+is outside. Distances are measured between voxel centres: they are 0 for equal masks, and one voxel spacing for a mask
+that is shifted by one voxel.
 
-Sources: Huttenlocher et al. 1993 (Hausdorff distance); Nikolov et al. 2021, arXiv:1809.04430 (surface Dice
-at a tolerance); Maier-Hein et al. 2024, arXiv:2206.01653 (which to use when).
+Sources: Huttenlocher et al. 1993 (Hausdorff distance); Nikolov et al. 2021, arXiv:1809.04430 (surface Dice at a
+tolerance); Maier-Hein et al. 2024, arXiv:2206.01653 (choice of metrics).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from medseg.volumes.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
-_LEAF_SIZE = 32  # one query of many points: larger leaves than SciPy's 10 are faster
+_LEAF_SIZE = 32  # for a query of many points, larger leaves than SciPy's 10 are faster
 _SPACING_NOISE = 1e-6  # relative; a spacing derived from a float32 header is not exactly 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class SurfaceDistances:
-    """Distances (mm) of every surface voxel of either mask to the surface of the other.
+    """The distances (mm) of every surface voxel of each mask to the surface of the other.
 
-    With one mask empty the distances from the other are infinite; with both empty there are none.
+    If one mask is empty, the distances from the other are infinite; if both are empty, there are none.
 
     Attributes:
-        to_reference: `(p,)`, one for each surface voxel of the prediction.
-        to_prediction: `(r,)`, one for each surface voxel of the reference.
+        to_reference: Distances `(p,)` of the surface voxels of the prediction.
+        to_prediction: Distances `(r,)` of the surface voxels of the reference.
     """
 
     to_reference: Distances
@@ -44,9 +44,16 @@ class SurfaceDistances:
         return np.concatenate([self.to_reference, self.to_prediction])
 
     def hausdorff(self, percentile: float = 95) -> float:
-        """The larger of the two directed percentiles, mm; 100 gives the Hausdorff distance itself.
+        """Return a percentile of the Hausdorff distance: the larger of the percentiles of both directions.
 
-        NaN if both masks are empty, infinite if one is.
+        Args:
+            percentile: Percentile in [0, 100]; 100 gives the Hausdorff distance itself.
+
+        Returns:
+            Distance in mm; NaN if both masks are empty, infinite if one is.
+
+        Raises:
+            ConfigError: The percentile is not in [0, 100].
         """
         if not 0 <= percentile <= 100:
             raise ConfigError(f"percentile: found {percentile}, expected 0 to 100. Use 95.")
@@ -57,11 +64,11 @@ class SurfaceDistances:
         return float(max(np.percentile(d, percentile) for d in (self.to_reference, self.to_prediction)))
 
     def average(self) -> float:
-        """Mean over the voxels of both surfaces, mm (ASSD). NaN if both are empty, infinite if one is."""
+        """Return the mean distance (mm) over both surfaces (ASSD); NaN if both masks are empty, infinite if one is."""
         return float(self._both.mean()) if self._both.size else float("nan")
 
     def surface_dice(self, tolerance_mm: float) -> float:
-        """Share of both surfaces within `tolerance_mm` of the other. NaN if both are empty, 0 if one is."""
+        """Return the fraction of both surfaces within `tolerance_mm` of the other; NaN if both are empty, 0 if one is."""
         checked_tolerance(tolerance_mm)
         if self._both.size == 0:
             return float("nan")
@@ -69,24 +76,27 @@ class SurfaceDistances:
 
 
 def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> SurfaceDistances:
-    """Distances between the surfaces of two masks `(X, Y, Z)` (or of any number of axes).
+    """Return the distances between the surfaces of two masks.
 
-    An axis of length 1 is left out, so one slice is measured as a 2-D image: its surface is its outline.
+    Axes of length 1 are left out, so that a single slice is measured as a 2-D image, whose surface is its outline.
 
     Args:
-        prediction: boolean mask.
-        reference: boolean mask of the same shape.
-        spacing: distance of voxel centres along each axis, mm; or, for axes that are not at right angles, the
-            matrix whose column i is the step from one voxel to the next along axis i, mm.
+        prediction: Mask `(X, Y, Z)`, or with any other number of axes.
+        reference: Mask of the same shape.
+        spacing: Distance in mm between voxel centres along each axis; for axes that are not at right angles, the matrix
+            with the step in mm from one voxel to the next along axis i as column i.
+
+    Returns:
+        The distances from each surface to the other.
 
     Raises:
-        DataError: different shapes, or a spacing that does not fit them.
+        DataError: The shapes differ, or the spacing does not have one entry per axis.
     """
     steps = np.asarray(spacing, dtype=np.float64)
     if prediction.shape != reference.shape or steps.shape[-1:] != (prediction.ndim,):
         raise DataError(
             f"surface distances: found masks of shapes {prediction.shape} and {reference.shape} and spacing "
-            f"{steps.tolist()}, expected equal shapes and one spacing an axis. Give masks of one grid."
+            f"{steps.tolist()}, expected equal shapes and one spacing per axis. Give masks on the same grid."
         )
     axes = [axis for axis, size in enumerate(prediction.shape) if size > 1] or [0]
     flat = tuple(prediction.shape[axis] for axis in axes)
@@ -98,7 +108,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> 
 
 
 def surface(mask: Mask) -> Mask:
-    """The voxels of a mask of any number of axes that have a face neighbour outside it."""
+    """Return the voxels of a mask, with any number of axes, that share a face with a voxel outside it."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         inner_rows, mask_rows = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
@@ -109,20 +119,20 @@ def surface(mask: Mask) -> Mask:
 
 
 def checked_tolerance(tolerance_mm: float) -> float:
-    """The tolerance as a float, or a `ConfigError` unless it is finite and not negative."""
+    """Return the tolerance as a float; raise `ConfigError` unless it is finite and not negative."""
     if not np.isfinite(tolerance_mm) or tolerance_mm < 0:
-        raise ConfigError(f"tolerance_mm: found {tolerance_mm}, expected 0 or more mm. Use 1, say.")
+        raise ConfigError(f"tolerance_mm: found {tolerance_mm}, expected 0 mm or more. Use 1, for example.")
     return float(tolerance_mm)
 
 
 def _directed(source: Mask, target: Mask, steps: NDArray[np.float64]) -> Distances:
-    """Distance of each voxel of surface `source` to surface `target`; shared voxels are 0 without a search."""
+    """Return the distance of each voxel of one surface to another surface; only voxels that are not in both are searched."""
     count = int(source.sum())
     if not target.any():
         return np.full(count, np.inf)
     distances = np.zeros(count)
-    apart = np.argwhere(source & ~target) @ steps.T
-    if len(apart):
+    unshared = np.argwhere(source & ~target) @ steps.T
+    if len(unshared):
         tree = KDTree(np.argwhere(target) @ steps.T, leafsize=_LEAF_SIZE)
-        distances[: len(apart)] = tree.query(apart)[0]
+        distances[: len(unshared)] = tree.query(unshared)[0]
     return distances

@@ -17,7 +17,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
-METRICS = COLUMNS[3:]  # all but case, value and name
+METRICS = COLUMNS[3:]  # without case, value and name
 _SHOWN = {
     "dice": ("Dice", "{:.3f}"),
     "iou": ("IoU", "{:.3f}"),
@@ -54,6 +54,9 @@ class Statistics:
 
         Args:
             values: One value per case.
+
+        Returns:
+            The statistics of the finite values.
         """
         array = np.array(list(values), dtype=np.float64)
         finite = array[np.isfinite(array)]
@@ -187,7 +190,7 @@ class Table:
         rows = [["label", "n", *(title for title, _ in _SHOWN.values())]]
         for name, by_metric in self.statistics().items():
             if by_metric["dice"].n == 0:
-                continue  # a torso has no use for fifty lines of absent neck; _notes counts them
+                continue  # a label that occurs in no case is only counted in the notes
             means = {metric: found.mean for metric, found in by_metric.items()}
             rows.append([name, str(by_metric["dice"].n), *_formatted(means)])
         if len(rows) > 2:

@@ -1,4 +1,4 @@
-"""Findings: problems of a dataset in sentences for the user, each from one small check of the fingerprint."""
+"""Findings: possible problems of a dataset, described for the user. Each check of the fingerprint is one function."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import SHEAR_TOLERANCE
 
 FEW_CASES = 10
-RARE_SHARE = 0.1  # of the cases hold the label
-SPACING_RATIO = 2.0  # between a case and the median
-VOLUME_RATIO = 4.0  # of the field of view, between a case and the median
-INTENSITY_RATIO = 10.0  # of the foreground's median, between a case and the dataset
+RARE_SHARE = 0.1  # fraction of cases with a label, below which the label is rare
+SPACING_RATIO = 2.0  # between the spacing of a case and the median
+VOLUME_RATIO = 4.0  # between the field of view of a case and the median
+INTENSITY_RATIO = 10.0  # between the foreground median of a case and that of the dataset
 SMALL_EDGE = 8  # voxels: too few to be halved once
 HUGE_VOXELS = 768 * 768 * 768
 HUGE_BYTES_PER_VOXEL = 4
-TINY_FRACTION = 1e-4  # of the voxels are foreground
-FEW_VOXELS = 30  # median voxels of a label where it is present
+TINY_FRACTION = 1e-4  # fraction of voxels that are foreground
+FEW_VOXELS = 30  # median number of voxels of a label in the cases that have it
 HOUNSFIELD = (-2048.0, 32767.0)
 CT_REACHES_DOWN_TO_HU, CT_REACHES_UP_TO_HU = -900.0, 300.0  # an image that reaches both is likely a CT
 _MOST_NAMED = 12
@@ -32,6 +32,9 @@ def find(fingerprint: Fingerprint) -> tuple[Finding, ...]:
 
     Args:
         fingerprint: The measurements of the dataset.
+
+    Returns:
+        The findings, which keep the order of the checks among equally severe ones.
     """
     found = [finding for check in _CHECKS for finding in check(fingerprint)]
     return tuple(sorted(found, key=lambda finding: not finding.severe))

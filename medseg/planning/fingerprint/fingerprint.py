@@ -71,6 +71,9 @@ class CaseMeasures(Config):
 
         Args:
             value: Value of the label.
+
+        Returns:
+            Volume in ml; 0 if the label is absent.
         """
         return self.label_voxels.get(value, 0) * self.voxel_mm3 / 1000
 
@@ -168,6 +171,9 @@ class Fingerprint(Config):
         Args:
             path: The file.
 
+        Returns:
+            The fingerprint.
+
         Raises:
             DataError: The file cannot be read, or a newer or older medseg has written it.
             ConfigError: A key is missing, unknown or has a wrong value.
@@ -182,6 +188,9 @@ def saved_fingerprint(path: str | Path) -> Fingerprint | None:
 
     Args:
         path: A file used as a cache.
+
+    Returns:
+        The fingerprint, or None.
     """
     if not Path(path).is_file():
         return None

@@ -1,7 +1,7 @@
-"""Intensities of any number of voxels in little memory: counts of values of 13 significant bits.
+"""Histograms of intensities that need little memory for any number of voxels: values are rounded to 13 significant bits.
 
-Whole numbers up to 8192 are counted exactly, which covers Hounsfield units; larger and fractional values are
-off by at most 1 in 8192. Nothing is drawn at random, and the order of voxels does not matter.
+Whole numbers up to 8192 are exact, which covers Hounsfield units; the relative error of larger and fractional values is
+at most 1 / 8192. No voxels are sampled at random, and their order has no influence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg.config import Config
 
-_DROPPED_BITS = 11  # of the 23 that float32 stores behind the leading one
+_DROPPED_BITS = 11  # of the 23 bits that float32 stores after the leading one
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 
 
@@ -62,10 +62,13 @@ class Histogram:
 
     @classmethod
     def from_values(cls, values: NDArray[np.float32]) -> Histogram:
-        """Count finite values `(N,)`, of which there is at least one.
+        """Count values after rounding them.
 
         Args:
-            values: The values.
+            values: At least one finite value, `(N,)`.
+
+        Returns:
+            The histogram.
         """
         found, counts = np.unique(_rounded(values), return_counts=True)
         mean, variance = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
@@ -83,6 +86,9 @@ def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
 
     Args:
         histograms: At least one histogram.
+
+    Returns:
+        The statistics.
     """
     share = 1 / len(histograms)
     mean = share * sum(h.mean for h in histograms)
@@ -104,7 +110,7 @@ def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
 def _percentiles(
     values: NDArray[np.float32], weights: NDArray[np.float64], wanted: Sequence[float]
 ) -> list[float]:
-    """Return the smallest values below which the given percentages of the weight lie."""
+    """Return weighted percentiles: the smallest values at which the cumulative weight reaches the given percentages."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     places = np.searchsorted(reached, np.asarray(wanted) / 100 * reached[-1] * (1 - 1e-12))

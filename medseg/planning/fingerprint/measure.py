@@ -108,7 +108,10 @@ def _here(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
 
 
 def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
-    """As the cases are done. New processes, not forks: a fork copies threads' locks in any state."""
+    """Yield outcomes in the order in which cases are finished.
+
+    Processes are spawned, because a fork copies the locks of threads in any state.
+    """
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
     )
@@ -116,7 +119,7 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
     pending: dict[Future[MeasuredCase | UnreadableCase], str] = {}
     others = set(multiprocessing.active_children())
     try:
-        with _interrupts_held():  # the pool starts its processes as it is given work
+        with _interrupts_held():  # the pool starts its processes when jobs are submitted
             for case in cases:
                 job = pool.submit(measure_case, case, dataset.labels, channels, dataset.root)
                 pending[job] = case.id
@@ -131,7 +134,9 @@ def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Out
             f"at one of {some}. Try fewer workers."
         ) from None
     finally:
-        if pending:  # interrupted: what the processes are at is only read, and may take long
+        if (
+            pending
+        ):  # interrupted: the processes only read files, so they can be ended at once instead of waiting
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -192,7 +197,7 @@ def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[IntensityS
 
 
 def _found_labels(measured: Sequence[MeasuredCase]) -> Labels:
-    """Labels called by their values, where the dataset names none."""
+    """Return labels named after the values in the label maps, for a dataset that names none."""
     values = sorted({value for m in measured for value in m.case.label_voxels})
     return Labels.from_names({"background": 0} | {unnamed_label(value): value for value in values})
 

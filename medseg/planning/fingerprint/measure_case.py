@@ -58,6 +58,9 @@ def measure_case(
         labels: Labels of the dataset; None uses the values of the label map.
         channels: Number of channels that the image must have.
         root: Folder of the dataset; the stamp contains paths relative to it.
+
+    Returns:
+        The measurements, or the error.
     """
     try:
         return _measure(case, labels, channels, root)
@@ -68,14 +71,14 @@ def measure_case(
 def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
     stamp = case_stamp(
         case, root
-    )  # before reading: a file that changes meanwhile is measured again next time
+    )  # before reading, so that a file that changes meanwhile is measured again next time
     image = read_case_image(case)
     check_image(image, channels, where=f"case {case.id}")
     if labels is None:
         labels = Labels.from_values(read_labels(case.label).data) if case.label else Labels.from_names({})
     classes = read_case_label(case, labels, image.grid).data[0]
     grid = image.grid.reoriented(AXES)
-    known = (classes > 0) & (classes < len(labels))  # and not to be ignored
+    known = (classes > 0) & (classes < len(labels))  # without ignored voxels
     histograms = _foreground(image.data, known, f"case {case.id}")
     counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
     measures = CaseMeasures(
@@ -120,5 +123,5 @@ def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
 
 
 def case_stamp(case: Case, root: Path) -> str:
-    """A short text that changes when a file of the case is renamed, or changes in size or time."""
+    """Return a hash that changes when a file of the case is renamed, or its size or modification time changes."""
     return short_hash([FORMAT, file_stamps(case.files, root)])

@@ -1,1 +1,1 @@
-"""Planning rules that must agree with nnU-Net's."""
+"""The planning rules of nnU-Net, with results equal to those of the original."""

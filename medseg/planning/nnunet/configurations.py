@@ -14,11 +14,11 @@ from medseg.planning.nnunet.presets import Preset
 from medseg.planning.nnunet.sizing import NetworkSize, size_network
 from medseg.planning.nnunet.spacing import inverse_order, median_shape, slice_axis_first, target_spacing
 
-_ENOUGH_CONTEXT = 0.25  # of the median volume in one patch
+_ENOUGH_CONTEXT = 0.25  # fraction of the median volume that one patch should cover
 _COARSEN_BY = 1.03
 _SAME_SCALE = 2.0
 _WORTH_IT = 2.0  # a low resolution must have at most half the voxels
-_MASKED_BELOW = 0.75  # of the volume left by the crop to non-zero
+_MASKED_BELOW = 0.75  # fraction of the volume that the crop to non-zero keeps
 _Sizer = Callable[[Sequence[float], Sequence[float], float], NetworkSize]
 
 
@@ -75,6 +75,9 @@ def plan_configurations(
         preset: Kind of network and memory.
         memory_gb: Memory to fill in GiB; None takes the preset's own.
 
+    Returns:
+        The 2-D network, and the 3-D networks that make sense for the dataset.
+
     Raises:
         ConfigError: The memory does not fit the smallest network.
     """
@@ -119,10 +122,18 @@ def _low_resolution(full: NetworkSize, cases: int, size: _Sizer) -> NetworkSize 
 def normalization_schemes(
     channel_names: Sequence[str], median_relative_size: float
 ) -> tuple[tuple[Method, ...], tuple[bool, ...]]:
-    """Normalisation of each channel, and whether only voxels inside the crop's mask count.
+    """Return the normalisation of each channel, and whether it is restricted to the non-zero mask.
 
-    The name decides: CT is scaled by its foreground statistics, everything unknown by its own mean and deviation.
-    The mask is used where the crop to non-zero leaves less than three quarters of the median volume.
+    The method depends on the name: CT is normalised by its foreground statistics, unknown channels by their own mean and
+    standard deviation.
+
+    Args:
+        channel_names: Names of the channels.
+        median_relative_size: Median fraction of the volume that the crop to non-zero keeps. Below 0.75, channels that are
+            normalised by their own statistics use the mask.
+
+    Returns:
+        The method of each channel, and whether it uses the mask.
     """
     chosen = tuple(channel_method(name) for name in channel_names)
     masked = median_relative_size < _MASKED_BELOW

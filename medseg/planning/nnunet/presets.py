@@ -45,6 +45,9 @@ class Preset:
         Args:
             dims: Number of spatial axes, 2 or 3.
             memory_gb: Memory in GiB; None takes the preset's own.
+
+        Returns:
+            Number of values.
         """
         maps = self.maps_2d if dims == 2 else self.maps_3d
         return maps * (self.memory_gb if memory_gb is None else memory_gb) / self.memory_gb
@@ -54,6 +57,9 @@ class Preset:
 
         Args:
             num_stages: Number of stages.
+
+        Returns:
+            One number per stage.
         """
         last = len(self.encoder_blocks) - 1
         return tuple(self.encoder_blocks[min(stage, last)] for stage in range(num_stages))
@@ -77,6 +83,9 @@ def find_preset(name: str) -> Preset:
 
     Args:
         name: Name of the preset.
+
+    Returns:
+        The preset.
     """
     if name not in PRESETS:
         raise ConfigError(
@@ -91,6 +100,9 @@ def widths(num_stages: int, dims: int) -> tuple[int, ...]:
     Args:
         num_stages: Number of stages.
         dims: Number of spatial axes, 2 or 3.
+
+    Returns:
+        One number per stage.
     """
     return tuple(min(_WIDEST[dims], _FIRST_WIDTH * 2**stage) for stage in range(num_stages))
 
@@ -104,6 +116,9 @@ def feature_map_values(topology: Topology, num_labels: int, preset: Preset) -> i
         topology: Topology of the network.
         num_labels: Number of labels, including background.
         preset: Plain or residual network, and its numbers of blocks.
+
+    Returns:
+        Number of values.
     """
     sizes = topology.sizes()
     channels = widths(topology.num_stages, len(topology.patch))

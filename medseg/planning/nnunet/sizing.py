@@ -50,6 +50,9 @@ def first_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tupl
     Args:
         spacing: Spacing in mm per axis.
         median_shape: Voxels per axis of the median case.
+
+    Returns:
+        Voxels per axis, as floating-point numbers.
     """
     dims = len(spacing)
     per_mm = 1 / np.asarray(spacing, dtype=float)
@@ -74,6 +77,9 @@ def size_network(
         num_labels: Number of labels, including background.
         preset: Kind of network, reference memory and limit of the batch.
         memory_gb: Memory to fill in GiB; None takes the preset's own.
+
+    Returns:
+        The network with its patch and batch.
 
     Raises:
         ConfigError: Even the smallest patch does not fit.
@@ -104,7 +110,7 @@ def _shrunk(topology: Topology, spacing: Sequence[float], median_shape: Sequence
             f"memory: even a patch of {'x'.join(map(str, topology.patch))} voxels does not fit the budget. Give "
             "more memory, or choose a smaller preset."
         )
-    # The shorter patch may be halved less often, and is then shortened by that smaller step: 256 to 224, not 192.
+    # The shorter patch may be halved less often, and is then shortened by the smaller step: from 256 to 224 instead of 192.
     step = plan_topology(spacing, trial).divisor[axis]
     patch = list(topology.patch)
     patch[axis] -= step

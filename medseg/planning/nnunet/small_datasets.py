@@ -23,6 +23,9 @@ def adapted_to_small_data(size: NetworkSize, cases: int, num_labels: int, preset
         cases: Number of cases.
         num_labels: Number of labels, including background.
         preset: The preset.
+
+    Returns:
+        The network; `size` itself if nothing has to change.
     """
     topology = with_two_stages(size.topology, size.spacing)
     if topology != size.topology:
@@ -39,6 +42,9 @@ def with_two_stages(topology: Topology, spacing: tuple[float, ...]) -> Topology:
     Args:
         topology: The planned topology.
         spacing: Spacing in mm per axis.
+
+    Returns:
+        The topology; `topology` itself if it has a pooling already.
     """
     if topology.num_stages > 1:
         return topology
@@ -53,5 +59,8 @@ def deep_supervision(topology: Topology) -> bool:
 
     Args:
         topology: The planned topology.
+
+    Returns:
+        True for three stages or more.
     """
     return topology.num_stages >= STAGES_FOR_DEEP_SUPERVISION

@@ -47,6 +47,9 @@ def slice_axis_first(spacing: Sequence[float]) -> tuple[int, ...]:
 
     Args:
         spacing: Spacing in mm per axis.
+
+    Returns:
+        Indices of the axes.
     """
     worst = int(np.argmax(spacing))
     return (worst, *(axis for axis in range(len(spacing)) if axis != worst))
@@ -57,6 +60,9 @@ def inverse_order(order: Sequence[int]) -> tuple[int, ...]:
 
     Args:
         order: An order of axes.
+
+    Returns:
+        Indices of the axes.
     """
     return tuple(list(order).index(axis) for axis in range(len(order)))
 
@@ -70,6 +76,9 @@ def median_shape(
         spacings: Spacing in mm per axis, one per case.
         shapes: Voxels per axis, one per case.
         target: Spacing in mm per axis.
+
+    Returns:
+        Voxels per axis.
     """
     resampled = [shape_at_spacing(n, old, target) for n, old in zip(shapes, spacings, strict=True)]
     return tuple(float(value) for value in np.median(resampled, axis=0))

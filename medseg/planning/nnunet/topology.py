@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SMALLEST_EDGE = 4  # voxels of the deepest feature map
-SAME_SCALE = 2.0  # spacings within this ratio are treated alike
+SAME_SCALE = 2.0  # spacings within this ratio are treated as equal
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Topology:
     """The stages of a U-Net, from the full resolution down, and the patch that fits them.
 
     Attributes:
-        strides: one per stage, a number per axis; the first is all 1.
-        kernels: one per stage, 1 or 3 per axis.
-        patch: voxels per axis, multiples of `divisor`.
-        divisor: product of the strides per axis.
+        strides: Strides per stage and axis; those of the first stage are 1.
+        kernels: Kernel sizes per stage and axis, 1 or 3.
+        patch: Voxels per axis, multiples of `divisor`.
+        divisor: Product of all strides of each axis.
     """
 
     strides: tuple[tuple[int, ...], ...]
@@ -53,6 +53,9 @@ def plan_topology(
         patch: Voxels per axis; halves are allowed, because medians have them. It is enlarged to multiples of the
             divisor.
         smallest_edge: Smallest size in voxels of the deepest feature map along an axis.
+
+    Returns:
+        Strides and kernels of each stage, with the enlarged patch.
     """
     size, current = list(patch), list(spacing)
     axes = range(len(size))

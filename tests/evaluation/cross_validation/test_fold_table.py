@@ -131,7 +131,7 @@ def test_of_equals_the_first_is_taken(tmp_path):
 def test_other_cases_and_tables_that_are_missing_are_refused(tmp_path):
     one, two = (gathered(tmp_path, str(cases), dice_of(6, cases=cases)) for cases in (6, 7))
     with pytest.raises(
-        DataError, match=r"7: cases: found others than .*6 has \(case_06\), expected the same"
+        DataError, match=r"7: cases: found a difference to .*6 \(case_06\), expected the same"
     ):
         compare_cross_validations([one, two])
     with pytest.raises(DataError, match=r"found no cross-validation, expected one.*--all-folds"):

@@ -153,7 +153,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     mask = np.ones((3, 3, 3), dtype=bool)
     with pytest.raises(DataError, match=r"\(3, 3, 3\) and \(3, 3, 2\)"):
         surface_distances(mask, mask[..., :2], (1, 1, 1))
-    with pytest.raises(DataError, match="one spacing an axis"):
+    with pytest.raises(DataError, match="one spacing per axis"):
         surface_distances(mask, mask, (1, 1))
     found = surface_distances(mask, mask, (1, 1, 1))
     with pytest.raises(ConfigError, match="percentile: found 101"):
