@@ -202,12 +202,12 @@ class Instances:
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Number of voxels `(m,)` of each instance."""
+        """The number of voxels `(m,)` of each instance."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], dtype=np.int64)
 
     @property
     def boxes(self) -> NDArray[np.intp]:
-        """Start and end of each bounding box `(m, 2, d)`; the end is exclusive."""
+        """The start and end of each bounding box `(m, 2, d)`; the end is exclusive."""
         sizes = np.array([mask.shape for mask in self.masks], dtype=np.intp).reshape(self.starts.shape)
         return np.stack([self.starts, self.starts + sizes], axis=1)
 

@@ -67,7 +67,7 @@ class LabelSets:
 
     @property
     def num_values(self) -> int:
-        """Number of values of a prepared label map: K plus the number of sets."""
+        """The number of values of a prepared label map: K plus the number of sets."""
         return len(self.labels) + len(self.sets)
 
     @property

@@ -21,7 +21,9 @@ from medseg.labels.label_files import LabelRow, label_rows_to_tsv, read_label_ro
 from medseg.labels.left_right import opposite_names
 
 _LARGEST_LOOKUP = 1 << 20
-_LARGEST_VALUE = 2**31 - 1  # of the largest integer type that all formats and tools support
+_LARGEST_VALUE = (
+    2**31 - 1
+)  # largest value of int32, the largest integer type that all formats and tools support
 
 
 @dataclass(frozen=True)
@@ -236,37 +238,37 @@ class Labels(Sequence[Label]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the labels in class order."""
+        """The names of the labels in class order."""
         return tuple(label.name for label in self.items)
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Names of labels and regions, without duplicates."""
+        """The names of labels and regions, without duplicates."""
         return tuple(dict.fromkeys((*self.names, *(region.name for region in self.regions))))
 
     @property
     def values(self) -> tuple[int, ...]:
-        """Values of the labels in class order."""
+        """The values of the labels in class order."""
         return tuple(label.value for label in self.items)
 
     @property
     def foreground(self) -> tuple[Label, ...]:
-        """All labels except the background."""
+        """The labels without the background."""
         return self.items[1:]
 
     @property
     def num_outputs(self) -> int:
-        """Number of outputs of a network: its regions, or its classes including the background."""
+        """The number of outputs of a network: its regions, or its classes including the background."""
         return len(self.regions) or len(self.items)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs of a network in order: regions, or classes with the background first."""
+        """The names of the outputs of a network in order: regions, or classes with the background first."""
         return tuple(region.name for region in self.regions) or self.names
 
     @property
     def evaluated(self) -> tuple[Region, ...]:
-        """What predictions are evaluated by: the regions, or one region for each foreground label."""
+        """The regions by which predictions are evaluated; without regions, one region for each foreground label."""
         return self.regions or tuple(
             Region(label.name, (label.value,), label.value, label.colour) for label in self.foreground
         )
@@ -363,7 +365,7 @@ class Labels(Sequence[Label]):
 
 
 def unnamed_label(value: int) -> str:
-    """Return the name of a label of which only the value is known.
+    """Return the name of a label that has only a value.
 
     Args:
         value: Value in label maps.

@@ -24,7 +24,7 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss can depend on besides logits and labels. Every loss is built from one of these.
+    """The settings from which a loss is built, besides logits and labels.
 
     Attributes:
         batch_dice: Whether overlaps are summed over the batch before a ratio such as Dice is computed
@@ -75,7 +75,7 @@ class LossEntry:
         """Build the loss.
 
         Args:
-            context: What the loss can depend on.
+            context: The settings of the experiment that concern the loss.
 
         Returns:
             A function of logits and label values that returns a scalar.

@@ -23,7 +23,7 @@ _FOCUS = 2.0  # gamma of Lin et al. 2017
 
 
 class _LookUpTables:
-    """What each label value says about classes and regions, as tensors on the device of the labels.
+    """The classes and regions that each label value stands for, as tensors on the device of the labels.
 
     Every method takes label values `(n, 1, *spatial)` and returns a boolean tensor `(n, m, *spatial)`.
     """

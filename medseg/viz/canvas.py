@@ -81,7 +81,7 @@ class Panel:
         rgb: Pixels `(H, W, 3)`.
         pixel_mm: Size of a pixel, mm.
         caption: Text above the panel.
-        edges: Letters of the patient's sides at the top, right, bottom and left. If empty, no scale bar is drawn.
+        edges: Letters of the patient's sides at the top, right, bottom and left. If empty, the panel has no scale bar.
     """
 
     rgb: Rgb

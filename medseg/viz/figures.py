@@ -1,6 +1,6 @@
 """Figures for reports: label maps over an image, and the curves of a training.
 
-matplotlib is imported when a figure is drawn.
+matplotlib is imported with the first figure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Instances over an image, as one coloured contour per instance.
 
-matplotlib is imported when a figure is drawn.
+matplotlib is imported with the first figure.
 """
 
 from __future__ import annotations

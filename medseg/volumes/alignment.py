@@ -41,10 +41,10 @@ def align_to_grid(volume: Volume, grid: Grid, *, where: str | Path, grid_of: str
     if aligned.grid.matches(grid):
         return replace(aligned, grid=grid)
     distance = aligned.grid.distance(grid)
-    apart = f", corners are up to {distance:.3g} mm apart" if np.isfinite(distance) else ""
+    gap = f", corners are up to {distance:.3g} mm apart" if np.isfinite(distance) else ""
     raise DataError(
         f"{where}: not on the grid of {grid_of}: found {_description(volume.grid)}, expected {_description(grid)} "
-        f"(within {EQUAL_WITHIN_MM} mm{apart}). {fix}."
+        f"(within {EQUAL_WITHIN_MM} mm{gap}). {fix}."
     )
 
 

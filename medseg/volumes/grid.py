@@ -74,23 +74,23 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance between neighbouring voxel centres along each array axis, mm."""
+        """The distance between neighbouring voxel centres along each array axis, mm."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
 
     @property
     def axcodes(self) -> str:
-        """Nearest anatomical direction of each array axis, such as ``"RAS"`` or ``"LPI"``."""
+        """The nearest anatomical direction of each array axis, such as ``"RAS"`` or ``"LPI"``."""
         return "".join(orientations.aff2axcodes(self.affine))
 
     @property
     def voxel_volume(self) -> float:
-        """Volume of one voxel, mm³."""
+        """The volume of one voxel, mm³."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property
     def shear(self) -> float:
-        """Largest absolute cosine between two array axes; 0 for an orthogonal grid."""
+        """The largest absolute cosine between two array axes; 0 for an orthogonal grid."""
         directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
@@ -101,7 +101,7 @@ class Grid:
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """World positions `(8, 3)` of the outer corners of the box of voxels, mm."""
+        """The world positions `(8, 3)` of the outer corners of the box of voxels, mm."""
         ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij")).reshape(3, 8)
         return world_positions(self.affine, ends.T)
 

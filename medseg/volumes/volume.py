@@ -69,12 +69,12 @@ class Volume:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """The number of channels."""
         return int(self.data.shape[0])
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size along each array axis, mm."""
+        """The voxel size along each array axis, mm."""
         return self.grid.spacing
 
     def with_data(self, data: Array, kind: Kind | None = None) -> Volume:

@@ -323,7 +323,7 @@ def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, 
     assert main(["predict", model, str(strange), "-o", str(tmp_path)]) == 1
     assert "the output would replace an input" in capsys.readouterr().err
     assert main(["predict", str(run), "--held-out", "--suffix", ".nrrd"]) == 1
-    assert "found --suffix with --held-out" in capsys.readouterr().err
+    assert "--suffix: found it with --held-out" in capsys.readouterr().err
 
 
 def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path):

@@ -35,7 +35,7 @@ def test_predictions_of_a_model_that_was_trained_further_are_not_measured(run, c
     assert f"2 of 2 predictions were made by another model than {run / 'model'}" in told
     assert f"Predict again: medseg predict {run} --held-out" in told
     assert main(["predict", str(run), "--held-out", "--skip-existing"]) == 0
-    assert "0 of 2 cases already there" in capsys.readouterr().out
+    assert "0 of 2 cases predicted already" in capsys.readouterr().out
     after = stamps(run / "predictions")
     assert all(after[name] > before[name] for name in before)
     assert main(["evaluate", str(run)]) == 0
@@ -57,7 +57,7 @@ def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path,
     assert main([*call, "overlap=0.25"]) == 0
     (tmp_path / "provenance.jsonl").unlink()
     assert main(call) == 0  # nobody knows what made it
-    assert "1 of 1 case already there" in capsys.readouterr().out
+    assert "1 of 1 case predicted already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("setting", ["device=cpu", "max_memory=1GB", "folder=x"])

@@ -239,7 +239,7 @@ def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, caps
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out"), "--instances"]) == 1
     assert "toy: ensemble: finds no instances. Use one of its members" in capsys.readouterr().err
     assert main(["predict", str(run), "--held-out", "--instances"]) == 0
-    assert "all held-out cases are there already" in capsys.readouterr().out
+    assert "all held-out cases were predicted already" in capsys.readouterr().out
     held_out = json.loads((run / "splits.json").read_text())[1]["validation"]
     own = load(run / "fold_1").instances(pictures / "images" / f"{held_out[0]}.png")
     found = read_instances(run / "predictions" / f"{held_out[0]}_instances.nii.gz")

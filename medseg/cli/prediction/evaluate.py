@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> int:
     by_instance = options.instances or options.components_of is not None
     if options.only_predicted and (by_instance or options.reference is None):
         raise ConfigError(
-            "--only-predicted: found it without two folders of label maps, expected these. Leave it out."
+            "--only-predicted: found it without two folders of label maps, expected these. Remove it."
         )
     if options.detection_iou is not None and not by_instance:
-        raise ConfigError("--detection-iou: found it without --instances. Add --instances, or leave it out.")
+        raise ConfigError("--detection-iou: found it without --instances. Add --instances, or remove it.")
     if options.tolerance_mm is not None and by_instance:
         raise ConfigError(
-            "--tolerance-mm: found it with --instances, which measure no surfaces. Leave one out."
+            "--tolerance-mm: found it with --instances, for which no surfaces are measured. Remove one of them."
         )
     return _instances(options) if by_instance else _label_maps(options)
 

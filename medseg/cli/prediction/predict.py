@@ -1,4 +1,4 @@
-"""``medseg predict``: label maps of image files, each on its file's own grid."""
+"""``medseg predict``: write the label map of each image, on the grid of its file."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_and_model(folder: Path) -> tuple[Path, Path]:
-    """Return the run folder and the model folder that are meant by either of them."""
+    """Return the run folder and the model folder, given either of them."""
     model = folder / "model" if (folder / "model").is_dir() else folder
     return model.parent, model
 
 
 def _cross_validation(folder: Path) -> RunFolder | None:
-    """Return the cross-validation that is meant by its own folder or by that of its ensemble."""
+    """Return the cross-validation, given its folder or that of its ensemble; None for another run."""
     from medseg.experiment.run_folder import RunFolder
 
     candidates = [folder, *([folder.parent] if folder.name == "model" else [])]
@@ -129,7 +129,7 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
     outputs = prediction.outputs
     total = pluralise(prediction.num_cases, "case")
     if skips:
-        print(f"{prediction.num_cases - len(prediction)} of {total} already there")
+        print(f"{prediction.num_cases - len(prediction)} of {total} predicted already")
     failed = _follow(prediction.run, len(prediction), "slice" if outputs.instances else "window")
     print(f"{prediction.num_cases - failed} of {total} in {outputs.folder}")
     return 2 if failed else 0
@@ -144,7 +144,7 @@ def _predict_out_of_fold(
     pending = pending_predictions(run, instances=instances)
     cases = sum(len(one.cases) for one in pending)
     if not cases:
-        print(f"all held-out cases are there already: {run.predictions}")
+        print(f"all held-out cases were predicted already: {run.predictions}")
         return 0
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
@@ -175,7 +175,7 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
 
 
 def _print_estimates(models: LoadedModels, cases: Sequence[Case]) -> int:
-    """Print what predicting each image takes and return the exit code."""
+    """Print the estimated time and memory for each image and return the exit code."""
     from medseg.inference.estimate import estimate_cases
     from medseg.runtime.memory import format_size
 

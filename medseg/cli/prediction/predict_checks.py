@@ -1,4 +1,4 @@
-"""Reading the arguments of ``medseg predict``, and which of them do not go together."""
+"""Checks of the arguments of ``medseg predict``: images, settings, and options that exclude each other."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def images_and_settings(arguments: Sequence[str]) -> tuple[list[Path], dict[str,
 
 
 def check_options(given: Collection[str], images: bool) -> None:
-    """Raise `ConfigError` if options do not go together.
+    """Raise `ConfigError` if options exclude each other.
 
     Args:
         given: The options that were given, see `given_options`.
@@ -51,22 +51,25 @@ def check_options(given: Collection[str], images: bool) -> None:
     from medseg.errors import ConfigError
 
     if ("--held-out" in given) == images:
-        raise ConfigError("Give either images or --held-out.")
+        found = "images and --held-out" if images else "neither images nor --held-out"
+        raise ConfigError(f"images: found {found}, expected one of them. Give either images or --held-out.")
     if images and not {"--output", "--estimate"} & set(given):
-        raise ConfigError("no folder for the label maps. Give it with --output FOLDER.")
+        raise ConfigError(
+            "--output: found no folder for the label maps, expected one. Give it with --output FOLDER."
+        )
     if {"--held-out", "--suffix"} <= set(given):
         raise ConfigError(
-            "found --suffix with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects them. Leave "
-            "it out."
+            "--suffix: found it with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects. Remove "
+            "--suffix."
         )
     if "--instances" in given:
-        reason = "instances are found in whole slices by one model. Leave one out"
+        reason = "instances are found in whole slices by one model. Remove one of the options"
         others = ("--estimate", "--max-memory", "--ensemble-with", "--probabilities")
         _refuse("--instances", given, others, reason)
 
 
 def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, object]) -> None:
-    """Raise `ConfigError` if options do not go with predicting the held-out cases of a cross-validation.
+    """Raise `ConfigError` for options that cannot be used with the held-out cases of a cross-validation.
 
     Args:
         run: Folder of the cross-validation.

@@ -109,6 +109,8 @@ def _label_table(root: Path) -> Labels | None:
     for file in sorted((root / "derivatives").rglob("*dseg.tsv")):
         labels = Labels.from_tsv(file)
         if chosen and (labels.names, labels.values) != (chosen[1].names, chosen[1].values):
-            raise DataError(f"{chosen[0]} and {file} name labels differently. Make them the same.")
+            raise DataError(
+                f"{chosen[0]} and {file} name labels differently, expected equal tables. Correct one of them."
+            )
         chosen = chosen or (file, labels)
     return chosen[1] if chosen else None

@@ -29,7 +29,7 @@ def is_nnunet(path: Path) -> bool:
 
 @register_layout("msd", recognise=is_msd)
 def read_msd(path: Path) -> Dataset:
-    """Read the Decathlon's layout: lists ``training`` (image, label) and ``test`` (images only).
+    """Read the layout of the Decathlon: lists ``training`` (image, label) and ``test`` (images only).
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named without the
     ``_0000`` of their files; those are found. An entry of ``training`` may list its annotated labels:
@@ -78,7 +78,9 @@ def _annotated_labels(names: Any, where: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f'{where}: found {names!r}, expected the annotated labels: ["liver"]. Correct it.')
+        raise DataError(
+            f'{where}: found {names!r}, expected a list of the annotated labels, such as ["liver"]. Correct it.'
+        )
     return tuple(names)
 
 
@@ -135,7 +137,9 @@ def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[C
     Missing partners are kept, so that `require_files` can list them.
     """
     if not isinstance(ending, str):
-        raise DataError(f'{where}: file_ending: found {ending!r}, expected ".nii.gz", say. Add it.')
+        raise DataError(
+            f'{where}: file_ending: found {ending!r}, expected a suffix such as ".nii.gz". Add it.'
+        )
     ids = set()
     for file in visible_files(root / "imagesTr"):
         stem = file.name.removesuffix(ending)
@@ -187,7 +191,7 @@ def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
     table = values.get(key)
     if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))} or not table:
         raise DataError(
-            f'{where}: {key}: found {table!r}, expected {{"0": "CT"}}, say, numbered from 0. Correct it.'
+            f'{where}: {key}: found {table!r}, expected names numbered from 0, such as {{"0": "CT"}}. Correct it.'
         )
     return tuple(str(table[str(i)]) for i in range(len(table)))
 
@@ -266,5 +270,7 @@ def _inverted(table: dict[str, str], where: str) -> dict[str, int]:
     names = list(table.values())
     if len(set(names)) < len(names):
         doubled = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where}: the name {doubled!r} stands for several values. Give each its own name.")
+        raise DataError(
+            f"{where}: found the name {doubled!r} for several values, expected unique names. Rename one of them."
+        )
     return {name: int(value) for value, name in table.items()}

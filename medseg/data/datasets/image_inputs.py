@@ -49,7 +49,7 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder. Check the path.")
+        raise DataError(f"{path}: found no such file or folder. Check the path.")
     files = visible_files(path)
     images = [file for file in files if suffix_of(file)]
     headers = {stem_of(file) for file in images if suffix_of(file) == ".hdr"}
@@ -61,7 +61,9 @@ def _image_files(path: Path) -> list[Path]:
     folders = [item for item in sorted(path.iterdir()) if item.is_dir() and not item.name.startswith(".")]
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
-        raise DataError(f"{path}: found no image, expected NIfTI, NRRD or MHA files, or a DICOM series.")
+        raise DataError(
+            f"{path}: found no image, expected NIfTI, NRRD or MHA files, or a DICOM series. Check the path."
+        )
     return series
 
 

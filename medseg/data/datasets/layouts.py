@@ -40,7 +40,9 @@ def read_dataset(path: str | Path, layout: str = "auto") -> Dataset:
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: no such folder or file. Give a dataset's folder or a TSV table of cases.")
+        raise DataError(
+            f"{path}: found no such folder or file, expected a dataset. Give a dataset's folder or a TSV table of cases."
+        )
     chosen = _recognised(path) if layout == "auto" else _named(layout)
     dataset = chosen.read(path)
     if not dataset.cases:

@@ -113,7 +113,7 @@ def _source_box(
 def _read_box(
     array: NDArray[np.generic], start: NDArray[np.intp], size: Sequence[int]
 ) -> NDArray[np.generic]:
-    """Return a copy of `(C, *size)` from `start`, which may lie outside the array; missing voxels are 0."""
+    """Return a copy of `(C, *size)` from `start`, which may be outside the array; missing voxels are 0."""
     low = np.maximum(start, 0)
     high = np.minimum(start + np.array(size), array.shape[1:])
     result = np.zeros((array.shape[0], *size), dtype=array.dtype)

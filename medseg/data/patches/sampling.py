@@ -1,4 +1,4 @@
-"""Where training patches lie: which case, which centre, and how many of them contain foreground.
+"""Sampling of training patches: their case, their centre, and the share of those centred on foreground.
 
 Randomness is stateless: the generator of each sample is derived from (seed, stream, index). Workers, ranks and a
 resumed run therefore see the same data.

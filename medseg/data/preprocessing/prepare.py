@@ -84,9 +84,9 @@ _NATURAL_IMAGE_ADVICE = {  # by the channels found and expected
     (
         1,
         3,
-    ): "If it is a grey image, convert it to RGB; else give one file per channel, or one that holds them all.",
-    (3, 4): "If it is a colour image, it lacks the alpha channel that others have: drop theirs.",
-    (4, 3): "If it is a colour image, drop the alpha channel.",
+    ): "If it is a grey image, convert it to RGB; otherwise give one file per channel, or one file that holds them all.",
+    (3, 4): "If it is a colour image, it lacks the alpha channel of the other images: remove theirs.",
+    (4, 3): "If it is a colour image, remove the alpha channel.",
 }
 
 
@@ -110,8 +110,8 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:
             raise DataError(
-                f"{where}: found NaN or infinity in {pluralise(count, 'voxel')}, expected none. Replace them, such as by the value of "
-                "the background, if resampling has left them outside the field of view."
+                f"{where}: found NaN or infinity in {pluralise(count, 'voxel')}, expected none. Replace them, for "
+                "example by the value of the background if resampling left them outside the field of view."
             )
 
 

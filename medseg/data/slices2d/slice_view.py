@@ -65,7 +65,7 @@ class SliceView:
         """
         if settings.radiological_view and not preprocessing.orientation:
             raise ConfigError(
-                "slices.radiological_view: found preprocess.orientation null, expected axis codes. Set it to RAS, say."
+                "slices.radiological_view: found preprocess.orientation null, expected axis codes. Set it to RAS, for example."
             )
         return cls(settings, axis, preprocessing.orientation, settings.hounsfield(preprocessing))
 

@@ -126,7 +126,7 @@ def test_doubled_ids(tmp_path):
         ({"background": 0, "liver": True}, "expected a whole number"),
         ({"background": 0, "liver": -1}, "expected a whole number"),
         ({"background": 0, "a": 1, "b": 1}, "expected unique names and values"),
-        ({"0": "background", "1": "a", "2": "a"}, "'a' stands for several values"),
+        ({"0": "background", "1": "a", "2": "a"}, "'a' for several values"),
         ([], "expected {"),
     ],
 )

@@ -129,7 +129,7 @@ def test_wrong_number_of_channels_is_refused(make_volume):
         (1, 3, "grey image, convert it to RGB"),
         (3, 1, "colour image, convert it to grey"),
         (4, 1, "convert it to grey, without its alpha channel"),
-        (4, 3, "drop the alpha channel"),
+        (4, 3, "remove the alpha channel"),
         (3, 4, "lacks the alpha channel"),
         (3, 2, "Give one file per channel"),
     ],

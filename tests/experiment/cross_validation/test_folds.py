@@ -230,7 +230,7 @@ def test_held_out_predictions_are_completed(copied, capsys):
     for folder in (copied, copied / "model"):  # the ensemble has seen all of them
         assert main(["predict", str(folder), "--held-out"]) == 0
         told = capsys.readouterr().out
-        assert ("1 of 1 case " if folder == copied else "all held-out cases are there already") in told
+        assert ("1 of 1 case " if folder == copied else "all held-out cases were predicted already") in told
     assert main(["predict", str(copied), "--held-out", "overlap=0"]) == 1
     assert "--held-out: found it with overlap=, expected none of them" in capsys.readouterr().err
     assert main(["predict", str(copied / "fold_0"), "--held-out", "overlap=0"]) == 0
