@@ -40,6 +40,9 @@ class Config(BaseModel):
             values: Nested dicts, lists and scalars.
             source: File name for messages.
 
+        Returns:
+            The validated configuration.
+
         Raises:
             ConfigError: Values do not fit; one message lists every mistake.
         """
@@ -56,6 +59,9 @@ class Config(BaseModel):
             path: YAML file; see `medseg.yaml_dialect`.
             overrides: Settings that replace those of the file.
 
+        Returns:
+            The validated configuration.
+
         Raises:
             ConfigError: The file is missing, is not YAML, or holds values that do not fit.
         """
@@ -64,10 +70,13 @@ class Config(BaseModel):
         return cls.parse(apply_overrides(read_yaml(path), overrides), source=f"{path}{given}")
 
     def replace(self, **changes: Any) -> Self:
-        """Return a validated copy with the given fields changed.
+        """Return a validated copy with some fields changed.
 
         Args:
             changes: New values by field.
+
+        Returns:
+            The copy; this configuration is not changed.
 
         Raises:
             ConfigError: A field is unknown, or a value does not fit.
@@ -112,12 +121,15 @@ def _leaves(values: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of `values` with each ``a.b=value`` applied.
+    """Apply ``a.b=value`` overrides to plain values, in order.
 
     Args:
-        values: Nested dicts, lists and scalars.
+        values: Nested dicts, lists and scalars; not changed.
         overrides: Dotted keys with values in YAML. A mapping is merged with an existing one; an empty mapping, as in
             ``data.partially_annotated={}``, replaces it.
+
+    Returns:
+        A changed copy of `values`.
 
     Raises:
         ConfigError: An override is no ``key=value``, its value is no YAML, or its key leads through a value.

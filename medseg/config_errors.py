@@ -14,12 +14,16 @@ from medseg.renamed_keys import renamed
 
 
 def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
-    """Return all mistakes of a file as one message; of a union, only those of the branch that fits best.
+    """Explain all mistakes of a file in one message.
 
     Args:
         error: The error of pydantic.
         cls: The configuration that was parsed.
         source: File name or words for the source of the values.
+
+    Returns:
+        The source and the mistake on one line; with several mistakes, their number and one line for each. For a
+        union, only the mistakes of the branch that fits best are named.
     """
     lines: list[str] = []
     unions: dict[tuple[int | str, ...], dict[int | str, list[Any]]] = {}
@@ -169,6 +173,9 @@ def class_in_words(name: str) -> str:
 
     Args:
         name: Name in capitalised words.
+
+    Returns:
+        The words in lower case, separated by spaces.
 
     >>> class_in_words("PredictSettings")
     'predict settings'

@@ -50,11 +50,14 @@ class Registry(Generic[T]):
         self._items: dict[str, T] = {}
 
     def add(self, name: str, item: T) -> T:
-        """Register an item and return it.
+        """Register an item.
 
         Args:
             name: Its name.
             item: The item.
+
+        Returns:
+            The item, so that the method may be used in an assignment.
 
         Raises:
             ConfigError: The name is taken.
@@ -70,6 +73,10 @@ class Registry(Generic[T]):
         Args:
             name: A registered name.
 
+        Returns:
+            The registered item; built-in modules and entry points of other packages are loaded if they are needed to
+            find it.
+
         Raises:
             ConfigError: The name is unknown; the message suggests known names.
         """
@@ -82,10 +89,13 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def hint(self, name: str) -> str:
-        """Return a sentence with the names most similar to an unknown one, or with all names if none is similar.
+        """Suggest registered names for an unknown one.
 
         Args:
             name: The unknown name; names that begin with it come first.
+
+        Returns:
+            A sentence, with a leading space, with the most similar names, or with all names if none is similar.
         """
         longer = sorted(known for known in self._items if known.startswith(name))
         near = list(dict.fromkeys([*longer, *get_close_matches(name, self._items, n=_MOST_NEAR)]))
@@ -94,10 +104,13 @@ class Registry(Generic[T]):
         return f" Did you mean {' or '.join(map(repr, near[:_MOST_NEAR]))}? There are {len(self._items)} {self._plural}."
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Return sorted names.
+        """Return the names that match a pattern.
 
         Args:
-            pattern: Shell-style pattern that the names match.
+            pattern: Shell-style pattern.
+
+        Returns:
+            Names in alphabetical order, those of other packages' entry points included.
         """
         self._load_modules()
         self._load_entry_points()

@@ -48,10 +48,13 @@ values of an old pair are two settings now."""
 
 
 def renamed(key: str) -> tuple[str, ...]:
-    """Return the new name of a key; two names if it is two settings now, none if it was not renamed.
+    """Return the new name of a key.
 
     Args:
         key: Dotted key, from the root of an experiment or of one group of its settings.
+
+    Returns:
+        The new dotted key; two keys if it was split into two settings; empty if it was not renamed.
 
     >>> renamed("train.budget")
     ('train.max_time',)

@@ -26,6 +26,9 @@ def parse_yaml(text: str) -> Any:
     Args:
         text: YAML without aliases, duplicate keys and tags, nested at most `MAX_NESTING` levels deep.
 
+    Returns:
+        Nested dicts, lists and scalars; None for empty text.
+
     Raises:
         ValueError: The text is no such YAML; the message names the reason and the line.
 
@@ -44,6 +47,9 @@ def to_yaml(values: Any) -> str:
     Args:
         values: Nested dicts, lists and scalars.
 
+    Returns:
+        YAML text with keys in the given order, which `parse_yaml` reads.
+
     >>> print(to_yaml({"patch": {"size": [32, 32, 16]}}), end="")
     patch:
       size: [32, 32, 16]
@@ -57,6 +63,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Args:
         path: UTF-8 file, with or without a byte order mark; an empty file is an empty mapping.
+
+    Returns:
+        The values by key, in the order of the file.
 
     Raises:
         ConfigError: The file is missing, is not text, is not YAML or holds something other than a mapping.

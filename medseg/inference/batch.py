@@ -31,6 +31,9 @@ def without_recording(target: Path) -> AbstractContextManager[None]:
 def memory_error_as_data_error(case: Case) -> Generator[None]:
     """Convert MemoryError into DataError so that the batch continues with the next case.
 
+    Args:
+        case: The case that is predicted, named in the message.
+
     Raises:
         DataError: The memory did not suffice for this case.
     """

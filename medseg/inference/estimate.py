@@ -52,6 +52,9 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
         predictor: The model.
         source: The image, as for a call of the predictor.
 
+    Returns:
+        The time in seconds, the memory in bytes, and the numbers of windows, bands and voxels.
+
     Raises:
         DataError: The image cannot be read or does not fit the model.
         ConfigError: The allowed memory is too small for it.

@@ -17,12 +17,15 @@ from medseg.volumes.volume import Volume
 
 
 def label_map_of(predictor: Predictor, instances: Instances, like: Volume) -> Volume:
-    """Return the label map `(1, X, Y, Z)` of the instances' classes.
+    """Return the label map of the instances' classes.
 
     Args:
         predictor: The model, which knows the labels' values.
         instances: Instances of the volume `(X, Y, Z)`.
         like: Volume whose grid and header the label map gets.
+
+    Returns:
+        Label map `(1, X, Y, Z)` with the labels' values.
     """
     values = predictor.engine.rule.values[instances.to_label_map()]
     return Volume(values[None], like.grid, "label", like.header)

@@ -78,6 +78,11 @@ class OutputFiles:
             label_map: Label map of the case.
             provenance: Records of the folder that holds the label map.
             model_id: The model and settings whose prediction is wanted.
+
+        Returns:
+            `MISSING` if a wanted file is missing or was not written completely; `UNRECORDED` if the files exist but
+            no record
+            names their model; `OTHER_MODEL` if another model or other settings wrote them; else `CURRENT`.
         """
         name = stem_of(label_map)
         exist = all(file.is_file() for file in self.files_of(label_map))

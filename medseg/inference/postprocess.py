@@ -8,11 +8,14 @@ from medseg.model_folder.settings import PredictSettings
 
 
 def component_groups(settings: PredictSettings, labels: Labels) -> list[tuple[int, ...]]:
-    """Return the groups of label values of which only the largest connected component is kept, in order.
+    """Return the groups of label values that are reduced to their largest connected component.
 
     Args:
         settings: Prediction settings. The whole foreground comes first, if wanted, then each name of `keep_largest`.
         labels: Labels and regions that these names refer to. A region is the group of its labels.
+
+    Returns:
+        Label values of each group, in the order in which the groups are reduced.
 
     Raises:
         DataError: A name is neither a label nor a region.

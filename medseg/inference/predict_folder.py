@@ -62,6 +62,9 @@ class LoadedModels:
             device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
             max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
 
+        Returns:
+            The predictors, in the order of the folders, and their identity for the provenance record.
+
         Raises:
             ModelError: A folder is missing or damaged, or the models have different labels or channels.
         """
@@ -91,6 +94,9 @@ def named_cases(images: Images, channels: int) -> list[NamedCase]:
         images: Image files, folders of images or DICOM folders, named after their files; or cases or a dataset, named
             after their ids.
         channels: Number of channels of an image, see `read_images`.
+
+    Returns:
+        Pairs of name and case. Images given as files come as one case each, in the order of `read_images`.
 
     Raises:
         DataError: There is nothing to read, or files of some channels are missing.

@@ -128,6 +128,9 @@ class Predictor:
         Args:
             **changes: Settings to replace, such as ``overlap=0.25``, as for `load`.
 
+        Returns:
+            A new predictor; this one is not changed.
+
         Raises:
             ConfigError: A setting is unknown or its value does not fit.
         """
@@ -182,6 +185,10 @@ class Predictor:
 
         Args:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.
+
+        Returns:
+            The prepared image, slab axis first, and the label map on the grid of the file that it will fill. The
+            first stage of a cascade has not been run yet.
 
         Raises:
             DataError: The image cannot be read or does not fit the model.
@@ -259,6 +266,9 @@ class Predictor:
 
         Args:
             labels: A label map `(1, X, Y, Z)` with the labels' values; not changed.
+
+        Returns:
+            A label map on the same grid; `labels` itself if the settings ask for no post-processing.
         """
         if not self._component_groups:
             return labels

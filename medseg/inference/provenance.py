@@ -54,6 +54,9 @@ class ModelId:
         Args:
             models: The model folders.
             settings: Prediction settings that replace the stored ones, as for `medseg.load`.
+
+        Returns:
+            The hashes of the models, in the given order, and the settings, sorted by name.
         """
         listed = (f"{key}={_text(value)}" for key, value in sorted((settings or {}).items()))
         return cls(" ".join(map(model_hash, models)), tuple(listed))
@@ -125,6 +128,9 @@ class Provenance:
     def model_of(self, name: str) -> str | None:
         """Return the hash of the first model that wrote a label map.
 
+        Args:
+            name: Name of the label map, without suffix.
+
         Returns:
             The hash; `UNFINISHED` if writing the label map was interrupted; None if nothing is recorded.
         """
@@ -151,6 +157,10 @@ class Provenance:
             model_id: The model and its settings.
             instances: Whether instances must have been written with it.
             probabilities: Whether probabilities must have been written with it.
+
+        Returns:
+            True only if the record is complete, names the same models and settings, and covers the required extra
+            files.
         """
         record = self._records.get(name)
         if record is None or not record.complete or ModelId(record.model, record.settings) != model_id:

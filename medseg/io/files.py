@@ -21,10 +21,13 @@ _LABEL_LIMIT = 2**31
 
 
 def suffix_of(path: str | Path) -> str:
-    """Return the image suffix of a file name in lower case, or an empty string; ``.nii.gz`` is one suffix.
+    """Return the image suffix of a file name; ``.nii.gz`` is one suffix.
 
     Args:
         path: File name or path.
+
+    Returns:
+        The suffix in lower case with its dot, or an empty string if it is not that of an image.
 
     >>> suffix_of("scans/CT_01.NII.GZ"), suffix_of("notes.txt")
     ('.nii.gz', '')
@@ -38,6 +41,9 @@ def stem_of(path: str | Path) -> str:
 
     Args:
         path: File name or path.
+
+    Returns:
+        The name in its own case; the complete name if the suffix is not that of an image.
 
     >>> stem_of("scans/ct_01.nii.gz")
     'ct_01'
@@ -151,10 +157,13 @@ def read_labels(path: str | Path) -> Volume:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read the grid of an image; of a NIfTI file, only the header is read.
+    """Read the grid of an image; only the header of a NIfTI file is read.
 
     Args:
         path: The file or folder.
+
+    Returns:
+        Shape and affine (voxel indices to mm).
 
     Raises:
         DataError: The file is missing, damaged, or not an image.

@@ -45,6 +45,9 @@ def read_instances(path: str | Path) -> InstanceFile:
     Args:
         path: The instance map.
 
+    Returns:
+        The ids per voxel, with the classes and scores of the table if there is one.
+
     Raises:
         DataError: The file is no label map, or the table has unknown columns, duplicate ids, or cells that are not
             numbers.
@@ -90,6 +93,9 @@ def instance_table_path(path: Path) -> Path:
     Args:
         path: The instance map.
 
+    Returns:
+        ``CASE.tsv`` in the same folder; the file need not exist.
+
     >>> instance_table_path(Path("case.nii.gz")).name
     'case.tsv'
     """
@@ -101,6 +107,9 @@ def instance_map_path(label_map: Path) -> Path:
 
     Args:
         label_map: The label map.
+
+    Returns:
+        ``CASE_instances`` with the same suffix, in the same folder; the file need not exist.
 
     >>> instance_map_path(Path("case.nii.gz")).name
     'case_instances.nii.gz'

@@ -76,7 +76,7 @@ def _check_nrrd(head: bytes, path: Path) -> None:
 
 
 def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path) -> dict[str, str]:
-    """Return the values of the fields called `names`, each of which may occur once."""
+    """Return the values of the fields called `names`; each may occur once."""
     found: dict[str, str] = {}
     for line in lines:
         key, *rest = re.split(separator, line, maxsplit=1)

@@ -15,12 +15,15 @@ _PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
 
 
 def palette_indices(path: Path) -> NDArray[np.uint8] | None:
-    """Return the indices `(1, X, Y, 1)` of an image with a palette, None for any other image.
+    """Return the palette indices of an image with a palette.
 
     Drawing programs store label maps with a palette: index 2 is label 2, whatever its colour.
 
     Args:
         path: The file.
+
+    Returns:
+        Indices `(1, X, Y, 1)`; None for any other image.
 
     Raises:
         DataError: Pillow refuses the image, for example because it is too large.
@@ -32,10 +35,13 @@ def palette_indices(path: Path) -> NDArray[np.uint8] | None:
 
 
 def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
-    """Return grey and alpha `(Y, X, 2)` of a PNG with both, which SimpleITK cannot read; None for any other file.
+    """Return the voxels of a PNG with grey and alpha, which SimpleITK cannot read.
 
     Args:
         path: The file.
+
+    Returns:
+        Grey and alpha `(Y, X, 2)`; None for any other file.
 
     Raises:
         DataError: The file is such a PNG, but damaged or too large.

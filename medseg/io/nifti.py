@@ -49,6 +49,9 @@ def read_nifti(path: Path) -> Volume:
     Args:
         path: The file.
 
+    Returns:
+        Volume `(C, X, Y, Z)` of kind ``image``, with the geometry fields of the header.
+
     Raises:
         DataError: The file is missing, damaged, or not NIfTI.
     """
@@ -64,6 +67,9 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
         path: The file.
         image: The opened file; None to open it.
 
+    Returns:
+        Grid of three axes with an affine in mm.
+
     Raises:
         DataError: The file is missing, damaged, or not NIfTI.
     """
@@ -76,10 +82,13 @@ def read_nifti_grid(path: Path, image: Any = None) -> Grid:
 
 
 def nifti_bytes(path: Path) -> int:
-    """Return the bytes that the voxels take in memory; only the header is read.
+    """Return the memory that the voxels take once they are read; only the header is read.
 
     Args:
         path: The file.
+
+    Returns:
+        Bytes of the array that `read_nifti` returns.
 
     Raises:
         DataError: The file is missing, damaged, or not NIfTI.
@@ -123,6 +132,9 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
         volume: Volume whose geometry is written.
         shape: Shape of the voxels in the file.
         dtype: Data type of the voxels in the file.
+
+    Returns:
+        A nibabel header: NIfTI-2 if the source file was NIfTI-2 or an axis is too long for NIfTI-1, else NIfTI-1.
     """
     # NIfTI-2 keeps the affine in double precision, so a volume from such a file is written as NIfTI-2.
     double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
@@ -155,6 +167,9 @@ def storable(data: NDArray[Any], path: Path) -> NDArray[Any]:
     Args:
         data: Voxels of any shape.
         path: The file to write, for messages.
+
+    Returns:
+        Voxels of the same shape in native byte order, not copied if they are stored that way already.
 
     Raises:
         DataError: Voxels are not real numbers.

@@ -45,6 +45,9 @@ class ProbabilityFile:
 
         Args:
             axis: Spatial axis across which slices are written.
+
+        Returns:
+            Bytes, at most those of the whole file.
         """
         return min(_bytes_of(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
 
@@ -55,10 +58,13 @@ class ProbabilityFile:
         return min(_bytes_of(self._shape), runs * (length + _PAGE))
 
     def array(self, axis: int = 2) -> NDArray[np.uint16]:
-        """Return the encoded probabilities `(K, X, Y, Z)`; call it before each slice is written.
+        """Return the encoded probabilities for writing; call it before each slice is written.
 
         Args:
             axis: Spatial axis across which slices are written.
+
+        Returns:
+            Writable array `(K, X, Y, Z)` uint16, mapped from the file; multiples of 1/65535.
         """
         self._touched += self._slice_bytes(axis)
         if self._map is None or self._touched > self.resident_bytes(axis):
@@ -71,10 +77,13 @@ class ProbabilityFile:
 
     @staticmethod
     def encoded(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Return probabilities as multiples of 1/65535.
+        """Encode probabilities as multiples of 1/65535.
 
         Args:
             values: Probabilities in [0, 1], of any shape.
+
+        Returns:
+            Array of the same shape, rounded to the nearest multiple.
         """
         return np.rint(values * TOP).astype(np.uint16)
 
@@ -156,10 +165,13 @@ def _reserve(file: BinaryIO, size: int) -> None:
 
 
 def reading_probabilities(path: str | Path) -> Iterator[NDArray[np.uint16]]:
-    """Yield the encoded slices `(X, Y, K)` of a file that `writing_probabilities` created.
+    """Read the slices of a file that `writing_probabilities` created.
 
     Args:
         path: The file.
+
+    Yields:
+        Encoded probabilities `(X, Y, K)`, one slice after the other along the third axis.
     """
     image = nib.load(path, mmap=False)
     proxy = nib.arrayproxy.ArrayProxy(

@@ -41,6 +41,9 @@ def read_sitk(path: Path) -> Volume:
     Args:
         path: The file.
 
+    Returns:
+        Volume `(C, X, Y, Z)` of kind ``image``.
+
     Raises:
         DataError: The file is missing, damaged, or not an image.
     """
@@ -139,6 +142,9 @@ def read_dicom_series(folder: Path) -> Volume:
 
     Args:
         folder: Folder with the files of one series.
+
+    Returns:
+        Volume `(1, X, Y, Z)` of kind ``image``; CT intensities in HU.
 
     Raises:
         DataError: There is no series or more than one, a slice has no position, or gaps between slices differ.

@@ -170,10 +170,13 @@ def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:
 
 
 def find_model_folder(folder: str | Path) -> Path:
-    """Return the folder itself if it is a model folder, or the model folder of a run.
+    """Find the model folder that a path names.
 
     Args:
         folder: A model folder or a run.
+
+    Returns:
+        The folder itself if it is a model folder, else the model folder of the run.
 
     Raises:
         ModelError: It is neither, or the run is not finished.

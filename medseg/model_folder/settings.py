@@ -62,7 +62,7 @@ class PredictSettings(Config):
         min_instance_score: Minimum score of an instance, where instances are predicted.
         link: Linking of the instances of slices into those of a volume.
         keep_largest_foreground: Keep only the largest connected component of all labels together.
-        keep_largest: Labels or regions of which only the largest connected component is kept, in this order. A region is
+        keep_largest: Labels or regions to reduce to their largest connected component, in this order. A region is
             the union of its labels.
     """
 
@@ -85,6 +85,9 @@ class PredictSettings(Config):
 
         Args:
             changes: New values by field. A mapping joins the stored one; an empty mapping replaces it.
+
+        Returns:
+            New, validated settings.
 
         Raises:
             ConfigError: A field is unknown or its value does not fit.
@@ -148,6 +151,9 @@ class SavedModel(Config):
         Args:
             path: The file.
             *overrides: Values to change, as ``key=value``.
+
+        Returns:
+            The validated contents of the file, with the overrides applied in order.
 
         Raises:
             ModelError: Another version of medseg wrote the file in another format.

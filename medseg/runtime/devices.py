@@ -24,6 +24,9 @@ def checked_device(device: torch.device | str | None) -> torch.device:
     Args:
         device: The device; None selects `best_device`.
 
+    Returns:
+        The device, with its index if it has one.
+
     Raises:
         ConfigError: The device is unknown or not on this machine.
     """
@@ -46,6 +49,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     Args:
         precision: ``auto`` is bfloat16 if the hardware multiplies it natively, else float32.
         device: Where the network runs.
+
+    Returns:
+        float32, bfloat16 or float16.
     """
     if precision == "auto":
         if device.type == "cuda":
@@ -63,11 +69,14 @@ def has_amx() -> bool:
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Return an autocast context; it is disabled for float32.
+    """Return an autocast context.
 
     Args:
         dtype: Data type of the arithmetic.
         device: Where the network runs.
+
+    Returns:
+        The context for this type of device, disabled for float32.
     """
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 

@@ -17,6 +17,9 @@ def mean_over_ranks(number: Tensor) -> Tensor:
 
     Args:
         number: Tensor of this rank, overwritten by the mean.
+
+    Returns:
+        `number` itself; unchanged with a single rank.
     """
     if world_size() > 1:
         torch.distributed.all_reduce(number)
@@ -29,6 +32,9 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
     Args:
         tensor: Tensor of this rank, of one shape on all ranks.
+
+    Returns:
+        The sum, of the same shape; `tensor` itself with a single rank.
     """
     if world_size() == 1:
         return tensor

@@ -1,15 +1,19 @@
-"""Text from files made safe for comments, HTML and figures; numbers in readable form."""
+"""Untrusted text for comments, HTML and figures; numbers in readable form."""
 
 from __future__ import annotations
 
 
 def single_line(text: str) -> str:
-    """Return text on one line: white space becomes single spaces, unprintable characters become ``?``.
+    """Put text on one line and replace unprintable characters.
 
     Control characters could end a YAML comment or reverse the direction of text in a page.
 
     Args:
         text: Text of unknown origin.
+
+    Returns:
+        The text without white space at either end. Other white space becomes single spaces, unprintable characters
+        become ``?``.
 
     >>> single_line("a\\n b\\x07")
     'a b?'
@@ -19,21 +23,27 @@ def single_line(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return text on one line of at most `most` characters.
+    """Shorten text to one line of limited length.
 
     Args:
         text: Text of unknown origin.
-        most: Largest length; longer text ends with ``…``.
+        most: Largest length.
+
+    Returns:
+        The text as `single_line` returns it; if that is longer than `most` characters, its beginning and ``…``.
     """
     line = single_line(text)
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def format_number(value: float) -> str:
-    """Return a number with about four significant digits; large numbers get commas instead of an exponent.
+    """Format a number with about four significant digits.
 
     Args:
         value: The number.
+
+    Returns:
+        The number as text; from 1000, a whole number with commas instead of an exponent.
 
     >>> format_number(0.03120), format_number(48642.3)
     ('0.0312', '48,642')
@@ -42,19 +52,25 @@ def format_number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a fraction as a percentage with two significant digits, such as ``0.031 %``.
+    """Format a fraction as a percentage with two significant digits.
 
     Args:
         share: Fraction in [0, 1].
+
+    Returns:
+        Text such as ``0.031 %``, ``12 %`` or ``100 %``.
     """
     return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
 def pluralise(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 case`` or ``1,205 cases``.
+    """Format a number together with its noun.
 
     Args:
         number: How many there are.
         noun: The noun in singular, with a plural in ``s``.
+
+    Returns:
+        Text such as ``1 case`` or ``1,205 cases``.
     """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -25,11 +25,14 @@ _CGROUP_FILES = (  # names of the limit and the usage: control groups version 2,
 
 
 def parse_size(text: str, setting: str = "size") -> int:
-    """Return the bytes of a size such as ``8GB`` (8 · 10⁹), ``8GiB`` (8 · 2³⁰) or ``500 MB``.
+    """Parse a size such as ``8GB``, ``8GiB`` or ``500 MB``.
 
     Args:
         text: A positive number with a unit, in upper or lower case.
         setting: Name of the option or argument, for the message.
+
+    Returns:
+        Bytes; ``8GB`` is 8 · 10⁹, ``8GiB`` is 8 · 2³⁰.
 
     Raises:
         ConfigError: `text` has no unit, or is not a positive size.
@@ -57,11 +60,14 @@ def parse_size(text: str, setting: str = "size") -> int:
 
 
 def format_size(size: float, *, round_up: bool = False) -> str:
-    """Return bytes as text, such as ``3.2 GB`` or ``20 MB`` (powers of 10, as in `parse_size`).
+    """Format a number of bytes for people.
 
     Args:
         size: Bytes.
         round_up: Return gigabytes that are never below `size`, for a minimum that a user may type.
+
+    Returns:
+        Text such as ``3.2 GB`` or ``20 MB`` (powers of 10, as in `parse_size`).
     """
     if size < 10**8 and not round_up:
         return f"{size / 10**6:.3g} MB"
@@ -69,13 +75,16 @@ def format_size(size: float, *, round_up: bool = False) -> str:
 
 
 def free_memory(groups: Iterable[Path] | None = None) -> int:
-    """Return the bytes that this process may still take.
+    """Return the memory that this process may still take.
 
     This is the memory that the machine has available, or what is left of a control group (container, SLURM job) if
     that is less. Cached files count as free, because the kernel drops them when memory is needed.
 
     Args:
         groups: Folders of control groups; None for the group of this process and all groups above it.
+
+    Returns:
+        Bytes.
     """
     free = int(psutil.virtual_memory().available)
     for folder in control_groups() if groups is None else groups:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], alignment: str = "") -> list[str]:
-    """Return one line of text per row, with columns padded to equal width and separated by two spaces.
+    """Align the cells of a table in columns.
 
     Args:
-        rows: Cells of each row, equally many in all rows.
-        alignment: One letter per column, ``l`` or ``r``; by default the first column is left-aligned and the
-            others are right-aligned.
+        rows: Cells of each row, the same number in all rows.
+        alignment: One letter per column, ``l`` or ``r``; by default the first column is left-aligned and the others
+            are right-aligned.
+
+    Returns:
+        One line of text per row, with columns padded to equal width and separated by two spaces.
 
     >>> align_columns([("liver", "0.95"), ("spleen", "0.9")])
     ['liver   0.95', 'spleen   0.9']
@@ -31,12 +34,15 @@ def align_columns(rows: Sequence[Sequence[str]], alignment: str = "") -> list[st
 
 
 def text_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = (), *, total: bool = False) -> str:
-    """Return aligned text with a rule below the header.
+    """Format a table as aligned text.
 
     Args:
         rows: The header and the rows of the body.
         notes: Lines below the table.
         total: Whether the last row is a total, which a rule separates from the others.
+
+    Returns:
+        Lines of text with a rule below the header, without a line break at the end.
 
     >>> print(text_table([("label", "Dice"), ("liver", "0.95")], notes=["1 case"]))
     label  Dice
@@ -53,11 +59,14 @@ def text_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = (), *, tota
 
 
 def html_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """Return the HTML of a table, every cell escaped; the first column holds the names of the rows.
+    """Format a table as HTML; the first column holds the names of the rows.
 
     Args:
         rows: The header and the rows of the body.
         notes: Paragraphs below the table.
+
+    Returns:
+        A ``<table>`` element and one ``<p>`` element per note, with all text escaped.
     """
     header, *body = rows
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)

@@ -94,6 +94,9 @@ def write_error(path: Path, error: OSError) -> DataError:
     Args:
         path: The file.
         error: The error of the system.
+
+    Returns:
+        An error that names the file, the reason and the remedy; the caller raises it.
     """
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "Free space, or choose another folder." if full else "Choose another folder."

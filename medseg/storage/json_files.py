@@ -15,6 +15,9 @@ def read_json(path: Path) -> Any:
     Args:
         path: The file.
 
+    Returns:
+        Nested dicts, lists and scalars.
+
     Raises:
         DataError: The file is missing, not UTF-8 or not JSON (with line and column), a key occurs twice in one object,
             or it holds NaN or Infinity, which JSON does not have.
@@ -51,6 +54,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Args:
         path: The file.
+
+    Returns:
+        The values by key, in the order of the file.
 
     Raises:
         DataError: `read_json` raises it, or the top level is something else.

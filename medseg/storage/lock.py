@@ -38,6 +38,9 @@ class RunLock:
     def __enter__(self) -> Self:
         """Take the lock.
 
+        Returns:
+            The lock itself.
+
         Raises:
             ConfigError: A running process holds the lock, or a process on another host, whose state is unknown.
         """

@@ -62,11 +62,7 @@ def check_manifest(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder passes `check_manifest`.
-
-    Args:
-        folder: The folder.
-    """
+    """Return whether a folder passes `check_manifest`."""
     try:
         check_manifest(folder)
     except ModelError:

@@ -10,11 +10,14 @@ from typing import Any
 
 
 def file_stamps(paths: Iterable[Path], root: Path | None = None) -> list[tuple[str, int, int]]:
-    """Return name, bytes and modification time (nanoseconds) of each file; a folder stands for its files.
+    """Return the stamps of files, by which changes of a dataset are recognised.
 
     Args:
-        paths: Files, and folders such as a DICOM series.
+        paths: Files, and folders such as a DICOM series. A folder is replaced by the sorted files in it.
         root: Folder that names are relative to, so that a moved dataset keeps its stamps; None keeps full paths.
+
+    Returns:
+        Name, bytes and modification time (nanoseconds) of each file.
     """
     files = [part for path in paths for part in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return [
@@ -28,10 +31,13 @@ def file_stamps(paths: Iterable[Path], root: Path | None = None) -> list[tuple[s
 
 
 def short_hash(facts: Any) -> str:
-    """Return 16 hexadecimal digits that change with any of `facts`.
+    """Return a hash that changes with any of `facts`.
 
     Args:
         facts: Plain values, as JSON holds them.
+
+    Returns:
+        16 hexadecimal digits. The order of keys does not matter.
 
     >>> short_hash([1, "a"]) == short_hash([1, "b"])
     False

@@ -91,6 +91,9 @@ def read_tsv(path: str | Path) -> TsvTable:
     Args:
         path: UTF-8 file, with or without a byte order mark.
 
+    Returns:
+        The columns and rows; cells without white space at either end, empty lines left out.
+
     Raises:
         DataError: The file cannot be read, is empty or is not UTF-8; a column occurs twice; a row has more or fewer
             cells than the header.
@@ -128,12 +131,15 @@ def read_tsv(path: str | Path) -> TsvTable:
 
 
 def to_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    r"""Return a table as text that `read_tsv` reads.
+    r"""Format a table as text that `read_tsv` reads.
 
     Args:
         columns: Names of the columns.
         rows: Cells of each row. Floats get six significant digits (``nan`` and ``inf`` as such), None becomes an
             empty cell, and tabs and line breaks in text become spaces.
+
+    Returns:
+        The header and one line per row, each with a line break at its end.
 
     >>> to_tsv(["case", "dice"], [["a", 0.25], ["b", float("nan")]])
     'case\tdice\na\t0.25\nb\tnan\n'

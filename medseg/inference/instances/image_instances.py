@@ -82,6 +82,9 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
         instances: Instances of a volume on `grid`.
         grid: Grid of the prepared volume.
         target: Grid of the file, of any orientation, extent and spacing.
+
+    Returns:
+        Instances on `target`, in the order of the given ones.
     """
     ids = Volume(instances.to_map()[None], grid, "label").resampled(like=target).data[0]
     kept = np.unique(ids[ids > 0])
@@ -101,6 +104,9 @@ def without_covered(instances: Instances, least: float = 0.5) -> Instances:
     Args:
         instances: The instances.
         least: Minimum share of an instance that must be left.
+
+    Returns:
+        The remaining instances with their full masks, in the given order.
     """
     taken = np.zeros(instances.shape, dtype=bool)
     kept = []

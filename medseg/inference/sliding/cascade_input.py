@@ -30,12 +30,15 @@ class CascadeInput:
         self.shape = (channels + 1, *sizes)
 
     def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Return new slices `(c + 1, last - first, columns, Y)` float32.
+        """Return slices of the image and of the first stage's label map as the last channel.
 
         Args:
             first: First slice.
             last: Slice after the last one.
             columns: Part of the second axis; None for all.
+
+        Returns:
+            New float32 tensor `(c + 1, last - first, columns, Y)`; its last channel is 0 without a first stage.
         """
         columns = columns or slice(0, self.shape[2])
         width = columns.stop - columns.start
@@ -47,9 +50,12 @@ class CascadeInput:
 
 
 def empty_in_both(is_empty_image: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
-    """Return a test for windows `(c + 1, *window)`: the image is empty and the first stage found only background.
+    """Return a test whether a window is empty in the image and the first stage found only background there.
 
     Args:
         is_empty_image: The test for the window `(c, *window)` of the image.
+
+    Returns:
+        The test for windows `(c + 1, *window)`, whose last channel is the first stage.
     """
     return lambda window: is_empty_image(window[:-1]) and not bool(window[-1].any())

@@ -95,6 +95,9 @@ class Engine:
         Args:
             prepared: The image.
             plan: Its memory plan.
+
+        Returns:
+            The windows with the plan's batch size and storage, and with the test for empty windows of this image.
         """
         return replace(
             self.sliding,
@@ -118,6 +121,9 @@ class Engine:
             prepared: The image; not changed.
             probabilities: File that will be filled with the probabilities, if wanted.
             measure: Measure the network in any case.
+
+        Returns:
+            Number of bands, batch size, and number format and device of the sums.
 
         Raises:
             ConfigError: No layout fits; the message names the smallest sufficient budget.

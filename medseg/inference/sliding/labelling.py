@@ -55,6 +55,9 @@ class LabelRule(Protocol):
         Args:
             sums: Sums `(*shape, k)` of the models' probabilities, encoded as in `ProbabilityFile`.
             count: Number of models.
+
+        Returns:
+            Class indices `(*shape)`, positions in `values`.
         """
 
 
@@ -63,6 +66,9 @@ def label_rule(labels: Labels) -> LabelRule:
 
     Args:
         labels: Labels that the network learned, and its regions if it predicts these.
+
+    Returns:
+        `RegionThreshold` if the network predicts regions, else `Argmax`.
 
     Examples:
         >>> rule = label_rule(Labels.from_names({"background": 0, "liver": 5}))

@@ -84,7 +84,7 @@ def plan_memory(
     *,
     measure: bool = True,
 ) -> MemoryPlan:
-    """Choose the layout that fits the budget and predicts the fewest windows; of several such, the smallest.
+    """Choose the layout that fits the budget and predicts the fewest windows, and the smallest of several such layouts.
 
     Args:
         prepared: The image to predict.
@@ -93,6 +93,9 @@ def plan_memory(
         network: The network. If it runs on a GPU, the slab is held there, too, if it fits. If it runs in reduced
             precision, float16 sums lose nothing that its logits contain.
         measure: Whether to measure the memory that the network uses; otherwise, it counts as 0.
+
+    Returns:
+        The chosen layout with its expected peak of resident memory in bytes.
 
     Raises:
         ConfigError: No layout fits; the message names the smallest sufficient budget.

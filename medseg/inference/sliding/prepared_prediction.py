@@ -56,6 +56,10 @@ class PreparedPrediction:
 
         Args:
             progress: Called with (done, total, "window") of the first stage.
+
+        Returns:
+            A prediction whose image includes the first stage; this one if there is no first stage or it was run
+            already.
         """
         if self.run_first_stage is None:
             return self
@@ -69,6 +73,9 @@ class PreparedPrediction:
         Args:
             count: Number of bands; there are fewer if the target has fewer voxels.
             sliding: The windows.
+
+        Returns:
+            The bands in ascending order; together they cover the target once.
         """
         axis = self.axes[1]
         voxels = len(axis.lower)

@@ -30,6 +30,9 @@ def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callabl
     Args:
         preprocessing: Preprocessing of the image, which says how its channels were normalised.
         lowest: Lowest normalised intensity of each channel of the whole image.
+
+    Returns:
+        The test, which takes a window `(c, *window)` and returns True if it is empty.
     """
     limits = [_limit(channel, low) for channel, low in zip(preprocessing.channels, lowest, strict=True)]
 

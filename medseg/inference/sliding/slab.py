@@ -27,12 +27,15 @@ class Slices(Protocol):
         """Channels and voxels per axis."""
 
     def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Return slices along the first spatial axis, `(c, last - first, columns, *rest)`.
+        """Return slices along the first spatial axis.
 
         Args:
             first: First slice.
             last: Slice after the last one.
             columns: Part of the second axis, with start and stop; None for all.
+
+        Returns:
+            Tensor `(c, last - first, columns, *rest)`.
         """
 
 
@@ -279,5 +282,8 @@ def bytes_of_logits(height: int, plane: int, outputs: int, dtype: torch.dtype) -
         plane: Voxels per slice.
         outputs: Logits per voxel.
         dtype: Number format of the sums.
+
+    Returns:
+        Bytes of the sums of logits and of the float32 sum of weights.
     """
     return height * plane * (outputs * dtype.itemsize + 4)

@@ -55,6 +55,9 @@ class LinearWeights:
         Args:
             axis_map: Positions of the target samples on the source axis.
             nearest: Take the nearest source sample instead of interpolating.
+
+        Returns:
+            The two source samples of each target sample and the weight of the upper one, in [0, 1).
         """
         if nearest:
             index = torch.from_numpy(nearest_index(axis_map).astype(np.int64))

@@ -69,12 +69,15 @@ class WindowNetwork:
             return logits.movedim(-1, 2)
 
     def measured_cost(self, batch_size: int) -> tuple[int, float]:
-        """Return the peak of the additional resident bytes of a call, and its seconds.
+        """Measure the memory and time of a call.
 
         The network is run only the first time for each batch size.
 
         Args:
             batch_size: Number of windows.
+
+        Returns:
+            Peak of the additional resident bytes, and seconds.
         """
         if batch_size not in self._measured:
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
@@ -93,6 +96,9 @@ def compiled(model: nn.Module) -> nn.Module:
 
     Args:
         model: The network.
+
+    Returns:
+        The compiled network; compilation itself takes place in the first call.
 
     Raises:
         ConfigError: There is no C++ compiler.

@@ -89,6 +89,10 @@ class SlidingWindow:
             shape: Voxels per axis.
             columns: Part of the second axis that results are wanted for; None for all.
 
+        Returns:
+            The windows in the order of prediction, and the padding that the image needs if it is smaller than a
+            window.
+
         Raises:
             ConfigError: The window has another number of axes than the image, or is empty.
         """
@@ -122,16 +126,22 @@ class SlidingWindow:
 
         Args:
             size: Voxels of the image along the second axis.
+
+        Returns:
+            Positions in ascending order, without the two ends of the image.
         """
         edges = {edge for piece in self._windows_along(size) for edge in (piece.start, piece.stop)}
         return sorted(edge for edge in edges if 0 < edge < size)
 
     def num_columns(self, size: int, columns: slice) -> int:
-        """Return the number of windows along the second axis that some of its columns need.
+        """Return the number of windows along the second axis that overlap some columns.
 
         Args:
             size: Voxels of the image along the second axis.
             columns: The columns.
+
+        Returns:
+            Number of positions along this axis; each occurs with all positions along the other axes.
         """
         return sum(_intersect([piece], [columns]) for piece in self._windows_along(size))
 
@@ -258,12 +268,15 @@ def window_slices(
 
 
 def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | None = None) -> int:
-    """Return the number of windows that are not empty, which reads the whole image.
+    """Count the windows that are not empty, which reads the whole image.
 
     Args:
         image: The image.
         sliding: The windows.
         columns: Part of the second axis that results are wanted for; None for all.
+
+    Returns:
+        Number of windows that the network is run on; all windows if there is no test for empty ones.
     """
     layout = sliding.layout(image.shape[1:], columns)
     if sliding.is_empty is None:
@@ -310,6 +323,9 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         window: Voxels of a window.
         overlap: Fraction of a window that its neighbour covers, in [0, 1).
 
+    Returns:
+        Positions in ascending order, beginning with 0; only 0 if the axis is not longer than a window.
+
     Examples:
         >>> window_starts(110, 64, overlap=0.5)
         [0, 23, 46]
@@ -332,6 +348,9 @@ def window_positions(
         sizes: Voxels of the image per axis.
         window: Voxels of a window per axis.
         overlap: Fraction of a window that its neighbour covers, in [0, 1).
+
+    Returns:
+        Iterator over positions, one index per axis.
     """
     starts = [window_starts(s, w, overlap) for s, w in zip(sizes, window, strict=True)]
     return itertools.product(*starts)
@@ -339,15 +358,18 @@ def window_positions(
 
 @lru_cache(maxsize=16)
 def window_weights(window: tuple[int, ...], blend: Blend = "gaussian") -> Tensor:
-    """Return the weight of each voxel of a window, `(*window)` float32, at most 1 and always positive.
+    """Return the weight of each voxel of a window.
 
     ``gaussian`` has a standard deviation of an eighth of the window along each axis. It is rounded as in nnU-Net, to
-    float16 with a peak of 10 and zeros replaced by the smallest positive weight: along the edges of the image all weights
-    are so small that only the same rounding gives the same mean.
+    float16 with a peak of 10 and zeros replaced by the smallest positive weight: along the edges of the image all
+    weights are so small that only the same rounding gives the same mean.
 
     Args:
         window: Voxels per axis.
         blend: ``gaussian``, or ``constant`` for equal weights.
+
+    Returns:
+        Float32 weights `(*window)`, at most 1 and always positive.
     """
     if blend == "constant":
         return torch.ones(window)
