@@ -49,7 +49,7 @@ def components_of_classes(classes: NDArray[Any]) -> NDArray[Any]:
         classes: Class indices `(*spatial)`; 0 is background.
 
     Returns:
-        Numbers `(*spatial)` from 1 in array order, whatever the class; 0 is background.
+        Numbers `(*spatial)` from 1 in array order, regardless of the class; 0 is background.
     """
     from skimage.measure import label  # numbers all classes in one pass
 

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     print(proposed)
     for finding in proposed.fingerprint.findings:
         print(f"  {'!' if finding.severe else '-'} {finding.text}")
-    print(f"look at: {target.with_name(PAGE_NAME)}")
+    print(f"report:  {target.with_name(PAGE_NAME)}")
     print(f"train:   {command_line(target)}")
     for number, line in enumerate(cascade_lines(proposed, target)):
         print(f"{'' if number else 'cascade:':<8} {line}")

@@ -93,7 +93,7 @@ def _rotation(dims: int, first: int, second: int, angle: float) -> np.ndarray:
 
 
 def _per_channel(image: Tensor, bounds: Range, rng: np.random.Generator) -> Tensor:
-    """Return one factor per channel; below and above 1 are equally likely whatever the bounds."""
+    """Return one factor per channel; below and above 1 are equally likely for any bounds."""
     low, high = bounds
     factors = [
         rng.uniform(low, min(high, 1))

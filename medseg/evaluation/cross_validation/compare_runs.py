@@ -104,7 +104,7 @@ class Comparison:
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
         return [
             f"{pluralise(self.cases, 'case')} of {pluralise(self.subjects, 'subject')}",
-            f"take {self.best.run}{doubt}",
+            f"best: {self.best.run}{doubt}",
         ]
 
 

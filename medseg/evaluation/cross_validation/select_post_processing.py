@@ -104,7 +104,11 @@ class PostProcessing:
 
     def __str__(self) -> str:
         before, after = self.foreground_means
-        total = f"foreground mean Dice {before:.4f} -> {after:.4f}" if self.helps else "nothing helps"
+        total = (
+            f"foreground mean Dice {before:.4f} -> {after:.4f}"
+            if self.helps
+            else "no correction improves the Dice"
+        )
         few = len(self.trials) <= _MOST_SHOWN
         shown = [trial for trial in self.trials if few or trial.adopted or trial.what is None]
         lines = [str(trial) for trial in shown]

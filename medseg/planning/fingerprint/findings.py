@@ -44,8 +44,8 @@ def _few_cases(f: Fingerprint) -> Iterator[Finding]:
     if f.subjects < FEW_CASES:
         yield Finding(
             code="few-cases",
-            text=f"Only {pluralise(f.subjects, 'subject')} with a label map: a held-out fold "
-            "says little about new cases.",
+            text=f"Only {pluralise(f.subjects, 'subject')} with a label map: results on a "
+            "held-out fold are a weak estimate of results on new cases.",
         )
     if f.unlabelled:
         yield Finding(
@@ -166,7 +166,7 @@ def _geometry(f: Fingerprint) -> Iterator[Finding]:
     if len(orientations) > 1:
         yield Finding(
             code="mixed-orientations",
-            text=f"Stored in several orientations ({', '.join(orientations)}); all are turned to RAS, which is harmless.",
+            text=f"Stored in several orientations ({', '.join(orientations)}); all are reoriented to RAS, which has no effect on quality.",
             severe=False,
         )
     sheared = _ids(case for case in f.cases if case.shear > SHEAR_TOLERANCE)

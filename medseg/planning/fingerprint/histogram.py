@@ -80,7 +80,7 @@ class Histogram:
 
 
 def pool_histograms(histograms: Sequence[Histogram]) -> IntensityStatistics:
-    """Return statistics over several cases, which have equal weight whatever their number of voxels.
+    """Return statistics over several cases, which have equal weight regardless of their number of voxels.
 
     nnU-Net samples the same number of foreground voxels from every case; its statistics converge to these.
 

@@ -88,7 +88,7 @@ def size_network(
     budget, reference_batch = preset.maps_within(dims, memory_gb), REFERENCE_BATCH[dims]
     topology = plan_topology(spacing, first_patch(spacing, median_shape))
     values = feature_map_values(topology, num_labels, preset)
-    # The residual presets compare a single image with the budget, whatever the reference batch.
+    # The residual presets compare a single image with the budget, regardless of the reference batch.
     share = 1.0 if preset.residual else _LEAST_BATCH / reference_batch
     while values * share > budget:
         topology = plan_topology(spacing, _shrunk(topology, spacing, median_shape))

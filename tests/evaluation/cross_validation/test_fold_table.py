@@ -106,7 +106,7 @@ def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
     assert alike.difference == pytest.approx(-0.001, abs=1e-5)
     assert main(["compare", *runs, "-o", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert f"{per} cases of {per} subjects\ntake {runs[1]}; not clearly better than {runs[2]}\n" in told
+    assert f"{per} cases of {per} subjects\nbest: {runs[1]}; not clearly better than {runs[2]}\n" in told
     header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
     assert header.split("\t")[:2] == ["run", "dice"]
     assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)

@@ -190,7 +190,7 @@ def test_what_was_tried_is_told():
     assert "largest component of liver: Dice" in text
     assert ", kept" in text
     assert ", not kept" in text
-    assert "nothing helps" in str(rule("nothing to remove"))
+    assert "no correction improves the Dice" in str(rule("nothing to remove"))
 
 
 def test_maps_on_other_grids_are_refused():
