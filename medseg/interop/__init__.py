@@ -1,1 +1,1 @@
-"""Weights of other packages in; standard formats out."""
+"""Import of models from other packages, and export to standard formats."""

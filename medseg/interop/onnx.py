@@ -181,6 +181,9 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
         notes: Metadata of the file.
         dynamic: Whether the spatial sizes are free.
 
+    Returns:
+        The graph with its metadata.
+
     Raises:
         ModelError: An operation of the model has no ONNX form, or its sizes cannot be free.
     """
@@ -188,7 +191,7 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
     size = window
     shape: dict[int, Any] = {0: torch.export.Dim("batch")}
     if dynamic:
-        # An axis of one step would be taken for a constant.
+        # The exporter would treat an axis of size one divisor as a constant.
         size = tuple(
             max(n, 2 * d) for n, d in zip(round_up(window, model.divisor), model.divisor, strict=True)
         )
@@ -211,7 +214,7 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
             )
     except MedsegError:
         raise
-    except Exception as error:  # tracing meets whatever the model's code may raise
+    except Exception as error:  # tracing can raise any exception of the model's code
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         fix = "Omit --dynamic" if dynamic else "Predict with medseg"
         what = f"this model has no ONNX form{' with free sizes' if dynamic else ''} ({reason})"
@@ -228,6 +231,9 @@ def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic
         file: The ONNX file.
         window: Spatial sizes of the input.
         dynamic: Whether a size that is one divisor larger along every axis is tested too.
+
+    Returns:
+        The measured agreement.
     """
     session = _session(file)
     size = round_up(window, model.divisor) if dynamic else window
@@ -255,7 +261,7 @@ def _session(file: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         reason = str(error).strip().partition("\n")[0]
         fix = "Predict with medseg"
         raise ModelError(

@@ -1,7 +1,7 @@
-"""Foreign U-Net weights as ours: pure functions from a state dict and our config to our state dict.
+"""Conversion of U-Net weights of other packages: pure functions from a state dict and a config to medseg's state dict.
 
-None of the packages is needed. Every key of ours must be found with its shape, and every foreign key must be used,
-or be a known duplicate; so weights of another architecture are refused, not half loaded.
+None of the packages is needed. Every tensor of the medseg model must be found with its shape, and every tensor of the
+source must be used or be a known duplicate, so weights of another architecture are refused, not partly loaded.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ _LAYER = r"(conv|norm)\.(\w+)"
 def from_plain_conv_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
     """Convert weights of nnU-Net's ``PlainConvUNet`` (dynamic-network-architectures 0.4).
 
-    `config` is the plain U-Net with ``bias=True``; heads of deep supervision that it has no use for are dropped.
+    Args:
+        state: State dict of the network. Heads of deep supervision are dropped if `config` has none.
+        config: The same network as a plain U-Net with ``bias=True``.
+
+    Returns:
+        The state dict of medseg's U-Net.
 
     Raises:
-        ModelError: a tensor is missing, superfluous, or has another shape.
+        ModelError: A tensor is missing, unexpected, or has another shape.
     """
     encoder = (rf"encoder\.(\d+)\.blocks\.(\d+)\.{_LAYER}", r"encoder.stages.\1.0.convs.\2.\3.\4")
     return _convert("PlainConvUNet", state, config, [encoder, *_nnunet_decoder(config)], _nnunet_duplicate)
@@ -38,11 +43,16 @@ def from_plain_conv_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
 def from_residual_encoder_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
     """Convert weights of nnU-Net's ``ResidualEncoderUNet`` (dynamic-network-architectures 0.4).
 
-    `config` has ``block="res"``, ``decoder_block="basic"``, ``bias=True``, and ``stem_channels`` equal to the
-    first stage's width.
+    Args:
+        state: State dict of the network.
+        config: The same network, with ``block="res"``, ``decoder_block="basic"``, ``bias=True``, and ``stem_channels``
+            equal to the channels of the first stage.
+
+    Returns:
+        The state dict of medseg's U-Net.
 
     Raises:
-        ModelError: a tensor is missing, superfluous, or has another shape.
+        ModelError: A tensor is missing, unexpected, or has another shape.
     """
 
     def shortcut(match: re.Match[str]) -> str:
@@ -63,12 +73,20 @@ def from_residual_encoder_unet(state: State, config: UNetConfig) -> dict[str, Te
 def from_dynunet(state: State, config: UNetConfig) -> dict[str, Tensor]:
     """Convert weights of MONAI's ``DynUNet``, plain or with ``res_block=True``.
 
-    `config` has two blocks per stage (``basic``), or one (``res``, with ``decoder_block="basic"``, two blocks per
-    decoder stage, and ``residual_downsample="conv"``). A decoder stage of DynUNet has the kernel of the stage
-    below it, so `decoder_stages` must be given where kernels differ. Biases that DynUNet leaves out become zero.
+    Biases that DynUNet omits become zero.
+
+    Args:
+        state: State dict of the network.
+        config: The same network, with two ``basic`` blocks per stage, or with one ``res`` block per stage,
+            ``decoder_block="basic"``, two blocks per decoder stage and ``residual_downsample="conv"``. A decoder stage of
+            DynUNet has the kernel size of the next coarser stage, so `decoder_stages` must be given if kernel sizes
+            differ.
+
+    Returns:
+        The state dict of medseg's U-Net.
 
     Raises:
-        ModelError: a tensor is missing, superfluous, or has another shape, or the paddings differ.
+        ModelError: A tensor is missing, unexpected, or has another shape, or the padding differs.
     """
     _require_dynunet_padding(config)
     last = len(config.encoder_stages) - 1
@@ -111,12 +129,19 @@ def from_dynunet(state: State, config: UNetConfig) -> dict[str, Tensor]:
 def from_basic_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
     """Convert weights of MONAI's ``BasicUNet`` with ``upsample="deconv"``.
 
-    `config` has 5 encoder stages of 2 blocks, ``downsample="maxpool"``, `upsample_channels` of half the width from
-    below (all of it at the shallowest level), and decoder stages of the widths ``features[3], [2], [1], [5]``.
-    BasicUNet puts the skip in front of the upsampled map, so the first kernel of each level is reordered.
+    BasicUNet concatenates the skip before the upsampled map, so the first kernel of each level is reordered.
+
+    Args:
+        state: State dict of the network.
+        config: The same network, with 5 encoder stages of 2 blocks, ``downsample="maxpool"``, `upsample_channels` of half
+            the channels of the coarser level (all of them at the shallowest level), and decoder stages with
+            ``features[3]``, ``[2]``, ``[1]`` and ``[5]`` channels.
+
+    Returns:
+        The state dict of medseg's U-Net.
 
     Raises:
-        ModelError: a tensor is missing, superfluous, or has another shape.
+        ModelError: A tensor is missing, unexpected, or has another shape.
     """
     found = len(config.encoder_stages)
     if found != 5:
@@ -164,13 +189,13 @@ def _nnunet_duplicate(key: str) -> bool:
 
 
 def _require_dynunet_padding(config: UNetConfig) -> None:
-    """DynUNet pads by (kernel − stride + 1) // 2, we by (kernel − 1) // 2: equal for strides 1 and 2 only."""
+    """Raise unless DynUNet's padding, (kernel − stride + 1) // 2, equals medseg's, (kernel − 1) // 2."""
     for i, stage in enumerate(config.encoder_stages):
         pairs = zip(per_axis(stage.kernel_size, 3), per_axis(stage.stride, 3), strict=False)
         if any((k - s + 1) // 2 != (k - 1) // 2 for k, s in pairs):
             what = f"stage {i} pads differently, so its results would differ: kernel and stride"
             found = (stage.kernel_size, stage.stride)
-            fix = "Train such a network anew"
+            fix = "Retrain the network with medseg"
             raise ModelError(
                 error_message("DynUNet", what, found=found, expected="strides of 1 or 2", fix=fix)
             )
@@ -185,7 +210,7 @@ def _convert(
     *,
     zero_bias: bool = False,
 ) -> dict[str, Tensor]:
-    """Fetch every tensor of ours from `state` by the first rule whose pattern is our key."""
+    """Return every tensor of the medseg model, taken from `state` by the first rule that matches its key."""
     result, used = {}, set()
     for key, wanted in _expected(state, config, source).items():
         foreign = _rename(key, rules, source)
@@ -196,7 +221,9 @@ def _convert(
             result[key] = torch.zeros(wanted.shape)
         else:
             fix = f"Check that the config describes the {source} that was saved"
-            raise ModelError(error_message(source, f"no tensor {foreign!r}, which is our {key!r}", fix=fix))
+            raise ModelError(
+                error_message(source, f"no tensor {foreign!r}, expected for {key!r} of medseg", fix=fix)
+            )
         if result[key].shape != wanted.shape:
             found, expected = tuple(result[key].shape), tuple(wanted.shape)
             fix = f"Check channels, kernels and strides of the stage that holds {key!r}"
@@ -212,7 +239,7 @@ def _convert(
 
 
 def _expected(state: State, config: UNetConfig, source: str) -> dict[str, Tensor]:
-    """Our state dict, without storage, for the number of axes that the foreign kernels have."""
+    """Return medseg's state dict, without storage, for the number of axes of the kernels in `state`."""
     dims = {tensor.dim() - 2 for tensor in state.values()} & {2, 3}
     if len(dims) != 1:
         fix = "Give the state dict of a 2D or 3D network"
@@ -226,5 +253,5 @@ def _rename(key: str, rules: Rules, source: str) -> str:
         match = re.fullmatch(pattern, key)
         if match:
             return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
-    fix = "Remove the part of the config that it has no equivalent of"
-    raise ModelError(error_message(source, f"it has nothing like our {key!r}", fix=fix))
+    fix = "Remove the part of the config that has no equivalent there"
+    raise ModelError(error_message(source, f"it has no equivalent of {key!r}", fix=fix))

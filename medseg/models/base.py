@@ -15,7 +15,7 @@ from medseg.errors import ModelError, error_message
 from medseg.runtime.distributed import world_size
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""Takes float32 logits (n k *spatial) and an integer label map (n 1 *spatial); returns a scalar."""
+"""A function of float32 logits (n k *spatial) and an integer label map (n 1 *spatial) that returns a scalar."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LoadedWeights:
 
 
 class Model(nn.Module):
-    """Map images (n c *spatial) to class logits (n k *spatial) on the same grid.
+    """The base class of models that map images (n c *spatial) to class logits (n k *spatial) on the same grid.
 
     A subclass implements `forward`. Models that predict instances or queries also override `losses` and provide
     ``instances(image)``. Models that compute probabilities return their logarithm.
@@ -97,8 +97,8 @@ class Model(nn.Module):
         self.divisor = divisor or (1,) * spatial_dims
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The criterion belongs to training: were it registered as a submodule, the buffers of a loss would be
-        # saved with the weights. So it is neither in the state dict nor moved by `.to(device)`.
+        # The criterion belongs to training. As a submodule, its buffers would be saved with the weights; instead it is
+        # neither in the state dict nor moved by `.to(device)`.
         if name == "criterion":
             object.__setattr__(self, name, value)
         else:
@@ -116,6 +116,9 @@ class Model(nn.Module):
             label: Class indices (n 1 *spatial), int64.
             instances: Instance maps (n 1 *spatial), int64, for models that predict instances: 0 where there is none, and
                 a different number for each instance of an image. Other models ignore them.
+
+        Returns:
+            The losses by name.
 
         Raises:
             ModelError: No criterion is set, or shapes do not fit.

@@ -81,6 +81,9 @@ class ModelOptions(Config):
             num_classes: Number of classes, background included.
             spatial_dims: 2 or 3.
 
+        Returns:
+            The model.
+
         Raises:
             ModelError: `builder` does not name an existing function.
         """
@@ -191,6 +194,9 @@ def register(
         preset: Values of options in which this name differs from the defaults of the class.
         size: Size of the default model, shown by ``medseg models``.
 
+    Returns:
+        The decorator, which returns the class unchanged.
+
     Raises:
         ConfigError: The name is already taken.
 
@@ -220,6 +226,9 @@ def list_models(pattern: str = "*") -> list[str]:
     Args:
         pattern: Pattern such as ``*_3d``.
 
+    Returns:
+        The matching names.
+
     Examples:
         >>> from medseg.models import list_models
         >>> list_models("unet_*")
@@ -235,6 +244,9 @@ def parse_options(name: str, values: Mapping[str, Any] | None = None, source: st
         name: A name in `list_models`.
         values: Option names and plain values, as read from YAML.
         source: Prefix of error messages, such as the name of the file.
+
+    Returns:
+        An instance of the model's options class.
 
     Raises:
         ConfigError: The name is unknown, or values do not fit; all errors are listed at once.
@@ -267,6 +279,9 @@ def build_model(name: str, *, in_channels: int, num_classes: int, **options: Any
         in_channels: Channels of the image.
         num_classes: Number of classes, background included.
         **options: Fields of the model's options class; see ``medseg models NAME``.
+
+    Returns:
+        The model.
 
     Raises:
         ConfigError: The name is unknown, or an option does not fit.

@@ -80,6 +80,9 @@ def instance_targets(
         regions: Whether voxels outside of all instances, background included, form one target per class. Each voxel
             then belongs to a target, unless its instance exceeds the limit.
 
+    Returns:
+        The targets of each image.
+
     Raises:
         ModelError: A label is not a class.
     """

@@ -345,7 +345,7 @@ def test_the_command_refuses(make_folder, tmp_path, capsys, monkeypatch):
         return capsys.readouterr().err
 
     assert "expected a file name that ends with .onnx" in refusal(folder, "-o", tmp_path / "toy.pt")
-    assert "lies in a model folder" in refusal(folder, "-o", folder / "toy.onnx")
+    assert "inside a model folder" in refusal(folder, "-o", folder / "toy.onnx")
     assert "not a model folder" in refusal(tmp_path, "-o", tmp_path / "toy.onnx")
     monkeypatch.setattr("medseg.interop.onnx.PACKAGES", ("onnx", "no_such_package"))
     told = refusal(folder, "-o", tmp_path / "toy.onnx")

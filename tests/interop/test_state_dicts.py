@@ -227,7 +227,7 @@ def test_another_architecture_is_refused():
     _, residual_config, _ = residual("3d")
     with pytest.raises(ModelError, match=r"no tensor 'encoder\.stem"):
         from_residual_encoder_unet(theirs.state_dict(), residual_config)
-    with pytest.raises(ModelError, match="it has nothing like our 'stem"):
+    with pytest.raises(ModelError, match="it has no equivalent of 'stem"):
         from_plain_conv_unet(theirs.state_dict(), residual_config)
     with pytest.raises(ModelError, match="no convolution kernels"):
         from_plain_conv_unet({}, residual_config)

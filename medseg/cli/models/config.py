@@ -11,9 +11,9 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "config", help="print an experiment with all defaults filled in", description=__doc__
     )
-    parser.add_argument("config", nargs="?", help="YAML experiment; without it, the defaults")
+    parser.add_argument("config", nargs="?", help="YAML experiment (default: all default values)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="values to change")
-    parser.add_argument("--schema", action="store_true", help="print the JSON schema for editors instead")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema, for editors, instead")
 
 
 def run(options: argparse.Namespace) -> int:

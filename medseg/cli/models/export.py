@@ -1,4 +1,4 @@
-"""``medseg export``: a model in a format of other programs."""
+"""``medseg export``: write a model in a format for other programs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Any
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
-        "export", help="write a model in a format of other programs", description=__doc__
+        "export", help="write a model in a format for other programs", description=__doc__
     )
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
     onnx = formats.add_parser(
         "onnx",
         help="ONNX, for onnxruntime and others",
-        description="Write the network of a model folder as ONNX: image (n c *window) -> logits (n k *window), the "
-        "batch free. Labels, channels, spacing, orientation, normalisation and window go into the file's metadata. "
-        "The file is kept only if onnxruntime gives PyTorch's logits.",
+        description="Write the network of a model folder as ONNX: image (n c *window) -> logits (n k *window), with any "
+        "batch size n. The metadata of the file contain labels, channels, spacing, orientation, normalisation and "
+        "window. The file is kept only if onnxruntime computes the same logits as PyTorch.",
     )
     onnx.add_argument("model", help="model folder: RUN/model, or a finished RUN")
-    onnx.add_argument("-o", "--output", metavar="FILE", required=True, help="such as model.onnx")
     onnx.add_argument(
-        "--dynamic", action="store_true", help="free spatial sizes, in multiples of the model's divisor"
+        "-o", "--output", metavar="FILE", required=True, help="ONNX file to write, such as model.onnx"
+    )
+    onnx.add_argument(
+        "--dynamic",
+        action="store_true",
+        help="allow any spatial sizes that are multiples of the model's divisor",
     )
 
 
@@ -35,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--output: found {output}, expected a file name that ends with .onnx.")
     if (output.parent / "manifest.json").is_file():
         raise ConfigError(
-            f"{output}: lies in a model folder, whose files are counted. Choose another place for it."
+            f"{output}: is inside a model folder, which must not contain other files. Choose another folder."
         )
     parity = export_onnx(model, output, dynamic=options.dynamic)
     shapes = ", ".join("x".join(map(str, shape)) for shape in parity.shapes)

@@ -1,4 +1,4 @@
-"""``medseg import``: turn a model that another program trained into a model folder."""
+"""``medseg import``: convert a model trained with another program to a model folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ SOURCES = ("nnunet", "monai")
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("import", help="turn another program's model into ours", description=__doc__)
+    parser = verbs.add_parser(
+        "import", help="convert a model of another program to a model folder", description=__doc__
+    )
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for source in SOURCES:
         import_module(f"medseg.cli.models.import_{source}").add_parser(sources)

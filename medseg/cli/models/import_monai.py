@@ -1,4 +1,4 @@
-"""``medseg import monai``: weights of MONAI's networks as a model folder."""
+"""``medseg import monai``: convert weights of a MONAI network to a model folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXAMPLE = """\
 example of the config file:
 
   name: spleen
-  network:                 # arguments of the constructor, in MONAI's words
+  network:                 # arguments of MONAI's constructor
     spatial_dims: 3
     in_channels: 1
     out_channels: 2
@@ -33,27 +33,29 @@ def add_parser(sources: Any) -> None:
     parser = sources.add_parser(
         "monai",
         help="a state dict of MONAI's DynUNet, UNet, AttentionUnet or BasicUNet",
-        description="Write a model folder from a state dict of MONAI. It is kept only if MONAI's own network gives "
-        "the same logits.",
+        description="Write a model folder from a state dict of MONAI. The folder is kept only if MONAI's own network "
+        "computes the same logits.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", metavar="STATE", help=".safetensors, or .pt of tensors and plain values")
-    parser.add_argument("--network", required=True, help="dynunet, unet, attentionunet or basicunet")
+    parser.add_argument(
+        "weights", metavar="STATE", help=".safetensors file, or .pt file with tensors and plain values only"
+    )
+    parser.add_argument("--network", required=True, help="network: dynunet, unet, attentionunet or basicunet")
     parser.add_argument(
         "--config",
         required=True,
         metavar="YAML",
-        help="network arguments, channels, preprocessing, window; see below",
+        help="network arguments, channels, preprocessing and window; see the example below",
     )
     parser.add_argument(
         "--labels",
         required=True,
         metavar="TSV",
-        help="table with the columns value and name; for sigmoids also kind: label, or region 1 2 3",
+        help="table with the columns value and name; for a network with sigmoids also kind (label, or region 1 2 3)",
     )
-    parser.add_argument("--key", help="entry of STATE that holds the state dict, where there are several")
-    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="the model folder to write")
+    parser.add_argument("--key", help="entry of STATE that contains the state dict, if there are several")
+    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="model folder to write")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
     output = Path(options.output)
     if output.exists():
-        raise ConfigError(f"--output: found something at {output} already. Choose another folder.")
+        raise ConfigError(f"--output: {output} exists already. Choose another folder.")
     difference = import_monai(
         options.weights, options.network, options.config, options.labels, output, key=options.key
     )

@@ -1,4 +1,4 @@
-"""``medseg import nnunet``: a trained model of nnU-Net v2 as a model folder."""
+"""``medseg import nnunet``: convert a trained model of nnU-Net v2 to a model folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ def add_parser(sources: Any) -> None:
     parser.add_argument(
         "model", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION of nnUNet_results, or an exported zip"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="MODEL_FOLDER", help="new model folder")
-    parser.add_argument("--configuration", help="such as 3d_fullres (default: the one in the folder's name)")
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL_FOLDER", help="model folder to write")
     parser.add_argument(
-        "--folds", metavar="0,1,...", help="such as 0,1,2 or all (default: all folds in the folder)"
+        "--configuration", help="configuration, such as 3d_fullres (default: the one in the name of FOLDER)"
+    )
+    parser.add_argument(
+        "--folds", metavar="0,1,...", help="folds, such as 0,1,2 or all (default: all folds in FOLDER)"
     )
     parser.add_argument(
         "--checkpoint", choices=("final", "best"), default="final", help="which checkpoint (default: final)"
@@ -24,12 +26,12 @@ def add_parser(sources: Any) -> None:
     parser.add_argument(
         "--orientation",
         metavar="CODES",
-        help="orientation of the training files, such as LAS, if known; other files are reoriented to it",
+        help="orientation of the training files, such as LAS, if known; files are reoriented to it before prediction",
     )
     parser.add_argument(
         "--first-stage",
         metavar="FOLDER",
-        help="for a 3d_cascade_fullres: its trained 3d_lowres folder (default: the one next to FOLDER)",
+        help="trained 3d_lowres folder of a 3d_cascade_fullres (default: the one next to FOLDER)",
     )
 
 
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         print("To predict without it: keep_largest_foreground=false keep_largest=[]")
     if saved.preprocessing.orientation is None:
         print(
-            "Orientation: as in nnU-Net, files are not reoriented, so predict files stored like the training files. "
-            "If you know their orientation, import with --orientation, and files of any orientation can be predicted."
+            "Orientation: as in nnU-Net, files are not reoriented, so predict only files stored like the training files. "
+            "If you know their orientation, import with --orientation; files of any orientation can then be predicted."
         )
     return 0

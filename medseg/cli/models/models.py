@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
-    parser.add_argument("name", nargs="?", default="*", help="a name, or a pattern such as 'unet*'")
-    parser.add_argument("options", nargs="*", default=[], metavar="key=value", help="options, with a name")
+    parser.add_argument(
+        "name", nargs="?", default="*", help="name, or pattern such as 'unet*' (default: all models)"
+    )
+    parser.add_argument("options", nargs="*", default=[], metavar="key=value", help="options of the model")
     parser.add_argument(
         "--input",
         metavar="C,X,Y[,Z]",

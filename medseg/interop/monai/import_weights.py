@@ -1,8 +1,7 @@
-"""Weights of MONAI's networks as model folders, kept only if both packages give the same logits.
+"""Weights of MONAI's networks as model folders, kept only if both packages compute the same logits.
 
-What a state dict does not hold comes from a YAML file: ``network``, the arguments of the constructor in MONAI's own
-words, and beside it the keys of a model folder's ``config.yaml`` (see `SavedModel`) except ``model``, ``medseg`` and
-``trained_on``. MONAI's ``ScaleIntensityRanged(a_min=-57, a_max=164, b_min=0, b_max=1, clip=True)`` is the method
+A YAML file provides what a state dict does not contain: ``network``, the arguments of MONAI's constructor, and the keys
+of a model folder's ``config.yaml`` (see `SavedModel`) except ``model``, ``medseg`` and ``trained_on``. MONAI's ``ScaleIntensityRanged(a_min=-57, a_max=164, b_min=0, b_max=1, clip=True)`` is the method
 ``ct`` below::
 
     name: spleen
@@ -48,7 +47,7 @@ from medseg.yaml_dialect import read_yaml
 
 OURS = ("model", "medseg", "trained_on")
 TOLERANCE = 1e-5
-"""Largest difference of logits from MONAI's; for logits beyond 1, times the largest of them."""
+"""Maximum difference from MONAI's logits, relative to the largest logit if that exceeds 1."""
 
 
 def import_monai(
@@ -63,19 +62,20 @@ def import_monai(
     """Write a model folder from a state dict of MONAI.
 
     Args:
-        weights: ``.safetensors``, or ``.pt`` of tensors and plain values.
-        network: a name in `NETWORKS`.
-        config: YAML file; see the head of this module.
-        labels: table of the classes, or also of the regions of a network that ends in sigmoids; see `Labels.from_tsv`.
-        folder: the model folder; what is there is replaced.
-        key: entry of the file that holds the state dict, where there are several.
+        weights: ``.safetensors`` file, or ``.pt`` file of tensors and plain values.
+        network: A name in `NETWORKS`.
+        config: YAML file; see the docstring of this module.
+        labels: Table of the classes, and of the regions if the network ends in sigmoids; see `Labels.from_tsv`.
+        folder: Model folder to write; an existing one is replaced.
+        key: Entry of the file that contains the state dict, if there are several.
 
     Returns:
         The largest absolute difference of a logit from MONAI's own network.
 
     Raises:
-        ConfigError, DataError: a file cannot be used, or they contradict each other.
-        ModelError: the weights cannot be read safely, do not fit the network, or give other logits.
+        ConfigError: The config is invalid, or the files contradict each other.
+        DataError: The table of labels cannot be read.
+        ModelError: The weights cannot be read safely, do not fit the network, or give other logits.
     """
     arguments, saved, convert = read_config(network, Path(config))
     table = Labels.from_tsv(labels)
@@ -93,10 +93,17 @@ def import_monai(
 
 
 def read_config(network: str, path: Path) -> tuple[Arguments, SavedModel, Any]:
-    """The network's arguments, the settings of the model folder, and the function that converts the weights.
+    """Return the network's arguments, the settings of the model folder, and the function that converts the weights.
+
+    Args:
+        network: A name in `NETWORKS`.
+        path: YAML file.
+
+    Returns:
+        The three.
 
     Raises:
-        ConfigError: unknown network, missing or wrong keys, or a network that has no equal here.
+        ConfigError: The network is unknown, keys are missing or wrong, or the network has no equivalent in medseg.
     """
     if network not in NETWORKS:
         hint = did_you_mean(network, NETWORKS)
@@ -119,10 +126,17 @@ def read_config(network: str, path: Path) -> tuple[Arguments, SavedModel, Any]:
 
 
 def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """A state dict in float32 from a file of safetensors, or from one that ``torch.save`` wrote.
+    """Return a state dict in float32 from a safetensors file or a file of ``torch.save``.
+
+    Args:
+        path: The file.
+        key: Entry of the file that contains the state dict, if there are several.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        ModelError: the file is missing or damaged, holds more than tensors and plain values, or no state dict.
+        ModelError: The file is missing or damaged, contains more than tensors and plain values, or no state dict.
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     found = {name: value for name, value in _entries(content).items() if _is_state(value)}
@@ -147,7 +161,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _entries(content: Any) -> dict[str, Any]:
-    """The file's content by name: itself, where it is a state dict, or the entries of a checkpoint."""
+    """Return the entries of a checkpoint by name; a state dict is a single entry."""
     if _is_state(content):
         return {"the file": content}
     return {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
@@ -165,10 +179,10 @@ def _require_agreement(
     channels, classes = arguments.in_channels, arguments.out_channels
     if classes == 1 and not table.regions:
         raise ConfigError(
-            f"{config}: network.out_channels: found 1, expected one per class, background counted. If its single logit "
-            f"is that of a sigmoid, give {labels} a row of the kind region."
+            f"{config}: network.out_channels: found 1, expected one per class, background included. If a sigmoid "
+            f"follows, add a row of kind region to {labels}."
         )
-    outputs = "regions" if table.regions else "labels, background counted"
+    outputs = "regions" if table.regions else "labels, background included"
     for where, what, found, expected in (
         (labels, outputs, table.num_outputs, classes),
         (config, "channel_names", len(saved.channel_names), channels),
@@ -180,15 +194,15 @@ def _require_agreement(
 
 
 def _require_window(model: Model, saved: SavedModel, config: str | Path) -> None:
-    """MONAI's networks take multiples of the divisor only; what ours does with other sizes was never trained."""
+    """Raise unless the window consists of multiples of the divisor, the only sizes that MONAI's networks accept."""
     flat = [saved.slice_axis] if model.spatial_dims == 2 else []
     window = [size for axis, size in enumerate(saved.window) if axis not in flat]
     if any(size % step for size, step in zip(window, model.divisor, strict=True)):
         expected = f"multiples of {list(model.divisor)}"
-        fix = "Give the patch size of the training"
+        fix = "Set it to the patch size used in training"
         raise ConfigError(error_message(config, "window", found=window, expected=expected, fix=fix))
     if flat and saved.window[saved.slice_axis] != 1:
-        fix = "A 2-D network sees one slice"
+        fix = "Set it to 1, as a 2-D network sees one slice"
         raise ConfigError(
             error_message(
                 config, f"window.{saved.slice_axis}", found=saved.window[flat[0]], expected=1, fix=fix
@@ -197,7 +211,7 @@ def _require_window(model: Model, saved: SavedModel, config: str | Path) -> None
 
 
 def _theirs(network: str, arguments: Arguments, state: Mapping[str, Tensor], weights: Path) -> nn.Module:
-    """MONAI's own network with its own weights."""
+    """Return MONAI's own network with its weights."""
     import monai.networks.nets
 
     given = {key: getattr(arguments, key) for key in type(arguments).model_fields}
@@ -208,17 +222,13 @@ def _theirs(network: str, arguments: Arguments, state: Mapping[str, Tensor], wei
         reason = " ".join(str(error).split())[:300]
         fix = "Check the arguments under network"
         raise ModelError(
-            error_message(weights, f"MONAI's own network does not take them: {reason}", fix=fix)
+            error_message(weights, f"MONAI's own network does not accept the weights: {reason}", fix=fix)
         ) from None
     return built.eval()
 
 
 def _measured(model: Model, theirs: nn.Module, weights: str | Path) -> float:
-    """The largest absolute difference of a logit on noise.
-
-    Raises:
-        ModelError: it is beyond the tolerance.
-    """
+    """Return the largest absolute difference of a logit on noise, or raise if it exceeds the tolerance."""
     size = [2 * step for step in model.divisor]
     image = torch.randn(2, model.in_channels, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""The arguments of four networks of MONAI, and what they are in medseg's words.
+"""The arguments of four networks of MONAI, and their translation to models of medseg.
 
-Each class has the constructor's own argument names and defaults, so that they can be copied from a training script.
-What has no equal here is refused with a sentence; nothing is left out in silence. Dropout plays no part in
-prediction, so it is read and dropped.
+Each class has the argument names and defaults of MONAI's constructor, so that arguments can be copied from a training
+script. Arguments without an equivalent in medseg are refused with an explanation. Dropout does not affect prediction,
+so it is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medseg.models.unet.network_config import UNetConfig
 from medseg.models.unet.stage import Kernel, Probability, Stride, per_axis
 
 Layer = str | tuple[str, dict[str, bool | int | float]]
-"""A layer in MONAI's words: a name, or a name and its arguments."""
+"""A layer as MONAI describes it: a name, or a name and its arguments."""
 
 _ACTS: dict[str, Act] = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "swish": "silu"}
 _EPS = 1e-5
@@ -37,8 +37,8 @@ class Translation:
     """A network of MONAI as a model of medseg's catalog.
 
     Attributes:
-        model: registry name and options.
-        convert: from MONAI's state dict to the model's.
+        model: Registry name and options.
+        convert: Function from MONAI's state dict to the model's.
     """
 
     model: dict[str, Any]
@@ -46,12 +46,12 @@ class Translation:
 
 
 class Arguments(Config):
-    """What all networks are told.
+    """The arguments that all networks share.
 
-    Args:
+    Attributes:
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
-        out_channels: classes, background counted.
+        in_channels: Channels of the image.
+        out_channels: Number of classes, background included.
     """
 
     spatial_dims: Literal[2, 3]
@@ -59,10 +59,16 @@ class Arguments(Config):
     out_channels: PositiveInt
 
     def translated(self, where: str) -> Translation:
-        """The same network in medseg's words.
+        """Return the same network as a model of medseg.
+
+        Args:
+            where: Name of the file, for messages.
+
+        Returns:
+            The model and the conversion of its weights.
 
         Raises:
-            ConfigError: medseg has no equal of it; the text names the argument.
+            ConfigError: An argument, named in the message, has no equivalent in medseg.
         """
         raise NotImplementedError
 
@@ -83,7 +89,7 @@ class DynUNetArguments(Arguments):
     trans_bias: bool = False
 
     def translated(self, where: str) -> Translation:
-        """As a U-Net with plain decoder blocks; see `Arguments.translated`."""
+        """Return a U-Net with plain decoder blocks; see `Arguments.translated`."""
         self._check(where)
         most = 320 if self.spatial_dims == 3 else 512
         widths = (self.filters or tuple(min(2 ** (5 + i), most) for i in range(len(self.strides))))[
@@ -128,12 +134,12 @@ class DynUNetArguments(Arguments):
             if per_axis(kernel, dims) != per_axis(stride, dims):
                 raise ConfigError(
                     f"{where}: network.upsample_kernel_size.{i}: found {kernel}, expected the stride {stride}: "
-                    "other transposed convolutions have no equal in medseg. Train such a network anew."
+                    "other transposed convolutions have no equivalent in medseg. Retrain the network with medseg."
                 )
         if set(per_axis(self.strides[0], dims)) != {1}:
             raise ConfigError(
-                f"{where}: network.strides.0: found {self.strides[0]}, expected 1: the logits would lie on a coarser "
-                "grid than the image. Train such a network anew."
+                f"{where}: network.strides.0: found {self.strides[0]}, expected 1: the logits would be on a coarser "
+                "grid than the image. Retrain the network with medseg."
             )
 
 
@@ -155,7 +161,7 @@ class BasicUNetArguments(Arguments):
     upsample: Literal["deconv"] = "deconv"
 
     def translated(self, where: str) -> Translation:
-        """As a U-Net of five stages with max pooling; see `Arguments.translated`."""
+        """Return a U-Net of five stages with max pooling; see `Arguments.translated`."""
         _, *middle, last = self.features
         act, slope = _act(self.act, f"{where}: network.act")
         decoder = (*reversed(middle[:-1]), last)
@@ -188,7 +194,7 @@ class UNetArguments(Arguments):
     adn_ordering: Ordering = "NDA"
 
     def translated(self, where: str) -> Translation:
-        """As ``monai_unet_2d`` or ``monai_unet_3d``; see `Arguments.translated`."""
+        """Return ``monai_unet_2d`` or ``monai_unet_3d``; see `Arguments.translated`."""
         options = _same(self, ("channels", "strides", "kernel_size", "up_kernel_size"))
         options |= _same(self, ("num_res_units", "bias", "adn_ordering"))
         name, more = _split(self.act)
@@ -214,7 +220,7 @@ class AttentionUnetArguments(Arguments):
     dropout: Probability = 0.0
 
     def translated(self, where: str) -> Translation:
-        """As ``monai_attention_unet_2d`` or ``monai_attention_unet_3d``; see `Arguments.translated`."""
+        """Return ``monai_attention_unet_2d`` or ``monai_attention_unet_3d``; see `Arguments.translated`."""
         options = _same(self, ("channels", "strides", "kernel_size", "up_kernel_size"))
         return _wrapped(self, "monai_attention_unet", options, where)
 
@@ -225,7 +231,7 @@ NETWORKS: dict[str, tuple[type[Arguments], str]] = {
     "attentionunet": (AttentionUnetArguments, "AttentionUnet"),
     "basicunet": (BasicUNetArguments, "BasicUNet"),
 }
-"""Arguments and class name by the name on the command line."""
+"""Arguments class and name of MONAI's class, by the name on the command line."""
 
 
 def _unet(
@@ -257,35 +263,37 @@ def _same(arguments: Arguments, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _norm(layer: Layer, widths: Sequence[int], where: str) -> Norm:
-    """The norm of a U-Net that gives the same numbers."""
+    """Return the norm of a U-Net that computes the same numbers."""
     name, more = _split(layer)
     if name == "group":
         groups = more.pop("num_groups", None)
         ours = sorted({num_groups(width) for width in widths})
         if [groups] != ours:
             raise ConfigError(
-                f"{where}: found {groups} groups, expected {' and '.join(map(str, ours))}: medseg's group norm has the "
-                "largest divisor of the width up to 32. Train such a network anew."
+                f"{where}: found {groups} groups, expected {' and '.join(map(str, ours))}: medseg's group norm uses the "
+                "largest divisor of the channels up to 32. Retrain the network with medseg."
             )
     elif name not in ("instance", "batch"):
-        raise ConfigError(f"{where}: found {name!r}, expected instance, batch or group. Train it anew.")
+        raise ConfigError(
+            f"{where}: found {name!r}, expected instance, batch or group. Retrain it with medseg."
+        )
     affine = more.pop("affine", name != "instance")
     _refuse_more(more, {"eps": _EPS, "momentum": None}, where, layer)
     if affine is not True:
         raise ConfigError(
             f"{where}: found a norm without scale and shift ({layer!r}), expected affine: true. "
-            "If it was trained so, train it anew."
+            "If the network was trained without them, retrain it with medseg."
         )
     return name  # type: ignore[return-value]
 
 
 def _act(layer: Layer, where: str) -> tuple[Act, float]:
-    """The activation of a U-Net that gives the same numbers, and its slope."""
+    """Return the activation of a U-Net that computes the same numbers, and its slope."""
     name, more = _split(layer)
     if name not in _ACTS:
         raise ConfigError(
-            f"{where}: found {name!r}, expected one of {', '.join(_ACTS)}: other activations have no equal in "
-            "medseg's U-Net. Train such a network anew."
+            f"{where}: found {name!r}, expected one of {', '.join(_ACTS)}: other activations have no equivalent in "
+            "medseg's U-Net. Retrain the network with medseg."
         )
     slope = more.pop("negative_slope", 0.01) if name == "leakyrelu" else 0.01
     _refuse_more(more, {"inplace": None}, where, layer)
@@ -293,18 +301,18 @@ def _act(layer: Layer, where: str) -> tuple[Act, float]:
 
 
 def _split(layer: Layer) -> tuple[str, dict[str, Any]]:
-    """Name in small letters, and arguments."""
+    """Return the name in lower case, and the arguments."""
     if isinstance(layer, str):
         return layer.lower(), {}
     return layer[0].lower(), dict(layer[1])
 
 
 def _refuse_more(found: Mapping[str, Any], known: Mapping[str, Any], where: str, layer: object) -> None:
-    """Refuse arguments but `known`; of those with a value that is not None, any other value as well."""
+    """Raise unless all arguments are `known` and, where the known value is not None, have that value."""
     for key, value in found.items():
         if key not in known or (known[key] is not None and value != known[key]):
             expected = f"{known[key]}" if key in known else "no such argument"
             raise ConfigError(
-                f"{where}: {key}: found {value!r} in {layer!r}, expected {expected}: it has no equal in medseg. "
-                "Train such a network anew."
+                f"{where}: {key}: found {value!r} in {layer!r}, expected {expected}: it has no equivalent in medseg. "
+                "Retrain the network with medseg."
             )

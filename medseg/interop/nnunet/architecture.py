@@ -1,6 +1,6 @@
-"""The ``architecture`` of nnU-Net's plans, read strictly, and the same network as one of ours. Free of torch.
+"""The ``architecture`` of nnU-Net's plans, read strictly, and the same network as a model of medseg. Free of torch.
 
-Names of classes are words to be looked up here; nothing is ever imported by them.
+Class names are only looked up in tables; nothing is imported by name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AxesPerStage = PositiveInt | tuple[PositiveInt | Axes, ...]
 
 
 def one_of(known: Sequence[str], what: str) -> AfterValidator:
-    """Check that a word is known; the message lists those that are."""
+    """Return a validator that accepts only known words; its message lists them."""
 
     def check(value: str) -> str:
         if value not in known:
@@ -51,7 +51,7 @@ def one_of(known: Sequence[str], what: str) -> AfterValidator:
 
 
 class Foreign(Config):
-    """A part of a file that also holds what prediction does not need."""
+    """A part of a file, whose other keys are ignored because prediction does not need them."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -74,7 +74,7 @@ class _ActivationArguments(Config):
 
 
 class NetworkSettings(Config):
-    """``arch_kwargs``: the layers of a network; per-axis numbers are in tensor order."""
+    """The layers of a network (``arch_kwargs``); per-axis numbers are in tensor order."""
 
     n_stages: Annotated[int, Field(ge=2, le=MAX_STAGES)]
     features_per_stage: PerStage
@@ -120,26 +120,26 @@ class NetworkSettings(Config):
 
     @property
     def dims(self) -> int:
-        """Spatial axes, 2 or 3."""
+        """The number of spatial axes, 2 or 3."""
         return _CONVOLUTIONS[self.conv_op]
 
     @property
     def norm(self) -> str:
-        """``instance`` or ``batch``."""
+        """The kind of norm, ``instance`` or ``batch``."""
         return _NORMS[self.norm_op][0]
 
     def per_stage(self, values: PerStage) -> tuple[int, ...]:
-        """Return one number for each stage."""
+        """Return one number per stage."""
         return values if isinstance(values, tuple) else (values,) * self.n_stages
 
     def per_axis(self, values: AxesPerStage) -> tuple[Axes, ...]:
-        """Return one number per axis for each stage."""
+        """Return one tuple per stage, with one number per axis."""
         stages = values if isinstance(values, tuple) else (values,) * self.n_stages
         return tuple(s if isinstance(s, tuple) else (s,) * self.dims for s in stages)
 
 
 class Architecture(Foreign):
-    """A network's class and layers."""
+    """The class and the layers of a network."""
 
     network_class_name: Annotated[str, one_of(tuple(NETWORKS), "network")]
     arch_kwargs: NetworkSettings
@@ -153,14 +153,17 @@ class Architecture(Foreign):
 
     @property
     def kind(self) -> str:
-        """``plain`` or ``residual``."""
+        """The kind of network, ``plain`` or ``residual``."""
         return NETWORKS[self.network_class_name]
 
     def model(self, order: Sequence[int]) -> dict[str, Any]:
-        """Registry name and options of the same network in medseg.
+        """Return the registry name and options of the same network in medseg.
 
         Args:
-            order: our axis i is the network's axis ``order[i]``.
+            order: Axis ``order[i]`` of nnU-Net's network is axis i of medseg's.
+
+        Returns:
+            The options, with the name under ``name``.
         """
         layers = self.arch_kwargs
         blocks = layers.n_conv_per_stage if self.kind == "plain" else layers.n_blocks_per_stage

@@ -1,4 +1,4 @@
-"""nnU-Net v2's ``checkpoint_*.pth``: weights and the few words about them, read without running anything."""
+"""nnU-Net v2's ``checkpoint_*.pth``: weights and their description, read without executing code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _CONVERTERS = {"plain": from_plain_conv_unet, "residual": from_residual_encoder_
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What prediction needs of a checkpoint.
+    """The part of a checkpoint that prediction needs.
 
     Attributes:
-        weights: state dict of nnU-Net's network; tensors stay in the file until they are used.
-        trainer: class name. configuration: such as ``3d_fullres``.
-        epochs: how many were trained, where the file says so.
-        mirror_axes: tensor axes along which predictions were averaged; empty for none.
+        weights: State dict of nnU-Net's network; tensors stay in the file until they are used.
+        trainer: Name of the trainer class.
+        configuration: Configuration, such as ``3d_fullres``.
+        epochs: Number of trained epochs, or None if the file does not contain it.
+        mirror_axes: Tensor axes along which nnU-Net mirrors in prediction; empty for none.
     """
 
     weights: dict[str, Tensor]
@@ -38,16 +39,22 @@ class Checkpoint:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the norms keep running statistics: ``nnUNetTrainerBN`` replaces those of the plans."""
+        """Whether the norms have running statistics, as with ``nnUNetTrainerBN``, which replaces the norm of the plans."""
         return any(key.endswith(".norm.running_mean") for key in self.weights)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of nnU-Net v2.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The weights and their description.
+
     Raises:
-        ModelError: missing, damaged, in the older format, holding anything but tensors, plain values and numpy
-            numbers, or no checkpoint of nnU-Net.
+        ModelError: The file is missing, damaged, in the older format, not a checkpoint of nnU-Net, or contains
+            anything other than tensors, plain values and NumPy numbers.
     """
     values = read_torch_file(path, _numpy_numbers(), mapped=True)
     settings = _field(values, "init_args", dict, path)
@@ -67,16 +74,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def convert_weights(
     weights: Mapping[str, Tensor], config: UNetConfig, kind: str, order: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Our state dict from nnU-Net's, with the axes of all kernels permuted.
+    """Convert a state dict of nnU-Net to medseg, with the axes of all kernels permuted.
 
     Args:
-        weights: state dict of ``PlainConvUNet`` or ``ResidualEncoderUNet``.
-        config: the same network, its kernels and strides already in our order.
+        weights: State dict of ``PlainConvUNet`` or ``ResidualEncoderUNet``.
+        config: The same network, with kernels and strides already in medseg's order of axes.
         kind: ``plain`` or ``residual``.
-        order: our axis i is the network's axis ``order[i]``.
+        order: Axis ``order[i]`` of nnU-Net's network is axis i of medseg's.
+
+    Returns:
+        The state dict of medseg's U-Net.
 
     Raises:
-        ModelError: a tensor is missing, superfluous or has another shape.
+        ModelError: A tensor is missing, unexpected, or has another shape.
     """
     axes = (0, 1, *(2 + axis for axis in order))
     turned = {key: t.permute(axes) if t.dim() == len(axes) else t for key, t in weights.items()}
@@ -85,7 +95,7 @@ def convert_weights(
 
 
 def _numpy_numbers() -> list[Allowed]:
-    """What a pickled numpy number names, in numpy 2 and, by its older place, in numpy 1."""
+    """Return the globals that a pickled NumPy number refers to, in NumPy 2 and, under its older name, in NumPy 1."""
     scalar: Any = np.float64(0).__reduce__()[0]
     types = [type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     return [
@@ -106,7 +116,7 @@ def _field(values: Any, key: str, kind: type, path: Path) -> Any:
 
 
 def _without_prefix(key: str) -> str:
-    """The key in the bare network: parallel and compiled ones are wrapped."""
+    """Return the key without the prefixes of parallel and compiled networks."""
     while key.startswith(_PREFIXES):
         key = key.split(".", 1)[1]
     return key

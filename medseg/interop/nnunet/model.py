@@ -1,7 +1,7 @@
-"""Trained nnU-Net v2 models as model folders of ours (Isensee et al., Nature Methods 2021; arXiv:2404.09556).
+"""Import of trained nnU-Net v2 models as model folders (Isensee et al., Nature Methods 2021; arXiv:2404.09556).
 
-nnU-Net runs on a file's axes in reversed order, permuted by ``transpose_forward``; our networks run on them as they
-are. So the network is turned, not the image: kernels, strides, window, spacing and mirror axes are permuted.
+nnU-Net's networks see a file's axes in reversed order, permuted by ``transpose_forward``; medseg's see them in the
+order of the file. The network is therefore permuted, not the image: kernels, strides, window, spacing and mirror axes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from medseg.volumes.orientation import checked_axcodes
 
 Which = Literal["final", "best"]
 _AS_NNUNET = PredictSettings(thick_slices="nearest", skip_empty=False, crop_to_body=False)
-_DEPTHS = (1, 2)  # an exported archive holds DATASET/TRAINER__PLANS__CONFIGURATION/plans.json
+_DEPTHS = (1, 2)  # an exported archive contains DATASET/TRAINER__PLANS__CONFIGURATION/plans.json
 
 
 def import_nnunet(
@@ -47,30 +47,34 @@ def import_nnunet(
     orientation: str | None = None,
     first_stage: str | Path | None = None,
 ) -> SavedModel:
-    """Turn a trained nnU-Net v2 model into a model folder that gives its answers.
+    """Convert a trained nnU-Net v2 model to a model folder with the same predictions.
 
     Args:
-        source: ``TRAINER__PLANS__CONFIGURATION`` with ``plans.json``, ``dataset.json`` and ``fold_*``; a folder that
-            holds it; or the zip of an exported model.
-        output: new model folder.
-        configuration: such as ``3d_fullres``; None takes the one that the source names.
-        folds: such as ``("0", "1")`` or ``("all",)``; None takes all that are there. Several become an ensemble.
-        checkpoint: of the last epoch, which nnU-Net predicts with, or the best in validation.
-        orientation: axis codes of the files that it was trained on, where they are known to be all the same. Other
-            files are then turned to it first. nnU-Net takes files as they are, which None repeats.
-        first_stage: of a cascade, the trained folder of its earlier stage; None looks beside the later one. Both become one
-            model folder; `folds`, `checkpoint` and `orientation` are for both.
+        source: Folder ``TRAINER__PLANS__CONFIGURATION`` with ``plans.json``, ``dataset.json`` and ``fold_*``, a folder
+            that contains it, or the zip of an exported model.
+        output: New model folder.
+        configuration: Configuration, such as ``3d_fullres``; None for the one in the name of the source.
+        folds: Folds, such as ``("0", "1")`` or ``("all",)``; None for all numbered folds. Several form an ensemble.
+        checkpoint: ``final``, the last epoch, which nnU-Net uses for prediction, or ``best``, the best in validation.
+        orientation: Axis codes of the training files, if all are known to have the same; files are then reoriented to
+            it before prediction. None keeps the axes of each file, as nnU-Net does.
+        first_stage: Trained folder of the first stage of a cascade; None for the folder next to the second stage. Both
+            stages become one model folder; `folds`, `checkpoint` and `orientation` apply to both.
 
     Returns:
         The settings that were written.
 
     Raises:
-        ConfigError, DataError, ModelError: the source is incomplete or damaged, or holds something that medseg
-            cannot repeat: other networks, preprocessors, resamplings or post-processing.
+        ConfigError: An argument or a value in the source's files does not fit.
+        DataError: A file of the source is missing or damaged.
+        ModelError: The source is incomplete, or uses something that medseg cannot reproduce: another network,
+            preprocessor, resampling or post-processing.
     """
     source, output = Path(source), Path(output)
     if output.exists():
-        raise ConfigError(f"{output}: exists already, expected a new folder. Choose another, or remove it.")
+        raise ConfigError(
+            f"{output}: exists already, expected a new folder. Choose another name, or remove it."
+        )
     options = _Options(folds, checkpoint, orientation)
     stage = None if first_stage is None else Path(first_stage)
     make_folder(output.parent)
@@ -81,7 +85,7 @@ def import_nnunet(
 
 @dataclass(frozen=True)
 class _Options:
-    """What is chosen for all stages alike; see `import_nnunet`."""
+    """The options that apply to all stages; see `import_nnunet`."""
 
     folds: Sequence[str] | None
     checkpoint: Which
@@ -137,29 +141,29 @@ def _import_folder(
 
 
 def _first_stage_folder(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
-    """The trained folder of a cascade's earlier stage; None for a model of its own."""
+    """Return the trained folder of the first stage of a cascade; None if the model is not a cascade."""
     if configuration is None:
         if given is not None:
             raise ConfigError(
-                f"--previous: found {given}, expected none, because {folder} is no cascade. Leave it out."
+                f"--first-stage: found {given}, expected none, because {folder} is not a cascade. Remove the option."
             )
         return None
     place = given or folder.with_name(f"{folder.name.rpartition('__')[0]}__{configuration}")
     if given is None and not place.is_dir():
         raise ModelError(
-            f"{folder}: found a cascade behind {configuration}, expected that stage at {place}. Give its folder with "
-            "--previous."
+            f"{folder}: found a cascade after {configuration}, expected that stage at {place}. Give its folder with "
+            "--first-stage."
         )
     return _trained_folder(place, configuration)
 
 
 @dataclass(frozen=True)
 class FileAxes:
-    """Where the axes of nnU-Net's tensors lie in a file.
+    """The correspondence between the axes of nnU-Net's tensors and those of a file.
 
     Attributes:
         transpose: ``transpose_forward`` of the plans.
-        dims: spatial axes of the network; a 2-D one runs on the slices of tensor axis 0.
+        dims: Number of spatial axes of the network; a 2-D network sees the slices across tensor axis 0.
     """
 
     transpose: tuple[int, int, int]
@@ -167,35 +171,35 @@ class FileAxes:
 
     @property
     def file_axes(self) -> tuple[int, ...]:
-        """File axis of each tensor axis of the whole volume."""
+        """The file axis of each tensor axis of a volume."""
         return tuple(2 - axis for axis in self.transpose)
 
     @property
     def slice_axis(self) -> int:
-        """File axis across the slices of a 2-D network; 2 for a 3-D one, where it means nothing."""
+        """The file axis across the slices of a 2-D network; 2 for a 3-D network, which does not use it."""
         return self.file_axes[0] if self.dims == 2 else 2
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Our network's axis i is nnU-Net's axis ``order[i]``."""
+        """The axis of nnU-Net's network for each axis of medseg's network."""
         places = self.file_axes[-self.dims :]
         return tuple(sorted(range(self.dims), key=lambda axis: places[axis]))
 
     def volume(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
-        """Numbers per network axis, per file axis; `across` is that of the slice axis of a 2-D network."""
+        """Return numbers per network axis as numbers per file axis; `across` is used for the slice axis of a 2-D network."""
         turned = [values[axis] for axis in self.order]
         if self.dims == 2:
             turned.insert(self.slice_axis, across)
         return tuple(turned)
 
     def of_volume(self, axes: Sequence[int]) -> tuple[int, ...]:
-        """File axes of some of the network's axes, sorted; those that it does not have are left out."""
+        """Return the sorted file axes of some of the network's axes; axes that it does not have are ignored."""
         places = self.file_axes[-self.dims :]
         return tuple(sorted(places[axis] for axis in axes if axis < self.dims))
 
 
 def _trained_folder(source: Path, configuration: str | None) -> Path:
-    """The one folder in `source`, or itself, that holds ``plans.json`` and fits the configuration."""
+    """Return the only folder in `source`, or `source` itself, with a ``plans.json`` of the configuration."""
     if (source / "plans.json").is_file():
         return source
     patterns = ("*/" * depth + "plans.json" for depth in _DEPTHS)
@@ -206,10 +210,10 @@ def _trained_folder(source: Path, configuration: str | None) -> Path:
     if not fitting:
         raise ModelError(
             f"{source}: found no trained model{' of ' + configuration if configuration else ''}, expected plans.json, "
-            "dataset.json and fold_0, say. Give the folder TRAINER__PLANS__CONFIGURATION."
+            "dataset.json and fold_*. Give the folder TRAINER__PLANS__CONFIGURATION."
         )
     shown = ", ".join(str(folder.relative_to(source)) for folder in fitting)
-    raise ModelError(f"{source}: found {len(fitting)} models: {shown}. Give one, or --configuration.")
+    raise ModelError(f"{source}: found {len(fitting)} models: {shown}. Choose one, or give --configuration.")
 
 
 def _configuration_of(folder: Path) -> str:
@@ -217,30 +221,30 @@ def _configuration_of(folder: Path) -> str:
     if len(parts) != 3:
         raise ModelError(
             f"{folder}: the name does not say which configuration it is, expected TRAINER__PLANS__CONFIGURATION. "
-            "Name it by --configuration."
+            "Give it with --configuration."
         )
     return parts[2]
 
 
 def _dataset(path: Path) -> tuple[tuple[str, ...], Labels]:
-    """Channel names and labels; voxels to ignore in training are no class of the network."""
+    """Return channel names and labels; the ignore label of training is not a class of the network."""
     values = read_object(path)
     labels = parse_labels(values.get("labels"), f"{path}: labels", values.get("regions_class_order"))
     if not labels.regions and labels.values != tuple(range(len(labels))):
         raise ModelError(
-            f"{path}: labels: found the values {list(labels.values)}, expected 0, 1, 2 and so on without gaps. Take "
-            "the dataset.json that the model was trained with."
+            f"{path}: labels: found the values {list(labels.values)}, expected 0, 1, 2 and so on without gaps. Use "
+            "the dataset.json with which the model was trained."
         )
     return channel_names(values, str(path)), labels
 
 
 def _with_postprocessing(saved: SavedModel, folder: Path, labels: Labels) -> SavedModel:
-    """The settings with the post-processing that was learned in cross-validation, if it was."""
+    """Return the settings with the post-processing that was learned in cross-validation, if there is one."""
     file = find_postprocessing(folder, saved.trained_on["folds"].split(", "))
     if file is None:
         return saved
     if file.suffix == ".pkl":
-        note = f"not taken over: {file.name} without postprocessing.json, and pickles are not read"
+        note = f"not imported: found {file.name} without postprocessing.json, and pickle files are not read"
         return saved.replace(trained_on={**saved.trained_on, "postprocessing": note})
     predict = read_postprocessing(file, labels, saved.predict)
     note = f"{in_words(predict)} ({file.parent.name})"
@@ -248,24 +252,26 @@ def _with_postprocessing(saved: SavedModel, folder: Path, labels: Labels) -> Sav
 
 
 def _checkpoints(folder: Path, folds: Sequence[str] | None, which: Which) -> list[Path]:
-    """Checkpoint files of the folds, in order; by default of all numbered folds, or of ``fold_all`` alone."""
+    """Return the checkpoint files of the folds, in order; by default all numbered folds, or else ``fold_all``."""
     name = f"checkpoint_{which}.pth"
     if folds is None:
         found = sorted(folder.glob(f"fold_*/{name}"), key=lambda path: path.parent.name)
         numbered = [path for path in found if path.parent.name != "fold_all"]
         if not found:
             raise ModelError(
-                f"{folder}: found no fold_*/{name}, expected at least one. Train a fold to its end."
+                f"{folder}: found no fold_*/{name}, expected at least one. Finish the training of a fold."
             )
         return numbered or found
     if not folds or len(set(folds)) < len(folds) or not all(f == "all" or f.isdecimal() for f in folds):
-        raise ConfigError(f"folds: found {', '.join(folds) or 'none'}, expected numbers, each once, or all.")
+        raise ConfigError(
+            f"folds: found {', '.join(folds) or 'none'}, expected numbers without repetition, or all."
+        )
     paths = [folder / f"fold_{fold}" / name for fold in folds]
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         there = sorted(path.parent.name for path in folder.glob(f"fold_*/{name}"))
         raise ModelError(
-            f"{missing}: no such file, found only {', '.join(there) or 'none'}. Choose among them."
+            f"{missing}: no such file, found only {', '.join(there) or 'none'}. Choose one of these."
         )
     return paths
 
@@ -279,14 +285,14 @@ def _preprocessing(plans: Plans, axes: FileAxes, orientation: str | None, channe
     normalizations = plans.normalizations()
     if len(normalizations) != channels:
         raise ModelError(
-            f"plans.json: normalization_schemes: found {len(normalizations)}, expected {channels}, one for each "
-            "channel of dataset.json. Take the two files of one training."
+            f"plans.json: normalization_schemes: found {len(normalizations)}, expected {channels}, one per "
+            "channel of dataset.json. Use the two files of the same training."
         )
     wanted = None if orientation is None else checked_axcodes(orientation)
     if plans.orientation is not None and wanted not in (None, plans.orientation):
         raise ConfigError(
-            f"--orientation: found {wanted}, expected {plans.orientation}, to which this model's reader turned all "
-            "files. Leave it out."
+            f"--orientation: found {wanted}, expected {plans.orientation}, to which this model's reader reorients "
+            "all files. Remove the option."
         )
     return Preprocessing(
         orientation=plans.orientation or wanted,
@@ -299,7 +305,7 @@ def _preprocessing(plans: Plans, axes: FileAxes, orientation: str | None, channe
 def _origin(
     plans: Plans, configuration: str, first: Checkpoint, checkpoints: Sequence[Path]
 ) -> dict[str, Any]:
-    """Where the model came from, for its README."""
+    """Return the origin of the model, for its README."""
     return {
         "imported_from": "nnU-Net v2",
         "dataset": plans.dataset_name,
@@ -315,7 +321,7 @@ def _origin(
 def _weights(
     checkpoints: Sequence[Path], saved: SavedModel, classes: int, kind: str, order: Sequence[int]
 ) -> Iterator[dict[str, Tensor]]:
-    """State dicts of all folds, one in memory at a time."""
+    """Yield the state dicts of all folds, with one in memory at a time."""
     options = {key: value for key, value in saved.model.items() if key != "name"}
     sizes = {"in_channels": saved.in_channels, "out_channels": classes}
     config = UNetConfig.parse({**options, **sizes}, source="plans.json")
@@ -328,7 +334,7 @@ def _weights(
 
 
 def _parameters(saved: SavedModel, classes: int) -> int:
-    """Parameters of one member, counted without memory for them."""
+    """Return the number of parameters of one member, without allocating them."""
     options = {key: value for key, value in saved.model.items() if key != "name"}
     with torch.device("meta"):
         model = build_model(

@@ -1,7 +1,7 @@
-"""nnU-Net v2's ``plans.json``, read strictly: what could change a prediction is known or refused.
+"""nnU-Net v2's ``plans.json``, read strictly: unknown values that could change a prediction are refused.
 
-The names of classes and functions in it are words to be looked up here; nothing is ever imported by them. All lists
-over axes are in nnU-Net's order: file axes reversed, then permuted by ``transpose_forward``.
+Names of classes and functions are only looked up in tables; nothing is imported by name. All lists over axes are in
+nnU-Net's order: file axes reversed, then permuted by ``transpose_forward``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READERS = {
     "SimpleITKIOWithReorient": "RAS",
     "NibabelIOWithReorient": "RAS",
 }
-"""nnU-Net's readers, and the orientation that they turn files to; None leaves files as they are."""
+"""The orientation to which each reader of nnU-Net reorients files; None if it does not."""
 
 NORMALISATIONS: dict[str, Method] = {
     "ZScoreNormalization": "zscore",
@@ -42,7 +42,7 @@ _OLD_KEYS = (
 
 
 class ForegroundStatistics(Foreign):
-    """Foreground statistics of a channel."""
+    """The foreground statistics of a channel."""
 
     mean: float
     std: float
@@ -51,7 +51,7 @@ class ForegroundStatistics(Foreign):
 
 
 class _Kernel(Config):
-    """Arguments of nnU-Net's resampling that medseg repeats; others are refused."""
+    """The arguments of nnU-Net's resampling that medseg reproduces; others are refused."""
 
     is_seg: Literal[False] = False
     order_z: Literal[0] = 0
@@ -67,7 +67,7 @@ class _Linear(_Kernel):
 
 
 class Configuration(Foreign):
-    """One configuration of the plans with its parents' keys filled in."""
+    """One configuration of the plans, including the keys inherited from its parents."""
 
     preprocessor_name: Annotated[str, one_of(("DefaultPreprocessor",), "preprocessor")]
     patch_size: Axes
@@ -86,7 +86,7 @@ class Configuration(Foreign):
         dims = self.architecture.arch_kwargs.dims
         if self.previous_stage is not None and dims != 3:
             raise ValueError(
-                "a cascade of 2-D networks, expected 3-D ones; import the configuration without a previous_stage"
+                "found a cascade of 2-D networks, expected 3-D ones; import the configuration without a previous_stage"
             )
         for key in ("patch_size", "spacing"):
             if len(getattr(self, key)) != dims:
@@ -99,7 +99,7 @@ class Configuration(Foreign):
 
 
 class Plans(Foreign):
-    """What prediction needs of a ``plans.json``, with one configuration chosen."""
+    """The part of a ``plans.json`` that prediction needs, with one configuration selected."""
 
     dataset_name: str
     plans_name: str
@@ -118,14 +118,17 @@ class Plans(Foreign):
 
     @property
     def orientation(self) -> str | None:
-        """Axis codes that nnU-Net turned the files to; None where it took them as they are."""
+        """The axis codes to which nnU-Net reorients files; None if it does not."""
         return READERS[self.image_reader_writer]
 
     def normalizations(self) -> tuple[Normalization, ...]:
         """Return one normalisation per channel.
 
+        Returns:
+            The normalisations, in the order of the channels.
+
         Raises:
-            ModelError: a CT channel without its statistics.
+            ModelError: A CT channel has no statistics.
         """
         chosen = self.configuration
         pairs = zip(chosen.normalization_schemes, chosen.use_mask_for_norm, strict=True)
@@ -140,7 +143,7 @@ class Plans(Foreign):
         if channel not in self.intensities:
             raise ModelError(
                 f"plans.json: foreground_intensity_properties_per_channel: found no channel {channel}, expected its "
-                "statistics for CTNormalization. Take the plans that the model was trained with."
+                "statistics for CTNormalization. Use the plans with which the model was trained."
             )
         found = self.intensities[channel]
         return Normalization(
@@ -151,9 +154,17 @@ class Plans(Foreign):
 def read_plans(path: Path, configuration: str) -> Plans:
     """Read one configuration of a ``plans.json``; inherited keys and the older format are resolved.
 
+    Args:
+        path: The file.
+        configuration: Name of the configuration, such as ``3d_fullres``.
+
+    Returns:
+        The plans with this configuration.
+
     Raises:
-        DataError: not a JSON object. ConfigError: values that are unknown or do not fit.
-        ModelError: there is no such configuration, or configurations inherit in a circle.
+        DataError: The file is not a JSON object.
+        ConfigError: Values are unknown or do not fit.
+        ModelError: The configuration does not exist, or configurations inherit in a circle.
     """
     values = read_object(path)
     resolved = _resolved(values.get("configurations"), configuration, path)
@@ -166,7 +177,7 @@ def read_plans(path: Path, configuration: str) -> Plans:
 
 
 def _resolved(table: Any, name: str, path: Path) -> dict[str, Any]:
-    """The configuration called `name` over its parents, nearest first."""
+    """Return the configuration called `name`, with inherited keys from its parents."""
     chain: list[dict[str, Any]] = []
     visited: list[str] = []
     wanted: Any = name
@@ -179,7 +190,7 @@ def _resolved(table: Any, name: str, path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             known = ", ".join(table) if isinstance(table, dict) else "none"
             raise ModelError(
-                f"{path}: configurations: found no {wanted!r}, expected one of {known}. Name it by --configuration."
+                f"{path}: configurations: found no {wanted!r}, expected one of {known}. Choose one with --configuration."
             )
         visited.append(wanted)
         chain.append(found)
@@ -188,7 +199,7 @@ def _resolved(table: Any, name: str, path: Path) -> dict[str, Any]:
 
 
 def _modern(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of nnU-Net before 2.4, which has no ``architecture``, in today's form."""
+    """Return a configuration in the current form; before nnU-Net 2.4 it had no ``architecture``."""
     if "architecture" in values or any(key not in values for key in _OLD_KEYS):
         return values
     patch, blocks = values["patch_size"], values["n_conv_per_stage_encoder"]

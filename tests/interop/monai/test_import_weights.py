@@ -227,7 +227,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("unet", UNET, {"network": {"norm": ["instance", {"eps": 1e-3}]}}, r"network\.norm: eps: found 0\.001"),
         ("unet", UNET, {"network": {"strides": [2]}}, r"strides has 1 entries, expected 2"),
         ("unet", UNET, {"network": {"chanels": [1]}}, r"chanels: unknown key\. Did you mean 'channels'"),
-        ("dynunet", DYNUNET, {"network": {"act_name": "prelu"}}, r"act_name: found 'prelu'.*no equal"),
+        ("dynunet", DYNUNET, {"network": {"act_name": "prelu"}}, r"act_name: found 'prelu'.*no equivalent"),
         ("dynunet", DYNUNET, {"network": {"norm_name": "INSTANCE"}}, r"norm without scale and shift"),
         ("dynunet", DYNUNET, {"network": {"norm_name": "layer"}}, r"norm_name: found 'layer', expected instance"),
         ("dynunet", DYNUNET, {"network": {"norm_name": ["group", {"num_groups": 2}]}}, r"found 2 groups, expected 4"),
@@ -242,7 +242,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("unet", UNET, {"window": [16, 16, 16]}, r"window\.2: found 16, expected 1"),
         ("unet", UNET, {"channel_names": ["CT"]}, r"channel_names: found 1, expected 2"),
         ("unet", UNET, {"preprocessing": {}}, r"preprocessing\.channels: found 1, expected 2"),
-        ("unet", UNET, {"network": {"out_channels": 2}}, r"labels\.tsv: labels, background counted: found 3, expected 2"),
+        ("unet", UNET, {"network": {"out_channels": 2}}, r"labels\.tsv: labels, background included: found 3, expected 2"),
         ("unet", UNET, {"network": {"out_channels": 1}}, r"single logit is that of a sigmoid, give .*labels\.tsv a row of the kind region"),
     ],
 )  # fmt: skip
@@ -312,7 +312,7 @@ def test_the_command_and_a_prediction(sources, tmp_path, make_volume, capsys):
     labels = medseg.load(sources.model, device="cpu")(tmp_path / "image.nii.gz")
     assert labels.grid.shape == (20, 18, 10)
     assert set(np.unique(labels.data)) <= {0, 3, 4}
-    with pytest.raises(ConfigError, match=r"found something at .*model already"):
+    with pytest.raises(ConfigError, match=r"--output: .*model exists already"):
         command.run(options)
 
 

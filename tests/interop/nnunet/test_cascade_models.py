@@ -95,10 +95,12 @@ def test_the_earlier_stage_is_found_or_named(tmp_path, capsys):
     low, full = write_cascade(tmp_path / "results")
     shutil.move(low, tmp_path / "elsewhere")
     with pytest.raises(
-        ModelError, match=r"found a cascade behind 3d_lowres, expected that stage at .*3d_lowres"
+        ModelError, match=r"found a cascade after 3d_lowres, expected that stage at .*3d_lowres"
     ):
         import_nnunet(full, tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"--previous: found .*, expected none, because .* is no cascade"):
+    with pytest.raises(
+        ConfigError, match=r"--first-stage: found .*, expected none, because .* is not a cascade"
+    ):
         import_nnunet(tmp_path / "elsewhere", tmp_path / "model", configuration="3d_lowres", first_stage=full)
     assert not (tmp_path / "model").exists()
     command = ["import", "nnunet", str(full), "-o", str(tmp_path / "model")]

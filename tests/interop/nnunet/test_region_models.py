@@ -214,9 +214,9 @@ def test_unknown_post_processing_is_refused_and_a_pickle_is_not_read(tmp_path):
     folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_of())
     for wanted, more, message in (
         ([7], {}, r"found the values \[7\], expected those of a label or region: liver \[1\], spleen \[2\]"),
-        ([1], {"background_label": 2}, "expected values of labels, and background 0"),
+        ([1], {"background_label": 2}, "expected label values, and background 0"),
         ([1], {"connectivity": 1}, "expected remove_all_but_largest_component_from_segmentation with"),
-        ([True], {}, "expected values of labels"),
+        ([True], {}, "expected label values"),
     ):
         file = write_steps(folder, "0", *wanted, **more)
         with pytest.raises(ModelError, match=message):
@@ -227,5 +227,5 @@ def test_unknown_post_processing_is_refused_and_a_pickle_is_not_read(tmp_path):
         import_nnunet(folder, tmp_path / "model")
     file.rename(file.with_suffix(".pkl"))
     saved = import_nnunet(folder, tmp_path / "model")
-    assert saved.trained_on["postprocessing"].startswith("not taken over: postprocessing.pkl without")
+    assert saved.trained_on["postprocessing"].startswith("not imported: found postprocessing.pkl without")
     assert not saved.predict.keep_largest
