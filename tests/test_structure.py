@@ -1,0 +1,74 @@
+"""The limits that CONTRIBUTING.md states: lengths of files, functions and constructors, entries of folders, unique names."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+PACKAGE = ROOT / "medseg"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SHARED_NAMES = {"config.py", "network.py", "settings.py", "catalog.py", "table.py", "metrics.py", "pairs.py"}
+NOT_COUNTED = {"__init__.py", "__init__.pyi", "py.typed", "__main__.py", "__pycache__"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def code_lines(source: str, node: ast.AST) -> int:
+    """Lines of a module or function without docstrings and blank lines."""
+    lines = source.splitlines()
+    first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(lines))
+    left_out = {number for number in range(first, last + 1) if not lines[number - 1].strip()}
+    for inner in ast.walk(node):
+        documented = isinstance(inner, Function | ast.ClassDef | ast.Module)
+        if documented and ast.get_docstring(inner, clean=False) is not None:
+            docstring = inner.body[0]
+            left_out |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
+    return last - first + 1 - len(left_out & set(range(first, last + 1)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_lengths(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert code_lines(source, tree) < 400
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            assert code_lines(source, node) < 60, node.name
+            if node.name == "__init__":
+                parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                assert len(parameters) - 1 <= 8, f"{path}:{node.lineno}"
+
+
+def test_training_setup_and_the_predict_command_are_short() -> None:
+    for file, names in (("experiment/training_setup.py", None), ("cli/prediction/predict.py", {"run"})):
+        source = (PACKAGE / file).read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, Function) and (names is None or node.name in names):
+                assert code_lines(source, node) <= 25, f"{file}: {node.name}"
+
+
+def test_folders_are_small() -> None:
+    folders = {path.parent for path in FILES} - {PACKAGE}
+    crowded = {
+        str(folder.relative_to(PACKAGE)): count
+        for folder in folders
+        if (count := sum(entry.name not in NOT_COUNTED for entry in folder.iterdir())) > 14
+    }
+    assert not crowded
+
+
+def test_file_names_are_unique() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        if path.name not in NOT_COUNTED | SHARED_NAMES:
+            homes[path.name].append(str(path.parent.relative_to(PACKAGE)))
+    assert not {name: folders for name, folders in homes.items() if len(folders) > 1}
+
+
+def test_the_glossary_lists_the_shared_names() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in glossary for name in SHARED_NAMES)
