@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
-from medseg.train.stop_signals import SIGNALS
+from medseg.runtime.stop_signals import SIGNALS
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from medseg.models.base import Model
 from medseg.runtime.devices import to_channels_last
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
+from medseg.runtime.stop_signals import Interrupted, StopRequest
 from medseg.train.batches import Batches, TrainingPatches, load_batches
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.distributed_training import Distributed
@@ -32,7 +33,6 @@ from medseg.train.parameter_groups import FrozenParts
 from medseg.train.reporting import Meter, Report, ReportLog, mean_loss_terms
 from medseg.train.schedule import ScheduleProgress, extended_schedule, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
-from medseg.train.stop_signals import Interrupted, StopRequest
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
 from medseg.train.time_budget import StepPlanner
 from medseg.train.training_run import TrainingRun

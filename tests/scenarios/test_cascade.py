@@ -23,7 +23,7 @@ from medseg.experiment.run_folder import RunFolder
 from medseg.inference.batch import predict_files
 from medseg.model_folder.folder import load_model, save_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
-from medseg.train.stop_signals import Interrupted
+from medseg.runtime.stop_signals import Interrupted
 from tests.helpers.patches import patch_dataset
 
 TOY = [

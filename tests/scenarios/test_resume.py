@@ -18,9 +18,9 @@ from medseg.data.datasets.splits import read_splits
 from medseg.errors import ConfigError, MedsegError
 from medseg.experiment.experiment import Experiment
 from medseg.io.files import read_labels, write
+from medseg.runtime.stop_signals import SIGNALS, Interrupted
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reporting import read_metrics
-from medseg.train.stop_signals import SIGNALS, Interrupted
 from tests.helpers.runs import toy_experiment, write_toy_data
 
 # One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,7 +62,6 @@ class ConvNormAct(nn.Module):
         stride: Stride, one number per axis; None for 1.
         dilation: Distance between neighbouring elements of the kernel, in voxels.
         dropout: Probability of dropping a channel.
-        bias: Whether the convolution has a bias; None for the shared setting.
         act: Whether an activation follows.
     """
 
@@ -76,7 +75,6 @@ class ConvNormAct(nn.Module):
         stride: tuple[int, ...] | None = None,
         dilation: int = 1,
         dropout: float = 0.0,
-        bias: bool | None = None,
         act: bool = True,
     ) -> None:
         super().__init__()
@@ -87,7 +85,7 @@ class ConvNormAct(nn.Module):
             kernel_size,
             stride=stride,
             dilation=dilation,
-            bias=settings.bias if bias is None else bias,
+            bias=settings.bias,
         )
         self.dropout = make_dropout(dropout, settings.dims)
         self.norm = make_norm(settings.norm, out_channels, settings.dims)
@@ -135,10 +133,9 @@ class ResidualBlock(nn.Module):
             self.shortcut = ConvNormAct(
                 in_channels,
                 width,
-                settings,
+                replace(settings, bias=False),
                 kernel_size=(1,) * settings.dims,
                 stride=None if pooled else stride,
-                bias=False,
                 act=False,
             )
         self.act = Activation(settings.act or "leaky_relu", settings.negative_slope)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from medseg.train.stop_signals import SIGNALS, StopRequest
+from medseg.runtime.stop_signals import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)
