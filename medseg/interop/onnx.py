@@ -17,7 +17,7 @@ the network is in the file's ``metadata_props``, each value as JSON:
 - ``medseg.slices``: how a 2D network sees a slice, as `SliceSettings`: neighbouring slices or CT windows as channels,
   radiological view, several planes; the caller computes these from the prepared image before running the network;
 - ``medseg.divisor``: the sizes of a file with free sizes must be multiples of it;
-- ``medseg.predict``: overlap, blending, mirroring, labels or regions of which only the largest component is kept.
+- ``medseg.predict``: overlap, blending, mirroring, and the labels or regions whose largest component alone is kept.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 20
 TOLERANCE = 1e-4
-"""Largest difference of logits from PyTorch's; for logits beyond 1, times the largest of them."""
+"""Maximum difference from PyTorch's logits, relative to the largest logit if that exceeds 1."""
 LARGEST = 2**31 - 2**24
-"""Bytes of weights: a protocol buffer ends at 2 GiB, and the graph needs a little."""
+"""Maximum bytes of weights: a protocol buffer is limited to 2 GiB, and the graph needs some of it."""
 SEED = 0
 FORMAT = 1
 """Version of the metadata keys; raised when a key changes its name or meaning."""
@@ -201,7 +201,7 @@ def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, 
     example = torch.zeros(2, model.in_channels, *size)
     try:
         with torch.no_grad(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            # Traced here, because the ONNX exporter by itself fixes sizes that a model does not leave free.
+            # Traced here, because the ONNX exporter's own tracing would fix the sizes.
             traced = torch.export.export(model, (example,), dynamic_shapes=(shape,))
             program = torch.onnx.export(
                 traced,
@@ -248,7 +248,7 @@ def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic
         with torch.no_grad():
             expected = model(image)
         found = torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
-        # The maximum of differences with a NaN is NaN, which no tolerance admits.
+        # With a NaN among the differences, the maximum is NaN, which fails the check.
         differences.append((found - expected).abs().max())
         largest.append(expected.abs().max())
     return Parity(float(torch.stack(differences).max()), float(torch.stack(largest).max()), tuple(shapes))

@@ -226,7 +226,7 @@ def _convert(
             )
         if result[key].shape != wanted.shape:
             found, expected = tuple(result[key].shape), tuple(wanted.shape)
-            fix = f"Check channels, kernels and strides of the stage that holds {key!r}"
+            fix = f"Check channels, kernels and strides of the stage that contains {key!r}"
             raise ModelError(
                 error_message(source, f"shape of {foreign!r}", found=found, expected=expected, fix=fix)
             )

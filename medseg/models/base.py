@@ -149,7 +149,7 @@ class Model(nn.Module):
                 error_message(name, "image channels", found=shape[1], expected=self.in_channels, fix=fix)
             )
         if 0 in shape[2:]:
-            fix = "Check the crop that made this image"
+            fix = "Check the crop that produced this image"
             raise ModelError(
                 error_message(name, "image is empty", found=shape, expected="sizes of at least 1", fix=fix)
             )
@@ -178,7 +178,7 @@ class Model(nn.Module):
             stride: Stride of the deepest map with a batch norm.
         """
         n, _, *size = image.shape
-        # The batch norms of several processes look at the images of all.
+        # In distributed training, batch norm uses the images of all ranks.
         n *= world_size()
         if self.training and n * prod(-(-length // stride) for length in size) == 1:
             what = "a batch norm would see a single value on the deepest map: image size"
@@ -190,8 +190,8 @@ class Model(nn.Module):
 
 
 def autocast_disabled(image: Tensor) -> AbstractContextManager[None]:
-    """Leave automatic mixed precision for what it would spoil: boxes, matching, sums of probabilities."""
-    if image.is_meta:  # knows no mixed precision
+    """Return a context without automatic mixed precision, for boxes, matching and sums of probabilities."""
+    if image.is_meta:  # the meta device has no mixed precision
         return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(image.device.type, enabled=False)
     return context

@@ -30,8 +30,8 @@ Inside medseg, add the module to the list of `MODELS`. The name then works in ex
 model folders. A network whose input sizes must be multiples of a number sets ``divisor`` and pads its input; see
 `medseg.models.monai.network.MonaiNetwork`.
 
-This module and every ``config`` module are free of torch on purpose: ``medseg models``, tab completion and the check of
-an experiment file respond at once, and only `build_model` imports torch.
+This module and every ``config`` module are free of torch on purpose, so that ``medseg models``, tab completion and the
+check of an experiment file are fast; only `build_model` imports torch.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ModelOptions(Config):
         return model
 
     def _find_builder(self) -> Callable[..., Model]:
-        """Import the function that `builder` names; raise `ModelError` where there is none."""
+        """Import the function that `builder` names, or raise `ModelError` if it does not exist."""
         name, builder = type(self).__name__, getattr(self, "builder", None)
         expected = "'module:function', such as 'my_package.my_network:build'"
         if not isinstance(builder, str) or not all(builder.partition(":")):
@@ -104,7 +104,7 @@ class ModelOptions(Config):
             module = import_module(module_name)
         except ModuleNotFoundError as error:
             if not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # the module exists, and a package that it needs does not
+                raise  # the module exists, but a package that it imports does not
             fix = "Correct the builder, or install the package"
             what = f"builder {builder!r}: there is no module {error.name!r}"
             raise ModelError(error_message(name, what, fix=fix)) from None
@@ -296,7 +296,7 @@ def build_model(name: str, *, in_channels: int, num_classes: int, **options: Any
     for key, value in (("in_channels", in_channels), ("num_classes", num_classes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             fix = (
-                f"Give the number of {'channels' if key == 'in_channels' else 'classes, background counted'}"
+                f"Give the number of {'channels' if key == 'in_channels' else 'classes, background included'}"
             )
             raise ConfigError(error_message(name, key, found=repr(value), expected="an integer > 0", fix=fix))
     checked = parse_options(name, options, source=name)

@@ -116,7 +116,7 @@ def _targets(
     regions: bool,
     device: torch.device,
 ) -> Targets:
-    """The objects of one image from its label map and instance map, both (x y)."""
+    """Return the targets of one image from its label map and instance map, both (x y)."""
     inside = (ids > 0) & (label > 0)
     known, number = np.unique(ids[inside], return_inverse=True)
     table = np.bincount(number * num_classes + label[inside], minlength=len(known) * num_classes)

@@ -1,4 +1,4 @@
-"""Table of a model's parts: shapes, parameters and multiply-adds, computed without memory or time."""
+"""Table of a model's parts: shapes, parameters and multiply-adds, computed without allocating tensors."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ def _run_on_meta(model: Model, input_shape: tuple[int, ...]) -> tuple[tuple[int,
 
 
 def _operations(flops: dict[str, int], path: str) -> int:
-    """Operations of a module; where it was not called as a whole, those of the parts of it that were."""
+    """Return the operations of a module; if it was not called itself, the sum over its outermost called parts."""
     inside = [name for name in flops if name == path or name.startswith(f"{path}.")]
     outermost = [name for name in inside if not any(name.startswith(f"{other}.") for other in inside)]
     return sum(flops[name] for name in outermost)
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Children of a module, with lists opened, and with children that hold lists of stages opened as well."""
+    """Yield the children of a module by path; lists and models among them are replaced by their own children."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             yield from ((f"{prefix}{name}.{i}", element) for i, element in enumerate(child))

@@ -64,7 +64,7 @@ class _NormArguments(Config):
     @classmethod
     def _usual(cls, value: float) -> float:
         if value != 1e-5:
-            raise ValueError("expected 1e-5, nnU-Net's own")
+            raise ValueError("expected 1e-5, the value of nnU-Net")
         return value
 
 

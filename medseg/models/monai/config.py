@@ -68,7 +68,7 @@ class _MonaiFields(ModelOptions):
         ]
 
     def divisor(self, spatial_dims: int) -> tuple[int, ...]:
-        """Return the numbers of which the sizes of the network's input are multiples, one per axis."""
+        """Return the divisor of the sizes of the network's input, one number per axis."""
         result = [1] * spatial_dims
         for stride in self.steps():
             result = [n * s for n, s in zip(result, per_axis(stride, spatial_dims), strict=True)]

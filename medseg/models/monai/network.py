@@ -25,7 +25,7 @@ class MonaiNetwork(Model):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         num_classes: Number of classes, background included.
-        divisor: Numbers of which the sizes of the input of `network` are multiples, one per axis.
+        divisor: Divisor of the sizes of the input of `network`, one number per axis.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
     if not path.is_file():
         hint = did_you_mean(source, TIMM_NAMES)
         fix = (
-            "Give a .safetensors or .pth file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2, "
+            "Give a .safetensors or .pth file, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, "
             "or hub:ORGANISATION/NAME"
         )
         raise ModelError(
@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     state = _unwrap(read_torch_file(path))
     if not state:
         fix = "Save the state dict of the model"
-        raise ModelError(error_message(path, "no tensors by name in it", fix=fix))
+        raise ModelError(error_message(path, "the file contains no tensors by name", fix=fix))
     return state
 
 
@@ -144,7 +144,7 @@ def _require_digits(content: bytes, path: Path, where: str) -> None:
     """Raise unless the SHA-256 of the content starts with the digits at the end of torchvision's file name."""
     digits, found = path.stem.rpartition("-")[2], sha256(content).hexdigest()
     if not found.startswith(digits):
-        fix = "Remove the file and fetch it again"
+        fix = "Remove the file and download it again"
         raise ModelError(error_message(where, "sha256", found=found, expected=f"{digits}…", fix=fix))
 
 
@@ -166,7 +166,7 @@ def _hub_file(source: str, *, download: bool) -> Path:
         _require_leave(source, "model.safetensors in the local cache", download=download)
     if revision is None or not _COMMIT.fullmatch(revision):
         fix = "Write hub:ORGANISATION/NAME@COMMIT with the 40 digits of a commit"
-        expected = "a commit, since names can be moved"
+        expected = "a commit, as branches and tags can be moved"
         raise ModelError(
             error_message("weights", "revision to download", found=revision, expected=expected, fix=fix)
         )
@@ -193,7 +193,7 @@ def _require_connection() -> None:
 
 def _require_leave(source: str, wanted: str, *, download: bool) -> None:
     if not download:
-        fix = "Set download: true, or fetch the file where there is a network and give its path"
+        fix = "Set download: true, or download the file on another machine and give its path"
         raise ModelError(
             error_message("weights", f"{source}: not on this machine: found no {wanted}", fix=fix)
         )
@@ -201,5 +201,5 @@ def _require_leave(source: str, wanted: str, *, download: bool) -> None:
 
 def _unreachable(where: str, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200]
-    fix = "Fetch the file where there is a network and give its path"
+    fix = "Download the file on another machine and give its path"
     return ModelError(error_message("weights", f"{where}: cannot be fetched ({reason})", fix=fix))

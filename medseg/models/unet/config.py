@@ -317,5 +317,5 @@ class AttentionUNetOptions(UNetOptions):
 
 
 def _set(options: UNetOptions, key: str, value: object) -> None:
-    # A frozen pydantic object is still ours to complete while it is being validated.
+    # The object is frozen, but validators may still complete it.
     object.__setattr__(options, key, value)

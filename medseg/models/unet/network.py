@@ -103,7 +103,7 @@ class UNet(Model):
         self.decoder = nn.ModuleList(
             DecoderLevel(config, level, stage, settings) for level, stage in enumerate(decoder)
         )
-        # Element 0 is the full resolution. A head of weight zero would be a parameter without a gradient.
+        # Element 0 is the full resolution. A head with weight zero would have parameters without gradients.
         self.head_weights = supervision_weights(len(decoder)) if config.deep_supervision else (1.0,)
         self.head = make_head(config, decoder[-1].channels, spatial_dims)
         self.aux_heads = nn.ModuleList(
@@ -195,7 +195,7 @@ class UNet(Model):
 
     def _logits(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         logits: Tensor = self.head(x)
-        # A first stage that strides leaves the decoder on a coarser grid than the image's.
+        # If the first stage has a stride, the decoder's last grid is coarser than the image's.
         first = self.config.encoder_stages[0].strides(self.spatial_dims)
         full = tuple(n * s for n, s in zip(logits.shape[2:], first, strict=True))
         return crop_to(resize(logits, full, align_corners=self.config.align_corners), size)

@@ -29,7 +29,7 @@ class LogitEnsemble(Model):
             fix = "Give models of one architecture"
             raise ModelError(
                 error_message(
-                    "Ensemble", "members", found=f"{len(kinds)} kinds of models", expected="one", fix=fix
+                    "LogitEnsemble", "members", found=f"{len(kinds)} kinds of models", expected="one", fix=fix
                 )
             )
         ((spatial_dims, in_channels, num_classes, divisor),) = kinds
