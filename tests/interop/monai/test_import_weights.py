@@ -243,7 +243,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("unet", UNET, {"channel_names": ["CT"]}, r"channel_names: found 1, expected 2"),
         ("unet", UNET, {"preprocessing": {}}, r"preprocessing\.channels: found 1, expected 2"),
         ("unet", UNET, {"network": {"out_channels": 2}}, r"labels\.tsv: labels, background included: found 3, expected 2"),
-        ("unet", UNET, {"network": {"out_channels": 1}}, r"single logit is that of a sigmoid, give .*labels\.tsv a row of the kind region"),
+        ("unet", UNET, {"network": {"out_channels": 1}}, r"If a sigmoid follows, add a row of kind region to .*labels\.tsv"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_the_weights_are_read(network, arguments, changes, words, sources):

@@ -206,7 +206,9 @@ def test_of_several_models_one_must_be_named(tmp_path):
     )
     for name in plans["configurations"]:
         write_trained(tmp_path / "results", name, plans, dataset_of())
-    with pytest.raises(ModelError, match=r"found 2 models: .*2d, .*2d_b\. Give one, or --configuration"):
+    with pytest.raises(
+        ModelError, match=r"found 2 models: .*2d, .*2d_b\. Choose one, or give --configuration"
+    ):
         import_nnunet(tmp_path / "results", tmp_path / "model")
     saved = import_nnunet(tmp_path / "results", tmp_path / "model", configuration="2d_b")
     assert saved.trained_on["configuration"] == "2d_b"
