@@ -27,7 +27,7 @@ DEFAULT_MODEL = "unet_3d"
 
 
 class ModelChoice(Config):
-    """A registered model's name, and beside it all options of that model, defaults filled in."""
+    """The name of a registered model and all options of that model, with defaults filled in."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = DEFAULT_MODEL

@@ -21,8 +21,14 @@ class Experiment(ExperimentConfig):
     def from_run(cls, run: str | Path) -> Self:
         """Read the experiment of a run folder, to resume it or to inspect its settings.
 
+        Args:
+            run: Run folder, finished or not.
+
+        Returns:
+            The experiment with all settings.
+
         Raises:
-            ConfigError: the folder is not a run.
+            ConfigError: The folder is not a run.
         """
         from medseg.experiment.run_folder import RunFolder
 
@@ -44,14 +50,17 @@ class Experiment(ExperimentConfig):
         """Prepare the data and return the trainer; iterate over it to train.
 
         Args:
-            run: folder to write; must be new unless `resume`.
-            resume: go on from the last checkpoint of a run with this very config.
-            extend: with `resume`, steps (``"2000"``) or time (``"30m"``) that a finished run gets on top.
-            progress: called with (done, total, case id) as cases are prepared.
+            run: Folder to write; must be new unless `resume`.
+            resume: Continue from the last checkpoint of a run with the same configuration.
+            extend: With `resume`, steps (``"2000"``) or time (``"30m"``) in addition to those of a finished run.
+            progress: Called with (done, total, case id) as cases are prepared.
+
+        Returns:
+            The trainer, which yields a report at regular intervals.
 
         Raises:
-            ConfigError: the folder holds another run, or one that is not finished and cannot be extended.
-            DataError: the dataset cannot be used.
+            ConfigError: The folder holds another run, or one that is not finished and cannot be extended.
+            DataError: The dataset cannot be used.
         """
         from medseg.experiment.run_folder import RunFolder
         from medseg.experiment.training_setup import TrainingSetup
@@ -62,18 +71,21 @@ class Experiment(ExperimentConfig):
         return setup.trainer(progress)
 
     def cross_validation(self, run: str | Path) -> CrossValidation:
-        """The folds of this experiment in one folder; iterate over it to train them all and gather the results.
+        """Return the cross-validation of this experiment; iterate over it to train all folds and aggregate the results.
 
-        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are left,
-        stopped ones go on. All share the splits and one preprocessing, measured on all their cases, as nnU-Net does:
-        of a held-out label nothing is learned beyond these intensity statistics.
+        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are
+        skipped, interrupted ones continue. All folds share the splits and one preprocessing, measured on all their
+        cases, as in nnU-Net: nothing but these intensity statistics is learned from a held-out label.
 
         Args:
-            run: folder of the folds, new or of this very experiment.
+            run: Folder of the folds, new or of the same experiment.
+
+        Returns:
+            The cross-validation; nothing has been trained yet.
 
         Raises:
-            ConfigError: the folder holds something else.
-            DataError: the dataset or the splits cannot be used.
+            ConfigError: The folder holds something else.
+            DataError: The dataset or the splits cannot be used.
         """
         from medseg.experiment.cross_validation.folds import CrossValidation
         from medseg.experiment.run_folder import RunFolder

@@ -42,6 +42,9 @@ def plan_extension(experiment: ExperimentConfig, run: RunFolder, more: str) -> E
         run: Run folder.
         more: Steps such as ``2000``, or time such as ``30m``, in addition to what was done.
 
+    Returns:
+        The experiment with its later end, and what to record of the extension.
+
     Raises:
         ConfigError: The run is not finished, is a fold of a cross-validation, or `more` is neither steps nor time.
     """

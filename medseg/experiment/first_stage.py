@@ -25,11 +25,14 @@ _MOST_LISTED = 10
 
 
 def with_first_stage(dataset: Dataset, cascade: CascadeSettings | None) -> Dataset:
-    """Return the dataset whose labelled cases have the path of the first stage's label map, which need not exist.
+    """Add the path of the first stage's label map to each labelled case.
 
     Args:
         dataset: Dataset of the second stage.
-        cascade: Settings with the run of the first stage; None returns the dataset unchanged.
+        cascade: Settings with the run of the first stage; None if there is no cascade.
+
+    Returns:
+        A dataset with these paths, whose files need not exist; `dataset` itself if `cascade` is None.
     """
     if cascade is None:
         return dataset
@@ -113,6 +116,12 @@ def require_label_maps(run: RunFolder, cases: Sequence[Case]) -> None:
 
 def first_stage_labels(run: RunFolder) -> Labels:
     """Return the labels of the first stage from the copy in the run of the second stage.
+
+    Args:
+        run: Run folder of the second stage.
+
+    Returns:
+        Labels of the first stage.
 
     Raises:
         ModelError: The copy is missing or damaged.

@@ -25,6 +25,12 @@ from medseg.volumes.volume import Volume
 def dataset_of_run(run: RunFolder) -> Dataset:
     """Return the dataset of a run.
 
+    Args:
+        run: Run folder, finished or not.
+
+    Returns:
+        The dataset with all its cases, whether the run trains on them or not.
+
     Raises:
         ConfigError: The folder is not a run.
         DataError: The dataset cannot be read.
@@ -37,6 +43,9 @@ def held_out_cases(run: RunFolder) -> tuple[Case, ...]:
 
     Args:
         run: Run folder, finished or not.
+
+    Returns:
+        The cases of the validation part of the split; for a cross-validation, of all its splits.
 
     Raises:
         ConfigError: The folder is not a run.

@@ -1,9 +1,8 @@
-"""Left and right, front and back, up and down: which axes a training mirrors.
+"""Choice of the axes that are mirrored in training: left and right, front and back, up and down.
 
-A mirrored image shows a right kidney where the left one was, under the old name. A network that is trained so
-can tell the two apart no more, which a mean Dice hides as one bad label among many. Front and back look less alike, so
-that mirroring anterior and posterior parts is left to the user; by default it is not done, because it hides where
-they lie.
+A mirrored image shows the right kidney in the place of the left one, with the old label. A network trained on such
+images cannot distinguish the two, which a mean Dice hides as one bad label among many. Front and back look less alike,
+so users may mirror anterior and posterior parts; by default they are not mirrored, because it hides their position.
 """
 
 from __future__ import annotations
@@ -28,10 +27,17 @@ _OTHER_OPPOSITES = (
 
 
 def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentation:
-    """The augmentation with its mirror axes chosen: all of the patch, but none between labels that come in opposites.
+    """Choose the mirror axes of the augmentation unless the experiment sets them.
+
+    Args:
+        experiment: Experiment with the settings of augmentation and prediction.
+        labels: Labels that the network learns.
+
+    Returns:
+        The augmentation with its mirror axes: by default all axes of the patch except those of `opposite_axes`.
 
     Raises:
-        ConfigError: training or prediction is told to mirror left and right, and labels come in such pairs.
+        ConfigError: The settings mirror left and right in training or prediction, and labels come in such pairs.
     """
     orientation = experiment.preprocess.orientation
     in_patch = [0, 1, 2]  # the volume's axes, in the order of the patch
@@ -53,12 +59,15 @@ def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentat
 
 
 def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, ...]:
-    """The axes of the volume along which labels lie that come in opposites.
+    """Return the axes of the volume along which labels come in opposites.
 
     Args:
-        names: of labels and regions, such as left_kidney and right_kidney.
-        orientation: axis codes of the network's arrays; None where files keep their own axes, any of which may then run
+        names: Names of labels and regions, such as left_kidney and right_kidney.
+        orientation: Axis codes of the network's arrays; None if files keep their own axes, any of which may then run
             from left to right.
+
+    Returns:
+        Axes 0 to 2 in ascending order.
     """
     found = set(_along(orientation, "LR") if opposite_names(names, "left", "right") else ())
     if orientation is not None:
@@ -69,7 +78,7 @@ def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, .
 
 
 def _along(orientation: str | None, letters: str) -> list[int]:
-    """The axes that may run along a direction such as ``LR``; all where files keep their own axes."""
+    """Return the axes that may run along a direction such as ``LR``; all axes if files keep their own."""
     return [axis for axis in range(3) if orientation is None or orientation[axis] in letters]
 
 

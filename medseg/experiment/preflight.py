@@ -1,4 +1,4 @@
-"""Mistakes that are told before the data are prepared, which may take hours, and before there is a run folder."""
+"""Checks before the data are prepared, which may take hours, and before the run folder is created."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 
 def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: LabelSets) -> None:
-    """Refuse what the model, its loss or its optimiser cannot learn from; the model stays as it is.
+    """Check that the model, its loss and its optimiser fit the labels; the model is not changed.
+
+    Args:
+        experiment: Experiment to train.
+        model: The model that was built for it.
+        label_sets: Classes that each value of a prepared label map may stand for.
 
     Raises:
-        ConfigError: of what.
+        ConfigError: They do not fit.
     """
     train = experiment.train
     if model.computes_own_losses and not (label_sets.is_fully_annotated and not train.class_weights):
@@ -35,24 +40,25 @@ def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: Labe
         train.loss, batch_dice=train.batch_dice, label_sets=label_sets, class_weights=train.class_weights
     )
     parameter_groups(model, train.optimizer)
-    FrozenParts(model, train.freeze, steps=0)  # which freezes nothing yet
+    FrozenParts(model, train.freeze, steps=0)  # checks the names and freezes nothing
 
 
 def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> None:
-    """Refuse a patch that is too small for the model, by a pass of a model without numbers over one.
+    """Check that the patch is large enough for the model, by a pass of a model without weights.
 
     Args:
-        experiment: with the patch and the batch. channels: that the model sees.
-        labels: of the dataset.
+        experiment: Experiment with the patch size and the batch size.
+        channels: Number of input channels of the model.
+        labels: Labels of the dataset.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: The patch is too small.
     """
     size, batch = tuple(experiment.patch.size), experiment.train.batch_size
     try:
         with torch.device("meta"):
             model = experiment.model.without_pretrained().build(channels, labels.num_outputs)
-            if model.computes_own_losses:  # which look at numbers
+            if model.computes_own_losses:  # these need numbers
                 return
             image, label = torch.empty(batch, channels, *size), torch.zeros(batch, 1, *size).long()
             model.criterion = _no_loss
@@ -65,7 +71,7 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
     except ModelError as error:
         raise ConfigError(f"patch.size: found {list(size)}: {error}") from error
     except Exception:
-        return  # Some layers need numbers. What else goes wrong is told when there are some.
+        return  # Some layers need numbers. Other errors are reported when there are some.
 
 
 def _no_loss(logits: Tensor, label: Tensor) -> Tensor:

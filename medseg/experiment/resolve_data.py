@@ -50,6 +50,9 @@ def find_dataset(experiment: ExperimentConfig, folder: Path) -> Dataset:
             the first stage predicted for them.
         folder: Folder for phantoms, `RunFolder.shared_folder`.
 
+    Returns:
+        The dataset with the annotated labels of ``data.partially_annotated``.
+
     Raises:
         ConfigError: The experiment names no dataset, or annotated labels of cases that do not exist.
         DataError: The dataset cannot be read.
@@ -90,6 +93,13 @@ def _with_annotated(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) ->
 def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
     """Return the labels, regions and ignore value that the experiment names, or else those of the dataset.
 
+    Args:
+        experiment: Experiment with the settings.
+        dataset: Its dataset.
+
+    Returns:
+        Labels that the network learns.
+
     Raises:
         DataError: Neither names labels, or regions or the ignore value do not fit them.
     """
@@ -118,6 +128,13 @@ def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:
 def label_sets_of(labels: Labels, dataset: Dataset) -> LabelSets:
     """Return the classes that each value of a prepared label map may stand for, over all labelled cases.
 
+    Args:
+        labels: Labels that the network learns.
+        dataset: Dataset with the annotated labels of each case.
+
+    Returns:
+        The label sets; without sets if every case is fully annotated and no label is ignored.
+
     Raises:
         DataError: The annotated labels of a case include an unknown name.
     """
@@ -125,7 +142,14 @@ def label_sets_of(labels: Labels, dataset: Dataset) -> LabelSets:
 
 
 def choose_split(experiment: ExperimentConfig, dataset: Dataset) -> Split:
-    """Return the split of the experiment's fold; with ``data.fold=all`` every case is a training case.
+    """Return the split of the experiment's fold.
+
+    Args:
+        experiment: Experiment with the settings.
+        dataset: Its dataset.
+
+    Returns:
+        Ids of the training and validation cases; with ``data.fold=all`` every labelled case is a training case.
 
     Raises:
         ConfigError: The splits file has fewer folds.
@@ -144,6 +168,13 @@ def choose_split(experiment: ExperimentConfig, dataset: Dataset) -> Split:
 
 def all_splits(experiment: ExperimentConfig, dataset: Dataset) -> list[Split]:
     """Return the split of every fold, from the splits file of the experiment or by subject.
+
+    Args:
+        experiment: Experiment with the settings.
+        dataset: Its dataset.
+
+    Returns:
+        One split per fold.
 
     Raises:
         DataError: The splits do not fit the dataset.
@@ -164,6 +195,9 @@ def resolve_preprocessing(
         dataset: Its dataset.
         labels: Its labels; foreground statistics are those of voxels of any label.
         training_cases: Ids of the cases to measure.
+
+    Returns:
+        Preprocessing with one entry per channel, which is stored in the model folder.
 
     Raises:
         DataError: A case cannot be read.

@@ -157,7 +157,7 @@ class RunFolder:
 
     @property
     def fold_of(self) -> RunFolder | None:
-        """The cross-validation of which this run is a fold, or None."""
+        """The cross-validation that this run is a fold of, or None."""
         folder = self.path.absolute()
         parent = RunFolder(folder.parent)
         return parent if _FOLD.fullmatch(folder.name) and parent.is_cross_validation else None
@@ -178,6 +178,9 @@ class RunFolder:
     def read_record(self) -> RunRecord:
         """Read ``run.json``.
 
+        Returns:
+            The validated record.
+
         Raises:
             ConfigError: It was written by a newer medseg, or is not the record of a run.
             DataError: It cannot be read.
@@ -193,6 +196,9 @@ class RunFolder:
     def read_experiment(self) -> ExperimentConfig:
         """Read the experiment of the run.
 
+        Returns:
+            The experiment with all settings, as the run was started or last extended.
+
         Raises:
             ConfigError: The folder is not a run, or was written by a newer medseg.
         """
@@ -203,15 +209,21 @@ class RunFolder:
         """Read the splits of the run.
 
         Args:
-            cases: Labelled cases of the dataset, all of which the splits may name; None to not check the names.
+            cases: Labelled cases of the dataset, which the splits may name; None to not check the names.
+
+        Returns:
+            One split per fold; a single one if the run is no cross-validation.
         """
         return read_splits(self.splits, cases)
 
     def read_shared_split(self, cases: Sequence[Case]) -> Split | None:
-        """Read the split that a cross-validation has for this run if it is one of its folds, else return None.
+        """Read the split that the cross-validation has for this run if the run is one of its folds.
 
         Args:
             cases: Labelled cases of the dataset.
+
+        Returns:
+            The split of this fold; None if the run is not a fold.
         """
         whole, fold = self.fold_of, _FOLD.fullmatch(self.path.absolute().name)
         return whole.read_splits(cases)[int(fold[1])] if whole and fold else None

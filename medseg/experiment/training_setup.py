@@ -87,6 +87,9 @@ class TrainingSetup:
             resume: Continue from the last checkpoint.
             extend: Steps or time in addition to those of a finished run; None for no extension.
 
+        Returns:
+            The setup; nothing has been written yet.
+
         Raises:
             ConfigError: The folder does not fit the request, another process trains in it, or the run cannot be
                 extended.
@@ -106,6 +109,9 @@ class TrainingSetup:
 
         Args:
             progress: Called with (done, total, case id) as cases are prepared.
+
+        Returns:
+            The trainer; iterate over it to train.
 
         Raises:
             ConfigError: The experiment cannot be trained.

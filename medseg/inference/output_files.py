@@ -81,8 +81,7 @@ class OutputFiles:
 
         Returns:
             `MISSING` if a wanted file is missing or was not written completely; `UNRECORDED` if the files exist but
-            no record
-            names their model; `OTHER_MODEL` if another model or other settings wrote them; else `CURRENT`.
+            no record names their model; `OTHER_MODEL` if another model or other settings wrote them; else `CURRENT`.
         """
         name = stem_of(label_map)
         exist = all(file.is_file() for file in self.files_of(label_map))

@@ -17,8 +17,12 @@ SIGNALS = tuple(
 class Interrupted(MedsegError):
     """Training stopped on request after saving its state.
 
+    Args:
+        message: What was saved and how to continue.
+        received: Number of the signal.
+
     Attributes:
-        exit_code: 130 for the keyboard, 143 for the system.
+        exit_code: 130 for SIGINT (keyboard), 143 for other signals.
     """
 
     def __init__(self, message: str, received: int) -> None:

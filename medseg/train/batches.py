@@ -1,4 +1,4 @@
-"""Which patches make a step, and who cuts them."""
+"""Patches of each step, and the processes that cut them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ class TrainingPatches:
 class Batches:
     """Indices of patches, batch by batch, for one of several processes.
 
-    A step takes the same patches however they are dealt out: batch `b` of process `p` is the part
-    ``b · processes + p`` of the step's patches, which are numbered on from step to step.
+    A step takes the same patches however they are distributed: batch `b` of process `p` is the part ``b · processes +
+    p`` of the step's patches, which are numbered consecutively across steps.
 
     Attributes:
-        steps: for which batches are made. size: patches a batch. accumulate: batches a step and process.
-        rank, processes: of this one, and in all.
+        steps: Steps for which batches are created.
+        size: Patches per batch.
+        accumulate: Batches per step and process.
+        rank: Rank of this process.
+        processes: Number of processes.
     """
 
     steps: range
@@ -53,7 +56,7 @@ class Batches:
 
 
 def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataLoader[Sample]:
-    """A loader that gives the patches of `batches`, cut and augmented in `workers` processes, or in this one."""
+    """Return a loader of the patches of `batches`, cut and augmented in `workers` processes; with 0, in this one."""
     return DataLoader(
         patches,
         batch_sampler=batches,

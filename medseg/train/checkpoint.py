@@ -26,13 +26,17 @@ FORMAT = 1
 def save_checkpoint(
     folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write ``folder/step-NNNNNNN`` and drop all but the newest `keep`.
+    """Write ``folder/step-NNNNNNN`` and remove all but the newest checkpoints.
 
     Args:
-        folder: holds the checkpoints of one kind, such as ``RUN/last``.
-        step: optimiser steps done.
-        weights: the model's state dict.
-        state: tensors, numbers, strings, lists and dicts.
+        folder: Folder of the checkpoints of one kind, such as ``RUN/last``.
+        step: Optimiser steps done.
+        weights: State dict of the model.
+        state: Tensors, numbers, strings, lists and dicts.
+        keep: Number of checkpoints to keep.
+
+    Returns:
+        Folder of the new checkpoint.
     """
     for leftover in folder.glob(".*step-*"):  # of a process that was killed; a run has one writer
         shutil.rmtree(leftover, ignore_errors=True)
@@ -50,7 +54,7 @@ def save_checkpoint(
 
 
 def _write_state(file: Path, state: dict[str, Any]) -> None:
-    """Write with torch, which tells of a full disk by a RuntimeError of its own; raises the OSError behind it."""
+    """Write with torch, which raises its own RuntimeError if the disk is full; raise the OSError that caused it."""
     try:
         with file.open("wb") as opened:
             torch.save(state, opened)
@@ -67,10 +71,16 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and state of the newest whole checkpoint in `folder`, or None when there is none.
+    """Read the newest complete checkpoint.
+
+    Args:
+        folder: Folder of the checkpoints of one kind, such as ``RUN/last``.
+
+    Returns:
+        Weights and state; None if there is no checkpoint.
 
     Raises:
-        ModelError: checkpoints are there, but none is whole.
+        ModelError: There are checkpoints, but none is complete.
     """
     found = sorted(folder.glob("step-*"), reverse=True)
     for path in found:

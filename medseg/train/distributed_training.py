@@ -65,7 +65,7 @@ class Distributed:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Context that the others enter when the leader has left it."""
+        """Return a context that the other processes enter after the main process has left it."""
         if self.size > 1 and not self.is_main:
             distributed.barrier()
         yield
@@ -73,7 +73,7 @@ class Distributed:
             distributed.barrier()
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What the leader makes, on every process."""
+        """Return on every process what the main process creates."""
         if self.size == 1:
             return make()
         made: T = self.fabric.broadcast(make() if self.is_main else None)  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class Distributed:
         return [float(value) for value in together]
 
     def mean(self, loss: float) -> tuple[float, bool]:
-        """Mean loss of all processes, and whether one of them is not finite."""
+        """Return the mean loss of all processes, and whether one of them is not finite."""
         finite = math.isfinite(loss)
         numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
         total, bad = self.sum(numbers).tolist()
@@ -110,7 +110,7 @@ class Distributed:
 
 
 def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabric:
-    """The accelerator and its processes; `thaws` tells that some weights have no gradients in the first steps."""
+    """Return the accelerator with its processes; `thaws` if some weights have no gradients in the first steps."""
     if size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     here = processes_per_machine()

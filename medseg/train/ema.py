@@ -11,13 +11,13 @@ from medseg.models.base import Model
 
 
 class EMA:
-    """A copy of a model whose weights follow the trained ones slowly (Polyak and Juditsky 1992).
+    """A copy of a model whose weights are an exponential moving average (Polyak and Juditsky 1992).
 
-    Early on it follows faster: the decay of step `s` is ``min(decay, (1 + s) / (10 + s))``, so that the fresh weights are
-    soon forgotten.
+    The decay of step `s` is ``min(decay, (1 + s) / (10 + s))``, so that the initial weights are soon forgotten.
 
     Args:
-        model: the trained model. decay: in (0, 1).
+        model: The trained model.
+        decay: Decay per step, in (0, 1).
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
-        """Follow `model` after its step number `step`; figures of norms follow too, counters are copied."""
+        """Update after step `step` of `model`; running statistics of norms are averaged, counters are copied."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         own = chain(self.model.parameters(), self.model.buffers())
         for kept, fresh in zip(own, chain(model.parameters(), model.buffers()), strict=True):

@@ -20,15 +20,20 @@ _EMBEDDINGS = re.compile(r"(pos_embed|level_embed|relative_position_bias_table|p
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The trained weights in groups for an optimiser, the highest rate first; one group with the defaults.
+    """Return the trained weights in groups for an optimiser.
 
-    Weights of the model's published part have ``backbone_lr_factor`` times the rate of the others. With a ``layerwise_lr_decay``
-    below 1 that is lowered once more for each stage (of a vision transformer each block) from the head down to the
-    stem, as in Bao et al. 2022 (BEiT, arXiv:2106.08254). ``decay=kernels`` leaves norms, biases and embeddings
-    without weight decay, as in Liu et al. 2021 (Swin, arXiv:2103.14030).
+    Weights of the model's published part have ``backbone_lr_factor`` times the rate of the others. A
+    ``layerwise_lr_decay`` below 1 multiplies that rate again for each stage (in a vision transformer, each block)
+    from the head down to the stem, as in Bao et al. 2022 (BEiT, arXiv:2106.08254). ``weight_decay_on=kernels`` leaves
+    norms, biases and embeddings without weight decay, as in Liu et al. 2021 (Swin, arXiv:2103.14030).
+
+    Args:
+        model: Model whose trained weights require gradients.
+        settings: Learning rates and weight decay.
 
     Returns:
-        Dicts with ``params``, ``lr``, ``lr_factor`` (of the scheduled rate) and ``weight_decay``.
+        Dicts with ``params``, ``lr``, ``lr_factor`` (of the scheduled rate) and ``weight_decay``, the highest rate
+        first; a single group with the default settings.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     factors = _factors(model, settings)
@@ -146,7 +151,7 @@ def _undecayed(model: nn.Module) -> frozenset[str]:
 
 
 def _named(model: nn.Module, name: str) -> list[str]:
-    """Parameters that one entry of ``train.freeze`` stands for."""
+    """Return the parameters that one entry of ``train.freeze`` names."""
     every = [parameter for parameter, _ in model.named_parameters()]
     depths = backbone_parameters(model)
     words = {BACKBONE: list(depths)} if depths else {}

@@ -1,4 +1,4 @@
-"""What a training tells: a report a while, a line of JSON each, TensorBoard curves and overlays."""
+"""Reports of a training: one line of JSON each, TensorBoard curves and overlays."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ class ReportLog:
     """``metrics.jsonl`` and TensorBoard events of a run.
 
     Args:
-        run: run folder.
-        resume_step: reports after this step are dropped, because they will be made again.
-        silent: write nothing, as all but one of several processes do.
+        run: Run folder.
+        resume_step: Last step whose report is kept; later reports are dropped, because they will be written again.
+        silent: Write nothing; for all processes except the main one.
     """
 
     def __init__(self, run: Path, resume_step: int, *, silent: bool = False) -> None:
@@ -132,7 +132,7 @@ class ReportLog:
             board.add_scalar("validation/dice_mean", report.mean_dice, step)
 
     def add_image(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
-        """Add a picture `(H, W, 3)`."""
+        """Add an RGB image `(H, W, 3)`."""
         if not self.silent:
             with self._written():
                 self._board.add_image(name, rgb, step, dataformats="HWC")
@@ -149,7 +149,7 @@ class ReportLog:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """Context that tells of a full disk as what it is; TensorBoard's thread tells of it at the next curve."""
+        """Convert the error of a full disk; TensorBoard's thread raises it at the next curve."""
         try:
             yield
         except OSError as error:
@@ -157,7 +157,7 @@ class ReportLog:
 
 
 def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
-    """Mean over `steps` of each part of the loss; empty where the loss has one part."""
+    """Return the mean over `steps` of each loss term; empty if the loss has a single term."""
     if not steps or len(steps[0]) < 2:
         return {}
     names = dict.fromkeys(name for parts in steps for name in parts)

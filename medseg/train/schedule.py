@@ -1,4 +1,4 @@
-"""Where in its schedule each step of a training stands, when the number of steps is planned or changed on the way."""
+"""Position of each step in the schedule, also if the number of steps is planned or changed during training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class ScheduleProgress:
     A new plan moves the anchor to the present step, so the line bends there and never jumps.
 
     Attributes:
-        begin: first step of this leg: 0, or where the run was extended.
-        rise: steps from `begin` over which the learning rate warms up.
-        anchor: step from which the line runs. done: share at that step, in [0, 1].
-        end: steps in all; None while a budget has no plan yet, when the share stays at `done`.
+        begin: First step of this part: 0, or the step at which the run was extended.
+        warmup: Steps from `begin` over which the learning rate warms up.
+        anchor: Step at which the line begins.
+        done: Share at that step, in [0, 1].
+        end: Total number of steps; None while a time budget has no plan yet, when the share stays at `done`.
     """
 
     begin: int
@@ -31,29 +32,35 @@ class ScheduleProgress:
     end: int | None
 
     def fraction_done(self, step: int) -> float:
-        """Share of the schedule that lies behind after `step` steps, in [0, 1]."""
+        """Return the share of the schedule that is done after `step` steps, in [0, 1]."""
         if self.end is None or step <= self.anchor:
             return self.done
         return self.done + (1 - self.done) * (step - self.anchor) / (self.end - self.anchor)
 
     def replanned(self, step: int, end: int) -> ScheduleProgress:
-        """The course that bends at `step` to end at `end`."""
+        """Return a schedule that ends at `end` and agrees with this one up to `step`."""
         return replace(self, anchor=step, done=self.fraction_done(step), end=end)
 
 
 def new_schedule(settings: TrainSettings) -> ScheduleProgress:
-    """The course of a new training."""
+    """Return the schedule of a new training."""
     return ScheduleProgress(0, settings.optimizer.warmup_steps, 0, 0.0, settings.steps)
 
 
 def extended_schedule(settings: TrainSettings, step: int, seconds: float) -> ScheduleProgress:
-    """The course of a finished training that goes on.
+    """Return the schedule of a finished training that is extended.
 
-    It is the last part of the schedule that the whole training, old and new steps together, would have had. The rate
-    rises to it from near 0 over a twentieth of the new steps, but not in a constant schedule, where it never fell.
+    It is the last part of the schedule that the whole training, old and new steps together, would have had. The
+    learning rate rises to it from near 0 over a twentieth of the new steps, except in a constant schedule, where it
+    never fell.
 
     Args:
-        settings: with the new end. step, seconds: done before.
+        settings: Settings with the new end.
+        step: Steps done before.
+        seconds: Seconds spent before.
+
+    Returns:
+        The schedule from `step` on. With a time budget, its end is estimated from the speed so far.
     """
     budget = settings.max_seconds
     if budget is None:

@@ -21,6 +21,12 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 def seconds_of(duration: str) -> float:
     """Return the seconds of a duration such as ``90s``, ``30m`` or ``1.5h``.
 
+    Args:
+        duration: Positive number with unit ``s``, ``m`` or ``h``.
+
+    Returns:
+        Seconds.
+
     Raises:
         ValueError: The text is not a duration, or it is zero.
     """

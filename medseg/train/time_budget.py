@@ -1,4 +1,4 @@
-"""A budget of time: how many steps fit into it, by the speed measured so far."""
+"""Number of steps that fit into a time budget, by the speed measured so far."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from bisect import bisect_right
 
 from medseg.train.settings import TrainSettings
 
-# Of the time that this process began with. Often at first, when little is known, and at the end, when little can still
-# be made good; between plans the schedule is a straight line.
+# Shares of the time that this process began with. Plans are frequent at first, when little is known, and at the end,
+# when little can still be corrected; between plans the schedule is a straight line.
 PLANS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 COLD_STEPS = 3  # of a process: code is compiled, workers start, files are read for the first time
 PATIENCE_FOR_WARM = 0.1
@@ -27,15 +27,17 @@ class _MeanTime:
 
 
 class StepPlanner:
-    """Plans the number of steps of a training with a budget, again and again.
+    """Planner of the number of steps of a training with a time budget; it plans repeatedly.
 
     Args:
-        settings: with a budget. validates: whether held-out cases are there.
-        step, spent: steps done and seconds spent before this process.
-        overhead: as an earlier process left it.
+        settings: Settings with a time budget.
+        validates: Whether there are held-out cases.
+        step: Steps done before this process.
+        spent: Seconds spent before this process.
+        overhead: `overhead` of an earlier process.
 
     Attributes:
-        overhead: seconds that the last validation and the last checkpoint took; 0 when not known.
+        overhead: Seconds that the last validation and the last checkpoint took; 0 if unknown.
     """
 
     def __init__(
@@ -58,11 +60,16 @@ class StepPlanner:
         self.overhead = overhead
 
     def update(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
-        """Note a step; at the time for a plan, the number of steps in all, at least one more.
+        """Record a step and plan again if it is time to do so.
 
         Args:
-            step: steps done now. spent: seconds, all told.
-            validation, saving: seconds that these took since the last call; 0 if there was none.
+            step: Steps done now.
+            spent: Seconds spent in total.
+            validation: Seconds of validation since the last call; 0 if there was none.
+            saving: Seconds of saving checkpoints since the last call; 0 if there was none.
+
+        Returns:
+            Total number of steps, at least one more than `step`; None if the plan stays.
         """
         window = self._cold if step - self._first <= COLD_STEPS else self._recent
         window.add(max(0.0, spent - self._spent - validation - saving))
@@ -76,7 +83,7 @@ class StepPlanner:
         return end if self._settings.steps is None else min(end, self._settings.steps)
 
     def _fitting(self, step: int) -> int:
-        """Steps that fit into the rest, with their validations and checkpoints and those at the end."""
+        """Return the number of steps that fit into the rest, including validations, checkpoints and the final ones."""
         settings = self._settings
         windows = (self._before, self._recent) if self._recent.steps else (self._cold,)
         pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))

@@ -109,12 +109,12 @@ class Trainer:
 
     @property
     def steps(self) -> int | None:
-        """Optimiser steps in all; None before a budget has its first plan."""
+        """The total number of optimiser steps; None before a time budget has its first plan."""
         return self._schedule.end
 
     @property
     def _end_in_words(self) -> str:
-        """The end in words: steps, or the budget, of which the steps are planned on the way."""
+        """The end in words: the steps, or the time budget if the steps are planned during training."""
         budget = self.settings.max_time
         if budget is None:
             return str(self.steps)
@@ -238,7 +238,7 @@ class Trainer:
             yield together
 
     def _train_step(self, batches: list[Sample]) -> float:
-        """One update, and its loss; a loss or gradients that are not finite leave the model as it is."""
+        """Take one step and return its loss; the model is not changed if the loss or gradients are not finite."""
         rate = learning_rate(self.settings.optimizer, self.step, self._schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
@@ -314,7 +314,7 @@ class Trainer:
         return report
 
     def _validate(self, log: ReportLog) -> dict[str, float]:
-        """Dice on held-out patches; the best weights so far are exported to ``RUN/best``."""
+        """Compute the Dice on held-out patches; export the best weights so far to ``RUN/best``."""
         assert self.patches.validation is not None
         held_out, size = self.patches.validation, self.settings.batch_size
         dice = validate(
@@ -330,7 +330,7 @@ class Trainer:
         return dice
 
     def _finite_weights(self) -> dict[str, Tensor]:
-        """The state dict, or `Diverged` for weights that are not finite, of which no step recovers."""
+        """Return the state dict; raise `Diverged` if weights are not finite, because no step recovers from that."""
         weights = self.model.state_dict()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise Diverged(self._divergence("weights: found NaN or infinite values"))

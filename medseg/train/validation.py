@@ -1,4 +1,4 @@
-"""Dice on held-out patches, while training goes on."""
+"""Dice on held-out patches during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE = "validation/image_reference_prediction"
 
 
 def on_device(image: Tensor, team: Distributed) -> Tensor:
-    """The image `(n, c, *spatial)` on the device, channels last in memory."""
+    """Return the image `(n, c, *spatial)` on the device, in channels-last memory format."""
     layout = torch.channels_last if image.dim() == 4 else torch.channels_last_3d
     return image.to(team.fabric.device).contiguous(memory_format=layout)
 
@@ -35,18 +35,22 @@ def validate(
     log: ReportLog,
     step: int,
 ) -> dict[str, float]:
-    """Dice of each foreground label or region over all held-out patches together, of which each process takes its share.
+    """Compute the Dice of each foreground label or region over all held-out patches together.
 
-    Voxels of which nobody knows whether they are of a label are left out of its Dice. A picture of the first batch goes
-    to `log`.
+    Each process takes its share of the patches. Voxels that may or may not belong to a label are left out of its
+    Dice. An image of the first batch is written to `log`.
 
     Args:
-        model: as it is to be judged. patches: as many as are looked at.
-        label_sets: what the values of their label maps stand for.
-        batch_size: of one process. step: for the log.
+        model: The model to evaluate; left in evaluation mode.
+        patches: The held-out patches.
+        label_sets: Classes that each value of the patches' label maps may stand for.
+        batch_size: Batch size of one process.
+        team: The processes.
+        log: Log that gets the image.
+        step: Optimiser step for the log.
 
     Returns:
-        Name → Dice; NaN for a label that neither occurs nor was predicted.
+        Dice by name; NaN for a label that neither occurs nor was predicted.
     """
     model.eval()
     labels = label_sets.labels
@@ -67,7 +71,7 @@ def validate(
 
 
 def _counted(logits: Tensor, label: Tensor, label_sets: LabelSets) -> Tensor:
-    """Voxels `(num_values, 1 + m)` by their value: all of them, and those predicted as each measured label or region."""
+    """Count voxels `(num_values, 1 + m)` by value: all, and those predicted as each evaluated label or region."""
     values, size = label.flatten(), label_sets.num_values
     if label_sets.labels.regions:
         chosen = [values, *(values[(logits[:, index] > 0).flatten()] for index in range(logits.shape[1]))]
@@ -80,11 +84,14 @@ def _counted(logits: Tensor, label: Tensor, label_sets: LabelSets) -> Tensor:
 
 
 def dice_of(counts: Tensor, label_sets: LabelSets) -> NDArray[np.float64]:
-    """Return the Dice `(m,)` of each evaluated label or region.
+    """Compute the Dice of each evaluated label or region.
 
     Args:
         counts: Voxels `(num_values, 1 + m)` by reference value: all of them, and those predicted as each label.
         label_sets: Meaning of the reference values. Voxels that may or may not belong to a label are left out.
+
+    Returns:
+        Dice `(m,)`; NaN for a label that neither occurs nor was predicted.
     """
     everything, predicted = np.split(counts.cpu().numpy(), [1], axis=1)
     certain, known = label_sets.certain(), label_sets.known()
@@ -94,7 +101,7 @@ def dice_of(counts: Tensor, label_sets: LabelSets) -> NDArray[np.float64]:
 
 
 def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:
-    """Class indices `(n 1 *spatial)` of logits; of regions, the classes that they are written as."""
+    """Return the class indices `(n, 1, *spatial)` of logits; regions become the classes that they are written as."""
     if not labels.regions:
         return logits.argmax(1, keepdim=True)
     classes = torch.zeros_like(logits[:, :1], dtype=torch.int64)
@@ -106,15 +113,17 @@ def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:
 def validation_image(
     image: Tensor, reference: Tensor, predicted: Tensor, labels: Labels, most: int = 4
 ) -> NDArray[np.uint8]:
-    """Rows of image, reference and prediction, each in the slice with the most foreground.
+    """Draw image, reference and prediction of several samples, each in the slice with the most foreground.
 
     Args:
-        image: `(n, c, *spatial)`. reference, predicted: class indices `(n, 1, *spatial)`.
-        labels: for the colours.
-        most: samples shown.
+        image: Images `(n, c, *spatial)`; the first channel is shown.
+        reference: Class indices `(n, 1, *spatial)`.
+        predicted: Class indices `(n, 1, *spatial)`.
+        labels: Labels with their colours.
+        most: Maximum number of samples.
 
     Returns:
-        `(H, W, 3)`, with the second array axis upwards.
+        RGB image `(H, W, 3)`, one row of panels per sample, with the second array axis upwards.
     """
     palette = np.array([label.colour for label in labels], dtype=np.float32)
     rows = []

@@ -1,4 +1,4 @@
-"""What the folds of a cross-validation tell together: predictions, table, post-processing, ensemble."""
+"""Results of all folds of a cross-validation: predictions, table, post-processing, ensemble."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
-    """See `CrossValidation.gather`. What is there already and still holds is not predicted again."""
+    """Predict, measure and export, see `CrossValidation.aggregate`; predictions that are still valid are kept."""
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
     with run.lock():
@@ -66,7 +66,7 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
 
 
 def predicts_instances(run: RunFolder) -> bool:
-    """Whether a cross-validation is about objects: cases have instance maps, and the model finds instances."""
+    """Return whether the cases have instance maps and the model predicts instances."""
     if all(case.instances is None for case in held_out_cases(run)):
         return False
     model, _, labels = load_model(run.fold(0).model)
@@ -76,8 +76,14 @@ def predicts_instances(run: RunFolder) -> bool:
 def instance_table(run: RunFolder) -> InstanceTable:
     """Measure the instances of all held-out cases, each predicted by the fold that held it out.
 
+    Args:
+        run: Run folder of a cross-validation with all its predictions.
+
+    Returns:
+        One row per case and class, with the counts of matched and unmatched instances.
+
     Raises:
-        DataError: predictions are missing, or cannot be measured.
+        DataError: Predictions are missing, or cannot be measured.
     """
     pairs, labels = held_out_instances(run)
     return InstanceTable(tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows))
@@ -86,15 +92,21 @@ def instance_table(run: RunFolder) -> InstanceTable:
 def fold_table(
     run: RunFolder, *, tolerance_mm: float | None = None, progress: Progress | None = None
 ) -> FoldTable:
-    """Measure the out-of-fold predictions, and learn the post-processing from them; one case is held at a time.
+    """Measure the out-of-fold predictions and select post-processing by them.
+
+    One case at a time is in memory.
 
     Args:
-        run: of a cross-validation with all its predictions.
-        tolerance_mm: of the surface Dice; the experiment's unless given.
-        progress: called with (done, total, what), where `what` is such as "predicting CASE".
+        run: Run folder of a cross-validation with all its predictions.
+        tolerance_mm: Tolerance of the surface Dice in mm; None for that of the experiment.
+        progress: Called with (done, total, what), where `what` is such as "measuring CASE".
+
+    Returns:
+        The metrics of every case and label, with fold and subject of each case. Its `post_processing` is None if
+        `no_post_processing_reason` names a reason.
 
     Raises:
-        DataError: predictions are missing, or cannot be measured.
+        DataError: Predictions are missing, or cannot be measured.
     """
     pairs, labels, settings = held_out_pairs(run)
     tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
@@ -121,7 +133,7 @@ def fold_table(
 def _measured(
     pair: Pair, labels: Labels, tolerance_mm: float, learns: bool
 ) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
-    """Rows of one case and, if it is learned from, what corrections would bring; its volumes are read once."""
+    """Return the metrics of one case and, if wanted, the Dice of each candidate; its volumes are read once."""
     prediction, reference = pair.volumes()
     loaded = Pair(pair.case, prediction, reference, pair.annotated)
     rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
@@ -131,7 +143,7 @@ def _measured(
 
 
 def no_post_processing_reason(run: RunFolder) -> str | None:
-    """One sentence where learning a post-processing makes no sense, else None."""
+    """Return one sentence why no post-processing is selected; None if it is selected."""
     settings = run.read_experiment().predict
     if settings.keep_largest_foreground or settings.keep_largest:
         return "post-processing: that of the config is kept, and none is learned"
@@ -144,12 +156,19 @@ def no_post_processing_reason(run: RunFolder) -> str | None:
 
 
 def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
-    """Write ``RUN/model``: the networks of all folds, whose mean answers, with the post-processing that was learned.
+    """Write ``RUN/model``, an ensemble of the networks of all folds with the selected post-processing.
 
     The weights of one fold at a time are in memory.
 
+    Args:
+        run: Run folder of a cross-validation with all folds finished.
+        table: Metrics and selected post-processing of the run.
+
+    Returns:
+        The model folder.
+
     Raises:
-        ModelError: the folds' models differ by more than their weights.
+        ModelError: The models of the folds differ by more than their weights.
     """
     folders = [run.fold(fold).model for fold in range(len(run.read_splits()))]
     first, saved, labels = load_model(folders[0])
@@ -189,7 +208,7 @@ def _predict_settings(settings: PredictSettings, found: PostProcessing | None) -
 
 
 def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, Any]:
-    """What the README of the ensemble tells of its training."""
+    """Return the lines about training for the README of the ensemble."""
     dice, means = table.table.foreground_mean()["dice"], table.table.mean()
     lines = {
         "dataset": saved.trained_on["dataset"],

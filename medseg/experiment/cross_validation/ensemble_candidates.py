@@ -37,20 +37,24 @@ def compare_with_ensembles(
     scratch: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare cross-validations, and the mean of the probabilities of every two of them.
+    """Compare cross-validations with each other and with the ensembles of every two of them.
 
-    Each case is predicted again, in each run by the fold that held it out; what was predicted is not kept.
+    Each case is predicted again, in each run by the fold that held it out; these predictions are not kept.
 
     Args:
-        runs: folders, at least two.
-        device: as for `medseg.load`.
-        scratch: folder for temporary files, two bytes a voxel, label and run for one case; None for the system's.
-        progress: called with (done, total, what), where `what` is such as "predicting CASE".
+        runs: Run folders, at least two.
+        device: Device as for `medseg.load`.
+        scratch: Folder for temporary files, two bytes per voxel, label and run for one case; None for that of the
+            system.
+        progress: Called with (done, total, what), where `what` is such as "predicting CASE".
+
+    Returns:
+        The Dice of each run and of each ensemble of two runs.
 
     Raises:
-        ConfigError: fewer than two runs, or folds that are not finished.
-        DataError: a run has not been gathered, or was measured on other cases or labels than the first.
-        ModelError: their models do not take the same images, or differ in their labels.
+        ConfigError: There are fewer than two runs, or some folds are not finished.
+        DataError: A run has not been aggregated, or was measured on other cases or labels than the first.
+        ModelError: The models do not take the same images, or differ in their labels.
     """
     alone = load_comparable_scores(runs)
     pairs, labels, _ = held_out_pairs(RunFolder(Path(runs[0])))
@@ -72,7 +76,7 @@ def compare_with_ensembles(
 
 
 def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[list[Case], list[Predictor]]]:
-    """Each case as every run has it, with the predictors that did not train on it; one of each run is in memory."""
+    """Yield each case of every run with the predictors that did not train on it, one predictor per run at a time."""
     held_out = [held_out_by_fold(RunFolder(Path(run))) for run in runs]
     places = [{case.id: (one, case) for one in folds for case in one.cases} for folds in held_out]
     order = sorted(places[0], key=lambda case: ([place[case][0].fold for place in places], case))
@@ -89,7 +93,7 @@ def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[l
 def _dice_of_pairs(
     cases: Sequence[Case], predictors: Sequence[Predictor], pair: Pair, labels: Labels, folder: Path
 ) -> dict[_Two, _Dice]:
-    """Dice of each label of one case, by the numbers of the two predictors whose mean it is."""
+    """Return the Dice of each label of one case, by the indices of the two predictors that are averaged."""
     files = [folder / f"{number}.nii" for number in range(len(predictors))]
     for case, predictor, file in zip(cases, predictors, files, strict=True):
         mean = predictor.run(predictor.prepare(case), probabilities=file)

@@ -74,6 +74,12 @@ class CrossValidation:
     def fold_experiment(self, fold: int) -> ExperimentConfig:
         """Return the experiment of one fold.
 
+        Args:
+            fold: Index of the fold.
+
+        Returns:
+            The experiment with ``data.fold`` set to this fold.
+
         Raises:
             ConfigError: The fold does not exist.
         """
@@ -86,6 +92,12 @@ class CrossValidation:
     def is_finished(self, fold: int) -> bool:
         """Return whether a fold has been trained to its end.
 
+        Args:
+            fold: Index of the fold.
+
+        Returns:
+            True if the fold has written its model; False if it was not started or was interrupted.
+
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.
         """
@@ -95,11 +107,14 @@ class CrossValidation:
         return folder.is_finished
 
     def trainer(self, fold: int, *, progress: Progress | None = None) -> Trainer:
-        """Return the trainer of one fold, new or from its last checkpoint; see `Experiment.trainer`.
+        """Prepare the trainer of one fold, see `Experiment.trainer`.
 
         Args:
             fold: Index of the fold.
             progress: Called with (done, total, case id) as cases are prepared.
+
+        Returns:
+            The trainer, which begins anew or continues from the last checkpoint of the fold.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.

@@ -1,6 +1,6 @@
-"""Out-of-fold predictions: each case by the model that was not trained on it.
+"""Out-of-fold predictions: each case is predicted by the model that was not trained on it.
 
-A prediction of an earlier model is made again; see `medseg.inference.provenance`.
+A prediction of an earlier model is repeated; see `medseg.inference.provenance`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ class HeldOut:
     """The cases that one fold held out.
 
     Attributes:
-        fold: its number. model: its model folder. maker: tells that model from any other.
-        cases: sorted by id.
+        fold: Index of the fold.
+        model: Model folder of the fold.
+        model_id: Identity of the model, for provenance.
+        cases: The cases, sorted by id.
     """
 
     fold: int
@@ -38,10 +40,16 @@ class HeldOut:
 
 
 def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
-    """The held-out cases of every fold.
+    """Return the held-out cases of every fold.
+
+    Args:
+        run: Run folder of a cross-validation.
+
+    Returns:
+        The held-out cases with the model that predicts them, in the order of the folds.
 
     Raises:
-        ConfigError: folds are not finished, so that there are no models to predict them.
+        ConfigError: Some folds are not finished, so that there are no models to predict these cases.
     """
     dataset = dataset_of_run(run)
     splits = run.read_splits(dataset.labelled_cases)
@@ -59,11 +67,14 @@ def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
 
 
 def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[HeldOut]:
-    """Of every fold those held-out cases of which its present model has made no prediction yet.
+    """Return the held-out cases that have no prediction by the present model of their fold.
 
     Args:
-        run: of a cross-validation.
-        instances: instance maps are wanted, too.
+        run: Run folder of a cross-validation.
+        instances: Whether instance maps are wanted, too.
+
+    Returns:
+        One entry per fold; its `cases` are empty if all were predicted.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
     provenance = Provenance(outputs.folder)
@@ -90,14 +101,15 @@ def predict_out_of_fold(
     """Predict held-out cases with the models of their folds, into ``RUN/predictions``.
 
     Args:
-        run: of a cross-validation.
-        todo: as `still_to_predict` tells.
-        instances: with instance maps.
-        device, max_memory: as for `medseg.load`.
-        progress: called with (done, total, "window") of each image.
+        run: Run folder of a cross-validation.
+        todo: The cases to predict, see `pending_predictions`.
+        instances: Whether to write instance maps, too.
+        device: Device as for `medseg.load`.
+        max_memory: Memory limit as for `medseg.load`.
+        progress: Called with (done, total, "window") of each image.
 
     Yields:
-        An outcome per case, once its file is written and noted.
+        One outcome per case, after its file was written and recorded.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
     for one in todo:
