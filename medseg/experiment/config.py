@@ -46,21 +46,21 @@ class ModelChoice(Config):
             raise ValueError(str(error)) from None
 
     def options(self) -> ModelOptions:
-        """The typed options."""
+        """Return the typed options."""
         return parse_options(self.name, self.model_extra or {}, source=self.name)
 
     @property
     def spatial_dims(self) -> int:
-        """2 or 3."""
+        """The number of spatial axes, 2 or 3."""
         return MODELS.get(self.name).dims
 
     def without_pretrained(self) -> ModelChoice:
-        """The same architecture without published weights."""
+        """Return the same architecture without published weights."""
         plain = self.to_plain()
         return type(self).parse({**plain, "weights": None}) if plain.get("weights") else self
 
     def build(self, in_channels: int, num_classes: int) -> Model:
-        """The model with fresh weights."""
+        """Build the model with fresh weights."""
         return self.options().build(
             in_channels=in_channels, num_classes=num_classes, spatial_dims=self.spatial_dims
         )
@@ -71,17 +71,32 @@ class ModelChoice(Config):
 
 
 class EvaluateSettings(Config):
-    """How predictions are compared with references.
+    """Settings of the comparison of predictions with references.
 
     Attributes:
-        tolerance_mm: distance within which a surface counts as right in the surface Dice.
+        tolerance_mm: Distance in mm within which a surface counts as correct in the surface Dice.
     """
 
     tolerance_mm: float = Field(1.0, gt=0)
 
 
 class ExperimentConfig(Config):
-    """Everything that defines a run, as data. ``medseg config FILE`` prints one with all defaults filled in."""
+    """All settings that define a run. ``medseg config FILE`` prints them with all defaults filled in.
+
+    Attributes:
+        name: Name of the experiment; letters, digits, ``.``, ``_`` and ``-``.
+        seed: Seed of the random choices, such as splits, patches and dropout.
+        data: Dataset, labels and split.
+        preprocess: Orientation, spacing, cropping and normalisation.
+        model: Model and its options.
+        patch: Size and choice of the patches.
+        slices: Slices as input of a 2-D model.
+        augment: Augmentation of the patches.
+        train: Loss, optimiser, length and precision of training.
+        predict: Prediction settings that are stored with the model.
+        evaluate: Comparison of predictions with references.
+        cascade: First stage of a cascade; null for a single stage.
+    """
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -128,7 +143,7 @@ class ExperimentConfig(Config):
 
     @model_validator(mode="after")
     def _reject_no_effect_settings(self) -> Self:
-        """Refuse what could do nothing: a fold that is not there, axes that slices lack, patience without validation."""
+        """Refuse settings without effect, such as a fold that does not exist or patience without validation."""
         data, mirrored = self.data, self.augment.mirror_axes
         if data.fold != "all" and data.splits is None and data.fold >= data.folds:
             raise ValueError(

@@ -33,8 +33,8 @@ def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: Labe
     train = experiment.train
     if model.computes_own_losses and not (label_sets.is_fully_annotated and not train.class_weights):
         raise ConfigError(
-            f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, cases "
-            "of which only some labels were drawn, or class weights, expected none of them. Choose a U-Net, say."
+            f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, "
+            "partially annotated cases or class weights, expected none of these. Choose a U-Net, for example."
         )
     build_loss(
         train.loss, batch_dice=train.batch_dice, label_sets=label_sets, class_weights=train.class_weights

@@ -31,14 +31,14 @@ class Interrupted(MedsegError):
 
 
 class StopRequest:
-    """Context in which the first stop signal is only noted; the second acts at once.
+    """Context in which the first stop signal is only recorded; the second acts at once.
 
     Args:
-        again: only note further signals too, because torchrun passes on to each process what a scheduler or Ctrl-C
-            has sent to all of them already.
+        again: Only record further signals, too, because torchrun passes on to each process what a scheduler or Ctrl-C
+            has already sent to all of them.
 
     Attributes:
-        received: number of the signal, or None. Outside the main thread signals are left alone.
+        received: Number of the signal; None if there was none. Outside the main thread, signals are left alone.
     """
 
     def __init__(self, *, again: bool = False) -> None:

@@ -69,7 +69,7 @@ def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataL
 
 
 def _init_worker(number: int) -> None:
-    """Workers cut patches on one thread each, and leave stop signals to the main process.
+    """Limit a worker to one thread and leave stop signals to the main process.
 
     Schedulers signal the whole process group: a worker that died of it would end the loop before it can save.
     """

@@ -66,7 +66,7 @@ def _write_state(file: Path, state: dict[str, Any]) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `folder` holds a whole checkpoint."""
+    """Return whether `folder` holds a complete checkpoint."""
     return any(is_complete(path) for path in folder.glob("step-*"))
 
 

@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as torchrun has started."""
+"""The processes that train together: one, or those that torchrun has started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medseg.train.settings import TrainSettings
 from medseg.train.sync_batch_norm import synchronise_batch_norms
 
 _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
-# The others wait while the leader prepares the data, which takes hours where they are large.
+# The other processes wait while the main process prepares the data, which takes hours for large datasets.
 WAIT = timedelta(hours=12)
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -32,13 +32,16 @@ class Distributed:
     """The best device of each process, and what the processes have to agree on.
 
     Args:
-        settings: of training.
+        settings: Settings of training.
 
     Attributes:
-        precision: name of the arithmetic. rank: of this process. size: processes.
+        precision: Name of the data type of the arithmetic.
+        size: Number of processes.
+        fabric: The accelerator with its processes.
+        rank: Rank of this process.
 
     Raises:
-        ConfigError: the device cannot train in the precision that is asked for.
+        ConfigError: The device cannot train in the given precision.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -80,7 +83,7 @@ class Distributed:
         return made
 
     def max(self, *values: float) -> list[float]:
-        """The largest of each number over the processes."""
+        """Return the largest of each number over the processes."""
         if self.size == 1:
             return list(values)
         together = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
@@ -101,7 +104,7 @@ class Distributed:
         return model.to(self.fabric.device)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, on the processor."""
+        """Return the sum of a tensor over the processes, on the CPU."""
         if self.size == 1:
             return tensor
         together = tensor.to(self.fabric.device)
@@ -124,13 +127,13 @@ def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabr
         devices=here,
         num_nodes=size // here,
         precision=precision,
-        # Looked for in each step, which costs time; else the processes would wait for gradients of frozen weights.
+        # The search in each step costs time; without it the processes would wait for gradients of frozen weights.
         strategy=DDPStrategy(timeout=WAIT, find_unused_parameters=thaws),
         plugins=[TorchElasticEnvironment()],
     )
-    # Of convolutions of one voxel in channels-last memory, whose two layouts are the same numbers in the same order.
+    # Convolutions of one voxel in channels-last memory: both layouts are the same numbers in the same order.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Of a part that is frozen in the first steps only.
+    # A part is frozen in the first steps only.
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     fabric.launch()
     return fabric

@@ -10,7 +10,7 @@ from medseg.train.settings import OptimizerSettings
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over all parameters that are trained."""
+    """Return SGD with Nesterov momentum, or AdamW, over all trained parameters."""
     parameters = parameter_groups(model, settings)
     if settings.name == "sgd":
         return torch.optim.SGD(

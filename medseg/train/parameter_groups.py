@@ -1,4 +1,4 @@
-"""Which weights are trained, at what rate, and which decay: what fine-tuning a published backbone asks for."""
+"""Groups of trained weights with their learning rates and weight decay, as fine-tuning of a backbone needs them."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 class FrozenParts:
     """The part of a model that is not trained, always or in the first steps.
 
-    Meanwhile its batch norms keep their statistics and its dropout is off: it is a fixed function.
+    Until then its batch norms keep their statistics and its dropout is off: it is a fixed function.
 
     Args:
-        model: whose weights are to be held.
+        model: Model whose weights are frozen.
         names: ``backbone`` for the published part, ``backbone.stem``, ``backbone.stage1`` and so on for parts of it
-            (of a vision transformer, a stage is a block), or any prefix of parameter names.
-        steps: steps after which the part is trained like the rest; None for never.
+            (in a vision transformer, a stage is a block), or any prefix of parameter names.
+        steps: Steps after which the part is trained like the rest; None for never.
 
     Raises:
-        ConfigError: a name that fits no weight, or nothing would be left to train.
+        ConfigError: A name fits no weight, or nothing would be left to train.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], steps: int | None = None) -> None:
@@ -96,7 +96,7 @@ class FrozenParts:
 
 
 def backbone_parameters(model: nn.Module) -> dict[str, int]:
-    """Names of the weights in the model's published part, and the depth of each: 0 for the stem, then the stages."""
+    """Return the depth of each weight in the model's published part by name: 0 for the stem, then the stages."""
     part = model.pretrained_part if isinstance(model, Model) else None
     if part is None:
         return {}
@@ -119,7 +119,7 @@ def _depth(name: str) -> int | None:
 
 
 def _factors(model: nn.Module, settings: OptimizerSettings) -> dict[str, float]:
-    """Of the learning rate, by name, for weights of the published part."""
+    """Return the factors of the learning rate of the weights in the published part, by name."""
     if settings.backbone_lr_factor == 1 and settings.layerwise_lr_decay == 1:
         return {}
     depths = backbone_parameters(model)
@@ -136,7 +136,7 @@ def _factors(model: nn.Module, settings: OptimizerSettings) -> dict[str, float]:
 
 
 def _undecayed(model: nn.Module) -> frozenset[str]:
-    """Names of norms, biases and embeddings."""
+    """Return the names of norms, biases and embeddings."""
     embeddings = {
         f"{path}.{name}"
         for path, module in model.named_modules()

@@ -50,7 +50,7 @@ class Report:
 
     @property
     def mean_dice(self) -> float | None:
-        """Mean of `val_dice` over labels that occurred, or None when not validated."""
+        """The mean of `val_dice` over labels that occurred; None without validation."""
         values = [value for value in self.val_dice.values() if not math.isnan(value)]
         return sum(values) / len(values) if values else None
 
@@ -65,7 +65,7 @@ class Report:
 
 
 def _told(dice: Mapping[str, float]) -> str:
-    """Dice of each label, of many labels that of the lowest."""
+    """Return the Dice of each label as text; of many labels, only the lowest values."""
     known = {name: value for name, value in dice.items() if not math.isnan(value)}
     if len(dice) <= _MOST_TOLD:
         return ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
@@ -75,7 +75,7 @@ def _told(dice: Mapping[str, float]) -> str:
 
 @dataclass
 class Meter:
-    """Sums since the last report."""
+    """Losses and times since the last report."""
 
     losses: list[float] = field(default_factory=list)
     loss_terms: list[dict[str, Any]] = field(default_factory=list)
@@ -166,7 +166,7 @@ def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, f
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    """Read the rows of a ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

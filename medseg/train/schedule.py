@@ -66,7 +66,7 @@ def extended_schedule(settings: TrainSettings, step: int, seconds: float) -> Sch
     if budget is None:
         assert settings.steps is not None
         end, done = settings.steps, step / settings.steps
-    else:  # at the speed known, until it is measured again
+    else:  # at the known speed, until it is measured again
         done = min(seconds / budget, 1.0)
         end = step + max(1, round((budget - seconds) * step / max(seconds, 1e-9)))
     constant = settings.optimizer.schedule == "constant"
@@ -75,7 +75,7 @@ def extended_schedule(settings: TrainSettings, step: int, seconds: float) -> Sch
 
 
 def learning_rate(settings: OptimizerSettings, step: int, course: ScheduleProgress) -> float:
-    """Rate of the step that follows `step` finished ones.
+    """Return the learning rate of the step that follows `step` finished ones.
 
     ``wsd`` falls as 1 − √x over its last part, which Hägele et al. 2024 (arXiv:2405.18392) found better than a line.
     """

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, as one process with the whole batch would have it."""
+"""Batch norm over the images of all processes, equal to that of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from medseg.runtime.distributed import sum_over_ranks
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """Batch norm whose statistics, in training, are those of all processes together.
+    """Batch norm with the statistics of all processes together in training.
 
-    `torch.nn.SyncBatchNorm` does the same on CUDA devices only. Parameters and buffers have batch norm's names.
+    `torch.nn.SyncBatchNorm` does the same on CUDA devices only. Parameters and buffers have the names of batch norm.
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalise (n c *spatial); the processes must all be in training, or none."""
+        """Normalise an image `(n, c, *spatial)`; either all processes must be in training mode, or none."""
         if not self.training:
             found: Tensor = super().forward(image)
             return found
@@ -43,17 +43,17 @@ class CpuSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes."""
+        """Accept any number of axes."""
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """A copy of what a pass in training changes: running means and variances; an empty list where there are none."""
+    """Return a copy of running means and variances, which training passes change; an empty list if there are none."""
     return [buffer.clone() for buffer in _statistics(model)]
 
 
 @torch.no_grad()
 def restore_running_statistics(statistics: list[Tensor], model: nn.Module) -> None:
-    """Give a model the `statistics_of` it from before a pass."""
+    """Restore the `running_statistics` of a model from before a pass."""
     for buffer, before in zip(_statistics(model), statistics, strict=True):
         buffer.copy_(before)
 
@@ -64,7 +64,7 @@ def _statistics(model: nn.Module) -> list[Tensor]:
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
-    """Replace the batch norms inside `model`; on CUDA devices by torch's own."""
+    """Replace the batch norms inside `model` by synchronised ones; on CUDA devices, by those of torch."""
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(model, name, _shared(child))
@@ -73,7 +73,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 def _shared(norm: _BatchNorm) -> nn.Module:
-    """A norm with the parameters and buffers of `norm` themselves."""
+    """Return a synchronised norm that shares the parameters and buffers of `norm`."""
     track = norm.track_running_stats
     kind = nn.SyncBatchNorm if torch.cuda.is_available() else CpuSyncBatchNorm
     shared = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, track)

@@ -39,7 +39,7 @@ from medseg.train.training_run import TrainingRun
 from medseg.train.validation import on_device, validate
 
 MAX_BAD_STEPS = 3
-ENDLESS = 1_000_000_000  # a step that no training comes to
+ENDLESS = 1_000_000_000  # a step that no training reaches
 
 
 class Diverged(MedsegError):
@@ -134,7 +134,7 @@ class Trainer:
             self._began = time.perf_counter() - self.seconds
             self._meter, bad_steps = Meter(), 0
             batches, planner = stack.enter_context(closing(self._batches())), self._step_planner()
-            # Workers ignore stop signals: those of a loop that was left standing would keep this process from ending.
+            # Workers ignore stop signals: those of an abandoned loop would keep this process from ending.
             atexit.register(batches.close)
             stack.callback(atexit.unregister, batches.close)
             while not self.finished:
@@ -147,7 +147,7 @@ class Trainer:
                 last = self.step == self.steps
                 report = self._report(log, last) if self._reports_now(last) else None
                 self.finished = last or self._out_of_patience
-                # Asked once: a signal that comes after the save is met at the next boundary, with its own save.
+                # Asked once: a signal that arrives after the save is handled at the next boundary, with its own save.
                 stopped_by = self._sync_step(stop, planner)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save()
@@ -174,7 +174,7 @@ class Trainer:
         )
 
     def _sync_step(self, stop: StopRequest, planner: StepPlanner | None) -> int | None:
-        """Between two steps: all processes agree on the time, and on a signal, which is returned."""
+        """Let all processes agree on the time and on a stop signal between two steps; return the signal."""
         signal, spent, validation, saving = self.distributed.max(
             stop.received or 0,
             time.perf_counter() - self._began,
@@ -219,8 +219,8 @@ class Trainer:
         return target
 
     def _batches(self) -> Generator[list[Sample]]:
-        """The batches of each step; the time they take is noted."""
-        # How far a budget reaches is known only on the way.
+        """Yield the batches of each step and record the time that they take."""
+        # The number of steps within a time budget is known only during training.
         end = self.settings.steps if self.settings.max_time is None else ENDLESS
         steps = range(self.step, end or ENDLESS)
         parts = Batches(
@@ -262,7 +262,7 @@ class Trainer:
             max_norm=self.settings.optimizer.clip_norm,
             error_if_nonfinite=False,
         )
-        # In float16 an overflow is part of the plan: the gradient scaler skips the step and lowers its factor.
+        # In float16 an overflow is expected: the gradient scaler skips the step and lowers its factor.
         if self.settings.precision != "float16" and norm is not None and not math.isfinite(float(norm)):
             return math.nan
         self._wrapped_optimizer.step()
@@ -271,7 +271,7 @@ class Trainer:
         return value
 
     def _gradients(self, number: int, batch: Sample, of: int) -> float:
-        """Add the gradients of one batch of a step; its loss, not finite on all processes if so on one."""
+        """Add the gradients of one batch of a step and return its loss, not finite if that of any process is not."""
         part = number * self.distributed.size + self.distributed.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
         image = on_device(batch["image"], self.distributed)
@@ -290,7 +290,7 @@ class Trainer:
         return value
 
     def _report(self, log: ReportLog, last: bool) -> Report:
-        """Close the meter into a report and log it; validate when it is time."""
+        """Log a report of the steps since the last one; validate if it is time to do so."""
         meter, settings = self._meter, self.settings
         now = time.perf_counter()
         seconds = max(now - meter.began, 1e-9)
@@ -337,7 +337,7 @@ class Trainer:
         return weights
 
     def _save(self) -> None:
-        """Save weights and state; the newest two are kept."""
+        """Save weights and state; the newest two checkpoints are kept."""
         began = time.perf_counter()
         weights = self._finite_weights()
         state = {
@@ -395,7 +395,7 @@ class Trainer:
         rate = self._optimizer.param_groups[0]["lr"]
         return (
             f"{self.run.folder}: {found} by step {self.step + 1} (lr {rate:.2e}), expected finite numbers. Lower "
-            "train.optimizer.lr, or set train.precision=float32, in a new run; checkpoints made before are kept."
+            "train.optimizer.lr, or set train.precision=float32, in a new run; earlier checkpoints are kept."
         )
 
     def __repr__(self) -> str:

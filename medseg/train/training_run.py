@@ -1,4 +1,4 @@
-"""What a training writes to its run folder besides checkpoints and reports."""
+"""Files that a training writes to its run folder besides checkpoints and reports."""
 
 from __future__ import annotations
 

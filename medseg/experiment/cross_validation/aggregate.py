@@ -51,7 +51,7 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
             raise DataError(
                 f"{run.predictions}: {len(failed)} held-out cases could not be predicted:\n  "
                 + "\n  ".join(failed[:10])
-                + "\nMend them, and gather again."
+                + "\nFix them, and aggregate again."
             )
         table = fold_table(run, progress=progress)
         if objects:
@@ -146,10 +146,10 @@ def no_post_processing_reason(run: RunFolder) -> str | None:
     """Return one sentence why no post-processing is selected; None if it is selected."""
     settings = run.read_experiment().predict
     if settings.keep_largest_foreground or settings.keep_largest:
-        return "post-processing: that of the config is kept, and none is learned"
+        return "post-processing: that of the config is kept, and none is selected"
     if any(case.instances is not None for case in held_out_cases(run)):
         return (
-            "post-processing: none is learned, because a label stands for many objects; these are measured by: medseg "
+            "post-processing: none is selected, because a label stands for many instances. Measure these with: medseg "
             f"evaluate {run} --instances"
         )
     return None

@@ -1,4 +1,4 @@
-"""Every two of several cross-validated experiments as an ensemble, as nnU-Net tries them (Isensee et al. 2021)."""
+"""Ensembles of every two of several cross-validated experiments, as in nnU-Net (Isensee et al. 2021)."""
 
 from __future__ import annotations
 

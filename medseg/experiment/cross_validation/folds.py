@@ -125,7 +125,7 @@ class CrossValidation:
         return setup.trainer(progress)
 
     def __iter__(self) -> Iterator[tuple[int, Report]]:
-        """Train the folds that are not finished, then aggregate. Yields each report with its fold."""
+        """Train the folds that are not finished, yielding each report with its fold, then aggregate."""
         for fold in self.folds:
             if not self.is_finished(fold):
                 yield from ((fold, report) for report in self.trainer(fold))
