@@ -96,7 +96,7 @@ def differences(found: Config, expected: Config, most: int = 3) -> str:
     """Return the fields in which two configurations differ, in words.
 
     Args:
-        found: The configuration at hand.
+        found: The present configuration.
         expected: The configuration that it is compared with.
         most: Largest number of fields to list.
 

@@ -67,7 +67,7 @@ def _text(value: object) -> str:
 
 
 def model_hash(model: Path) -> str:
-    """Return a hash of all files of a model folder; an empty string where there is none."""
+    """Return a hash of all files of a model folder; an empty string if there is none."""
     manifest = model / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
 

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that count only once their manifest is there.
+"""Checkpoints: folders that are valid only with their manifest, which is written last.
 
 ``step-0000500/  weights.safetensors  state.pt  manifest.json``. ``state.pt`` holds tensors and plain types only
 and is read with ``weights_only=True``.

@@ -114,7 +114,7 @@ class CrossValidation:
             progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
-            The trainer, which begins anew or continues from the last checkpoint of the fold.
+            The trainer, which starts from the beginning or continues from the last checkpoint of the fold.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.

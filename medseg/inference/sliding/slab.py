@@ -1,6 +1,6 @@
 """The rolling slab: the slices of the image and of the logits that sliding windows hold in memory.
 
-Both roll along the first axis. `ImageSlab` holds the slices that the windows at hand cover, `LogitSlab` the weighted sums
+Both roll along the first axis. `ImageSlab` holds the slices that the current windows cover, `LogitSlab` the weighted sums
 of their logits. Slices below the next window are finished: they are taken out, and those above them move down.
 """
 
@@ -95,7 +95,7 @@ class LazyImage:
 
 
 class ImageSlab:
-    """The slices of an image that the windows at hand cover, with zeros around axes shorter than their window.
+    """The slices of an image that the current windows cover, with zeros around axes shorter than their window.
 
     Args:
         image: The image; each slice is requested once, in order.

@@ -4,7 +4,7 @@ The image is covered by overlapping windows. The logits of each voxel are the we
 it. `predict_windows` returns the logits of the whole image.
 
 `window_slices` yields the same logits in blocks of slices, from a *rolling slab*: windows are predicted in order of their
-first axis, and only the slices between the first and the last one of the windows at hand are in memory. As soon as no later
+first axis, and only the slices between the first and the last one of the current windows are in memory. As soon as no later
 window touches a slice, its logits are final: it leaves the slab, and its memory is used for the next slice. Memory is thus
 proportional to the height of a window, however long the image is.
 """
