@@ -96,7 +96,7 @@ def named_cases(images: Images, channels: int) -> list[NamedCase]:
         channels: Number of channels of an image, see `read_images`.
 
     Returns:
-        Pairs of name and case. Images given as files come as one case each, in the order of `read_images`.
+        Pairs of name and case; given cases in the given order, images of files and folders sorted by id.
 
     Raises:
         DataError: There is nothing to read, or files of some channels are missing.

@@ -46,7 +46,7 @@ def read_instances(path: str | Path) -> InstanceFile:
         path: The instance map.
 
     Returns:
-        The ids per voxel, with the classes and scores of the table if there is one.
+        The ids per voxel, with the label values and scores of the table if there is one.
 
     Raises:
         DataError: The file is no label map, or the table has unknown columns, duplicate ids, or cells that are not

@@ -144,7 +144,7 @@ def read_dicom_series(folder: Path) -> Volume:
         folder: Folder with the files of one series.
 
     Returns:
-        Volume `(1, X, Y, Z)` of kind ``image``; CT intensities in HU.
+        Volume `(C, X, Y, Z)` of kind ``image``, usually with a single channel; CT intensities in HU.
 
     Raises:
         DataError: There is no series or more than one, a slice has no position, or gaps between slices differ.

@@ -49,7 +49,7 @@ def compare_with_ensembles(
         progress: Called with (done, total, what), where `what` is such as "predicting CASE".
 
     Returns:
-        The Dice of each run and of each ensemble of two runs.
+        The ranking of the runs and of the ensembles of two runs.
 
     Raises:
         ConfigError: There are fewer than two runs, or some folds are not finished.
