@@ -57,7 +57,7 @@ class Report:
     def __str__(self) -> str:
         text = (
             f"step {self.step}/{self.steps or '?'}  loss {self.loss:.4f}  lr {self.lr:.2e}  "
-            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  stall {self.data_wait_fraction:.0%}"
+            f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  data wait {self.data_wait_fraction:.0%}"
         )
         if self.mean_dice is not None:
             text += f"  patch Dice {self.mean_dice:.3f} ({_told(self.val_dice)})"
