@@ -14,7 +14,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
 METRICS = tuple(field.name for field in fields(InstanceMetrics))
-COLUMNS = ("case", "value", "name", *METRICS)
+COLUMNS = ("case", "label_value", "label", *METRICS)
 _COUNTS = ("references", "predictions", "tp", "fn", "fp", "detected", "false_detections")
 _MEANS = tuple(name for name in METRICS if name not in _COUNTS)
 _SHOWN = ("references", "tp", "fn", "fp", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75")

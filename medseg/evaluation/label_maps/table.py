@@ -17,7 +17,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
 COLUMNS = tuple(field.name for field in fields(LabelMetrics))
-METRICS = COLUMNS[3:]  # without case, value and name
+METRICS = COLUMNS[3:]  # without case, label_value and label
 _SHOWN = {
     "dice": ("Dice", "{:.3f}"),
     "iou": ("IoU", "{:.3f}"),
