@@ -326,9 +326,10 @@ def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: boo
     tree: dict[str, Explained | ExplainedValues] = {}
     if not _is_foreign(other):
         axes = _mirrored(f, p, long=long)
-        why = (
-            f"averages predictions of flipped copies: better, {2 ** len(axes)} times slower; [] turns it off"
-        )
+        if axes:
+            why = f"averages predictions of flipped copies: better, {2 ** len(axes)} times slower; [] turns it off"
+        else:
+            why = "averages no predictions of flipped copies, because training mirrors no axis"
         tree["mirror_axes"] = Explained(axes, why)
     if p.dims == 2:
         tree["batch_size"] = Explained(min(p.batch_size, _MOST_SLICES_AT_ONCE), "slices per batch")
