@@ -1,4 +1,4 @@
-"""The demo: phantoms, training, prediction, evaluation and pictures by one command."""
+"""The demo: phantoms, training, prediction, evaluation and figures by one command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_run_holds_every_part(run):
     present = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
     assert present == {
         "config.yaml", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", "metrics.jsonl", "last", "best", "model",
-        "predictions", "evaluation", "pictures",
+        "predictions", "evaluation", "figures",
     }  # fmt: skip
     assert list(run.glob("events.out.tfevents*"))
     environment = json.loads((run / "environment.json").read_text())
@@ -48,9 +48,9 @@ def test_a_run_holds_every_part(run):
         f"{split['validation'][0]}.nii.gz"
     ]
     assert {path.name for path in (run / "evaluation").iterdir()} == {"cases.tsv", "summary.json"}
-    pictures = sorted(path.name for path in (run / "pictures").iterdir())
-    assert pictures == [f"{split['validation'][0]}.png", "training.png"]
-    assert all(path.stat().st_size > 2000 for path in (run / "pictures").iterdir())
+    figures = sorted(path.name for path in (run / "figures").iterdir())
+    assert figures == [f"{split['validation'][0]}.png", "training.png"]
+    assert all(path.stat().st_size > 2000 for path in (run / "figures").iterdir())
 
 
 def test_the_prediction_is_on_the_grid_of_its_image(run):

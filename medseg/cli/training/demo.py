@@ -1,4 +1,4 @@
-"""``medseg demo``: the whole path on phantoms made on the fly: train, predict, evaluate, pictures."""
+"""``medseg demo``: generate phantoms, train on them, predict, evaluate and draw figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# The same values as configs/phantom/unet_3d.yaml, here so that an installed package needs no file; a test
-# compares the two.
+# The same values as configs/phantom/unet_3d.yaml, so that an installed package needs no file. A test compares the two.
 DEMO: dict[str, Any] = {
     "name": "phantom_unet_3d",
     "data": {"phantom": {"modality": "ct", "cases": 16}},
@@ -26,12 +25,16 @@ DEMO: dict[str, Any] = {
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("demo", help="train, predict, evaluate on phantoms", description=__doc__)
+    parser = verbs.add_parser("demo", help="train, predict and evaluate on phantoms", description=__doc__)
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=50"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings to change, such as train.steps=50",
     )
     parser.add_argument(
-        "--run", default="runs/demo", metavar="FOLDER", help="new folder; runs/demo unless told"
+        "--run", default="runs/demo", metavar="FOLDER", help="new run folder (default: runs/demo)"
     )
 
 
@@ -51,14 +54,14 @@ def run(options: argparse.Namespace) -> int:
     code = predict.run(parser.parse_args(["predict", str(folder), "--held-out"]))
     print("3/4 evaluating")
     code = max(code, evaluate.run(parser.parse_args(["evaluate", str(folder)])))
-    print("4/4 pictures")
-    for path in _pictures(folder):
+    print("4/4 drawing figures")
+    for path in _write_figures(folder):
         print(path)
     return code
 
 
-def _pictures(folder: Path, most: int = 3) -> list[Path]:
-    """Write training curves and overlays of some held-out cases."""
+def _write_figures(folder: Path, most: int = 3) -> list[Path]:
+    """Write the training curves and overlays of at most `most` held-out cases, and return the files."""
     from medseg.data.datasets.read_case import read_case_image
     from medseg.experiment.held_out import held_out_cases, held_out_pairs
     from medseg.experiment.run_folder import RunFolder
@@ -66,11 +69,11 @@ def _pictures(folder: Path, most: int = 3) -> list[Path]:
     from medseg.train.reporting import read_metrics
     from medseg.viz.figures import save_overlay, training_curves
 
-    run, written = RunFolder(folder), [folder / "pictures" / "training.png"]
+    run, written = RunFolder(folder), [folder / "figures" / "training.png"]
     training_curves(written[0], read_metrics(run.metrics))
     _, labels, _ = held_out_pairs(run)
     for case in held_out_cases(run)[:most]:
-        path = folder / "pictures" / f"{case.id}.png"
+        path = folder / "figures" / f"{case.id}.png"
         reference = read_labels(case.label) if case.label else None
         prediction = read_labels(run.predictions / f"{case.id}.nii.gz")
         save_overlay(path, read_case_image(case), prediction, labels, reference=reference, title=case.id)
