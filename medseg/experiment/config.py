@@ -1,4 +1,4 @@
-"""The experiment: the typed config of a run."""
+"""The typed configuration of an experiment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ DEFAULT_MODEL = "unet_3d"
 
 
 class ModelChoice(Config):
-    """The name of a registered model and all options of that model, with defaults filled in."""
+    """The model of an experiment: its registered name and, as further keys, all options of that model.
+
+    Attributes:
+        name: Registered name of the model; ``medseg models`` lists them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = DEFAULT_MODEL
@@ -35,7 +39,7 @@ class ModelChoice(Config):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Check the options and fill in defaults, so that two ways of writing one model compare equal."""
+        """Check the options and fill in their defaults, so that two spellings of one model compare equal."""
         name = values.get("name", DEFAULT_MODEL) if isinstance(values, dict) else None
         if not isinstance(name, str):
             return values
@@ -46,12 +50,12 @@ class ModelChoice(Config):
             raise ValueError(str(error)) from None
 
     def options(self) -> ModelOptions:
-        """Return the typed options."""
+        """Return the typed options of the model."""
         return parse_options(self.name, self.model_extra or {}, source=self.name)
 
     @property
     def spatial_dims(self) -> int:
-        """The number of spatial axes, 2 or 3."""
+        """The number of spatial dimensions, 2 or 3."""
         return MODELS.get(self.name).dims
 
     def without_pretrained(self) -> ModelChoice:
@@ -60,7 +64,15 @@ class ModelChoice(Config):
         return type(self).parse({**plain, "weights": None}) if plain.get("weights") else self
 
     def build(self, in_channels: int, num_classes: int) -> Model:
-        """Build the model with fresh weights."""
+        """Build the model with fresh weights, or with the published weights that its options name.
+
+        Args:
+            in_channels: Number of input channels.
+            num_classes: Number of output channels.
+
+        Returns:
+            The model.
+        """
         return self.options().build(
             in_channels=in_channels, num_classes=num_classes, spatial_dims=self.spatial_dims
         )
@@ -71,31 +83,36 @@ class ModelChoice(Config):
 
 
 class EvaluateSettings(Config):
-    """Settings of the comparison of predictions with references.
+    """Settings for comparing predictions with references.
 
     Attributes:
-        tolerance_mm: Distance in mm within which a surface counts as correct in the surface Dice.
+        tolerance_mm: Distance in mm within which surfaces count as matching in the surface Dice.
     """
 
     tolerance_mm: float = Field(1.0, gt=0)
 
 
 class ExperimentConfig(Config):
-    """All settings that define a run. ``medseg config FILE`` prints them with all defaults filled in.
+    """All settings of an experiment; ``medseg config FILE`` prints them with their defaults.
 
     Attributes:
-        name: Name of the experiment; letters, digits, ``.``, ``_`` and ``-``.
-        seed: Seed of the random choices, such as splits, patches and dropout.
-        data: Dataset, labels and split.
-        preprocess: Orientation, spacing, cropping and normalisation.
-        model: Model and its options.
-        patch: Size and choice of the patches.
-        slices: Slices as input of a 2-D model.
-        augment: Augmentation of the patches.
-        train: Loss, optimiser, length and precision of training.
-        predict: Prediction settings that are stored with the model.
-        evaluate: Comparison of predictions with references.
-        cascade: First stage of a cascade; null for a single stage.
+        name: Name of the experiment and, by default, of its run folder; letters, digits, ``.``, ``_`` and ``-``.
+        seed: Seed of random choices, such as folds, fresh weights, patches and dropout.
+        data: The dataset, its labels and its folds.
+        preprocess: Orientation, spacing and normalisation of the images.
+        model: The model and its options.
+        patch: Size of the training patches.
+        slices: Input channels and view of 2-D models.
+        augment: Random changes of training patches.
+        train: Steps, batches, loss and optimiser.
+        predict: Settings of prediction, stored in the model folder.
+        evaluate: Settings of evaluation.
+        cascade: The first stage of a cascade, for an experiment that trains the second stage; null for a single stage.
+
+    >>> from medseg.experiment.config import ExperimentConfig
+    >>> config = ExperimentConfig.parse({"name": "liver", "patch": {"size": [64, 64, 32]}})
+    >>> config.name, config.model.name, list(config.patch.size)
+    ('liver', 'unet_3d', [64, 64, 32])
     """
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -132,7 +149,7 @@ class ExperimentConfig(Config):
         if dims == 2 and self.augment.dummy_2d_axis is not None:
             raise ValueError(
                 f"augment.dummy_2d_axis: found {self.augment.dummy_2d_axis}, expected null because the patches of {self.model.name} "
-                "are slices anyway. Remove it"
+                "are already slices. Remove it"
             )
         if self.slices.channels == "neighbours" and self.predict.blend == "constant":
             raise ValueError(
@@ -143,7 +160,7 @@ class ExperimentConfig(Config):
 
     @model_validator(mode="after")
     def _reject_no_effect_settings(self) -> Self:
-        """Refuse settings without effect, such as a fold that does not exist or patience without validation."""
+        """Raise for settings without effect: a missing fold, axes that slices lack, or early stopping without validation."""
         data, mirrored = self.data, self.augment.mirror_axes
         if data.fold != "all" and data.splits is None and data.fold >= data.folds:
             raise ValueError(
@@ -152,11 +169,11 @@ class ExperimentConfig(Config):
         if self.model.spatial_dims == 2 and mirrored is not None and 2 in mirrored:
             raise ValueError(
                 f"augment.mirror_axes: found {list(mirrored)}, expected 0 and 1 at most, because the patches of "
-                f"{self.model.name} are slices, whose two axes are counted without that across them. Remove 2"
+                f"{self.model.name} are slices with two axes, counted without the axis across them. Remove 2"
             )
         if data.fold == "all" and self.train.early_stopping_patience is not None:
             raise ValueError(
                 f"train.early_stopping_patience: found {self.train.early_stopping_patience} with data.fold=all, expected null, because no case is held "
-                "out to see how well it does. Remove it, or train a fold"
+                "out for validation. Remove it, or choose a fold"
             )
         return self

@@ -1,4 +1,4 @@
-"""The experiment: a configuration together with what can be done with it."""
+"""The experiment: a configuration and the operations on it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
 
 class Experiment(ExperimentConfig):
-    """A training run that can be started: its configuration, its trainer and its cross-validation."""
+    """A configuration with its trainer and its cross-validation.
+
+    >>> from medseg.experiment.experiment import Experiment
+    >>> experiment = Experiment.parse({"model": {"name": "unet_3d"}, "train": {"steps": 100}})
+    >>> experiment.train.steps, experiment.model.spatial_dims
+    (100, 3)
+    """
 
     @classmethod
     def from_run(cls, run: str | Path) -> Self:
         """Read the experiment of a run folder, to resume it or to inspect its settings.
 
         Args:
-            run: Run folder, finished or not.
+            run: Run folder.
 
         Returns:
-            The experiment with all settings.
+            The experiment with all settings of the run.
 
         Raises:
             ConfigError: The folder is not a run.
@@ -36,7 +42,7 @@ class Experiment(ExperimentConfig):
 
     @property
     def config(self) -> ExperimentConfig:
-        """The configuration alone."""
+        """The configuration without the operations."""
         return ExperimentConfig.parse(dict(self), source=self.name)
 
     def trainer(
@@ -50,38 +56,40 @@ class Experiment(ExperimentConfig):
         """Prepare the data and return the trainer; iterate over it to train.
 
         Args:
-            run: Folder to write; must be new unless `resume`.
+            run: Run folder to write; it must be new unless `resume` is True.
             resume: Continue from the last checkpoint of a run with the same configuration.
-            extend: With `resume`, steps (``"2000"``) or time (``"30m"``) in addition to those of a finished run.
+            extend: With `resume`, additional steps (``"2000"``) or time (``"30m"``) for a finished run.
             progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
-            The trainer, which yields a report at regular intervals.
+            The trainer.
 
         Raises:
-            ConfigError: The folder holds another run, or one that is not finished and cannot be extended.
+            ConfigError: The folder holds another run, or the run is unfinished and cannot be extended.
             DataError: The dataset cannot be used.
         """
         from medseg.experiment.run_folder import RunFolder
         from medseg.experiment.training_setup import TrainingSetup
 
         if extend is not None and not resume:
-            raise ConfigError("extend: found a new run, expected resume=True. Give both, or leave it out.")
+            raise ConfigError(
+                f"extend: found {extend!r} with resume=False, expected resume=True. Set it, or leave extend out."
+            )
         setup = TrainingSetup.start(self.config, RunFolder(Path(run)), resume=resume, extend=extend)
         return setup.trainer(progress)
 
     def cross_validation(self, run: str | Path) -> CrossValidation:
         """Return the cross-validation of this experiment; iterate over it to train all folds and aggregate the results.
 
-        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are
-        skipped, interrupted ones continue. All folds share the splits and one preprocessing, measured on all their
-        cases, as in nnU-Net: nothing but these intensity statistics is learned from a held-out label.
+        ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are skipped,
+        stopped folds are resumed. All folds share the splits and the preprocessing, whose intensity statistics are
+        measured on all cases, as in nnU-Net; nothing else is learned from held-out labels.
 
         Args:
             run: Folder of the folds, new or of the same experiment.
 
         Returns:
-            The cross-validation; nothing has been trained yet.
+            The cross-validation.
 
         Raises:
             ConfigError: The folder holds something else.

@@ -1,8 +1,9 @@
-"""Choice of the axes that are mirrored in training: left and right, front and back, up and down.
+"""The axes that are mirrored in training, given labels for opposite sides of the body.
 
-A mirrored image shows the right kidney in the place of the left one, with the old label. A network trained on such
-images cannot distinguish the two, which a mean Dice hides as one bad label among many. Front and back look less alike,
-so users may mirror anterior and posterior parts; by default they are not mirrored, because it hides their position.
+A mirrored image shows a right kidney labelled as the left one. A network that is trained on such images cannot
+distinguish the two, which the mean Dice over many labels hides. Left and right are therefore never mirrored if labels
+come in such pairs. Anterior and posterior, and superior and inferior parts, look less alike: mirroring them is allowed,
+but off by default, because it hides their position from the network.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ _OTHER_OPPOSITES = (
 
 
 def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentation:
-    """Choose the mirror axes of the augmentation unless the experiment sets them.
+    """Return the augmentation with its mirror axes: by default all axes of the patch along which no labels are opposites.
 
     Args:
-        experiment: Experiment with the settings of augmentation and prediction.
-        labels: Labels that the network learns.
+        experiment: Experiment whose augmentation is completed.
+        labels: Labels of the dataset.
 
     Returns:
-        The augmentation with its mirror axes: by default all axes of the patch except those of `opposite_axes`.
+        The augmentation; mirror axes that the experiment sets are kept.
 
     Raises:
-        ConfigError: The settings mirror left and right in training or prediction, and labels come in such pairs.
+        ConfigError: Training or prediction mirrors left and right, and there are left and right labels.
     """
     orientation = experiment.preprocess.orientation
     in_patch = [0, 1, 2]  # the volume's axes, in the order of the patch
@@ -59,15 +60,15 @@ def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentat
 
 
 def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, ...]:
-    """Return the axes of the volume along which labels come in opposites.
+    """Return the axes of the volume along which labels are opposites, such as left_kidney and right_kidney.
 
     Args:
-        names: Names of labels and regions, such as left_kidney and right_kidney.
-        orientation: Axis codes of the network's arrays; None if files keep their own axes, any of which may then run
-            from left to right.
+        names: Names of labels and regions.
+        orientation: Axis codes of the network's arrays, such as RAS; None if files keep their own axes, each of which
+            may then run from left to right.
 
     Returns:
-        Axes 0 to 2 in ascending order.
+        Indices of the axes, ascending.
     """
     found = set(_along(orientation, "LR") if opposite_names(names, "left", "right") else ())
     if orientation is not None:
@@ -78,7 +79,7 @@ def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, .
 
 
 def _along(orientation: str | None, letters: str) -> list[int]:
-    """Return the axes that may run along a direction such as ``LR``; all axes if files keep their own."""
+    """Return the axes that may run along a direction such as ``LR``: all of them if files keep their own axes."""
     return [axis for axis in range(3) if orientation is None or orientation[axis] in letters]
 
 
@@ -90,6 +91,6 @@ def _refuse(
             left, right = pairs[0]
             known = "from" if len(forbidden) == 1 else "perhaps from"
             raise ConfigError(
-                f"{field}: found {list(axes)} with axis {axis} {known} left to right, expected it left out, because "
+                f"{field}: found {list(axes)} with axis {axis} {known} left to right, expected other axes only, because "
                 f"mirroring makes {left} look like {right}. Remove {axis}, or merge the two labels."
             )

@@ -1,4 +1,4 @@
-"""Checks before the data are prepared, which may take hours, and before the run folder is created."""
+"""Checks that run before the data are prepared, which may take hours, and before a run folder is created."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: LabelSets) -> None:
-    """Check that the model, its loss and its optimiser fit the labels; the model is not changed.
+    """Raise unless the model, its loss and its optimiser support the experiment; the model is not changed.
 
     Args:
-        experiment: Experiment to train.
-        model: The model that was built for it.
-        label_sets: Classes that each value of a prepared label map may stand for.
+        experiment: Experiment to check.
+        model: Its model.
+        label_sets: Meaning of the values in its label maps.
 
     Raises:
-        ConfigError: They do not fit.
+        ConfigError: A setting does not fit the model or the labels.
     """
     train = experiment.train
     if model.computes_own_losses and not (label_sets.is_fully_annotated and not train.class_weights):
         raise ConfigError(
-            f"model.name: found {experiment.model.name}, which has losses of its own, with regions, an ignore label, "
-            "partially annotated cases or class weights, expected none of these. Choose a U-Net, for example."
+            f"model.name: found {experiment.model.name}, which computes its own losses, with regions, an ignore label, partially "
+            "annotated cases or class weights, expected none of them. Choose another model, such as unet_3d."
         )
     build_loss(
         train.loss, batch_dice=train.batch_dice, label_sets=label_sets, class_weights=train.class_weights
@@ -44,10 +44,10 @@ def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: Labe
 
 
 def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> None:
-    """Check that the patch is large enough for the model, by a pass of a model without weights.
+    """Raise if the patch is too small for the model, by a forward pass on torch's meta device.
 
     Args:
-        experiment: Experiment with the patch size and the batch size.
+        experiment: Experiment with the sizes of patch and batch.
         channels: Number of input channels of the model.
         labels: Labels of the dataset.
 
@@ -58,7 +58,7 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
     try:
         with torch.device("meta"):
             model = experiment.model.without_pretrained().build(channels, labels.num_outputs)
-            if model.computes_own_losses:  # these need numbers
+            if model.computes_own_losses:  # they need values, which the meta device lacks
                 return
             image, label = torch.empty(batch, channels, *size), torch.zeros(batch, 1, *size).long()
             model.criterion = _no_loss
@@ -71,7 +71,7 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
     except ModelError as error:
         raise ConfigError(f"patch.size: found {list(size)}: {error}") from error
     except Exception:
-        return  # Some layers need numbers. Other errors are reported when there are some.
+        return  # Some layers need values. Other errors are raised when training starts.
 
 
 def _no_loss(logits: Tensor, label: Tensor) -> Tensor:

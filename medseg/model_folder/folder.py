@@ -211,7 +211,7 @@ def _model_of_run(run: Path) -> Path:
         return run / "model"
     other = f", or take {run / 'best'}" if (run / "best").is_dir() else ""
     raise ModelError(
-        f"{run}: found a run that is not finished, expected its model. Go on with: medseg train --resume {run}{other}."
+        f"{run}: found a run that is not finished, expected its model. Continue with: medseg train --resume {run}{other}."
     )
 
 

@@ -47,9 +47,9 @@ def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
     assert "found other files" in capsys.readouterr().err
     assert (workplace / "run" / "metrics.jsonl").read_bytes() == before
     assert main(["train"]) == 1
-    assert "no experiment given" in capsys.readouterr().err
+    assert "config: found none" in capsys.readouterr().err
     assert main(["train", config, "--resume", run]) == 1
-    assert "--resume takes the run's own config" in capsys.readouterr().err
+    assert "--resume: found a config, --data or --run" in capsys.readouterr().err
     assert main(["train", "--resume", str(workplace)]) == 1
     assert "found no run to resume" in capsys.readouterr().err
 

@@ -73,7 +73,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
     assert (
-        f"finished already; to train it further: medseg train --resume {run} --extend"
+        f"finished already; to continue training: medseg train --resume {run} --extend"
         in capsys.readouterr().out
     )
     assert {path.relative_to(run) for path in run.rglob("*")} == before
@@ -83,7 +83,7 @@ def test_an_unfinished_run_is_to_be_finished_before_it_is_measured(run, capsys):
     shutil.rmtree(run / "model")
     assert main(["evaluate", str(run)]) == 1
     told = capsys.readouterr().err
-    assert f"not finished, expected predictions. Go on with: medseg train --resume {run}" in told
+    assert f"not finished, expected predictions. Continue with: medseg train --resume {run}" in told
 
 
 def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):

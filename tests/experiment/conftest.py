@@ -34,7 +34,7 @@ def make_experiment(workplace: Path) -> MakeExperiment:
 
 @pytest.fixture(scope="session")
 def whole(make_experiment: MakeExperiment, workplace: Path) -> Path:
-    """A cross-validation that was trained and gathered without interruption; not to be changed."""
+    """A cross-validation that was trained and aggregated without interruption; tests must not change it."""
     with one_thread():
         list(make_experiment().cross_validation(workplace / "whole"))
     return workplace / "whole"

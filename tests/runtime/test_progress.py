@@ -34,7 +34,7 @@ def test_a_terminal_shows_description_count_and_unit(monkeypatch):
 def test_the_first_word_of_what_may_be_the_description(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress_bar(description="gathering", describe=True) as bar:
+    with progress_bar(description="aggregating", describe=True) as bar:
         count(bar)
     assert stream.getvalue().split("\r")[-1].startswith("predicting: 100%")
 

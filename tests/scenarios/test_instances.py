@@ -228,7 +228,7 @@ def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, caps
     train = ["train", str(tmp_path / "toy.yaml"), "--data", str(pictures), "--run", str(run), "--all-folds"]
     assert main([*train, "train.steps=1"]) == 0
     told = capsys.readouterr().out
-    assert "none is selected, because a label stands for many instances" in told
+    assert "none is selected, because a label has many instances" in told
     measured = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     assert measured["cases"] == 4
     summary = json.loads((run / "evaluation" / "summary.json").read_text())

@@ -126,7 +126,7 @@ def test_models_with_losses_of_their_own_refuse(folder: Path, tmp_path: Path) ->
         "patch": {"size": [64, 64]},
     }
     with pytest.raises(
-        ConfigError, match="found mask_rcnn_resnet_50_fpn, which has losses of its own, with regions"
+        ConfigError, match="found mask_rcnn_resnet_50_fpn, which computes its own losses, with regions"
     ):
         Experiment.parse(values).trainer(tmp_path / "run")
     assert not (tmp_path / ".prepared").exists()

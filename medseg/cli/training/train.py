@@ -1,4 +1,4 @@
-"""``medseg train``: train an experiment, or go on with a run that was stopped."""
+"""``medseg train``: train an experiment, or resume a stopped run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("train", help="train an experiment", description=__doc__)
     parser.add_argument("config", nargs="?", help="YAML experiment; not needed with --resume")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="values to change: train.steps=2000"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings to change, such as train.steps=2000",
     )
     parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
-    parser.add_argument("--run", metavar="FOLDER", help="new run folder; runs/NAME unless told")
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run from its last checkpoint")
+    parser.add_argument("--run", metavar="FOLDER", help="new run folder (default: runs/NAME)")
+    parser.add_argument("--resume", metavar="RUN", help="resume this run from its last checkpoint")
     folds = parser.add_mutually_exclusive_group()
     folds.add_argument(
         "--fold", type=int, metavar="K", help="train one fold of a cross-validation, in RUN/fold_K"
@@ -32,10 +36,12 @@ def add_parser(verbs: Any) -> None:
     folds.add_argument(
         "--all-folds",
         action="store_true",
-        help="train every fold that is not finished, then predict, measure and join them in RUN",
+        help="train all unfinished folds, then predict and evaluate the held-out cases and write the ensemble to RUN",
     )
     parser.add_argument(
-        "--extend", metavar="MORE", help="with --resume, steps (2000) or time (30m) more for a finished run"
+        "--extend",
+        metavar="MORE",
+        help="with --resume: train a finished run for MORE additional steps (2000) or time (30m)",
     )
 
 
@@ -46,14 +52,16 @@ def run(options: argparse.Namespace) -> int:
 
     if options.resume:
         if options.config or options.data or options.run:
-            raise ConfigError("--resume takes the run's own config. Give nothing else with it.")
+            raise ConfigError(
+                "--resume: found a config, --data or --run, expected none, because the config of the run is used. Remove them."
+            )
         folder = Path(options.resume)
         experiment = Experiment.from_run(folder)
     elif options.extend:
-        raise ConfigError("--extend needs the run that gets more. Give it with --resume RUN.")
+        raise ConfigError("--extend: found no run, expected a finished one. Give it with --resume RUN.")
     elif options.config is None:
         raise ConfigError(
-            "no experiment given. Give a YAML file, such as configs/phantom/unet_3d.yaml, or --resume."
+            "config: found none, expected a YAML file such as configs/phantom/unet_3d.yaml, or --resume RUN."
         )
     else:
         data = [f"data.path={options.data}"] if options.data else []
@@ -68,7 +76,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | None = None) -> None:
-    """Prepare, train, and say where things are; a stop tells how to go on. Of several processes one speaks."""
+    """Prepare the data, train, and print the path of the model; only the main process prints.
+
+    Args:
+        experiment: Experiment to train.
+        folder: Run folder.
+        resume: Continue from the last checkpoint in the folder.
+        extend: Additional steps (``"2000"``) or time (``"30m"``) for a finished run.
+
+    Raises:
+        ConfigError: The folder holds another run, or the run cannot be extended.
+        DataError: The dataset cannot be used.
+    """
     from medseg.runtime.launch import is_main_process
 
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
@@ -82,25 +101,25 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
 
 
 def _cross_validate(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
-    """Train one fold or all, and gather after all."""
+    """Train one fold, or all folds and then aggregate them."""
     from medseg.errors import ConfigError
 
     if options.extend:
         raise ConfigError(
-            f"--extend: found a cross-validation ({folder}), expected a single run, because all folds are trained alike. "
+            f"--extend: found a cross-validation ({folder}), expected a single run, because all folds are trained equally long. "
             "Train longer in a new folder."
         )
     validation = experiment.cross_validation(folder)
     if validation.is_main:
-        print(f"{folder}: {validation}; stopped at any time, the same command goes on", flush=True)
+        print(f"{folder}: {validation}; if it is stopped, run the same command again to continue", flush=True)
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
     if options.fold is not None:
         _train_fold(validation, options.fold, f"{go_on} --fold {options.fold}")
         left = validation.unfinished
         if validation.is_main and left:
-            print(f"folds still to train: {', '.join(map(str, left))}; go on with: {go_on}")
+            print(f"folds still to train: {', '.join(map(str, left))}; continue with: {go_on}")
         elif validation.is_main:
-            print(f"all folds are trained; gather them with: {go_on}")
+            print(f"all folds are trained; aggregate them with: {go_on}")
         return
     for fold in validation.folds:
         _train_fold(validation, fold, go_on)
@@ -117,16 +136,16 @@ def _train_fold(validation: CrossValidation, fold: int, go_on: str) -> None:
 
 
 def _gather(validation: CrossValidation, go_on: str) -> None:
-    """Predict, measure and join what all folds have learned, with progress."""
+    """Predict and evaluate the held-out cases of all folds and write the ensemble, with a progress bar."""
     from medseg.experiment.cross_validation.aggregate import no_post_processing_reason
     from medseg.runtime.progress import progress_bar
 
-    print("gathering: predicting and measuring what each fold held out", flush=True)
+    print("aggregating: predicting and evaluating the held-out cases of each fold", flush=True)
     try:
-        with progress_bar(description="gathering", describe=True) as progress:
+        with progress_bar(description="aggregating", describe=True) as progress:
             table = validation.aggregate(progress=progress)
     except KeyboardInterrupt:
-        print(f"go on with: {go_on}", file=sys.stderr)
+        print(f"continue with: {go_on}", file=sys.stderr)
         raise
     print(table)
     reason = no_post_processing_reason(validation.run)
@@ -137,7 +156,7 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
 
 
 def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -> None:
-    """Make a trainer and train, with progress; a stop tells how to go on. Of several processes one speaks."""
+    """Create a trainer and train with a progress bar; if training stops, print how to resume. Only the main process prints."""
     from medseg.runtime.launch import is_main_process
     from medseg.runtime.progress import progress_bar
 
@@ -147,7 +166,7 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
     if is_main_process():
         print(f"{name}: {trainer}", flush=True)
     if trainer.finished and is_main_process():
-        print(f"finished already; to train it further: {go_on} --extend 2000")
+        print(f"finished already; to continue training: {go_on} --extend 2000")
     try:
         with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
             for report in trainer:

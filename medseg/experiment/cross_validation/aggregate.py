@@ -1,4 +1,4 @@
-"""Results of all folds of a cross-validation: predictions, table, post-processing, ensemble."""
+"""The joint results of the folds of a cross-validation: predictions, table, post-processing and ensemble."""
 
 from __future__ import annotations
 
@@ -36,7 +36,21 @@ if TYPE_CHECKING:
 
 
 def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
-    """Predict, measure and export, see `CrossValidation.aggregate`; predictions that are still valid are kept."""
+    """Predict and measure the held-out cases of every fold, select post-processing, and write the ensemble.
+
+    Existing predictions of the current models are kept.
+
+    Args:
+        run: Run folder of a cross-validation.
+        progress: Called with (done, total, text), where the text says what is done with which case.
+
+    Returns:
+        The table, which is also written to ``RUN/evaluation``.
+
+    Raises:
+        ConfigError: Folds are not finished, or another process aggregates.
+        DataError: A case cannot be predicted or measured.
+    """
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
     with run.lock():
@@ -51,7 +65,7 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
             raise DataError(
                 f"{run.predictions}: {len(failed)} held-out cases could not be predicted:\n  "
                 + "\n  ".join(failed[:10])
-                + "\nFix them, and aggregate again."
+                + "\nFix them, and run the same command again."
             )
         table = fold_table(run, progress=progress)
         if objects:
@@ -92,14 +106,12 @@ def instance_table(run: RunFolder) -> InstanceTable:
 def fold_table(
     run: RunFolder, *, tolerance_mm: float | None = None, progress: Progress | None = None
 ) -> FoldTable:
-    """Measure the out-of-fold predictions and select post-processing by them.
-
-    One case at a time is in memory.
+    """Measure the out-of-fold predictions and select post-processing by them; one case at a time is in memory.
 
     Args:
         run: Run folder of a cross-validation with all its predictions.
         tolerance_mm: Tolerance of the surface Dice in mm; None for that of the experiment.
-        progress: Called with (done, total, what), where `what` is such as "measuring CASE".
+        progress: Called with (done, total, text), where the text is such as "measuring CASE".
 
     Returns:
         The metrics of every case and label, with fold and subject of each case. Its `post_processing` is None if
@@ -133,7 +145,7 @@ def fold_table(
 def _measured(
     pair: Pair, labels: Labels, tolerance_mm: float, learns: bool
 ) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
-    """Return the metrics of one case and, if wanted, the Dice of each candidate; its volumes are read once."""
+    """Return the rows of one case and, if post-processing is selected, the Dice of its candidates; volumes are read once."""
     prediction, reference = pair.volumes()
     loaded = Pair(pair.case, prediction, reference, pair.annotated)
     rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
@@ -143,32 +155,39 @@ def _measured(
 
 
 def no_post_processing_reason(run: RunFolder) -> str | None:
-    """Return one sentence why no post-processing is selected; None if it is selected."""
+    """Return why no post-processing is selected, or None if it is.
+
+    Args:
+        run: Run folder of a cross-validation.
+
+    Returns:
+        A sentence for the user, or None.
+    """
     settings = run.read_experiment().predict
     if settings.keep_largest_foreground or settings.keep_largest:
-        return "post-processing: that of the config is kept, and none is selected"
+        return "post-processing: none is selected, because the config sets it"
     if any(case.instances is not None for case in held_out_cases(run)):
         return (
-            "post-processing: none is selected, because a label stands for many instances. Measure these with: medseg "
+            "post-processing: none is selected, because a label has many instances; evaluate them with: medseg "
             f"evaluate {run} --instances"
         )
     return None
 
 
 def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
-    """Write ``RUN/model``, an ensemble of the networks of all folds with the selected post-processing.
+    """Write ``RUN/model``: an ensemble of the networks of all folds, with the selected post-processing.
 
     The weights of one fold at a time are in memory.
 
     Args:
-        run: Run folder of a cross-validation with all folds finished.
-        table: Metrics and selected post-processing of the run.
+        run: Run folder of a cross-validation.
+        table: Results of the cross-validation.
 
     Returns:
         The model folder.
 
     Raises:
-        ModelError: The models of the folds differ by more than their weights.
+        ModelError: The models of the folds differ in more than their weights.
     """
     folders = [run.fold(fold).model for fold in range(len(run.read_splits()))]
     first, saved, labels = load_model(folders[0])
@@ -189,7 +208,7 @@ def _weights(folders: list[Path], like: SavedModel, labels: Labels) -> Iterator[
         model, saved, own = load_model(folder)
         if _what_counts(saved) != _what_counts(like) or own != labels:
             raise ModelError(
-                f"{folder}: differs from {folders[0]} by more than its weights, expected folds of one experiment. Train both "
+                f"{folder}: differs from {folders[0]} in more than its weights, expected folds of one experiment. Train all folds "
                 "in one folder."
             )
         yield model.state_dict()
@@ -208,7 +227,7 @@ def _predict_settings(settings: PredictSettings, found: PostProcessing | None) -
 
 
 def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, Any]:
-    """Return the lines about training for the README of the ensemble."""
+    """Return the facts about training for the README of the ensemble."""
     dice, means = table.table.foreground_mean()["dice"], table.table.mean()
     lines = {
         "dataset": saved.trained_on["dataset"],

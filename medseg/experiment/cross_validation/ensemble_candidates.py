@@ -1,4 +1,4 @@
-"""Ensembles of every two of several cross-validated experiments, as in nnU-Net (Isensee et al. 2021)."""
+"""Ensembles of two cross-validated experiments each, as compared by nnU-Net (Isensee et al. 2021)."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def compare_with_ensembles(
     scratch: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare cross-validations with each other and with the ensembles of every two of them.
+    """Compare cross-validations and the ensembles of every two of them, which average probabilities.
 
-    Each case is predicted again, in each run by the fold that held it out; these predictions are not kept.
+    Each run predicts every case again, with the fold that held it out. These predictions are not kept.
 
     Args:
-        runs: Run folders, at least two.
-        device: Device as for `medseg.load`.
-        scratch: Folder for temporary files, two bytes per voxel, label and run for one case; None for that of the
-            system.
-        progress: Called with (done, total, what), where `what` is such as "predicting CASE".
+        runs: Run folders of at least two cross-validations.
+        device: As for `medseg.load`.
+        scratch: Folder for temporary files, which take two bytes per voxel, label and run for one case; None for the
+            folder of the system.
+        progress: Called with (done, total, text), where the text is such as "predicting CASE".
 
     Returns:
         The ranking of the runs and of the ensembles of two runs.
 
     Raises:
-        ConfigError: There are fewer than two runs, or some folds are not finished.
-        DataError: A run has not been aggregated, or was measured on other cases or labels than the first.
-        ModelError: The models do not take the same images, or differ in their labels.
+        ConfigError: There are fewer than two runs, or folds are not finished.
+        DataError: A run has not been aggregated, or its cases or labels differ from those of the first run.
+        ModelError: The models take different images, or differ in their labels.
     """
     alone = load_comparable_scores(runs)
     pairs, labels, _ = held_out_pairs(RunFolder(Path(runs[0])))
@@ -76,7 +76,7 @@ def compare_with_ensembles(
 
 
 def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[list[Case], list[Predictor]]]:
-    """Yield each case of every run with the predictors that did not train on it, one predictor per run at a time."""
+    """Yield each case of every run with the predictors not trained on it; one predictor per run is in memory."""
     held_out = [held_out_by_fold(RunFolder(Path(run))) for run in runs]
     places = [{case.id: (one, case) for one in folds for case in one.cases} for folds in held_out]
     order = sorted(places[0], key=lambda case: ([place[case][0].fold for place in places], case))
@@ -85,7 +85,7 @@ def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[l
         wanted = [place[case_id][0].model for place in places]
         if wanted != models:
             predictors = [load(model, device=device) for model in wanted]
-            PredictorEnsemble(predictors)  # refuses models of other images or labels
+            PredictorEnsemble(predictors)  # raises if images or labels differ
             models = wanted
         yield [place[case_id][1] for place in places], predictors
 
@@ -93,7 +93,7 @@ def _in_turn(runs: Sequence[str | Path], device: str | None) -> Iterator[tuple[l
 def _dice_of_pairs(
     cases: Sequence[Case], predictors: Sequence[Predictor], pair: Pair, labels: Labels, folder: Path
 ) -> dict[_Two, _Dice]:
-    """Return the Dice of each label of one case, by the indices of the two predictors that are averaged."""
+    """Return the Dice of each label in one case, by the indices of the two averaged predictors."""
     files = [folder / f"{number}.nii" for number in range(len(predictors))]
     for case, predictor, file in zip(cases, predictors, files, strict=True):
         mean = predictor.run(predictor.prepare(case), probabilities=file)

@@ -37,12 +37,12 @@ class CrossValidation:
 
     Args:
         experiment: Experiment to cross-validate.
-        run: Folder of the folds, new or of this very experiment.
+        run: Folder of the folds, new or of the same experiment.
 
     Attributes:
         run: The folder of the folds.
         experiment: The experiment of all folds, with `data.fold` 0.
-        splits: One per fold.
+        splits: The split of each fold.
         folds: The indices of the folds.
 
     Raises:
@@ -78,7 +78,7 @@ class CrossValidation:
             fold: Index of the fold.
 
         Returns:
-            The experiment with ``data.fold`` set to this fold.
+            The experiment, with `data.fold` set.
 
         Raises:
             ConfigError: The fold does not exist.
@@ -96,7 +96,7 @@ class CrossValidation:
             fold: Index of the fold.
 
         Returns:
-            True if the fold has written its model; False if it was not started or was interrupted.
+            Whether its training is finished.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.
@@ -114,7 +114,7 @@ class CrossValidation:
             progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
-            The trainer, which starts from the beginning or continues from the last checkpoint of the fold.
+            The trainer.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.
@@ -125,7 +125,7 @@ class CrossValidation:
         return setup.trainer(progress)
 
     def __iter__(self) -> Iterator[tuple[int, Report]]:
-        """Train the folds that are not finished, yielding each report with its fold, then aggregate."""
+        """Train the unfinished folds, then aggregate; yield each report with its fold."""
         for fold in self.folds:
             if not self.is_finished(fold):
                 yield from ((fold, report) for report in self.trainer(fold))
@@ -177,7 +177,7 @@ def _open(experiment: ExperimentConfig, run: RunFolder) -> None:
     splits = all_splits(experiment, dataset)
     _check_held_out_once(splits, experiment.data.splits or str(dataset.root))
     labels = labels_of(experiment, dataset)
-    component_groups(experiment.predict, labels)  # refuses unknown names
+    component_groups(experiment.predict, labels)  # raises for unknown names
     resolve_mirroring(experiment, labels)
     cases = sorted({case for split in splits for case in chain(split.train, split.validation)})
     preprocessing = resolve_preprocessing(experiment, dataset, labels, cases)
@@ -185,7 +185,7 @@ def _open(experiment: ExperimentConfig, run: RunFolder) -> None:
 
 
 def _check_held_out_once(splits: Sequence[Split], where: str) -> None:
-    """Refuse a single fold, and a case that two folds hold out."""
+    """Raise if there is only one fold, or if two folds hold out the same case."""
     if len(splits) < 2:
         raise DataError(
             f"{where}: found {len(splits)} fold, expected at least 2 to cross-validate. Give more, or train without "
@@ -197,7 +197,7 @@ def _check_held_out_once(splits: Sequence[Split], where: str) -> None:
             if case in held_out_by:
                 raise DataError(
                     f"{where}: case {case!r} is held out by folds {held_out_by[case]} and {fold}, expected one, whose "
-                    "prediction counts. Fix the splits."
+                    "prediction is evaluated. Fix the splits."
                 )
             held_out_by[case] = fold
 

@@ -1,6 +1,6 @@
 """Out-of-fold predictions: each case is predicted by the model that was not trained on it.
 
-A prediction of an earlier model is repeated; see `medseg.inference.provenance`.
+Predictions of an earlier model are repeated; see `medseg.inference.provenance`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HeldOut:
     Attributes:
         fold: Index of the fold.
         model: Model folder of the fold.
-        model_id: Identity of the model, for provenance.
+        model_id: Identity of that model, by which its predictions are recognised.
         cases: The cases, sorted by id.
     """
 
@@ -46,10 +46,10 @@ def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
         run: Run folder of a cross-validation.
 
     Returns:
-        The held-out cases with the model that predicts them, in the order of the folds.
+        One entry per fold.
 
     Raises:
-        ConfigError: Some folds are not finished, so that there are no models to predict these cases.
+        ConfigError: Folds are not finished, so their models are missing.
     """
     dataset = dataset_of_run(run)
     splits = run.read_splits(dataset.labelled_cases)
@@ -57,7 +57,7 @@ def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
     missing = [str(fold) for fold, model in enumerate(models) if not (model / NAME).is_file()]
     if missing:
         raise ConfigError(
-            f"{run}: folds not finished: found {', '.join(missing)} of {len(splits)}, expected none. Go on with: medseg train "
+            f"{run}: folds not finished: found {', '.join(missing)} of {len(splits)}, expected none. Continue with: medseg train "
             f"--resume {run}."
         )
     return [
@@ -67,14 +67,17 @@ def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
 
 
 def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[HeldOut]:
-    """Return the held-out cases that have no prediction by the present model of their fold.
+    """Return, for every fold, the held-out cases that its current model has not predicted yet.
 
     Args:
         run: Run folder of a cross-validation.
-        instances: Whether instance maps are wanted, too.
+        instances: Whether instance maps are required, too.
 
     Returns:
-        One entry per fold; its `cases` are empty if all were predicted.
+        One entry per fold, possibly without cases.
+
+    Raises:
+        ConfigError: Folds are not finished, so their models are missing.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
     provenance = Provenance(outputs.folder)
@@ -102,14 +105,14 @@ def predict_out_of_fold(
 
     Args:
         run: Run folder of a cross-validation.
-        todo: The cases to predict, see `pending_predictions`.
+        todo: Cases to predict, as returned by `pending_predictions`.
         instances: Whether to write instance maps, too.
-        device: Device as for `medseg.load`.
-        max_memory: Memory limit as for `medseg.load`.
-        progress: Called with (done, total, "window") of each image.
+        device: As for `medseg.load`.
+        max_memory: As for `medseg.load`.
+        progress: Called with (done, total, "window") for each image.
 
     Yields:
-        One outcome per case, after its file was written and recorded.
+        One outcome per case, after its file and its provenance have been written.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
     for one in todo:

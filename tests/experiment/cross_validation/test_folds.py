@@ -32,7 +32,7 @@ from medseg.train.trainer import Trainer
 
 
 def results(run: Path) -> dict[str, str]:
-    """Hashes of all that training and gathering leave for use; times and machines are not in them."""
+    """Return hashes of all results of training and aggregation, which contain no times or machines."""
     folders = [*(f"fold_{fold}/model" for fold in range(3)), "model", "predictions", "evaluation"]
     files = [file for folder in folders for file in sorted((run / folder).iterdir())]
     return {
@@ -154,7 +154,9 @@ def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
     with pytest.raises(ConfigError, match=rf"folds not finished: found 1 of 3.*train --resume {run}"):
         aggregate(RunFolder(run))
     assert main([*train, "--fold", "1"]) == 0
-    assert f"all folds are trained; gather them with: medseg train --resume {run}" in capsys.readouterr().out
+    assert (
+        f"all folds are trained; aggregate them with: medseg train --resume {run}" in capsys.readouterr().out
+    )
     assert [row["step"] for row in read_metrics(run / "fold_1" / "metrics.jsonl")] == [2, 4, 6]
     assert not (run / "predictions").exists()
     assert main([*train, "--all-folds"]) == 0
@@ -188,7 +190,7 @@ def test_what_is_not_of_this_cross_validation_is_refused(whole, make_experiment,
         assert message in capsys.readouterr().err
     for folder in (whole, whole / "fold_1"):
         assert main(["train", "--resume", str(folder), "--extend", "5"]) == 1
-        assert "all folds are trained alike" in capsys.readouterr().err
+        assert "all folds are trained equally long" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -242,7 +244,7 @@ def test_folds_that_do_not_belong_together_are_not_joined(copied):
     save_model(copied / "fold_2" / "model", model, saved.replace(window=(8, 8, 8)), labels)
     before = (copied / "model" / "manifest.json").read_bytes()
     with pytest.raises(
-        medseg.MedsegError, match=r"fold_2/model: differs from .*fold_0/model by more than its weights"
+        medseg.MedsegError, match=r"fold_2/model: differs from .*fold_0/model in more than its weights"
     ):
         aggregate(RunFolder(copied))
     assert (copied / "model" / "manifest.json").read_bytes() == before
@@ -305,7 +307,7 @@ def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experimen
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["subjects"].keys() == {ids[0], ids[2], ids[4]}
     assert [fold["cases"] for fold in summary["folds"]] == [[ids[0], ids[2]], [ids[4]]]
-    assert "that of the config is kept" in (no_post_processing_reason(RunFolder(run)) or "")
+    assert "because the config sets it" in (no_post_processing_reason(RunFolder(run)) or "")
     _, saved, _ = load_model(run)
     assert (saved.members, saved.predict.keep_largest) == (3, ("liver",))
     assert summary["post_processing"] is None
