@@ -23,12 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"stages to run: {', '.join(STAGES)} (default: all)"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for models, images and results")
     parser.add_argument("--image", type=Path, help="a CT volume for the stages windows and file")
     parser.add_argument("--data", type=Path, help="the hippocampus task of the Decathlon for steps and train")
     parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
-    parser.add_argument("--seconds", type=int, default=60, help="of each training (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="duration of each training (default: 60)")
     parser.add_argument(
         "--toy", action="store_true", help="small networks and images, to try the script itself"
     )

@@ -1,4 +1,4 @@
-"""The stages of `gpu.py`, each of which runs in a process of its own and prints JSON lines."""
+"""The stages of `gpu.py`; each runs in its own process and prints JSON lines."""
 
 from __future__ import annotations
 

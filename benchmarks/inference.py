@@ -115,8 +115,10 @@ def _part_file(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Peaks. Windows lie side by side, which takes nnU-Net and MONAI as much memory as with overlap, and an eighth of the
-    time; medseg, which then needs less, is also run with half of each window covered by the next.
+    """Measure peak memory.
+
+    Windows do not overlap: nnU-Net and MONAI then need as much memory as with overlap, and an eighth of the time. medseg
+    needs less memory without overlap, so it is also run with windows that overlap by half.
     """
     found: dict[str, Any] = {}
     image, out = _resampled(options, "big", shape=BIG), options.work / "labels"
@@ -146,7 +148,7 @@ def _part_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _part_budget(options: argparse.Namespace) -> dict[str, Any]:
-    """Five budgets for 117 classes on a 256 x 256 x 224 volume, and what was estimated for each."""
+    """Measure five memory limits for 117 classes on a 256 x 256 x 224 volume, with the estimate for each."""
     image = _resampled(options, "mid", shape=tuple(n // 2 for n in BIG))
     _, model = _models(options.work, "half117", classes=117, features=(4, 8, 16), native=image)
     found = {}
@@ -214,7 +216,7 @@ def _compared(jobs: dict[str, Any], image: Path, out: Path, reference: str) -> d
 
 
 def _lowest_dice(labels: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
-    """Dice of the class that differs most."""
+    """Return the Dice of the class that differs most."""
     values = []
     for value in np.unique(exact):
         a, b = labels == value, exact == value
@@ -233,7 +235,7 @@ def _models(
     spacing_mm: float = 1.5,
     native: Path | None = None,
 ) -> tuple[Path, Path]:
-    """A trained nnU-Net folder with random weights, and the same imported by medseg."""
+    """Write a trained nnU-Net folder with random weights and import it into medseg."""
     sys.path.insert(0, str(ROOT))
     from tests.helpers.nnunet_models import architecture, configuration, dataset_of, plans_of, write_trained
 
@@ -259,7 +261,7 @@ def _models(
 
 
 def _resampled(options: argparse.Namespace, name: str, **target: Any) -> Path:
-    """The CT at another size, int16, written once."""
+    """Write the CT at another size as int16, once, and return its path."""
     path: Path = options.work / f"{name}.nii.gz"
     if not path.is_file():
         import medseg
@@ -270,7 +272,7 @@ def _resampled(options: argparse.Namespace, name: str, **target: Any) -> Path:
 
 
 def _run(worker: str, **settings: Any) -> dict[str, Any]:
-    """Figures of a worker in its own process, or that it failed and why."""
+    """Return the results of a worker in its own process, or why it failed."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     began = time.perf_counter()
     done = subprocess.run(
@@ -288,7 +290,7 @@ def _run(worker: str, **settings: Any) -> dict[str, Any]:
 
 
 def _work(worker: str, settings: dict[str, Any]) -> None:
-    """The worker's side: run it and print its figures as the last line."""
+    """Run a worker in this process and print its results as the last line."""
     import resource
 
     import inference_workers

@@ -11,7 +11,7 @@ Figures = dict[str, Any]
 
 
 def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
-    """Print the tables, draw the plot into WORK/inference.png, and write both to docs/measurements.md if wanted."""
+    """Print the tables, draw the plot into WORK/inference.png and, on request, write both to docs/measurements.md."""
     title = "Inference with the same weights in medseg, nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/inference.py`)."
     tables = [
         title,

@@ -1,4 +1,4 @@
-"""What is timed in `inference.py`: each function runs in a process of its own and returns figures.
+"""The functions that `inference.py` measures: each runs in its own process and returns its results.
 
 Each takes its settings as plain values. Wall and CPU seconds and the peak of resident memory of the whole process are
 added by `inference.py`.
@@ -19,7 +19,7 @@ REPEATS = 2
 
 
 def window_nnunet(folder: str, dtype: str) -> Figures:
-    """One window through the network as nnU-Net builds and runs it."""
+    """Time one window of the network as nnU-Net builds and runs it."""
     import torch
 
     predictor = _nnunet(folder)
@@ -27,7 +27,7 @@ def window_nnunet(folder: str, dtype: str) -> Figures:
 
 
 def window_medseg(model: str, dtype: str, compiled: bool = False) -> Figures:
-    """One window through the same network as medseg runs it."""
+    """Time one window of the same network as medseg runs it."""
     import torch
 
     import medseg
@@ -40,7 +40,7 @@ def window_medseg(model: str, dtype: str, compiled: bool = False) -> Figures:
 
 
 def _timed_window(network: Any, layout: Any, dtype: str, *, turned: bool = False) -> Figures:
-    """Seconds of the fastest of some calls; `turned` for a network whose axes are x, y, z, not nnU-Net's z, y, x."""
+    """Return the seconds of the fastest of some calls; `turned` for a network with axes x, y, z instead of nnU-Net's z, y, x."""
     import torch
 
     window = (128, 128, 128)
@@ -61,7 +61,7 @@ def _timed_window(network: Any, layout: Any, dtype: str, *, turned: bool = False
 
 
 def file_nnunet(folder: str, image: str, output: str, overlap: float = 0.5) -> Figures:
-    """File to file by nnU-Net's predictor, in this process; threads as ``nnUNetv2_predict -device cpu`` sets them."""
+    """Predict file to file with nnU-Net's predictor in this process; threads as in ``nnUNetv2_predict -device cpu``."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -72,7 +72,7 @@ def file_nnunet(folder: str, image: str, output: str, overlap: float = 0.5) -> F
 
 
 def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures:
-    """File to file by medseg."""
+    """Predict file to file with medseg."""
     import medseg
 
     predictor = medseg.load(model, device="cpu", **settings)
@@ -87,7 +87,7 @@ def file_medseg(model: str, image: str, output: str, **settings: Any) -> Figures
 
 
 def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
-    """What medseg expects of the same call."""
+    """Return the seconds, memory and bands that medseg estimates for the same call."""
     import medseg
     from medseg.inference.estimate import estimate_image
 
@@ -96,7 +96,7 @@ def estimate_medseg(model: str, image: str, **settings: Any) -> Figures:
 
 
 def file_monai(model: str, image: str, output: str, overlap: float = 0.5, device: str = "cpu") -> Figures:
-    """File to file by MONAI's sliding window around the same network, argmax, and nearest resampling back."""
+    """Predict file to file with MONAI's sliding window around the same network, argmax and nearest resampling back."""
     import torch
     from monai.inferers import sliding_window_inference
     from monai.transforms import Compose, EnsureChannelFirst, Invert, LoadImage, SaveImage, Spacing
@@ -134,7 +134,7 @@ def file_monai(model: str, image: str, output: str, overlap: float = 0.5, device
 
 
 def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
-    """Logits `(k, z, y, x)` onto another grid and to labels, as nnU-Net's export does it."""
+    """Resample logits `(k, z, y, x)` to another grid and convert them to labels, as nnU-Net's export does."""
     import torch
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
@@ -149,7 +149,7 @@ def export_nnunet(shape: list[int], target: list[int], classes: int) -> Figures:
 
 
 def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
-    """The same by medseg."""
+    """Do the same with medseg."""
     from medseg.inference.sliding.labelling import Argmax
     from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
     from medseg.volumes.resampling import AxisMap
@@ -163,7 +163,7 @@ def export_medseg(shape: list[int], target: list[int], classes: int) -> Figures:
 
 
 def many_medseg(model: str, images: list[str], folder: str) -> Figures:
-    """Many small cases in one call: how long in all, and how long in the network."""
+    """Predict many small cases in one call; return the total seconds and those in the network."""
     import torch
 
     import medseg
@@ -190,7 +190,7 @@ def many_medseg(model: str, images: list[str], folder: str) -> Figures:
 
 
 def _smooth_logits(shape: list[int], classes: int) -> Any:
-    """Blobs of classes `(k, *shape)` float32, as a trained network gives them."""
+    """Return blobs of classes `(k, *shape)` float32, similar to the output of a trained network."""
     import torch
     from torch.nn import functional
 
@@ -213,7 +213,7 @@ def _nnunet(folder: str, overlap: float = 0.5) -> Any:
 
 
 def peak_bytes() -> int:
-    """Peak of the resident memory of this process and of its largest finished child."""
+    """Return the peak resident memory of this process and of its largest finished child."""
     return (
         max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         * 1024

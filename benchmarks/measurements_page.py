@@ -20,7 +20,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """Return a description of the processor on which the measurements were made."""
+    """Return a description of the processor of the measurements."""
     try:
         text = Path("/proc/cpuinfo").read_text()
         name = re.findall(r"model name\s*:\s*(.*)", text)[0]

@@ -56,7 +56,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/nuclei"), help="folder of the runs")
     parser.add_argument(
-        "--pictures", type=int, default=3, metavar="N", help="number of held-out images to draw"
+        "--figures", type=int, default=3, metavar="N", help="number of held-out images to draw"
     )
     options = parser.parse_intermixed_args()
     for name in options.names:
@@ -65,8 +65,8 @@ def main() -> None:
     title = "Held-out fifth of 159 images of nuclei, trained from scratch (`benchmarks/nuclei.py`)."
     publish_section("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
     for name in options.names:
-        for picture in _pictures(options.runs / name, options.pictures):
-            print(picture)
+        for path in _write_figures(options.runs / name, options.figures):
+            print(path)
 
 
 def _run(run: Path, config: Path, data: str) -> None:
@@ -109,7 +109,7 @@ def _row(run: Path, name: str) -> list[str]:
     ]
 
 
-def _pictures(run: Path, count: int) -> list[Path]:
+def _write_figures(run: Path, count: int) -> list[Path]:
     """Draw contours of reference and prediction over some held-out images."""
     cases = held_out_cases(RunFolder(run))
     chosen = [cases[len(cases) * number // count] for number in range(min(count, len(cases)))]
@@ -119,7 +119,7 @@ def _pictures(run: Path, count: int) -> list[Path]:
         found = instance_map_path(labels)
         ids = read_labels(found if found.is_file() else labels)
         reference = read_labels(case.instances) if case.instances is not None else None
-        path = run / "pictures" / f"{case.id}.png"
+        path = run / "figures" / f"{case.id}.png"
         instance_figure(read_case_image(case), ids, reference).save(path)
         paths.append(path)
     return paths

@@ -71,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    """nnU-Net's plan, prepared cases and split, which is everybody's; medseg's plan for this machine, which ``curve``
-    trains, and the one for nnU-Net's GPU, whose network, batch and recipe are the same as nnU-Net's, for the other parts.
+    """Create the plans, and nnU-Net's prepared cases and split, which all tools use.
+
+    ``curve`` trains medseg's plan for this machine. The other parts use its plan for nnU-Net's GPU, whose network, batch
+    and recipe are the same as nnU-Net's.
     """
     if not (options.work / "splits_final.json").is_file():
         _worker("prepare_nnunet", data=options.data, work=options.work)
@@ -106,7 +108,7 @@ def _augment(options: argparse.Namespace) -> None:
 
 
 def _curve(options: argparse.Namespace) -> None:
-    """A training for each share of the minutes, whose rate falls to 0 at its end; points that are there stay."""
+    """Train once per fraction of the minutes, with a rate that falls to 0 at the end; existing results are kept."""
     points = _results(options.work).get("curve", [])
     known = {(point["peer"], point["minutes"]) for point in points}
     for minutes in (round(share * options.minutes, 2) for share in SHARES):
@@ -162,7 +164,7 @@ def _medseg(*arguments: str) -> None:
 
 
 def _worker(name: str, **settings: Any) -> dict[str, Any]:
-    """What one call of a worker gives, in a process of its own."""
+    """Return the result of one call of a worker in its own process."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     (found,) = take_turns(Path(__file__), [Turn(name, name, plain)], 0, 0).values()
     if "failed" in found:

@@ -1,4 +1,4 @@
-"""nnU-Net's side of `training.py`: its dataset, its trainer, its predictions, with nothing of medseg in between."""
+"""nnU-Net's part of `training.py`: its dataset, trainer and predictions, without medseg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLD = 0
 
 
 def set_folders(work: Path) -> Path:
-    """Tell nnU-Net, which asks the environment, where its files lie: in the folder that is returned."""
+    """Set the environment variables from which nnU-Net reads the location of its files, and return that folder."""
     home = work.resolve() / "nnunet"
     for name in ("raw", "preprocessed", "results"):
         (home / name).mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def set_folders(work: Path) -> Path:
 
 
 def set_processes(count: int) -> None:
-    """Tell it how many processes shall augment."""
+    """Set the number of processes in which nnU-Net augments."""
     name = "nnUNet_n_proc_DA"
     os.environ[name] = str(count)
 
@@ -41,13 +41,13 @@ def prepare(data: str, work: str) -> Figures:
     api.plan_experiment_dataset(4)
     api.preprocess_dataset(4, configurations=(CONFIGURATION,), num_processes=(2,), show_progress_bar=False)
     trainer_of(Path(work)).do_split()
-    # Last, so that it tells that all is there; medseg reads it, too.
+    # Written last, so that its presence marks a complete dataset; medseg reads it, too.
     shutil.copyfile(home / "preprocessed" / DATASET / "splits_final.json", Path(work) / "splits_final.json")
     return {}
 
 
 def _link(source: Path, raw: Path) -> None:
-    """The task in nnU-Net's layout."""
+    """Write the task in nnU-Net's layout."""
     task = json.loads((source / "dataset.json").read_text())
     for folder in ("imagesTr", "labelsTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _link(source: Path, raw: Path) -> None:
 
 
 def trainer_of(work: Path, device: str = "cpu") -> Any:
-    """nnU-Net's own trainer of the fold, as ``nnUNetv2_train`` creates it."""
+    """Return nnU-Net's own trainer of the fold, as ``nnUNetv2_train`` creates it."""
     set_folders(work)
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -80,7 +80,7 @@ def trainer_of(work: Path, device: str = "cpu") -> Any:
 
 
 def begun(work: Path) -> Any:
-    """The trainer before its first step: network, loss, loaders, and its processes that augment."""
+    """Return the trainer before its first step, with network, loss, loaders and augmentation processes."""
     trainer = trainer_of(work)
     trainer.on_train_start()
     trainer.on_train_epoch_start()
@@ -88,14 +88,14 @@ def begun(work: Path) -> Any:
 
 
 def ended(trainer: Any) -> None:
-    """Let the loaders' processes go."""
+    """End the processes of the loaders."""
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         if hasattr(loader, "_finish"):
             loader._finish()
 
 
 def step(work: str, processes: int | None = None) -> tuple[Figures, Callable[[], tuple[float, float]]]:
-    """A training step, and what is known before the first; see `training_workers`."""
+    """Return a training step, and the facts known before the first one; see `training_workers`."""
     if processes is not None:
         set_processes(processes)
     trainer = begun(Path(work))
@@ -117,7 +117,7 @@ def step(work: str, processes: int | None = None) -> tuple[Figures, Callable[[],
 
 
 def _without_effect(network: Any) -> int:
-    """Parameters that medseg builds none of: the head of weight 0 in the loss, and constants that a norm takes away."""
+    """Return the number of parameters without a counterpart in medseg: a head of loss weight 0, and biases removed by a norm."""
     from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 
     blocks = [module for module in network.modules() if isinstance(module, ConvDropoutNormReLU)]
@@ -126,7 +126,7 @@ def _without_effect(network: Any) -> int:
 
 
 def batch(work: str) -> tuple[int, Callable[[], Any]]:
-    """Patches of a batch as nnU-Net's loader cuts and augments them, in this process, without the coarser targets."""
+    """Cut and augment the patches of a batch with nnU-Net's loader in this process, without the coarser targets."""
     set_processes(0)
     trainer = trainer_of(Path(work))
     trainer.initialize()
@@ -136,10 +136,10 @@ def batch(work: str) -> tuple[int, Callable[[], Any]]:
 
 
 def train(work: str, minutes: float, checkpoint: str) -> Figures:
-    """Train for so long, its learning rate falling by nnU-Net's rule over the time that is given; then save.
+    """Train for the given time, with a learning rate that falls by nnU-Net's rule over this time; then save.
 
-    nnU-Net counts epochs, not minutes: here the rate of every step is that of the share of the time that has passed.
-    Its validation on patches is left out, so that all the time goes into training.
+    nnU-Net counts epochs, not minutes: here the rate of every step follows from the fraction of the time that has
+    passed. Validation on patches is left out, so that all the time is spent on training.
     """
     trainer = begun(Path(work))
     began, steps = time.perf_counter(), 0
@@ -156,7 +156,7 @@ def train(work: str, minutes: float, checkpoint: str) -> Figures:
 
 
 def predict(work: str, checkpoint: str, output: str) -> Figures:
-    """Label maps of the held-out cases by that checkpoint, with nnU-Net's mirroring, as ``nnUNetv2_predict`` does."""
+    """Predict the held-out cases with that checkpoint and nnU-Net's mirroring, as ``nnUNetv2_predict`` does."""
     trainer = trainer_of(Path(work))
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

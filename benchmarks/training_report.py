@@ -15,7 +15,7 @@ COLOURS = {"medseg": "#3b6ea5", "nnU-Net": "#c8553d"}
 
 
 def report(results: Figures, work: Path, *, publish: bool) -> None:
-    """Print the tables, draw the curves into WORK/training.png, and write the tables to docs/measurements.md if wanted."""
+    """Print the tables, draw the curves into WORK/training.png, and write the tables to docs/measurements.md on request."""
     title = "Training on the hippocampus task, compared with nnU-Net and MONAI. Each tool runs in its own process (`benchmarks/training.py`)."
     tables = [table(results[part]) for part, table in _TABLES.items() if part in results]
     if "curve" in results:

@@ -1,4 +1,4 @@
-"""Peers that are measured in turns: a process each, of which one is at work and the others are stopped."""
+"""Measurements in turns: each peer has its own process, one of which runs while the others are stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Turn:
-    """One of those that are measured: its name in tables, its function, and that function's settings."""
+    """A measured tool: its name in tables, its function, and the settings of that function."""
 
     name: str
     worker: str
@@ -31,7 +31,7 @@ class Turn:
 
 
 class _Peer:
-    """The process of a peer, which leads a group of its own so that its workers stop and go on with it."""
+    """The process of a peer, which leads its own process group so that its workers stop and continue with it."""
 
     def __init__(self, script: Path, turn: Turn, errors: IO[str]) -> None:
         self.errors = errors
@@ -45,7 +45,7 @@ class _Peer:
         )
 
     def answer(self) -> Figures:
-        """The next line of figures; or that the process failed, and why."""
+        """Return the next line of results; raise if the process failed."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if line:
@@ -57,7 +57,7 @@ class _Peer:
         return {"failed": "out of memory" if code in (-9, 137) else last}
 
     def round(self, count: int) -> Figures:
-        """Figures of `count` calls."""
+        """Return the results of `count` calls."""
         assert self.process.stdin is not None
         self.signal(signal.SIGCONT)
         self.process.stdin.write(f"{count}\n")
@@ -67,7 +67,7 @@ class _Peer:
         return found
 
     def signal(self, number: int) -> None:
-        """Signal the process and its workers, if they are still there."""
+        """Signal the process and its workers, if they still run."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
 
@@ -79,11 +79,13 @@ class _Peer:
 
 
 def take_turns(script: Path, turns: Sequence[Turn], rounds: int, count: int) -> dict[str, Figures]:
-    """Figures of each: what was known before, and a list of rounds of `count` calls, after one that is left out.
+    """Return, for each peer, the facts known before and a list of rounds of `count` calls, without the first round.
 
     Args:
-        script: that answers ``--worker NAME SETTINGS`` with `serve`.
-        turns: who is measured. rounds: of each. count: calls a round.
+        script: Script that answers ``--worker NAME SETTINGS`` with `serve`.
+        turns: Peers to measure.
+        rounds: Rounds per peer.
+        count: Calls per round.
     """
     with ExitStack() as stack:
         peers, found = {}, {}
@@ -118,7 +120,7 @@ def _started(script: Path, turn: Turn) -> Iterator[_Peer]:
 
 
 def serve(workers: ModuleType, name: str, settings: Figures) -> None:
-    """The process's side: answer with what is known, then with the figures of as many calls as each line asks for."""
+    """Run in the process of a peer: print the known facts, then the results of as many calls as each input line requests."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed is no answer
     found = getattr(workers, name)(**settings)
@@ -134,14 +136,14 @@ def serve(workers: ModuleType, name: str, settings: Figures) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and its workers."""
+    """Return the CPU seconds of this process and its workers."""
     this = psutil.Process()
     times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
     return float(sum(t.user + t.system for t in times))
 
 
 def _peak_bytes() -> int:
-    """The peak of this process, and what its workers hold now, shared pages divided among them."""
+    """Return the peak memory of this process plus the current memory of its workers; shared pages are divided among them."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     workers = psutil.Process().children(recursive=True)
     return int(own + sum(worker.memory_full_info().pss for worker in workers))

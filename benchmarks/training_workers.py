@@ -1,7 +1,7 @@
-"""What is timed in `training.py`: each function runs in a process of its own.
+"""The functions that `training.py` measures: each runs in its own process.
 
-Functions of ``step`` and ``augment`` return what is known before the first call, and the call that is timed. It makes one
-training step or one patch, and returns its seconds and those of them that it waited for data.
+Functions for ``step`` and ``augment`` return the facts known before the first call, and the function that is timed. That
+one computes a training step or a patch, and returns its seconds and how many of them it waited for data.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ FOREVER = 1_000_000
 
 
 def prepare_nnunet(data: str, work: str) -> Figures:
-    """nnU-Net's plan, prepared cases and split."""
+    """Create nnU-Net's plan, prepared cases and split."""
     return nnunet.prepare(data, work)
 
 
 def train_nnunet(work: str, minutes: float, checkpoint: str) -> Figures:
-    """Steps and seconds of nnU-Net's training of so many minutes."""
+    """Train nnU-Net for some minutes; return its steps and seconds."""
     return nnunet.train(work, minutes, checkpoint)
 
 
 def predict_nnunet(work: str, checkpoint: str, output: str) -> Figures:
-    """Its label maps of the held-out cases."""
+    """Predict the held-out cases with nnU-Net."""
     return nnunet.predict(work, checkpoint, output)
 
 
 def step_nnunet(work: str, processes: int | None = None) -> tuple[Figures, One]:
-    """nnU-Net's ``train_step`` on its own loader; `processes` that augment, or as many as it chooses."""
+    """Run nnU-Net's ``train_step`` on its own loader, with `processes` for augmentation or as many as it chooses."""
     return nnunet.step(work, processes)
 
 
 def step_medseg(work: str, workers: int, precision: str) -> tuple[Figures, One]:
-    """A step of medseg's trainer from the planned experiment, reported each by itself."""
+    """Run single steps of medseg's trainer of the planned experiment."""
     run = Path(work) / "runs" / f"step_{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
     often = (f"steps={FOREVER}", f"save_every={FOREVER}", "report_every=1", "validation_batches=0")
@@ -66,7 +66,7 @@ def step_medseg(work: str, workers: int, precision: str) -> tuple[Figures, One]:
 
 
 def step_monai(work: str, workers: int) -> tuple[Figures, One]:
-    """A plain loop over MONAI's DynUNet and its loss on every head, as its tutorial trains it; cases in memory."""
+    """Run a plain loop over MONAI's DynUNet and its loss on every head, as in its tutorial, with cases in memory."""
     import torch
     from monai.losses import DiceCELoss
     from monai.networks.nets import DynUNet
@@ -108,13 +108,13 @@ def step_monai(work: str, workers: int) -> tuple[Figures, One]:
 
 
 def augment_nnunet(work: str) -> tuple[Figures, One]:
-    """A batch of patches of nnU-Net's loader with batchgeneratorsv2's transforms, on one thread."""
+    """Cut a batch of patches with nnU-Net's loader and batchgeneratorsv2's transforms, on one thread."""
     count, make = nnunet.batch(work)
     return {"batch": count}, _on_one_thread(make)
 
 
 def augment_medseg(work: str) -> tuple[Figures, One]:
-    """The same of medseg, from its prepared cases."""
+    """Do the same with medseg, from its prepared cases."""
     run = Path(work) / "runs" / "augment"
     shutil.rmtree(run, ignore_errors=True)
     patches = planned(work, f"train.steps={FOREVER}").trainer(run).patches.train
@@ -124,7 +124,7 @@ def augment_medseg(work: str) -> tuple[Figures, One]:
 
 
 def augment_monai(work: str) -> tuple[Figures, One]:
-    """The same of MONAI, from cases in memory."""
+    """Do the same with MONAI, from cases in memory."""
     experiment = planned(work)
     cases = _monai_cases(work, experiment, experiment.patch.window())
     indices = cycle(range(len(cases)))
@@ -146,7 +146,7 @@ def _on_one_thread(make: Callable[[], Any]) -> One:
 
 
 def planned(work: str, *overrides: str) -> Any:
-    """The experiment that ``medseg plan`` makes for nnU-Net's GPU, on nnU-Net's own split of the cases."""
+    """Return the experiment that ``medseg plan`` writes for nnU-Net's GPU, with nnU-Net's own split of the cases."""
     from medseg.experiment.experiment import Experiment
 
     splits = f"data.splits={Path(work).resolve() / 'splits_final.json'}"
@@ -154,7 +154,7 @@ def planned(work: str, *overrides: str) -> Any:
 
 
 def _monai_cases(work: str, experiment: Any, size: tuple[int, ...]) -> Any:
-    """Random patches by case; cases are read, normalised and padded once."""
+    """Return random patches by case; cases are read, normalised and padded once."""
     from monai import transforms as t
     from monai.data import CacheDataset
 
@@ -173,7 +173,7 @@ def _monai_cases(work: str, experiment: Any, size: tuple[int, ...]) -> Any:
         t.SpatialPadd(both, size),
     ]
     drawn = t.RandCropByPosNegLabeld(both, "label", size, pos=0.33, neg=0.67, num_samples=1)
-    # The crop gives a list of one, which the changes that follow in the same chain take as it is.
+    # The crop returns a list of one sample, to which the following transforms are applied.
     chain: Any = t.Compose([*once, drawn, monai_transforms(experiment.augment, size)])
     return CacheDataset(files, chain, progress=False)
 

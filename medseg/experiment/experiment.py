@@ -62,7 +62,7 @@ class Experiment(ExperimentConfig):
             progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
-            The trainer.
+            The trainer, which yields a report at regular intervals.
 
         Raises:
             ConfigError: The folder holds another run, or the run is unfinished and cannot be extended.

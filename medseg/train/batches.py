@@ -62,7 +62,7 @@ def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataL
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=False,
-        # The loader draws a base seed: from its own generator, so that no other draw is moved.
+        # The loader draws a base seed: from its own generator, so that other random numbers do not change.
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_init_worker,
     )
@@ -71,7 +71,7 @@ def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataL
 def _init_worker(number: int) -> None:
     """Limit a worker to one thread and leave stop signals to the main process.
 
-    Schedulers signal the whole process group: a worker that died of it would end the loop before it can save.
+    Schedulers signal the whole process group: if a worker died of the signal, training would end before its state is saved.
     """
     torch.set_num_threads(1)
     for received in SIGNALS:

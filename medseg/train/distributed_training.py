@@ -29,7 +29,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Distributed:
-    """The best device of each process, and what the processes have to agree on.
+    """The processes that train together, with the device of each and the communication between them.
 
     Args:
         settings: Settings of training.
@@ -98,7 +98,7 @@ class Distributed:
         return total / self.size, bad > 0
 
     def to_device(self, model: ModelT) -> ModelT:
-        """The model on the device of this process, with batch norms that look at the images of all."""
+        """Return the model on the device of this process, with batch norms synchronised over the processes."""
         if self.size > 1:
             synchronise_batch_norms(model)
         return model.to(self.fabric.device)
@@ -119,7 +119,7 @@ def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabr
     here = processes_per_machine()
     if accelerator == "cuda" and here > torch.cuda.device_count():
         raise ConfigError(
-            f"torchrun: found {here} processes for {torch.cuda.device_count()} CUDA devices, expected one each. Lower "
+            f"torchrun: found {here} processes for {torch.cuda.device_count()} CUDA devices, expected one process per device. Lower "
             "--nproc-per-node."
         )
     fabric = Fabric(

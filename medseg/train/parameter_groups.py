@@ -51,7 +51,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 class FrozenParts:
     """The part of a model that is not trained, always or in the first steps.
 
-    Until then its batch norms keep their statistics and its dropout is off: it is a fixed function.
+    While it is frozen, its batch norms keep their statistics and its dropout is off: it is a fixed function.
 
     Args:
         model: Model whose weights are frozen.
@@ -107,7 +107,7 @@ def backbone_parameters(model: nn.Module) -> dict[str, int]:
     }
     depths = {name: _depth(own) for name, own in inside.items()}
     deepest = max((depth for depth in depths.values() if depth is not None), default=0)
-    # What is neither stem nor stage, such as a last norm, comes after all of them.
+    # Other weights, such as those of a final norm, come after all stages.
     return {name: deepest if depth is None else depth for name, depth in depths.items()}
 
 

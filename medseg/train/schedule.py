@@ -13,16 +13,16 @@ POLY_EXPONENT = 0.9
 
 @dataclass(frozen=True)
 class ScheduleProgress:
-    """The share of the schedule that is done at each step: a line through (`anchor`, `done`) to (`end`, 1).
+    """The completed fraction of the schedule at each step: a line through (`anchor`, `done`) to (`end`, 1).
 
-    A new plan moves the anchor to the present step, so the line bends there and never jumps.
+    A new plan moves the anchor to the current step, so the line bends there and never jumps.
 
     Attributes:
         begin: First step of this part: 0, or the step at which the run was extended.
         warmup: Steps from `begin` over which the learning rate warms up.
         anchor: Step at which the line begins.
-        done: Share at that step, in [0, 1].
-        end: Total number of steps; None while a time budget has no plan yet, when the share stays at `done`.
+        done: Completed fraction at that step, in [0, 1].
+        end: Total number of steps; None while a time budget has no plan yet, when the fraction stays at `done`.
     """
 
     begin: int
@@ -32,7 +32,7 @@ class ScheduleProgress:
     end: int | None
 
     def fraction_done(self, step: int) -> float:
-        """Return the share of the schedule that is done after `step` steps, in [0, 1]."""
+        """Return the completed fraction of the schedule after `step` steps, in [0, 1]."""
         if self.end is None or step <= self.anchor:
             return self.done
         return self.done + (1 - self.done) * (step - self.anchor) / (self.end - self.anchor)

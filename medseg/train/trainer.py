@@ -205,7 +205,7 @@ class Trainer:
         return self.model if self._ema is None else self._ema.model
 
     def export(self, target: Path | None = None) -> Path:
-        """Write the present weights as a model folder.
+        """Write the current weights as a model folder.
 
         Args:
             target: Folder to write (default: ``RUN/model``).

@@ -96,7 +96,7 @@ class CrossValidation:
             fold: Index of the fold.
 
         Returns:
-            Whether its training is finished.
+            True if the fold has written its model; False if it was not started or was interrupted.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.
@@ -114,7 +114,7 @@ class CrossValidation:
             progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
-            The trainer.
+            The trainer, which starts from the beginning or continues from the last checkpoint of the fold.
 
         Raises:
             ConfigError: The fold does not exist, or its folder holds another experiment.
