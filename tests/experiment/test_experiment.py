@@ -65,7 +65,7 @@ def test_model_options_are_resolved_and_stay_resolved(tmp_path):
         ({"evaluate": {"tolerance_mm": 0}}, "evaluate.tolerance_mm"),
     ],
 )
-def test_mistakes_are_told_with_their_place(values, told):
+def test_errors_name_their_field(values, told):
     with pytest.raises(ConfigError) as caught:
         Experiment.parse(values)
     assert told in str(caught.value)
@@ -80,7 +80,7 @@ def test_checking_an_experiment_imports_no_torch(tmp_path):
     assert done.stdout.strip() == "False"
 
 
-def test_phantoms_are_made_beside_the_run_and_found_again(tmp_path):
+def test_phantoms_are_generated_next_to_the_run_and_reused(tmp_path):
     experiment = Experiment.parse({"data": {"phantom": {"modality": "mr", "cases": 3, "seed": 4}}})
     dataset = find_dataset(experiment, RunFolder(tmp_path / "run").shared_folder)
     assert dataset.root == tmp_path / "phantom_mr_3_4"
@@ -122,7 +122,7 @@ def test_labels_of_the_experiment_come_first(dataset):
         labels_of(Experiment(), replace(dataset, labels=None))
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     for reader in (Experiment.from_run, held_out_cases):
         with pytest.raises(ConfigError, match="found no run"):
             reader(RunFolder(tmp_path))

@@ -23,12 +23,12 @@ ORGANS = Labels.from_names({"liver": 1, "spleen": 2})
         (("LEFT LUNG", "RIGHT LUNG"), ("LEFT LUNG", "RIGHT LUNG")),
     ],
 )
-def test_pairs_are_known_by_their_names(names, pair):
+def test_pairs_are_recognised_by_their_names(names, pair):
     assert Labels.from_names({name: i + 1 for i, name in enumerate(names)}).left_right_pairs() == (pair,)
 
 
 @pytest.mark.parametrize("names", [("cleft", "cright"), ("left_atrium", "aorta"), ("lefty", "righty")])
-def test_other_names_make_no_pair(names):
+def test_other_names_are_no_pair(names):
     assert Labels.from_names({name: i + 1 for i, name in enumerate(names)}).left_right_pairs() == ()
 
 
@@ -51,7 +51,7 @@ def flat(slice_axis: int) -> dict[str, object]:
         ({"augment": {"mirror_axes": [1]}}, (1,)),
     ],
 )
-def test_left_right_is_left_out_for_pairs(values, axes):
+def test_left_and_right_are_not_mirrored_for_pairs(values, axes):
     assert resolve_mirroring(parse(**values), KIDNEYS).mirror_axes == axes
 
 
@@ -63,7 +63,7 @@ def test_left_right_is_left_out_for_pairs(values, axes):
         (("lung_upper_lobe_left", "lung_upper_lobe_right", "lung_lower_lobe_left"), (1,)),
     ],
 )
-def test_other_opposites_are_left_out_unless_they_are_asked_for(names, axes):
+def test_other_opposites_are_mirrored_only_on_request(names, axes):
     labels = Labels.from_names({name: i + 1 for i, name in enumerate(names)})
     assert resolve_mirroring(parse(), labels).mirror_axes == axes
     assert resolve_mirroring(parse(augment={"mirror_axes": [1, 2]}), labels).mirror_axes == (1, 2)
@@ -72,12 +72,12 @@ def test_other_opposites_are_left_out_unless_they_are_asked_for(names, axes):
 
 
 @pytest.mark.parametrize(("values", "axes"), [({}, (0, 1, 2)), (flat(2), (0, 1))])
-def test_all_axes_for_labels_without_sides(values, axes):
+def test_all_axes_are_mirrored_for_labels_without_sides(values, axes):
     assert resolve_mirroring(parse(**values), ORGANS).mirror_axes == axes
 
 
 @pytest.mark.parametrize("part", ["augment", "predict"])
-def test_mirroring_left_and_right_under_pairs_is_refused(part):
+def test_mirroring_left_and_right_is_refused_for_pairs(part):
     experiment = parse(**{part: {"mirror_axes": [0, 1]}})
     with pytest.raises(
         ConfigError, match=rf"{part}\.mirror_axes: found \[0, 1\].*left_kidney look like right"
@@ -86,7 +86,7 @@ def test_mirroring_left_and_right_under_pairs_is_refused(part):
     assert resolve_mirroring(experiment, ORGANS)
 
 
-def test_where_files_keep_their_axes_any_may_run_from_left_to_right():
+def test_any_axis_may_run_from_left_to_right_if_files_keep_their_axes():
     experiment = parse(preprocess={"orientation": None}, predict={"mirror_axes": [2]})
     with pytest.raises(ConfigError, match=r"found \[2\] with axis 2 perhaps from left to right"):
         resolve_mirroring(experiment, KIDNEYS)

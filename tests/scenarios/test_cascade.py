@@ -169,14 +169,14 @@ def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], told:
     assert not run.exists()
 
 
-def test_label_maps_that_are_missing_are_asked_for(stage, tmp_path):
+def test_missing_label_maps_of_the_first_stage_are_reported(stage, tmp_path):
     low = changed_stage(stage, tmp_path / "low")
     (low / "predictions" / "phantom_002.nii.gz").unlink()
     told = rf"1 of 6 label maps of the first stage are missing: phantom_002\. Predict them with: medseg predict {low} --held-out"
     refused(stage, low, tmp_path / "run", DataError, told)
 
 
-def test_a_single_run_is_no_first_stage(stage, tmp_path):
+def test_a_single_run_is_refused_as_first_stage(stage, tmp_path):
     """Even if someone has predicted its training cases: those label maps are too good."""
     single = stage / "low" / "fold_0"
     low = changed_stage(stage, tmp_path / "low")
@@ -216,17 +216,17 @@ def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
         ({"cascade": {"first_stage": ""}}, "cascade.first_stage"),
     ],
 )
-def test_mistakes_are_told(values, told):
+def test_mistakes_raise_clear_errors(values, told):
     with pytest.raises(ConfigError, match=told):
         Experiment.parse(values)
 
 
-def test_onnx_is_refused_in_a_sentence(cascade, tmp_path, capsys):
+def test_onnx_export_of_a_cascade_raises_a_clear_error(cascade, tmp_path, capsys):
     assert main(["export", "onnx", str(cascade / "model"), "-o", str(tmp_path / "a.onnx")]) == 1
     assert "is a later stage of a cascade" in capsys.readouterr().err
 
 
-def test_a_changed_label_map_is_prepared_anew(stage, cascade, tmp_path):
+def test_a_changed_label_map_is_prepared_again(stage, cascade, tmp_path):
     low = changed_stage(stage, tmp_path / "low")
     experiment = experiment_of(stage / "data", FULL, "train.steps=1", f"cascade.first_stage={low}")
     before = len(list((stage / ".prepared").iterdir()))
@@ -236,7 +236,7 @@ def test_a_changed_label_map_is_prepared_anew(stage, cascade, tmp_path):
     assert len(list((stage / ".prepared").iterdir())) == before + 6
 
 
-def test_patches_hold_the_map_beside_the_image_turned_alike(stage, cascade):
+def test_patches_hold_image_and_label_map_with_the_same_augmentation(stage, cascade):
     """With the label for a previous map, the channels are the indicators of the label in every augmented patch."""
     from dataclasses import replace
 

@@ -72,7 +72,7 @@ def test_the_model_works_from_a_copy_without_the_run(run, tmp_path):
     assert np.array_equal(labels.data, medseg.read_labels(path).data)
 
 
-def test_phantoms_and_prepared_cases_are_made_once(run):
+def test_phantoms_and_prepared_cases_are_created_once(run):
     stamps = {
         path: path.stat().st_mtime_ns for path in run.parent.rglob("*.nii.gz") if "phantom_ct" in str(path)
     }

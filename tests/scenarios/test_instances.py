@@ -99,7 +99,7 @@ def trained(pictures, tmp_path_factory):
     return run, taught
 
 
-def test_training_hands_over_the_instance_maps_and_reports_each_loss(trained):
+def test_training_passes_instance_maps_and_reports_each_loss(trained):
     run, taught = trained
     assert len(taught) == 2
     for label, instances in taught:
@@ -126,7 +126,7 @@ def test_a_frozen_stem_keeps_its_fresh_weights(trained):
     assert {"backbone.body.layer1.0.conv1.weight", "rpn.head.conv.0.0.weight"} <= changed
 
 
-def test_predicted_and_evaluated_by_the_commands(trained, pictures, capsys):
+def test_commands_predict_and_evaluate_instances(trained, pictures, capsys):
     run, _ = trained
     assert main(["predict", str(run), "--held-out", "--instances"]) == 0
     held_out = json.loads((run / "splits.json").read_text())[0]["validation"]
@@ -165,7 +165,7 @@ def write_truth(truth, path):
     path.with_name(path.name.replace(".nii.gz", ".tsv")).unlink()
 
 
-def test_maps_of_a_picture_are_pictures_if_wanted(trained, tmp_path, pictures):
+def test_maps_of_a_natural_image_can_be_natural_images(trained, tmp_path, pictures):
     run, _ = trained
     image, truth = (str(pictures / folder / "0.png") for folder in ("images", "instances"))
     assert main(["predict", str(run), image, "-o", str(tmp_path), "--instances", "--suffix", ".png"]) == 0
@@ -178,7 +178,7 @@ def test_maps_of_a_picture_are_pictures_if_wanted(trained, tmp_path, pictures):
     )  # the map beside it is taken
 
 
-def test_skip_existing_looks_at_both_files(trained, tmp_path, pictures, capsys):
+def test_skip_existing_checks_both_files(trained, tmp_path, pictures, capsys):
     run, _ = trained
     image = str(pictures / "images" / "0.png")
     command = ["predict", str(run), image, "-o", str(tmp_path), "--instances", "--skip-existing"]
@@ -194,7 +194,7 @@ def test_skip_existing_looks_at_both_files(trained, tmp_path, pictures, capsys):
 
 
 @pytest.mark.parametrize("flag", [["--estimate"], ["--probabilities"], ["--max-memory", "4GB"]])
-def test_what_is_said_of_windows_is_refused(flag, tmp_path, capsys):
+def test_options_of_sliding_windows_are_refused(flag, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "a.png", "-o", str(tmp_path), "--instances", *flag]) == 1
     assert f"--instances: found it with {flag[0]}" in capsys.readouterr().err
 
@@ -222,7 +222,7 @@ def test_weights_are_found_from_anywhere_and_not_read_again(pictures, tmp_path, 
     assert [report.step for report in resumed] == [2]
 
 
-def test_cross_validated_objects_are_those_of_each_fold(pictures, tmp_path, capsys):
+def test_cross_validated_instances_are_those_of_each_fold(pictures, tmp_path, capsys):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
     run = tmp_path / "folds"
     train = ["train", str(tmp_path / "toy.yaml"), "--data", str(pictures), "--run", str(run), "--all-folds"]

@@ -48,7 +48,7 @@ def table(tmp_path):
     return tmp_path
 
 
-def test_a_table_tells_what_was_drawn(table):
+def test_a_table_lists_the_annotated_labels(table):
     dataset = read_dataset(table)
     assert [case.annotated for case in dataset.cases] == [("liver",), None]
     assert dataset.labels == replace(LABELS, ignore=9)
@@ -62,7 +62,7 @@ def test_a_table_tells_what_was_drawn(table):
     ]
 
 
-def test_an_entry_of_training_tells_what_was_drawn(tmp_path):
+def test_a_training_entry_lists_the_annotated_labels(tmp_path):
     for name in ("a.nii", "b.nii"):
         (tmp_path / name).touch()
     values = {
@@ -83,19 +83,19 @@ def test_an_entry_of_training_tells_what_was_drawn(tmp_path):
         read_dataset(tmp_path)
 
 
-def test_a_label_that_was_not_drawn_must_not_be_there(table):
+def test_a_label_that_was_not_annotated_must_not_occur(table):
     case = replace(read_dataset(table).case("b"), annotated=("liver",))
     with pytest.raises(DataError, match=r"case b: .*found 20 voxels of value 2 \(spleen\), expected none"):
         read_case_label(case, replace(LABELS, ignore=9))
 
 
-def test_an_unknown_drawn_label_is_refused(table):
+def test_an_unknown_annotated_label_is_refused(table):
     case = replace(read_dataset(table).case("a"), annotated=("livre",))
     with pytest.raises(DataError, match=r"case a: labels: unknown label 'livre'\. Did you mean 'liver'"):
         read_case_label(case, replace(LABELS, ignore=9))
 
 
-def test_stored_maps_say_what_a_voxel_may_be(table):
+def test_stored_maps_hold_the_possible_labels_of_each_voxel(table):
     dataset = read_dataset(table)
     assert dataset.labels is not None
     a, b = fill_store(table / "store", dataset.cases, dataset.labels, SETTINGS)
@@ -111,7 +111,7 @@ def test_stored_maps_say_what_a_voxel_may_be(table):
     assert a.has_foreground
 
 
-def test_a_store_is_filled_anew_when_what_was_drawn_changes(table):
+def test_cases_are_prepared_again_when_the_annotated_labels_change(table):
     case = read_dataset(table).case("a")
     folders = set()
     for labels, annotated in (

@@ -25,7 +25,9 @@ def written(predictor, image, path):
 
 @pytest.mark.parametrize("spacing", [None, (26.0, 19.0, 30.0)])
 @pytest.mark.parametrize("axcodes", ["RAS", "PLI", "SAR"])
-def test_they_are_the_softmax_of_the_logits_on_the_files_grid(make_predictor, tmp_path, spacing, axcodes):
+def test_probabilities_are_the_softmax_of_the_logits_on_the_files_grid(
+    make_predictor, tmp_path, spacing, axcodes
+):
     predictor = make_predictor(spacing=spacing)
     image = phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0].reoriented(axcodes)
     labels, file = written(predictor, image, tmp_path / "p.nii")
@@ -44,7 +46,7 @@ def test_they_are_the_softmax_of_the_logits_on_the_files_grid(make_predictor, tm
         np.testing.assert_allclose(np.moveaxis(upright, 0, -1), expected, atol=2e-5)
 
 
-def test_outside_the_crop_all_is_background(make_predictor, tmp_path):
+def test_voxels_outside_the_crop_are_background(make_predictor, tmp_path):
     image = phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0].padded((2, 0, 3), (1, 4, 0))
     _, file = written(make_predictor(), image, tmp_path / "p.nii")
     probabilities = file.get_fdata()
@@ -52,7 +54,7 @@ def test_outside_the_crop_all_is_background(make_predictor, tmp_path):
         np.testing.assert_allclose(probabilities[corner], [1, 0, 0, 0], atol=1e-6)
 
 
-def test_models_together_give_the_mean_of_their_probabilities(make_predictor, tmp_path):
+def test_an_ensemble_returns_the_mean_of_the_probabilities(make_predictor, tmp_path):
     image = phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0].reoriented("LIP")
     predictors = [make_predictor(), make_predictor(spacing=(26.0, 19.0, 30.0)), make_predictor(2)]
     probabilities = [
@@ -78,7 +80,7 @@ def test_models_of_other_labels_are_refused(make_predictor):
         PredictorEnsemble([make_predictor(), make_predictor(labels=other)])
 
 
-def test_a_file_appears_only_when_it_is_whole(make_volume, tmp_path):
+def test_a_file_appears_only_when_it_is_complete(make_volume, tmp_path):
     with pytest.raises(RuntimeError), writing_probabilities(tmp_path / "p.nii", make_volume(), OUTSIDE):  # noqa: PT012
         assert not (tmp_path / "p.nii").exists()
         raise RuntimeError

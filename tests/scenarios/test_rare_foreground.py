@@ -40,7 +40,7 @@ def sparse_case(number: int) -> tuple[Volume, Volume]:
     return Volume(image, grid), Volume(label, grid, "label")
 
 
-def test_a_small_lesion_in_half_of_the_cases_is_learnt(tmp_path: Path) -> None:
+def test_a_small_lesion_in_half_of_the_cases_is_learned(tmp_path: Path) -> None:
     """One patch at a time, so that no batch has a third of its own to give to foreground."""
     rows = ["case\timage_MR\tlabel"]
     for number in range(6):

@@ -51,7 +51,7 @@ def cases(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), seed=st.integers(0, 100))
-def test_equals_interpolating_everything(case, seed):
+def test_the_result_equals_interpolation_of_all_regions(case, seed):
     source, target, values, sizes, sigma = case
     logits = smooth_logits(source, len(values), seed, sigma)
     maps = [AxisMap.resize(n_in, n_out) for n_in, n_out in zip(source, target, strict=True)]
@@ -62,7 +62,7 @@ def test_equals_interpolating_everything(case, seed):
     np.testing.assert_array_equal(out, written_one_after_the_other(dense, values))
 
 
-def test_between_two_regions_that_are_written_alike_there_may_be_neither():
+def test_between_two_regions_of_one_output_value_there_may_be_background():
     logits = torch.tensor([[2.0, -1.0], [-4.0, 1.0]])[:, None, None]
     maps = [AxisMap.resize(2, 8), AxisMap.resize(1, 1), AxisMap.resize(1, 1)]
     out = restored(logits, maps, RegionThreshold(np.array([0, 4, 4])))[:, 0, 0]
@@ -161,7 +161,7 @@ def test_outside_the_crop_and_in_empty_windows_no_region_is_present(make_predict
     assert not nothing.any()
 
 
-def test_models_together_average_the_probabilities_of_each_region(make_predictor, tmp_path):
+def test_an_ensemble_averages_the_probabilities_of_each_region(make_predictor, tmp_path):
     image = small_phantom().reoriented("LIP")
     predictors = [make_predictor(labels=REGIONS, spacing=s) for s in (None, (26.0, 19.0, 30.0))]
     predictors.append(make_predictor(2, labels=REGIONS))
@@ -226,7 +226,7 @@ def test_post_processing_takes_the_foreground_then_labels_and_regions_in_turn(ma
     assert predictor.post_processed(labels_in_parts()).data[0, :, 0, 0].tolist() == left
 
 
-def test_an_unknown_name_to_clean_is_refused(make_predictor):
+def test_an_unknown_name_in_post_processing_is_refused(make_predictor):
     with pytest.raises(DataError, match=r"unknown label 'organ'\. Did you mean 'organs'"):
         make_predictor(labels=REGIONS, keep_largest=["organ"])
 

@@ -70,7 +70,7 @@ def test_regions_from_the_config_to_the_model_folder(folder: Path, tmp_path: Pat
     assert trainer.model.num_classes == 2
 
 
-def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path) -> None:
+def test_partially_annotated_cases_are_trained_on_and_evaluated(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer = experiment(folder).trainer(run)
     (report,) = list(trainer)
@@ -110,7 +110,7 @@ def test_partly_drawn_cases_are_learnt_and_measured(folder: Path, tmp_path: Path
         ),
     ],
 )
-def test_what_cannot_be_learnt_is_refused_before_any_preparation(
+def test_settings_that_cannot_be_trained_are_refused_before_preparation(
     folder: Path, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises((ConfigError, DataError)) as caught:
@@ -119,7 +119,9 @@ def test_what_cannot_be_learnt_is_refused_before_any_preparation(
     assert not (tmp_path / ".prepared").exists()
 
 
-def test_models_with_losses_of_their_own_refuse(folder: Path, tmp_path: Path) -> None:
+def test_models_that_compute_their_own_losses_refuse_regions_and_partial_annotation(
+    folder: Path, tmp_path: Path
+) -> None:
     values = {
         "data": {"path": str(folder / "data"), "folds": 2, "labels": {"liver": 1, "spine": 5}, "ignore": 255},
         "model": {"name": "mask_rcnn_resnet_50_fpn"},
@@ -132,7 +134,7 @@ def test_models_with_losses_of_their_own_refuse(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / ".prepared").exists()
 
 
-def test_cases_without_any_foreground_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_cases_without_any_foreground_raise_a_clear_error(tmp_path: Path) -> None:
     empty_dataset(tmp_path / "data", 3)
     tried = Experiment.parse(
         {

@@ -175,7 +175,9 @@ def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
     ("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received, code, workers):
+def test_a_signal_saves_the_state_and_the_run_can_be_resumed(
+    make_experiment, workplace, received, code, workers
+):
     experiment = make_experiment("train.steps=5", "train.save_every=100", f"train.workers={workers}")
     expected = train(
         make_experiment("train.steps=5", "train.save_every=100"),
@@ -202,7 +204,7 @@ def test_a_signal_saves_and_the_run_goes_on(make_experiment, workplace, received
     check_rows(run, 5)
 
 
-def test_a_loop_left_standing_does_not_keep_its_process(killed, workplace):
+def test_an_abandoned_loop_does_not_keep_its_process_alive(killed, workplace):
     """Its workers, which ignore stop signals, are ended; `killed` has waited for the process."""
     assert [row["step"] for row in read_metrics(workplace / "left_standing" / "metrics.jsonl")] == [1]
 
@@ -301,7 +303,7 @@ def test_resume_keeps_its_split_when_cases_are_added(make_experiment, workplace,
     assert len(read_splits(run / "splits.json", dataset.labelled_cases)[0].train) == 2
 
 
-def test_files_that_have_changed_do_not_change_what_was_measured_nor_the_names(tmp_path):
+def test_changed_files_change_neither_measured_statistics_nor_names(tmp_path):
     write_toy_data(tmp_path, 4)
     experiment = toy_experiment(tmp_path, "train.steps=2", "preprocess.normalize=ct", folds=2, report_every=1)
     run = tmp_path / "run"

@@ -76,7 +76,7 @@ def test_a_model_is_trained_and_loaded_with_its_slices(
         ({**TOY, "slices": {"channels": "window"}}, r"slices\.channels"),
     ],
 )
-def test_slices_that_do_not_fit(values, message):
+def test_slice_settings_that_do_not_fit_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         Experiment.parse(values)
 

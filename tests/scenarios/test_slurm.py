@@ -43,13 +43,13 @@ def submit(tmp_path):
     return run
 
 
-def test_a_new_run_is_begun_with_what_torchrun_would_tell(submit):
+def test_a_new_run_starts_with_the_variables_of_torchrun(submit):
     told, code = submit("my runs/first", "toy.yaml", "--data", "my data", "train.steps=5")
     assert told == "5 1 8 4 1 node7 20001: train toy.yaml --data my data train.steps=5 --run my runs/first\n"
     assert code == 0
 
 
-def test_a_stopped_run_goes_back_into_the_queue_and_is_resumed(submit, tmp_path):
+def test_a_stopped_run_is_requeued_and_resumed(submit, tmp_path):
     told, code = submit("run", "toy.yaml", ends_with=143)
     assert told.endswith("scontrol requeue 40001\n")
     assert code == 143
@@ -68,7 +68,7 @@ def test_each_job_of_an_array_trains_its_fold(submit, tmp_path):
 
 
 @pytest.mark.parametrize("code", [1, 3])
-def test_a_mistake_is_not_repeated(submit, code):
+def test_a_job_that_fails_is_not_requeued(submit, code):
     told, ended = submit("run", "toy.yaml", ends_with=code)
     assert "requeue" not in told
     assert ended == code

@@ -80,7 +80,7 @@ def test_dropout_differs_between_the_batches_of_a_step(make_experiment, workplac
     assert len(set(seeds)) == len(seeds) == 6
 
 
-def test_the_average_is_what_is_validated_and_exported(make_experiment, workplace, monkeypatch):
+def test_the_averaged_weights_are_validated_and_exported(make_experiment, workplace, monkeypatch):
     judged = []
     run = workplace / "averaged"
     experiment = make_experiment(
@@ -107,7 +107,7 @@ def test_the_average_is_what_is_validated_and_exported(make_experiment, workplac
     assert largest_difference(raw, trainer.model.state_dict()) == 0
 
 
-def test_no_patience_is_left(make_experiment, workplace, monkeypatch):
+def test_training_stops_when_patience_runs_out(make_experiment, workplace, monkeypatch):
     dice = iter([0.1, 0.3, 0.2, 0.3, 0.9])
     monkeypatch.setattr("medseg.train.trainer.validate", lambda *_: {"liver": next(dice)})
     run = workplace / "impatient"
@@ -178,7 +178,7 @@ def test_a_budget_ends_a_training_in_time(make_experiment, workplace, monkeypatc
     assert f"steps: {trainer.step}" in (run / "model" / "config.yaml").read_text()
 
 
-def test_a_budget_goes_on_with_the_time_that_is_left(make_experiment, workplace, monkeypatch):
+def test_a_resumed_run_has_the_remaining_time_of_its_budget(make_experiment, workplace, monkeypatch):
     clock = Clock(monkeypatch)
     experiment = make_experiment(*BUDGET)
     run = workplace / "budget resumed"
@@ -242,7 +242,7 @@ def test_a_run_is_extended_by_time(make_experiment, workplace, monkeypatch):
     assert read_metrics(run / "metrics.jsonl")[-1]["lr"] < 0.0005
 
 
-def test_what_cannot_be_extended_is_told(make_experiment, workplace, tmp_path, capsys):
+def test_runs_that_cannot_be_extended_raise_clear_errors(make_experiment, workplace, tmp_path, capsys):
     experiment = make_experiment("train.steps=2")
     run = workplace / "not extended"
     for _ in experiment.trainer(run):
@@ -275,7 +275,7 @@ def test_a_run_of_a_newer_medseg_is_refused(make_experiment, workplace):
         Experiment.from_run(run)
 
 
-def test_a_loss_that_is_not_a_number_ends_in_one_sentence(make_experiment, workplace, monkeypatch):
+def test_a_loss_of_nan_ends_training_with_one_message(make_experiment, workplace, monkeypatch):
     trainer = make_experiment("train.gradient_accumulation=2").trainer(workplace / "no number")
     monkeypatch.setattr(
         trainer.model, "losses", lambda image, label: {"loss": trainer.model(image).sum() * math.nan}

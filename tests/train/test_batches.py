@@ -10,7 +10,7 @@ from medseg.train.batches import Batches
 
 
 @pytest.mark.parametrize(("size", "accumulate", "processes"), [(4, 1, 1), (1, 2, 2), (3, 4, 1), (2, 1, 3)])
-def test_all_parts_together_are_the_large_batch(size, accumulate, processes):
+def test_parts_of_all_processes_form_the_large_batch(size, accumulate, processes):
     steps = range(5, 9)
     seen = defaultdict(list)
     for rank in range(processes):
@@ -25,7 +25,7 @@ def test_all_parts_together_are_the_large_batch(size, accumulate, processes):
     assert large[0][0] == 5 * whole
 
 
-def test_parts_are_those_of_one_process_that_accumulates():
+def test_parts_equal_those_of_one_process_that_accumulates():
     """Batch for batch in turn, so that two processes take what one takes in two batches."""
     one = list(Batches(range(3), 2, accumulate=2))
     two = [list(Batches(range(3), 2, rank=rank, processes=2)) for rank in (0, 1)]
@@ -33,6 +33,6 @@ def test_parts_are_those_of_one_process_that_accumulates():
     assert one[1::2] == two[1]
 
 
-def test_a_budget_asks_without_an_end():
+def test_batches_of_a_time_budget_have_no_end():
     batches = iter(Batches(range(10**9), 2))
     assert [next(batches) for _ in range(2)] == [[0, 1], [2, 3]]

@@ -53,7 +53,7 @@ def test_round_trip_keeps_bits_and_plain_types(tmp_path):
     assert found[1]["step"] == 3
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_full_disk_raises_an_error_and_keeps_the_last_checkpoint(tmp_path):
     state = {"step": 2, "optimizer": torch.zeros(5000)}
     save(tmp_path / "last", 1)
     with pytest.raises(DataError, match=r"step-0000002: cannot be written \("), files_of_at_most(13000):
@@ -62,18 +62,18 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path):
     assert step_in(tmp_path / "last") == 1
 
 
-def test_no_folder_is_no_checkpoint(tmp_path):
+def test_a_missing_folder_has_no_checkpoint(tmp_path):
     assert load_checkpoint(tmp_path / "last") is None
 
 
-def test_the_newest_two_stay(tmp_path):
+def test_the_newest_two_checkpoints_are_kept(tmp_path):
     for step in (1, 2, 9, 10, 11):
         save(tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000010", "step-0000011"]
     assert step_in(tmp_path) == 11
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next_save(tmp_path):
+def test_files_of_a_killed_process_are_removed_by_the_next_save(tmp_path):
     (tmp_path / ".99999.step-0000003").mkdir()
     (tmp_path / ".trash.step-0000001").mkdir()
     save(tmp_path, 4)
@@ -82,7 +82,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_save(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
 @pytest.mark.parametrize("fault", ["missing", "flipped byte", "truncated", "empty"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, fault):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, name, fault):
     save(tmp_path, 1)
     victim = save(tmp_path, 2) / name
     if fault == "missing":
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, fault)
     assert step_in(tmp_path) == 1
 
 
-def test_none_whole_is_an_error_that_names_the_file(tmp_path):
+def test_an_error_names_the_file_if_no_checkpoint_is_intact(tmp_path):
     for step in (1, 2):
         flip_byte(save(tmp_path, step) / "weights.safetensors")
     with pytest.raises(ModelError, match=r"step-0000002/weights\.safetensors: found .*expected"):

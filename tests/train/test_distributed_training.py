@@ -51,7 +51,7 @@ def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
     return run, two_processes(experiment, tmp_path_factory.mktemp("together") / "toy.yaml", run)
 
 
-def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace, together):
+def test_two_processes_equal_one_with_twice_the_batch(make_experiment, workplace, together):
     run, _ = together
     alone = workplace / "alone"
     list(make_experiment(*OPTIONS, "train.batch_size=2").trainer(alone))
@@ -67,7 +67,7 @@ def test_two_processes_are_one_with_the_doubled_batch(make_experiment, workplace
         assert two_row["samples_per_second"] == pytest.approx(2 / two_row["seconds_per_step"])
 
 
-def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_path):
+def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, tmp_path):
     """Unequal numbers of regions and batch norms: means and statistics of each process would differ."""
     width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
     decoder = {
@@ -98,7 +98,7 @@ def test_two_processes_have_the_losses_of_one_mask_transformer(workplace, tmp_pa
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
 
 
-def test_two_processes_thaw_a_frozen_part_as_one_does(make_experiment, workplace, tmp_path):
+def test_two_processes_thaw_a_frozen_part_like_one(make_experiment, workplace, tmp_path):
     frozen = (
         "train.freeze=[encoder.0]",
         "train.freeze_steps=2",
@@ -115,7 +115,7 @@ def test_two_processes_thaw_a_frozen_part_as_one_does(make_experiment, workplace
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
 
 
-def test_one_of_them_writes_and_speaks(together):
+def test_only_the_main_process_writes_and_prints(together):
     run, told = together
     assert len(list(run.glob("events*"))) == 1
     assert not (run / "lock").exists()
@@ -125,13 +125,13 @@ def test_one_of_them_writes_and_speaks(together):
         json.loads(line)
 
 
-def test_a_run_goes_on_with_as_many_processes(together):
+def test_a_run_is_resumed_only_with_the_same_number_of_processes(together):
     run, _ = together
     with pytest.raises(ConfigError, match="found a training of 2 processes, expected 1 as started now"):
         Experiment.from_run(run).trainer(run, resume=True)
 
 
-def test_what_torchrun_tells(monkeypatch):
+def test_variables_of_torchrun_are_read(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")  # as some schedulers set for programs that do not ask

@@ -8,7 +8,7 @@ from medseg.models import build_model
 from medseg.train.ema import EMA
 
 
-def test_it_follows_by_its_decay_and_faster_at_first():
+def test_ema_follows_by_its_decay_and_faster_at_first():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8], norm="batch")
     average = EMA(model, 0.5)
     expected = {name: tensor.clone().double() for name, tensor in model.state_dict().items()}
@@ -29,7 +29,7 @@ def test_it_follows_by_its_decay_and_faster_at_first():
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
 
 
-def test_it_keeps_the_layout_of_the_weights():
+def test_ema_keeps_the_memory_format_of_the_weights():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
     model = model.to(memory_format=torch.channels_last)
     for one, other in zip(EMA(model, 0.9).model.parameters(), model.parameters(), strict=True):

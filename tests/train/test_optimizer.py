@@ -43,7 +43,7 @@ def test_warmup_rises_linearly_and_never_from_zero():
     assert [learning_rate(settings, step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
-def test_optimizers_are_as_asked_for():
+def test_optimizers_have_the_chosen_settings():
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     sgd = build_optimizer(model, OptimizerSettings())

@@ -122,7 +122,7 @@ def test_a_frozen_part_neither_learns_nor_counts_until_it_is_thawed():
         (["encoder", "queries", "head"], "which is all of the model"),
     ],
 )
-def test_names_that_cannot_be_frozen(names, message):
+def test_names_that_cannot_be_frozen_are_refused(names, message):
     with pytest.raises(ConfigError, match=message):
         FrozenParts(Toy(), names)
 

@@ -26,7 +26,7 @@ def report(dice: dict[str, float]) -> Report:
     )
 
 
-def test_of_few_labels_all_are_told_and_of_many_the_lowest():
+def test_reports_list_few_labels_completely_and_the_lowest_of_many():
     assert str(report({"liver": 0.5, "spleen": 0.25})).endswith(
         "patch Dice 0.375 (liver 0.500, spleen 0.250)"
     )
@@ -37,7 +37,7 @@ def test_of_few_labels_all_are_told_and_of_many_the_lowest():
     assert len(text) < 250
 
 
-def test_a_full_disk_is_told(tmp_path):
+def test_a_full_disk_raises_an_error(tmp_path):
     log = ReportLog(tmp_path, 0)
     with pytest.raises(DataError, match=r"metrics\.jsonl: cannot be written \("), files_of_at_most(0):
         log.add(report({"liver": 0.5}))

@@ -48,13 +48,13 @@ def test_an_extension_rises_to_the_schedule_of_the_whole_length(schedule):
     assert rates[19:] == pytest.approx(straight[19:])
 
 
-def test_a_constant_rate_is_extended_as_it_is():
+def test_a_constant_rate_is_extended_unchanged():
     settings = TrainSettings(steps=10, optimizer=OptimizerSettings(schedule="constant", warmup_steps=3))
     course = extended_schedule(settings, 6, 1.0)
     assert {learning_rate(settings.optimizer, step, course) for step in range(6, 10)} == {0.01}
 
 
-def test_an_extension_by_time_begins_with_the_speed_known():
+def test_an_extension_by_time_starts_with_the_previous_speed():
     course = extended_schedule(TrainSettings(max_time="300s"), 400, 100.0)
     assert (course.begin, course.anchor, course.done, course.end) == (400, 400, 1 / 3, 1200)
 
@@ -62,13 +62,13 @@ def test_an_extension_by_time_begins_with_the_speed_known():
 @pytest.mark.parametrize(
     ("text", "seconds"), [("45s", 45), ("30m", 1800), ("1.5h", 5400), ("0.5m", 30), ("100h", 360_000)]
 )
-def test_durations(text, seconds):
+def test_durations_are_parsed(text, seconds):
     assert seconds_of(text) == seconds
     assert TrainSettings(max_time=text).max_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["30", "m", "-3m", "0s", "0.0h", "3 m", "1h30m", "3d", "nanm", "", "١m"])
-def test_what_is_no_duration_is_told(text):
+def test_invalid_durations_raise_a_clear_error(text):
     with pytest.raises(ConfigError, match=r"train\.max_time: .*unit s, m or h, such as 30m"):
         Experiment.parse({"train": {"max_time": text}})
 

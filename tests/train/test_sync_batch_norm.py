@@ -8,7 +8,7 @@ from torch import nn
 from medseg.train.sync_batch_norm import CpuSyncBatchNorm, synchronise_batch_norms
 
 
-def test_of_one_process_it_is_batch_norm(monkeypatch):
+def test_with_one_process_it_equals_batch_norm(monkeypatch):
     monkeypatch.setattr("torch.distributed.nn.functional.all_reduce", lambda tensor: tensor)
     own = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.BatchNorm3d(3, momentum=None))
     nn.init.uniform_(own[1].weight)

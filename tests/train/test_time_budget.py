@@ -84,13 +84,13 @@ def test_the_rate_never_jumps_and_never_rises(schedule):
         assert max(falls[:-20]) < 0.01 / 400
 
 
-def test_few_long_steps():
+def test_a_budget_of_few_long_steps_is_met():
     done = Simulation(settings_of(), lambda step, spent: 50.0).run()
     assert done.step == 12
     assert done.spent == 600
 
 
-def test_an_end_of_steps_may_come_first():
+def test_the_maximum_number_of_steps_may_come_first():
     done = Simulation(settings_of(steps=100), lambda step, spent: 0.2).run()
     assert done.step == 100
     later = Simulation(settings_of(steps=10_000), lambda step, spent: 0.2).run()
@@ -108,7 +108,7 @@ def test_time_before_an_interruption_counts(until):
     assert done.rates[-1] < 0.0005
 
 
-def test_a_budget_that_was_spent_ends_with_one_more_step():
+def test_a_spent_budget_ends_after_one_more_step():
     late = Simulation(settings_of(), lambda step, spent: 0.2)
     late.step, late.spent, late.course = 900, 700.0, ScheduleProgress(0, 0, 0, 0.0, 1000)
     assert late.run().step == 902  # one to measure, one to end

@@ -85,7 +85,7 @@ def test_a_run_folder_holds_everything(finished):
         }  # fmt: skip
 
 
-def test_tensorboard_holds_curves_and_pictures(finished):
+def test_tensorboard_holds_curves_and_images(finished):
     run, reports = finished
     board = EventAccumulator(str(run))
     board.Reload()
@@ -116,7 +116,7 @@ def test_a_cut_off_last_line_is_left_out(tmp_path):
     assert read_metrics(tmp_path / "absent") == []
 
 
-def test_repr_says_what_is_trained(make_experiment, workplace):
+def test_repr_describes_the_training(make_experiment, workplace):
     trainer = make_experiment("train.precision=float32").trainer(workplace / "described")
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device = trainer.fabric.device
@@ -126,7 +126,7 @@ def test_repr_says_what_is_trained(make_experiment, workplace):
     )
 
 
-def test_a_rate_too_high_ends_with_code_3_and_keeps_finite_weights(
+def test_a_too_high_rate_ends_with_code_3_and_keeps_finite_weights(
     make_experiment, workplace, tmp_path, capsys
 ):
     config = tmp_path / "toy.yaml"
@@ -276,7 +276,7 @@ def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace
         ("patch.size=[2,2,2]", r"patch.size: found \[2, 2, 2\]: .*norm would see a single value"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_prepared(make_experiment, workplace, mistake, told):
+def test_errors_are_raised_before_preparation(make_experiment, workplace, mistake, told):
     run, seen = workplace / "mistaken", []
     with pytest.raises(ConfigError, match=told):
         make_experiment(mistake).trainer(run, progress=lambda *case: seen.append(case))

@@ -13,7 +13,7 @@ from medseg.train.validation import predicted_classes, validation_image
 LABELS = Labels.from_names({"background": 0, "organ": 1}, {"organ": (255, 0, 0)})
 
 
-def test_panels_stand_side_by_side_with_the_second_axis_upwards():
+def test_panels_are_side_by_side_with_the_second_axis_upwards():
     image = torch.zeros(1, 1, 4, 6)
     image[0, 0, 3, 5] = 1  # the last voxel of both axes: right and up
     reference = torch.zeros(1, 1, 4, 6, dtype=torch.int64)
@@ -42,7 +42,7 @@ def test_a_volume_is_shown_in_the_slice_with_most_foreground_and_few_samples():
 
 
 @pytest.mark.parametrize("regions", [{}, {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}])
-def test_validation_and_prediction_label_the_same_logits_alike(regions):
+def test_validation_and_prediction_convert_logits_to_the_same_labels(regions):
     labels = Labels.from_names({"oedema": 1, "necrosis": 2, "enhancing": 3}).with_regions(regions)
     logits = torch.randn(2, labels.num_outputs, 5, 4, 3, generator=torch.Generator().manual_seed(0))
     logits[0, :, 0] = 0  # a tie, or no region

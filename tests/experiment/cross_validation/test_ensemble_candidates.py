@@ -36,7 +36,7 @@ def rows_of(run):
         }
 
 
-def test_two_runs_together_are_the_mean_of_the_folds_that_held_a_case_out(whole, other, workplace):
+def test_an_ensemble_of_runs_averages_the_folds_that_held_out_a_case(whole, other, workplace):
     comparison = compare_with_ensembles([whole, other])
     names = [candidate.run for candidate in comparison.ranked]
     assert names == [str(whole), str(other), f"{whole} + {other}"]

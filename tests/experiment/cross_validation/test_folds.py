@@ -73,7 +73,7 @@ def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experime
     assert RunFolder(whole).fold(1).shared_folder == RunFolder(whole).shared_folder == workplace
 
 
-def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_path, capsys):
+def test_the_ensemble_predicts_the_mean_of_its_folds(whole, workplace, tmp_path, capsys):
     model, saved, _ = load_model(whole)
     assert saved.members == len(model.members) == 3
     folds = [load_model(whole / f"fold_{fold}")[0].eval() for fold in range(3)]
@@ -92,7 +92,7 @@ def test_the_ensemble_answers_with_the_mean_of_its_folds(whole, workplace, tmp_p
     assert "| folds | 3 |" in card
 
 
-def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace):
+def test_the_summary_contains_folds_intervals_and_post_processing(whole, workplace):
     summary = json.loads((whole / "evaluation" / "summary.json").read_text())
     splits = read_splits(whole / "splits.json")
     references = {case.id: case.label for case in read_dataset(workplace / "data").labelled_cases}
@@ -128,7 +128,7 @@ def test_the_summary_tells_folds_intervals_and_post_processing(whole, workplace)
         assert (told["before"], told["after"]) == pytest.approx((before[name], after[name]))
 
 
-def test_folds_apart_one_interrupted_and_resumed_are_the_same_bit_for_bit(
+def test_folds_trained_separately_and_resumed_are_bit_identical(
     whole, workplace, make_experiment, tmp_path, capsys, monkeypatch
 ):
     config, run = tmp_path / "toy.yaml", workplace / "apart"
@@ -177,7 +177,7 @@ def test_a_second_call_and_evaluate_change_nothing(copied, whole, capsys):
     assert results(copied) == results(whole)
 
 
-def test_what_is_not_of_this_cross_validation_is_refused(whole, make_experiment, tmp_path, capsys):
+def test_options_that_do_not_fit_the_cross_validation_are_refused(whole, make_experiment, tmp_path, capsys):
     config = tmp_path / "toy.yaml"
     config.write_text(make_experiment().to_yaml())
     for wrong, message in (
@@ -200,7 +200,7 @@ def copied(whole, workplace, request):
     return run
 
 
-def test_predictions_of_another_model_are_made_again(copied, whole):
+def test_predictions_of_another_model_are_repeated(copied, whole):
     model, saved, labels = load_model(copied / "fold_1")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -239,7 +239,7 @@ def test_held_out_predictions_are_completed(copied, capsys):
     assert len(list((copied / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
 
 
-def test_folds_that_do_not_belong_together_are_not_joined(copied):
+def test_folds_of_different_models_are_not_combined(copied):
     model, saved, labels = load_model(copied / "fold_2")
     save_model(copied / "fold_2" / "model", model, saved.replace(window=(8, 8, 8)), labels)
     before = (copied / "model" / "manifest.json").read_bytes()
@@ -313,7 +313,7 @@ def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experimen
     assert summary["post_processing"] is None
 
 
-def test_two_processes_share_each_fold_and_one_gathers(make_experiment, workplace, tmp_path):
+def test_two_processes_share_each_fold_and_one_aggregates(make_experiment, workplace, tmp_path):
     config, run = tmp_path / "toy.yaml", workplace / "together"
     config.write_text(make_experiment("data.folds=2", "train.steps=2", "train.batch_size=1").to_yaml())
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
