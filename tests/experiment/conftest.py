@@ -19,7 +19,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the dataset ``data``; runs made in it share their prepared cases."""
+    """The folder with the dataset ``data``; runs created in it share their prepared cases."""
     folder = tmp_path_factory.mktemp("folds")
     write_toy_data(folder, cases=6)
     return folder
@@ -27,7 +27,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_experiment(workplace: Path) -> MakeExperiment:
-    """Factory of toy experiments: ``make_experiment("train.steps=3")``."""
+    """A factory of toy experiments: ``make_experiment("train.steps=3")``."""
     train = {"steps": 6, "report_every": 2, "validate_every": 6, "optimizer": {"lr": 0.05}}
     return partial(toy_experiment, workplace, folds=3, **train)
 

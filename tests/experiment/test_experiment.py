@@ -1,4 +1,4 @@
-"""The experiment as a value: defaults, checks across its parts, and reading back what was written."""
+"""Experiments as values: defaults, checks across sections, and reading written files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_model_options_are_resolved_and_stay_resolved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"patch": {"size": [8, 8]}},
@@ -65,10 +65,10 @@ def test_model_options_are_resolved_and_stay_resolved(tmp_path):
         ({"evaluate": {"tolerance_mm": 0}}, "evaluate.tolerance_mm"),
     ],
 )
-def test_errors_name_their_field(values, told):
+def test_errors_name_their_field(values, message):
     with pytest.raises(ConfigError) as caught:
         Experiment.parse(values)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_checking_an_experiment_imports_no_torch(tmp_path):

@@ -1,4 +1,4 @@
-"""Left and right: labels that come in pairs are not mirrored into each other."""
+"""Left and right labels that come in pairs are not mirrored into each other."""
 
 from __future__ import annotations
 

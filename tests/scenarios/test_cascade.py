@@ -1,4 +1,4 @@
-"""Two stages end to end on phantoms: label maps of folds, a second stage behind them, one folder that predicts."""
+"""Both stages of a cascade on phantoms: label maps of the folds, a second stage trained on them, and one model folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def experiment_of(data: Path, *changes: str) -> Experiment:
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory):
-    """Data, and a first stage trained on two folds: ``predictions``, ``splits.json`` and ``model``."""
+    """The data and a first stage trained on two folds, with ``predictions``, ``splits.json`` and ``model``."""
     folder = tmp_path_factory.mktemp("cascade")
     dataset = write_phantoms(folder / "data", cases=6, shape=(22, 20, 16), spacing=(14, 15, 18))
     run, members = folder / "low", []
@@ -72,7 +72,7 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cascade(stage):
-    """A second stage trained behind it."""
+    """A second stage trained on the predictions of the first stage."""
     experiment = experiment_of(stage / "data", FULL, "train.steps=4", f"cascade.first_stage={stage / 'low'}")
     reports = list(experiment.trainer(stage / "full"))
     assert np.isfinite(reports[-1].loss)
@@ -108,7 +108,7 @@ def test_prepared_maps_are_small_integers_on_the_grid_of_the_image(stage, cascad
 
 
 def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascade, capsys):
-    """Both stages on an image; the held-out cases behind the label map of the fold that never saw them."""
+    """Both stages predict an image; held-out cases use the label map of the fold that was not trained on them."""
     case = held_out_cases(RunFolder(cascade))[0]
     assert case.first_stage == stage / "low" / "predictions" / f"{case.id}.nii.gz"
     out = stage / "out"
@@ -156,15 +156,15 @@ def test_stopped_and_resumed_equals_uninterrupted(stage, cascade):
 
 
 def changed_stage(stage: Path, target: Path) -> Path:
-    """A copy of the first stage to spoil."""
+    """A copy of the first stage that tests may damage."""
     for part in ("predictions", "model"):
         shutil.copytree(stage / "low" / part, target / part)
     shutil.copy(stage / "low" / "splits.json", target)
     return target
 
 
-def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], told: str) -> None:
-    with pytest.raises(kind, match=told):
+def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
         experiment_of(stage / "data", FULL, f"cascade.first_stage={previous}").trainer(run)
     assert not run.exists()
 
@@ -172,20 +172,20 @@ def refused(stage: Path, previous: Path, run: Path, kind: type[Exception], told:
 def test_missing_label_maps_of_the_first_stage_are_reported(stage, tmp_path):
     low = changed_stage(stage, tmp_path / "low")
     (low / "predictions" / "phantom_002.nii.gz").unlink()
-    told = rf"1 of 6 label maps of the first stage are missing: phantom_002\. Predict them with: medseg predict {low} --held-out"
-    refused(stage, low, tmp_path / "run", DataError, told)
+    message = rf"1 of 6 label maps of the first stage are missing: phantom_002\. Predict them with: medseg predict {low} --held-out"
+    refused(stage, low, tmp_path / "run", DataError, message)
 
 
 def test_a_single_run_is_refused_as_first_stage(stage, tmp_path):
-    """Even if someone has predicted its training cases: those label maps are too good."""
+    """Label maps of its training cases, which are too accurate, do not change that."""
     single = stage / "low" / "fold_0"
     low = changed_stage(stage, tmp_path / "low")
     shutil.copy(single / "splits.json", low / "splits.json")
-    told = (
+    message = (
         r"3 of 6 cases were not held out by any fold: phantom_.*Cross-validate the first stage .*--all-folds"
     )
-    refused(stage, low, tmp_path / "run", ConfigError, told)
-    refused(stage, single, tmp_path / "run", ConfigError, told)
+    refused(stage, low, tmp_path / "run", ConfigError, message)
+    refused(stage, single, tmp_path / "run", ConfigError, message)
 
 
 def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
@@ -202,7 +202,7 @@ def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"cascade": {"first_stage": "x"}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
@@ -216,8 +216,8 @@ def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
         ({"cascade": {"first_stage": ""}}, "cascade.first_stage"),
     ],
 )
-def test_mistakes_raise_clear_errors(values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_mistakes_raise_clear_errors(values, message):
+    with pytest.raises(ConfigError, match=message):
         Experiment.parse(values)
 
 
@@ -237,7 +237,7 @@ def test_a_changed_label_map_is_prepared_again(stage, cascade, tmp_path):
 
 
 def test_patches_hold_image_and_label_map_with_the_same_augmentation(stage, cascade):
-    """With the label for a previous map, the channels are the indicators of the label in every augmented patch."""
+    """With the reference as first-stage map, the channels are the indicators of the label in every augmented patch."""
     from dataclasses import replace
 
     from medseg.data.patches.case_store import fill_store
@@ -261,7 +261,7 @@ def test_patches_hold_image_and_label_map_with_the_same_augmentation(stage, casc
     for index in range(40):
         sample, plain = seen[index], without[index]
         assert sample["image"].shape == (6, 16, 12, 8)
-        assert np.array_equal(sample["image"][:1], plain["image"])  # nothing else is drawn otherwise
+        assert np.array_equal(sample["image"][:1], plain["image"])  # all other random numbers are the same
         assert np.array_equal(sample["label"], plain["label"])
         for label in range(1, 6):
             assert np.array_equal(sample["image"][label], (sample["label"][0] == label).float())

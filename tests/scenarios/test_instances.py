@@ -1,4 +1,4 @@
-"""An instance model from pictures with instance maps to evaluated instances, by the commands alone."""
+"""An instance model from natural images with instance maps to evaluated instances, with commands only."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """Four pictures in which two bright blocks touch, with a map of their ids."""
+def image_folder(tmp_path_factory) -> Path:
+    """Four natural images in which two bright blocks touch, with a map of their ids."""
     import SimpleITK as sitk
 
     folder = tmp_path_factory.mktemp("nuclei") / "data"
@@ -81,8 +81,8 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pictures, tmp_path_factory):
-    """A run of two steps, and the instance maps that its model was taught."""
+def trained(image_folder, tmp_path_factory):
+    """A run of two steps, and the instance maps on which its model was trained."""
     folder, taught = tmp_path_factory.mktemp("runs"), []
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def trained(pictures, tmp_path_factory):
         patch.setattr(MaskRCNN, "losses", spied)
         (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
         run = folder / "run"
-        assert main(["train", str(folder / "toy.yaml"), "--data", str(pictures), "--run", str(run)]) == 0
+        assert main(["train", str(folder / "toy.yaml"), "--data", str(image_folder), "--run", str(run)]) == 0
     return run, taught
 
 
@@ -105,7 +105,7 @@ def test_training_passes_instance_maps_and_reports_each_loss(trained):
     for label, instances in taught:
         assert instances is not None
         assert np.array_equal(instances.numpy() > 0, label.numpy() > 0)
-    assert max(len(np.unique(ids.numpy())) for _, ids in taught) > 2  # blocks that touch are told apart
+    assert max(len(np.unique(ids.numpy())) for _, ids in taught) > 2  # touching blocks have different ids
     rows = read_metrics(run / "metrics.jsonl")
     assert all(set(row["loss_terms"]) == PARTS for row in rows)
     for row in rows:
@@ -126,7 +126,7 @@ def test_a_frozen_stem_keeps_its_fresh_weights(trained):
     assert {"backbone.body.layer1.0.conv1.weight", "rpn.head.conv.0.0.weight"} <= changed
 
 
-def test_commands_predict_and_evaluate_instances(trained, pictures, capsys):
+def test_commands_predict_and_evaluate_instances(trained, image_folder, capsys):
     run, _ = trained
     assert main(["predict", str(run), "--held-out", "--instances"]) == 0
     held_out = json.loads((run / "splits.json").read_text())[0]["validation"]
@@ -134,11 +134,15 @@ def test_commands_predict_and_evaluate_instances(trained, pictures, capsys):
     for case in held_out:
         ids = read_instances(run / "predictions" / f"{case}_instances.nii.gz")
         labels = read_labels(run / "predictions" / f"{case}.nii.gz")
-        assert ids.ids.grid.shape == labels.grid.shape == read(pictures / "images" / f"{case}.png").grid.shape
+        assert (
+            ids.ids.grid.shape
+            == labels.grid.shape
+            == read(image_folder / "images" / f"{case}.png").grid.shape
+        )
         assert np.array_equal(ids.ids.data > 0, labels.data > 0)
         assert set(ids.scores) == set(np.unique(ids.ids.data).tolist()) - {0}
-        # What was found is replaced by the truth, so that it can be told from where the figures come.
-        truth = read_labels(pictures / "instances" / f"{case}.png")
+        # The prediction is replaced by the reference, so that the origin of the metrics is known.
+        truth = read_labels(image_folder / "instances" / f"{case}.png")
         write_truth(truth, run / "predictions" / f"{case}_instances.nii.gz")
     assert main(["evaluate", str(run), "--instances"]) == 0
     summary = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
@@ -147,11 +151,11 @@ def test_commands_predict_and_evaluate_instances(trained, pictures, capsys):
     capsys.readouterr()
     label_map, reference = (
         run / "predictions" / f"{held_out[0]}.nii.gz",
-        pictures / "instances" / f"{held_out[0]}.png",
+        image_folder / "instances" / f"{held_out[0]}.png",
     )
     assert (
         main(["evaluate", str(label_map), str(reference), "--instances"]) == 0
-    )  # the map of ids beside it is taken
+    )  # the map of ids next to it is used
     assert " 2   2   0   0  1.000" in capsys.readouterr().out
     (run / "predictions" / f"{held_out[0]}_instances.nii.gz").unlink()
     assert main(["evaluate", str(run), "--instances"]) == 1
@@ -165,9 +169,9 @@ def write_truth(truth, path):
     path.with_name(path.name.replace(".nii.gz", ".tsv")).unlink()
 
 
-def test_maps_of_a_natural_image_can_be_natural_images(trained, tmp_path, pictures):
+def test_maps_of_a_natural_image_can_be_natural_images(trained, tmp_path, image_folder):
     run, _ = trained
-    image, truth = (str(pictures / folder / "0.png") for folder in ("images", "instances"))
+    image, truth = (str(image_folder / folder / "0.png") for folder in ("images", "instances"))
     assert main(["predict", str(run), image, "-o", str(tmp_path), "--instances", "--suffix", ".png"]) == 0
     expected = {"0.png", "0_instances.png", "0_instances.tsv", "provenance.jsonl"}
     assert {file.name for file in tmp_path.iterdir()} == expected
@@ -175,12 +179,12 @@ def test_maps_of_a_natural_image_can_be_natural_images(trained, tmp_path, pictur
     assert np.array_equal(ids > 0, labels > 0)
     assert (
         main(["evaluate", str(tmp_path / "0.png"), truth, "--instances"]) == 0
-    )  # the map beside it is taken
+    )  # the map next to it is used
 
 
-def test_skip_existing_checks_both_files(trained, tmp_path, pictures, capsys):
+def test_skip_existing_checks_both_files(trained, tmp_path, image_folder, capsys):
     run, _ = trained
-    image = str(pictures / "images" / "0.png")
+    image = str(image_folder / "images" / "0.png")
     command = ["predict", str(run), image, "-o", str(tmp_path), "--instances", "--skip-existing"]
     assert main(command) == 0
     (tmp_path / "0_instances.nii.gz").unlink()
@@ -199,9 +203,9 @@ def test_options_of_sliding_windows_are_refused(flag, tmp_path, capsys):
     assert f"--instances: found it with {flag[0]}" in capsys.readouterr().err
 
 
-def test_weights_are_found_from_anywhere_and_not_read_again(pictures, tmp_path, monkeypatch):
-    experiment = Experiment.parse({**TOY, "data": {"folds": 2, "path": str(pictures)}})
-    fresh = experiment.model.build(len(read_image_folder(pictures).channel_names), 2)
+def test_weights_are_found_from_anywhere_and_not_read_again(image_folder, tmp_path, monkeypatch):
+    experiment = Experiment.parse({**TOY, "data": {"folds": 2, "path": str(image_folder)}})
+    fresh = experiment.model.build(len(read_image_folder(image_folder).channel_names), 2)
     body = {
         k.removeprefix("backbone.body."): v for k, v in fresh.state_dict().items() if "backbone.body." in k
     }
@@ -222,18 +226,26 @@ def test_weights_are_found_from_anywhere_and_not_read_again(pictures, tmp_path, 
     assert [report.step for report in resumed] == [2]
 
 
-def test_cross_validated_instances_are_those_of_each_fold(pictures, tmp_path, capsys):
+def test_cross_validated_instances_are_those_of_each_fold(image_folder, tmp_path, capsys):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
     run = tmp_path / "folds"
-    train = ["train", str(tmp_path / "toy.yaml"), "--data", str(pictures), "--run", str(run), "--all-folds"]
+    train = [
+        "train",
+        str(tmp_path / "toy.yaml"),
+        "--data",
+        str(image_folder),
+        "--run",
+        str(run),
+        "--all-folds",
+    ]
     assert main([*train, "train.steps=1"]) == 0
-    told = capsys.readouterr().out
-    assert "none is selected, because a label has many instances" in told
+    output = capsys.readouterr().out
+    assert "none is selected, because a label has many instances" in output
     measured = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     assert measured["cases"] == 4
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert (summary["cases"], summary["post_processing"]) == (4, None)
-    image = str(pictures / "images" / "0.png")
+    image = str(image_folder / "images" / "0.png")
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out"), "--instances"]) == 1
@@ -241,7 +253,7 @@ def test_cross_validated_instances_are_those_of_each_fold(pictures, tmp_path, ca
     assert main(["predict", str(run), "--held-out", "--instances"]) == 0
     assert "all held-out cases were predicted already" in capsys.readouterr().out
     held_out = json.loads((run / "splits.json").read_text())[1]["validation"]
-    own = load(run / "fold_1").instances(pictures / "images" / f"{held_out[0]}.png")
+    own = load(run / "fold_1").instances(image_folder / "images" / f"{held_out[0]}.png")
     found = read_instances(run / "predictions" / f"{held_out[0]}_instances.nii.gz")
     assert np.array_equal(found.ids.data[0] > 0, own.to_map() > 0)
     assert main(["evaluate", str(run), "--instances"]) == 0

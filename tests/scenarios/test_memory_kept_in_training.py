@@ -1,4 +1,4 @@
-"""Memory that is freed in a step serves the next one; after training it is given back."""
+"""Memory that a step frees is kept for the next step, and released after training."""
 
 from __future__ import annotations
 

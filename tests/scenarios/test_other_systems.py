@@ -1,4 +1,4 @@
-"""What can be simulated of macOS and Windows: missing POSIX modules, spawned workers, names that ignore case, paths."""
+"""Simulated properties of macOS and Windows: missing POSIX modules, spawned workers, case-insensitive names, paths."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_outputs_that_differ_in_case_are_refused_where_case_is_ignored(
 def test_a_folder_with_an_alias_in_other_case_ignores_case(tmp_path: Path) -> None:
     (tmp_path / "Folder").mkdir()
     assert not letter_case.ignores_case(tmp_path / "Folder" / "new")
-    (tmp_path / "fOLDER").symlink_to(tmp_path / "Folder")  # stands for a file system that ignores case
+    (tmp_path / "fOLDER").symlink_to(tmp_path / "Folder")  # simulates a file system that ignores case
     assert letter_case.ignores_case(tmp_path / "Folder" / "new")
 
 

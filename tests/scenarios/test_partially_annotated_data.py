@@ -1,4 +1,4 @@
-"""Cases of which only some labels were drawn, and voxels that nobody looked at: read, checked and stored."""
+"""Partially annotated cases and ignored voxels: reading, checking and storing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = Preprocessing(channels=(Normalization(),))
 
 @pytest.fixture
 def table(tmp_path):
-    """Two cases with a labels column; of ``a`` only the liver was drawn, and a slice of ``b`` says 9."""
+    """Two cases with a labels column; in ``a`` only the liver is annotated, and a slice of ``b`` has the value 9."""
     for name in "ab":
         write(
             Volume(np.ones((1, *SHAPE), np.float32), Grid.from_spacing(SHAPE, (1, 1, 1))),
@@ -123,7 +123,7 @@ def test_cases_are_prepared_again_when_the_annotated_labels_change(table):
     ):
         (stored,) = fill_store(table / "store", [replace(case, annotated=annotated)], labels, SETTINGS)
         folders.add(stored.folder)
-    assert len(folders) == 4  # drawn in full is drawn in full
+    assert len(folders) == 4  # fully annotated, however it is written
 
 
 def test_many_classes_and_sets_take_two_bytes(table):

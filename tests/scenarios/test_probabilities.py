@@ -1,4 +1,4 @@
-"""Probabilities on the file's own grid, and ensembles made of them."""
+"""Probabilities on the file's own grid, and ensembles computed from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreground in one voxel of two thousand, and in half of the cases none at all."""
+"""Foreground in one of two thousand voxels, and no foreground in half of the cases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDE, LESION = 48, 4  # 64 of 110,592 voxels are 0.058 %
 
 
 def sparse_case(number: int) -> tuple[Volume, Volume]:
-    """Noise, a large dark block that is none of it, and in every other case a small bright one that is."""
+    """Return noise with a large dark block of background and, in every other case, a small bright block of foreground."""
     rng = np.random.default_rng(number)
     image = rng.normal(0, 0.5, (1, SIDE, SIDE, SIDE)).astype(np.float32)
     label = np.zeros((1, SIDE, SIDE, SIDE), np.uint8)
@@ -41,7 +41,7 @@ def sparse_case(number: int) -> tuple[Volume, Volume]:
 
 
 def test_a_small_lesion_in_half_of_the_cases_is_learned(tmp_path: Path) -> None:
-    """One patch at a time, so that no batch has a third of its own to give to foreground."""
+    """Batches have one patch, so that a third of a batch cannot be reserved for foreground."""
     rows = ["case\timage_MR\tlabel"]
     for number in range(6):
         for volume, name in zip(sparse_case(number), ("image", "label"), strict=True):

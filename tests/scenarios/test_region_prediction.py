@@ -1,4 +1,4 @@
-"""Overlapping regions: sigmoids instead of the largest class, from the logits to the label map on the file's grid."""
+"""Overlapping regions: sigmoids instead of the argmax, from the logits to the label map on the file's grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REGIONS = LABELS.with_regions({"organs": (5, 7, 300), "spleen part": (7, 300), "
 
 
 def written_one_after_the_other(logits, values):
-    """The label map by its definition: a start at 0, then region by region where the sigmoid exceeds a half."""
+    """Return the label map by its definition: 0, then region by region where the sigmoid exceeds one half."""
     labels = np.zeros(logits.shape[:-1], int)
     for region, value in enumerate(values):
         labels[(torch.sigmoid(logits[..., region]) > 0.5).numpy()] = value

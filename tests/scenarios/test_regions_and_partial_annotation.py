@@ -1,4 +1,4 @@
-"""From a config with regions, an ignore value and partly drawn cases to a model and its figures."""
+"""From a config with regions, an ignore value and partially annotated cases to a model and its evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medseg.volumes.volume import Volume
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantoms with liver (1) and spine (5) alone; a slab is ignored, and of the first the liver was drawn."""
+    """Four phantoms with liver (1) and spine (5) only; a slab is ignored, and in the first only the liver is annotated."""
     folder = tmp_path_factory.mktemp("labels")
     dataset = write_phantoms(folder / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
     for number, case in enumerate(dataset.cases):

@@ -1,4 +1,4 @@
-"""A training that is stopped at any point and resumed ends with the very weights of one that was not."""
+"""A training that is stopped at any point and resumed ends with the same weights as one that was not stopped."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_rows(run: Path, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
-    """Runs of `RECIPES` that were killed, each in another step; and one whose loop was left standing."""
+    """Runs of `RECIPES` that were killed, each in a different step, and one whose loop was abandoned."""
     folder = tmp_path_factory.mktemp("configs")
     arguments: list[str] = []
     runs = {name: workplace / f"killed_{name}" for name in RECIPES}
@@ -91,9 +91,9 @@ def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
         config = folder / f"{name}.yaml"
         config.write_text(make_experiment(*options).to_yaml())
         arguments += [str(config), str(runs[name]), str(7 - number)]
-    left = [str(folder / "workers.yaml"), str(workplace / "left_standing")]
-    told = folder / "told"
-    with told.open("w") as file:  # not a pipe, which the workers that were left behind would hold open
+    left = [str(folder / "workers.yaml"), str(workplace / "abandoned_loop")]
+    output = folder / "output"
+    with output.open("w") as file:  # not a pipe, which the remaining workers would hold open
         child = subprocess.run(
             [sys.executable, "-c", CHILDREN, *left, *arguments],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -102,7 +102,7 @@ def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
             check=False,
             timeout=240,
         )
-    assert child.returncode == 0, told.read_text()
+    assert child.returncode == 0, output.read_text()
     return runs
 
 
@@ -166,7 +166,7 @@ def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
     loop = iter(experiment.trainer(run))
     for _ in range(3):
         next(loop)
-    assert train(experiment, run, resume=True) == expected  # though the first loop still stands
+    assert train(experiment, run, resume=True) == expected  # although the first loop still exists
     loop.close()
     check_rows(run, 5)
 
@@ -205,8 +205,8 @@ def test_a_signal_saves_the_state_and_the_run_can_be_resumed(
 
 
 def test_an_abandoned_loop_does_not_keep_its_process_alive(killed, workplace):
-    """Its workers, which ignore stop signals, are ended; `killed` has waited for the process."""
-    assert [row["step"] for row in read_metrics(workplace / "left_standing" / "metrics.jsonl")] == [1]
+    """The workers, which ignore stop signals, are ended; `killed` has waited for the process."""
+    assert [row["step"] for row in read_metrics(workplace / "abandoned_loop" / "metrics.jsonl")] == [1]
 
 
 def test_command_stopped_by_sigterm_says_how_to_resume(
@@ -226,9 +226,9 @@ def test_command_stopped_by_sigterm_says_how_to_resume(
     config.write_text(make_experiment("train.steps=4").to_yaml())
     run = workplace / "stopped command"
     assert main(["train", str(config), "--run", str(run)]) == 143
-    told = capsys.readouterr().err
-    assert "stopped at step 2 of 4, state saved" in told
-    assert f"resume with: medseg train --resume '{run}'" in told
+    output = capsys.readouterr().err
+    assert "stopped at step 2 of 4, state saved" in output
+    assert f"resume with: medseg train --resume '{run}'" in output
     monkeypatch.setattr(ReportLog, "add", plain)
     assert main(["train", "--resume", str(run)]) == 0
     assert f"model: {run / 'model'}" in capsys.readouterr().out
@@ -236,7 +236,7 @@ def test_command_stopped_by_sigterm_says_how_to_resume(
 
 
 def test_a_group_signal_with_workers_still_saves(make_experiment, workplace, tmp_path):
-    """Schedulers signal workers too; a worker that died of it would end the loop with a traceback."""
+    """Schedulers signal workers too; if a worker died of the signal, the loop would end with a traceback."""
     config = tmp_path / "toy.yaml"
     config.write_text(
         make_experiment("train.steps=200", "train.workers=2", "train.save_every=1000").to_yaml()
@@ -252,10 +252,10 @@ def test_a_group_signal_with_workers_still_saves(make_experiment, workplace, tmp
         if line.startswith("step 3/"):
             os.killpg(child.pid, signal.SIGTERM)
             break
-    _, told = child.communicate(timeout=60)
-    assert child.returncode == 143, told
-    assert "state saved" in told
-    assert "Traceback" not in told
+    _, output = child.communicate(timeout=60)
+    assert child.returncode == 143, output
+    assert "state saved" in output
+    assert "Traceback" not in output
 
 
 def test_a_finished_run_resumes_to_nothing(make_experiment, workplace):

@@ -1,4 +1,4 @@
-"""Experiments whose 2-D models see slices in another way, and those whose references are instances."""
+"""Experiments with slice settings for 2-D models, and experiments with instances as references."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_windows_of_a_normalised_ct_are_refused_before_training(phantoms, tmp_pa
 
 @pytest.fixture
 def run_with_instances(tmp_path):
-    """A run on two volumes of touching cubes, whose predictions are the cubes of which one is missing."""
+    """A run on two volumes of touching cubes; its predictions lack one of the cubes."""
     grid = Grid.from_spacing((12, 12, 4))
     run, data = tmp_path / "run", tmp_path / "data"
     for name in "ab":

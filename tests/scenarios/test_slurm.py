@@ -20,7 +20,7 @@ PROGRAMS = {
 
 @pytest.fixture
 def submit(tmp_path):
-    """Run the script in `tmp_path`; its output and exit code."""
+    """Return a function that runs the script in `tmp_path` and returns its output and exit code."""
     for name, body in PROGRAMS.items():
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
@@ -44,14 +44,16 @@ def submit(tmp_path):
 
 
 def test_a_new_run_starts_with_the_variables_of_torchrun(submit):
-    told, code = submit("my runs/first", "toy.yaml", "--data", "my data", "train.steps=5")
-    assert told == "5 1 8 4 1 node7 20001: train toy.yaml --data my data train.steps=5 --run my runs/first\n"
+    printed, code = submit("my runs/first", "toy.yaml", "--data", "my data", "train.steps=5")
+    assert (
+        printed == "5 1 8 4 1 node7 20001: train toy.yaml --data my data train.steps=5 --run my runs/first\n"
+    )
     assert code == 0
 
 
 def test_a_stopped_run_is_requeued_and_resumed(submit, tmp_path):
-    told, code = submit("run", "toy.yaml", ends_with=143)
-    assert told.endswith("scontrol requeue 40001\n")
+    printed, code = submit("run", "toy.yaml", ends_with=143)
+    assert printed.endswith("scontrol requeue 40001\n")
     assert code == 143
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
@@ -61,14 +63,14 @@ def test_a_stopped_run_is_requeued_and_resumed(submit, tmp_path):
 def test_each_job_of_an_array_trains_its_fold(submit, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()  # that of all folds, written by the first
-    told, code = submit("run", "toy.yaml", "--data", "data", ends_with=143, ARRAY_TASK_ID="3")
-    assert ": train toy.yaml --data data --run run --fold 3\n" in told
-    assert told.endswith("scontrol requeue 40001\n")
+    printed, code = submit("run", "toy.yaml", "--data", "data", ends_with=143, ARRAY_TASK_ID="3")
+    assert ": train toy.yaml --data data --run run --fold 3\n" in printed
+    assert printed.endswith("scontrol requeue 40001\n")
     assert code == 143
 
 
 @pytest.mark.parametrize("code", [1, 3])
 def test_a_job_that_fails_is_not_requeued(submit, code):
-    told, ended = submit("run", "toy.yaml", ends_with=code)
-    assert "requeue" not in told
+    printed, ended = submit("run", "toy.yaml", ends_with=code)
+    assert "requeue" not in printed
     assert ended == code

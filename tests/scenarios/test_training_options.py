@@ -138,7 +138,7 @@ def test_patience_counts_across_an_interruption(make_experiment, workplace, monk
 
 
 class Clock:
-    """Time that passes only by what is done: 0.1 s a step, 1 s a validation, 0.5 s a checkpoint."""
+    """A clock that advances only by work: 0.1 s per step, 1 s per validation, 0.5 s per checkpoint."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0

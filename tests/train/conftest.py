@@ -1,4 +1,4 @@
-"""Toy networks gain nothing from threads, and equal results are promised for equal numbers of threads."""
+"""Torch with one thread: toy networks are not faster with more, and results are equal only for equal numbers of threads."""
 
 from __future__ import annotations
 

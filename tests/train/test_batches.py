@@ -1,4 +1,4 @@
-"""A step takes the same patches however they are dealt out."""
+"""A step takes the same patches however they are distributed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_parts_of_all_processes_form_the_large_batch(size, accumulate, processes
 
 
 def test_parts_equal_those_of_one_process_that_accumulates():
-    """Batch for batch in turn, so that two processes take what one takes in two batches."""
+    """Batches alternate between processes: two processes take the patches that one takes in two batches."""
     one = list(Batches(range(3), 2, accumulate=2))
     two = [list(Batches(range(3), 2, rank=rank, processes=2)) for rank in (0, 1)]
     assert one[0::2] == two[0]

@@ -1,4 +1,4 @@
-"""Checkpoints count only when they are whole."""
+"""Checkpoints are used only if they are complete."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch)
 
 
 def test_state_that_would_run_code_is_not_loaded(tmp_path):
-    """Refused even in a folder whose manifest fits."""
+    """It is refused even if the manifest of the folder matches."""
     from medseg.storage.manifest import write_manifest
 
     folder = save(tmp_path, 1)

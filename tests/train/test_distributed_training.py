@@ -28,7 +28,7 @@ OPTIONS = (
 
 
 def two_processes(experiment, config: Path, run: Path) -> str:
-    """Train by the command in two processes; returns what they told."""
+    """Train with the command in two processes and return their output."""
     config.write_text(experiment.to_yaml())
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
     done = subprocess.run(
@@ -45,7 +45,7 @@ def two_processes(experiment, config: Path, run: Path) -> str:
 
 @pytest.fixture(scope="module")
 def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
-    """A run of two processes, begun by the command, and what they told."""
+    """A run of two processes, started by the command, and their output."""
     run = workplace / "together"
     experiment = make_experiment(*OPTIONS, "train.batch_size=1")
     return run, two_processes(experiment, tmp_path_factory.mktemp("together") / "toy.yaml", run)
@@ -68,7 +68,7 @@ def test_two_processes_equal_one_with_twice_the_batch(make_experiment, workplace
 
 
 def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, tmp_path):
-    """Unequal numbers of regions and batch norms: means and statistics of each process would differ."""
+    """The numbers of regions differ and there are batch norms, so means and statistics of each process alone would differ."""
     width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
     decoder = {
         "hidden_channels": 64,
@@ -116,11 +116,11 @@ def test_two_processes_thaw_a_frozen_part_like_one(make_experiment, workplace, t
 
 
 def test_only_the_main_process_writes_and_prints(together):
-    run, told = together
+    run, output = together
     assert len(list(run.glob("events*"))) == 1
     assert not (run / "lock").exists()
-    for said in ("Trainer(unet_3d", "batch 1 x 2", "step 10/20", "step 20/20", f"model: {run / 'model'}"):
-        assert told.count(said) == 1
+    for text in ("Trainer(unet_3d", "batch 1 x 2", "step 10/20", "step 20/20", f"model: {run / 'model'}"):
+        assert output.count(text) == 1
     for line in (run / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
 

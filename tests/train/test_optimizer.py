@@ -14,7 +14,7 @@ from medseg.train.settings import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """In a plain training of so many steps."""
+    """Return the learning rate in a training of a fixed number of steps."""
     return rate_on_course(settings, step, ScheduleProgress(0, settings.warmup_steps, 0, 0.0, steps))
 
 

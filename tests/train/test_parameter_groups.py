@@ -1,4 +1,4 @@
-"""Which weights are trained, at what rate, and which decay."""
+"""Trained weights, their learning rates and their weight decay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUBLISHED = [
 
 
 class Toy(Model):
-    """A backbone of a stem and two stages with batch norms, a norm and a position table; and a head."""
+    """A backbone with a stem, two stages with batch norms, a norm and a position table, and a head."""
 
     pretrained_part = "encoder"
 

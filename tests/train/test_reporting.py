@@ -1,4 +1,4 @@
-"""What a report says of many labels."""
+"""The text of reports on few and many labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The place of each step in the schedule, when plans change and runs are extended."""
+"""The position of each step in the schedule when plans change and runs are extended."""
 
 from __future__ import annotations
 

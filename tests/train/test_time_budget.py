@@ -1,4 +1,4 @@
-"""Budgets of time, on a clock that is told what everything takes."""
+"""Time budgets, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pace = Callable[[int, float], float]
 
 
 class Simulation:
-    """A training whose steps, validations and checkpoints take the seconds that they are said to take."""
+    """A training whose steps, validations and checkpoints take given seconds."""
 
     def __init__(self, settings: TrainSettings, pace: Pace, validation: float = 0.0, saving: float = 0.0):
         self.settings, self.pace = settings, pace
@@ -26,7 +26,7 @@ class Simulation:
         self.rates: list[float] = []
 
     def run(self, until: float = math.inf) -> Simulation:
-        """Go on to the end, or to a time, in a process of its own."""
+        """Continue to the end, or to a time, as a new process would."""
         pacer = StepPlanner(self.settings, validates=self.validation > 0, step=self.step, spent=self.spent)
         saved = 0.0
         while self.step != self.course.end and self.spent < until:

@@ -1,4 +1,4 @@
-"""The loop: what it reports and writes, when it stops by itself, and that it learns."""
+"""The training loop: its reports and files, when it stops by itself, and that it learns."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def test_tensorboard_holds_curves_and_images(finished):
     assert {"train/lr", "time/data_wait_fraction", "validation/dice_mean", "validation/dice_liver"} <= set(
         board.Tags()["scalars"]
     )
-    pictures = board.Images("validation/image_reference_prediction")
-    assert [picture.step for picture in pictures] == [2, 4]
-    assert (pictures[0].width, pictures[0].height) == (3 * 16, 2 * 16)
-    assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+    images = board.Images("validation/image_reference_prediction")
+    assert [image.step for image in images] == [2, 4]
+    assert (images[0].width, images[0].height) == (3 * 16, 2 * 16)
+    assert images[0].encoded_image_string.startswith(b"\x89PNG")
 
 
 def test_mean_dice_leaves_out_labels_that_do_not_occur():
@@ -136,9 +136,9 @@ def test_a_too_high_rate_ends_with_code_3_and_keeps_finite_weights(
     config.write_text(experiment.to_yaml())
     run = workplace / "diverged"
     assert main(["train", str(config), "--run", str(run)]) == 3
-    told = capsys.readouterr().err
-    assert "expected finite numbers" in told
-    assert "Lower train.optimizer.lr" in told
+    output = capsys.readouterr().err
+    assert "expected finite numbers" in output
+    assert "Lower train.optimizer.lr" in output
     assert not (run / "model").exists()
     assert not (run / "lock").exists()
     from safetensors.torch import load_file
@@ -232,7 +232,7 @@ def test_a_run_in_place_of_a_file_is_refused(make_experiment, tmp_path):
 
 
 def test_overfits_two_phantoms(make_experiment, tmp_path):
-    """Eighty steps on two whole cases without augmentation: a Dice above 0.9 on these very cases."""
+    """Eighty steps on two whole cases without augmentation reach a Dice above 0.9 on the same cases."""
     dataset = write_phantoms(tmp_path / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
     for case in dataset.cases:
         assert case.label is not None
@@ -269,16 +269,16 @@ def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         ("train.freeze=[nonsense]", "train.freeze: found 'nonsense', which fits no weight"),
         ("train.optimizer.backbone_lr_factor=0.1", "found a rate for the backbone, but"),
         ("patch.size=[2,2,2]", r"patch.size: found \[2, 2, 2\]: .*norm would see a single value"),
     ],
 )
-def test_errors_are_raised_before_preparation(make_experiment, workplace, mistake, told):
+def test_errors_are_raised_before_preparation(make_experiment, workplace, mistake, message):
     run, seen = workplace / "mistaken", []
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         make_experiment(mistake).trainer(run, progress=lambda *case: seen.append(case))
     assert seen == []
     assert not run.exists()

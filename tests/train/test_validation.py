@@ -1,4 +1,4 @@
-"""The picture that a validation adds to TensorBoard."""
+"""The image that a validation adds to TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def test_panels_are_side_by_side_with_the_second_axis_upwards():
     image[0, 0, 3, 5] = 1  # the last voxel of both axes: right and up
     reference = torch.zeros(1, 1, 4, 6, dtype=torch.int64)
     reference[0, 0, 0, 0] = 1
-    picture = validation_image(image, reference, torch.zeros_like(reference), LABELS)
-    assert picture.shape == (6, 12, 3)
-    assert picture.dtype == np.uint8
-    assert picture[0, 3].tolist() == [255, 255, 255]
-    assert picture[5, 4].tolist() == [
+    figure = validation_image(image, reference, torch.zeros_like(reference), LABELS)
+    assert figure.shape == (6, 12, 3)
+    assert figure.dtype == np.uint8
+    assert figure[0, 3].tolist() == [255, 255, 255]
+    assert figure[5, 4].tolist() == [
         127,
         0,
         0,
     ]  # half image, half colour, at the lower left of the second panel
-    assert picture[5, 8].tolist() == [0, 0, 0]
+    assert figure[5, 8].tolist() == [0, 0, 0]
 
 
 def test_a_volume_is_shown_in_the_slice_with_most_foreground_and_few_samples():
     image = torch.rand(6, 2, 5, 4, 3)
     reference = torch.zeros(6, 1, 5, 4, 3, dtype=torch.int64)
     reference[:, :, 1:3, 1:3, 2] = 1
-    picture = validation_image(image, reference, reference, LABELS)
-    assert picture.shape == (4 * 4, 3 * 5, 3)
-    panels = picture.reshape(4, 4, 3, 5, 3)
+    figure = validation_image(image, reference, reference, LABELS)
+    assert figure.shape == (4 * 4, 3 * 5, 3)
+    panels = figure.reshape(4, 4, 3, 5, 3)
     assert np.array_equal(panels[:, :, 1], panels[:, :, 2])
     assert (panels[:, :, 1] != panels[:, :, 0]).any(axis=-1).sum() == 4 * 4
 

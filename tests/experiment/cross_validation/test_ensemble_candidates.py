@@ -1,4 +1,4 @@
-"""Every two of several cross-validations together, each case by the folds that held it out."""
+"""Ensembles of every two cross-validations; each case is predicted by the folds that held it out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.runs import one_thread
 
 @pytest.fixture(scope="module")
 def other(make_experiment, workplace):
-    """Another cross-validation of the same cases, divided in another way."""
+    """Another cross-validation of the same cases with different splits."""
     run = workplace / "other"
     with one_thread():
         list(make_experiment("seed=5", "model.channels=[6,8]").cross_validation(run))
@@ -71,9 +71,9 @@ def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
     assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
     assert mixed[0].dice == mixed[1].dice
     assert main(["compare", str(whole), str(copy), "--ensembles"]) == 0
-    told = capsys.readouterr().out
-    assert f"{whole} + {copy}" in told
-    assert f"use it: medseg predict {whole / 'model'} IMAGES -o FOLDER\n" in told  # the first of equals
+    output = capsys.readouterr().out
+    assert f"{whole} + {copy}" in output
+    assert f"use it: medseg predict {whole / 'model'} IMAGES -o FOLDER\n" in output  # the first of equals
     with pytest.raises(ConfigError, match="twice, expected different runs"):
         compare_with_ensembles([whole, other, whole / ".." / whole.name])
 

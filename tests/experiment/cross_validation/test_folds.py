@@ -109,29 +109,29 @@ def test_the_summary_contains_folds_intervals_and_post_processing(whole, workpla
         return {name: np.mean([row[name] for row in rows]) for name in names.names[1:]}
 
     for fold, split in enumerate(splits):
-        told = summary["folds"][fold]
-        assert (told["fold"], told["cases"]) == (fold, list(split.validation))
-        assert told["foreground_mean"]["dice"] == pytest.approx(np.mean([*means(split.validation).values()]))
-    of_folds = [told["foreground_mean"]["dice"] for told in summary["folds"]]
+        entry = summary["folds"][fold]
+        assert (entry["fold"], entry["cases"]) == (fold, list(split.validation))
+        assert entry["foreground_mean"]["dice"] == pytest.approx(np.mean([*means(split.validation).values()]))
+    of_folds = [entry["foreground_mean"]["dice"] for entry in summary["folds"]]
     assert summary["over_folds"]["dice"]["mean"] == pytest.approx(np.mean(of_folds))
     assert summary["over_folds"]["dice"]["std"] == pytest.approx(np.std(of_folds, ddof=1))
     interval = summary["foreground_mean_interval"]["dice"]
     assert interval["low"] < summary["foreground_mean"]["dice"] < interval["high"]
-    # What is learned is what the ensemble does, and what it brings is what comes of doing it.
+    # The selected post-processing is that of the ensemble, and its reported gain is that of applying it.
     _, saved, _ = load_model(whole)
     found = summary["post_processing"]
     assert saved.predict.keep_largest_foreground == found["keep_largest_foreground"]
     assert list(saved.predict.keep_largest) == found["keep_largest"]
     everyone = [case for split in splits for case in split.validation]
     before, after = means(everyone), means(everyone, medseg.load(whole).post_processed)
-    for name, told in found["labels"].items():
-        assert (told["before"], told["after"]) == pytest.approx((before[name], after[name]))
+    for name, values in found["labels"].items():
+        assert (values["before"], values["after"]) == pytest.approx((before[name], after[name]))
 
 
 def test_folds_trained_separately_and_resumed_are_bit_identical(
     whole, workplace, make_experiment, tmp_path, capsys, monkeypatch
 ):
-    config, run = tmp_path / "toy.yaml", workplace / "apart"
+    config, run = tmp_path / "toy.yaml", workplace / "separate"
     config.write_text(make_experiment().to_yaml())
     train = ["train", str(config), "--run", str(run)]
     assert main([*train, "--fold", "2"]) == 0
@@ -146,10 +146,10 @@ def test_folds_trained_separately_and_resumed_are_bit_identical(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_report", stopping)
         assert main([*train, "--all-folds"]) == 143
-    told = capsys.readouterr()
-    assert f"resume with: medseg train --resume {run}\n" in told.err
-    assert "fold 0: Trainer(" in told.out
-    assert "fold 2" not in told.out
+    printed = capsys.readouterr()
+    assert f"resume with: medseg train --resume {run}\n" in printed.err
+    assert "fold 0: Trainer(" in printed.out
+    assert "fold 2" not in printed.out
     assert not (run / "fold_1" / "model").exists()
     with pytest.raises(ConfigError, match=rf"folds not finished: found 1 of 3.*train --resume {run}"):
         aggregate(RunFolder(run))
@@ -160,10 +160,10 @@ def test_folds_trained_separately_and_resumed_are_bit_identical(
     assert [row["step"] for row in read_metrics(run / "fold_1" / "metrics.jsonl")] == [2, 4, 6]
     assert not (run / "predictions").exists()
     assert main([*train, "--all-folds"]) == 0
-    told = capsys.readouterr().out
-    assert [told.count(f"fold {fold}: finished") for fold in range(3)] == [1, 1, 1]
+    output = capsys.readouterr().out
+    assert [output.count(f"fold {fold}: finished") for fold in range(3)] == [1, 1, 1]
     for part in ("95 % interval", "mean ± sd", "post-processing:", f"model: {run / 'model'}"):
-        assert part in told
+        assert part in output
     assert results(run) == results(whole)
 
 
@@ -231,8 +231,8 @@ def test_held_out_predictions_are_completed(copied, capsys):
         held_out_pairs(RunFolder(copied))
     for folder in (copied, copied / "model"):  # the ensemble has seen all of them
         assert main(["predict", str(folder), "--held-out"]) == 0
-        told = capsys.readouterr().out
-        assert ("1 of 1 case " if folder == copied else "all held-out cases were predicted already") in told
+        output = capsys.readouterr().out
+        assert ("1 of 1 case " if folder == copied else "all held-out cases were predicted already") in output
     assert main(["predict", str(copied), "--held-out", "overlap=0"]) == 1
     assert "--held-out: found it with overlap=, expected none of them" in capsys.readouterr().err
     assert main(["predict", str(copied / "fold_0"), "--held-out", "overlap=0"]) == 0
@@ -326,13 +326,13 @@ def test_two_processes_share_each_fold_and_one_aggregates(make_experiment, workp
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    for said in (
+    for text in (
         "fold 0: Trainer(",
         "fold 1: Trainer(",
         "batch 1 x 2",
         "mean ± sd",
         f"model: {run / 'model'}",
     ):
-        assert done.stdout.count(said) == (2 if "x 2" in said else 1)
+        assert done.stdout.count(text) == (2 if "x 2" in text else 1)
     assert load_model(run)[1].members == 2
     assert len(list((run / "predictions").glob("*.nii.gz"))) == 6
