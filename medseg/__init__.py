@@ -1,6 +1,6 @@
 """medseg: volumetric medical image segmentation, from files to evaluated predictions.
 
-Public names are imported when they are first used, so that ``import medseg`` is instant. The stub file beside this module
+Public names are imported when they are first used, so that ``import medseg`` is instant. The stub file next to this module
 lists them and their types.
 """
 

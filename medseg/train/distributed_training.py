@@ -79,8 +79,8 @@ class Distributed:
         """Return on every process what the main process creates."""
         if self.size == 1:
             return make()
-        made: T = self.fabric.broadcast(make() if self.is_main else None)  # type: ignore[assignment]
-        return made
+        result: T = self.fabric.broadcast(make() if self.is_main else None)  # type: ignore[assignment]
+        return result
 
     def max(self, *values: float) -> list[float]:
         """Return the largest of each number over the processes."""

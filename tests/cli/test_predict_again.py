@@ -32,7 +32,7 @@ def test_predictions_of_a_model_that_was_trained_further_are_not_measured(run, c
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 1
     told = capsys.readouterr().err
-    assert f"2 of 2 predictions were made by another model than {run / 'model'}" in told
+    assert f"2 of 2 predictions come from another model than {run / 'model'}" in told
     assert f"Predict again: medseg predict {run} --held-out" in told
     assert main(["predict", str(run), "--held-out", "--skip-existing"]) == 0
     assert "0 of 2 cases predicted already" in capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):
     assert not (run / "best").exists()
     for verb in (["predict", str(run), "--held-out"], ["evaluate", str(run)]):
         assert main(verb) == 1
-        assert "trained on all cases (data.fold=all), so that none is held out" in capsys.readouterr().err
+        assert "because the run trains on all cases (data.fold=all)" in capsys.readouterr().err
     image = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0
 

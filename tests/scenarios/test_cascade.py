@@ -115,7 +115,7 @@ def test_one_folder_predicts_and_held_out_cases_see_their_own_fold(stage, cascad
     assert main(["predict", str(cascade / "model"), str(case.images[0]), "-o", str(out)]) == 0
     assert main(["predict", str(cascade), "--held-out"]) == 0
     assert main(["evaluate", str(cascade)]) == 0
-    assert "behind experiment" in capsys.readouterr().out
+    assert ", after experiment" in capsys.readouterr().out
     predictor = medseg.load(cascade)
     plain = medseg.data.datasets.cases.Case(case.id, case.images)
     written = np.asarray(nib.load(next(out.glob("*.nii.gz"))).dataobj)
@@ -223,7 +223,7 @@ def test_mistakes_raise_clear_errors(values, message):
 
 def test_onnx_export_of_a_cascade_raises_a_clear_error(cascade, tmp_path, capsys):
     assert main(["export", "onnx", str(cascade / "model"), "-o", str(tmp_path / "a.onnx")]) == 1
-    assert "is a later stage of a cascade" in capsys.readouterr().err
+    assert "the second stage of a cascade cannot be exported as ONNX" in capsys.readouterr().err
 
 
 def test_a_changed_label_map_is_prepared_again(stage, cascade, tmp_path):

@@ -78,7 +78,7 @@ def test_a_training_entry_lists_the_annotated_labels(tmp_path):
     values["training"][0]["labels"] = "liver"
     (tmp_path / "dataset.json").write_text(json.dumps(values))
     with pytest.raises(
-        DataError, match=r"training\[0\]: labels: found 'liver', expected the labels that were drawn"
+        DataError, match=r"training\[0\]: labels: found 'liver', expected a list of the annotated labels"
     ):
         read_dataset(tmp_path)
 

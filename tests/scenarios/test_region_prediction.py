@@ -232,7 +232,7 @@ def test_an_unknown_name_in_post_processing_is_refused(make_predictor):
 
 
 def test_instances_are_refused(make_predictor):
-    with pytest.raises(ModelError, match="toy: predicts regions, which may overlap, not objects"):
+    with pytest.raises(ModelError, match="toy: predicts regions, which may overlap, not instances"):
         make_predictor(labels=REGIONS).instances(small_phantom())
 
 
