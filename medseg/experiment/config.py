@@ -173,7 +173,7 @@ class ExperimentConfig(Config):
             )
         if data.fold == "all" and self.train.early_stopping_patience is not None:
             raise ValueError(
-                f"train.early_stopping_patience: found {self.train.early_stopping_patience} with data.fold=all, expected null, because no case is held "
-                "out for validation. Remove it, or choose a fold"
+                f"train.early_stopping_patience: found {self.train.early_stopping_patience} with "
+                "data.fold=all, expected null, because no case is held out for validation. Remove it, or choose a fold"
             )
         return self
