@@ -257,6 +257,25 @@ def predict(
         DataError: There are no images, or files are missing.
         ConfigError: A setting is unknown, or an output would replace an input, another output, or a prediction of another
             model (``existing="keep"``).
+
+    Examples:
+        >>> import tempfile
+        >>> import medseg
+        >>> from medseg.data.datasets.phantom import phantom_case
+        >>> from medseg.model_folder.folder import save_model
+        >>> from medseg.model_folder.settings import SavedModel
+        >>> saved = SavedModel.parse({
+        ...     "medseg": "0.1", "name": "liver", "model": {"name": "unet_3d", "channels": [4, 8]},
+        ...     "channel_names": ["CT"], "preprocessing": {"channels": [{"method": "zscore"}]}, "window": [8, 8, 8],
+        ... })
+        >>> model = medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+        >>> labels = medseg.Labels.from_names({"background": 0, "liver": 5})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(f"{folder}/model", model, saved, labels)
+        ...     medseg.write(phantom_case(0, shape=(12, 10, 9))[0], f"{folder}/ct.nii.gz")
+        ...     outcomes = medseg.predict(f"{folder}/model", [f"{folder}/ct.nii.gz"], f"{folder}/out", device="cpu")
+        >>> [(outcome.target.name, outcome.error) for outcome in outcomes]
+        [('ct.nii.gz', None)]
     """
     models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
@@ -287,6 +306,25 @@ def estimate(
     Raises:
         ModelError: A model folder is missing or damaged, or the models do not fit each other.
         DataError: There are no images, or files are missing.
+
+    Examples:
+        >>> import tempfile
+        >>> import medseg
+        >>> from medseg.data.datasets.phantom import phantom_case
+        >>> from medseg.model_folder.folder import save_model
+        >>> from medseg.model_folder.settings import SavedModel
+        >>> saved = SavedModel.parse({
+        ...     "medseg": "0.1", "name": "liver", "model": {"name": "unet_3d", "channels": [4, 8]},
+        ...     "channel_names": ["CT"], "preprocessing": {"channels": [{"method": "zscore"}]}, "window": [8, 8, 8],
+        ... })
+        >>> model = medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+        >>> labels = medseg.Labels.from_names({"background": 0, "liver": 5})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(f"{folder}/model", model, saved, labels)
+        ...     medseg.write(phantom_case(0, shape=(12, 10, 9))[0], f"{folder}/ct.nii.gz")
+        ...     (found,) = medseg.estimate(f"{folder}/model", [f"{folder}/ct.nii.gz"], device="cpu")
+        >>> found.parts[0].windows > 0
+        True
     """
     models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
     cases = named_cases(images, models.num_channels)

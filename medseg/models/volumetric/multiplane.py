@@ -23,6 +23,15 @@ class MultiPlane(Model):
 
     Raises:
         ModelError: There is no plane, or two planes have the same axis.
+
+    Examples:
+        >>> import torch
+        >>> import medseg
+        >>> from medseg.data.slices2d.slice_view import SliceView
+        >>> model = medseg.build_model("unet_2d", in_channels=1, num_classes=3, channels=[4, 8]).eval()
+        >>> planes = MultiPlane([SliceWise(model, SliceView(axis=axis)) for axis in (0, 2)])
+        >>> planes(torch.zeros(1, 1, 16, 14, 8)).shape
+        torch.Size([1, 3, 16, 14, 8])
     """
 
     def __init__(self, planes: Sequence[SliceWise]) -> None:

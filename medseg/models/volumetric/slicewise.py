@@ -43,6 +43,13 @@ class SliceWise(Model):
 
     Raises:
         ModelError: The model is not 2-D, has other channels than the view, or `batch_size` is below 1.
+
+    Examples:
+        >>> import torch
+        >>> import medseg
+        >>> model = medseg.build_model("unet_2d", in_channels=1, num_classes=3, channels=[4, 8]).eval()
+        >>> SliceWise(model)(torch.zeros(1, 1, 16, 14, 5)).shape
+        torch.Size([1, 3, 16, 14, 5])
     """
 
     def __init__(
