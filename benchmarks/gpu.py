@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _tasks(stage: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
-    """The processes of one stage: the name of a worker and its arguments."""
+    """Return the processes of one stage: the name of a worker and its arguments."""
     if stage == "prepare":
         return [("prepare", str(options.image))]
     if stage == "windows":

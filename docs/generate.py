@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def configuration_page() -> str:
-    """Every key of an experiment, with its type, default and meaning."""
+    """Return the page with every key of an experiment, its type, default and meaning."""
     from medseg.experiment.config import ExperimentConfig
 
     lines = [
@@ -60,7 +60,7 @@ def configuration_page() -> str:
 
 
 def models_page() -> str:
-    """All registered models, and the options of each family."""
+    """Return the page with all registered models and the options of each family."""
     from medseg.models.catalog import MODELS, list_models
 
     lines = [
@@ -95,7 +95,7 @@ def models_page() -> str:
 
 
 def commands_page() -> str:
-    """The help of every command, from its parser."""
+    """Return the page with the help of every command, from its parser."""
     from medseg.cli.main import build_parser
 
     parser = build_parser()
@@ -114,7 +114,7 @@ def commands_page() -> str:
 
 
 def api_page() -> str:
-    """The public names of medseg and of its packages."""
+    """Return the page with the public names of medseg and of its packages."""
     import medseg
 
     lines = [

@@ -18,12 +18,12 @@ from medseg.yaml_dialect import parse_yaml, read_yaml, to_yaml
 
 
 class Config(BaseModel):
-    """A frozen group of settings that refuses unknown keys.
+    r"""A frozen group of settings that refuses unknown keys.
 
     >>> class Training(Config):
     ...     steps: int = 100
     >>> Training.parse({"steps": 5}).to_yaml()
-    'steps: 5\\n'
+    'steps: 5\n'
     >>> Training.parse({"stepps": 5})
     Traceback (most recent call last):
         ...

@@ -41,7 +41,7 @@ class ModelError(MedsegError):
 def error_message(
     where: str | Path, what: str, *, found: object = None, expected: object = None, fix: str
 ) -> str:
-    """Return a message: ``where: what: found X, expected Y. Fix.``
+    """Return a message of the form ``where: what: found X, expected Y. Fix``.
 
     Args:
         where: The file, and the field in it if there is one.

@@ -20,7 +20,7 @@ KEEP_LARGEST_BYTES_PER_VOXEL = 8
 
 
 def connected_components(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
-    """Number the connected components of a mask.
+    """Assign a number to each connected component of a mask.
 
     Args:
         mask: Array `(*spatial)`; every value except 0 counts as inside.
@@ -43,7 +43,7 @@ def connected_components(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
 
 
 def components_of_classes(classes: NDArray[Any]) -> NDArray[Any]:
-    """Number the connected components of all foreground classes of a label map.
+    """Assign a number to each connected component of every foreground class of a label map.
 
     Args:
         classes: Class indices `(*spatial)`; 0 is background.

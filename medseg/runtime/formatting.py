@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def single_line(text: str) -> str:
-    """Put text on one line and replace unprintable characters.
+    r"""Put text on one line and replace unprintable characters.
 
     Control characters could end a YAML comment or reverse the direction of text in a page.
 
@@ -15,7 +15,7 @@ def single_line(text: str) -> str:
         The text without white space at either end. Other white space becomes single spaces, unprintable characters
         become ``?``.
 
-    >>> single_line("a\\n b\\x07")
+    >>> single_line("a\n b\x07")
     'a b?'
     """
     line = " ".join(text.split())

@@ -17,7 +17,9 @@ MATCHED_ABOVE = 0.5
 
 @dataclass(frozen=True)
 class InstanceMetrics:
-    """The metrics of one class, of one case or of several together. Values for an absent class:
+    """The metrics of one class, of one case or of several together.
+
+    Values for an absent class:
 
     | predictions | references | f1, pq, rq | sq  | ap, ap50, ap75 | sensitivity | precision |
     |-------------|------------|------------|-----|----------------|-------------|-----------|

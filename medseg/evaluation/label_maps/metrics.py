@@ -24,7 +24,9 @@ _BLOCK = 1 << 24  # voxels counted at a time, which limits the memory of the joi
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """The metrics of one label in one case. Values for an absent label:
+    """The metrics of one label in one case.
+
+    Values for an absent label:
 
     | prediction | reference | dice, iou, surface_dice | hd95_mm, assd_mm | volume_error_percent |
     |------------|-----------|-------------------------|------------------|----------------------|

@@ -19,8 +19,9 @@ RESNETS: dict[str, dict[str, Any]] = {
 
 
 class ResNetFields(PretrainedOptions):
-    """The options of a ResNet (He et al. 2016, arXiv:1512.03385) or ResNeXt (Xie et al. 2017, arXiv:1611.05431)
-    backbone.
+    """The options of a ResNet or ResNeXt backbone.
+
+    See He et al. 2016 (arXiv:1512.03385) and Xie et al. 2017 (arXiv:1611.05431).
 
     Attributes:
         depths: Blocks in each of the four stages.

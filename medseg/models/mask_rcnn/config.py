@@ -111,8 +111,9 @@ class MaskRCNNFields(PretrainedOptions):
     size=ModelSize(43_988_607, in_channels=3, num_classes=3),
 )
 class MaskRCNNOptions(ResNetFields, MaskRCNNFields):
-    """The options of Mask R-CNN with a feature pyramid of five maps (Lin et al. 2017), built from torchvision's
-    parts.
+    """The options of Mask R-CNN with a feature pyramid of five maps (Lin et al. 2017).
+
+    The network is built from torchvision's parts.
 
     Examples:
         >>> from medseg.models import MaskRCNNOptions

@@ -141,8 +141,9 @@ class MaskTransformerFields(PretrainedOptions):
     size=ModelSize(24_700_119, in_channels=3, num_classes=150),
 )
 class MaskFormerOptions(MaskTransformerFields):
-    """The options of MaskFormer: a feature pyramid predicts voxel embeddings, a transformer decoder masks and
-    classes.
+    """The options of MaskFormer.
+
+    A feature pyramid predicts voxel embeddings, and a transformer decoder predicts masks and classes.
 
     Attributes:
         dropout: Dropout in the decoder. The paper's 0.1 suits large datasets; on small ones it delays the point at
