@@ -50,6 +50,9 @@ def error_message(
         expected: The value that would have been right; None to leave it out.
         fix: One imperative sentence.
 
+    Returns:
+        The message, which ends with the remedy.
+
     >>> error_message("plan.yaml", "train.steps", found=0, expected="at least 1", fix="Correct it")
     'plan.yaml: train.steps: found 0, expected at least 1. Correct it.'
     """
@@ -68,6 +71,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     Args:
         word: The unknown word.
         known: Words to choose from.
+
+    Returns:
+        The hint with a leading space, so that it can follow a sentence.
 
     >>> did_you_mean("spacng", ["spacing", "shape"])
     " Did you mean 'spacing'?"
