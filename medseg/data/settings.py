@@ -62,7 +62,7 @@ NormalizeChoice = Literal[
 ]
 
 
-class Phantom(Config):
+class PhantomSettings(Config):
     """A synthetic dataset that is generated when it is needed, for trying things out.
 
     Attributes:
@@ -114,7 +114,7 @@ class DataSettings(Config):
 
     path: str | None = None
     layout: LayoutName = "auto"
-    phantom: Phantom | None = None
+    phantom: PhantomSettings | None = None
     labels: dict[str, int] | None = None
     regions: dict[str, tuple[int, ...] | RegionSettings] | None = None
     ignore: int | None = None

@@ -90,12 +90,12 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
 
 @dataclass(frozen=True)
 class CaseEstimate:
-    """The estimate for one case.
+    """What predicting one case takes: time, memory and windows.
 
     Attributes:
         case: The case.
-        parts: The estimate for each model; empty after an error.
-        error: Why there is none.
+        parts: One estimate per predictor; empty if there is an `error`. The two stages of a cascade are one predictor.
+        error: Why the case cannot be estimated; None if it can.
     """
 
     case: Case

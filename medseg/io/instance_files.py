@@ -130,10 +130,16 @@ def _read_table(path: Path) -> tuple[dict[int, int] | None, dict[int, float] | N
         except ValueError:
             found = ", ".join(row.cells.values())
             raise DataError(f"{table.where(row)}: found {found}, expected numbers. Fix the row.") from None
-        if number in scores or number < 1 or value < 1 or not math.isfinite(score):
+        if number in scores:
             raise DataError(
-                f"{table.where(row)}: found id {number} of label value {value} with score {score}, expected each id "
-                "once, from 1, a label value from 1 and a finite score. Fix the row."
+                f"{table.where(row)}: found id {number} again, expected each id once. Fix the row."
+            )
+        if number < 1 or value < 1:
+            name, wrong = ("id", number) if number < 1 else ("label value", value)
+            raise DataError(f"{table.where(row)}: found {name} {wrong}, expected at least 1. Fix the row.")
+        if not math.isfinite(score):
+            raise DataError(
+                f"{table.where(row)}: found score {score}, expected a finite number. Fix the row."
             )
         values[number], scores[number] = value, score
     return (values if "label_value" in table.columns else None), (

@@ -207,7 +207,7 @@ def _open(path: Path) -> Any:
         )
     if image.get_data_dtype().kind == "c":
         raise DataError(
-            f"{path}: datatype: found {image.get_data_dtype()}, expected real numbers. Save the magnitude."
+            f"{path}: datatype: found {image.get_data_dtype()}, expected real numbers. Save the magnitude of the complex numbers."
         )
     return image
 

@@ -110,8 +110,8 @@ def write_natural_image(volume: Volume, path: Path) -> None:
         path: The file to create or replace.
 
     Raises:
-        DataError: There is more than one slice or channel, values are other numbers, the slice has another position
-            or orientation, or the file cannot be written.
+        DataError: There is more than one slice or channel, a value is not a whole number from 0 to 65535, the slice has
+            another position or orientation, or the file cannot be written.
     """
     data = volume.data
     if volume.channels != 1 or data.shape[3] != 1:

@@ -94,9 +94,10 @@ class Labels(Sequence[Label]):
                 f"labels: found values {list(values)}, expected background = 0 first, then ascending values up to "
                 f"{_LARGEST_VALUE}. Fix the table."
             )
-        if any(not _is_one_line(name) for name in names):
+        if unusable := [name for name in names if not _is_one_line(name)]:
             raise DataError(
-                f"labels: found names {list(names)}, expected one line of text each. Fix the table."
+                f"labels: found the names {unusable}, expected names that are not empty and have no tab or line break. "
+                "Rename these labels."
             )
         self._check_regions()
         if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= _LARGEST_VALUE):
@@ -127,7 +128,8 @@ class Labels(Sequence[Label]):
                 )
             if not _is_one_line(region.name):
                 raise DataError(
-                    f"regions: found the name {region.name!r}, expected one line of text. Rename it."
+                    f"regions: found the name {region.name!r}, expected one that is not empty and has no tab or line break. "
+                    "Rename it."
                 )
 
     @classmethod

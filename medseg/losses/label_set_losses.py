@@ -58,11 +58,13 @@ def _rows(table: Tensor, label: Tensor) -> Tensor:
 class LabelSetDice(nn.Module):
     """1 − soft Dice over the voxels where a class is known, averaged over foreground classes or regions.
 
-    Dice is 2·Σp·t / (Σp + Σt) with sums over the known voxels. A class that is unknown in all voxels contributes 0.
+    A class is known at a voxel if the label value tells whether the voxel belongs to the class. Dice is
+    2·Σp·t / (Σp + Σt) with sums over the known voxels. The loss of a class that is unknown in all voxels is 0.
 
     Args:
-        label_sets: Meaning of the label values.
-        batch: Sum over the batch, and over all processes, before dividing; otherwise average over the samples.
+        label_sets: Classes that each label value may stand for.
+        batch: Whether to compute one Dice per class from sums over the batch and all processes. Otherwise, the Dice of
+            the samples is averaged.
     """
 
     def __init__(self, label_sets: LabelSets, *, batch: bool) -> None:

@@ -81,13 +81,15 @@ def write_model_folder(
     parameters: int,
     first_stage: Path | None = None,
 ) -> None:
-    """Write a model folder from state dicts, which are taken one at a time.
+    """Write a model folder from state dicts.
+
+    The state dicts are taken from `weights` one at a time, so that they need not fit into memory together.
 
     Args:
         folder: Folder to write, as in `save_model`.
-        weights: One state dict for each of ``saved.members``.
+        weights: State dicts of the members, as many as the number ``saved.members``.
         saved: Settings of the model.
-        labels: Labels of the model's classes, and the regions if it predicts these.
+        labels: Labels that the model learned, with its regions if it predicts regions.
         parameters: Number of parameters of all members together, for the README.
         first_stage: Model folder of the first stage, as in `save_model`.
 

@@ -13,15 +13,16 @@ FLOAT32_SHARE = 0.5  # a step in single precision was measured to take 1.4 to 1.
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Memory to plan for.
+    """The memory that the training of the planned network may take.
 
     Attributes:
-        gigabytes: Memory of a GPU that trains in half precision, in nnU-Net's unit for presets: 2^30 bytes (GiB).
+        gib: Memory in GiB for training in half precision, as in the presets. Training in single precision, which is used
+            without a GPU, takes up to twice as much.
         source: A sentence that states where the number comes from.
         on_gpu: Whether the plan is for a GPU.
     """
 
-    gigabytes: float
+    gib: float
     source: str
     on_gpu: bool
 

@@ -44,14 +44,14 @@ def as_png(figure: ReportFigure) -> bytes:
 
 
 def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportFigure:
-    """Return histograms of shape and spacing over the cases for each axis, with planned values as lines.
+    """Draw histograms of shape and spacing over the cases for each axis, with planned values as lines.
 
     Args:
         f: Measurements of the dataset.
         proposal: The planned network, whose spacing is marked.
 
     Returns:
-        Six axes: shapes in the first row, spacings in the second.
+        A figure with six plots: shapes in the first row, spacings in the second.
     """
     figure, axes = _subplots(2, 3, height=4.6)
     for axis, name in enumerate("XYZ"):
@@ -76,13 +76,15 @@ def geometry_figure(f: Fingerprint, proposal: Proposal | None = None) -> ReportF
 
 
 def intensity_figure(f: Fingerprint) -> ReportFigure:
-    """Return the foreground intensities of every case: percentiles 0.5 to 99.5 and the median, by which cases are sorted.
+    """Draw the foreground intensities of every case.
+
+    A line goes from percentile 0.5 to 99.5, and a dot marks the median. Cases are sorted by their median.
 
     Args:
         f: Measurements of the dataset.
 
     Returns:
-        One row of axes for each of the first eight channels.
+        A figure with one plot for each of the first eight channels, one below the other.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -109,13 +111,13 @@ def intensity_figure(f: Fingerprint) -> ReportFigure:
 
 
 def volume_figure(f: Fingerprint) -> ReportFigure:
-    """Return the volume of each label in ml: range, quartiles and median over the cases that have it.
+    """Draw the volume of each label in ml: range, quartiles and median over the cases that have it.
 
     Args:
         f: Measurements of the dataset.
 
     Returns:
-        One axes with a row for each of the first 150 labels.
+        A figure with one plot, in which each of the first 150 labels is a row.
     """
     labels = list(f.foreground_labels.items())[:_MOST_LABELS]
     figure, (axes,) = _subplots(1, 1, height=max(1.4, 0.26 * len(labels) + 0.9))
@@ -140,13 +142,13 @@ def volume_figure(f: Fingerprint) -> ReportFigure:
 
 
 def share_figure(f: Fingerprint) -> ReportFigure:
-    """Return histograms over the cases of the foreground and of the fraction that the crop to non-zero keeps.
+    """Draw histograms over the cases of the foreground and of the fraction that the crop to non-zero keeps.
 
     Args:
         f: Measurements of the dataset.
 
     Returns:
-        Two axes in one row.
+        A figure with two plots side by side.
     """
     figure, axes = _subplots(1, 2, height=2.5)
     _histogram(

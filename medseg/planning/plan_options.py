@@ -69,7 +69,7 @@ class PlanOptions:
 
     @property
     def chosen_preset(self) -> Preset:
-        """The numbers of the preset."""
+        """The preset with the name `preset`."""
         return find_preset(self.preset)
 
     @property

@@ -93,7 +93,7 @@ def propose(
             resolution sees enough; or the memory is too small.
     """
     measures = measures_of(fingerprint)
-    planned = plan_configurations(measures, preset, budget.gigabytes)
+    planned = plan_configurations(measures, preset, budget.gib)
     chosen = kind or ("3d" if planned.config_3d_fullres else "2d")
     size = _sized(planned, chosen, fingerprint.dataset)
     cases, num_labels = len(fingerprint.cases), measures.num_labels

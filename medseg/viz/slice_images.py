@@ -64,7 +64,7 @@ def slice_rgb(
     Raises:
         ConfigError: The plane or window is unknown, or the volume does not have the index or channel.
     """
-    cut = _cut(volume, plane, index)
+    cut = _displayed_slice(volume, plane, index)
     if window is None and is_colour(volume):
         colours = _interpolated(cut, volume, plane, pixel_mm)
         return np.ascontiguousarray(np.moveaxis(np.rint(colours), 0, -1).astype(np.uint8))
@@ -94,7 +94,7 @@ def label_slice(
     Raises:
         ConfigError: The plane is unknown, or the volume does not have the index.
     """
-    cut = _cut(volume, plane, index)[0]
+    cut = _displayed_slice(volume, plane, index)[0]
     return resample_labels(cut, _maps(volume, plane, pixel_mm), (0, 0))
 
 
@@ -251,7 +251,7 @@ def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
     return volume.resampled(like=image.grid)  # interpolates only where the grids differ
 
 
-def _cut(volume: Volume, plane: Plane, index: int | None) -> Array:
+def _displayed_slice(volume: Volume, plane: Plane, index: int | None) -> Array:
     """Return the slice `(C, H, W)` in its displayed orientation, with the spacing of the volume."""
     axis, count = _checked_axis(plane), slice_count(volume, plane)
     index = count // 2 if index is None else index

@@ -62,7 +62,7 @@ class AxisMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the axis is unchanged."""
+        """Whether each target sample is the source sample with the same index."""
         return self.n_in == self.n_out and self.scale == 1 and self.offset == 0
 
     @property

@@ -49,7 +49,7 @@ def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
     assert main(["train"]) == 1
     assert "config: found none" in capsys.readouterr().err
     assert main(["train", config, "--resume", run]) == 1
-    assert "--resume: found a config, --data or --run" in capsys.readouterr().err
+    assert "--resume: found also a config, expected only the run" in capsys.readouterr().err
     assert main(["train", "--resume", str(workplace)]) == 1
     assert "found no run to resume" in capsys.readouterr().err
 

@@ -51,9 +51,10 @@ def test_a_map_alone(tmp_path, instances):
         ("id\tlabel_value\n1\n", "line 2"),
         ("id\tlabel_value\n1\t" + "2" * 140_000 + "\n", "line 2: field larger than"),
         ("i" * 140_000, "field larger than"),
-        ("id\tscore\n1\t0.5\n1\t0.6\n", "line 3: found id 1"),
-        ("id\tscore\n1\tnan\n", "with score nan"),
-        ("id\tlabel_value\n1\t0\n", "of label value 0"),
+        ("id\tscore\n1\t0.5\n1\t0.6\n", "line 3: found id 1 again"),
+        ("id\tscore\n1\tnan\n", "line 2: found score nan"),
+        ("id\tlabel_value\n1\t0\n", "line 2: found label value 0"),
+        ("id\tscore\n0\t0.5\n", "line 2: found id 0, expected at least 1"),
     ],
 )
 def test_damaged_tables(tmp_path, instances, text, message):

@@ -16,7 +16,7 @@ from medseg.runtime.memory import GIB
     [("8GiB", 8), ("8GB", 8e9 / 2**30), ("2048 MiB", 2), ("0.5gib", 0.5), ("1TiB", 1024)],
 )
 def test_a_requested_size_is_counted_in_gibibytes_as_presets_are(text, gibibytes):
-    assert choose_budget(PRESETS["unet"], text).gigabytes == gibibytes
+    assert choose_budget(PRESETS["unet"], text).gib == gibibytes
 
 
 @pytest.mark.parametrize("number", ["8", 8])
@@ -27,7 +27,7 @@ def test_a_number_without_a_unit_is_refused_with_both_units(number):
 
 def test_a_requested_size_is_used():
     found = choose_budget(PRESETS["resenc-l"], "11GiB")
-    assert (found.gigabytes, found.on_gpu) == (11, True)
+    assert (found.gib, found.on_gpu) == (11, True)
     assert "as requested" in found.source
 
 
@@ -37,7 +37,7 @@ def test_a_requested_size_is_used():
 def test_a_gpu_bounds_the_preset(gpu, amount, told, monkeypatch):
     monkeypatch.setattr(module, "_gpu", lambda: ("Made-up GPU", gpu))
     found = choose_budget(PRESETS["resenc-l"], None)
-    assert (found.gigabytes, found.on_gpu) == (amount, True)
+    assert (found.gib, found.on_gpu) == (amount, True)
     assert told in found.source
     assert "Made-up GPU" in found.source
 
@@ -47,5 +47,5 @@ def test_a_processor_gives_a_quarter_of_its_free_memory(free, amount, monkeypatc
     monkeypatch.setattr(module, "_gpu", lambda: ("", None))
     monkeypatch.setattr(module, "free_memory", lambda: free * GIB)
     found = choose_budget(PRESETS["unet"], None)
-    assert (found.gigabytes, found.on_gpu) == (amount, False)
+    assert (found.gib, found.on_gpu) == (amount, False)
     assert f"{free:g} GiB of this machine's memory are free" in found.source

@@ -72,7 +72,7 @@ def test_a_number_without_a_unit_is_refused_with_both_units(text):
 
 @pytest.mark.parametrize(("text", "size"), [("8GB", 8_000_000_000), ("8GiB", 8_589_934_592)])
 def test_planning_and_prediction_read_the_same_size(text, size, make_predictor):
-    assert choose_budget(PRESETS["unet"], text).gigabytes * GIB == size
+    assert choose_budget(PRESETS["unet"], text).gib * GIB == size
     made = make_predictor()
     assert Predictor(made.model, made.saved, made.labels, device="cpu", max_memory=text).max_memory == size
 
@@ -117,7 +117,7 @@ def test_planning_respects_a_container(monkeypatch, tmp_path):
         SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=64 * GIB)),
     )
     monkeypatch.setattr("medseg.planning.memory_budget._gpu", lambda: ("", None))
-    assert choose_budget(PRESETS["unet"], None).gigabytes == 1  # a quarter of 4 GiB
+    assert choose_budget(PRESETS["unet"], None).gib == 1  # a quarter of 4 GiB
 
 
 def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):

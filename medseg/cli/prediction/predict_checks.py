@@ -42,7 +42,7 @@ def images_and_settings(arguments: Sequence[str]) -> tuple[list[Path], dict[str,
 
 
 def check_options(given: Collection[str], images: bool) -> None:
-    """Raise `ConfigError` if options exclude each other.
+    """Raise `ConfigError` if options exclude each other, or if images or the output folder are missing.
 
     Args:
         given: The options that were given, see `given_options`.

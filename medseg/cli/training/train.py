@@ -51,9 +51,11 @@ def run(options: argparse.Namespace) -> int:
     from medseg.experiment.run_folder import RunFolder
 
     if options.resume:
-        if options.config or options.data or options.run:
+        others = {"a config": options.config, "--data": options.data, "--run": options.run}
+        if found := [name for name, value in others.items() if value]:
             raise ConfigError(
-                "--resume: found a config, --data or --run, expected none, because the config of the run is used. Remove them."
+                f"--resume: found also {' and '.join(found)}, expected only the run, because its own config is used. "
+                f"Remove {'it' if len(found) == 1 else 'them'}."
             )
         folder = Path(options.resume)
         experiment = Experiment.from_run(folder)
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(options.run or f"runs/{experiment.name}")
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation
     if options.all_folds or options.fold is not None or resumes_folds:
-        _cross_validate(experiment, folder, options)
+        _train_one_or_all_folds(experiment, folder, options)
     else:
         train(experiment, folder, resume=bool(options.resume), extend=options.extend)
     return 0
@@ -100,7 +102,7 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
         print(f"model: {folder / 'model'}")
 
 
-def _cross_validate(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+def _train_one_or_all_folds(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     """Train one fold, or all folds and then aggregate them."""
     from medseg.errors import ConfigError
 

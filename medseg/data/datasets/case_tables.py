@@ -18,12 +18,12 @@ LABELS_NAME = "labels.tsv"
 _CHANNEL = "image_"
 
 
-def is_table(path: Path) -> bool:
+def is_case_table(path: Path) -> bool:
     """Return whether the path is a TSV file, or a folder with a ``cases.tsv``."""
     return path.suffix.lower() == ".tsv" or (path / TABLE_NAME).is_file()
 
 
-@register_layout("table", recognise=is_table)
+@register_layout("table", recognise=is_case_table)
 def read_table(path: Path) -> Dataset:
     """Read a table of cases.
 

@@ -262,7 +262,7 @@ def _whole_numbers(found: Any, where: str) -> tuple[int, ...]:
 
 def _only(values: tuple[int, ...], where: str) -> int:
     if len(values) != 1:
-        raise DataError(f"{where}: found {list(values)}, expected one value. Correct it.")
+        raise DataError(f"{where}: found {list(values)}, expected one value, not several. Keep one of them.")
     return values[0]
 
 

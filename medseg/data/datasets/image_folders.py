@@ -22,16 +22,16 @@ def is_image_folder(path: Path) -> bool:
 
 @register_layout("images", recognise=is_image_folder)
 def read_image_folder(path: Path) -> Dataset:
-    """Read images with the label maps and instance maps of the same name.
+    """Read the images in ``images`` with the maps of the same name in ``labels`` and ``instances``.
 
     Args:
-        path: The dataset's folder.
+        path: Folder that contains these folders.
 
     Returns:
-        The dataset.
+        The dataset; see `read_paired_folders`.
 
     Raises:
-        DataError: The folders are refused by `read_paired_folders`.
+        DataError: As for `read_paired_folders`, for example because a map has no image of the same name.
     """
     return read_paired_folders(path, images=IMAGES, labels=LABELS, instances=INSTANCES)
 

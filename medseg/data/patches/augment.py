@@ -19,7 +19,7 @@ from medseg.data.settings import Augmentation, Range
 
 
 def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Return a random rotation and scaling as a matrix from patch offsets to source offsets.
+    """Draw a random rotation and scaling.
 
     Args:
         settings: Probabilities and ranges.
@@ -27,7 +27,8 @@ def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> 
         rng: Generator of the sample.
 
     Returns:
-        `(dims, dims)`, or None for no change.
+        Matrix `(dims, dims)`, or None for no change. It maps the offset of a voxel from the centre of the patch to the
+        offset at which its value is read from the case.
     """
     matrix = np.eye(dims)
     changed = False

@@ -181,7 +181,10 @@ def _write(
 def _with_label_sets(
     label: NDArray[Any], label_sets: LabelSets, annotated: AnnotatedLabels | None
 ) -> NDArray[Any]:
-    """Return the label map with its background replaced by the label set that it stands for."""
+    """Return the label map with 0 replaced if the case has labels that were not annotated.
+
+    The new value is that of the label set "background or any label that was not annotated".
+    """
     background = label_sets.background_value(annotated)
     if not background:
         return label

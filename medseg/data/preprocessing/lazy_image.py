@@ -31,14 +31,14 @@ class _Tile:
         source: Columns of the source that they need.
         weights: Matrix that interpolates the target columns; None if columns are selected.
         picks: Index of the source column of each target column; None if all are selected once.
-        rows: Index of the first source slice that is cached, and the cached slices; None if there are none.
+        cached: Index of the first source slice that is cached, and the cached slices; None if there are none.
     """
 
     target: slice
     source: slice
     weights: NDArray[np.float64] | None = None
     picks: NDArray[np.int64] | None = None
-    rows: tuple[int, Float32] | None = field(default=None, repr=False)
+    cached: tuple[int, Float32] | None = field(default=None, repr=False)
 
 
 class PreparedSlices:
@@ -132,19 +132,23 @@ class PreparedSlices:
             index = self._selects[2]
             wanted = np.arange(first, last) if index is None else index[first:last]
             start = int(wanted.min())
-            result = self._source_rows(tile, start, int(wanted.max()) + 1)
+            result = self._source_slices(tile, start, int(wanted.max()) + 1)
             if index is not None:
                 result = result[:, wanted - start]
         else:
             needed = _needed(matrix[first:last])
-            rows = self._source_rows(tile, needed.start, needed.stop)
-            result = _product(matrix[first:last, needed], rows.reshape(*rows.shape[:2], -1))
-            result = result.reshape(rows.shape[0], last - first, *rows.shape[2:])
+            source = self._source_slices(tile, needed.start, needed.stop)
+            result = _product(matrix[first:last, needed], source.reshape(*source.shape[:2], -1))
+            result = result.reshape(source.shape[0], last - first, *source.shape[2:])
         return self._selected(tile, self._clipped(tile, result, slice(first, last)))
 
-    def _source_rows(self, tile: _Tile, start: int, stop: int) -> Float32:
-        """Return source slices, normalised and resampled within the slice, `(C, stop - start, X, Y)`."""
-        held_from, held = tile.rows or (start, np.empty((self._data.shape[0], 0, 0, 0), np.float32))
+    def _source_slices(self, tile: _Tile, start: int, stop: int) -> Float32:
+        """Return source slices `(C, stop - start, X, Y)`, normalised and interpolated along X and Y only.
+
+        X holds the columns of the tile. An axis along which voxels are only selected stays unchanged. Slices that the
+        previous call returned are reused.
+        """
+        held_from, held = tile.cached or (start, np.empty((self._data.shape[0], 0, 0, 0), np.float32))
         held_to = held_from + held.shape[1]
         if held_from <= start <= held_to and held.size:
             parts = [held[:, start - held_from :]]
@@ -154,12 +158,12 @@ class PreparedSlices:
             self._planes(tile, low, min(low + _PLANES, stop))
             for low in range(max(held_to, start), stop, _PLANES)
         ]
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        tile.rows = (start, rows) if self._smooth[2] is not None else None
-        return rows[:, : stop - start]
+        slices = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        tile.cached = (start, slices) if self._smooth[2] is not None else None
+        return slices[:, : stop - start]
 
     def _planes(self, tile: _Tile, start: int, stop: int) -> Float32:
-        """Compute `_source_rows` that are not cached; smooth axes are interpolated, axes to select are left unchanged."""
+        """Compute `_source_slices` that are not cached; axes along which voxels are only selected stay unchanged."""
         y = self._smooth[1]
         planes = []
         for values in self._normalised(start, stop, tile.source):

@@ -37,7 +37,7 @@ class LabelSlices:
         return z, x, y
 
     def slices(self, first: int, last: int) -> NDArray[Any]:
-        """Return the target slices from `first` to `last` (excluded), `(last - first, X, Y)`."""
+        """Return the resampled slices from `first` to `last` (excluded), `(last - first, X, Y)`."""
         result = np.empty((last - first, *self.shape[1:]), self._data.dtype)
         for low in range(first, last, _PLANES):
             high = min(low + _PLANES, last)

@@ -136,7 +136,7 @@ class FoldTable:
         return f"{self.table._repr_html_()}{html_table(self._cells(), self._notes())}{objects}"
 
     def _cells(self) -> list[list[str]]:
-        """Return one row per fold, and their mean."""
+        """Return a header, one row per fold, and a row with mean and standard deviation, as texts."""
         shown = {"dice": ("Dice", 3), "hd95_mm": ("HD95 mm", 2), "surface_dice": ("surface Dice", 3)}
         rows = [["fold", "cases", *(title for title, _ in shown.values())]]
         for fold, means in self.by_fold.items():

@@ -42,10 +42,10 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
 
     Args:
         run: Run folder of a cross-validation.
-        progress: Called with (done, total, text), where the text says what is done with which case.
+        progress: Called with (done, total, text), where the text names the step and the case.
 
     Returns:
-        The table, which is also written to ``RUN/evaluation``.
+        The metrics of every case and their means per fold, which are also written to ``RUN/evaluation``.
 
     Raises:
         ConfigError: Folds are not finished, or another process aggregates.

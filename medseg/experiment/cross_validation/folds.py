@@ -41,12 +41,13 @@ class CrossValidation:
 
     Attributes:
         run: The folder of the folds.
-        experiment: The experiment of all folds, with `data.fold` 0.
+        experiment: The experiment that all folds share. Its `data.fold` is 0, which has no meaning here; see
+            `fold_experiment`.
         splits: The split of each fold.
         folds: The indices of the folds.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds a single run, other files, or folds of another experiment.
         DataError: The dataset or the splits cannot be used.
     """
 
@@ -136,10 +137,10 @@ class CrossValidation:
         """Predict and measure the held-out cases of every fold, select post-processing, and write the ensemble.
 
         Args:
-            progress: Called with (done, total, text), where the text says what is done with which case.
+            progress: Called with (done, total, text), where the text names the step and the case.
 
         Returns:
-            The table, which is also written to ``RUN/evaluation``.
+            The metrics of every case and their means per fold, which are also written to ``RUN/evaluation``.
 
         Raises:
             ConfigError: Folds are not finished, or another process aggregates.
@@ -203,7 +204,7 @@ def _check_held_out_once(splits: Sequence[Split], where: str) -> None:
 
 
 def _for_all_folds(experiment: ExperimentConfig, folds: int) -> ExperimentConfig:
-    """Return the experiment with fold 0; a splits file determines the number of folds."""
+    """Return the experiment that all folds share: with `data.fold` 0 and, if it has a splits file, `folds` folds."""
     data = experiment.data
     folds = folds if data.splits is not None else data.folds
     return experiment.replace(data=data.replace(fold=0, folds=folds).to_plain())

@@ -24,8 +24,8 @@ _COARSE_MM = 4.0
 def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callable[[Tensor], bool]:
     """Return a test whether a normalised window `(c, *window)` is empty.
 
-    A window is empty if no channel exceeds the lowest intensity of the image (such as the zeros around a brain) or, in CT,
-    the intensity of air.
+    A window is empty if no channel exceeds its lowest intensity in the image, such as the zeros around a brain. A channel
+    of CT is also empty up to the intensity of air, or up to the intensity at which it was clipped if that is higher.
 
     Args:
         preprocessing: Preprocessing of the image, which says how its channels were normalised.

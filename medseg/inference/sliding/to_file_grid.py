@@ -128,13 +128,13 @@ def _export_without_resampling(
     """Write the labels where every target voxel is the source voxel with the same index."""
     done = 0
     for block in blocks:
-        for piece in _pieces(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
+        for piece in _split_slices(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
             out[done : done + len(piece)] = table[rule.classes(piece).cpu().long()].numpy()
             done += len(piece)
 
 
-def _pieces(block: Tensor) -> Sequence[Tensor]:
-    """Split a block so that small slices are processed together and large ones take little memory."""
+def _split_slices(block: Tensor) -> Sequence[Tensor]:
+    """Split a block along its slices, so that small slices are processed together and large ones take little memory."""
     return (
         block.split(max(1, _VOXELS_AT_ONCE // max(1, block[0].numel() // block.shape[-1])))
         if len(block)
@@ -161,7 +161,7 @@ class _Slice:
     @classmethod
     def each(cls, block: Tensor, rule: LabelRule) -> Iterator[_Slice]:
         """Yield the slices of a block of logits `(slices, a, b, k)`."""
-        for piece in _pieces(block):
+        for piece in _split_slices(block):
             classes = rule.classes(piece)
             uniform = torch.ones_like(classes, dtype=torch.bool)
             uniform[:, :-1] &= classes[:, :-1] == classes[:, 1:]

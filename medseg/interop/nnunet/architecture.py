@@ -114,8 +114,12 @@ class NetworkSettings(Config):
                     raise ValueError(
                         f"{key}: found {list(stage)}, expected {self.dims} numbers, one per axis"
                     )
-        if any(step != 1 for step in self.per_axis(self.strides)[0]):
-            raise ValueError("strides: the first stage shrinks the image, expected 1")
+        first = self.per_axis(self.strides)[0]
+        if any(step != 1 for step in first):
+            raise ValueError(
+                f"strides: found {list(first)} for the first stage, expected 1 along every axis, because medseg keeps the "
+                "size of the image there"
+            )
         return self
 
     @property

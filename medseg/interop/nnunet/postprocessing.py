@@ -84,7 +84,8 @@ def _step(function: Any, arguments: Any, path: Path) -> tuple[int, ...]:
     known = function == _FUNCTION and isinstance(arguments, dict)
     if not known or not set(arguments) <= {"labels_or_regions", "background_label"}:
         raise ModelError(
-            f"{path}: found {function!r} with {arguments!r}, expected {_FUNCTION} with labels_or_regions. {_REMEDY}"
+            f"{path}: found the function {function!r} with the arguments {arguments!r}, expected {_FUNCTION} with "
+            f"labels_or_regions, the only step that medseg knows. {_REMEDY}"
         )
     groups = wanted if isinstance(wanted, list) else [wanted]
     values: list[Any] = [

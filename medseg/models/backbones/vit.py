@@ -100,7 +100,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, kernel_size=PATCH, stride=PATCH)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the tokens."""
+        """Return the grid of tokens (n x/16 y/16 w) of an image (n c x y)."""
         tokens: Tensor = self.proj(image).permute(0, 2, 3, 1).contiguous()
         return tokens
 

@@ -76,8 +76,8 @@ def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_c
     """Return heads that share one ResNet stage for boxes and masks (He et al. 2017, figure 4 left).
 
     Args:
-        config: Width of the mask predictor.
-        stage: Stage that halves the pooled regions of 14×14; both heads use it with the same weights.
+        config: Options; only the last of `mask_head_widths` is used, as the width of the mask predictor.
+        stage: Stage that maps pooled regions of 14×14 samples to 7×7. Both heads contain this one module.
         width: Output channels of the stage.
         num_classes: Number of classes, background included.
 

@@ -51,7 +51,11 @@ class Panoptic:
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Return scores (k x y): the sum over all queries of class probability times mask probability."""
+    """Return a score for each class and voxel of one image, (k x y), from the queries' logits (q k+1) and (q x y).
+
+    The score is the sum over all queries of class probability times mask probability. The last class logit stands for
+    "no object" and gets no score.
+    """
     probabilities = class_logits.softmax(dim=-1)[:, :-1]
     return torch.einsum("qk,qxy->kxy", probabilities, mask_logits.sigmoid())
 

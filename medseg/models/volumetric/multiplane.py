@@ -91,7 +91,7 @@ def as_volumetric(model: Model, view: SliceView) -> Model:
         A model with three spatial axes.
 
     Raises:
-        ModelError: The 2-D model has other channels than the view.
+        ModelError: The number of input channels of the 2-D model is not that of the view's slices.
     """
     if model.spatial_dims == 3:
         return model

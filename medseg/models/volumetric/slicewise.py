@@ -42,7 +42,8 @@ class SliceWise(Model):
         batch_size: Number of slices that the model sees at once; None for all of them.
 
     Raises:
-        ModelError: The model is not 2-D, has other channels than the view, or `batch_size` is below 1.
+        ModelError: The model is not 2-D, its number of input channels is not that of the view's slices, or
+            `batch_size` is below 1.
 
     Examples:
         >>> import torch

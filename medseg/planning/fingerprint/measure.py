@@ -57,15 +57,15 @@ def fingerprint(
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
-    outcomes = _measured(cases, dataset, _workers(cases) if workers is None else workers, progress)
+    outcomes = _measured(cases, dataset, _num_workers(cases) if workers is None else workers, progress)
     broken = [outcome for outcome in outcomes if isinstance(outcome, UnreadableCase)]
     if broken:
         raise DataError(_listed(dataset.root, broken, len(cases)))
     return _assembled(dataset, [outcome for outcome in outcomes if isinstance(outcome, MeasuredCase)])
 
 
-def _workers(cases: Sequence[Case]) -> int:
-    """Return one process per core, or none if starting them would take longer than it saves."""
+def _num_workers(cases: Sequence[Case]) -> int:
+    """Return the number of processes to start; 0 if starting them would take longer than it saves."""
     size = sum(file.stat().st_size for case in cases for file in case.files)
     return min(os.cpu_count() or 1, _MOST_WORKERS) if size > _WORTH_PROCESSES_BYTES else 0
 

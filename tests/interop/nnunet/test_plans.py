@@ -98,7 +98,11 @@ def test_ct_without_statistics_is_refused(tmp_path):
         ("architecture.arch_kwargs.norm_op_kwargs", {"eps": 1e-3, "affine": True}, "expected 1e-5"),
         ("architecture.arch_kwargs.bottleneck_channels", 8, "bottleneck_channels: unknown key"),
         ("architecture.arch_kwargs.strides", [[1, 1, 1]], "strides has 1 entries, expected 3"),
-        ("architecture.arch_kwargs.strides", [[2, 2, 2]] * 3, "the first stage shrinks the image"),
+        (
+            "architecture.arch_kwargs.strides",
+            [[2, 2, 2]] * 3,
+            r"strides: found \[2, 2, 2\] for the first stage",
+        ),
         ("architecture.arch_kwargs.kernel_sizes", [[3, 3]] * 3, r"kernel_sizes: found \[3, 3\], expected 3"),
         ("architecture.arch_kwargs.n_stages", 10**9, "n_stages"),
         ("architecture.arch_kwargs.n_conv_per_stage", None, "n_conv_per_stage is missing"),
