@@ -102,9 +102,10 @@ def _first_union(cls: type[BaseModel], location: tuple[int | str, ...]) -> int |
 
 
 def _walk(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, Any]:
-    """Return the dotted key that `location` means to a user, and the type at its end (None if it is unknown).
+    """Return the dotted key that a user would write for a location of pydantic, and the type of its value.
 
-    After a key whose type is a union, a location of pydantic holds the branch that was tried.
+    Where the type of a key is a union, pydantic's location continues with the member of the union that it tried. This
+    part is left out. The type is None if it is unknown.
     """
     keys: list[str] = []
     for part in location:

@@ -63,14 +63,14 @@ def plan_extension(experiment: ExperimentConfig, run: RunFolder, more: str) -> E
             f"medseg train --resume {run}."
         )
     step = int(state["step"])
-    train = experiment.train.replace(**_end(step, float(state["seconds"]), more))
+    train = experiment.train.replace(**_new_length(step, float(state["seconds"]), more))
     return Extension(
         experiment.replace(train=train.to_plain()), record.replace(extended_at=(*record.extended_at, step))
     )
 
 
-def _end(step: int, seconds: float, more: str) -> dict[str, Any]:
-    """Return the settings ``steps`` and ``max_time``, one of them None."""
+def _new_length(step: int, seconds: float, more: str) -> dict[str, Any]:
+    """Return the settings ``steps`` and ``max_time`` of the longer training; one of them is None."""
     if re.fullmatch(r"[1-9][0-9]*", more):
         return {"steps": step + int(more), "max_time": None}
     try:

@@ -125,7 +125,7 @@ def _predictions(run: RunFolder, cases: Sequence[Case]) -> list[Path]:
     predict = f"medseg predict {run} --held-out"
     if run.checkpoints.is_dir() and not run.is_finished and not any(map(Path.is_file, files)):
         raise DataError(
-            f"{run}: found a run that is not finished, expected predictions. Continue it with: medseg train --resume {run}."
+            f"{run}: found a run that is not finished, expected predictions. Continue with: medseg train --resume {run}."
         )
     _require(files, cases, predict)
     _require_present_model(run, cases, predict)

@@ -39,7 +39,7 @@ from medseg.model_folder.folder import find_model_folder, first_stage_folder, lo
 from medseg.model_folder.settings import SHARED_BY_STAGES, PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.runtime.devices import checked_device
-from medseg.runtime.memory import format_size, parse_size, used_memory
+from medseg.runtime.memory import format_size, parse_size, process_memory
 from medseg.runtime.progress import Progress
 from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
@@ -187,8 +187,8 @@ class Predictor:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.
 
         Returns:
-            The prepared image, slab axis first, and the label map on the grid of the file that it will fill. The
-            first stage of a cascade has not been run yet.
+            The prepared image `(c, Z, X, Y)`, and the label map on the grid of the file, which `run` fills. The first
+            stage of a cascade has not been run yet.
 
         Raises:
             DataError: The image cannot be read or does not fit the model.
@@ -258,7 +258,7 @@ class Predictor:
 
     @property
     def background_probabilities(self) -> dict[str, float]:
-        """The probability of each class or region, by name, where no window is predicted."""
+        """The probability of each class or region, by name, outside the box to which the image is cropped."""
         return dict(zip(self.labels.output_names, self.engine.rule.background_probabilities, strict=True))
 
     def post_processed(self, labels: Volume) -> Volume:
@@ -315,7 +315,7 @@ class Predictor:
         return body_box(upright, volume.grid.reoriented(codes))
 
     def _axes(self, target: LabelTarget) -> tuple[LinearWeights, ...]:
-        """Return, for each axis with the slab axis first, which network voxels each target voxel is interpolated from."""
+        """Return, for each of the axes Z, X and Y, which network voxels each target voxel is interpolated from."""
         thick = target.thick_axis if self.settings.thick_slices == "nearest" else None
         between = [
             LinearWeights.from_axis_map(m, nearest=axis == thick) for axis, m in enumerate(target.maps)
@@ -358,7 +358,7 @@ class Predictor:
         if self.max_memory is None:
             return
         voxels = sum(decoded_bytes(path) for path in paths if path.is_file())
-        needed = used_memory() + voxels
+        needed = process_memory() + voxels
         if voxels > _ALWAYS_READ and needed > self.max_memory:
             raise ConfigError(
                 f"{paths[0]}: max_memory: found {format_size(self.max_memory)}, expected more than {format_size(needed, round_up=True)}, "

@@ -129,7 +129,7 @@ def network_window(model: Model, saved: SavedModel) -> tuple[int, ...]:
 
 
 def metadata(model: Model, saved: SavedModel, labels: Labels) -> dict[str, str]:
-    """Return the metadata of the file, as JSON by key; see the module's docstring."""
+    """Return the keys of the file's metadata with their values as JSON; see the module's docstring."""
     preprocessing = saved.preprocessing.to_plain()
     values = {
         "format": FORMAT,

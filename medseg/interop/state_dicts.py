@@ -175,7 +175,7 @@ def from_basic_unet(state: State, config: UNetConfig) -> dict[str, Tensor]:
 
 
 def _nnunet_decoder(config: UNetConfig) -> Rules:
-    top = config.num_levels - 1
+    top = config.num_decoder_levels - 1
     return [
         (r"decoder\.(\d+)\.up\.conv\.(\w+)", r"decoder.transpconvs.\1.\2"),
         (rf"decoder\.(\d+)\.stage\.blocks\.(\d+)\.{_LAYER}", r"decoder.stages.\1.convs.\2.\3.\4"),

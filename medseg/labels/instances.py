@@ -63,12 +63,14 @@ class Instances:
         if count and (not np.isfinite(self.scores).all() or self.classes.min() < 1):
             raise DataError(
                 f"instances: found scores {self.scores.min():g} to {self.scores.max():g} and classes from "
-                f"{self.classes.min()}, expected finite scores and classes from 1. Leave out the background."
+                f"{self.classes.min()}, expected finite scores and classes from 1. Give finite "
+                "scores, and leave out instances of the background."
             )
         ends = self.starts + np.array([mask.shape for mask in self.masks]).reshape(count, dims)
         if count and ((self.starts < 0).any() or (ends > np.array(self.shape)).any()):
             raise DataError(
-                f"instances: found a box outside of the image of shape {self.shape}, expected all boxes inside. Crop the masks."
+                f"instances: found a mask that starts or ends outside of the image of shape {self.shape}, expected all masks "
+                "inside. Correct the starts or crop the masks."
             )
 
     @classmethod
@@ -281,7 +283,10 @@ def _numbered(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.in
     if ids.dtype == bool:
         ids = ids.astype(np.uint8)
     if ids.dtype.kind not in "iu" or (ids.size and int(ids.min()) < 0):
-        raise DataError(f"{what}: found {ids.dtype} from {ids.min()}, expected integers from 0. Convert it.")
+        lowest = f", the lowest {ids.min()}" if ids.size else ""
+        raise DataError(
+            f"{what}: found values of type {ids.dtype}{lowest}, expected integers from 0. Convert them; 0 is background."
+        )
     largest = int(ids.max()) if ids.size else 0
     if largest < _LARGEST_LOOKUP:  # sorting a volume takes seconds
         return np.arange(1, largest + 1), ids.astype(np.int32, copy=False)

@@ -211,7 +211,7 @@ class Labels(Sequence[Label]):
     def with_regions(
         self, regions: Mapping[str, Sequence[int]], output_values: Mapping[str, int] | None = None
     ) -> Labels:
-        """Return the same labels for a network that predicts regions; without regions, it predicts the labels.
+        """Return the same labels for a network that predicts `regions` instead; if they are empty, it predicts the labels.
 
         Args:
             regions: Values of the labels in each region, by name. In a label map, later regions overwrite earlier

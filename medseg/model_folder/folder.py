@@ -22,6 +22,7 @@ from medseg.labels.label_table import Labels, Region
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import copy_folder, replacing_folder, write_text
 from medseg.storage.manifest import check_manifest, write_manifest
 
@@ -146,7 +147,7 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     for path in paths:
         if not path.is_file():
             raise ModelError(
-                f"{path}: no such file, expected {saved.members} (members). Copy the folder again."
+                f"{path}: no such file, expected the weights of {pluralise(saved.members, 'model')}. Copy the folder again."
             )
     models = []
     for path in paths:

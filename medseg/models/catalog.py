@@ -253,7 +253,7 @@ def parse_options(name: str, values: Mapping[str, Any] | None = None, source: st
 
     Examples:
         >>> from medseg.models import parse_options
-        >>> parse_options("unet_3d", {"channels": [8, 16, 32]}).num_levels
+        >>> parse_options("unet_3d", {"channels": [8, 16, 32]}).num_decoder_levels
         2
     """
     entry = MODELS.get(name)

@@ -132,7 +132,7 @@ def _cached_files(group: Path) -> int:
     )
 
 
-def used_memory() -> int:
+def process_memory() -> int:
     """Return the resident bytes of this process."""
     return int(psutil.Process().memory_info().rss)
 
@@ -152,7 +152,7 @@ class PeakMemory:
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.start = self.peak = used_memory()
+        self.start = self.peak = process_memory()
 
     @property
     def taken(self) -> int:
@@ -161,7 +161,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
-            self.peak = max(self.peak, used_memory())
+            self.peak = max(self.peak, process_memory())
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()
@@ -175,4 +175,4 @@ class PeakMemory:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self.peak = max(self.peak, used_memory())
+        self.peak = max(self.peak, process_memory())

@@ -314,7 +314,7 @@ class Trainer:
         return report
 
     def _validate(self, log: ReportLog) -> dict[str, float]:
-        """Compute the Dice on held-out patches; export the best weights so far to ``RUN/best``."""
+        """Compute the Dice on held-out patches; if it is the best so far, export the weights to ``RUN/best``."""
         assert self.patches.validation is not None
         held_out, size = self.patches.validation, self.settings.batch_size
         dice = validate(

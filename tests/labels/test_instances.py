@@ -91,7 +91,7 @@ def test_refusals():
         Instances.from_map(MAP, classes={3: 1})
     with pytest.raises(DataError, match="expected integers"):
         Instances.from_map(MAP.astype(float))
-    with pytest.raises(DataError, match="found int64 from -1"):
+    with pytest.raises(DataError, match="found values of type int64, the lowest -1"):
         Instances.from_map(np.array([[-1, 0]]))
     with pytest.raises(DataError, match="classes from 0, expected finite scores and classes from 1"):
         Instances.from_map(MAP, classes={3: 0, 7: 1, 900: 1})

@@ -18,7 +18,7 @@ from medseg.runtime.memory import (
     format_size,
     free_memory,
     parse_size,
-    used_memory,
+    process_memory,
 )
 
 
@@ -131,7 +131,7 @@ def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
 
 
 def test_peak_memory_sees_a_large_allocation():
-    before = used_memory()
+    before = process_memory()
     with PeakMemory() as memory:
         block = bytearray(b"x" * (64 << 20))
         time.sleep(0.05)

@@ -103,7 +103,7 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
 
 
 def _train_one_or_all_folds(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
-    """Train one fold, or all folds and then aggregate them."""
+    """Train a single fold, or train all folds and aggregate them."""
     from medseg.errors import ConfigError
 
     if options.extend:

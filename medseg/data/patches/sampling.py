@@ -98,7 +98,10 @@ class PatchSampler:
         return int((index + 1) * self.foreground) > int(index * self.foreground)
 
     def _uniform_centre(self, case: StoredCase, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Return the centre of a patch inside the case, or of one that contains the case where the patch is larger."""
+        """Return the centre of a random patch.
+
+        Along each axis, the patch lies inside the case, or the case inside the patch if the patch is longer.
+        """
         spare = [extent - length for extent, length in zip(case.shape, self.size, strict=True)]
         low, high = [min(0, n) for n in spare], [max(0, n) for n in spare]
         start = rng.integers(low, high, endpoint=True)

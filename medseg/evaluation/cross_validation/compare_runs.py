@@ -26,7 +26,7 @@ _DIGITS = 5  # two Dice values that agree in these digits are equal
 
 
 @dataclass(frozen=True)
-class RankedRun:
+class ComparedRun:
     """A run, or an ensemble of several.
 
     Attributes:
@@ -51,22 +51,22 @@ class RankedRun:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """The ranking of cross-validated runs, in the order in which they were given.
+    """The comparison of cross-validated runs with the best of them.
 
     Attributes:
-        ranked: The runs.
+        runs: The runs, in the order in which they were given.
         cases: Number of cases on which all runs were evaluated.
         subjects: Number of subjects of these cases.
     """
 
-    ranked: tuple[RankedRun, ...]
+    runs: tuple[ComparedRun, ...]
     cases: int
     subjects: int
 
     @property
-    def best(self) -> RankedRun:
+    def best(self) -> ComparedRun:
         """The run with the highest Dice; the first of equals."""
-        return max(self.ranked, key=lambda candidate: round(candidate.dice, _DIGITS))
+        return max(self.runs, key=lambda candidate: round(candidate.dice, _DIGITS))
 
     def write_tsv(self, path: str | Path) -> None:
         """Write one row per run as tab-separated text with a header.
@@ -79,7 +79,7 @@ class Comparison:
         """
         columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
         rows = []
-        for one in self.ranked:
+        for one in self.runs:
             own, lag = one.interval, one.difference_interval
             rows.append([one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high])
         write_text(path, to_tsv(columns, rows))
@@ -92,7 +92,7 @@ class Comparison:
 
     def _cells(self) -> list[list[str]]:
         rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]
-        for one in self.ranked:
+        for one in self.runs:
             difference = (
                 ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
             )
@@ -100,7 +100,7 @@ class Comparison:
         return rows
 
     def _notes(self) -> list[str]:
-        unsure = [c.run for c in self.ranked if c is not self.best and 0 in c.difference_interval]
+        unsure = [c.run for c in self.runs if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
         return [
             f"{pluralise(self.cases, 'case')} of {pluralise(self.subjects, 'subject')}",
@@ -179,21 +179,21 @@ def _resolved(run: str | Path) -> Path:
 
 
 def compare_scores(measured: Sequence[RunScores]) -> Comparison:
-    """Compare scores on the same cases and labels.
+    """Compare each run with the best one.
 
     Args:
-        measured: The scores of each run.
+        measured: The scores of each run. All must be of the same cases and labels.
 
     Returns:
-        The ranking, in the order of `measured`.
+        The comparison, with the runs in the order of `measured`.
     """
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
     dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
     draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in measured]
     best = int(np.argmax(np.round(dice, _DIGITS)))
-    ranked = [
-        RankedRun(
+    compared = [
+        ComparedRun(
             one.runs,
             own,
             Interval.from_draws(own_draws),
@@ -202,7 +202,7 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
         )
         for one, own, own_draws in zip(measured, dice, draws, strict=True)
     ]
-    return Comparison(tuple(ranked), len(subjects), len(set(subjects)))
+    return Comparison(tuple(compared), len(subjects), len(set(subjects)))
 
 
 def _load_scores(run: Path) -> RunScores:

@@ -154,7 +154,7 @@ class Table:
         write_text(path, to_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
 
     def summary(self) -> dict[str, Any]:
-        """Return means and statistics as plain values; None replaces NaN and infinity."""
+        """Return the foreground mean and the statistics of each label as plain values; None replaces NaN and infinity."""
         return {
             "cases": len(self.cases),
             "foreground_mean": finite_values(self.foreground_mean()),

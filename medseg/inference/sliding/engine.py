@@ -18,7 +18,7 @@ from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.probability_files import ProbabilityFile
 from medseg.runtime.glibc_memory import keep_freed_memory
-from medseg.runtime.memory import free_memory, used_memory
+from medseg.runtime.memory import free_memory, process_memory
 from medseg.runtime.progress import Progress
 
 _AMPLE_FRACTION = (
@@ -129,7 +129,7 @@ class Engine:
             ConfigError: No layout fits; the message names the smallest sufficient budget.
         """
         labels = prepared.target.volume.data
-        used = used_memory()
+        used = process_memory()
         held = used + labels.nbytes
         later = held + self.postprocess_bytes_per_voxel * labels.size
         if probabilities is not None:

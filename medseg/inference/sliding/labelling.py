@@ -41,7 +41,7 @@ class LabelRule(Protocol):
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """The probabilities `(k,)` of a voxel that is outside the predicted box."""
+        """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
 
     def classes(self, logits: Tensor) -> Tensor:
         """Return classes `(*shape)` int16; raise `ModelError` if logits are not finite."""
@@ -101,7 +101,7 @@ class Argmax:
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """The probabilities `(k,)` of a voxel outside the predicted box."""
+        """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
         return (1.0, *(0.0,) * (len(self.values) - 1))
 
     def classes(self, logits: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class RegionThreshold:
 
     @property
     def background_probabilities(self) -> tuple[float, ...]:
-        """The probabilities `(k,)` of a voxel outside the predicted box."""
+        """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
         return (0.0,) * (len(self.values) - 1)
 
     @cached_property

@@ -37,9 +37,9 @@ class PreparedPrediction:
     """An image that is ready for the network, and the label map that it will fill.
 
     Attributes:
-        image: The prepared image `(c, Z, X, Y)` float32, slab axis first.
+        image: The prepared image `(c, Z, X, Y)` float32. Windows are predicted in the order of Z.
         target: The label map on the file's grid.
-        axes: For each axis, slab axis first, which network voxels each target voxel is interpolated from.
+        axes: For each of the axes Z, X and Y, which network voxels each target voxel is interpolated from.
         empty: Returns whether a window `(c, *window)` is empty and need not be predicted; None to predict all.
         run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
             the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.

@@ -95,15 +95,17 @@ class LazyImage:
 
 
 class ImageSlab:
-    """The slices of an image that the current windows cover, with zeros around axes shorter than their window.
+    """The consecutive slices of an image that the current windows cover.
+
+    The image is padded with zeros along axes that are shorter than the window.
 
     Args:
         image: The image; each slice is requested once, in order.
-        sizes: Voxels per axis with padding.
+        sizes: Voxels along each axis of the padded image.
         before: Voxels of padding in front of each axis.
         height: Number of slices to hold.
-        columns: Part of the padded second axis to hold; None for an image with one axis.
-        device: Device to hold them on.
+        columns: Range of the second axis of the padded image to hold; None for an image with one axis.
+        device: Device that holds the slices.
     """
 
     def __init__(

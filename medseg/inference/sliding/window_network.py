@@ -24,7 +24,7 @@ logits are always formed in the same order."""
 
 
 class WindowNetwork:
-    """Maps windows `(n, c, Z, X, Y)`, slab axis first, to logits `(n, k, Z, X, Y)`.
+    """Maps windows `(n, c, Z, X, Y)` to logits `(n, k, Z, X, Y)`.
 
     In the second stage of a cascade, the last channel of a window holds the class indices of the first stage. It becomes
     one channel per label here, window by window, so that an image with that many channels is never in memory.
@@ -39,7 +39,7 @@ class WindowNetwork:
         dtype: Number format of the network.
         model: The network, on its device.
         volumetric: The network as a function of 3-D windows; a 2-D network is applied slice by slice.
-        window: Voxels of a window, slab axis first.
+        window: Voxels of a window along Z, X and Y.
         exclusive: Lock to hold while another thread reads an image, whose memory must not count as the network's.
 
     Raises:
@@ -51,7 +51,7 @@ class WindowNetwork:
         self.dtype = resolve_precision(saved.predict.precision, device)
         self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
         volumetric = as_volumetric(model, saved.slice_view)
-        self.volumetric = compiled(volumetric) if saved.predict.compile else volumetric
+        self.volumetric = compile_for_windows(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._first_stage_labels = saved.num_first_stage_labels
         self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
@@ -91,7 +91,7 @@ class WindowNetwork:
         return self._measured[batch_size]
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compile_for_windows(model: nn.Module) -> nn.Module:
     """Return the model compiled for one window size; the code is kept in the user's cache between runs.
 
     Args:

@@ -117,7 +117,9 @@ def read_config(network: str, path: Path) -> tuple[Arguments, SavedModel, Any]:
         )
     unwanted = [key for key in OURS if key in values]
     if unwanted:
-        raise ConfigError(f"{path}: {unwanted[0]}: unknown key: the command fills it in. Remove it.")
+        raise ConfigError(
+            f"{path}: {unwanted[0]}: found a value, expected none, because this command fills it in. Remove the key."
+        )
     arguments = kind.parse(given, source=f"{path}: network")
     translation = arguments.translated(str(path))
     origin = {"imported_from": f"MONAI {name}"}

@@ -117,11 +117,11 @@ def _import_folder(
             "model": {"name": network["name"], **_resolved_options(network, folder)},
             "channel_names": names,
             "preprocessing": _preprocessing(plans, axes, options.orientation, len(names)),
-            "window": axes.volume(plans.configuration.patch_size, across=1),
+            "window": axes.per_file_axis(plans.configuration.patch_size, across=1),
             "slice_axis": axes.slice_axis,
             "members": len(checkpoints),
             "num_first_stage_labels": len(labels.foreground) if stage is not None else 0,
-            "predict": _AS_NNUNET.replace(mirror_axes=axes.of_volume(first.mirror_axes)),
+            "predict": _AS_NNUNET.replace(mirror_axes=axes.sorted_file_axes(first.mirror_axes)),
             "trained_on": _origin(plans, configuration, first, checkpoints),
         },
         source=str(folder),
@@ -185,15 +185,15 @@ class FileAxes:
         places = self.file_axes[-self.dims :]
         return tuple(sorted(range(self.dims), key=lambda axis: places[axis]))
 
-    def volume(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
-        """Return numbers per network axis as numbers per file axis; `across` is used for the slice axis of a 2-D network."""
+    def per_file_axis(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
+        """Return one value per file axis from one per network axis; the slice axis of a 2-D network gets `across`."""
         turned = [values[axis] for axis in self.order]
         if self.dims == 2:
             turned.insert(self.slice_axis, across)
         return tuple(turned)
 
-    def of_volume(self, axes: Sequence[int]) -> tuple[int, ...]:
-        """Return the sorted file axes of some of the network's axes; axes that it does not have are ignored."""
+    def sorted_file_axes(self, axes: Sequence[int]) -> tuple[int, ...]:
+        """Return the file axes of some axes of the network, in ascending order; axes that it does not have are ignored."""
         places = self.file_axes[-self.dims :]
         return tuple(sorted(places[axis] for axis in axes if axis < self.dims))
 
@@ -296,7 +296,7 @@ def _preprocessing(plans: Plans, axes: FileAxes, orientation: str | None, channe
         )
     return Preprocessing(
         orientation=plans.orientation or wanted,
-        spacing=axes.volume(plans.configuration.spacing, across=None),
+        spacing=axes.per_file_axis(plans.configuration.spacing, across=None),
         crop_to_nonzero=True,
         channels=normalizations,
     )

@@ -37,7 +37,7 @@ class InstanceNorm(nn.Module):
         """Map (n c *spatial) to the same shape and memory format; it must have more than one voxel."""
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, len(self.weight), self.eps)
-        if not _exactly(x):
+        if not _uses_channel_statistics(x):
             return match_memory_format(
                 F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x
             )
@@ -45,8 +45,8 @@ class InstanceNorm(nn.Module):
         return _joined([_NormaliseSample.apply(sample, weight, bias, self.eps) for sample in x.split(1)])
 
 
-def _exactly(x: Tensor) -> bool:
-    """Return whether to use `channel_statistics`: for channels-last on the CPU, in at most float32."""
+def _uses_channel_statistics(x: Tensor) -> bool:
+    """Return whether to normalise with `channel_statistics`: on the CPU, in channels-last, unless in float64."""
     return x.device.type == "cpu" and x.dtype != torch.float64 and is_channels_last(x)
 
 
@@ -147,7 +147,7 @@ class GroupNorm(nn.GroupNorm):
         """Map (n c *spatial) to the same shape and memory format."""
         if torch.compiler.is_exporting():
             return _in_steps(x, self.weight, self.bias, self.num_groups, self.eps)
-        if not _exactly(x):
+        if not _uses_channel_statistics(x):
             return match_memory_format(super().forward(x), x)
         settings = (self.weight.float(), self.bias.float(), self.num_groups, self.eps)
         return _joined([_NormaliseGroups.apply(sample, *settings) for sample in x.split(1)])

@@ -270,7 +270,7 @@ def maskformer(config: MaskFormerOptions, in_channels: int, num_classes: int) ->
 
 def mask2former(config: Mask2FormerOptions, in_channels: int, num_classes: int) -> MaskTransformer:
     """Return a Mask2Former with fresh weights, without the unused last norm of a Swin transformer."""
-    settings = _quiet(
+    settings = _without_backbone_warning(
         lambda: Mask2FormerConfig(
             backbone_config=_backbone(config, in_channels),
             feature_size=config.hidden_channels,
@@ -347,7 +347,7 @@ def _backbone(config: MaskTransformerFields, in_channels: int) -> ResNetConfig |
     )
 
 
-def _quiet(make: Callable[[], Mask2FormerConfig]) -> Mask2FormerConfig:
+def _without_backbone_warning(make: Callable[[], Mask2FormerConfig]) -> Mask2FormerConfig:
     """Call `make` without the warning of transformers that a ResNet is not an expected backbone."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

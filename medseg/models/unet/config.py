@@ -102,7 +102,7 @@ class UNetOptions(ModelOptions):
     Examples:
         >>> from medseg.models import UNetOptions
         >>> options = UNetOptions(channels=(8, 16, 32), norm="group")
-        >>> options.num_levels, options.skip_widths()
+        >>> options.num_decoder_levels, options.skip_widths()
         (2, (16, 8))
         >>> options.encoder_stages[1].stride
         2
@@ -166,7 +166,7 @@ class UNetOptions(ModelOptions):
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
-        levels = self.num_levels
+        levels = self.num_decoder_levels
         lists: dict[str, tuple[Any, ...] | None] = {
             "decoder_stages": self.decoder_stages,
             "upsample_channels": self.upsample_channels,
@@ -197,8 +197,8 @@ class UNetOptions(ModelOptions):
         return self
 
     @property
-    def num_levels(self) -> int:
-        """The number of decoder levels: one less than encoder stages."""
+    def num_decoder_levels(self) -> int:
+        """The number of decoder levels, one less than the number of encoder stages."""
         return len(self.encoder_stages) - 1
 
     def decoder(self) -> tuple[Stage, ...]:
@@ -299,7 +299,7 @@ class AttentionUNetOptions(UNetOptions):
     Examples:
         >>> from medseg.models import AttentionUNetOptions
         >>> options = AttentionUNetOptions(channels=(8, 16, 32), gate={"include_shallowest": True})
-        >>> options.downsample, options.upsample, options.gate.switches(options.num_levels)
+        >>> options.downsample, options.upsample, options.gate.switches(options.num_decoder_levels)
         ('maxpool', 'linear', (True, True))
     """
 

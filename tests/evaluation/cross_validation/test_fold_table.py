@@ -97,7 +97,7 @@ def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
     ]
     found = compare_cross_validations(runs)
     assert found.best.run == runs[1]
-    worse, best, alike = found.ranked
+    worse, best, alike = found.runs
     assert best.difference == best.difference_interval.low == best.difference_interval.high == 0
     # Pair by pair the difference is far surer than each mean by itself.
     assert worse.difference_interval.high < -0.04

@@ -38,7 +38,7 @@ def rows_of(run):
 
 def test_an_ensemble_of_runs_averages_the_folds_that_held_out_a_case(whole, other, workplace):
     comparison = compare_with_ensembles([whole, other])
-    names = [candidate.run for candidate in comparison.ranked]
+    names = [candidate.run for candidate in comparison.runs]
     assert names == [str(whole), str(other), f"{whole} + {other}"]
     dataset = read_dataset(workplace / "data")
     fold_of = [
@@ -59,7 +59,7 @@ def test_an_ensemble_of_runs_averages_the_folds_that_held_out_a_case(whole, othe
         ):
             by_label.setdefault(row.label, []).append(row.dice)
     expected = np.mean([np.nanmean(values) for values in by_label.values()])
-    assert comparison.ranked[2].dice == pytest.approx(expected)
+    assert comparison.runs[2].dice == pytest.approx(expected)
     assert 0 < expected < 1
 
 
@@ -67,7 +67,7 @@ def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
     copy = workplace / "copy"
     shutil.copytree(whole, copy)
     comparison = compare_with_ensembles([whole, copy, other])
-    alone, again, _, itself, *mixed = comparison.ranked
+    alone, again, _, itself, *mixed = comparison.runs
     assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
     assert mixed[0].dice == mixed[1].dice
     assert main(["compare", str(whole), str(copy), "--ensembles"]) == 0

@@ -236,7 +236,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("dynunet", DYNUNET, {"network": {"kernel_size": [3, 3]}}, r"found 2, 3 and 2 entries"),
         ("dynunet", DYNUNET, {"network": {"filters": [4, 6]}}, r"filters: found 2 entries, expected at least 3"),
         ("basicunet", BASIC, {"network": {"upsample": "nontrainable"}}, r"upsample: .*'deconv'.*'nontrainable'"),
-        ("unet", UNET, {"model": {"name": "unet_3d"}}, r"model: unknown key: the command fills it in"),
+        ("unet", UNET, {"model": {"name": "unet_3d"}}, r"model: found a value, expected none, because this command"),
         ("unet", UNET, {"windw": [1, 2, 3]}, r"windw: unknown key\. Did you mean 'window'"),
         ("unet", UNET, {"window": [16, 18, 1]}, r"window: found \[16, 18\], expected multiples of \[4, 4\]"),
         ("unet", UNET, {"window": [16, 16, 16]}, r"window\.2: found 16, expected 1"),

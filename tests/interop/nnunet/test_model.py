@@ -272,13 +272,13 @@ def test_axes_follow_the_definition(transpose):
     shape = (2, 3, 5)
     tensor_shape = np.empty(shape).transpose(2, 1, 0).transpose(transpose).shape
     axes = FileAxes(transpose, 3)
-    assert axes.volume(tensor_shape, across=None) == shape
+    assert axes.per_file_axis(tensor_shape, across=None) == shape
     assert [shape[place] for place in axes.file_axes] == list(tensor_shape)
-    assert [shape[axis] for axis in axes.of_volume((0,))] == [tensor_shape[0]]
+    assert [shape[axis] for axis in axes.sorted_file_axes((0,))] == [tensor_shape[0]]
     flat = FileAxes(transpose, 2)
-    assert flat.volume(tensor_shape[1:], across=tensor_shape[0]) == shape
+    assert flat.per_file_axis(tensor_shape[1:], across=tensor_shape[0]) == shape
     assert shape[flat.slice_axis] == tensor_shape[0]
-    assert {shape[axis] for axis in flat.of_volume((0, 1))} == set(tensor_shape[1:])
+    assert {shape[axis] for axis in flat.sorted_file_axes((0, 1))} == set(tensor_shape[1:])
 
 
 def test_spacing_comes_from_the_affine(tmp_path):
