@@ -49,8 +49,8 @@ def read_instances(path: str | Path) -> InstanceFile:
         The ids per voxel, with the label values and scores of the table if there is one.
 
     Raises:
-        DataError: The file is no label map, or the table has unknown columns, duplicate ids, or cells that are not
-            numbers.
+        DataError: The file is no label map, or the table has unknown columns, duplicate ids, ids or label values below 1,
+            scores that are not finite, or cells that are not numbers.
     """
     path = Path(path)
     ids = read_labels(path)
