@@ -168,6 +168,7 @@ MODELS: Registry[ModelEntry] = Registry(
         "medseg.models.mask_rcnn.config",
         "medseg.models.maskformer.config",
         "medseg.models.monai.config",
+        "medseg.models.segresnet.config",
     ),
     entry_point="medseg.models",
 )

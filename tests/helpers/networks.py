@@ -49,4 +49,6 @@ def toy_options(name):
         levels = _LEVELS if name.endswith("fpn") else {"anchor_sizes": [[8, 16, 32]]}
         block = {"block": "basic", "width_per_group": 64} if name.endswith("c4") else {}
         return _RESNET | width | _DETECTOR | levels | block
+    if name.startswith("segresnet"):
+        return {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
     return {"channels": [4, 8, 8]}

@@ -1,0 +1,55 @@
+"""MONAI's SegResNet as a model of the catalog."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import SegResNet
+
+from medseg.errors import ConfigError
+from medseg.models import MODELS, build_model, list_models, parse_options
+
+NAMES = ["segresnet_2d", "segresnet_3d"]
+
+
+def test_both_names_are_listed():
+    assert list_models("segresnet_*") == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_monai_s(name, toy):
+    model = toy(name).eval()
+    dims = MODELS.get(name).dims
+    assert model.divisor == (4,) * dims
+    other = SegResNet(dims, 8, in_channels=2, out_channels=3, blocks_down=(1, 1, 1), blocks_up=(1, 1)).eval()
+    other.load_state_dict(model.network.state_dict())
+    image = torch.randn(1, 2, *(8, 12, 4)[:dims])
+    with torch.no_grad():
+        assert torch.equal(model(image), other(image))
+        assert model(image[..., :3]).shape == (1, 3, *image.shape[2:-1], 3)
+
+
+def test_dropout_is_applied_in_training_only(toy):
+    model = toy("segresnet_2d", dropout=0.5)
+    image = torch.randn(1, 2, 8, 8)
+    assert not torch.equal(model(image), model(image))
+    assert torch.equal(model.eval()(image), model(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"blocks_down": [1, 1]}, "blocks_up has 3 entries, expected 1: one less than blocks_down"),
+        ({"init_filters": 4}, "init_filters"),
+        ({"init_filters": 12}, "multiple of 8"),
+        ({"blocks_down": [1], "blocks_up": []}, "blocks_down"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_options("segresnet_3d", options)
+
+
+def test_a_wider_network_is_built():
+    model = build_model("segresnet_2d", in_channels=1, num_classes=2, init_filters=16)
+    assert model(torch.zeros(1, 1, 9, 8)).shape == (1, 2, 9, 8)
