@@ -93,8 +93,8 @@ class DataSettings(Config):
 
     Attributes:
         path: Dataset folder or TSV table; can be given on the command line instead.
-        layout: Layout of the folder: ``msd``, ``nnunet``, ``bids``, ``table``, ``images`` or the name of a layout that an
-            installed package registers; ``auto`` recognises it.
+        layout: Layout of the folder: ``msd``, ``nnunet``, ``bids``, ``table``, ``images``, ``masks`` or the name of a layout
+            that an installed package registers; ``auto`` recognises it.
         phantom: Settings of a synthetic dataset to use instead of `path`; null for none.
         labels: Label name → value, for layouts without label names; null takes them from the dataset.
         regions: Region name → values of its labels, or ``{values: [...], output_value: 1}``. The network then predicts

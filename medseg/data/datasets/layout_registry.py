@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Path], "Dataset"]
 
-BUILT_IN_LAYOUTS = ("table", "msd", "nnunet", "bids", "images")
+BUILT_IN_LAYOUTS = ("table", "msd", "nnunet", "bids", "images", "masks")
 """Names of medseg's own layouts, in the order in which a folder is tested for them."""
 
 
@@ -44,6 +44,7 @@ LAYOUTS: Registry[Layout] = Registry(
         "medseg.data.datasets.dataset_json",
         "medseg.data.datasets.bids",
         "medseg.data.datasets.image_folders",
+        "medseg.data.datasets.mask_folders",
     ),
     entry_point="medseg.layouts",
 )

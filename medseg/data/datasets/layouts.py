@@ -1,8 +1,8 @@
 """Reading datasets as they are arranged on disk, without renaming or moving a file.
 
 Layouts: ``msd`` (Medical Segmentation Decathlon; nnU-Net v1 wrote the same list), ``nnunet`` (nnU-Net v2 raw),
-``bids`` (raw images with label maps in derivatives), ``table`` (a TSV file that lists cases), ``images`` (folders of
-images with label maps or instance maps of the same names), and those of installed packages.
+``bids`` (raw images with label maps in derivatives), ``table`` (a TSV file that lists cases), ``images`` and ``masks``
+(folders of images with maps of the same names), and those of installed packages.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _recognised(path: Path) -> Layout:
             return layout
     if (path / IMAGES).is_dir():
         raise DataError(
-            f"{path}: found {IMAGES}/ without labels/ or instances/, expected one of them next to it. Add a map of the "
-            "same name there for each image that has one."
+            f"{path}: found {IMAGES}/ without labels/, masks/ or instances/, expected one of them next to it. Add a map "
+            "of the same name there for each image that has one."
         )
     if path.is_dir() and not any(not item.name.startswith(".") for item in path.iterdir()):
         raise DataError(f"{path}: found an empty folder, expected a dataset or images. Check the path.")
     raise DataError(
-        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images next to labels or instances, expected "
-        "one of them. Write a table with the columns case, image and label."
+        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images next to labels, masks or instances, "
+        "expected one of them. Write a table with the columns case, image and label."
     )

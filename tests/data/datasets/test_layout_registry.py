@@ -36,12 +36,12 @@ def test_every_layout_of_medseg_is_in_the_order(monkeypatch):
 @pytest.mark.usefixtures("documented_layouts")
 def test_the_layouts_of_the_guide_are_recognised(tmp_path):
     cells, studies = tmp_path / "cells", tmp_path / "livers"
-    for folder in ("images", "masks"):
+    for folder in ("photos", "annotations"):
         (cells / folder).mkdir(parents=True)
         Image.fromarray(np.zeros((4, 5), np.uint8)).save(cells / folder / "001.png")
     (case,) = read_dataset(cells).cases
-    assert case.label == cells / "masks" / "001.png"
-    assert DataSettings(layout="masks").layout == "masks"
+    assert case.label == cells / "annotations" / "001.png"
+    assert DataSettings(layout="annotations").layout == "annotations"
     for name in ("p1_a", "p1_b"):
         (studies / "studies" / name).mkdir(parents=True)
         for file in ("ct.nii.gz", "liver.nii.gz"):
@@ -54,14 +54,14 @@ def test_the_layouts_of_the_guide_are_recognised(tmp_path):
 
 
 def test_without_them_the_folder_is_no_dataset(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "annotations").mkdir()
     assert not is_dataset(tmp_path)
 
 
 @pytest.mark.usefixtures("documented_layouts")
 def test_a_layout_of_medseg_is_preferred(tmp_path):
-    for folder in ("images", "masks", "labels"):
+    for folder in ("photos", "annotations", "images", "labels"):
         (tmp_path / folder).mkdir()
         Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / folder / "001.png")
     assert read_dataset(tmp_path).cases[0].label == tmp_path / "labels" / "001.png"
