@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("inspect", help="describe files or datasets", description=__doc__)
     parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
-    parser.add_argument("--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)")
+    parser.add_argument(
+        "--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
