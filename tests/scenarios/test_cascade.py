@@ -210,7 +210,7 @@ def test_an_unfinished_or_foreign_stage_is_refused(stage, tmp_path):
         ),
         (
             {"augment": {"dummy_2d_axis": 2}, "model": {"name": "unet_2d"}, "patch": {"size": [8, 8]}},
-            "augment.dummy_2d_axis: found 2, expected null because the patches of unet_2d are slices",
+            "augment.dummy_2d_axis: found 2, expected null because the patches of unet_2d are already slices",
         ),
         ({"cascade": {"first_stag": "x"}}, "Did you mean 'first_stage'"),
         ({"cascade": {"first_stage": ""}}, "cascade.first_stage"),

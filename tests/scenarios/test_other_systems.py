@@ -25,6 +25,7 @@ from tests.helpers.runs import MakeExperiment
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
+import lightning_fabric, monai, psutil, torch, transformers  # they check for the system themselves
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 import medseg
@@ -63,7 +64,7 @@ def test_probabilities_are_written_without_posix_fallocate(
 @pytest.mark.slow
 def test_spawned_workers_cut_the_same_patches(make_experiment: MakeExperiment, tmp_path: Path) -> None:
     """macOS and Windows start workers by spawn, so that a dataset must survive pickling."""
-    patches = make_experiment("train.steps=2").trainer(tmp_path / "run")._train
+    patches = make_experiment("train.steps=2").trainer(tmp_path / "run").patches.train
     (found,) = DataLoader(
         torch.utils.data.Subset(patches, [1]), batch_size=1, num_workers=1, multiprocessing_context="spawn"
     )
