@@ -50,8 +50,8 @@ def plan_extension(experiment: ExperimentConfig, run: RunFolder, more: str) -> E
     """
     if run.fold_of is not None:
         raise ConfigError(
-            f"{run}: found a fold of a cross-validation, expected a single run to extend, because all folds are trained "
-            "alike. Train longer in a new folder."
+            f"{run}: found a fold of a cross-validation, expected a single run to extend, because all folds are "
+            "trained equally long. Train longer in a new folder."
         )
     record = run.read_record()
     found = load_checkpoint(run.checkpoints)

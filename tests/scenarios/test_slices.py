@@ -13,6 +13,7 @@ from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
+from medseg.experiment.run_folder import RunFolder, RunRecord
 from medseg.io.files import write
 from medseg.labels.instances import Instances
 from medseg.model_folder.folder import load_model
@@ -104,6 +105,7 @@ def run_with_instances(tmp_path):
         write(Volume(predicted, grid, "label"), run / "predictions" / f"{name}.nii.gz")
     experiment = Experiment.parse({**TOY, "data": {"folds": 2, "path": str(data)}})
     (run / "config.yaml").write_text(experiment.to_yaml())
+    RunFolder(run).write_record(RunRecord(kind="training"))
     (run / "splits.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
     return run
 

@@ -66,7 +66,7 @@ def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, radiolog
     like = Volume(np.zeros((1, *fine.shape), np.float32), fine)
     write_instances(on_file, like, tmp_path / "p" / "a.nii.gz", Labels.from_names({"ball": 4}))
     write(reference.resampled(like=fine), tmp_path / "r" / "a.nii.gz")
-    (tmp_path / "r" / "a.tsv").write_text("id\tclass\n1\t4\n2\t4\n3\t4\n")
+    (tmp_path / "r" / "a.tsv").write_text("id\tlabel_value\n1\t4\n2\t4\n3\t4\n")
     table = evaluate_instances(tmp_path / "p", tmp_path / "r", Labels.from_names({"ball": 4}))
     figures = table.pooled()["ball"]
     assert (figures.tp, figures.fp, figures.ap50) == (3, 0, pytest.approx(1))
