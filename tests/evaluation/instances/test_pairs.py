@@ -161,7 +161,7 @@ def test_flags_that_do_not_go_together(folders, capsys):
     assert main(["evaluate", predictions, references, "--detection-iou", "0.1"]) == 1
     assert "without --instances" in capsys.readouterr().err
     assert main(["evaluate", predictions, references, "--components-of", "both", "--tolerance-mm", "1"]) == 1
-    assert "measure no surfaces" in capsys.readouterr().err
+    assert "no surfaces are measured" in capsys.readouterr().err
     (folders[0] / "b.nii.gz").write_bytes(b"")
     assert main(["evaluate", predictions, references, "--instances"]) == 2
     told = capsys.readouterr()
