@@ -308,7 +308,7 @@ def test_models_without_a_graph_are_refused_in_one_sentence(capfd):
     ) as told:
         to_onnx(Branching(), (8, 8), {}, dynamic=False)
     assert "\n" not in str(told.value)
-    with pytest.raises(ModelError, match=r"OneSize: .* with free sizes .*Leave --dynamic out\.$"):
+    with pytest.raises(ModelError, match=r"OneSize: .* with free sizes .*Omit --dynamic\.$"):
         to_onnx(OneSize(), (16, 16), {}, dynamic=True)
     assert capfd.readouterr() == ("", "")
 

@@ -154,16 +154,17 @@ def _hub_file(source: str, *, download: bool) -> Path:
     if match is None:
         fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
         raise ModelError(error_message("weights", f"not the name of a hub repository: {source!r}", fix=fix))
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
 
     repository, revision = match["repository"], match["revision"]
-    try:
-        return Path(
-            hf_hub_download(repository, "model.safetensors", revision=revision, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, ValueError):
-        _require_leave(source, "model.safetensors in the local cache", download=download)
+    # Not hf_hub_download(local_files_only=True): it looks up a list of programs on the hub for its user agent.
+    cached = try_to_load_from_cache(
+        repository, "model.safetensors", cache_dir=constants.HF_HUB_CACHE, revision=revision
+    )
+    if isinstance(cached, str):
+        return Path(cached)
+    _require_leave(source, "model.safetensors in the local cache", download=download)
     if revision is None or not _COMMIT.fullmatch(revision):
         fix = "Write hub:ORGANISATION/NAME@COMMIT with the 40 digits of a commit"
         expected = "a commit, as branches and tags can be moved"

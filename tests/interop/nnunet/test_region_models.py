@@ -99,7 +99,7 @@ def test_label_maps_and_probabilities_are_those_of_nnunet(case, tmp_path):
 def test_regions_without_an_order_are_refused(tmp_path):
     folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_with(NESTED, [1, 2, 3]))
     (folder / "dataset.json").write_text(json.dumps(dataset_of(labels=NESTED)))
-    with pytest.raises(DataError, match=r"regions_class_order None, expected a list of 3 values"):
+    with pytest.raises(DataError, match=r"regions_class_order None, expected a list of 3 output values"):
         import_nnunet(folder, tmp_path / "model")
 
 

@@ -25,7 +25,7 @@ def test_blocks_are_timm_s():
         img_size=32, embed_dim=24, depth=4, num_heads=2, class_token=False, num_classes=0, global_pool=""
     )
     torch.nn.init.normal_(theirs.pos_embed)
-    ours = ViT(config(window=2), 3).eval()
+    ours = ViT(config(attention_window=2), 3).eval()
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("norm.")}
     ours.load_state_dict(state)
     image = torch.randn(2, 3, 32, 32)
