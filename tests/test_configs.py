@@ -10,6 +10,8 @@ from medseg.experiment.experiment import Experiment
 from medseg.models.summary import summarize
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 NAMES = [str(path.relative_to(FOLDER)) for path in FILES]

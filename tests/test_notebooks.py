@@ -23,6 +23,8 @@ from nbformat import NotebookNode
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 METADATA = {

@@ -7,10 +7,13 @@ import os
 import shutil
 
 import numpy as np
+import pytest
 
 import medseg
 from medseg.cli.main import main
 from medseg.train.reporting import read_metrics
+
+pytestmark = pytest.mark.slow
 
 
 def test_overrides_may_stand_behind_flags(workplace, tmp_path, capsys):

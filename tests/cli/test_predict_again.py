@@ -13,6 +13,8 @@ import medseg
 from medseg.cli.main import main
 from medseg.storage.atomic import write_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(workplace, tmp_path) -> Path:

@@ -25,6 +25,8 @@ from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.models.layers.norms import GroupNorm, InstanceNorm
 
+pytestmark = pytest.mark.slow
+
 LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
 

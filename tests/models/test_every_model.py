@@ -12,6 +12,8 @@ from medseg.errors import ModelError
 from medseg.models import MODELS, SliceWise, list_models, parse_options, summarize
 from tests.helpers.networks import toy_options
 
+pytestmark = pytest.mark.slow
+
 
 def distinct_at_toy_size():
     """All names but those that differ from another in sizes alone, such as ResNet-50 from ResNet-101."""

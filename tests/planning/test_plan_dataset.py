@@ -39,6 +39,8 @@ from medseg.planning.plan_page import write_page
 from medseg.planning.propose import propose
 from medseg.runtime.memory import GIB
 
+pytestmark = pytest.mark.slow
+
 EIGHT = MemoryBudget(8, "a test", on_gpu=True)
 
 

@@ -26,6 +26,8 @@ from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.runtime.stop_signals import Interrupted
 from tests.helpers.patches import patch_dataset
 
+pytestmark = pytest.mark.slow
+
 TOY = [
     "model.channels=[4,8]",
     "model.num_blocks=1",

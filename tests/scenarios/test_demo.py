@@ -13,6 +13,8 @@ from medseg.train.reporting import read_metrics
 from medseg.yaml_dialect import read_yaml
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "train.steps=12", "train.report_every=4", "train.validate_every=6", "train.validation_batches=1",
     "data.phantom.cases=5", "preprocess.spacing=[12, 12, 16]", "model.channels=[4, 8]", "model.num_blocks=1",

@@ -21,6 +21,8 @@ from medseg.model_folder.folder import load_model
 from medseg.models.mask_rcnn.network import MaskRCNN
 from medseg.train.reporting import read_metrics
 
+pytestmark = pytest.mark.slow
+
 PARTS = {"objectness", "rpn_box_reg", "classifier", "box_reg", "mask"}
 TOY = {
     "name": "toy",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
 from medseg.losses.catalog import Loss
 from medseg.train.validation import dice_of, predicted_classes
+
+pytestmark = pytest.mark.slow
 
 ORGANS = Labels.from_names({"a": 1, "b": 2})
 SHAPE = (8, 8, 8)

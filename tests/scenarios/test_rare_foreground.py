@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import medseg
 from medseg.experiment.experiment import Experiment
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+
+pytestmark = pytest.mark.slow
 
 AUGMENTATIONS = (
     "rotate",

@@ -22,6 +22,8 @@ from medseg.model_folder.folder import load_model, save_model
 from medseg.volumes.resampling import AxisMap
 from tests.helpers.sliding import blocks_of, interpolated, run_in_bands, smooth_logits
 
+pytestmark = pytest.mark.slow
+
 LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})
 REGIONS = LABELS.with_regions({"organs": (5, 7, 300), "spleen part": (7, 300), "tumour": (300,)})
 

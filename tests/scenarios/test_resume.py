@@ -23,6 +23,8 @@ from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reporting import read_metrics
 from tests.helpers.runs import toy_experiment, write_toy_data
 
+pytestmark = pytest.mark.slow
+
 # One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.
 CHILDREN = """
 import os, signal, sys, torch

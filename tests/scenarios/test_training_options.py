@@ -20,6 +20,8 @@ from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
+pytestmark = pytest.mark.slow
+
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")

@@ -16,6 +16,8 @@ from medseg.experiment.experiment import Experiment
 from medseg.runtime.launch import is_main_process, process_count, processes_per_machine
 from medseg.train.reporting import read_metrics
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = (
     *("model.dropout=0", "train.precision=float32", "train.steps=20", "train.report_every=10"),
     *(

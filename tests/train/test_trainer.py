@@ -17,6 +17,8 @@ from medseg.errors import ConfigError, DataError
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(request, workplace, tmp_path_factory):

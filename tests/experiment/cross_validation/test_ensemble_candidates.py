@@ -19,6 +19,8 @@ from medseg.experiment.cross_validation.ensemble_candidates import compare_with_
 from medseg.inference.predictor_ensemble import PredictorEnsemble
 from tests.helpers.runs import one_thread
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def other(make_experiment, workplace):

@@ -30,6 +30,8 @@ from medseg.model_folder.folder import load_model, save_model
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 def results(run: Path) -> dict[str, str]:
     """Return hashes of all results of training and aggregation, which contain no times or machines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from medseg.inference.sliding.window_network import SLAB_FIRST
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 from tests.helpers.sliding import dense_logits, interpolated
+
+pytestmark = pytest.mark.slow
 
 
 @st.composite

@@ -24,6 +24,8 @@ from tests.helpers.nnunet_models import (
     write_trained,
 )
 
+pytestmark = pytest.mark.slow
+
 THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 LARGE = {"shape": (26, 24, 20), "spacing": (1.0, 1.2, 1.5), "border": 2}

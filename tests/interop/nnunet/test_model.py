@@ -28,6 +28,8 @@ from tests.helpers.nnunet_models import (
     write_trained,
 )
 
+pytestmark = pytest.mark.slow
+
 THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 BY_SLICES = (2, 0, 1)  # tensor axes are file axes x, z, y

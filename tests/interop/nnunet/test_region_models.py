@@ -28,6 +28,8 @@ from tests.helpers.nnunet_models import (
     write_trained,
 )
 
+pytestmark = pytest.mark.slow
+
 NESTED = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": 3}
 CROSSED = {"background": 0, "left part": [1, 2], "right part": [2, 4], "small": [4], "ignore": 5}
 

@@ -12,6 +12,8 @@ from medseg.errors import ConfigError, ModelError
 from medseg.models import MODELS, build_model, list_models, parse_options
 from medseg.models.layers.memory_format import channels_last_format
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["monai_attention_unet_2d", "monai_attention_unet_3d", "monai_unet_2d", "monai_unet_3d"]
 
 
