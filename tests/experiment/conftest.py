@@ -35,6 +35,10 @@ def make_experiment(workplace: Path) -> MakeExperiment:
 @pytest.fixture(scope="session")
 def whole(make_experiment: MakeExperiment, workplace: Path) -> Path:
     """A cross-validation that was trained and aggregated without interruption; tests must not change it."""
+    store = workplace / ".prepared"
+    before = {path.name for path in store.glob("*")}
     with one_thread():
         list(make_experiment().cross_validation(workplace / "whole"))
+    stored = sorted({path.name for path in store.glob("*")} - before)
+    (workplace / "stored_by_whole.txt").write_text("\n".join(stored))
     return workplace / "whole"

@@ -43,7 +43,7 @@ def test_background_is_added() -> None:
     ],
 )
 def test_bad_tables_are_refused(table: dict[str, int]) -> None:
-    with pytest.raises(DataError, match=r"labels: found .*, expected .*Fix the table"):
+    with pytest.raises(DataError, match=r"labels: found .*, expected .*(Fix the table|Rename these labels)"):
         Labels.from_names(table)
 
 
