@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("inspect", help="describe files or datasets", description=__doc__)
     parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
     parser.add_argument(
@@ -25,6 +26,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.errors import MedsegError
 
     failed = 0

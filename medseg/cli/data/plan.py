@@ -12,6 +12,7 @@ PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("plan", help="propose an experiment for a dataset", description=__doc__)
     parser.add_argument("dataset", help="dataset folder or table of cases")
     parser.add_argument(
@@ -68,6 +69,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
         PAGE_NAME,

@@ -8,6 +8,7 @@ from typing import Any
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser(
         "config", help="print an experiment with all defaults filled in", description=__doc__
     )
@@ -17,6 +18,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.experiment.experiment import Experiment
 
     if options.schema:

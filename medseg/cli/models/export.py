@@ -8,6 +8,7 @@ from typing import Any
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser(
         "export", help="write a model in a format for other programs", description=__doc__
     )
@@ -31,6 +32,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.errors import ConfigError
     from medseg.interop.onnx import export_onnx
 

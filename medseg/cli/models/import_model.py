@@ -10,6 +10,7 @@ SOURCES = ("nnunet", "monai")
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser(
         "import", help="convert a model of another program to a model folder", description=__doc__
     )
@@ -19,4 +20,5 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     return int(import_module(f"medseg.cli.models.import_{options.source}").run(options))

@@ -30,6 +30,7 @@ example of the config file:
 
 
 def add_parser(sources: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = sources.add_parser(
         "monai",
         help="a state dict of MONAI's DynUNet, UNet, AttentionUnet or BasicUNet",
@@ -59,6 +60,7 @@ def add_parser(sources: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.errors import ConfigError
     from medseg.interop.monai.import_weights import import_monai
 

@@ -8,6 +8,7 @@ from typing import Any
 
 
 def add_parser(sources: Any) -> None:
+    """Add the command and its options to the parser."""
     text = "a trained model of nnU-Net v2"
     parser = sources.add_parser("nnunet", help=text, description=text)
     parser.add_argument(
@@ -36,6 +37,7 @@ def add_parser(sources: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.interop.nnunet.model import import_nnunet
 
     saved = import_nnunet(

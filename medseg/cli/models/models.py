@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
     parser.add_argument(
         "name", nargs="?", default="*", help="name, or pattern such as 'unet*' (default: all models)"
@@ -29,6 +30,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.config import apply_overrides
     from medseg.errors import ConfigError
     from medseg.models.catalog import MODELS, list_models, parse_options

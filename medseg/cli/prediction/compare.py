@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("compare", help="rank cross-validated runs", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders written by `medseg train --all-folds`, at least two"
@@ -25,6 +26,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
 
     comparison = (

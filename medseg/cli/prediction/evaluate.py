@@ -17,6 +17,7 @@ Row = TypeVar("Row")
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("evaluate", help="compare predictions with references", description=__doc__)
     parser.add_argument(
         "prediction", help="label map, folder of label maps, or a run (evaluates its held-out cases)"
@@ -52,6 +53,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.errors import ConfigError
 
     by_instance = options.instances or options.components_of is not None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("predict", help="segment images with a trained model", description=__doc__)
     parser.add_argument("model", help="model folder: RUN/model, or a RUN with --held-out")
     parser.add_argument(
@@ -84,6 +85,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.output_files import OutputFiles

@@ -25,6 +25,7 @@ DEMO: dict[str, Any] = {
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("demo", help="train, predict and evaluate on phantoms", description=__doc__)
     parser.add_argument(
         "overrides",
@@ -39,6 +40,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.cli.main import build_parser
     from medseg.cli.prediction import evaluate, predict
     from medseg.cli.training.train import train

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
+    """Add the command and its options to the parser."""
     parser = verbs.add_parser("train", help="train an experiment", description=__doc__)
     parser.add_argument("config", nargs="?", help="YAML experiment; not needed with --resume")
     parser.add_argument(
@@ -46,6 +47,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     from medseg.errors import ConfigError
     from medseg.experiment.experiment import Experiment
     from medseg.experiment.run_folder import RunFolder
