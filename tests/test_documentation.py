@@ -101,14 +101,14 @@ def _listed(options: argparse.Namespace) -> list[str]:
 def check_values(options: argparse.Namespace, words: list[str], line: str) -> None:
     """Check the key=value arguments of a command against the configuration that they change."""
     values = [word for word in words if re.match(r"[a-z_.0-9]+=", word)]
-    if options.verb == "train" and values:
+    if options.command == "train" and values:
         config = getattr(options, "config", None)
         known = [value for value in values if not value.startswith("model.")]
         source = ROOT / config if config and (ROOT / config).is_file() else None
         Experiment.load(source, *values) if source else ExperimentConfig.parse(
             apply_overrides({}, known), source=line
         )
-    elif options.verb == "predict" and values:
+    elif options.command == "predict" and values:
         PredictSettings.parse(apply_overrides({}, values), source=line)
 
 

@@ -1,1 +1,1 @@
-"""The ``medseg`` command: one file a verb, each thin over the API."""
+"""The ``medseg`` command: one module per command, each a thin layer over the API."""

@@ -84,18 +84,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medseg {version('medseg')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in COMMANDS:
-        _module(verb).add_parser(verbs)
-    for verb_parser in verbs.choices.values():  # accept --debug after the command, too
-        verb_parser.add_argument(
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        _module(name).add_parser(commands)
+    for command_parser in commands.choices.values():  # accept --debug after the command, too
+        command_parser.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     return parser
 
 
-def _module(verb: str) -> Any:
-    return import_module(f"medseg.cli.{COMMANDS[verb]}")
+def _module(command: str) -> Any:
+    return import_module(f"medseg.cli.{COMMANDS[command]}")
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -129,14 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     previous = _end_on_sigterm()
     try:
-        return int(_module(options.verb).run(options))
+        return int(_module(options.command).run(options))
     except MedsegError as error:
         if options.debug:
             raise
-        print(f"medseg {options.verb}: {error}", file=sys.stderr)
+        print(f"medseg {options.command}: {error}", file=sys.stderr)
         return int(getattr(error, "exit_code", EXIT_REFUSED))
     except KeyboardInterrupt as stop:
-        print(f"medseg {options.verb}: interrupted; finished results are kept.", file=sys.stderr)
+        print(f"medseg {options.command}: interrupted; finished results are kept.", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has closed it (medseg models | head).

@@ -154,8 +154,8 @@ class PatchSettings(Config):
     """The box of voxels that a network sees at once, in training and in prediction.
 
     Attributes:
-        size: Voxels per array axis; two numbers for a 2-D model, in the plane of its slices.
-        slice_axis: Array axis across the slices of a 2-D model; 2 gives axial slices in RAS orientation.
+        size: Voxels per array axis; two numbers for a 2D model, in the plane of its slices.
+        slice_axis: Array axis across the slices of a 2D model; 2 gives axial slices in RAS orientation.
     """
 
     size: tuple[int, ...] = Field((64, 64, 64), min_length=2, max_length=3)
@@ -169,7 +169,7 @@ class PatchSettings(Config):
         return value
 
     def window(self) -> tuple[int, int, int]:
-        """Return the patch as three sizes, with 1 along the slice axis of a 2-D patch."""
+        """Return the patch as three sizes, with 1 along the slice axis of a 2D patch."""
         size = list(self.size)
         if len(size) == 2:
             size.insert(self.slice_axis, 1)
@@ -184,7 +184,7 @@ class Augmentation(Config):
 
     Attributes:
         rotate_p: Probability of a rotation.
-        rotate_degrees: Largest angle; each axis rotates by its own angle within ± this many degrees (2-D: one angle).
+        rotate_degrees: Largest angle; each axis rotates by its own angle within ± this many degrees (2D: one angle).
         scale_p: Probability of scaling.
         scale: Range of the factor, one for all axes; above 1 makes structures smaller.
         noise_p: Probability of Gaussian noise.
@@ -204,7 +204,7 @@ class Augmentation(Config):
         mirror_axes: Axes of the patch that are flipped with probability ½ each. Null means all, except left-right if
             labels come in pairs such as left_kidney and right_kidney, which a mirrored image would swap; likewise for
             anterior and posterior, superior and inferior, upper and lower.
-        dummy_2d_axis: Array axis across thick slices of a 3-D patch: rotation and scaling stay in the plane of the slices,
+        dummy_2d_axis: Array axis across thick slices of a 3D patch: rotation and scaling stay in the plane of the slices,
             and the simulated low resolution leaves this axis unchanged. Null treats all axes alike.
     """
 

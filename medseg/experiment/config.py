@@ -102,7 +102,7 @@ class ExperimentConfig(Config):
         preprocess: Orientation, spacing and normalisation of the images.
         model: The model and its options.
         patch: Size of the training patches.
-        slices: Input channels and view of 2-D models.
+        slices: Input channels and view of 2D models.
         augment: Random changes of training patches.
         train: Steps, batches, loss and optimiser.
         predict: Settings of prediction, stored in the model folder.
@@ -138,13 +138,13 @@ class ExperimentConfig(Config):
             )
         if dims == 3 and self.slices != SliceSettings():
             raise ValueError(
-                f"slices: found settings for a 2-D model, expected none because model.name is {self.model.name}. Remove "
-                "them, or choose a 2-D model"
+                f"slices: found settings for a 2D model, expected none because model.name is {self.model.name}. Remove "
+                "them, or choose a 2D model"
             )
         if dims == 2 and self.cascade is not None:
             raise ValueError(
                 f"cascade: found a first stage, expected none because model.name is {self.model.name}. Remove it, or "
-                "choose a 3-D model"
+                "choose a 3D model"
             )
         if dims == 2 and self.augment.dummy_2d_axis is not None:
             raise ValueError(

@@ -232,7 +232,7 @@ class TrainingSetup:
 
     @cached_property
     def slice_view(self) -> SliceView | None:
-        """The view of a 2-D model on slices, refused if the intensities do not allow it; None for a 3-D model."""
+        """The view of a 2D model on slices, refused if the intensities do not allow it; None for a 3D model."""
         slices, axis = self.experiment.slices, self.experiment.patch.slice_axis
         if self.experiment.model.spatial_dims == 3:
             return None
@@ -277,7 +277,7 @@ class TrainingSetup:
         return stored
 
     def _check_prepared(self, cases: list[StoredCase]) -> None:
-        """Refuse training cases without foreground, and a 3-D model for single slices, mostly padding to it."""
+        """Refuse training cases without foreground, and a 3D model for single slices, mostly padding to it."""
         if not any(case.has_foreground for case in cases):
             raise DataError(
                 f"{self.dataset.root}: found no voxel of a label in any of the {len(cases)} training cases, expected some "
@@ -288,7 +288,7 @@ class TrainingSetup:
             if len(window) == 3 and window[axis] > 1 and all(case.shape[axis] == 1 for case in cases):
                 raise ConfigError(
                     f"patch.size: found {window[axis]} along {name}, expected 1, because all cases are single slices across "
-                    f"{name}. Take a 2-D model, such as {self.experiment.model.name.replace('_3d', '_2d')}."
+                    f"{name}. Take a 2D model, such as {self.experiment.model.name.replace('_3d', '_2d')}."
                 )
 
     def _patches(self, cases: list[StoredCase], augmentation: Augmentation | None) -> PatchDataset:

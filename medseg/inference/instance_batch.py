@@ -41,7 +41,7 @@ def predict_instance_files(
     """Write the instance map, the table and the label map of each image, in this order.
 
     Args:
-        predictor: A 2-D instance model.
+        predictor: A 2D instance model.
         pairs: Each case and the file of its label map; see `instance_map_path` for the others.
         progress: Called with (done, total, "slice") of each image.
         recording: Returns the context in which the files of a case are written, see `predict_files`.

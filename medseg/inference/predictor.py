@@ -52,7 +52,7 @@ class Predictor:
     """A model with its preprocessing and labels; call it with an image to get a label map.
 
     Args:
-        model: The network, 2-D or 3-D, in evaluation or training mode.
+        model: The network, 2D or 3D, in evaluation or training mode.
         saved: Settings of its model folder.
         labels: Labels of its classes, and the regions if it predicts these.
         device: Device to run on; None for CUDA if available.
@@ -164,7 +164,7 @@ class Predictor:
         return self.run(self.prepare(source), progress=progress)
 
     def instances(self, source: Source, *, progress: Progress | None = None) -> Instances:
-        """Find the instances in an image with a 2-D instance model, slice by slice and linked across slices.
+        """Find the instances in an image with a 2D instance model, slice by slice and linked across slices.
 
         Args:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.

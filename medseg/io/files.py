@@ -60,7 +60,7 @@ def read(path: str | Path) -> Volume:
         path: The file or folder.
 
     Returns:
-        Volume `(C, X, Y, Z)` in the file's own orientation. A 2-D image is one slice. A fourth axis or colour becomes
+        Volume `(C, X, Y, Z)` in the file's own orientation. A 2D image is one slice. A fourth axis or colour becomes
         channels, as does the alpha channel of a PNG unless it is opaque everywhere.
 
     Raises:

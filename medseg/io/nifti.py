@@ -42,7 +42,7 @@ _UNREADABLE = (  # what nibabel and gzip raise for files that are not NIfTI
 def read_nifti(path: Path) -> Volume:
     """Read a NIfTI file as an image volume.
 
-    A 2-D image becomes one slice; a fourth or fifth axis, or RGB, becomes channels. Integer files without
+    A 2D image becomes one slice; a fourth or fifth axis, or RGB, becomes channels. Integer files without
     scaling keep their type; all others become float32. The affine is chosen as nibabel does: sform, else qform,
     else the fallback of the header. If the header states metres or microns, it is converted to mm.
 
@@ -101,7 +101,7 @@ def nifti_bytes(path: Path) -> int:
 def write_nifti(volume: Volume, path: Path) -> None:
     """Write a volume; a grid that came from a NIfTI file is written with the geometry of that file, bit for bit.
 
-    One channel is written as 3-D, several as 4-D. NIfTI-2, which not every tool reads, is written only if the geometry
+    One channel is written as 3D, several as 4D. NIfTI-2, which not every tool reads, is written only if the geometry
     came from such a file, whose affine has double precision, or if an axis is too long for NIfTI-1. The bytes are
     reproducible: no time, no name, no text fields from the source. `storable` chooses the data type.
 

@@ -98,7 +98,7 @@ class ProbabilityFile:
 def writing_probabilities(
     path: str | Path, like: Volume, outside: Mapping[str, float]
 ) -> Iterator[ProbabilityFile]:
-    """Create a 4-D NIfTI file of probabilities; it has a temporary name until it is complete.
+    """Create a 4D NIfTI file of probabilities; it has a temporary name until it is complete.
 
     A header extension of the type "comment" holds the names as a JSON object ``{"volumes": [...]}``.
 

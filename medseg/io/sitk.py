@@ -33,7 +33,7 @@ _GEOMETRY_TAGS = {
 
 
 def read_sitk(path: Path) -> Volume:
-    """Read an NRRD, MHA or natural-image file; colour components become channels, a 2-D image one slice.
+    """Read an NRRD, MHA or natural-image file; colour components become channels, a 2D image one slice.
 
     An alpha channel of a PNG that is opaque everywhere is left out: it carries no information, and many programs add
     it by default.
@@ -296,7 +296,7 @@ def _volume(image: Any, path: Path) -> Volume:
 
 
 def _array(image: Any, path: Path) -> NDArray[Any]:
-    """Return the voxels `(C, X, Y, Z)` of a 2-D or 3-D image; float64 becomes float32."""
+    """Return the voxels `(C, X, Y, Z)` of a 2D or 3D image; float64 becomes float32."""
     if image.GetDimension() not in (2, 3):
         raise DataError(
             f"{path}: found {image.GetDimension()} dimensions, expected 2 or 3. Split the series."

@@ -119,13 +119,13 @@ class SavedModel(Config):
         model: Registry name and options of the network.
         channel_names: One name per input channel, in order.
         preprocessing: Resolved preprocessing, with the intensity statistics of the training data.
-        window: Voxels per array axis; 1 along the slice axis of a 2-D model.
-        slice_axis: Array axis that is perpendicular to the slices of a 2-D model.
+        window: Voxels per array axis; 1 along the slice axis of a 2D model.
+        slice_axis: Array axis that is perpendicular to the slices of a 2D model.
         members: Number of networks in the folder; the logits of several are averaged.
         num_first_stage_labels: Number of foreground labels of the first stage of a cascade, whose model folder is in
             ``first_stage/``. Its label map becomes that many additional input channels. 0 for a model that is not the
             second stage of a cascade.
-        slices: How slices become images of a 2-D model.
+        slices: How slices become images of a 2D model.
         predict: Prediction settings.
         trained_on: Counts and figures for the model's README.
     """
@@ -169,7 +169,7 @@ class SavedModel(Config):
 
     @property
     def slice_view(self) -> SliceView:
-        """The view of a 2-D model on prepared volumes."""
+        """The view of a 2D model on prepared volumes."""
         return SliceView.from_preprocessing(self.slices, self.slice_axis, self.preprocessing)
 
     def check_first_stage(self, found: int, where: str | Path) -> None:

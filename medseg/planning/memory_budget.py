@@ -44,21 +44,21 @@ def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
         amount = parse_size(str(memory), "memory") / GIB
         return MemoryBudget(amount, f"{amount:.3g} GiB of GPU memory, as requested", on_gpu=True)
     name, gpu = _gpu()
-    preset_source = f"{preset.memory_gb:g} GiB, the memory that the preset {preset.name} is meant for"
+    preset_source = f"{preset.memory_gib:g} GiB, the memory that the preset {preset.name} is meant for"
     if gpu is not None:
-        if gpu < preset.memory_gb:
+        if gpu < preset.memory_gib:
             return MemoryBudget(gpu, f"the {gpu:.3g} GiB of this machine's {name}", on_gpu=True)
         source = f"{preset_source}; this machine's {name} has {gpu:.3g} GiB"
-        return MemoryBudget(preset.memory_gb, source, on_gpu=True)
+        return MemoryBudget(preset.memory_gib, source, on_gpu=True)
     free = free_memory() / GIB
     usable = free * FREE_SHARE * FLOAT32_SHARE
     found = f"found no GPU; {free:.3g} GiB of this machine's memory are free"
-    if usable < preset.memory_gb:
+    if usable < preset.memory_gib:
         source = (
             f"{usable:.3g} GiB ({found}: half for training, in single precision, which takes twice as much)"
         )
         return MemoryBudget(usable, source, on_gpu=False)
-    return MemoryBudget(preset.memory_gb, f"{preset_source} ({found})", on_gpu=False)
+    return MemoryBudget(preset.memory_gib, f"{preset_source} ({found})", on_gpu=False)
 
 
 def _gpu() -> tuple[str, float | None]:

@@ -50,7 +50,7 @@ class PlanOptions:
             )
         if self.lowres and self._dims == 2:
             raise ConfigError(
-                "lowres: found it for a 2-D network, expected a 3-D one. Give either --lowres or --dims 2."
+                "lowres: found it for a 2D network, expected a 3D one. Give either --lowres or --dims 2."
             )
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps: found {self.steps}, expected at least 1. Correct it.")

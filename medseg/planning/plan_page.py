@@ -89,7 +89,7 @@ def _tiles(f: Fingerprint) -> dict[str, str]:
 
 
 def _plan_rows(f: Fingerprint, p: Proposal, experiment: Experiment) -> list[Row]:
-    kind = {"2d": "2-D", "3d": "3-D, full resolution", "lowres": "3-D, low resolution"}[p.kind]
+    kind = {"2d": "2D", "3d": "3D, full resolution", "lowres": "3D, low resolution"}[p.kind]
     covered = f"{percent(p.covered)} of the median {_times(p.median_shape)}"
     batch = experiment.train.batch_size
     return [

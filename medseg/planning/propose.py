@@ -19,17 +19,17 @@ from medseg.planning.nnunet.small_datasets import adapted_to_small_data, deep_su
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
-_ACROSS_SINGLE_SLICES = 999.0  # multiple of the pixels' spacing, so that no 3-D patch extends across them
+_ACROSS_SINGLE_SLICES = 999.0  # multiple of the pixels' spacing, so that no 3D patch extends across them
 _AXES_XYZ: tuple[Axis, Axis, Axis] = (2, 1, 0)  # axis of X, Y, Z for each of z, y, x
 _NOISE = 5e-5  # relative error of a spacing from headers in single precision and oblique axes
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A network for a dataset. Axes are X, Y, Z in RAS+; for a 2-D network, the two axes in the plane of its slices.
+    """A network for a dataset. Axes are X, Y, Z in RAS+; for a 2D network, the two axes in the plane of its slices.
 
     Attributes:
-        kind: 2-D, 3-D at full resolution, or 3-D at a low resolution.
+        kind: 2D, 3D at full resolution, or 3D at a low resolution.
         spacing: Target spacing of the three axes in mm.
         slice_axis: The axis across slices.
         patch: Voxels per axis of the network.
@@ -83,13 +83,13 @@ def propose(
         fingerprint: Measurements of the dataset.
         preset: Size of the network.
         budget: Memory to fill.
-        kind: Kind of network; None chooses 3-D, or 2-D for a dataset of single slices.
+        kind: Kind of network; None chooses 3D, or 2D for a dataset of single slices.
 
     Returns:
         The planned network.
 
     Raises:
-        ConfigError: The kind does not fit the dataset: 3-D for single slices, or a low resolution although the full
+        ConfigError: The kind does not fit the dataset: 3D for single slices, or a low resolution although the full
             resolution sees enough; or the memory is too small.
     """
     measures = measures_of(fingerprint)
@@ -146,7 +146,7 @@ def _sized(planned: Configurations, kind: Kind, dataset: str) -> NetworkSize:
         return planned.config_2d
     if planned.config_3d_fullres is None:
         raise ConfigError(
-            f"dims: {dataset} holds single slices, expected volumes for a 3-D plan. Give --dims 2."
+            f"dims: {dataset} holds single slices, expected volumes for a 3D plan. Give --dims 2."
         )
     if kind == "3d":
         return planned.config_3d_fullres

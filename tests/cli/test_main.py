@@ -38,12 +38,12 @@ def test_quick_verbs_import_nothing_heavy(arguments):
     assert loaded_by(code) == []
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_every_verb_explains_itself(verb, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_names_it(command, capsys):
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert end.value.code == 0
-    assert f"medseg {verb}" in capsys.readouterr().out
+    assert f"medseg {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

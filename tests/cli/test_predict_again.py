@@ -94,8 +94,8 @@ def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):
     assert main(["train", str(workplace / "toy.yaml"), "--run", str(run), "data.fold=all"]) == 0
     assert "4 cases)" in capsys.readouterr().out
     assert not (run / "best").exists()
-    for verb in (["predict", str(run), "--held-out"], ["evaluate", str(run)]):
-        assert main(verb) == 1
+    for command in (["predict", str(run), "--held-out"], ["evaluate", str(run)]):
+        assert main(command) == 1
         assert "because the run trains on all cases (data.fold=all)" in capsys.readouterr().err
     image = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0

@@ -15,7 +15,7 @@ from medseg.model_folder.folder import save_model
 
 @pytest.fixture
 def model(make_predictor, tmp_path):
-    """A model folder of a small 3-D U-Net."""
+    """A model folder of a small 3D U-Net."""
     predictor = make_predictor()
     save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
     return tmp_path / "model"

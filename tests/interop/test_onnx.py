@@ -119,7 +119,7 @@ class Many(Model):
 
 
 def combinations(dims: int) -> list[dict[str, Any]]:
-    """Every norm, with the other options turning round at their own pace, from another start in 3-D than in 2-D."""
+    """Every norm, with the other options turning round at their own pace, from another start in 3D than in 2D."""
     result = []
     for i, norm in enumerate(NORMS, start=5 * (dims - 2)):
         options = {"norm": norm, "upsample": UPSAMPLE[i % 4], "downsample": DOWNSAMPLE[i % 3]}

@@ -44,7 +44,7 @@ def test_a_tiled_tiff_keeps_its_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(medseg.read(tmp_path / "tiled.tif").data[0, :, :, 0], values.T)
 
 
-@known_fault("the spacing of a 3-D TIFF is ignored")
+@known_fault("the spacing of a 3D TIFF is ignored")
 def test_the_spacing_of_a_3d_tiff_is_read(tmp_path: Path) -> None:
     metadata = {"spacing": 4.0, "unit": "mm", "axes": "ZYX"}
     tifffile.imwrite(

@@ -299,7 +299,7 @@ def test_the_page_runs_nothing_and_loads_nothing(phantoms, cache, tmp_path):
     assert "\u202e" not in text
     assert "\x1b" not in text
     assert page.tags.count("img") == 4
-    assert "unet_3d, 3-D, full resolution, preset unet" in text
+    assert "unet_3d, 3D, full resolution, preset unet" in text
 
 
 def test_hostile_names_cannot_leave_a_comment(phantoms, cache):

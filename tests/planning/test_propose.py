@@ -40,7 +40,7 @@ def test_sagittal_slices_come_out_first(make_fingerprint):
 
 
 def test_coronal_slices_keep_the_two_other_axes_apart(make_fingerprint):
-    """Golden: z, y, x of 320, 20, 300 voxels, planned as y, z, x: patch 20, 320, 256 in 3-D."""
+    """Golden: z, y, x of 320, 20, 300 voxels, planned as y, z, x: patch 20, 320, 256 in 3D."""
     fingerprint = make_fingerprint((300, 20, 320), (0.7, 4.0, 0.7), 50)
     found = propose(fingerprint, UNET, EIGHT)
     assert (found.slice_axis, found.patch) == (1, (256, 20, 320))

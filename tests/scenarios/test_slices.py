@@ -1,4 +1,4 @@
-"""Experiments with slice settings for 2-D models, and experiments with instances as references."""
+"""Experiments with slice settings for 2D models, and experiments with instances as references."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_model_is_trained_and_loaded_with_its_slices(
     [
         (
             {"model": {"name": "unet_3d"}, "slices": {"radiological_view": True}},
-            "slices: found settings for a 2-D model",
+            "slices: found settings for a 2D model",
         ),
         (
             {**TOY, "slices": {"channels": "neighbours"}, "predict": {"blend": "constant"}},

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from medseg.volumes.grid import Grid
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("inspect", help="describe files or datasets", description=__doc__)
+    parser = commands.add_parser("inspect", help="describe files or datasets", description=__doc__)
     parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
     parser.add_argument(
         "--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)"

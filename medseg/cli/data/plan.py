@@ -11,9 +11,9 @@ from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("plan", help="propose an experiment for a dataset", description=__doc__)
+    parser = commands.add_parser("plan", help="propose an experiment for a dataset", description=__doc__)
     parser.add_argument("dataset", help="dataset folder or table of cases")
     parser.add_argument(
         "-o",
@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--lowres",
         action="store_true",
-        help="plan a 3-D network at a lower resolution, whose patch covers more of a volume",
+        help="plan a 3D network at a lower resolution, whose patch covers more of a volume",
     )
     parser.add_argument(
         "--memory",

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "config", help="print an experiment with all defaults filled in", description=__doc__
     )
     parser.add_argument("config", nargs="?", help="YAML experiment (default: all default values)")

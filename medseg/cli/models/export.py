@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "export", help="write a model in a format for other programs", description=__doc__
     )
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)

@@ -9,9 +9,9 @@ from typing import Any
 SOURCES = ("nnunet", "monai")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "import", help="convert a model of another program to a model folder", description=__doc__
     )
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)

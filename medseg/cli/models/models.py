@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from medseg.models.catalog import ModelEntry
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("models", help="list the models, or describe one", description=__doc__)
+    parser = commands.add_parser("models", help="list the models, or describe one", description=__doc__)
     parser.add_argument(
         "name", nargs="?", default="*", help="name, or pattern such as 'unet*' (default: all models)"
     )

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from medseg.evaluation.cross_validation.compare_runs import Comparison
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("compare", help="rank cross-validated runs", description=__doc__)
+    parser = commands.add_parser("compare", help="rank cross-validated runs", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders written by `medseg train --all-folds`, at least two"
     )

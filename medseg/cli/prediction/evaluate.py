@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("evaluate", help="compare predictions with references", description=__doc__)
+    parser = commands.add_parser("evaluate", help="compare predictions with references", description=__doc__)
     parser.add_argument(
         "prediction", help="label map, folder of label maps, or a run (evaluates its held-out cases)"
     )

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("predict", help="segment images with a trained model", description=__doc__)
+    parser = commands.add_parser("predict", help="segment images with a trained model", description=__doc__)
     parser.add_argument("model", help="model folder: RUN/model, or a RUN with --held-out")
     parser.add_argument(
         "images",
@@ -72,7 +72,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="also write NAME_probabilities.nii: 4-D, one volume per label or region",
+        help="also write NAME_probabilities.nii: 4D, one volume per label or region",
     )
     parser.add_argument(
         "--instances",

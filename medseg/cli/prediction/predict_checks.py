@@ -13,7 +13,7 @@ _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 def given_options(options: argparse.Namespace) -> frozenset[str]:
     """Return the options that were given, as they are typed: ``{"--suffix", "--held-out"}``."""
-    others = {"model", "images", "verb", "debug"}
+    others = {"model", "images", "command", "debug"}
     names = (name for name, value in vars(options).items() if value and name not in others)
     return frozenset(f"--{name.replace('_', '-')}" for name in names)
 

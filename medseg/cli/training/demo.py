@@ -24,9 +24,9 @@ DEMO: dict[str, Any] = {
 }
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("demo", help="train, predict and evaluate on phantoms", description=__doc__)
+    parser = commands.add_parser("demo", help="train, predict and evaluate on phantoms", description=__doc__)
     parser.add_argument(
         "overrides",
         nargs="*",

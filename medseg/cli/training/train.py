@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from medseg.train.trainer import Trainer
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
-    parser = verbs.add_parser("train", help="train an experiment", description=__doc__)
+    parser = commands.add_parser("train", help="train an experiment", description=__doc__)
     parser.add_argument("config", nargs="?", help="YAML experiment; not needed with --resume")
     parser.add_argument(
         "overrides",

@@ -21,7 +21,7 @@ Sample = dict[str, Tensor]
 
 
 class PatchDataset(Dataset[Sample]):
-    """Patches by index: `PatchSampler` chooses where, `PatchReader` reads what, `SliceView` defines how 2-D models see it.
+    """Patches by index: `PatchSampler` chooses where, `PatchReader` reads what, `SliceView` defines how 2D models see it.
 
     Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
     they also hold ``"instances": (1, *spatial) int64``, the ids of the case with 0 where the label is background. With
@@ -33,7 +33,7 @@ class PatchDataset(Dataset[Sample]):
         seed: Seed of the experiment.
         stream: Name of the sequence, so that training and validation differ.
         augmentation: Augmentation settings, or None for none.
-        view: View of a 2-D model, whose samples lack the axis across the slices; None for a 3-D model.
+        view: View of a 2D model, whose samples lack the axis across the slices; None for a 3D model.
         first_stage: First stage of a cascade, whose label map every case must hold; None without a cascade.
     """
 
@@ -102,14 +102,14 @@ class PatchDataset(Dataset[Sample]):
 
 
 def _in_plane(augmentation: Augmentation, slice_axis: int) -> Augmentation:
-    """Return the augmentation of a 2-D patch for its thick slice: the mirror axes count the three axes of the box."""
+    """Return the augmentation of a 2D patch for its thick slice: the mirror axes count the three axes of the box."""
     axes = [axis for axis in range(3) if axis != slice_axis]
     chosen = (0, 1) if augmentation.mirror_axes is None else augmentation.mirror_axes
     return augmentation.replace(mirror_axes=[axes[axis] for axis in chosen if axis < len(axes)])
 
 
 def _seen(patch: Patch, view: SliceView) -> Patch:
-    """Return a patch in the form that a 2-D model sees: its channels, the middle of a thick slice, turned."""
+    """Return a patch in the form that a 2D model sees: its channels, the middle of a thick slice, turned."""
     if view.settings.thickness > 1:
         image = view.channels_of_thick_slice(patch.image)
         patch = patch.map(lambda tensor: tensor.select(view.axis + 1, view.settings.neighbours))

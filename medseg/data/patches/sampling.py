@@ -47,7 +47,7 @@ class PatchSampler:
 
     Args:
         cases: Prepared cases.
-        size: Patch size in voxels, three numbers; 1 along the slice axis of a 2-D patch.
+        size: Patch size in voxels, three numbers; 1 along the slice axis of a 2D patch.
         batch_size: Samples per step.
         foreground: Share of patches centred on foreground, in [0, 1].
 

@@ -1,1 +1,1 @@
-"""The view of a 2-D model on the slices of a volume: axis, channels and orientation."""
+"""The view of a 2D model on the slices of a volume: axis, channels and orientation."""

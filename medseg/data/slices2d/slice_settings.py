@@ -1,4 +1,4 @@
-"""Settings of the slices that a 2-D model sees; torch is not imported. The defaults change nothing."""
+"""Settings of the slices that a 2D model sees; torch is not imported. The defaults change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEPTH = 16  # slices per window, so that most slices have their neighbours in i
 
 
 class SliceSettings(Config):
-    """The conversion of the slices of a volume into the images of a 2-D model.
+    """The conversion of the slices of a volume into the images of a 2D model.
 
     Attributes:
         channels: Channels of an image. ``as_is`` takes those of the volume. ``repeat`` repeats a single channel
@@ -93,7 +93,7 @@ class SliceSettings(Config):
         slices; the outer ones, whose neighbours are outside the window, have little weight in a Gaussian blend.
 
         Args:
-            patch: Size of the 2-D patch, 1 across the slices.
+            patch: Size of the 2D patch, 1 across the slices.
             axis: Array axis across the slices.
 
         Returns:

@@ -1,4 +1,4 @@
-"""How a 2-D model sees the slices of a prepared volume: their axis, their channels and their orientation."""
+"""How a 2D model sees the slices of a prepared volume: their axis, their channels and their orientation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SliceView:
-    """The view of a 2-D model on volumes, the same in training and in prediction.
+    """The view of a 2D model on volumes, the same in training and in prediction.
 
     Attributes:
         settings: Channels, orientation and planes that the model was configured with.

@@ -78,7 +78,7 @@ class SurfaceDistances:
 def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> SurfaceDistances:
     """Return the distances between the surfaces of two masks.
 
-    Axes of length 1 are left out, so that a single slice is measured as a 2-D image, whose surface is its outline.
+    Axes of length 1 are left out, so that a single slice is measured as a 2D image, whose surface is its outline.
 
     Args:
         prediction: Mask `(X, Y, Z)`, or with any other number of axes.

@@ -1,4 +1,4 @@
-"""Find the instances of a volume with a 2-D instance model, on the grid of the volume's file.
+"""Find the instances of a volume with a 2D instance model, on the grid of the volume's file.
 
 The model finds instances in each slice; `link_slices` links them to instances of the volume.
 """
@@ -36,7 +36,7 @@ def find_instances(
     """Find instances in every slice of a prepared volume and link them.
 
     Args:
-        model: A 2-D instance model applied slice by slice, in evaluation mode.
+        model: A 2D instance model applied slice by slice, in evaluation mode.
         image: Image `(c, X, Y, Z)`, or slices prepared on request for a model of slices across the last axis.
         settings: Link settings; None for the defaults.
         device: Device of the model, to which some slices at a time are copied; None if the image is there.
@@ -155,7 +155,7 @@ def image_instances(
     The model sees whole slices; windows, mirroring and `slices.planes` apply to label maps only.
 
     Args:
-        network: A 2-D instance model on its device.
+        network: A 2D instance model on its device.
         saved: Settings of its model folder.
         labels: Its labels.
         volume: Image `(C, X, Y, Z)` as read from its file; a natural image is one slice.

@@ -30,7 +30,7 @@ class WindowNetwork:
     one channel per label here, window by window, so that an image with that many channels is never in memory.
 
     Args:
-        model: The network, 2-D or 3-D.
+        model: The network, 2D or 3D.
         saved: Settings of its model folder.
         device: Device to run on.
 
@@ -38,7 +38,7 @@ class WindowNetwork:
         device: Device of the network.
         dtype: Number format of the network.
         model: The network, on its device.
-        volumetric: The network as a function of 3-D windows; a 2-D network is applied slice by slice.
+        volumetric: The network as a function of 3D windows; a 2D network is applied slice by slice.
         window: Voxels of a window along Z, X and Y.
         exclusive: Lock to hold while another thread reads an image, whose memory must not count as the network's.
 

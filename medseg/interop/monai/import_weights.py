@@ -204,7 +204,7 @@ def _require_window(model: Model, saved: SavedModel, config: str | Path) -> None
         fix = "Set it to the patch size used in training"
         raise ConfigError(error_message(config, "window", found=window, expected=expected, fix=fix))
     if flat and saved.window[saved.slice_axis] != 1:
-        fix = "Set it to 1, as a 2-D network sees one slice"
+        fix = "Set it to 1, as a 2D network sees one slice"
         raise ConfigError(
             error_message(
                 config, f"window.{saved.slice_axis}", found=saved.window[flat[0]], expected=1, fix=fix

@@ -163,7 +163,7 @@ class FileAxes:
 
     Attributes:
         transpose: ``transpose_forward`` of the plans.
-        dims: Number of spatial axes of the network; a 2-D network sees the slices across tensor axis 0.
+        dims: Number of spatial axes of the network; a 2D network sees the slices across tensor axis 0.
     """
 
     transpose: tuple[int, int, int]
@@ -176,7 +176,7 @@ class FileAxes:
 
     @property
     def slice_axis(self) -> int:
-        """The file axis across the slices of a 2-D network; 2 for a 3-D network, which does not use it."""
+        """The file axis across the slices of a 2D network; 2 for a 3D network, which does not use it."""
         return self.file_axes[0] if self.dims == 2 else 2
 
     @property
@@ -186,7 +186,7 @@ class FileAxes:
         return tuple(sorted(range(self.dims), key=lambda axis: places[axis]))
 
     def per_file_axis(self, values: Sequence[Any], across: Any) -> tuple[Any, ...]:
-        """Return one value per file axis from one per network axis; the slice axis of a 2-D network gets `across`."""
+        """Return one value per file axis from one per network axis; the slice axis of a 2D network gets `across`."""
         turned = [values[axis] for axis in self.order]
         if self.dims == 2:
             turned.insert(self.slice_axis, across)

@@ -86,7 +86,7 @@ class Configuration(Foreign):
         dims = self.architecture.arch_kwargs.dims
         if self.previous_stage is not None and dims != 3:
             raise ValueError(
-                "found a cascade of 2-D networks, expected 3-D ones; import the configuration without a previous_stage"
+                "found a cascade of 2D networks, expected 3D ones; import the configuration without a previous_stage"
             )
         for key in ("patch_size", "spacing"):
             if len(getattr(self, key)) != dims:

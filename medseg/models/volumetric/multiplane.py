@@ -81,17 +81,17 @@ class MultiPlane(Model):
 
 
 def as_volumetric(model: Model, view: SliceView) -> Model:
-    """Return a model of volumes: a 3-D model unchanged, a 2-D one applied slice by slice.
+    """Return a model of volumes: a 3D model unchanged, a 2D one applied slice by slice.
 
     Args:
         model: Model with 2 or 3 spatial axes.
-        view: View of a 2-D model; if `view.settings.planes` names several axes, their logits are averaged.
+        view: View of a 2D model; if `view.settings.planes` names several axes, their logits are averaged.
 
     Returns:
         A model with three spatial axes.
 
     Raises:
-        ModelError: The number of input channels of the 2-D model is not that of the view's slices.
+        ModelError: The number of input channels of the 2D model is not that of the view's slices.
     """
     if model.spatial_dims == 3:
         return model

@@ -33,7 +33,7 @@ class FoundInstances(Protocol):
 
 
 class SliceWise(Model):
-    """A 2-D model applied to every slice of a volume: (n c x y z) to (n k x y z).
+    """A 2D model applied to every slice of a volume: (n c x y z) to (n k x y z).
 
     Args:
         model: Model with 2 spatial axes.
@@ -42,7 +42,7 @@ class SliceWise(Model):
         batch_size: Number of slices that the model sees at once; None for all of them.
 
     Raises:
-        ModelError: The model is not 2-D, its number of input channels is not that of the view's slices, or
+        ModelError: The model is not 2D, its number of input channels is not that of the view's slices, or
             `batch_size` is below 1.
 
     Examples:

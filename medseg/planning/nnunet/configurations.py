@@ -1,4 +1,4 @@
-"""The configurations of a dataset: 2-D, full resolution, and a low resolution if volumes are large."""
+"""The configurations of a dataset: 2D, full resolution, and a low resolution if volumes are large."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Configurations:
     """All networks planned for a dataset; their axes are in the order `order` of z, y, x.
 
     Attributes:
-        order: The axes, coarsest first: slices are cut across the first axis, which the 2-D network leaves out.
+        order: The axes, coarsest first: slices are cut across the first axis, which the 2D network leaves out.
         median_spacing: Median spacing of the files, in this order.
         median_shape: Median shape of the files, in this order.
-        config_2d: The 2-D network.
-        config_3d_fullres: The 3-D network at the target spacing; None for datasets of single slices.
-        config_3d_lowres: The 3-D network at a coarser spacing; None if the full resolution sees enough of a volume.
+        config_2d: The 2D network.
+        config_3d_fullres: The 3D network at the target spacing; None for datasets of single slices.
+        config_3d_lowres: The 3D network at a coarser spacing; None if the full resolution sees enough of a volume.
     """
 
     order: tuple[int, ...]
@@ -66,17 +66,17 @@ class Configurations:
 
 
 def plan_configurations(
-    measures: DatasetMeasures, preset: Preset, memory_gb: float | None = None
+    measures: DatasetMeasures, preset: Preset, memory_gib: float | None = None
 ) -> Configurations:
     """Plan all configurations of a dataset, equal to nnU-Net's.
 
     Args:
         measures: Measurements of the dataset.
         preset: Kind of network and memory.
-        memory_gb: Memory to fill in GiB; None takes the preset's own.
+        memory_gib: Memory to fill in GiB; None takes the preset's own.
 
     Returns:
-        The 2-D network, and the 3-D networks that make sense for the dataset.
+        The 2D network, and the 3D networks that make sense for the dataset.
 
     Raises:
         ConfigError: The memory does not fit the smallest network.
@@ -89,7 +89,7 @@ def plan_configurations(
     voxels = prod(median) * cases
 
     def size(spacing: Sequence[float], shape: Sequence[float], voxels: float) -> NetworkSize:
-        return size_network(spacing, shape, voxels, measures.num_labels, preset, memory_gb)
+        return size_network(spacing, shape, voxels, measures.num_labels, preset, memory_gib)
 
     flat = size(spacing[1:], median[1:], voxels)
     full = size(spacing, median, voxels) if median[0] != 1 else None

@@ -22,9 +22,9 @@ class Preset:
     Attributes:
         name: Name, as in ``--preset``.
         residual: Whether the encoder is nnU-Net's residual encoder instead of the plain one.
-        maps_2d: Feature-map values of one image that fill `memory_gb` in 2-D (the batch is `REFERENCE_BATCH`).
-        maps_3d: The same in 3-D.
-        memory_gb: GPU memory in GiB that the preset is meant for.
+        maps_2d: Feature-map values of one image that fill `memory_gib` in 2D (the batch is `REFERENCE_BATCH`).
+        maps_3d: The same in 3D.
+        memory_gib: GPU memory in GiB that the preset is meant for.
         voxel_share: Largest fraction of the dataset's voxels in one batch.
         encoder_blocks: Convolutions (plain) or residual blocks per stage; the last number repeats.
         decoder_blocks: Convolutions per decoder level.
@@ -34,23 +34,23 @@ class Preset:
     residual: bool
     maps_2d: float
     maps_3d: float
-    memory_gb: float
+    memory_gib: float
     voxel_share: float
     encoder_blocks: tuple[int, ...]
     decoder_blocks: int
 
-    def maps_within(self, dims: int, memory_gb: float | None) -> float:
+    def maps_within(self, dims: int, memory_gib: float | None) -> float:
         """Return the feature-map values of one image that fill a memory.
 
         Args:
             dims: Number of spatial axes, 2 or 3.
-            memory_gb: Memory in GiB; None takes the preset's own.
+            memory_gib: Memory in GiB; None takes the preset's own.
 
         Returns:
             Number of values.
         """
         maps = self.maps_2d if dims == 2 else self.maps_3d
-        return maps * (self.memory_gb if memory_gb is None else memory_gb) / self.memory_gb
+        return maps * (self.memory_gib if memory_gib is None else memory_gib) / self.memory_gib
 
     def blocks(self, num_stages: int) -> tuple[int, ...]:
         """Return the convolutions or residual blocks of each encoder stage.
@@ -95,7 +95,7 @@ def find_preset(name: str) -> Preset:
 
 
 def widths(num_stages: int, dims: int) -> tuple[int, ...]:
-    """Return the channels per stage: 32, doubled at each stage, up to 320 in 3-D and 512 in 2-D.
+    """Return the channels per stage: 32, doubled at each stage, up to 320 in 3D and 512 in 2D.
 
     Args:
         num_stages: Number of stages.

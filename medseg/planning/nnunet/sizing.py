@@ -66,17 +66,17 @@ def size_network(
     dataset_voxels: float,
     num_labels: int,
     preset: Preset,
-    memory_gb: float | None = None,
+    memory_gib: float | None = None,
 ) -> NetworkSize:
     """Shrink the patch until its network fits the budget, and use the remaining memory for the batch.
 
     Args:
-        spacing: Spacing in mm per axis; two axes for a 2-D network.
+        spacing: Spacing in mm per axis; two axes for a 2D network.
         median_shape: Voxels per axis of the median case.
         dataset_voxels: Voxels of all training cases at full resolution.
         num_labels: Number of labels, including background.
         preset: Kind of network, reference memory and limit of the batch.
-        memory_gb: Memory to fill in GiB; None takes the preset's own.
+        memory_gib: Memory to fill in GiB; None takes the preset's own.
 
     Returns:
         The network with its patch and batch.
@@ -85,7 +85,7 @@ def size_network(
         ConfigError: Even the smallest patch does not fit.
     """
     dims = len(spacing)
-    budget, reference_batch = preset.maps_within(dims, memory_gb), REFERENCE_BATCH[dims]
+    budget, reference_batch = preset.maps_within(dims, memory_gib), REFERENCE_BATCH[dims]
     topology = plan_topology(spacing, first_patch(spacing, median_shape))
     values = feature_map_values(topology, num_labels, preset)
     # The residual presets compare a single image with the budget, regardless of the reference batch.

@@ -1,4 +1,4 @@
-"""Slices of volumes as images of a 2-D model: settings, channels, and the turn to how a radiologist sees them."""
+"""Slices of volumes as images of a 2D model: settings, channels, and the turn to how a radiologist sees them."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_starts_cover_the_axis_once_and_follow_the_rule(size, window, overlap):
         (128, 64, 0.0, [0, 64]),
         (129, 64, 0.0, [0, 32, 65]),
         (20, 10, 0.9, list(range(11))),  # (1 - 0.9) * 10 is below 1 in floats
-        (5, 1, 0.5, [0, 1, 2, 3, 4]),  # slices of a 2-D model, each once
+        (5, 1, 0.5, [0, 1, 2, 3, 4]),  # slices of a 2D model, each once
     ],
 )
 def test_starts_by_hand(size, window, overlap, expected):

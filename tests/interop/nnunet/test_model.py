@@ -36,20 +36,20 @@ BY_SLICES = (2, 0, 1)  # tensor axes are file axes x, z, y
 
 
 def cube(spacing: list[float], scheme: str, **net: Any) -> dict[str, Any]:
-    """Plans of a 3-D model of one channel."""
+    """Plans of a 3D model of one channel."""
     chosen = configuration([16, 16, 12], spacing, architecture(3, **net), [scheme], [False])
     return plans_of({"3d_fullres": chosen})
 
 
 def sliced(transpose: tuple[int, ...] = (0, 1, 2), channels: int = 1, **net: Any) -> dict[str, Any]:
-    """Plans of a 2-D model."""
+    """Plans of a 2D model."""
     schemes, masked = ["ZScoreNormalization"] * channels, [channels > 1] * channels
     chosen = configuration([20, 16], [1.1, 1.3], architecture(2, **net), schemes, masked)
     return plans_of({"2d": chosen}, channels, transpose)
 
 
 def thick() -> dict[str, Any]:
-    """Plans of a 3-D model of two channels, normalised in their mask, with thick slices across file axis x."""
+    """Plans of a 3D model of two channels, normalised in their mask, with thick slices across file axis x."""
     net = architecture(3, kernels=THICK_KERNELS, strides=THICK_STRIDES)
     schemes = ["ZScoreNormalization"] * 2
     return plans_of(

@@ -1,4 +1,4 @@
-"""A 2-D model on volumes: planes averaged, channels made, slices turned, instances found."""
+"""A 2D model on volumes: planes averaged, channels made, slices turned, instances found."""
 
 from __future__ import annotations
 
