@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medseg.models.layers.convs import PointwiseConv3d, conv_nd
 from medseg.models.layers.memory_format import channels_last_format, is_channels_last, match_model_format
@@ -59,6 +60,34 @@ def test_statistics_are_exact_for_large_volumes_far_from_zero(size, offset):
     assert (variance / exact.var((0, 2, 3, 4), correction=0) - 1).abs().max() < 2e-6
     assert (InstanceNorm(6)(x) - F.instance_norm(exact)).abs().max() < 1e-5 * (1 + offset / 10)
     assert (GroupNorm(6)(x) - F.group_norm(exact, 6)).abs().max() < 1e-5 * (1 + offset / 10)
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.9, 3.1, 1000.0])
+@pytest.mark.parametrize("channels", [1, 70])
+def test_statistics_are_exact_on_both_sides_of_the_limit_for_large_means(mean, channels):
+    x = torch.randn(1, channels, 13, 17, 19, generator=torch.Generator().manual_seed(0))
+    x[:, -1] += mean  # one channel decides for all
+    x = x.to(memory_format=torch.channels_last_3d)
+    found_mean, variance = channel_statistics(x)
+    exact = x.double()
+    assert (found_mean - exact.mean((0, 2, 3, 4))).abs().max() < 1e-6 * (1 + mean)
+    assert (variance / exact.var((0, 2, 3, 4), correction=0) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_statistics_take_few_calls_whatever_the_size(dtype, offset):
+    class Calls(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    x = (torch.randn(1, 32, 64, 64, 64) + offset).to(dtype).to(memory_format=torch.channels_last_3d)
+    with Calls() as calls:
+        channel_statistics(x)
+    assert calls.count < 200  # 38 to 117; 781 with chunks that fit into the cache
 
 
 @pytest.mark.parametrize("last", [False, True])
