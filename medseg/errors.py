@@ -6,7 +6,9 @@ The command line prints `MedsegError` and its subclasses without a traceback.
 
 from __future__ import annotations
 
+import warnings
 from difflib import get_close_matches
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +38,26 @@ class DataError(MedsegError):
 
 class ModelError(MedsegError):
     """A model cannot be built, loaded, or applied to this input."""
+
+
+class DataWarning(UserWarning):
+    """A file can be used, but its content should be known or repaired.
+
+    The command line prints it in one line on standard error.
+    """
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn of a file that can be used; the same message is not repeated by the same process.
+
+    Files are read several times, by other threads and within other filters of warnings, so Python's own rule against
+    repetitions does not suffice.
+
+    Args:
+        message: Where, what was found, what is done with it, and the remedy.
+    """
+    warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def error_message(

@@ -8,12 +8,13 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from medseg.errors import MedsegError, did_you_mean
+from medseg.errors import DataWarning, MedsegError, did_you_mean
 
 COMMANDS = {
     "demo": "training.demo",
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parsed(arguments)
     previous = _end_on_sigterm()
+    formatted, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return int(_module(options.command).run(options))
     except MedsegError as error:
@@ -143,8 +145,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     finally:
+        warnings.formatwarning = formatted
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return the text of a warning; one of medseg's own says by itself where and what."""
+    if issubclass(category, DataWarning):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _end_on_sigterm() -> Any:

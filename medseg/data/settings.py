@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
+from medseg.data.datasets.cases import ReadingOptions
 from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS, LAYOUTS
 from medseg.errors import DataError, did_you_mean
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.volumes.orientation import checked_axcodes
 
 Range = tuple[float, float]
@@ -109,6 +111,11 @@ class DataSettings(Config):
         folds: Number of parts into which subjects are divided.
         fold: Part that is held out for validation, from 0; a cross-validation holds out each part in turn. ``all`` trains
             on every case, without validation.
+        orientation_from: Description of the geometry to use where a NIfTI header leaves it open or contradicts itself:
+            ``sform``, ``qform`` or ``pixdim``. Null refuses files in which left and right are a guess, and otherwise uses
+            the sform, or the qform if the code of the sform is 0.
+        trust_label_array: Whether a label map with as many voxels as its image, but another grid in its header, is placed
+            on the grid of the image as it is stored; otherwise it is refused.
         splits: JSON file with splits, such as nnU-Net's ``splits_final.json``, to use instead of `folds`; null for none.
     """
 
@@ -121,7 +128,14 @@ class DataSettings(Config):
     partially_annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    orientation_from: OrientationFrom | None = None
+    trust_label_array: bool = False
     splits: str | None = None
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """What is decided about files whose headers are wrong."""
+        return ReadingOptions(self.orientation_from, self.trust_label_array)
 
 
 class PreprocessSettings(Config):

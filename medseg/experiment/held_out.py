@@ -79,7 +79,13 @@ def held_out_pairs(run: RunFolder) -> tuple[list[Pair], Labels, EvaluateSettings
     cases = held_out_cases(run)
     files = _predictions(run, cases)
     pairs = [
-        Pair(case.id, file, case.label or partial(_reference_of_instances, case, labels), case.annotated)
+        Pair(
+            case.id,
+            file,
+            case.label or partial(_reference_of_instances, case, labels),
+            case.annotated,
+            case.reading,
+        )
         for case, file in zip(cases, files, strict=True)
     ]
     return pairs, labels, experiment.evaluate
@@ -158,7 +164,7 @@ def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None
 def _components_of_label(case: Case) -> InstanceFile:
     """Return the connected components of a case's label map as instances."""
     assert case.label is not None
-    label = read_labels(case.label)
+    label = read_labels(case.label, orientation_from=case.reading.orientation_from)
     parts = Instances.from_components(label.data[0])
     values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
     return InstanceFile(label.with_data(parts.to_map()[None]), values)

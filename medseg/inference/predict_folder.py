@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError
 from medseg.inference.batch import Outcome, Segmenter, predict_files
@@ -87,13 +87,14 @@ class LoadedModels:
         return PredictorEnsemble(self.predictors, scratch) if several else self.predictors[0]
 
 
-def named_cases(images: Images, channels: int) -> list[NamedCase]:
+def named_cases(images: Images, channels: int, reading: ReadingOptions | None = None) -> list[NamedCase]:
     """Return cases, each with the name of its output.
 
     Args:
         images: Image files, folders of images or DICOM folders, named after their files; or cases or a dataset, named
             after their ids.
         channels: Number of channels of an image, see `read_images`.
+        reading: What the user decided about files whose headers are wrong; None decides nothing. Given cases keep their own.
 
     Returns:
         Pairs of name and case; given cases in the given order, images of files and folders sorted by id.
@@ -108,7 +109,7 @@ def named_cases(images: Images, channels: int) -> list[NamedCase]:
     if cases:
         return [(case.id, case) for case in cases]
     paths = [one for one in given if not isinstance(one, Case)]
-    return [(output_stem(case), case) for case in read_images(paths, channels)]
+    return [(output_stem(case), case) for case in read_images(paths, channels, reading)]
 
 
 class FolderPrediction:

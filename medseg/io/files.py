@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from medseg.errors import DataError
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.io.nifti_geometry import OrientationFrom
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 NATURAL_IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -53,11 +57,13 @@ def stem_of(path: str | Path) -> str:
     return name[: -len(suffix)] if suffix else name
 
 
-def read(path: str | Path) -> Volume:
+def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
     """Read an image: a NIfTI, NRRD, MHA or natural-image file, or a folder with one DICOM series.
 
     Args:
         path: The file or folder.
+        orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
+            itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
 
     Returns:
         Volume `(C, X, Y, Z)` in the file's own orientation. A 2D image is one slice. A fourth axis or colour becomes
@@ -83,13 +89,20 @@ def read(path: str | Path) -> Volume:
     if suffix in NIFTI:
         from medseg.io.nifti import read_nifti
 
-        return read_nifti(path)
+        return read_nifti(path, orientation_from)
     if suffix in ITK:
         from medseg.io.sitk import read_sitk
 
         return read_sitk(path)
-    if not path.exists():
+    from medseg.io.file_content import require_readable
+
+    if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder. Check the path.")
+    require_readable(path)
+    if path.suffix.lower() in (".dcm", ".ima") or path.name.upper() == "DICOMDIR":
+        raise DataError(
+            f"{path}: found one DICOM file, expected the folder of its series. Give {path.parent}."
+        )
     raise DataError(f"{path}: unknown file format: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
 
 
@@ -109,13 +122,15 @@ def decoded_bytes(path: str | Path) -> int:
     return nifti_bytes(Path(path))
 
 
-def read_labels(path: str | Path) -> Volume:
+def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
     """Read a label map: one channel of whole numbers, stored in any type.
 
     From a natural image with a palette, the indices are read instead of the colours.
 
     Args:
         path: The file or folder.
+        orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
+            itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
 
     Returns:
         Volume `(1, X, Y, Z)` of an integer type.
@@ -131,7 +146,7 @@ def read_labels(path: str | Path) -> Volume:
     >>> labels.data.dtype.kind, int(labels.data.sum())
     ('i', 3)
     """
-    volume = read(path)
+    volume = read(path, orientation_from=orientation_from)
     if suffix_of(path) in PALETTE_SUFFIXES:
         indices = palette_indices(Path(path))
         volume = volume if indices is None else volume.with_data(indices)
@@ -146,8 +161,9 @@ def read_labels(path: str | Path) -> Volume:
             off = ~((np.abs(data - rounded) < _INTEGER_TOLERANCE) & (np.abs(rounded) < _LABEL_LIMIT))
         if off.any():
             shown = ", ".join(f"{value:.4g}" for value in np.unique(data[off])[:5])
+            first = ", ".join(map(str, np.argwhere(off)[0][1:].tolist()))
             raise DataError(
-                f"{path}: label values: found {shown} in {int(off.sum())} voxels, expected whole numbers. "
+                f"{path}: label values: found {shown} in {int(off.sum())} voxels, the first at ({first}), expected whole numbers. "
                 "Give the label map, not an image or a resampled mask."
             )
         data = rounded.astype(np.int32)
@@ -156,11 +172,13 @@ def read_labels(path: str | Path) -> Volume:
     return volume.with_data(data, kind="label")
 
 
-def read_grid(path: str | Path) -> Grid:
+def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Grid:
     """Read the grid of an image; only the header of a NIfTI file is read.
 
     Args:
         path: The file or folder.
+        orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
+            itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
 
     Returns:
         Shape and affine (voxel indices to mm).
@@ -179,8 +197,8 @@ def read_grid(path: str | Path) -> Grid:
     if suffix_of(path) in NIFTI:
         from medseg.io.nifti import read_nifti_grid
 
-        return read_nifti_grid(Path(path))
-    return read(path).grid
+        return read_nifti_grid(Path(path), orientation_from)
+    return read(path, orientation_from=orientation_from).grid
 
 
 def write(volume: Volume, path: str | Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,72 +10,65 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import DataError, warn_once
+from medseg.io.file_content import permission_denied
+from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
+from medseg.io.nifti_geometry import UNITS_MASK, OrientationFrom, Placement, in_mm, placement
+from medseg.io.nifti_header import NiftiFile, open_nifti
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-Stream = gzip.GzipFile | io.BufferedReader
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
-_SPATIAL_UNITS_MASK = 0b111
-_MM = {1: 1000.0, 3: 0.001}  # per metre and per micron; all other codes count as mm
 _CHUNK_BYTES = 16 << 20
 _INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 _DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
 _NIFTI1_LARGEST_AXIS = 32767
-_UNREADABLE = (  # what nibabel and gzip raise for files that are not NIfTI
-    *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
-    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),
-)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, orientation_from: OrientationFrom | None = None) -> Volume:
     """Read a NIfTI file as an image volume.
 
     A 2D image becomes one slice; a fourth or fifth axis, or RGB, becomes channels. Integer files without
-    scaling keep their type; all others become float32. The affine is chosen as nibabel does: sform, else qform,
-    else the fallback of the header. If the header states metres or microns, it is converted to mm.
+    scaling keep their type; all others become float32. If the header states metres or microns, the affine is converted
+    to mm. What the header contradicts is reported once as a `DataWarning`.
 
     Args:
         path: The file.
+        orientation_from: Description of the geometry to use where a header leaves it open; see
+            `medseg.io.nifti_geometry.placement`.
 
     Returns:
-        Volume `(C, X, Y, Z)` of kind ``image``, with the geometry fields of the header.
+        Volume `(C, X, Y, Z)` of kind ``image``, with the geometry fields of the header unless these contradict each
+        other.
 
     Raises:
-        DataError: The file is missing, damaged, or not NIfTI.
+        DataError: The file is missing, damaged, or not NIfTI, or its orientation is a guess.
     """
-    image = _open(path)
-    grid = read_nifti_grid(path, image)
-    return Volume(_voxels(image, path), grid, header=_geometry(image.header))
+    file = open_nifti(path)
+    placed = _placed(file, orientation_from)
+    return Volume(_voxels(file), placed.grid, header=_geometry(file.header) if placed.consistent else {})
 
 
-def read_nifti_grid(path: Path, image: Any = None) -> Grid:
+def read_nifti_grid(path: Path, orientation_from: OrientationFrom | None = None) -> Grid:
     """Read shape and affine from the header.
 
     Args:
         path: The file.
-        image: The opened file; None to open it.
+        orientation_from: Description of the geometry to use where a header leaves it open.
 
     Returns:
         Grid of three axes with an affine in mm.
 
     Raises:
-        DataError: The file is missing, damaged, or not NIfTI.
+        DataError: The file is missing, damaged, or not NIfTI, or its orientation is a guess.
     """
-    image = image if image is not None else _open(path)
-    shape = (*image.shape, 1, 1)[:3]
-    try:
-        return Grid(shape, _in_mm(image.affine, image.header["xyzt_units"]))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    return _placed(open_nifti(path), orientation_from).grid
 
 
 def nifti_bytes(path: Path) -> int:
@@ -93,9 +83,18 @@ def nifti_bytes(path: Path) -> int:
     Raises:
         DataError: The file is missing, damaged, or not NIfTI.
     """
-    image = _open(path)
-    components = len(image.dataobj.dtype.names or "1")
-    return int(math.prod(image.shape)) * components * _dtype_in_memory(image.dataobj).itemsize
+    file = open_nifti(path)
+    components = len(file.dtype.names or "1")
+    return math.prod(file.shape) * components * _dtype_in_memory(file).itemsize
+
+
+def _placed(file: NiftiFile, orientation_from: OrientationFrom | None) -> Placement:
+    """Return the placement of a file, and warn of everything that its header contradicts in one line."""
+    placed = placement(file, orientation_from)
+    notes = (*file.notes, *placed.notes)
+    if notes:
+        warn_once(f"{file.path}: {' '.join(notes)}")
+    return placed
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -119,7 +118,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     image = kind(data, header.get_best_affine(), header)  # in the units of the header
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=raw, mtime=0) as file:
+            with compressing(raw) as file:
                 image.to_stream(file)
         else:
             image.to_stream(raw)
@@ -149,7 +148,7 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
             kept[name] = volume.header[name]
         kept["pixdim"][:4] = volume.header["pixdim"]
         kept["xyzt_units"] = volume.header["units"]
-        affine = _in_mm(kept.get_best_affine(), volume.header["units"])
+        affine = in_mm(kept.get_best_affine(), volume.header["units"])
         if np.allclose(affine, volume.grid.affine, rtol=1e-6, atol=1e-6):
             return kept
     header.set_zooms((*volume.spacing, *[1.0] * (len(shape) - 3)))
@@ -187,115 +186,101 @@ def storable(data: NDArray[Any], path: Path) -> NDArray[Any]:
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
-def _open(path: Path) -> Any:
-    """Read and check the header."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Check the path.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: found 0 bytes, expected a NIfTI file. Copy or download the file again.")
-    try:
-        image: Any = nib.load(path)
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{path}: not a readable NIfTI file ({_reason(error)}). Copy the file again or convert it."
-        ) from None
-    if not isinstance(image, (nib.Nifti1Image, nib.Nifti1Pair)):
-        raise DataError(f"{path}: found {type(image).__name__}, expected NIfTI. Convert the file.")
-    if not 2 <= len(image.shape) <= 5 or min(image.shape) < 1:
-        raise DataError(
-            f"{path}: dim: found {image.shape}, expected 2 to 5 axes, none empty. Check the file."
-        )
-    if image.get_data_dtype().kind == "c":
-        raise DataError(
-            f"{path}: datatype: found {image.get_data_dtype()}, expected real numbers. Save the magnitude of the complex numbers."
-        )
-    return image
-
-
-def _voxels(image: Any, path: Path) -> NDArray[Any]:
+def _voxels(file: NiftiFile) -> NDArray[Any]:
     """Read the voxels directly into their final array `(C, X, Y, Z)`, so that there is never a second copy."""
-    proxy = image.dataobj
-    stored: np.dtype[Any] = proxy.dtype
-    shape = (*image.shape, 1, 1)[:3]
-    volumes = math.prod(image.shape[3:])
-    file = Path(proxy.file_like)
+    shape = (*file.shape, 1, 1)[:3]
+    channels = math.prod(file.shape[3:]) * len(file.dtype.names or "1")
+    dtype = _dtype_in_memory(file)
+    what = f"expected {file.shape} voxels of {file.dtype}"
     try:
-        _check_size(file, proxy.offset, math.prod(image.shape) * stored.itemsize)
-        data = np.empty((volumes * len(stored.names or "1"), *shape), _dtype_in_memory(proxy))
-        with _decompressed(file) as stream:
-            stream.seek(proxy.offset)
-            _fill(data, stream, proxy)
-            while stream.read(_CHUNK_BYTES):  # the checksum of a .gz file is compared at its end
-                pass
+        _check_size(file)
+        data = np.empty((channels, *shape), dtype)
+        with opened(file.voxel_file, packed=file.packed) as stream:
+            skip(stream, file.offset)
+            _fill(data, stream, file)
+            trailing = _drained(stream)
     except FileNotFoundError:
         raise DataError(
-            f"{path}: the voxels are in another file, {file.name}, which is missing. Copy it to the same folder."
+            f"{file.path}: the voxels are in another file, {file.voxel_file.name}, which is missing. Copy it to the same "
+            "folder."
         ) from None
-    except _UNREADABLE as error:
+    except PermissionError:
+        raise permission_denied(file.voxel_file) from None
+    except MemoryError:
+        size = channels * math.prod(shape) * dtype.itemsize
         raise DataError(
-            f"{path}: voxel data are damaged or end early ({_reason(error)}); expected {image.shape} voxels of "
-            f"{stored}. Copy the file again."
+            f"{file.path}: not enough memory for its voxels: found no {size} bytes, {what}. Free memory, or crop the image."
         ) from None
+    except (OSError, EOFError) as error:
+        raise DataError(
+            f"{file.path}: voxel data are damaged or end early ({_reason(error)}); {what}. Copy the file again."
+        ) from None
+    if trailing:
+        warn_once(
+            f"{file.path}: found {trailing} bytes after the voxels, {what} and nothing else. They are ignored; check that dim "
+            "is right."
+        )
     return data
 
 
-def _fill(data: NDArray[Any], stream: Stream, proxy: Any) -> None:
+def _drained(stream: Stream) -> int:
+    """Read a stream to its end, where the checksum of gzip data is compared; return the number of bytes left over."""
+    left = 0
+    while rest := stream.read(_CHUNK_BYTES):
+        left += len(rest)
+    return left + (stream.trailing if isinstance(stream, GzipStream) else 0)
+
+
+def _fill(data: NDArray[Any], stream: Stream, file: NiftiFile) -> None:
     """Read slabs of slices (in files, x varies fastest) into `data`, scaled if the header says so."""
-    components, (_, width, height, depth) = len(proxy.dtype.names or "1"), data.shape
-    slab = max(1, min(depth, _CHUNK_BYTES // (width * height * proxy.dtype.itemsize)))
+    dtype, (slope, inter) = file.dtype, file.scaling
+    components, (_, width, height, depth) = len(dtype.names or "1"), data.shape
+    slab = max(1, min(depth, _CHUNK_BYTES // (width * height * dtype.itemsize)))
     for first in range(0, len(data), components):
         for start in range(0, depth, slab):
             slices = min(slab, depth - start)
-            wanted = width * height * slices * proxy.dtype.itemsize
+            wanted = width * height * slices * dtype.itemsize
             content = stream.read(wanted)
             if len(content) < wanted:
                 raise EOFError(f"found {len(content)} of {wanted} bytes from slice {start + 1} of {depth}")
-            block = np.frombuffer(content, proxy.dtype).reshape((width, height, slices), order="F")
-            parts = [block[name] for name in proxy.dtype.names] if proxy.dtype.names else [block]
+            block = np.frombuffer(content, dtype).reshape((width, height, slices), order="F")
+            parts = [block[name] for name in dtype.names] if dtype.names else [block]
             for channel, values in enumerate(parts, first):
-                scaled = (
-                    values.astype(np.float64) * proxy.slope + proxy.inter if _is_scaled(proxy) else values
-                )
+                scaled = values.astype(np.float64) * slope + inter if _is_scaled(file) else values
                 with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
                     data[channel, :, :, start : start + slices] = scaled
 
 
-def _dtype_in_memory(proxy: Any) -> np.dtype[Any]:
-    if proxy.dtype.names:  # RGB and RGBA are structured types of bytes
+def _dtype_in_memory(file: NiftiFile) -> np.dtype[Any]:
+    if file.dtype.names:  # RGB and RGBA are structured types of bytes
         return np.dtype(np.uint8)
-    if _is_scaled(proxy) or proxy.dtype.kind == "f":
+    if _is_scaled(file) or file.dtype.kind == "f":
         return np.dtype(np.float32)
-    native: np.dtype[Any] = proxy.dtype.newbyteorder("=")
+    native: np.dtype[Any] = file.dtype.newbyteorder("=")
     return native
 
 
-def _is_scaled(proxy: Any) -> bool:
-    return (proxy.slope, proxy.inter) != (1, 0) and not proxy.dtype.names
+def _is_scaled(file: NiftiFile) -> bool:
+    return file.scaling != (1, 0) and not file.dtype.names
 
 
-def _check_size(file: Path, offset: int, voxel_bytes: int) -> None:
+def _check_size(file: NiftiFile) -> None:
     """Raise for a header that claims more voxels than its file can hold, before memory is allocated."""
-    size = file.stat().st_size
-    limit = size * _DEFLATE_LIMIT if file.name.lower().endswith(".gz") else size
-    if not 0 <= offset <= limit - voxel_bytes:
-        raise EOFError(f"found {size} bytes in the file, {voxel_bytes} of voxels from byte {offset} declared")
-
-
-def _decompressed(file: Path) -> Stream:
-    return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
+    size = file.voxel_file.stat().st_size
+    limit = size * _DEFLATE_LIMIT if file.packed else size
+    if file.offset > limit:
+        raise EOFError(f"vox_offset: found {file.offset}, expected a byte of the file, which has {size}")
+    if file.offset > limit - file.voxel_bytes:
+        raise EOFError(
+            f"found {size} bytes in the file, {file.voxel_bytes} of voxels from byte {file.offset} declared"
+        )
 
 
 def _geometry(header: Any) -> MappingProxyType[str, Any]:
     fields: dict[str, Any] = {name: np.array(header[name]) for name in _GEOMETRY_FIELDS}
     fields["pixdim"] = np.array(header["pixdim"][:4])
-    fields["units"] = int(header["xyzt_units"]) & _SPATIAL_UNITS_MASK
+    fields["units"] = int(header["xyzt_units"]) & UNITS_MASK
     return MappingProxyType(fields)
-
-
-def _in_mm(affine: NDArray[np.float64], units: Any) -> NDArray[np.float64]:
-    """Return an affine in mm, for a header whose field `xyzt_units` is `units`."""
-    factor = _MM.get(int(units) & _SPATIAL_UNITS_MASK)
-    return affine if factor is None else affine * np.array([[factor], [factor], [factor], [1.0]])
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.experiment.mirroring import opposite_axes
 from medseg.models.catalog import MODELS
 from medseg.models.unet.config import UNetOptions
@@ -46,10 +47,12 @@ class DatasetSource:
     Attributes:
         path: Folder or table of the dataset.
         layout: Layout of the dataset; ``auto`` to detect it.
+        reading: What the user decided about files whose headers are wrong.
     """
 
     path: Path
     layout: str
+    reading: ReadingOptions = UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,10 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
     }
     if source.layout != "auto":
         tree["layout"] = Explained(source.layout, "as requested")
+    if source.reading.orientation_from is not None:
+        tree["orientation_from"] = Explained(source.reading.orientation_from, "as requested")
+    if source.reading.trust_label_array:
+        tree["trust_label_array"] = Explained(True, "as requested")
     if not f.named:
         tree["labels"] = Explained(
             f.labels, "the dataset names no labels: these are the values in its label maps; rename them"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
@@ -97,6 +98,7 @@ def plan(
     options: PlanOptions | None = None,
     *,
     layout: str = "auto",
+    reading: ReadingOptions | None = None,
     workers: int | None = 0,
     cache: str | Path | None = None,
     progress: Progress | None = None,
@@ -107,6 +109,8 @@ def plan(
         dataset: Folder or table, as for `medseg.read_dataset`.
         options: Preset, dimensions, memory and length of the training; None takes the defaults.
         layout: Layout of the dataset.
+        reading: What the user decided about files whose headers are wrong; it becomes part of the experiment. None decides
+            nothing.
         workers: Number of processes that measure cases, see `medseg.planning.fingerprint.measure.fingerprint`.
         cache: A ``fingerprint.json`` written earlier, reused if no file of the dataset has changed.
         progress: Called after each case with (done, total, case id).
@@ -127,8 +131,9 @@ def plan(
     'unet_3d'
     """
     options = options or PlanOptions()
-    source = DatasetSource(Path(dataset).resolve(), layout)
-    measured = fingerprint(read_dataset(dataset, layout), workers=workers, cache=cache, progress=progress)
+    source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED)
+    found = read_dataset(dataset, layout, reading)
+    measured = fingerprint(found, workers=workers, cache=cache, progress=progress)
     preset, steps = options.chosen_preset, options.steps
     proposal = propose(measured, preset, choose_budget(preset, options.memory), options.kind)
     other = _other_model(options.model, measured) if options.model else None

@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import DataError
-from medseg.volumes.grid import EQUAL_WITHIN_MM, Grid
+from medseg.volumes.grid import EQUAL_WITHIN_VOXELS, Grid
+from medseg.volumes.plausible import sizes
 from medseg.volumes.volume import Volume
 
 
-def align_to_grid(volume: Volume, grid: Grid, *, where: str | Path, grid_of: str | Path, fix: str) -> Volume:
+def align_to_grid(
+    volume: Volume,
+    grid: Grid,
+    *,
+    where: str | Path,
+    grid_of: str | Path,
+    fix: str,
+    trust_array: bool = False,
+) -> Volume:
     """Return the volume with its axes permuted and flipped to those of `grid`, and placed exactly on it.
 
-    Nothing is interpolated. Differences of up to 0.01 mm are rounding and are removed, so that they cannot decide on
-    axis codes later.
+    Nothing is interpolated. Differences of up to a twentieth of a voxel are rounding and are removed, so that they cannot
+    decide on axis codes later.
 
     Args:
         volume: Volume in any orientation.
@@ -24,12 +33,14 @@ def align_to_grid(volume: Volume, grid: Grid, *, where: str | Path, grid_of: str
         where: Start of the message: the file, and what it contains.
         grid_of: What `grid` belongs to, for the message.
         fix: Advice at the end of the message, without a period.
+        trust_array: Whether a volume of the same shape on another grid is placed on `grid` as it is stored, because only
+            its header is wrong.
 
     Returns:
         The same voxels on `grid`.
 
     Raises:
-        DataError: A corner of the volume is more than 0.01 mm from its counterpart, or the shapes differ.
+        DataError: A corner of the volume is more than a twentieth of a voxel from its counterpart, or the shapes differ.
 
     Examples:
         >>> grid = Grid.from_spacing((4, 4, 2))
@@ -40,15 +51,17 @@ def align_to_grid(volume: Volume, grid: Grid, *, where: str | Path, grid_of: str
     aligned = volume.reoriented_like(grid)
     if aligned.grid.matches(grid):
         return replace(aligned, grid=grid)
+    if trust_array and volume.grid.shape == grid.shape:
+        return Volume(volume.data, grid, volume.kind)
     distance = aligned.grid.distance(grid)
     gap = f", corners are up to {distance:.3g} mm apart" if np.isfinite(distance) else ""
     raise DataError(
         f"{where}: not on the grid of {grid_of}: found {_description(volume.grid)}, expected {_description(grid)} "
-        f"(within {EQUAL_WITHIN_MM} mm{gap}). {fix}."
+        f"(within {EQUAL_WITHIN_VOXELS} voxels{gap}). {fix}."
     )
 
 
 def _description(grid: Grid) -> str:
-    shape, spacing = ("x".join(f"{n:g}" for n in values) for values in (grid.shape, grid.spacing))
+    shape, spacing = sizes(grid.shape), sizes(grid.spacing)
     first = ", ".join(f"{place:.6g}" for place in grid.affine[:3, 3])
     return f"{shape} voxels of {spacing} mm, {grid.axcodes}, first voxel at ({first}) mm"

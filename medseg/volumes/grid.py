@@ -17,7 +17,9 @@ from medseg.errors import DataError
 from medseg.volumes.orientation import AXES, reorientation
 from medseg.volumes.resampling import AxisMap
 
-EQUAL_WITHIN_MM = 0.01
+EQUAL_WITHIN_VOXELS = 0.05
+"""Grids match if no corner is further away from its counterpart along any axis, in voxels of either grid: far above the
+rounding of headers and far below a shift that changes labels, whatever the size of the voxels."""
 SHEAR_TOLERANCE = 1e-4
 """Largest absolute cosine between two axes that still counts as a right angle: 0.006 degrees, far above the rounding
 of headers in single precision."""
@@ -118,17 +120,30 @@ class Grid:
             return float("inf")
         return float(np.linalg.norm(self.corners - other.corners, axis=1).max())
 
-    def matches(self, other: Grid, within_mm: float = EQUAL_WITHIN_MM) -> bool:
+    def distance_in_voxels(self, other: Grid) -> float:
+        """Return the largest distance between corresponding corners along an axis, in voxels of the finer grid.
+
+        Args:
+            other: Grid to compare with.
+
+        Returns:
+            The distance; infinity if the shapes differ.
+        """
+        if self.shape != other.shape:
+            return float("inf")
+        apart = (self.corners - other.corners).T
+        return max(float(np.abs(np.linalg.inv(grid.affine[:3, :3]) @ apart).max()) for grid in (self, other))
+
+    def matches(self, other: Grid) -> bool:
         """Return whether both grids are the same box of voxels.
 
         Args:
             other: Grid to compare with.
-            within_mm: Largest distance between corresponding corners, mm.
 
         Returns:
-            True if the shapes are equal and no corner is further away.
+            True if the shapes are equal and no corner is more than `EQUAL_WITHIN_VOXELS` from its counterpart.
         """
-        return self.distance(other) <= within_mm
+        return self.distance_in_voxels(other) <= EQUAL_WITHIN_VOXELS
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
         """Return the grid of a box of voxels.

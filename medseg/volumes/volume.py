@@ -17,6 +17,7 @@ from medseg.volumes.orientation import permute_array, reorientation
 from medseg.volumes.resampling import AxisMap, axis_orders, resample, resample_labels
 
 Kind = Literal["image", "label"]
+_UNCHANGED_WITHIN_MM = 0.01  # closer grids share their voxels, and nothing is interpolated
 Array = NDArray[Any]
 
 
@@ -194,7 +195,7 @@ class Volume:
 
     def _resample_to(self, target: Grid, order: int) -> Volume:
         source = self.reoriented_like(target)
-        if source.grid.matches(target):
+        if source.grid.matches(target) and source.grid.distance(target) <= _UNCHANGED_WITHIN_MM:
             return source._with(source.data, target)
         order = 1 if self.is_label else order
         maps = separable_maps(source.grid, target)

@@ -137,9 +137,20 @@ def test_grids_compare_by_their_corners(grid: Grid, direction: tuple[float, ...]
     other = Grid(grid.shape, affine)
     assert grid.distance(other) == pytest.approx(distance, abs=1e-9)
     assert other.distance(grid) == grid.distance(other)
-    if abs(distance - 0.01) > 1e-6:
-        assert grid.matches(other) == (distance < 0.01)
-    assert grid.matches(other, within_mm=0.06)
+    assert grid.distance_in_voxels(other) == other.distance_in_voxels(grid)
+    in_voxels = np.linalg.inv(grid.affine[:3, :3]) @ (other.affine - grid.affine)[:3, 3]
+    assert grid.distance_in_voxels(other) == pytest.approx(np.abs(in_voxels).max(), abs=1e-9)
+    assert grid.matches(other) == other.matches(grid) == (grid.distance_in_voxels(other) <= 0.05)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.3e-3, 0.5, 5, 40])
+@pytest.mark.parametrize(("voxels", "matches"), [(0.04, True), (0.06, False), (5, False)])
+def test_the_tolerance_is_a_fraction_of_a_voxel(size: float, voxels: float, matches: bool) -> None:
+    grid = Grid.from_spacing((20, 20, 20), (size, size, 3 * size))
+    assert grid.matches(grid.cropped((voxels, 0, 0), grid.shape)) == matches
+    assert grid.matches(grid.cropped((0, 0, -voxels), grid.shape)) == matches
+    larger = Grid(grid.shape, np.diag([1 + voxels / 20, 1, 1, 1]) @ grid.affine)
+    assert grid.matches(larger) == matches
 
 
 def test_a_small_rotation_counts_by_its_effect_at_the_far_end() -> None:

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
-    from medseg.data.datasets.cases import Case, Dataset
+    from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
     from medseg.volumes.grid import Grid
 
 
@@ -23,6 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)"
     )
+    add_reading_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     for text in options.paths:
         try:
-            failed += _print_path(Path(text), options.cases)
+            failed += _print_path(Path(text), options.cases, reading_options(options))
         except MedsegError as error:
             if len(options.paths) == 1:
                 raise
@@ -41,18 +43,18 @@ def run(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _print_path(path: Path, most: int) -> int:
+def _print_path(path: Path, most: int, reading: ReadingOptions) -> int:
     """Print a description of a path; return the number of faulty files or cases, which are reported on standard error."""
     from medseg.data.datasets.layouts import is_dataset, read_dataset
 
     if is_dataset(path) or _lacks_images(path):
-        return _print_dataset(read_dataset(path), most)
+        return _print_dataset(read_dataset(path, reading=reading), most)
     images = _images_in(path)
     if not images:
-        print(_describe_image(path), flush=True)
+        print(_describe_image(path, reading), flush=True)
         return 0
     shown = images[: most or None]
-    faulty = sum(not _print_description(_describe_image, image) for image in shown)
+    faulty = sum(not _print_description(_describe_image, image, reading) for image in shown)
     if len(images) > len(shown):
         print(f"... {len(images) - len(shown)} more images (--cases 0 shows all)", flush=True)
     return faulty
@@ -70,12 +72,12 @@ def _print_description(describe: Callable[..., str], *of: Any) -> bool:
     return True
 
 
-def _describe_image(path: Path) -> str:
+def _describe_image(path: Path, reading: ReadingOptions) -> str:
     import numpy as np
 
     from medseg.io.files import read
 
-    volume = read(path)
+    volume = read(path, orientation_from=reading.orientation_from)
     origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
     lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
     if volume.grid.is_sheared:
@@ -182,7 +184,7 @@ def _values_in_natural_images(cases: Sequence[Case]) -> list[int]:
 def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
     from medseg.io.files import read_grid
 
-    grid = read_grid(case.images[0])
+    grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
     _check_natural_images(case, dataset, grid)
     shape = "x".join(map(str, grid.shape))
     spacing = "x".join(f"{value:.3g}" for value in grid.spacing)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
 
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
@@ -65,6 +66,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         help="processes that measure cases, each with one case in memory (default: one per core for large datasets, else 0)",
     )
+    add_reading_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 
@@ -93,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
             options.dataset,
             chosen,
             layout=options.layout,
+            reading=reading_options(options),
             workers=options.workers,
             cache=target.with_name(FINGERPRINT_NAME),
             progress=progress,

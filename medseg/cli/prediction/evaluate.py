@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def add_parser(commands: Any) -> None:
         "--tolerance-mm", type=float, metavar="MM", help="tolerance of the surface Dice in mm (default: 1)"
     )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for cases.tsv and summary.json")
+    add_reading_options(parser)
     group = parser.add_argument_group("instances")
     group.add_argument(
         "--instances",
@@ -88,7 +91,8 @@ def _label_maps(options: argparse.Namespace) -> int:
         labels: Labels | None = known
         tolerance = settings.tolerance_mm if tolerance is None else tolerance
     else:
-        pairs = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
+        found = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
+        pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
     tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
     rows, failed = _measured(

@@ -14,6 +14,7 @@ from medseg.cli.prediction.predict_checks import (
     given_options,
     images_and_settings,
 )
+from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also write NAME_instances.nii.gz and a table (id, label_value, score); for instance models",
     )
+    add_reading_options(parser, labels=False)
     parser.add_argument(
         "--skip-existing", action="store_true", help="skip images that this model has predicted already"
     )
@@ -101,7 +103,11 @@ def run(options: argparse.Namespace) -> int:
         check_out_of_fold(cross_validation.path, given, settings)
         return _predict_out_of_fold(cross_validation, instances=options.instances, **machine)
     models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
-    cases = named_cases(held_out_cases(RunFolder(run)) if options.held_out else images, models.num_channels)
+    cases = named_cases(
+        held_out_cases(RunFolder(run)) if options.held_out else images,
+        models.num_channels,
+        reading_options(options),
+    )
     for predictor in models.predictors:
         print(predictor, flush=True)
     if options.estimate:

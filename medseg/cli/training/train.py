@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.reading_options import add_reading_options
+
 if TYPE_CHECKING:
     from medseg.experiment.cross_validation.folds import CrossValidation
     from medseg.experiment.experiment import Experiment
@@ -28,6 +30,7 @@ def add_parser(commands: Any) -> None:
         help="settings to change, such as train.steps=2000",
     )
     parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
+    add_reading_options(parser)
     parser.add_argument("--run", metavar="FOLDER", help="new run folder (default: runs/NAME)")
     parser.add_argument("--resume", metavar="RUN", help="resume this run from its last checkpoint")
     folds = parser.add_mutually_exclusive_group()
@@ -69,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         data = [f"data.path={options.data}"] if options.data else []
+        if options.orientation_from:
+            data.append(f"data.orientation_from={options.orientation_from}")
+        if options.trust_label_array:
+            data.append("data.trust_label_array=true")
         experiment = Experiment.load(options.config, *options.overrides, *data)
         folder = Path(options.run or f"runs/{experiment.name}")
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation

@@ -8,12 +8,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import DataError, did_you_mean
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MOST_LISTED = 100
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What the user decided about files whose headers are wrong.
+
+    Attributes:
+        orientation_from: Description of the geometry to use where a NIfTI header leaves it open or contradicts itself; None
+            refuses files in which left and right are a guess. See `medseg.read`.
+        trust_label_array: Whether a label map or instance map with as many voxels as its image, but another grid, is placed
+            on the grid of the image as it is stored.
+    """
+
+    orientation_from: OrientationFrom | None = None
+    trust_label_array: bool = False
+
+
+UNDECIDED = ReadingOptions()
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Case:
         instances: Instance map (ids, 0 is background), or None. Without a label map, all instances belong to one class.
         annotated: Names of the labels that are annotated, or None for all. Nothing is known about the other labels.
         first_stage: Label map that the first stage of a cascade predicted, or None.
+        reading: What the user decided about files whose headers are wrong.
 
     Raises:
         DataError: The id has other characters, or there is no image.
@@ -46,6 +66,7 @@ class Case:
     instances: Path | None = None
     annotated: AnnotatedLabels | None = None
     first_stage: Path | None = None
+    reading: ReadingOptions = UNDECIDED
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case, require_files, require_unique
+from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError
 from medseg.io.files import stem_of, suffix_of
 
 
-def read_images(paths: str | Path | Sequence[str | Path], channels: int = 1) -> list[Case]:
+def read_images(
+    paths: str | Path | Sequence[str | Path], channels: int = 1, reading: ReadingOptions | None = None
+) -> list[Case]:
     """Return cases without labels, from image files, folders of images or DICOM series.
 
     With several channels, files named ``<id>_0000`` … ``<id>_0003`` form one case; other files must hold all channels
@@ -22,6 +25,7 @@ def read_images(paths: str | Path | Sequence[str | Path], channels: int = 1) -> 
     Args:
         paths: Files or folders.
         channels: Number of channels that an image must have.
+        reading: What the user decided about files whose headers are wrong; None decides nothing.
 
     Returns:
         Cases sorted by id. Ids are file names without suffix, with unusual characters replaced by ``_``.
@@ -34,7 +38,7 @@ def read_images(paths: str | Path | Sequence[str | Path], channels: int = 1) -> 
     cases = sorted(_grouped(files, channels), key=lambda case: case.id)
     require_unique(cases, "images")
     require_files(cases, "images")
-    return cases
+    return cases if reading is None else [replace(case, reading=reading) for case in cases]
 
 
 def output_stem(case: Case) -> str:

@@ -7,21 +7,23 @@ Layouts: ``msd`` (Medical Segmentation Decathlon; nnU-Net v1 wrote the same list
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.data.datasets.case_tables import TABLE_NAME
-from medseg.data.datasets.cases import Dataset, require_files
+from medseg.data.datasets.cases import Dataset, ReadingOptions, require_files
 from medseg.data.datasets.image_folders import IMAGES
 from medseg.data.datasets.layout_registry import LAYOUTS, Layout, ordered_layouts
 from medseg.errors import DataError, did_you_mean
 
 
-def read_dataset(path: str | Path, layout: str = "auto") -> Dataset:
+def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions | None = None) -> Dataset:
     """Find the cases of a dataset.
 
     Args:
         path: The dataset's folder, its ``dataset.json``, or a TSV table of cases.
         layout: Name of the layout; ``"auto"`` recognises it.
+        reading: What the user decided about files whose headers are wrong; None decides nothing.
 
     Returns:
         Dataset with every file present. Test images that a ``dataset.json`` lists are cases without a label map.
@@ -50,7 +52,9 @@ def read_dataset(path: str | Path, layout: str = "auto") -> Dataset:
             f"{path}: found no case of layout {chosen.name}. Check the folder, or name its layout."
         )
     require_files(dataset.cases, str(path))
-    return dataset
+    if reading is None:
+        return dataset
+    return replace(dataset, cases=tuple(replace(case, reading=reading) for case in dataset.cases))
 
 
 def is_dataset(path: str | Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case
-from medseg.errors import DataError, error_message
+from medseg.errors import DataError, error_message, warn_once
 from medseg.io.files import read, read_grid, read_labels
 from medseg.io.instance_files import InstanceFile
 from medseg.labels.label_sets import unannotated_classes
@@ -19,6 +19,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _LARGEST_ID = 2**31 - 1
+_LARGEST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
 def read_case_image(case: Case, channels: int | None = None) -> Volume:
@@ -34,10 +35,10 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
     Raises:
         DataError: A file is unreadable, two files have different grids, or the number of channels is not `channels`.
     """
-    first, *others = (read(path) for path in case.images)
+    first, *others = (read(path, orientation_from=case.reading.orientation_from) for path in case.images)
     parts = [first.data]
     for path, volume in zip(case.images[1:], others, strict=True):
-        parts.append(_aligned_to_grid(volume, first.grid, path, case.images[0], "channel").data)
+        parts.append(_aligned_to_grid(volume, first.grid, path, case, "channel").data)
     data = np.concatenate(parts) if others else first.data
     if channels is not None and len(data) != channels:
         files = ", ".join(path.name for path in case.images)
@@ -50,8 +51,21 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
                 fix="Give every channel, in the order of the dataset's channel names",
             )
         )
+    _warn_of_large_integers(data, case)
     # int32 with float32 promotes to float64, which no later step needs
     return first.with_data(data.astype(np.float32) if data.dtype == np.float64 else data)
+
+
+def _warn_of_large_integers(data: NDArray[Any], case: Case) -> None:
+    """Warn if whole numbers are too large to be told apart in float32, which preprocessing uses."""
+    if data.dtype.kind not in "iu" or data.dtype.itemsize < 4:
+        return
+    largest = max(int(data.max()), -int(data.min()))
+    if largest > _LARGEST_EXACT:
+        warn_once(
+            f"{case.images[0]}: intensities: found whole numbers up to {largest}, expected at most {_LARGEST_EXACT}, beyond which "
+            "float32 rounds them. Check the data type, or rescale the image."
+        )
 
 
 def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
@@ -83,8 +97,8 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
         raise DataError(
             f"case {case.id}: found no label map, expected one. Add its label map, or remove the case."
         )
-    grid = grid or read_grid(case.images[0])
-    volume = _aligned_to_grid(read_labels(case.label), grid, case.label, case.images[0], "label map")
+    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    volume = _aligned_labels(case, case.label, grid, "label map")
     classes = labels.to_classes(volume.data, str(case.label))
     _check_annotated(case, labels, classes)
     return Volume(classes, grid, "label")
@@ -119,9 +133,8 @@ def read_case_first_stage(case: Case, labels: Labels, grid: Grid | None = None) 
         raise DataError(
             f"case {case.id}: found no label map of the first stage, expected one. Predict it with that stage."
         )
-    grid = grid or read_grid(case.images[0])
-    what = "label map of the first stage"
-    volume = _aligned_to_grid(read_labels(case.first_stage), grid, case.first_stage, case.images[0], what)
+    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    volume = _aligned_labels(case, case.first_stage, grid, "label map of the first stage")
     return Volume(labels.to_classes(volume.data, str(case.first_stage)), grid, "label")
 
 
@@ -142,10 +155,8 @@ def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
         raise DataError(
             f"case {case.id}: found no instance map, expected one. Add its instances, or remove the case."
         )
-    grid = grid or read_grid(case.images[0])
-    volume = _aligned_to_grid(
-        read_labels(case.instances), grid, case.instances, case.images[0], "instance map"
-    )
+    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    volume = _aligned_labels(case, case.instances, grid, "instance map")
     low, high = int(volume.data.min()), int(volume.data.max())
     if low < 0 or high > _LARGEST_ID:
         raise DataError(
@@ -188,7 +199,18 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
     return InstanceFile(ids, values)
 
 
-def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, image: Path, what: str) -> Volume:
+def _aligned_labels(case: Case, path: Path, grid: Grid, what: str) -> Volume:
+    """Read a label map or instance map of a case onto the grid of its image, or raise."""
+    volume = read_labels(path, orientation_from=case.reading.orientation_from)
+    return _aligned_to_grid(volume, grid, path, case, what)
+
+
+def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, case: Case, what: str) -> Volume:
     """Place a file that belongs to an image on the image's grid, or raise."""
     fix = "Resample it to the grid of that image, or use the file that belongs to it"
-    return align_to_grid(volume, grid, where=f"{path}: {what}", grid_of=image, fix=fix)
+    trusted = volume.is_label and case.reading.trust_label_array
+    if volume.is_label and not trusted and volume.grid.shape == grid.shape:
+        fix += "; if only its header is wrong, give --trust-label-array (data.trust_label_array in a config)"
+    return align_to_grid(
+        volume, grid, where=f"{path}: {what}", grid_of=case.images[0], fix=fix, trust_array=trusted
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import UNDECIDED, Case
 from medseg.data.datasets.read_case import (
     read_case_first_stage,
     read_case_image,
@@ -239,4 +239,6 @@ def _key(
         facts.append([regions, labels.ignore, case.annotated, label_sets.background_value(case.annotated)])
     if first_stage is not None:
         facts.append(first_stage.values)
+    if case.reading != UNDECIDED:
+        facts.append(asdict(case.reading))
     return short_hash(facts)

@@ -20,6 +20,7 @@ from medseg.runtime.formatting import pluralise
 from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import Grid, separable_maps, shape_at_spacing
 from medseg.volumes.orientation import reorient_array, reorientation
+from medseg.volumes.plausible import check_plausible, check_resampling
 from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
 from medseg.volumes.volume import Volume
 
@@ -91,7 +92,7 @@ _NATURAL_IMAGE_ADVICE = {  # by the channels found and expected
 
 
 def check_image(image: Volume, channels: int, where: str) -> None:
-    """Raise unless an image has the right number of channels and only finite voxels.
+    """Raise unless an image has the right number of channels, only finite voxels and a plausible grid.
 
     Args:
         image: Image as read from its file.
@@ -99,18 +100,25 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         where: File or case, for messages.
 
     Raises:
-        DataError: It has other channels, or NaN or infinite voxels.
+        DataError: It has other channels, NaN or infinite voxels, or a grid that no scanner produces.
     """
     if image.channels != channels:
         advice = "Give one file per channel in the order of training, or one file that holds them all."
         if image.grid.shape[2] == 1:
             advice = _NATURAL_IMAGE_ADVICE.get((image.channels, channels), advice)
         raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
+    check_plausible(image.grid, where)
     if image.data.dtype.kind == "f":
         count = sum(int((~np.isfinite(sheet)).sum()) for channel in image.data for sheet in channel)
         if count:
+            first = next(
+                (x, *np.argwhere(~np.isfinite(sheet))[0].tolist())
+                for channel in image.data
+                for x, sheet in enumerate(channel)
+                if not np.isfinite(sheet).all()
+            )
             raise DataError(
-                f"{where}: found NaN or infinity in {pluralise(count, 'voxel')}, expected none. Replace them, for "
+                f"{where}: found NaN or infinity in {pluralise(count, 'voxel')}, the first at {first}, expected none. Replace them, for "
                 "example by the value of the background if resampling left them outside the field of view."
             )
 
@@ -143,6 +151,7 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
     grid = image.grid.reoriented(codes).cropped(start, shape)
     target = settings.target_spacing(grid.spacing)
     wanted = shape_at_spacing(shape, grid.spacing, target) if settings.spacing is not None else shape
+    check_resampling(shape, grid.spacing, wanted, target, where)
     maps = [AxisMap.resize(n, m) for n, m in zip(shape, wanted, strict=True)]
     # nnU-Net's rule uses the requested spacing. The resulting one differs from it, because the number of voxels is whole,
     # and with few slices the difference could change the decision.

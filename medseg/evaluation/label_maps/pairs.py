@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.errors import DataError, did_you_mean
 from medseg.io.files import read_labels, stem_of, suffix_of
 from medseg.labels.label_sets import AnnotatedLabels
+from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.volume import Volume
 
 
@@ -21,6 +23,7 @@ class Pair:
         prediction: A label volume or file.
         reference: A label volume, a file, or a function that returns a volume.
         annotated: Names of the labels annotated in the reference; None for all.
+        reading: What the user decided about files whose headers are wrong.
 
     >>> from pathlib import Path
     >>> Pair("case_01", Path("predictions/case_01.nii.gz"), Path("labels/case_01.nii.gz")).case
@@ -31,15 +34,25 @@ class Pair:
     prediction: Volume | Path
     reference: Volume | Path | Callable[[], Volume]
     annotated: AnnotatedLabels | None = None
+    reading: ReadingOptions = UNDECIDED
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Return prediction and reference, reading files."""
-        return _volume(self.prediction), _volume(self.reference)
+        prediction, reference = (
+            _volume(source, self.reading) for source in (self.prediction, self.reference)
+        )
+        if self.reading.trust_label_array and prediction.grid.shape == reference.grid.shape:
+            where = f"{self.case}: prediction"
+            fix = "Predict on the file that the reference belongs to"
+            prediction = align_to_grid(
+                prediction, reference.grid, where=where, grid_of="its reference", fix=fix, trust_array=True
+            )
+        return prediction, reference
 
 
-def _volume(source: Volume | Path | Callable[[], Volume]) -> Volume:
+def _volume(source: Volume | Path | Callable[[], Volume], reading: ReadingOptions) -> Volume:
     if isinstance(source, Path):
-        return read_labels(source)
+        return read_labels(source, orientation_from=reading.orientation_from)
     return source if isinstance(source, Volume) else source()
 
 

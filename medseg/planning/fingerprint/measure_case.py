@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import UNDECIDED, Case
 from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError, MedsegError
@@ -75,7 +75,11 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
     image = read_case_image(case)
     check_image(image, channels, where=f"case {case.id}")
     if labels is None:
-        labels = Labels.from_values(read_labels(case.label).data) if case.label else Labels.from_names({})
+        labels = (
+            Labels.from_values(read_labels(case.label, orientation_from=case.reading.orientation_from).data)
+            if case.label
+            else Labels.from_names({})
+        )
     classes = read_case_label(case, labels, image.grid).data[0]
     grid = image.grid.reoriented(AXES)
     known = (classes > 0) & (classes < len(labels))  # without ignored voxels
@@ -123,5 +127,6 @@ def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
 
 
 def case_stamp(case: Case, root: Path) -> str:
-    """Return a hash that changes when a file of the case is renamed, or its size or modification time changes."""
-    return short_hash([FORMAT, file_stamps(case.files, root)])
+    """Return a hash that changes when a file of the case is renamed, its size or modification time changes, or it is read in another way."""
+    decided = [] if case.reading == UNDECIDED else [asdict(case.reading)]
+    return short_hash([FORMAT, file_stamps(case.files, root), *decided])

@@ -1,0 +1,76 @@
+"""Checks of grids that a header describes but no scanner produces, before work begins that would not end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.errors import DataError, warn_once
+from medseg.volumes.grid import Grid
+
+LARGEST_SPACING_MM = 100.0
+LARGEST_SHEAR_DEGREES = 30.0
+_REPORTED_SHEAR = 1e-3  # cosine; 0.06 degrees
+_MOST_VOXELS = 1 << 33
+_MANY_VOXELS, _LARGEST_FACTOR = 1 << 26, 1000  # ten times finer along each axis
+_LONG_AXIS = 16
+_UNITS = "Check the units of the header: microns that are labelled as mm grow a thousand times"
+
+
+def check_plausible(grid: Grid, where: str | Path) -> None:
+    """Raise for voxel sizes and shears that no scanner produces; warn of a smaller shear.
+
+    Args:
+        grid: Grid of an image.
+        where: File or case, for messages.
+
+    Raises:
+        DataError: A voxel is longer than 100 mm, or two axes are more than 30 degrees from a right angle.
+    """
+    if max(grid.spacing) > LARGEST_SPACING_MM:
+        raise DataError(
+            f"{where}: voxel size: found {sizes(grid.spacing)} mm, expected at most {LARGEST_SPACING_MM:g} mm. {_UNITS}."
+        )
+    degrees = math.degrees(math.asin(min(1.0, grid.shear)))
+    if degrees > LARGEST_SHEAR_DEGREES:
+        raise DataError(
+            f"{where}: affine: found axes that are {degrees:.1f} degrees from a right angle, expected at most "
+            f"{LARGEST_SHEAR_DEGREES:g}. Correct the header, or resample the image to an orthogonal grid."
+        )
+    if grid.shear > _REPORTED_SHEAR:
+        warn_once(
+            f"{where}: affine: found axes that are {degrees:.2f} degrees from a right angle, as after a tilted gantry; the shear is "
+            "kept. Resample the image to an orthogonal grid if other programs shall show it."
+        )
+
+
+def check_resampling(
+    shape: Sequence[int], old: Sequence[float], wanted: Sequence[int], new: Sequence[float], where: str | Path
+) -> None:
+    """Raise if resampling would create an absurd number of voxels, or lose an axis.
+
+    Args:
+        shape: Voxels of the image.
+        old: Their spacing, mm.
+        wanted: Voxels after resampling.
+        new: Their spacing, mm.
+        where: File or case, for messages.
+
+    Raises:
+        DataError: There would be more than 2^33 voxels, more than 2^26 and a thousand times those of the image, or a long
+            axis of a single voxel.
+    """
+    count, factor = math.prod(wanted), math.prod(wanted) / math.prod(shape)
+    grows = count > _MOST_VOXELS or (count > _MANY_VOXELS and factor > _LARGEST_FACTOR)
+    vanishes = any(n >= _LONG_AXIS and m == 1 for n, m in zip(shape, wanted, strict=True))
+    if grows or vanishes:
+        raise DataError(
+            f"{where}: voxel size: found {sizes(old)} mm ({sizes(shape)} voxels), expected one near the {sizes(new)} mm of the model, "
+            f"at which the image has {sizes(wanted)} voxels. {_UNITS}."
+        )
+
+
+def sizes(values: Sequence[float]) -> str:
+    """Return sizes as text, such as ``512x512x80``."""
+    return "x".join(f"{value:.6g}" for value in values)

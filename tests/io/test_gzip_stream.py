@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+
+from medseg.io.gzip_stream import GzipStream, compressing
+
+REPEATED = b"voxel" * 100_000
+NOISE = np.random.default_rng(0).bytes(700_000)
+
+
+def content(packed: bytes, step: int) -> tuple[bytes, int]:
+    stream = GzipStream(io.BytesIO(packed))
+    parts = []
+    while part := stream.read(step):
+        assert len(part) <= step
+        parts.append(part)
+    return b"".join(parts), stream.trailing
+
+
+@pytest.mark.parametrize("step", [777, 1 << 20])
+@pytest.mark.parametrize("data", [REPEATED, NOISE, b""], ids=["repeated", "noise", "empty"])
+def test_members_padding_and_other_bytes_after_them(data: bytes, step: int) -> None:
+    packed = gzip.compress(data)
+    assert content(packed, step) == (data, 0)
+    assert content(packed + bytes(400_000), step) == (data, 0)
+    assert content(packed + gzip.compress(b"second") + bytes(2), step) == (data + b"second", 0)
+    assert content(packed + bytes(400_000) + gzip.compress(b"x"), step) == (data + b"x", 0)
+    assert content(packed + b"garbage" * 5, step) == (data, 35)
+    assert content(packed + b"\x1f", step) == (data, 1)
+
+
+@pytest.mark.parametrize("place", [-6, -2])
+def test_checksum_and_length_are_verified(place: int) -> None:
+    packed = bytearray(gzip.compress(NOISE))
+    packed[place] ^= 1
+    with pytest.raises(OSError, match="CRC check failed"):
+        content(bytes(packed), 1000)
+
+
+@pytest.mark.parametrize("size", [3, 5, 20, 300_000, -8, -1])
+def test_an_early_end_is_noticed(size: int) -> None:
+    with pytest.raises(EOFError, match="end early"):
+        content(gzip.compress(NOISE)[:size], 1000)
+
+
+def test_what_is_written_is_read_by_others_and_always_the_same() -> None:
+    files = [io.BytesIO(), io.BytesIO()]
+    for file in files:
+        with compressing(file) as stream:
+            stream.write(REPEATED)
+            stream.write(NOISE)
+    assert files[0].getvalue() == files[1].getvalue()
+    assert gzip.decompress(files[0].getvalue()) == REPEATED + NOISE
