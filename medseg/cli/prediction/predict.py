@@ -103,11 +103,8 @@ def run(options: argparse.Namespace) -> int:
         check_out_of_fold(cross_validation.path, given, settings)
         return _predict_out_of_fold(cross_validation, instances=options.instances, **machine)
     models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
-    cases = named_cases(
-        held_out_cases(RunFolder(run)) if options.held_out else images,
-        models.num_channels,
-        reading_options(options),
-    )
+    given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
+    cases = named_cases(given_cases, models.num_channels, reading_options(options))
     for predictor in models.predictors:
         print(predictor, flush=True)
     if options.estimate:
