@@ -13,7 +13,7 @@ from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
 from medseg.models.base import Model
-from medseg.train.parameter_groups import FrozenParts, parameter_groups
+from medseg.train.optimization.parameter_groups import FrozenParts, parameter_groups
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig

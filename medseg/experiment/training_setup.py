@@ -95,7 +95,7 @@ class TrainingSetup:
                 extended.
         """
         experiment = with_absolute_paths(experiment)
-        processes = Distributed(experiment.train)
+        processes = Distributed(experiment.train, experiment.model.spatial_dims)
         if processes.is_main:
             run.check_resumable(experiment) if resume else run.check_vacant()
             run.lock().check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ _ORIENTATION = "RAS"
 _PROCESSORS_VOXELS = 1 << 16  # of a batch without a GPU, where a step takes long
 _PROCESSORS_WIDTH = 2  # divisor of the channels without a GPU: a quarter of the arithmetic
 _LONG = 20_000  # steps from which nnU-Net's recipe with SGD is used
-_MOST_WORKERS = 8
 _MOST_SLICES_AT_ONCE = 32
 _PAPERS_BATCH = 16
 _DUMMY_2D = 3.0  # a patch with this ratio of width to depth is rotated only within its slices
@@ -272,8 +270,8 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Explaine
         "optimizer": _optimizer(long, other),
     }
     if p.budget.on_gpu:
-        workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-        tree["workers"] = Explained(workers, "processes that augment patches while the GPU computes")
+        reason = "processes that prepare patches while the GPU computes: one per core, at most 12"
+        tree["workers"] = Explained("auto", reason)
     return tree
 
 

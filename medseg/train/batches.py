@@ -5,12 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader
 
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
+from medseg.runtime.cores import usable_cores
+from medseg.runtime.launch import processes_per_machine
 from medseg.runtime.stop_signals import SIGNALS
+
+MOST_WORKERS = 12
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,48 @@ class Batches:
                 yield list(range(first, first + self.size))
 
 
-def load_batches(patches: PatchDataset, batches: Batches, workers: int) -> DataLoader[Sample]:
-    """Return a loader of the patches of `batches`, cut and augmented in `workers` processes; with 0, in this one."""
+def load_batches(
+    patches: PatchDataset, batches: Batches, workers: int, *, pin_memory: bool = False
+) -> DataLoader[Sample]:
+    """Return a loader of patches.
+
+    Args:
+        patches: Patches to cut and augment.
+        batches: Indices of the patches of each batch.
+        workers: Processes that cut and augment; 0 does it in this process.
+        pin_memory: Whether batches come in pinned memory, from which CUDA devices copy in the background.
+
+    Returns:
+        The loader.
+    """
     return DataLoader(
         patches,
         batch_sampler=batches,
         num_workers=workers,
+        pin_memory=pin_memory,
         persistent_workers=False,
         # The loader draws a base seed: from its own generator, so that other random numbers do not change.
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_init_worker,
     )
+
+
+def resolve_workers(workers: int | Literal["auto"], device: torch.device) -> int:
+    """Return the number of processes that prepare the batches of one training process.
+
+    Args:
+        workers: The number; ``auto`` is 0 on a processor, where they would take the cores of the network, and on a CUDA
+            device the share of the cores of this process, at most 12.
+        device: Device of the network.
+
+    Returns:
+        The number.
+    """
+    if workers != "auto":
+        return workers
+    if device.type == "cpu":
+        return 0
+    return max(1, min(MOST_WORKERS, usable_cores() // processes_per_machine()))
 
 
 def _init_worker(number: int) -> None:

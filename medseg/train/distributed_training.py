@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +15,16 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, distributed, nn
+from torch.amp.grad_scaler import GradScaler
 
 from medseg.errors import ConfigError
-from medseg.runtime.devices import resolve_precision
+from medseg.runtime.devices import resolve_precision, set_tf32
 from medseg.runtime.launch import process_count, processes_per_machine
 from medseg.train.settings import TrainSettings
 from medseg.train.sync_batch_norm import synchronise_batch_norms
 
 _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
-# The other processes wait while the main process prepares the data, which takes hours for large datasets.
-WAIT = timedelta(hours=12)
+_DAYS_OF_PREPARATION = timedelta(days=30)
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -33,9 +34,10 @@ class Distributed:
 
     Args:
         settings: Settings of training.
+        spatial_dims: Number of spatial axes of the model, 2 or 3; ``precision=auto`` depends on it.
 
     Attributes:
-        precision: Name of the data type of the arithmetic.
+        precision: Name of the arithmetic.
         size: Number of processes.
         fabric: The accelerator with its processes.
         rank: Rank of this process.
@@ -44,58 +46,76 @@ class Distributed:
         ConfigError: The device cannot train in the given precision.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, spatial_dims: int) -> None:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = resolve_precision(settings.precision, torch.device(accelerator))
+        dtype = resolve_precision(settings.precision, torch.device(accelerator), spatial_dims)
         if dtype is torch.float16 and accelerator == "cpu":
             raise ConfigError(
                 "train.precision: found float16 on a processor, expected float32 or bfloat16, because its small "
                 "gradients need a CUDA device. Choose auto."
             )
-        if settings.deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
-        self.precision = str(dtype).removeprefix("torch.")
+        _configure_arithmetic(settings)
+        self.precision = "tf32" if settings.precision == "tf32" else str(dtype).removeprefix("torch.")
         self.size = process_count()
         thaws = bool(settings.freeze) and settings.freeze_steps is not None
         self.fabric = _fabric(accelerator, _FABRIC_PRECISION[dtype], self.size, thaws=thaws)
         self.rank = self.fabric.global_rank
+        # A group for numbers on the host: NCCL would wait for the device in each step. Its timeout is long, because the
+        # other processes wait in it while the main process prepares the data, which takes hours for large datasets; the
+        # default group keeps its timeout of minutes, so that a process that hangs in training is noticed.
+        self._host_group: distributed.ProcessGroup | None = None
+        if self.size > 1:
+            self._host_group = distributed.new_group(backend="gloo", timeout=_DAYS_OF_PREPARATION)  # type: ignore[assignment]
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
+    @property
+    def gradient_scaler(self) -> GradScaler | None:
+        """The scaler of the gradients in float16; None in other precisions."""
+        scaler: GradScaler | None = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Return a context that the other processes enter after the main process has left it."""
+        """Return a context that the other processes enter after the main process has left it without an error.
+
+        Fabric's `rank_zero_first` also lets them in after an error of the main process. They would repeat its work, and the
+        main process would not end until they have done so.
+        """
         if self.size > 1 and not self.is_main:
-            distributed.barrier()
+            distributed.barrier(self._host_group)
         yield
         if self.size > 1 and self.is_main:
-            distributed.barrier()
+            distributed.barrier(self._host_group)
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """Return on every process what the main process creates."""
-        if self.size == 1:
-            return make()
-        result: T = self.fabric.broadcast(make() if self.is_main else None)  # type: ignore[assignment]
+        """Return on every process what the main process creates, however long that takes."""
+        with self.main_first():
+            created = make() if self.is_main else None
+        result: T = self.fabric.broadcast(created)  # type: ignore[assignment]
         return result
 
     def max(self, *values: float) -> list[float]:
-        """Return the largest of each number over the processes."""
+        """Return the largest of each number over the processes, without waiting for the device."""
         if self.size == 1:
             return list(values)
-        together = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
-        distributed.all_reduce(together, distributed.ReduceOp.MAX)
-        return [float(value) for value in together]
+        together = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(together, distributed.ReduceOp.MAX, group=self._host_group)
+        return together.tolist()
 
-    def mean(self, loss: float) -> tuple[float, bool]:
-        """Return the mean loss of all processes, and whether one of them is not finite."""
-        finite = math.isfinite(loss)
-        numbers = torch.tensor([loss if finite else 0.0, float(not finite)], dtype=torch.float64)
-        total, bad = self.sum(numbers).tolist()
-        return total / self.size, bad > 0
+    def mean_loss(self, loss: Tensor) -> Tensor:
+        """Return the mean loss `()` of all processes in float64, on the device; NaN if one of them is not finite."""
+        loss = loss.detach().double()
+        if self.size == 1:
+            return loss
+        finite = loss.isfinite()
+        # Two numbers, so that infinite losses of opposite sign are found as well.
+        numbers = torch.stack([torch.where(finite, loss, 0.0), (~finite).double()])
+        distributed.all_reduce(numbers)
+        return torch.where(numbers[1] > 0, torch.nan, numbers[0] / self.size)
 
     def to_device(self, model: ModelT) -> ModelT:
         """Return the model on the device of this process, with batch norms synchronised over the processes."""
@@ -106,14 +126,25 @@ class Distributed:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes, on the CPU."""
         if self.size == 1:
-            return tensor
-        together = tensor.to(self.fabric.device)
-        distributed.all_reduce(together)
+            return tensor.cpu()
+        together: Tensor = self.fabric.all_reduce(tensor, reduce_op="sum")  # type: ignore[assignment]
         return together.cpu()
+
+
+def _configure_arithmetic(settings: TrainSettings) -> None:
+    """Set what PyTorch keeps per process: the meaning of float32, and the choice of algorithms on CUDA devices."""
+    set_tf32(settings.precision == "tf32")
+    # All patches of a training have one shape, so that trying the algorithms of a convolution once pays off.
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products are refused
+        torch.use_deterministic_algorithms(True)
 
 
 def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabric:
     """Return the accelerator with its processes; `thaws` if some weights have no gradients in the first steps."""
+    # Fabric advises a lower precision on devices with Tensor Cores, and announces each process.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     here = processes_per_machine()
@@ -128,7 +159,7 @@ def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabr
         num_nodes=size // here,
         precision=precision,
         # The search in each step costs time; without it the processes would wait for gradients of frozen weights.
-        strategy=DDPStrategy(timeout=WAIT, find_unused_parameters=thaws),
+        strategy=DDPStrategy(find_unused_parameters=thaws),
         plugins=[TorchElasticEnvironment()],
     )
     # Convolutions of one voxel in channels-last memory: both layouts are the same numbers in the same order.

@@ -157,12 +157,13 @@ class ReportLog:
 
 
 def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:
-    """Return the mean over `steps` of each loss term; empty if the loss has a single term."""
+    """Return the mean over `steps` of each loss term, without values that are not finite; empty for a single term."""
     if not steps or len(steps[0]) < 2:
         return {}
     names = dict.fromkeys(name for parts in steps for name in parts)
     values = {name: [float(parts[name]) for parts in steps if name in parts] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    finite = {name: [value for value in found if math.isfinite(value)] for name, found in values.items()}
+    return {name: sum(found) / len(found) for name, found in finite.items() if found}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -99,9 +99,14 @@ class TrainSettings(Config):
             on, or prefixes of parameter names.
         freeze_steps: Steps after which the frozen parts are trained, too; null freezes them to the end.
         optimizer: Optimiser and learning rate.
-        precision: Arithmetic of the network; ``auto`` uses bfloat16 where the hardware multiplies it natively, else
-            float32.
-        workers: Processes that cut and augment patches; 0 does it in the main process.
+        precision: Arithmetic of the network. ``auto`` is float16 with scaled gradients for 3D models on CUDA devices,
+            bfloat16 for other models where the hardware multiplies it natively, and float32 elsewhere. ``float32`` is exact;
+            ``tf32`` is float32 with products of 10 bits, which are faster on CUDA devices.
+        compile: Compile the forward pass of the network. Its first steps take minutes longer, later ones less time, mostly
+            on CUDA devices.
+        workers: Processes that cut patches and, unless `augment.device` is ``device``, augment them; 0 does it in the main
+            process. ``auto`` is 0 on a processor, and on a CUDA device one for each core that the process may use, at most
+            12. The number does not change the patches.
         report_every: Steps between reports.
         validate_every: Steps between validations.
         validation_batches: Batches of held-out patches per validation; 0 switches validation off.
@@ -122,8 +127,9 @@ class TrainSettings(Config):
     optimizer: OptimizerSettings = OptimizerSettings()
     freeze: tuple[str, ...] = ()
     freeze_steps: Positive | None = None
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    workers: Count = 0
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    workers: Count | Literal["auto"] = "auto"
     report_every: Positive = 25
     validate_every: Positive = 250
     validation_batches: Count = 8

@@ -52,10 +52,10 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def restore_running_statistics(statistics: list[Tensor], model: nn.Module) -> None:
-    """Restore the `running_statistics` of a model from before a pass."""
+def restore_running_statistics(statistics: list[Tensor], model: nn.Module, skipped: Tensor) -> None:
+    """Restore the `running_statistics` of a model from before a pass if `skipped`, a flag `()` on the device, is true."""
     for buffer, before in zip(_statistics(model), statistics, strict=True):
-        buffer.copy_(before)
+        buffer.copy_(torch.where(skipped, before, buffer))
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

@@ -20,23 +20,32 @@ from medseg.labels.label_sets import LabelSets
 from medseg.losses.build import build_loss
 from medseg.model_folder.folder import load_weights
 from medseg.models.base import Model
-from medseg.runtime.devices import to_channels_last
+from medseg.runtime.compilation import prepare_compilation
+from medseg.runtime.devices import memory_format
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.stop_signals import Interrupted, StopRequest
-from medseg.train.batches import Batches, TrainingPatches, load_batches
+from medseg.train.batches import Batches, TrainingPatches, load_batches, resolve_workers
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.distributed_training import Distributed
-from medseg.train.ema import EMA
-from medseg.train.optimizer import build_optimizer
-from medseg.train.parameter_groups import FrozenParts
+from medseg.train.optimization.ema import EMA
+from medseg.train.optimization.optimizer import build_optimizer, restore_optimizer
+from medseg.train.optimization.optimizer_step import OptimizerStep
+from medseg.train.optimization.parameter_groups import FrozenParts
+from medseg.train.optimization.schedule import (
+    ScheduleProgress,
+    extended_schedule,
+    learning_rate,
+    new_schedule,
+)
 from medseg.train.reporting import Meter, Report, ReportLog, mean_loss_terms
-from medseg.train.schedule import ScheduleProgress, extended_schedule, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
+from medseg.train.step_losses import StepLosses
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
 from medseg.train.time_budget import StepPlanner
+from medseg.train.to_device import ToDevice
 from medseg.train.training_run import TrainingRun
-from medseg.train.validation import on_device, validate
+from medseg.train.validation import validate
 
 MAX_BAD_STEPS = 3
 ENDLESS = 1_000_000_000  # a step that no training reaches
@@ -92,10 +101,15 @@ class Trainer:
             label_sets=label_sets,
             class_weights=settings.class_weights,
         )
+        device = self.fabric.device
         # On the device before the optimiser is built, so that a loaded state is placed with its parameters.
-        self.model = to_channels_last(distributed.to_device(model), model.spatial_dims)
+        self.model = distributed.to_device(model).to(memory_format=memory_format(device, model.spatial_dims))
+        self._to_device, self._losses = ToDevice(device, model.spatial_dims), StepLosses(device)
         self._ema = EMA(self.model, settings.ema_decay) if settings.ema_decay is not None else None
-        self._optimizer = build_optimizer(model, settings.optimizer)
+        self._optimizer = build_optimizer(model, settings.optimizer, fused=device.type == "cuda")
+        self._optimizer_step = OptimizerStep(
+            self._optimizer, settings.optimizer.clip_norm, distributed.gradient_scaler
+        )
         self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.best, self._validations_without_gain = -math.inf, 0
@@ -104,7 +118,9 @@ class Trainer:
         self._overhead = (0.0, 0.0)  # seconds of the last validation and of the last checkpoint
         if resume:
             self._resume()
-        self._module, self._wrapped_optimizer = self.fabric.setup(model, self._optimizer)
+        if settings.compile:
+            compile_forward(model)
+        self._module = self.fabric.setup_module(model)
         self._module.mark_forward_method("losses")
 
     @property
@@ -132,19 +148,17 @@ class Trainer:
             )
             stop = stack.enter_context(StopRequest(again=self.distributed.size > 1))
             self._began = time.perf_counter() - self.seconds
-            self._meter, bad_steps = Meter(), 0
+            self._meter, self._bad_steps = Meter(), 0
             batches, planner = stack.enter_context(closing(self._batches())), self._step_planner()
             # Workers ignore stop signals: those of an abandoned loop would keep this process from ending.
             atexit.register(batches.close)
             stack.callback(atexit.unregister, batches.close)
             while not self.finished:
                 loss = self._train_step(next(batches))
-                bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
-                if bad_steps >= MAX_BAD_STEPS:
-                    raise Diverged(self._divergence(f"loss: found {loss} in {bad_steps} steps in a row"))
                 self.step += 1
-                self._meter.losses.append(loss)
+                self._losses.add(self.step, loss)
                 last = self.step == self.steps
+                self._read_losses(everything=self._reports_now(last))
                 report = self._report(log, last) if self._reports_now(last) else None
                 self.finished = last or self._out_of_patience
                 # Asked once: a signal that arrives after the save is handled at the next boundary, with its own save.
@@ -159,6 +173,15 @@ class Trainer:
                         f"stopped at step {self.step} of {self._end_in_words}, state saved", stopped_by
                     )
             self.export()
+
+    def _read_losses(self, *, everything: bool) -> None:
+        """Read the losses of steps that are finished, or of all steps; raise `Diverged` after too many bad ones."""
+        for step, loss in self._losses.read(everything=everything):
+            self._bad_steps = 0 if math.isfinite(loss) else self._bad_steps + 1
+            if self._bad_steps >= MAX_BAD_STEPS:
+                found = f"loss: found {loss} in {self._bad_steps} steps in a row"
+                raise Diverged(self._divergence(found, step))
+            self._meter.losses.append(loss)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
@@ -230,64 +253,53 @@ class Trainer:
             self.distributed.rank,
             self.distributed.size,
         )
-        batches = iter(load_batches(self.patches.train, parts, self.settings.workers))
+        device = self.fabric.device
+        loader = load_batches(
+            self.patches.train,
+            parts,
+            resolve_workers(self.settings.workers, device),
+            pin_memory=device.type == "cuda",
+        )
+        batches = iter(loader)
         while True:
             began = time.perf_counter()
             together = list(islice(batches, self.settings.gradient_accumulation))
             self._meter.waited += time.perf_counter() - began
             yield together
 
-    def _train_step(self, batches: list[Sample]) -> float:
-        """Take one step and return its loss; the model is not changed if the loss or gradients are not finite."""
+    def _train_step(self, batches: list[Sample]) -> Tensor:
+        """Take one step and return its loss `()`, on the device.
+
+        Nothing here waits for the device. If the loss or the gradients are not finite, the step changes nothing.
+        """
         rate = learning_rate(self.settings.optimizer, self.step, self._schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         self._module.train()
         self._frozen.apply(self.step)
-        self._wrapped_optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         before = running_statistics(self.model)
-        value = self._update(batches)
-        if not math.isfinite(value):
-            restore_running_statistics(before, self.model)
-        return value
-
-    def _update(self, batches: list[Sample]) -> float:
         losses = [self._gradients(number, batch, len(batches)) for number, batch in enumerate(batches)]
-        value = sum(losses) / len(losses)
-        if not math.isfinite(value):
-            return value
-        norm = self.fabric.clip_gradients(
-            self._module,
-            self._wrapped_optimizer,
-            max_norm=self.settings.optimizer.clip_norm,
-            error_if_nonfinite=False,
-        )
-        # In float16 an overflow is expected: the gradient scaler skips the step and lowers its factor.
-        if self.settings.precision != "float16" and norm is not None and not math.isfinite(float(norm)):
-            return math.nan
-        self._wrapped_optimizer.step()
+        loss = sum(losses[1:], losses[0]) / len(losses)
+        result = self._optimizer_step(loss)
+        restore_running_statistics(before, self.model, result.skipped)
         if self._ema is not None:
-            self._ema.update(self.model, self.step)
-        return value
+            self._ema.update(self.model, self.step, result.skipped)
+        return result.loss
 
-    def _gradients(self, number: int, batch: Sample, of: int) -> float:
-        """Add the gradients of one batch of a step and return its loss, not finite if that of any process is not."""
+    def _gradients(self, number: int, batch: Sample, of: int) -> Tensor:
+        """Add the gradients of one batch of a step; return its loss `()`, NaN if that of any process is not finite."""
         part = number * self.distributed.size + self.distributed.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
-        image = on_device(batch["image"], self.distributed)
+        moved = self._to_device(batch)
         # The cases of some datasets have instance maps, too.
-        maps = [batch[name].to(self.fabric.device) for name in ("label", "instances") if name in batch]
+        maps = [moved[name] for name in ("label", "instances") if name in moved]
         with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
-            losses = self._module.losses(image, *maps)
+            losses = self._module.losses(moved["image"], *maps)
             loss = torch.stack(list(losses.values())).sum()
-            value = float(loss.detach())
-            if self.distributed.size > 1:
-                mean, bad = self.distributed.mean(value)
-                value = math.nan if bad else mean
-            if math.isfinite(value):
-                self._meter.loss_terms.append({name: part.detach() for name, part in losses.items()})
-                self.fabric.backward(loss / of if of > 1 else loss)
-        return value
+            self._meter.loss_terms.append({name: part.detach() for name, part in losses.items()})
+            self.fabric.backward(loss / of if of > 1 else loss)
+        return self.distributed.mean_loss(loss)
 
     def _report(self, log: ReportLog, last: bool) -> Report:
         """Log a report of the steps since the last one; validate if it is time to do so."""
@@ -333,12 +345,13 @@ class Trainer:
         """Return the state dict; raise `Diverged` if weights are not finite, because no step recovers from that."""
         weights = self.model.state_dict()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-            raise Diverged(self._divergence("weights: found NaN or infinite values"))
+            raise Diverged(self._divergence("weights: found NaN or infinite values", self.step + 1))
         return weights
 
     def _save(self) -> None:
         """Save weights and state; the newest two checkpoints are kept."""
         began = time.perf_counter()
+        self._read_losses(everything=True)
         weights = self._finite_weights()
         state = {
             "step": self.step,
@@ -374,7 +387,7 @@ class Trainer:
         load_weights(self.model, weights, self.run.checkpoints)
         if self._ema is not None:
             load_weights(self._ema.model, state["ema"], self.run.checkpoints)
-        self._optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self._optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._overhead = (state["overhead"][0], state["overhead"][1])
@@ -391,10 +404,10 @@ class Trainer:
                 0,
             )
 
-    def _divergence(self, found: str) -> str:
+    def _divergence(self, found: str, step: int) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
         return (
-            f"{self.run.folder}: {found} by step {self.step + 1} (lr {rate:.2e}), expected finite numbers. Lower "
+            f"{self.run.folder}: {found} by step {step} (lr {rate:.2e}), expected finite numbers. Lower "
             "train.optimizer.lr, or set train.precision=float32, in a new run; earlier checkpoints are kept."
         )
 
@@ -410,3 +423,23 @@ class Trainer:
             f"{batch}, {self.distributed.precision} on {self.fabric.device}, "
             f"{pluralise(len(self.patches.train.cases), 'case')}{held_out})"
         )
+
+
+def compile_forward(model: Model) -> None:
+    """Let a model compile its forward pass at the first call.
+
+    The names of its weights stay, and copies of the model, such as the moving average, are not compiled.
+
+    Args:
+        model: The model, changed in place.
+
+    Raises:
+        ConfigError: The model computes its losses without the forward pass, or there is no C++ compiler.
+    """
+    if model.computes_own_losses:
+        raise ConfigError(
+            f"train.compile: found true for {type(model).__name__}, expected false, because models that compute their own losses "
+            "do not train with the forward pass. Set train.compile=false."
+        )
+    prepare_compilation("train.compile")
+    model.compile(dynamic=False)

@@ -15,14 +15,9 @@ from medseg.models.base import Model
 from medseg.train.batches import Batches, load_batches
 from medseg.train.distributed_training import Distributed
 from medseg.train.reporting import ReportLog
+from medseg.train.to_device import ToDevice
 
 PICTURE = "validation/image_reference_prediction"
-
-
-def on_device(image: Tensor, team: Distributed) -> Tensor:
-    """Return the image `(n, c, *spatial)` on the device, in channels-last memory format."""
-    layout = torch.channels_last if image.dim() == 4 else torch.channels_last_3d
-    return image.to(team.fabric.device).contiguous(memory_format=layout)
 
 
 @torch.no_grad()
@@ -53,15 +48,16 @@ def validate(
         Dice by name; NaN for a label that neither occurs nor was predicted.
     """
     model.eval()
-    labels = label_sets.labels
-    counts = torch.zeros(label_sets.num_values, len(labels.evaluated) + 1, dtype=torch.int64)
+    labels, device = label_sets.labels, team.fabric.device
+    to_device = ToDevice(device, model.spatial_dims)
+    counts = torch.zeros(label_sets.num_values, len(labels.evaluated) + 1, dtype=torch.int64, device=device)
     steps = range(len(patches) // (batch_size * team.size))
     own = Batches(steps, batch_size, rank=team.rank, processes=team.size)
     for number, batch in enumerate(load_batches(patches, own, workers=0)):
-        label = batch["label"].to(team.fabric.device)
+        moved = to_device(batch)
         with team.fabric.autocast():
-            logits = model(on_device(batch["image"], team))
-        counts += _counted(logits, label, label_sets).cpu()
+            logits = model(moved["image"])
+        counts += _counted(logits, moved["label"], label_sets)
         if number == 0:
             known = torch.where(batch["label"] < len(labels), batch["label"], 0)
             predicted = predicted_classes(logits, labels).cpu()

@@ -146,7 +146,7 @@ def test_memory_decides_the_recipe_and_the_patch(phantoms, cache):
     gpu = plan(phantoms, PlanOptions(memory="8GiB"), cache=cache)
     assert gpu.experiment.train.steps == LONG_STEPS
     assert gpu.experiment.train.optimizer.name == "sgd"
-    assert gpu.experiment.train.workers > 0
+    assert gpu.experiment.train.workers == "auto"
     little = plan(phantoms, PlanOptions(memory="5MiB"), cache=cache)
     assert np.prod(little.experiment.patch.size) < np.prod(gpu.experiment.patch.size)
     assert (

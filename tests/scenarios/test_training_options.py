@@ -146,7 +146,7 @@ class Clock:
         self.now = 100.0
         trainer = "medseg.train.trainer"
         monkeypatch.setattr(f"{trainer}.time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(Trainer, "_gradients", lambda *_: self.passes(0.1, 1.0))
+        monkeypatch.setattr(Trainer, "_gradients", lambda *_: self.passes(0.1, torch.tensor(1.0)))
         monkeypatch.setattr(f"{trainer}.validate", lambda *_: self.passes(1.0, {"liver": 0.5}))
 
         def save(*values: object) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
+import torch
 
-from medseg.train.batches import Batches
+from medseg.train import batches as loading
+from medseg.train.batches import Batches, resolve_workers
 
 
 @pytest.mark.parametrize(("size", "accumulate", "processes"), [(4, 1, 1), (1, 2, 2), (3, 4, 1), (2, 1, 3)])
@@ -36,3 +38,21 @@ def test_parts_equal_those_of_one_process_that_accumulates():
 def test_batches_of_a_time_budget_have_no_end():
     batches = iter(Batches(range(10**9), 2))
     assert [next(batches) for _ in range(2)] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "cores", "processes", "expected"),
+    [
+        ("auto", "cpu", 16, 1, 0),
+        ("auto", "cuda", 16, 1, 12),
+        ("auto", "cuda", 8, 1, 8),
+        ("auto", "cuda", 16, 8, 2),
+        ("auto", "cuda", 2, 4, 1),
+        (5, "cpu", 2, 1, 5),
+        (0, "cuda", 16, 1, 0),
+    ],
+)
+def test_workers_are_chosen_by_the_machine(monkeypatch, workers, device, cores, processes, expected):
+    monkeypatch.setattr(loading, "usable_cores", lambda: cores)
+    monkeypatch.setattr(loading, "processes_per_machine", lambda: processes)
+    assert resolve_workers(workers, torch.device(device)) == expected

@@ -29,20 +29,25 @@ OPTIONS = (
 )
 
 
-def two_processes(experiment, config: Path, run: Path) -> str:
-    """Train with the command in two processes and return their output."""
-    config.write_text(experiment.to_yaml())
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+def launch(*program: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a module or a file in two processes, and check its exit code."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = subprocess.run(
-        [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run)],
+        [sys.executable, *torchrun, *program],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
         timeout=180,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def two_processes(experiment, config: Path, run: Path) -> str:
+    """Train with the command in two processes and return their output."""
+    config.write_text(experiment.to_yaml())
+    return launch("-m", "--", "medseg", "train", str(config), "--run", str(run)).stdout
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +149,81 @@ def test_variables_of_torchrun_are_read(monkeypatch):
     assert (processes_per_machine(), is_main_process()) == (2, False)
     monkeypatch.setenv("RANK", "0")
     assert is_main_process()
+
+
+BROKEN_STEP = """
+import json, sys, torch
+from medseg.experiment.experiment import Experiment
+from medseg.train.trainer import Trainer
+
+plain = Trainer._train_step
+
+def state(trainer):
+    momentum = [one["momentum_buffer"] for one in trainer._optimizer.state.values()]
+    models = (trainer.model.state_dict(), trainer._ema.model.state_dict())
+    return [tensor.clone() for tensor in (*momentum, *models[0].values(), *models[1].values())]
+
+def step(self, batches):
+    before, broken = state(self), self.step == 2
+    if broken and self.distributed.rank == 1:
+        batches[-1]["image"][0, 0, 0] = float("nan")
+    loss = plain(self, batches)
+    after = state(self)
+    same = len(before) == len(after) and all(map(torch.equal, before, after))
+    found = {"step": self.step, "same": same, "finite": bool(torch.isfinite(loss))}
+    open(f"{sys.argv[2]}.{self.distributed.rank}", "a").write(json.dumps(found) + "\\n")
+    return loss
+
+Trainer._train_step = step
+list(Experiment.load(sys.argv[1]).trainer(sys.argv[2]))
+"""
+
+
+def test_a_broken_image_of_one_process_skips_the_step_of_all(make_experiment, workplace, tmp_path):
+    """With batch norms and accumulated gradients, in which only the last image of one process is broken."""
+    config, program, run = tmp_path / "toy.yaml", tmp_path / "broken.py", workplace / "broken"
+    recipe = ("train.gradient_accumulation=2", "model.norm=batch", "train.steps=4", "train.batch_size=1")
+    config.write_text(make_experiment(*OPTIONS, *recipe).to_yaml())
+    program.write_text(BROKEN_STEP)
+    launch(str(program), str(config), str(run))
+    for rank in range(2):
+        rows = [json.loads(line) for line in Path(f"{run}.{rank}").read_text().splitlines()]
+        assert rows == [{"step": number, "same": number == 2, "finite": number != 2} for number in range(4)]
+
+
+WAITING = """
+import functools, time
+from datetime import timedelta
+from lightning_fabric.strategies.ddp import DDPStrategy
+from medseg.train import distributed_training
+from medseg.train.settings import TrainSettings
+
+# Much shorter than the wait, as the usual minutes are shorter than a preparation of hours.
+distributed_training.DDPStrategy = functools.partial(DDPStrategy, timeout=timedelta(seconds=2))
+processes = distributed_training.Distributed(TrainSettings(), 3)
+
+def prepare():
+    time.sleep(4)
+    return "prepared"
+
+print("received", processes.broadcast(prepare))
+with processes.main_first():
+    print("entered", processes.rank, flush=True)
+print("largest", processes.max(processes.rank, 0.5), flush=True)
+with processes.main_first():
+    if processes.is_main:
+        time.sleep(1)
+        raise OSError("the disk is full")
+    print("repeated", flush=True)
+"""
+
+
+def test_processes_wait_for_the_main_process_however_long_but_not_after_its_error(tmp_path):
+    """They neither give up after the timeout of a step, nor repeat what has failed in the main process."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    done = launch(str(tmp_path / "waiting.py"), code=1)
+    assert done.stdout.count("received prepared") == 2
+    assert done.stdout.index("entered 0") < done.stdout.index("entered 1")
+    assert done.stdout.count("largest [1.0, 0.5]") == 2
+    assert "the disk is full" in done.stderr
+    assert "repeated" not in done.stdout

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from medseg.train.schedule import ScheduleProgress, learning_rate, new_schedule
+from medseg.train.optimization.schedule import ScheduleProgress, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
 from medseg.train.time_budget import PLANS, StepPlanner
 

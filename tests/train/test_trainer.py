@@ -8,14 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import medseg
 from medseg.cli.main import main
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
+from medseg.models.base import Model
 from medseg.train.reporting import read_metrics
-from medseg.train.trainer import Diverged, Trainer
+from medseg.train.trainer import Diverged, Trainer, compile_forward
 
 pytestmark = pytest.mark.slow
 
@@ -155,8 +157,8 @@ def test_three_losses_in_a_row_that_are_not_finite_end_it_and_one_does_not(
     plain = Trainer._train_step
     bad = {2, 4, 5}
 
-    def step(self: Trainer, batch: object) -> float:
-        return math.nan if self.step in bad else plain(self, batch)
+    def step(self: Trainer, batch: object) -> torch.Tensor:
+        return torch.tensor(math.nan) if self.step in bad else plain(self, batch)
 
     monkeypatch.setattr(Trainer, "_train_step", step)
     reports = list(make_experiment("train.report_every=4").trainer(workplace / "hiccups"))
@@ -182,7 +184,7 @@ def test_gradients_that_are_not_finite_leave_the_weights(make_experiment, workpl
 def test_an_image_that_is_not_finite_leaves_batch_norms(make_experiment, workplace, monkeypatch):
     plain = Trainer._train_step
 
-    def step(self: Trainer, batches: list[dict[str, torch.Tensor]]) -> float:
+    def step(self: Trainer, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         batches[0]["image"][0, 0, 0] = math.inf if self.step == 1 else 0
         loss = plain(self, batches)
@@ -194,6 +196,57 @@ def test_an_image_that_is_not_finite_leaves_batch_norms(make_experiment, workpla
     experiment = make_experiment("model.norm=batch", "train.steps=3", "train.validation_batches=0")
     reports = list(experiment.trainer(workplace / "bad image"))
     assert [math.isfinite(report.loss) for report in reports] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_broken_batch_of_several_changes_nothing(make_experiment, workplace, monkeypatch, name):
+    """Neither weights nor statistics nor the optimiser nor the average, and training goes on."""
+    plain = Trainer._train_step
+
+    def state(trainer: Trainer) -> list[torch.Tensor]:
+        optimizer = [one for state in trainer._optimizer.state.values() for one in state.values()]
+        assert trainer._ema is not None
+        models = (trainer.model.state_dict().values(), trainer._ema.model.state_dict().values())
+        return [one.clone() for one in (*optimizer, *models[0], *models[1])]
+
+    def step(self: Trainer, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        before = state(self)
+        if self.step == 2:
+            batches[1]["image"][0, 0, 0] = math.nan
+        loss = plain(self, batches)
+        after = state(self)
+        same = len(before) == len(after) and all(map(torch.equal, before, after))
+        assert same is (self.step == 2)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    recipe = ("train.gradient_accumulation=2", "train.ema_decay=0.9", "model.norm=batch")
+    experiment = make_experiment(
+        *recipe, f"train.optimizer.name={name}", "train.steps=4", "train.report_every=1"
+    )
+    reports = list(experiment.trainer(workplace / f"broken batch {name}"))
+    assert [math.isfinite(report.loss) for report in reports] == [True, True, False, True]
+
+
+def test_losses_that_arrive_late_are_all_reported_and_saved(make_experiment, workplace, monkeypatch):
+    """As on a CUDA device, where a loss is read one step later: the same reports, and the same end of a bad training."""
+    options = ("train.steps=6", "train.report_every=3", "train.validation_batches=0", "train.save_every=4")
+    expected = [report.loss for report in make_experiment(*options).trainer(workplace / "in time")]
+    trainer = make_experiment(*options).trainer(workplace / "late")
+    trainer._losses.lag = 1
+    assert [report.loss for report in trainer] == expected
+    plain = Trainer._train_step
+
+    def step(self: Trainer, batch: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        return torch.tensor(math.nan) if self.step >= 1 else plain(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    run = workplace / "late and bad"
+    trainer = make_experiment(*options, "train.report_every=6").trainer(run)
+    trainer._losses.lag = 1
+    with pytest.raises(Diverged, match="loss: found nan in 3 steps in a row by step 4"):
+        list(trainer)
+    assert not list(run.glob("last/step-*"))  # the checkpoint of step 4 waits for the loss of step 4
 
 
 def test_training_without_validation(make_experiment, workplace):
@@ -257,6 +310,34 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
     assert list(report.val_dice) == ["liver", "spine"]
     assert report.mean_dice is not None
     assert report.mean_dice > 0.9, str(report)
+
+
+def test_a_compiled_forward_pass_trains_the_same_weights(make_experiment, workplace, monkeypatch):
+    """With the compiler's eager backend, which needs no minutes: the weights keep their names and values."""
+    plain = torch.nn.Module.compile
+    seen = []
+
+    def compile_eagerly(self: torch.nn.Module, **options: object) -> None:
+        seen.append(options)
+        plain(self, backend="eager", **options)
+
+    options = ("train.steps=2", "train.ema_decay=0.9", "train.precision=float32")
+    runs = [workplace / "not compiled", workplace / "compiled"]
+    list(make_experiment(*options).trainer(runs[0]))
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    list(make_experiment(*options, "train.compile=true").trainer(runs[1]))
+    assert seen == [{"dynamic": False}]
+    one, two = (load_file(run / "model" / "model.safetensors") for run in runs)
+    assert list(one) == list(two)
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_a_model_with_its_own_losses_is_not_compiled():
+    class OwnLosses(Model):
+        computes_own_losses = True
+
+    with pytest.raises(ConfigError, match=r"train\.compile: found true for OwnLosses"):
+        compile_forward(OwnLosses(spatial_dims=2, in_channels=1, num_classes=2))
 
 
 def test_float32_and_bfloat16_train_in_two_dimensions(make_experiment, workplace):

@@ -53,7 +53,7 @@ class CrossValidation:
 
     def __init__(self, experiment: ExperimentConfig, run: RunFolder) -> None:
         self.run = run
-        self._processes = Distributed(experiment.train)
+        self._processes = Distributed(experiment.train, experiment.model.spatial_dims)
         with self._processes.main_first():
             if self._processes.is_main:
                 _open(experiment, run)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from medseg.data.patches.first_stage_channels import append_one_hot
-from medseg.errors import ConfigError
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
+from medseg.runtime.compilation import prepare_compilation
 from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
 from medseg.runtime.memory import PeakMemory
 
@@ -48,7 +46,7 @@ class WindowNetwork:
 
     def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
         self.device = device
-        self.dtype = resolve_precision(saved.predict.precision, device)
+        self.dtype = resolve_precision(saved.predict.precision, device, model.spatial_dims)
         self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
         volumetric = as_volumetric(model, saved.slice_view)
         self.volumetric = compile_for_windows(volumetric) if saved.predict.compile else volumetric
@@ -103,13 +101,6 @@ def compile_for_windows(model: nn.Module) -> nn.Module:
     Raises:
         ConfigError: There is no C++ compiler.
     """
-    import shutil
-
-    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
-        raise ConfigError(
-            "compile: found no C++ compiler, expected g++ or clang++. Install one or set compile=false."
-        )
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medseg" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    prepare_compilation("compile")
     compiled_model: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     return compiled_model

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from medseg.train.optimizer import build_optimizer
-from medseg.train.schedule import ScheduleProgress
-from medseg.train.schedule import learning_rate as rate_on_course
+from medseg.train.optimization.optimizer import build_optimizer
+from medseg.train.optimization.schedule import ScheduleProgress
+from medseg.train.optimization.schedule import learning_rate as rate_on_course
 from medseg.train.settings import OptimizerSettings
 
 

@@ -8,7 +8,12 @@ import pytest
 
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
-from medseg.train.schedule import ScheduleProgress, extended_schedule, learning_rate, new_schedule
+from medseg.train.optimization.schedule import (
+    ScheduleProgress,
+    extended_schedule,
+    learning_rate,
+    new_schedule,
+)
 from medseg.train.settings import DEFAULT_STEPS, OptimizerSettings, TrainSettings, seconds_of
 
 

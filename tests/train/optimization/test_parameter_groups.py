@@ -9,8 +9,8 @@ from torch import nn
 from medseg.errors import ConfigError
 from medseg.models import build_model
 from medseg.models.base import Model
-from medseg.train.optimizer import build_optimizer
-from medseg.train.parameter_groups import FrozenParts, backbone_parameters, parameter_groups
+from medseg.train.optimization.optimizer import build_optimizer
+from medseg.train.optimization.parameter_groups import FrozenParts, backbone_parameters, parameter_groups
 from medseg.train.settings import OptimizerSettings
 
 PUBLISHED = [

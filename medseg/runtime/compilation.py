@@ -1,0 +1,26 @@
+"""Requirements of compiled networks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from medseg.errors import ConfigError
+
+
+def prepare_compilation(field: str) -> None:
+    """Check for a C++ compiler, and keep compiled code in the user's cache between runs.
+
+    Args:
+        field: Setting that asks for compilation, for the message.
+
+    Raises:
+        ConfigError: There is no C++ compiler.
+    """
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
+        raise ConfigError(
+            f"{field}: found no C++ compiler, expected g++ or clang++. Install one or set {field}=false."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medseg" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
