@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from medseg.io.nifti_geometry import OrientationFrom
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
-NATURAL_IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd", *NATURAL_IMAGES)
-IMAGE_SUFFIXES = (*NIFTI, *ITK)
+TIFF = (".tif", ".tiff")
+NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _INTEGER_TOLERANCE = 1e-3
 _LABEL_LIMIT = 2**31
@@ -90,6 +91,10 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         from medseg.io.nifti import read_nifti
 
         return read_nifti(path, orientation_from)
+    if suffix in TIFF:
+        from medseg.io.tiff import read_tiff
+
+        return read_tiff(path)
     if suffix in ITK:
         from medseg.io.sitk import read_sitk
 
@@ -146,7 +151,12 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
     >>> labels.data.dtype.kind, int(labels.data.sum())
     ('i', 3)
     """
-    volume = read(path, orientation_from=orientation_from)
+    if suffix_of(path) in TIFF:
+        from medseg.io.tiff import read_tiff
+
+        volume = read_tiff(Path(path), as_stored=True)
+    else:
+        volume = read(path, orientation_from=orientation_from)
     if suffix_of(path) in PALETTE_SUFFIXES:
         indices = palette_indices(Path(path))
         volume = volume if indices is None else volume.with_data(indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 
-PALETTE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+PALETTE_SUFFIXES = (".png", ".bmp")
 _PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
 
 
@@ -46,7 +47,26 @@ def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
     Raises:
         DataError: The file is such a PNG, but damaged or too large.
     """
-    return _opened(path, "LA") if _png_colours(path) == _GREY_WITH_ALPHA else None
+    if _png_colours(path) != _GREY_WITH_ALPHA:
+        return None
+    _check_chunks(path)
+    return _opened(path, "LA")
+
+
+def _check_chunks(path: Path) -> None:
+    """Raise unless the checksum of every chunk of a PNG is right; Pillow does not compare those of the pixels."""
+    with path.open("rb") as stream:
+        stream.seek(len(_PNG))
+        while len(lead := stream.read(8)) == 8:
+            place, kind = stream.tell() - 8, lead[4:]
+            content = stream.read(int.from_bytes(lead[:4], "big"))
+            stored = stream.read(4)
+            if stored != zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big"):
+                raise DataError(
+                    f"{path}: not readable (the checksum of chunk {kind.decode('latin-1')!r} at byte {place} is wrong). Copy the file again."
+                )
+            if kind == b"IEND":
+                return
 
 
 def _png_colours(path: Path) -> int | None:

@@ -6,7 +6,7 @@ module is the only place that converts them to medseg's `(C, X, Y, Z)` and RAS+.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_NATURAL = (".png", ".bmp", ".jpg", ".jpeg")
 _UNEVEN_FRACTION = 0.01  # of the median gap between slices
 _UNEVEN_MM = 0.01
 _GEOMETRY_TAGS = {
@@ -60,9 +61,18 @@ def read_sitk(path: Path) -> Volume:
             f"{path}: not readable ({_reason(error)}). Copy the file again or convert it."
         ) from None
     volume = _volume(image, path)
+    if path.suffix.lower() in _NATURAL:
+        volume = replace(volume, grid=_natural_grid(volume.grid, path.suffix.lower()))
     if path.suffix.lower() == ".png" and volume.channels in (2, 4) and _opaque(volume.data[-1]):
         return volume.with_data(volume.data[:-1].copy())
     return volume
+
+
+def _natural_grid(grid: Grid, suffix: str) -> Grid:
+    """Return the grid of a natural image; only a PNG can state the size of what it shows, others that of a print."""
+    if suffix == ".png" and grid.spacing != (1, 1, 1):
+        return grid
+    return Grid(grid.shape, _LPS_TO_RAS, in_pixels=True)
 
 
 def _opaque(alpha: NDArray[Any]) -> bool:

@@ -34,6 +34,8 @@ class Grid:
     Attributes:
         shape: Number of voxels along each array axis.
         affine: Matrix `(4, 4)` from voxel indices to world positions in mm, float64, read-only.
+        in_pixels: Whether the file states no voxel size, as natural images do not; a voxel then counts as 1 mm, and grids
+            match by their numbers of voxels.
 
     Examples:
         >>> grid = Grid.from_spacing((10, 20, 30), spacing=(1, 1, 2.5))
@@ -49,6 +51,7 @@ class Grid:
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    in_pixels: bool = False
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -141,9 +144,18 @@ class Grid:
             other: Grid to compare with.
 
         Returns:
-            True if the shapes are equal and no corner is more than `EQUAL_WITHIN_VOXELS` from its counterpart.
+            True if the shapes are equal and no corner is more than `EQUAL_WITHIN_VOXELS` from its counterpart. A grid in
+            pixels takes the voxel size of the other one.
         """
+        if self.in_pixels != other.in_pixels:
+            pixels, measured = (self, other) if self.in_pixels else (other, self)
+            return pixels._stretched_like(measured).matches(measured)
         return self.distance_in_voxels(other) <= EQUAL_WITHIN_VOXELS
+
+    def _stretched_like(self, measured: Grid) -> Grid:
+        """Return this grid, whose axes are those of the world, with the voxel size of another grid."""
+        sizes = [np.abs(grid.affine[:3, :3]).sum(axis=1) for grid in (measured, self)]
+        return Grid(self.shape, np.diag([*(sizes[0] / sizes[1]), 1.0]) @ self.affine)
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
         """Return the grid of a box of voxels.
@@ -216,7 +228,7 @@ class Grid:
     def _mapped(self, linear: NDArray[np.float64], offset: NDArray[np.float64], shape: Sequence[int]) -> Grid:
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = linear, offset
-        return Grid(tuple(shape), self.affine @ matrix)  # type: ignore[arg-type]
+        return Grid(tuple(shape), self.affine @ matrix, self.in_pixels)  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -139,3 +139,18 @@ def test_what_a_picture_cannot_hold_is_refused(data, affine, found, tmp_path):
     with pytest.raises(DataError, match=rf"a\.png: .*{found}.*Write \.nii\.gz instead"):
         write(Volume(data, Grid(data.shape[1:], affine.astype(float))), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", [45, 60, 80, -8])
+def test_a_changed_byte_of_grey_with_alpha_is_noticed(tmp_path, place):
+    from PIL import Image
+
+    rows = np.random.default_rng(0).integers(0, 255, (25, 24, 2), dtype=np.uint8)
+    Image.fromarray(rows).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "a.png").write_bytes(bytes(content))
+    with pytest.raises(
+        DataError, match=r"a\.png: not readable \(the checksum of chunk .* is wrong\)\. Copy the file again"
+    ):
+        read(tmp_path / "a.png")

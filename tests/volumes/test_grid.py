@@ -327,3 +327,17 @@ def test_one_tolerance_decides_whether_a_grid_is_sheared(cosine: float, sheared:
         write(volume, tmp_path / "a.nrrd")
     write(volume, tmp_path / "a.nii.gz")
     assert (nib.load(tmp_path / "a.nii.gz").get_qform(coded=True)[1] == 0) == sheared
+
+
+def test_grids_in_pixels_match_by_their_shape() -> None:
+    upright = np.diag([-1.0, -1.0, 1.0, 1.0])
+    pixels = Grid((8, 6, 1), upright, in_pixels=True)
+    measured = Grid((8, 6, 1), upright @ np.diag([0.25, 0.5, 3, 1]))
+    assert pixels.matches(measured)
+    assert measured.matches(pixels)
+    assert pixels.reoriented("SPL").in_pixels
+    assert pixels.reoriented("SPL").matches(measured.reoriented("SPL"))
+    assert not Grid(pixels.shape, upright).matches(measured)
+    assert not pixels.matches(measured.cropped((0, 1, 0), measured.shape))
+    assert not pixels.matches(measured.cropped((0, 0, 0), (8, 5, 1)))
+    assert not pixels.matches(measured.reoriented("RAS"))
