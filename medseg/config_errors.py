@@ -44,8 +44,8 @@ def _line(cls: type[BaseModel], item: Any) -> str:
     place, _ = _walk(cls, item["loc"])
     if item["type"] == "extra_forbidden":
         known = _known_keys(_walk(cls, item["loc"][:-1])[1])
-        new = renamed(place)
-        if new and all(key.split(".")[-1] in known for key in new):
+        new = renamed(place, known)
+        if new:
             return f"{place}: renamed to {' and '.join(new)}.{_renamed_inside(place, item['input'])}"
         hint = did_you_mean(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
         return f"{place}: unknown key.{hint}"

@@ -183,8 +183,8 @@ def test_every_new_option_exists():
     for (command, old), words in RENAMED_OPTIONS.items():
         found = parser
         for word in command.split():
-            (verbs,) = (a for a in found._actions if isinstance(a, argparse._SubParsersAction))
-            found = verbs.choices[word]
+            (commands,) = (a for a in found._actions if isinstance(a, argparse._SubParsersAction))
+            found = commands.choices[word]
         options = found.format_help()
         if old not in options:
             new = re.search(r"renamed to (--[a-z-]+)", words)

@@ -108,7 +108,7 @@ def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
     return runs
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(RECIPES))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(RECIPES)))
 def test_killed_and_resumed_is_bit_equal(make_experiment, workplace, killed, number, name):
     whole, run = workplace / f"whole_{name}", killed[name]
     expected = train(make_experiment(*RECIPES[name]), whole)
