@@ -97,7 +97,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_unet_with_a_window_that_needs_padding(name, make_folder, tmp_path):
+def test_unets_with_padded_windows_are_exported(name, make_folder, tmp_path):
     window = (9, 8, 10)[: 2 if name.endswith("2d") else 3]
     folder = make_folder(name, window=window, in_channels=2, **(TOY | OPTIONS[name]))
     parity = export_onnx(folder, tmp_path / "toy.onnx")
@@ -137,7 +137,7 @@ BLOCKS = ("basic", "res", "convnext")
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_options_with_each_other(dims):
+def test_combinations_of_options_are_exported(dims):
     chosen = combinations(dims)
     members = [
         randomised(build_model(f"unet_{dims}d", in_channels=1, num_classes=2, **TOY, **options))
@@ -153,7 +153,7 @@ def test_options_with_each_other(dims):
         assert np.abs(found[:, 2 * i : 2 * i + 2] - expected).max() < 1e-4, options
 
 
-def test_stages_that_stand_apart(make_folder, tmp_path):
+def test_individual_stages_are_exported(make_folder, tmp_path):
     """Self-attention, dilation, a stem, a bottleneck; and a deepest map of one voxel, which lies in every layout."""
     stages = [
         {"channels": 4, "num_blocks": 1, "dilation": 2},
@@ -165,7 +165,7 @@ def test_stages_that_stand_apart(make_folder, tmp_path):
     assert_same(folder, tmp_path / "toy.onnx", 1, 1, 2, 4, 4)
 
 
-def test_a_network_of_monai(make_folder, tmp_path):
+def test_monai_network_is_exported(make_folder, tmp_path):
     folder = make_folder("monai_unet_2d", channels=[4, 6], num_res_units=1)
     export_onnx(folder, tmp_path / "toy.onnx")
     assert_same(folder, tmp_path / "toy.onnx", 1, 1, 8, 8)
@@ -192,7 +192,7 @@ class TwoNorms(Model):
         return torch.cat([self.instance(image), self.group(image)], dim=1)
 
 
-def test_norms_of_large_maps_are_exact():
+def test_norms_of_large_feature_maps_are_exact():
     """Where onnxruntime's own instance norm is wrong by more than 1e-3: many voxels, a mean beside zero."""
     model = TwoNorms()
     graph = to_onnx(model, (112, 112, 112), {}, dynamic=False)
@@ -203,7 +203,7 @@ def test_norms_of_large_maps_are_exact():
     assert (found - expected).abs().max() < 2e-5
 
 
-def test_free_sizes(make_folder, tmp_path):
+def test_dynamic_sizes_are_exported(make_folder, tmp_path):
     options = {**TOY, "strides": [1, [1, 2, 2]], "channels": [4, 8]}
     folder = make_folder("attention_unet_3d", window=(3, 6, 7), **options)
     parity = export_onnx(folder, tmp_path / "toy.onnx", dynamic=True)
@@ -213,7 +213,7 @@ def test_free_sizes(make_folder, tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 1, "x", "2*y", "2*z"]
 
 
-def test_the_metadata_describes_preprocessing_and_labels(make_folder, tmp_path):
+def test_metadata_describes_preprocessing_and_labels(make_folder, tmp_path):
     folder = make_folder("unet_2d", window=(8, 16), in_channels=2, slice_axis=1, **TOY)
     export_onnx(folder, tmp_path / "toy.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
@@ -237,7 +237,7 @@ def test_the_metadata_describes_preprocessing_and_labels(make_folder, tmp_path):
     assert notes["medseg.predict"]["overlap"] == 0.5
 
 
-def test_the_metadata_describes_regions(make_folder, tmp_path):
+def test_metadata_describes_regions(make_folder, tmp_path):
     regions = LABELS.with_regions({"both": LABELS.values[1:], "spleen": [LABELS.value_of("spleen")]})
     export_onnx(make_folder("unet_2d", labels=regions, **TOY), tmp_path / "toy.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
@@ -250,7 +250,7 @@ def test_the_metadata_describes_regions(make_folder, tmp_path):
     assert json.loads(notes["medseg.labels"])[1] == {"label_value": 5, "name": "liver"}
 
 
-def test_the_file_contains_no_paths(make_folder, tmp_path):
+def test_file_contains_no_paths(make_folder, tmp_path):
     folder = make_folder("unet_2d", **TOY)
     export_onnx(folder, tmp_path / "toy.onnx")
     content = (tmp_path / "toy.onnx").read_bytes()
@@ -258,7 +258,7 @@ def test_the_file_contains_no_paths(make_folder, tmp_path):
     assert b".py" not in content
 
 
-def test_a_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypatch):
+def test_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypatch):
     folder = make_folder("unet_2d", **TOY)
     (tmp_path / "toy.onnx").write_bytes(b"before")
     right = medseg.interop.onnx.to_onnx
@@ -278,7 +278,7 @@ def test_a_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan"), float("inf")])
-def test_parity_fails(difference):
+def test_parity_holds_within_its_tolerance(difference):
     assert not Parity(difference, 1.0, ()).holds
     assert Parity(1e-4, 0.1, ()).holds
     assert Parity(2e-3, 30.0, ()).holds
@@ -304,7 +304,7 @@ class OneSize(Model):
         return image + torch.ones(16, 16)
 
 
-def test_models_without_a_graph_are_refused_in_one_sentence(capfd):
+def test_unsupported_models_raise(capfd):
     with pytest.raises(
         ModelError, match=r"^Branching: this model has no ONNX form \(.*\)\. Predict with medseg"
     ) as told:
@@ -315,20 +315,20 @@ def test_models_without_a_graph_are_refused_in_one_sentence(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_window_that_the_model_refuses_is_told_in_its_own_words(tmp_path, make_folder):
+def test_window_error_of_the_model_is_reported(tmp_path, make_folder):
     folder = make_folder("unet_2d", window=(2, 2), **TOY)
     with pytest.raises(ModelError, match=r"^UNet2d: instance norm would see a single value"):
         export_onnx(folder, tmp_path / "toy.onnx")
     assert not (tmp_path / "toy.onnx").exists()
 
 
-def test_too_many_weights_are_refused(make_folder, tmp_path, monkeypatch):
+def test_too_many_weights_raise(make_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("medseg.interop.onnx.LARGEST", 1000)
     with pytest.raises(ModelError, match=r"bytes of weights: found [\d,]+, expected at most 1,000"):
         export_onnx(make_folder("unet_2d", **TOY), tmp_path / "toy.onnx")
 
 
-def test_the_command(make_folder, tmp_path, capsys):
+def test_command_exports_a_model(make_folder, tmp_path, capsys):
     folder = make_folder("unet_2d", **TOY)
     assert main(["export", "onnx", str(folder), "-o", str(tmp_path / "toy.onnx")]) == 0
     told = capsys.readouterr()
@@ -339,7 +339,7 @@ def test_the_command(make_folder, tmp_path, capsys):
     assert_same(folder, tmp_path / "toy.onnx", 4, 1, 8, 8)
 
 
-def test_the_command_refuses(make_folder, tmp_path, capsys, monkeypatch):
+def test_command_reports_errors(make_folder, tmp_path, capsys, monkeypatch):
     folder = make_folder("unet_2d", **TOY)
 
     def refusal(*words: object) -> str:

@@ -150,13 +150,13 @@ NORM = ("INSTANCE", {"affine": True})
 
 
 @cases
-def test_plain_conv_unet(case):
+def test_logits_equal_plain_conv_unet(case):
     theirs, config, dims = plain(case)
     assert_same_logits(theirs, config, from_plain_conv_unet(theirs.state_dict(), config), dims)
 
 
 @cases
-def test_residual_encoder_unet(case):
+def test_logits_equal_residual_encoder_unet(case):
     theirs, config, dims = residual(case)
     assert_same_logits(theirs, config, from_residual_encoder_unet(theirs.state_dict(), config), dims)
 
@@ -164,7 +164,7 @@ def test_residual_encoder_unet(case):
 @pytest.mark.parametrize("trans_bias", [False, True])
 @pytest.mark.parametrize("res_block", [False, True])
 @cases
-def test_dynunet(case, res_block, trans_bias):
+def test_logits_equal_dynunet(case, res_block, trans_bias):
     theirs, config, dims = dynunet(case, res_block, trans_bias=trans_bias)
     assert_same_logits(theirs, config, from_dynunet(theirs.state_dict(), config), dims)
 
@@ -177,7 +177,7 @@ def test_dynunet_projects_where_only_the_stride_changes():
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("features", [(4, 4, 8, 8, 16, 4), (4, 8, 6, 12, 16, 5)])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_basic_unet(dims, features, norm):
+def test_logits_equal_basic_unet(dims, features, norm):
     theirs = randomised(BasicUNet(dims, 2, 3, features, norm=(norm, {"affine": True})))
     _, f1, f2, f3, f4, f5 = features
     config = UNetConfig.from_channels(
@@ -195,7 +195,7 @@ def test_basic_unet(dims, features, norm):
     assert_same_logits(theirs, config, state, dims)
 
 
-def test_heads_of_deep_supervision_are_taken_where_they_are_used():
+def test_deep_supervision_heads_are_imported_if_used():
     theirs, config, dims = plain("2d")
     config = config.replace(deep_supervision=True)
     state = from_plain_conv_unet(theirs.state_dict(), config)
@@ -208,7 +208,7 @@ def test_heads_of_deep_supervision_are_taken_where_they_are_used():
 @pytest.mark.parametrize(
     ("make", "convert"), [(plain, from_plain_conv_unet), (residual, from_residual_encoder_unet)]
 )
-def test_missing_wrong_and_superfluous_tensors_are_refused(make, convert):
+def test_missing_wrong_and_superfluous_tensors_raise(make, convert):
     theirs, config, _ = make("3d")
     state = theirs.state_dict()
     key = "decoder.transpconvs.1.weight"
@@ -222,7 +222,7 @@ def test_missing_wrong_and_superfluous_tensors_are_refused(make, convert):
         convert({**state, "other.weight": torch.zeros(1)}, config)
 
 
-def test_another_architecture_is_refused():
+def test_other_architecture_raises():
     theirs, _, _ = plain("3d")
     _, residual_config, _ = residual("3d")
     with pytest.raises(ModelError, match=r"no tensor 'encoder\.stem"):
@@ -233,7 +233,7 @@ def test_another_architecture_is_refused():
         from_plain_conv_unet({}, residual_config)
 
 
-def test_dynunet_with_another_padding_is_refused():
+def test_dynunet_with_other_padding_raises():
     config = UNetConfig.from_channels(1, 2, (4, 8, 8), strides=[1, 3, 2])
     with pytest.raises(ModelError, match=r"stage 1 pads differently.*found \(3, 3\)"):
         from_dynunet({}, config)

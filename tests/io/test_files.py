@@ -34,7 +34,7 @@ def numbers(values: Any, dtype: Any = np.float32) -> Volume:
         ("", "", ""),
     ],
 )
-def test_names(name: str, suffix: str, stem: str) -> None:
+def test_suffix_and_stem_of_file_names(name: str, suffix: str, stem: str) -> None:
     assert suffix_of(name) == suffix
     assert suffix_of(Path("/x") / name) == suffix
     assert stem_of(name) == stem
@@ -42,7 +42,7 @@ def test_names(name: str, suffix: str, stem: str) -> None:
 
 @pytest.mark.parametrize("suffix", WRITABLE)
 @pytest.mark.parametrize("kind", ["image", "label"])
-def test_every_writable_kind(make_volume: Any, tmp_path: Path, suffix: str, kind: Any) -> None:
+def test_every_writable_format_round_trips(make_volume: Any, tmp_path: Path, suffix: str, kind: Any) -> None:
     volume = make_volume(kind=kind, dtype="u2", axcodes="LPI")
     path = tmp_path / "new folder" / f"a{suffix}"
     write(volume, path)
@@ -56,20 +56,20 @@ def test_every_writable_kind(make_volume: Any, tmp_path: Path, suffix: str, kind
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a", "a.hdr", "a.dcm"])
-def test_other_kinds_are_not_written(make_volume: Any, tmp_path: Path, name: str) -> None:
+def test_unsupported_formats_are_not_written(make_volume: Any, tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=rf"{name}: cannot write this file format: expected \.nii, \.nii\.gz"):
         write(make_volume(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", WRITABLE)
-def test_a_folder_that_cannot_be_made(make_volume: Any, tmp_path: Path, suffix: str) -> None:
+def test_impossible_folder_raises(make_volume: Any, tmp_path: Path, suffix: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match=rf"a{suffix}: cannot be written .*[Cc]hoose another folder"):
         write(make_volume(), tmp_path / "file" / f"a{suffix}")
 
 
-def test_unknown_and_missing_files(tmp_path: Path) -> None:
+def test_unknown_and_missing_files_raise(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
         DataError, match=rf"notes\.txt: unknown file format: expected one of {IMAGE_SUFFIXES[0]}"
@@ -94,7 +94,7 @@ def test_unknown_and_missing_files(tmp_path: Path) -> None:
         ([0, 1], bool, "uint8"),
     ],
 )
-def test_labels_are_whole_numbers(
+def test_label_values_must_be_whole_numbers(
     tmp_path: Path, values: Any, dtype: Any, expected: str, suffix: str
 ) -> None:
     write(numbers(values, dtype), tmp_path / f"l{suffix}")
@@ -114,7 +114,9 @@ def test_labels_are_whole_numbers(
         ([0.9, 1.1, 2.1, 3.1, 4.1, 5.1], "0.9, 1.1, 2.1, 3.1, 4.1", 6),
     ],
 )
-def test_other_values_are_shown_and_counted(tmp_path: Path, values: Any, shown: str, count: int) -> None:
+def test_invalid_label_values_are_shown_and_counted(
+    tmp_path: Path, values: Any, shown: str, count: int
+) -> None:
     write(numbers(values), tmp_path / "l.nii.gz")
     with pytest.raises(DataError) as caught:
         read_labels(tmp_path / "l.nii.gz")
@@ -122,7 +124,7 @@ def test_other_values_are_shown_and_counted(tmp_path: Path, values: Any, shown: 
     assert "), expected whole numbers. Give" in str(caught.value)
 
 
-def test_label_maps_have_one_channel(make_volume: Any, tmp_path: Path) -> None:
+def test_label_map_with_several_channels_raises(make_volume: Any, tmp_path: Path) -> None:
     write(make_volume(channels=3, dtype="u1"), tmp_path / "l.nii")
     with pytest.raises(
         DataError, match=r"l\.nii: found 3 channels, expected a label map with one\. Split it"
@@ -130,7 +132,7 @@ def test_label_maps_have_one_channel(make_volume: Any, tmp_path: Path) -> None:
         read_labels(tmp_path / "l.nii")
 
 
-def test_a_label_map_in_colours_is_to_be_converted(tmp_path: Path) -> None:
+def test_colour_label_map_raises(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(np.eye(3, dtype=np.uint8)[None]).save(tmp_path / "l.png")
@@ -140,7 +142,7 @@ def test_a_label_map_in_colours_is_to_be_converted(tmp_path: Path) -> None:
         read_labels(tmp_path / "l.png")
 
 
-def test_a_blank_file_with_many_channels(tmp_path: Path) -> None:
+def test_blank_file_with_many_channels_raises(tmp_path: Path) -> None:
     blank = Volume(np.zeros((5, 4, 3, 2), np.float32), Grid.from_spacing((4, 3, 2)))
     for suffix in WRITABLE:
         write(blank, tmp_path / f"b{suffix}")
@@ -149,7 +151,7 @@ def test_a_blank_file_with_many_channels(tmp_path: Path) -> None:
         assert not again.data.any()
 
 
-def test_a_mask_stored_by_scaling_is_not_lost(tmp_path: Path) -> None:
+def test_scaled_mask_keeps_its_values(tmp_path: Path) -> None:
     """A mask of int32 extremes with a tiny slope reads as 0 and 0.99999998; truncating it would empty it."""
     import nibabel as nib
 
@@ -162,7 +164,7 @@ def test_a_mask_stored_by_scaling_is_not_lost(tmp_path: Path) -> None:
     assert read_labels(path).data[0].tolist() == (stored > 0).astype(int).tolist()
 
 
-def test_importing_the_package_does_not_import_simpleitk_or_torch() -> None:
+def test_import_does_not_load_simpleitk_or_torch() -> None:
     code = "import sys, medseg.io; print([m for m in ('SimpleITK', 'torch', 'monai') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

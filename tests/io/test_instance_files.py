@@ -24,7 +24,7 @@ def instances():
     return Instances.from_masks(masks, classes=[1, 2, 1], scores=[0.25, 0.75, 0.5])
 
 
-def test_what_is_written_is_read(tmp_path, instances):
+def test_instances_round_trip(tmp_path, instances):
     path = tmp_path / "x.nii.gz"
     write_instances(instances, IMAGE, path, LABELS)
     found = read_instances(path)
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path, instances):
     assert found.scores == {1: 0.25, 2: 0.75}
 
 
-def test_a_map_alone(tmp_path, instances):
+def test_map_without_table_is_read(tmp_path, instances):
     write(IMAGE.with_data(instances.to_map()[None].astype(np.uint16), kind="label"), tmp_path / "x.nrrd")
     found = read_instances(tmp_path / "x.nrrd")
     assert (found.values, found.scores) == (None, None)
@@ -57,14 +57,14 @@ def test_a_map_alone(tmp_path, instances):
         ("id\tscore\n0\t0.5\n", "line 2: found id 0, expected at least 1"),
     ],
 )
-def test_damaged_tables(tmp_path, instances, text, message):
+def test_damaged_tables_raise(tmp_path, instances, text, message):
     write_instances(instances, IMAGE, tmp_path / "x.nii.gz", LABELS)
     (tmp_path / "x.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_instances(tmp_path / "x.nii.gz")
 
 
-def test_another_shape_is_refused(tmp_path):
+def test_table_and_map_of_different_shapes_raise(tmp_path):
     with pytest.raises(DataError, match=r"expected \(5, 4, 3\)"):
         write_instances(Instances.empty((5, 4, 4)), IMAGE, tmp_path / "x.nii.gz", LABELS)
     assert not list(tmp_path.iterdir())

@@ -45,7 +45,7 @@ def secret(tmp_path: Path) -> Path:
         ("a.nhdr", NRRD + "data file: ../secre%c 116 116 1\n"),
     ],
 )
-def test_voxels_of_files_elsewhere_are_not_read(secret: Path, name: str, text: str) -> None:
+def test_voxel_files_outside_the_folder_are_not_read(secret: Path, name: str, text: str) -> None:
     path = secret.parent / "images" / name
     path.write_bytes(text.format(secret=secret).encode())
     with pytest.raises(DataError, match=rf"{name}: (ElementDataFile|data file): found '.*Write the image"):
@@ -64,7 +64,7 @@ def test_voxels_of_files_elsewhere_are_not_read(secret: Path, name: str, text: s
         ("a.nhdr", NRRD + "data file: ./a b.raw\n"),
     ],
 )
-def test_voxels_in_the_file_or_beside_it_are_read(tmp_path: Path, name: str, text: str) -> None:
+def test_voxels_in_the_file_or_the_same_folder_are_read(tmp_path: Path, name: str, text: str) -> None:
     apart = "a b.raw" in text
     (tmp_path / name).write_bytes(text.encode() + (b"" if apart else VOXELS))
     (tmp_path / "a b.raw").write_bytes(VOXELS)
@@ -73,7 +73,7 @@ def test_voxels_in_the_file_or_beside_it_are_read(tmp_path: Path, name: str, tex
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
-def test_what_itk_writes_in_two_files_is_read(tmp_path: Path, suffix: str) -> None:
+def test_header_and_voxel_files_written_by_itk_are_read(tmp_path: Path, suffix: str) -> None:
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     for compressed in (False, True):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"a{suffix}"), compressed)
@@ -93,7 +93,7 @@ def test_what_itk_writes_in_two_files_is_read(tmp_path: Path, suffix: str) -> No
         ("BinaryData", "ElementNumberOfChannels = -1\nBinaryData", "ElementNumberOfChannels: found '-1'"),
     ],
 )
-def test_axes_that_are_none(tmp_path: Path, old: str, new: str, told: Any) -> None:
+def test_invalid_axes_raise(tmp_path: Path, old: str, new: str, told: Any) -> None:
     path = tmp_path / "a.mha"
     path.write_bytes((META.replace(old, new) + "ElementDataFile = LOCAL\n").encode() + VOXELS)
     with pytest.raises(DataError, match=rf"a\.mha: not readable \({told}"):

@@ -16,7 +16,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 
-def test_pictures_are_one_slice(tmp_path: Path) -> None:
+def test_natural_image_is_one_slice(tmp_path: Path) -> None:
     rows = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
     sitk.WriteImage(sitk.GetImageFromArray(rows), str(tmp_path / "a.png"))
     assert np.array_equal(read_labels(tmp_path / "a.png").data, rows.T[None, :, :, None])
@@ -28,7 +28,7 @@ def test_pictures_are_one_slice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_an_alpha_channel_is_dropped_only_where_it_says_nothing(tmp_path: Path, dtype: Any) -> None:
+def test_alpha_channel_is_dropped_only_if_opaque(tmp_path: Path, dtype: Any) -> None:
     top = np.iinfo(dtype).max
     colours = np.random.default_rng(0).integers(0, top, (3, 4, 4)).astype(dtype)
     for name, alpha, suffix, expected in (
@@ -46,7 +46,7 @@ def test_an_alpha_channel_is_dropped_only_where_it_says_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-def test_label_maps_with_a_palette_are_read_as_indices(tmp_path, suffix):
+def test_palette_label_map_is_read_as_indices(tmp_path, suffix):
     from PIL import Image
 
     rows = np.array([[0, 1, 2, 2], [7, 1, 0, 3]], np.uint8)
@@ -86,7 +86,7 @@ def png(colours: int, rows: bytes, *, text: bool) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + long_text * text + pixels + chunk(b"IEND", b"")
 
 
-def test_pillow_is_asked_for_nothing_but_what_it_alone_reads(tmp_path, monkeypatch):
+def test_pillow_reads_only_what_simpleitk_cannot(tmp_path, monkeypatch):
     """It refuses large pictures, and long texts in them, which SimpleITK reads."""
     from PIL import Image
 
@@ -97,7 +97,7 @@ def test_pillow_is_asked_for_nothing_but_what_it_alone_reads(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("limit", "told"), [(2, "exceeds limit of 4 pixels"), (1000, "too large")])
-def test_what_pillow_refuses_is_told_by_its_file(tmp_path, monkeypatch, limit, told):
+def test_errors_of_pillow_name_the_file(tmp_path, monkeypatch, limit, told):
     from PIL import Image
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -109,7 +109,7 @@ def test_what_pillow_refuses_is_told_by_its_file(tmp_path, monkeypatch, limit, t
 
 
 @pytest.mark.parametrize(("top", "dtype"), [(7, np.uint8), (300, np.uint16)])
-def test_a_label_map_of_a_picture_is_written_as_a_picture(top, dtype, tmp_path):
+def test_label_map_of_a_natural_image_is_written_as_png(top, dtype, tmp_path):
     """On the grid of the picture, with the size of its pixels."""
     picture = sitk.GetImageFromArray(np.zeros((3, 5), np.uint8))
     picture.SetSpacing((0.5, 0.25))
@@ -135,7 +135,7 @@ def test_a_label_map_of_a_picture_is_written_as_a_picture(top, dtype, tmp_path):
         (np.zeros((1, 3, 4, 1), np.uint8), np.diag([1, -1, 1, 1]), "position in space"),
     ],
 )
-def test_what_a_picture_cannot_hold_is_refused(data, affine, found, tmp_path):
+def test_volumes_that_a_natural_image_cannot_hold_raise(data, affine, found, tmp_path):
     with pytest.raises(DataError, match=rf"a\.png: .*{found}.*Write \.nii\.gz instead"):
         write(Volume(data, Grid(data.shape[1:], affine.astype(float))), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ def suffix(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_written_voxels_are_read_back_exactly(
+def test_voxels_round_trip_exactly(
     make_volume: Any, tmp_path: Path, dtype: str, suffix: str
 ) -> None:
     volume = make_volume(dtype=dtype, affine=OBLIQUE, channels=2)
@@ -44,7 +44,7 @@ def test_written_voxels_are_read_back_exactly(
 @pytest.mark.parametrize(
     ("dtype", "stored"), [(bool, "u1"), ("f2", "f4"), (">i2", "i2"), (">f4", "f4"), ("f8", "f4")]
 )
-def test_other_types_are_read_back_as_the_nearest(
+def test_unsupported_types_are_converted_to_the_nearest(
     make_volume: Any, tmp_path: Path, dtype: Any, stored: str
 ) -> None:
     volume = make_volume(dtype=dtype)
@@ -66,14 +66,14 @@ def test_other_types_are_read_back_as_the_nearest(
         (-(2**63), 2**63 - 1, "i8"),
     ],
 )
-def test_64_bit_integers_take_the_smallest_type(tmp_path: Path, low: int, high: int, stored: str) -> None:
+def test_int64_is_written_as_the_smallest_sufficient_type(tmp_path: Path, low: int, high: int, stored: str) -> None:
     data = np.array([low, high], dtype=np.int64).reshape(1, 2, 1, 1)
     write(Volume(data, Grid.from_spacing((2, 1, 1))), tmp_path / "a.nii.gz")
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.dtype(stored)
     assert np.array_equal(read(tmp_path / "a.nii.gz").data, data)
 
 
-def test_complex_and_text_voxels_are_not_written(tmp_path: Path) -> None:
+def test_complex_and_text_voxels_raise(tmp_path: Path) -> None:
     for dtype in (np.complex64, "U1"):
         volume = Volume(np.zeros((1, 2, 2, 2), dtype=dtype), Grid.from_spacing((2, 2, 2)))
         for name in ("a.nii", "a.nrrd"):
@@ -85,7 +85,7 @@ def test_complex_and_text_voxels_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("affine", [OBLIQUE, FLIPPED, SHEARED], ids=["oblique", "left-handed", "sheared"])
 @pytest.mark.parametrize("codes", [(0, 2), (1, 0), (1, 1), (2, 4), (3, 1)])
 @pytest.mark.parametrize("change", ["none", "labels", "channels"])
-def test_a_files_geometry_comes_back_bit_for_bit(
+def test_header_geometry_round_trips_bit_for_bit(
     tmp_path: Path, affine: Any, codes: tuple[int, int], change: str, suffix: str
 ) -> None:
     if affine is SHEARED and codes[0]:
@@ -117,7 +117,7 @@ def test_a_files_geometry_comes_back_bit_for_bit(
 
 @pytest.mark.parametrize(("units", "mm"), [(0, 1), (1, 1000), (2, 1), (3, 0.001), (3 + 8, 0.001), (7, 1)])
 @pytest.mark.parametrize("codes", [(1, 0), (0, 2), (1, 1)])
-def test_units_of_a_file_are_turned_into_mm_and_back(
+def test_units_are_converted_to_mm_and_back(
     tmp_path: Path, units: int, mm: float, codes: tuple[int, int], suffix: str
 ) -> None:
     affine = np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ OBLIQUE
@@ -149,7 +149,7 @@ def test_units_of_a_file_are_turned_into_mm_and_back(
     st.tuples(*[st.floats(-3000, 3000)] * 3),
     st.sampled_from([-1, 1]),
 )
-def test_computed_grids_are_written_to_single_precision(
+def test_computed_grids_round_trip_in_single_precision(
     tmp_path_factory: pytest.TempPathFactory, spacing: Any, angles: Any, origin: Any, side: int
 ) -> None:
     axes = nib.eulerangles.euler2mat(*angles) @ np.diag(spacing) * [side, 1, 1]
@@ -164,14 +164,14 @@ def test_computed_grids_are_written_to_single_precision(
     assert np.array_equal(nib.load(path.with_name("b.nii")).affine, image.affine)
 
 
-def test_a_sheared_grid_gets_no_quaternion(tmp_path: Path) -> None:
+def test_sheared_grid_is_written_without_quaternion(tmp_path: Path) -> None:
     write(Volume(np.zeros((1, 3, 2, 4), np.uint8), Grid((3, 2, 4), SHEARED)), tmp_path / "a.nii")
     image = nib.load(tmp_path / "a.nii")
     assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (0, 1)
     np.testing.assert_allclose(image.affine, SHEARED, rtol=1e-6)
 
 
-def test_a_moved_volume_does_not_keep_its_old_geometry(make_volume: Any, tmp_path: Path) -> None:
+def test_changed_grid_replaces_the_header_geometry(make_volume: Any, tmp_path: Path) -> None:
     volume = read(save(tmp_path / "a.nii", np.zeros((4, 5, 6), np.int16)))
     moved = Volume(volume.data, Grid(volume.grid.shape, FLIPPED), header=volume.header)
     for other in (moved, volume.cropped((1, 1, 1), (2, 2, 2)), volume.reoriented("SPL"), volume.resampled(2)):
@@ -179,7 +179,7 @@ def test_a_moved_volume_does_not_keep_its_old_geometry(make_volume: Any, tmp_pat
         assert read_grid(tmp_path / "b.nii").matches(other.grid)
 
 
-def test_bytes_are_reproducible_and_carry_no_text(make_volume: Any, tmp_path: Path, suffix: str) -> None:
+def test_written_bytes_are_reproducible_and_without_text(make_volume: Any, tmp_path: Path, suffix: str) -> None:
     source = save(
         tmp_path / f"patient_name{suffix}",
         np.zeros((4, 5, 6), np.int16),
@@ -200,7 +200,7 @@ def test_bytes_are_reproducible_and_carry_no_text(make_volume: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["CT.NII.GZ", "CT.NII", "na me ü 体.nii.gz", "-x;'\".nii.gz", "a.b.c.nii.gz"]
 )
-def test_awkward_names(make_volume: Any, tmp_path: Path, name: str) -> None:
+def test_unusual_file_names_round_trip(make_volume: Any, tmp_path: Path, name: str) -> None:
     volume = make_volume(dtype="i2")
     write(volume, tmp_path / "fo lder ü" / name)
     content = (tmp_path / "fo lder ü" / name).read_bytes()
@@ -243,7 +243,7 @@ def test_colours_become_channels(tmp_path: Path, fields: list[str], suffix: str)
 @pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8"])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("scaling", [None, (0.5, 0.0), (1.0, -1024.0), (7.11, -1024.0)])
-def test_byte_orders_and_scaling_read_as_nibabel_does(
+def test_byte_orders_and_scaling_agree_with_nibabel(
     tmp_path: Path, dtype: str, order: str, scaling: Any, suffix: str
 ) -> None:
     data = np.random.default_rng(0).integers(0, 100, (5, 6, 7)).astype(dtype)
@@ -260,7 +260,7 @@ def test_byte_orders_and_scaling_read_as_nibabel_does(
     assert np.array_equal(volume.data[0], expected.astype(volume.data.dtype))
 
 
-def test_scaled_volumes_in_several_slabs(
+def test_scaled_volumes_are_read_slab_by_slab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     monkeypatch.setattr("medseg.io.nifti._CHUNK_BYTES", 200)
@@ -271,7 +271,7 @@ def test_scaled_volumes_in_several_slabs(
     assert np.array_equal(volume.data, np.moveaxis(data, -1, 0) * np.float32(0.25) - 3)
 
 
-def test_infinity_from_a_double_is_kept_without_a_warning(tmp_path: Path) -> None:
+def test_float64_overflow_becomes_infinity_without_a_warning(tmp_path: Path) -> None:
     data = np.array([1e300, np.nan, -np.inf, 1.0]).reshape(2, 2, 1)
     volume = read(save(tmp_path / "a.nii", data))
     assert np.array_equal(
@@ -279,7 +279,7 @@ def test_infinity_from_a_double_is_kept_without_a_warning(tmp_path: Path) -> Non
     )
 
 
-def test_nifti_2_and_pairs(tmp_path: Path) -> None:
+def test_nifti_2_and_header_image_pairs_are_read(tmp_path: Path) -> None:
     data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     for name in ("a.nii", "a.nii.gz"):
         nib.save(nib.Nifti2Image(data, OBLIQUE), tmp_path / name)
@@ -295,7 +295,7 @@ def test_nifti_2_and_pairs(tmp_path: Path) -> None:
         read(tmp_path / "p.hdr")
 
 
-def test_an_axis_too_long_for_nifti_1(tmp_path: Path, suffix: str) -> None:
+def test_long_axis_is_written_as_nifti_2(tmp_path: Path, suffix: str) -> None:
     data = np.arange(40000, dtype=np.int32).reshape(1, 40000, 1, 1)
     volume = Volume(data, Grid.from_spacing((40000, 1, 1)))
     write(volume, tmp_path / f"a{suffix}")
@@ -303,7 +303,7 @@ def test_an_axis_too_long_for_nifti_1(tmp_path: Path, suffix: str) -> None:
     assert read_grid(tmp_path / f"a{suffix}").matches(volume.grid)
 
 
-def test_grids_are_read_without_voxels(tmp_path: Path, suffix: str) -> None:
+def test_grid_is_read_without_voxels(tmp_path: Path, suffix: str) -> None:
     path = save(
         tmp_path / f"a{suffix}", np.random.default_rng(0).integers(0, 99, (20, 22, 24, 2)).astype(np.int16)
     )
@@ -313,7 +313,7 @@ def test_grids_are_read_without_voxels(tmp_path: Path, suffix: str) -> None:
     assert whole.grid == read_grid(path)
 
 
-def test_reading_takes_little_more_memory_than_the_voxels(
+def test_reading_needs_little_more_memory_than_the_voxels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = 1 << 18
@@ -342,7 +342,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_files_read_as_nibabel_reads_them(shared_data: Path, tmp_path: Path, name: str) -> None:
+def test_unusual_files_agree_with_nibabel(shared_data: Path, tmp_path: Path, name: str) -> None:
     path = shared_data / "odd_nifti" / name
     volume, image = read(path), nib.load(path)
     assert (volume.data.shape, volume.data.dtype.name) == ODD[name]
@@ -380,6 +380,6 @@ def test_an_odd_file_whose_qform_cannot_hold_its_shear(shared_data: Path, tmp_pa
         ("nifti2.hdr", r"another file, nifti2\.img"),
     ],
 )
-def test_odd_files_that_are_no_images(shared_data: Path, name: str, message: str) -> None:
+def test_unusual_files_without_an_image_raise(shared_data: Path, name: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"{name}.*{message}"):
         read(shared_data / "odd_nifti" / name)

@@ -120,7 +120,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_refused_by_name(tmp_path: Path, name: str, suffix: str) -> None:
+def test_damaged_files_raise_with_the_file_name(tmp_path: Path, name: str, suffix: str) -> None:
     spoil, message = BROKEN[name]
     path = save(tmp_path / f"broken{suffix}", noise())
     spoil(path)
@@ -131,7 +131,7 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, name: str, suffix: str
 
 
 @pytest.mark.parametrize("spoil", [wrong_checksum, flipped_byte])
-def test_a_checksum_that_does_not_fit_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+def test_wrong_gzip_checksum_raises(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = save(tmp_path / "a.nii.gz", noise())
     read(path)
     spoil(path)
@@ -141,7 +141,7 @@ def test_a_checksum_that_does_not_fit_is_refused(tmp_path: Path, spoil: Callable
         read(path)
 
 
-def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
+def test_truncation_at_any_byte_raises(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", noise())
     content = path.read_bytes()
     for size in [
@@ -163,7 +163,7 @@ def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=80)
 @given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_damaged_header_never_leaks_another_error(
+def test_damaged_header_raises_only_data_errors(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], packed: bool
 ) -> None:
     raw = bytearray(nib.Nifti1Image(noise()[:5, :4, :3], OBLIQUE).to_bytes())
@@ -179,7 +179,7 @@ def test_a_damaged_header_never_leaks_another_error(
     assert str(path) in message
 
 
-def test_other_formats_and_voxels_are_refused(tmp_path: Path) -> None:
+def test_unsupported_formats_and_voxel_types_raise(tmp_path: Path) -> None:
     nib.save(nib.AnalyzeImage(noise(), np.eye(4)), tmp_path / "a.img")
     with pytest.raises(DataError, match=r"a\.img: found Analyze 7\.5, expected NIfTI"):
         read(tmp_path / "a.img")

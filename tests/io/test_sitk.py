@@ -27,7 +27,7 @@ TO_RAS = np.diag([-1, -1, 1, 1])
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_the_same_content_as_nifti_in_every_orientation(
+def test_same_voxels_and_grid_as_nifti_in_every_orientation(
     make_volume: Any, tmp_path: Path, codes: str, suffix: str
 ) -> None:
     volume = make_volume((4, 5, 6), affine=OBLIQUE, dtype="i2").reoriented(codes)
@@ -44,9 +44,7 @@ def test_the_same_content_as_nifti_in_every_orientation(
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SLA", "AIL"])
-def test_simpleitk_sees_the_nifti_file_where_medseg_sees_the_nrrd_file(
-    make_volume: Any, tmp_path: Path, codes: str
-) -> None:
+def test_positions_agree_with_simpleitk(make_volume: Any, tmp_path: Path, codes: str) -> None:
     """Two independent libraries put the same voxels at the same place."""
     volume = make_volume((4, 5, 6), affine=OBLIQUE, dtype="i2").reoriented(codes)
     write(volume, tmp_path / "a.nii.gz")
@@ -62,7 +60,7 @@ def test_simpleitk_sees_the_nifti_file_where_medseg_sees_the_nrrd_file(
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_type_and_channel_comes_back(
+def test_types_and_channels_round_trip(
     make_volume: Any, tmp_path: Path, suffix: str, dtype: str, channels: int
 ) -> None:
     volume = make_volume((4, 3, 2), dtype=dtype, channels=channels)
@@ -73,7 +71,7 @@ def test_every_type_and_channel_comes_back(
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [(bool, "u1"), ("f2", "f4"), ("f8", "f4"), (">i2", "i2")])
-def test_other_types_come_back_as_the_nearest(
+def test_unsupported_types_are_converted_to_the_nearest(
     make_volume: Any, tmp_path: Path, dtype: Any, stored: str
 ) -> None:
     volume = make_volume(dtype=dtype)
@@ -84,7 +82,7 @@ def test_other_types_come_back_as_the_nearest(
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 6), (5, 1, 6), (5, 6, 1), (1, 1, 1)])
-def test_one_slice(make_volume: Any, tmp_path: Path, shape: Any) -> None:
+def test_single_slice_round_trips(make_volume: Any, tmp_path: Path, shape: Any) -> None:
     volume = make_volume(shape, affine=OBLIQUE)
     write(volume, tmp_path / "A B ü.NRRD")
     again = read(tmp_path / "A B ü.NRRD")
@@ -92,7 +90,7 @@ def test_one_slice(make_volume: Any, tmp_path: Path, shape: Any) -> None:
     assert again.grid.distance(volume.grid) < 1e-6
 
 
-def test_a_sheared_grid_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_sheared_grid_raises_and_leaves_no_file(tmp_path: Path) -> None:
     sheared = np.eye(4)
     sheared[0, 2] = 0.3
     with pytest.raises(
@@ -102,7 +100,7 @@ def test_a_sheared_grid_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failing_write_leaves_the_old_file(
+def test_failed_write_keeps_the_old_file(
     make_volume: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(make_volume(), tmp_path / "a.mha")
@@ -120,7 +118,7 @@ def test_a_failing_write_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".png"])
-def test_damaged_files_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
+def test_damaged_files_raise_with_the_file_name(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (24, 22, 20), dtype=np.uint8)
     path = tmp_path / f"broken{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(noise[0] if suffix == ".png" else noise), str(path))
@@ -135,7 +133,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
         read(tmp_path / "absent.nrrd")
 
 
-def test_complex_and_4d_images_are_refused(tmp_path: Path) -> None:
+def test_complex_and_4d_images_raise(tmp_path: Path) -> None:
     pair = sitk.RealAndImaginaryToComplex(*[sitk.Image(4, 4, 4, sitk.sitkFloat32)] * 2)
     sitk.WriteImage(pair, str(tmp_path / "c.nrrd"))
     with pytest.raises(DataError, match=r"c\.nrrd: found complex voxels, expected real numbers"):
@@ -188,7 +186,7 @@ def series(tmp_path: Path) -> Series:
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.8, -0.8])
-def test_a_series_lies_where_its_headers_say(tmp_path: Path, tilt: float) -> None:
+def test_series_grid_comes_from_its_headers(tmp_path: Path, tilt: float) -> None:
     series = Series(tmp_path / "ct", tilt=tilt)
     volume = read(series.save())
     assert volume.data.shape == (1, 8, 6, 5)
@@ -201,7 +199,7 @@ def test_a_series_lies_where_its_headers_say(tmp_path: Path, tilt: float) -> Non
     assert read_grid(tmp_path / "a.nii.gz").matches(volume.grid)
 
 
-def test_an_oblique_series_in_any_file_order(series: Series) -> None:
+def test_oblique_series_is_sorted_whatever_the_file_names(series: Series) -> None:
     turn = nib.eulerangles.euler2mat(0.2, 0.3, -0.4)
     for index, one in enumerate(series.slices):
         one.ImageOrientationPatient = [f"{value:.10f}" for value in turn[:, :2].T.ravel()]
@@ -212,7 +210,7 @@ def test_an_oblique_series_in_any_file_order(series: Series) -> None:
     assert np.array_equal(volume.data[0], series.array[::-1].T - 24)
 
 
-def test_simpleitk_writes_what_medseg_reads(tmp_path: Path, series: Series) -> None:
+def test_series_written_by_simpleitk_is_read(tmp_path: Path, series: Series) -> None:
     image = sitk.ReadImage([str(path) for path in sorted(series.save().iterdir())])
     volume = read(series.folder)
     assert np.array_equal(volume.data[0], sitk.GetArrayFromImage(image).T)
@@ -221,7 +219,9 @@ def test_simpleitk_writes_what_medseg_reads(tmp_path: Path, series: Series) -> N
 
 
 @pytest.mark.parametrize("slopes", [(1, 0.5, 0.25, 1, 2), (0.5, 1, 1, 1, 1), (1, 100, 1, 1, 1)])
-def test_each_slice_is_rescaled_by_its_own_factors(series: Series, slopes: tuple[float, ...]) -> None:
+def test_slices_are_rescaled_by_their_own_slope_and_intercept(
+    series: Series, slopes: tuple[float, ...]
+) -> None:
     for one, slope in zip(series.slices, slopes, strict=True):
         one.RescaleSlope = slope
     expected = series.array * np.array(slopes)[:, None, None] - 24
@@ -231,14 +231,14 @@ def test_each_slice_is_rescaled_by_its_own_factors(series: Series, slopes: tuple
 @pytest.mark.parametrize(
     ("tag", "thickness"), [("SpacingBetweenSlices", 3.0), ("SliceThickness", 5.0), (None, 1.0)]
 )
-def test_one_slice_takes_its_thickness(tmp_path: Path, tag: str | None, thickness: float) -> None:
+def test_single_slice_spacing_is_its_thickness(tmp_path: Path, tag: str | None, thickness: float) -> None:
     series = Series(tmp_path / "ct", count=1)
     if tag:
         setattr(series.slices[0], tag, thickness)
     assert read(series.save()).spacing == pytest.approx((0.9, 0.7, thickness))
 
 
-def test_rounding_of_positions_is_tolerated_and_other_files_ignored(series: Series) -> None:
+def test_rounded_positions_are_accepted_and_other_files_ignored(series: Series) -> None:
     for one, noise in zip(series.slices, [0, 4e-3, -4e-3, 2e-3, 0], strict=True):
         one.ImagePositionPatient[2] = float(one.ImagePositionPatient[2]) + noise
     (series.save() / "readme.txt").write_text("not a slice")
@@ -304,7 +304,7 @@ def _without(tag: str) -> Any:
         (_without("ImageOrientationPatient"), r"ImageOrientationPatient: missing or unreadable"),
     ],
 )
-def test_series_that_are_no_straight_stack_are_refused(series: Series, change: Any, message: str) -> None:
+def test_series_that_are_not_a_regular_stack_raise(series: Series, change: Any, message: str) -> None:
     change(series)
     with pytest.raises(DataError, match=rf"se ries ü.*: {message}"):
         read(series.save())
@@ -312,7 +312,7 @@ def test_series_that_are_no_straight_stack_are_refused(series: Series, change: A
 
 @pytest.mark.parametrize("which", [0, 2, 4])
 @pytest.mark.parametrize("keep", [0.5, 0.97])
-def test_a_truncated_slice_is_named_wherever_it_lies(series: Series, which: int, keep: float) -> None:
+def test_truncated_slice_is_named_at_any_position(series: Series, which: int, keep: float) -> None:
     damaged = sorted(series.save().iterdir())[which]
     damaged.write_bytes(damaged.read_bytes()[: int(damaged.stat().st_size * keep)])
     with pytest.raises(
@@ -321,7 +321,7 @@ def test_a_truncated_slice_is_named_wherever_it_lies(series: Series, which: int,
         read(series.folder)
 
 
-def test_folders_without_a_series(tmp_path: Path) -> None:
+def test_folders_without_one_series_raise(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("x")
     with pytest.raises(DataError, match=r"found no DICOM series, expected one"):
         read(tmp_path)
@@ -353,7 +353,9 @@ def from_headers(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]
         ("jpeg2000_ct", (512, 512, 20), 0.0),
     ],
 )
-def test_real_series(shared_data: Path, name: str, shape: Any, shear: float) -> None:
+def test_real_series_has_the_expected_grid_and_intensities(
+    shared_data: Path, name: str, shape: Any, shear: float
+) -> None:
     volume = read(shared_data / "dicom" / name)
     affine, voxels = from_headers(shared_data / "dicom" / name)
     assert volume.grid.shape == shape
@@ -366,7 +368,7 @@ def test_real_series(shared_data: Path, name: str, shape: Any, shear: float) -> 
         assert 0 < np.percentile(volume.data[0, 150:350, 150:350], 80) < 200  # soft tissue
 
 
-def test_a_real_series_with_uneven_gaps(shared_data: Path) -> None:
+def test_real_series_with_uneven_gaps_raises(shared_data: Path) -> None:
     with pytest.raises(
         DataError, match=r"uneven_gaps_ct: uneven gaps between slices: found 1\.081 to 6\.999 mm"
     ):
@@ -374,7 +376,7 @@ def test_a_real_series_with_uneven_gaps(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 4])
-def test_a_real_series_with_a_truncated_end(shared_data: Path, tmp_path: Path, which: int) -> None:
+def test_real_series_with_a_truncated_slice_raises(shared_data: Path, tmp_path: Path, which: int) -> None:
     for path in sorted((shared_data / "dicom" / "head_ct").iterdir())[:5]:
         shutil.copyfile(path, tmp_path / path.name)
     damaged = sorted(tmp_path.iterdir())[which]

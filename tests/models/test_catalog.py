@@ -15,7 +15,7 @@ from medseg.registry import Registry
 NAMES = ["attention_unet_2d", "attention_unet_3d", "resunet_2d", "resunet_3d", "unet_2d", "unet_3d"]
 
 
-def test_the_family_is_listed():
+def test_family_is_listed():
     assert set(NAMES) <= set(list_models())
     assert set(list_models("*unet_3d")) >= {"unet_3d", "resunet_3d", "attention_unet_3d"}
 
@@ -32,7 +32,7 @@ def test_every_name_builds_and_runs(name):
     assert model(torch.randn(1, 1, *size)).shape == (1, 3, *size)
 
 
-def test_names_and_options_come_without_torch():
+def test_names_and_options_do_not_import_torch():
     code = (
         "import sys; from medseg.models import list_models, parse_options;"
         "import medseg.models.catalog, medseg.models.unet.config;"
@@ -61,7 +61,7 @@ def test_names_and_options_come_without_torch():
         ("unet_3d", {"bottleneck": {"channels": 8, "kernel_size": [3, 3]}}, ["bottleneck.kernel_size"]),
     ],
 )
-def test_mistakes_in_options(name, values, words):
+def test_invalid_options_raise(name, values, words):
     with pytest.raises(ConfigError) as caught:
         parse_options(name, values, "exp.yaml")
     for word in words:
@@ -69,7 +69,7 @@ def test_mistakes_in_options(name, values, words):
 
 
 @pytest.mark.parametrize(("key", "value"), [("in_channels", 0), ("num_classes", -1), ("num_classes", 2.0)])
-def test_numbers_of_channels_are_checked(key, value):
+def test_invalid_numbers_of_channels_raise(key, value):
     with pytest.raises(ConfigError, match=f"unet_2d: {key}: found {value}, expected an integer > 0"):
         build_model("unet_2d", **{"in_channels": 1, "num_classes": 2, key: value})
 
@@ -81,7 +81,7 @@ def registry(monkeypatch):
     return fresh
 
 
-def test_a_third_party_package_joins_by_entry_point(registry, monkeypatch):
+def test_third_party_package_registers_by_entry_point(registry, monkeypatch):
     class Options(ModelOptions):
         """One width."""
 
@@ -108,7 +108,7 @@ def test_a_third_party_package_joins_by_entry_point(registry, monkeypatch):
     assert catalog.parse_options("theirs_2d", {"width": 5}).width == 5
 
 
-def test_a_taken_name_is_refused(registry):
+def test_registered_name_raises(registry):
     def enter():
         register("mine", spatial_dims=2, summary="s", reference="r")(UNetOptions)
 
@@ -129,7 +129,7 @@ def test_a_taken_name_is_refused(registry):
         ("medseg.models.unet.network:make", "module 'medseg.models.unet.network' has no function 'make'"),
     ],
 )
-def test_a_wrong_builder_is_explained(builder, message):
+def test_wrong_builder_raises(builder, message):
     class Options(ModelOptions):
         """No options."""
 

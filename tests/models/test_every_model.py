@@ -45,7 +45,7 @@ def example(dims, *, channels=2, n=2):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_losses_gradients_and_saving(name, toy):
+def test_logits_losses_gradients_and_saving_work(name, toy):
     model = toy(name)
     model.criterion = cross_entropy
     image, label = example(model.spatial_dims)
@@ -67,7 +67,7 @@ def test_logits_losses_gradients_and_saving(name, toy):
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_a_volume_goes_through_slice_by_slice(name, toy):
+def test_volume_is_predicted_slice_by_slice(name, toy):
     model = SliceWise(toy(name).eval(), SliceView(axis=1), batch_size=2)
     volume = torch.randn(1, 2, 34, 3, 33)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_volume_goes_through_slice_by_slice(name, toy):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "unet" not in name])
-def test_a_summary_needs_no_memory(name, toy):
+def test_summary_needs_no_memory(name, toy):
     model = toy(name)
     shape = (2, *(320, 256, 32)[: model.spatial_dims])
     summary = summarize(model, shape)
@@ -89,7 +89,7 @@ def test_a_summary_needs_no_memory(name, toy):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_what_detectors_promise(name, toy):
+def test_instance_models_return_valid_instances(name, toy):
     options = {"score_threshold": 0.0, "mask_threshold": 0.1}
     model = toy(name, **options)
     image, label = example(2)
@@ -115,7 +115,7 @@ def test_what_detectors_promise(name, toy):
 @pytest.mark.parametrize(
     "name", [name for name in DETECTORS if name.endswith(("101_fpn", "former_resnet_101"))]
 )
-def test_an_instance_map_is_followed(name, toy):
+def test_instance_map_defines_the_targets(name, toy):
     """Two touching objects of one class are one component, but two instances."""
     model = toy(name).eval()
     image, label = example(2, n=1)
@@ -134,14 +134,14 @@ def test_an_instance_map_is_followed(name, toy):
 
 
 @pytest.mark.parametrize("name", DETECTORS[:1] + DETECTORS[-1:])
-def test_a_label_beyond_the_classes_is_refused(name, toy):
+def test_label_beyond_the_classes_raises(name, toy):
     image, label = example(2)
     with pytest.raises(ModelError, match="label values: found 0 to 3, expected 0 to 2"):
         toy(name).losses(image, label + (label == 2))
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet_50", "mask_rcnn_resnet_50_fpn", "maskformer_resnet_18"])
-def test_too_small_to_train_with_batch_norm(name, toy):
+def test_batch_norm_of_one_value_raises(name, toy):
     image, label = torch.zeros(1, 2, 7, 8), torch.zeros(1, 1, 7, 8, dtype=torch.long)
     model = toy(name)
     model.criterion = cross_entropy
@@ -150,7 +150,7 @@ def test_too_small_to_train_with_batch_norm(name, toy):
     assert model.eval()(image).shape == (1, 3, 7, 8)
 
 
-def test_a_slice_wise_model_hands_instances_on(toy):
+def test_slicewise_model_passes_instances_on(toy):
     model = SliceWise(toy("mask_rcnn_resnet_50_fpn"), batch_size=1)
     image, label = example(3, n=1)
     assert set(model.losses(image, label, label)) == {
@@ -175,7 +175,7 @@ LEARNERS = {
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_few_steps_find_a_square(name, toy):
+def test_few_steps_learn_a_square(name, toy):
     steps, options = LEARNERS[name]
     if name.startswith("mask_rcnn"):
         options = options | {

@@ -47,7 +47,7 @@ def count(name, in_channels, num_classes):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_the_size_in_the_catalog_is_the_model_s(name):
+def test_catalog_size_equals_the_model(name):
     size = MODELS.get(name).size
     assert size is not None
     assert count(name, size.in_channels, size.num_classes) == size.parameters
@@ -60,17 +60,17 @@ def catalogued(name):
 
 
 @pytest.mark.parametrize("key", PUBLISHED, ids=lambda key: key[0])
-def test_published_sizes(key):
+def test_sizes_equal_published_ones(key):
     assert catalogued(key[0]) == (PUBLISHED[key], key[1])
 
 
 @pytest.mark.parametrize("key", WITH_CLASSIFIER, ids=lambda key: key[0])
-def test_published_sizes_with_a_classifier_that_is_not_used(key):
+def test_sizes_equal_published_ones_without_classifier(key):
     assert catalogued(key[0]) == (WITH_CLASSIFIER[key] - UNUSED_CLASSIFIER, key[1])
 
 
 @pytest.mark.parametrize("name", MILLIONS)
-def test_published_millions(name):
+def test_sizes_round_to_published_millions(name):
     computed, published = MILLIONS[name]
     parameters, classes = catalogued(name)
     assert classes == 81
@@ -81,7 +81,7 @@ def test_published_millions(name):
 @pytest.mark.parametrize(
     ("name", "body"), [("mask_rcnn_resnet_50_c4", 23_508_032), ("mask_rcnn_resnet_101_c4", 42_500_160)]
 )
-def test_the_parts_of_c4_add_up(name, body):
+def test_parts_of_c4_sum_to_the_total(name, body):
     proposals = (1024 * 1024 * 9 + 1024) + (1024 + 1) * 15 + (1024 + 1) * 60
     boxes = (2048 + 1) * 81 + (2048 + 1) * 81 * 4
     masks = (2048 * 256 * 4 + 256) + (256 + 1) * 81
@@ -91,14 +91,14 @@ def test_the_parts_of_c4_add_up(name, body):
 @pytest.mark.parametrize(
     ("name", "body"), [("mask_rcnn_resnet_50_dc5", 23_508_032), ("mask_rcnn_resnet_101_dc5", 42_500_160)]
 )
-def test_the_parts_of_dc5_add_up(name, body):
+def test_parts_of_dc5_sum_to_the_total(name, body):
     proposals = (2048 * 2048 * 9 + 2048) + (2048 + 1) * 15 + (2048 + 1) * 60
     boxes = (2048 * 49 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * 81 * 5
     masks = (2048 * 9 + 1) * 256 + 3 * (256 * 9 + 1) * 256 + (256 * 4 + 1) * 256 + (256 + 1) * 81
     assert catalogued(name) == (body + proposals + boxes + masks, 81)
 
 
-def test_the_resnext_is_torchvision_s():
+def test_resnext_size_equals_torchvision():
     from torchvision.models import resnext101_32x8d
 
     with torch.device("meta"):

@@ -10,7 +10,7 @@ FAMILY = list_models("*unet_?d")
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_parts_add_up(name):
+def test_parts_sum_to_the_total(name):
     model = build_model(name, in_channels=1, num_classes=2, channels=[4, 8, 8])
     shape = (1, *(11, 12, 13)[: model.spatial_dims])
     summary = summarize(model, shape)
@@ -21,7 +21,7 @@ def test_parts_add_up(name):
     assert model.training
 
 
-def test_multiply_adds_of_convolutions():
+def test_multiply_adds_of_convolutions_are_counted():
     model = build_model("unet_2d", in_channels=3, num_classes=2, channels=[4, 8], num_blocks=1)
     parts = {part.name: part for part in summarize(model, (3, 16, 8)).parts}
     full, half = 16 * 8, 8 * 4
@@ -33,7 +33,7 @@ def test_multiply_adds_of_convolutions():
     assert parts["decoder.0"].shape == (4, 16, 8)
 
 
-def test_a_large_volume_costs_nothing_and_changes_nothing():
+def test_large_volume_needs_no_memory_and_keeps_the_model():
     model = build_model("unet_3d", in_channels=1, num_classes=3, channels=[4, 8], norm="batch").eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     summary = summarize(model, (1, 1024, 1024, 1024))  # 16 GiB per stage, were it real
@@ -42,7 +42,7 @@ def test_a_large_volume_costs_nothing_and_changes_nothing():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_the_table_shows_rows_and_totals():
+def test_table_shows_rows_and_totals():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8, 8], deep_supervision=True)
     text = str(summarize(model, (1, 32, 32)))
     assert "UNet2d" in text
@@ -57,7 +57,7 @@ def test_slice_wise_models_count_all_slices():
     assert summarize(SliceWise(flat, batch_size=2), (1, 16, 16, 5)).multiply_adds == 5 * one
 
 
-def test_a_shape_that_does_not_fit_is_refused():
+def test_invalid_shape_raises():
     model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
     with pytest.raises(ModelError, match="image channels: found 3"):
         summarize(model, (3, 16, 16))

@@ -60,7 +60,7 @@ MAKERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_ordinary_archives_come_out_whole(tmp_path, kind):
+def test_ordinary_archives_are_extracted(tmp_path, kind):
     folder = extract(MAKERS[kind](tmp_path / "archive", FILES), tmp_path / "new" / "out")
     found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     assert found == FILES
@@ -81,40 +81,40 @@ def test_ordinary_archives_come_out_whole(tmp_path, kind):
         ("task/new\nline", "control characters"),
     ],
 )
-def test_names_that_are_refused(tmp_path, kind, name, message):
+def test_dangerous_member_names_raise(tmp_path, kind, name, message):
     assert_refused(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), message)
 
 
 @pytest.mark.parametrize("kind", ["zip", "gz"])
-def test_limits(tmp_path, kind):
+def test_archives_beyond_the_limits_raise(tmp_path, kind):
     archive = MAKERS[kind](tmp_path / "archive", FILES)
     assert_refused(archive, "more than 100 bytes", max_bytes=100)
     assert_refused(archive, "more than 2 members", max_members=2)
 
 
 @pytest.mark.parametrize("name", ["task/a", "task/./a", "task//a"])
-def test_doubled_names_in_tar(tmp_path, name):
+def test_duplicate_names_in_tar_raise(tmp_path, name):
     make_tar(tmp_path / "a.tar", {"task/a": b"1"}, "w")
     make_tar(tmp_path / "a.tar", {name: b""}, "a")
     assert_refused(tmp_path / "a.tar", "found the name twice")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_doubled_names_in_zip(tmp_path):
+def test_duplicate_names_in_zip_raise(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
         target.writestr("a", b"1")
         target.writestr("a", b"2")
     assert_refused(tmp_path / "a.zip", "found the name twice")
 
 
-def test_a_file_in_the_place_of_a_folder(tmp_path):
+def test_file_and_folder_of_one_name_raise(tmp_path):
     assert_refused(make_tar(tmp_path / "a.tar", {"task": b"1", "task/a": b"2"}), "cannot be unpacked")
 
 
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"S"]
 )
-def test_tar_members_that_are_no_files(tmp_path, kind):
+def test_special_tar_members_raise(tmp_path, kind):
     with tarfile.open(tmp_path / "a.tar", "w") as target:
         member = tarfile.TarInfo("task/thing")
         member.type, member.linkname = kind, "/etc/hosts"
@@ -123,7 +123,7 @@ def test_tar_members_that_are_no_files(tmp_path, kind):
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o010666, 0o140777])
-def test_zip_members_that_are_no_files(tmp_path, mode):
+def test_special_zip_members_raise(tmp_path, mode):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
         member = zipfile.ZipInfo("thing")
         member.create_system, member.external_attr = 3, mode << 16
@@ -131,7 +131,7 @@ def test_zip_members_that_are_no_files(tmp_path, mode):
     assert_refused(tmp_path / "a.zip", "link or device")
 
 
-def test_encrypted_zip(tmp_path):
+def test_encrypted_zip_raises(tmp_path):
     content = bytearray(make_zip(tmp_path / "a.zip", {"a": b"secret"}).read_bytes())
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -139,7 +139,7 @@ def test_encrypted_zip(tmp_path):
     assert_refused(tmp_path / "a.zip", "is encrypted")
 
 
-def test_bombs(tmp_path, monkeypatch):
+def test_decompression_bombs_raise(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_RATIO", 50)
     zeros = bytes(3_000_000)
     assert_refused(make_tar(tmp_path / "a.tar.gz", {"zeros": zeros}), "more than .* bytes in total")
@@ -150,7 +150,7 @@ def test_bombs(tmp_path, monkeypatch):
     )
 
 
-def test_zip_whose_header_lies_about_the_size(tmp_path):
+def test_zip_with_a_wrong_size_in_its_header_raises(tmp_path):
     content = bytearray(make_zip(tmp_path / "a.zip", {"a": bytes(100_000)}).read_bytes())
     central = content.index(b"PK\x01\x02")
     content[22:26] = content[central + 24 : central + 28] = struct.pack("<I", 10)
@@ -160,21 +160,21 @@ def test_zip_whose_header_lies_about_the_size(tmp_path):
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_truncated_archives(tmp_path, kind, share):
+def test_truncated_archives_raise(tmp_path, kind, share):
     whole = MAKERS[kind](tmp_path / "whole", FILES).read_bytes()
     (tmp_path / "whole").unlink()
     (tmp_path / "archive").write_bytes(whole[: int(share * len(whole.rstrip(b"\0")))])
     assert_refused(tmp_path / "archive", "damaged or not readable")
 
 
-def test_damaged_header_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
+def test_damaged_header_inside_a_tar_raises(tmp_path):
     content = bytearray(make_tar(tmp_path / "a.tar", {"one": b"1", "two": b"2"}, "w").read_bytes())
     content[content.index(b"two") + 148] ^= 1  # checksum field
     (tmp_path / "a.tar").write_bytes(content)
     assert_refused(tmp_path / "a.tar", "damaged or not readable")
 
 
-def test_checksum_of_the_whole_stream_is_compared(tmp_path):
+def test_wrong_stream_checksum_raises(tmp_path):
     content = bytearray(gzip.compress(make_tar(tmp_path / "a.tar", FILES, "w").read_bytes()))
     content[-6] ^= 1  # crc32
     (tmp_path / "a.tar").write_bytes(content)
@@ -182,12 +182,12 @@ def test_checksum_of_the_whole_stream_is_compared(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(2048)])
-def test_files_that_are_no_archive(tmp_path, content):
+def test_other_files_raise(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
     assert_refused(tmp_path / "a.zip", r"damaged or not readable|found no file")
 
 
-def test_existing_folder_is_left_alone(tmp_path):
+def test_existing_folder_is_not_changed(tmp_path):
     archive = make_zip(tmp_path / "a.zip", FILES)
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists already"):

@@ -20,7 +20,7 @@ def half_written(path: Path, failure: BaseException) -> None:
         raise failure
 
 
-def test_writes_and_replaces(tmp_path: Path) -> None:
+def test_file_is_written_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     write_text(path, "é 1\n")
     assert path.read_bytes() == "é 1\n".encode()
@@ -29,7 +29,7 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     assert names(path.parent) == ["a.txt"]
 
 
-def test_the_temporary_name_is_hidden_beside_the_target_and_keeps_suffixes(tmp_path: Path) -> None:
+def test_temporary_name_is_hidden_in_the_same_folder_and_keeps_suffixes(tmp_path: Path) -> None:
     with replacing(tmp_path / "ct.nii.gz") as temporary:
         assert temporary.parent == tmp_path
         assert temporary.name.startswith(".")
@@ -40,7 +40,7 @@ def test_the_temporary_name_is_hidden_beside_the_target_and_keeps_suffixes(tmp_p
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, MemoryError])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: type[BaseException]) -> None:
+def test_failure_keeps_only_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(failure):
@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_told_with_the_name(tmp_path: Path) -> None:
+def test_full_disk_raises_with_the_file_name(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(
@@ -60,9 +60,7 @@ def test_a_full_disk_is_told_with_the_name(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_failing_sync_or_rename_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_sync_or_rename_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -78,7 +76,7 @@ def test_a_failing_sync_or_rename_leaves_the_old_file(
         assert names(tmp_path) == ["a.txt"]
 
 
-def test_targets_that_cannot_be_files(tmp_path: Path) -> None:
+def test_impossible_targets_raise(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=r"folder: cannot be written"):
         write_text(tmp_path / "folder", "x")
@@ -99,7 +97,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
 
 
-def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_text(tmp_path / "link", "new")
@@ -107,7 +105,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_syncing_an_absent_folder_is_no_error(tmp_path: Path) -> None:
+def test_syncing_an_absent_folder_does_nothing(tmp_path: Path) -> None:
     sync_folder(tmp_path / "absent")
 
 
@@ -118,7 +116,7 @@ def fill(path: Path, text: str, failure: BaseException | None = None, **options:
             raise failure
 
 
-def test_a_folder_is_written_and_replaced_whole(tmp_path: Path) -> None:
+def test_folder_is_written_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model"
     fill(path, "1")
     (path / "of_the_old_one.txt").write_text("")
@@ -129,7 +127,7 @@ def test_a_folder_is_written_and_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError(), KeyboardInterrupt(), OSError(28, "full")])
-def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, failure: BaseException) -> None:
+def test_failure_keeps_only_the_old_folder(tmp_path: Path, failure: BaseException) -> None:
     path = tmp_path / "model"
     fill(path, "old")
     with pytest.raises((type(failure), DataError)):
@@ -138,9 +136,7 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, failur
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_move_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rename = tmp_path / "model", Path.rename
     fill(path, "old")
 
@@ -156,7 +152,7 @@ def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_made_meanwhile_may_be_kept(tmp_path: Path) -> None:
+def test_folder_created_meanwhile_is_kept_on_request(tmp_path: Path) -> None:
     path = tmp_path / "case"
     fill(path, "first")
     fill(path, "second", keep_existing=True)
@@ -164,7 +160,7 @@ def test_a_folder_made_meanwhile_may_be_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["case"]
 
 
-def test_a_folder_made_at_the_very_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_created_during_the_rename_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rename = tmp_path / "case", Path.rename
 
     def rename_as_the_second(self: Path, target: Path) -> Path:
@@ -179,7 +175,7 @@ def test_a_folder_made_at_the_very_moment_is_kept(tmp_path: Path, monkeypatch: p
     assert names(tmp_path) == ["case"]
 
 
-def test_a_file_in_the_place_of_a_folder_to_keep_is_told(tmp_path: Path) -> None:
+def test_file_instead_of_the_folder_to_keep_raises(tmp_path: Path) -> None:
     (tmp_path / "case").write_text("")
     with pytest.raises(DataError, match="case: cannot be written"):
         fill(tmp_path / "case", "second", keep_existing=True)

@@ -8,7 +8,7 @@ from medseg.errors import DataError, ModelError
 from medseg.storage.formats import check_format
 
 
-def test_the_same_format_passes():
+def test_same_format_is_accepted():
     check_format(2, 2, "x.json", "splits")
 
 
@@ -23,11 +23,11 @@ def test_the_same_format_passes():
         (2.0, r"x\.json: format: found 2\.0, expected 2"),
     ],
 )
-def test_another_format_is_refused(found, message):
+def test_other_format_raises(found, message):
     with pytest.raises(DataError, match=message):
         check_format(found, 2, "x.json", "splits")
 
 
-def test_the_error_class_may_be_chosen():
+def test_error_class_can_be_chosen():
     with pytest.raises(ModelError):
         check_format(3, 2, "x", "model folder", error=ModelError)

@@ -27,21 +27,21 @@ def dead_pid() -> int:
     return child.pid
 
 
-def test_taken_and_given_back(tmp_path):
+def test_lock_is_acquired_and_released(tmp_path):
     with RunLock(tmp_path):
         found = json.loads((tmp_path / "lock").read_text())
         assert (found["host"], found["pid"]) == (platform.node(), os.getpid())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_given_back_after_an_error(tmp_path):
+def test_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(KeyError), RunLock(tmp_path):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("host", [None, "elsewhere"])
-def test_refused_while_another_process_holds_it(tmp_path, host):
+def test_lock_of_a_running_process_raises(tmp_path, host):
     hold(tmp_path, host or platform.node(), os.getppid())
     before = (tmp_path / "lock").read_bytes()
     with pytest.raises(ConfigError) as caught, RunLock(tmp_path):
@@ -52,7 +52,7 @@ def test_refused_while_another_process_holds_it(tmp_path, host):
     assert (tmp_path / "lock").read_bytes() == before
 
 
-def test_a_dead_process_on_this_host_is_taken_over_but_not_on_another(tmp_path):
+def test_lock_of_a_dead_process_is_taken_over_only_on_the_same_host(tmp_path):
     pid = dead_pid()
     hold(tmp_path, platform.node(), pid)
     with RunLock(tmp_path):
@@ -62,7 +62,7 @@ def test_a_dead_process_on_this_host_is_taken_over_but_not_on_another(tmp_path):
         pass
 
 
-def test_of_two_that_find_a_dead_process_one_takes_over(tmp_path, monkeypatch):
+def test_only_one_of_two_processes_takes_over(tmp_path, monkeypatch):
     check, others = RunLock.check, [tmp_path / "of another"]
 
     def check_and_be_late(lock):
@@ -78,20 +78,20 @@ def test_of_two_that_find_a_dead_process_one_takes_over(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getppid()
 
 
-def test_a_full_disk_leaves_no_lock(tmp_path):
+def test_full_disk_leaves_no_lock(tmp_path):
     with pytest.raises(DataError, match="lock: cannot be written"), files_of_at_most(0), RunLock(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "b"}'])
-def test_an_unreadable_lock_is_respected(tmp_path, content):
+def test_unreadable_lock_raises(tmp_path, content):
     (tmp_path / "lock").write_text(content)
     with pytest.raises(ConfigError, match="an unknown host"), RunLock(tmp_path):
         pass
 
 
-def test_a_loop_left_behind_in_this_process_is_taken_over_and_does_not_free_the_new_lock(tmp_path):
+def test_abandoned_loop_is_taken_over_and_does_not_release_the_new_lock(tmp_path):
     first, second = RunLock(tmp_path), RunLock(tmp_path)
     first.__enter__()
     with second:
@@ -100,7 +100,7 @@ def test_a_loop_left_behind_in_this_process_is_taken_over_and_does_not_free_the_
     assert not (tmp_path / "lock").exists()
 
 
-def test_a_locked_run_is_not_trained(make_experiment, workplace):
+def test_training_a_locked_run_raises(make_experiment, workplace):
     run = workplace / "locked"
     trainer = make_experiment("train.steps=1").trainer(run)
     hold(run, platform.node(), os.getppid())
@@ -113,7 +113,7 @@ def test_a_locked_run_is_not_trained(make_experiment, workplace):
     assert not (run / "lock").exists()
 
 
-def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, workplace):
+def test_resuming_a_locked_run_raises_and_prepares_nothing(make_experiment, workplace):
     experiment = make_experiment("train.steps=1")
     run = workplace / "locked resume"
     list(experiment.trainer(run))
@@ -124,7 +124,7 @@ def test_a_locked_run_is_not_resumed_nor_its_cases_prepared(make_experiment, wor
     assert seen == []
 
 
-def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment, workplace):
+def test_run_started_meanwhile_in_the_same_folder_is_not_changed(make_experiment, workplace):
     """The other one is the first to have its cases prepared."""
     run, taken = workplace / "both", ("preprocess.crop_to_nonzero=false", "seed=1")
 
@@ -137,7 +137,7 @@ def test_a_run_begun_in_the_same_folder_meanwhile_stays_as_it_is(make_experiment
     assert Experiment.from_run(run) == make_experiment("train.steps=1")
 
 
-def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):
+def test_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):
     run = workplace / "opened by another"
 
     def begin_other(*_: object) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace)
     assert [report.step for report in make_experiment("train.steps=1").trainer(run)] == [1]
 
 
-def test_only_a_resumed_run_takes_what_lies_there(make_experiment, workplace):
+def test_checkpoint_is_loaded_only_when_resuming(make_experiment, workplace):
     run = workplace / "taken up"
     experiment = make_experiment("train.steps=2")
     list(experiment.trainer(run))

@@ -18,7 +18,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_whole_folder_passes(folder):
+def test_complete_folder_is_accepted(folder):
     check_manifest(folder)
     assert is_complete(folder)
     files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -29,7 +29,7 @@ def test_a_whole_folder_passes(folder):
     assert set(files) == {"a.txt", "b.bin"}
 
 
-def test_hidden_files_do_not_count(folder):
+def test_hidden_files_are_ignored(folder):
     (folder / ".DS_Store").write_text("x")
     assert is_complete(folder)
 
@@ -75,7 +75,7 @@ def spoil(folder, how):
         ('{"format": 1, "files": {"a.txt": 3, "b.bin": "x"}}', "damaged"),
     ],
 )
-def test_anything_else_is_refused_by_name(folder, how, told):
+def test_changed_folders_raise_with_the_file_name(folder, how, told):
     spoil(folder, how)
     assert not is_complete(folder)
     with pytest.raises(ModelError, match=told):

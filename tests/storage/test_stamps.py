@@ -7,7 +7,7 @@ import os
 from medseg.storage.stamps import file_stamps, short_hash
 
 
-def test_a_folder_stands_for_its_files_and_names_are_relative_to_the_root(tmp_path):
+def test_folder_stamp_lists_its_files_relative_to_the_root(tmp_path):
     series = tmp_path / "series"
     series.mkdir()
     for name in ("b.dcm", "a.dcm"):

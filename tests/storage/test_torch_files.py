@@ -22,14 +22,14 @@ def test_tensors_and_plain_values_are_read(tmp_path, mapped):
     assert found["b"] == stored["b"]
 
 
-def test_what_is_allowed_is_allowed_for_that_file_alone(tmp_path):
+def test_allowed_classes_apply_to_one_file_only(tmp_path):
     torch.save({"share": Fraction(1, 3)}, tmp_path / "a.pt")
     assert read_torch_file(tmp_path / "a.pt", [Fraction])["share"] == Fraction(1, 3)
     with pytest.raises(ModelError, match=r"a\.pt: found fractions\.Fraction in it"):
         read_torch_file(tmp_path / "a.pt")
 
 
-def test_no_other_module_reads_such_files():
+def test_only_this_module_calls_torch_load():
     """And none reads them without the restriction."""
     package = Path(medseg.__file__).parent
     readers = [p.name for p in package.rglob("*.py") if "torch.load(" in p.read_text(encoding="utf-8")]

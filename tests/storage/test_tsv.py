@@ -19,7 +19,7 @@ def written(folder, text: str | bytes):
 
 
 @given(rows=st.lists(st.tuples(WORDS, WORDS)))
-def test_what_is_written_is_read(rows, tmp_path_factory):
+def test_tables_round_trip(rows, tmp_path_factory):
     table = read_tsv(written(tmp_path_factory.mktemp("t"), to_tsv(["a", "b"], rows)))
     assert table.columns == ("a", "b")
     assert [tuple(row.cells.values()) for row in table.rows] == rows
@@ -34,7 +34,7 @@ def test_cells_are_stripped_empty_lines_skipped_and_lines_counted(tmp_path):
     assert table.where(table.rows[0]) == f"{tmp_path / 'table.tsv'}: line 3"
 
 
-def test_a_quotation_mark_is_an_ordinary_character(tmp_path):
+def test_quotation_marks_are_ordinary_characters(tmp_path):
     assert read_tsv(written(tmp_path, 'a\tb\n"x\ty"\n')).rows[0].cells == {"a": '"x', "b": 'y"'}
 
 
@@ -50,17 +50,17 @@ def test_a_quotation_mark_is_an_ordinary_character(tmp_path):
         (b"a\n\xff\n", "byte 2: not UTF-8"),
     ],
 )
-def test_damaged_tables_are_refused_with_the_line(tmp_path, text, message):
+def test_damaged_tables_raise_with_the_line(tmp_path, text, message):
     with pytest.raises(DataError, match=rf"table\.tsv: .*{message}"):
         read_tsv(written(tmp_path, text))
 
 
-def test_a_missing_table_is_refused_by_name(tmp_path):
+def test_missing_table_raises_with_its_name(tmp_path):
     with pytest.raises(DataError, match=r"table\.tsv: cannot be read \(No such file"):
         read_tsv(tmp_path / "table.tsv")
 
 
-def test_columns_are_checked(tmp_path):
+def test_wrong_columns_raise(tmp_path):
     table = read_tsv(written(tmp_path, "id\tscroe\n"))
     with pytest.raises(DataError, match=r"unknown column 'scroe'. Did you mean 'score'"):
         table.check_columns(("id",), ("score",))
@@ -71,6 +71,6 @@ def test_columns_are_checked(tmp_path):
     table.check_columns(("id",), ("scroe", "other"))
 
 
-def test_numbers_missing_values_and_white_space_in_a_written_table():
+def test_numbers_missing_values_and_white_space_are_written():
     rows = [[1.23456789, float("nan"), float("inf"), None, "two\nlines\tand a tab", 7]]
     assert to_tsv("abcdef", rows).splitlines()[1] == "1.23457\tnan\tinf\t\ttwo lines and a tab\t7"

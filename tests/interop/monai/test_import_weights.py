@@ -138,7 +138,7 @@ def sources(tmp_path):
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_monais(case, dims, sources):
+def test_logits_equal_monai(case, dims, sources):
     network, arguments = CASES[case]
     theirs = sources.write(network, dims, arguments)
     assert sources.imported(network) < 1e-5
@@ -155,7 +155,7 @@ def test_logits_are_monais(case, dims, sources):
     assert not {path.suffix for path in sources.model.iterdir()} & {".pt", ".pkl", ".py"}
 
 
-def test_strides_and_kernels_of_each_axis(sources):
+def test_strides_and_kernels_per_axis_are_imported(sources):
     anisotropic = {"kernel_size": [3, 3, 3], "up_kernel_size": [3, 3, 3], "strides": [[1, 2, 2], [2, 2, 1]]}
     theirs = sources.write("unet", 3, {**CASES["unet"][1], **anisotropic})
     sources.imported("unet")
@@ -199,7 +199,7 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def test_files_that_would_run_code_do_not(sources, tmp_path):
+def test_files_with_code_raise_without_running_it(sources, tmp_path):
     theirs = sources.write("unet", 2, CASES["unet"][1])
     torch.save({"state": theirs.state_dict(), "more": Payload(tmp_path / "harm")}, sources.weights)
     with pytest.raises(ModelError, match=r"found .*mkdir in it, expected tensors and plain values only"):
@@ -246,7 +246,7 @@ UNET, DYNUNET, BASIC = CASES["unet"][1], CASES["dynunet"][1], CASES["basicunet"]
         ("unet", UNET, {"network": {"out_channels": 1}}, r"If a sigmoid follows, add a row of kind region to .*labels\.tsv"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_before_the_weights_are_read(network, arguments, changes, words, sources):
+def test_unsupported_options_raise_before_weights_are_read(network, arguments, changes, words, sources):
     sources.write(network, 2, arguments)
     sources.weights.unlink()
     sources.change(**changes)
@@ -256,7 +256,7 @@ def test_what_cannot_be_is_refused_before_the_weights_are_read(network, argument
     assert not sources.model.exists()
 
 
-def test_unknown_networks_and_empty_files_are_refused(sources):
+def test_unknown_networks_and_empty_files_raise(sources):
     sources.write("unet", 2, UNET)
     with pytest.raises(ConfigError, match=r"--network: found 'unett', .* Did you mean 'unet'"):
         sources.imported("unett")
@@ -278,7 +278,7 @@ def test_unknown_networks_and_empty_files_are_refused(sources):
         ("attentionunet", CASES["attentionunet"][1], {"kernel_size": 5}),
     ],
 )
-def test_weights_of_another_network_are_refused(network, arguments, change, sources):
+def test_weights_of_another_network_raise(network, arguments, change, sources):
     sources.write(network, 2, arguments)
     sources.change(network=change)
     with pytest.raises(ModelError, match=r"do not fit|no tensor|shape of|have no place"):
@@ -286,7 +286,7 @@ def test_weights_of_another_network_are_refused(network, arguments, change, sour
     assert not sources.model.exists()
 
 
-def test_other_logits_are_refused(sources, monkeypatch):
+def test_different_logits_raise(sources, monkeypatch):
     sources.write("dynunet", 2, DYNUNET)
     right = medseg.interop.monai.import_weights.load_weights
 
@@ -299,7 +299,7 @@ def test_other_logits_are_refused(sources, monkeypatch):
     assert not sources.model.exists()
 
 
-def test_the_command_and_a_prediction(sources, tmp_path, make_volume, capsys):
+def test_command_imports_a_model_that_predicts(sources, tmp_path, make_volume, capsys):
     sources.write("unet", 3, UNET)
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
@@ -317,7 +317,7 @@ def test_the_command_and_a_prediction(sources, tmp_path, make_volume, capsys):
 
 
 @pytest.mark.parametrize("regions", [1, 2])
-def test_networks_that_end_in_sigmoids_predict_regions(regions, sources, make_volume):
+def test_sigmoid_networks_predict_regions(regions, sources, make_volume):
     theirs = sources.write("unet", 3, UNET | {"out_channels": regions})
     rows = [
         "value\tname\tkind",
@@ -344,7 +344,7 @@ def test_networks_that_end_in_sigmoids_predict_regions(regions, sources, make_vo
         sources.imported("unet")
 
 
-def test_the_documented_example_is_one(sources):
+def test_documented_example_is_valid(sources):
     theirs = monai.networks.nets.UNet(
         3, 1, 2, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2, norm="batch"
     )

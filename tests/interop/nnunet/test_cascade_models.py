@@ -60,7 +60,7 @@ def write_cascade(parent: Path, *, thick: bool = False, folds: tuple[Any, ...] =
 
 
 @pytest.mark.parametrize(("thick", "folds"), [(False, (0,)), (False, (0, 1)), (True, (0,))])
-def test_both_stages_give_nnunets_labels(tmp_path, thick, folds):
+def test_cascade_label_maps_equal_nnunet(tmp_path, thick, folds):
     """nnU-Net marks what its crop to non-zero leaves out with a label of its own, which we do not know: a voxel or two
     where that meets a label of the earlier stage may differ."""
     low, full = write_cascade(tmp_path, thick=thick, folds=folds)
@@ -79,7 +79,7 @@ def test_both_stages_give_nnunets_labels(tmp_path, thick, folds):
     assert (blank != expected).mean() > 0.02  # the earlier stage has a say
 
 
-def test_a_given_label_map_is_taken_as_nnunet_takes_it(tmp_path):
+def test_given_first_stage_label_map_is_used_as_in_nnunet(tmp_path):
     _, full = write_cascade(tmp_path)
     (image,) = write_images(tmp_path / "images", **LARGE)
     rng = np.random.default_rng(3)
@@ -93,7 +93,7 @@ def test_a_given_label_map_is_taken_as_nnunet_takes_it(tmp_path):
     assert (found != Oracle(full, [image]).labels(given)).mean() < 0.001
 
 
-def test_the_earlier_stage_is_found_or_named(tmp_path, capsys):
+def test_first_stage_is_found_or_reported_missing(tmp_path, capsys):
     low, full = write_cascade(tmp_path / "results")
     shutil.move(low, tmp_path / "elsewhere")
     with pytest.raises(
@@ -115,7 +115,7 @@ def test_the_earlier_stage_is_found_or_named(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_an_archive_of_both_stages(tmp_path):
+def test_archive_of_both_stages_is_imported(tmp_path):
     write_cascade(tmp_path / "results" / "Dataset900_Toy")
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
     saved = import_nnunet(archive, tmp_path / "model", configuration="3d_cascade_fullres")

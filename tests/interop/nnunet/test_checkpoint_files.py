@@ -88,7 +88,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("key", ["network_weights", "extra", "_best_ema"])
-def test_a_payload_does_not_run(path, tmp_path, key):
+def test_payload_is_not_executed(path, tmp_path, key):
     target = tmp_path / "ran"
     with pytest.raises(ModelError, match=r"c\.pth: found (posix|nt)\.mkdir in it, expected tensors"):
         read_checkpoint(changed(path, **{key: Payload(target)}))
@@ -97,20 +97,20 @@ def test_a_payload_does_not_run(path, tmp_path, key):
     assert target.exists()
 
 
-def test_other_classes_are_refused_by_name(path):
+def test_other_classes_raise_with_their_name(path):
     with pytest.raises(ModelError, match=r"found pathlib\.\w*Path in it"):
         read_checkpoint(changed(path, extra=Path("a")))
     with pytest.raises(ModelError, match=r"found numpy\S+, numpy\.ndarray in it"):
         read_checkpoint(changed(path, extra=np.arange(3)))
 
 
-def test_the_older_format_is_refused_though_harmless(path):
+def test_older_format_raises(path):
     torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
     with pytest.raises(ModelError, match=r"c\.pth: not a checkpoint in torch's zip format"):
         read_checkpoint(path)
 
 
-def test_packed_members_are_refused(path, tmp_path):
+def test_compressed_members_raise(path, tmp_path):
     packed = tmp_path / "packed.pth"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
@@ -119,7 +119,7 @@ def test_packed_members_are_refused(path, tmp_path):
         read_checkpoint(packed)
 
 
-def test_damaged_files_are_told_as_such(path, tmp_path):
+def test_damaged_files_raise(path, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"c\.pth: not a checkpoint in torch's zip format"):
@@ -144,12 +144,12 @@ def test_damaged_files_are_told_as_such(path, tmp_path):
         ({"inference_allowed_mirroring_axes": (0, 0)}, r"mirroring_axes: found \(0, 0\)"),
     ],
 )
-def test_other_contents_are_refused(path, values, told):
+def test_other_contents_raise(path, values, told):
     with pytest.raises(ModelError, match=told):
         read_checkpoint(changed(path, **values))
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+def test_files_other_than_checkpoints_raise(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ModelError, match=r"init_args: found NoneType, expected dict\. Give a checkpoint"):
         read_checkpoint(tmp_path / "list.pth")

@@ -114,7 +114,7 @@ def loaded(folder: Path, tmp_path: Path, **options: Any) -> medseg.Predictor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_label_maps_equal_those_of_nnunet(case, tmp_path):
+def test_label_maps_equal_nnunet(case, tmp_path):
     folder, images, folds = made(tmp_path, case)
     found = loaded(folder, tmp_path)(images).data[0]
     exact = Oracle(folder, images, folds).labels()
@@ -124,7 +124,7 @@ def test_label_maps_equal_those_of_nnunet(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["plain", "residual_2d_turned", "thick_slices_two_folds"])
-def test_images_are_prepared_as_by_nnunet_and_give_its_logits(case, tmp_path):
+def test_prepared_images_and_logits_equal_nnunet(case, tmp_path):
     folder, images, folds = made(tmp_path, case)
     oracle, predictor = Oracle(folder, images, folds), loaded(folder, tmp_path)
     plans = CASES[case][0]
@@ -154,7 +154,7 @@ def test_several_folds_are_averaged(tmp_path):
     torch.testing.assert_close(both.logits(image), wanted, atol=1e-4, rtol=1e-5)
 
 
-def test_orientation_is_ignored_as_by_nnunet_unless_it_is_told(tmp_path):
+def test_orientation_is_ignored_unless_requested(tmp_path):
     folder, _, _ = made(tmp_path, "plain_2d")
     stored = {
         codes: write_images(tmp_path / codes, axcodes=codes, **SMALL)[0] for codes in ("LAS", "RAS", "PSR")
@@ -169,7 +169,7 @@ def test_orientation_is_ignored_as_by_nnunet_unless_it_is_told(tmp_path):
     assert not np.array_equal(as_is(stored["PSR"]).reoriented("LAS").data[0], right)
 
 
-def test_a_reader_that_reorients_is_followed(tmp_path):
+def test_reorienting_reader_is_reproduced(tmp_path):
     plans = {**sliced(), "image_reader_writer": "NibabelIOWithReorient"}
     folder = write_trained(tmp_path, "2d", plans, dataset_of())
     (path,) = write_images(tmp_path / "images", axcodes="LSA", **LARGE)
@@ -180,7 +180,7 @@ def test_a_reader_that_reorients_is_followed(tmp_path):
         import_nnunet(folder, tmp_path / "other", orientation="LPS")
 
 
-def test_a_label_to_ignore_is_no_class(tmp_path):
+def test_ignore_label_is_not_a_class(tmp_path):
     labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
     folder = write_trained(tmp_path, "2d", sliced(), dataset_of(labels=labels), mirror_axes=(0,))
     images = write_images(tmp_path / "images", **LARGE)
@@ -190,7 +190,7 @@ def test_a_label_to_ignore_is_no_class(tmp_path):
     assert np.count_nonzero(predictor(images).data[0] != Oracle(folder, images).labels()) <= 1
 
 
-def test_an_exported_archive_is_imported_and_its_card_tells_where_from(tmp_path):
+def test_exported_archive_is_imported_and_its_card_names_the_source(tmp_path):
     folder, images, _ = made(tmp_path / "results" / "Dataset900_Toy", "plain_2d")
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
     found = loaded(Path(archive), tmp_path / "a")(images).data
@@ -201,7 +201,7 @@ def test_an_exported_archive_is_imported_and_its_card_tells_where_from(tmp_path)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["model"]
 
 
-def test_of_several_models_one_must_be_named(tmp_path):
+def test_choosing_one_of_several_models_is_required(tmp_path):
     net = architecture(2)
     plans = plans_of(
         {n: configuration([20, 16], [1.1, 1.3], net, ["NoNormalization"], [False]) for n in ("2d", "2d_b")}
@@ -216,7 +216,7 @@ def test_of_several_models_one_must_be_named(tmp_path):
     assert saved.trained_on["configuration"] == "2d_b"
 
 
-def test_what_is_there_is_found_and_what_is_not_is_named(tmp_path):
+def test_requested_folds_and_checkpoints_are_found_or_named(tmp_path):
     folder = write_trained(tmp_path, "2d", sliced(), dataset_of(), folds=(0, 3, "all"))
     saved = import_nnunet(folder, tmp_path / "numbered")
     assert (saved.members, saved.trained_on["folds"]) == (2, "0, 3")
@@ -240,7 +240,7 @@ def test_what_is_there_is_found_and_what_is_not_is_named(tmp_path):
         assert not (tmp_path / "model").exists()
 
 
-def test_a_configuration_of_the_same_shape_is_not_mistaken(tmp_path):
+def test_checkpoint_of_another_configuration_raises(tmp_path):
     net = architecture(2)
     table = {
         n: configuration([20, 16], [s, s], net, ["NoNormalization"], [False])
@@ -251,7 +251,7 @@ def test_a_configuration_of_the_same_shape_is_not_mistaken(tmp_path):
         import_nnunet(folder, tmp_path / "model", configuration="b")
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
+def test_weights_of_another_network_raise(tmp_path):
     folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
     other = write_trained(tmp_path / "other", "2d", sliced(residual=True), dataset_of())
     shutil.copy(other / "plans.json", folder / "plans.json")
@@ -260,7 +260,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_gaps_in_labels_are_refused(tmp_path):
+def test_gaps_in_labels_raise(tmp_path):
     folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
     dataset = dataset_of(labels={"background": 0, "liver": 1, "spleen": 3})
     (folder / "dataset.json").write_text(json.dumps(dataset))
@@ -289,7 +289,7 @@ def test_spacing_comes_from_the_affine(tmp_path):
     np.testing.assert_allclose(medseg.read(path).spacing, nib.load(path).header.get_zooms(), rtol=1e-6)
 
 
-def test_a_colour_picture(tmp_path):
+def test_colour_natural_image_is_predicted(tmp_path):
     schemes = ["RGBTo01Normalization"] * 3
     chosen = configuration([20, 16], [1.0, 1.0], architecture(2), schemes, [False] * 3)
     plans = {**plans_of({"2d": chosen}, 3), "image_reader_writer": "NaturalImage2DIO"}
@@ -303,7 +303,7 @@ def test_a_colour_picture(tmp_path):
     assert np.array_equal(found, Oracle(folder, [path]).labels())
 
 
-def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
+def test_command_imports_and_reports_what_differs(tmp_path, capsys):
     folder, images, _ = made(tmp_path, "plain_2d")
     model, answers = tmp_path / "model", tmp_path / "answers"
     assert main(["import", "nnunet", str(folder), "-o", str(model), "--folds", "0"]) == 0
@@ -317,7 +317,7 @@ def test_the_command_imports_and_says_what_a_user_must_know(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_published_plans_on_a_real_image(tmp_path, shared_data, shared_reference):
+def test_published_plans_predict_a_real_image_as_nnunet(tmp_path, shared_data, shared_reference):
     plans = json.loads((shared_reference / "nnunet_plans_hippocampus.json").read_text())
     image = sorted((shared_data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[0]
     folder = write_trained(tmp_path, "3d_fullres", plans, dataset_of())

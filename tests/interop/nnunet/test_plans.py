@@ -56,7 +56,7 @@ def test_children_override_their_parents(tmp_path):
     assert found.architecture == read(tmp_path, plans).configuration.architecture
 
 
-def test_a_circle_of_parents_ends_with_a_sentence(tmp_path):
+def test_circular_inheritance_raises(tmp_path):
     plans = {**PLANS, "configurations": {"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}}}
     with pytest.raises(MedsegError, match=r"configurations inherit in a circle: a -> b -> a"):
         read(tmp_path, plans, "a")
@@ -73,13 +73,13 @@ def test_a_circle_of_parents_ends_with_a_sentence(tmp_path):
         ("RGBTo01Normalization", False, Normalization(method="rgb")),
     ],
 )
-def test_normalisations(tmp_path, scheme, masked, expected):
+def test_normalisation_schemes_are_translated(tmp_path, scheme, masked, expected):
     plans = with_value("normalization_schemes", [scheme])
     plans["configurations"]["3d_fullres"]["use_mask_for_norm"] = [masked]
     assert read(tmp_path, plans).normalizations() == (expected,)
 
 
-def test_ct_without_statistics_is_refused(tmp_path):
+def test_ct_without_statistics_raises(tmp_path):
     plans = with_value(".foreground_intensity_properties_per_channel", {})
     with pytest.raises(MedsegError, match="found no channel 0, expected its statistics"):
         read(tmp_path, plans).normalizations()
@@ -126,7 +126,7 @@ def test_ct_without_statistics_is_refused(tmp_path):
         (".configurations", 3, "found no '3d_fullres'"),
     ],
 )
-def test_what_cannot_be_repeated_is_refused(tmp_path, place, value, told):
+def test_unsupported_plans_raise(tmp_path, place, value, told):
     with pytest.raises(MedsegError, match=told) as caught:
         read(tmp_path, with_value(place, value))
     assert "plans.json" in str(caught.value)

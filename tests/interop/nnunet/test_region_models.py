@@ -80,7 +80,7 @@ def loaded(folder: Path, tmp_path: Path) -> medseg.Predictor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_label_maps_and_probabilities_are_those_of_nnunet(case, tmp_path):
+def test_label_maps_and_probabilities_equal_nnunet(case, tmp_path):
     plans, dataset, images, more = CASES[case]
     name, folds = next(iter(plans["configurations"])), more.get("folds", (0,))
     folder = write_trained(tmp_path, name, plans, dataset, **more)
@@ -98,7 +98,7 @@ def test_label_maps_and_probabilities_are_those_of_nnunet(case, tmp_path):
     np.testing.assert_allclose(probabilities, wanted, atol=5e-5)  # in steps of 1.5e-5
 
 
-def test_regions_without_an_order_are_refused(tmp_path):
+def test_regions_without_an_order_raise(tmp_path):
     folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_with(NESTED, [1, 2, 3]))
     (folder / "dataset.json").write_text(json.dumps(dataset_of(labels=NESTED)))
     with pytest.raises(DataError, match=r"regions_class_order None, expected a list of 3 output values"):
@@ -159,9 +159,7 @@ LABELS = {"background": 0, "liver": 1, "spleen": 2, "lesion": 3}
         (dataset_with(NESTED, [1, 2, 3]), [3], (False, ("active",))),
     ],
 )
-def test_what_cross_validation_learned_is_applied_as_by_nnunet(
-    dataset, specks, expected, tmp_path, monkeypatch, capsys
-):
+def test_post_processing_equals_nnunet(dataset, specks, expected, tmp_path, monkeypatch, capsys):
     from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
 
     plans = cube([1.0] * 3)
@@ -194,7 +192,7 @@ def write_steps(folder: Path, folds: str, *wanted: Any, **more: Any) -> Path:
     return place / "postprocessing.json"
 
 
-def test_steps_of_labels_and_regions_are_named_in_their_order(tmp_path):
+def test_post_processing_steps_are_named_in_their_order(tmp_path):
     folder = write_trained(
         tmp_path, "3d_fullres", cube([1.0] * 3), dataset_with(NESTED, [1, 2, 3]), folds=(0, 1)
     )
@@ -212,7 +210,7 @@ def test_steps_of_labels_and_regions_are_named_in_their_order(tmp_path):
     assert "largest component of all labels together, then of whole, then of core, then of active" in card
 
 
-def test_unknown_post_processing_is_refused_and_a_pickle_is_not_read(tmp_path):
+def test_unknown_post_processing_raises_and_pickle_is_not_read(tmp_path):
     folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_of())
     for wanted, more, message in (
         ([7], {}, r"found the values \[7\], expected those of a label or region: liver \[1\], spleen \[2\]"),

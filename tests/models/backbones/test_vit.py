@@ -18,7 +18,7 @@ def config(**options):
 
 
 @torch.no_grad()
-def test_blocks_are_timm_s():
+def test_blocks_equal_timm():
     """Six blocks of timm's, by its own names; those in windows are given windows that hold the whole grid."""
     timm = pytest.importorskip("timm.models.vision_transformer")
     theirs = timm.VisionTransformer(
@@ -39,7 +39,7 @@ def test_blocks_are_timm_s():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(6, 9), (7, 5), (2, 3)])
-def test_windows_see_themselves_alone(size):
+def test_windowed_attention_stays_in_its_window(size):
     """Each window of the grid, cut out and attended to as a whole, gives the same; cells beyond it are unseen."""
     windowed = Attention(8, 2, 3)
     whole = Attention(8, 2, None)
@@ -53,7 +53,7 @@ def test_windows_see_themselves_alone(size):
             assert (out[:, i : i + 3, j : j + 3] - whole(part)).abs().max() < 1e-5
 
 
-def test_of_each_group_the_last_block_sees_everything():
+def test_last_block_of_each_group_attends_globally():
     tiny = ViT(parse_options("mask_rcnn_vit_tiny_fpn", {"width": 12, "pretrain_size": 32}), 1)
     assert [block.attn.window for block in tiny.blocks] == [14, 14, None] * 4
     large = ViT(parse_options("mask_rcnn_vit_large_fpn", {"width": 32, "pretrain_size": 32}), 1)
@@ -63,7 +63,7 @@ def test_of_each_group_the_last_block_sees_everything():
 
 
 @torch.no_grad()
-def test_positions_follow_the_grid():
+def test_position_embedding_is_interpolated_to_the_grid():
     vit = ViT(config(pretrain_size=64), 2)
     vit.patch_embed.proj.weight.zero_()
     vit.pos_embed.copy_(torch.arange(16.0).view(1, 16, 1).expand(1, 16, 24))
@@ -75,14 +75,14 @@ def test_positions_follow_the_grid():
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [ViTPyramid, ViTAdapter])
-def test_four_maps_of_stride_4_to_32(kind):
+def test_adapter_returns_four_maps_of_stride_4_to_32(kind):
     maps = kind(config(), 2)(torch.randn(1, 2, 64, 96))
     assert [tuple(x.shape[1:]) for x in maps] == [(24, 16, 24), (24, 8, 12), (24, 4, 6), (24, 2, 3)]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_deformable_attention_is_transformers(ratio):
+def test_deformable_attention_equals_transformers(ratio):
     from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def test_deformable_attention_is_transformers(ratio):
 
 
 @torch.no_grad()
-def test_deformable_attention_looks_where_it_is_told():
+def test_deformable_attention_samples_at_its_offsets():
     """With offsets of whole cells it reads those cells: the first axis is the first number."""
     attention = DeformableAttention(2, heads=1, levels=1, points=1)
     for layer in (attention.value_proj, attention.output_proj):
@@ -118,7 +118,7 @@ def test_deformable_attention_looks_where_it_is_told():
         assert (inside - grid[int(offset[0]) :, int(offset[1]) :]).abs().max() < 1e-4
 
 
-def test_fresh_heads_look_into_all_directions():
+def test_initial_offsets_point_in_all_directions():
     attention = DeformableAttention(16, heads=4, levels=2, points=2)
     offsets = attention.sampling_offsets.bias.detach().view(4, 2, 2, 2)
     assert torch.equal(offsets[:, 0], offsets[:, 1])
@@ -128,7 +128,7 @@ def test_fresh_heads_look_into_all_directions():
 
 
 @torch.no_grad()
-def test_the_injector_starts_without_effect_and_the_adapter_is_told_by_the_prior():
+def test_injector_starts_as_identity_and_adapter_depends_on_the_prior():
     torch.manual_seed(0)
     injector = Injector(config())
     tokens, prior, shapes = torch.randn(1, 2, 3, 24), torch.randn(1, 31, 24), [(4, 6), (2, 3), (1, 1)]
@@ -137,7 +137,7 @@ def test_the_injector_starts_without_effect_and_the_adapter_is_told_by_the_prior
     assert not torch.equal(injector(tokens, prior, shapes), tokens)
 
 
-def test_every_part_of_the_adapter_learns_once_the_factor_is_not_0():
+def test_every_adapter_parameter_gets_a_gradient():
     torch.manual_seed(0)
     adapter = ViTAdapter(config(drop_path=0.0), 2)
     for parameter in adapter.parameters():
@@ -147,14 +147,14 @@ def test_every_part_of_the_adapter_learns_once_the_factor_is_not_0():
     assert silent == []
 
 
-def test_cells_and_maps_are_inverse():
+def test_tokens_and_maps_convert_both_ways():
     maps = [torch.randn(2, 3, 4, 6), torch.randn(2, 3, 2, 3)]
     for x, y in zip(to_maps(to_tokens(maps), [(4, 6), (2, 3)]), maps, strict=True):
         assert torch.equal(x, y)
 
 
 @torch.no_grad()
-def test_the_map_at_stride_16_holds_the_transformer_s_tokens():
+def test_map_at_stride_16_contains_the_transformer_tokens():
     """With everything else silent, the adapter's maps are the plain transformer, resized."""
     adapter = ViTAdapter(config(), 2).eval()
     for part in (adapter.prior.projections, adapter.extractors, adapter.up):
@@ -181,6 +181,6 @@ def test_the_map_at_stride_16_holds_the_transformer_s_tokens():
         ({"pretrain_size": 100}, "multiple of 16"),
     ],
 )
-def test_mistakes_are_told(options, words):
+def test_invalid_options_raise(options, words):
     with pytest.raises(ConfigError, match=words):
         config(**options)

@@ -25,14 +25,14 @@ def pair():
 
 
 @torch.no_grad()
-def test_logits_are_torchvision_s(pair):
+def test_logits_equal_torchvision(pair):
     theirs, ours = pair
     image = torch.randn(2, 3, 64, 48)
     assert (ours(image) - theirs(image)["out"]).abs().max() < 1e-5
 
 
 @torch.no_grad()
-def test_losses_are_of_both_outputs(pair):
+def test_loss_sums_both_outputs(pair):
     theirs, ours = pair
     ours.criterion = cross_entropy
     image, label = torch.randn(2, 3, 64, 48), torch.randint(0, 4, (2, 1, 64, 48))
@@ -44,14 +44,14 @@ def test_losses_are_of_both_outputs(pair):
 
 
 @torch.no_grad()
-def test_other_sizes_are_padded_by_repetition_and_cut_back(pair):
+def test_other_sizes_are_padded_and_cropped_back(pair):
     _, ours = pair
     image = torch.randn(1, 3, 41, 48)
     padded = torch.cat([image, image[:, :, -1:].expand(-1, -1, 7, -1)], dim=2)
     assert torch.equal(ours(image), ours(padded)[:, :, :41])
 
 
-def test_without_the_auxiliary_head(toy):
+def test_auxiliary_head_can_be_disabled(toy):
     model = toy("fcn_resnet_50", auxiliary_head=False)
     model.criterion = cross_entropy
     losses = model.losses(torch.randn(2, 2, 16, 16), torch.zeros(2, 1, 16, 16, dtype=torch.long))
@@ -60,13 +60,13 @@ def test_without_the_auxiliary_head(toy):
 
 
 @pytest.mark.parametrize(("norm", "layer"), [("frozen", "FrozenBatchNorm2d"), ("group", "GroupNorm")])
-def test_norms_of_the_backbone(toy, norm, layer):
+def test_norm_of_the_backbone_follows_the_options(toy, norm, layer):
     model = toy("fcn_resnet_50", norm=norm)
     kinds = {type(module).__name__ for module in model.backbone.modules()}
     assert layer in kinds
     assert "BatchNorm2d" not in kinds
 
 
-def test_a_basic_block_is_refused():
+def test_basic_block_raises():
     with pytest.raises(ConfigError, match="block 'basic' cannot be dilated"):
         build_model("fcn_resnet_50", in_channels=1, num_classes=2, block="basic")

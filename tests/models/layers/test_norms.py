@@ -32,7 +32,7 @@ def group(dims: int) -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_norms_have_torchs_numbers_and_gradients(dims, n, last, make):
+def test_outputs_and_gradients_equal_torch(dims, n, last, make):
     theirs, ours = make(dims)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
@@ -99,7 +99,7 @@ def test_instance_norm_is_the_same_in_evaluation(last):
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("norm", [InstanceNorm, LayerNorm, GroupNorm])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_bfloat16_input_with_float32_parameters(dims, norm, last):
+def test_bfloat16_input_with_float32_parameters_is_accepted(dims, norm, last):
     layer, x = norm(6), sample(dims, 2, last)
     out = layer(x.bfloat16())
     assert out.dtype == torch.bfloat16
@@ -111,7 +111,7 @@ def test_bfloat16_input_with_float32_parameters(dims, norm, last):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("norm", [InstanceNorm, LayerNorm, GroupNorm])
-def test_input_and_parameters_of_another_type(norm, dtype):
+def test_output_has_the_type_of_the_input(norm, dtype):
     x = sample(3, 2, last=True)
     layer = norm(6)
     wanted = layer(x)
@@ -125,7 +125,7 @@ def test_input_and_parameters_of_another_type(norm, dtype):
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_layer_norm_is_over_the_channels_of_a_voxel(dims, last):
+def test_layer_norm_normalises_the_channels_of_each_voxel(dims, last):
     x = sample(dims, 2, last)
     mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
     found = LayerNorm(6)(x)
@@ -142,7 +142,7 @@ def test_groups_are_the_largest_divisor_up_to_32(channels, groups):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("in_channels", [1, 5])
-def test_point_convolution_is_torchs_in_every_layout(threads, in_channels):
+def test_point_convolution_equals_torch_in_every_memory_format(threads, in_channels):
     torch.set_num_threads(threads)
     conv = conv_nd(3, in_channels, 4)
     assert isinstance(conv, PointwiseConv3d)
@@ -154,7 +154,7 @@ def test_point_convolution_is_torchs_in_every_layout(threads, in_channels):
     assert is_channels_last(last)
 
 
-def test_images_take_the_layout_of_the_weights():
+def test_images_get_the_memory_format_of_the_weights():
     x = torch.randn(2, 1, 4, 5)
     conv = nn.Conv2d(1, 3, 3)
     assert match_model_format(x, conv) is x

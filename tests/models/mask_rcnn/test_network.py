@@ -37,7 +37,7 @@ def pair():
 
 
 @torch.no_grad()
-def test_objects_are_torchvision_s(pair):
+def test_instances_equal_torchvision(pair):
     theirs, ours = (model.eval() for model in pair)
     image = torch.randn(2, 3, 96, 128)
     for wanted, found in zip(theirs(list(image)), ours.instances(image), strict=True):
@@ -50,7 +50,7 @@ def test_objects_are_torchvision_s(pair):
 
 
 @torch.no_grad()
-def test_the_semantic_map_weighs_objects_by_score(pair):
+def test_semantic_map_weights_instances_by_score(pair):
     theirs, ours = (model.eval() for model in pair)
     image = torch.randn(1, 3, 96, 128)
     (wanted,) = theirs(list(image))
@@ -63,7 +63,7 @@ def test_the_semantic_map_weighs_objects_by_score(pair):
     assert (ours(image)[0].exp() - expected).abs().max() < 1e-5
 
 
-def test_losses_are_torchvision_s(pair):
+def test_losses_equal_torchvision(pair):
     theirs, ours = (model.train() for model in pair)
     image, label = torch.randn(2, 3, 96, 128), torch.zeros(2, 1, 96, 128, dtype=torch.long)
     label[0, 0, 10:60, 20:110] = 2
@@ -86,7 +86,7 @@ def test_losses_are_torchvision_s(pair):
 
 
 @torch.no_grad()
-def test_padding_lies_outside_of_the_image(pair):
+def test_boxes_are_clipped_to_the_image_without_padding(pair):
     """Boxes are clipped to the image, not to its padded size."""
     ours = pair[1].eval()
     (found,) = ours.instances(torch.randn(1, 3, 71, 67))
@@ -111,7 +111,7 @@ def test_losses_and_forward_do_not_depend_on_the_mode(toy):
     assert model.roi_heads.training
 
 
-def test_mistakes_are_told():
+def test_invalid_options_raise():
     with pytest.raises(ConfigError, match="anchor_sizes has 3 lists, expected 5"):
         parse_options("mask_rcnn_resnet_50_fpn", {"anchor_sizes": [[8], [16], [32]]})
     with pytest.raises(ConfigError, match="the same number of sizes for every level"):
@@ -135,7 +135,7 @@ def test_c4_shares_its_fifth_stage(toy):
     assert stage[0].conv1.weight.grad.abs().sum() > 0
 
 
-def test_no_object_leaves_the_statistics_of_c4_finite(toy):
+def test_image_without_instances_keeps_c4_statistics_finite(toy):
     model = toy("mask_rcnn_resnet_50_c4")
     model.losses(torch.randn(1, 2, 48, 48), torch.zeros(1, 1, 48, 48, dtype=torch.long))
     assert all(buffer.isfinite().all() for buffer in model.buffers())

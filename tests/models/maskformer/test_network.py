@@ -28,7 +28,7 @@ def theirs(name, ours):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_transformers(name, toy):
+def test_logits_equal_transformers(name, toy):
     ours = toy(name).eval()
     network = theirs(name, ours)
     image = torch.randn(2, 2, 64, 96)
@@ -43,7 +43,7 @@ def test_logits_are_transformers(name, toy):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_are_transformers(name, toy):
+def test_losses_equal_transformers(name, toy):
     ours = toy(name, auxiliary_losses="2former" in name).eval()
     network = theirs(name, ours)
     image, label = torch.randn(2, 2, 64, 96), torch.zeros(2, 1, 64, 96, dtype=torch.long)
@@ -60,7 +60,7 @@ def test_losses_are_transformers(name, toy):
     assert sum(ours.losses(image, label).values()).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_auxiliary_losses_are_switched(toy):
+def test_auxiliary_losses_can_be_disabled(toy):
     image, label = torch.randn(1, 2, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.long)
     last = {"mask", "dice", "cross_entropy"}
     for name in NAMES:
@@ -69,13 +69,13 @@ def test_auxiliary_losses_are_switched(toy):
         assert set(toy(name).losses(image, label)) == last | inner
 
 
-def test_each_decoder_layer_has_an_auxiliary_loss(toy):
+def test_every_decoder_layer_has_an_auxiliary_loss(toy):
     image, label = torch.randn(1, 2, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.long)
     losses = toy("maskformer_resnet_18", decoder_layers=4).losses(image, label)
     assert {name for name in losses if name.startswith("dice")} == {"dice", "dice_0", "dice_1", "dice_2"}
 
 
-def test_whole_classes_as_targets(toy):
+def test_classes_are_used_as_targets_on_request(toy):
     """Two components are one target of their class."""
     image, label = torch.randn(1, 2, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.long)
     label[..., 5:20, 5:20] = 1
@@ -115,7 +115,7 @@ def outputs(class_logits, mask_logits):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_semantic_maps_are_the_processors(seed):
+def test_semantic_maps_equal_transformers(seed):
     for processor, size in processors():
         class_logits, mask_logits = queries(seed, size=size)
         (wanted,) = processor.post_process_semantic_segmentation(
@@ -127,7 +127,7 @@ def test_semantic_maps_are_the_processors(seed):
 
 
 @pytest.mark.parametrize(("seed", "threshold"), [(0, 0.2), (1, 0.6), (2, 0.2), (3, 0.6)])
-def test_instances_are_the_processors(seed, threshold):
+def test_instances_equal_transformers(seed, threshold):
     for processor, size in processors():
         class_logits, mask_logits = queries(seed, size=size)
         (wanted,) = processor.post_process_instance_segmentation(
@@ -151,7 +151,7 @@ def test_instances_are_the_processors(seed, threshold):
 
 
 @pytest.mark.parametrize("fuse", [set(), {1}, {0, 2}])
-def test_panoptic_maps_are_the_processors(fuse):
+def test_panoptic_maps_equal_transformers(fuse):
     """Regions, classes, scores and places are equal; numbers are ours, since theirs can stand for two regions."""
     limits = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_threshold": 0.8}
     compared = 0
@@ -188,7 +188,7 @@ def numbers_stand_for_several(infos):
     return len(numbers) != len(set(numbers))
 
 
-def test_numbers_of_fused_regions_stand_for_one_region_each():
+def test_fused_classes_get_one_region_each():
     """Queries of the classes 1, 2, 1, 2 in four corners, with class 1 fused: three regions."""
     mask_logits = torch.full((4, 8, 8), -9.0)
     for i, (x, y) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
@@ -209,7 +209,7 @@ def test_numbers_of_fused_regions_stand_for_one_region_each():
 
 
 @torch.no_grad()
-def test_panoptic_maps_of_a_model_lie_on_its_images(toy):
+def test_panoptic_maps_have_the_size_of_the_image(toy):
     model = toy(
         "mask2former_resnet_18", score_threshold=0.1, overlap_threshold=0.0, mask_threshold=0.01
     ).eval()
@@ -220,7 +220,7 @@ def test_panoptic_maps_of_a_model_lie_on_its_images(toy):
     assert {region.class_index for region in one.regions} == {1}
 
 
-def test_the_backbone_is_what_the_options_say():
+def test_backbone_follows_the_options():
     swin = _backbone(parse_options("mask2former_swin_base"), 5)
     assert (swin.num_channels, swin.embed_dim, swin.window_size) == (5, 128, 12)
     assert (swin.depths, swin.num_heads) == ([2, 2, 18, 2], [4, 8, 16, 32])
@@ -240,6 +240,6 @@ def test_the_backbone_is_what_the_options_say():
         ("maskformer_resnet_18", {"backbone": "swin"}, "backbone"),
     ],
 )
-def test_mistakes_are_told(name, values, words):
+def test_invalid_options_raise(name, values, words):
     with pytest.raises(ConfigError, match=words):
         parse_options(name, toy_options(name) | values)

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 NAMES = ["monai_attention_unet_2d", "monai_attention_unet_3d", "monai_unet_2d", "monai_unet_3d"]
 
 
-def test_they_are_listed():
+def test_names_are_listed():
     assert list_models("monai_*") == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_of_any_size_give_logits_of_that_size(name):
+def test_logits_have_the_size_of_the_image(name):
     torch.manual_seed(0)
     dims = MODELS.get(name).dims
     model = build_model(name, in_channels=2, num_classes=3, channels=[4, 6, 8]).eval()
@@ -43,7 +43,7 @@ def test_images_of_any_size_give_logits_of_that_size(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_they_learn(name):
+def test_loss_decreases(name):
     torch.manual_seed(0)
     model = build_model(name, in_channels=1, num_classes=2, channels=[4, 8])
     dims = model.spatial_dims
@@ -73,12 +73,12 @@ def test_they_learn(name):
         ({"act": "relus"}, "act"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, words):
+def test_invalid_options_raise(options, words):
     with pytest.raises(ConfigError, match=words):
         parse_options("monai_unet_3d", options)
 
 
-def test_an_image_of_one_deepest_voxel_is_refused():
+def test_too_small_image_raises():
     model = build_model("monai_unet_2d", in_channels=1, num_classes=2, channels=[4, 8, 8])
     with pytest.raises(ModelError, match=r"single value on the deepest map: image size: found \(3, 4\)"):
         model(torch.randn(1, 1, 3, 4))
@@ -86,7 +86,7 @@ def test_an_image_of_one_deepest_voxel_is_refused():
         model(torch.randn(1, 2, 8, 8))
 
 
-def test_only_these_models_import_monai():
+def test_monai_is_imported_only_by_its_models():
     code = (
         "import sys; from medseg.models import build_model;"
         "build_model('unet_3d', in_channels=1, num_classes=2, channels=[4, 8]);"

@@ -39,7 +39,7 @@ def resnet_file(tmp_path, model, prefix="backbone.", suffix=".pth"):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_backbone_from_a_file(tmp_path, toy, suffix):
+def test_backbone_is_loaded_from_a_file(tmp_path, toy, suffix):
     path, state = resnet_file(tmp_path, toy("fcn_resnet_50", in_channels=3, seed=5), suffix=suffix)
     model = toy("fcn_resnet_50", in_channels=3, weights=str(path))
     assert torch.equal(model.backbone.layer3[0].conv2.weight, state["layer3.0.conv2.weight"])
@@ -52,13 +52,13 @@ def test_a_backbone_from_a_file(tmp_path, toy, suffix):
     assert "2 not used (" in str(report)
 
 
-def test_a_pyramid_s_backbone_from_the_same_file(tmp_path, toy):
+def test_feature_pyramid_backbone_is_loaded_from_the_same_file(tmp_path, toy):
     path, state = resnet_file(tmp_path, toy("fcn_resnet_50", in_channels=3, seed=5))
     model = toy("mask_rcnn_resnet_50_fpn", in_channels=3, weights=str(path))
     assert torch.equal(model.backbone.body.layer4[0].conv1.weight, state["layer4.0.conv1.weight"])
 
 
-def test_the_fifth_stage_of_c4_moves_to_the_heads(tmp_path, toy):
+def test_fifth_stage_of_c4_is_loaded_into_the_heads(tmp_path, toy):
     wide = {"block": "bottleneck", "width_per_group": 4}
     path, state = resnet_file(tmp_path, toy("fcn_resnet_50", in_channels=3, seed=5))
     model = toy("mask_rcnn_resnet_50_c4", in_channels=3, weights=str(path), **wide)
@@ -67,7 +67,7 @@ def test_the_fifth_stage_of_c4_moves_to_the_heads(tmp_path, toy):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-def test_other_channels_answer_a_grey_image_alike(tmp_path, toy, channels):
+def test_other_channel_counts_give_the_same_features_for_grey_images(tmp_path, toy, channels):
     source = toy("fcn_resnet_50", in_channels=3, seed=5)
     path, _ = resnet_file(tmp_path, source)
     model = toy("fcn_resnet_50", in_channels=channels, weights=str(path))
@@ -79,7 +79,7 @@ def test_other_channels_answer_a_grey_image_alike(tmp_path, toy, channels):
     assert inflate(torch.randn(4, 3, 2, 2), channels).shape == (4, channels, 2, 2)
 
 
-def test_heads_for_other_classes_stay_fresh(tmp_path, toy):
+def test_heads_for_other_classes_are_not_loaded(tmp_path, toy):
     source = toy("mask_rcnn_resnet_50_fpn", num_classes=5, seed=5)
     path = tmp_path / "whole.safetensors"
     save_file(source.state_dict(), path)
@@ -94,7 +94,7 @@ def test_heads_for_other_classes_stay_fresh(tmp_path, toy):
     assert again.loaded_weights.fresh == ()
 
 
-def test_a_vision_transformer_from_timm(tmp_path, toy):
+def test_vit_is_loaded_from_timm(tmp_path, toy):
     """Its class token and last norm are left; its table of 3×3 patches is resized to 2×2."""
     timm = pytest.importorskip("timm.models.vision_transformer")
     theirs = timm.VisionTransformer(img_size=48, embed_dim=24, depth=4, num_heads=2, num_classes=3)
@@ -115,7 +115,7 @@ def test_a_vision_transformer_from_timm(tmp_path, toy):
 
 
 @pytest.mark.parametrize("name", ["maskformer_resnet_18", "mask2former_swin_tiny"])
-def test_transformers_weights(tmp_path, toy, name):
+def test_transformers_weights_are_loaded(tmp_path, toy, name):
     """Of the whole network, and of an image classifier with the same backbone."""
     from transformers import ResNetForImageClassification, SwinForImageClassification
 
@@ -143,7 +143,7 @@ def test_transformers_weights(tmp_path, toy, name):
         assert torch.equal(ours.state_dict()[key], tensor), key
 
 
-def test_older_names_of_a_swin(tmp_path, toy):
+def test_older_names_of_swin_are_loaded(tmp_path, toy):
     source = toy("mask2former_swin_tiny", in_channels=3, seed=5)
     state = {}
     for key, tensor in source.network.state_dict().items():
@@ -167,7 +167,7 @@ def test_older_names_of_a_swin(tmp_path, toy):
         assert torch.equal(model.state_dict()[key], tensor), key
 
 
-def test_older_names_of_a_maskformer(tmp_path, toy):
+def test_older_names_of_maskformer_are_loaded(tmp_path, toy):
     source = toy("maskformer_resnet_18", in_channels=3, seed=5)
     older = {
         key.replace("mlp.fc", "fc").replace("o_proj", "out_proj"): tensor
@@ -181,7 +181,7 @@ def test_older_names_of_a_maskformer(tmp_path, toy):
         assert torch.equal(model.state_dict()[key], tensor), key
 
 
-def test_weights_of_another_architecture_are_refused_whole(tmp_path, toy):
+def test_weights_of_another_architecture_raise_and_change_nothing(tmp_path, toy):
     path, _ = resnet_file(tmp_path, toy("fcn_resnet_50", in_channels=3))
     with pytest.raises(ModelError, match=r"\d+ tensors are missing, such as 'backbone.layer1.1"):
         toy("fcn_resnet_50", in_channels=3, depths=[2, 1, 1, 1], weights=str(path))
@@ -201,7 +201,7 @@ class Evil:
         return (open, (self.path, "w"))
 
 
-def test_a_pickle_runs_nothing(tmp_path, toy):
+def test_pickle_is_not_executed(tmp_path, toy):
     path, trace = tmp_path / "evil.pth", tmp_path / "trace"
     torch.save({"conv1.weight": Evil(str(trace))}, path)
     with pytest.raises(ModelError, match="expected tensors and plain values only"):
@@ -217,7 +217,7 @@ def test_a_pickle_runs_nothing(tmp_path, toy):
         ("empty.pth", None, "no tensors by name"),
     ],
 )
-def test_damaged_files(tmp_path, name, content, words):
+def test_damaged_files_raise(tmp_path, name, content, words):
     path = tmp_path / name
     if content is None:
         torch.save([1, 2], path)
@@ -241,7 +241,7 @@ def test_damaged_files(tmp_path, name, content, words):
         ("deit_small_patch16_224", "hub:timm/deit_small_patch16_224.fb_in1k: not on this machine"),
     ],
 )
-def test_what_is_not_here_is_told_in_one_sentence(source, words, tmp_path, monkeypatch, toy):
+def test_missing_weights_raise(source, words, tmp_path, monkeypatch, toy):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=words) as caught:
@@ -261,7 +261,7 @@ def hub_cache(folder, repository, state):
 
 
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
-def test_the_local_cache_of_the_hub(tmp_path, monkeypatch, revision):
+def test_local_cache_of_the_hub_is_used(tmp_path, monkeypatch, revision):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub_cache(tmp_path, "org/name", {"a": torch.ones(2)})
     assert read_weights(f"hub:org/name{revision}", download=False)["a"].tolist() == [1, 1]
@@ -270,7 +270,7 @@ def test_the_local_cache_of_the_hub(tmp_path, monkeypatch, revision):
     assert list(read_weights(f"{name}{revision}", download=True)) == ["b"]
 
 
-def test_a_download_needs_a_commit_and_a_connection(tmp_path, monkeypatch):
+def test_download_needs_a_commit_and_a_connection(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="revision to download: found main, expected a commit"):
         read_weights("hub:org/name@main", download=True)
@@ -289,7 +289,7 @@ def test_a_download_needs_a_commit_and_a_connection(tmp_path, monkeypatch):
     assert asked == [weight_sources.TIMEOUT]  # once, and not without end
 
 
-def test_torchvision_s_names(tmp_path, monkeypatch):
+def test_torchvision_names_are_loaded(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     torch.save({"conv1.weight": torch.ones(1)}, buffer)
     content = buffer.getvalue()

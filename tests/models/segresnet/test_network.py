@@ -12,12 +12,12 @@ from medseg.models import MODELS, build_model, list_models, parse_options
 NAMES = ["segresnet_2d", "segresnet_3d"]
 
 
-def test_both_names_are_listed():
+def test_names_are_listed():
     assert list_models("segresnet_*") == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_monai_s(name, toy):
+def test_logits_equal_monai(name, toy):
     model = toy(name).eval()
     dims = MODELS.get(name).dims
     assert model.divisor == (4,) * dims
@@ -45,11 +45,11 @@ def test_dropout_is_applied_in_training_only(toy):
         ({"blocks_down": [1], "blocks_up": []}, "blocks_down"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, words):
+def test_invalid_options_raise(options, words):
     with pytest.raises(ConfigError, match=words):
         parse_options("segresnet_3d", options)
 
 
-def test_a_wider_network_is_built():
+def test_init_filters_set_the_width():
     model = build_model("segresnet_2d", in_channels=1, num_classes=2, init_filters=16)
     assert model(torch.zeros(1, 1, 9, 8)).shape == (1, 2, 9, 8)

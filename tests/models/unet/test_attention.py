@@ -32,14 +32,14 @@ def image(dims: int = 2) -> torch.Tensor:
     return torch.randn(2, 1, *(19, 21, 18)[:dims], generator=torch.Generator().manual_seed(0))
 
 
-def test_all_skips_but_the_shallowest_are_gated():
+def test_all_skips_except_the_shallowest_are_gated():
     assert gated(AttentionUNet2d(config())) == [True, True, False]
     assert gated(AttentionUNet2d(config(include_shallowest=True))) == [True, True, True]
     assert gated(AttentionUNet2d(config(enabled=(False, True, True)))) == [False, True, True]
     assert gated(AttentionUNet2d(config(enabled=(False, False, False)))) == [False, False, False]
 
 
-def test_inner_widths():
+def test_inter_channels_follow_the_options():
     def inner(model):
         return [level.gate.theta.out_channels for level in model.decoder if level.gate is not None]
 
@@ -51,7 +51,7 @@ def test_inner_widths():
 @pytest.mark.parametrize("resample", ["linear", "nearest"])
 @pytest.mark.parametrize("coefficients", [1, 4])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_size_gradient_and_layout(dims, coefficients, resample):
+def test_size_gradients_and_memory_format_are_kept(dims, coefficients, resample):
     options = config(num_coefficients=coefficients, resample=resample, include_shallowest=True)
     model = (AttentionUNet2d if dims == 2 else AttentionUNet3d)(options)
     model.to(memory_format=channels_last_format(dims))
@@ -83,7 +83,7 @@ def test_open_gates_give_the_plain_unet():
     assert torch.equal(gates(image()), wanted)
 
 
-def test_closed_gates_cut_the_skip():
+def test_closed_gates_remove_the_skip():
     model = AttentionUNet2d(config(enabled=(False, False, True))).eval()
     top = model.decoder[2]
     lower, skip = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8)
@@ -96,7 +96,7 @@ def test_closed_gates_cut_the_skip():
 
 
 @pytest.mark.parametrize("stride", [(2, 2), (1, 4)])
-def test_the_gate_is_the_papers_formula(stride):
+def test_gate_equals_the_formula_of_the_paper(stride):
     gate = AttentionGate(2, 4, 6, 3, stride, GateOptions(resample="nearest", num_coefficients=2))
     skip, lower = torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8 // stride[0], 8 // stride[1])
     inner = gate.theta(skip) + gate.phi(lower)
@@ -121,7 +121,7 @@ def test_the_gate_is_the_papers_formula(stride):
         ({"enable": [True]}, "Did you mean 'enabled'?"),
     ],
 )
-def test_mistakes_are_named(gate, words):
+def test_invalid_options_raise(gate, words):
     with pytest.raises(ConfigError) as caught:
         AttentionUNetConfig.from_channels(1, 2, WIDTHS, gate=gate)
     assert words in str(caught.value)

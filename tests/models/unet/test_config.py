@@ -12,7 +12,7 @@ def parsed(**values) -> UNetOptions:
     return UNetOptions.parse(values, source="exp.yaml")
 
 
-def test_nothing_given_is_four_stages():
+def test_default_has_four_stages():
     options = parsed()
     assert [s.channels for s in options.encoder_stages] == [32, 64, 128, 256]
     assert [s.stride for s in options.encoder_stages] == [1, 2, 2, 2]
@@ -46,27 +46,27 @@ def test_the_short_form_expands_to_stages():
     assert short == long
 
 
-def test_one_stride_is_for_all_stages_but_the_first():
+def test_one_stride_applies_to_all_stages_except_the_first():
     assert [s.stride for s in parsed(channels=[4, 8, 8], strides=3).encoder_stages] == [1, 3, 3]
 
 
-def test_convnext_has_its_papers_kernel():
+def test_convnext_default_kernel_is_seven():
     assert {s.kernel_size for s in parsed(block="convnext").encoder_stages} == {7}
     assert {s.kernel_size for s in parsed(block="convnext", kernel_size=3).encoder_stages} == {3}
 
 
-def test_bottleneck():
+def test_bottleneck_can_be_set():
     assert parsed(bottleneck="infer").bottom() == parsed().encoder_stages[-1].replace(stride=1)
     assert parsed(bottleneck={"channels": 7}).lower_widths()[0] == 7
 
 
-def test_widths_of_the_upsampled_maps():
+def test_upsampled_widths_follow_the_mode_and_upsample_channels():
     assert parsed().up_widths() == (128, 64, 32)
     assert parsed(upsample="linear").up_widths() == (256, 128, 64)
     assert parsed(upsample="linear", upsample_channels=[9, 8, 7]).up_widths() == (9, 8, 7)
 
 
-def test_the_resolved_config_reads_back():
+def test_resolved_config_round_trips():
     values = {"channels": [4, 8], "strides": [[1, 2, 2], 2], "bottleneck": {"channels": 6}, "norm": "group"}
     options = parsed(**values)
     assert "channels" not in options.to_plain()
@@ -76,7 +76,7 @@ def test_the_resolved_config_reads_back():
     json.dumps(UNetOptions.model_json_schema())
 
 
-def test_from_channels_and_the_three_families():
+def test_from_channels_builds_the_three_families():
     config = UNetConfig.from_channels(1, 14, channels=(32, 64), block="res", norm="group")
     assert (config.in_channels, config.out_channels, config.block, config.norm) == (1, 14, "res", "group")
     assert ResUNetConfig.from_channels(1, 2, (4, 8)).block == "res"
@@ -127,7 +127,7 @@ def test_from_channels_and_the_three_families():
         ),
     ],
 )
-def test_mistakes_are_named(values, words):
+def test_invalid_options_raise(values, words):
     with pytest.raises(ConfigError) as caught:
         parsed(**values)
     assert str(caught.value).startswith("exp.yaml: ")
@@ -141,6 +141,6 @@ def test_all_mistakes_are_listed_at_once():
     assert all(key in str(caught.value) for key in ("norm", "num_blocks", "Did you mean 'act'?"))
 
 
-def test_addition_accepts_equal_widths():
+def test_add_merge_accepts_equal_widths():
     assert parsed(skip_merge="add").up_widths() == parsed().skip_widths()
     assert parsed(skip_merge="add", upsample="linear", upsample_channels=[128, 64, 32]).skip_merge == "add"

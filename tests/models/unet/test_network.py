@@ -50,7 +50,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_every_combination_keeps_size_and_trains_everything(dims, block, norm, merge, downsample, upsample):
+def test_every_combination_keeps_the_size_and_has_gradients(dims, block, norm, merge, downsample, upsample):
     widths = [4] if merge == "add" else None
     fields = {"block": block, "norm": norm, "skip_merge": merge, "downsample": downsample}
     model = randomised(tiny(dims, upsample=upsample, upsample_channels=widths, **fields))
@@ -70,7 +70,7 @@ def test_every_combination_keeps_size_and_trains_everything(dims, block, norm, m
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_channels_last_lasts_through_every_module(dims, block, norm, downsample, upsample, in_channels):
+def test_channels_last_is_kept_by_every_module(dims, block, norm, downsample, upsample, in_channels):
     fields = {"block": block, "norm": norm, "downsample": downsample, "upsample": upsample}
     fields["residual_downsample"] = "conv" if in_channels == 2 else "avgpool"
     model = tiny(dims, in_channels, **fields).eval()
@@ -99,7 +99,7 @@ def watch_layout(model: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_default_layout_stays_default(dims):
+def test_default_memory_format_is_kept(dims):
     model = tiny(dims, norm="layer", upsample="pixelshuffle", block="res")
     kept = []
     for stage in (*model.encoder, *model.decoder):
@@ -111,7 +111,7 @@ def test_default_layout_stays_default(dims):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("last", [False, True])
-def test_bfloat16_autocast(dims, norm, last):
+def test_bfloat16_autocast_is_close_to_float32(dims, norm, last):
     model = tiny(dims, norm=norm)
     if last:
         model.to(memory_format=channels_last_format(dims))
@@ -128,7 +128,7 @@ def test_bfloat16_autocast(dims, norm, last):
 @pytest.mark.parametrize("downsample", ["conv", "maxpool", "avgpool"])
 @pytest.mark.parametrize("upsample", UPSAMPLINGS)
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_bfloat16_network(dims, block, upsample, downsample):
+def test_bfloat16_network_is_close_to_float32(dims, block, upsample, downsample):
     norm = NORMS[(len(upsample) + len(downsample)) % 4]
     model = tiny(dims, block=block, upsample=upsample, downsample=downsample, norm=norm).eval()
     model.to(memory_format=channels_last_format(dims))
@@ -142,7 +142,7 @@ def test_a_bfloat16_network(dims, block, upsample, downsample):
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), dims=st.sampled_from([2, 3]))
-def test_any_size_comes_back(data, dims):
+def test_logits_have_the_size_of_any_image(data, dims):
     size = tuple(data.draw(st.lists(st.integers(1, 13), min_size=dims, max_size=dims)))
     model = tiny(dims, 1, (2, 4, 4), norm="layer", strides=[1, 2, (1, 3, 2)[:dims]])
     assert model.divisor == (2, 6, 4)[:dims]
@@ -157,7 +157,7 @@ def test_padding_repeats_the_last_voxels():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_first_stage_with_stride_answers_at_full_size(dims):
+def test_strided_first_stage_returns_full_size(dims):
     model = tiny(dims, strides=[2, 2])
     assert model.divisor == (4,) * dims
     assert model(image_of(dims)).shape[2:] == SIZES[dims]
@@ -166,7 +166,7 @@ def test_a_first_stage_with_stride_answers_at_full_size(dims):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("act", ["relu", "leaky_relu", "gelu", "silu"])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_every_option_of_a_stage(dims, act, block):
+def test_stage_options_are_applied(dims, act, block):
     kernel, stride = (3, 1, 5)[:dims], (1, 2, 2)[:dims]
     config = UNetConfig(
         in_channels=1,
@@ -198,7 +198,7 @@ def test_every_option_of_a_stage(dims, act, block):
     assert model.bottleneck.blocks[0] is not None
 
 
-def test_self_attention_mixes_all_voxels_and_begins_as_the_identity():
+def test_self_attention_mixes_all_voxels_and_starts_as_identity():
     attention = tiny(
         2, channels=(4, 64), bottleneck={"channels": 64, "use_attention": True}
     ).bottleneck.attention
@@ -212,7 +212,7 @@ def test_self_attention_mixes_all_voxels_and_begins_as_the_identity():
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pixel_shuffle_is_torchs_in_2d(factor):
+def test_pixel_shuffle_equals_torch_in_2d(factor):
     x = torch.randn(2, 4 * factor**2, 3, 5)
     wanted = F.pixel_shuffle(x, factor)
     assert torch.equal(pixel_shuffle(x, (factor, factor)), wanted)
@@ -257,14 +257,14 @@ def test_initial_weights_are_kaiming_normal_with_zero_biases():
 FEATURES = (32, 64, 128, 256, 320, 320)
 
 
-def test_parameter_count_of_nnunet_plain():
+def test_parameter_count_equals_nnunet_plain():
     with torch.device("meta"):
         model = UNet3d(UNetConfig.from_channels(1, 3, FEATURES, bias=True, deep_supervision=True))
     unused_head = 320 * 3 + 3  # nnU-Net keeps the deepest head, whose weight in the loss is zero
     assert sum(p.numel() for p in model.parameters()) + unused_head == 31_196_399
 
 
-def test_parameter_count_of_nnunet_residual_encoder():
+def test_parameter_count_equals_nnunet_residual_encoder():
     with torch.device("meta"):
         config = ResUNetConfig.from_channels(
             1,
@@ -281,7 +281,7 @@ def test_parameter_count_of_nnunet_residual_encoder():
     assert sum(p.numel() for p in model.parameters()) + other_heads == 102_350_575
 
 
-def test_supervision_weights_are_nnunets():
+def test_deep_supervision_weights_equal_nnunet():
     assert supervision_weights(5) == pytest.approx((8 / 15, 4 / 15, 2 / 15, 1 / 15))
     assert supervision_weights(3) == pytest.approx((2 / 3, 1 / 3))
     assert supervision_weights(2) == pytest.approx((2 / 3, 1 / 3))
@@ -289,7 +289,7 @@ def test_supervision_weights_are_nnunets():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_deep_supervision_is_for_the_loss_alone(dims):
+def test_deep_supervision_affects_only_the_loss(dims):
     plain = tiny(dims, channels=(4, 6, 8, 8), norm="layer")
     deep = tiny(dims, channels=(4, 6, 8, 8), norm="layer", deep_supervision=True)
     assert not any(key.startswith("aux") for key in plain.state_dict())
@@ -322,14 +322,14 @@ def test_deep_supervision_loss_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("factor", [(2, 2), (1, 4), (3, 2)])
-def test_label_is_shrunk_as_nearest_exact(factor):
+def test_label_is_downsampled_by_nearest_exact(factor):
     label = torch.randint(0, 9, (2, 1, 12, 8))
     size = tuple(n // f for n, f in zip((12, 8), factor, strict=True))
     wanted = F.interpolate(label.float(), size, mode="nearest-exact").long()
     assert torch.equal(shrink_label(label, factor, size), wanted)
 
 
-def test_criterion_is_no_part_of_the_model():
+def test_criterion_is_not_part_of_the_model():
     model = tiny(2)
     keys = set(model.state_dict())
     model.criterion = nn.CrossEntropyLoss(weight=torch.ones(2))
@@ -351,7 +351,7 @@ def test_criterion_is_no_part_of_the_model():
         (torch.zeros(1, 2, 2, 1), ["single value", "found (2, 1)", "expected more than (2, 2)"]),
     ],
 )
-def test_images_that_do_not_fit_are_refused(image, words):
+def test_invalid_images_raise(image, words):
     with pytest.raises(ModelError) as caught:
         tiny(2)(image)
     for word in words:
@@ -361,7 +361,7 @@ def test_images_that_do_not_fit_are_refused(image, words):
 @pytest.mark.parametrize(
     ("norm", "fits"), [("instance", False), ("batch", False), ("layer", True), ("none", True)]
 )
-def test_a_single_voxel_at_the_bottom(norm, fits):
+def test_single_voxel_at_the_lowest_stage_raises_for_norms_with_statistics(norm, fits):
     model = tiny(2, norm=norm)
     image = torch.randn(1, 2, 2, 2)
     if fits:
@@ -380,7 +380,7 @@ def test_group_norm_of_single_channels_needs_more_than_one_voxel():
     assert tiny(2, norm="group", channels=(4, 64))(image).isfinite().all()
 
 
-def test_labels_that_do_not_fit_are_refused():
+def test_invalid_labels_raise():
     model = tiny(2)
     model.criterion = cross_entropy
     with pytest.raises(ModelError, match=r"label shape: found \(2, 5, 6\), expected \(2, 1, 5, 6\)"):
@@ -394,6 +394,6 @@ def test_per_axis_lists_must_have_one_entry_per_axis():
         UNet2d(config)
 
 
-def test_res_unet_is_a_unet_of_residual_blocks():
+def test_resunet_is_a_unet_of_residual_blocks():
     model = ResUNet2d(ResUNetConfig.from_channels(1, 2, (4, 8)))
     assert sum(isinstance(m, ResidualBlock) for m in model.modules()) == 6

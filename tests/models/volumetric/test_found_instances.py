@@ -22,7 +22,7 @@ def label_map():
     return label
 
 
-def test_components_of_each_class_are_objects_with_half_open_boxes():
+def test_components_of_each_class_are_instances_with_half_open_boxes():
     (found,) = instance_targets(label_map(), num_classes=3, limit=9)
     assert found.classes.tolist() == [1, 2, 1]
     assert found.boxes.tolist() == [[1, 2, 5, 6], [4, 2, 5, 4], [7, 8, 8, 9]]
@@ -30,14 +30,14 @@ def test_components_of_each_class_are_objects_with_half_open_boxes():
     assert found.masks[1, 4].tolist() == [False, False, True, True, *[False] * 5]
 
 
-def test_an_image_without_objects():
+def test_image_without_instances():
     (found,) = instance_targets(torch.zeros(1, 1, 8, 9, dtype=torch.long), num_classes=3, limit=9)
     assert (found.classes.shape, found.boxes.shape, found.masks.shape) == ((0,), (0, 4), (0, 8, 9))
     assert found.masks.dtype == torch.bool
     assert found.classes.dtype == torch.int64
 
 
-def test_an_instance_map_goes_before_components():
+def test_instance_map_takes_precedence_over_components():
     label = label_map()
     instances = torch.zeros_like(label)
     instances[0, 0, 1:4, 2:3] = 70
@@ -48,7 +48,7 @@ def test_an_instance_map_goes_before_components():
     assert found.boxes.tolist() == [[1, 3, 5, 5], [1, 2, 4, 3]]
 
 
-def test_regions_cover_what_no_object_covers():
+def test_regions_cover_voxels_without_instance():
     label = label_map()
     (found,) = instance_targets(label, num_classes=3, limit=9, regions=True)
     assert found.classes.tolist() == [0, 1, 2, 1]
@@ -60,7 +60,7 @@ def test_regions_cover_what_no_object_covers():
         assert torch.equal(whole.masks[k], label[0, 0] == k)
 
 
-def test_the_largest_are_kept():
+def test_largest_instances_are_kept():
     (found,) = instance_targets(label_map(), num_classes=3, limit=2)
     assert found.masks.sum((1, 2)).tolist() == [10, 2]
     (found,) = instance_targets(label_map(), num_classes=3, limit=2, regions=True)
@@ -68,21 +68,21 @@ def test_the_largest_are_kept():
 
 
 @pytest.mark.parametrize(("value", "words"), [(3, "found 0 to 3, expected 0 to 2"), (-1, "found -1 to 2")])
-def test_labels_beyond_the_classes_are_refused(value, words):
+def test_labels_beyond_the_classes_raise(value, words):
     label = label_map()
     label[0, 0, 0, 0] = value
     with pytest.raises(ModelError, match=words):
         instance_targets(label, num_classes=3, limit=9)
 
 
-def test_boxes_touch_the_edges():
+def test_boxes_reach_the_edges_of_the_image():
     masks = torch.zeros(2, 4, 6, dtype=torch.bool)
     masks[0] = True
     masks[1, 3, 5] = True
     assert boxes_of(masks).tolist() == [[0, 0, 4, 6], [3, 5, 4, 6]]
 
 
-def test_the_number_of_targets_is_at_least_one():
+def test_number_of_targets_is_at_least_one():
     device = torch.device("cpu")
     assert average_targets([torch.zeros(0), torch.zeros(0)], device) == 1
     assert average_targets([torch.zeros(3), torch.zeros(2)], device) == 5
@@ -97,7 +97,7 @@ dist.destroy_process_group()
 """
 
 
-def test_the_number_of_targets_is_averaged_over_ranks(tmp_path):
+def test_number_of_targets_is_averaged_over_ranks(tmp_path):
     """Ranks with 1 and 5 targets, the second in a process of its own."""
     store = str(tmp_path / "store")
     command = [sys.executable, "-W", "ignore", "-c", RANK, store]

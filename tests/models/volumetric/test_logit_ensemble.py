@@ -32,6 +32,6 @@ def test_half_precision_members_are_averaged_in_float32():
 
 
 @pytest.mark.parametrize("members", [[], [member(0), member(0, num_classes=2)]])
-def test_members_must_be_of_one_kind(members):
+def test_members_with_different_outputs_raise(members):
     with pytest.raises(ModelError, match=r"Ensemble: members: found \d kinds of models, expected one"):
         LogitEnsemble(members)

@@ -52,7 +52,7 @@ class Echo(Model):
         return found
 
 
-def test_the_mean_over_three_planes():
+def test_logits_are_the_mean_over_three_planes():
     flat, volume = flat_model(), torch.randn(2, 2, *SIZE)
     planes = [SliceWise(flat, SliceView(axis=axis)) for axis in (0, 1, 2)]
     model = MultiPlane(planes)
@@ -74,14 +74,14 @@ def test_losses_are_the_mean_over_planes():
     torch.testing.assert_close(model.losses(volume, label)["loss"], sum(each) / 2)
 
 
-def test_a_plane_may_not_stand_twice():
+def test_repeated_plane_raises():
     with pytest.raises(ModelError, match=r"axes: found \[1, 1\], expected at least one, each once"):
         MultiPlane([SliceWise(flat_model(), SliceView(axis=1))] * 2)
     with pytest.raises(ModelError, match=r"axes: found \[\]"):
         MultiPlane([])
 
 
-def test_on_volumes_does_what_the_settings_say():
+def test_on_volumes_follows_the_settings():
     flat, volume = flat_model(), torch.randn(1, 2, *SIZE)
     plain = as_volumetric(flat, SliceView(SliceSettings(), axis=1))
     assert torch.equal(plain(volume), SliceWise(flat, SliceView(axis=1))(volume))
@@ -93,7 +93,7 @@ def test_on_volumes_does_what_the_settings_say():
     torch.testing.assert_close(few(volume), SliceWise(flat)(volume))
 
 
-def test_neighbours_repeats_and_their_channels():
+def test_neighbours_and_repeats_set_the_channels():
     beside = SliceView(SliceSettings(channels="neighbours"))
     model = SliceWise(flat_model(6), beside)
     assert model.in_channels == 2
@@ -111,7 +111,7 @@ def test_neighbours_repeats_and_their_channels():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_turned_slices_come_back(axis):
+def test_rotated_slices_are_rotated_back(axis):
     volume = torch.randn(2, 1, *SIZE)
     model = SliceWise(Echo(), SliceView(RADIOLOGICAL, axis=axis))
     assert torch.equal(model(volume), volume)
@@ -121,7 +121,7 @@ def test_turned_slices_come_back(axis):
     assert "RAS"[rows] in ("A" if axis == 2 else "S")  # rows run along the patient's height, or its depth
 
 
-def test_labels_are_turned_with_their_slices():
+def test_labels_are_rotated_with_their_slices():
     torch.manual_seed(0)
     volume, label = torch.randn(1, 1, *SIZE), torch.randint(0, 2, (1, 1, *SIZE))
     turned = SliceWise(Echo(), SliceView(RADIOLOGICAL, axis=2))
@@ -131,7 +131,7 @@ def test_labels_are_turned_with_their_slices():
     torch.testing.assert_close(turned.losses(volume, label)["loss"], straight.losses(volume, label)["loss"])
 
 
-def test_an_instance_map_goes_to_a_model_that_learns_from_one():
+def test_instance_map_is_passed_to_instance_models():
     class Learner(Echo):
         def losses(self, image, label, instances=None):
             return {
@@ -151,7 +151,7 @@ def test_an_instance_map_goes_to_a_model_that_learns_from_one():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("radiological_view", [False, True])
-def test_instances_of_slices_make_instances_of_the_volume(axis, radiological_view):
+def test_instances_of_slices_become_instances_of_the_volume(axis, radiological_view):
     volume = np.zeros(SIZE, np.float32)
     volume[1:4, 1:3, 2:7], volume[4:6, 3:6, 1:8] = 1, 2
     model = SliceWise(
@@ -165,7 +165,7 @@ def test_instances_of_slices_make_instances_of_the_volume(axis, radiological_vie
     assert sorted(found.areas) == [30, 42]
 
 
-def test_models_without_instances_say_so():
+def test_models_without_instances_raise():
     with pytest.raises(ModelError, match="finds no instances"):
         SliceWise(flat_model()).slice_instances(torch.zeros(1, 2, *SIZE))
     with pytest.raises(ModelError, match="volumes: found 2, expected 1"):

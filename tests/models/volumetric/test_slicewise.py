@@ -18,7 +18,7 @@ def flat_model(**options):
 
 @pytest.mark.parametrize("batch_size", [1, 4, None])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_every_slice_is_what_the_2d_model_says(axis, batch_size):
+def test_every_slice_equals_the_2d_model(axis, batch_size):
     flat = flat_model()
     volume = torch.randn(2, 2, *SIZE)
     model = SliceWise(flat, SliceView(axis=axis), batch_size=batch_size)
@@ -29,7 +29,7 @@ def test_every_slice_is_what_the_2d_model_says(axis, batch_size):
         assert (logits.select(2 + axis, i) - wanted).abs().max() < 1e-4
 
 
-def test_contract():
+def test_attributes_and_criterion_follow_the_2d_model():
     model = SliceWise(flat_model(), SliceView(axis=1))
     assert (model.spatial_dims, model.in_channels, model.num_classes) == (3, 2, 3)
     assert model.divisor == (4, 1, 4)
@@ -39,7 +39,7 @@ def test_contract():
 
 
 @pytest.mark.parametrize("batch_size", [4, None])
-def test_the_loss_is_the_mean_over_slices_with_deep_supervision(batch_size):
+def test_loss_is_the_mean_over_slices_with_deep_supervision(batch_size):
     flat = flat_model(deep_supervision=True)
     model = SliceWise(flat, batch_size=batch_size)
     model.criterion = lambda logits, label: F.cross_entropy(logits, label[:, 0])
@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_over_slices_with_deep_supervision(batch_size):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_refusals():
+def test_invalid_models_and_images_raise():
     with pytest.raises(ModelError, match="spatial_dims: found 3, expected 2"):
         SliceWise(build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8]))
     with pytest.raises(ModelError, match="batch_size: found 0"):
