@@ -62,7 +62,7 @@ def mistakes(file: Path, text: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_a_file_says_what_differs(file: Path) -> None:
+def test_file_overrides_defaults(file: Path) -> None:
     file.write_text("train:\n  steps: 7\nmodel: {name: wide}\n", encoding="utf-8-sig")
     run = Run.load(file)
     assert run == Run(train=Steps(steps=7), model=Wide())
@@ -224,7 +224,7 @@ def test_overrides_win_in_order(file: Path) -> None:
     assert run.maybe == Net(depth=5)
 
 
-def test_overrides_do_not_change_what_they_are_given() -> None:
+def test_overrides_do_not_change_their_input() -> None:
     values = {"a": {"b": [1]}}
     assert apply_overrides(values, ["a.c=2", "a.b=null"]) == {"a": {"b": None, "c": 2}}
     assert apply_overrides(values, ["a={d: 1}"]) == {"a": {"b": [1], "d": 1}}
@@ -301,7 +301,7 @@ def test_any_value_round_trips(
     assert reloaded(run, tmp_path_factory.mktemp("config") / "run.yaml") == run
 
 
-def test_differences_are_told_by_field() -> None:
+def test_differences_are_listed_by_field() -> None:
     one, other = Run.parse({"train": {"steps": 5}}), Run.parse({"train": {"steps": 6}, "title": "b"})
     told = differences(other, one)
     assert "train.steps: found 6, expected 5" in told

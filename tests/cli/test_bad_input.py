@@ -195,7 +195,7 @@ def test_a_run_without_model(refused, workplace, tmp_path):
     holds(told, "not a model folder", "Give RUN/model")
 
 
-def test_another_dataset_in_the_place_of_phantoms(refused, tmp_path, workplace):
+def test_other_dataset_instead_of_phantoms(refused, tmp_path, workplace):
     write_phantoms(tmp_path / "phantom_ct_3_0", cases=3, modality="mr", shape=(8, 8, 8), spacing=(30, 30, 30))
     told = refused(
         "train", workplace / "toy.yaml", "data={path: null, phantom: {modality: ct, cases: 3}}", "--run", tmp_path / "run"
@@ -204,12 +204,12 @@ def test_another_dataset_in_the_place_of_phantoms(refused, tmp_path, workplace):
 
 
 @pytest.mark.parametrize("spacing", ["[-1,1,1]", "[0,1,1]", "[1,.inf,1]"])
-def test_a_spacing_that_is_none(refused, toy, spacing):
+def test_invalid_spacing(refused, toy, spacing):
     holds(refused(*toy, f"preprocess.spacing={spacing}"), "preprocess.spacing")
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:97"])
-def test_a_device_that_is_not_there(refused, workplace, tmp_path, device):
+def test_absent_device(refused, workplace, tmp_path, device):
     image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
     told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "o", "--device", device)
     holds(told, f"device: found {device}, expected one of this machine, such as")
@@ -221,12 +221,12 @@ def test_an_axis_mirrored_twice(refused, workplace, tmp_path):
     holds(told, "mirror_axes", "found [0, 0], expected each axis once")
 
 
-def test_predicting_images_needs_a_place(refused, workplace):
+def test_predicting_images_needs_an_output_folder(refused, workplace):
     image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
     holds(refused("predict", workplace / "run" / "model", image), "--output")
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_work(refused, workplace, tmp_path):
+def test_unwritable_output_raises_before_any_work(refused, workplace, tmp_path):
     (tmp_path / "file").write_text("")
     image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
     told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "file" / "out")
@@ -243,7 +243,7 @@ def test_a_run_that_is_not_finished_has_no_model(refused, workplace, tmp_path):
     assert repr(medseg.load(workplace / "run")) == repr(medseg.load(workplace / "run" / "model"))
 
 
-def test_an_image_in_the_place_of_a_label_map(refused, tmp_path, make_volume):
+def test_image_instead_of_a_label_map(refused, tmp_path, make_volume):
     rng = np.random.default_rng(0)
     image = make_volume(kind="label").with_data(rng.integers(0, 200, (1, 7, 6, 5)).astype(np.uint8))
     medseg.write(image, tmp_path / "image.nii.gz")

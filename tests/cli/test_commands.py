@@ -16,7 +16,7 @@ from medseg.train.reporting import read_metrics
 pytestmark = pytest.mark.slow
 
 
-def test_overrides_may_stand_behind_flags(workplace, tmp_path, capsys):
+def test_overrides_are_accepted_after_flags(workplace, tmp_path, capsys):
     run = tmp_path / "run"
     data = str(workplace / "data")
     config = str(workplace / "toy.yaml")
@@ -43,7 +43,7 @@ def test_overrides_may_stand_behind_flags(workplace, tmp_path, capsys):
     assert f"model: {run / 'model'}" in told.out
 
 
-def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
+def test_train_refuses_existing_runs_and_missing_files(workplace, capsys):
     config, run = str(workplace / "toy.yaml"), str(workplace / "run")
     before = (workplace / "run" / "metrics.jsonl").read_bytes()
     assert main(["train", config, "--run", run]) == 1
@@ -57,7 +57,7 @@ def test_train_refuses_what_is_there_and_what_is_missing(workplace, capsys):
     assert "found no run" in capsys.readouterr().err
 
 
-def test_predict_goes_on_past_a_broken_file_and_ends_with_2(workplace, tmp_path, capsys):
+def test_predict_continues_after_a_broken_file_and_ends_with_2(workplace, tmp_path, capsys):
     images = tmp_path / "images"
     shutil.copytree(workplace / "data" / "imagesTr", images)
     victim = images / "phantom_001.nii.gz"
@@ -174,7 +174,7 @@ def test_inspect_a_file_a_dataset_and_several(workplace, tmp_path, capsys):
     assert "Volume(" in both.out
 
 
-def test_inspect_says_when_a_grid_is_sheared(tmp_path, capsys, make_volume):
+def test_inspect_reports_a_sheared_grid(tmp_path, capsys, make_volume):
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[1, 2] = 0.6
     medseg.write(make_volume(affine=affine), tmp_path / "tilted.nii.gz")
@@ -195,7 +195,7 @@ def test_evaluate_maps_on_different_grids_is_refused(workplace, tmp_path, capsys
     assert "phantom_000: prediction: not on the grid of its reference: found " in capsys.readouterr().err
 
 
-def test_evaluate_goes_on_past_a_broken_case_and_ends_with_2(workplace, tmp_path, capsys):
+def test_evaluate_continues_after_a_broken_case_and_ends_with_2(workplace, tmp_path, capsys):
     folder = tmp_path / "predicted"
     shutil.copytree(workplace / "data" / "labelsTr", folder)
     (folder / "phantom_001.nii.gz").write_bytes(b"broken")
@@ -221,7 +221,7 @@ def test_inspect_a_folder_of_images(workplace, capsys):
     assert "... 1 more images" in told
 
 
-def test_inspect_goes_on_past_a_bad_file_in_a_folder(workplace, tmp_path, capsys):
+def test_inspect_continues_after_a_bad_file_in_a_folder(workplace, tmp_path, capsys):
     folder = tmp_path / "images"
     shutil.copytree(workplace / "data" / "imagesTr", folder)
     bad = sorted(folder.iterdir())[1]
@@ -232,7 +232,7 @@ def test_inspect_goes_on_past_a_bad_file_in_a_folder(workplace, tmp_path, capsys
     assert [line.startswith(f"{bad}: ") for line in told.err.splitlines()] == [True]
 
 
-def test_inspect_goes_on_past_a_bad_case_of_a_dataset(workplace, tmp_path, capsys):
+def test_inspect_continues_after_a_bad_case_of_a_dataset(workplace, tmp_path, capsys):
     shutil.copytree(workplace / "data", tmp_path / "data")
     bad = tmp_path / "data" / "imagesTr" / "phantom_001.nii.gz"
     bad.write_bytes(b"broken")
@@ -244,7 +244,7 @@ def test_inspect_goes_on_past_a_bad_case_of_a_dataset(workplace, tmp_path, capsy
     assert told.err.startswith(f"{bad}: ")
 
 
-def test_inspect_counts_voxels_that_are_no_numbers(tmp_path, capsys, make_volume):
+def test_inspect_counts_nan_voxels(tmp_path, capsys, make_volume):
     volume = make_volume()
     data = volume.data.copy()
     data[0, 0, 0, :2] = np.nan
@@ -259,7 +259,7 @@ def test_the_best_weights_are_a_model_too(workplace, tmp_path):
     assert (tmp_path / "phantom_000.nii.gz").is_file()
 
 
-def test_a_run_remembers_where_its_data_are(workplace, tmp_path, monkeypatch, capsys):
+def test_run_stores_the_absolute_path_of_its_data(workplace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     run = str(tmp_path / "run")
     assert main(["train", "toy.yaml", "data.path=data", "--run", run]) == 0
@@ -307,7 +307,7 @@ def test_predict_estimates_without_predicting(workplace, tmp_path, capsys):
     assert capsys.readouterr().out.count(" windows (0 empty)") == 2
 
 
-def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, capsys):
+def test_predict_writes_the_requested_format(workplace, tmp_path, capsys):
     file, run = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz"), workplace / "run"
     model = str(run / "model")
     for suffix in (".nrrd", ".nii.gz"):
@@ -329,7 +329,7 @@ def test_predict_writes_the_kind_of_file_that_is_asked_for(workplace, tmp_path, 
     assert "--suffix: found it with --held-out" in capsys.readouterr().err
 
 
-def test_predict_ended_by_the_system_leaves_whole_files_only(workplace, tmp_path):
+def test_predict_killed_leaves_only_complete_files(workplace, tmp_path):
     import signal
     import subprocess
     import sys

@@ -30,7 +30,7 @@ def loaded_by(code: str) -> list[str]:
     "arguments",
     [["--help"], ["train", "--help"], ["models"], ["models", "unet_3d"], ["config"], ["--version"]],
 )
-def test_quick_verbs_import_nothing_heavy(arguments):
+def test_quick_commands_import_no_heavy_libraries(arguments):
     code = (
         "from medseg.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0"
@@ -95,7 +95,7 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_traceback():
+def test_closed_pipe_prints_no_traceback():
     code = "from medseg.cli.main import main; import sys; sys.exit(main(['config', '--schema']))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -123,7 +123,7 @@ def test_models_lists_and_describes(capsys):
     assert "--input: found '1,x'" in capsys.readouterr().err
 
 
-def test_config_prints_what_it_reads_back(tmp_path, capsys):
+def test_config_prints_a_file_that_reads_back(tmp_path, capsys):
     assert main(["config"]) == 0
     (tmp_path / "all.yaml").write_text(capsys.readouterr().out)
     assert main(["config", str(tmp_path / "all.yaml"), "train.steps=7", "train.optimizer.lr=1e-3"]) == 0
@@ -145,7 +145,7 @@ def test_config_prints_what_it_reads_back(tmp_path, capsys):
         (("evaluate",), "the following arguments are required: prediction\n"),
     ],
 )
-def test_options_that_a_verb_does_not_know(words, told, capsys):
+def test_unknown_options_of_a_command(words, told, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(list(words))
     assert stopped.value.code == 1
@@ -154,7 +154,7 @@ def test_options_that_a_verb_does_not_know(words, told, capsys):
     assert captured.startswith(f"usage: medseg {words[0]}")
 
 
-def test_debug_stands_before_a_verb_or_behind_it(tmp_path):
+def test_debug_is_accepted_before_and_after_the_command(tmp_path):
     for words in (["--debug", "inspect", str(tmp_path)], ["inspect", str(tmp_path), "--debug"]):
         with pytest.raises(DataError):
             main(words)

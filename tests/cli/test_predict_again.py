@@ -63,14 +63,14 @@ def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path,
 
 
 @pytest.mark.parametrize("setting", ["device=cpu", "max_memory=1GB", "folder=x"])
-def test_what_belongs_to_the_call_is_no_setting_of_the_model(setting, workplace, tmp_path, capsys):
+def test_options_of_the_call_are_not_settings_of_the_model(setting, workplace, tmp_path, capsys):
     image = str(workplace / "data" / "imagesTr" / "phantom_000.nii.gz")
     assert main(["predict", str(workplace / "run"), image, "-o", str(tmp_path), setting]) == 1
     name, found = setting.split("=")[0], capsys.readouterr().err
     assert f"{name}: found an option among the settings" in found or f"{name}: unknown key" in found
 
 
-def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
+def test_finished_run_is_reported_and_not_changed(run, capsys):
     before = {path.relative_to(run) for path in run.rglob("*")}
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
@@ -81,7 +81,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(run, capsys):
     assert {path.relative_to(run) for path in run.rglob("*")} == before
 
 
-def test_an_unfinished_run_is_to_be_finished_before_it_is_measured(run, capsys):
+def test_unfinished_run_is_not_evaluated(run, capsys):
     shutil.rmtree(run / "model")
     shutil.rmtree(run / "predictions", ignore_errors=True)  # other tests may have predicted in the shared run
     assert main(["evaluate", str(run)]) == 1
@@ -101,7 +101,7 @@ def test_all_cases_train_and_none_is_held_out(workplace, tmp_path, capsys):
     assert main(["predict", str(run), image, "-o", str(tmp_path / "out")]) == 0
 
 
-def test_only_what_was_predicted_is_measured_if_wanted(workplace, tmp_path, capsys):
+def test_only_predicted_cases_are_evaluated_on_request(workplace, tmp_path, capsys):
     references = workplace / "data" / "labelsTr"
     shutil.copy(references / "phantom_000.nii.gz", tmp_path)
     assert main(["evaluate", str(tmp_path), str(references)]) == 1

@@ -17,7 +17,7 @@ from medseg.data.settings import (
 from medseg.errors import ConfigError
 
 
-def test_importing_them_costs_no_torch():
+def test_import_does_not_load_torch():
     code = "import sys, medseg.data.settings, medseg.train.settings, medseg.model_folder.settings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -63,7 +63,7 @@ def test_window(size, axis, window):
         (FirstStageAugmentation, {"radius": [3, 2]}, "radius: expected the smaller number first: found ["),
     ],
 )
-def test_mistakes_are_named(kind, values, told):
+def test_invalid_settings_raise(kind, values, told):
     with pytest.raises(ConfigError) as caught:
         kind.parse(values)
     assert told in str(caught.value)

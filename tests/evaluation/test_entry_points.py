@@ -88,13 +88,13 @@ def test_cases_without_reference_are_named(folders: tuple[Path, Path]) -> None:
         pair_files(*folders, ["case_01", "case_3"])
 
 
-def test_a_case_that_stands_twice_is_refused(folders: tuple[Path, Path]) -> None:
+def test_repeated_case_raises(folders: tuple[Path, Path]) -> None:
     write(cube(), folders[0] / "case_01.nrrd")
     with pytest.raises(DataError, match=r"'case_01' has two files.*case_01.nii.gz and case_01.nrrd"):
         evaluate(*folders)
 
 
-def test_paths_that_do_not_fit_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_incompatible_paths_raise(folders: tuple[Path, Path], tmp_path: Path) -> None:
     file = folders[0] / "case_01.nii.gz"
     with pytest.raises(DataError, match="no such file or folder"):
         evaluate(tmp_path / "nowhere", folders[1])

@@ -93,7 +93,7 @@ def test_instances_of_a_volume_on_its_own_grid(scene):
     assert seen[-1] == (6, 6)  # cropped to the slices that hold something
 
 
-def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp_path):
+def test_files_are_written_and_an_unreadable_image_does_not_stop_the_others(scene, tmp_path):
     volume, places = scene
     write(volume, tmp_path / "a.nii.gz")
     (tmp_path / "b.nii.gz").write_bytes(b"no image")
@@ -135,7 +135,7 @@ def test_files_are_written_and_one_that_cannot_be_read_stops_no_other(scene, tmp
     assert not (tmp_path / "out" / "a_probabilities.nii").exists()
 
 
-def test_a_picture_has_one_slice(tmp_path):
+def test_natural_image_has_one_slice(tmp_path):
     import SimpleITK as sitk
 
     picture = np.zeros((12, 30), np.uint8)

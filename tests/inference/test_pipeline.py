@@ -43,7 +43,7 @@ def test_without_reading_ahead_only_one_item_is_in_memory():
     assert recorded(read_ahead=False) == ["read 1", "work 1", "read 2", "work 2", "read 3", "work 3"]
 
 
-def test_nothing_gives_nothing_and_items_are_taken_one_ahead():
+def test_empty_input_gives_no_results_and_one_item_is_read_ahead():
     assert list(pipelined([], str, str, str)) == []
     taken: list[int] = []
 

@@ -97,7 +97,7 @@ def test_a_damaged_image_does_not_stop_the_others(model, images, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_what_cannot_be_written_is_refused_before_any_work(model, images, tmp_path):
+def test_unwritable_outputs_raise_before_any_work(model, images, tmp_path):
     with pytest.raises(ConfigError, match="would replace an input"):
         medseg.predict(model, images, images, device="cpu")
     twice = [images / "phantom_000.nii.gz", tmp_path / "phantom_000.nii"]

@@ -119,7 +119,7 @@ def test_sheared_file_keeps_its_affine(make_predictor, shared_data, tmp_path):
 
 @pytest.mark.parametrize("kind", ["oblique", "sheared", "left-handed", "far away"])
 @pytest.mark.parametrize("spacing", [None, (1.7, 2.1, 3.3)])
-def test_odd_grids(make_predictor, kind, spacing):
+def test_unusual_grids_are_restored(make_predictor, kind, spacing):
     """Labels depend on voxels and spacing alone, so an upright grid of the same spacing is the reference."""
     rng = np.random.default_rng(0)
     voxels = rng.normal(size=(1, 13, 11, 9)).astype(np.float32)
@@ -194,7 +194,7 @@ def test_images_smaller_than_the_window_and_single_slices(predictor, shape):
 
 
 @pytest.mark.parametrize("value", [0, -1000, 7])
-def test_a_constant_image_is_no_trouble(predictor, value):
+def test_constant_image_is_predicted(predictor, value):
     labels = predictor(Volume(np.full((1, 9, 8, 7), value, np.int16), Grid.from_spacing((9, 8, 7))))
     assert labels.data.shape == (1, 9, 8, 7)
 
@@ -269,7 +269,7 @@ def test_an_unknown_label_to_clean_is_refused_before_any_work(make_predictor):
         make_predictor(keep_largest=["splen"])
 
 
-def test_window_progress_is_told(make_predictor):
+def test_window_progress_is_reported(make_predictor):
     seen = []
     make_predictor(batch_size=3)(
         small_phantom(), progress=lambda done, total, what: seen.append((done, total))
@@ -289,7 +289,7 @@ def test_settings_can_be_changed(make_predictor):
     assert np.array_equal(two.with_settings(batch_size=7)(image).data, two(image).data)
 
 
-def test_a_mapping_joins_the_stored_settings(make_predictor, tmp_path):
+def test_mapping_is_merged_into_the_stored_settings(make_predictor, tmp_path):
     predictor = make_predictor(link={"min_iou": 0.4, "max_gap_slices": 3})
     save_model(tmp_path / "model", predictor.model, predictor.saved, predictor.labels)
     link = load(tmp_path / "model", link={"min_slices": 2}).settings.link
@@ -322,7 +322,7 @@ def test_weights_that_are_not_finite_are_refused(make_predictor, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["prepare", "run"])
-def test_an_image_that_memory_does_not_hold_does_not_stop_the_others(
+def test_image_larger_than_memory_does_not_stop_the_others(
     make_predictor, make_volume, tmp_path, monkeypatch, place
 ):
     predictor, pairs = make_predictor(), []

@@ -41,7 +41,7 @@ def test_each_class_by_itself_or_all_together():
     assert ((together == 1).sum(), (together == 2).sum()) == (27, 3 + 0)
 
 
-def test_corners_touch_and_ties_stay():
+def test_voxels_touching_at_corners_are_connected_and_ties_are_kept():
     classes = np.zeros((4, 4, 4), np.uint8)
     classes[0, 0, 0] = classes[1, 1, 1] = 1
     classes[3, 3, 3] = 1

@@ -73,7 +73,7 @@ def test_selection_keeps_order():
     assert len(found.select([])) == 0
 
 
-def test_nothing_and_empty_masks():
+def test_empty_maps_and_masks_have_no_instances():
     none = Instances.empty((4, 5))
     assert len(none) == 0
     assert none.to_map().shape == (4, 5)
@@ -86,7 +86,7 @@ def test_nothing_and_empty_masks():
     assert repr(Instances.from_map(MAP)) == "Instances(3x5, 3 of class 1)"
 
 
-def test_refusals():
+def test_invalid_instances_raise():
     with pytest.raises(DataError, match=r"ids without a class: found 7, 900 \(2 of 3 ids\)"):
         Instances.from_map(MAP, classes={3: 1})
     with pytest.raises(DataError, match="expected integers"):

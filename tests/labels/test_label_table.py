@@ -52,7 +52,7 @@ def test_a_name_twice_is_refused() -> None:
         Labels((Label("a", 0, (0, 0, 0)), Label("a", 1, (1, 1, 1))))
 
 
-def test_value_of() -> None:
+def test_value_of_finds_names_and_raises_for_unknown_ones() -> None:
     assert ORGANS.value_of("liver") == 30
     with pytest.raises(DataError, match=r"unknown label 'livre'\. Did you mean 'liver'\?.*Known: background"):
         ORGANS.value_of("livre")
@@ -186,7 +186,7 @@ def test_colours_are_distinct_and_kept() -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("labels.tsv", 118), ("example_mr_sm_labels.tsv", 51)])
-def test_real_tables(shared_data: Path, name: str, count: int) -> None:
+def test_real_tables_are_read(shared_data: Path, name: str, count: int) -> None:
     labels = Labels.from_tsv(shared_data / "ct_torso" / name)
     assert len(labels) == count
     assert labels.values == tuple(range(count))
@@ -198,7 +198,7 @@ def test_real_tables(shared_data: Path, name: str, count: int) -> None:
     st.sampled_from(["u1", "i1", "u2", "i2", "i4", "i8", "u8", "f8"]),
     st.integers(0, 999),
 )
-def test_any_table_and_type(values: set[int], dtype: str, seed: int) -> None:
+def test_any_table_and_type_round_trips(values: set[int], dtype: str, seed: int) -> None:
     labels = Labels.from_names({f"label {value}": value for value in values})
     known = [0, *sorted(values)]
     limit = np.finfo(dtype).max if dtype[0] == "f" else np.iinfo(dtype).max
@@ -217,7 +217,7 @@ BRATS = Labels.from_names({"oedema": 1, "necrosis": 2, "enhancing": 3})
 REGIONS = {"whole": [1, 2, 3], "core": [3, 2], "enhancing": [3]}
 
 
-def test_a_region_is_written_as_what_no_later_one_holds() -> None:
+def test_regions_are_written_in_order_later_ones_on_top() -> None:
     labels = BRATS.with_regions(REGIONS)
     assert [(r.name, r.values, r.output_value) for r in labels.regions] == [
         ("whole", (1, 2, 3), 1),
@@ -266,7 +266,7 @@ def test_a_region_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 3, -1, 2**31])
-def test_a_value_that_cannot_say_ignore_is_refused(value: int) -> None:
+def test_invalid_ignore_value_raises(value: int) -> None:
     with pytest.raises(DataError, match=f"ignore: found {value}, expected a value that no label has"):
         replace(BRATS, ignore=value)
 

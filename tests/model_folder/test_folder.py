@@ -111,7 +111,7 @@ def test_a_copy_elsewhere_works(folder, tmp_path):
     assert load_model(tmp_path / "elsewhere")[1].name == "toy"
 
 
-def test_the_card_tells_what_a_user_must_know(folder):
+def test_card_contains_provenance_and_settings(folder):
     card = (folder / "README.md").read_text()
     for part in (
         "# toy",
@@ -132,7 +132,7 @@ def two_members(make_predictor):
     return [predictor.model, other.model], predictor
 
 
-def test_an_ensemble_goes_round(make_predictor, tmp_path):
+def test_ensemble_round_trips(make_predictor, tmp_path):
     members, predictor = two_members(make_predictor)
     save_model(tmp_path / "model", LogitEnsemble(members), predictor.saved, predictor.labels)
     names = {path.name for path in (tmp_path / "model").iterdir()}

@@ -39,7 +39,7 @@ print(json.dumps([kept, given_back]))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives freed blocks back")
-def test_freed_blocks_stay_within_the_context_and_go_back_after_it():
+def test_freed_blocks_are_kept_in_the_context_and_released_after_it():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     kept, given_back = json.loads(done.stdout)
     assert max(kept) < 10 < 20 < min(given_back)

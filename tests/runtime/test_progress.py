@@ -39,7 +39,7 @@ def test_the_first_word_of_what_may_be_the_description(monkeypatch):
     assert stream.getvalue().split("\r")[-1].startswith("predicting: 100%")
 
 
-def test_a_bar_counts_from_where_an_operation_goes_on_and_back_for_the_next_item(monkeypatch):
+def test_bar_resumes_at_the_given_count_and_restarts_for_the_next_item(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     with progress_bar("window", total=10, initial=8) as bar:

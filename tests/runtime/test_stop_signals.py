@@ -24,7 +24,7 @@ def test_the_second_signal_acts_at_once(number):
         signal.signal(number, before)
 
 
-def test_of_several_processes_none_is_ended_by_a_signal_passed_on():
+def test_forwarded_signal_ends_none_of_several_processes():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest(again=True) as stop:
         for number in SIGNALS * 2:

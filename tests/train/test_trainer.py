@@ -47,7 +47,7 @@ def finished(request, workplace, tmp_path_factory):
     return run, list(experiment.trainer(run))
 
 
-def test_reports(finished):
+def test_reports_follow_the_settings(finished):
     run, reports = finished
     assert [report.step for report in reports] == [2, 4]
     labels = ["liver", "spleen", "right_kidney", "left_kidney", "spine"]
@@ -280,7 +280,7 @@ def test_a_broken_case_leaves_no_run_folder(make_experiment, tmp_path):
     assert len(list(experiment.trainer(tmp_path / "run"))) == 1
 
 
-def test_a_run_in_place_of_a_file_is_refused(make_experiment, tmp_path):
+def test_file_instead_of_the_run_folder_raises(make_experiment, tmp_path):
     (tmp_path / "run").write_text("precious")
     with pytest.raises(ConfigError, match="expected a new or empty folder"):
         make_experiment().trainer(tmp_path / "run")

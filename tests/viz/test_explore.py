@@ -109,7 +109,7 @@ def test_legend_escapes_and_ends() -> None:
     assert text.endswith("and 19 more")
 
 
-def test_mistakes_are_explained() -> None:
+def test_invalid_arguments_raise() -> None:
     with pytest.raises(ConfigError, match="unknown window"):
         show(IMAGE, window="sofft tissue")
     with pytest.raises(DataError, match="one channel of integers"):

@@ -221,7 +221,7 @@ def test_label_maps_are_brought_onto_the_image() -> None:
         ("axial", 0, (40, 0), "window: found width 0"),
     ],
 )
-def test_wrong_choices_are_explained(plane: Plane, index: int | None, window: object, message: str) -> None:
+def test_invalid_choices_raise(plane: Plane, index: int | None, window: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         slice_rgb(dot((0, 0, 0)), plane, index, window)  # type: ignore[arg-type]
 

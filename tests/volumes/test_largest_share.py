@@ -20,7 +20,7 @@ def test_the_largest_share_wins_whatever_is_nearest():
 
 
 @pytest.mark.parametrize(("nearest", "winner"), [(1, 1), (2, 2), (3, 1)])
-def test_of_equal_shares_the_nearest_label_wins_and_otherwise_the_smallest(nearest: int, winner: int):
+def test_equal_shares_go_to_the_nearest_label_then_the_smallest(nearest: int, winner: int):
     assert decide(nearest, l1=0.4, l2=0.4, l3=0.2) == winner
 
 

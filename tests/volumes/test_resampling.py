@@ -214,7 +214,7 @@ def test_label_shifts_by_fractions_of_a_voxel() -> None:
     )
 
 
-def test_label_ties() -> None:
+def test_ties_between_labels_follow_the_rule() -> None:
     """Half-way between two labels the nearest sample, which is the upper one, wins; else the smallest."""
     pair = np.array([[[5, 3]]])
     halfway = [AxisMap(1, 1, 1, 0), AxisMap(1, 1, 1, 0), AxisMap(2, 1, 1, 0.5)]

@@ -262,7 +262,7 @@ def test_one_slice_volumes(make_volume: Any, shape: Any, kind: Any) -> None:
         {"spacing": 1, "order": 2},
     ],
 )
-def test_resampled_says_what_it_needs(make_volume: Any, arguments: Any) -> None:
+def test_resampled_without_target_raises(make_volume: Any, arguments: Any) -> None:
     with pytest.raises(DataError, match="expected"):
         make_volume().resampled(**arguments)
 

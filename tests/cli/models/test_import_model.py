@@ -17,7 +17,7 @@ def test_a_source_must_be_named(capsys):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_a_source_without_a_model_is_refused_in_one_sentence(tmp_path, capsys, name):
+def test_source_without_a_model_raises(tmp_path, capsys, name):
     (tmp_path / "empty").mkdir()
     assert main(["import", "nnunet", str(tmp_path / name), "-o", str(tmp_path / "model")]) == 1
     told = capsys.readouterr().err
@@ -34,7 +34,7 @@ def test_a_hostile_plan_is_refused(tmp_path, capsys):
     assert "inherit in a circle: 2d -> 2d" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_made_is_told(tmp_path, capsys):
+def test_impossible_output_raises(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "model").mkdir()
     output = tmp_path / "file" / "x"

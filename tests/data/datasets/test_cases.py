@@ -68,7 +68,7 @@ def test_unknown_case_names_the_nearest():
         dataset.subset(["patient12"])
 
 
-def test_doubled_ids_name_both_files():
+def test_duplicate_ids_raise_with_both_files():
     cases = (Case("a", (Path("one/a.nii"),)), Case("a", (Path("two/a.nii"),)))
     with pytest.raises(DataError, match=r"one.a\.nii and two.a\.nii"):
         Dataset("toy", Path("root"), cases, ("CT",))
@@ -88,7 +88,7 @@ def test_all_missing_files_are_listed_at_once(tmp_path):
     assert "here.nii" not in str(caught.value)
 
 
-def test_channels_are_stacked_in_order_and_turned_to_the_first(tmp_path):
+def test_channels_are_stacked_in_order_and_reoriented_to_the_first(tmp_path):
     first, second = image(1), image(2)
     write(first, tmp_path / "a_0000.nii.gz")
     write(second.reoriented("SPL"), tmp_path / "a_0001.nii.gz")

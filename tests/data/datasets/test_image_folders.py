@@ -86,7 +86,7 @@ def test_instances_alone_can_be_of_one_class_only(nuclei):
         read_case_label(case, Labels.from_names({"a": 1, "b": 2}))
 
 
-def test_label_maps_and_instances_may_stand_side_by_side(nuclei):
+def test_label_maps_and_instance_maps_can_be_combined(nuclei):
     picture(nuclei / "labels", "cell_0.png", (disks(0) % 3).astype(np.uint8))
     (nuclei / "labels.tsv").write_text("value\tname\n0\tbackground\n1\ta\n2\tb\n")
     dataset = read_dataset(nuclei, layout="images")
@@ -97,7 +97,7 @@ def test_label_maps_and_instances_may_stand_side_by_side(nuclei):
     assert case.files == (case.images[0], case.label, case.instances)
 
 
-def test_volumes_may_lie_there_too(tmp_path, make_volume):
+def test_volumes_are_accepted_too(tmp_path, make_volume):
     write(make_volume((4, 5, 6)), tmp_path / "images" / "a.nii.gz")
     write(make_volume((4, 5, 6), kind="label"), tmp_path / "labels" / "a.nrrd")
     dataset = read_dataset(tmp_path)
@@ -105,7 +105,7 @@ def test_volumes_may_lie_there_too(tmp_path, make_volume):
     assert dataset.cases[0].instances is None
 
 
-def test_what_does_not_fit_together(nuclei):
+def test_incompatible_files_raise(nuclei):
     picture(nuclei / "instances", "cell_9.png", disks(0))
     with pytest.raises(DataError, match=r"maps without an image: found 1 \(cell_9\.png\)"):
         read_dataset(nuclei)
@@ -162,7 +162,7 @@ def faulty(tmp_path):
     return tmp_path
 
 
-def test_inspect_tells_faults_of_pictures(faulty, capsys):
+def test_inspect_reports_faults_of_natural_images(faulty, capsys):
     assert main(["inspect", str(faulty)]) == 2
     told = capsys.readouterr()
     assert "labels: found no names for the values 0, 255. Add labels.tsv (value, name)" in told.out

@@ -108,7 +108,7 @@ def test_paths_with_dots_that_stay_inside_are_read(tmp_path):
     assert read_dataset(tmp_path).case("a").images == (tmp_path / "x" / "a.nii",)
 
 
-def test_doubled_ids(tmp_path):
+def test_duplicate_ids_raise(tmp_path):
     tree(tmp_path, "x/a.nii", "y/a.nii.gz")
     describe(tmp_path, training=[{"image": "x/a.nii"}, {"image": "y/a.nii.gz"}])
     with pytest.raises(DataError, match="case 'a' exists twice"):
@@ -150,7 +150,7 @@ def test_regions_and_ignore_of_nnunet(tmp_path):
     assert labels.ignore == 4
 
 
-def test_an_order_that_does_not_fit_the_regions(tmp_path):
+def test_invalid_order_of_regions_raises(tmp_path):
     msd(tmp_path, "a", labels={"whole": [1, 2], "core": 2}, regions_class_order=[1])
     with pytest.raises(DataError, match=r"dataset\.json: labels: .*expected a list of 2 output values"):
         read_dataset(tmp_path)

@@ -42,7 +42,7 @@ def test_oblique_scans_are_stored_in_many_orientations():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_organs_lie_where_they_do_in_a_patient(seed):
+def test_organs_have_their_anatomical_positions(seed):
     _, label = phantom_case(seed)
     places = np.moveaxis(np.indices(label.grid.shape), 0, -1)
 

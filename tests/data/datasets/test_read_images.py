@@ -56,7 +56,7 @@ def test_images_of_several_channels(tmp_path):
         read_images(tmp_path, channels=3)
 
 
-def test_more_channels_than_asked_for(tmp_path):
+def test_more_channels_than_expected_raise(tmp_path):
     tree(tmp_path, *[f"a_000{c}.nii.gz" for c in range(3)])
     with pytest.raises(DataError, match=r"case a: found a_0002\.nii\.gz, expected a_0000\.nii\.gz to"):
         read_images(tmp_path, channels=2)

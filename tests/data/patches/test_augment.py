@@ -120,7 +120,7 @@ def test_mirroring_keeps_to_the_named_axes_and_to_those_of_a_flat_patch():
         assert torch.equal(result, image) or torch.equal(result, image.flip(2))
 
 
-def test_noise_has_the_asked_deviation():
+def test_noise_has_the_chosen_deviation():
     image = torch.zeros(1, 40, 40, 40)
     result, _ = augmented(image, image.long(), settings(noise_p=1, noise_std=[0.5, 0.5]), rng())
     assert float(result.std()) == pytest.approx(0.5, rel=0.02)
@@ -187,7 +187,7 @@ def test_affine_is_a_rotation_times_a_scale(dims):
     assert draw_affine(settings(), dims, rng()) is None
 
 
-def test_rotation_and_scale_are_drawn_as_often_as_asked():
+def test_rotation_and_scale_are_applied_with_their_probability():
     drawn = [draw_affine(Augmentation(), 3, rng(seed)) is not None for seed in range(1000)]
     assert sum(drawn) / 1000 == pytest.approx(1 - 0.8 * 0.8, abs=0.05)
 

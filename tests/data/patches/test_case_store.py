@@ -50,7 +50,7 @@ def test_arrays_are_mapped_and_fit_together(tmp_path, dataset):
         assert set(case.class_locations) == set(np.unique(case.label)) - {0}
 
 
-def test_anything_that_changes_the_result_makes_it_anew(tmp_path, dataset):
+def test_anything_that_changes_the_result_prepares_the_case_again(tmp_path, dataset):
     store = tmp_path / "store"
     (first, *_) = fill(store, dataset)
     (other_spacing, *_) = fill(store, dataset, settings=SETTINGS.replace(spacing=(30, 30, 30)))
@@ -73,7 +73,7 @@ def test_a_case_in_another_format_of_the_store_is_prepared_again(tmp_path, datas
     assert all(case.folder.is_dir() for case in (*own, *newer))
 
 
-def test_a_folder_of_slices_is_known_by_its_files(tmp_path, dataset):
+def test_folder_of_slices_is_identified_by_its_files(tmp_path, dataset):
     from dataclasses import replace
 
     from medseg.data.patches.case_store import _key

@@ -107,7 +107,7 @@ def test_the_last_patches_of_a_batch_hold_foreground(cases, batch, share, forced
     assert forced == batch or not by_place[:, : batch - forced].all()
 
 
-def test_classes_are_drawn_evenly_whatever_their_size(cases):
+def test_classes_are_sampled_evenly_whatever_their_size(cases):
     dataset = patches(cases[:1], foreground=1, augmentation=None, size=(1, 1, 1), length=400)
     drawn = [dataset[index]["label"].item() for index in range(400)]
     assert set(drawn) == {1, 2}
@@ -124,7 +124,7 @@ def test_no_case_is_refused():
         patches([])
 
 
-def test_plain_patches_lie_within_the_case(cases):
+def test_plain_patches_are_within_the_case(cases):
     dataset = patches(cases, foreground=0, augmentation=None)
     assert all((dataset[index]["image"] != 0).all() for index in range(24))
 
@@ -212,7 +212,7 @@ def test_no_class_is_invented_and_all_is_finite(matrix, centre):
     assert set(classes.unique().tolist()) <= {0, 1, 4, 9}
 
 
-def test_a_turned_label_follows_its_image():
+def test_rotated_label_follows_its_image():
     """Where the image is the label, the turned image's bright half is the turned label."""
     label = np.zeros((1, 24, 24, 24), np.uint8)
     label[0, 5:18, 7:16, 4:20] = 3
@@ -276,7 +276,7 @@ def scribbled(make_stored, label_sets=IGNORE):
     return stored
 
 
-def test_patches_are_centred_on_voxels_that_somebody_looked_at(make_stored):
+def test_patches_are_centred_on_annotated_voxels(make_stored):
     dataset = patches([scribbled(make_stored)], augmentation=None, size=(1, 1, 1), length=200)
     seen = [dataset[index]["label"].item() for index in range(200)]
     assert set(seen) == {0, 1, 2}
@@ -284,7 +284,7 @@ def test_patches_are_centred_on_voxels_that_somebody_looked_at(make_stored):
     assert seen[::2].count(0) > 80
 
 
-def test_forced_patches_draw_regions(make_stored):
+def test_forced_patches_sample_regions(make_stored):
     regions = Labels.from_names({"a": 1, "b": 2}).with_regions({"both": [1, 2], "inner": [2]})
     case = scribbled(make_stored, LabelSets.from_annotations(replace(regions, ignore=9)))
     assert sorted(case.class_locations) == [0, 1, 2]
@@ -297,7 +297,7 @@ def test_forced_patches_draw_regions(make_stored):
     )  # half of the draws are inner, half of the others as well
 
 
-def test_sets_of_classes_are_turned_like_classes(make_stored):
+def test_label_sets_are_rotated_like_classes(make_stored):
     """Augmented patches hold no value but those of the case, and 0 outside of it."""
     dataset = patches([scribbled(make_stored)], size=(12, 12, 12), length=30)
     values = set()
@@ -308,7 +308,7 @@ def test_sets_of_classes_are_turned_like_classes(make_stored):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_thick_slices_are_turned_and_scaled_in_their_plane_alone(make_stored, axis):
+def test_thick_slices_are_rotated_and_scaled_only_in_their_plane(make_stored, axis):
     """All slices alike, each from its own place; the other way round slices mix."""
     picture = np.expand_dims(np.random.default_rng(0).normal(size=(30, 28)), axis)
     steps = np.arange(9).reshape([-1 if a == axis else 1 for a in range(3)])

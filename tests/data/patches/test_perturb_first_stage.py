@@ -42,7 +42,7 @@ def test_radii_between_voxels_are_distances(radius):
     assert np.array_equal(dilated(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
 
 
-def test_nothing_and_everything_stay():
+def test_empty_and_full_masks_are_unchanged():
     for change in (dilated, eroded, closed, opened):
         assert not change(np.zeros((4, 5, 6), bool), 3).any()
         assert change(np.ones((4, 5, 6), bool), 3).all()  # outside of a patch the label goes on
@@ -56,7 +56,7 @@ def scene() -> np.ndarray:
     return classes
 
 
-def test_what_a_label_gains_the_others_lose():
+def test_voxels_gained_by_a_label_are_lost_by_others():
     seen = set()
     beyond = ndimage.distance_transform_edt(scene() == 0) > 9  # three changes of 3 voxels
     for seed in range(60):
@@ -74,7 +74,7 @@ def test_what_a_label_gains_the_others_lose():
     assert {-1, 1} <= {sizes[2] for sizes in seen}
 
 
-def test_a_label_alone_is_reshaped_in_its_box_as_in_the_whole():
+def test_label_is_reshaped_in_its_box_as_in_the_whole_image():
     """Only the box that a change can reach is looked at, also at the border of the patch."""
     for place in ((0, 9, 3), (13, 15, 20), (24, 24, 0)):
         start = np.zeros((30, 28, 26), np.uint8)
@@ -94,7 +94,7 @@ def test_a_label_alone_is_reshaped_in_its_box_as_in_the_whole():
             assert np.array_equal(changed == 4, change(start == 4, rng.uniform(1, 6)))
 
 
-def test_one_small_component_vanishes():
+def test_one_small_component_is_removed():
     classes = np.zeros((20, 20, 20), np.uint8)
     classes[:10] = 1  # half of the patch
     classes[15, 15, 15] = classes[16, 16, 16] = 1  # one part, over an edge
@@ -108,7 +108,7 @@ def test_one_small_component_vanishes():
     assert left == {(True, True, False), (False, False, True)}
 
 
-def test_probabilities_are_kept_and_draws_come_of_the_generator_alone():
+def test_probabilities_are_kept_and_randomness_comes_from_the_generator():
     changes = 0
     for seed in range(300):
         one, other = scene(), scene()
@@ -143,6 +143,6 @@ def test_a_label_that_another_grew_over_is_left_out():
         ({"remove_p": 2}, "remove_p"),
     ],
 )
-def test_mistakes_are_told(values, told):
+def test_invalid_settings_raise(values, told):
     with pytest.raises(ConfigError, match=told):
         FirstStageAugmentation.parse(values)

@@ -60,7 +60,7 @@ def test_equals_normalising_and_resampling_everything(case):
 
 
 @pytest.mark.parametrize("spacing", [None, (3.0, 3.0, 3.0), (1.0, 1.0, 9.0)])
-def test_any_order_of_asking_gives_the_same(spacing):
+def test_any_order_of_reading_gives_the_same(spacing):
     rng = np.random.default_rng(0)
     image = Volume(
         rng.normal(size=(1, 20, 18, 30)).astype(np.float32), Grid.from_spacing((20, 18, 30), (1, 1, 2))
@@ -75,7 +75,7 @@ def test_any_order_of_asking_gives_the_same(spacing):
         np.testing.assert_allclose(slices.slices(first, last), whole[:, first:last], atol=1e-6)
 
 
-def test_preparing_makes_no_array_of_the_images_size():
+def test_preparing_allocates_no_array_of_the_size_of_the_image():
     import tracemalloc
 
     image = Volume(np.full((1, 128, 128, 256), 7, np.int16), Grid.from_spacing((128, 128, 256)))

@@ -153,7 +153,7 @@ def test_ct_is_measured_over_foreground_alone():
     assert measure([(Volume(values, grid), label)], ["ct"]) == (found,)
 
 
-def test_nothing_is_read_where_nothing_need_be_measured():
+def test_voxels_are_not_read_without_statistics_to_measure():
     def never():
         raise AssertionError("read")
         yield

@@ -101,7 +101,7 @@ def test_null_spacing_keeps_one_axis(make_volume):
     np.testing.assert_allclose(prepared.image.spacing, (2, 2, 2))
 
 
-def test_the_rule_for_thick_slices_looks_at_the_spacing_that_was_asked_for(make_volume):
+def test_thick_slices_are_decided_by_the_requested_spacing(make_volume):
     """5 slices of 2.98 mm stay 5 when 3.1 mm is wanted: thick by what was asked for, thin by what came out."""
     image = make_volume((10, 6, 5), spacing=(1.1, 1, 2.98))
     settings = Preprocessing(spacing=(1.0, 1.0, 3.1), channels=(Normalization(method="none"),))

@@ -64,7 +64,7 @@ def test_channels_of_the_model_and_windows():
         ({"channel": "repeat"}, "Did you mean 'channels'"),
     ],
 )
-def test_settings_that_do_not_go_together(values, message):
+def test_incompatible_settings_raise(values, message):
     with pytest.raises(ConfigError, match=message):
         SliceSettings.parse(values)
 
@@ -87,7 +87,7 @@ def test_hounsfield_keeps_every_window():
     "channel",
     [Normalization(method="ct", mean=90, std=50, low=-60, high=300), Normalization(method="zscore")],
 )
-def test_windows_that_the_intensities_do_not_hold_are_refused(channel):
+def test_windows_without_ct_intensities_raise(channel):
     with pytest.raises(
         ConfigError, match=r"windows need -1024 to 1300 HU, found .*Set preprocess\.normalize"
     ):
@@ -111,7 +111,7 @@ def test_windows_of_a_ct():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_neighbours_stand_beside_each_slice(axis):
+def test_neighbouring_slices_are_channels(axis):
     volume = torch.randn(2, 2, *SHAPE)
     settings = SliceSettings(channels="neighbours", neighbours=2)
     seen = SliceView(settings, axis).channels_of_volume(volume)
@@ -135,7 +135,7 @@ def test_repeated_channels():
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_are_turned_as_the_viewer_shows_them(axis, orientation):
+def test_slices_have_the_orientation_of_the_viewer(axis, orientation):
     """Against `medseg.viz`, which draws in any orientation: a label map of distinct values, slice by slice."""
     values = np.random.default_rng(0).permutation(np.prod(SHAPE)).reshape(1, *SHAPE).astype(np.int32)
     volume = Volume(values, Grid.from_spacing(SHAPE), "label").reoriented(orientation)
@@ -150,7 +150,7 @@ def test_slices_are_turned_as_the_viewer_shows_them(axis, orientation):
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_turned_slices_are_turned_back(axis, orientation):
+def test_rotated_slices_are_rotated_back(axis, orientation):
     display = RadiologicalView.from_orientation(axis, orientation)
     slices = torch.randint(0, 5, (2, 3, 9, 8))
     assert torch.equal(display.turn_back(display.turn(slices)), slices)
@@ -162,7 +162,7 @@ def test_turned_slices_are_turned_back(axis, orientation):
     assert set(back.scores) == {0.5}
 
 
-def test_a_picture_comes_upright(tmp_path):
+def test_natural_image_is_upright(tmp_path):
     """Rows and columns of a photograph are those that the model sees, though its array is RAS."""
     rows = np.arange(12).reshape(3, 4)
     picture = Volume(
@@ -172,7 +172,7 @@ def test_a_picture_comes_upright(tmp_path):
     assert np.array_equal(RadiologicalView.from_orientation(2, "RAS").turn(prepared[..., 0])[0].numpy(), rows)
 
 
-def test_display_that_cannot_be_told():
+def test_unknown_orientation_raises():
     with pytest.raises(DataError, match="axis: found 3"):
         RadiologicalView.from_orientation(3)
     with pytest.raises(DataError, match="axis: found 3, expected 0, 1 or 2"):
@@ -197,7 +197,7 @@ VIEWS = (
     "settings", VIEWS, ids=lambda s: f"{s.channels}-{s.neighbours}-{s.radiological_view}"
 )
 @pytest.mark.parametrize("axis", [0, 2])
-def test_patches_hold_what_the_model_sees_of_the_volume(make_stored, axis, settings):
+def test_patches_equal_the_view_of_the_volume(make_stored, axis, settings):
     image = np.random.default_rng(0).uniform(0.5, 4, (1, *SHAPE)).astype(np.float32)
     label = np.zeros(SHAPE, np.uint8)
     label[4, 4, 3] = 1  # the only foreground: every patch is centred on it

@@ -53,7 +53,7 @@ def test_every_draw_is_a_mean_over_the_cases_of_its_subjects():
     assert np.array_equal(draws, resampled_means(values, owner, seed=5, draws=300), equal_nan=True)
 
 
-def test_what_was_never_measured_has_no_interval():
+def test_label_without_measurements_has_no_interval():
     empty = Interval.from_draws(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0])
     assert np.isnan([empty.low, empty.high]).all()
     assert np.array_equal(

@@ -44,7 +44,7 @@ def dice_of(seed: int, cases: int = 24, shift: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.3, 0.9, (cases, 2)) + shift
 
 
-def test_folds_are_summed_up_apart_and_together():
+def test_folds_are_summarised_separately_and_together():
     dice = dice_of(0)
     found = table(dice)
     expected = [dice[fold::3].mean() for fold in range(3)]
@@ -56,7 +56,7 @@ def test_folds_are_summed_up_apart_and_together():
     assert f'<td style="text-align:right">{expected[0]:.3f}</td>' in found._repr_html_()
 
 
-def test_the_interval_of_many_like_cases_is_that_of_the_normal_distribution():
+def test_interval_of_many_similar_cases_approaches_the_normal_distribution():
     dice = dice_of(1, cases=2000)
     found = table(dice).intervals
     for name, values in (("liver", dice[:, 0]), ("spleen", dice[:, 1]), ("", dice.mean(axis=1))):
@@ -65,7 +65,7 @@ def test_the_interval_of_many_like_cases_is_that_of_the_normal_distribution():
         assert found[name]["dice"].high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
-def test_a_label_that_is_absent_is_null_and_infinite_distances_are_passed_over(tmp_path):
+def test_absent_label_is_null_and_infinite_distances_are_left_out(tmp_path):
     dice = dice_of(2, cases=6)
     dice[:, 1] = np.nan
     found = table(dice)
@@ -87,7 +87,7 @@ def gathered(folder, name: str, dice: np.ndarray, **options: int) -> str:
     return str(folder / name)
 
 
-def test_the_best_is_told_with_what_is_not_clearly_worse(tmp_path, capsys):
+def test_best_run_is_reported_with_those_not_clearly_worse(tmp_path, capsys):
     dice = dice_of(3, per := 24)
     noise = np.random.default_rng(4).normal(0, 0.05, dice.shape)
     runs = [
@@ -123,12 +123,12 @@ def test_a_newer_summary_is_refused(tmp_path):
         compare_cross_validations(runs)
 
 
-def test_of_equals_the_first_is_taken(tmp_path):
+def test_first_of_equal_runs_is_the_best(tmp_path):
     runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
     assert compare_cross_validations(runs).best.run == runs[0]
 
 
-def test_other_cases_and_tables_that_are_missing_are_refused(tmp_path):
+def test_other_cases_and_missing_tables_raise(tmp_path):
     one, two = (gathered(tmp_path, str(cases), dice_of(6, cases=cases)) for cases in (6, 7))
     with pytest.raises(
         DataError, match=r"7: cases: found a difference to .*6 \(case_06\), expected the same"

@@ -89,7 +89,7 @@ def mean_dice(predictions, references) -> list[float]:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_rule_is_what_trying_one_after_the_other_finds(name):
+def test_rule_equals_trying_every_step_in_turn(name):
     cases = cases_of(name)
     references, kept = [r for _, r in cases], [p for p, _ in cases]
     before = now = mean_dice(kept, references)
@@ -113,7 +113,7 @@ def test_the_rule_is_what_trying_one_after_the_other_finds(name):
     assert found.foreground_means == pytest.approx((np.mean(before), np.mean(now)))
 
 
-def test_the_datasets_tell_the_branches_of_the_rule_apart():
+def test_datasets_cover_the_branches_of_the_rule():
     outcomes = {(rule(name).keep_largest_foreground, rule(name).keep_largest) for name in DATASETS}
     assert len(outcomes) >= 4
     assert {union for union, _ in outcomes} == {True, False}
@@ -136,7 +136,7 @@ class _Serial:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_rule_is_nnunets(name, tmp_path, monkeypatch):
+def test_rule_equals_nnunet(name, tmp_path, monkeypatch):
     evaluation = pytest.importorskip("nnunetv2.evaluation.evaluate_predictions")
     removal = pytest.importorskip("nnunetv2.postprocessing.remove_connected_components")
     for module in (evaluation, removal):
@@ -172,7 +172,7 @@ def test_one_label_is_tried_once():
     assert found.after["liver"] > found.before["liver"]
 
 
-def test_a_label_that_is_nowhere_changes_nothing_and_is_not_tried():
+def test_absent_label_is_not_tried():
     cases = [tuple(np.where(array == 9, 0, array) for array in some_case(s, {2: 5})) for s in range(3)]
     dice = np.stack([candidate_dice(volume(p), volume(r), LABELS) for p, r in cases])
     found = select_post_processing(dice, NAMES)
@@ -184,7 +184,7 @@ def test_a_label_that_is_nowhere_changes_nothing_and_is_not_tried():
     assert plain["foreground_mean_dice"]["before"] < plain["foreground_mean_dice"]["after"]
 
 
-def test_what_was_tried_is_told():
+def test_tried_steps_are_reported():
     text = str(rule("only the liver has specks"))
     assert "largest component of all labels: Dice" in text
     assert "largest component of liver: Dice" in text
@@ -193,7 +193,7 @@ def test_what_was_tried_is_told():
     assert "no correction improves the Dice" in str(rule("nothing to remove"))
 
 
-def test_maps_on_other_grids_are_refused():
+def test_maps_on_different_grids_raise():
     prediction, reference = (volume(array) for array in some_case(0, {}))
     with pytest.raises(DataError, match="a: prediction: not on the grid"):
         candidate_dice(prediction.cropped((0, 0, 0), (9, 9, 9)), reference, LABELS, where="a")
@@ -201,7 +201,7 @@ def test_maps_on_other_grids_are_refused():
     assert np.array_equal(turned, candidate_dice(prediction, reference, LABELS))
 
 
-def test_regions_are_corrected_each_by_itself_and_what_is_not_known_is_left_out():
+def test_regions_are_corrected_separately_and_unknown_cases_left_out():
     labels = replace(Labels.from_names({"background": 0, "edema": 1, "core": 2}), ignore=9)
     labels = labels.with_regions({"whole": (1, 2), "core": (2,)}, {})
     reference = np.zeros(SHAPE, np.uint8)

@@ -94,7 +94,7 @@ def coco_figures(pairs):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_average_precision_is_that_of_pycocotools(seed):
+def test_average_precision_equals_pycocotools(seed):
     rng = np.random.default_rng(seed)
     pairs = [random_pair(rng) for _ in range(4)]
     found = [
@@ -107,7 +107,7 @@ def test_average_precision_is_that_of_pycocotools(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_panoptic_quality_is_that_of_torchmetrics(seed):
+def test_panoptic_quality_equals_torchmetrics(seed):
     import torch
     from torchmetrics.functional.detection import panoptic_quality
 
@@ -206,7 +206,7 @@ def test_false_predictions_in_an_empty_image_lower_the_pooled_precision():
     assert pool_counts([]).metrics().predictions == 0
 
 
-def test_three_dimensions_are_two_with_one_more():
+def test_flat_volumes_have_the_metrics_of_2d_images():
     prediction, reference = random_pair(np.random.default_rng(1))
     deep = [
         Instances.from_masks(np.repeat(one.to_masks()[..., None], 3, -1), one.classes, one.scores)
@@ -225,6 +225,6 @@ def test_many_instances_of_an_image_and_of_a_volume():
     assert average_precision(np.empty(0), np.zeros((10, 0), bool), 3).tolist() == [0.0] * len(THRESHOLDS)
 
 
-def test_images_of_other_shapes_are_refused():
+def test_different_shapes_raise():
     with pytest.raises(DataError, match="equal shapes"):
         overlaps_of(squares([]), squares([], shape=(9, 9)))

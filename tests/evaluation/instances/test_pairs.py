@@ -57,7 +57,7 @@ def test_folders_without_tables_are_of_one_class(folders):
     assert result.mean()["f1"] == both.f1
 
 
-def test_a_table_beside_the_map_gives_classes_and_scores(folders):
+def test_table_of_the_map_gives_classes_and_scores(folders):
     predictions, references = folders
     table(references / "a.tsv", ("id", "label_value"), (1, 2), (2, 5))
     table(references / "b.tsv", ("id", "label_value"), (1, 2))
@@ -75,7 +75,7 @@ def test_a_table_beside_the_map_gives_classes_and_scores(folders):
     assert unnamed.pooled()["label_2"] == lesion
 
 
-def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
+def test_absent_class_is_left_out_of_the_means(folders):
     labels = Labels.from_names({"instance": 1, "other": 2})
     pair = Instances.from_map(ids((0, 1)).data[0])
     result = evaluate_instances(pair, pair, labels)
@@ -85,7 +85,7 @@ def test_a_class_that_is_nowhere_is_not_in_the_means(folders):
     assert "mean" in result._repr_html_()
 
 
-def test_maps_without_classes_take_the_one_label_there_is(folders):
+def test_maps_without_classes_get_the_only_label(folders):
     result = evaluate_instances(*folders, Labels.from_names({"nucleus": 200}))
     assert [(row.label_value, row.label) for row in result.rows] == [(200, "nucleus")] * 2
     with pytest.raises(DataError, match=r"a: prediction: found an instance map without a table of classes"):
@@ -102,7 +102,7 @@ def test_connected_parts_of_label_maps():
     assert [row.metrics.tp for row in both.rows] == [1, 1]
 
 
-def test_orientation_may_differ_and_grids_may_not():
+def test_orientation_may_differ_but_different_grids_raise():
     prediction, reference = ids((0, 1), (6, 2)), ids((0, 3), (6, 1))
     turned = evaluate_instances(prediction.reoriented("LPI"), reference)
     assert turned.pooled()["instance"].tp == 2
@@ -121,7 +121,7 @@ def test_detection_from_an_iou():
         evaluate_instances(prediction, reference, detection_iou=1.5)
 
 
-def test_sources_that_do_not_go_together(folders):
+def test_incompatible_sources_raise(folders):
     with pytest.raises(DataError, match="found a folder and instances in memory"):
         evaluate_instances(folders[0], ids())
     three = Instances.from_masks(np.ones((1, *SHAPE), bool), classes=[3])
@@ -156,7 +156,7 @@ def test_files_of_the_command(folders, tmp_path, capsys):
     assert summary["mean"]["f1"] == pytest.approx(2 / 3)
 
 
-def test_flags_that_do_not_go_together(folders, capsys):
+def test_incompatible_flags_raise(folders, capsys):
     predictions, references = map(str, folders)
     assert main(["evaluate", predictions, references, "--detection-iou", "0.1"]) == 1
     assert "without --instances" in capsys.readouterr().err

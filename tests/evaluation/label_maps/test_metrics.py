@@ -130,7 +130,7 @@ def test_another_orientation_of_the_same_voxels_is_accepted(axcodes: str) -> Non
     assert [row.hd95_mm for row in both] == pytest.approx([row.hd95_mm for row in plain])
 
 
-def test_grids_that_differ_are_refused_with_both_and_the_distance() -> None:
+def test_different_grids_raise_with_both_and_their_distance() -> None:
     reference = random_map(0)
     shifted = np.array(reference.grid.affine)
     shifted[0, 3] += 2
@@ -153,12 +153,12 @@ def test_grids_within_a_hundredth_of_a_millimetre_are_the_same() -> None:
     assert [row.dice for row in compare_label_maps(near, reference, LABELS)] == [1, 1]
 
 
-def test_values_that_the_table_lacks_are_refused() -> None:
+def test_values_missing_in_the_label_table_raise() -> None:
     with pytest.raises(DataError, match=r"case_1: reference: unknown label value: found 9"):
         compare_label_maps(random_map(0), random_map(1, values=(0, 3, 9)), LABELS, case="case_1")
 
 
-def test_what_is_no_label_map_is_refused() -> None:
+def test_inputs_other_than_label_maps_raise() -> None:
     reference = random_map(0)
     image = reference.with_data(reference.data.astype(np.float32), "image")
     with pytest.raises(DataError, match=r"1 channels of float32.*read_labels"):
@@ -167,7 +167,7 @@ def test_what_is_no_label_map_is_refused() -> None:
         compare_label_maps(reference, reference, LABELS, tolerance_mm=-1)
 
 
-def test_types_do_not_matter() -> None:
+def test_integer_types_give_equal_metrics() -> None:
     data = np.random.default_rng(0).random((6, 6, 6)) < 0.5
     one = Labels.from_names({"a": 1})
     rows = [
@@ -233,6 +233,6 @@ def test_grids_at_45_degrees_are_equal_whatever_their_axis_codes(turn: float) ->
     assert [row.dice for row in compare_label_maps(flipped, one, LABELS)] == [1, 1]
 
 
-def test_confusion_of_nothing_is_nothing() -> None:
+def test_confusion_of_an_empty_map_is_zero() -> None:
     empty = np.zeros(0, np.uint8)
     assert confusion(empty, empty, 3).tolist() == np.zeros((3, 3)).tolist()

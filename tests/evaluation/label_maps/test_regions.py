@@ -52,13 +52,13 @@ def test_ignored_voxels_are_left_out(labels: Labels) -> None:
     assert naive[0].dice < 0.75 * found[0].dice
 
 
-def test_a_prediction_cannot_say_ignore() -> None:
+def test_ignore_value_in_a_prediction_raises() -> None:
     labels = replace(TUMOUR, ignore=9)
     with pytest.raises(DataError, match="a: prediction: unknown label value: found 9"):
         compare_label_maps(volume(np.full((2, 2, 2), 9)), volume(np.zeros((2, 2, 2))), labels, case="a")
 
 
-def test_what_was_not_drawn_gets_no_figure() -> None:
+def test_labels_without_annotation_get_no_metrics() -> None:
     both = volume(random_map(1)), volume(random_map(2, top=2))
     assert [row.label for row in compare_label_maps(*both, TUMOUR, annotated=("oedema",))] == ["oedema"]
     assert compare_label_maps(*both, REGIONS, annotated=("oedema",)) == []
@@ -72,7 +72,7 @@ def test_what_was_not_drawn_gets_no_figure() -> None:
         compare_label_maps(*both, TUMOUR, annotated=("edema",), case="a")
 
 
-def test_pairs_tell_what_was_drawn() -> None:
+def test_pairs_list_the_annotated_labels() -> None:
     reference = volume(random_map(2, top=2))
     pairs = [Pair("a", reference, reference, ("oedema",)), Pair("b", reference, reference)]
     rows = [row for case in evaluate_cases(pairs, TUMOUR) for row in case]

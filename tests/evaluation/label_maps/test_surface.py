@@ -89,7 +89,7 @@ def test_two_parallel_plates() -> None:
     assert found.surface_dice(10) == 1
 
 
-def test_tolerance_bears_the_noise_of_a_derived_spacing() -> None:
+def test_tolerance_allows_for_rounding_of_spacings() -> None:
     reference = np.zeros((8, 6, 6), dtype=bool)
     prediction = reference.copy()
     reference[2], prediction[5] = True, True
@@ -134,7 +134,7 @@ def test_a_single_voxel_volume() -> None:
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 5), (1, 6, 5), (6, 5), (4,)])
-def test_surface_is_what_erosion_takes_away(shape: tuple[int, ...]) -> None:
+def test_surface_is_the_difference_to_the_erosion(shape: tuple[int, ...]) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.8
     np.testing.assert_array_equal(surface(mask), mask ^ ndimage.binary_erosion(mask))
 
@@ -149,7 +149,7 @@ def test_empty_masks_have_defined_answers() -> None:
         assert one.surface_dice(1e9) == 0
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_invalid_masks_raise() -> None:
     mask = np.ones((3, 3, 3), dtype=bool)
     with pytest.raises(DataError, match=r"\(3, 3, 3\) and \(3, 3, 2\)"):
         surface_distances(mask, mask[..., :2], (1, 1, 1))
@@ -163,7 +163,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
             found.surface_dice(tolerance)
 
 
-def test_axes_that_are_not_at_right_angles():
+def test_oblique_axes_are_measured_in_world_coordinates():
     """A box moved along a sheared axis, against distances between the voxels' places in the world."""
     steps = np.array(
         [[1.0, 0.0, 0.5], [0.0, 1.5, 0.0], [0.0, 0.0, 1.0]]

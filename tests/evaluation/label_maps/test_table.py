@@ -30,7 +30,7 @@ ROWS = (
 TABLE = Table(ROWS, 2.0)
 
 
-def test_means_pass_over_absent_labels_and_infinite_distances() -> None:
+def test_means_leave_out_absent_labels_and_infinite_distances() -> None:
     means = TABLE.mean()
     assert means["liver"]["dice"] == pytest.approx(0.7)
     assert means["spleen"]["dice"] == pytest.approx(0.25)
@@ -87,7 +87,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
     assert summary["medseg_version"]
 
 
-def test_text_is_aligned_and_tells_what_is_left_out() -> None:
+def test_text_is_aligned_and_counts_what_is_left_out() -> None:
     lines = repr(TABLE).splitlines()
     assert lines[0].split("  ")[0] == "label"
     assert lines[0].endswith("volume error %")

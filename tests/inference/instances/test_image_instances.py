@@ -73,7 +73,7 @@ def test_balls_are_found_and_written_on_the_files_grid(balls, tmp_path, radiolog
     assert figures.sq > 0.9
 
 
-def test_instances_that_no_voxel_holds_are_left_out(balls):
+def test_instances_without_voxels_are_left_out(balls):
     ids = np.zeros((8, 8, 8), np.int32)
     ids[:4, :4, :4], ids[7, 7, 7] = 1, 2
     found = Instances.from_map(ids, scores={1: 0.25, 2: 0.5})
@@ -91,7 +91,7 @@ def test_a_dense_model_finds_none(balls):
         find_instances(SliceWise(Dense(spatial_dims=2, in_channels=1, num_classes=2)), balls[0])
 
 
-def test_what_better_instances_cover_is_left_out():
+def test_instances_covered_by_better_ones_are_left_out():
     masks = np.zeros((4, 10, 10), bool)
     masks[0, :6, :6] = True  # the best
     masks[1, :7, :6] = True  # the same object once more: one row is left

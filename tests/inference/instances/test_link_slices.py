@@ -67,7 +67,7 @@ def imperfect(perfect: list[Instances], seed: int) -> list[Instances]:
     return result
 
 
-def test_the_phantom_is_a_hard_one():
+def test_phantom_needs_more_than_overlap():
     ids = packed_ellipsoids(0)
     assert len(np.unique(ids)) == OBJECTS + 1
     assert ndimage.label(ids > 0)[1] < OBJECTS / 4
@@ -75,7 +75,7 @@ def test_the_phantom_is_a_hard_one():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_perfect_slices_give_every_object_whole(axis):
+def test_perfect_slices_give_every_instance(axis):
     ids = np.moveaxis(packed_ellipsoids(axis), 2, axis)
     found = link_slices(slices_of(ids, axis), axis=axis)
     assert len(found) == OBJECTS
@@ -84,7 +84,7 @@ def test_perfect_slices_give_every_object_whole(axis):
     assert figures.sq == 1
 
 
-def test_imperfect_slices_give_nearly_every_object():
+def test_imperfect_slices_give_nearly_every_instance():
     """Over five phantoms: 95 % of the objects come out as one instance, and few instances are too many."""
     found = false = 0
     for seed in range(5):
@@ -122,7 +122,7 @@ def test_a_missing_slice_is_bridged_and_two_are_not():
 
 
 @pytest.mark.parametrize("split", [1, 4, 8])
-def test_halves_of_a_slice_come_together(split):
+def test_halves_in_a_slice_are_merged(split):
     bar = column(range(1, 9), split=split)
     (area,) = link_slices(slices_of(bar)).areas
     assert area == 8 * 16
@@ -130,19 +130,19 @@ def test_halves_of_a_slice_come_together(split):
     assert sorted(apart.areas.tolist()) == [8, 7 * 16 + 8]
 
 
-def test_a_small_neighbour_is_no_piece():
+def test_small_neighbour_is_not_merged():
     ids = column(range(10))
     ids[6:8, 2:6, 4:6] = 2  # beside the bar in two slices, never over or under it
     assert sorted(link_slices(slices_of(ids)).areas.tolist()) == [16, 160]
 
 
-def test_an_object_that_begins_where_another_ends_is_its_own():
+def test_instance_starting_where_another_ends_is_separate():
     ids = column(range(5))
     ids[4:8, 5:8, 5:6] = 2
     assert sorted(link_slices(slices_of(ids)).areas.tolist()) == [12, 80]
 
 
-def test_a_cap_belongs_to_its_object():
+def test_cap_belongs_to_its_instance():
     ids = column(range(9))
     ids[..., 9] = 0
     ids[4, 4, 9] = 1
@@ -153,7 +153,7 @@ def test_a_cap_belongs_to_its_object():
     assert len(link_slices(slices_of(ids), settings=strict)) == 2
 
 
-def test_classes_stay_apart_and_scores_are_weighted_by_area():
+def test_classes_are_not_linked_and_scores_are_weighted_by_area():
     masks = np.zeros((1, 6, 6), bool)
     large, small = masks.copy(), masks.copy()
     large[0, :4], small[0, :2] = True, True
@@ -166,14 +166,14 @@ def test_classes_stay_apart_and_scores_are_weighted_by_area():
     assert len(link_slices([first, second, other], settings=LinkSettings(min_slices=2))) == 1
 
 
-def test_empty_slices():
+def test_empty_slices_have_no_instances():
     assert len(link_slices([Instances.empty((4, 5))] * 3)) == 0
     assert link_slices([Instances.empty((4, 5))] * 3, axis=0).shape == (3, 4, 5)
     hollow = Instances.from_masks(np.zeros((1, 4, 5), bool))
     assert link_slices([hollow]).areas.tolist() == [0]
 
 
-def test_refusals():
+def test_invalid_slices_raise():
     with pytest.raises(DataError, match="expected slices of one shape"):
         link_slices([])
     with pytest.raises(DataError, match="expected slices of one shape"):

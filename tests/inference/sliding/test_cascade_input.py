@@ -140,7 +140,7 @@ def test_at_another_spacing_it_is_the_label_rule_both_ways(tmp_path, spacing):
     assert same[organ].mean() > (0.9 if max(spacing) < 30 else 0.5)
 
 
-def test_without_a_label_map_the_first_stage_is_asked(tmp_path):
+def test_first_stage_predicts_a_missing_label_map(tmp_path):
     image, _ = scene()
     first = coarse_network()
     predictor = copying(first)
@@ -212,7 +212,7 @@ def test_one_folder_holds_both_stages(tmp_path, members):
     assert predictor.with_settings(overlap=0.0).first_stage.settings.overlap == 0.0
 
 
-def test_the_folder_is_whole_or_refused(tmp_path):
+def test_incomplete_folder_raises(tmp_path):
     write_stages(tmp_path / "model")
     inner = tmp_path / "model" / "first_stage"
     assert load_model(inner)[1].name == "first"
@@ -233,7 +233,7 @@ def test_the_folder_is_whole_or_refused(tmp_path):
     load(tmp_path / "model")
 
 
-def test_stages_that_do_not_fit_are_refused(tmp_path, make_predictor):
+def test_incompatible_stages_raise(tmp_path, make_predictor):
     model = build_model("unet_3d", in_channels=4, num_classes=len(ORGANS), channels=[4, 8], num_blocks=1)
     with pytest.raises(
         ModelError,
@@ -277,7 +277,7 @@ def test_an_ensemble_of_cascades(tmp_path):
     assert not np.array_equal(mean.data, one(image).data)
 
 
-def test_the_estimate_is_of_both_stages(tmp_path):
+def test_estimate_covers_both_stages(tmp_path):
     write_stages(tmp_path / "model")
     image, _ = scene()
     both, alone = load(tmp_path / "model", device="cpu"), load(tmp_path / "first", device="cpu")

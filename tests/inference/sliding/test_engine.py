@@ -61,7 +61,7 @@ def test_float16_sums_are_as_good_as_float16_can_be(window):
     torch.testing.assert_close(half.float(), exact, rtol=2e-3, atol=1e-3)
 
 
-def test_logits_beyond_float16_are_refused_in_a_sentence(make_predictor):
+def test_logits_beyond_float16_raise(make_predictor):
     predictor = make_predictor()
 
     class Huge(torch.nn.Module):
@@ -82,7 +82,7 @@ def test_a_budget_is_refused_before_the_network_sees_the_image(make_predictor):
         predictor(image)
 
 
-def test_windows_that_hold_nothing_are_background_and_cost_nothing(make_predictor, make_volume):
+def test_empty_windows_are_background_without_running_the_network(make_predictor, make_volume):
     predictor = make_predictor(method="none", window=(4, 4, 4), overlap=0, crop=False)
     seen = []
 

@@ -57,7 +57,7 @@ def test_less_memory_means_float16_sums_then_bands_then_smaller_batches():
     assert all(p.sums == torch.float32 for p in (plan(17 * 10**8), plan(10**11)))
 
 
-def test_too_little_memory_names_the_least_that_suffices():
+def test_too_little_memory_raises_with_the_smallest_sufficient_budget():
     with pytest.raises(ConfigError, match=r"found 1\.2 GB, expected at least (\d+\.\d) GB") as caught:
         plan(12 * 10**8)
     least = float(str(caught.value).split("at least ")[1].split(" GB")[0])

@@ -47,7 +47,7 @@ def test_equals_interpolating_everything(case, seed):
 
 @pytest.mark.parametrize("together", [1, 100, 1 << 18])
 @pytest.mark.parametrize("target", [(9, 7, 5), (7, 6, 4)])
-def test_voxels_that_stay_where_they_are_are_decided_on_as_they_are(together, target, monkeypatch):
+def test_voxels_on_network_voxels_are_not_interpolated(together, target, monkeypatch):
     """On the same grid, or a part of it that begins where it begins."""
     monkeypatch.setattr(export, "_VOXELS_AT_ONCE", together)
     logits = smooth_logits((9, 7, 5), classes=4, sigma=0)
@@ -144,7 +144,7 @@ def test_ties_go_to_the_first_class():
     assert not restored(np.zeros((3, 2, 2, 2), np.float32), prepared, Preprocessing()).data.any()
 
 
-def test_the_label_map_lies_as_a_file_does():
+def test_label_map_has_the_memory_order_of_a_file():
     image, _ = phantom_case(0, "ct", (12, 10, 8), (20, 22, 24))
     target = label_target(prepare(image, Preprocessing()), Preprocessing(), np.uint8)
     assert target.volume.data[0].flags.f_contiguous  # x fastest, z slowest

@@ -28,7 +28,7 @@ def case_of(shape, box, label_box, seed=0):
     return image, label
 
 
-def test_a_case_is_measured_as_it_lies_in_the_patient(write_table):
+def test_case_is_measured_in_patient_orientation(write_table):
     """Stored as PIR with spacing 3, 2, 1.5: all axes change place on the way to RAS."""
     stored = Grid.from_spacing((12, 8, 10), (1.5, 3.0, 2.0)).reoriented("PIR")
     assert stored.shape == (8, 10, 12)
@@ -136,7 +136,7 @@ def test_other_labels_are_not_taken_from_the_cache(phantoms, tmp_path):
     assert set(fingerprint(renamed, cache=cache).labels) == set(names)
 
 
-def test_all_broken_cases_are_told_at_once(write_table):
+def test_all_broken_cases_are_listed_at_once(write_table):
     good = case_of((6, 6, 6), (slice(0, 6),) * 3, (slice(1, 3),) * 3)
     folder = write_table(dict.fromkeys(("a", "b", "c"), good))
     (folder / "b_image.nii.gz").write_bytes(b"no image")
