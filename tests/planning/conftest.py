@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 import medseg
+from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.planning import memory_budget
 from medseg.planning.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.planning.fingerprint.histogram import IntensityStatistics
+from medseg.planning.fingerprint.measure import fingerprint
+from medseg.runtime.memory import GIB
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -106,3 +110,18 @@ def write_table(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plan on every machine: a processor with 32 GiB free, as much as the preset unet asks for."""
+    monkeypatch.setattr(memory_budget, "_gpu", lambda: ("", None))
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 32 * GIB)
+
+
+@pytest.fixture(scope="session")
+def cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fingerprint of the phantoms, measured once."""
+    path = tmp_path_factory.mktemp("cache") / "fingerprint.json"
+    fingerprint(read_dataset(phantoms)).save(path)
+    return path
