@@ -1,6 +1,10 @@
-"""Options with which every model is small."""
+"""Small options of every model, random parameters, and a loss for dense models."""
 
 from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 _RESNET = {"depths": [1, 1, 1, 1], "width_per_group": 4}
 _DETECTOR = {
@@ -52,3 +56,35 @@ def toy_options(name):
     if name.startswith("segresnet"):
         return {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
     return {"channels": [4, 8, 8]}
+
+
+def randomise(network: nn.Module, *, kernels: bool = False) -> nn.Module:
+    """Move parameters and running statistics away from their initial values, so that a lost or swapped one shows.
+
+    Args:
+        network: The network, changed in place.
+        kernels: Whether to replace convolution kernels as well, so that those initialised with zeros have an effect.
+
+    Returns:
+        The network.
+    """
+    generator = torch.Generator().manual_seed(2)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(noise(tensor).abs() + 0.5)
+        elif tensor.dim() == 1:
+            tensor.add_(noise(tensor) * 0.2)
+        elif tensor.dim() == 2:
+            tensor.copy_(noise(tensor) * 0.3)
+        elif tensor.dim() > 2 and kernels:
+            tensor.copy_(noise(tensor) * 0.3 + 0.1)
+    return network
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the cross-entropy of logits `(N, K, *axes)` and classes `(N, 1, *axes)`."""
+    return F.cross_entropy(logits, label[:, 0])

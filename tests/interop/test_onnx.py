@@ -24,6 +24,7 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
 from medseg.models.layers.norms import GroupNorm, InstanceNorm
+from tests.helpers.networks import randomise
 
 pytestmark = pytest.mark.slow
 
@@ -31,23 +32,10 @@ LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Every parameter and running statistic away from its neutral start, so that a lost one would show."""
-    torch.manual_seed(1)
-    for name, tensor in model.state_dict().items():
-        if name.endswith(("running_var", "norm.weight")):
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-        elif tensor.dim() == 1:
-            tensor.copy_(torch.randn_like(tensor) * 0.2)
-        elif tensor.dim() == 2:
-            tensor.copy_(torch.randn_like(tensor) * 0.3)
-    return model
-
-
 @pytest.fixture
 def make_folder(tmp_path):
     def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, labels=LABELS, **options):
-        model = randomised(
+        model = randomise(
             build_model(name, in_channels=in_channels, num_classes=labels.num_outputs, **options)
         )
         sizes = list(window or (8,) * model.spatial_dims)
@@ -140,7 +128,7 @@ BLOCKS = ("basic", "res", "convnext")
 def test_combinations_of_options_are_exported(dims):
     chosen = combinations(dims)
     members = [
-        randomised(build_model(f"unet_{dims}d", in_channels=1, num_classes=2, **TOY, **options))
+        randomise(build_model(f"unet_{dims}d", in_channels=1, num_classes=2, **TOY, **options))
         for options in chosen
     ]
     graph = to_onnx(Many(members), (8,) * dims, {}, dynamic=False)
@@ -185,7 +173,7 @@ class TwoNorms(Model):
 
     def __init__(self) -> None:
         super().__init__(spatial_dims=3, in_channels=2, num_classes=4)
-        self.instance, self.group = randomised(InstanceNorm(2)), randomised(GroupNorm(2))
+        self.instance, self.group = randomise(InstanceNorm(2)), randomise(GroupNorm(2))
         self.group.num_groups = 1
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

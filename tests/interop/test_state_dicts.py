@@ -16,6 +16,7 @@ from medseg.interop.state_dicts import (
 from medseg.models import Stage, UNetConfig
 from medseg.models.layers.memory_format import channels_last_format
 from medseg.models.unet.network import UNet
+from tests.helpers.networks import randomise
 
 FEATURES = (4, 6, 8, 8)
 CASES = {
@@ -30,15 +31,6 @@ cases = pytest.mark.parametrize("case", CASES)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Norms away from one and zero, so that a swapped pair of norms would show."""
-    for module in network.modules():
-        if "InstanceNorm" in type(module).__name__ or "BatchNorm" in type(module).__name__:
-            nn.init.normal_(module.weight, 1.0, 0.3)
-            nn.init.normal_(module.bias, 0.0, 0.3)
-    return network.eval()
 
 
 def assert_same_logits(theirs: nn.Module, config: UNetConfig, state: dict, dims: int) -> None:
@@ -57,7 +49,7 @@ def assert_same_logits(theirs: nn.Module, config: UNetConfig, state: dict, dims:
 
 
 def nnunet(kind: type, dims: int, kernels: list, strides: list, **more) -> nn.Module:
-    return randomised(
+    return randomise(
         kind(
             2,
             4,
@@ -73,7 +65,7 @@ def nnunet(kind: type, dims: int, kernels: list, strides: list, **more) -> nn.Mo
             nonlin_kwargs={"inplace": True},
             **more,
         )
-    )
+    ).eval()
 
 
 def plain(case: str) -> tuple[nn.Module, UNetConfig, int]:
@@ -115,7 +107,7 @@ def residual(case: str) -> tuple[nn.Module, UNetConfig, int]:
 
 def dynunet(case: str, res_block: bool, **more) -> tuple[nn.Module, UNetConfig, int]:
     dims, kernels, strides = CASES[case]
-    theirs = randomised(
+    theirs = randomise(
         DynUNet(
             dims,
             2,
@@ -128,7 +120,7 @@ def dynunet(case: str, res_block: bool, **more) -> tuple[nn.Module, UNetConfig, 
             norm_name=NORM,
             **more,
         )
-    )
+    ).eval()
     decoder = [Stage(channels=FEATURES[i], kernel_size=kernels[i + 1]) for i in (2, 1, 0)]
     config = UNetConfig.from_channels(
         2,
@@ -178,7 +170,7 @@ def test_dynunet_projects_where_only_the_stride_changes():
 @pytest.mark.parametrize("features", [(4, 4, 8, 8, 16, 4), (4, 8, 6, 12, 16, 5)])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_logits_equal_basic_unet(dims, features, norm):
-    theirs = randomised(BasicUNet(dims, 2, 3, features, norm=(norm, {"affine": True})))
+    theirs = randomise(BasicUNet(dims, 2, 3, features, norm=(norm, {"affine": True}))).eval()
     _, f1, f2, f3, f4, f5 = features
     config = UNetConfig.from_channels(
         2,

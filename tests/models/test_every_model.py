@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load, save
 
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.models import MODELS, SliceWise, list_models, parse_options, summarize
-from tests.helpers.networks import toy_options
+from tests.helpers.networks import cross_entropy, toy_options
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +26,6 @@ def distinct_at_toy_size():
 NAMES = distinct_at_toy_size()
 FLAT = [name for name in NAMES if MODELS.get(name).dims == 2]
 DETECTORS = [name for name in NAMES if name.startswith("mask")]
-
-
-def cross_entropy(logits, label):
-    return F.cross_entropy(logits, label[:, 0])
 
 
 def example(dims, *, channels=2, n=2):

@@ -12,18 +12,11 @@ import pytest
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.errors import DataError
+from tests.helpers.file_trees import write_tree
 from tests.helpers.paths import SHARED_FOLDER
 
 SHARED = SHARED_FOLDER / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="real data are not beside the checkout")
-
-
-def tree(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
 
 
 def describe(root: Path, **values: Any) -> Path:
@@ -37,7 +30,7 @@ def entry(name: str) -> dict[str, str]:
 
 
 def msd(root: Path, *ids: str, **values: Any) -> Path:
-    tree(root, *[f"{folder}/{i}.nii.gz" for folder in ("imagesTr", "labelsTr") for i in ids])
+    write_tree(root, *[f"{folder}/{i}.nii.gz" for folder in ("imagesTr", "labelsTr") for i in ids])
     return describe(root, training=[entry(i) for i in ids], **values)
 
 
@@ -72,20 +65,20 @@ def test_msd(tmp_path, labels):
 
 
 def test_msd_test_images_are_cases_without_label(tmp_path):
-    tree(tmp_path, "imagesTs/z.nii.gz")
+    write_tree(tmp_path, "imagesTs/z.nii.gz")
     dataset = read_dataset(msd(tmp_path, "a", test=["./imagesTs/z.nii.gz"]))
     assert dataset.ids == ("a", "z")
     assert [case.id for case in dataset.labelled_cases] == ["a"]
 
 
 def test_nnunet_v1_lists_images_without_channel_numbers(tmp_path):
-    tree(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    write_tree(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
     describe(tmp_path, training=[entry("a")], channel_names={"0": "T1", "1": "T2"})
     assert [p.name for p in read_dataset(tmp_path).case("a").images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
 
 
 def test_list_of_images_is_one_file_per_channel(tmp_path):
-    tree(tmp_path, "a_0000.nii", "a_0001.nii")
+    write_tree(tmp_path, "a_0000.nii", "a_0001.nii")
     describe(tmp_path, training=[{"image": ["a_0000.nii", "a_0001.nii"]}])
     assert len(read_dataset(tmp_path).case("a").images) == 2
 
@@ -96,20 +89,20 @@ def test_list_of_images_is_one_file_per_channel(tmp_path):
 def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
     root = tmp_path / "set"
     root.mkdir()
-    tree(tmp_path, "secret.nii")
+    write_tree(tmp_path, "secret.nii")
     describe(root, training=[{"image": name}])
     with pytest.raises(DataError, match=r"training\[0\]: image: .*(outside|expected a path)"):
         read_dataset(root)
 
 
 def test_paths_with_dots_that_stay_inside_are_read(tmp_path):
-    tree(tmp_path, "x/a.nii")
+    write_tree(tmp_path, "x/a.nii")
     describe(tmp_path, training=[{"image": "./x/../x/a.nii"}])
     assert read_dataset(tmp_path).case("a").images == (tmp_path / "x" / "a.nii",)
 
 
 def test_duplicate_ids_raise(tmp_path):
-    tree(tmp_path, "x/a.nii", "y/a.nii.gz")
+    write_tree(tmp_path, "x/a.nii", "y/a.nii.gz")
     describe(tmp_path, training=[{"image": "x/a.nii"}, {"image": "y/a.nii.gz"}])
     with pytest.raises(DataError, match="case 'a' exists twice"):
         read_dataset(tmp_path)
@@ -194,7 +187,9 @@ def test_damaged_json(tmp_path, text, message):
 
 def test_nnunet_raw_scan(tmp_path):
     names = [f"imagesTr/{i}_{c}.nrrd" for i in ("b_1", "a_2") for c in ("0000", "0001")]
-    tree(tmp_path, *names, "labelsTr/a_2.nrrd", "labelsTr/b_1.nrrd", "imagesTr/._a_2_0000.nrrd", "imagesTs/x")
+    write_tree(
+        tmp_path, *names, "labelsTr/a_2.nrrd", "labelsTr/b_1.nrrd", "imagesTr/._a_2_0000.nrrd", "imagesTs/x"
+    )
     describe(tmp_path, file_ending=".nrrd", channel_names={"0": "T1", "1": "T2"})
     dataset = read_dataset(tmp_path)
     assert dataset.ids == ("a_2", "b_1")
@@ -202,7 +197,7 @@ def test_nnunet_raw_scan(tmp_path):
 
 
 def test_nnunet_raw_lists_every_absent_partner(tmp_path):
-    tree(
+    write_tree(
         tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz", "labelsTr/c.nii.gz"
     )
     describe(tmp_path, file_ending=".nii.gz", channel_names={"0": "T1", "1": "T2"})
@@ -213,7 +208,7 @@ def test_nnunet_raw_lists_every_absent_partner(tmp_path):
 
 
 def test_nnunet_table_of_cases(tmp_path):
-    tree(tmp_path, "x/one.nii", "y/two.nii")
+    write_tree(tmp_path, "x/one.nii", "y/two.nii")
     describe(tmp_path, dataset={"c1": {"images": ["x/one.nii"], "label": "y/two.nii"}})
     case = read_dataset(tmp_path).case("c1")
     assert (case.images, case.label) == ((tmp_path / "x" / "one.nii",), tmp_path / "y" / "two.nii")
@@ -249,7 +244,7 @@ def test_nothing_recognised(tmp_path):
 
 
 def test_layout_by_name(tmp_path):
-    tree(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    write_tree(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     describe(tmp_path, training=[], file_ending=".nii.gz")
     assert read_dataset(tmp_path, "nnunet").ids == ("a",)
     with pytest.raises(DataError, match="Did you mean 'nnunet'"):

@@ -10,18 +10,11 @@ import pytest
 
 from medseg.data.datasets.image_inputs import read_images
 from medseg.errors import DataError
+from tests.helpers.file_trees import write_tree
 from tests.helpers.paths import SHARED_FOLDER
 
 SHARED = SHARED_FOLDER / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="real data are not beside the checkout")
-
-
-def tree(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
 
 
 def ids_of(cases: list[Any]) -> dict[str, list[str]]:
@@ -29,7 +22,7 @@ def ids_of(cases: list[Any]) -> dict[str, list[str]]:
 
 
 def test_images_of_one_channel(tmp_path):
-    tree(tmp_path, "b.nii.gz", "a_0001.nrrd", "._b.nii.gz", "notes.txt", "pair.hdr", "pair.img")
+    write_tree(tmp_path, "b.nii.gz", "a_0001.nrrd", "._b.nii.gz", "notes.txt", "pair.hdr", "pair.img")
     assert ids_of(read_images(tmp_path)) == {
         "a_0001": ["a_0001.nrrd"],
         "b": ["b.nii.gz"],
@@ -39,12 +32,12 @@ def test_images_of_one_channel(tmp_path):
 
 
 def test_nnunet_style_names_of_one_channel_lose_their_number(tmp_path):
-    tree(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+    write_tree(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
     assert list(ids_of(read_images(tmp_path))) == ["a", "b"]
 
 
 def test_images_of_several_channels(tmp_path):
-    tree(tmp_path, *[f"{i}_000{c}.nii.gz" for i in "ab" for c in (1, 0)], "all.nii.gz")
+    write_tree(tmp_path, *[f"{i}_000{c}.nii.gz" for i in "ab" for c in (1, 0)], "all.nii.gz")
     assert ids_of(read_images(tmp_path, channels=2)) == {
         "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
         "all": ["all.nii.gz"],
@@ -57,24 +50,24 @@ def test_images_of_several_channels(tmp_path):
 
 
 def test_more_channels_than_expected_raise(tmp_path):
-    tree(tmp_path, *[f"a_000{c}.nii.gz" for c in range(3)])
+    write_tree(tmp_path, *[f"a_000{c}.nii.gz" for c in range(3)])
     with pytest.raises(DataError, match=r"case a: found a_0002\.nii\.gz, expected a_0000\.nii\.gz to"):
         read_images(tmp_path, channels=2)
 
 
 def test_unusual_names_become_ids(tmp_path):
-    tree(tmp_path, "CT of (1).nii.gz", "-x.nii")
+    write_tree(tmp_path, "CT of (1).nii.gz", "-x.nii")
     assert list(ids_of(read_images(tmp_path))) == ["CT_of__1_", "x"]
 
 
 def test_same_name_in_two_folders(tmp_path):
-    tree(tmp_path, "x/a.nii", "y/a.nii")
+    write_tree(tmp_path, "x/a.nii", "y/a.nii")
     with pytest.raises(DataError, match="case 'a' exists twice"):
         read_images([tmp_path / "x", tmp_path / "y"])
 
 
 def test_dicom_folders(tmp_path):
-    tree(tmp_path, "one/I10", "one/I20", "two/1.dcm", ".cache/x")
+    write_tree(tmp_path, "one/I10", "one/I20", "two/1.dcm", ".cache/x")
     assert ids_of(read_images(tmp_path / "one")) == {"one": ["one"]}
     assert ids_of(read_images(tmp_path)) == {"one": ["one"], "two": ["two"]}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from medseg.interop.monai.import_weights import import_monai, read_state
 from medseg.interop.monai.networks import NETWORKS
 from medseg.io.files import write
 from medseg.model_folder.folder import load_model
+from tests.helpers.networks import randomise
+from tests.helpers.payload import Payload
 
 CHANNELS = {"in_channels": 2, "out_channels": 3}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -83,17 +84,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def randomised(network: nn.Module) -> nn.Module:
-    """Norms, slopes and running statistics away from their start, so that a lost or swapped one would show."""
-    torch.manual_seed(2)
-    for name, tensor in network.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-        elif tensor.dim() == 1:
-            tensor.add_(torch.randn_like(tensor) * 0.2)
-    return network.eval()
-
-
 class Sources:
     """The files of one import."""
 
@@ -113,7 +103,7 @@ class Sources:
             "window": [window, window, window if dims == 3 else 1],
             "predict": {"overlap": 0.25, "precision": "float32"},
         }
-        theirs = randomised(getattr(monai.networks.nets, NETWORKS[network][1])(**_tuples(given)))
+        theirs = randomise(getattr(monai.networks.nets, NETWORKS[network][1])(**_tuples(given))).eval()
         torch.save(theirs.state_dict(), self.weights)
         self.change()
         return theirs
@@ -187,16 +177,6 @@ def test_states_are_found_in_checkpoints(sources):
         read_state(sources.weights)
     save_file(state, sources.weights.with_suffix(".safetensors"))
     assert read_state(sources.weights.with_suffix(".safetensors")).keys() == state.keys()
-
-
-class Payload:
-    """What a hostile file would run."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.target),)
 
 
 def test_files_with_code_raise_without_running_it(sources, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.helpers.nnunet_models import (
     random_network,
     save_checkpoint,
 )
+from tests.helpers.payload import Payload
 
 PLANS = plans_of(
     {"2d": configuration([8, 8], [1, 1], architecture(2, features=(2, 2)), ["NoNormalization"], [False])}
@@ -75,16 +75,6 @@ def test_numbers_of_older_numpy_are_read(path, tmp_path):
         for name, content in contents.items():
             target.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert read_checkpoint(older).trainer == "nnUNetTrainer"
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("key", ["network_weights", "extra", "_best_ema"])

@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from medseg.errors import ConfigError
 from medseg.models import build_model
-
-
-def cross_entropy(logits, label):
-    return F.cross_entropy(logits, label[:, 0])
+from tests.helpers.networks import cross_entropy
 
 
 @pytest.fixture(scope="module")

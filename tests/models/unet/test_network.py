@@ -15,6 +15,7 @@ from medseg.models.layers.memory_format import channels_last_format, is_channels
 from medseg.models.layers.resample import pixel_shuffle
 from medseg.models.unet.blocks import ResidualBlock
 from medseg.models.unet.network import UNet, shrink_label, supervision_weights
+from tests.helpers.networks import cross_entropy, randomise
 
 SIZES = {2: (5, 6), 3: (5, 6, 7)}
 BLOCKS = ("basic", "res", "convnext")
@@ -30,19 +31,8 @@ def tiny(dims: int, in_channels: int = 2, channels=(4, 8), **fields) -> UNet:
     return UNet2d(config) if dims == 2 else UNet3d(config)
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Away from zero, so that every parameter has an effect."""
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, mean=0.1, std=0.3)
-    return model
-
-
 def image_of(dims: int, channels: int = 2, n: int = 2) -> Tensor:
     return torch.randn(n, channels, *SIZES[dims], generator=torch.Generator().manual_seed(1))
-
-
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    return F.cross_entropy(logits, label[:, 0])
 
 
 @pytest.mark.parametrize("upsample", UPSAMPLINGS)
@@ -53,7 +43,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 def test_every_combination_keeps_the_size_and_has_gradients(dims, block, norm, merge, downsample, upsample):
     widths = [4] if merge == "add" else None
     fields = {"block": block, "norm": norm, "skip_merge": merge, "downsample": downsample}
-    model = randomised(tiny(dims, upsample=upsample, upsample_channels=widths, **fields))
+    model = randomise(tiny(dims, upsample=upsample, upsample_channels=widths, **fields), kernels=True)
     image = image_of(dims)
     logits = model(image)
     assert logits.shape == (2, 2, *SIZES[dims])
@@ -186,7 +176,7 @@ def test_stage_options_are_applied(dims, act, block):
         upsample="linear",
         bias=True,
     )
-    model = randomised(UNet(config, dims))
+    model = randomise(UNet(config, dims), kernels=True)
     image = image_of(dims, 1)
     logits = model(image)
     assert logits.shape == (2, 3, *SIZES[dims])
