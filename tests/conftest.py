@@ -29,7 +29,12 @@ if os.environ.get("MEDSEG_TESTS_OFFLINE") != "1":
     )
     runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 
-pytest_plugins = ("tests.helpers.predictors", "tests.helpers.stored_cases", "tests.helpers.trainings")
+pytest_plugins = (
+    "tests.helpers.golden_preprocessing",
+    "tests.helpers.predictors",
+    "tests.helpers.stored_cases",
+    "tests.helpers.trainings",
+)
 
 MakeVolume = Callable[..., Volume]
 

@@ -15,6 +15,7 @@ from tests.helpers.paths import ROOT
 _FILE = re.compile(r"^```python\n# (\S+\.py).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["add_a_model", "add_a_layout", "add_a_loss"])
 def test_the_files_of_a_guide_pass_its_tests(guide: str, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "guides" / f"{guide}.md").read_text(encoding="utf-8")

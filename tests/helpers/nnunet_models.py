@@ -13,6 +13,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
+import medseg
+from medseg.interop.nnunet.model import import_nnunet
+
 os.environ.setdefault(
     "nnUNet_def_n_proc", "1"
 )  # read when nnU-Net is imported; by default it takes eight threads
@@ -94,6 +97,29 @@ def plans_of(
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {str(i): statistics for i in range(channels)},
     }
+
+
+THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+
+
+def plans_3d(spacing: list[float], scheme: str = "ZScoreNormalization", **net: Any) -> dict[str, Any]:
+    """Return plans of a 3D model of one channel; `net` are arguments of `architecture`."""
+    chosen = configuration([16, 16, 12], spacing, architecture(3, **net), [scheme], [False])
+    return plans_of({"3d_fullres": chosen})
+
+
+def plans_2d(transpose: tuple[int, ...] = (0, 1, 2), channels: int = 1, **net: Any) -> dict[str, Any]:
+    """Return plans of a 2D model; several channels are normalised in their mask."""
+    schemes, masked = ["ZScoreNormalization"] * channels, [channels > 1] * channels
+    chosen = configuration([20, 16], [1.1, 1.3], architecture(2, **net), schemes, masked)
+    return plans_of({"2d": chosen}, channels, transpose)
+
+
+def import_and_load(folder: Path, output: Path, **options: Any) -> medseg.Predictor:
+    """Import a trained folder to `output` and return its predictor, in single precision."""
+    import_nnunet(folder, output, **options)
+    return medseg.load(output, device="cpu", precision="float32")
 
 
 def dataset_of(channels: int = 1, labels: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -16,6 +16,22 @@ from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.sampling import PatchSampler
 from medseg.data.settings import Augmentation
 
+NO_AUGMENTATION = {
+    f"{name}_p": 0.0
+    for name in (
+        "rotate",
+        "scale",
+        "noise",
+        "blur",
+        "brightness",
+        "contrast",
+        "low_resolution",
+        "gamma",
+        "gamma_inverted",
+    )
+}
+"""Settings of `Augmentation` with which nothing but mirroring is applied."""
+
 
 def patch_dataset(
     cases: Sequence[StoredCase],

@@ -1,4 +1,4 @@
-"""Orientations, and positions of voxels, for tests of anything that has a grid."""
+"""Orientations, positions of voxels and a small phantom, for tests of anything that has a grid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.data.datasets.phantom import phantom_case
 from medseg.volumes.grid import Grid, world_positions
+from medseg.volumes.volume import Volume
 
 ORIENTATIONS = tuple(
     "".join(pair[side] for pair, side in zip(order, sides, strict=True))
@@ -25,3 +27,8 @@ def voxel_indices(grid: Grid) -> NDArray[np.int64]:
 def voxel_positions(grid: Grid) -> NDArray[np.float64]:
     """Return the world position of every voxel, `(X, Y, Z, 3)`, mm."""
     return world_positions(grid.affine, voxel_indices(grid))
+
+
+def small_phantom(shape: tuple[int, int, int] = (14, 12, 10)) -> Volume:
+    """Return the CT image of a phantom with coarse voxels in RAS orientation."""
+    return phantom_case(0, "ct", shape, (20.0, 22.0, 24.0), oblique=False)[0]

@@ -15,13 +15,9 @@ from medseg.inference.predictor import load
 from medseg.model_folder.folder import save_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-from tests.helpers.volumes import ORIENTATIONS
+from tests.helpers.volumes import ORIENTATIONS, small_phantom
 
 LABELS = medseg.Labels.from_names({"background": 0, "liver": 5, "spleen": 7, "tumour": 300})  # of the fixture
-
-
-def small_phantom(shape=(14, 12, 10), spacing=(20.0, 22.0, 24.0)) -> Volume:
-    return phantom_case(0, "ct", shape, spacing, oblique=False)[0]
 
 
 def as_ras(volume: Volume) -> np.ndarray:
@@ -39,6 +35,7 @@ def test_there_are_48_orientations():
     assert len(set(ORIENTATIONS)) == 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [None, (26.0, 19.0, 30.0)])
 def test_every_orientation_gives_the_same_labels_on_its_own_grid(make_predictor, spacing):
     for dims in (3, 2):
@@ -79,6 +76,7 @@ def test_written_and_read_back_with_the_same_affine_bits(predictor, tmp_path):
             assert np.array_equal(again.header[name], original.header[name])
 
 
+@pytest.mark.slow
 def test_real_file_in_sixteen_orientations(make_predictor, shared_data):
     """The same brain in 16 voxel orders, at its own spacing, resampled, and without the crop."""
     files = sorted((shared_data / "odd_nifti").glob("orient_*.nii.gz"))

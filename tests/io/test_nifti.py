@@ -23,11 +23,6 @@ SHEARED = OBLIQUE @ np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0,
 FLIPPED = OBLIQUE @ np.diag([-1, 1, 1, 1])
 
 
-@pytest.fixture(params=[".nii", ".nii.gz"])
-def suffix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_voxels_round_trip_exactly(
     make_volume: Any, tmp_path: Path, dtype: str, suffix: str

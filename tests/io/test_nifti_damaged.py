@@ -16,11 +16,6 @@ from medseg.io.files import read, read_labels
 from tests.helpers.nifti_files import OBLIQUE, patched, save
 
 
-@pytest.fixture(params=[".nii", ".nii.gz"])
-def suffix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def noise() -> Any:
     return np.random.default_rng(0).normal(0, 300, (20, 22, 24)).astype(np.int16)
 

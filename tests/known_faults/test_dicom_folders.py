@@ -11,6 +11,7 @@ from PIL import Image
 import medseg
 from medseg.data.datasets.image_inputs import read_images
 from medseg.errors import DataError
+from tests.helpers.marks import known_fault
 
 
 @pytest.fixture
@@ -21,10 +22,6 @@ def series(shared_data: Path, tmp_path: Path) -> Path:
     for path in sorted((shared_data / "dicom" / "head_ct").iterdir())[:12]:
         shutil.copy(path, folder)
     return folder
-
-
-def known_fault(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 @known_fault("DICOM files without a preamble end in a traceback")

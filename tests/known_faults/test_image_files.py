@@ -17,10 +17,7 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.layouts import read_dataset
-
-
-def known_fault(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
+from tests.helpers.marks import known_fault
 
 
 @known_fault("colour images in nnU-Net's layout are one file with several channel names")

@@ -38,6 +38,7 @@ print(json.dumps([kept, given_back]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives freed blocks back")
 def test_freed_blocks_are_kept_in_the_context_and_released_after_it():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)

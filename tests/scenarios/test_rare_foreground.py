@@ -9,22 +9,14 @@ import pytest
 import torch
 
 import medseg
+from medseg.data.settings import Augmentation
 from medseg.experiment.experiment import Experiment
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.patches import NO_AUGMENTATION
 
 pytestmark = pytest.mark.slow
 
-AUGMENTATIONS = (
-    "rotate",
-    "scale",
-    "blur",
-    "brightness",
-    "contrast",
-    "low_resolution",
-    "gamma",
-    "gamma_inverted",
-)
 SIDE, LESION = 48, 4  # 64 of 110,592 voxels are 0.058 %
 
 
@@ -57,7 +49,7 @@ def test_a_small_lesion_in_half_of_the_cases_is_learned(tmp_path: Path) -> None:
             "preprocess": {"normalize": "none", "crop_to_nonzero": False},
             "model": {"name": "unet_3d", "channels": [8, 16], "num_blocks": 1, "norm": "none"},
             "patch": {"size": [16, 16, 16]},
-            "augment": {f"{name}_p": 0 for name in AUGMENTATIONS},
+            "augment": {**NO_AUGMENTATION, "noise_p": Augmentation().noise_p},
             "train": {
                 "steps": 250, "batch_size": 1, "report_every": 250, "validation_batches": 0,
                 "optimizer": {"name": "adamw", "lr": 0.01},

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medseg
-from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
 from medseg.inference.estimate import estimate_image
 from medseg.inference.predictor_ensemble import PredictorEnsemble
@@ -21,6 +20,7 @@ from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.volumes.resampling import AxisMap
 from tests.helpers.sliding import blocks_of, interpolated, run_in_bands, smooth_logits
+from tests.helpers.volumes import small_phantom
 
 pytestmark = pytest.mark.slow
 
@@ -97,10 +97,6 @@ def test_the_rule_follows_from_the_labels():
     assert label_rule(REGIONS).values.tolist() == [0, 5, 7, 300]
     assert label_rule(REGIONS).values.dtype == np.uint16
     assert isinstance(label_rule(medseg.Labels.from_names({"liver": 5})), Argmax)
-
-
-def small_phantom():
-    return phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0), oblique=False)[0]
 
 
 @pytest.mark.parametrize("spacing", [None, (26.0, 19.0, 30.0)])

@@ -8,22 +8,9 @@ import torch
 
 from medseg.data.patches.augment import draw_affine
 from medseg.data.settings import Augmentation
+from tests.helpers.patches import NO_AUGMENTATION as OFF
 from tests.helpers.patches import augmented
 
-OFF = {
-    f"{name}_p": 0.0
-    for name in (
-        "rotate",
-        "scale",
-        "noise",
-        "blur",
-        "brightness",
-        "contrast",
-        "low_resolution",
-        "gamma",
-        "gamma_inverted",
-    )
-}
 ALL = dict.fromkeys(OFF, 1.0)
 INTENSITY = [name for name in OFF if name not in ("rotate_p", "scale_p")]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -12,21 +10,7 @@ from medseg.data.preprocessing.prepare import Preprocessing, check_image, prepar
 from medseg.errors import DataError
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-from tests.helpers.paths import SHARED_FOLDER
-
-
-@pytest.fixture(scope="module")
-def golden():
-
-    path = SHARED_FOLDER / "reference" / "numeric_golden.json"
-    if not path.is_file():
-        pytest.skip("golden values are not beside the checkout")
-    return json.loads(path.read_text())
-
-
-def golden_data():
-    i, j, k = np.meshgrid(range(4), range(5), range(6), indexing="ij")
-    return (10 * np.sin(0.7 * i + 1.3 * j + 0.4 * k)).astype(np.float32)
+from tests.helpers.golden_preprocessing import golden_data
 
 
 def image_of(values) -> Volume:

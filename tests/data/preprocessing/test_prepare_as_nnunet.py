@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -20,17 +16,7 @@ from medseg.data.preprocessing.prepare import (
 from medseg.errors import DataError
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-
-
-@pytest.fixture
-def golden(shared_reference: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((shared_reference / "numeric_golden.json").read_text())
-    return values
-
-
-def golden_data():
-    i, j, k = np.meshgrid(range(4), range(5), range(6), indexing="ij")
-    return (10 * np.sin(0.7 * i + 1.3 * j + 0.4 * k)).astype(np.float32)
+from tests.helpers.golden_preprocessing import golden_data
 
 
 def test_masked_normalisation_equals_golden_values_everywhere(golden):

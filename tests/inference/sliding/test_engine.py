@@ -16,6 +16,7 @@ from medseg.inference.sliding.windows import SlidingWindow, predict_windows, win
 from tests.helpers.sliding import run_in_bands, window_cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("spacing", [None, (26.0, 13.0, 30.0)])
 def test_labels_do_not_depend_on_the_number_of_bands(make_predictor, dims, spacing):

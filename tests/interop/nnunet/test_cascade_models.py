@@ -15,6 +15,8 @@ from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError, ModelError
 from medseg.interop.nnunet.model import import_nnunet
 from tests.helpers.nnunet_models import (
+    THICK_KERNELS,
+    THICK_STRIDES,
     Oracle,
     architecture,
     configuration,
@@ -26,8 +28,6 @@ from tests.helpers.nnunet_models import (
 
 pytestmark = pytest.mark.slow
 
-THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
-THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 LARGE = {"shape": (26, 24, 20), "spacing": (1.0, 1.2, 1.5), "border": 2}
 FLAT = {"shape": (10, 30, 26), "spacing": (5.0, 0.9, 1.1), "channels": 2, "border": 2}
 

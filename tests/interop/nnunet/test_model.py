@@ -19,10 +19,15 @@ from medseg.data.preprocessing.prepare import prepare
 from medseg.errors import ConfigError, MedsegError, ModelError
 from medseg.interop.nnunet.model import FileAxes, import_nnunet
 from tests.helpers.nnunet_models import (
+    THICK_KERNELS,
+    THICK_STRIDES,
     Oracle,
     architecture,
     configuration,
     dataset_of,
+    import_and_load,
+    plans_2d,
+    plans_3d,
     plans_of,
     write_images,
     write_trained,
@@ -30,22 +35,7 @@ from tests.helpers.nnunet_models import (
 
 pytestmark = pytest.mark.slow
 
-THICK_KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
-THICK_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 BY_SLICES = (2, 0, 1)  # tensor axes are file axes x, z, y
-
-
-def cube(spacing: list[float], scheme: str, **net: Any) -> dict[str, Any]:
-    """Plans of a 3D model of one channel."""
-    chosen = configuration([16, 16, 12], spacing, architecture(3, **net), [scheme], [False])
-    return plans_of({"3d_fullres": chosen})
-
-
-def sliced(transpose: tuple[int, ...] = (0, 1, 2), channels: int = 1, **net: Any) -> dict[str, Any]:
-    """Plans of a 2D model."""
-    schemes, masked = ["ZScoreNormalization"] * channels, [channels > 1] * channels
-    chosen = configuration([20, 16], [1.1, 1.3], architecture(2, **net), schemes, masked)
-    return plans_of({"2d": chosen}, channels, transpose)
 
 
 def thick() -> dict[str, Any]:
@@ -59,7 +49,7 @@ def thick() -> dict[str, Any]:
 
 def old_plans() -> dict[str, Any]:
     """Plans as nnU-Net wrote them before 2.4."""
-    plans = cube([1.3, 1.2, 1.1], "CTNormalization")
+    plans = plans_3d([1.3, 1.2, 1.1], "CTNormalization")
     chosen = plans["configurations"]["3d_fullres"]
     layers = chosen.pop("architecture")["arch_kwargs"]
     chosen |= {
@@ -84,16 +74,16 @@ FLAT = {"shape": (9, 34, 30), "spacing": (5.0, 0.9, 1.1), "channels": 2, "border
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # plans, images, checkpoints
-    "plain": (cube([1.4, 1.1, 1.2], "CTNormalization"), LARGE, {"mirror_axes": (0, 1, 2)}),
+    "plain": (plans_3d([1.4, 1.1, 1.2], "CTNormalization"), LARGE, {"mirror_axes": (0, 1, 2)}),
     "residual": (
-        cube([1.4, 1.1, 1.2], "ZScoreNormalization", residual=True),
+        plans_3d([1.4, 1.1, 1.2], "ZScoreNormalization", residual=True),
         LARGE,
         {"mirror_axes": (0, 2)},
     ),
-    "plain_2d": (sliced(), LARGE, {"mirror_axes": (0,)}),
-    "residual_2d_turned": (sliced(BY_SLICES, 2, residual=True), FLAT, {"mirror_axes": (1,)}),
-    "smaller_than_the_patch": (cube([1.0, 1.0, 1.0], "RescaleTo01Normalization"), SMALL, {}),
-    "batch_norm": (cube([1.3, 1.2, 1.1], "ZScoreNormalization"), LARGE, {"trainer": "nnUNetTrainerBN"}),
+    "plain_2d": (plans_2d(), LARGE, {"mirror_axes": (0,)}),
+    "residual_2d_turned": (plans_2d(BY_SLICES, 2, residual=True), FLAT, {"mirror_axes": (1,)}),
+    "smaller_than_the_patch": (plans_3d([1.0, 1.0, 1.0], "RescaleTo01Normalization"), SMALL, {}),
+    "batch_norm": (plans_3d([1.3, 1.2, 1.1], "ZScoreNormalization"), LARGE, {"trainer": "nnUNetTrainerBN"}),
     "older_plans": (old_plans(), LARGE, {}),
     "thick_slices_two_folds": (thick(), FLAT, {"mirror_axes": (0, 2), "folds": (0, 1)}),
 }
@@ -108,15 +98,10 @@ def made(tmp_path: Path, case: str) -> tuple[Path, list[Path], tuple[Any, ...]]:
     return folder, write_images(tmp_path / "images", **images), more.get("folds", (0,))
 
 
-def loaded(folder: Path, tmp_path: Path, **options: Any) -> medseg.Predictor:
-    import_nnunet(folder, tmp_path / "model", **options)
-    return medseg.load(tmp_path / "model", device="cpu", precision="float32")
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_label_maps_equal_nnunet(case, tmp_path):
     folder, images, folds = made(tmp_path, case)
-    found = loaded(folder, tmp_path)(images).data[0]
+    found = import_and_load(folder, tmp_path / "model")(images).data[0]
     exact = Oracle(folder, images, folds).labels()
     assert (np.bincount(exact.ravel(), minlength=3) > 0.02 * exact.size).all()
     assert np.count_nonzero(found != exact) <= 1
@@ -126,7 +111,7 @@ def test_label_maps_equal_nnunet(case, tmp_path):
 @pytest.mark.parametrize("case", ["plain", "residual_2d_turned", "thick_slices_two_folds"])
 def test_prepared_images_and_logits_equal_nnunet(case, tmp_path):
     folder, images, folds = made(tmp_path, case)
-    oracle, predictor = Oracle(folder, images, folds), loaded(folder, tmp_path)
+    oracle, predictor = Oracle(folder, images, folds), import_and_load(folder, tmp_path / "model")
     plans = CASES[case][0]
     order = [0, *(3 - axis for axis in plans["transpose_forward"])]  # from file order to tensor order
     data = np.concatenate([medseg.read(path).data for path in images])
@@ -142,9 +127,9 @@ def test_prepared_images_and_logits_equal_nnunet(case, tmp_path):
 
 def test_several_folds_are_averaged(tmp_path):
     folder, *_ = made(tmp_path, "thick_slices_two_folds")
-    both = loaded(folder, tmp_path / "both")
+    both = import_and_load(folder, tmp_path / "both" / "model")
     image = torch.randn(2, 8, 24, 20)
-    one, two = (loaded(folder, tmp_path / fold, folds=[fold]) for fold in "01")
+    one, two = (import_and_load(folder, tmp_path / fold / "model", folds=[fold]) for fold in "01")
     assert [p.name for p in sorted((tmp_path / "both" / "model").glob("*.safetensors"))] == [
         "member_0.safetensors",
         "member_1.safetensors",
@@ -159,8 +144,8 @@ def test_orientation_is_ignored_unless_requested(tmp_path):
     stored = {
         codes: write_images(tmp_path / codes, axcodes=codes, **SMALL)[0] for codes in ("LAS", "RAS", "PSR")
     }
-    as_is = loaded(folder, tmp_path / "as_is")
-    told = loaded(folder, tmp_path / "told", orientation="las")
+    as_is = import_and_load(folder, tmp_path / "as_is" / "model")
+    told = import_and_load(folder, tmp_path / "told" / "model", orientation="las")
     right = Oracle(folder, [stored["LAS"]]).labels()
     assert np.array_equal(as_is(stored["LAS"]).data[0], right)
     for path in stored.values():
@@ -170,10 +155,10 @@ def test_orientation_is_ignored_unless_requested(tmp_path):
 
 
 def test_reorienting_reader_is_reproduced(tmp_path):
-    plans = {**sliced(), "image_reader_writer": "NibabelIOWithReorient"}
+    plans = {**plans_2d(), "image_reader_writer": "NibabelIOWithReorient"}
     folder = write_trained(tmp_path, "2d", plans, dataset_of())
     (path,) = write_images(tmp_path / "images", axcodes="LSA", **LARGE)
-    found = loaded(folder, tmp_path)(path)
+    found = import_and_load(folder, tmp_path / "model")(path)
     assert found.grid.axcodes == "LSA"
     assert np.array_equal(found.reoriented("RAS").data[0], Oracle(folder, [path]).labels())
     with pytest.raises(ConfigError, match=r"--orientation: found LPS, expected RAS"):
@@ -182,9 +167,9 @@ def test_reorienting_reader_is_reproduced(tmp_path):
 
 def test_ignore_label_is_not_a_class(tmp_path):
     labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
-    folder = write_trained(tmp_path, "2d", sliced(), dataset_of(labels=labels), mirror_axes=(0,))
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_of(labels=labels), mirror_axes=(0,))
     images = write_images(tmp_path / "images", **LARGE)
-    predictor = loaded(folder, tmp_path)
+    predictor = import_and_load(folder, tmp_path / "model")
     assert predictor.labels.names == ("background", "liver", "spleen")
     assert predictor.labels.ignore == 3
     assert np.count_nonzero(predictor(images).data[0] != Oracle(folder, images).labels()) <= 1
@@ -193,8 +178,8 @@ def test_ignore_label_is_not_a_class(tmp_path):
 def test_exported_archive_is_imported_and_its_card_names_the_source(tmp_path):
     folder, images, _ = made(tmp_path / "results" / "Dataset900_Toy", "plain_2d")
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
-    found = loaded(Path(archive), tmp_path / "a")(images).data
-    assert np.array_equal(found, loaded(folder, tmp_path / "b")(images).data)
+    found = import_and_load(Path(archive), tmp_path / "a" / "model")(images).data
+    assert np.array_equal(found, import_and_load(folder, tmp_path / "b" / "model")(images).data)
     card = (tmp_path / "a" / "model" / "README.md").read_text()
     for part in ("nnU-Net v2", "nnUNetTrainer", "nnUNetPlans", "| configuration | 2d |", "| folds | 0 |"):
         assert part in card
@@ -217,7 +202,7 @@ def test_choosing_one_of_several_models_is_required(tmp_path):
 
 
 def test_requested_folds_and_checkpoints_are_found_or_named(tmp_path):
-    folder = write_trained(tmp_path, "2d", sliced(), dataset_of(), folds=(0, 3, "all"))
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_of(), folds=(0, 3, "all"))
     saved = import_nnunet(folder, tmp_path / "numbered")
     assert (saved.members, saved.trained_on["folds"]) == (2, "0, 3")
     assert import_nnunet(folder, tmp_path / "all", folds=["all"]).trained_on["folds"] == "all"
@@ -252,8 +237,8 @@ def test_checkpoint_of_another_configuration_raises(tmp_path):
 
 
 def test_weights_of_another_network_raise(tmp_path):
-    folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
-    other = write_trained(tmp_path / "other", "2d", sliced(residual=True), dataset_of())
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_of())
+    other = write_trained(tmp_path / "other", "2d", plans_2d(residual=True), dataset_of())
     shutil.copy(other / "plans.json", folder / "plans.json")
     with pytest.raises(ModelError, match=r"checkpoint_final\.pth: ResidualEncoderUNet: no tensor"):
         import_nnunet(folder, tmp_path / "model")
@@ -261,7 +246,7 @@ def test_weights_of_another_network_raise(tmp_path):
 
 
 def test_gaps_in_labels_raise(tmp_path):
-    folder = write_trained(tmp_path, "2d", sliced(), dataset_of())
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_of())
     dataset = dataset_of(labels={"background": 0, "liver": 1, "spleen": 3})
     (folder / "dataset.json").write_text(json.dumps(dataset))
     with pytest.raises(MedsegError, match=r"found the values \[0, 1, 3\], expected 0, 1, 2"):
@@ -298,7 +283,7 @@ def test_colour_natural_image_is_predicted(tmp_path):
     waves = [127 + 120 * np.sin(x / (3 + c) + y / 5) for c in range(3)]
     path = tmp_path / "picture.png"
     Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8)).save(path)
-    found = loaded(folder, tmp_path)(path).data[0]
+    found = import_and_load(folder, tmp_path / "model")(path).data[0]
     assert found.shape == (30, 26, 1)
     assert np.array_equal(found, Oracle(folder, [path]).labels())
 
@@ -321,5 +306,5 @@ def test_published_plans_predict_a_real_image_as_nnunet(tmp_path, shared_data, s
     plans = json.loads((shared_reference / "nnunet_plans_hippocampus.json").read_text())
     image = sorted((shared_data / "Task04_Hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[0]
     folder = write_trained(tmp_path, "3d_fullres", plans, dataset_of())
-    found = loaded(folder, tmp_path)(image).data[0]
+    found = import_and_load(folder, tmp_path / "model")(image).data[0]
     assert np.count_nonzero(found != Oracle(folder, [image]).labels()) <= 1

@@ -20,10 +20,10 @@ from medseg.errors import DataError, ModelError
 from medseg.interop.nnunet.model import import_nnunet
 from tests.helpers.nnunet_models import (
     Oracle,
-    architecture,
-    configuration,
     dataset_of,
-    plans_of,
+    import_and_load,
+    plans_2d,
+    plans_3d,
     write_images,
     write_trained,
 )
@@ -38,45 +38,28 @@ def dataset_with(labels: dict[str, Any], order: list[int], channels: int = 1) ->
     return {**dataset_of(channels, labels), "regions_class_order": order}
 
 
-def cube(spacing: list[float]) -> dict[str, Any]:
-    chosen = configuration([16, 16, 12], spacing, architecture(3), ["ZScoreNormalization"], [False])
-    return plans_of({"3d_fullres": chosen})
-
-
-def sliced() -> dict[str, Any]:
-    """Two channels, normalised in their mask, tensor axes turned."""
-    schemes = ["ZScoreNormalization"] * 2
-    chosen = configuration([20, 16], [1.1, 1.3], architecture(2, residual=True), schemes, [True, True])
-    return plans_of({"2d": chosen}, 2, (2, 0, 1))
-
-
 LARGE = {"shape": (24, 22, 18), "spacing": (1.0, 1.2, 1.5)}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # plans, dataset, images, checkpoints
     "volume": (
-        cube([1.4, 1.1, 1.2]),
+        plans_3d([1.4, 1.1, 1.2]),
         dataset_with(NESTED, [1, 2, 3]),
         LARGE,
         {"mirror_axes": (0, 1, 2)},
     ),
     "slices_turned_cropped_two_folds": (
-        sliced(),
+        plans_2d((2, 0, 1), 2, residual=True),
         dataset_with(CROSSED, [1, 4, 2], 2),
         {"shape": (9, 34, 30), "spacing": (5.0, 0.9, 1.1), "channels": 2, "border": 2},
         {"folds": (0, 1)},
     ),
     "smaller_than_the_patch": (
-        cube([1.0, 1.0, 1.0]),
+        plans_3d([1.0, 1.0, 1.0]),
         dataset_with(NESTED, [2, 1, 3]),
         {"shape": (10, 12, 9), "spacing": (1.0, 1.0, 1.0)},
         {},
     ),
 }
-
-
-def loaded(folder: Path, tmp_path: Path) -> medseg.Predictor:
-    import_nnunet(folder, tmp_path / "model")
-    return medseg.load(tmp_path / "model", device="cpu", precision="float32")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,7 +68,7 @@ def test_label_maps_and_probabilities_equal_nnunet(case, tmp_path):
     name, folds = next(iter(plans["configurations"])), more.get("folds", (0,))
     folder = write_trained(tmp_path, name, plans, dataset, **more)
     files = write_images(tmp_path / "images", **images)
-    predictor = loaded(folder, tmp_path)
+    predictor = import_and_load(folder, tmp_path / "model")
     found = predictor.run(predictor.prepare(files), probabilities=tmp_path / "p.nii").data[0]
     exact, wanted = Oracle(folder, files, folds).probabilities()
     order = dataset["regions_class_order"]
@@ -99,7 +82,7 @@ def test_label_maps_and_probabilities_equal_nnunet(case, tmp_path):
 
 
 def test_regions_without_an_order_raise(tmp_path):
-    folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_with(NESTED, [1, 2, 3]))
+    folder = write_trained(tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_with(NESTED, [1, 2, 3]))
     (folder / "dataset.json").write_text(json.dumps(dataset_of(labels=NESTED)))
     with pytest.raises(DataError, match=r"regions_class_order None, expected a list of 3 output values"):
         import_nnunet(folder, tmp_path / "model")
@@ -162,7 +145,7 @@ LABELS = {"background": 0, "liver": 1, "spleen": 2, "lesion": 3}
 def test_post_processing_equals_nnunet(dataset, specks, expected, tmp_path, monkeypatch, capsys):
     from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
 
-    plans = cube([1.0] * 3)
+    plans = plans_3d([1.0] * 3)
     folder = write_trained(tmp_path, "3d_fullres", plans, dataset)
     place = folder / "crossval_results_folds_0_1_2_3_4"
     functions, arguments = learned(place, plans, dataset, specks, monkeypatch)
@@ -194,7 +177,7 @@ def write_steps(folder: Path, folds: str, *wanted: Any, **more: Any) -> Path:
 
 def test_post_processing_steps_are_named_in_their_order(tmp_path):
     folder = write_trained(
-        tmp_path, "3d_fullres", cube([1.0] * 3), dataset_with(NESTED, [1, 2, 3]), folds=(0, 1)
+        tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_with(NESTED, [1, 2, 3]), folds=(0, 1)
     )
     write_steps(folder, "0_1_2", 3)
     write_steps(folder, "0", [1, 2, 3])
@@ -211,7 +194,7 @@ def test_post_processing_steps_are_named_in_their_order(tmp_path):
 
 
 def test_unknown_post_processing_raises_and_pickle_is_not_read(tmp_path):
-    folder = write_trained(tmp_path, "3d_fullres", cube([1.0] * 3), dataset_of())
+    folder = write_trained(tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_of())
     for wanted, more, message in (
         ([7], {}, r"found the values \[7\], expected those of a label or region: liver \[1\], spleen \[2\]"),
         ([1], {"background_label": 2}, "expected label values, and background 0"),

@@ -36,6 +36,7 @@ def pair():
     return theirs, ours
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_instances_equal_torchvision(pair):
     theirs, ours = (model.eval() for model in pair)

@@ -341,6 +341,7 @@ print(loaded())
 """
 
 
+@pytest.mark.slow
 def test_heavy_libraries_are_imported_where_they_are_used():
     """Names, options and the listing import none of them; a U-Net torch alone; an FCN torchvision besides."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)

@@ -97,6 +97,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_number_of_targets_is_averaged_over_ranks(tmp_path):
     """Ranks with 1 and 5 targets, the second in a process of its own."""
     store = str(tmp_path / "store")

@@ -69,6 +69,7 @@ def test_foreground_is_measured_per_channel_and_empty_cases_give_none(write_tabl
     assert any(finding.code == "empty-cases" and finding.cases == ("b",) for finding in found.findings)
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_process_gives(phantoms):
     dataset, told = read_dataset(phantoms), []
     alone = fingerprint(dataset, progress=lambda done, total, case: told.append((done, total, case)))
@@ -79,6 +80,7 @@ def test_processes_give_what_one_process_gives(phantoms):
     assert {case for _, _, case in told} == set(dataset.ids)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_processes(phantoms):
     def stop(done, total, case):
         raise KeyboardInterrupt
@@ -164,6 +166,7 @@ def test_intensities_that_single_precision_cannot_hold_are_refused(write_table):
         fingerprint(read_dataset(write_table({"a": (huge, label)})))
 
 
+@pytest.mark.slow
 def test_hippocampus_is_measured_as_nnunet_measures_it(shared_data):
     found = fingerprint(read_dataset(shared_data / "Task04_Hippocampus"))
     assert [list(case.shape_after_crop[::-1]) for case in found.cases] == HIPPOCAMPUS["shapes"]
