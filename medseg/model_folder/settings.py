@@ -52,7 +52,7 @@ class PredictSettings(Config):
         blend: Weights within a window.
         mirror_axes: Array axes along which predictions of flipped copies are averaged; empty for none.
         batch_size: Number of windows per call of the network.
-        precision: Number format of the network. ``auto`` is float16 for 3-D networks on CUDA devices, bfloat16 for other
+        precision: Number format of the network. ``auto`` is float16 for 3D networks on CUDA devices, bfloat16 for other
             networks where the hardware multiplies it natively, and float32 elsewhere.
         thick_slices: Interpolation of logits across slices thicker than three times the pixels (on the file's or the
             network's grid): ``linear``, or ``nearest`` as in nnU-Net.

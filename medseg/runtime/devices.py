@@ -47,8 +47,8 @@ def checked_device(device: torch.device | str | None) -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device, spatial_dims: int) -> torch.dtype:
     """Return the data type of a precision.
 
-    On an H200 with cuDNN 9, 3-D convolutions take 2.5 times as long in bfloat16 as in float16 in the default memory format,
-    so that ``auto`` is float16 for 3-D networks on CUDA devices. All 2-D networks use bfloat16 there, because transformers
+    On an H200 with cuDNN 9, 3D convolutions take 2.5 times as long in bfloat16 as in float16 in the default memory format,
+    so that ``auto`` is float16 for 3D networks on CUDA devices. All 2D networks use bfloat16 there, because transformers
     exceed the range of float16 more easily.
 
     Args:
@@ -106,7 +106,7 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 def memory_format(device: torch.device, spatial_dims: int) -> torch.memory_format:
     """Return the memory format in which a network is fastest.
 
-    Channels last, except for 3-D networks on CUDA devices: their norms return the default format, so that every norm in
+    Channels last, except for 3D networks on CUDA devices: their norms return the default format, so that every norm in
     channels-last format costs two transposing copies.
 
     Args:

@@ -24,9 +24,7 @@ FLIPPED = OBLIQUE @ np.diag([-1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_voxels_round_trip_exactly(
-    make_volume: Any, tmp_path: Path, dtype: str, suffix: str
-) -> None:
+def test_voxels_round_trip_exactly(make_volume: Any, tmp_path: Path, dtype: str, suffix: str) -> None:
     volume = make_volume(dtype=dtype, affine=OBLIQUE, channels=2)
     write(volume, tmp_path / f"a{suffix}")
     again = read(tmp_path / f"a{suffix}")
@@ -61,7 +59,9 @@ def test_unsupported_types_are_converted_to_the_nearest(
         (-(2**63), 2**63 - 1, "i8"),
     ],
 )
-def test_int64_is_written_as_the_smallest_sufficient_type(tmp_path: Path, low: int, high: int, stored: str) -> None:
+def test_int64_is_written_as_the_smallest_sufficient_type(
+    tmp_path: Path, low: int, high: int, stored: str
+) -> None:
     data = np.array([low, high], dtype=np.int64).reshape(1, 2, 1, 1)
     write(Volume(data, Grid.from_spacing((2, 1, 1))), tmp_path / "a.nii.gz")
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.dtype(stored)
@@ -174,7 +174,9 @@ def test_changed_grid_replaces_the_header_geometry(make_volume: Any, tmp_path: P
         assert read_grid(tmp_path / "b.nii").matches(other.grid)
 
 
-def test_written_bytes_are_reproducible_and_without_text(make_volume: Any, tmp_path: Path, suffix: str) -> None:
+def test_written_bytes_are_reproducible_and_without_text(
+    make_volume: Any, tmp_path: Path, suffix: str
+) -> None:
     source = save(
         tmp_path / f"patient_name{suffix}",
         np.zeros((4, 5, 6), np.int16),
