@@ -40,6 +40,16 @@ class ModelError(MedsegError):
     """A model cannot be built, loaded, or applied to this input."""
 
 
+class ResourceError(MedsegError):
+    """The machine ran out of disk space or memory, or lost a device or a process; what is finished is kept.
+
+    Attributes:
+        exit_code: 4, by which a scheduler can tell this from a mistake in the command or the data.
+    """
+
+    exit_code = 4
+
+
 class DataWarning(UserWarning):
     """A file can be used, but its content should be known or repaired.
 

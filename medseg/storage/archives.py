@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import IO, Self
 
 from medseg.errors import DataError
-from medseg.storage.atomic import sync_folder, unique_suffix
+from medseg.storage.atomic import is_full, sync_folder, write_error
+from medseg.storage.temporary_names import sweep_once, temporary_folder
 
 MAX_BYTES = 100 * 2**30
 MAX_MEMBERS = 100_000
-MAX_RATIO = 1100  # deflate packs at most about 1032 : 1
+MAX_RATIO = 1100  # of one member; deflate packs at most about 1032 : 1
+MAX_TOTAL_RATIO = 100  # of the whole archive; weights hardly shrink, and text shrinks tenfold
+_SMALL = 64 * 2**20  # what any archive may expand to
 _CHUNK = 1 << 20
 _TRAILING_CHUNKS = 64
 _DAMAGED = (
@@ -52,17 +55,19 @@ def extract(
     Raises:
         DataError: The archive is missing, damaged or encrypted; a name is absolute, has a drive letter, a
             backslash or ``..``, or occurs twice; a member is a link, device or pipe; there are too many members or
-            bytes, or something expands more than 1100-fold. No files remain.
+            bytes, or the archive expands more than 100-fold. No files remain.
+        ResourceError: The disk is full.
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
         raise DataError(f"{archive}: no such file or folder. Check the path.")
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
-    temporary = folder.with_name(f".{unique_suffix()}.{folder.name}")
+    temporary = temporary_folder(folder)
     try:
+        sweep_once(folder.parent)
         temporary.mkdir(parents=True)
-        budget = min(max_bytes, MAX_RATIO * archive.stat().st_size)
+        budget = min(max_bytes, max(_SMALL, MAX_TOTAL_RATIO * archive.stat().st_size))
         _unpack(archive, _Target(archive, temporary, budget, max_members))
         temporary.rename(folder)
         sync_folder(folder.parent)
@@ -71,6 +76,8 @@ def extract(
             f"{archive}: damaged or not readable ({error}). Download the archive again."
         ) from None
     except OSError as error:
+        if is_full(error):
+            raise write_error(folder, error) from error
         raise DataError(
             f"{archive}: cannot be unpacked to {folder} ({error.strerror or error}). Check the archive, free "
             "space or choose another folder."

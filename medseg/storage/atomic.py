@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import DataError
+from medseg.errors import DataError, MedsegError, ResourceError
+from medseg.storage.temporary_names import sweep_once, temporary_file, temporary_folder
+
+_ALMOST_NOTHING = 1 << 16
 
 
 @contextlib.contextmanager
@@ -18,7 +21,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it is synced and renamed to `path`.
 
     The temporary name keeps the suffixes, because writers choose the format by them. After an error the temporary
-    file is removed and `path` is unchanged.
+    file is removed and `path` is unchanged. The file gets the permissions that the umask leaves to new files, whatever
+    the writer does.
 
     Args:
         path: The file to create or replace.
@@ -27,18 +31,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         The temporary path to write to.
 
     Raises:
-        DataError: The folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written.
+        ResourceError: The disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{unique_suffix()}.{path.name}")
+    temporary = temporary_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(path.parent)
+        mode = _mode_of_new_file(temporary)
         yield temporary
+        _set_mode(temporary, mode)
         _sync(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
+    except MedsegError:
+        raise
+    except Exception as error:
+        reason = _system_error(error, path.parent)
+        if reason is None:
+            raise
+        raise write_error(path, reason) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -58,18 +71,20 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         The temporary folder to fill.
 
     Raises:
-        DataError: The folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written.
+        ResourceError: The disk is full.
     """
     path = Path(path)
-    temporary, previous = (
-        path.with_name(f".{unique_suffix()}.{mark}.{path.name}") for mark in ("new", "old")
-    )
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, previous = temporary_folder(path), temporary_folder(path, "old")
     try:
-        temporary.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(path.parent)
+        temporary.mkdir()
+        mode = _mode_of_new_file(temporary / ".probe")
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                _set_mode(file, mode)
                 _sync(file)
         if keep_existing:
             _put(temporary, path)
@@ -77,18 +92,23 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
             _swap(temporary, path, previous)
         sync_folder(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+    except MedsegError:
+        raise
+    except Exception as error:
+        reason = _system_error(error, path.parent)
+        if reason is None:
+            raise
+        raise write_error(path, reason) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unique_suffix() -> str:
-    """Return a part of a temporary name that no other process uses, on this machine or another one."""
-    return f"{os.getpid()}-{secrets.token_hex(2)}"
+def is_full(error: OSError) -> bool:
+    """Return whether an error means that the disk or the user's quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_error(path: Path, error: OSError) -> DataError:
+def write_error(path: Path, error: OSError) -> DataError | ResourceError:
     """Return the error to raise if a file could not be written.
 
     Args:
@@ -98,9 +118,12 @@ def write_error(path: Path, error: OSError) -> DataError:
     Returns:
         An error that names the file, the reason and the remedy; the caller raises it.
     """
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    advice = "Free space, or choose another folder." if full else "Choose another folder."
-    return DataError(f"{path}: cannot be written ({error.strerror or error}). {advice}")
+    what = f"{path}: cannot be written ({error.strerror or error})."
+    if is_full(error):
+        return ResourceError(f"{what} Free space, or choose another folder.")
+    if error.errno == errno.ENAMETOOLONG:
+        return DataError(f"{what} Shorten the name of the file or of its folder.")
+    return DataError(f"{what} Choose another folder.")
 
 
 def make_folder(path: str | Path) -> None:
@@ -113,15 +136,14 @@ def make_folder(path: str | Path) -> None:
         DataError: The folder cannot be created or written to.
     """
     path = Path(path)
-    probe = path / f".{unique_suffix()}.probe"
+    probe = temporary_file(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        sweep_once(path)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written to ({error.strerror or error}). Choose another folder."
-        ) from None
+        raise write_error(path, error) from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -132,7 +154,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         content: Its bytes.
 
     Raises:
-        DataError: The folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written.
+        ResourceError: The disk is full.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -146,7 +169,8 @@ def write_text(path: str | Path, text: str) -> None:
         text: Its text.
 
     Raises:
-        DataError: The folder cannot be written, or the disk is full.
+        DataError: The folder cannot be written.
+        ResourceError: The disk is full.
     """
     write_bytes(path, text.encode())
 
@@ -192,6 +216,47 @@ def _swap(new: Path, path: Path, previous: Path) -> None:
         if previous.exists():
             previous.rename(path)
         raise
+
+
+def _mode_of_new_file(probe: Path) -> int:
+    """Return the permissions that this folder and the umask give to a new file, by creating one and removing it."""
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
+
+
+def _set_mode(file: Path, mode: int) -> None:
+    """Give a file the permissions of a new file: some writers create theirs for the owner alone."""
+    if file.stat().st_mode & 0o777 != mode:
+        with contextlib.suppress(OSError):
+            file.chmod(mode)
+
+
+def _system_error(error: Exception, folder: Path) -> OSError | None:
+    """Return the error of the system that made a writer fail.
+
+    Writers in other languages raise classes of their own: torch keeps the OSError as context, safetensors writes its
+    number into the text, and ITK gives no reason, but the disk is still full while the temporary file exists.
+
+    Args:
+        error: What the writer raised.
+        folder: The folder that was written to.
+
+    Returns:
+        The error, or None if the writer failed for another reason.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is not None:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if isinstance(error, RuntimeError) and folder.is_dir() and shutil.disk_usage(folder).free < _ALMOST_NOTHING:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 def _sync(file: Path) -> None:

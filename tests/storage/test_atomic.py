@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from medseg.errors import DataError
+from medseg.errors import DataError, ResourceError
 from medseg.storage.atomic import replacing, replacing_folder, sync_folder, write_bytes, write_text
 
 
@@ -53,7 +57,7 @@ def test_full_disk_raises_with_the_file_name(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(
-        DataError, match=r"a\.txt: cannot be written \(No space left on device\)\. Free space"
+        ResourceError, match=r"a\.txt: cannot be written \(No space left on device\)\. Free space"
     ):
         half_written(path, OSError(28, os.strerror(28)))
     assert path.read_text() == "old"
@@ -83,9 +87,57 @@ def test_impossible_targets_raise(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(DataError, match=r"file/a\.txt: cannot be written"):
         write_text(tmp_path / "file" / "a.txt", "x")
-    with pytest.raises(DataError, match=r"cannot be written"):
-        write_text(tmp_path / ("n" * 250), "x" * 10)
+    with pytest.raises(DataError, match=r"File name too long\)\. Shorten the name"):
+        write_text(tmp_path / ("n" * 256), "x" * 10)
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("n" * 255), "x")
+    assert names(tmp_path) == ["n" * 255]
+
+
+def test_a_writer_that_creates_a_private_file_does_not_decide_the_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "a.bin") as temporary:
+            temporary.write_text("x")
+            temporary.chmod(0o600)
+        with replacing_folder(tmp_path / "model") as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / "b.bin").write_text("x")
+            (folder / "inner" / "b.bin").chmod(0o600)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a.bin", tmp_path / "model" / "inner" / "b.bin"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+@pytest.mark.parametrize(
+    "text", ["I/O error: No space left on device (os error 28)", "serialisation failed (os error 122)"]
+)
+def test_a_full_disk_is_recognised_in_the_error_of_a_foreign_writer(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]], text: str
+) -> None:
+    class ForeignError(Exception):
+        pass
+
+    with pytest.raises(ResourceError, match=r"target: cannot be written .*Free space"), write(tmp_path / "target"):
+        raise ForeignError(text)
+    assert names(tmp_path) == []
+
+
+def test_a_writer_without_a_reason_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        with replacing(tmp_path / "ct.nrrd"):
+            raise RuntimeError("failed to write")
+
+    with pytest.raises(RuntimeError, match="failed to write"):
+        write()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(ResourceError, match=r"ct\.nrrd: cannot be written \(No space left on device\)"):
+        write()
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
@@ -130,7 +182,7 @@ def test_folder_is_written_and_replaced(tmp_path: Path) -> None:
 def test_failure_keeps_only_the_old_folder(tmp_path: Path, failure: BaseException) -> None:
     path = tmp_path / "model"
     fill(path, "old")
-    with pytest.raises((type(failure), DataError)):
+    with pytest.raises((type(failure), ResourceError)):
         fill(path, "new", failure)
     assert (path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["model"]

@@ -1,0 +1,102 @@
+"""Names of temporary files, and the removal of those that a killed process has left.
+
+A temporary name holds the host, the process ID and a random part: ``.tmp-3f2a9c-4711-9b1e.nii.gz`` for a file,
+``.tmp-3f2a9c-4711-9b1e.new.model`` for a folder. Whether its process still runs is known on the same host only, so that
+files of other hosts that share the folder are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import psutil
+
+_PATTERN = re.compile(r"\.tmp-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{4}(?:\.(?P<kind>new|old)\.(?P<name>.+))?")
+_LONGEST_SUFFIX = 32
+_swept: set[Path] = set()
+
+
+def temporary_file(path: Path) -> Path:
+    """Return a temporary path next to a file.
+
+    Args:
+        path: The file to create or replace.
+
+    Returns:
+        A hidden path in the same folder that no other process uses. It keeps the suffixes, by which writers choose the
+        format, but not the name, so that it is not longer than the file system allows.
+    """
+    suffix = "".join(path.suffixes)
+    return path.with_name(f"{_prefix()}{suffix if len(suffix) <= _LONGEST_SUFFIX else path.suffix}")
+
+
+def temporary_folder(path: Path, kind: str = "new") -> Path:
+    """Return a temporary path next to a folder.
+
+    Args:
+        path: The folder to create or replace.
+        kind: ``new`` for a folder that is being written, ``old`` for one that is being replaced.
+
+    Returns:
+        A hidden path in the same folder that no other process uses.
+    """
+    return path.with_name(f"{_prefix()}.{kind}.{path.name}")
+
+
+def sweep_once(folder: Path) -> None:
+    """Remove what killed processes of this host left in a folder, at the first call for this folder in a process.
+
+    Args:
+        folder: A folder that is about to be written to; it need not exist.
+    """
+    folder = folder.absolute()
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of processes of this host that no longer run.
+
+    A replaced folder whose successor never got its name is renamed back, so that nothing is lost.
+
+    Args:
+        folder: The folder; files in its subfolders are left alone.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _PATTERN.match(path.name)
+            if found is None or found["host"] != _host() or psutil.pid_exists(int(found["pid"])):
+                continue
+            with contextlib.suppress(OSError):
+                _remove(path, found["kind"], found["name"])
+
+
+def _remove(path: Path, kind: str | None, name: str | None) -> None:
+    if kind == "old" and name and not path.with_name(name).exists():
+        path.rename(path.with_name(name))
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+def _prefix() -> str:
+    return f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+@functools.cache
+def _host() -> str:
+    """Return a short hash of the host and, on Linux, of the PID namespace, because containers number processes anew."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:6]
