@@ -12,9 +12,14 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from medseg.cli.terminal import safe_output
 from medseg.errors import DataWarning, MedsegError, did_you_mean
+from medseg.io.file_content import permission_denied
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
+from medseg.storage.atomic import is_full
 
 COMMANDS = {
     "demo": "training.demo",
@@ -41,7 +46,10 @@ RENAMED_OPTIONS = {
 }
 """What replaces an old option, by command and option."""
 
+_MARK = "\ue000"  # a character without meaning, which no file name begins with
+
 EXIT_REFUSED = 1
+EXIT_RESOURCES = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -105,13 +113,31 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     By itself, argparse accepts a list of positional arguments only in one place.
     """
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(_protected(sys.argv[1:] if arguments is None else arguments))
     name = next((n for n in ("overrides", "images", "paths", "runs") if hasattr(options, n)), None)
     if rest and name is None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest and name is not None:
         setattr(options, name, [*getattr(options, name), *rest])
+    for key, value in vars(options).items():
+        if isinstance(value, str | list):
+            setattr(options, key, _unprotected(value))
     return options
+
+
+def _protected(words: Sequence[str]) -> list[str]:
+    """Return the words without ``--``; those after it that begin with a dash get a mark, so that they are no options."""
+    if "--" not in words:
+        return list(words)
+    at = list(words).index("--")
+    return [*words[:at], *(f"{_MARK}{word}" if word.startswith("-") else word for word in words[at + 1 :])]
+
+
+def _unprotected(value: Any) -> Any:
+    """Return words without the mark of `_protected`."""
+    if isinstance(value, list):
+        return [_unprotected(one) for one in value]
+    return value.removeprefix(_MARK) if isinstance(value, str) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,22 +147,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after ``medseg``; None for those of the process.
 
     Returns:
-        0 if done, 1 if refused, 2 if some cases failed, 3 if training diverged, 130 or 143 if stopped with its state
-        kept.
+        0 if done, 1 if refused, 2 if some cases failed, 3 if training diverged, 4 if the machine lacked disk space,
+        memory, a device or a process, 130 or 143 if stopped; with 3 and more, what was finished is kept.
     """
     # OpenMP reads this when torch is loaded: threads that wait for each other sleep. By default they spin, and with
     # another program on the same cores a training was measured to take fifteen times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = _parsed(arguments)
+    with safe_output():
+        options = _parsed(arguments)
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code; errors that a user can act on become one message."""
     previous = _end_on_sigterm()
     formatted, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return int(_module(options.command).run(options))
-    except MedsegError as error:
-        if options.debug:
-            raise
-        print(f"medseg {options.command}: {error}", file=sys.stderr)
-        return int(getattr(error, "exit_code", EXIT_REFUSED))
     except KeyboardInterrupt as stop:
         print(f"medseg {options.command}: interrupted; finished results are kept.", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
@@ -144,10 +171,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe has closed it (medseg models | head).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
+    except Exception as error:
+        message, code = _explained(error)
+        if message is None or options.debug:
+            raise
+        print(f"medseg {options.command}: {message}", file=sys.stderr)
+        return code
     finally:
         warnings.formatwarning = formatted
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _explained(error: Exception) -> tuple[str | None, int]:
+    """Return the message and the exit code of an error; no message for one that only a developer can act on."""
+    if isinstance(error, MedsegError):
+        return str(error), int(getattr(error, "exit_code", EXIT_REFUSED))
+    if is_out_of_memory(error):
+        reason = out_of_memory_reason(error)
+        return (
+            f"found too little memory ({reason}). Use smaller patches or batches, or a larger machine.",
+            EXIT_RESOURCES,
+        )
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return str(permission_denied(Path(error.filename))), EXIT_REFUSED
+    if isinstance(error, OSError) and is_full(error):
+        where = error.filename or "the disk"
+        return (
+            f"{where}: cannot be written ({error.strerror}). Free space, or choose another folder.",
+            EXIT_RESOURCES,
+        )
+    return None, EXIT_REFUSED
 
 
 def _one_line(

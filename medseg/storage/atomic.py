@@ -254,7 +254,11 @@ def _system_error(error: Exception, folder: Path) -> OSError | None:
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number is not None:
         return OSError(int(number[1]), os.strerror(int(number[1])))
-    if isinstance(error, RuntimeError) and folder.is_dir() and shutil.disk_usage(folder).free < _ALMOST_NOTHING:
+    if (
+        isinstance(error, RuntimeError)
+        and folder.is_dir()
+        and shutil.disk_usage(folder).free < _ALMOST_NOTHING
+    ):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
 

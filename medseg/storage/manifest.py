@@ -57,7 +57,8 @@ def check_manifest(folder: Path) -> None:
         found = _entry(folder / name)
         if found != expected:
             sizes = f"found {found['size']} bytes, expected {expected.get('size')}"
-            what = sizes if found["size"] != expected.get("size") else "found another checksum than expected"
+            hashes = f"found SHA-256 {found['sha256']}, expected {expected.get('sha256')}"
+            what = sizes if found["size"] != expected.get("size") else hashes
             raise ModelError(f"{folder / name}: {what}. The file changed; copy it again.")
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import psutil
 
-_PATTERN = re.compile(r"\.tmp-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{4}(?:\.(?P<kind>new|old)\.(?P<name>.+))?")
+_PATTERN = re.compile(
+    r"\.tmp-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{4}(?:\.(?P<kind>new|old)\.(?P<name>.+))?"
+)
 _LONGEST_SUFFIX = 32
 _swept: set[Path] = set()
 
@@ -98,5 +100,5 @@ def _host() -> str:
     """Return a short hash of the host and, on Linux, of the PID namespace, because containers number processes anew."""
     namespace = ""
     with contextlib.suppress(OSError):
-        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:6]

@@ -50,13 +50,16 @@ def read_torch_file(path: str | Path, allowed: Sequence[Allowed] = (), *, mapped
 
 
 def _check_container(path: Path) -> None:
-    """Raise for older formats, and for compressed members, which could expand without end."""
+    """Raise for older formats, for damage, and for compressed members, which could expand without end."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file. Check the path.") from None
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except PermissionError:
+        raise ModelError(f"{path}: cannot be read (Permission denied). Ask its owner for access.") from None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: not a checkpoint in torch's zip format ({error}). Older formats cannot be read safely; load "
             "and save it again with a newer torch on the machine where it was created."
@@ -64,4 +67,8 @@ def _check_container(path: Path) -> None:
     if packed:
         raise ModelError(
             f"{path}: member {packed[0]!r} is compressed, which torch never does. Do not load files of unknown origin."
+        )
+    if damaged is not None:
+        raise ModelError(
+            f"{path}: member {damaged!r}: found another CRC-32 than recorded, so its content has changed. Copy the file again."
         )

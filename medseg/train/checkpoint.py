@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from medseg.errors import ModelError
+from medseg.errors import ModelError, warn_once
 from medseg.storage.atomic import replacing_folder
 from medseg.storage.formats import check_format
 from medseg.storage.manifest import check_manifest, is_complete, write_manifest
+from medseg.storage.temporary_names import temporary_folder
 from medseg.storage.torch_files import read_torch_file
 
 FORMAT = 1
@@ -38,31 +39,20 @@ def save_checkpoint(
     Returns:
         Folder of the new checkpoint.
     """
-    for leftover in folder.glob(".*step-*"):  # of a process that was killed; a run has one writer
-        shutil.rmtree(leftover, ignore_errors=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     target = folder / f"step-{step:07d}"
     with replacing_folder(target) as temporary:
         (temporary / "weights.safetensors").write_bytes(save(contiguous))
-        _write_state(temporary / "state.pt", {"format": FORMAT, **state})
+        with (temporary / "state.pt").open(
+            "wb"
+        ) as file:  # Python's file keeps the reason why it cannot be written
+            torch.save({"format": FORMAT, **state}, file)
         write_manifest(temporary)
     for old in sorted(folder.glob("step-*"))[:-keep]:
-        trash = old.with_name(f".trash.{old.name}")
+        trash = temporary_folder(old)
         old.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
     return target
-
-
-def _write_state(file: Path, state: dict[str, Any]) -> None:
-    """Write with torch, which raises its own RuntimeError if the disk is full; raise the OSError that caused it."""
-    try:
-        with file.open("wb") as opened:
-            torch.save(state, opened)
-    except RuntimeError as error:
-        reason = error.__context__
-        while reason is not None and not isinstance(reason, OSError):
-            reason = reason.__context__
-        raise reason or error from None
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -77,19 +67,24 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         folder: Folder of the checkpoints of one kind, such as ``RUN/last``.
 
     Returns:
-        Weights and state; None if there is no checkpoint.
+        Weights and state; None if there is no checkpoint. A damaged checkpoint is left out with a `DataWarning`.
 
     Raises:
         ModelError: There are checkpoints, but none is complete.
     """
     found = sorted(folder.glob("step-*"), reverse=True)
+    damage: list[ModelError] = []
     for path in found:
-        if not is_complete(path):
+        try:
+            check_manifest(path)
+        except ModelError as error:
+            damage.append(error)
             continue
+        for error in damage:
+            warn_once(f"{error} Training goes on from {path.name}.")
         state = read_torch_file(path / "state.pt")
         check_format(state.get("format"), FORMAT, path / "state.pt", "checkpoint", error=ModelError)
         return load_file(path / "weights.safetensors"), state
-    if found:
-        check_manifest(found[0])
-        raise ModelError(f"{folder}: found no whole checkpoint. Start the training anew in another folder.")
+    if damage:
+        raise damage[0]
     return None

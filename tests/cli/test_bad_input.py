@@ -230,7 +230,7 @@ def test_unwritable_output_raises_before_any_work(refused, workplace, tmp_path):
     (tmp_path / "file").write_text("")
     image = workplace / "data" / "imagesTr" / "phantom_000.nii.gz"
     told = refused("predict", workplace / "run" / "model", image, "-o", tmp_path / "file" / "out")
-    holds(told, tmp_path / "file" / "out", "cannot be written to")
+    holds(told, tmp_path / "file" / "out", "cannot be written")
     told = refused("train", workplace / "toy.yaml", "--run", tmp_path / "file" / "run")
     assert "at work" not in told
 

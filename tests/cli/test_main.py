@@ -7,11 +7,12 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 from medseg.cli.main import COMMANDS, RENAMED_OPTIONS, build_parser, main
-from medseg.errors import DataError
+from medseg.errors import DataError, ResourceError
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
 
@@ -189,3 +190,55 @@ def test_every_new_option_exists():
         if old not in options:
             new = re.search(r"renamed to (--[a-z-]+)", words)
             assert new is None or new[1] in options, (command, old)
+
+
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [
+        (["m", "-o", "o", "--", "-x.nii.gz"], ["-x.nii.gz"]),
+        (["-o", "o", "--", "m", "-x.nii.gz", "--help"], ["-x.nii.gz", "--help"]),
+        (["m", "a.nii.gz", "-o", "o", "--", "--", "-o"], ["a.nii.gz", "--", "-o"]),
+    ],
+)
+def test_words_after_two_dashes_are_no_options(words, images, monkeypatch):
+    seen = []
+    module = import_module("medseg.cli.prediction.predict")
+    monkeypatch.setattr(module, "run", lambda options: seen.append(options) or 0)
+    assert main(["predict", *words]) == 0
+    assert (seen[0].model, seen[0].images, str(seen[0].output)) == ("m", images, "o")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ResourceError("a lost worker."), 4, "a lost worker."),
+        (MemoryError(), 4, "too little memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            4,
+            "can't allocate",
+        ),
+        (
+            OSError(28, "No space left on device", "out/a"),
+            4,
+            "out/a: cannot be written (No space left on device)",
+        ),
+        (PermissionError(13, "Permission denied", "/closed/a"), 1, "/closed/a: "),
+    ],
+)
+def test_a_lack_of_resources_is_one_message_with_its_own_code(error, code, message, monkeypatch, capsys):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(import_module("medseg.cli.data.inspect"), "run", fail)
+    assert main(["inspect", "a"]) == code
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    with pytest.raises(type(error)):
+        main(["inspect", "a", "--debug"])
+
+
+def test_escape_sequences_in_a_file_name_are_shown(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path / "a\x1b[2J.nii.gz")]) == 1
+    assert "a\\x1b[2J.nii.gz: no such file" in capsys.readouterr().err

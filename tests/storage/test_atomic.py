@@ -123,7 +123,10 @@ def test_a_full_disk_is_recognised_in_the_error_of_a_foreign_writer(
     class ForeignError(Exception):
         pass
 
-    with pytest.raises(ResourceError, match=r"target: cannot be written .*Free space"), write(tmp_path / "target"):
+    with (
+        pytest.raises(ResourceError, match=r"target: cannot be written .*Free space"),
+        write(tmp_path / "target"),
+    ):
         raise ForeignError(text)
     assert names(tmp_path) == []
 

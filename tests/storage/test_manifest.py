@@ -64,7 +64,7 @@ def spoil(folder, how):
         ("no manifest", "no such file, expected a complete folder"),
         ("missing", r"missing files: a.txt; unexpected files: none"),
         ("extra", r"missing files: none; unexpected files: c.txt"),
-        ("flipped", r"b\.bin: found another checksum than expected\. The file changed"),
+        ("flipped", r"b\.bin: found SHA-256 \w{64}, expected \w{64}\. The file changed"),
         ("truncated", r"b\.bin: found .*255.*, expected .*256"),
         ("newer", r"manifest written by a newer medseg \(format 2; this is format 1\)\. Update medseg"),
         ("", "damaged"),

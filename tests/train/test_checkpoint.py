@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from medseg.errors import DataError, ModelError
+from medseg.errors import DataError, DataWarning, ModelError
+from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.runs import files_of_at_most
 
@@ -73,11 +75,16 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
     assert step_in(tmp_path) == 11
 
 
-def test_files_of_a_killed_process_are_removed_by_the_next_save(tmp_path):
-    (tmp_path / ".99999.step-0000003").mkdir()
-    (tmp_path / ".trash.step-0000001").mkdir()
+def test_files_of_a_killed_process_are_removed_by_the_next_save(tmp_path, monkeypatch):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: process.pid)
+        temporary_folder(tmp_path / "step-0000003").mkdir()
+        temporary_folder(tmp_path / "step-0000001", "old").mkdir()
+        (tmp_path / "step-0000001").mkdir()
     save(tmp_path, 4)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000001", "step-0000004"]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
@@ -93,7 +100,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, name, fa
         victim.write_bytes(
             victim.read_bytes()[: len(victim.read_bytes()) // 2 if fault == "truncated" else 0]
         )
-    assert step_in(tmp_path) == 1
+    with pytest.warns(DataWarning, match=r"step-0000002.*Training goes on from step-0000001"):
+        assert step_in(tmp_path) == 1
 
 
 def test_an_error_names_the_file_if_no_checkpoint_is_intact(tmp_path):

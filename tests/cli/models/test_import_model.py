@@ -40,5 +40,5 @@ def test_impossible_output_raises(tmp_path, capsys):
     output = tmp_path / "file" / "x"
     assert main(["import", "nnunet", str(tmp_path / "model"), "-o", str(output)]) == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'file'}: cannot be written to" in told
+    assert f"{tmp_path / 'file'}: cannot be written" in told
     assert "Traceback" not in told

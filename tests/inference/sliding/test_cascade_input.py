@@ -221,7 +221,7 @@ def test_incomplete_folder_raises(tmp_path):
     with pytest.raises(ModelError, match=r"missing files: first_stage/model\.safetensors"):
         load(tmp_path / "model")
     (inner / "model.safetensors").write_bytes(weights[:-1] + b"\x01")
-    with pytest.raises(ModelError, match=r"first_stage/model\.safetensors: found another checksum"):
+    with pytest.raises(ModelError, match=r"first_stage/model\.safetensors: found SHA-256"):
         load(tmp_path / "model")
     (inner / "model.safetensors").write_bytes(weights)
     (inner / "more.txt").write_text("")

@@ -1,0 +1,138 @@
+"""Worker processes that cut patches: their errors, and what happens when one of them is killed."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from medseg.errors import MedsegError, ResourceError
+
+Item = TypeVar("Item")
+_SECONDS_TO_END = 10
+_LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) (?P<how>[^.]*)")
+
+
+class ErrorsAsItems(Dataset[Any]):
+    """A dataset that returns a `MedsegError` as an item, because a worker would send it with its traceback in the text.
+
+    Args:
+        items: The dataset.
+    """
+
+    def __init__(self, items: Dataset[Any]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._items[index]
+        except MedsegError as error:
+            return error
+
+
+def collate(items: list[Any]) -> Any:
+    """Return the items as a batch, or the first error among them."""
+    error = next((item for item in items if isinstance(item, MedsegError)), None)
+    return default_collate(items) if error is None else error
+
+
+def batches_of(loader: DataLoader[Item]) -> Generator[Item]:
+    """Yield the batches of a loader whose dataset is an `ErrorsAsItems`, and end its workers afterwards.
+
+    Workers leave stop signals to the main process, so torch's own way to end those that do not answer, SIGTERM, has no
+    effect on them. A worker that was killed may hold a lock that the others wait for; they are killed then.
+
+    Args:
+        loader: The loader, with `collate` as its function.
+
+    Yields:
+        The batches.
+
+    Raises:
+        MedsegError: A worker or this process could not create a sample.
+    """
+    batches: Iterator[Any] | None = iter(loader)
+    workers = list(getattr(batches, "_workers", ()))
+    try:
+        for batch in batches:  # type: ignore[union-attr]
+            if isinstance(batch, MedsegError):
+                raise batch
+            yield batch
+    finally:
+        if any(not worker.is_alive() for worker in workers):
+            _kill(workers)
+        batches = None  # torch asks the workers to end when their iterator is deleted
+        _kill(workers)
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+    for worker in workers:
+        worker.join(_SECONDS_TO_END)
+
+
+@contextmanager
+def lost_workers_explained(setting: str = "train.workers") -> Generator[None]:
+    """Return a context that reports the end of a worker as `ResourceError`.
+
+    torch notices it at any time in the main process, also in the middle of a step.
+
+    Args:
+        setting: The setting with the number of workers, for the message.
+
+    Raises:
+        ResourceError: A worker was killed or lost its connection.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        matches = [match for cause in _causes(error) if (match := _LOST.search(str(cause)))]
+        # One of several errors names the signal.
+        found = next(
+            (match for match in matches if "signal" in match["how"]), matches[0] if matches else None
+        )
+        if found is None and not isinstance(error, (ConnectionError, EOFError)):
+            raise
+        raise ResourceError(_message(found, setting)) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _message(found: re.Match[str] | None, setting: str) -> str:
+    which = f"worker process {found['pid']}" if found else "a worker process"
+    how = found["how"] if found else "closed its connection"
+    if "Bus error" in how:
+        return (
+            f"{setting}: {which} found no room in shared memory (/dev/shm), expected room for its batches. Enlarge /dev/shm "
+            f"(docker run --shm-size=8g), or set {setting}=0."
+        )
+    ended = how if "killed by signal" in how else "ended unexpectedly"
+    return (
+        f"{setting}: {which} {ended}, expected it to run until the end. The system kills processes when memory runs out: "
+        f"lower {setting}, or free memory."
+    )
+
+
+def ignore_stop_signals(signals: tuple[int, ...]) -> None:
+    """Leave stop signals to the main process.
+
+    Schedulers signal the whole process group: if a worker died of the signal, training would end before its state is saved.
+
+    Args:
+        signals: Numbers of the signals.
+    """
+    for received in signals:
+        signal.signal(received, signal.SIG_IGN)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.runtime.out_of_memory import is_out_of_device_memory, is_out_of_memory, out_of_memory_reason
+
+
+def caught(action: object) -> BaseException:
+    with pytest.raises(BaseException) as found:  # noqa: PT011
+        action()  # type: ignore[operator]
+    return found.value
+
+
+def test_the_allocators_of_numpy_and_torch_are_recognised() -> None:
+    for action in (lambda: np.zeros(2**60, np.uint8), lambda: torch.zeros(2**60, dtype=torch.uint8)):
+        error = caught(action)
+        assert is_out_of_memory(error)
+        assert not is_out_of_device_memory(error)
+        reason = out_of_memory_reason(error)
+        assert "allocate" in reason.lower()
+        assert "\n" not in reason
+
+
+def test_devices_and_the_system() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_device_memory(torch.OutOfMemoryError())
+    assert out_of_memory_reason(torch.OutOfMemoryError("CUDA out of memory. Tried")) == "CUDA out of memory"
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+
+
+def test_an_error_raised_from_a_lack_of_memory_counts() -> None:
+    outer = ValueError("case_1")
+    outer.__cause__ = MemoryError()
+    assert is_out_of_memory(outer)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("memory format"), OSError(errno.ENOENT, "x"), KeyError("memory")]
+)
+def test_other_errors_do_not_count(error: Exception) -> None:
+    assert not is_out_of_memory(error)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from medseg.errors import DataError, ResourceError
+from medseg.runtime.stop_signals import SIGNALS
+from medseg.train.worker_processes import (
+    ErrorsAsItems,
+    batches_of,
+    collate,
+    ignore_stop_signals,
+    lost_workers_explained,
+)
+
+
+class Items(Dataset[Any]):
+    """Numbers up to 99; from `at` on, `action` is called instead."""
+
+    def __init__(self, action: Callable[[], None] | None = None, at: int = 4) -> None:
+        self.action, self.at = action, at
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.action is not None and index >= self.at:
+            self.action()
+        return torch.tensor(index)
+
+
+def initialise(number: int) -> None:
+    ignore_stop_signals(SIGNALS)
+
+
+def loader(items: Items, workers: int) -> DataLoader[Any]:
+    return DataLoader(
+        ErrorsAsItems(items), batch_size=2, num_workers=workers, collate_fn=collate, worker_init_fn=initialise
+    )
+
+
+def refuse() -> None:
+    raise DataError("case_1: found no voxels, expected some. Remove it.")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def overflow_shared_memory() -> None:
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_loader(workers: int) -> None:
+    before = len(children())
+    assert torch.cat(list(batches_of(loader(Items(), workers)))).tolist() == list(range(100))
+    assert len(children()) == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_keeps_its_class_and_text(workers: int) -> None:
+    with pytest.raises(DataError, match=r"^case_1: found no voxels, expected some\. Remove it\.$"):
+        list(batches_of(loader(Items(refuse), workers)))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (die, r"^train\.workers: worker process \d+ .*memory runs out: lower train\.workers"),
+        (overflow_shared_memory, r"no room in shared memory \(/dev/shm\).*train\.workers=0"),
+    ],
+)
+def test_a_killed_worker_ends_the_loop_and_the_other_workers(
+    action: Callable[[], None], message: str
+) -> None:
+    before, began = len(children()), time.monotonic()
+    with pytest.raises(ResourceError, match=message) as caught, lost_workers_explained():
+        list(batches_of(loader(Items(action), 2)))
+    assert caught.value.exit_code == 4
+    assert len(children()) == before
+    assert time.monotonic() - began < 60
+
+
+def test_an_abandoned_loop_ends_its_workers() -> None:
+    before = len(children())
+    batches = batches_of(loader(Items(), 2))
+    next(batches)
+    assert len(children()) == before + 2
+    batches.close()
+    assert len(children()) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes of tensors must match"), ValueError("pid 3")])
+def test_other_errors_pass_unchanged(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)), lost_workers_explained():
+        raise error
