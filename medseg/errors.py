@@ -50,6 +50,10 @@ class ResourceError(MedsegError):
     exit_code = 4
 
 
+class DiskFullError(ResourceError):
+    """The disk, or the user's share of it, is full, so that further files cannot be written either."""
+
+
 class DataWarning(UserWarning):
     """A file can be used, but its content should be known or repaired.
 

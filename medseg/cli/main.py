@@ -165,7 +165,12 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return int(_module(options.command).run(options))
     except KeyboardInterrupt as stop:
-        print(f"medseg {options.command}: interrupted; finished results are kept.", file=sys.stderr)
+        advice = (
+            " Continue with the same command and --skip-existing."
+            if hasattr(options, "skip_existing")
+            else ""
+        )
+        print(f"medseg {options.command}: interrupted; finished results are kept.{advice}", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has closed it (medseg models | head).

@@ -74,7 +74,7 @@ def _shown(character: str) -> str:
 def safe_output() -> Iterator[None]:
     """Return a context in which everything that is printed goes through a `SafeStream`."""
     out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = SafeStream(out), SafeStream(err)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = SafeStream(out), SafeStream(err)
     try:
         yield
     finally:

@@ -18,11 +18,11 @@ from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
-Recording = Callable[[Path], AbstractContextManager[None]]
+Recording = Callable[[Case, Path], AbstractContextManager[None]]
 _Result = TypeVar("_Result")
 
 
-def without_recording(target: Path) -> AbstractContextManager[None]:
+def without_recording(case: Case, target: Path) -> AbstractContextManager[None]:
     """Return a context that records nothing about the writing of `target`."""
     return nullcontext()
 
@@ -153,7 +153,7 @@ def predict_files(
 
         def write_recorded() -> None:
             assert labels is not None
-            with recording(outcome.target):
+            with recording(outcome.case, outcome.target):
                 write(labels, outcome.target)
 
         return outcome.after("writing", write_recorded)[0]

@@ -77,7 +77,7 @@ def _predicted(
         return outcome
 
     def write_all() -> None:
-        with recording(target):
+        with recording(outcome.case, target):
             write_instances(found, volume, instance_map_path(target), predictor.labels)
             write(label_map_of(predictor, found, volume), target)
 

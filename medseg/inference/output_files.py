@@ -14,9 +14,8 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError
-from medseg.inference.provenance import ModelId, Provenance, probabilities_path
+from medseg.inference.provenance import ModelId, Provenance, written_files
 from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
-from medseg.io.instance_files import instance_map_path, instance_table_path
 from medseg.storage.letter_case import ignores_case
 
 
@@ -24,8 +23,8 @@ class PredictionState(StrEnum):
     """How the files of a case compare with the prediction that is asked for.
 
     Attributes:
-        MISSING: Some files do not exist, or writing them was interrupted.
-        CURRENT: All files exist and come from this model with these settings.
+        MISSING: Some files do not exist, writing them was interrupted, or they or the image were changed afterwards.
+        CURRENT: All files exist and come from this image and model with these settings.
         UNRECORDED: All files exist; which model wrote them is not recorded.
         OTHER_MODEL: All files exist; they come from another model or other settings.
     """
@@ -63,24 +62,22 @@ class OutputFiles:
 
     def files_of(self, label_map: Path) -> list[Path]:
         """Return the label map and all files that are written with it."""
-        files = [label_map]
-        if self.instances:
-            instance_map = instance_map_path(label_map)
-            files += [instance_map, instance_table_path(instance_map)]
-        if self.probabilities:
-            files.append(probabilities_path(label_map))
-        return files
+        return written_files(label_map, instances=self.instances, probabilities=self.probabilities)
 
-    def state(self, label_map: Path, provenance: Provenance, model_id: ModelId) -> PredictionState:
+    def state(
+        self, case: Case, label_map: Path, provenance: Provenance, model_id: ModelId
+    ) -> PredictionState:
         """Return whether a case is already predicted.
 
         Args:
+            case: The case.
             label_map: Label map of the case.
             provenance: Records of the folder that holds the label map.
             model_id: The model and settings whose prediction is wanted.
 
         Returns:
-            `MISSING` if a wanted file is missing or was not written completely; `UNRECORDED` if the files exist but
+            `MISSING` if a wanted file is missing, was not written completely or was changed afterwards, or if the image has
+            other content than when it was predicted; `UNRECORDED` if the files exist but
             no record names their model; `OTHER_MODEL` if another model or other settings wrote them; else `CURRENT`.
         """
         name = stem_of(label_map)
@@ -94,7 +91,9 @@ class OutputFiles:
         complete = provenance.is_by(
             name, model_id, instances=self.instances, probabilities=self.probabilities
         )
-        return PredictionState.CURRENT if complete else PredictionState.MISSING
+        if complete and provenance.is_unchanged(name, case.images, self.files_of(label_map)):
+            return PredictionState.CURRENT
+        return PredictionState.MISSING
 
     def check_suffix(self, cases: Iterable[Case]) -> None:
         """Raise `ConfigError` if label maps of volumes would be stored in a format for natural images."""

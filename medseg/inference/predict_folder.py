@@ -157,7 +157,7 @@ class FolderPrediction:
         self._provenance = Provenance(outputs.folder)
         pairs = list(zip(listed, targets, strict=True))
         if existing != "overwrite":
-            pairs = [pair for pair in pairs if self._is_pending(pair[1], existing)]
+            pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
         self.pending: list[tuple[Case, Path]] = pairs
 
     def __len__(self) -> int:
@@ -205,8 +205,8 @@ class FolderPrediction:
             )
         require_instance_model(first.model, first.saved, first.labels)
 
-    def _is_pending(self, target: Path, existing: Existing) -> bool:
-        state = self.outputs.state(target, self._provenance, self._models.model_id)
+    def _is_pending(self, case: Case, target: Path, existing: Existing) -> bool:
+        state = self.outputs.state(case, target, self._provenance, self._models.model_id)
         if state is PredictionState.OTHER_MODEL and existing == "keep":
             raise ConfigError(
                 f"{target}: found a label map of another model or other settings, expected one of this model. Choose another "

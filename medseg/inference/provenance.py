@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError
+from medseg.data.datasets.cases import Case
 from medseg.io.files import stem_of
 from medseg.io.instance_files import instance_map_path, instance_table_path
+from medseg.storage.atomic import write_error
+from medseg.storage.file_state import FileState
 from medseg.storage.formats import check_format
 from medseg.storage.manifest import NAME as MANIFEST
 
@@ -29,6 +31,34 @@ UNFINISHED = "unfinished"
 def probabilities_path(target: Path) -> Path:
     """Return the file for the probabilities that belong to a label map."""
     return target.with_name(f"{stem_of(target)}_probabilities.nii")
+
+
+def written_files(target: Path, *, instances: bool, probabilities: bool) -> list[Path]:
+    """Return the label map and all files that are written with it.
+
+    Args:
+        target: The label map.
+        instances: Whether ``NAME_instances`` and its table are written, too.
+        probabilities: Whether ``NAME_probabilities.nii`` is written, too.
+
+    Returns:
+        The files, the label map first.
+    """
+    files = [target]
+    if instances:
+        instance_map = instance_map_path(target)
+        files += [instance_map, instance_table_path(instance_map)]
+    if probabilities:
+        files.append(probabilities_path(target))
+    return files
+
+
+def _state(paths: Sequence[Path]) -> FileState | None:
+    """Return the state of files; None if one was removed in the meantime."""
+    try:
+        return FileState.of(paths)
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,8 @@ class _Record:
         instances: Whether instances were written with it.
         probabilities: Whether probabilities were written with it.
         complete: Whether all of its files are written.
+        images: State of the image files that were predicted.
+        files: State of the files that were written.
     """
 
     name: str
@@ -91,6 +123,8 @@ class _Record:
     instances: bool = False
     probabilities: bool = False
     complete: bool = False
+    images: FileState | None = None
+    files: FileState | None = None
 
 
 class Provenance:
@@ -121,6 +155,8 @@ class Provenance:
             return None
         check_format(version, FORMAT, self._path, "provenance")
         try:
+            for key in ("images", "files"):
+                values[key] = FileState(**values[key]) if values.get(key) else None
             return _Record(**{**values, "name": str(values["name"]), "settings": tuple(values["settings"])})
         except (TypeError, KeyError):
             return None
@@ -147,6 +183,23 @@ class Provenance:
         """Return whether writing a label map began and did not end."""
         return name in self._records and not self._records[name].complete
 
+    def is_unchanged(self, name: str, images: Sequence[Path], files: Sequence[Path]) -> bool:
+        """Return whether the files of a label map are those that were written, from the same images.
+
+        Args:
+            name: Name of the label map, without suffix.
+            images: Image files of the case.
+            files: The label map and the files that were written with it.
+
+        Returns:
+            False if an image has other content than then, or a written file was changed or cut off.
+        """
+        record = self._records.get(name)
+        if record is None:
+            return False
+        checks = ((record.images, images), (record.files, files))
+        return all(state is None or state.still_holds(paths) for state, paths in checks)
+
     def is_by(
         self, name: str, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
     ) -> bool:
@@ -169,7 +222,13 @@ class Provenance:
 
     @contextlib.contextmanager
     def recording(
-        self, target: Path, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
+        self,
+        case: Case,
+        target: Path,
+        model_id: ModelId,
+        *,
+        instances: bool = False,
+        probabilities: bool = False,
     ) -> Iterator[None]:
         """Record the provenance of a label map around its writing, then delete outdated companion files.
 
@@ -177,6 +236,7 @@ class Provenance:
         a record are kept, and so is everything if the writing fails.
 
         Args:
+            case: The case that is predicted.
             target: The label map.
             model_id: The model and its settings.
             instances: Whether instances are written with it.
@@ -184,6 +244,7 @@ class Provenance:
 
         Raises:
             DataError: The record cannot be written.
+            ResourceError: The disk is full.
         """
         name = stem_of(target)
         former = self._records.get(name)
@@ -204,7 +265,8 @@ class Provenance:
             if former is not None:
                 self._append(former)
             raise
-        self._append(written)
+        files = written_files(target, instances=instances, probabilities=probabilities)
+        self._append(replace(written, images=_state(case.images), files=_state(files)))
         if had_instances and not instances:
             instance_map = instance_map_path(target)
             instance_map.unlink(missing_ok=True)
@@ -223,7 +285,5 @@ class Provenance:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise DataError(
-                f"{self._path}: cannot be written ({error.strerror or error}). Free space, or choose another folder."
-            ) from None
+            raise write_error(self._path, error) from None
         self._records[record.name] = record

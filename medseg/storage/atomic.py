@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import DataError, MedsegError, ResourceError
+from medseg.errors import DataError, DiskFullError, MedsegError
 from medseg.storage.temporary_names import sweep_once, temporary_file, temporary_folder
 
 _ALMOST_NOTHING = 1 << 16
@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Raises:
         DataError: The folder cannot be written.
-        ResourceError: The disk is full.
+        DiskFullError: The disk is full.
     """
     path = Path(path)
     temporary = temporary_file(path)
@@ -72,7 +72,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
 
     Raises:
         DataError: The folder cannot be written.
-        ResourceError: The disk is full.
+        DiskFullError: The disk is full.
     """
     path = Path(path)
     temporary, previous = temporary_folder(path), temporary_folder(path, "old")
@@ -108,7 +108,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_error(path: Path, error: OSError) -> DataError | ResourceError:
+def write_error(path: Path, error: OSError) -> DataError | DiskFullError:
     """Return the error to raise if a file could not be written.
 
     Args:
@@ -120,7 +120,7 @@ def write_error(path: Path, error: OSError) -> DataError | ResourceError:
     """
     what = f"{path}: cannot be written ({error.strerror or error})."
     if is_full(error):
-        return ResourceError(f"{what} Free space, or choose another folder.")
+        return DiskFullError(f"{what} Free space, or choose another folder.")
     if error.errno == errno.ENAMETOOLONG:
         return DataError(f"{what} Shorten the name of the file or of its folder.")
     return DataError(f"{what} Choose another folder.")
@@ -155,7 +155,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
     Raises:
         DataError: The folder cannot be written.
-        ResourceError: The disk is full.
+        DiskFullError: The disk is full.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -170,7 +170,7 @@ def write_text(path: str | Path, text: str) -> None:
 
     Raises:
         DataError: The folder cannot be written.
-        ResourceError: The disk is full.
+        DiskFullError: The disk is full.
     """
     write_bytes(path, text.encode())
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.runtime.cores import usable_cores
 from medseg.runtime.launch import processes_per_machine
 from medseg.runtime.stop_signals import SIGNALS
+from medseg.train.worker_processes import ErrorsAsItems, batches_of, collate, ignore_stop_signals
 
 MOST_WORKERS = 12
 
@@ -62,8 +62,8 @@ class Batches:
 
 def load_batches(
     patches: PatchDataset, batches: Batches, workers: int, *, pin_memory: bool = False
-) -> DataLoader[Sample]:
-    """Return a loader of patches.
+) -> Generator[Sample]:
+    """Return batches of patches; its workers end when it is exhausted or closed.
 
     Args:
         patches: Patches to cut and augment.
@@ -72,11 +72,12 @@ def load_batches(
         pin_memory: Whether batches come in pinned memory, from which CUDA devices copy in the background.
 
     Returns:
-        The loader.
+        The batches, in the given order.
     """
-    return DataLoader(
-        patches,
+    loader = DataLoader(
+        ErrorsAsItems(patches),
         batch_sampler=batches,
+        collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=False,
@@ -84,6 +85,7 @@ def load_batches(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_init_worker,
     )
+    return batches_of(loader)
 
 
 def resolve_workers(workers: int | Literal["auto"], device: torch.device) -> int:
@@ -105,10 +107,6 @@ def resolve_workers(workers: int | Literal["auto"], device: torch.device) -> int
 
 
 def _init_worker(number: int) -> None:
-    """Limit a worker to one thread and leave stop signals to the main process.
-
-    Schedulers signal the whole process group: if a worker died of the signal, training would end before its state is saved.
-    """
+    """Limit a worker to one thread and leave stop signals to the main process."""
     torch.set_num_threads(1)
-    for received in SIGNALS:
-        signal.signal(received, signal.SIG_IGN)
+    ignore_stop_signals(SIGNALS)

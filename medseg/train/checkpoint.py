@@ -80,8 +80,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         except ModelError as error:
             damage.append(error)
             continue
-        for error in damage:
-            warn_once(f"{error} Training goes on from {path.name}.")
+        for fault in damage:
+            warn_once(f"{fault} Training goes on from {path.name}.")
         state = read_torch_file(path / "state.pt")
         check_format(state.get("format"), FORMAT, path / "state.pt", "checkpoint", error=ModelError)
         return load_file(path / "weights.safetensors"), state

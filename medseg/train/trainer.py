@@ -46,6 +46,7 @@ from medseg.train.time_budget import StepPlanner
 from medseg.train.to_device import ToDevice
 from medseg.train.training_run import TrainingRun
 from medseg.train.validation import validate
+from medseg.train.worker_processes import lost_workers_explained
 
 MAX_BAD_STEPS = 3
 ENDLESS = 1_000_000_000  # a step that no training reaches
@@ -143,6 +144,7 @@ class Trainer:
             if self.finished:
                 self.export()
                 return
+            stack.enter_context(lost_workers_explained())
             log = stack.enter_context(
                 closing(ReportLog(self.run.folder, self.step, silent=not self.distributed.is_main))
             )
@@ -254,18 +256,18 @@ class Trainer:
             self.distributed.size,
         )
         device = self.fabric.device
-        loader = load_batches(
+        loaded = load_batches(
             self.patches.train,
             parts,
             resolve_workers(self.settings.workers, device),
             pin_memory=device.type == "cuda",
         )
-        batches = iter(loader)
-        while True:
-            began = time.perf_counter()
-            together = list(islice(batches, self.settings.gradient_accumulation))
-            self._meter.waited += time.perf_counter() - began
-            yield together
+        with closing(loaded) as batches:
+            while True:
+                began = time.perf_counter()
+                together = list(islice(batches, self.settings.gradient_accumulation))
+                self._meter.waited += time.perf_counter() - began
+                yield together
 
     def _train_step(self, batches: list[Sample]) -> Tensor:
         """Take one step and return its loss `()`, on the device.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
 import medseg
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.output_files import OutputFiles, PredictionState
@@ -117,20 +121,37 @@ def test_unwritable_outputs_raise_before_any_work(model, images, tmp_path):
 
 def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path):
     outputs, model_id = OutputFiles(tmp_path, instances=True), ModelId("one", ("overlap=0.25",))
-    label_map = outputs.label_map("a")
+    label_map, case = outputs.label_map("a"), Case("a", (tmp_path / "image.nii.gz",))
 
     def state(model_id=model_id, outputs=outputs):
-        return outputs.state(label_map, Provenance(tmp_path), model_id)
+        return outputs.state(case, label_map, Provenance(tmp_path), model_id)
 
     for file in outputs.files_of(label_map):
         assert state() is PredictionState.MISSING
         file.touch()
     assert state() is PredictionState.UNRECORDED
-    with Provenance(tmp_path).recording(label_map, model_id, instances=True):
+    with Provenance(tmp_path).recording(case, label_map, model_id, instances=True):
         assert state() is PredictionState.MISSING  # unfinished
     assert state() is PredictionState.CURRENT
     assert state(ModelId("one")) is PredictionState.OTHER_MODEL
+    label_map.write_text("changed by another program")
+    assert state() is PredictionState.MISSING
     with_probabilities = OutputFiles(tmp_path, probabilities=True)
     assert state(outputs=with_probabilities) is PredictionState.MISSING
     (tmp_path / "a_probabilities.nii").touch()  # of an earlier prediction
     assert state(outputs=with_probabilities) is PredictionState.MISSING
+
+
+def test_a_changed_output_or_image_is_predicted_again(model, images, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(images, folder)
+    first = medseg.predict(model, folder, out, device="cpu")
+    assert medseg.predict(model, folder, out, device="cpu", existing="keep") == []
+    cut, replaced = first[0].target, first[-1].case.images[0]
+    whole = medseg.read_labels(cut).data
+    cut.write_bytes(cut.read_bytes()[:100])
+    volume = medseg.read(replaced)
+    medseg.write(dataclasses.replace(volume, data=volume.data[:, ::-1].copy()), replaced)
+    again = medseg.predict(model, folder, out, device="cpu", existing="keep")
+    assert [outcome.target for outcome in again] == [cut, first[-1].target]
+    assert (medseg.read_labels(cut).data == whole).all()

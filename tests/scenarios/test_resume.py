@@ -15,7 +15,7 @@ import torch
 
 from medseg.cli.main import main
 from medseg.data.datasets.splits import read_splits
-from medseg.errors import ConfigError, MedsegError
+from medseg.errors import ConfigError, MedsegError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.io.files import read_labels, write
 from medseg.runtime.stop_signals import SIGNALS, Interrupted
@@ -204,6 +204,28 @@ def test_a_signal_saves_the_state_and_the_run_can_be_resumed(
     assert [p.name for p in (run / "last").iterdir()] == ["step-0000003"]
     assert train(experiment, run, resume=True) == expected
     check_rows(run, 5)
+
+
+def test_a_killed_worker_ends_the_training_and_the_run_can_be_resumed(make_experiment, workplace):
+    experiment = make_experiment(
+        "train.steps=200", "train.save_every=1", "train.workers=2", "train.report_every=1"
+    )
+    run = workplace / "lost_worker"
+
+    def go() -> None:
+        for report in experiment.trainer(run):
+            if report.step == 2:
+                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(
+        ResourceError, match=r"train\.workers: worker process \d+ .*memory runs out"
+    ) as caught:
+        go()
+    assert caught.value.exit_code == 4
+    assert multiprocessing.active_children() == []
+    trainer = experiment.trainer(run, resume=True)
+    assert trainer.step >= 2
+    next(iter(trainer))
 
 
 def test_an_abandoned_loop_does_not_keep_its_process_alive(killed, workplace):

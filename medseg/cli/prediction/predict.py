@@ -164,13 +164,20 @@ def _predict_out_of_fold(
 
 
 def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit: str) -> int:
-    """Show progress bars and print one line per case; return the number of failed cases."""
+    """Show progress bars and print one line per case; return the number of failed cases.
+
+    Raises:
+        DiskFullError: The disk is full, so that the remaining cases could not be written either.
+    """
+    from medseg.errors import DiskFullError
     from medseg.runtime.progress import progress_bar
 
     failed = 0
     with progress_bar(total=total) as cases, progress_bar(unit, nested=True) as one_case:
         for number, outcome in enumerate(outcomes(one_case), 1):
             cases(number, total, outcome.case.id)
+            if isinstance(outcome.error, DiskFullError):
+                raise outcome.error
             if outcome.error is not None:
                 failed += 1
                 cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)

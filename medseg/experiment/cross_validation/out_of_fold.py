@@ -84,7 +84,7 @@ def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[Held
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
         label_map = outputs.label_map(case.id)
-        return outputs.state(label_map, provenance, held_out.model_id) is PredictionState.CURRENT
+        return outputs.state(case, label_map, provenance, held_out.model_id) is PredictionState.CURRENT
 
     return [
         replace(one, cases=tuple(case for case in one.cases if not is_current(one, case)))
