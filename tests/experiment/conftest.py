@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import MakeExperiment, one_thread, toy_experiment, write_toy_data
+from tests.helpers.runs import MakeExperiment, one_thread, single_thread, toy_experiment, write_toy_data
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+__all__ = ["single_thread"]
 
 
 @pytest.fixture(scope="session")

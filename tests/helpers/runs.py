@@ -26,6 +26,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    """Run every test of a folder whose ``conftest`` imports this fixture with one thread of torch.
+
+    Toy networks gain nothing from more, and results are equal only for equal numbers of threads.
+    """
+    with one_thread():
+        yield
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """Context in which longer files cannot be written, as on a full disk."""

@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from tests.helpers.networks import toy_options
+from tests.helpers.runs import single_thread
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["single_thread"]
 
 
 @pytest.fixture

@@ -1,15 +1,7 @@
-"""Torch with one thread: toy networks are not faster with more, and results are equal only for equal numbers of threads."""
+"""Every test of this folder runs with one thread of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from tests.helpers.runs import single_thread
 
-import pytest
-
-from tests.helpers.runs import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+__all__ = ["single_thread"]
