@@ -8,11 +8,11 @@ import pytest
 
 from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
-from tests.data.datasets.test_layouts import tree
+from tests.helpers.file_trees import write_tree
 
 
 def bids(root: Path) -> Path:
-    tree(
+    write_tree(
         root,
         "sub-02/anat/sub-02_T1w.nii.gz",
         "sub-02/anat/sub-02_FLAIR.nii.gz",
@@ -23,8 +23,8 @@ def bids(root: Path) -> Path:
     )
     for session in ("ses-a", "ses-b"):
         stem = f"sub-01/{session}/anat/sub-01_{session}"
-        tree(root, f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz", f"{stem}_acq-fast_T2w.nii.gz")
-        tree(root, f"derivatives/manual/{stem}_dseg.nii.gz")
+        write_tree(root, f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz", f"{stem}_acq-fast_T2w.nii.gz")
+        write_tree(root, f"derivatives/manual/{stem}_dseg.nii.gz")
     (root / "derivatives/manual/dseg.tsv").write_text(
         "index\tname\tcolor\n0\tbackground\t#000000\n2\tlesion\t#ff0000\n"
     )
@@ -48,7 +48,7 @@ def test_bids(tmp_path):
 
 def test_bids_keeps_cases_without_label(tmp_path):
     bids(tmp_path)
-    tree(tmp_path, "sub-03/anat/sub-03_T1w.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
+    write_tree(tmp_path, "sub-03/anat/sub-03_T1w.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
     assert len(read_dataset(tmp_path).labelled_cases) == 3
     assert len(read_dataset(tmp_path).cases) == 4
 
@@ -69,7 +69,7 @@ def test_bids_without_table_has_no_labels(tmp_path):
     ],
 )
 def test_bids_that_is_not_clear(tmp_path, names, message):
-    tree(bids(tmp_path), *names)
+    write_tree(bids(tmp_path), *names)
     with pytest.raises(DataError, match=message):
         read_dataset(tmp_path)
 

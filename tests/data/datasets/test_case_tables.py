@@ -8,11 +8,11 @@ import pytest
 
 from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError
-from tests.data.datasets.test_layouts import tree
+from tests.helpers.file_trees import write_tree
 
 
 def table(root: Path, *rows: str) -> Path:
-    tree(root, "a.nii", "b.nii", "sub/c.nii", "l.nii")
+    write_tree(root, "a.nii", "b.nii", "sub/c.nii", "l.nii")
     (root / "cases.tsv").write_text("\n".join(rows) + "\n")
     return root
 
