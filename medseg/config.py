@@ -6,7 +6,7 @@ mistakes of a file are reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medseg.config_errors import class_in_words, explain
 from medseg.errors import ConfigError
-from medseg.yaml_dialect import parse_yaml, read_yaml, to_yaml
+from medseg.yaml_dialect import key_lines, parse_yaml, read_yaml, to_yaml
 
 
 class Config(BaseModel):
@@ -27,18 +27,21 @@ class Config(BaseModel):
     >>> Training.parse({"stepps": 5})
     Traceback (most recent call last):
         ...
-    medseg.errors.ConfigError: config: stepps: unknown key. Did you mean 'steps'?
+    medseg.errors.ConfigError: config: stepps: unknown key. Did you mean 'steps'? Found 5.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: dict[str, Any], *, source: str = "config") -> Self:
+    def parse(
+        cls, values: dict[str, Any], *, source: str = "config", lines_of: Mapping[str, int] | None = None
+    ) -> Self:
         """Build from plain values.
 
         Args:
             values: Nested dicts, lists and scalars.
             source: File name for messages.
+            lines_of: Lines of the file by dotted key, for messages.
 
         Returns:
             The validated configuration.
@@ -49,7 +52,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, source)) from None
+            raise ConfigError(explain(error, cls, source, lines_of)) from None
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Self:
@@ -67,7 +70,11 @@ class Config(BaseModel):
         """
         path = Path(path)
         given = f" with {' '.join(overrides)}" if overrides else ""
-        return cls.parse(apply_overrides(read_yaml(path), overrides), source=f"{path}{given}")
+        values = apply_overrides(read_yaml(path), overrides)
+        overridden = {override.partition("=")[0] for override in overrides}
+        lines = key_lines(path.read_text(encoding="utf-8-sig"))
+        in_file = {key: line for key, line in lines.items() if key not in overridden}
+        return cls.parse(values, source=f"{path}{given}", lines_of=in_file)
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some fields changed.

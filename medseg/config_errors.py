@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -13,13 +13,16 @@ from medseg.errors import did_you_mean
 from medseg.renamed_keys import renamed
 
 
-def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
+def explain(
+    error: ValidationError, cls: type[BaseModel], source: str, lines_of: Mapping[str, int] | None = None
+) -> str:
     """Explain all mistakes of a file in one message.
 
     Args:
         error: The error of pydantic.
         cls: The configuration that was parsed.
         source: File name or words for the source of the values.
+        lines_of: Lines of the file by dotted key, to name the line of each mistake.
 
     Returns:
         The source and the mistake on one line; with several mistakes, their number and one line for each. For a
@@ -31,24 +34,32 @@ def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
         item["loc"] = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
         cut = _first_union(cls, item["loc"])
         if cut is None:
-            lines.append(_line(cls, item))
+            lines.append(_line(cls, item, lines_of))
         else:
             unions.setdefault(item["loc"][:cut], {}).setdefault(item["loc"][cut], []).append(item)
-    lines += [line for branches in unions.values() for line in _best_branch(cls, branches)]
+    lines += [line for branches in unions.values() for line in _best_branch(cls, branches, lines_of)]
     if len(lines) == 1:
         return f"{source}: {lines[0]}"
     return f"{source}: {len(lines)} mistakes:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _line(cls: type[BaseModel], item: Any) -> str:
+def _line(cls: type[BaseModel], item: Any, lines_of: Mapping[str, int] | None = None) -> str:
+    """Return one mistake in words, with its line in the file if that is known."""
     place, _ = _walk(cls, item["loc"])
+    known_line = (lines_of or {}).get(place)
+    return _mistake(cls, item, place) + (f" See line {known_line}." if known_line else "")
+
+
+def _mistake(cls: type[BaseModel], item: Any, place: str) -> str:
     if item["type"] == "extra_forbidden":
         known = _known_keys(_walk(cls, item["loc"][:-1])[1])
         new = renamed(place, known)
         if new:
             return f"{place}: renamed to {' and '.join(new)}.{_renamed_inside(place, item['input'])}"
         hint = did_you_mean(str(item["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
-        return f"{place}: unknown key.{hint}"
+        value = item["input"]
+        found = "" if isinstance(value, dict) else f" Found {value!r:.100}."
+        return f"{place}: unknown key.{hint}{found}"
     if item["type"] == "missing":
         return f"{place}: missing. Add it."
     message = _reworded(item["msg"])
@@ -72,7 +83,9 @@ def _renamed_inside(group: str, value: Any) -> str:
     return words
 
 
-def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> list[str]:
+def _best_branch(
+    cls: type[BaseModel], branches: dict[int | str, list[Any]], lines_of: Mapping[str, int] | None
+) -> list[str]:
     """Return the mistakes of the union member that accepts the shape of the value with the fewest mistakes.
 
     If none accepts the shape, one line says what each of them expects.
@@ -81,7 +94,9 @@ def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> 
     if len({item["loc"][:-1] for item in items}) == 1 == max(map(len, branches.values())) and not any(
         item["type"] == "extra_forbidden" for item in items
     ):
-        return [_line(cls, {**items[0], "msg": _joined_alternatives(item["msg"] for item in items)})]
+        return [
+            _line(cls, {**items[0], "msg": _joined_alternatives(item["msg"] for item in items)}, lines_of)
+        ]
 
     def misfit(branch: list[Any]) -> tuple[int, int, int]:
         near_misses = sum(
@@ -89,7 +104,7 @@ def _best_branch(cls: type[BaseModel], branches: dict[int | str, list[Any]]) -> 
         )
         return -min(len(item["loc"]) for item in branch), len(branch), -near_misses
 
-    return [_line(cls, item) for item in min(branches.values(), key=misfit)]
+    return [_line(cls, item, lines_of) for item in min(branches.values(), key=misfit)]
 
 
 def _first_union(cls: type[BaseModel], location: tuple[int | str, ...]) -> int | None:

@@ -11,6 +11,7 @@ import yaml
 from medseg.errors import ConfigError, did_you_mean
 
 MAX_NESTING = 20
+MAX_BYTES = 4 * 2**20  # the parser takes about a second per million bytes
 _NOT_YAML = (
     yaml.YAMLError,
     ValueError,
@@ -68,9 +69,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The values by key, in the order of the file.
 
     Raises:
-        ConfigError: The file is missing, is not text, is not YAML or holds something other than a mapping.
+        ConfigError: The file is missing, is larger than `MAX_BYTES`, is not text, is not YAML or holds something other
+            than a mapping.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: found {size:,} bytes, expected at most {MAX_BYTES:,}, as configurations have. Give a YAML experiment."
+            )
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
@@ -87,6 +94,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found a {type(values).__name__}, expected `key: value` lines.")
     return values
+
+
+def key_lines(text: str) -> dict[str, int]:
+    r"""Return the line of every key of a YAML mapping.
+
+    Args:
+        text: YAML that `parse_yaml` reads.
+
+    Returns:
+        Lines, from 1, by dotted key; keys inside lists are left out.
+
+    >>> key_lines("name: a\ntrain:\n  steps: 5\n")
+    {'name': 1, 'train': 2, 'train.steps': 3}
+    """
+    lines: dict[str, int] = {}
+
+    def visit(node: Any, where: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                name = f"{where}{key.value}"
+                lines[name] = key.start_mark.line + 1
+                visit(value, f"{name}.")
+
+    visit(yaml.compose(text, Loader=_Loader), "")
+    return lines
 
 
 class _Loader(yaml.SafeLoader):

@@ -86,12 +86,12 @@ def test_all_errors_at_once_with_path_value_and_nearest_key(file: Path) -> None:
     lines = message.splitlines()
     assert lines[0] == f"{file}: 6 mistakes:"
     assert sorted(line.strip() for line in lines[1:]) == [
-        "model.chanels: unknown key. Did you mean 'channels'?",
-        "model.depth: expected greater than or equal to 1: found 0.",
-        "stages.0.dept: unknown key. Did you mean 'depth'?",
-        "titel: unknown key. Did you mean 'title'?",
-        "train.lerning_rate: unknown key. Did you mean 'learning_rate'?",
-        "train.steps: expected a whole number: found 'many'.",
+        "model.chanels: unknown key. Did you mean 'channels'? Found [1]. See line 3.",
+        "model.depth: expected greater than or equal to 1: found 0. See line 3.",
+        "stages.0.dept: unknown key. Did you mean 'depth'? Found 1.",
+        "titel: unknown key. Did you mean 'title'? Found 'a'. See line 1.",
+        "train.lerning_rate: unknown key. Did you mean 'learning_rate'? Found 1. See line 2.",
+        "train.steps: expected a whole number: found 'many'. See line 2.",
     ]
 
 
@@ -308,3 +308,15 @@ def test_differences_are_listed_by_field() -> None:
     assert "title: found 'b', expected" in told
     assert differences(one, one) == ""
     assert differences(other, one, most=1).endswith("; and 1 more")
+
+
+def test_a_line_of_the_file_is_not_named_for_an_override(file: Path) -> None:
+    file.write_text("title: a\ntrain: {steps: 1}\n")
+    with pytest.raises(ConfigError, match=r"found 'many'\.$"):
+        Run.load(file, "train.steps=many")
+
+
+def test_a_file_that_is_too_large_for_a_configuration_is_refused_at_once(file: Path) -> None:
+    file.write_text("a: 1\n" * 1_000_000)
+    with pytest.raises(ConfigError, match=r"found 5,000,000 bytes, expected at most 4,194,304"):
+        Run.load(file)
