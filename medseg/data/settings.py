@@ -116,6 +116,8 @@ class DataSettings(Config):
             the sform, or the qform if the code of the sform is 0.
         trust_label_array: Whether a label map with as many voxels as its image, but another grid in its header, is placed
             on the grid of the image as it is stored; otherwise it is refused.
+        files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
+            into; null allows only the folder of the dataset.
         splits: JSON file with splits, such as nnU-Net's ``splits_final.json``, to use instead of `folds`; null for none.
     """
 
@@ -130,12 +132,13 @@ class DataSettings(Config):
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
+    files_root: str | None = None
     splits: str | None = None
 
     @property
     def reading(self) -> ReadingOptions:
-        """What is decided about files whose headers are wrong."""
-        return ReadingOptions(self.orientation_from, self.trust_label_array)
+        """What is decided about files whose headers are wrong, and about where files may be."""
+        return ReadingOptions(self.orientation_from, self.trust_label_array, self.files_root)
 
 
 class PreprocessSettings(Config):

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     """Return the experiment with absolute paths, so that its run can be resumed and predicted from any folder."""
     data = experiment.data
-    found = {key: str(Path(value).resolve()) for key in ("path", "splits") if (value := getattr(data, key))}
+    found = {
+        key: str(Path(value).resolve())
+        for key in ("path", "splits", "files_root")
+        if (value := getattr(data, key))
+    }
     model = experiment.model.to_plain()
     weights = model.get("weights")
     if weights is not None and Path(weights).is_file():  # else it is a name of published weights

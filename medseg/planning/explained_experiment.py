@@ -120,6 +120,8 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         tree["orientation_from"] = Explained(source.reading.orientation_from, "as requested")
     if source.reading.trust_label_array:
         tree["trust_label_array"] = Explained(True, "as requested")
+    if source.reading.files_root is not None:
+        tree["files_root"] = Explained(str(Path(source.reading.files_root).resolve()), "as requested")
     if not f.named:
         tree["labels"] = Explained(
             f.labels, "the dataset names no labels: these are the values in its label maps; rename them"

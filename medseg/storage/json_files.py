@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
         Nested dicts, lists and scalars.
 
     Raises:
-        DataError: The file is missing, not UTF-8 or not JSON (with line and column), a key occurs twice in one object,
+        DataError: The file is missing, not UTF-8 or not JSON (with line and column), a number has more than 4300 digits, a key occurs twice in one object,
             or it holds NaN or Infinity, which JSON does not have.
     """
 
@@ -45,6 +45,10 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: byte {error.start}: not UTF-8 text. Save the file as UTF-8.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check the path.") from None
+    except ValueError:  # Python refuses to convert such numbers
+        raise DataError(
+            f"{path}: found a whole number of more than 4300 digits. Write a shorter one."
+        ) from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply to be read. Flatten it.") from None
 

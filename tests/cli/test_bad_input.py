@@ -250,3 +250,10 @@ def test_image_instead_of_a_label_map(refused, tmp_path, make_volume):
     medseg.write(make_volume(kind="label"), tmp_path / "label.nii.gz")
     told = refused("evaluate", tmp_path / "label.nii.gz", tmp_path / "image.nii.gz")
     holds(told, "found 3 values in the prediction", "--labels TSV")
+
+
+def test_a_mistake_in_dataset_json_is_named_by_line(refused, tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"a": 1},\n "channel_names": {"0": "CT"},}')
+    told = refused("inspect", tmp_path)
+    holds(told, "dataset.json: line 2, column", "Fix that line")
+    assert "DICOM" not in told

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)"
     )
-    add_reading_options(parser)
+    add_reading_options(parser, datasets=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         help="processes that measure cases, each with one case in memory (default: one per core for large datasets, else 0)",
     )
-    add_reading_options(parser)
+    add_reading_options(parser, datasets=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 

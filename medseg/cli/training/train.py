@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
         help="settings to change, such as train.steps=2000",
     )
     parser.add_argument("--data", metavar="PATH", help="dataset folder or table (data.path)")
-    add_reading_options(parser)
+    add_reading_options(parser, datasets=True)
     parser.add_argument("--run", metavar="FOLDER", help="new run folder (default: runs/NAME)")
     parser.add_argument("--resume", metavar="RUN", help="resume this run from its last checkpoint")
     folds = parser.add_mutually_exclusive_group()
@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
             data.append(f"data.orientation_from={options.orientation_from}")
         if options.trust_label_array:
             data.append("data.trust_label_array=true")
+        if options.files_root:
+            data.append(f"data.files_root={options.files_root}")
         experiment = Experiment.load(options.config, *options.overrides, *data)
         folder = Path(options.run or f"runs/{experiment.name}")
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation

@@ -23,8 +23,8 @@ def is_case_table(path: Path) -> bool:
     return path.suffix.lower() == ".tsv" or (path / TABLE_NAME).is_file()
 
 
-@register_layout("table", recognise=is_case_table)
-def read_table(path: Path) -> Dataset:
+@register_layout("table", recognise=is_case_table, lists_paths=True)
+def read_table(path: Path, files_root: str | None = None) -> Dataset:
     """Read a table of cases.
 
     Required columns are ``case`` and either ``image`` or one ``image_CHANNEL`` per channel; ``label``, ``instances``,
@@ -35,18 +35,19 @@ def read_table(path: Path) -> Dataset:
 
     Args:
         path: The table, or a folder with a ``cases.tsv``.
+        files_root: Another folder that paths may point into.
 
     Returns:
         The dataset.
 
     Raises:
         DataError: A column is missing or unknown, a row has more or fewer cells, a cell is empty (each with its line), or
-            a path leaves the table's folder.
+            a path leaves the table's folder and `files_root`.
     """
     table = path / TABLE_NAME if path.is_dir() else path
     read = read_tsv(table)
     columns = _image_columns(read)
-    cases = [_case(read.where(row), row.cells, columns, table) for row in read.rows]
+    cases = [_case(read.where(row), row.cells, columns, table, files_root) for row in read.rows]
     return Dataset(
         folder_name(table),
         table.parent,
@@ -97,15 +98,16 @@ def _image_columns(table: TsvTable) -> list[str]:
     return channels or ["image"]
 
 
-def _case(where: str, row: dict[str, str], columns: list[str], table: Path) -> Case:
+def _case(where: str, row: dict[str, str], columns: list[str], table: Path, files_root: str | None) -> Case:
     empty = [name for name in ("case", *columns) if not row[name]]
     if empty:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")
-    images = tuple(path_inside(table.parent, row[name], f"{where}: {name}") for name in columns)
-    label, instances = (
-        path_inside(table.parent, row[name], f"{where}: {name}") if row.get(name) else None
-        for name in ("label", "instances")
-    )
+
+    def path(name: str) -> Path:
+        return path_inside(table.parent, row[name], f"{where}: {name}", files_root)
+
+    images = tuple(path(name) for name in columns)
+    label, instances = (path(name) if row.get(name) else None for name in ("label", "instances"))
     try:
         annotated = names_in(row.get("labels", ""))
         return Case(row["case"], images, label, row.get("subject", ""), instances, annotated)

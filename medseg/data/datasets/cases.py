@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.data.datasets.names import FORBIDDEN, LONGEST_ID, is_valid_id
 from medseg.errors import DataError, did_you_mean
 from medseg.io.nifti_geometry import OrientationFrom
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MOST_LISTED = 100
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What the user decided about files whose headers are wrong.
+    """What the user decided about files whose headers are wrong, and about where files may be.
 
     Attributes:
         orientation_from: Description of the geometry to use where a NIfTI header leaves it open or contradicts itself; None
             refuses files in which left and right are a guess. See `medseg.read`.
         trust_label_array: Whether a label map or instance map with as many voxels as its image, but another grid, is placed
             on the grid of the image as it is stored.
+        files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
+            into; None allows only the folder of the dataset.
     """
 
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
+    files_root: str | None = None
 
 
 UNDECIDED = ReadingOptions()
@@ -40,8 +42,9 @@ class Case:
     """One study of one subject.
 
     Attributes:
-        id: Name, unique in its dataset. It becomes part of file names, so it contains only letters, digits, dots,
-            underscores and dashes.
+        id: Name, unique in its dataset. It becomes part of file names, so it may contain letters of any script, digits,
+            spaces and most signs, but no slash, colon, quote, wildcard or control character; see
+            `medseg.data.datasets.names.is_valid_id`.
         images: One file per channel, or one file (or DICOM folder) that holds all channels.
         label: Label map, or None.
         subject: The person. All cases of a subject are in the same fold of a split. The default is the id.
@@ -69,10 +72,11 @@ class Case:
     reading: ReadingOptions = UNDECIDED
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
+        if not is_valid_id(self.id):
             raise DataError(
-                f"case {self.id!r}: expected an id of 1 to 128 letters, digits, dots, underscores and dashes "
-                "that does not begin with a dot or a dash. Rename the case."
+                f"case {self.id!r}: expected an id that is a file name on every system: 1 to {LONGEST_ID} characters without "
+                f"{' '.join(FORBIDDEN)} and control characters, no dot, dash or space at the beginning, and no dot or space at "
+                "the end. Rename the case."
             )
         if not self.images:
             raise DataError(f"case {self.id}: found no image, expected at least one. Add its image files.")

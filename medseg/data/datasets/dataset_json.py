@@ -10,26 +10,32 @@ from typing import Any
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import CHANNEL_FILE, folder_name, path_inside, visible_files
-from medseg.errors import DataError
-from medseg.io.files import stem_of, suffix_of
+from medseg.errors import DataError, warn_once
+from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
 from medseg.labels.label_table import Labels, unnamed_label
 from medseg.storage.json_files import read_object
 
 
 def is_msd(path: Path) -> bool:
-    """Return whether there is a ``dataset.json`` with a list ``training``."""
+    """Return whether there is a ``dataset.json`` with a list ``training`` and without the ``file_ending`` of nnU-Net v2."""
     description = _description(path)
-    return description.is_file() and "training" in read_object(description)
+    if not description.is_file():
+        return False
+    values = read_object(description)
+    return "training" in values and "file_ending" not in values
 
 
 def is_nnunet(path: Path) -> bool:
-    """Return whether there is a ``dataset.json`` without a list ``training``."""
+    """Return whether there is a ``dataset.json`` of another kind than that of `is_msd`."""
     return _description(path).is_file() and not is_msd(path)
 
 
-@register_layout("msd", recognise=is_msd)
-def read_msd(path: Path) -> Dataset:
+@register_layout("msd", recognise=is_msd, lists_paths=True)
+def read_msd(path: Path, files_root: str | None = None) -> Dataset:
     """Read the layout of the Decathlon: lists ``training`` (image, label) and ``test`` (images only).
+
+    A list ``validation``, which other datasets of this layout have, is read like ``training``; the experiment decides on
+    the split.
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named without the
     ``_0000`` of their files; those are found. An entry of ``training`` may list its annotated labels:
@@ -37,31 +43,33 @@ def read_msd(path: Path) -> Dataset:
 
     Args:
         path: The dataset's folder, or its ``dataset.json``.
+        files_root: Another folder that paths may point into.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
+        DataError: The ``dataset.json`` is malformed, or a path leaves the folder and `files_root`.
     """
     root, description, values = _described(path)
     where = str(description)
     cases = [
-        _msd_case(entry, root, f"{where}: training[{i}]")
-        for i, entry in enumerate(_list_of(values, "training", where))
+        _msd_case(entry, root, f"{where}: {key}[{i}]", files_root)
+        for key in ("training", "validation", "test")
+        for i, entry in enumerate(_list_of(values, key, where))
     ]
-    for i, entry in enumerate(_list_of(values, "test", where)):
-        cases.append(_msd_case(entry, root, f"{where}: test[{i}]"))
     return _dataset(root, where, values, cases)
 
 
-def _msd_case(entry: Any, root: Path, where: str) -> Case:
+def _msd_case(entry: Any, root: Path, where: str, files_root: str | None) -> Case:
     entry = {"image": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or "image" not in entry:
         raise DataError(f'{where}: found {entry!r}, expected {{"image": path, "label": path}}. Correct it.')
     names = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
-    images = [path_inside(root, name, f"{where}: image") for name in names]
-    label = path_inside(root, entry["label"], f"{where}: label") if entry.get("label") is not None else None
+    images = [path_inside(root, name, f"{where}: image", files_root) for name in names]
+    label = entry.get("label")
+    if label is not None:
+        label = path_inside(root, label, f"{where}: label", files_root)
     if not images:
         raise DataError(f"{where}: image: found an empty list, expected at least one path. Name its files.")
     case_id = stem_of(images[0])
@@ -92,32 +100,34 @@ def _channel_files(image: Path) -> list[Path]:
     return found
 
 
-@register_layout("nnunet", recognise=is_nnunet)
-def read_nnunet(path: Path) -> Dataset:
+@register_layout("nnunet", recognise=is_nnunet, lists_paths=True)
+def read_nnunet(path: Path, files_root: str | None = None) -> Dataset:
     """Read nnU-Net v2's raw layout: its ``dataset`` table, or the files of ``imagesTr`` and ``labelsTr``.
 
     A case consists of ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>``; if one of them exists,
-    the others are expected. ``imagesTs`` is not read.
+    the others are expected. Natural images hold all channels in ``<id>_0000.<ext>`` if there is no other number.
+    ``imagesTs`` is not read, and neither are lists such as ``training``.
 
     Args:
         path: The dataset's folder, or its ``dataset.json``.
+        files_root: Another folder that paths may point into.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: The ``dataset.json`` is malformed, or a path leaves the folder.
+        DataError: The ``dataset.json`` is malformed, or a path leaves the folder and `files_root`.
     """
     root, description, values = _described(path)
     where = str(description)
     if "dataset" in values:
-        cases = _listed_cases(root, values["dataset"], f"{where}: dataset")
+        cases = _listed_cases(root, values["dataset"], f"{where}: dataset", files_root)
     else:
         cases = _scanned_cases(root, values.get("file_ending"), len(channel_names(values, where)), where)
     return _dataset(root, where, values, cases)
 
 
-def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
+def _listed_cases(root: Path, entries: Any, where: str, files_root: str | None) -> list[Case]:
     if not isinstance(entries, dict):
         raise DataError(f"{where}: expected an object from case ids to images and label. Correct it.")
     cases = []
@@ -125,9 +135,11 @@ def _listed_cases(root: Path, entries: Any, where: str) -> list[Case]:
         place = f"{where}: {case_id}"
         if not isinstance(entry, dict) or not isinstance(entry.get("images"), list) or not entry["images"]:
             raise DataError(f'{place}: expected {{"images": [paths], "label": path}}. Correct it.')
-        images = tuple(path_inside(root, name, f"{place}: images") for name in entry["images"])
+        images = tuple(path_inside(root, name, f"{place}: images", files_root) for name in entry["images"])
         label = entry.get("label")
-        cases.append(Case(case_id, images, path_inside(root, label, f"{place}: label") if label else None))
+        cases.append(
+            Case(case_id, images, path_inside(root, label, f"{place}: label", files_root) if label else None)
+        )
     return cases
 
 
@@ -140,11 +152,15 @@ def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[C
         raise DataError(
             f'{where}: file_ending: found {ending!r}, expected a suffix such as ".nii.gz". Add it.'
         )
-    ids = set()
-    for file in visible_files(root / "imagesTr"):
-        stem = file.name.removesuffix(ending)
-        if stem != file.name and (match := CHANNEL_FILE.fullmatch(stem)):
-            ids.add(match["id"])
+    ending = ending if ending.startswith(".") else f".{ending}"
+    files = visible_files(root / "imagesTr")
+    stems = [file.name.removesuffix(ending) for file in files if file.name.endswith(ending)]
+    numbers = [match for stem in stems if (match := CHANNEL_FILE.fullmatch(stem))]
+    ids = {match["id"] for match in numbers}
+    if not ids:
+        _check_ending(files, ending, where)
+    if ending.lower() in NATURAL_IMAGES and all(match["channel"] == "0000" for match in numbers):
+        channels = 1  # files: each holds all colours
     labels = {
         f.name.removesuffix(ending) for f in visible_files(root / "labelsTr") if f.name.endswith(ending)
     }
@@ -158,6 +174,15 @@ def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[C
     ]
 
 
+def _check_ending(files: Sequence[Path], ending: str, where: str) -> None:
+    """Raise if there are images with another ending than the ``dataset.json`` states."""
+    others = {suffix_of(file) for file in files if CHANNEL_FILE.fullmatch(stem_of(file))} - {ending, ""}
+    if others:
+        raise DataError(
+            f"{where}: file_ending: found {ending!r}, expected {' or '.join(sorted(others))} like the files in imagesTr. Correct it."
+        )
+
+
 def _description(path: Path) -> Path:
     return path if path.suffix == ".json" else path / "dataset.json"
 
@@ -169,6 +194,12 @@ def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
 
 def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Case]) -> Dataset:
     name = values.get("name")
+    stated, labelled = values.get("numTraining"), sum(case.label is not None for case in cases)
+    if isinstance(stated, int) and stated != labelled:
+        warn_once(
+            f"{where}: numTraining: found {stated}, expected {labelled}, the number of cases with a label map. These are used; "
+            "correct the number, or add the missing files."
+        )
     labels = (
         parse_labels(values["labels"], f"{where}: labels", values.get("regions_class_order"))
         if "labels" in values

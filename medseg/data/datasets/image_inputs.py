@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError
-from medseg.io.files import stem_of, suffix_of
+from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
 
 
 def read_images(
@@ -19,7 +19,8 @@ def read_images(
     """Return cases without labels, from image files, folders of images or DICOM series.
 
     With several channels, files named ``<id>_0000`` … ``<id>_0003`` form one case; other files must hold all channels
-    themselves. With one channel, ``_0000`` is removed if every name ends with it. A folder without an image file is one
+    themselves. With one channel, or for natural images, whose files hold all colours, ``_0000`` is removed if
+    every name ends with it. A folder without an image file is one
     DICOM series; if it holds only folders, each of them is one series.
 
     Args:
@@ -28,7 +29,8 @@ def read_images(
         reading: What the user decided about files whose headers are wrong; None decides nothing.
 
     Returns:
-        Cases sorted by id. Ids are file names without suffix, with unusual characters replaced by ``_``.
+        Cases sorted by id. Ids are file names without suffix; characters that are not allowed in file names on some
+        system are replaced by ``_``.
 
     Raises:
         DataError: Nothing is found, channels are missing (all are listed), or two files have the same id.
@@ -66,14 +68,15 @@ def _image_files(path: Path) -> list[Path]:
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
         raise DataError(
-            f"{path}: found no image, expected NIfTI, NRRD or MHA files, or a DICOM series. Check the path."
+            f"{path}: found no image, expected image files or a DICOM series. Check the path, or copy the images there."
         )
     return series
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
     numbered = [CHANNEL_FILE.fullmatch(stem_of(file)) for file in files]
-    if channels == 1 and all(match and match["channel"] == "0000" for match in numbered):
+    coloured = all(suffix_of(file) in NATURAL_IMAGES for file in files)
+    if (channels == 1 or coloured) and all(match and match["channel"] == "0000" for match in numbered):
         return [
             Case(sanitised_id(match["id"]), (f,)) for f, match in zip(files, numbered, strict=True) if match
         ]

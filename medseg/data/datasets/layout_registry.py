@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from medseg.registry import Registry
 
 if TYPE_CHECKING:
     from medseg.data.datasets.cases import Dataset
 
-Reader = Callable[[Path], "Dataset"]
+Reader = TypeVar("Reader", bound="Callable[..., Dataset]")
 
 BUILT_IN_LAYOUTS = ("table", "msd", "nnunet", "bids", "images", "masks")
 """Names of medseg's own layouts, in the order in which a folder is tested for them."""
@@ -30,11 +30,14 @@ class Layout:
         name: Value of ``data.layout``.
         read: Function from the dataset's path to its cases.
         recognise: Function that returns whether a path has this layout. It looks at names and at most at one small file.
+        lists_paths: Whether the dataset lists paths of files, so that `read` takes the folder that they may be in as its
+            second argument `files_root`.
     """
 
     name: str
-    read: Reader
+    read: Callable[..., Dataset]
     recognise: Callable[[Path], bool]
+    lists_paths: bool = False
 
 
 LAYOUTS: Registry[Layout] = Registry(
@@ -50,7 +53,9 @@ LAYOUTS: Registry[Layout] = Registry(
 )
 
 
-def register_layout(name: str, *, recognise: Callable[[Path], bool]) -> Callable[[Reader], Reader]:
+def register_layout(
+    name: str, *, recognise: Callable[[Path], bool], lists_paths: bool = False
+) -> Callable[[Reader], Reader]:
     """Return a decorator that registers a reader as a layout.
 
     The reader receives the path that the user gave, a folder or a file, and returns a `Dataset`. It may list files that
@@ -59,6 +64,8 @@ def register_layout(name: str, *, recognise: Callable[[Path], bool]) -> Callable
     Args:
         name: Value of ``data.layout`` that selects the layout.
         recognise: Function that returns whether a path has this layout, used by ``auto``.
+        lists_paths: Whether the dataset lists paths of files; the reader then receives ``files_root``, a folder or None, as
+            its second argument.
 
     Returns:
         The decorator, which returns the reader unchanged.
@@ -68,7 +75,7 @@ def register_layout(name: str, *, recognise: Callable[[Path], bool]) -> Callable
     """
 
     def register(read: Reader) -> Reader:
-        LAYOUTS.add(name, Layout(name, read, recognise))
+        LAYOUTS.add(name, Layout(name, read, recognise, lists_paths))
         return read
 
     return register

@@ -46,7 +46,11 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
             f"{path}: found no such folder or file, expected a dataset. Give a dataset's folder or a TSV table of cases."
         )
     chosen = _recognised(path) if layout == "auto" else _named(layout)
-    dataset = chosen.read(path)
+    dataset = (
+        chosen.read(path, reading.files_root if reading else None)
+        if chosen.lists_paths
+        else chosen.read(path)
+    )
     if not dataset.cases:
         raise DataError(
             f"{path}: found no case of layout {chosen.name}. Check the folder, or name its layout."
@@ -58,12 +62,18 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Return whether `read_dataset` would recognise a layout here; the content is not checked."""
-    try:
-        _recognised(Path(path))
-    except DataError:
-        return False
-    return True
+    """Return whether `read_dataset` would recognise a layout here; the content is not checked.
+
+    Args:
+        path: A file or folder.
+
+    Returns:
+        True if a layout is recognised.
+
+    Raises:
+        DataError: There is a ``dataset.json`` that cannot be read.
+    """
+    return _first_layout(Path(path)) is not None
 
 
 def _named(name: str) -> Layout:
@@ -75,18 +85,24 @@ def _named(name: str) -> Layout:
     return LAYOUTS.get(name)
 
 
+def _first_layout(path: Path) -> Layout | None:
+    return next((layout for layout in ordered_layouts() if layout.recognise(path)), None)
+
+
 def _recognised(path: Path) -> Layout:
-    """Return the first layout that recognises the path."""
-    for layout in ordered_layouts():
-        if layout.recognise(path):
-            return layout
+    """Return the first layout that recognises the path, or raise."""
+    layout = _first_layout(path)
+    if layout is not None:
+        return layout
     if (path / IMAGES).is_dir():
         raise DataError(
             f"{path}: found {IMAGES}/ without labels/, masks/ or instances/, expected one of them next to it. Add a map "
             "of the same name there for each image that has one."
         )
     if path.is_dir() and not any(not item.name.startswith(".") for item in path.iterdir()):
-        raise DataError(f"{path}: found an empty folder, expected a dataset or images. Check the path.")
+        raise DataError(
+            f"{path}: found an empty folder, expected a dataset or images. Check the path, or copy the files there."
+        )
     raise DataError(
         f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images next to labels, masks or instances, "
         "expected one of them. Write a table with the columns case, image and label."

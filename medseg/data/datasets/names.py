@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,40 @@ CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
 """Stem of an image file that holds one channel: ``<id>_0000``."""
 
 
+FORBIDDEN = '/\\:*?"<>|'
+"""Characters that are not allowed in file names on some system."""
+LONGEST_ID = 128
+_LONGEST_ID_BYTES = 200  # of the 255 that file systems allow; results add their own prefixes and suffixes
+_JOINERS = "\u200c\u200d"  # needed by the scripts of Persian and of India
+
+
+def is_valid_id(name: str) -> bool:
+    """Return whether a name can be the id of a case, and so a file name on every system.
+
+    Args:
+        name: The name.
+
+    Returns:
+        True if it has at most 128 characters and 200 bytes, no control or invisible character and none of `FORBIDDEN`, does
+        not begin with a dot, dash or space, and does not end with a dot or space.
+
+    >>> is_valid_id("Müller 2"), is_valid_id("患者甲"), is_valid_id("../a")
+    (True, True, False)
+    """
+    return name != "" and sanitised_id(name) == name
+
+
 def sanitised_id(name: str) -> str:
     """Return the name with every character that is not allowed in an id replaced by ``_``."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:128] or "_"
+    letters = "".join("_" if _is_forbidden(letter) else letter for letter in name).lstrip(".- ")[:LONGEST_ID]
+    while len(letters.encode()) > _LONGEST_ID_BYTES:
+        letters = letters[:-1]
+    return letters.rstrip(". ") or "_"
+
+
+def _is_forbidden(letter: str) -> bool:
+    category = unicodedata.category(letter)
+    return letter in FORBIDDEN or (category[0] == "C" and letter not in _JOINERS) or category in ("Zl", "Zp")
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -28,28 +60,37 @@ def visible_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
 
 
-def path_inside(root: Path, name: Any, where: str) -> Path:
+def path_inside(root: Path, name: Any, where: str, files_root: str | None = None) -> Path:
     """Return the path of `name` in a dataset's folder, which it must not leave.
 
     Links in the folder are followed: users keep large files elsewhere by links, and the archive extractor creates none.
 
     Args:
         root: Folder of the dataset.
-        name: Relative path as written in a table or a ``dataset.json``.
+        name: Path as written in a table or a ``dataset.json``, relative to `root` or absolute.
         where: File and field, for messages.
+        files_root: Another folder that the path may be in, because the user named it.
 
     Returns:
-        The path, starting with `root`; it may not exist.
+        The path; it may not exist.
 
     Raises:
-        DataError: The name is not text, or the path is absolute or leaves the folder by ``..``.
+        DataError: The name is not text, or the path is in neither folder.
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"{where}: found {name!r}, expected a path. Correct it.")
     relative = os.path.normpath(name.replace("\\", "/"))
-    if Path(relative).is_absolute() or re.match(r"[A-Za-z]:", relative) or relative.split("/")[0] == "..":
-        raise DataError(f"{where}: {name!r} is outside {root}. Give a path inside, relative to it.")
-    return root / relative
+    drive = re.match(r"[A-Za-z]:", relative) and not Path(relative).is_absolute()  # of another system
+    if not (drive or Path(relative).is_absolute() or relative.split("/")[0] == ".."):
+        return root / relative
+    path = Path(os.path.normpath(root.absolute() / relative))
+    folders = (root, *([Path(files_root)] if files_root else []))
+    if not drive and any(path.is_relative_to(os.path.normpath(folder.absolute())) for folder in folders):
+        return path
+    raise DataError(
+        f"{where}: {name!r} is outside {files_root or root}. Give a path inside, relative to it, or name the folder that holds all "
+        "files with --files-root (data.files_root in a config)."
+    )
 
 
 def folder_name(path: Path) -> str:

@@ -37,13 +37,51 @@ def shifted(volume: Volume, mm: float) -> Volume:
     return Volume(volume.data, Grid(volume.grid.shape, affine), volume.kind)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "-rf", "a b", "../up", "a/b", "ä", "x" * 129, "new\nline"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".hidden",
+        "-rf",
+        " a",
+        "a ",
+        "a.",
+        "../up",
+        "a/b",
+        "a:b",
+        'a"b',
+        "a*",
+        "x" * 129,
+        "患" * 67,
+        "new\nline",
+        "\x1b[31m",
+        "a\u202eb",
+        "\udcff",
+    ],
+)
 def test_ids_that_could_not_be_file_names_are_refused(name):
     with pytest.raises(DataError, match="expected an id"):
         Case(name, (Path("a.nii"),))
 
 
-@pytest.mark.parametrize("name", ["a", "s0001", "sub-01_ses-2", "A.b-c_9", "x" * 128, "_"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "s0001",
+        "sub-01_ses-2",
+        "A.b-c_9",
+        "x" * 128,
+        "_",
+        "a b",
+        "Müller",
+        "患者甲",
+        "Ελένη",
+        "مر\u200cیم",
+        "CT of (1)",
+        "a+b@c",
+    ],
+)
 def test_ids_and_default_subject(name):
     assert Case(name, (Path("a.nii"),)).subject == name
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.cases import ReadingOptions
+from medseg.data.datasets.image_inputs import read_images
+from medseg.data.datasets.layouts import is_dataset, read_dataset
 from medseg.data.datasets.read_case import read_case_image, read_case_label
-from medseg.errors import DataError
+from medseg.errors import DataError, DataWarning
 from tests.helpers.file_trees import write_tree
 from tests.helpers.paths import SHARED_FOLDER
 
@@ -230,6 +232,96 @@ def test_empty_dataset_is_an_error(tmp_path):
     describe(tmp_path, file_ending=".nii.gz")
     with pytest.raises(DataError, match="found no case of layout nnunet"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [[], [entry("a_0000")], ["a"]])
+def test_nnunet_does_not_use_the_list_of_the_decathlon(tmp_path, listed):
+    names = [f"imagesTr/{i}_{c}.nii.gz" for i in "ab" for c in ("0000", "0001")]
+    write_tree(tmp_path, *names, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    describe(tmp_path, file_ending=".nii.gz", channel_names={"0": "T1", "1": "T2"}, training=listed)
+    dataset = read_dataset(tmp_path)
+    assert dataset.ids == ("a", "b")
+    assert len(dataset.case("a").images) == 2
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
+def test_nnunet_natural_images_hold_all_channels(tmp_path, ending):
+    write_tree(tmp_path, *(f"imagesTr/{i}_0000{ending}" for i in "ab"), *(f"labelsTr/{i}{ending}" for i in "ab"))
+    channels = {"0": "R", "1": "G", "2": "B"}
+    describe(tmp_path, file_ending=ending, channel_names=channels)
+    assert [case.images for case in read_dataset(tmp_path).cases] == [
+        (tmp_path / "imagesTr" / f"{i}_0000{ending}",) for i in "ab"
+    ]
+    assert [case.id for case in read_images(tmp_path / "imagesTr", channels=3)] == ["a", "b"]
+    write_tree(tmp_path, f"imagesTr/a_0001{ending}")
+    with pytest.raises(DataError, match="3 files are missing"):
+        read_dataset(tmp_path)
+
+
+def test_nnunet_endings_without_a_dot_or_of_other_files(tmp_path):
+    write_tree(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    assert read_dataset(describe(tmp_path, file_ending="nii.gz")).ids == ("a",)
+    for ending in (".nii", ".nrrd"):
+        with pytest.raises(
+            DataError, match=rf"file_ending: found '{ending}', expected \.nii\.gz like the files in imagesTr"
+        ):
+            read_dataset(describe(tmp_path, file_ending=ending))
+
+
+def test_files_elsewhere_are_read_where_the_user_allows_it(tmp_path):
+    write_tree(tmp_path, "store/a.nii", "store/l.nii", "set/x", "other/a.nii")
+    root = tmp_path / "set"
+    inside = ReadingOptions(files_root=str(tmp_path / "store"))
+    absolute = {"c": {"images": [str(tmp_path / "store" / "a.nii")], "label": "../store/l.nii"}}
+    describe(root, dataset=absolute)
+    with pytest.raises(DataError, match=r"c: images: .* is outside .*--files-root \(data\.files_root"):
+        read_dataset(root)
+    case = read_dataset(root, reading=inside).case("c")
+    assert [path.resolve() for path in case.files] == [
+        tmp_path / "store" / name for name in ("a.nii", "l.nii")
+    ]
+    for name in (
+        "../other/a.nii",
+        "../store/../other/a.nii",
+        str(tmp_path / "other" / "a.nii"),
+        "../storeroom/a.nii",
+    ):
+        describe(root, dataset={"c": {"images": [name]}})
+        with pytest.raises(DataError, match="is outside"):
+            read_dataset(root, reading=inside)
+    describe(root, training=[{"image": "../store/a.nii", "label": "../store/l.nii"}])
+    assert read_dataset(root, reading=inside).ids == ("a",)
+    (root / "dataset.json").unlink()
+    (root / "cases.tsv").write_text(
+        f"case\timage\tlabel\nc\t../store/a.nii\t{tmp_path / 'store' / 'l.nii'}\n"
+    )
+    assert read_dataset(root, reading=inside).ids == ("c",)
+    with pytest.raises(DataError, match=r"line 2: image: .* is outside"):
+        read_dataset(root)
+
+
+def test_validation_cases_of_a_datalist_are_not_lost(tmp_path):
+    write_tree(tmp_path, "imagesTr/v.nii.gz", "labelsTr/v.nii.gz", "imagesTr/w.nii.gz")
+    msd(tmp_path, "a", validation=[entry("v"), "imagesTr/w.nii.gz"])
+    dataset = read_dataset(tmp_path)
+    assert dataset.ids == ("a", "v", "w")
+    assert [case.id for case in dataset.labelled_cases] == ["a", "v"]
+
+
+def test_another_number_of_training_cases_is_reported(tmp_path):
+    msd(tmp_path, "a", "b", numTraining=3)
+    with pytest.warns(DataWarning, match=r"dataset\.json: numTraining: found 3, expected 2"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{'a': 1}", '{"a": 1,}', "// note\n{}", '{"a": ' + "1" * 5000 + "}"])
+def test_a_broken_description_is_not_taken_for_images(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(
+        DataError,
+        match=r"dataset\.json: (line \d+, column \d+: not valid JSON|found a whole number of more than)",
+    ):
+        is_dataset(tmp_path)
 
 
 # Choice of layout -----------------------------------------------------------------------------------------

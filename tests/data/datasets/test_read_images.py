@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medseg.data.datasets.image_inputs import read_images
+from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import DataError
 from tests.helpers.file_trees import write_tree
 from tests.helpers.paths import SHARED_FOLDER
@@ -57,7 +57,7 @@ def test_more_channels_than_expected_raise(tmp_path):
 
 def test_unusual_names_become_ids(tmp_path):
     write_tree(tmp_path, "CT of (1).nii.gz", "-x.nii")
-    assert list(ids_of(read_images(tmp_path))) == ["CT_of__1_", "x"]
+    assert list(ids_of(read_images(tmp_path))) == ["CT of (1)", "x"]
 
 
 def test_same_name_in_two_folders(tmp_path):
@@ -93,3 +93,13 @@ def test_numbered_channels_for_a_model_of_one_channel_are_refused(tmp_path: Path
     with pytest.raises(DataError, match=r"found several channels per case .* expected 1"):
         read_images(tmp_path)
     assert [case.id for case in read_images(sorted(tmp_path.glob("*_0000.nii.gz")))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "names", [("Müller", "Möller"), ("患者甲", "病人乙"), ("a b", "a_b"), ("a(1)", "a(2)")]
+)
+def test_names_in_any_script_are_different_cases_and_stay_as_they_are(tmp_path, names):
+    write_tree(tmp_path, *(f"{name}.nii.gz" for name in names))
+    cases = read_images(tmp_path)
+    assert sorted(ids_of(cases)) == sorted(names)
+    assert sorted(output_stem(case) for case in cases) == sorted(names)
