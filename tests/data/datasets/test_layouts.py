@@ -246,7 +246,9 @@ def test_nnunet_does_not_use_the_list_of_the_decathlon(tmp_path, listed):
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
 def test_nnunet_natural_images_hold_all_channels(tmp_path, ending):
-    write_tree(tmp_path, *(f"imagesTr/{i}_0000{ending}" for i in "ab"), *(f"labelsTr/{i}{ending}" for i in "ab"))
+    write_tree(
+        tmp_path, *(f"imagesTr/{i}_0000{ending}" for i in "ab"), *(f"labelsTr/{i}{ending}" for i in "ab")
+    )
     channels = {"0": "R", "1": "G", "2": "B"}
     describe(tmp_path, file_ending=ending, channel_names=channels)
     assert [case.images for case in read_dataset(tmp_path).cases] == [
