@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,7 +47,10 @@ def interpolate_image(image: Tensor, grid: Tensor) -> Tensor:
 
 
 def interpolate_labels(label: NDArray[np.generic], grid: Tensor) -> Tensor:
-    """Interpolate a label map, one label at a time; the largest share wins, and background wins a tie.
+    """Interpolate a label map; the label with the largest share wins, and background, then the smaller label, wins a tie.
+
+    The eight voxels around a sample hold at most eight labels, so the cost does not grow with the number of labels. The
+    share of each label is that of ``grid_sample`` of its indicator, bit for bit.
 
     Args:
         label: `(1, X, Y, Z)` unsigned integers; outside is background.
@@ -54,22 +59,7 @@ def interpolate_labels(label: NDArray[np.generic], grid: Tensor) -> Tensor:
     Returns:
         `(1, *size)` int64.
     """
-    counts = np.bincount(label.ravel())
-    foreground = torch.from_numpy(np.flatnonzero(counts[1:]) + 1)
-    if not len(foreground):
-        return torch.zeros((1, *grid.shape[1:4]), dtype=torch.int64)
-    # torch cannot compare unsigned 16-bit integers.
-    indicators = torch.from_numpy(label.astype(np.int32)) == foreground.view(-1, 1, 1, 1)
-    shares = interpolate_image(indicators.float(), grid)
-    # The share of background is the rest, and it includes everything outside the case.
-    best = 1 - shares.sum(0)
-    result = torch.zeros(best.shape, dtype=torch.int64)
-    for value, share in zip(
-        foreground, shares, strict=True
-    ):  # an argmax over the classes is ten times slower
-        result = torch.where(share > best, value, result)
-        best = torch.maximum(share, best)
-    return result[None]
+    return _Cells.at(label[0], grid).interpolated(_largest_label_share)
 
 
 def interpolate_ids(ids: Tensor, grid: Tensor) -> Tensor:
@@ -84,36 +74,91 @@ def interpolate_ids(ids: Tensor, grid: Tensor) -> Tensor:
     Returns:
         `(1, *size)` int64.
     """
-    padded = functional.pad(ids[0], (2,) * 6)  # so that all eight voxels around each sample exist
-    positions = [((grid[0, ..., 2 - a] + 1) * n - 1) / 2 for a, n in enumerate(ids.shape[1:])]
-    lows = [p.floor().long().add(2).clamp(0, n + 2) for p, n in zip(positions, ids.shape[1:], strict=True)]
-    result = padded[tuple(lows)]
-    mixed = ~_is_uniform(padded)[tuple(lows)]
-    fractions = [p[mixed] - p[mixed].floor() for p in positions]
-    result[mixed] = _largest_share(padded, [low[mixed] for low in lows], fractions)
-    return result[None]
+    return _Cells.at(ids[0].numpy(), grid).interpolated(_largest_id_share)
 
 
-def _is_uniform(ids: Tensor) -> Tensor:
-    """Return whether the 2 x 2 x 2 box starting at each voxel holds a single id, `(X - 1, Y - 1, Z - 1)`."""
-    same = ids[:-1] == ids[1:]
-    same = same[:, :-1] & same[:, 1:] & (ids[:-1, :-1] == ids[:-1, 1:])
-    return same[..., :-1] & same[..., 1:] & (ids[:-1, :-1, :-1] == ids[:-1, :-1, 1:])
+@dataclass(frozen=True)
+class _Cells:
+    """The 2 x 2 x 2 boxes of voxels around the samples of a grid.
+
+    Attributes:
+        corners: The eight values `(s,)` of each sample, in the order of ``itertools.product((0, 1), repeat=3)``.
+        positions: Coordinate `(s,)` of each sample along each axis, in voxels.
+        shape: Shape of the grid, s samples.
+    """
+
+    corners: list[Tensor]
+    positions: list[Tensor]
+    shape: torch.Size
+
+    @classmethod
+    def at(cls, values: NDArray[np.generic], grid: Tensor) -> _Cells:
+        """Return the boxes of `(X, Y, Z)` integers at the samples of `grid`; outside is 0."""
+        positions = [
+            (((grid[0, ..., 2 - axis] + 1) * n - 1) / 2).flatten() for axis, n in enumerate(values.shape)
+        ]
+        padded = np.pad(values, 2)  # so that all eight voxels around each sample exist
+        lows = torch.zeros(positions[0].shape, dtype=torch.int64)
+        for position, n in zip(positions, values.shape, strict=True):
+            lows = lows.mul_(n + 4).add_(position.floor().long().add_(2).clamp_(0, n + 2))
+        flat, first = padded.reshape(-1), lows.numpy()
+        kind = np.promote_types(values.dtype, np.int32)  # torch cannot compare unsigned 16-bit integers
+        _, rows, columns = padded.shape
+        corners = [
+            torch.from_numpy(flat[(x * rows + y) * columns + z :].take(first).astype(kind, copy=False))
+            for x, y, z in itertools.product((0, 1), repeat=3)
+        ]
+        return cls(corners, positions, grid.shape[1:4])
+
+    def interpolated(self, winner: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Tensor:
+        """Return `(1, *size)` int64: `winner` of the eight values and three fractions where a box holds several values."""
+        result = self.corners[0].long()
+        mixed = torch.zeros(result.shape, dtype=torch.bool)
+        for corner in self.corners[1:]:
+            mixed |= corner != self.corners[0]
+        chosen = mixed.nonzero()[:, 0]
+        fractions = [part - part.floor() for part in (p[chosen] for p in self.positions)]
+        result[chosen] = winner([corner[chosen] for corner in self.corners], fractions).long()
+        return result.view(1, *self.shape)
 
 
-def _largest_share(ids: Tensor, lows: list[Tensor], fractions: list[Tensor]) -> Tensor:
-    """Return the id with the largest linear weight in the 2 x 2 x 2 box at `lows`, for samples `(s,)`."""
-    found, weights = [], []
-    for corner in itertools.product((0, 1), repeat=3):
-        found.append(ids[tuple(low + step for low, step in zip(lows, corner, strict=True))])
-        x, y, z = (part if step else 1 - part for part, step in zip(fractions, corner, strict=True))
+def _largest_label_share(corners: list[Tensor], fractions: list[Tensor]) -> Tensor:
+    """Return the label with the largest linear weight among eight voxels, for samples `(s,)`.
+
+    Products and sums run in the order of ``grid_sample``, and background has the rest of the shares.
+    """
+    weights = []
+    for steps in itertools.product((0, 1), repeat=3):
+        x, y, z = (part if step else 1 - part for part, step in zip(fractions, steps, strict=True))
+        weights.append(z * y * x)
+    candidates = torch.stack(corners).sort(0)[0]
+    shares = []
+    for number, candidate in enumerate(candidates):
+        counted = candidate > (candidates[number - 1] if number else 0)  # each foreground label once
+        share = torch.zeros_like(weights[0])
+        for corner, weight in zip(corners, weights, strict=True):
+            share += weight * (corner == candidate)
+        shares.append(share * counted)
+    best = 1 - sum(shares[1:], start=shares[0])
+    winner = torch.zeros_like(candidates[0])
+    for candidate, share in zip(candidates, shares, strict=True):
+        winner = torch.where(share > best, candidate, winner)
+        best = torch.maximum(share, best)
+    return winner
+
+
+def _largest_id_share(corners: list[Tensor], fractions: list[Tensor]) -> Tensor:
+    """Return the id with the largest linear weight among eight voxels, for samples `(s,)`."""
+    weights = []
+    for steps in itertools.product((0, 1), repeat=3):
+        x, y, z = (part if step else 1 - part for part, step in zip(fractions, steps, strict=True))
         weights.append(x * y * z)
     # In ascending order, so that the smaller id wins a tie.
-    corners, order = torch.stack(found).sort(0)
+    sorted_ids, order = torch.stack(corners).sort(0)
     shares = torch.stack(weights).gather(0, order)
-    winner, best = corners[0], torch.full(corners.shape[1:], -1.0)
-    for candidate in corners:
-        share = (shares * (corners == candidate)).sum(0)
+    winner, best = sorted_ids[0], torch.full(sorted_ids.shape[1:], -1.0)
+    for candidate in sorted_ids:
+        share = (shares * (sorted_ids == candidate)).sum(0)
         wins = share > best + _EVEN_WITHIN
         winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
     return winner
