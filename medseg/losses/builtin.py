@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.labels.label_sets import LabelSets
 from medseg.losses.catalog import Loss, LossContext
+from medseg.losses.dice_cross_entropy import DiceCrossEntropy
 from medseg.losses.distributed_overlap import DistributedGeneralizedDice, DistributedTversky
 from medseg.losses.label_set_losses import LabelSetCrossEntropy, LabelSetDice, LabelSetFocal
 from medseg.runtime.distributed import world_size
@@ -50,7 +51,7 @@ def focal(context: LossContext) -> Loss:
 
 def dice_ce(context: LossContext) -> Loss:
     """Build Dice + cross-entropy (Isensee et al. 2021)."""
-    return SumOfLosses(dice(context), cross_entropy(context))
+    return DiceCrossEntropy(context.label_sets, batch=context.batch_dice, weights=context.class_weights)
 
 
 def dice_focal(context: LossContext) -> Loss:

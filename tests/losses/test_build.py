@@ -169,9 +169,10 @@ def test_two_processes_learn_as_one_with_the_doubled_batch(monkeypatch, name, op
     (gradient,) = torch.autograd.grad(alone, logits)
     others = _Rendezvous()
     monkeypatch.setattr("medseg.losses.builtin.world_size", lambda: 2)
-    for module in ("label_set_losses", "distributed_overlap"):
+    for module in ("label_set_losses", "distributed_overlap", "dice_cross_entropy"):
         monkeypatch.setattr(f"medseg.losses.{module}.sum_over_ranks", others.sum)
-    monkeypatch.setattr("medseg.losses.label_set_losses.mean_over_ranks", others.mean)
+    for module in ("label_set_losses", "dice_cross_entropy"):
+        monkeypatch.setattr(f"medseg.losses.{module}.mean_over_ranks", others.mean)
     criteria = [build_loss(name, label_sets=LabelSets.from_annotations(ORGANS), **options) for _ in range(2)]
     halves = zip(criteria, logits.split(1), label.split(1), strict=True)
     with ThreadPoolExecutor(2) as pool:
