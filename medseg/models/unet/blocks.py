@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.layers.convs import conv_nd, patch_conv_nd
+from medseg.models.layers.fused_norm import can_fuse, instance_norm_act
 from medseg.models.layers.layer_names import Act, Downsample, Norm
 from medseg.models.layers.memory_format import match_memory_format
-from medseg.models.layers.norms import LayerNorm, make_norm
+from medseg.models.layers.norms import InstanceNorm, LayerNorm, make_norm
 from medseg.models.layers.resample import avg_pool, max_pool
 from medseg.models.unet.stage import Block, ResidualDownsample, Stage
 
@@ -45,6 +46,11 @@ class Activation(nn.Module):
         if self.act == "leaky_relu":
             return F.leaky_relu_(x, self.negative_slope)
         return F.gelu(x) if self.act == "gelu" else F.silu(x)
+
+    @property
+    def slope(self) -> float | None:
+        """The factor of negative values; None if the activation is not linear on both sides of zero."""
+        return {"relu": 0.0, "leaky_relu": self.negative_slope}.get(self.act)
 
     def extra_repr(self) -> str:
         """Return the name of the activation, for printing."""
@@ -94,7 +100,13 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n c *spatial) to (n c' *spatial/stride)."""
         out = match_memory_format(self.conv(x), x)
-        for layer in (self.dropout, self.norm, self.act):
+        if self.dropout is not None:
+            out = self.dropout(out)
+        slope = 1.0 if self.act is None else self.act.slope
+        if isinstance(self.norm, InstanceNorm) and slope is not None and can_fuse(out):
+            norm = self.norm
+            return instance_norm_act(out, norm.weight, norm.bias, eps=norm.eps, negative_slope=slope)
+        for layer in (self.norm, self.act):
             if layer is not None:
                 out = layer(out)
         return out
