@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medseg.errors import ModelError, error_message
 from medseg.models.base import Model
 from medseg.models.catalog import raise_for_axes
+from medseg.models.layers.concatenate import can_upsample_into, upsample_into
 from medseg.models.layers.convs import conv_nd
 from medseg.models.layers.memory_format import (
     crop_to,
@@ -55,10 +56,16 @@ class DecoderLevel(nn.Module):
         """Map lower (n c *spatial/stride) and skip (n s *spatial) to (n c' *spatial)."""
         if self.gate is not None:
             skip = self.gate(skip, lower)
-        up: Tensor = self.up(lower)
-        merged = match_memory_format(torch.cat([up, skip], dim=1), up) if self.concat else up + skip
-        out: Tensor = self.stage(merged)
+        out: Tensor = self.stage(self._merged(lower, skip))
         return out
+
+    def _merged(self, lower: Tensor, skip: Tensor) -> Tensor:
+        """Return the upsampled coarser map, merged with the skip."""
+        conv = self.up.conv
+        if self.concat and self.up.mode == "transpose" and can_upsample_into(conv, lower, skip):
+            return upsample_into(conv, lower, skip)  # type: ignore[arg-type]
+        up: Tensor = self.up(lower)
+        return match_memory_format(torch.cat([up, skip], dim=1), up) if self.concat else up + skip
 
 
 class UNet(Model):

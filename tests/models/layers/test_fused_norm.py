@@ -89,9 +89,15 @@ def test_kernels_compile_for_devices(capability, dtype, parts, tmp_path, monkeyp
     signatures = {
         partial_moments: {"x": maps, "moments": floats, "voxels": whole, "part": whole},
         normalise: {
-            **{"x": maps, "moments": floats, "weight": floats, "bias": floats, "out": maps},
+            "x": maps,
+            "moments": floats,
+            "weight": floats,
+            "bias": floats,
+            "out": maps,
             **dict.fromkeys(("voxels", "part", "channels", "parts"), whole),
-            **{"eps": "fp32", "slope": "fp32", "PARTS": "constexpr"},
+            "eps": "fp32",
+            "slope": "fp32",
+            "PARTS": "constexpr",
         },
     }
     for kernel, signature in signatures.items():
