@@ -21,12 +21,12 @@ from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
-from medseg.inference.sliding.cascade_input import CascadeInput, empty_in_both
+from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
 from medseg.inference.sliding.engine import Engine
 from medseg.inference.sliding.labelling import LabelRule, label_rule
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
-from medseg.inference.sliding.skip_empty import body_box, empty_test
-from medseg.inference.sliding.slab import InMemoryImage, LazyImage
+from medseg.inference.sliding.skip_empty import body_box, empty_limits
+from medseg.inference.sliding.slices import InMemoryImage, LazyImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
@@ -203,11 +203,11 @@ class Predictor:
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.rule.values.dtype)
-        empty = empty_test(settings, prepared.slices.lowest) if self.settings.skip_empty else None
+        empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
         if self.first_stage is None:
             return PreparedPrediction(LazyImage(prepared.slices), target, axes, empty)
-        empty = empty_in_both(empty) if empty is not None else None
+        empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
         if isinstance(source, Case) and source.first_stage is not None:
             given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
             image = CascadeInput(prepared.slices, label_slices(given, prepared, settings))

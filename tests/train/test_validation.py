@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.inference.sliding.labelling import label_rule
+from medseg.inference.sliding.labelling import FiniteCheck, label_rule
 from medseg.labels.label_table import Labels
 from medseg.train.validation import predicted_classes, validation_image
 
@@ -47,7 +47,7 @@ def test_validation_and_prediction_convert_logits_to_the_same_labels(regions):
     logits = torch.randn(2, labels.num_outputs, 5, 4, 3, generator=torch.Generator().manual_seed(0))
     logits[0, :, 0] = 0  # a tie, or no region
     rule = label_rule(labels)
-    predicted = rule.values[rule.classes(logits.movedim(1, -1)).numpy()]
+    predicted = rule.values[rule.classes(logits.movedim(1, -1), FiniteCheck()).numpy()]
     validated = labels.to_values(predicted_classes(logits, labels)[:, 0].numpy())
     np.testing.assert_array_equal(validated, predicted)
     assert len(np.unique(predicted)) == 4

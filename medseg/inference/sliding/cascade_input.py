@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,13 +47,5 @@ class CascadeInput:
         return torch.from_numpy(result)
 
 
-def empty_in_both(is_empty_image: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
-    """Return a test whether a window is empty in the image and the first stage found only background there.
-
-    Args:
-        is_empty_image: The test for the window `(c, *window)` of the image.
-
-    Returns:
-        The test for windows `(c + 1, *window)`, whose last channel is the first stage.
-    """
-    return lambda window: is_empty_image(window[:-1]) and not bool(window[-1].any())
+EMPTY_FIRST_STAGE = 0.0
+"""The limit of the last channel of an empty window: the first stage found only background there."""

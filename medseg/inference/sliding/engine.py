@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.inference.sliding.device_export import export_on_device
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.memory_plan import FRACTION_OF_FREE, MemoryBudget, MemoryPlan, plan_memory
 from medseg.inference.sliding.prepared_prediction import Band, PreparedPrediction
@@ -79,7 +80,8 @@ class Engine:
         probabilities: ProbabilityFile | None,
     ) -> None:
         blocks = window_slices(prepared.image, self.network, sliding, columns=band.columns, progress=progress)
-        export_labels(
+        export = export_labels if sliding.storage.device.type == "cpu" else export_on_device
+        export(
             blocks,
             (prepared.axes[0], band.axis, prepared.axes[2]),
             self.rule,
@@ -102,8 +104,8 @@ class Engine:
         return replace(
             self.sliding,
             batch_size=plan.batch_size,
-            storage=SlabStorage(plan.sums, plan.device),
-            is_empty=prepared.empty,
+            storage=SlabStorage(plan.sums, plan.device, read_ahead=plan.device.type == "cuda"),
+            empty_up_to=prepared.empty_up_to,
         )
 
     def plan(

@@ -25,6 +25,45 @@ from medseg.labels.label_table import Labels
 BACKGROUND_MARGIN = 1.0  # by how much background exceeds the other logits where no window was predicted
 
 
+class NotFiniteError(ModelError):
+    """Logits are NaN or infinite."""
+
+
+class FiniteCheck:
+    """Checks that logits are finite: at once on the CPU, and at the end on other devices, which are not waited for."""
+
+    def __init__(self) -> None:
+        self._failed: Tensor | None = None
+
+    def add(self, values: Tensor) -> None:
+        """Check some values.
+
+        Args:
+            values: Logits, or extremes of logits.
+
+        Raises:
+            NotFiniteError: A value on the CPU is NaN or infinite.
+        """
+        failed = torch.isfinite(values).all().logical_not_()
+        if failed.device.type == "cpu":
+            self._raise_if(failed)
+        else:
+            self._failed = failed if self._failed is None else self._failed.logical_or_(failed)
+
+    def finish(self) -> None:
+        """Raise `NotFiniteError` if a value on another device was NaN or infinite."""
+        if self._failed is not None:
+            self._raise_if(self._failed)
+
+    @staticmethod
+    def _raise_if(failed: Tensor) -> None:
+        if failed:
+            raise NotFiniteError(
+                "logits: found NaN or infinity, expected finite numbers. Predict with precision=float32, or check the "
+                "weights."
+            )
+
+
 class LabelRule(Protocol):
     """A rule that maps logits `(*shape, k)`, with outputs on the last axis, to classes.
 
@@ -43,8 +82,8 @@ class LabelRule(Protocol):
     def background_probabilities(self) -> tuple[float, ...]:
         """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
 
-    def classes(self, logits: Tensor) -> Tensor:
-        """Return classes `(*shape)` int16; raise `ModelError` if logits are not finite."""
+    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`, which `check` is given."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities `(*shape, k)`."""
@@ -72,7 +111,7 @@ def label_rule(labels: Labels) -> LabelRule:
 
     Examples:
         >>> rule = label_rule(Labels.from_names({"background": 0, "liver": 5}))
-        >>> rule.values[rule.classes(torch.tensor([[0.2, 0.7], [0.9, 0.1]]))]
+        >>> rule.values[rule.classes(torch.tensor([[0.2, 0.7], [0.9, 0.1]]), FiniteCheck())]
         array([5, 0], dtype=uint8)
     """
     values = labels.to_values(np.arange(len(labels)))
@@ -104,10 +143,10 @@ class Argmax:
         """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
         return (1.0, *(0.0,) * (len(self.values) - 1))
 
-    def classes(self, logits: Tensor) -> Tensor:
-        """Return classes `(*shape)` int16 of logits `(*shape, k)`."""
+    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`, see `LabelRule`."""
         largest, index = logits.max(-1)
-        _check_finite(largest)
+        check.add(largest)
         return index.to(torch.int16)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -148,13 +187,19 @@ class RegionThreshold:
         return (0.0,) * (len(self.values) - 1)
 
     @cached_property
-    def _numbers(self) -> Tensor:
-        return torch.arange(1, len(self.values), dtype=torch.int16)
+    def _numbers(self) -> dict[torch.device, Tensor]:
+        """The numbers of the regions, 1 … k, on each device that asked for them: copying them would wait for it."""
+        return {}
 
-    def classes(self, logits: Tensor) -> Tensor:
-        """Return classes `(*shape)` int16 of logits `(*shape, k)`."""
-        _check_finite(torch.stack(torch.aminmax(logits)))
-        return (logits > 0).mul(self._numbers.to(logits.device)).amax(-1)
+    def _numbers_on(self, device: torch.device) -> Tensor:
+        if device not in self._numbers:
+            self._numbers[device] = torch.arange(1, len(self.values), dtype=torch.int16, device=device)
+        return self._numbers[device]
+
+    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`, see `LabelRule`."""
+        check.add(torch.stack(torch.aminmax(logits)))
+        return (logits > 0).mul(self._numbers_on(logits.device)).amax(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the sigmoid."""
@@ -164,11 +209,3 @@ class RegionThreshold:
         """Return classes from the mean probabilities of several models, see `LabelRule`."""
         present = 2 * sums.astype(np.int64) > count * int(TOP)
         return np.asarray((present * np.arange(1, len(self.values))).max(-1))
-
-
-def _check_finite(logits: Tensor) -> None:
-    """Raise `ModelError` unless all logits are finite."""
-    if not torch.isfinite(logits).all():
-        raise ModelError(
-            "logits: found NaN or infinity, expected finite numbers. Predict with precision=float32, or check the weights."
-        )

@@ -8,10 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medseg.data.preprocessing.prepare import LabelTarget
-from medseg.inference.sliding.slab import Slices
+from medseg.inference.sliding.slices import Slices
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.runtime.progress import Progress
@@ -40,7 +39,8 @@ class PreparedPrediction:
         image: The prepared image `(c, Z, X, Y)` float32. Windows are predicted in the order of Z.
         target: The label map on the file's grid.
         axes: For each of the axes Z, X and Y, which network voxels each target voxel is interpolated from.
-        empty: Returns whether a window `(c, *window)` is empty and need not be predicted; None to predict all.
+        empty_up_to: Intensity of each channel up to which a window is empty and need not be predicted; None to predict
+            all.
         run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
             the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
     """
@@ -48,7 +48,7 @@ class PreparedPrediction:
     image: Slices
     target: LabelTarget
     axes: tuple[LinearWeights, ...]
-    empty: Callable[[Tensor], bool] | None = None
+    empty_up_to: tuple[float, ...] | None = None
     run_first_stage: Callable[[Progress | None], Slices] | None = None
 
     def with_first_stage(self, progress: Progress | None = None) -> PreparedPrediction:

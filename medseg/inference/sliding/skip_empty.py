@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from medseg.data.preprocessing.normalize import STD_FLOOR, Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
@@ -21,8 +20,8 @@ SMALLEST_BODY_MM3 = 1000.0  # components of less than a cubic centimetre are noi
 _COARSE_MM = 4.0
 
 
-def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callable[[Tensor], bool]:
-    """Return a test whether a normalised window `(c, *window)` is empty.
+def empty_limits(preprocessing: Preprocessing, lowest: Sequence[float]) -> tuple[float, ...]:
+    """Return the normalised intensity of each channel up to which a window is empty.
 
     A window is empty if no channel exceeds its lowest intensity in the image, such as the zeros around a brain. A channel
     of CT is also empty up to the intensity of air, or up to the intensity at which it was clipped if that is higher.
@@ -32,14 +31,9 @@ def empty_test(preprocessing: Preprocessing, lowest: Sequence[float]) -> Callabl
         lowest: Lowest normalised intensity of each channel of the whole image.
 
     Returns:
-        The test, which takes a window `(c, *window)` and returns True if it is empty.
+        One limit per channel; a window is empty if no channel exceeds its limit.
     """
-    limits = [_limit(channel, low) for channel, low in zip(preprocessing.channels, lowest, strict=True)]
-
-    def is_empty(window: Tensor) -> bool:
-        return all(float(channel.max()) <= limit for channel, limit in zip(window, limits, strict=True))
-
-    return is_empty
+    return tuple(_limit(channel, low) for channel, low in zip(preprocessing.channels, lowest, strict=True))
 
 
 def _limit(channel: Normalization, lowest: float) -> float:

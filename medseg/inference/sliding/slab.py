@@ -6,37 +6,18 @@ of their logits. Slices below the next window are finished: they are taken out, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from medseg.data.preprocessing.lazy_image import PreparedSlices
+from medseg.inference.sliding.read_ahead import Observer, ReadAhead
+from medseg.inference.sliding.slices import Slices
 
 Box = tuple[slice, ...]
 _CPU = torch.device("cpu")
-
-
-class Slices(Protocol):
-    """An image `(c, *spatial)` that provides its slices block by block."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Channels and voxels per axis."""
-
-    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Return slices along the first spatial axis.
-
-        Args:
-            first: First slice.
-            last: Slice after the last one.
-            columns: Part of the second axis, with start and stop; None for all.
-
-        Returns:
-            Tensor `(c, last - first, columns, *rest)`.
-        """
 
 
 @dataclass(frozen=True)
@@ -46,52 +27,16 @@ class SlabStorage:
     Attributes:
         sums: Number format of the sums of logits, float32 or float16.
         device: Device of image and sums; the network may be on another one.
+        read_ahead: Whether a thread prepares the next slices of the image while the network works, which takes memory for
+            one more block of slices.
     """
 
     sums: torch.dtype = torch.float32
     device: torch.device = _CPU
+    read_ahead: bool = False
 
 
 DEFAULT_STORAGE = SlabStorage()
-
-
-class InMemoryImage:
-    """An image that is in memory.
-
-    Args:
-        image: Image `(c, *spatial)`.
-
-    Attributes:
-        shape: Channels and voxels per axis.
-    """
-
-    def __init__(self, image: Tensor) -> None:
-        self._image = image
-        self.shape = tuple(image.shape)
-
-    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Return a view of slices `first` to `last`, see `Slices`."""
-        found = self._image[:, first:last]
-        return found if columns is None else found[:, :, columns]
-
-
-class LazyImage:
-    """An image whose slices are prepared on request.
-
-    Args:
-        prepared: The image to prepare.
-
-    Attributes:
-        shape: Channels and voxels per axis.
-    """
-
-    def __init__(self, prepared: PreparedSlices) -> None:
-        self._prepared = prepared
-        self.shape = prepared.shape
-
-    def slices(self, first: int, last: int, columns: slice | None = None) -> Tensor:
-        """Return new slices `first` to `last`, see `Slices`."""
-        return torch.from_numpy(self._prepared.slices(first, last, columns))
 
 
 class ImageSlab:
@@ -106,6 +51,7 @@ class ImageSlab:
         height: Number of slices to hold.
         columns: Range of the second axis of the padded image to hold; None for an image with one axis.
         device: Device that holds the slices.
+        observe: Called with the first slice, the slices on the CPU and the columns of everything that is read.
     """
 
     def __init__(
@@ -116,8 +62,10 @@ class ImageSlab:
         height: int,
         columns: slice | None,
         device: torch.device,
+        observe: Observer | None = None,
     ) -> None:
         self._image = image
+        self._observe = observe
         self._top = before[0]
         self._left = columns.start if columns is not None else 0
         # Columns of the image to read, and their place in what is held.
@@ -132,6 +80,23 @@ class ImageSlab:
         self._inner = tuple(inner)
         self._held = torch.zeros((image.shape[0], height, *held), device=device)
         self._first = self._end = 0
+
+    def read_ahead(self, stops: Iterable[int]) -> ReadAhead:
+        """Prepare slices in a thread from now on; the result has to be closed.
+
+        Args:
+            stops: Ascending ends of the slices that `move_to` will be called with.
+        """
+        ranges = pairwise([0, *stops])
+        inside = (self._inside(start, end) for start, end in ranges)
+        requests = [(low, high, self._wanted) for low, high in inside if low < high]
+        ahead = ReadAhead(self._image, requests, self._held.device, self._observe)
+        self._image, self._observe = ahead, None
+        return ahead
+
+    def _inside(self, start: int, end: int) -> tuple[int, int]:
+        """Return the part of a range of slices of the padded image that is in the image, in slices of the image."""
+        return max(start - self._top, 0), min(end - self._top, self._image.shape[1])
 
     def move_to(self, first: int, last: int) -> None:
         """Hold slices of the padded image; neither end ever moves back.
@@ -151,11 +116,14 @@ class ImageSlab:
     def _read(self, start: int, end: int) -> None:
         new = self._held[:, start - self._first : end - self._first]
         new.zero_()
-        top, depth = self._top, self._image.shape[1]
-        low, high = max(start - top, 0), min(end - top, depth)
+        top = self._top
+        low, high = self._inside(start, end)
         if low < high:
+            values = self._image.slices(low, high, self._wanted)
+            if self._observe is not None:
+                self._observe(low, values, self._wanted)
             target = new[(slice(None), slice(low + top - start, high + top - start), *self._inner)]
-            target.copy_(self._image.slices(low, high, self._wanted))
+            target.copy_(values)
 
     def __getitem__(self, box: Box) -> Tensor:
         """Return a view `(c, *box)` of a box of the padded image within the slices held."""
@@ -191,6 +159,7 @@ class LogitSlab:
         self._weights = weights
         self._dtype = dtype
         self._background = background
+        self._background_on_device = torch.tensor(background, dtype=dtype, device=weights.device)
         self._sums: Tensor | None = None
         plane = [box.stop - box.start for box in inner[1:]]
         self._weight_sum = torch.zeros((height, *plane), device=weights.device)
@@ -249,6 +218,8 @@ class LogitSlab:
             if self._dtype == torch.float32:
                 block /= weight_sum.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
         untouched = weight_sum == 0
+        if block.is_cuda:  # without asking the device whether there are any
+            return block.addcmul_(untouched[..., None].to(block.dtype), self._background_on_device)
         if untouched.any():
             for output, logit in enumerate(self._background):
                 if logit:  # the others are 0 already

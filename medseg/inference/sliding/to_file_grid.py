@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.inference.sliding.labelling import LabelRule
+from medseg.inference.sliding.labelling import FiniteCheck, LabelRule
 from medseg.volumes.resampling import AxisMap, nearest_index
 
 _CHUNK = 1 << 15  # voxels interpolated at once, which bounds the memory for any label map
@@ -99,7 +99,7 @@ def export_labels(
     out: NDArray[Any],
     on_probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> None:
-    """Write the label of every target voxel.
+    """Write the label of every target voxel; logits are on the CPU, see `device_export` for those on other devices.
 
     Args:
         blocks: Blocks of logits `(slices, *rest, k)`, in order; each is read before the next one is requested.
@@ -112,28 +112,29 @@ def export_labels(
         ModelError: Logits are NaN or infinite.
     """
     table = torch.from_numpy(rule.values.astype(np.int32))
+    check = FiniteCheck()
     if on_probabilities is None and all(axis.is_identity for axis in axes):
-        return _export_without_resampling(blocks, rule, table, out)
-    for target, lower, upper, weight, across in _target_slices(blocks, axes, rule):
-        out[target] = table[_slice_classes(lower, upper, weight, across, rule).cpu()].numpy()
+        return _export_without_resampling(blocks, rule, table, out, check)
+    for target, lower, upper, weight, across in _target_slices(blocks, axes, rule, check):
+        out[target] = table[_slice_classes(lower, upper, weight, across, rule, check)].numpy()
         if on_probabilities is not None:
             mixed = _slice_logits(lower, upper, weight, across)
-            on_probabilities(target, rule.probabilities(mixed).cpu().numpy())
+            on_probabilities(target, rule.probabilities(mixed).numpy())
     return None
 
 
 def _export_without_resampling(
-    blocks: Iterable[Tensor], rule: LabelRule, table: Tensor, out: NDArray[Any]
+    blocks: Iterable[Tensor], rule: LabelRule, table: Tensor, out: NDArray[Any], check: FiniteCheck
 ) -> None:
     """Write the labels where every target voxel is the source voxel with the same index."""
     done = 0
     for block in blocks:
-        for piece in _split_slices(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
-            out[done : done + len(piece)] = table[rule.classes(piece).cpu().long()].numpy()
+        for piece in split_slices(block[: len(out) - done, : out.shape[1], : out.shape[2]]):
+            out[done : done + len(piece)] = table[rule.classes(piece, check).long()].numpy()
             done += len(piece)
 
 
-def _split_slices(block: Tensor) -> Sequence[Tensor]:
+def split_slices(block: Tensor) -> Sequence[Tensor]:
     """Split a block along its slices, so that small slices are processed together and large ones take little memory."""
     return (
         block.split(max(1, _VOXELS_AT_ONCE // max(1, block[0].numel() // block.shape[-1])))
@@ -159,10 +160,10 @@ class _Slice:
     owned: bool = False
 
     @classmethod
-    def each(cls, block: Tensor, rule: LabelRule) -> Iterator[_Slice]:
+    def each(cls, block: Tensor, rule: LabelRule, check: FiniteCheck) -> Iterator[_Slice]:
         """Yield the slices of a block of logits `(slices, a, b, k)`."""
-        for piece in _split_slices(block):
-            classes = rule.classes(piece)
+        for piece in split_slices(block):
+            classes = rule.classes(piece, check)
             uniform = torch.ones_like(classes, dtype=torch.bool)
             uniform[:, :-1] &= classes[:, :-1] == classes[:, 1:]
             uniform[..., :-1] &= classes[..., :-1] == classes[..., 1:]
@@ -197,7 +198,7 @@ _TargetSlice = tuple[int, _Slice, _Slice, float, _InPlaneWeights]
 
 
 def _target_slices(
-    blocks: Iterable[Tensor], axes: Sequence[LinearWeights], rule: LabelRule
+    blocks: Iterable[Tensor], axes: Sequence[LinearWeights], rule: LabelRule, check: FiniteCheck
 ) -> Iterator[_TargetSlice]:
     """Yield each target slice: its index, the source slices below and above, the upper one's weight, the other axes."""
     along = axes[0]
@@ -206,9 +207,8 @@ def _target_slices(
     received = target = 0
     for block in blocks:
         if across is None:
-            a, b = (axis.to(block.device) for axis in axes[1:])
-            across = _InPlaneWeights.from_axes(a, b, block.shape[2])
-        for item in _Slice.each(block, rule):
+            across = _InPlaneWeights.from_axes(axes[1], axes[2], block.shape[2])
+        for item in _Slice.each(block, rule, check):
             held[received] = item
             received += 1
         while target < len(along.lower) and along.upper[target] < received:
@@ -221,7 +221,12 @@ def _target_slices(
 
 
 def _slice_classes(
-    lower: _Slice, upper: _Slice, weight: float, across: _InPlaneWeights, rule: LabelRule
+    lower: _Slice,
+    upper: _Slice,
+    weight: float,
+    across: _InPlaneWeights,
+    rule: LabelRule,
+    check: FiniteCheck,
 ) -> Tensor:
     """Return the class of each voxel of one target slice, `(A, B)` int64."""
     uniform = lower.uniform
@@ -236,7 +241,7 @@ def _slice_classes(
     for start in range(0, len(rows), _CHUNK):
         i, j = rows[start : start + _CHUNK], columns[start : start + _CHUNK]
         at = plane or partial(_logits_between, lower.logits.flatten(0, 1), upper.logits.flatten(0, 1), weight)
-        classes[i, j] = rule.classes(_bilinear(at, across, lower.logits.shape[1], i, j)).long()
+        classes[i, j] = rule.classes(_bilinear(at, across, lower.logits.shape[1], i, j), check).long()
     return classes
 
 
@@ -250,9 +255,9 @@ def _slice_logits(lower: _Slice, upper: _Slice, weight: float, across: _InPlaneW
     """Return the interpolated logits of one target slice, `(A, B, k)`."""
     plane = _between_slices(lower.logits, upper.logits, weight)
     low, high = (plane.index_select(1, column) for column in (across.b.lower, across.b.upper))
-    rows = _lerp_in_place(low, high, across.b.weight[:, None])
+    rows = lerp_in_place(low, high, across.b.weight[:, None])
     low, high = (rows.index_select(0, row) for row in (across.a.lower, across.a.upper))
-    return _lerp_in_place(low, high, across.a.weight[:, None, None])
+    return lerp_in_place(low, high, across.a.weight[:, None, None])
 
 
 def _bilinear(
@@ -261,20 +266,18 @@ def _bilinear(
     """Return logits `(n, k)` at n target voxels by bilinear interpolation; `at` returns those of source voxels."""
     a, b = across.a, across.b
     low, high = (
-        _lerp_in_place(
-            at(row[i] * columns + b.lower[j]), at(row[i] * columns + b.upper[j]), b.weight[j, None]
-        )
+        lerp_in_place(at(row[i] * columns + b.lower[j]), at(row[i] * columns + b.upper[j]), b.weight[j, None])
         for row in (a.lower, a.upper)
     )
-    return _lerp_in_place(low, high, a.weight[i, None])
+    return lerp_in_place(low, high, a.weight[i, None])
 
 
 def _between_slices(lower: Tensor, upper: Tensor, weight: float) -> Tensor:
     """Return logits between two slices in float32, in memory of their own."""
     low = lower.to(torch.float32, copy=True)
-    return low if weight == 0 else _lerp_in_place(low, upper.float(), torch.tensor(weight, device=low.device))
+    return low if weight == 0 else lerp_in_place(low, upper.float(), torch.tensor(weight))
 
 
-def _lerp_in_place(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
+def lerp_in_place(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
     """Return ``(1 - weight) * low + weight * high`` in the memory of `low`."""
     return low.mul_(1 - weight).addcmul_(high, weight)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -24,15 +25,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import (
-    DEFAULT_STORAGE,
-    Box,
-    ImageSlab,
-    InMemoryImage,
-    LogitSlab,
-    SlabStorage,
-    Slices,
-)
+from medseg.inference.sliding.empty_windows import EmptyWindows
+from medseg.inference.sliding.slab import DEFAULT_STORAGE, Box, ImageSlab, LogitSlab, SlabStorage
+from medseg.inference.sliding.slices import InMemoryImage, Slices
 from medseg.runtime.progress import Progress
 
 Blend = Literal["gaussian", "constant"]
@@ -50,7 +45,8 @@ class SlidingWindow:
         blend: Weights within a window.
         mirror_axes: Spatial axes. Logits are the mean over all combinations of flips along them.
         background: Logits `(k,)` of voxels that are in no predicted window.
-        is_empty: Returns whether a window `(c, *window)` is empty; such windows are not predicted.
+        empty_up_to: Intensity of each channel up to which a window is empty; empty windows are not predicted. None to
+            predict all.
         storage: Number format and device of the slab.
 
     Raises:
@@ -68,7 +64,7 @@ class SlidingWindow:
     blend: Blend = "gaussian"
     mirror_axes: tuple[int, ...] = ()
     background: tuple[float, ...] = (0.0,)
-    is_empty: Callable[[Tensor], bool] | None = None
+    empty_up_to: tuple[float, ...] | None = None
     storage: SlabStorage = DEFAULT_STORAGE
 
     def __post_init__(self) -> None:
@@ -165,6 +161,11 @@ class WindowLayout:
     height: int
 
     @property
+    def stops(self) -> list[int]:
+        """The slices at which windows end, ascending."""
+        return sorted({box[0].stop for box in self.boxes})
+
+    @property
     def columns(self) -> slice | None:
         """The part of the second axis that the windows cover; None if there is only one axis."""
         if len(self.sizes) == 1:
@@ -252,16 +253,18 @@ def window_slices(
     """
     layout = sliding.layout(image.shape[1:], columns)
     device = sliding.storage.device
-    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, device)
+    empty = _empty_windows(image, layout, sliding)
+    held = _image_slab(image, layout, device, empty)
     weights = window_weights(sliding.window, sliding.blend).to(device)
     slab = LogitSlab(layout.height, layout.inner, weights, sliding.storage.sums, sliding.background)
     done = 0
-    for done, batch in _batches(held, layout, sliding):
-        yield from _finished(slab, batch[0][0].start)
-        images = torch.stack([held[box] for box in batch])
-        slab.add(_mirrored(images, network, sliding.mirror_axes), batch)
-        if progress is not None:
-            progress(done, len(layout.boxes), "window")
+    with held.read_ahead(layout.stops) if sliding.storage.read_ahead else nullcontext():
+        for done, batch in _batches(held, layout, sliding, empty):
+            yield from _finished(slab, batch[0][0].start)
+            images = torch.stack([held[box] for box in batch])
+            slab.add(_mirrored(images, network, sliding.mirror_axes), batch)
+            if progress is not None:
+                progress(done, len(layout.boxes), "window")
     yield from _finished(slab, layout.sizes[0])
     if progress is not None and done < len(layout.boxes):
         progress(len(layout.boxes), len(layout.boxes), "window")
@@ -279,14 +282,31 @@ def windows_to_predict(image: Slices, sliding: SlidingWindow, columns: slice | N
         Number of windows that the network is run on; all windows if there is no test for empty ones.
     """
     layout = sliding.layout(image.shape[1:], columns)
-    if sliding.is_empty is None:
+    empty = _empty_windows(image, layout, sliding)
+    if empty is None:
         return len(layout.boxes)
-    held = ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, torch.device("cpu"))
-    return sum(len(batch) for _, batch in _batches(held, layout, sliding))
+    held = _image_slab(image, layout, torch.device("cpu"), empty)
+    return sum(len(batch) for _, batch in _batches(held, layout, sliding, empty))
+
+
+def _empty_windows(image: Slices, layout: WindowLayout, sliding: SlidingWindow) -> EmptyWindows | None:
+    """Return the test for empty windows of an image; None if all windows are predicted."""
+    if sliding.empty_up_to is None:
+        return None
+    tiles = list({tuple((s.start, s.stop) for s in box[1:]): box[1:] for box in layout.boxes}.values())
+    return EmptyWindows(sliding.empty_up_to, layout.sizes, image.shape[1:], layout.before, tiles)
+
+
+def _image_slab(
+    image: Slices, layout: WindowLayout, device: torch.device, empty: EmptyWindows | None
+) -> ImageSlab:
+    """Return a slab for the windows of an image."""
+    observe = None if empty is None else empty.add
+    return ImageSlab(image, layout.sizes, layout.before, layout.height, layout.columns, device, observe)
 
 
 def _batches(
-    held: ImageSlab, layout: WindowLayout, sliding: SlidingWindow
+    held: ImageSlab, layout: WindowLayout, sliding: SlidingWindow, empty: EmptyWindows | None
 ) -> Iterator[tuple[int, list[Box]]]:
     """Yield batches of windows, each with the number of windows so far; `held` then holds their part of the image."""
     batch: list[Box] = []
@@ -295,7 +315,7 @@ def _batches(
             yield number, batch
             batch = []
         held.move_to((batch[0] if batch else box)[0].start, box[0].stop)
-        if sliding.is_empty is not None and sliding.is_empty(held[box]):
+        if empty is not None and empty.is_empty(box):
             continue
         batch.append(box)
         if len(batch) == sliding.batch_size:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
-from medseg.inference.sliding.slab import InMemoryImage, SlabStorage
+from medseg.inference.sliding.slab import SlabStorage
+from medseg.inference.sliding.slices import InMemoryImage
 from medseg.inference.sliding.windows import SlidingWindow, predict_windows, window_slices
 from tests.helpers.sliding import run_in_bands, window_cases
 

@@ -14,7 +14,7 @@ from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError
 from medseg.inference.sliding.memory_plan import MemoryBudget, plan_memory
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
-from medseg.inference.sliding.slab import InMemoryImage
+from medseg.inference.sliding.slices import InMemoryImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.io.files import decoded_bytes

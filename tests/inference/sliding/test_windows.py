@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding.slab import InMemoryImage
+from medseg.inference.sliding.slices import InMemoryImage
 from medseg.inference.sliding.windows import (
     SlidingWindow,
     predict_windows,
