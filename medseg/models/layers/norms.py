@@ -18,7 +18,9 @@ COLUMNS = 64
 """Number of channels in one matrix product of `channel_statistics`, of which only the diagonal is used."""
 COPIED = 2**22
 """Number of values that are shifted or converted to float32 at a time: 16 MiB."""
-LARGE_MEAN = 3.0
+SMALL = 2**17
+"""Number of values up to which everything is computed in float64, because the calls take longer than the sums."""
+LARGE_MEAN = 1.0
 """Mean, in standard deviations, above which squares about zero have lost too many digits."""
 
 
@@ -93,6 +95,9 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     is large in comparison with its standard deviation; they are then summed again about the mean.
     """
     voxels = x.movedim(1, -1).reshape(-1, x.shape[1])  # a view in this memory format
+    if voxels.numel() <= SMALL:
+        variance, mean = torch.var_mean(voxels.double(), 0, correction=0)
+        return mean.float(), variance.float()
     mean, variance = _moments(voxels, None)
     if bool((mean.square() > LARGE_MEAN**2 * variance).any()):
         shift = mean.float()
