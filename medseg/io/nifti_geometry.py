@@ -199,13 +199,20 @@ class _Forms:
                 f"{self.file.path}: sform and qform: found axes {first.axcodes} and {second.axcodes}, expected the same, because "
                 f"left and right are a guess otherwise. Correct the wrong one, or {_CHOOSE}: sform or qform."
             )
-        if first.matches(second):
+        if first.matches(second) or (first.is_sheared and self._without_shear(first).matches(second)):
             return []
         places = " and ".join(_place(one) for one in (first, second))
         return [
             f"sform and qform: found first voxels at {places} mm, corners up to {first.distance(second):.3g} mm apart; the {name} "
             f"is used. Correct the wrong one, or {_CHOOSE}."
         ]
+
+
+    def _without_shear(self, grid: Grid) -> Grid:
+        """Return the grid that a qform can express of a sheared one, as nibabel writes it next to a sheared sform."""
+        header = self.file.header.copy()
+        header.set_qform(grid.affine / self.unit, strip_shears=True)
+        return Grid(grid.shape, np.asarray(header.get_qform(coded=False), dtype=np.float64) * self.unit)
 
 
 def _same_axes(first: Grid, second: Grid) -> bool:

@@ -105,6 +105,7 @@ def test_real_file_at_its_own_spacing(make_predictor, shared_data, crop):
     assert np.array_equal(as_ras(one), as_ras(other))
 
 
+@pytest.mark.filterwarnings("ignore:.*from a right angle:medseg.errors.DataWarning")
 def test_sheared_file_keeps_its_affine(make_predictor, shared_data, tmp_path):
     image = medseg.read(shared_data / "odd_nifti" / "shear.nii.gz").cropped((140, 200, 20), (24, 20, 10))
     medseg.write(image, tmp_path / "shear.nii.gz")
@@ -115,6 +116,7 @@ def test_sheared_file_keeps_its_affine(make_predictor, shared_data, tmp_path):
     assert medseg.read(tmp_path / "labels.nii.gz").grid.affine.tobytes() == read.grid.affine.tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:.*from a right angle:medseg.errors.DataWarning")
 @pytest.mark.parametrize("kind", ["oblique", "sheared", "left-handed", "far away"])
 @pytest.mark.parametrize("spacing", [None, (1.7, 2.1, 3.3)])
 def test_unusual_grids_are_restored(make_predictor, kind, spacing):

@@ -165,3 +165,14 @@ def test_a_qform_that_is_no_rotation(tmp_path: Path) -> None:
     patched(path, 254, bytes(2))
     with pytest.raises(DataError, match=r"qform: found quaternion 2, 2, 2, expected one of length at most 1"):
         read(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*from a right angle:medseg.errors.DataWarning")
+@pytest.mark.parametrize("shear", [0.1, 0.7, -2.0])
+def test_a_qform_without_the_shear_of_the_sform_is_no_contradiction(tmp_path: Path, shear: float) -> None:
+    affine = np.array([[1.0, shear, 0, 5], [0, 2, 0, -7], [0, 0, 3, 9], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.zeros((6, 7, 8), np.int16), affine), tmp_path / "a.nii")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        np.testing.assert_allclose(read(tmp_path / "a.nii").grid.affine, affine, atol=1e-6)
+    assert not [one for one in told if "qform" in str(one.message)]
