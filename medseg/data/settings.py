@@ -200,6 +200,8 @@ class Augmentation(Config):
     below and above 1 are equally likely for `brightness`, `contrast` and `gamma`.
 
     Attributes:
+        device: Where patches are changed: by a ``worker`` on the processor, or on the ``device`` that trains the network.
+            ``auto`` is the device if it is a CUDA device. The random numbers are the same; results differ by rounding.
         rotate_p: Probability of a rotation.
         rotate_degrees: Largest angle; each axis rotates by its own angle within ± this many degrees (2D: one angle).
         scale_p: Probability of scaling.
@@ -225,6 +227,7 @@ class Augmentation(Config):
             and the simulated low resolution leaves this axis unchanged. Null treats all axes alike.
     """
 
+    device: Literal["auto", "worker", "device"] = "auto"
     rotate_p: Probability = 0.2
     rotate_degrees: NotNegative = 30.0
     scale_p: Probability = 0.2

@@ -175,8 +175,12 @@ class TrainingSetup:
 
     @cached_property
     def augmentation(self) -> Augmentation:
-        """The augmentation with its mirror axes chosen."""
-        return resolve_mirroring(self.experiment, self.labels)
+        """The augmentation with its mirror axes and its device chosen."""
+        chosen = resolve_mirroring(self.experiment, self.labels)
+        if chosen.device != "auto":
+            return chosen
+        on_cuda = self.processes.fabric.device.type == "cuda"
+        return chosen.replace(device="device" if on_cuda else "worker")
 
     @cached_property
     def split(self) -> Split:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch.utils.data import DataLoader
 
+from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.runtime.cores import usable_cores
 from medseg.runtime.launch import processes_per_machine
@@ -16,6 +17,8 @@ from medseg.runtime.stop_signals import SIGNALS
 from medseg.train.worker_processes import ErrorsAsItems, batches_of, collate, ignore_stop_signals
 
 MOST_WORKERS = 12
+Batch = Sample | PackedPatches
+"""A batch of finished samples, or of drawn patches that are augmented on the device of the network."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Batches:
 
 def load_batches(
     patches: PatchDataset, batches: Batches, workers: int, *, pin_memory: bool = False
-) -> Generator[Sample]:
+) -> Generator[Batch]:
     """Return batches of patches; its workers end when it is exhausted or closed.
 
     Args:

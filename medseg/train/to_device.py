@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from medseg.data.patches.patch_dataset import Sample
+from medseg.data.patches.drawn_patch import PackedPatches
+from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.runtime.devices import memory_format
+from medseg.train.batches import Batch
 
 
 class ToDevice:
-    """Copies batches to the device, in the memory format of the network and with maps as int64.
+    """Moves batches to the device, in the memory format of the network and with maps as int64.
 
     On a CUDA device, the copies run on a stream of their own: while the device computes a step, the host already fetches
-    and copies the batch of the next one. On the processor, nothing is copied.
+    and copies the batch of the next one. On the processor, nothing is copied. Drawn patches are augmented on arrival.
 
     Args:
+        patches: Dataset of the batches.
         device: Device of the network.
         spatial_dims: Number of spatial axes of its images, 2 or 3.
     """
 
-    def __init__(self, device: torch.device, spatial_dims: int) -> None:
-        self._device = device
+    def __init__(self, patches: PatchDataset, device: torch.device, spatial_dims: int) -> None:
+        self._patches, self._device = patches, device
         self._format = memory_format(device, spatial_dims)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, batch: Sample) -> Sample:
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Sample:
         """Return a batch on the device.
 
         Args:
-            batch: Image `(n, c, *spatial)` and maps `(n, 1, *spatial)`, in pinned memory if the device is a CUDA device.
+            batch: Image `(n, c, *spatial)` and maps `(n, 1, *spatial)`, or drawn patches; in pinned memory if the device is
+                a CUDA device.
 
         Returns:
-            The same, the maps as int64: they travel in the smallest type that holds them.
+            Image and maps, the maps as int64: they travel in the smallest type that holds them.
         """
+        if isinstance(batch, PackedPatches):
+            sample = self._patches.finish_batch(batch.map(self._copied))
+        else:
+            sample = {name: self._copied(part) for name, part in batch.items()}
         return {
             name: part.contiguous(memory_format=self._format) if name == "image" else part.long()
-            for name, part in self._copied(batch).items()
+            for name, part in sample.items()
         }
 
-    def _copied(self, batch: Sample) -> Sample:
+    def _copied(self, part: Tensor) -> Tensor:
         if self._stream is None:
-            return {name: part.to(self._device) for name, part in batch.items()}
+            return part.to(self._device)
         with torch.cuda.stream(self._stream):
-            moved = {name: part.to(self._device, non_blocking=True) for name, part in batch.items()}
+            moved = part.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        for part in moved.values():
-            part.record_stream(current)  # so that its memory is not reused before the step has read it
+        moved.record_stream(current)  # so that its memory is not reused before the step has read it
         return moved

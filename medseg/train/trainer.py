@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg.data.patches.patch_dataset import Sample
 from medseg.errors import ConfigError, MedsegError
 from medseg.labels.label_sets import LabelSets
 from medseg.losses.build import build_loss
@@ -25,7 +24,7 @@ from medseg.runtime.devices import memory_format
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.stop_signals import Interrupted, StopRequest
-from medseg.train.batches import Batches, TrainingPatches, load_batches, resolve_workers
+from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, resolve_workers
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.distributed_training import Distributed
 from medseg.train.optimization.ema import EMA
@@ -105,7 +104,8 @@ class Trainer:
         device = self.fabric.device
         # On the device before the optimiser is built, so that a loaded state is placed with its parameters.
         self.model = distributed.to_device(model).to(memory_format=memory_format(device, model.spatial_dims))
-        self._to_device, self._losses = ToDevice(device, model.spatial_dims), StepLosses(device)
+        self._to_device = ToDevice(patches.train, device, model.spatial_dims)
+        self._losses = StepLosses(device)
         self._ema = EMA(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         self._optimizer = build_optimizer(model, settings.optimizer, fused=device.type == "cuda")
         self._optimizer_step = OptimizerStep(
@@ -243,7 +243,7 @@ class Trainer:
             self.run.export(self.evaluated_model, self.step, target)
         return target
 
-    def _batches(self) -> Generator[list[Sample]]:
+    def _batches(self) -> Generator[list[Batch]]:
         """Yield the batches of each step and record the time that they take."""
         # The number of steps within a time budget is known only during training.
         end = self.settings.steps if self.settings.max_time is None else ENDLESS
@@ -269,7 +269,7 @@ class Trainer:
                 self._meter.waited += time.perf_counter() - began
                 yield together
 
-    def _train_step(self, batches: list[Sample]) -> Tensor:
+    def _train_step(self, batches: list[Batch]) -> Tensor:
         """Take one step and return its loss `()`, on the device.
 
         Nothing here waits for the device. If the loss or the gradients are not finite, the step changes nothing.
@@ -289,7 +289,7 @@ class Trainer:
             self._ema.update(self.model, self.step, result.skipped)
         return result.loss
 
-    def _gradients(self, number: int, batch: Sample, of: int) -> Tensor:
+    def _gradients(self, number: int, batch: Batch, of: int) -> Tensor:
         """Add the gradients of one batch of a step; return its loss `()`, NaN if that of any process is not finite."""
         part = number * self.distributed.size + self.distributed.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)

@@ -49,7 +49,7 @@ def validate(
     """
     model.eval()
     labels, device = label_sets.labels, team.fabric.device
-    to_device = ToDevice(device, model.spatial_dims)
+    to_device = ToDevice(patches, device, model.spatial_dims)
     counts = torch.zeros(label_sets.num_values, len(labels.evaluated) + 1, dtype=torch.int64, device=device)
     steps = range(len(patches) // (batch_size * team.size))
     own = Batches(steps, batch_size, rank=team.rank, processes=team.size)
@@ -59,9 +59,10 @@ def validate(
             logits = model(moved["image"])
         counts += _counted(logits, moved["label"], label_sets)
         if number == 0:
-            known = torch.where(batch["label"] < len(labels), batch["label"], 0)
+            image, label = moved["image"].cpu(), moved["label"].cpu()
+            known = torch.where(label < len(labels), label, 0)
             predicted = predicted_classes(logits, labels).cpu()
-            log.add_image(PICTURE, validation_image(batch["image"], known, predicted, labels), step)
+            log.add_image(PICTURE, validation_image(image, known, predicted, labels), step)
     dice = dice_of(team.sum(counts), label_sets)
     return {one.name: float(value) for one, value in zip(labels.evaluated, dice, strict=True)}
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from medseg.data.patches.drawn_patch import DrawnPatch, PackedPatches
 from medseg.errors import MedsegError, ResourceError
 
 Item = TypeVar("Item")
@@ -40,7 +41,9 @@ class ErrorsAsItems(Dataset[Any]):
 def collate(items: list[Any]) -> Any:
     """Return the items as a batch, or the first error among them."""
     error = next((item for item in items if isinstance(item, MedsegError)), None)
-    return default_collate(items) if error is None else error
+    if error is not None:
+        return error
+    return PackedPatches.pack(items) if isinstance(items[0], DrawnPatch) else default_collate(items)
 
 
 def batches_of(loader: DataLoader[Item]) -> Generator[Item]:

@@ -53,7 +53,7 @@ def read_patch(
     case: Any, centre: Sequence[int], size: tuple[int, ...], matrix: NDArray[Any] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return image and label of a patch of any object with the arrays `image` and `label`."""
-    patch = PatchReader(size).read(case, np.array(centre), matrix)
+    patch = PatchReader(size).read(case, np.array(centre), matrix).patch()
     return patch.image, patch.label
 
 

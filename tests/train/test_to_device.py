@@ -16,7 +16,7 @@ def test_images_get_the_memory_format_and_maps_their_type(dims):
         "label": torch.randint(0, 200, (2, 1, *shape[2:])).to(torch.uint8),
         "instances": torch.randint(0, 70_000, (2, 1, *shape[2:])).to(torch.int32),
     }
-    moved = ToDevice(torch.device("cpu"), dims)(batch)
+    moved = ToDevice(None, torch.device("cpu"), dims)(batch)
     assert list(moved) == list(batch)
     layout = torch.channels_last if dims == 2 else torch.channels_last_3d
     assert moved["image"].is_contiguous(memory_format=layout)

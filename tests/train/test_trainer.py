@@ -249,6 +249,26 @@ def test_losses_that_arrive_late_are_all_reported_and_saved(make_experiment, wor
     assert not list(run.glob("last/step-*"))  # the checkpoint of step 4 waits for the loss of step 4
 
 
+def test_patches_that_are_augmented_on_the_device_train_the_same_weights(make_experiment, workplace):
+    """Bit for bit if the device is a processor, and whatever the number of workers."""
+    options = (
+        "train.steps=3",
+        "augment.rotate_p=0.8",
+        "augment.noise_p=0.8",
+        "train.gradient_accumulation=2",
+    )
+    weights = []
+    for where, workers in (("worker", 0), ("device", 0), ("device", 2)):
+        run = workplace / f"augmented by {where} with {workers}"
+        experiment = make_experiment(*options, f"augment.device={where}", f"train.workers={workers}")
+        trainer = experiment.trainer(run)
+        assert trainer.patches.train.augments_on_device is (where == "device")
+        list(trainer)
+        weights.append(load_file(run / "model" / "model.safetensors"))
+    for other in weights[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in weights[0].items())
+
+
 def test_training_without_validation(make_experiment, workplace):
     run = workplace / "not validated"
     reports = list(make_experiment("train.steps=2", "train.validation_batches=0").trainer(run))

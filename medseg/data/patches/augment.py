@@ -1,12 +1,12 @@
-"""Augmentation of patches: nnU-Net's transforms, with all randomness from one generator per sample.
+"""Augmentation of patches: nnU-Net's transforms, on the device of the patch.
 
-Rotation and scaling are applied when a patch is read (`extraction`), so that nothing is resampled twice. This module
-draws their matrix, changes intensities and flips axes.
+Rotation and scaling are applied when a patch is interpolated (`extraction`), so that nothing is resampled twice. This
+module changes intensities and flips axes. On a CUDA device, no function waits for the device.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,38 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg.data.patches.device_interpolation import on_host
 from medseg.data.patches.extraction import Patch
-from medseg.data.settings import Augmentation, Range
-
-
-def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Draw a random rotation and scaling.
-
-    Args:
-        settings: Probabilities and ranges.
-        dims: Number of axes, 2 or 3.
-        rng: Generator of the sample.
-
-    Returns:
-        Matrix `(dims, dims)`, or None for no change. It maps the offset of a voxel from the centre of the patch to the
-        offset at which its value is read from the case.
-    """
-    matrix = np.eye(dims)
-    changed = False
-    if rng.random() < settings.rotate_p:
-        limit = math.radians(settings.rotate_degrees)
-        planes = [(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]
-        for first, second in planes:
-            matrix = _rotation(dims, first, second, rng.uniform(-limit, limit)) @ matrix
-        changed = True
-    if rng.random() < settings.scale_p:
-        matrix = matrix * rng.uniform(*settings.scale)
-        changed = True
-    return matrix if changed else None
+from medseg.data.patches.random_changes import Changes, draw_changes
+from medseg.data.settings import Augmentation
 
 
 def augment(patch: Patch, settings: Augmentation, rng: np.random.Generator) -> Patch:
-    """Change the intensities of a patch and flip its axes.
+    """Change the intensities of a patch and flip its axes at random.
 
     Args:
         patch: Its image holds normalised intensities.
@@ -55,66 +31,75 @@ def augment(patch: Patch, settings: Augmentation, rng: np.random.Generator) -> P
     Returns:
         A patch of the same shapes, in contiguous memory.
     """
-    image = _change_intensity(patch.image, settings, rng)
-    dims = image.ndim - 1
-    axes = range(dims) if settings.mirror_axes is None else [a for a in settings.mirror_axes if a < dims]
-    flipped = [axis + 1 for axis in axes if rng.random() < 0.5]
-    changed = replace(patch, image=image)
-    if flipped:
-        changed = changed.map(lambda tensor: tensor.flip(flipped))
+    return apply_changes(patch, draw_changes(settings, patch.image.shape, rng))
+
+
+def apply_changes(patch: Patch, changes: Changes) -> Patch:
+    """Apply changes that have been drawn.
+
+    The result on another device differs by rounding: the moments of an image, and sums of several weights.
+
+    Args:
+        patch: Its image holds normalised intensities.
+        changes: The changes; noise is on the device of the patch.
+
+    Returns:
+        A patch of the same shapes, in contiguous memory.
+    """
+    changed = replace(patch, image=_change_intensity(patch.image, changes))
+    if changes.flipped:
+        changed = changed.map(lambda tensor: tensor.flip(changes.flipped))
     return changed.map(lambda tensor: tensor.contiguous())
 
 
-def _change_intensity(image: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
-    if rng.random() < s.noise_p:
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
-        image = image + torch.from_numpy(noise) * rng.uniform(*s.noise_std)
-    if rng.random() < s.blur_p:
-        image = _some_channels(image, rng, lambda c: _blurred(c, rng.uniform(*s.blur_sigma)))
-    if rng.random() < s.brightness_p:
-        image = image * _per_channel(image, s.brightness, rng)
-    if rng.random() < s.contrast_p:
-        image = _contrasted(image, _per_channel(image, s.contrast, rng))
-    if rng.random() < s.low_resolution_p:
-        image = _some_channels(
-            image, rng, lambda c: _coarsened(c, rng.uniform(*s.low_resolution), s.dummy_2d_axis)
-        )
-    if rng.random() < s.gamma_inverted_p:
-        image = -_gamma_corrected(-image, _per_channel(image, s.gamma, rng))
-    if rng.random() < s.gamma_p:
-        image = _gamma_corrected(image, _per_channel(image, s.gamma, rng))
+def _change_intensity(image: Tensor, changes: Changes) -> Tensor:
+    if changes.noise is not None:
+        image = image + changes.noise * changes.noise_std
+    if changes.blur is not None:
+        image = _some_channels(image, changes.blur, _blurred)
+    if changes.brightness is not None:
+        image = image * _column(changes.brightness, image)
+    if changes.contrast is not None:
+        image = _contrasted(image, _column(changes.contrast, image))
+    if changes.low_resolution is not None:
+        kept = changes.kept_axis
+        image = _some_channels(image, changes.low_resolution, lambda c, factor: _coarsened(c, factor, kept))
+    if changes.gamma_inverted is not None:
+        image = -_gamma_corrected(-image, _column(changes.gamma_inverted, image))
+    if changes.gamma is not None:
+        image = _gamma_corrected(image, _column(changes.gamma, image))
     return image
 
 
-def _rotation(dims: int, first: int, second: int, angle: float) -> np.ndarray:
-    matrix = np.eye(dims)
-    matrix[first, first] = matrix[second, second] = math.cos(angle)
-    matrix[first, second], matrix[second, first] = -math.sin(angle), math.sin(angle)
-    return matrix
+def _column(factors: Sequence[float], image: Tensor) -> Tensor:
+    """Return factors as a tensor `(c, 1, ...)` on the device of the image.
+
+    They reach the device as arguments of kernels: a copy from ordinary memory would wait for it.
+    """
+    column = torch.empty((len(factors), *[1] * (image.ndim - 1)), dtype=image.dtype, device=image.device)
+    for number, factor in enumerate(factors):
+        column[number].fill_(factor)
+    return column
 
 
-def _per_channel(image: Tensor, bounds: Range, rng: np.random.Generator) -> Tensor:
-    """Return one factor per channel; below and above 1 are equally likely for any bounds."""
-    low, high = bounds
-    factors = [
-        rng.uniform(low, min(high, 1))
-        if low < 1 and (high <= 1 or rng.random() < 0.5)
-        else rng.uniform(max(low, 1), high)
-        for _ in range(len(image))
-    ]
-    return torch.tensor(factors, dtype=image.dtype).view(-1, *[1] * (image.ndim - 1))
-
-
-def _some_channels(image: Tensor, rng: np.random.Generator, change) -> Tensor:  # type: ignore[no-untyped-def]
-    return torch.stack([change(channel) if rng.random() < 0.5 else channel for channel in image])
+def _some_channels(
+    image: Tensor, values: Sequence[float | None], change: Callable[[Tensor, float], Tensor]
+) -> Tensor:
+    channels = zip(image, values, strict=True)
+    return torch.stack([channel if value is None else change(channel, value) for channel, value in channels])
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, `(c, 1, ...)`.
 
-    NumPy computes them because the last digit of a sum in torch depends on the number of threads, and thus of workers.
+    On the processor NumPy computes them, because the last digit of a sum in torch depends on the number of threads, and
+    thus of workers.
     """
-    values, axes = image.numpy(), tuple(range(1, image.ndim))
+    axes = tuple(range(1, image.ndim))
+    if not on_host(image):
+        std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
+        return mean, std
+    values = image.numpy()
     mean, std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True)
     return torch.from_numpy(mean), torch.from_numpy(std)
 
@@ -140,16 +125,25 @@ def _gamma_corrected(image: Tensor, gamma: Tensor) -> Tensor:
 def _blurred(channel: Tensor, sigma: float) -> Tensor:
     """Blur `(*spatial)` by a Gaussian, one axis at a time, with reflected borders."""
     radius = max(1, round(3 * sigma))
-    positions = torch.arange(-radius, radius + 1, dtype=channel.dtype)
-    kernel = torch.exp(-0.5 * (positions / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma) ** 2)
     kernel = kernel / kernel.sum()
     for axis in range(channel.ndim):
         if channel.shape[axis] <= radius:
             continue
         moved = channel.movedim(axis, -1)
         flat = functional.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="reflect")
-        channel = functional.conv1d(flat, kernel.view(1, 1, -1)).view(moved.shape).movedim(-1, axis)
+        channel = _convolved(flat, kernel).view(moved.shape).movedim(-1, axis)
     return channel.contiguous()
+
+
+def _convolved(lines: Tensor, kernel: Tensor) -> Tensor:
+    """Return lines `(n, 1, length)` convolved with a kernel that is on the processor."""
+    if on_host(lines):
+        return functional.conv1d(lines, kernel.view(1, 1, -1))
+    # On CUDA devices, cuDNN would try its algorithms for each new kernel and may use TF32.
+    length = lines.shape[-1] - len(kernel) + 1
+    parts = [lines.narrow(-1, start, length) * weight for start, weight in enumerate(kernel.tolist())]
+    return torch.stack(parts).sum(0)
 
 
 def _coarsened(channel: Tensor, factor: float, kept_axis: int | None) -> Tensor:

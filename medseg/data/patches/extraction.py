@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.patches.case_store import StoredCase
+from medseg.data.patches.device_interpolation import interpolate_map, on_host
 from medseg.data.patches.interpolation import (
     interpolate_ids,
     interpolate_image,
@@ -27,13 +28,11 @@ class Patch:
         image: Intensities `(c, *spatial)` float32.
         label: Label map `(1, *spatial)` int64.
         instances: Instance ids `(1, *spatial)` int64; None if the case has no instance map.
-        first_stage: Class indices `(1, *spatial)` int64 that the first stage of a cascade predicted; None without one.
     """
 
     image: Tensor
     label: Tensor
     instances: Tensor | None = None
-    first_stage: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Patch:
         """Return the patch with `change`, such as a flip, applied to the image and to every map."""
@@ -41,8 +40,79 @@ class Patch:
             change(self.image),
             change(self.label),
             None if self.instances is None else change(self.instances),
-            None if self.first_stage is None else change(self.first_stage),
         )
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The place of a rotated and scaled patch in the box of voxels that it is interpolated from.
+
+    Attributes:
+        matrix: `(3, 3)` from patch offsets to source offsets, both in voxels.
+        size: Voxels of the patch per axis.
+        centre: Voxel `(3,)` of the box that comes to index ``size // 2``.
+    """
+
+    matrix: NDArray[np.float64]
+    size: tuple[int, ...]
+    centre: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The voxels of a case from which a patch is interpolated, as they are stored.
+
+    Attributes:
+        image: Intensities `(c, *box)`.
+        label: Label map `(1, *box)`, uint8 or int32.
+        instances: Instance ids `(1, *box)` int32; None if the case has no instance map.
+        first_stage: Class indices `(1, *box)` of the first stage of a cascade; None without one.
+        rotation: Place of the patch in the box; None if the box is the patch.
+    """
+
+    image: Tensor
+    label: Tensor
+    instances: Tensor | None = None
+    first_stage: Tensor | None = None
+    rotation: Rotation | None = None
+
+    def patch(self) -> Patch:
+        """Return the patch, interpolated on the device of the box.
+
+        Images are interpolated linearly. Labels and ids are interpolated one at a time and the largest share wins.
+        """
+        grid = self._grid()
+        image = self.image.float()
+        return Patch(
+            image if grid is None else interpolate_image(image, grid),
+            _labels(self.label, grid),
+            None if self.instances is None else _ids(self.instances, grid),
+        )
+
+    def first_stage_patch(self) -> Tensor:
+        """Return the class indices `(1, *size)` int64 of the first stage at the voxels of the patch."""
+        assert self.first_stage is not None
+        return _labels(self.first_stage, self._grid())
+
+    def _grid(self) -> Tensor | None:
+        if self.rotation is None:
+            return None
+        place, box = self.rotation, tuple(self.image.shape[1:])
+        return sampling_grid(place.matrix, place.size, box, place.centre, self.image.device)
+
+
+def _labels(values: Tensor, grid: Tensor | None) -> Tensor:
+    """Return labels `(1, *box)` at the samples of a grid, int64."""
+    if grid is None:
+        return values.long()
+    return interpolate_labels(values.numpy(), grid) if on_host(values) else interpolate_map(values, grid)
+
+
+def _ids(values: Tensor, grid: Tensor | None) -> Tensor:
+    """Return instance ids `(1, *box)` at the samples of a grid, int64."""
+    if grid is None:
+        return values.long()
+    return interpolate_ids(values.long(), grid) if on_host(values) else interpolate_map(values, grid)
 
 
 @dataclass(frozen=True)
@@ -61,10 +131,8 @@ class PatchReader:
 
     def read(
         self, case: StoredCase, centre: NDArray[np.intp], matrix: NDArray[np.float64] | None = None
-    ) -> Patch:
-        """Read a patch, rotated and scaled by `matrix`; voxels outside the case are 0.
-
-        Images are interpolated linearly. Labels and ids are interpolated one at a time and the largest share wins.
+    ) -> Box:
+        """Read the box of a patch that is rotated and scaled by `matrix`; voxels outside the case are 0.
 
         Args:
             case: Prepared case.
@@ -72,42 +140,35 @@ class PatchReader:
             matrix: `(3, 3)` from patch offsets to source offsets, both in voxels; None for a plain crop.
 
         Returns:
-            The patch, with a map only for those that are requested.
+            The box, with a map only for those that are requested.
         """
-        start, box, grid = _source_box(centre, self.size, matrix)
-        image = torch.from_numpy(_read_box(case.image, start, box).astype(np.float32, copy=False))
-        label = _read_box(case.label, start, box)
-        ids = _read_box(case.instances, start, box) if self.with_instances else None
-        classes = _read_box(case.first_stage, start, box) if self.with_first_stage else None
-        if grid is None:
-            return Patch(
-                image, _as_int64(label), *(None if m is None else _as_int64(m) for m in (ids, classes))
-            )
-        return Patch(
-            interpolate_image(image, grid),
-            interpolate_labels(label, grid),
-            None if ids is None else interpolate_ids(_as_int64(ids), grid),
-            None if classes is None else interpolate_labels(classes, grid),
+        start, shape = _source_box(centre, self.size, matrix)
+        return Box(
+            torch.from_numpy(_read_box(case.image, start, shape)),
+            _as_tensor(_read_box(case.label, start, shape)),
+            _as_tensor(_read_box(case.instances, start, shape)) if self.with_instances else None,
+            _as_tensor(_read_box(case.first_stage, start, shape)) if self.with_first_stage else None,
+            None if matrix is None else Rotation(matrix, self.size, centre - start),
         )
 
 
-def _as_int64(array: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(array.astype(np.int64))
+def _as_tensor(array: NDArray[np.generic]) -> Tensor:
+    """Return a map as uint8 or int32, with which torch can compute; it knows little of other unsigned types."""
+    return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.int32))
 
 
 def _source_box(
     centre: NDArray[np.intp], size: tuple[int, ...], matrix: NDArray[np.float64] | None
-) -> tuple[NDArray[np.intp], tuple[int, ...], Tensor | None]:
-    """Return start and size of the box that a patch needs, and its sampling grid; None for the box itself."""
+) -> tuple[NDArray[np.intp], tuple[int, ...]]:
+    """Return start and shape of the box that a patch needs."""
     if matrix is None:
-        return centre - np.array(size) // 2, size, None
+        return centre - np.array(size) // 2, size
     offsets = np.array(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, 8)
     middle = np.array(size)[:, None] // 2
     reach = matrix @ (offsets - middle)
     start = np.floor(reach.min(axis=1)).astype(np.intp) + centre
     end = np.ceil(reach.max(axis=1)).astype(np.intp) + centre + 1
-    box = tuple(int(n) for n in end - start)
-    return start, box, sampling_grid(matrix, size, box, centre - start)
+    return start, tuple(int(n) for n in end - start)
 
 
 def _read_box(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.data.patches.extraction import Patch
 from medseg.data.patches.perturb_first_stage import perturb
 from medseg.data.settings import FirstStageAugmentation
 
@@ -45,21 +44,30 @@ class FirstStageChannels:
     labels: int
     augmentation: FirstStageAugmentation | None = None
 
-    def append(self, patch: Patch, rng: np.random.Generator) -> Patch:
-        """Return the patch with one channel per label of its first-stage map appended to its image.
+    def perturbed(self, classes: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return a label map with random errors, if there is an augmentation.
 
         Args:
-            patch: Has a first-stage map; the result has none.
-            rng: Generator of the sample, used by the perturbation.
+            classes: Class indices `(1, *spatial)` on the processor.
+            rng: Generator of the sample.
 
         Returns:
-            The patch with an image `(c + labels, *spatial)`, without a first-stage map.
+            Class indices `(1, *spatial)` int32.
         """
-        classes = patch.first_stage
-        assert classes is not None
-        if self.augmentation is not None:
-            changed = classes[0].numpy().astype(np.uint8 if self.labels < 256 else np.uint16)
-            perturb(changed, self.augmentation, rng)
-            classes = torch.from_numpy(changed.astype(np.int32))[None]
-        image = append_one_hot(torch.cat([patch.image, classes.to(patch.image.dtype)])[None], self.labels)[0]
-        return replace(patch, image=image, first_stage=None)
+        if self.augmentation is None:
+            return classes.int()
+        changed = classes[0].numpy().astype(np.uint8 if self.labels < 256 else np.uint16)
+        perturb(changed, self.augmentation, rng)
+        return torch.from_numpy(changed.astype(np.int32))[None]
+
+    def append(self, image: Tensor, classes: Tensor) -> Tensor:
+        """Return an image with one channel per label of the first stage.
+
+        Args:
+            image: `(c, *spatial)` floating point.
+            classes: Class indices `(1, *spatial)` on the same device.
+
+        Returns:
+            Image `(c + labels, *spatial)`.
+        """
+        return append_one_hot(torch.cat([image, classes.to(image.dtype)])[None], self.labels)[0]

@@ -16,29 +16,34 @@ _EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
 
 
 def sampling_grid(
-    matrix: NDArray[np.float64], size: tuple[int, ...], box: tuple[int, ...], centre: NDArray[np.intp]
+    matrix: NDArray[np.float64],
+    size: tuple[int, ...],
+    box: tuple[int, ...],
+    centre: NDArray[np.intp],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Compute the sampling grid for ``grid_sample``, whose coordinates run z, y, x in [-1, 1].
 
     Each coordinate is a sum of one term per axis. Unlike that of a matrix product, its rounding does not depend on the
-    size of the patch or the number of threads.
+    size of the patch, the number of threads or the device.
 
     Args:
         matrix: `(3, 3)` from patch offsets to source offsets, in voxels.
         size: Voxels of the patch per axis.
         box: Voxels per axis of the source box that the patch is read from.
         centre: Voxel `(3,)` of the box that comes to index ``size // 2``.
+        device: Device of the grid; None for the processor.
 
     Returns:
         `(1, *size, 3)` float32.
     """
-    grid = np.empty((*size, 3), dtype=np.float32)
-    offsets = [np.arange(n) - n // 2 for n in size]
+    grid = torch.empty((*size, 3), device=device)
+    offsets = [torch.arange(n, dtype=torch.float64, device=device) - n // 2 for n in size]
     for axis in range(3):
-        x, y, z = (2 / box[axis] * matrix[axis, source] * offsets[source] for source in range(3))
-        plane = x[:, None] + y + (2 * centre[axis] + 1) / box[axis] - 1
-        np.add(plane[..., None].astype(np.float32), z.astype(np.float32), out=grid[..., 2 - axis])
-    return torch.from_numpy(grid[None])
+        x, y, z = (float(2 / box[axis] * matrix[axis, source]) * offsets[source] for source in range(3))
+        plane = x[:, None] + y + float((2 * centre[axis] + 1) / box[axis]) - 1
+        torch.add(plane[..., None].float(), z.float(), out=grid[..., 2 - axis])
+    return grid[None]
 
 
 def interpolate_image(image: Tensor, grid: Tensor) -> Tensor:

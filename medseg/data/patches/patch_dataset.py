@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medseg.data.patches.augment import augment, draw_affine
+from medseg.data.patches.augment import apply_changes
 from medseg.data.patches.case_store import StoredCase
+from medseg.data.patches.drawn_patch import DrawnPatch, PackedPatches
 from medseg.data.patches.extraction import Patch, PatchReader
 from medseg.data.patches.first_stage_channels import FirstStageChannels
+from medseg.data.patches.random_changes import draw_affine, draw_changes
 from medseg.data.patches.sampling import PatchSampler, sample_generator
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.slice_view import SliceView
@@ -20,12 +23,13 @@ from medseg.data.slices2d.slice_view import SliceView
 Sample = dict[str, Tensor]
 
 
-class PatchDataset(Dataset[Sample]):
+class PatchDataset(Dataset[Sample | DrawnPatch]):
     """Patches by index: `PatchSampler` chooses where, `PatchReader` reads what, `SliceView` defines how 2D models see it.
 
-    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) int64}``. If every case has an instance map,
-    they also hold ``"instances": (1, *spatial) int64``, the ids of the case with 0 where the label is background. With
-    a first stage, the last channels of the image are 1 where its label map has label 1, 2, ... and 0 elsewhere.
+    Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) uint8}``, int32 if labels exceed a byte. If every
+    case has an instance map, they also hold ``"instances": (1, *spatial) int32``, the ids of the case with 0 where the label
+    is background. With a first stage, the last channels of the image are 1 where its label map has label 1, 2, ... and 0
+    elsewhere. With ``augment.device=device``, items are drawn patches instead, of which `finish_batch` makes samples.
 
     Args:
         sampler: Cases, patch size, batch size and share of foreground.
@@ -60,6 +64,9 @@ class PatchDataset(Dataset[Sample]):
             with_instances=all(case.has_instances for case in sampler.cases),
             with_first_stage=first_stage is not None,
         )
+        # The smallest type that holds all labels, because samples travel between processes and to the device.
+        are_bytes = all(case.label.dtype == np.uint8 for case in sampler.cases)
+        self._label_type = torch.uint8 if are_bytes else torch.int32
         self._is_flat = view is not None and view.settings.thickness == 1
         if view is not None and augmentation is not None and not self._is_flat:
             self.augmentation = _in_plane(augmentation, view.axis)
@@ -72,18 +79,71 @@ class PatchDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | DrawnPatch:
+        drawn = self.draw(index)
+        return drawn if self.augments_on_device else self.finish(drawn)
+
+    @property
+    def augments_on_device(self) -> bool:
+        """Whether items are drawn patches, to be finished on the device of the network, and not samples."""
+        return self.augmentation is not None and self.augmentation.device == "device"
+
+    def draw(self, index: int) -> DrawnPatch:
+        """Return a patch before its augmentation; nothing random is left to be done.
+
+        Args:
+            index: Number of the sample.
+
+        Returns:
+            The voxels of the case, and the changes of the patch.
+        """
         rng = sample_generator(self.seed, self.stream, index)
         case, centre = self.sampler.sample(index, rng)
-        patch = self._reader.read(case, centre, self._random_matrix(rng))
-        if self.view is not None and self._is_flat:
-            across = self.view.axis + 1
-            patch = patch.map(lambda tensor: tensor.squeeze(across))
+        box = self._reader.read(case, centre, self._random_matrix(rng))
+        changes = None
         if self.augmentation is not None:
-            patch = augment(patch, self.augmentation, rng)
+            channels, size = box.image.shape[0], list(self._reader.size)
+            if self.view is not None and self._is_flat:
+                del size[self.view.axis]
+            changes = draw_changes(self.augmentation, (channels, *size), rng)
+        if self.first_stage is None:
+            return DrawnPatch(box, changes)
+        # Here and not on the device, because its errors are found by searching the map.
+        classes = box.first_stage_patch()
+        if self.view is not None and self._is_flat:
+            classes = classes.squeeze(self.view.axis + 1)
+        if changes is not None and changes.flipped:
+            classes = classes.flip(changes.flipped)
+        return DrawnPatch(replace(box, first_stage=None), changes, self.first_stage.perturbed(classes, rng))
+
+    def finish(self, drawn: DrawnPatch) -> Sample:
+        """Return the sample of a drawn patch, augmented on the device that the patch is on.
+
+        Args:
+            drawn: Patch of this dataset.
+
+        Returns:
+            The sample.
+        """
+        patch = self._flat(drawn.box.patch())
+        if drawn.changes is not None:
+            patch = apply_changes(patch, drawn.changes)
         if self.first_stage is not None:
-            patch = self.first_stage.append(patch, rng)
-        return _as_sample(patch if self.view is None else _seen(patch, self.view))
+            assert drawn.first_stage is not None
+            patch = replace(patch, image=self.first_stage.append(patch.image, drawn.first_stage))
+        return self._as_sample(patch if self.view is None else _seen(patch, self.view))
+
+    def finish_batch(self, batch: PackedPatches) -> Sample:
+        """Return the samples of a batch of drawn patches as one batch, on the device of the patches."""
+        samples = [self.finish(drawn) for drawn in batch.unpack()]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def _flat(self, patch: Patch) -> Patch:
+        """Return a patch without the axis across the slices, if the model sees single slices."""
+        if self.view is None or not self._is_flat:
+            return patch
+        across = self.view.axis + 1
+        return patch.map(lambda tensor: tensor.squeeze(across))
 
     def _random_matrix(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """Return the random rotation and scaling of a patch: in the plane of its slices if the model sees slices."""
@@ -99,6 +159,13 @@ class PatchDataset(Dataset[Sample]):
         matrix = np.eye(3)
         matrix[np.ix_(axes, axes)] = in_plane
         return matrix
+
+    def _as_sample(self, patch: Patch) -> Sample:
+        """Return the tensors of a patch by name; instances only exist where the label is foreground."""
+        sample = {"image": patch.image.contiguous(), "label": patch.label.to(self._label_type).contiguous()}
+        if patch.instances is not None:
+            sample["instances"] = (patch.instances * (patch.label > 0)).int().contiguous()
+        return sample
 
 
 def _in_plane(augmentation: Augmentation, slice_axis: int) -> Augmentation:
@@ -117,11 +184,3 @@ def _seen(patch: Patch, view: SliceView) -> Patch:
         image = view.channels_of_values(patch.image[None])[0]
     patch = replace(patch, image=image)
     return patch if view.radiological_view is None else patch.map(view.radiological_view.turn)
-
-
-def _as_sample(patch: Patch) -> Sample:
-    """Return the tensors of a patch by name; instances only exist where the label is foreground."""
-    sample = {"image": patch.image.contiguous(), "label": patch.label.contiguous()}
-    if patch.instances is not None:
-        sample["instances"] = patch.instances.contiguous() * (sample["label"] > 0)
-    return sample

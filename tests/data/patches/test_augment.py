@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.patches.augment import draw_affine
+from medseg.data.patches.random_changes import draw_affine
 from medseg.data.settings import Augmentation
 from tests.helpers.patches import NO_AUGMENTATION as OFF
 from tests.helpers.patches import augmented

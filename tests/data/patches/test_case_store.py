@@ -12,7 +12,7 @@ from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.patches.case_store import LOCATIONS_PER_CLASS, MAPS, StoredCase, fill_store, locations_table
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.errors import DataError
+from medseg.errors import DataError, DiskFullError
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 
@@ -96,7 +96,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("medseg.data.patches.case_store.write_text", full)
-    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(DiskFullError, match=r"cannot be written \(No space left on device\)"):
         fill(store, dataset)
     assert list(store.iterdir()) == []
     monkeypatch.undo()

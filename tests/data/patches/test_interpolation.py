@@ -7,9 +7,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg.data.patches.augment import draw_affine
 from medseg.data.patches.extraction import _source_box
-from medseg.data.patches.interpolation import interpolate_ids, interpolate_image, interpolate_labels
+from medseg.data.patches.interpolation import (
+    interpolate_ids,
+    interpolate_image,
+    interpolate_labels,
+    sampling_grid,
+)
+from medseg.data.patches.random_changes import draw_affine
 from medseg.data.settings import Augmentation
 
 ALWAYS = Augmentation(rotate_p=1, scale_p=1)
@@ -41,9 +46,10 @@ def blobs(rng, shape, labels: int, dtype=np.uint8) -> np.ndarray:
 def rotated(seed: int, size=(20, 24, 18)):
     """Return a random sampling grid and the shape of the box that it reads."""
     rng = np.random.default_rng(seed)
-    _, box, grid = _source_box(np.zeros(3, np.intp), size, draw_affine(ALWAYS, 3, rng))
-    assert grid is not None
-    return rng, box, grid
+    matrix = draw_affine(ALWAYS, 3, rng)
+    assert matrix is not None
+    start, box = _source_box(np.zeros(3, np.intp), size, matrix)
+    return rng, box, sampling_grid(matrix, size, box, -start)
 
 
 @pytest.mark.parametrize("labels", [1, 2, 5, 15, 40, 117])

@@ -80,7 +80,7 @@ def test_workers_and_threads_do_not_change_the_samples(cases):
 def test_samples_have_the_promised_shapes_and_types(cases):
     sample = patches(cases)[0]
     assert (sample["image"].shape, sample["image"].dtype) == ((1, 8, 8, 6), torch.float32)
-    assert (sample["label"].shape, sample["label"].dtype) == ((1, 8, 8, 6), torch.int64)
+    assert (sample["label"].shape, sample["label"].dtype) == ((1, 8, 8, 6), torch.uint8)
     assert len(patches(cases)) == 24
 
 
