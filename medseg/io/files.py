@@ -83,7 +83,7 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
     """
     path = Path(path)
     if path.is_dir():
-        from medseg.io.sitk import read_dicom_series
+        from medseg.io.dicom.dicom_series import read_dicom_series
 
         return read_dicom_series(path)
     suffix = suffix_of(path)
@@ -99,15 +99,18 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         from medseg.io.sitk import read_sitk
 
         return read_sitk(path)
-    from medseg.io.file_content import require_readable
+    from medseg.io.file_content import head_of, recognised_content, require_readable
 
     if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder. Check the path.")
     require_readable(path)
-    if path.suffix.lower() in (".dcm", ".ima") or path.name.upper() == "DICOMDIR":
+    content, remedy = recognised_content(head_of(path))
+    if content == "a DICOM file" or path.suffix.lower() in (".dcm", ".ima"):
         raise DataError(
             f"{path}: found one DICOM file, expected the folder of its series. Give {path.parent}."
         )
+    if content not in ("text", "unknown content"):
+        raise DataError(f"{path}: found {content}, expected a file with the suffix of an image. {remedy}.")
     raise DataError(f"{path}: unknown file format: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
 
 

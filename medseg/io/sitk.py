@@ -1,4 +1,4 @@
-"""NRRD, MetaImage, DICOM series and natural images through SimpleITK.
+"""NRRD, MetaImage, natural images and the pixels of DICOM series through SimpleITK.
 
 SimpleITK has sizes in the order (x, y, z), arrays in the reversed order (z, y, x), and LPS world coordinates. This
 module is the only place that converts them to medseg's `(C, X, Y, Z)` and RAS+.
@@ -6,7 +6,8 @@ module is the only place that converts them to medseg's `(C, X, Y, Z)` and RAS+.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,8 @@ from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NATURAL = (".png", ".bmp", ".jpg", ".jpeg")
-_UNEVEN_FRACTION = 0.01  # of the median gap between slices
-_UNEVEN_MM = 0.01
-_GEOMETRY_TAGS = {
-    "0020|0037": "ImageOrientationPatient",
-    "0020|0032": "ImagePositionPatient",
-    "0028|0030": "PixelSpacing",
-}
 
 
 def read_sitk(path: Path) -> Volume:
@@ -72,7 +66,7 @@ def _natural_grid(grid: Grid, suffix: str) -> Grid:
     """Return the grid of a natural image; only a PNG can state the size of what it shows, others that of a print."""
     if suffix == ".png" and grid.spacing != (1, 1, 1):
         return grid
-    return Grid(grid.shape, _LPS_TO_RAS, in_pixels=True)
+    return Grid(grid.shape, LPS_TO_RAS, in_pixels=True)
 
 
 def _opaque(alpha: NDArray[Any]) -> bool:
@@ -97,7 +91,7 @@ def write_sitk(volume: Volume, path: Path) -> None:
     image = sitk.GetImageFromArray(
         array if volume.channels > 1 else array[..., 0], isVector=volume.channels > 1
     )
-    affine = _LPS_TO_RAS @ volume.grid.affine
+    affine = LPS_TO_RAS @ volume.grid.affine
     image.SetSpacing(volume.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(volume.spacing)).ravel().tolist())
@@ -134,7 +128,7 @@ def write_natural_image(volume: Volume, path: Path) -> None:
             f"{path}: found {data.dtype} from {data.min()} to {data.max()}, expected whole numbers from 0 to 65535. Write "
             ".nii.gz instead."
         )
-    upright = _LPS_TO_RAS @ np.diag([*volume.spacing, 1.0])
+    upright = LPS_TO_RAS @ np.diag([*volume.spacing, 1.0])
     if not np.allclose(volume.grid.affine, upright, atol=1e-6):
         raise DataError(
             f"{path}: the slice has a position in space, which {path.suffix} cannot store. Write .nii.gz instead."
@@ -144,31 +138,25 @@ def write_natural_image(volume: Volume, path: Path) -> None:
     _write_image(image, path)
 
 
-def read_dicom_series(folder: Path) -> Volume:
-    """Read the DICOM series in a folder, with rescaled intensities.
-
-    Slices are sorted along their normal. If the gantry was tilted, the affine keeps the shear, because every slice
-    would be misplaced without it.
+def read_dicom_pixels(files: Sequence[Path], folder: Path, *, as_float: bool) -> NDArray[Any]:
+    """Read the pixels of checked DICOM files, rescaled by the slope and intercept of each.
 
     Args:
-        folder: Folder with the files of one series.
+        files: One file per slice, in the order of the slices.
+        folder: The folder, for messages.
+        as_float: Whether voxels are read as float32, because the type of the first slice might not hold the others.
 
     Returns:
-        Volume `(C, X, Y, Z)` of kind ``image``, usually with a single channel; CT intensities in HU.
+        Array `(C, X, Y, Z)`.
 
     Raises:
-        DataError: There is no series or more than one, a slice has no position, or gaps between slices differ.
+        DataError: The decoder refuses a file.
     """
     reader = sitk.ImageSeriesReader()
     with _quiet():
-        files = _series_files(reader, folder)
-        slices = [_slice(file) for file in files]
-        order, step = _stack(slices, folder)
-        reader.SetFileNames([str(files[i]) for i in order])
-        if len({one.rescale for one in slices}) > 1:
-            reader.SetOutputPixelType(
-                sitk.sitkFloat32
-            )  # the type of the first slice might not hold the values of the others
+        reader.SetFileNames([str(file) for file in files])
+        if as_float:
+            reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
             image = reader.Execute()
         except RuntimeError as error:
@@ -178,121 +166,7 @@ def read_dicom_series(folder: Path) -> Volume:
         raise DataError(
             f"{folder}: found {data.shape[3]} readable slices, expected {len(files)}. Copy the series again."
         )
-    first = slices[order[0]]
-    affine = np.eye(4)
-    affine[:3, 0] = first.orientation[0] * first.spacing[1]
-    affine[:3, 1] = first.orientation[1] * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first.position
-    return Volume(data, _grid(data, affine, folder))
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """The geometry of one DICOM file in LPS coordinates.
-
-    Attributes:
-        orientation: Directions along a row and along a column, `(2, 3)`.
-        position: Centre of the first pixel in mm, `(3,)`.
-        spacing: Distance (mm) between rows and between columns.
-        thickness: Distance (mm) to the next slice according to this file; 0 if it is not stated.
-        rescale: Slope and intercept.
-    """
-
-    orientation: NDArray[np.float64]
-    position: NDArray[np.float64]
-    spacing: tuple[float, float]
-    thickness: float
-    rescale: tuple[float, float]
-
-
-def _series_files(reader: Any, folder: Path) -> list[Path]:
-    """Return the files of the series in a folder; a slice that cannot be parsed is an error."""
-    series = list(reader.GetGDCMSeriesIDs(str(folder)))
-    if len(series) != 1:
-        found = f"{len(series)} series" if series else "no DICOM series"
-        raise DataError(f"{folder}: found {found}, expected one. Give a folder with one series.")
-    files = [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), series[0])]
-    kind = _storage_class(files[0])
-    taken = {file.name for file in files}
-    damaged = [
-        file.name
-        for file in sorted(folder.iterdir())
-        if kind and file.name not in taken and file.is_file() and _storage_class(file) == kind
-    ]
-    if damaged:
-        raise DataError(
-            f"{folder}: slices that cannot be read: found {len(damaged)} ({', '.join(damaged[:3])}) of "
-            f"{len(files) + len(damaged)}, expected none. Copy the series again."
-        )
-    return files
-
-
-def _storage_class(file: Path) -> bytes:
-    """Return MediaStorageSOPClassUID (0002,0002) of a DICOM file without a parser, because the rest may be damaged."""
-    with file.open("rb") as stream:
-        head = stream.read(1024)
-    start = head.find(b"\x02\x00\x02\x00UI")
-    if head[128:132] != b"DICM" or start < 0:
-        return b""
-    length = int.from_bytes(head[start + 6 : start + 8], "little")
-    return head[start + 8 : start + 8 + length]
-
-
-def _slice(file: Path) -> _Slice:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-
-    def tag(key: str) -> str:
-        return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
-
-    try:
-        reader.ReadImageInformation()
-        orientation = np.array(tag("0020|0037").split("\\"), dtype=np.float64).reshape(2, 3)
-        position = np.array(tag("0020|0032").split("\\"), dtype=np.float64).reshape(3)
-        rows, columns = (float(value) for value in tag("0028|0030").split("\\"))
-        thickness = float(tag("0018|0088") or tag("0018|0050") or 0)
-        rescale = (float(tag("0028|1053") or 1), float(tag("0028|1052") or 0))
-    except (RuntimeError, ValueError):
-        named = [name for key, name in _GEOMETRY_TAGS.items() if not tag(key)] or list(
-            _GEOMETRY_TAGS.values()
-        )
-        raise DataError(
-            f"{file}: {' or '.join(named)}: missing or unreadable. Export the series again with its geometry."
-        ) from None
-    return _Slice(orientation, position, (rows, columns), thickness, rescale)
-
-
-def _stack(slices: list[_Slice], folder: Path) -> tuple[list[int], NDArray[np.float64]]:
-    """Return the order of the slices along their normal, and the step (mm, LPS) from one to the next."""
-    first = slices[0]
-    if any(np.abs(one.orientation - first.orientation).max() > 1e-3 for one in slices):
-        raise DataError(f"{folder}: slices differ in orientation, expected one stack. Remove the localizer.")
-    if any(np.abs(np.subtract(one.spacing, first.spacing)).max() > 1e-3 for one in slices):
-        raise DataError(f"{folder}: slices differ in pixel spacing, expected one stack. Split the series.")
-    normal = np.cross(*first.orientation)
-    heights = np.array([one.position @ normal for one in slices])
-    order = [int(i) for i in np.argsort(heights)]
-    if len(order) == 1:
-        return order, normal * (abs(first.thickness) or 1.0)
-    gaps = np.diff(heights[order])
-    median = float(np.median(gaps))
-    tolerance = max(_UNEVEN_FRACTION * median, _UNEVEN_MM)
-    if np.abs(gaps - median).max() > tolerance or gaps.min() < _UNEVEN_MM:
-        raise DataError(
-            f"{folder}: uneven gaps between slices: found {gaps.min():.3f} to {gaps.max():.3f} mm, expected "
-            f"{median:.3f} mm throughout. A slice is missing, doubled, or the spacing changes; export the series "
-            "again or split it."
-        )
-    positions = np.array([slices[i].position for i in order])
-    step = (positions[-1] - positions[0]) / (len(order) - 1)
-    drift = np.linalg.norm(np.diff(positions, axis=0) - step, axis=1).max()
-    if drift > 2 * tolerance:
-        raise DataError(
-            f"{folder}: slices are shifted sideways against each other: found {drift:.3f} mm, expected a straight "
-            "stack. Export the series again."
-        )
-    return order, step
+    return data
 
 
 def _volume(image: Any, path: Path) -> Volume:
@@ -324,7 +198,7 @@ def _array(image: Any, path: Path) -> NDArray[Any]:
 
 def _grid(data: NDArray[Any], affine_lps: NDArray[np.float64], path: Path) -> Grid:
     try:
-        return Grid(data.shape[1:], _LPS_TO_RAS @ affine_lps)
+        return Grid(data.shape[1:], LPS_TO_RAS @ affine_lps)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

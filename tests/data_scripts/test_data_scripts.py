@@ -247,4 +247,4 @@ def test_real_series(tmp_path, capsys):
     assert convert([folders[0], "--out", str(tmp_path)]) == 1
     assert "found an existing" in capsys.readouterr().err
     assert convert([folders[0], "--out", str(tmp_path), "--name", "case 1"]) == 0
-    assert (tmp_path / "case_1.nii.gz").is_file()
+    assert (tmp_path / "case 1.nii.gz").is_file()

@@ -97,14 +97,14 @@ def _lacks_images(path: Path) -> bool:
 
 
 def _images_in(path: Path) -> list[Path]:
-    """Return the image files of a folder that is neither a dataset nor a DICOM series."""
-    from medseg.io.files import suffix_of
+    """Return the images and DICOM series in a folder; an empty list for a file, a single series, or a folder of others."""
+    from medseg.data.datasets.image_inputs import image_files
+    from medseg.data.datasets.names import visible_files
+    from medseg.io.dicom.series_files import holds_dicom
 
-    if not path.is_dir():
+    if not path.is_dir() or not (visible_files(path) or any(map(holds_dicom, path.glob("*/")))):
         return []
-    return [
-        f for f in sorted(path.iterdir()) if suffix_of(f) not in ("", ".img") and not f.name.startswith(".")
-    ]
+    return [image for image in image_files(path) if image != path]
 
 
 def _instances_of(case: Case) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError
-from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
+from medseg.io.dicom.series_files import holds_dicom
+from medseg.io.files import IMAGE_SUFFIXES, NATURAL_IMAGES, stem_of, suffix_of
+from medseg.runtime.formatting import pluralise
 
 
 def read_images(
@@ -36,7 +38,7 @@ def read_images(
         DataError: Nothing is found, channels are missing (all are listed), or two files have the same id.
     """
     given = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    files = [file for path in given for file in _image_files(path)]
+    files = [file for path in given for file in image_files(path)]
     cases = sorted(_grouped(files, channels), key=lambda case: case.id)
     require_unique(cases, "images")
     require_files(cases, "images")
@@ -51,20 +53,45 @@ def output_stem(case: Case) -> str:
     return next((name for name in own if sanitised_id(name) == case.id), case.id)
 
 
-def _image_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+def image_files(path: Path) -> list[Path]:
+    """Return the images at a path: a file, the image files of a folder, or folders with one DICOM series each.
+
+    A natural image next to DICOM slices is a preview and no image of its own.
+
+    Args:
+        path: A file or folder.
+
+    Returns:
+        Files, or folders of DICOM series.
+
+    Raises:
+        DataError: There is none, or a folder holds both volumes and DICOM slices.
+    """
+    if path.is_dir():
+        return _images_of_folder(path)
+    if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: found no such file or folder. Check the path.")
+    return [path]
+
+
+def _images_of_folder(path: Path) -> list[Path]:
     files = visible_files(path)
     images = [file for file in files if suffix_of(file)]
     headers = {stem_of(file) for file in images if suffix_of(file) == ".hdr"}
     images = [f for f in images if suffix_of(f) != ".img" or stem_of(f) not in headers]
+    if holds_dicom(path, IMAGE_SUFFIXES):
+        volumes = [file for file in images if suffix_of(file) not in NATURAL_IMAGES]
+        if volumes:
+            raise DataError(
+                f"{path}: found DICOM slices and {pluralise(len(volumes), 'volume')} ({volumes[0].name}), expected one or the other. "
+                "Give the files, or move them to a folder of their own."
+            )
+        return [path]
     if images:
         return images
-    if files:
-        return [path]
     folders = [item for item in sorted(path.iterdir()) if item.is_dir() and not item.name.startswith(".")]
+    if files:  # on the disks of hospitals, the files beside the folders are a directory and a viewer
+        return [folder for folder in folders if holds_dicom(folder, IMAGE_SUFFIXES)] or [path]
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
         raise DataError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
+from medseg.io.file_content import permission_denied
 
 CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
 """Stem of an image file that holds one channel: ``<id>_0000``."""
@@ -55,9 +56,12 @@ def visible_files(folder: Path) -> list[Path]:
 
     Hidden files are left out, because archives created on a Mac contain a ``._name`` for each file.
     """
-    if not folder.is_dir():
-        return []
-    return sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
+    except PermissionError:
+        raise permission_denied(folder) from None
 
 
 def path_inside(root: Path, name: Any, where: str, files_root: str | None = None) -> Path:

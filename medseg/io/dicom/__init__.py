@@ -1,0 +1,1 @@
+"""DICOM series: headers, the files of a series, and the stack of its slices."""

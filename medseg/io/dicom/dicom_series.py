@@ -1,0 +1,79 @@
+"""Reading of a DICOM series: the geometry comes from the headers, the pixels from the decoder."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.io.dicom.dicom_header import DicomHeader
+from medseg.io.dicom.series_files import only_series
+from medseg.io.dicom.slice_stack import slice_of, stack, without_copies
+from medseg.io.sitk import LPS_TO_RAS, read_dicom_pixels
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
+
+_MODALITY, _PHOTOMETRIC = 0x00080060, 0x00280004
+_QUANTITATIVE = ("CT", "PT")
+
+
+def read_dicom_series(folder: Path) -> Volume:
+    """Read the DICOM series in a folder, with rescaled intensities.
+
+    Slices are sorted along their normal. If the gantry was tilted, the affine keeps the shear, because every slice
+    would be misplaced without it. Other files of the folder are ignored and counted in a `DataWarning`.
+
+    Args:
+        folder: Folder with the files of one series.
+
+    Returns:
+        Volume `(C, X, Y, Z)` of kind ``image``, usually with a single channel; CT intensities in HU.
+
+    Raises:
+        DataError: There is no series or more than one, a slice is damaged, has no position or another size, or gaps
+            between slices differ. The message names the files.
+    """
+    headers = only_series(folder)
+    slices = without_copies([slice_of(header) for header in headers], folder)
+    order, first, step = stack(slices, folder)
+    with _uninverted([slices[i].header for i in order]) as files:
+        data = read_dicom_pixels(files, folder, as_float=len({one.rescale for one in slices}) > 1)
+    affine = np.eye(4)
+    one = slices[order[0]]
+    affine[:3, 0] = one.orientation[0] * one.spacing[1]
+    affine[:3, 1] = one.orientation[1] * one.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = first
+    try:
+        return Volume(data, Grid(data.shape[1:], LPS_TO_RAS @ affine))
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from None
+
+
+@contextlib.contextmanager
+def _uninverted(headers: Sequence[DicomHeader]) -> Iterator[list[Path]]:
+    """Yield the files to decode; those whose decoder would invert Hounsfield units or activities are copied with another mark.
+
+    MONOCHROME1 says that the lowest value is shown white. That concerns the display of a CT, not its values.
+    """
+    marked = [
+        one
+        for one in headers
+        if one.text(_PHOTOMETRIC) == "MONOCHROME1" and one.text(_MODALITY) in _QUANTITATIVE
+    ]
+    if not marked:
+        yield [one.path for one in headers]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number, one in enumerate(headers):
+            content = one.path.read_bytes()
+            head, rest = content[: one.pixel_offset], content[one.pixel_offset :]
+            copy = Path(folder, f"{number:06d}.dcm")
+            copy.write_bytes(head.replace(b"MONOCHROME1", b"MONOCHROME2") + rest)
+            files.append(copy)
+        yield files
