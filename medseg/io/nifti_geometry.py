@@ -207,7 +207,6 @@ class _Forms:
             f"is used. Correct the wrong one, or {_CHOOSE}."
         ]
 
-
     def _without_shear(self, grid: Grid) -> Grid:
         """Return the grid that a qform can express of a sheared one, as nibabel writes it next to a sheared sform."""
         header = self.file.header.copy()

@@ -97,7 +97,10 @@ def test_an_empty_image_is_not_cropped():
 def test_voxels_that_are_not_finite_are_refused(make_volume, bad):
     image = make_volume()
     image.data[0, 1, 2, 3] = bad
-    with pytest.raises(DataError, match=r"case a: found NaN or infinity in 1 voxel, the first at \(1, 2, 3\), expected none\."):
+    with pytest.raises(
+        DataError,
+        match=r"case a: found NaN or infinity in 1 voxel, the first at \(1, 2, 3\), expected none\.",
+    ):
         prepare(image, Preprocessing(), where="case a")
 
 
