@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from measurements_page import machine, markdown, publish_section
 
-from medseg.data.patches.case_store import StoredCase, locations_table
+from medseg.data.patches.case_store import StoredCase
+from medseg.data.patches.class_locations import locations_table
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.sampling import PatchSampler
 from medseg.data.settings import Augmentation

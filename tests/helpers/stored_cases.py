@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medseg.data.patches.case_store import StoredCase, locations_table
+from medseg.data.patches.case_store import StoredCase
+from medseg.data.patches.class_locations import locations_table
 
 MakeStored = Callable[..., StoredCase]
 

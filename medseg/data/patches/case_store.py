@@ -24,6 +24,7 @@ from medseg.data.datasets.read_case import (
     read_case_instances,
     read_case_label,
 )
+from medseg.data.patches.class_locations import ClassLocations, locations_table
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
 from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
@@ -31,7 +32,6 @@ from medseg.storage.atomic import replacing_folder, write_text
 from medseg.storage.stamps import file_stamps, short_hash
 
 FORMAT = 1
-LOCATIONS_PER_CLASS = 10_000
 # Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
 # datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
@@ -74,14 +74,13 @@ class StoredCase:
         """Whether the case has an instance map."""
         return (self.folder / "instances.npy").is_file()
 
-    @cached_property
-    def class_locations(self) -> dict[int, NDArray[np.int32]]:
+    @property
+    def class_locations(self) -> ClassLocations:
         """The voxels `(N, 3)` of each foreground class or region that is present, numbered from 1, at most 10,000 each.
 
         If the dataset has an ignore label, number 0 holds annotated voxels.
         """
-        table = np.load(self.folder / "locations.npy", allow_pickle=False)
-        return {int(value): table[table[:, 0] == value, 1:] for value in np.unique(table[:, 0])}
+        return ClassLocations(_mapped(self.folder / "locations.npy"))
 
     @cached_property
     def has_foreground(self) -> bool:
@@ -190,43 +189,6 @@ def _with_label_sets(
         return label
     dtype = np.promote_types(label.dtype, np.min_scalar_type(background))
     return np.where(label == 0, dtype.type(background), label)
-
-
-def locations_table(label: NDArray[Any], label_sets: LabelSets | None = None) -> NDArray[np.int32]:
-    """Return rows `(number, x, y, z)` for the foreground voxels of a label map, at most 10,000 random ones per class.
-
-    Args:
-        label: Label map `(X, Y, Z)`.
-        label_sets: Meaning of the values; None if each value is a class.
-
-    Returns:
-        `(N, 4)`. The numbers are the keys of `StoredCase.class_locations`: classes or, with `label_sets`, regions, and 0
-        for annotated voxels.
-    """
-    rows = []
-    for value, members in _groups(label, label_sets):
-        found = np.argwhere(label == members[0] if len(members) == 1 else np.isin(label, members))
-        if len(found) > LOCATIONS_PER_CLASS:
-            draw = np.random.default_rng(int(value))
-            found = found[np.sort(draw.choice(len(found), LOCATIONS_PER_CLASS, replace=False))]
-        rows.append(np.column_stack([np.full(len(found), value), found]))
-    return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 4), np.int32)
-
-
-def _groups(label: NDArray[Any], label_sets: LabelSets | None) -> Iterator[tuple[int, list[int]]]:
-    """Yield the numbers that are present, in ascending order, each with the values of the label map that it includes."""
-    present = np.unique(label)
-    if label_sets is None or label_sets.is_fully_annotated:
-        yield from ((int(value), [int(value)]) for value in present if value)
-        return
-    if label_sets.labels.ignore is not None:
-        annotated = [int(value) for value in present if value != len(label_sets.labels)]
-        yield from [(0, annotated)] if annotated else []
-    inside = label_sets.certain()
-    for number in range(1, inside.shape[1] + 1):
-        members = [int(value) for value in present if inside[value, number - 1]]
-        if members:
-            yield number, members
 
 
 def _key(

@@ -86,8 +86,8 @@ class PatchSampler:
         case = cases[int(rng.integers(len(cases)))]
         if centred and case.has_foreground:
             return case, _foreground_voxel(case, rng)
-        if 0 in case.class_locations:  # the dataset has an ignore label
-            annotated = case.class_locations[0]
+        annotated = case.class_locations.get(0)
+        if annotated is not None:  # the dataset has an ignore label
             return case, np.asarray(annotated[int(rng.integers(len(annotated)))], dtype=np.intp)
         return case, self._uniform_centre(case, rng)
 
@@ -109,6 +109,7 @@ class PatchSampler:
 
 
 def _foreground_voxel(case: StoredCase, rng: np.random.Generator) -> NDArray[np.intp]:
-    numbers = [number for number in sorted(case.class_locations) if number > 0]
-    voxels = case.class_locations[numbers[int(rng.integers(len(numbers)))]]
+    locations = case.class_locations
+    numbers = [number for number in locations if number > 0]
+    voxels = locations[numbers[int(rng.integers(len(numbers)))]]
     return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.intp)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
-from medseg.data.patches.case_store import LOCATIONS_PER_CLASS, MAPS, StoredCase, fill_store, locations_table
+from medseg.data.patches.case_store import MAPS, StoredCase, fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError, DiskFullError
@@ -164,21 +164,6 @@ def test_more_cases_than_file_descriptors(tmp_path):
                 assert (case.label == number).all()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def test_locations_are_at_most_ten_thousand_a_class():
-    label = np.zeros((40, 40, 40), np.uint8)
-    label[:20] = 1
-    label[30, 5, 7] = 200
-    table = locations_table(label)
-    assert table.dtype == np.int32
-    ones = table[table[:, 0] == 1, 1:]
-    assert len(ones) == LOCATIONS_PER_CLASS
-    assert len(np.unique(ones, axis=0)) == LOCATIONS_PER_CLASS
-    assert ones[:, 0].max() == 19  # drawn from the whole organ
-    assert ones[:, 0].min() == 0
-    assert table[table[:, 0] == 200].tolist() == [[200, 30, 5, 7]]
-    assert locations_table(np.zeros((2, 2, 2), np.uint8)).shape == (0, 4)
 
 
 def test_stored_case_is_a_value():

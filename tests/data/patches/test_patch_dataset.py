@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from medseg.data.patches.case_store import locations_table
+from medseg.data.patches.class_locations import locations_table
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.sampling import sample_generator
 from medseg.data.settings import Augmentation
