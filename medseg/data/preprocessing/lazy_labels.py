@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medseg.volumes.resampling import AxisMap, axis_matrix, nearest_index, resample_labels
 
 _PLANES = 8  # slices computed at a time, because shares of labels are held in double precision
+_PIECES = 8  # at least this many pieces make up a label map, so that short ones need little memory, too
 
 
 class LabelSlices:
@@ -39,10 +40,20 @@ class LabelSlices:
     def slices(self, first: int, last: int) -> NDArray[Any]:
         """Return the resampled slices from `first` to `last` (excluded), `(last - first, X, Y)`."""
         result = np.empty((last - first, *self.shape[1:]), self._data.dtype)
-        for low in range(first, last, _PLANES):
-            high = min(low + _PLANES, last)
-            result[low - first : high - first] = np.moveaxis(self._piece(low, high), -1, 0)
+        self._fill(np.moveaxis(result, 0, -1), first, last)
         return result
+
+    def whole(self) -> NDArray[Any]:
+        """Return the whole label map `(X, Y, Z)`, in C order."""
+        result = np.empty([m.n_out for m in self._maps], self._data.dtype)
+        self._fill(result, 0, result.shape[-1])
+        return result
+
+    def _fill(self, target: NDArray[Any], first: int, last: int) -> None:
+        step = max(1, min(_PLANES, self.shape[0] // _PIECES))
+        for low in range(first, last, step):
+            high = min(low + step, last)
+            target[..., low - first : high - first] = self._piece(low, high)
 
     def _piece(self, first: int, last: int) -> NDArray[Any]:
         """Return slices `(X, Y, last - first)`, computed from the source slices that they need."""

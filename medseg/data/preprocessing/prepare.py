@@ -21,7 +21,7 @@ from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import Grid, separable_maps, shape_at_spacing
 from medseg.volumes.orientation import reorient_array, reorientation
 from medseg.volumes.plausible import check_plausible, check_resampling
-from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
+from medseg.volumes.resampling import AxisMap, axis_orders
 from medseg.volumes.volume import Volume
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -163,6 +163,8 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
 def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) -> Volume:
     """Reorient, crop and resample the label map of a prepared image in the same way.
 
+    The result is computed some slices at a time, so little more memory is needed than for the result itself.
+
     Args:
         label: Label map on the grid of the file.
         prepared: The prepared image.
@@ -171,11 +173,8 @@ def prepare_label(label: Volume, prepared: Prepared, settings: Preprocessing) ->
     Returns:
         Label map on the grid of the prepared image.
     """
-    cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
-    if prepared.grid.shape == cropped.grid.shape:
-        return cropped
-    data = resample_labels(cropped.data, *_label_maps(cropped.grid, prepared, settings))
-    return Volume(data, cropped.grid.with_shape(prepared.grid.shape), "label")
+    slices = label_slices(label, prepared, settings)
+    return Volume(slices.whole()[None], prepared.grid, "label")
 
 
 def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> LabelSlices:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,7 @@ from medseg.data.patches.first_stage_channels import append_one_hot
 from medseg.data.preprocessing.lazy_labels import LabelSlices
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing, label_slices, prepare, prepare_label
-from medseg.volumes.grid import Grid
-from medseg.volumes.resampling import AxisMap, resample_labels
+from medseg.volumes.resampling import AxisMap, axis_orders, resample_labels
 
 
 def blobs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -48,11 +49,31 @@ def test_a_map_is_prepared_as_the_label_is(make_volume, axcodes, spacing):
     label = image.with_data(blobs(image.grid.shape)[None], "label")
     settings = Preprocessing.parse({"spacing": spacing, "channels": [Normalization()]})
     prepared = prepare(image, settings)
-    whole = prepare_label(label, prepared, settings)
     made = label_slices(label, prepared, settings)
+    cropped = label.reoriented(settings.axcodes(label.grid)).cropped(prepared.start, prepared.shape)
+    maps = [AxisMap.resize(n, m) for n, m in zip(cropped.grid.shape, prepared.grid.shape, strict=True)]
+    orders = axis_orders(1, cropped.spacing, settings.target_spacing(cropped.spacing))
+    whole = resample_labels(cropped.data, maps, orders)
+    assert np.array_equal(prepare_label(label, prepared, settings).data, whole)
     assert prepared.start != (0, 0, 0)
-    assert np.array_equal(np.moveaxis(made.slices(0, made.shape[0]), 0, -1), whole.data[0])
-    assert made.shape[0] == whole.grid.shape[2] == Grid.from_spacing(whole.grid.shape).shape[2]
+    assert np.array_equal(np.moveaxis(made.slices(0, made.shape[0]), 0, -1), whole[0])
+    assert made.shape[0] == whole.shape[3]
+
+
+@pytest.mark.parametrize("depth", [16, 40])
+def test_a_label_map_is_prepared_with_eight_bytes_per_voxel(make_volume, depth):
+    image = make_volume((60, 60, depth), spacing=(1.5, 1.5, 1.5))
+    label = image.with_data(blobs(image.grid.shape)[None], "label")
+    settings = Preprocessing.parse({"spacing": (1.0, 1.0, 1.0), "channels": [Normalization()]})
+    prepared = prepare(image, settings)
+    prepare_label(label, prepared, settings)  # matrices that are kept
+    tracemalloc.start()
+    try:
+        found = prepare_label(label, prepared, settings)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * found.data.size
 
 
 def test_classes_become_channels_in_rising_order():
