@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.volumes.boxes import bounding_box
+from medseg.volumes.boxes import union_of_boxes
 
 KEEP_LARGEST_BYTES_PER_VOXEL = 8
 """Memory that `keep_largest_components` needs per voxel: a mask, a copy of up to 16 bits and the components."""
@@ -95,12 +95,18 @@ def keep_largest_components(
     """
     result = classes.copy()
     groups = [list(wanted)] if together else [[value] for value in wanted]
+    # One pass finds the boxes of all classes, so that each is then searched in its own box.
+    boxes = ndimage.find_objects(classes, max_label=max(wanted, default=0))
     for group in groups:
-        mask = np.empty(classes.shape, bool, order="F")
-        for index in range(classes.shape[-1]):  # np.isin creates 64-bit copies, so work slice by slice
-            mask[..., index] = np.isin(classes[..., index], group)
-        box = bounding_box(mask)
-        components, count = connected_components(mask[box])
+        found = [boxes[value - 1] for value in group if boxes[value - 1] is not None]
+        if not found:
+            continue
+        box = union_of_boxes(found, classes.shape)
+        inside = classes[box]
+        mask = np.zeros(inside.shape, bool, order="F")
+        for index in range(inside.shape[-1]):  # np.isin creates 64-bit copies, so work slice by slice
+            mask[..., index] = np.isin(inside[..., index], group)
+        components, count = connected_components(mask)
         del mask
         if count < 2:
             continue

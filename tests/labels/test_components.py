@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from medseg.labels.components import (
@@ -74,3 +75,18 @@ def test_corners_connect_wherever_components_are_counted():
 
 def test_components_of_classes_are_numbered_in_array_order():
     assert components_of_classes(np.array([[2, 0, 1, 0, 2]])).tolist() == [[1, 0, 2, 0, 3]]
+
+
+@pytest.mark.parametrize("wanted", [[1, 2, 3], [3], [7, 2], []])
+@pytest.mark.parametrize("together", [False, True])
+def test_boxes_of_classes_do_not_change_the_result(wanted, together):
+    """The definition: each group's components in the whole array."""
+    classes = (
+        np.random.default_rng(0).choice(5, (9, 10, 11), p=[0.8, 0.06, 0.06, 0.06, 0.02]).astype(np.uint8)
+    )
+    expected = classes.copy()
+    for group in [wanted] if together else [[value] for value in wanted]:
+        components, count = connected_components(np.isin(classes, group))
+        sizes = component_sizes(components, count)
+        expected[(components > 0) & (sizes[components] < sizes.max())] = 0
+    assert np.array_equal(keep_largest_components(classes, wanted, together=together), expected)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medseg.evaluation.cross_validation.bootstrap import mean_of_known
 from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
@@ -21,6 +22,7 @@ from medseg.labels.components import keep_largest_components
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.labels.overlap import dice_from_counts
+from medseg.volumes.boxes import union_of_boxes
 from medseg.volumes.volume import Volume
 
 Array = NDArray[np.float64]
@@ -145,17 +147,24 @@ def candidate_dice(
     predicted, expected, groups, unknown = _as_classes(prediction, reference, labels, where, annotated)
     together = keep_largest_components(predicted, range(1, len(labels)), together=True)
 
-    def dice(classes: NDArray[Any]) -> Array:
-        found = _dice(_counts(classes, expected, len(labels)), groups)
-        return np.where(unknown, np.nan, found)
+    def dice(counts: NDArray[np.int64]) -> Array:
+        return np.where(unknown, np.nan, _dice(counts, groups))
 
-    def each(classes: NDArray[Any]) -> Array:
+    def each(classes: NDArray[Any], counts: NDArray[np.int64]) -> Array:
         if not labels.regions:  # labels do not overlap, so that all can be corrected at once
-            return dice(keep_largest_components(classes, range(1, len(labels))))
-        corrected = (keep_largest_components(classes, group, together=True) for group in groups)
-        return np.array([dice(one)[index] for index, one in enumerate(corrected)])
+            kept = keep_largest_components(classes, range(1, len(labels)))
+            return dice(_counts(kept, expected, len(labels)))
+        boxes = ndimage.find_objects(classes, max_label=len(labels) - 1)
+        result = dice(counts)
+        for index, group in enumerate(groups):  # regions overlap: only the box of one changes at a time
+            box = union_of_boxes([boxes[number - 1] for number in group], classes.shape)
+            kept = keep_largest_components(classes[box], group, together=True)
+            before, after = (_counts(one, expected[box], len(labels)) for one in (classes[box], kept))
+            result[index] = dice(counts - before + after)[index]
+        return result
 
-    return np.stack([dice(predicted), dice(together), each(predicted), each(together)])
+    plain, joined = (_counts(one, expected, len(labels)) for one in (predicted, together))
+    return np.stack([dice(plain), dice(joined), each(predicted, plain), each(together, joined)])
 
 
 def label_dice(
