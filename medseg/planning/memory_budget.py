@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medseg.planning.nnunet.presets import Preset
-from medseg.runtime.memory import GIB, free_memory, parse_size
+from medseg.runtime.memory import GIB, parse_size, total_memory
 
-FREE_SHARE = 0.5  # of a processor's free memory; the rest is for the data, the system and other programs
+TOTAL_SHARE = 0.5  # of the memory without a GPU; the rest is for the data, the system and other programs
 FLOAT32_SHARE = 0.5  # a step in single precision was measured to take 1.4 to 1.9 times what the presets count
 
 
@@ -30,6 +30,9 @@ class MemoryBudget:
 def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
     """Return the requested budget, or the preset's own, or what this machine has if that is less.
 
+    Without a GPU, half of the memory of the machine or of its control group (container, SLURM job) counts. What other
+    programs use at the moment has no influence, so that the same machine always plans the same network.
+
     Args:
         preset: The preset to plan for, with the GPU memory that it is meant for.
         memory: Memory of a GPU, such as ``8GiB`` or ``8GB``; None if the user requested none.
@@ -50,9 +53,9 @@ def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
             return MemoryBudget(gpu, f"the {gpu:.3g} GiB of this machine's {name}", on_gpu=True)
         source = f"{preset_source}; this machine's {name} has {gpu:.3g} GiB"
         return MemoryBudget(preset.memory_gib, source, on_gpu=True)
-    free = free_memory() / GIB
-    usable = free * FREE_SHARE * FLOAT32_SHARE
-    found = f"found no GPU; {free:.3g} GiB of this machine's memory are free"
+    total = total_memory() / GIB
+    usable = total * TOTAL_SHARE * FLOAT32_SHARE
+    found = f"found no GPU; this machine, container or job has {total:.3g} GiB of memory"
     if usable < preset.memory_gib:
         source = (
             f"{usable:.3g} GiB ({found}: half for training, in single precision, which takes twice as much)"

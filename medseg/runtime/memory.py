@@ -98,6 +98,29 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
     return free
 
 
+def total_memory(groups: Iterable[Path] | None = None) -> int:
+    """Return the memory that this process may take at most, regardless of what is in use at the moment.
+
+    This is the memory of the machine, or the limit of a control group (container, SLURM job) if that is less.
+
+    Args:
+        groups: Folders of control groups; None for the group of this process and all groups above it.
+
+    Returns:
+        Bytes.
+    """
+    total = int(psutil.virtual_memory().total)
+    for folder in control_groups() if groups is None else groups:
+        for limit_file, _ in _CGROUP_FILES:
+            try:
+                limit = (folder / limit_file).read_text().strip()
+            except OSError:
+                continue
+            if limit.isdigit():  # "max" means no limit
+                total = min(total, int(limit))
+    return total
+
+
 def control_groups(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[Path]:

@@ -114,9 +114,9 @@ def write_table(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same plan on every machine: a processor with 32 GiB free, as much as the preset unet asks for."""
+    """The same plan on every machine: a processor with 32 GiB, as much as the preset unet asks for."""
     monkeypatch.setattr(memory_budget, "_gpu", lambda: ("", None))
-    monkeypatch.setattr(memory_budget, "free_memory", lambda: 32 * GIB)
+    monkeypatch.setattr(memory_budget, "total_memory", lambda: 32 * GIB)
 
 
 @pytest.fixture(scope="session")

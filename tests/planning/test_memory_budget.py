@@ -42,10 +42,10 @@ def test_a_gpu_bounds_the_preset(gpu, amount, told, monkeypatch):
     assert "Made-up GPU" in found.source
 
 
-@pytest.mark.parametrize(("free", "amount"), [(16.0, 4.0), (500.0, 8.0)])
-def test_a_processor_gives_a_quarter_of_its_free_memory(free, amount, monkeypatch):
+@pytest.mark.parametrize(("total", "amount"), [(16.0, 4.0), (500.0, 8.0)])
+def test_a_processor_gives_a_quarter_of_its_memory(total, amount, monkeypatch):
     monkeypatch.setattr(module, "_gpu", lambda: ("", None))
-    monkeypatch.setattr(module, "free_memory", lambda: free * GIB)
+    monkeypatch.setattr(module, "total_memory", lambda: total * GIB)
     found = choose_budget(PRESETS["unet"], None)
     assert (found.gib, found.on_gpu) == (amount, False)
-    assert f"{free:g} GiB of this machine's memory are free" in found.source
+    assert f"has {total:g} GiB of memory" in found.source

@@ -19,6 +19,7 @@ from medseg.runtime.memory import (
     free_memory,
     parse_size,
     process_memory,
+    total_memory,
 )
 
 
@@ -114,7 +115,7 @@ def test_planning_respects_a_container(monkeypatch, tmp_path):
     monkeypatch.setattr("medseg.runtime.memory.control_groups", lambda: [tmp_path])
     monkeypatch.setattr(
         "medseg.runtime.memory.psutil",
-        SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=64 * GIB)),
+        SimpleNamespace(virtual_memory=lambda: SimpleNamespace(total=64 * GIB)),
     )
     monkeypatch.setattr("medseg.planning.memory_budget._gpu", lambda: ("", None))
     assert choose_budget(PRESETS["unet"], None).gib == 1  # a quarter of 4 GiB
@@ -128,6 +129,32 @@ def test_a_process_counts_towards_its_control_group_and_all_above_it(tmp_path):
     own.write_text("3:cpu,cpuacct:/a\n2:memory:/b\n")
     assert [str(f.relative_to(tmp_path)) for f in control_groups(own, tmp_path)] == ["memory/b", "memory"]
     assert list(control_groups(tmp_path / "none", tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "limit_file", "folders"),
+    [
+        ("0::/slurm/job_7/step_0\n", "memory.max", ("slurm/job_7/step_0", "slurm/job_7", "slurm", ".")),
+        (
+            "5:cpuset:/else\n4:memory:/slurm/job_7/step_0\n",
+            "memory.limit_in_bytes",
+            ("memory/slurm/job_7/step_0", "memory/slurm/job_7", "memory/slurm", "memory"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("limited", [0, 1, 2, 3])
+def test_the_smallest_limit_of_nested_groups_counts(tmp_path, lines, limit_file, folders, limited):
+    """SLURM limits the job, which holds the step that a process runs in; other levels have no limit."""
+    (tmp_path / "cgroup").write_text(lines)
+    for level, name in enumerate(folders):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        unlimited = "max" if limit_file == "memory.max" else str(2**63 - 4096)
+        (tmp_path / name / limit_file).write_text(str(5 * 2**20 if level == limited else unlimited))
+        usage = "memory.current" if limit_file == "memory.max" else "memory.usage_in_bytes"
+        (tmp_path / name / usage).write_text(str(2**20))
+    groups = list(control_groups(tmp_path / "cgroup", tmp_path))
+    assert total_memory(groups) == 5 * 2**20
+    assert free_memory(groups) == 4 * 2**20
 
 
 def test_peak_memory_sees_a_large_allocation():
