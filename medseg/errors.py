@@ -7,6 +7,9 @@ The command line prints `MedsegError` and its subclasses without a traceback.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
@@ -61,7 +64,6 @@ class DataWarning(UserWarning):
     """
 
 
-@cache
 def warn_once(message: str) -> None:
     """Warn of a file that can be used; the same message is not repeated by the same process.
 
@@ -71,7 +73,39 @@ def warn_once(message: str) -> None:
     Args:
         message: Where, what was found, what is done with it, and the remedy.
     """
-    warnings.warn(message, DataWarning, stacklevel=2)
+    collected = _COLLECTED.get()
+    if collected is None:
+        _warn(message)
+    elif message not in collected:
+        collected.append(message)
+
+
+@cache
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=3)
+
+
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected warnings", default=None)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the messages of `warn_once` in this thread instead of showing them.
+
+    Yields:
+        The list that is filled, without repetitions. A message that was collected is still shown when it occurs later.
+
+    >>> with collected_warnings() as messages:
+    ...     warn_once("ct.nii.gz: found 3 bytes after the voxels.")
+    >>> messages
+    ['ct.nii.gz: found 3 bytes after the voxels.']
+    """
+    messages: list[str] = []
+    token = _COLLECTED.set(messages)
+    try:
+        yield messages
+    finally:
+        _COLLECTED.reset(token)
 
 
 def error_message(

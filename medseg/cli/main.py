@@ -24,6 +24,7 @@ from medseg.storage.atomic import is_full
 COMMANDS = {
     "demo": "training.demo",
     "inspect": "data.inspect",
+    "check": "data.check",
     "plan": "data.plan",
     "train": "training.train",
     "predict": "prediction.predict",

@@ -21,7 +21,8 @@ NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
-_INTEGER_TOLERANCE = 1e-3
+WHOLE_WITHIN = 1e-3
+"""Largest distance to a whole number at which a label value counts as that number."""
 _LABEL_LIMIT = 2**31
 
 
@@ -154,24 +155,12 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
     >>> labels.data.dtype.kind, int(labels.data.sum())
     ('i', 3)
     """
-    if suffix_of(path) in TIFF:
-        from medseg.io.tiff import read_tiff
-
-        volume = read_tiff(Path(path), as_stored=True)
-    else:
-        volume = read(path, orientation_from=orientation_from)
-    if suffix_of(path) in PALETTE_SUFFIXES:
-        indices = palette_indices(Path(path))
-        volume = volume if indices is None else volume.with_data(indices)
+    volume = read_stored_labels(path, orientation_from=orientation_from)
     data = volume.data
-    if volume.channels != 1:
-        coloured = suffix_of(path) in NATURAL_IMAGES
-        advice = "Convert its colours to one whole number per label." if coloured else "Split it."
-        raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
     if data.dtype.kind == "f":
         rounded = np.round(data)
         with np.errstate(invalid="ignore"):  # infinity minus infinity is not a whole number either
-            off = ~((np.abs(data - rounded) < _INTEGER_TOLERANCE) & (np.abs(rounded) < _LABEL_LIMIT))
+            off = ~((np.abs(data - rounded) < WHOLE_WITHIN) & (np.abs(rounded) < _LABEL_LIMIT))
         if off.any():
             shown = ", ".join(f"{value:.4g}" for value in np.unique(data[off])[:5])
             first = ", ".join(map(str, np.argwhere(off)[0][1:].tolist()))
@@ -183,6 +172,35 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
     elif data.dtype == bool:
         data = data.astype(np.uint8)
     return volume.with_data(data, kind="label")
+
+
+def read_stored_labels(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
+    """Read a label map with its values as stored, also if they are not whole numbers.
+
+    Args:
+        path: The file or folder.
+        orientation_from: As for `read_labels`.
+
+    Returns:
+        Volume `(1, X, Y, Z)`; from a natural image with a palette, the indices.
+
+    Raises:
+        DataError: `read` raises it, or there is more than one channel.
+    """
+    if suffix_of(path) in TIFF:
+        from medseg.io.tiff import read_tiff
+
+        volume = read_tiff(Path(path), as_stored=True)
+    else:
+        volume = read(path, orientation_from=orientation_from)
+    if suffix_of(path) in PALETTE_SUFFIXES:
+        indices = palette_indices(Path(path))
+        volume = volume if indices is None else volume.with_data(indices)
+    if volume.channels != 1:
+        coloured = suffix_of(path) in NATURAL_IMAGES
+        advice = "Convert its colours to one whole number per label." if coloured else "Split it."
+        raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
+    return volume
 
 
 def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Grid:

@@ -15,6 +15,25 @@ IMAGES, LABELS, INSTANCES = "images", "labels", "instances"
 _COLOURS = {1: ("image",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 
 
+class UnpairedMapsError(DataError):
+    """Maps in a folder have no image of the same name.
+
+    Args:
+        message: Text of the error.
+        dataset: The dataset without these maps.
+        maps: The maps.
+
+    Attributes:
+        dataset: The dataset without these maps.
+        maps: The maps.
+    """
+
+    def __init__(self, message: str, dataset: Dataset, maps: tuple[Path, ...]) -> None:
+        super().__init__(message)
+        self.dataset = dataset
+        self.maps = maps
+
+
 def is_image_folder(path: Path) -> bool:
     """Return whether there is a folder ``images`` next to one of label maps or instance maps."""
     return (path / IMAGES).is_dir() and any((path / name).is_dir() for name in (LABELS, INSTANCES))
@@ -62,21 +81,38 @@ def read_paired_folders(path: Path, *, images: str, labels: str, instances: str 
         raise DataError(
             f"{path / images}: found no image, expected files such as {images}/001.png. Check the path."
         )
-    for maps in (label_files, instance_files):
-        lonely = [stem for stem in maps if stem not in image_files]
-        if lonely:
-            shown = ", ".join(maps[stem].name for stem in lonely[:10])
-            raise DataError(
-                f"{maps[lonely[0]].parent}: maps without an image: found {len(lonely)} ({shown}), expected an image of "
-                f"the same name in {images}.{did_you_mean(lonely[0], image_files)} Add it, or remove the map."
-            )
     cases = tuple(
         Case(sanitised_id(stem), (image,), label_files.get(stem), instances=instance_files.get(stem))
         for stem, image in image_files.items()
     )
     first = read(next(iter(image_files.values())))
     names = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
-    return Dataset(folder_name(path), path, cases, names, labels_beside(path, cases))
+    dataset = Dataset(folder_name(path), path, cases, names, labels_beside(path, cases))
+    _require_images(dataset, image_files, label_files, instance_files, images)
+    return dataset
+
+
+def _require_images(
+    dataset: Dataset,
+    image_files: dict[str, Path],
+    label_files: dict[str, Path],
+    instance_files: dict[str, Path],
+    images: str,
+) -> None:
+    """Raise `UnpairedMapsError` if a map has no image of the same name."""
+    unpaired = [[stem for stem in maps if stem not in image_files] for maps in (label_files, instance_files)]
+    for maps, lonely in zip((label_files, instance_files), unpaired, strict=True):
+        if lonely:
+            shown = ", ".join(maps[stem].name for stem in lonely[:10])
+            files = [label_files[stem] for stem in unpaired[0]] + [
+                instance_files[stem] for stem in unpaired[1]
+            ]
+            raise UnpairedMapsError(
+                f"{maps[lonely[0]].parent}: maps without an image: found {len(lonely)} ({shown}), expected an image of "
+                f"the same name in {images}.{did_you_mean(lonely[0], image_files)} Add it, or remove the map.",
+                dataset,
+                tuple(files),
+            )
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:

@@ -40,6 +40,26 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
         ...     read_dataset(folder).ids
         ('phantom_000',)
     """
+    dataset = list_cases(path, layout, reading)
+    require_files(dataset.cases, str(path))
+    return dataset
+
+
+def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions | None = None) -> Dataset:
+    """Find the cases of a dataset without a test that their files exist.
+
+    Args:
+        path: As for `read_dataset`.
+        layout: As for `read_dataset`.
+        reading: As for `read_dataset`.
+
+    Returns:
+        Dataset whose files may be missing.
+
+    Raises:
+        UnpairedMapsError: Maps in folders have no image of the same name; the error holds the dataset without them.
+        DataError: As for `read_dataset`, except missing files.
+    """
     path = Path(path)
     if not path.exists():
         raise DataError(
@@ -55,7 +75,6 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
         raise DataError(
             f"{path}: found no case of layout {chosen.name}. Check the folder, or name its layout."
         )
-    require_files(dataset.cases, str(path))
     if reading is None:
         return dataset
     return replace(dataset, cases=tuple(replace(case, reading=reading) for case in dataset.cases))

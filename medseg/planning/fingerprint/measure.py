@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
@@ -19,12 +14,10 @@ from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerpri
 from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
 from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, case_stamp, measure_case
 from medseg.runtime.formatting import pluralise
+from medseg.runtime.process_map import WorkerEndedError, map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
-_Outcomes = Generator[MeasuredCase | UnreadableCase, None, None]
 _MOST_LISTED = 20
-_MOST_WORKERS = 8
-_WORTH_PROCESSES_BYTES = 100e6
 
 
 def fingerprint(
@@ -66,8 +59,7 @@ def fingerprint(
 
 def _num_workers(cases: Sequence[Case]) -> int:
     """Return the number of processes to start; 0 if starting them would take longer than it saves."""
-    size = sum(file.stat().st_size for case in cases for file in case.files)
-    return min(os.cpu_count() or 1, _MOST_WORKERS) if size > _WORTH_PROCESSES_BYTES else 0
+    return worthwhile_processes(file for case in cases for file in case.files)
 
 
 def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
@@ -91,73 +83,18 @@ def _measured(
     cases: Sequence[Case], dataset: Dataset, workers: int, progress: Progress | None
 ) -> list[MeasuredCase | UnreadableCase]:
     """Return one outcome per case, in the order of the cases."""
-    found: dict[str, MeasuredCase | UnreadableCase] = {}
-    run = _in_processes if min(workers, len(cases)) > 1 else _here
-    with closing(run(cases, dataset, min(workers, len(cases)))) as outcomes:
-        for outcome in outcomes:
-            case_id = outcome.case.id if isinstance(outcome, MeasuredCase) else outcome.id
-            found[case_id] = outcome
-            if progress is not None:
-                progress(len(found), len(cases), case_id)
-    return [found[case.id] for case in cases]
-
-
-def _here(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
-    for case in cases:
-        yield measure_case(case, dataset.labels, len(dataset.channel_names), dataset.root)
-
-
-def _in_processes(cases: Sequence[Case], dataset: Dataset, workers: int) -> _Outcomes:
-    """Yield outcomes in the order in which cases are finished.
-
-    Processes are spawned, because a fork copies the locks of threads in any state.
-    """
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+    measure = partial(
+        measure_case, labels=dataset.labels, channels=len(dataset.channel_names), root=dataset.root
     )
-    channels = len(dataset.channel_names)
-    pending: dict[Future[MeasuredCase | UnreadableCase], str] = {}
-    others = set(multiprocessing.active_children())
+    ids = [case.id for case in cases]
     try:
-        with _interrupts_held():  # the pool starts its processes when jobs are submitted
-            for case in cases:
-                job = pool.submit(measure_case, case, dataset.labels, channels, dataset.root)
-                pending[job] = case.id
-        for job in as_completed(pending):
-            outcome = job.result()
-            del pending[job]
-            yield outcome
-    except BrokenProcessPool:
-        some = ", ".join(list(pending.values())[: workers + 1])
+        return map_in_processes(measure, cases, ids, workers, progress)
+    except WorkerEndedError as error:
+        some = ", ".join(error.pending[: workers + 1])
         raise DataError(
             f"{dataset.root}: a process that measured cases was ended by the system, most likely because memory ran out, "
             f"at one of {some}. Try fewer workers."
         ) from None
-    finally:
-        if (
-            pending
-        ):  # interrupted: the processes only read files, so they can be ended at once instead of waiting
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: only the parent process handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C; processes started meanwhile never receive it, not even while they import their modules."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _listed(root: Path, broken: Sequence[UnreadableCase], cases: int) -> str:

@@ -1,0 +1,1 @@
+"""Checks of datasets, images, runs and models: every possible problem with a stable code, its place and its remedy."""

@@ -1,0 +1,264 @@
+"""The checks of one case. The result is small, so that it can be sent from a worker process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.check.cases.file_findings import read_file
+from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
+from medseg.check.cases.thumbnails import thumbnail
+from medseg.check.finding import Finding, relative_name
+from medseg.data.datasets.cases import Case
+from medseg.labels.label_table import Labels
+from medseg.runtime.formatting import format_number, pluralise
+from medseg.volumes.grid import Grid, reorientation_like
+from medseg.volumes.orientation import AXES, reorient_array
+from medseg.volumes.plausible import sizes
+from medseg.volumes.volume import Volume
+
+_LARGEST_ID = 2**31 - 1
+_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class ChannelRange:
+    """Intensities of one channel of an image.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        median: Median of the values above the smallest one, from a regular sample.
+    """
+
+    low: float
+    high: float
+    median: float
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedCase:
+    """What the checks across cases need to know of one case.
+
+    Attributes:
+        id: Id of the case.
+        subject: The person.
+        findings: Findings about its files.
+        grid: Grid of the image; None if it cannot be read.
+        channels: Intensities of each channel; empty if the image cannot be read.
+        image_hash: Hash of the voxels in RAS orientation, empty if the image cannot be read.
+        label_counts: Voxels by label value; None without a readable label map.
+        label_hash: Hash of the label map in RAS orientation, empty if it has no labelled voxel.
+        image_file: Name of the first image, relative to the dataset.
+        label_file: Name of the label map, relative to the dataset; empty without one.
+        png: Small image of one slice with the outlines of the labels; empty if none was requested.
+    """
+
+    id: str
+    subject: str
+    findings: tuple[Finding, ...]
+    grid: Grid | None = None
+    channels: tuple[ChannelRange, ...] = ()
+    image_hash: str = ""
+    label_counts: Mapping[int, int] | None = None
+    label_hash: str = ""
+    image_file: str = ""
+    label_file: str = ""
+    png: bytes = b""
+
+
+@dataclass
+class _Work:
+    """A case while it is being checked."""
+
+    case: Case
+    root: Path
+    labels: Labels | None
+    channel_names: tuple[str, ...]
+    findings: list[Finding] = field(default_factory=list)
+    guessed: set[Path] = field(default_factory=set)  # files whose header leaves their place open
+
+    def read(self, path: Path, *, label: bool = False) -> Volume | None:
+        """Read a file, add its findings, and return its voxels if they can be read."""
+        done = read_file(path, self.root, self.case.id, self.case.reading.orientation_from, label=label)
+        self.findings += done.findings
+        if done.guessed:
+            self.guessed.add(path)
+        return done.volume
+
+    def name(self, path: Path) -> str:
+        return relative_name(path, self.root)
+
+    def add(self, code: str, path: Path, what: str, found: str, expected: str = "") -> None:
+        self.findings.append(Finding(code, self.name(path), what, found, expected, case=self.case.id))
+
+
+def check_case(
+    case: Case, labels: Labels | None, channel_names: tuple[str, ...], root: Path, *, images: bool = False
+) -> CheckedCase:
+    """Check the files of one case; problems are findings, not exceptions.
+
+    Args:
+        case: A case, whose files may be missing or damaged.
+        labels: Labels of the dataset; None if it names none.
+        channel_names: Names of its channels; empty accepts any number.
+        root: Folder of the dataset.
+        images: Whether to create a small image for the page.
+
+    Returns:
+        Findings and measurements.
+    """
+    work = _Work(case, root, labels, channel_names)
+    image, channels, digest = _check_images(work)
+    grid = None if image is None else image.grid
+    label, counts = _check_label(work, grid)
+    _check_instances(work, grid)
+    shown = None
+    if label is not None and grid is not None:
+        turned = label.reoriented_like(grid)
+        shown = turned if turned.grid.shape == grid.shape else None
+    return CheckedCase(
+        case.id,
+        case.subject,
+        tuple(work.findings),
+        None if case.images[0] in work.guessed else grid,
+        channels,
+        digest,
+        counts,
+        _voxel_hash(label) if label is not None and label.data.any() else "",
+        work.name(case.images[0]),
+        work.name(case.label) if case.label else "",
+        thumbnail(image, shown) if images and image is not None else b"",
+    )
+
+
+def _check_images(work: _Work) -> tuple[Volume | None, tuple[ChannelRange, ...], str]:
+    """Check all channels; return the first image, the intensities of all channels, and a hash of their voxels."""
+    case, first, ranges, hashes = work.case, None, [], []
+    for path in case.images:
+        volume = work.read(path)
+        if volume is None:
+            continue
+        ranges += [_check_channel(work, path, channel) for channel in volume.data]
+        hashes.append(_voxel_hash(volume))
+        if first is None:
+            first = volume
+        else:
+            _compare_grids(work, path, volume.grid, first.grid, "CHANNEL")
+    complete = len(hashes) == len(case.images)
+    expected = len(work.channel_names)
+    if complete and expected and len(ranges) != expected:
+        names = ", ".join(work.channel_names)
+        work.add(
+            "CHANNEL_COUNT_DIFFERS", case.images[0], "channels", str(len(ranges)), f"{expected} ({names})"
+        )
+    return first, tuple(ranges) if complete else (), "".join(hashes) if complete else ""
+
+
+def _check_channel(work: _Work, path: Path, channel: NDArray[Any]) -> ChannelRange:
+    finite = channel
+    if channel.dtype.kind == "f":
+        bad = ~np.isfinite(channel)
+        if bad.any():
+            found = (
+                f"NaN or infinity in {pluralise(int(bad.sum()), 'voxel')}, the first at {first_index(bad)}"
+            )
+            work.add("IMAGE_NOT_FINITE", path, "voxels", found)
+            finite = channel[~bad]
+    if not finite.size:
+        return ChannelRange(0.0, 0.0, 0.0)
+    low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        work.add("IMAGE_CONSTANT", path, "voxels", f"the value {format_number(low)} everywhere")
+    sample = finite.ravel()[:: max(1, finite.size // _SAMPLES)]
+    inside = sample[sample > low]
+    return ChannelRange(low, high, float(np.median(inside)) if inside.size else low)
+
+
+def _check_label(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping[int, int] | None]:
+    """Check the label map; return it with whole values, placed in its own orientation, and its voxels by value."""
+    path, case = work.case.label, work.case
+    if path is None:
+        return None, None
+    volume = work.read(path, label=True)
+    if volume is None:
+        return None, None
+    name = work.name(path)
+    if grid is not None:
+        _compare_grids(work, path, volume.grid, grid, "LABEL", trusted=case.reading.trust_label_array)
+    values = label_values(volume, name, case.id)
+    work.findings += values.findings
+    if values.whole is None:
+        return None, None
+    work.findings += value_findings(values.counts, work.labels, name, case)
+    found = fragments(values.whole, name, case.id)
+    if found is not None:
+        work.findings.append(found)
+    label = volume.with_data(values.whole[None], kind="label")
+    return label, values.counts
+
+
+def _check_instances(work: _Work, grid: Grid | None) -> None:
+    path, case = work.case.instances, work.case
+    if path is None:
+        return
+    volume = work.read(path, label=True)
+    if volume is None:
+        return
+    if grid is not None:
+        _compare_grids(work, path, volume.grid, grid, "LABEL", trusted=case.reading.trust_label_array)
+    values = label_values(volume, work.name(path), case.id)
+    work.findings += values.findings
+    if values.whole is None:
+        return
+    low, high = int(values.whole.min()), int(values.whole.max())
+    if low < 0 or high > _LARGEST_ID:
+        work.add("INSTANCES_INVALID", path, "ids", f"{low} to {high}")
+    elif high == 0:
+        work.add("LABEL_EMPTY", path, "voxels", "0 instances", "at least one instance")
+
+
+def _compare_grids(
+    work: _Work, path: Path, grid: Grid, expected: Grid, what: str, *, trusted: bool = False
+) -> None:
+    """Add a finding if a grid, brought into the same orientation, is not that of the image."""
+    axes, flips = reorientation_like(grid, expected)
+    turned = grid.permuted(axes, flips)
+    unknown = path in work.guessed or work.case.images[0] in work.guessed  # which is an error of its own
+    if turned.matches(expected) or ((trusted or unknown) and grid.shape == expected.shape):
+        return
+    if turned.shape != expected.shape and grid.shape != expected.shape:
+        work.add(
+            f"SHAPE_{what}_DIFFERS",
+            path,
+            "shape",
+            f"{sizes(grid.shape)} voxels",
+            f"{sizes(expected.shape)} voxels",
+        )
+        return
+    distance = turned.distance(expected) if turned.shape == expected.shape else expected.distance(grid)
+    found = f"{_place(grid)}; corners up to {distance:.3g} mm apart"
+    work.add(f"GRID_{what}_DIFFERS", path, "affine", found, _place(expected))
+
+
+def _place(grid: Grid) -> str:
+    first = ", ".join(f"{value:.6g}" for value in grid.affine[:3, 3])
+    return f"{sizes(grid.spacing)} mm, {grid.axcodes}, first voxel at ({first}) mm"
+
+
+def _voxel_hash(volume: Volume) -> str:
+    """Return a hash of the voxels in RAS orientation as float32, whatever the type and orientation of the file."""
+    digest = hashlib.blake2b(digest_size=16)
+    data = reorient_array(volume.data, volume.grid.axcodes, AXES)
+    digest.update(str(data.shape).encode())
+    for channel in data:
+        for sheet in channel:
+            with np.errstate(over="ignore"):
+                digest.update(np.ascontiguousarray(sheet, dtype=np.float32).tobytes())
+    return digest.hexdigest()

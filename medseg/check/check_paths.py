@@ -1,0 +1,150 @@
+"""Checks of whatever the user names: datasets, images, model folders and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medseg.check.cases.check_case import CheckedCase
+from medseg.check.check_report import Report, merged
+from medseg.check.datasets.across_cases import duplicates
+from medseg.check.datasets.check_dataset import CheckOptions, check_cases, check_dataset, check_listed
+from medseg.check.finding import Finding, message_parts
+from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.image_inputs import read_images
+from medseg.data.datasets.layouts import is_dataset
+from medseg.errors import DataError, MedsegError
+from medseg.storage.manifest import NAME as MANIFEST
+from medseg.storage.manifest import check_manifest
+
+_DESCRIPTIONS = ("dataset.json", "cases.tsv")
+
+
+def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None) -> Report:
+    """Check datasets, image files, model folders and runs.
+
+    Args:
+        paths: What to check. Image files are compared with each other.
+        options: How datasets are checked; None for the defaults.
+
+    Returns:
+        All findings.
+
+    Raises:
+        DataError: There is no such path, or nothing that can be checked.
+    """
+    options = options or CheckOptions()
+    reports: list[Report] = []
+    images: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists() and not path.is_symlink():
+            raise DataError(f"{path}: found no such file or folder. Check the path.")
+        if is_run(path):
+            reports.append(_check_run(path, options))
+        elif is_model_folder(path):
+            reports.append(Report(str(path), tuple(_model_findings(path))))
+        elif _is_described(path):
+            found = check_dataset(path, options)
+            reports.append(Report(str(path), found.findings, found.cases))
+        else:
+            images.append(path)
+    if images:
+        reports.append(_check_images(images, options))
+    return merged(reports)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Return whether a path is a model folder, also one that lost some of its files."""
+    return path.is_dir() and (path / MANIFEST).is_file() and (path / "config.yaml").is_file()
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run or a cross-validation."""
+    return path.is_dir() and not (path / MANIFEST).is_file() and (path / "config.yaml").is_file()
+
+
+def _is_described(path: Path) -> bool:
+    described = path.name in _DESCRIPTIONS or path.suffix.lower() == ".tsv"
+    return described or any((path / name).is_file() for name in _DESCRIPTIONS) or is_dataset(path)
+
+
+def _check_images(paths: Sequence[Path], options: CheckOptions) -> Report:
+    """Check image files that belong to no dataset; label maps are images here."""
+    cases = [case for path in paths for case in _cases_of(path)]
+    numbered = [
+        replace(case, id=f"image_{i}") for i, case in enumerate(cases)
+    ]  # names may repeat in other folders
+    if options.reading is not None:
+        numbered = [replace(case, reading=options.reading) for case in numbered]
+    root = paths[0].parent if len({path.parent for path in paths}) == 1 else Path()
+    checked = check_cases(numbered, None, (), root, options)
+    named = tuple(_renamed(one, case.id) for one, case in zip(checked, cases, strict=True))
+    found = [finding for case in named for finding in case.findings]
+    found += duplicates(named)
+    title = str(paths[0]) if len(paths) == 1 else f"{len(paths)} paths"
+    return Report(title, tuple(found), named)
+
+
+def _cases_of(path: Path) -> list[Case]:
+    if path.is_dir():
+        return read_images(path)
+    return [Case("image", (path,))]
+
+
+def _renamed(case: CheckedCase, name: str) -> CheckedCase:
+    label = name if name != "image" else Path(case.image_file).name
+    findings = tuple(replace(finding, case=label) for finding in case.findings)
+    return replace(case, id=label, subject=label, findings=findings)
+
+
+def _model_findings(path: Path) -> list[Finding]:
+    try:
+        check_manifest(path)
+    except MedsegError as error:
+        parts = message_parts(str(error), path)
+        file, _, found = parts.found.partition(": ") if not parts.field else (parts.field, "", parts.found)
+        return [
+            Finding(
+                "MODEL_DAMAGED",
+                str(path),
+                file or "files",
+                found or parts.found,
+                parts.expected,
+                parts.remedy,
+            )
+        ]
+    return []
+
+
+def _check_run(path: Path, options: CheckOptions) -> Report:
+    """Check the data of a run with its own labels and splits, and its model folder."""
+    from medseg.experiment.resolve_data import find_dataset, labels_of
+    from medseg.experiment.run_folder import RunFolder
+
+    run = RunFolder(path)
+    findings: list[Finding] = []
+    cases: tuple[CheckedCase, ...] = ()
+    if run.model.is_dir():
+        findings += _model_findings(run.model)
+    try:
+        experiment = run.read_experiment()
+        dataset = find_dataset(experiment, run.shared_folder)
+        dataset = replace(dataset, labels=labels_of(experiment, dataset))
+    except MedsegError as error:
+        parts = message_parts(str(error), path)
+        findings.append(
+            Finding(
+                "RUN_UNREADABLE", str(path), parts.field or "data", parts.found, parts.expected, parts.remedy
+            )
+        )
+        return Report(str(path), tuple(findings))
+    splits = run.splits if run.splits.is_file() else None
+    found = check_listed(_used(dataset), replace(options, splits=options.splits or splits), str(dataset.root))
+    cases = found.cases
+    return Report(str(path), (*findings, *found.findings), cases)
+
+
+def _used(dataset: Dataset) -> Dataset:
+    """Return the dataset without cases that a training does not use."""
+    return replace(dataset, cases=dataset.labelled_cases)

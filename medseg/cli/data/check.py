@@ -1,0 +1,86 @@
+"""``medseg check``: look for mistakes in datasets, images, model folders and runs, with the place and remedy of each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.cli.reading_options import add_reading_options, reading_options
+from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
+
+if TYPE_CHECKING:
+    from medseg.check.check_report import Report
+
+EXIT_ERRORS = 2
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options to the parser."""
+    parser = commands.add_parser("check", help="look for mistakes in data and models", description=__doc__)
+    parser.add_argument(
+        "paths", nargs="+", help="dataset folders or tables, image files, model folders or runs"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the findings as JSON; - prints JSON instead of text"
+    )
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        const="check.html",
+        metavar="FILE",
+        help="write a page with the findings and an image of every case (default name: check.html)",
+    )
+    parser.add_argument(
+        "--splits", metavar="FILE", help="JSON file with splits to check (default: the one in the folder)"
+    )
+    parser.add_argument("--all", action="store_true", help="list every finding (default: 20 of each code)")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="NAME",
+        help=f"auto, {', '.join(BUILT_IN_LAYOUTS)}, or the layout of an installed package (default: auto)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that check cases, each with one case in memory (default: one per core for large datasets, else 0)",
+    )
+    add_reading_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code: 2 if there are errors."""
+    from medseg.check.check_paths import check_paths
+    from medseg.check.datasets.check_dataset import CheckOptions
+    from medseg.runtime.progress import progress_bar
+
+    with progress_bar(description="checking") as progress:
+        report = check_paths(
+            options.paths,
+            CheckOptions(
+                layout=options.layout,
+                reading=reading_options(options),
+                splits=None if options.splits is None else Path(options.splits),
+                workers=options.workers,
+                images=options.html is not None,
+                progress=progress,
+            ),
+        )
+    _write(report, options)
+    return EXIT_ERRORS if report.counts["error"] else 0
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    """Print the report and write the files that the user asked for."""
+    from medseg.check.check_page import write_page
+    from medseg.storage.atomic import write_text
+
+    if options.json == "-":
+        print(report.json(), end="")
+    else:
+        print(report.text(0 if options.all else 20))
+    if options.json not in (None, "-"):
+        write_text(options.json, report.json())
+    if options.html is not None:
+        write_page(report, options.html)
