@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
@@ -57,6 +58,14 @@ class ModelChoice(Config):
     def spatial_dims(self) -> int:
         """The number of spatial dimensions, 2 or 3."""
         return MODELS.get(self.name).dims
+
+    def to_shared(self) -> dict[str, Any]:
+        """Return plain values for a folder that is shared: of a file with published weights, only its name."""
+        plain = self.to_plain()
+        weights = plain.get("weights")
+        if weights and not weights.startswith("hub:"):
+            plain["weights"] = Path(weights).name  # names of torchvision and timm have no folder
+        return plain
 
     def without_pretrained(self) -> ModelChoice:
         """Return the same architecture without published weights."""

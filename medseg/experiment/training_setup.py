@@ -250,7 +250,7 @@ class TrainingSetup:
         return SavedModel(
             medseg=version("medseg"),
             name=experiment.name,
-            model=experiment.model.to_plain(),
+            model=experiment.model.to_shared(),
             channel_names=self.dataset.channel_names,
             preprocessing=self.preprocessing,
             window=experiment.slices.window(experiment.patch.window(), axis),
