@@ -71,7 +71,8 @@ def placement(file: NiftiFile, orientation_from: OrientationFrom | None = None) 
     name, affine = forms.chosen(orientation_from)
     grid = _grid(affine * forms.unit, file)
     notes = [*forms.disagreement(orientation_from, name, grid), *forms.other_sizes(name, affine)]
-    consistent = not notes and affine is forms.coded.get(name)
+    # A qform cannot hold a shear, so that of a sheared file says something else than its sform.
+    consistent = not notes and not grid.is_sheared and affine is forms.coded.get(name)
     return Placement(grid, consistent, () if orientation_from else tuple(notes))
 
 

@@ -298,7 +298,9 @@ def test_other_content_is_named(tmp_path: Path) -> None:
         ),
         (
             "axes.tif",
-            lambda f: written(f, np.zeros((2, 3, 8, 9), "u1"), metadata={"axes": "RZYX"}),
+            lambda f: written(
+                f, np.zeros((2, 3, 8, 9), "u1"), photometric="minisblack", metadata={"axes": "RZYX"}
+            ),
             "axes: found 2 along R",
         ),
     ):

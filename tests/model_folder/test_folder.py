@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from medseg.errors import DataError, ModelError
+from medseg.errors import DiskFullError, ModelError
 from medseg.model_folder.folder import load_model, load_weights, save_model
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
@@ -47,7 +47,7 @@ def test_a_failed_write_leaves_the_old_folder(folder, make_predictor, monkeypatc
 
     monkeypatch.setattr("medseg.model_folder.folder.save_file", full)
     predictor = make_predictor()
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(DiskFullError, match="No space left on device"):
         save_model(folder, predictor.model, predictor.saved, predictor.labels)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]

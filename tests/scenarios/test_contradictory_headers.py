@@ -16,6 +16,8 @@ from medseg.errors import DataWarning
 from medseg.experiment.experiment import Experiment
 from tests.helpers.nifti_files import patched
 
+pytestmark = pytest.mark.slow
+
 CODES = 252  # offset of qform_code and sform_code
 
 

@@ -215,6 +215,7 @@ def test_flat_volumes_have_the_metrics_of_2d_images():
     assert match_instances(*deep).metrics() == match_instances(prediction, reference).metrics()
 
 
+@pytest.mark.slow
 def test_many_instances_of_an_image_and_of_a_volume():
     flat = np.kron(np.arange(1, 325).reshape(18, 18), np.ones((55, 55), int))
     deep = np.kron(np.arange(1, 126).reshape(5, 5, 5), np.ones((51, 51, 51), np.int32)).astype(np.int32)

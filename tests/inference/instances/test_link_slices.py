@@ -84,6 +84,7 @@ def test_perfect_slices_give_every_instance(axis):
     assert figures.sq == 1
 
 
+@pytest.mark.slow
 def test_imperfect_slices_give_nearly_every_instance():
     """Over five phantoms: 95 % of the objects come out as one instance, and few instances are too many."""
     found = false = 0

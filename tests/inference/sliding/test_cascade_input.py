@@ -91,6 +91,7 @@ def as_case(tmp_path: Path, image: Volume, first_stage: Volume, name: str = "cas
     return Case(name, (tmp_path / f"{name}.nii.gz",), first_stage=tmp_path / f"{name}_previous.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_copied_label_map_comes_back_in_every_orientation(tmp_path):
     """Also where the label map is stored in another orientation than its image."""
     image, organs = scene()
@@ -290,6 +291,7 @@ def test_estimate_covers_both_stages(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_both_stages(tmp_path):
     write_stages(tmp_path / "model", window=(32, 32, 32))
     image, _ = scene((70, 60, 48), (4.0, 4.6, 6.0))

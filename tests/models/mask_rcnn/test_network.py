@@ -50,6 +50,7 @@ def test_instances_equal_torchvision(pair):
         assert torch.equal(wanted["masks"][:, 0] > 0.5, found.masks)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_semantic_map_weights_instances_by_score(pair):
     theirs, ours = (model.eval() for model in pair)
@@ -64,6 +65,7 @@ def test_semantic_map_weights_instances_by_score(pair):
     assert (ours(image)[0].exp() - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_losses_equal_torchvision(pair):
     theirs, ours = (model.train() for model in pair)
     image, label = torch.randn(2, 3, 96, 128), torch.zeros(2, 1, 96, 128, dtype=torch.long)
