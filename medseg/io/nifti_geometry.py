@@ -71,8 +71,9 @@ def placement(file: NiftiFile, orientation_from: OrientationFrom | None = None) 
     name, affine = forms.chosen(orientation_from)
     grid = _grid(affine * forms.unit, file)
     notes = [*forms.disagreement(orientation_from, name, grid), *forms.other_sizes(name, affine)]
-    # A qform cannot hold a shear, so that of a sheared file says something else than its sform.
-    consistent = not notes and not grid.is_sheared and affine is forms.coded.get(name)
+    # A qform cannot hold a shear, so that next to a sheared sform it says something else.
+    agree = not (grid.is_sheared and len(forms.coded) == 2)
+    consistent = not notes and agree and affine is forms.coded.get(name)
     return Placement(grid, consistent, () if orientation_from else tuple(notes))
 
 
