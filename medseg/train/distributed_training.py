@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -113,9 +114,9 @@ class Distributed:
             return loss
         finite = loss.isfinite()
         # Two numbers, so that infinite losses of opposite sign are found as well.
-        numbers = torch.stack([torch.where(finite, loss, 0.0), (~finite).double()])
+        numbers = torch.stack([loss.masked_fill(~finite, 0.0), (~finite).double()])
         distributed.all_reduce(numbers)
-        return torch.where(numbers[1] > 0, torch.nan, numbers[0] / self.size)
+        return (numbers[0] / self.size).masked_fill(numbers[1] > 0, math.nan)
 
     def to_device(self, model: ModelT) -> ModelT:
         """Return the model on the device of this process, with batch norms synchronised over the processes."""

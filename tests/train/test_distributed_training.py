@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
 from medseg.runtime.launch import is_main_process, process_count, processes_per_machine
+from medseg.train.distributed_training import Distributed
 from medseg.train.reporting import read_metrics
+from medseg.train.settings import TrainSettings
 
 pytestmark = pytest.mark.slow
 
@@ -227,3 +231,52 @@ def test_processes_wait_for_the_main_process_however_long_but_not_after_its_erro
     assert done.stdout.count("largest [1.0, 0.5]") == 2
     assert "the disk is full" in done.stderr
     assert "repeated" not in done.stdout
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_float32_is_exact_unless_tf32_is_named(monkeypatch, precision, deterministic):
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    for flag in ("allow_tf32", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        processes = Distributed(TrainSettings(precision=precision, deterministic=deterministic), 3)
+        assert processes.precision == precision
+        assert torch.backends.cudnn.allow_tf32 is (precision == "tf32")
+        assert torch.get_float32_matmul_precision() == ("high" if precision == "tf32" else "highest")
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is deterministic
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_advice_on_tensor_cores_does_not_reach_the_terminal(monkeypatch):
+    from lightning_fabric.accelerators import cuda
+
+    class Records(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    seen: list[str] = []
+    monkeypatch.setattr(cuda, "_is_ampere_or_later", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    handler, logger = Records(), logging.getLogger("lightning_fabric")
+    logger.addHandler(handler)
+    try:
+        logger.setLevel(logging.INFO)
+        cuda._check_cuda_matmul_precision.cache_clear()
+        cuda._check_cuda_matmul_precision(torch.device("cuda"))
+        assert len(seen) == 1  # as Fabric does by itself
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.cuda, "is_available", lambda: False)
+            Distributed(TrainSettings(), 3)
+        cuda._check_cuda_matmul_precision.cache_clear()
+        cuda._check_cuda_matmul_precision(torch.device("cuda"))
+        assert len(seen) == 1
+    finally:
+        logger.removeHandler(handler)

@@ -50,7 +50,7 @@ def _largest_share(corners: list[Tensor], weights: list[Tensor]) -> Tensor:
     for candidate in corners:
         share = torch.zeros_like(best)
         for value, weight in zip(corners, weights, strict=True):
-            share = share + torch.where(value == candidate, weight, 0.0)
+            share = share + weight * (value == candidate)
         even = (share - best).abs() <= _EVEN_WITHIN
         wins = torch.where(even, candidate < winner, share > best)
         winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)

@@ -63,5 +63,5 @@ def lerp_unless(skipped: Tensor, kept: list[Tensor], fresh: list[Tensor], weight
         weight: Share of the way, in [0, 1].
     """
     way = torch._foreach_sub(fresh, kept)
-    torch._foreach_mul_(way, torch.where(skipped, 0.0, weight))
+    torch._foreach_mul_(way, (~skipped).float() * weight)
     torch._foreach_add_(kept, way)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,7 @@ class OptimizerStep:
         if self._scaler is not None:
             self._scaler.update()
             return StepResult(loss, skipped)
-        return StepResult(torch.where(skipped & loss.isfinite(), torch.nan, loss), skipped)
+        return StepResult(loss.masked_fill(skipped & loss.isfinite(), math.nan), skipped)
 
     def _step_unless(self, skipped: Tensor) -> None:
         """Take a step of a fused optimiser, which changes nothing if `skipped` is true."""
