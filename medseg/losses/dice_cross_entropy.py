@@ -51,9 +51,7 @@ class DiceCrossEntropy(nn.Module):
         # The sums are in single precision, whatever the precision of the network.
         with torch.autocast(logits.device.type, enabled=False):
             overlap, predicted, cost = sums.apply(logits, values, meaning)
-        counts = torch.stack([torch.bincount(value, minlength=meaning.num_values) for value in values]).to(
-            cost.dtype
-        )
+        counts = _voxel_counts(values, meaning.num_values).to(cost.dtype)
         # Not as matrix products, which some GPUs round to 11 bits.
         total = predicted + (counts[..., None] * meaning.certain).sum(1)
         if self.batch:
@@ -137,6 +135,30 @@ class _Meaning:
                 inside[members] = True
                 found.append((inside, where))
         return found
+
+
+def _voxel_counts(values: Tensor, num_values: int) -> Tensor:
+    """Return the number of voxels `(n, num_values)` of each value in each sample `(n, s)`."""
+    if values.device.type == "cpu":
+        return torch.stack([torch.bincount(value, minlength=num_values) for value in values])
+    return scattered_counts(values, num_values)
+
+
+def scattered_counts(values: Tensor, num_values: int) -> Tensor:
+    """Return the number of voxels of each value in each sample, without waiting for a CUDA device.
+
+    The length of the result of ``torch.bincount`` depends on the values, so that it waits.
+
+    Args:
+        values: `(n, s)` int64, from 0 to below `num_values`.
+        num_values: Number of values.
+
+    Returns:
+        `(n, num_values)` int64.
+    """
+    places = values + torch.arange(len(values), device=values.device)[:, None] * num_values
+    counts = torch.zeros(len(values) * num_values, dtype=torch.int64, device=values.device)
+    return counts.scatter_add_(0, places.flatten(), torch.ones_like(places).flatten()).view(-1, num_values)
 
 
 class _ClassSums(torch.autograd.Function):

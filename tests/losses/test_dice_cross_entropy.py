@@ -1,5 +1,6 @@
 """Dice + cross-entropy in closed form: value, gradient and memory against the sum of two losses and MONAI."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.builtin import SumOfLosses
-from medseg.losses.dice_cross_entropy import DiceCrossEntropy
+from medseg.losses.dice_cross_entropy import DiceCrossEntropy, scattered_counts
 from medseg.losses.label_set_losses import LabelSetCrossEntropy, LabelSetDice
 from medseg.runtime.memory import PeakMemory
 
@@ -126,3 +127,21 @@ def test_118_classes_need_at_most_twice_the_memory_of_the_logits(partial):
     with PeakMemory() as memory:
         loss(logits, label).backward()
     assert memory.taken < 2.2 * 4 * logits.numel()
+
+
+def test_counts_of_a_device_are_those_of_a_processor():
+    values = torch.randint(0, 5, (3, 200))
+    expected = torch.stack([torch.bincount(value, minlength=7) for value in values])
+    assert torch.equal(scattered_counts(values, 7), expected)
+
+
+@pytest.mark.parametrize("name", ["classes", "regions"])
+def test_the_loss_does_not_wait_for_a_device(name, monkeypatch):
+    """A tensor of the meta device has no values: reading one, or selecting by them, raises."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device has none
+    logits, label = example(LABEL_SETS[name], dtype=torch.float32)
+    logits = logits.detach().to("meta").requires_grad_()
+    loss = DiceCrossEntropy(None if name == "classes" else LABEL_SETS[name], batch=False, weights=None)
+    loss(logits, label.to("meta")).backward()
+    assert logits.grad is not None
+    assert logits.grad.shape == logits.shape
