@@ -10,38 +10,52 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
-from medseg.errors import DataError, MedsegError
+from medseg.errors import MedsegError, ResourceError
 from medseg.inference.pipeline import pipelined
 from medseg.inference.provenance import probabilities_path
+from medseg.inference.sliding.prepared_prediction import Note
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory
+from medseg.runtime.memory import is_out_of_memory
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
-Recording = Callable[[Case, Path], AbstractContextManager[None]]
 _Result = TypeVar("_Result")
 
 
-def without_recording(case: Case, target: Path) -> AbstractContextManager[None]:
+class Recording(Protocol):
+    """Returns the context in which the label map of a case is written."""
+
+    def __call__(
+        self, case: Case, target: Path, *, notes: tuple[str, ...] = ()
+    ) -> AbstractContextManager[None]:
+        """Return the context, given the file and the notes about its prediction, see `Outcome`."""
+
+
+def without_recording(
+    case: Case, target: Path, *, notes: tuple[str, ...] = ()
+) -> AbstractContextManager[None]:
     """Return a context that records nothing about the writing of `target`."""
     return nullcontext()
 
 
 @contextmanager
-def memory_error_as_data_error(case: Case) -> Generator[None]:
-    """Convert MemoryError into DataError so that the batch continues with the next case.
+def memory_error_as_resource_error(case: Case) -> Generator[None]:
+    """Convert an error for lack of memory into ResourceError so that the batch continues with the next case.
 
     Args:
         case: The case that is predicted, named in the message.
 
     Raises:
-        DataError: The memory did not suffice for this case.
+        ResourceError: The memory did not suffice for this case.
     """
     try:
         yield
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split()) or "an array could not be allocated"
-        raise DataError(
+        raise ResourceError(
             f"{case.id}: found too little memory ({reason:.200}). Give --max-memory, or use a larger machine."
         ) from error
 
@@ -57,7 +71,12 @@ class Segmenter(Protocol):
         """Read and prepare an image."""
 
     def run(
-        self, prepared: Any, *, progress: Progress | None = None, probabilities: str | Path | None = None
+        self,
+        prepared: Any,
+        *,
+        progress: Progress | None = None,
+        probabilities: str | Path | None = None,
+        note: Note = ...,
     ) -> Volume:
         """Segment a prepared image."""
 
@@ -70,6 +89,7 @@ class Outcome:
         case: The case.
         target: File of its label map.
         error: Why there is no label map; None if it was written.
+        notes: Sentences about a prediction that was not done as planned, such as in another precision.
         reading: Seconds spent on reading and preparing, in parallel with the network of the previous case.
         network: Seconds spent in the network and on resampling to the file's grid.
         writing: Seconds spent on writing, in parallel with the network of the next case.
@@ -78,6 +98,7 @@ class Outcome:
     case: Case
     target: Path
     error: MedsegError | None = None
+    notes: tuple[str, ...] = ()
     reading: float = 0.0
     network: float = 0.0
     writing: float = 0.0
@@ -107,7 +128,7 @@ class Outcome:
         began = time.perf_counter()
         result, error = None, None
         try:
-            with memory_error_as_data_error(self.case):
+            with memory_error_as_resource_error(self.case):
                 result = action()
         except MedsegError as refused:
             error = refused
@@ -144,16 +165,19 @@ def predict_files(
     def segment(ready: tuple[Outcome, Any]) -> tuple[Outcome, Volume | None]:
         outcome, prepared = ready
         file = probabilities_path(outcome.target) if probabilities else None
-        return outcome.after(
-            "network", lambda: predictor.run(prepared, progress=progress, probabilities=file)
+        notes: list[str] = []
+        outcome, labels = outcome.after(
+            "network",
+            lambda: predictor.run(prepared, progress=progress, probabilities=file, note=notes.append),
         )
+        return replace(outcome, notes=tuple(notes)), labels
 
     def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:
         outcome, labels = done
 
         def write_recorded() -> None:
             assert labels is not None
-            with recording(outcome.case, outcome.target):
+            with recording(outcome.case, outcome.target, notes=outcome.notes):
                 write(labels, outcome.target)
 
         return outcome.after("writing", write_recorded)[0]

@@ -32,6 +32,7 @@ class Estimate:
         memory: Expected peak of the process's resident memory in bytes.
         bands: Number of bands that the image is predicted in.
         shape: Voxels on the network's grid.
+        device_memory: Expected peak of the memory allocated on a CUDA device in bytes; 0 on a processor.
     """
 
     windows: int
@@ -40,6 +41,7 @@ class Estimate:
     memory: int
     bands: int
     shape: tuple[int, ...]
+    device_memory: int = 0
 
 
 def estimate_image(predictor: Predictor, source: Source) -> Estimate:
@@ -73,7 +75,7 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
         seconds = reading + batches * _batch_seconds(predictor, prepared, sliding, bands[0].columns)
     seconds += _export_seconds(prepared.axes, engine.rule)
     shape = tuple(prepared.image.shape[1:])
-    memory = plan.peak
+    memory, device_memory = plan.peak, plan.device_peak
     if prepared.run_first_stage is not None and predictor.first_stage is not None:
         before = estimate_image(predictor.first_stage, source)
         seconds += before.seconds
@@ -83,8 +85,15 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
             * predictor.first_stage.labels.to_classes(np.zeros(1, int)).itemsize
         )
         memory = max(before.memory, memory + held)
+        device_memory = max(before.device_memory, device_memory)
     return Estimate(
-        sum(wanted), sum(counts) - sum(wanted), seconds, memory, plan.bands, (*shape[1:], shape[0])
+        sum(wanted),
+        sum(counts) - sum(wanted),
+        seconds,
+        memory,
+        plan.bands,
+        (*shape[1:], shape[0]),
+        device_memory,
     )
 
 
@@ -111,6 +120,11 @@ class CaseEstimate:
     def memory(self) -> int:
         """The peak resident memory of the process in bytes."""
         return max((part.memory for part in self.parts), default=0)
+
+    @property
+    def device_memory(self) -> int:
+        """The peak memory allocated on a CUDA device in bytes; 0 on a processor."""
+        return max((part.device_memory for part in self.parts), default=0)
 
 
 def estimate_cases(predictors: Sequence[Predictor], cases: Iterable[Case]) -> Iterator[CaseEstimate]:

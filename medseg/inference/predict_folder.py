@@ -53,6 +53,7 @@ class LoadedModels:
         *,
         device: str | None = None,
         max_memory: int | str | None = None,
+        max_device_memory: int | str | None = None,
     ) -> LoadedModels:
         """Load model folders.
 
@@ -61,6 +62,7 @@ class LoadedModels:
             settings: Prediction settings that replace the stored ones of every model, see `medseg.load`.
             device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
             max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
+            max_device_memory: Maximum memory allocated on a CUDA device, likewise.
 
         Returns:
             The predictors, in the order of the folders, and their identity for the provenance record.
@@ -71,7 +73,10 @@ class LoadedModels:
         listed = [folders] if isinstance(folders, (str, Path)) else list(folders)
         settings = settings or {}
         predictors = tuple(
-            load(folder, device=device, max_memory=max_memory, **settings) for folder in listed
+            load(
+                folder, device=device, max_memory=max_memory, max_device_memory=max_device_memory, **settings
+            )
+            for folder in listed
         )
         require_same_task(predictors)
         return cls(predictors, ModelId.from_folders([find_model_folder(one) for one in listed], settings))
@@ -226,6 +231,7 @@ def predict(
     existing: Existing = "overwrite",
     device: str | None = None,
     max_memory: int | str | None = None,
+    max_device_memory: int | str | None = None,
     progress: Progress | None = None,
     **settings: object,
 ) -> list[Outcome]:
@@ -246,6 +252,7 @@ def predict(
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
             free.
+        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for nine tenths of what is free.
         progress: Called with (done, total, "window") of each image.
         **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``; see `medseg.load`.
 
@@ -278,7 +285,9 @@ def predict(
         >>> [(outcome.target.name, outcome.error) for outcome in outcomes]
         [('ct.nii.gz', None)]
     """
-    models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
+    models = LoadedModels.load(
+        model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
+    )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
     cases = named_cases(images, models.num_channels)
     return list(FolderPrediction(models, cases, outputs, existing).run(progress))
@@ -290,6 +299,7 @@ def estimate(
     *,
     device: str | None = None,
     max_memory: int | str | None = None,
+    max_device_memory: int | str | None = None,
     **settings: object,
 ) -> list[CaseEstimate]:
     """Estimate the time and memory that predicting images takes, without predicting them.
@@ -299,6 +309,7 @@ def estimate(
         images: Image files, folders of images, DICOM folders, cases, or a dataset.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
+        max_device_memory: Maximum memory allocated on a CUDA device, likewise.
         **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``.
 
     Returns:
@@ -327,6 +338,8 @@ def estimate(
         >>> found.parts[0].windows > 0
         True
     """
-    models = LoadedModels.load(model, settings, device=device, max_memory=max_memory)
+    models = LoadedModels.load(
+        model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
+    )
     cases = named_cases(images, models.num_channels)
     return list(estimate_cases(models.predictors, [case for _, case in cases]))

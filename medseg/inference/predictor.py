@@ -18,13 +18,13 @@ from torch import Tensor
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.errors import ConfigError, DataError, ModelError
+from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
 from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
 from medseg.inference.sliding.engine import Engine
 from medseg.inference.sliding.labelling import LabelRule, label_rule
-from medseg.inference.sliding.prepared_prediction import PreparedPrediction
+from medseg.inference.sliding.prepared_prediction import Note, PreparedPrediction
 from medseg.inference.sliding.skip_empty import body_box, empty_limits
 from medseg.inference.sliding.slices import InMemoryImage, LazyImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
@@ -45,6 +45,7 @@ from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 
 Source = Volume | Case | str | Path | Sequence[str | Path]
+_BATCH_ON_DEVICE = 4  # windows per call; on an H200, larger batches gain little
 _ALWAYS_READ = 100 * 10**6  # bytes of an image that is read whatever the budget
 
 
@@ -58,6 +59,7 @@ class Predictor:
         device: Device to run on; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for a share of what
             is free.
+        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for a share of what is free.
         first_stage: Predictor of the first stage of a cascade, which runs first on every image that comes without a label
             map of the first stage.
 
@@ -66,6 +68,7 @@ class Predictor:
         labels: Labels of the classes.
         first_stage: Predictor of the first stage of a cascade, or None.
         max_memory: Maximum resident memory of the process in bytes, or None.
+        max_device_memory: Maximum memory allocated on a CUDA device in bytes, or None.
         device: Device that the network runs on.
         network: The network as windows see it: on its device, in its precision and memory format.
         engine: Runs prepared images through the network, within the memory that is allowed.
@@ -98,19 +101,23 @@ class Predictor:
         *,
         device: torch.device | str | None = None,
         max_memory: int | str | None = None,
+        max_device_memory: int | str | None = None,
         first_stage: Predictor | None = None,
     ) -> None:
         saved.check_first_stage(0 if first_stage is None else len(first_stage.labels.foreground), saved.name)
         self.saved = saved
         self.labels: Labels = labels
         self.first_stage: Predictor | None = first_stage
-        self.max_memory = parse_size(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory
+        self.max_memory = _bytes(max_memory, "max_memory")
+        self.max_device_memory = _bytes(max_device_memory, "max_device_memory")
         self._component_groups = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
         rule = label_rule(labels)
         afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._component_groups else 0
-        self.engine = Engine(self.network, self._sliding(rule), rule, self.max_memory, afterwards)
+        self.engine = Engine(
+            self.network, self._sliding(rule), rule, self.max_memory, self.max_device_memory, afterwards
+        )
 
     @property
     def settings(self) -> PredictSettings:
@@ -144,6 +151,7 @@ class Predictor:
             self.labels,
             device=self.device,
             max_memory=self.max_memory,
+            max_device_memory=self.max_device_memory,
             first_stage=first_stage,
         )
 
@@ -206,21 +214,22 @@ class Predictor:
         empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
         if self.first_stage is None:
-            return PreparedPrediction(LazyImage(prepared.slices), target, axes, empty)
+            return PreparedPrediction(LazyImage(prepared.slices), target, axes, empty, where=where)
         empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
         if isinstance(source, Case) and source.first_stage is not None:
             given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
             image = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
-            return PreparedPrediction(image, target, axes, empty)
+            return PreparedPrediction(image, target, axes, empty, where=where)
         first_stage_map = partial(self._run_first_stage, volume, where, prepared)
-        return PreparedPrediction(CascadeInput(prepared.slices, None), target, axes, empty, first_stage_map)
+        image = CascadeInput(prepared.slices, None)
+        return PreparedPrediction(image, target, axes, empty, first_stage_map, where)
 
     def _run_first_stage(
-        self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None
+        self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None, note: Note
     ) -> CascadeInput:
         """Return the prepared image with the label map that the first stage predicts for it."""
         assert self.first_stage is not None
-        found = self.first_stage(volume, progress=progress)
+        found = self.first_stage.run(self.first_stage.prepare(volume), progress=progress, note=note)
         classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
         return CascadeInput(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
 
@@ -230,6 +239,7 @@ class Predictor:
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        note: Note = warn_once,
     ) -> Volume:
         """Segment a prepared image, which is the second half of a call.
 
@@ -238,22 +248,25 @@ class Predictor:
             progress: Called with (done, total, "window").
             probabilities: ``.nii`` file to write with the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`; None for none.
+            note: Called with a sentence if the image had to be predicted in another way than planned, such as in another
+                precision.
 
         Returns:
             The label map, as from a call.
 
         Raises:
             ConfigError: `max_memory` is too small for the image.
+            ResourceError: The memory did not suffice, although the plan fitted.
             ModelError: The network returned NaN or infinity.
         """
-        prepared = prepared.with_first_stage(progress)
+        prepared = prepared.with_first_stage(progress, note)
         if probabilities is None:
-            self.engine.run(prepared, progress)
+            self.engine.run(prepared, progress, note=note)
         else:
             with writing_probabilities(
                 probabilities, prepared.target.volume, self.background_probabilities
             ) as file:
-                self.engine.run(prepared, progress, file)
+                self.engine.run(prepared, progress, file, note)
         return self.post_processed(prepared.target.volume)
 
     @property
@@ -298,7 +311,7 @@ class Predictor:
         return SlidingWindow(
             self.network.window,
             overlap=settings.overlap,
-            batch_size=settings.batch_size,
+            batch_size=_batch_size(settings, self.device),
             blend=settings.blend,
             mirror_axes=tuple(SLAB_FIRST.index(axis) for axis in settings.mirror_axes),
             background=rule.background_logits,
@@ -382,6 +395,7 @@ def load(
     *,
     device: str | None = None,
     max_memory: int | str | None = None,
+    max_device_memory: int | str | None = None,
     **settings: object,
 ) -> Predictor:
     """Load a model folder for prediction.
@@ -391,6 +405,7 @@ def load(
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
             free.
+        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for nine tenths of what is free.
         **settings: Fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
             ``link={"max_gap_slices": 2}`` joins the stored one. In a cascade, overlap, batch_size, precision and compile
             change both stages, and all others only the second one.
@@ -420,12 +435,38 @@ def load(
     model, saved, labels = load_model(folder)
     inner, first_stage = first_stage_folder(folder, saved), None
     if inner is not None:
-        first_stage = load(inner, device=device, max_memory=max_memory, **_shared_by_stages(settings))
+        first_stage = load(
+            inner,
+            device=device,
+            max_memory=max_memory,
+            max_device_memory=max_device_memory,
+            **_shared_by_stages(settings),
+        )
     if settings:
         saved = saved.replace(predict=saved.predict.merged(settings).to_plain())
     if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
         raise ModelError(f"{folder}: found weights that are NaN or infinite. Train again, or use RUN/best.")
-    return Predictor(model, saved, labels, device=device, max_memory=max_memory, first_stage=first_stage)
+    return Predictor(
+        model,
+        saved,
+        labels,
+        device=device,
+        max_memory=max_memory,
+        max_device_memory=max_device_memory,
+        first_stage=first_stage,
+    )
+
+
+def _bytes(size: int | str | None, setting: str) -> int | None:
+    """Return a size as a number of bytes."""
+    return parse_size(size, setting) if isinstance(size, str) else size
+
+
+def _batch_size(settings: PredictSettings, device: torch.device) -> int:
+    """Return the number of windows per call of the network, if memory suffices."""
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    return _BATCH_ON_DEVICE if device.type == "cuda" else 1
 
 
 def _shared_by_stages(settings: Mapping[str, object]) -> dict[str, object]:

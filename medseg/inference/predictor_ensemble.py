@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.errors import ModelError
+from medseg.errors import ModelError, warn_once
 from medseg.inference.predictor import Predictor, Source
 from medseg.inference.sliding.labelling import LabelRule
+from medseg.inference.sliding.prepared_prediction import Note
 from medseg.io.probability_files import ProbabilityFile, reading_probabilities, writing_probabilities
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
@@ -58,14 +59,21 @@ class PredictorEnsemble:
         return source
 
     def run(
-        self, prepared: Source, *, progress: Progress | None = None, probabilities: str | Path | None = None
+        self,
+        prepared: Source,
+        *,
+        progress: Progress | None = None,
+        probabilities: str | Path | None = None,
+        note: Note = warn_once,
     ) -> Volume:
         """Segment an image; see `Predictor.run`."""
         first = self.predictors[0]
         with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
-                labels = predictor.run(predictor.prepare(prepared), progress=progress, probabilities=path)
+                labels = predictor.run(
+                    predictor.prepare(prepared), progress=progress, probabilities=path, note=note
+                )
             with contextlib.ExitStack() as stack:
                 mean = None
                 if probabilities is not None:

@@ -113,6 +113,7 @@ class _Record:
         instances: Whether instances were written with it.
         probabilities: Whether probabilities were written with it.
         complete: Whether all of its files are written.
+        notes: Sentences about a prediction that was not done as planned, such as in another precision.
         images: State of the image files that were predicted.
         files: State of the files that were written.
     """
@@ -123,6 +124,7 @@ class _Record:
     instances: bool = False
     probabilities: bool = False
     complete: bool = False
+    notes: tuple[str, ...] = ()
     images: FileState | None = None
     files: FileState | None = None
 
@@ -155,6 +157,7 @@ class Provenance:
             return None
         check_format(version, FORMAT, self._path, "provenance")
         try:
+            values["notes"] = tuple(values.get("notes", ()))
             for key in ("images", "files"):
                 values[key] = FileState(**values[key]) if values.get(key) else None
             return _Record(**{**values, "name": str(values["name"]), "settings": tuple(values["settings"])})
@@ -229,6 +232,7 @@ class Provenance:
         *,
         instances: bool = False,
         probabilities: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> Iterator[None]:
         """Record the provenance of a label map around its writing, then delete outdated companion files.
 
@@ -241,6 +245,7 @@ class Provenance:
             model_id: The model and its settings.
             instances: Whether instances are written with it.
             probabilities: Whether probabilities are written with it.
+            notes: Sentences about the prediction, see `Outcome`.
 
         Raises:
             DataError: The record cannot be written.
@@ -250,7 +255,9 @@ class Provenance:
         former = self._records.get(name)
         had_instances = former is not None and former.instances
         had_probabilities = former is not None and former.probabilities
-        written = _Record(name, model_id.model, model_id.settings, instances, probabilities, complete=True)
+        written = _Record(
+            name, model_id.model, model_id.settings, instances, probabilities, complete=True, notes=notes
+        )
         self._append(
             replace(
                 written,

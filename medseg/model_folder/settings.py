@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -51,9 +51,12 @@ class PredictSettings(Config):
         overlap: Fraction of a window that its neighbour covers.
         blend: Weights within a window.
         mirror_axes: Array axes along which predictions of flipped copies are averaged; empty for none.
-        batch_size: Number of windows per call of the network.
+        batch_size: Number of windows per call of the network; ``auto`` is 1 on a processor, and as many as fit, up to 4, on a
+            CUDA device.
         precision: Number format of the network. ``auto`` is float16 for 3D networks on CUDA devices, bfloat16 for other
-            networks where the hardware multiplies it natively, and float32 elsewhere.
+            networks where the hardware multiplies it natively, and float32 elsewhere. Where ``auto`` chose float16, an image
+            whose logits are not finite is predicted again in bfloat16. ``float32`` is exact; ``tf32`` is float32 whose products
+            keep 10 bits on CUDA devices.
         thick_slices: Interpolation of logits across slices thicker than three times the pixels (on the file's or the
             network's grid): ``linear``, or ``nearest`` as in nnU-Net.
         skip_empty: Label windows that are constant, or only air in CT, as background without running the network.
@@ -70,8 +73,8 @@ class PredictSettings(Config):
     overlap: float = Field(0.5, ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"
     mirror_axes: Axes = ()
-    batch_size: int = Field(1, ge=1)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
     thick_slices: Literal["linear", "nearest"] = "linear"
     skip_empty: bool = True
     crop_to_body: bool = False

@@ -121,15 +121,28 @@ def memory_format(device: torch.device, spatial_dims: int) -> torch.memory_forma
     return torch.contiguous_format if device.type == "cuda" else torch.channels_last_3d
 
 
-def to_channels_last(module: Network, spatial_dims: int) -> Network:
-    """Convert convolution weights to channels-last memory format, which the fast kernels need.
+def to_fast_format(module: Network, device: torch.device, spatial_dims: int) -> Network:
+    """Convert convolution weights to the memory format that is fastest on a device, see `memory_format`.
 
     Args:
         module: Network, changed in place; the values of its weights stay the same.
+        device: Where the network runs.
         spatial_dims: 2 or 3.
 
     Returns:
         `module`.
     """
-    layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
-    return module.to(memory_format=layout)
+    return module.to(memory_format=memory_format(device, spatial_dims))
+
+
+def safer_precision(precision: Precision, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the data type for images whose logits are not finite.
+
+    Args:
+        precision: The precision that was asked for.
+        dtype: What `resolve_precision` returned for it.
+
+    Returns:
+        bfloat16, which has the range of float32, where ``auto`` chose float16; None otherwise.
+    """
+    return torch.bfloat16 if precision == "auto" and dtype == torch.float16 else None

@@ -7,11 +7,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import psutil
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from medseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 """Bytes per GiB. A GPU sold with "8 GB" has 8 GiB, which is also what nnU-Net's presets mean by 8 GB."""
@@ -153,6 +157,58 @@ def _cached_files(group: Path) -> int:
     return sum(
         int(known.get(f"total_{name}", known.get(name, 0))) for name in ("inactive_file", "active_file")
     )
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that this process may still take.
+
+    Blocks that torch's allocator keeps after their tensors were freed count as free, because it uses them again.
+
+    Args:
+        device: The device.
+    """
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch on the CPU
+    "not enough memory",  # torch on the CPU, on Windows
+    "out of memory",  # CUDA's runtime
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory of the host or of a device did not suffice.
+
+    Args:
+        error: The error. Python and numpy raise MemoryError, torch a RuntimeError: its subclass OutOfMemoryError on devices, one
+            with a sentence on the CPU.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _OUT_OF_MEMORY)
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give memory back that freed tensors left with torch's allocator.
+
+    Args:
+        device: Device whose memory is given back.
+    """
+    import gc
+
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def process_memory() -> int:

@@ -71,6 +71,14 @@ def test_autocast_is_off_for_float32():
 def test_channels_last_changes_layout_and_no_value():
     layer = torch.nn.Conv3d(2, 3, 3)
     before = layer.weight.detach().clone()
-    moved = devices.to_channels_last(layer, 3)
+    moved = devices.to_fast_format(layer, CPU, 3)
     assert moved.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.equal(moved.weight, before)
+    assert devices.to_fast_format(layer, CUDA, 3).weight.is_contiguous()
+    assert torch.equal(layer.weight, before)
+
+
+def test_only_a_float16_that_nobody_asked_for_has_something_safer():
+    assert devices.safer_precision("auto", torch.float16) == torch.bfloat16
+    assert devices.safer_precision("float16", torch.float16) is None
+    assert devices.safer_precision("auto", torch.bfloat16) is None

@@ -59,6 +59,11 @@ def add_parser(commands: Any) -> None:
         help="maximum resident memory, such as 6GB (default: half of the free memory)",
     )
     parser.add_argument(
+        "--max-device-memory",
+        metavar="SIZE",
+        help="maximum memory on a CUDA device, such as 8GB (default: nine tenths of the free memory)",
+    )
+    parser.add_argument(
         "--estimate",
         action="store_true",
         help="print the number of windows, the time and the memory for each image, without predicting it",
@@ -96,7 +101,11 @@ def run(options: argparse.Namespace) -> int:
     given = given_options(options)
     images, settings = images_and_settings(options.images)
     check_options(given, bool(images))
-    machine = {"device": options.device, "max_memory": options.max_memory}
+    machine = {
+        "device": options.device,
+        "max_memory": options.max_memory,
+        "max_device_memory": options.max_device_memory,
+    }
     run, model = _run_and_model(Path(options.model))
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:
@@ -140,9 +149,7 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
     return 2 if failed else 0
 
 
-def _predict_out_of_fold(
-    run: RunFolder, *, instances: bool, device: str | None, max_memory: str | None
-) -> int:
+def _predict_out_of_fold(run: RunFolder, *, instances: bool, **machine: str | None) -> int:
     """Predict the cases of a cross-validation that are missing, each by the fold that held it out."""
     from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 
@@ -154,9 +161,7 @@ def _predict_out_of_fold(
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
     def outcomes(progress: Progress) -> Iterator[Outcome]:
-        return predict_out_of_fold(
-            run, pending, instances=instances, device=device, max_memory=max_memory, progress=progress
-        )
+        return predict_out_of_fold(run, pending, instances=instances, progress=progress, **machine)
 
     failed = _follow(outcomes, cases, "slice" if instances else "window")
     print(f"{cases - failed} of {pluralise(cases, 'case')} in {run.predictions}")
@@ -182,6 +187,8 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
                 failed += 1
                 cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
             else:
+                for note in outcome.notes:
+                    cases.write(note, file=sys.stderr)
                 cases.write(f"{outcome.target}  {outcome.seconds:.1f} s")
     return failed
 
@@ -189,20 +196,29 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
 def _print_estimates(models: LoadedModels, cases: Sequence[Case]) -> int:
     """Print the estimated time and memory for each image and return the exit code."""
     from medseg.inference.estimate import estimate_cases
-    from medseg.runtime.memory import format_size
 
-    failed, seconds, memory = 0, 0.0, 0
+    failed, seconds, memory, device_memory = 0, 0.0, 0, 0
     for found in estimate_cases(models.predictors, cases):
         if found.error is not None:
             failed += 1
             print(f"{found.case.id}: {found.error}", file=sys.stderr)
             continue
         windows = " + ".join(map(_windows_text, found.parts))
-        print(f"{found.case.id}  {windows}, {found.seconds:.1f} s, {format_size(found.memory)}", flush=True)
+        sizes = _sizes_text(found.memory, found.device_memory)
+        print(f"{found.case.id}  {windows}, {found.seconds:.1f} s, {sizes}", flush=True)
         seconds, memory = seconds + found.seconds, max(memory, found.memory)
+        device_memory = max(device_memory, found.device_memory)
     total = pluralise(len(cases), "case")
-    print(f"{len(cases) - failed} of {total}: {seconds:.0f} s, at most {format_size(memory)}")
+    print(f"{len(cases) - failed} of {total}: {seconds:.0f} s, at most {_sizes_text(memory, device_memory)}")
     return 2 if failed else 0
+
+
+def _sizes_text(memory: int, device_memory: int) -> str:
+    """Return the memory of the process, and that on the device if it is not the processor."""
+    from medseg.runtime.memory import format_size
+
+    on_device = f" and {format_size(device_memory)} on the device" if device_memory else ""
+    return format_size(memory) + on_device
 
 
 def _windows_text(found: Estimate) -> str:

@@ -35,7 +35,7 @@ def images_and_settings(arguments: Sequence[str]) -> tuple[list[Path], dict[str,
 
     settings = [word for word in arguments if _SETTING.match(word) and not Path(word).exists()]
     values = apply_overrides({}, settings)
-    for name in {"device", "max_memory"} & set(values):
+    for name in {"device", "max_memory", "max_device_memory"} & set(values):
         option = f"--{name.replace('_', '-')}"
         raise ConfigError(f"{name}: found an option among the settings of the model. Give {option} instead.")
     return [Path(word) for word in arguments if word not in settings], values
@@ -64,7 +64,7 @@ def check_options(given: Collection[str], images: bool) -> None:
         )
     if "--instances" in given:
         reason = "instances are found in whole slices by one model. Remove one of the options"
-        others = ("--estimate", "--max-memory", "--ensemble-with", "--probabilities")
+        others = ("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with", "--probabilities")
         _refuse("--instances", given, others, reason)
 
 

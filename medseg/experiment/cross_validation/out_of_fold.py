@@ -99,6 +99,7 @@ def predict_out_of_fold(
     instances: bool = False,
     device: str | None = None,
     max_memory: int | str | None = None,
+    max_device_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Predict held-out cases with the models of their folds, into ``RUN/predictions``.
@@ -109,6 +110,7 @@ def predict_out_of_fold(
         instances: Whether to write instance maps, too.
         device: As for `medseg.load`.
         max_memory: As for `medseg.load`.
+        max_device_memory: As for `medseg.load`.
         progress: Called with (done, total, "window") for each image.
 
     Yields:
@@ -118,7 +120,7 @@ def predict_out_of_fold(
     for one in todo:
         if not one.cases:
             continue
-        predictor = load(one.model, device=device, max_memory=max_memory)
+        predictor = load(one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory)
         models = LoadedModels((predictor,), one.model_id)
         cases = [(case.id, case) for case in one.cases]
         yield from FolderPrediction(models, cases, outputs).run(progress)

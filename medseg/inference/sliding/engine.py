@@ -6,20 +6,35 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.errors import ResourceError, warn_once
 from medseg.inference.sliding.device_export import export_on_device
-from medseg.inference.sliding.labelling import LabelRule
-from medseg.inference.sliding.memory_plan import FRACTION_OF_FREE, MemoryBudget, MemoryPlan, plan_memory
-from medseg.inference.sliding.prepared_prediction import Band, PreparedPrediction
+from medseg.inference.sliding.labelling import LabelRule, NotFiniteError
+from medseg.inference.sliding.memory_plan import (
+    FRACTION_OF_DEVICE,
+    FRACTION_OF_FREE,
+    MemoryBudget,
+    MemoryPlan,
+    plan_memory,
+)
+from medseg.inference.sliding.prepared_prediction import Band, Note, PreparedPrediction
 from medseg.inference.sliding.slab import SlabStorage
 from medseg.inference.sliding.to_file_grid import export_labels
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.io.probability_files import ProbabilityFile
 from medseg.runtime.glibc_memory import keep_freed_memory
-from medseg.runtime.memory import free_memory, process_memory
+from medseg.runtime.memory import (
+    format_size,
+    free_device_memory,
+    free_memory,
+    is_out_of_memory,
+    process_memory,
+    release_memory,
+)
 from medseg.runtime.progress import Progress
 
 _AMPLE_FRACTION = (
@@ -36,6 +51,8 @@ class Engine:
         sliding: The windows and how their logits are combined; its batch size is the largest to use.
         rule: How logits become labels.
         max_memory: Maximum resident memory of the process in bytes; None for a share of what is free.
+        max_device_memory: Maximum memory that torch allocates on the network's device in bytes; None for a share of what is
+            free.
         postprocess_bytes_per_voxel: Bytes per voxel of the label map that post-processing needs, besides the label map,
             after the network is done.
     """
@@ -44,6 +61,7 @@ class Engine:
     sliding: SlidingWindow
     rule: LabelRule
     max_memory: int | None = None
+    max_device_memory: int | None = None
     postprocess_bytes_per_voxel: int = 0
 
     def run(
@@ -51,6 +69,7 @@ class Engine:
         prepared: PreparedPrediction,
         progress: Progress | None = None,
         probabilities: ProbabilityFile | None = None,
+        note: Note = warn_once,
     ) -> None:
         """Predict an image and fill its label map.
 
@@ -58,12 +77,73 @@ class Engine:
             prepared: The image, and the label map to fill.
             progress: Called with (done, total, "window").
             probabilities: File to fill with the probabilities; None for none.
+            note: Called with a sentence if the image had to be predicted in another way than planned.
 
         Raises:
             ConfigError: The allowed memory is too small.
+            ResourceError: The memory did not suffice in any layout.
             ModelError: The network returned NaN or infinity.
         """
+        try:
+            return self._run_in_memory(prepared, progress, probabilities, note)
+        except NotFiniteError:
+            if self.network.safer is None:
+                raise
+        unsafe, safer = (
+            str(dtype).removeprefix("torch.") for dtype in (self.network.dtype, self.network.safer)
+        )
+        note(f"{prepared.where}: logits were not finite in {unsafe}; predicted in {safer} instead")
+        with self.network.in_precision(self.network.safer):
+            return self._run_in_memory(prepared, progress, probabilities, note)
+
+    def _run_in_memory(
+        self,
+        prepared: PreparedPrediction,
+        progress: Progress | None,
+        probabilities: ProbabilityFile | None,
+        note: Note,
+    ) -> None:
+        """Run an image in its planned layout, and in smaller ones if memory does not suffice."""
         plan = self.plan(prepared, probabilities=probabilities)
+        while True:
+            try:
+                return self._run_plan(prepared, plan, progress, probabilities)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split()) or "an array could not be allocated"
+            # Outside of the handler, whose error holds the tensors of the failed try.
+            release_memory(self.network.device)
+            smaller = plan.smaller()
+            if smaller is None:
+                raise ResourceError(self._out_of_memory(prepared, plan, reason))
+            plan = smaller
+            where = "sums on the host" if plan.device != self.network.device else "on the device"
+            self.network.with_batches_of(plan.batch_size)
+            note(
+                f"{prepared.where}: memory did not suffice; predicted with batches of {plan.batch_size}, {where}"
+            )
+
+    def _out_of_memory(self, prepared: PreparedPrediction, plan: MemoryPlan, reason: str) -> str:
+        """Return the message for an image whose prediction fits in no layout."""
+        device, remedy = self.network.device, "Give a smaller --max-memory, or use a machine with more memory"
+        needed, free = plan.peak - process_memory(), free_memory()
+        if device.type == "cuda":
+            needed, free = plan.device_peak, free_device_memory(device)
+            remedy = "Close other programs on the device, or predict with --device cpu"
+        return (
+            f"{prepared.where}: found too little memory on {device} ({reason:.200}): about {format_size(max(needed, 0))} more "
+            f"needed, {format_size(free)} free. {remedy}."
+        )
+
+    def _run_plan(
+        self,
+        prepared: PreparedPrediction,
+        plan: MemoryPlan,
+        progress: Progress | None,
+        probabilities: ProbabilityFile | None,
+    ) -> None:
+        """Run an image in one layout, band by band."""
         sliding, bands = self.windows_for(prepared, plan), prepared.bands(plan.bands, self.sliding)
         counts = [len(sliding.layout(prepared.image.shape[1:], band.columns).boxes) for band in bands]
         with keep_freed_memory(plan.keeps_memory):
@@ -137,17 +217,27 @@ class Engine:
         if probabilities is not None:
             held += probabilities.resident_bytes(prepared.target.file_axis(SLAB_FIRST[0]))
         allowed = self.max_memory or used + int(FRACTION_OF_FREE * free_memory())
-        budget = MemoryBudget(allowed, held, later)
+        budget = MemoryBudget(allowed, held, later, self._device_budget())
         keeps = False
-        if self.max_memory is None:
+        if self.max_memory is None and budget.device is None:
             unmeasured = plan_memory(prepared, self.sliding, budget, self.network, measure=False)
             ample = unmeasured.peak - held < _AMPLE_FRACTION * (allowed - held)
-            keeps = ample and self.network.device.type == "cpu"
+            keeps = ample
             if ample and not measure:
                 return replace(unmeasured, keeps_memory=keeps)
         with keep_freed_memory(keeps):
             measured = plan_memory(prepared, self.sliding, budget, self.network)
         return replace(measured, keeps_memory=keeps)
+
+    def _device_budget(self) -> int | None:
+        """Return the bytes that may still be allocated on the network's device; None on the CPU."""
+        device = self.network.device
+        if device.type != "cuda":
+            return None
+        free = free_device_memory(device)
+        if self.max_device_memory is None:
+            return int(FRACTION_OF_DEVICE * free)
+        return min(free, self.max_device_memory - torch.cuda.memory_allocated(device))
 
 
 def _write_probabilities(

@@ -8,20 +8,21 @@ predicted one after the other. Bands give the same label map; windows that cross
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from medseg.errors import ConfigError
+from medseg.inference.sliding.device_export import VALUES_AT_ONCE
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.slab import SlabStorage, bytes_of_logits
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.runtime.memory import format_size
 
 FRACTION_OF_FREE = 0.5  # of free memory without a budget; the rest is for other programs and the file cache
-FRACTION_OF_GPU = 0.5  # of free GPU memory for the slab; the rest is for the network
+FRACTION_OF_DEVICE = 0.9  # of free device memory without a budget; the rest is for cuDNN and fragments
+EXPORT_ON_DEVICE = 6 * 4 * VALUES_AT_ONCE  # bytes of logits that are interpolated at once
 OVERHEAD = 256 << 20  # bytes for interpolation, compression, and what the allocator keeps
 
 
@@ -36,6 +37,7 @@ class MemoryPlan:
         device: Device of the slab.
         peak: Expected peak of the process's resident memory in bytes.
         keeps_memory: Whether memory is so plentiful that freed blocks may stay with the process.
+        device_peak: Expected peak of the memory allocated on the network's device in bytes; 0 on the CPU.
     """
 
     bands: int
@@ -44,6 +46,15 @@ class MemoryPlan:
     device: torch.device
     peak: int
     keeps_memory: bool = False
+    device_peak: int = 0
+
+    def smaller(self) -> MemoryPlan | None:
+        """Return the next layout to try where memory did not suffice: half the batch, then the slab on the host."""
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        if self.device.type != "cpu":
+            return replace(self, device=torch.device("cpu"))
+        return None
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,13 @@ class MemoryBudget:
         allowed: Maximum.
         held: In use already, including what the prediction needs in any layout.
         postprocess: In use after the network is done and its memory is free again.
+        device: Bytes that may be allocated on the network's device; None on the CPU.
     """
 
     allowed: int
     held: int
     postprocess: int = 0
+    device: int | None = None
 
 
 class MeasuredNetwork(Protocol):
@@ -90,8 +103,8 @@ def plan_memory(
         prepared: The image to predict.
         sliding: The windows, with the batch size that is wanted.
         budget: The memory that may be used.
-        network: The network. If it runs on a GPU, the slab is held there, too, if it fits. If it runs in reduced
-            precision, float16 sums lose nothing that its logits contain.
+        network: The network. If it runs on a CUDA device, the slab is held there, too, in the fastest layout that fits;
+            otherwise on the host. If it runs in reduced precision, float16 sums lose nothing that its logits contain.
         measure: Whether to measure the memory that the network uses; otherwise, it counts as 0.
 
     Returns:
@@ -100,19 +113,59 @@ def plan_memory(
     Raises:
         ConfigError: No layout fits; the message names the smallest sufficient budget.
     """
+    if budget.device is not None:
+        on_device = _plan_on_device(prepared, sliding, budget, network)
+        if on_device is not None:
+            return on_device
+        # The network alone has to fit; its memory is not the host's.
+        sliding, measure = replace(sliding, batch_size=1), False
+    return _plan_on_host(prepared, sliding, budget, network, measure=measure)
+
+
+def _plan_on_device(
+    prepared: PreparedPrediction, sliding: SlidingWindow, budget: MemoryBudget, network: MeasuredNetwork
+) -> MemoryPlan | None:
+    """Return the fastest layout whose slab fits on the network's device, or None."""
+    assert budget.device is not None
+    reduced = network.dtype != torch.float32
+    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=False):
+        image, logits = _slab_parts(
+            prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands
+        )
+        # Two blocks of slices are read ahead, one here and one in pinned memory of the host.
+        needed = 2 * image + logits + _copies_of_logits(sliding, batch, reduced) + EXPORT_ON_DEVICE
+        if needed < budget.device:
+            needed += network.measured_cost(batch)[0]
+        if needed <= budget.device:
+            peak = max(budget.held + 2 * image, budget.postprocess) + OVERHEAD
+            return MemoryPlan(bands, batch, sums, network.device, peak, device_peak=needed)
+    return None
+
+
+def _copies_of_logits(sliding: SlidingWindow, batch: int, reduced: bool) -> int:
+    """Return the bytes of logits besides the network's: a float32 copy; the sum over flips and one flipped copy."""
+    logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
+    return logits * (reduced + (2 if sliding.mirror_axes else 0))
+
+
+def _plan_on_host(
+    prepared: PreparedPrediction,
+    sliding: SlidingWindow,
+    budget: MemoryBudget,
+    network: MeasuredNetwork,
+    *,
+    measure: bool,
+) -> MemoryPlan:
+    """Return the fastest layout whose slab fits into the memory of the host, see `plan_memory`."""
     shape = prepared.image.shape
     reduced = network.dtype != torch.float32
-    gpu = network.device if network.device.type == "cuda" else None
     smallest = None
-    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=gpu is None):
-        columns = [band.columns for band in prepared.bands(bands, sliding)]
-        widest = max(columns, key=lambda c: c.stop - c.start)
-        slab = _slab_bytes(shape, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), widest)
-        if gpu is not None and slab < FRACTION_OF_GPU * torch.cuda.mem_get_info(gpu)[0]:
-            return MemoryPlan(bands, batch, sums, gpu, budget.held + OVERHEAD)
+    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=True):
+        slab = sum(
+            _slab_parts(prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands)
+        )
         logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
-        # Besides what the network uses, its output included: a float32 copy; the sum over flips and one flipped copy.
-        copies = logits * (reduced + (2 if sliding.mirror_axes else 0))
+        copies = _copies_of_logits(sliding, batch, reduced)
         used = network.measured_cost(batch)[0] if measure else 0
         peak = max(budget.held + slab + max(logits, used) + copies, budget.postprocess) + OVERHEAD
         if peak <= budget.allowed:
@@ -126,13 +179,16 @@ def plan_memory(
     )
 
 
-def _slab_bytes(shape: Sequence[int], sliding: SlidingWindow, columns: slice) -> int:
-    """Return the bytes of the slices of image and logits that are held at once."""
+def _slab_parts(prepared: PreparedPrediction, sliding: SlidingWindow, bands: int) -> tuple[int, int]:
+    """Return the bytes of the slices of the image, and of the logits, that the widest of some bands holds at once."""
+    shape = prepared.image.shape
+    each = [band.columns for band in prepared.bands(bands, sliding)]
+    columns = max(each, key=lambda c: c.stop - c.start)
     layout = sliding.layout(shape[1:], columns)
     plane = (columns.stop - columns.start) * math.prod(layout.sizes[2:])
     seen = layout.columns or slice(0, 1)
     image: int = layout.height * (seen.stop - seen.start) * math.prod(layout.sizes[2:]) * shape[0] * 4
-    return image + bytes_of_logits(layout.height, plane, sliding.num_outputs, sliding.storage.sums)
+    return image, bytes_of_logits(layout.height, plane, sliding.num_outputs, sliding.storage.sums)
 
 
 def _layouts(
@@ -154,4 +210,7 @@ def _layouts(
     types = [torch.float32, torch.float16] if reduced else [torch.float32]
     batches = [sliding.batch_size] if sliding.batch_size == 1 else [sliding.batch_size, 1]
     layouts = [(n, sliding.batch_size, dtype) for dtype in types for n in free]
+    if not tight:  # a smaller batch costs less time than windows that are predicted twice
+        batches = [sliding.batch_size >> n for n in range(sliding.batch_size.bit_length())]
+        layouts = [(n, batch, dtype) for batch in batches for dtype in types for n in free]
     return layouts + [(n, batch, types[-1]) for batch in batches for n in bands]

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.errors import warn_once
 from medseg.inference.sliding.slices import Slices
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.windows import SlidingWindow
 from medseg.runtime.progress import Progress
+
+Note = Callable[[str], None]
+"""Takes a sentence about a prediction, for the user and for the record."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,24 @@ class PreparedPrediction:
             all.
         run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
             the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
+        where: Name of the image for messages.
     """
 
     image: Slices
     target: LabelTarget
     axes: tuple[LinearWeights, ...]
     empty_up_to: tuple[float, ...] | None = None
-    run_first_stage: Callable[[Progress | None], Slices] | None = None
+    run_first_stage: Callable[[Progress | None, Note], Slices] | None = None
+    where: str = "image"
 
-    def with_first_stage(self, progress: Progress | None = None) -> PreparedPrediction:
+    def with_first_stage(
+        self, progress: Progress | None = None, note: Note = warn_once
+    ) -> PreparedPrediction:
         """Return the prediction after its first stage, which is run if there is one.
 
         Args:
             progress: Called with (done, total, "window") of the first stage.
+            note: Called with a sentence if the image had to be predicted in another way than planned.
 
         Returns:
             A prediction whose image includes the first stage; this one if there is no first stage or it was run
@@ -63,7 +72,7 @@ class PreparedPrediction:
         """
         if self.run_first_stage is None:
             return self
-        return replace(self, image=self.run_first_stage(progress), run_first_stage=None)
+        return replace(self, image=self.run_first_stage(progress, note), run_first_stage=None)
 
     def bands(self, count: int, sliding: SlidingWindow) -> list[Band]:
         """Split the target along its second axis into bands of similar size.

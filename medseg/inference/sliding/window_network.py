@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +17,8 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.runtime.compilation import prepare_compilation
-from medseg.runtime.devices import autocast, resolve_precision, to_channels_last
-from medseg.runtime.memory import PeakMemory
+from medseg.runtime.devices import autocast, resolve_precision, safer_precision, set_tf32, to_fast_format
+from medseg.runtime.memory import PeakMemory, is_out_of_memory, release_memory
 
 SLAB_FIRST = (2, 0, 1)
 """Order of the network's axes in the engine. The slab always moves along Z, whatever the axes of the file, so that sums of
@@ -35,6 +39,7 @@ class WindowNetwork:
     Attributes:
         device: Device of the network.
         dtype: Number format of the network.
+        safer: Number format for images whose logits are not finite in `dtype`; None if there is none.
         model: The network, on its device.
         volumetric: The network as a function of 3D windows; a 2D network is applied slice by slice.
         window: Voxels of a window along Z, X and Y.
@@ -46,28 +51,66 @@ class WindowNetwork:
 
     def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
         self.device = device
-        self.dtype = resolve_precision(saved.predict.precision, device, model.spatial_dims)
-        self.model = to_channels_last(model.to(device).eval(), model.spatial_dims)
+        self._precision = saved.predict.precision
+        self.dtype = resolve_precision(self._precision, device, model.spatial_dims)
+        self.safer = safer_precision(self._precision, self.dtype)
+        self.model = to_fast_format(model.to(device).eval(), device, model.spatial_dims)
         volumetric = as_volumetric(model, saved.slice_view)
         self.volumetric = compile_for_windows(volumetric) if saved.predict.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._first_stage_labels = saved.num_first_stage_labels
         self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
-        self._measured: dict[int, tuple[int, float]] = {}
+        self._measured: dict[tuple[int, torch.dtype], tuple[int, float]] = {}
+        self._largest_batch = 0
         self.exclusive = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the logits of a batch of windows, on the network's device."""
-        if self.device.type == "cuda" and batch.device.type == "cpu":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        wanted = len(batch)
+        if self.device.type == "cuda":
+            batch = self._on_cuda(batch)
         with torch.inference_mode(), autocast(self.dtype, self.device):
             if self._first_stage_labels:
                 batch = append_one_hot(batch, self._first_stage_labels)
             logits: Tensor = self.volumetric(batch.movedim(2, -1))
-            return logits.movedim(-1, 2)
+            return logits[:wanted].movedim(-1, 2)
+
+    def _on_cuda(self, batch: Tensor) -> Tensor:
+        """Return a batch on the CUDA device, whose kernels are set up for it.
+
+        cuDNN searches for the fastest kernels once for each batch size; a smaller last batch is filled with zeros instead.
+        """
+        set_tf32(self._precision == "tf32")
+        torch.backends.cudnn.benchmark = True
+        if batch.device.type == "cpu":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        self._largest_batch = max(self._largest_batch, len(batch))
+        missing = self._largest_batch - len(batch)
+        return torch.cat([batch, batch.new_zeros((missing, *batch.shape[1:]))]) if missing else batch
+
+    @contextmanager
+    def in_precision(self, dtype: torch.dtype) -> Iterator[None]:
+        """Return a context in which the network runs in another number format.
+
+        Args:
+            dtype: The number format.
+        """
+        usual, self.dtype = self.dtype, dtype
+        try:
+            yield
+        finally:
+            self.dtype = usual
+
+    def with_batches_of(self, batch_size: int) -> None:
+        """Fill smaller batches up to this size only, after larger ones took too much memory.
+
+        Args:
+            batch_size: Number of windows.
+        """
+        self._largest_batch = min(self._largest_batch, batch_size)
 
     def measured_cost(self, batch_size: int) -> tuple[int, float]:
-        """Measure the memory and time of a call.
+        """Measure the memory and time of a call: resident memory on the CPU, allocated memory on a CUDA device.
 
         The network is run only the first time for each batch size.
 
@@ -75,18 +118,39 @@ class WindowNetwork:
             batch_size: Number of windows.
 
         Returns:
-            Peak of the additional resident bytes, and seconds.
+            Peak of the additional bytes, and seconds; infinite where the memory of the device does not suffice.
         """
-        if batch_size not in self._measured:
-            batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
-            with self.exclusive, PeakMemory() as memory:
-                self(batch)
-            began = time.perf_counter()
-            self(batch)
+        key = (batch_size, self.dtype)
+        if key not in self._measured:
+            try:
+                self._measured[key] = self._measure(batch_size)
+            except RuntimeError as error:
+                if self.device.type == "cpu" or not is_out_of_memory(error):
+                    raise
+                self._measured[key] = sys.maxsize, math.inf
+                self.with_batches_of(batch_size - 1)
             if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self._measured[batch_size] = memory.taken, time.perf_counter() - began
-        return self._measured[batch_size]
+                release_memory(self.device)
+        return self._measured[key]
+
+    def _measure(self, batch_size: int) -> tuple[int, float]:
+        if self.device.type == "cuda":
+            self.with_batches_of(batch_size)
+            batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
+            self(batch)  # cuDNN searches for kernels, with memory that later calls do not need
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before, began = torch.cuda.memory_allocated(self.device), time.perf_counter()
+            self(batch)
+            torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - began
+            return torch.cuda.max_memory_allocated(self.device) - before, seconds
+        batch = torch.zeros((batch_size, self._channels, *self.window))
+        with self.exclusive, PeakMemory() as memory:
+            self(batch)
+        began = time.perf_counter()
+        self(batch)
+        return memory.taken, time.perf_counter() - began
 
 
 def compile_for_windows(model: nn.Module) -> nn.Module:
