@@ -6,90 +6,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
-from medseg.errors import ConfigError
-from medseg.inference.batch import Outcome, Segmenter, predict_files
+from medseg.errors import ConfigError, warn_once
+from medseg.inference.batch import Outcome
 from medseg.inference.estimate import CaseEstimate, estimate_cases
-from medseg.inference.instance_batch import predict_instance_files
 from medseg.inference.instances.image_instances import require_instance_model
+from medseg.inference.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.output_files import OutputFiles, PredictionState
-from medseg.inference.predictor import Predictor, load
-from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
-from medseg.inference.provenance import ModelId, Provenance
-from medseg.model_folder.folder import find_model_folder
+from medseg.inference.provenance import Provenance
+from medseg.inference.several_devices import predict_on_devices
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
 
-ModelFolders = str | Path | Sequence[str | Path]
 Images = str | Path | Sequence[str | Path] | Sequence[Case] | Dataset
 Existing = Literal["overwrite", "keep", "update"]
 NamedCase = tuple[str, Case]
-
-
-@dataclass(frozen=True)
-class LoadedModels:
-    """One loaded model, or several for the same labels whose probabilities are averaged.
-
-    Attributes:
-        predictors: One predictor per model folder.
-        model_id: The models and settings, for the provenance of what they predict.
-    """
-
-    predictors: tuple[Predictor, ...]
-    model_id: ModelId
-
-    @classmethod
-    def load(
-        cls,
-        folders: ModelFolders,
-        settings: Mapping[str, object] | None = None,
-        *,
-        device: str | None = None,
-        max_memory: int | str | None = None,
-        max_device_memory: int | str | None = None,
-    ) -> LoadedModels:
-        """Load model folders.
-
-        Args:
-            folders: One model folder, or several to average.
-            settings: Prediction settings that replace the stored ones of every model, see `medseg.load`.
-            device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
-            max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
-            max_device_memory: Maximum memory allocated on a CUDA device, likewise.
-
-        Returns:
-            The predictors, in the order of the folders, and their identity for the provenance record.
-
-        Raises:
-            ModelError: A folder is missing or damaged, or the models have different labels or channels.
-        """
-        listed = [folders] if isinstance(folders, (str, Path)) else list(folders)
-        settings = settings or {}
-        predictors = tuple(
-            load(
-                folder, device=device, max_memory=max_memory, max_device_memory=max_device_memory, **settings
-            )
-            for folder in listed
-        )
-        require_same_task(predictors)
-        return cls(predictors, ModelId.from_folders([find_model_folder(one) for one in listed], settings))
-
-    @property
-    def num_channels(self) -> int:
-        """The number of channels of an image."""
-        return len(self.predictors[0].saved.channel_names)
-
-    def segmenter(self, scratch: Path) -> Segmenter:
-        """Return the predictor, or the ensemble of all, with temporary files in `scratch`."""
-        several = len(self.predictors) > 1
-        return PredictorEnsemble(self.predictors, scratch) if several else self.predictors[0]
 
 
 def named_cases(images: Images, channels: int, reading: ReadingOptions | None = None) -> list[NamedCase]:
@@ -175,29 +111,18 @@ class FolderPrediction:
         """Predict the pending cases and record what wrote them.
 
         Args:
-            progress: Called with (done, total, "window") of each image; with slices if instances are wanted.
+            progress: Called with (done, total, "window") of each image; with slices if instances are wanted. Not called on
+                several devices.
 
         Yields:
-            One outcome per case, in order, once its files are written. A case that fails does not stop the others.
+            One outcome per case, once its files are written; in order on one device. A case that fails does not stop the others.
         """
-        outputs, models = self.outputs, self._models
-        recording = partial(
-            self._provenance.recording,
-            model_id=models.model_id,
-            instances=outputs.instances,
-            probabilities=outputs.probabilities,
-        )
-        if outputs.instances:
-            predictor = models.predictors[0]
-            yield from predict_instance_files(predictor, self.pending, progress=progress, recording=recording)
+        models = self._models
+        if len(models.devices) > 1 and models.source is not None:
+            work = PredictInProcess(models.source, self.outputs, len(models.devices))
+            yield from predict_on_devices(work, [str(one) for one in models.devices], self.pending, warn_once)
         else:
-            yield from predict_files(
-                models.segmenter(outputs.folder),
-                self.pending,
-                progress=progress,
-                probabilities=outputs.probabilities,
-                recording=recording,
-            )
+            yield from predict_pairs(models, self.outputs, self._provenance, self.pending, progress)
 
     def _check_instances(self) -> None:
         """Raise unless a single model finds instances and nothing but these is wanted."""
@@ -249,9 +174,10 @@ def predict(
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
-        device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
+        device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
+            spread cases over; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
-            free.
+            free. On several devices, that of each process.
         max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for nine tenths of what is free.
         progress: Called with (done, total, "window") of each image.
         **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``; see `medseg.load`.

@@ -19,6 +19,32 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_list(devices: str | None) -> tuple[str | None, ...]:
+    """Return the devices that an option names.
+
+    Args:
+        devices: One device, several separated by commas, ``all`` for every CUDA device, or None.
+
+    Returns:
+        The devices; None stands for `best_device`.
+
+    Raises:
+        ConfigError: ``all`` was given and there is no CUDA device.
+
+    Examples:
+        >>> device_list("cuda:0, cuda:1")
+        ('cuda:0', 'cuda:1')
+    """
+    if devices is None:
+        return (None,)
+    if devices == "all":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ConfigError("device: found all, but torch finds no CUDA device. Choose cpu.")
+        return tuple(f"cuda:{number}" for number in range(count))
+    return tuple(name.strip() for name in devices.split(",") if name.strip()) or (devices,)
+
+
 def checked_device(device: torch.device | str | None) -> torch.device:
     """Return a device after a check that a tensor can be created on it.
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.batch import Outcome
     from medseg.inference.estimate import Estimate
-    from medseg.inference.predict_folder import FolderPrediction, LoadedModels
+    from medseg.inference.loaded_models import LoadedModels
+    from medseg.inference.predict_folder import FolderPrediction
     from medseg.runtime.progress import Progress
 
 
@@ -52,7 +53,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"
     )
-    parser.add_argument("--device", help="device, such as cpu or cuda:0 (default: CUDA if available)")
+    parser.add_argument(
+        "--device",
+        help="device, such as cpu or cuda:0; several, such as cuda:0,cuda:1, or all CUDA devices (all) to spread cases over "
+        "(default: CUDA if available)",
+    )
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
@@ -95,8 +100,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
+    from medseg.inference.loaded_models import LoadedModels
     from medseg.inference.output_files import OutputFiles
-    from medseg.inference.predict_folder import Existing, FolderPrediction, LoadedModels, named_cases
+    from medseg.inference.predict_folder import Existing, FolderPrediction, named_cases
 
     given = given_options(options)
     images, settings = images_and_settings(options.images)

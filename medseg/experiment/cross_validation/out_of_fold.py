@@ -14,9 +14,9 @@ from medseg.errors import ConfigError
 from medseg.experiment.held_out import dataset_of_run
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.batch import Outcome
+from medseg.inference.loaded_models import LoadedModels
 from medseg.inference.output_files import OutputFiles, PredictionState
-from medseg.inference.predict_folder import FolderPrediction, LoadedModels
-from medseg.inference.predictor import load
+from medseg.inference.predict_folder import FolderPrediction
 from medseg.inference.provenance import ModelId, Provenance
 from medseg.runtime.progress import Progress
 from medseg.storage.manifest import NAME
@@ -120,7 +120,8 @@ def predict_out_of_fold(
     for one in todo:
         if not one.cases:
             continue
-        predictor = load(one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory)
-        models = LoadedModels((predictor,), one.model_id)
+        models = LoadedModels.load(
+            one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory
+        )
         cases = [(case.id, case) for case in one.cases]
         yield from FolderPrediction(models, cases, outputs).run(progress)

@@ -1,0 +1,177 @@
+"""Model folders that are loaded for the prediction of many cases, on one device or on several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from medseg.data.datasets.cases import Case
+from medseg.inference.batch import Outcome, Segmenter, predict_files
+from medseg.inference.instance_batch import predict_instance_files
+from medseg.inference.output_files import OutputFiles
+from medseg.inference.predictor import Predictor, load
+from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
+from medseg.inference.provenance import ModelId, Provenance
+from medseg.model_folder.folder import find_model_folder
+from medseg.runtime.devices import device_list
+from medseg.runtime.progress import Progress
+
+ModelFolders = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What loads models again in another process.
+
+    Attributes:
+        folders: The model folders.
+        settings: Prediction settings that replace the stored ones.
+        max_memory: Maximum resident memory of a process.
+        max_device_memory: Maximum memory allocated on its CUDA device.
+    """
+
+    folders: tuple[str, ...]
+    settings: dict[str, object]
+    max_memory: int | str | None
+    max_device_memory: int | str | None
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """One loaded model, or several for the same labels whose probabilities are averaged.
+
+    Attributes:
+        predictors: One predictor per model folder.
+        model_id: The models and settings, for the provenance of what they predict.
+        devices: The devices to spread cases over; the predictors are on the first one.
+        source: What `load` was called with, for processes on other devices; None for predictors that were not loaded by it.
+    """
+
+    predictors: tuple[Predictor, ...]
+    model_id: ModelId
+    devices: tuple[str | None, ...] = (None,)
+    source: ModelSource | None = None
+
+    @classmethod
+    def load(
+        cls,
+        folders: ModelFolders,
+        settings: Mapping[str, object] | None = None,
+        *,
+        device: str | None = None,
+        max_memory: int | str | None = None,
+        max_device_memory: int | str | None = None,
+    ) -> LoadedModels:
+        """Load model folders.
+
+        Args:
+            folders: One model folder, or several to average.
+            settings: Prediction settings that replace the stored ones of every model, see `medseg.load`.
+            device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
+                spread cases over; None for CUDA if available.
+            max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
+            max_device_memory: Maximum memory allocated on a CUDA device, likewise.
+
+        Returns:
+            The predictors, in the order of the folders, and their identity for the provenance record.
+
+        Raises:
+            ModelError: A folder is missing or damaged, or the models have different labels or channels.
+        """
+        listed = [folders] if isinstance(folders, (str, Path)) else list(folders)
+        settings = settings or {}
+        devices = device_list(device)
+        predictors = tuple(
+            load(
+                folder,
+                device=devices[0],
+                max_memory=max_memory,
+                max_device_memory=max_device_memory,
+                **settings,
+            )
+            for folder in listed
+        )
+        require_same_task(predictors)
+        model_id = ModelId.from_folders([find_model_folder(one) for one in listed], settings)
+        source = ModelSource(tuple(map(str, listed)), dict(settings), max_memory, max_device_memory)
+        return cls(predictors, model_id, devices, source)
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of an image."""
+        return len(self.predictors[0].saved.channel_names)
+
+    def segmenter(self, scratch: Path) -> Segmenter:
+        """Return the predictor, or the ensemble of all, with temporary files in `scratch`."""
+        several = len(self.predictors) > 1
+        return PredictorEnsemble(self.predictors, scratch) if several else self.predictors[0]
+
+
+def predict_pairs(
+    models: LoadedModels,
+    outputs: OutputFiles,
+    provenance: Provenance,
+    pairs: Iterable[tuple[Case, Path]],
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Predict cases in this process and record what wrote them.
+
+    Args:
+        models: One model, or several to average.
+        outputs: The folder and the kinds of files to write.
+        provenance: The records of the folder.
+        pairs: Each case and the file of its label map; consumed as cases are read.
+        progress: Called with (done, total, "window") of each image; with slices if instances are wanted.
+
+    Yields:
+        One outcome per case, in order, once its files are written.
+    """
+    recording = partial(
+        provenance.recording,
+        model_id=models.model_id,
+        instances=outputs.instances,
+        probabilities=outputs.probabilities,
+    )
+    if outputs.instances:
+        predictor = models.predictors[0]
+        yield from predict_instance_files(predictor, pairs, progress=progress, recording=recording)
+    else:
+        yield from predict_files(
+            models.segmenter(outputs.folder),
+            pairs,
+            progress=progress,
+            probabilities=outputs.probabilities,
+            recording=recording,
+        )
+
+
+@dataclass(frozen=True)
+class PredictInProcess:
+    """The work of one process of several, see `medseg.inference.several_devices.Work`.
+
+    Attributes:
+        source: The models.
+        outputs: The folder and the kinds of files to write.
+        processes: Number of processes that share the processor.
+    """
+
+    source: ModelSource
+    outputs: OutputFiles
+    processes: int
+
+    def __call__(self, device: str, pairs: Iterator[tuple[Case, Path]]) -> Iterator[Outcome]:
+        """Load the models on the device and predict the cases."""
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.processes))
+        source = self.source
+        models = LoadedModels.load(
+            source.folders,
+            source.settings,
+            device=device,
+            max_memory=source.max_memory,
+            max_device_memory=source.max_device_memory,
+        )
+        yield from predict_pairs(models, self.outputs, Provenance(self.outputs.folder), pairs)

@@ -1,0 +1,197 @@
+"""Prediction of many cases on several devices: one process per device, which take their cases from one queue.
+
+A process that ends unexpectedly is reported, and the cases that it had are each predicted again in a process of their own, so
+that only the case that ends it fails.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from medseg.data.datasets.cases import Case
+from medseg.errors import MedsegError, ResourceError
+from medseg.inference.batch import Outcome
+
+Pair = tuple[Case, Path]
+_AHEAD = 3  # cases of one process: one is written, one predicted, one read
+_PATIENCE = 20.0  # seconds for a process to end by itself before it is killed
+
+
+class Work(Protocol):
+    """What a process does; it is sent there, so it has to be picklable."""
+
+    def __call__(self, device: str, pairs: Iterator[Pair]) -> Iterator[Outcome]:
+        """Predict the pairs of case and label map on a device and yield one outcome each, in order."""
+
+
+def predict_on_devices(
+    work: Work, devices: Sequence[str], pairs: Sequence[Pair], on_restart: Any = None
+) -> Iterator[Outcome]:
+    """Predict cases on several devices.
+
+    Args:
+        work: What each process does.
+        devices: The devices, one process each.
+        pairs: Each case and the file of its label map.
+        on_restart: Called with a sentence when a process ended unexpectedly; None for nothing.
+
+    Yields:
+        One outcome per case, in the order in which they are done.
+
+    Raises:
+        MedsegError: A process could not start its work, for example because a model cannot be loaded.
+    """
+    queue, suspects = deque(pairs), deque[Pair]()
+    workers: list[_Worker] = []
+    try:
+        workers = [_Worker(work, device) for device in devices[: len(queue)]]
+        for _ in range(_AHEAD):
+            for worker in workers:
+                worker.feed(queue)
+        while workers:
+            for worker in _ready(workers):
+                outcome = worker.receive()
+                if outcome is not None:
+                    yield outcome
+                    worker.feed(queue)
+                    continue
+                workers.remove(worker)
+                how = worker.close()
+                if worker.pairs:
+                    _note(
+                        on_restart, f"{worker.device}: the process ended {how}; its cases are predicted again"
+                    )
+                    suspects.extend(worker.pairs)
+                    if queue:
+                        workers.append(_Worker(work, worker.device))
+                        for _ in range(_AHEAD):
+                            workers[-1].feed(queue)
+        for number, pair in enumerate(suspects):
+            workers = [_Worker(work, devices[number % len(devices)])]
+            yield _predicted_alone(workers[0], pair)
+            workers = []
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _predicted_alone(worker: _Worker, pair: Pair) -> Outcome:
+    """Return the outcome of a case in a process of its own, which is an error if the process ends again."""
+    worker.feed(deque([pair]))
+    worker.feed(deque())
+    outcome = worker.receive()
+    how = worker.close()
+    if outcome is not None:
+        return outcome
+    error = ResourceError(
+        f"{pair[0].id}: the process on {worker.device} ended {how} twice. Signal 9 is often a lack of memory: give --max-memory, or "
+        "predict on fewer devices at once."
+    )
+    return Outcome(*pair, error=error)
+
+
+def _note(on_restart: Any, sentence: str) -> None:
+    if on_restart is not None:
+        on_restart(sentence)
+
+
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Wait until processes have something to say or have ended, and return them."""
+    found = wait([worker.connection for worker in workers])
+    return [worker for worker in workers if worker.connection in found]
+
+
+@dataclass
+class _Worker:
+    """A process and the cases that it has.
+
+    Attributes:
+        work: What it does.
+        device: Its device.
+        pairs: The cases that it was sent and has not finished, in order.
+    """
+
+    work: Work
+    device: str
+    pairs: deque[Pair] = field(default_factory=deque)
+    connection: Connection[Any, Any] = field(init=False)
+    process: BaseProcess = field(init=False)
+    _fed: bool = False
+
+    def __post_init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_run, args=(self.work, self.device, other), daemon=True)
+        self.process.start()
+        other.close()  # so that the end of the process is the end of the connection
+
+    def feed(self, queue: deque[Pair]) -> None:
+        """Send the next case of the queue, or the end if there is none."""
+        if self._fed:
+            return
+        pair = queue.popleft() if queue else None
+        self._fed = pair is None
+        if pair is not None:
+            self.pairs.append(pair)
+        try:
+            self.connection.send(pair)
+        except OSError:  # the process has ended, which `receive` finds out
+            self._fed = True
+
+    def receive(self) -> Outcome | None:
+        """Return the next outcome, or None if the process has ended."""
+        try:
+            found = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        if isinstance(found, MedsegError):
+            raise found
+        self.pairs.popleft()
+        return found  # type: ignore[no-any-return]
+
+    def close(self) -> str:
+        """Wait for the end of the process and return how it ended."""
+        self.process.join(_PATIENCE)
+        if self.process.exitcode is None:
+            self.stop()
+        code = self.process.exitcode or 0
+        return f"with signal {-code}" if code < 0 else f"with exit code {code}"
+
+    def stop(self) -> None:
+        """End the process; files that it has not completed are removed by itself."""
+        self.process.terminate()
+        self.process.join(_PATIENCE)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+
+
+def _run(work: Work, device: str, connection: Connection[Any, Any]) -> None:
+    """Predict the cases that come through the connection and send their outcomes back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished files are removed
+    try:
+        for outcome in work(device, _received(connection)):
+            connection.send(outcome)
+    except MedsegError as error:
+        connection.send(error)
+
+
+def _received(connection: Connection[Any, Any]) -> Iterator[Pair]:
+    while True:
+        try:
+            pair: Pair | None = connection.recv()
+        except EOFError:  # the parent has ended
+            return
+        if pair is None:
+            return
+        yield pair
