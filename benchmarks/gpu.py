@@ -1,4 +1,4 @@
-"""Compare medseg, nnU-Net and MONAI on one GPU: windows, file to file, training steps, and Dice after some seconds.
+"""Compare medseg, nnU-Net and MONAI on one GPU: its ceiling, windows, file to file, training steps, and Dice after some seconds.
 
     python benchmarks/gpu.py --work WORK --image CT.nii.gz --data Task04_Hippocampus [STAGE ...]
 
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 WORKERS = Path(__file__).with_name("gpu_workers.py")
-STAGES = ("prepare", "families", "windows", "file", "steps", "train")
+STAGES = ("ceiling", "prepare", "families", "windows", "file", "steps", "train")
 
 
 def main() -> None:

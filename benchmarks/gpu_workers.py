@@ -100,6 +100,32 @@ def prepare(bench: Bench, image: str) -> None:
     say(stage="prepare", shape=list(fine.data.shape[1:]))
 
 
+def ceiling(bench: Bench) -> None:
+    """Print the device, and how fast it multiplies large matrices and copies a large tensor."""
+    import torch
+
+    cuda = bench.device.startswith("cuda")
+    name = torch.cuda.get_device_name(bench.device) if cuda else "processor"
+    size, values = (512, 1 << 22) if bench.toy else (8192, 1 << 30)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32) if cuda else (torch.float32,):
+        left, right = torch.randn(2, size, size, device=bench.device).to(dtype)
+        seconds = bench.median_seconds(lambda left=left, right=right: left @ right)  # type: ignore[misc]
+        say(stage="ceiling", device=name, dtype=str(dtype), tflops=2 * size**3 / seconds / 1e12)
+    source = torch.zeros(values, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    seconds = bench.median_seconds(lambda: target.copy_(source))
+    say(stage="ceiling", device=name, copy_gb_per_s=2 * values / seconds / 1e9)
+
+
+def _flops(network: Any, image: Any) -> int:
+    """Return the floating-point operations of a call, from the shapes of convolutions and products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    return int(counter.get_total_flops())
+
+
 def families(bench: Bench) -> None:
     """Train one step and predict once with a model of each family."""
     import torch
@@ -134,12 +160,15 @@ def _time_windows(bench: Bench, tool: str, network: Any, dtype: Any, memory_form
         enabled = dtype != torch.float32
         with torch.inference_mode(), torch.autocast(torch.device(bench.device).type, dtype, enabled=enabled):
             seconds = bench.median_seconds(lambda image=image: network(image)) / batch  # type: ignore[misc]
+            flops = None if "compiled" in tool else _flops(network, image) / batch
         say(
             stage="windows",
             tool=tool,
             dtype=str(dtype),
             batch=batch,
             ms=1000 * seconds,
+            # to compare with the products of the stage "ceiling" in the same data type
+            tflops=None if flops is None else flops / seconds / 1e12,
             peak_gb=bench.peak_gb(),
         )
 
@@ -161,11 +190,14 @@ def windows_medseg(bench: Bench) -> None:
     import torch
 
     import medseg
+    from medseg.runtime.devices import memory_format, set_tf32
 
     torch.backends.cudnn.benchmark = True
-    for precision in ("auto", "float32"):
+    for precision in ("auto", "tf32", "float32"):
         network = medseg.load(bench.models[1], device=bench.device, precision=precision).network
-        _time_windows(bench, "medseg", network.volumetric, network.dtype, torch.channels_last_3d)
+        layout = memory_format(torch.device(bench.device), 3)
+        set_tf32(precision == "tf32")
+        _time_windows(bench, f"medseg {precision}", network.volumetric, network.dtype, layout)
 
 
 def file_nnunet(bench: Bench, mirror: str) -> None:
