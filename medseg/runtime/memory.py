@@ -166,6 +166,9 @@ def free_device_memory(device: torch.device) -> int:
 
     Args:
         device: The device.
+
+    Returns:
+        Bytes.
     """
     import torch
 
@@ -188,6 +191,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     Args:
         error: The error. Python and numpy raise MemoryError, torch a RuntimeError: its subclass OutOfMemoryError on devices, one
             with a sentence on the CPU.
+
+    Returns:
+        True for each of these.
     """
     if isinstance(error, MemoryError):
         return True

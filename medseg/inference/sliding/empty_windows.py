@@ -75,6 +75,9 @@ class EmptyWindows:
 
         Args:
             box: Box of the window in the padded image.
+
+        Returns:
+            True if no channel exceeds its limit.
         """
         maxima = self._maxima[:, box[0], self._number[_key(box[1:])]].max(axis=1).astype(np.float64)
         return bool((maxima <= self._limits).all())

@@ -86,6 +86,9 @@ class ImageSlab:
 
         Args:
             stops: Ascending ends of the slices that `move_to` will be called with.
+
+        Returns:
+            The image whose slices are prepared, a context manager that closes it.
         """
         ranges = pairwise([0, *stops])
         inside = (self._inside(start, end) for start, end in ranges)

@@ -14,12 +14,13 @@ import triton.language as tl
 def partial_moments(x, moments, voxels, part, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Write the mean of one part of a row, and the sum of squares about that mean.
 
-    Args:
-        x: Rows of voxels, contiguous.
-        moments: Float32 output `(rows, parts, 2)`.
-        voxels: Voxels of a row.
-        part: Voxels of a part, a multiple of BLOCK.
-        BLOCK: Voxels that are read at a time.
+    A launch passes
+
+    - `x`: Rows of voxels, contiguous.
+    - `moments`: Float32 output `(rows, parts, 2)`.
+    - `voxels`: Voxels of a row.
+    - `part`: Voxels of a part, a multiple of BLOCK.
+    - `BLOCK`: Voxels that are read at a time.
     """
     row = tl.program_id(0)
     number = tl.program_id(1)
@@ -62,20 +63,21 @@ def normalise(  # type: ignore[no-untyped-def]
 ):
     """Write the normalised, scaled and activated values of one part of a row.
 
-    Args:
-        x: Rows of voxels, contiguous.
-        moments: What `partial_moments` wrote.
-        weight: Scale of each channel.
-        bias: Shift of each channel.
-        out: Output, like `x`.
-        voxels: Voxels of a row.
-        part: Voxels of a part, a multiple of BLOCK.
-        channels: Number of channels.
-        parts: Number of parts of a row.
-        eps: Constant added to the variance.
-        slope: Factor of negative values.
-        PARTS: Power of 2, at least `parts`.
-        BLOCK: Voxels that are read at a time.
+    A launch passes
+
+    - `x`: Rows of voxels, contiguous.
+    - `moments`: What `partial_moments` wrote.
+    - `weight`: Scale of each channel.
+    - `bias`: Shift of each channel.
+    - `out`: Output, like `x`.
+    - `voxels`: Voxels of a row.
+    - `part`: Voxels of a part, a multiple of BLOCK.
+    - `channels`: Number of channels.
+    - `parts`: Number of parts of a row.
+    - `eps`: Constant added to the variance.
+    - `slope`: Factor of negative values.
+    - `PARTS`: Power of 2, at least `parts`.
+    - `BLOCK`: Voxels that are read at a time.
     """
     row = tl.program_id(0)
     number = tl.program_id(1)
