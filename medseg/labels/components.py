@@ -102,10 +102,7 @@ def keep_largest_components(
         if not found:
             continue
         box = union_of_boxes(found, classes.shape)
-        inside = classes[box]
-        mask = np.zeros(inside.shape, bool, order="F")
-        for index in range(inside.shape[-1]):  # np.isin creates 64-bit copies, so work slice by slice
-            mask[..., index] = np.isin(inside[..., index], group)
+        mask = _inside(classes[box], group)
         components, count = connected_components(mask)
         del mask
         if count < 2:
@@ -116,3 +113,13 @@ def keep_largest_components(
         for here, part in zip(result[box], components, strict=True):
             here[removed[part]] = 0
     return result
+
+
+def _inside(classes: NDArray[Any], group: Sequence[int]) -> NDArray[np.bool_]:
+    """Return the voxels of some classes."""
+    if len(group) == 1:
+        return np.asarray(classes == group[0])
+    mask = np.empty(classes.shape, bool, order="F")
+    for index in range(classes.shape[-1]):  # np.isin creates 64-bit copies, so work slice by slice
+        mask[..., index] = np.isin(classes[..., index], group)
+    return mask

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
     from medseg.train.trainer import Trainer
 
+NNUNET_EPOCH = 250
+"""Steps of one of nnU-Net's 1,000 epochs (Isensee et al. 2021)."""
+
 
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
@@ -186,9 +189,33 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
                 if is_main_process():
                     bar(report.step, report.steps, "step")
                     bar.write(str(report))
+        max_time = trainer.settings.max_time
+        if max_time is not None and trainer.step == trainer.steps and is_main_process():
+            print(f"{name}: {steps_in_words(trainer.step, max_time)}", flush=True)
     except KeyboardInterrupt:
         raise
     except Exception as error:
         if hasattr(error, "exit_code") and error.exit_code > 3 and is_main_process():
             print(f"resume with: {go_on}", file=sys.stderr)
         raise
+
+
+def steps_in_words(steps: int, max_time: str) -> str:
+    """Return how many steps were trained within a time budget, with advice if they are too few to learn much.
+
+    Args:
+        steps: Steps of the finished training.
+        max_time: Its ``train.max_time``.
+
+    Returns:
+        One sentence, or two.
+    """
+    from medseg.runtime.formatting import pluralise
+
+    found = f"train.max_time={max_time} was enough for {pluralise(steps, 'step')}"
+    if steps >= NNUNET_EPOCH:
+        return found
+    return (
+        f"{found}, fewer than the {NNUNET_EPOCH} of one of nnU-Net's 1,000 epochs. Give more time, or take smaller patches "
+        "or a smaller network."
+    )
