@@ -46,7 +46,7 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
             reports.append(Report(str(path), tuple(_model_findings(path))))
         elif _is_described(path):
             found = check_dataset(path, options)
-            reports.append(Report(str(path), found.findings, found.cases))
+            reports.append(Report(str(path), found.findings, found.cases, datasets=(found,)))
         else:
             images.append(path)
     if images:

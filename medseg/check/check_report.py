@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg.check.cases.check_case import CheckedCase
 from medseg.check.codes import SEVERITIES
+from medseg.check.datasets.check_dataset import CheckedDataset
 from medseg.check.finding import Finding
 from medseg.runtime.formatting import pluralise, single_line
 
@@ -27,12 +28,14 @@ class Report:
         findings: Findings, the worst first.
         cases: The checked cases.
         passed: What was checked without a finding, one sentence each, such as the self-test of a model.
+        datasets: The datasets among what was checked.
     """
 
     title: str
     findings: tuple[Finding, ...]
     cases: tuple[CheckedCase, ...] = ()
     passed: tuple[str, ...] = ()
+    datasets: tuple[CheckedDataset, ...] = ()
 
     def __post_init__(self) -> None:
         ordered = sorted(
@@ -120,4 +123,5 @@ def merged(reports: Sequence[Report]) -> Report:
         tuple(finding for one in reports for finding in one.findings),
         tuple(case for one in reports for case in one.cases),
         tuple(line for one in reports for line in one.passed),
+        tuple(dataset for one in reports for dataset in one.datasets),
     )

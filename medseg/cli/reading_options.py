@@ -39,6 +39,11 @@ def add_reading_options(parser: Any, *, labels: bool = True, datasets: bool = Fa
             help="folder that absolute paths and paths with .. in a dataset.json or table may point into (default: the "
             "folder of the dataset)",
         )
+        parser.add_argument(
+            "--repairs",
+            metavar="FILE",
+            help="apply the repairs that medseg check --repair wrote (default: none)",
+        )
 
 
 def reading_options(options: argparse.Namespace) -> ReadingOptions:
@@ -49,4 +54,5 @@ def reading_options(options: argparse.Namespace) -> ReadingOptions:
         options.orientation_from,
         getattr(options, "trust_label_array", False),
         getattr(options, "files_root", None),
+        getattr(options, "repairs", None),
     )

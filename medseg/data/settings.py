@@ -118,6 +118,7 @@ class DataSettings(Config):
             on the grid of the image as it is stored; otherwise it is refused.
         files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
             into; null allows only the folder of the dataset.
+        repairs: File written by ``medseg check --repair`` with repairs to apply when files are read; null for none.
         splits: JSON file with splits, such as nnU-Net's ``splits_final.json``, to use instead of `folds`; null for none.
     """
 
@@ -133,12 +134,13 @@ class DataSettings(Config):
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
     files_root: str | None = None
+    repairs: str | None = None
     splits: str | None = None
 
     @property
     def reading(self) -> ReadingOptions:
         """What is decided about files whose headers are wrong, and about where files may be."""
-        return ReadingOptions(self.orientation_from, self.trust_label_array, self.files_root)
+        return ReadingOptions(self.orientation_from, self.trust_label_array, self.files_root, self.repairs)
 
 
 class PreprocessSettings(Config):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.data.datasets.read_case import read_case_label, read_case_objects
+from medseg.data.datasets.read_case import read_case_label, read_case_objects, read_repaired_labels
 from medseg.errors import DataError
 from medseg.evaluation.instances.pairs import InstancePair
 from medseg.evaluation.label_maps.pairs import Pair
@@ -15,7 +15,6 @@ from medseg.experiment.config import EvaluateSettings
 from medseg.experiment.resolve_data import find_dataset, labels_of
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.provenance import Provenance, model_hash
-from medseg.io.files import read_labels
 from medseg.io.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
@@ -164,7 +163,7 @@ def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None
 def _components_of_label(case: Case) -> InstanceFile:
     """Return the connected components of a case's label map as instances."""
     assert case.label is not None
-    label = read_labels(case.label, orientation_from=case.reading.orientation_from)
+    label = read_repaired_labels(case.label, case.reading)
     parts = Instances.from_components(label.data[0])
     values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
     return InstanceFile(label.with_data(parts.to_map()[None]), values)

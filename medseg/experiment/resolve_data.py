@@ -32,7 +32,7 @@ def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     data = experiment.data
     found = {
         key: str(Path(value).resolve())
-        for key in ("path", "splits", "files_root")
+        for key in ("path", "splits", "files_root", "repairs")
         if (value := getattr(data, key))
     }
     model = experiment.model.to_plain()

@@ -39,9 +39,10 @@ from medseg.train.training_run import BEST, CHECKPOINTS, MODEL
 
 FORMAT = 1
 RECORD = "run.json"
+_REPAIRS = "repairs.yaml"  # a copy of data.repairs
 _FOLD = re.compile(r"fold_([0-9]+)")
 _BEFORE_CONFIG = {
-    LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE,
+    LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE, _REPAIRS,
 }  # fmt: skip
 
 
@@ -283,7 +284,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self}: found a file, expected a folder for the folds. Choose another one.")
         present = self._names() if self.path.exists() else set()
-        known = {RECORD, "config.yaml", "splits.json", "preprocessing.yaml"}
+        known = {RECORD, "config.yaml", "splits.json", "preprocessing.yaml", _REPAIRS}
         single = "config.yaml" in present and not self.is_cross_validation
         if present - known or single:
             found = "a single run" if single else ", ".join(sorted(present - known)[:3])
@@ -321,6 +322,7 @@ class RunFolder:
         write_text(self.labels, labels.to_tsv())
         if self.fold_of is None:
             write_text(self.preprocessing, preprocessing.to_yaml())
+        self._keep_repairs(experiment)
         self.write_config(experiment)
 
     def open_for_folds(
@@ -336,7 +338,13 @@ class RunFolder:
         self.write_record(RunRecord(kind="cross_validation"))
         write_splits(splits, self.splits)
         write_text(self.preprocessing, preprocessing.to_yaml())
+        self._keep_repairs(experiment)
         self.write_config(experiment)
+
+    def _keep_repairs(self, experiment: ExperimentConfig) -> None:
+        """Keep a copy of the repairs with which the data were read."""
+        if experiment.data.repairs is not None:
+            write_text(self.path / _REPAIRS, Path(experiment.data.repairs).read_text(encoding="utf-8"))
 
     def write_config(self, experiment: ExperimentConfig) -> None:
         """Write ``config.yaml``."""

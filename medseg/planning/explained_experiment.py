@@ -122,6 +122,8 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         tree["trust_label_array"] = Explained(True, "as requested")
     if source.reading.files_root is not None:
         tree["files_root"] = Explained(str(Path(source.reading.files_root).resolve()), "as requested")
+    if source.reading.repairs is not None:
+        tree["repairs"] = Explained(str(Path(source.reading.repairs).resolve()), "as requested")
     if not f.named:
         tree["labels"] = Explained(
             f.labels, "the dataset names no labels: these are the values in its label maps; rename them"

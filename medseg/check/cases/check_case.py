@@ -16,6 +16,8 @@ from medseg.check.cases.label_findings import first_index, fragments, label_valu
 from medseg.check.cases.thumbnails import thumbnail
 from medseg.check.finding import Finding, relative_name
 from medseg.data.datasets.cases import Case
+from medseg.data.datasets.read_case import repaired_values
+from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number, pluralise
 from medseg.volumes.grid import Grid, reorientation_like
@@ -192,7 +194,7 @@ def _check_label(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping
     name = work.name(path)
     if grid is not None:
         _compare_grids(work, path, volume.grid, grid, "LABEL", trusted=case.reading.trust_label_array)
-    values = label_values(volume, name, case.id)
+    values = label_values(_repaired(volume, work, path), name, case.id)
     work.findings += values.findings
     if values.whole is None:
         return None, None
@@ -202,6 +204,17 @@ def _check_label(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping
         work.findings.append(found)
     label = volume.with_data(values.whole[None], kind="label")
     return label, values.counts
+
+
+def _repaired(volume: Volume, work: _Work, path: Path) -> Volume:
+    """Return a label map with the repairs of its values; values that a repair does not fit stay as they are."""
+    reading = work.case.reading
+    if not reading.round_labels and not reading.label_values:
+        return volume
+    try:
+        return volume.with_data(repaired_values(volume.data, reading, path))
+    except DataError:
+        return volume
 
 
 def _check_instances(work: _Work, grid: Grid | None) -> None:

@@ -20,8 +20,6 @@ from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.volume import Volume
 
-ROUNDED_WITHIN = 0.1
-"""Largest distance to a whole number at which a repair may round all values of a label map."""
 FEWEST_INSTANCES = 10
 _WHOLE_LABEL, _LARGEST_FRAGMENT = 0.99, 0.001  # fractions of a label's voxels
 _FEWEST_VOXELS = 1000  # of a label that is searched for fragments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from medseg.data.datasets.cases import Dataset, ReadingOptions
 from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
 from medseg.data.datasets.names import visible_files
+from medseg.data.datasets.repairs import OutdatedRepairsError
 from medseg.errors import DataError, collected_warnings
 from medseg.io.files import suffix_of
 from medseg.runtime.formatting import pluralise
@@ -63,6 +64,19 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
             findings.append(
                 Finding("LABEL_WITHOUT_IMAGE", relative_name(file, root), "image", "no image of this name")
             )
+    except OutdatedRepairsError as error:
+        outdated = [
+            Finding(
+                "REPAIR_OUTDATED",
+                file,
+                one.action,
+                "another content than when the repair was written",
+                case=one.case,
+            )
+            for one, file in error.entries
+        ]
+        listed = list_dataset(path, layout, reading and replace(reading, repairs=None))
+        return replace(listed, findings=(*outdated, *listed.findings))
     except DataError as error:
         parts = message_parts(str(error), path, root / description, root)
         found = parts.found if parts.found else str(error)

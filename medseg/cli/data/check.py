@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--splits", metavar="FILE", help="JSON file with splits to check (default: the one in the folder)"
     )
+    parser.add_argument(
+        "--repair",
+        metavar="FILE",
+        help="propose repairs, which --repairs or data.repairs applies when files are read; no file of the dataset is changed",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file of repairs")
     parser.add_argument("--all", action="store_true", help="list every finding (default: 20 of each code)")
     parser.add_argument(
         "--layout",
@@ -46,11 +53,18 @@ def add_parser(commands: Any) -> None:
         type=int,
         help="processes that check cases, each with one case in memory (default: one per core for large datasets, else 0)",
     )
-    add_reading_options(parser)
+    add_reading_options(parser, datasets=True)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code: 2 if there are errors."""
+    from medseg.errors import ConfigError
+
+    if options.repair is not None and Path(options.repair).exists() and not options.overwrite:
+        raise ConfigError(
+            f"{options.repair}: found a file, expected a new one, because a file of repairs may have been edited. Choose another "
+            "name, or give --overwrite."
+        )
     from medseg.check.check_paths import check_paths
     from medseg.check.datasets.check_dataset import CheckOptions
     from medseg.runtime.progress import progress_bar
@@ -71,6 +85,26 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_ERRORS if report.counts["error"] else 0
 
 
+def _write_repairs(report: Report, options: argparse.Namespace) -> None:
+    """Write proposals of repairs of the only dataset, and print what they do."""
+    from collections import Counter
+
+    from medseg.check.propose_repairs import propose_repairs
+    from medseg.errors import ConfigError
+
+    if len(report.datasets) != 1:
+        raise ConfigError(
+            f"--repair: found {len(report.datasets)} datasets, expected one. Check each dataset by itself."
+        )
+    repairs = propose_repairs(report.datasets[0])
+    repairs.save(options.repair)
+    counts = Counter(repair.action for repair in repairs.repairs)
+    print(
+        f"repairs: {options.repair} ({', '.join(f'{n} {action}' for action, n in counts.items()) or 'none'})",
+        file=sys.stderr,
+    )
+
+
 def _write(report: Report, options: argparse.Namespace) -> None:
     """Print the report and write the files that the user asked for."""
     from medseg.check.check_page import write_page
@@ -82,5 +116,7 @@ def _write(report: Report, options: argparse.Namespace) -> None:
         print(report.text(0 if options.all else 20))
     if options.json not in (None, "-"):
         write_text(options.json, report.json())
+    if options.repair is not None:
+        _write_repairs(report, options)
     if options.html is not None:
         write_page(report, options.html)

@@ -81,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
             data.append("data.trust_label_array=true")
         if options.files_root:
             data.append(f"data.files_root={options.files_root}")
+        if options.repairs:
+            data.append(f"data.repairs={options.repairs}")
         experiment = Experiment.load(options.config, *options.overrides, *data)
         folder = Path(options.run or f"runs/{experiment.name}")
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation

@@ -27,11 +27,17 @@ class ReadingOptions:
             on the grid of the image as it is stored.
         files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
             into; None allows only the folder of the dataset.
+        repairs: File of repairs to apply to a dataset, as `medseg.data.datasets.repairs` describes it.
+        label_values: Old and new label value of a repair.
+        round_labels: Whether label values within 0.1 of whole numbers are rounded, by a repair.
     """
 
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
     files_root: str | None = None
+    repairs: str | None = None
+    label_values: tuple[tuple[int, int], ...] = ()
+    round_labels: bool = False
 
 
 UNDECIDED = ReadingOptions()

@@ -14,6 +14,7 @@ from medseg.data.datasets.case_tables import TABLE_NAME
 from medseg.data.datasets.cases import Dataset, ReadingOptions, require_files
 from medseg.data.datasets.image_folders import IMAGES
 from medseg.data.datasets.layout_registry import LAYOUTS, Layout, ordered_layouts
+from medseg.data.datasets.repairs import apply_repairs
 from medseg.errors import DataError, did_you_mean
 
 
@@ -57,6 +58,7 @@ def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions |
         Dataset whose files may be missing.
 
     Raises:
+        OutdatedRepairsError: Files changed after their repairs were written.
         UnpairedMapsError: Maps in folders have no image of the same name; the error holds the dataset without them.
         DataError: As for `read_dataset`, except missing files.
     """
@@ -77,7 +79,9 @@ def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions |
         )
     if reading is None:
         return dataset
-    return replace(dataset, cases=tuple(replace(case, reading=reading) for case in dataset.cases))
+    decided = replace(reading, repairs=None)  # of a case, only what its own repairs say counts
+    dataset = replace(dataset, cases=tuple(replace(case, reading=decided) for case in dataset.cases))
+    return dataset if reading.repairs is None else apply_repairs(dataset, reading.repairs)
 
 
 def is_dataset(path: str | Path) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.errors import DataError, error_message, warn_once
-from medseg.io.files import read, read_grid, read_labels
+from medseg.io.files import WHOLE_WITHIN, read, read_grid, read_labels, read_stored_labels
 from medseg.io.instance_files import InstanceFile
 from medseg.labels.label_sets import unannotated_classes
 from medseg.labels.label_table import Labels
@@ -19,6 +19,8 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _LARGEST_ID = 2**31 - 1
+ROUNDED_WITHIN = 0.1
+"""Largest distance to a whole number at which a repair may round label values."""
 _LARGEST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
@@ -115,6 +117,59 @@ def _check_annotated(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
             )
 
 
+def read_repaired_labels(path: Path, reading: ReadingOptions) -> Volume:
+    """Read a label map with the repairs of its values.
+
+    Args:
+        path: The file.
+        reading: What was decided about it.
+
+    Returns:
+        Volume `(1, X, Y, Z)` of an integer type, with values as in files, on the file's own grid.
+
+    Raises:
+        DataError: The file cannot be read, or values are not whole numbers, also after the repair.
+    """
+    if not reading.round_labels and not reading.label_values:
+        return read_labels(path, orientation_from=reading.orientation_from)
+    stored = read_stored_labels(path, orientation_from=reading.orientation_from)
+    return stored.with_data(repaired_values(stored.data, reading, path), kind="label")
+
+
+def repaired_values(data: NDArray[Any], reading: ReadingOptions, where: Path | str) -> NDArray[Any]:
+    """Return label values after the repairs of a case.
+
+    Args:
+        data: Values as stored.
+        reading: What was decided about them.
+        where: The file, for messages.
+
+    Returns:
+        Whole numbers of the same shape, in the type of the file if it is an integer type that holds them.
+
+    Raises:
+        DataError: A value is too far from a whole number.
+    """
+    if data.dtype.kind == "f":
+        within = ROUNDED_WITHIN if reading.round_labels else WHOLE_WITHIN
+        rounded = np.round(data)
+        with np.errstate(invalid="ignore"):
+            off = ~(np.abs(data - rounded) < within)
+        if off.any():
+            raise DataError(
+                f"{where}: label values: found {float(data[off].ravel()[0]):.4g} and others in {int(off.sum())} voxels, expected values "
+                f"within {within:g} of whole numbers. Remove the repair of this file."
+            )
+        data = rounded.astype(np.int32)
+    if not reading.label_values:
+        return data
+    largest = max(new for _, new in reading.label_values)
+    mapped = data.astype(np.promote_types(data.dtype, np.min_scalar_type(largest)))
+    for old, new in reading.label_values:
+        mapped[data == old] = new
+    return mapped
+
+
 def read_case_first_stage(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
     """Read the label map that the first stage of a cascade predicted, as class indices on the grid of the image.
 
@@ -201,7 +256,7 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
 
 def _aligned_labels(case: Case, path: Path, grid: Grid, what: str) -> Volume:
     """Read a label map or instance map of a case onto the grid of its image, or raise."""
-    volume = read_labels(path, orientation_from=case.reading.orientation_from)
+    volume = read_repaired_labels(path, case.reading)
     return _aligned_to_grid(volume, grid, path, case, what)
 
 

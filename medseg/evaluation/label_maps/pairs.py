@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.datasets.read_case import read_repaired_labels
 from medseg.errors import DataError, did_you_mean
-from medseg.io.files import read_labels, stem_of, suffix_of
+from medseg.io.files import stem_of, suffix_of
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.volume import Volume
@@ -38,9 +39,8 @@ class Pair:
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Return prediction and reference, reading files."""
-        prediction, reference = (
-            _volume(source, self.reading) for source in (self.prediction, self.reference)
-        )
+        plain = ReadingOptions(self.reading.orientation_from)  # repairs are those of the reference
+        prediction, reference = _volume(self.prediction, plain), _volume(self.reference, self.reading)
         if self.reading.trust_label_array and prediction.grid.shape == reference.grid.shape:
             where = f"{self.case}: prediction"
             fix = "Predict on the file that the reference belongs to"
@@ -52,7 +52,7 @@ class Pair:
 
 def _volume(source: Volume | Path | Callable[[], Volume], reading: ReadingOptions) -> Volume:
     if isinstance(source, Path):
-        return read_labels(source, orientation_from=reading.orientation_from)
+        return read_repaired_labels(source, reading)
     return source if isinstance(source, Volume) else source()
 
 

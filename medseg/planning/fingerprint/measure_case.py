@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import UNDECIDED, Case
-from medseg.data.datasets.read_case import read_case_image, read_case_label
+from medseg.data.datasets.read_case import read_case_image, read_case_label, read_repaired_labels
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError, MedsegError
-from medseg.io.files import read_labels
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
@@ -76,7 +75,7 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
     check_image(image, channels, where=f"case {case.id}")
     if labels is None:
         labels = (
-            Labels.from_values(read_labels(case.label, orientation_from=case.reading.orientation_from).data)
+            Labels.from_values(read_repaired_labels(case.label, case.reading).data)
             if case.label
             else Labels.from_names({})
         )
