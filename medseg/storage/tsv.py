@@ -16,6 +16,8 @@ from typing import Any
 
 from medseg.errors import DataError, did_you_mean
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
 
 @dataclass(frozen=True)
 class TsvRow:
@@ -95,7 +97,7 @@ def read_tsv(path: str | Path) -> TsvTable:
         The columns and rows; cells without white space at either end, empty lines left out.
 
     Raises:
-        DataError: The file cannot be read, is empty or is not UTF-8; a column occurs twice; a row has more or fewer
+        DataError: The file cannot be read, is empty, is not UTF-8 or holds control characters; a column occurs twice; a row has more or fewer
             cells than the header.
     """
     path = Path(path)
@@ -107,6 +109,12 @@ def read_tsv(path: str | Path) -> TsvTable:
         raise DataError(
             f"{path}: cannot be read: byte {error.start}: not UTF-8 text. Save it as UTF-8."
         ) from None
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise DataError(
+            f"{path}: line {line}: found the control character {control[0]!r}, expected text. Copy the file again, or remove it."
+        )
     reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]

@@ -167,14 +167,14 @@ def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, f
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+    """Read the rows of a ``metrics.jsonl``; a line that is damaged, or was cut off by a crash, is left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                break
+                continue
     return rows
 
 

@@ -74,3 +74,11 @@ def test_wrong_columns_raise(tmp_path):
 def test_numbers_missing_values_and_white_space_are_written():
     rows = [[1.23456789, float("nan"), float("inf"), None, "two\nlines\tand a tab", 7]]
     assert to_tsv("abcdef", rows).splitlines()[1] == "1.23457\tnan\tinf\t\ttwo lines and a tab\t7"
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x9b"])
+def test_a_control_character_is_refused_with_its_line(tmp_path, character):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"a\tb\n1\tx{character}y\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.tsv: line 2: found the control character '\\x"):
+        read_tsv(path)

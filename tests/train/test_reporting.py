@@ -43,3 +43,9 @@ def test_a_full_disk_raises_an_error(tmp_path):
         log.add(report({"liver": 0.5}))
     log.close()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_damaged_line_of_the_metrics_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\xffep": 2\n{"step": 3}\n')
+    assert [row["step"] for row in read_metrics(path)] == [1, 3]

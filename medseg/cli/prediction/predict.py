@@ -53,21 +53,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"
     )
-    parser.add_argument(
-        "--device",
-        help="device, such as cpu or cuda:0; several, such as cuda:0,cuda:1, or all CUDA devices (all) to spread cases over "
-        "(default: CUDA if available)",
-    )
-    parser.add_argument(
-        "--max-memory",
-        metavar="SIZE",
-        help="maximum resident memory, such as 6GB (default: half of the free memory)",
-    )
-    parser.add_argument(
-        "--max-device-memory",
-        metavar="SIZE",
-        help="maximum memory on a CUDA device, such as 8GB (default: nine tenths of the free memory)",
-    )
+    _add_machine_options(parser)
     parser.add_argument(
         "--estimate",
         action="store_true",
@@ -96,6 +82,25 @@ def add_parser(commands: Any) -> None:
     )
 
 
+def _add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about devices and memory."""
+    parser.add_argument(
+        "--device",
+        help="device, such as cpu or cuda:0; several, such as cuda:0,cuda:1, or all CUDA devices (all) to spread cases over "
+        "(default: CUDA if available)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="maximum resident memory, such as 6GB (default: half of the free memory)",
+    )
+    parser.add_argument(
+        "--max-device-memory",
+        metavar="SIZE",
+        help="maximum memory on a CUDA device, such as 8GB (default: nine tenths of the free memory)",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from medseg.experiment.held_out import held_out_cases
@@ -107,17 +112,12 @@ def run(options: argparse.Namespace) -> int:
     given = given_options(options)
     images, settings = images_and_settings(options.images)
     check_options(given, bool(images))
-    machine = {
-        "device": options.device,
-        "max_memory": options.max_memory,
-        "max_device_memory": options.max_device_memory,
-    }
     run, model = _run_and_model(Path(options.model))
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:
         check_out_of_fold(cross_validation.path, given, settings)
-        return _predict_out_of_fold(cross_validation, instances=options.instances, **machine)
-    models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
+        return _predict_out_of_fold(cross_validation, instances=options.instances, **_machine(options))
+    models = LoadedModels.load([model, *options.ensemble_with], settings, **_machine(options))
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
     for predictor in models.predictors:
@@ -128,6 +128,11 @@ def run(options: argparse.Namespace) -> int:
     outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
     return _predict(FolderPrediction(models, cases, outputs, existing), skips=options.skip_existing)
+
+
+def _machine(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return the options about devices and memory as keyword arguments."""
+    return {name: getattr(options, name) for name in ("device", "max_memory", "max_device_memory")}
 
 
 def _run_and_model(folder: Path) -> tuple[Path, Path]:
