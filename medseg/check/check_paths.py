@@ -25,7 +25,8 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
     """Check datasets, image files, model folders and runs.
 
     Args:
-        paths: What to check. Image files are compared with each other.
+        paths: What to check. Image files are compared with each other. With a model folder or a run and images without
+            errors, the model is tested on the images.
         options: How datasets are checked; None for the defaults.
 
     Returns:
@@ -37,13 +38,17 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
     options = options or CheckOptions()
     reports: list[Report] = []
     images: list[Path] = []
+    models: list[Path] = []
     for path in map(Path, paths):
         if not path.exists() and not path.is_symlink():
             raise DataError(f"{path}: found no such file or folder. Check the path.")
         if is_run(path):
             reports.append(_check_run(path, options))
+            if (path / "model").is_dir():
+                models.append(path / "model")
         elif is_model_folder(path):
             reports.append(Report(str(path), tuple(_model_findings(path))))
+            models.append(path)
         elif _is_described(path):
             found = check_dataset(path, options)
             reports.append(Report(str(path), found.findings, found.cases, datasets=(found,)))
@@ -51,6 +56,10 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
             images.append(path)
     if images:
         reports.append(_check_images(images, options))
+        damaged = any(finding.code == "MODEL_DAMAGED" for report in reports for finding in report.findings)
+        readable = not reports[-1].counts["error"]
+        if readable and not damaged:
+            reports += [_tested(model, images, options) for model in models]
     return merged(reports)
 
 
@@ -84,6 +93,14 @@ def _check_images(paths: Sequence[Path], options: CheckOptions) -> Report:
     found += duplicates(named)
     title = str(paths[0]) if len(paths) == 1 else f"{len(paths)} paths"
     return Report(title, tuple(found), named)
+
+
+def _tested(model: Path, images: Sequence[Path], options: CheckOptions) -> Report:
+    """Return the report of a model's self-test."""
+    from medseg.check.self_test import self_test
+
+    findings, passed = self_test(model, images, progress=options.progress)
+    return Report(f"self-test of {model}", tuple(findings), passed=tuple(passed))
 
 
 def _cases_of(path: Path) -> list[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -120,8 +120,13 @@ def merged(reports: Sequence[Report]) -> Report:
         return reports[0]
     return Report(
         ", ".join(one.title for one in reports),
-        tuple(finding for one in reports for finding in one.findings),
+        tuple(_located(finding, one) for one in reports for finding in one.findings),
         tuple(case for one in reports for case in one.cases),
         tuple(line for one in reports for line in one.passed),
         tuple(dataset for one in reports for dataset in one.datasets),
     )
+
+
+def _located(finding: Finding, report: Report) -> Finding:
+    """Return a finding whose file is not relative to one dataset among several."""
+    return replace(finding, file=f"{report.title}/{finding.file}") if report.datasets else finding

@@ -98,6 +98,9 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     # Runs and models
     ("RUN_UNREADABLE", "error", "A file of a run cannot be used", "a complete run", "Copy the run again."),
     ("MODEL_DAMAGED", "error", "A file of a model folder is missing or changed", "the files of the manifest", "Copy the model folder again."),
+    ("MODEL_NOT_INVARIANT", "error", "A model predicts other labels if the same image is stored in another way", "the same labels at the same places", "Check preprocessing.orientation in the config.yaml of the model, and test with an image of its training data."),
+    ("MODEL_FOLLOWS_FILE_AXES", "note", "A model was trained on the axes of files, so its labels depend on how an image is stored", "an orientation such as RAS", "Give it images in the orientation of its training data."),
+    ("MODEL_PREDICTS_BACKGROUND", "note", "A model finds nothing in the image of its self-test, which then shows nothing", "at least one labelled voxel", "Test with an image of the kind that the model was trained on."),
 )  # fmt: skip
 
 KINDS: dict[str, FindingKind] = {row[0]: FindingKind(*row) for row in _ROWS}

@@ -259,7 +259,7 @@ def _labels(root: Path) -> list[Planted]:
         Planted("LABEL_VALUE_UNKNOWN", label_file(25), "values", "255 (", "one of 0, 1, 2", "--repair"),
         Planted("LABEL_LOOKS_LIKE_INSTANCES", label_file(26), "values", "1 to 12 without a gap", "one of 0, 1, 2", "instances"),
         Planted("LABEL_EMPTY", label_file(27), "voxels", "0 labelled voxels", "at least one", "nothing to segment"),
-        Planted("LABEL_FRAGMENTS", label_file(28), "parts", "1 of value 1 with 1 to 1 voxels", "connected", "Remove"),
+        Planted("LABEL_FRAGMENTS", label_file(28), "parts", "1 of value 1 with 1 voxel", "connected", "Remove"),
         Planted("LABEL_NOT_FINITE", label_file(29), "voxels", "1 voxel, the first at (1, 2, 3)", "whole numbers", "integers"),
         Planted("LABEL_ROUNDED", label_file(30), "values", "0.9998, 1.9996", "whole numbers", "as integers"),
         Planted("LABEL_DUPLICATE", label_file(31), "voxels", "case_031, case_032", "another label map", "belongs to"),

@@ -175,7 +175,7 @@ def fragments(values: NDArray[Any], name: str, case: str) -> Finding | None:
         sizes = component_sizes(components, number)[-number:]
         small = sizes[sizes <= _LARGEST_FRAGMENT * count]
         if len(small) and sizes.max() >= _WHOLE_LABEL * count:
-            found.append(
-                f"{len(small)} of value {value} with {int(small.min())} to {int(small.max())} voxels"
-            )
+            least, most = int(small.min()), int(small.max())
+            span = pluralise(least, "voxel") if least == most else f"{least} to {most} voxels"
+            found.append(f"{len(small)} of value {value} with {span}")
     return Finding("LABEL_FRAGMENTS", name, "parts", "; ".join(found), case=case) if found else None
