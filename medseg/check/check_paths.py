@@ -10,8 +10,9 @@ from medseg.check.cases.check_case import CheckedCase
 from medseg.check.check_report import Report, merged
 from medseg.check.datasets.across_cases import duplicates
 from medseg.check.datasets.check_dataset import CheckOptions, check_cases, check_dataset, check_listed
+from medseg.check.datasets.dataset_files import list_dataset
 from medseg.check.finding import Finding, message_parts
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.layouts import is_dataset
 from medseg.errors import DataError, MedsegError
@@ -135,33 +136,29 @@ def _model_findings(path: Path) -> list[Finding]:
 
 
 def _check_run(path: Path, options: CheckOptions) -> Report:
-    """Check the data of a run with its own labels and splits, and its model folder."""
-    from medseg.experiment.resolve_data import find_dataset, labels_of
+    """Check the data of a run with its own labels, repairs and splits, and its model folder."""
+    from medseg.experiment.resolve_data import labels_of
     from medseg.experiment.run_folder import RunFolder
 
     run = RunFolder(path)
-    findings: list[Finding] = []
-    cases: tuple[CheckedCase, ...] = ()
-    if run.model.is_dir():
-        findings += _model_findings(run.model)
+    findings = _model_findings(run.model) if run.model.is_dir() else []
     try:
         experiment = run.read_experiment()
-        dataset = find_dataset(experiment, run.shared_folder)
-        dataset = replace(dataset, labels=labels_of(experiment, dataset))
+        if experiment.data.path is None:  # phantoms have no faults
+            return Report(str(path), tuple(findings))
+        listed = list_dataset(Path(experiment.data.path), experiment.data.layout, experiment.data.reading)
+        findings += listed.findings
+        if listed.dataset is None:
+            return Report(str(path), tuple(findings))
+        dataset = replace(listed.dataset, labels=labels_of(experiment, listed.dataset))
     except MedsegError as error:
         parts = message_parts(str(error), path)
+        where = parts.field or "config.yaml"
         findings.append(
-            Finding(
-                "RUN_UNREADABLE", str(path), parts.field or "data", parts.found, parts.expected, parts.remedy
-            )
+            Finding("RUN_UNREADABLE", str(path), where, parts.found, parts.expected, parts.remedy)
         )
         return Report(str(path), tuple(findings))
-    splits = run.splits if run.splits.is_file() else None
-    found = check_listed(_used(dataset), replace(options, splits=options.splits or splits), str(dataset.root))
-    cases = found.cases
-    return Report(str(path), (*findings, *found.findings), cases)
-
-
-def _used(dataset: Dataset) -> Dataset:
-    """Return the dataset without cases that a training does not use."""
-    return replace(dataset, cases=dataset.labelled_cases)
+    splits = options.splits or (run.splits if run.splits.is_file() else None)
+    used = replace(dataset, cases=dataset.labelled_cases)
+    found = check_listed(used, replace(options, splits=splits), listed.description, findings)
+    return Report(str(path), found.findings, found.cases, datasets=(found,))

@@ -10,8 +10,13 @@ import pytest
 from medseg.check.check_paths import check_paths, is_model_folder
 from medseg.check.check_report import Report
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.datasets.splits import Split
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.experiment.experiment import Experiment
+from medseg.experiment.run_folder import RunFolder
+from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import save_model
-from tests.helpers.planted_faults import AFFINE, arrays, image_file, label_file, save, write_clean
+from tests.helpers.planted_faults import AFFINE, arrays, image_file, label_file, name, save, write_clean
 from tests.helpers.predictors import MakePredictor
 
 
@@ -118,3 +123,42 @@ def test_web_pages_are_recognised_in_every_format(tmp_path: Path, suffix: str) -
     path.write_text("<html><body>Sign in</body></html>")
     (finding,) = check_paths([path]).findings
     assert (finding.code, finding.found) == ("FILE_IS_WEB_PAGE", "an HTML page")
+
+
+def test_a_run_is_checked_with_its_own_labels_and_splits(tmp_path: Path) -> None:
+    root = write_clean(tmp_path / "set", cases=6)
+    (root / "splits_final.json").unlink()
+    shutil.copy(root / image_file(0), root / image_file(5))
+    shutil.copy(root / image_file(0, 1), root / image_file(5, 1))
+    (root / label_file(2)).unlink()
+    experiment = Experiment.parse(
+        {
+            "name": "a",
+            "model": {"name": "unet_3d"},
+            "data": {"path": str(root), "labels": {"background": 0, "liver": 1}},
+        }
+    )
+    run = RunFolder(tmp_path / "run")
+    preprocessing = Preprocessing.parse({"channels": [{"method": "zscore"}] * 2})
+    split = Split(train=(name(0), name(1), name(2), name(3)), validation=(name(5),))
+    run.open(experiment, split, Labels.from_names({"liver": 1}), preprocessing)
+    report = check_paths([run.path])
+    unknown = [("LABEL_VALUE_UNKNOWN", label_file(number)) for number in (0, 1, 3, 4, 5)]
+    leak = ("SPLIT_LEAKS_IMAGE", str(run.splits))
+    duplicate = ("IMAGE_DUPLICATE", image_file(0))
+    assert codes(report) == [("LABEL_MISSING", label_file(2)), *unknown, leak, duplicate]
+
+
+def test_a_run_whose_config_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: [")
+    (finding,) = check_paths([tmp_path]).findings
+    assert finding.code == "RUN_UNREADABLE"
+
+
+def test_files_of_several_datasets_keep_their_folder(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        root = write_clean(tmp_path / folder, cases=1)
+        (root / label_file(0)).unlink()
+    report = check_paths([tmp_path / "a", tmp_path / "b"])
+    files = [one.file for one in report.findings if one.code == "LABEL_MISSING"]
+    assert files == [str(tmp_path / folder / label_file(0)) for folder in ("a", "b")]
