@@ -14,7 +14,7 @@ from medseg.check.datasets.dataset_files import list_dataset
 from medseg.check.finding import Finding, message_parts
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import read_images
-from medseg.data.datasets.layouts import is_dataset
+from medseg.data.datasets.layouts import checked_layout, is_dataset
 from medseg.errors import DataError, MedsegError
 from medseg.storage.manifest import NAME as MANIFEST
 from medseg.storage.manifest import check_manifest
@@ -34,9 +34,12 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
         All findings.
 
     Raises:
-        DataError: There is no such path, or nothing that can be checked.
+        DataError: There is no such path, the layout is unknown, or there is nothing that can be checked.
     """
     options = options or CheckOptions()
+    checked_layout(options.layout)
+    if options.splits is not None and not options.splits.is_file():
+        raise DataError(f"{options.splits}: found no such file, expected splits as JSON. Check the path.")
     reports: list[Report] = []
     images: list[Path] = []
     models: list[Path] = []
@@ -101,7 +104,7 @@ def _tested(model: Path, images: Sequence[Path], options: CheckOptions) -> Repor
     from medseg.check.self_test import self_test
 
     findings, passed = self_test(model, images, progress=options.progress)
-    return Report(f"self-test of {model}", tuple(findings), passed=tuple(passed))
+    return Report(str(model), tuple(findings), passed=tuple(passed))
 
 
 def _cases_of(path: Path) -> list[Case]:

@@ -119,7 +119,7 @@ def merged(reports: Sequence[Report]) -> Report:
     if len(reports) == 1:
         return reports[0]
     return Report(
-        ", ".join(one.title for one in reports),
+        ", ".join(dict.fromkeys(one.title for one in reports)),
         tuple(_located(finding, one) for one in reports for finding in one.findings),
         tuple(case for one in reports for case in one.cases),
         tuple(line for one in reports for line in one.passed),

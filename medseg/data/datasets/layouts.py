@@ -99,6 +99,23 @@ def is_dataset(path: str | Path) -> bool:
     return _first_layout(Path(path)) is not None
 
 
+def checked_layout(name: str) -> str:
+    """Return the name of a layout, ``auto`` included.
+
+    Args:
+        name: Value of ``data.layout``.
+
+    Returns:
+        The same name.
+
+    Raises:
+        DataError: There is no such layout.
+    """
+    if name != "auto":
+        _named(name)
+    return name
+
+
 def _named(name: str) -> Layout:
     known = ["auto", *LAYOUTS.names()]
     if name not in known:
