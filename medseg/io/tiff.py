@@ -252,11 +252,23 @@ def _spacing(file: tifffile.TiffFile, path: Path, depth: int) -> _Spacing | None
     return (x, y, z)
 
 
-def _spacing_beside(path: Path) -> _Spacing | None:
-    """Return the spacing in the JSON file next to an image: ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``."""
+def spacing_file(path: Path) -> Path | None:
+    """Return the existing JSON file next to an image that may hold its spacing.
+
+    Args:
+        path: The image.
+
+    Returns:
+        ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``; None if there is none.
+    """
     numbered = _CHANNEL_NUMBER.fullmatch(path.stem)
     names = [path.stem, *([numbered[1]] if numbered else [])]
-    beside = next((one for name in names if (one := path.with_name(f"{name}.json")).is_file()), None)
+    return next((one for name in names if (one := path.with_name(f"{name}.json")).is_file()), None)
+
+
+def _spacing_beside(path: Path) -> _Spacing | None:
+    """Return the spacing in the JSON file next to an image: ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``."""
+    beside = spacing_file(path)
     values = read_json(beside) if beside is not None else None
     if not isinstance(values, dict) or "spacing" not in values:
         return None

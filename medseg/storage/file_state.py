@@ -31,7 +31,7 @@ class FileState:
         """Read the state of files.
 
         Args:
-            paths: Files, and folders such as a DICOM series, for which all files in them count.
+            paths: Files, and folders such as a DICOM series, for which all files directly in them count.
 
         Returns:
             The state of all of them together.
@@ -41,6 +41,20 @@ class FileState:
         """
         files = _files(paths)
         return cls(_stamp(files), _content(files))
+
+    def has_stamp_of(self, paths: Iterable[Path]) -> bool:
+        """Return whether the files have this stamp, so that their content is known without reading them.
+
+        Args:
+            paths: The files, in the same order.
+
+        Returns:
+            True only if no file was changed, moved or replaced.
+
+        Raises:
+            OSError: A file is missing.
+        """
+        return _stamp(_files(paths)) == self.stamp
 
     def still_holds(self, paths: Iterable[Path]) -> bool:
         """Return whether the files have the same content as then; they are read only if their stamp differs.
@@ -59,7 +73,11 @@ class FileState:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if not file.is_dir())
 
 
 def _stamp(files: list[Path]) -> str:

@@ -78,11 +78,11 @@ def test_phantoms_and_prepared_cases_are_created_once(run):
     stamps = {
         path: path.stat().st_mtime_ns for path in run.parent.rglob("*.nii.gz") if "phantom_ct" in str(path)
     }
-    prepared = sorted(path.name for path in (run.parent / ".prepared").iterdir())
+    prepared = sorted(path.name for path in (run.parent / ".prepared").glob("*-*"))
     assert len(prepared) == 5
     assert main(["train", "--resume", str(run)]) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert sorted(path.name for path in (run.parent / ".prepared").iterdir()) == prepared
+    assert sorted(path.name for path in (run.parent / ".prepared").glob("*-*")) == prepared
 
 
 def test_a_second_demo_does_not_overwrite_the_first(run, capsys):

@@ -8,7 +8,7 @@ stores.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,20 +26,30 @@ from medseg.data.datasets.read_case import (
 )
 from medseg.data.patches.class_locations import ClassLocations, locations_table
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
+from medseg.errors import DataError
+from medseg.io.companion_files import companion_files
+from medseg.io.file_content import permission_denied
+from medseg.io.files import suffix_of
 from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import replacing_folder, write_text
-from medseg.storage.stamps import file_stamps, short_hash
+from medseg.storage.content_index import ContentIndex
+from medseg.storage.file_state import FileState
+from medseg.storage.stamps import short_hash
 
 FORMAT = 1
 # Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
 # datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
+INDEX = "contents.json"
+"""File of the store with the content hashes of the datasets' files; see `ContentIndex`."""
 
 
 @dataclass(frozen=True)
 class StoredCase:
     """One prepared case. Its arrays are memory-mapped and never loaded whole; see `MAPS`.
+
+    Reading an array raises `DataError` if its file is missing, damaged, or not readable for this user.
 
     Attributes:
         id: Id of the case.
@@ -85,12 +95,14 @@ class StoredCase:
     @cached_property
     def has_foreground(self) -> bool:
         """Whether any foreground class or region is present."""
-        table = np.load(self.folder / "locations.npy", mmap_mode="r", allow_pickle=False)
+        table = _mapped(self.folder / "locations.npy")
         return len(table) > 0 and int(table[-1, 0]) > 0  # rows are sorted by number
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out cached arrays, which each worker reads itself."""
-        return {"id": self.id, "folder": self.folder}
+        """Return the fields, and whether there is an instance map, which must not change if its file is lost."""
+        return {
+            name: value for name, value in vars(self).items() if name in ("id", "folder", "has_instances")
+        }
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -102,7 +114,25 @@ class StoredCase:
 @lru_cache(maxsize=MAPS)
 def _mapped(file: Path) -> NDArray[Any]:
     """Return the memory-mapped array of a file that never changes."""
-    return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    again = f"Delete the folder {file.parent} and start or resume the training; the case is prepared again."
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{file}: missing, expected an array of a prepared case. {again}") from None
+    except PermissionError:
+        raise permission_denied(file) from None
+    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:  # from NumPy's parser
+        raise DataError(f"{file}: found a damaged array of a prepared case ({error}). {again}") from None
+    axes, kinds = _EXPECTED.get(file.name, (4, "iu"))
+    if array.ndim != axes or array.dtype.kind not in kinds:
+        raise DataError(
+            f"{file}: found an array of {array.ndim} axes of {array.dtype}, expected {axes} axes of "
+            f"{'floating-point' if kinds == 'f' else 'whole'} numbers. {again}"
+        )
+    return array
+
+
+_EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}
 
 
 def fill_store(
@@ -115,10 +145,11 @@ def fill_store(
 ) -> Iterator[StoredCase]:
     """Prepare every case that is not in the store yet, and yield all cases in order.
 
-    A stored case is reused only if its files, the labels, the settings and the format of the store are the same. All of
-    them enter the name of its folder, so a case that another version of medseg stored in another format is prepared
-    again, next to the other one. A case is written to a temporary folder that is then renamed, so that an interrupted run
-    leaves no incomplete case.
+    A stored case is reused only if the content of its files, the labels, the settings and the format of the store are the
+    same. All of them enter the name of its folder, so a case that another version of medseg stored in another format is
+    prepared again, next to the other one, and a copied, moved or touched dataset reuses its prepared cases. Files whose
+    size, times and number on the disk are those of an earlier call are not read for this; see `ContentIndex`. A case is
+    written to a temporary folder that is then renamed, so that an interrupted run leaves no incomplete case.
 
     Args:
         folder: Folder of the store.
@@ -132,21 +163,62 @@ def fill_store(
         Stored cases, in the order of `cases`.
 
     Raises:
-        DataError: A case cannot be read, or its labels are not those of the dataset.
+        DataError: A case cannot be read, its labels are not those of the dataset, its files change while it is prepared,
+            or a stored case is damaged.
     """
     known = label_sets or LabelSets.from_annotations(labels, {case.id: case.annotated for case in cases})
-    for case in cases:
-        if first_stage is None:
-            case = replace(case, first_stage=None)
-        key = _key(case, known, settings, first_stage)
-        target = folder / f"{case.id}-{key}"
-        if not target.is_dir():
-            _write(target, case, known, settings, first_stage)
-        yield StoredCase(case.id, target)
+    index = ContentIndex(folder / INDEX)
+    try:
+        for case in cases:
+            if first_stage is None:
+                case = replace(case, first_stage=None)
+            states = {file: _state(file, index) for file in case.files}
+            key = _key(case, states, known, settings, first_stage)
+            stored = StoredCase(case.id, folder / f"{case.id}-{key}")
+            if stored.folder.is_dir():
+                _check(stored, case)
+            else:
+                _write(stored.folder, case, states, known, settings, first_stage)
+            _ = stored.has_instances  # kept from now on, even if the file is lost
+            yield stored
+    finally:
+        index.save()
+
+
+def _state(file: Path, index: ContentIndex) -> FileState:
+    """Return the state of a file or DICOM series, together with the files that are read with it."""
+    try:
+        return index.state([file, *companion_files(file)])
+    except PermissionError as error:
+        raise permission_denied(Path(error.filename or file)) from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error}). Check the file.") from None
+
+
+def _check(stored: StoredCase, case: Case) -> None:
+    """Raise unless all arrays of a stored case exist, can be mapped and have one shape."""
+    names = ["image", "label"]
+    if case.instances is not None:
+        names.append("instances")
+    if case.first_stage is not None:
+        names.append("first_stage")
+    _mapped(stored.folder / "locations.npy")
+    for name in names:
+        file = stored.folder / f"{name}.npy"
+        if _mapped(file).shape[1:] != stored.shape:
+            raise DataError(
+                f"{file}: found the shape {_mapped(file).shape[1:]}, expected {stored.shape}, that of image.npy. "
+                f"Delete the folder {stored.folder} and start or resume the training; the case is prepared again."
+            )
 
 
 def _write(
-    target: Path, case: Case, label_sets: LabelSets, settings: Preprocessing, first_stage: Labels | None
+    target: Path,
+    case: Case,
+    states: Mapping[Path, FileState],
+    label_sets: LabelSets,
+    settings: Preprocessing,
+    first_stage: Labels | None,
 ) -> None:
     image = read_case_image(case)
     prepared = prepare(image, settings, where=f"case {case.id}")
@@ -162,6 +234,7 @@ def _write(
         first_stage_map = prepare_label(
             read_case_first_stage(case, first_stage, image.grid), prepared, settings
         )
+    _check_unchanged(case, states)
     # Another run that shares the store may be preparing the same case.
     with replacing_folder(target, keep_existing=True) as temporary:
         np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
@@ -175,6 +248,15 @@ def _write(
         np.save(temporary / "locations.npy", locations_table(label.data[0], label_sets), allow_pickle=False)
         grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
         write_text(temporary / "grid.json", json.dumps(grid))
+
+
+def _check_unchanged(case: Case, states: Mapping[Path, FileState]) -> None:
+    """Raise if a file is no longer the one whose hash names the folder."""
+    for file, state in states.items():
+        if not state.still_holds([file, *companion_files(file)]):
+            raise DataError(
+                f"{file}: changed while case {case.id} was prepared. Start again when the file is complete."
+            )
 
 
 def _with_label_sets(
@@ -192,15 +274,29 @@ def _with_label_sets(
 
 
 def _key(
-    case: Case, label_sets: LabelSets, settings: Preprocessing, first_stage: Labels | None = None
+    case: Case,
+    states: Mapping[Path, FileState],
+    label_sets: LabelSets,
+    settings: Preprocessing,
+    first_stage: Labels | None = None,
 ) -> str:
     labels = label_sets.labels
-    facts: list[Any] = [FORMAT, file_stamps(case.files), labels.values, settings.to_plain()]
+
+    def content(file: Path | None) -> list[str] | None:
+        return None if file is None else [suffix_of(file), states[file].content]
+
+    files = [
+        [content(file) for file in case.images],
+        *map(content, (case.label, case.instances, case.first_stage)),
+    ]
+    facts: list[Any] = [FORMAT, files, labels.values, settings.to_plain()]
     if not label_sets.is_fully_annotated:
         regions = [region.values for region in labels.regions]
         facts.append([regions, labels.ignore, case.annotated, label_sets.background_value(case.annotated)])
     if first_stage is not None:
         facts.append(first_stage.values)
-    if case.reading != UNDECIDED:
-        facts.append(asdict(case.reading))
+    # Where files may be, and the path of the repairs, whose effects are the other fields, do not change the voxels.
+    reading = replace(case.reading, files_root=None, repairs=None)
+    if reading != UNDECIDED:
+        facts.append(asdict(reading))
     return short_hash(facts)

@@ -1,19 +1,24 @@
-"""The store of prepared cases: made once, made whole, made anew when anything changes."""
+"""The store of prepared cases: each case is prepared once, completely, and again when anything changes."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import medseg
+from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
-from medseg.data.patches.case_store import MAPS, StoredCase, fill_store
+from medseg.data.datasets.read_case import read_case_image
+from medseg.data.patches.case_store import INDEX, MAPS, StoredCase, fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError, DiskFullError
-from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 
 SETTINGS = Preprocessing(channels=(Normalization(),))
@@ -58,9 +63,161 @@ def test_anything_that_changes_the_result_prepares_the_case_again(tmp_path, data
         store, dataset, labels=Labels.from_names({"all": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6})
     )
     image = dataset.cases[0].images[0]
-    os.utime(image, ns=(1, 1))
-    (touched, *_) = fill(store, dataset)
-    assert len({case.folder for case in (first, other_spacing, other_labels, touched)}) == 4
+    volume = medseg.read(image)
+    medseg.write(volume.with_data(volume.data + 1), image)
+    (other_image, *_) = fill(store, dataset)
+    assert len({case.folder for case in (first, other_spacing, other_labels, other_image)}) == 4
+
+
+@pytest.fixture
+def uncompressed(dataset):
+    """A case whose files have one size, whatever their content."""
+    case = dataset.cases[0]
+    image, label = case.images[0].with_name("image.nii"), case.images[0].with_name("label.nii")
+    medseg.write(medseg.read(case.images[0]), image)
+    medseg.write(medseg.read_labels(case.label), label)
+    return replace(case, images=(image,), label=label)
+
+
+def mirrored_unnoticed(file, read=medseg.read):
+    """Mirror the voxels of a file, but keep its size and modification time."""
+    before, volume = file.stat(), read(file)
+    medseg.write(volume.with_data(np.ascontiguousarray(volume.data[:, ::-1])), file.with_name("other.nii"))
+    file.write_bytes(file.with_name("other.nii").read_bytes())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path, uncompressed, kind):
+    (first,) = fill_store(tmp_path / "store", [uncompressed], PHANTOM_LABELS, SETTINGS)
+    before = np.array(getattr(first, kind))
+    if kind == "image":
+        mirrored_unnoticed(uncompressed.images[0])
+    else:
+        mirrored_unnoticed(uncompressed.label, medseg.read_labels)
+    (again,) = fill_store(tmp_path / "store", [uncompressed], PHANTOM_LABELS, SETTINGS)
+    assert again.folder != first.folder
+    assert not np.array_equal(getattr(again, kind), before)
+
+
+def test_voxels_and_spacings_in_other_files_count(tmp_path, uncompressed):
+    image = medseg.read(uncompressed.images[0])
+    nibabel = pytest.importorskip("nibabel")
+    pair = tmp_path / "pair.hdr"
+    nibabel.save(nibabel.Nifti1Pair(image.data[0], image.grid.affine), pair)
+    case = replace(uncompressed, images=(pair,))
+    (first,) = fill_store(tmp_path / "store", [case], PHANTOM_LABELS, SETTINGS)
+    voxels = pair.with_suffix(".img")
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    (again,) = fill_store(tmp_path / "store", [case], PHANTOM_LABELS, SETTINGS)
+    assert again.folder != first.folder
+
+
+def test_touched_copied_and_moved_files_reuse_the_prepared_case(tmp_path, dataset, monkeypatch):
+    first = fill(tmp_path / "store", dataset)
+    monkeypatch.setattr("medseg.data.patches.case_store.prepare", None)  # calling it would fail
+    dataset.cases[0].images[0].touch()
+    assert fill(tmp_path / "store", dataset) == first
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    assert fill(tmp_path / "store", read_dataset(tmp_path / "copy")) == first
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert fill(tmp_path / "store", read_dataset(tmp_path / "moved")) == first
+
+
+def test_unchanged_files_are_not_read_again(tmp_path, dataset, monkeypatch):
+    first = fill(tmp_path / "store", dataset)
+    monkeypatch.setattr("medseg.storage.file_state._content", lambda _: pytest.fail("read"))
+    assert fill(tmp_path / "store", dataset) == first
+
+
+def test_a_lost_index_costs_only_time(tmp_path, dataset):
+    first = fill(tmp_path / "store", dataset)
+    (tmp_path / "store" / INDEX).write_text("{")
+    assert fill(tmp_path / "store", dataset) == first
+    assert json.loads((tmp_path / "store" / INDEX).read_text())["files"]
+
+
+def test_files_are_identified_by_their_part_in_the_case(tmp_path, uncompressed):
+    """A label map that becomes the image, and two channels in the other order, are other cases."""
+    a, b = uncompressed.images[0], uncompressed.label
+    settings = Preprocessing(channels=(Normalization(), Normalization()))
+    cases = [replace(uncompressed, images=images) for images in ((a, b), (b, a))]
+    folders = {
+        stored.folder
+        for case in cases
+        for stored in fill_store(tmp_path / "store", [case], PHANTOM_LABELS, settings)
+    }
+    assert len(folders) == 2
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_refused(tmp_path, uncompressed, monkeypatch):
+    def changing(case):
+        image = read_case_image(case)
+        mirrored_unnoticed(case.images[0])
+        return image
+
+    monkeypatch.setattr("medseg.data.patches.case_store.read_case_image", changing)
+    with pytest.raises(
+        DataError, match=r"image\.nii: changed while case phantom_000 was prepared\. Start again"
+    ):
+        list(fill_store(tmp_path / "store", [uncompressed], PHANTOM_LABELS, SETTINGS))
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [INDEX]
+
+
+def test_a_missing_file_is_named(tmp_path, dataset):
+    dataset.cases[0].images[0].unlink()
+    with pytest.raises(DataError, match=r"phantom_000.*cannot be read \(No such file or directory\)"):
+        fill(tmp_path / "store", dataset)
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-5]),
+    "cut in its header": lambda file: file.write_bytes(file.read_bytes()[:20]),
+    "empty": lambda file: file.write_bytes(b""),
+    "other content": lambda file: file.write_bytes(b"<html>" * 100),
+    "missing": lambda file: file.unlink(),
+    "one axis": lambda file: np.save(file, np.zeros(3, np.float32)),
+    "text": lambda file: np.save(file, np.full((1, 2, 3, 4), "a")),
+    "another shape": lambda file: np.save(file, np.load(file)[:, 1:]),
+    "no folder": lambda file: shutil.rmtree(file.parent),
+}
+
+
+@pytest.mark.parametrize("name", ["image", "label", "locations"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_stored_case_is_named_with_the_remedy(tmp_path, dataset, name, damage):
+    (case, *_) = fill(tmp_path / "store", dataset)
+    file = case.folder / f"{name}.npy"
+    DAMAGES[damage](file)
+    if damage == "no folder":
+        assert fill(tmp_path / "store", dataset)[0] == case
+    elif (name, damage) != ("locations", "another shape"):
+        name = "label" if damage == "another shape" else name  # the one of two that is named
+        with pytest.raises(
+            DataError, match=rf"{name}\.npy: .*Delete the folder {case.folder} and start or resume"
+        ):
+            fill(tmp_path / "store", dataset)
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d != "another shape"])
+def test_an_array_that_is_lost_during_a_run_is_named(tmp_path, dataset, damage):
+    (case, *_) = fill(tmp_path / "store", dataset)
+    DAMAGES[damage](case.folder / "image.npy")
+    with pytest.raises(
+        DataError, match=rf"image\.npy: .*Delete the folder {case.folder} and start or resume"
+    ):
+        _ = case.image
+
+
+def test_lost_instances_are_not_a_case_without_instances(tmp_path, dataset):
+    case = replace(dataset.cases[0], instances=dataset.cases[0].label)
+    (stored,) = fill_store(tmp_path / "store", [case], PHANTOM_LABELS, SETTINGS)
+    (stored.folder / "instances.npy").unlink()
+    with pytest.raises(DataError, match=r"instances\.npy: missing"):
+        list(fill_store(tmp_path / "store", [case], PHANTOM_LABELS, SETTINGS))
+    assert pickle.loads(pickle.dumps(stored)).has_instances
 
 
 def test_a_case_in_another_format_of_the_store_is_prepared_again(tmp_path, dataset, monkeypatch):
@@ -73,20 +230,18 @@ def test_a_case_in_another_format_of_the_store_is_prepared_again(tmp_path, datas
     assert all(case.folder.is_dir() for case in (*own, *newer))
 
 
-def test_folder_of_slices_is_identified_by_its_files(tmp_path, dataset):
-    from dataclasses import replace
-
-    from medseg.data.patches.case_store import _key
+def test_a_folder_of_slices_is_identified_by_its_files(tmp_path):
+    from medseg.data.patches.case_store import _state
+    from medseg.storage.content_index import ContentIndex
 
     folder = tmp_path / "series"
     folder.mkdir()
     (folder / "1.dcm").write_bytes(b"1")
-    case = replace(dataset.cases[0], images=(folder,))
-    label_sets = LabelSets.from_annotations(PHANTOM_LABELS)
-    before = _key(case, label_sets, SETTINGS)
-    assert _key(case, label_sets, SETTINGS) == before
+    index = ContentIndex(tmp_path / INDEX)
+    before = _state(folder, index)
+    assert _state(folder, index) == before
     (folder / "1.dcm").write_bytes(b"12")  # the folder's own time stays
-    assert _key(case, label_sets, SETTINGS) != before
+    assert _state(folder, index).content != before.content
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):
@@ -98,7 +253,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, dataset, monkeypatch):
     monkeypatch.setattr("medseg.data.patches.case_store.write_text", full)
     with pytest.raises(DiskFullError, match=r"cannot be written \(No space left on device\)"):
         fill(store, dataset)
-    assert list(store.iterdir()) == []
+    assert [path.name for path in store.iterdir()] == [INDEX]
     monkeypatch.undo()
     assert len(fill(store, dataset)) == 3
 
@@ -121,7 +276,7 @@ def test_two_runs_that_prepare_the_same_case_at_once_agree(tmp_path, dataset, mo
 
     monkeypatch.setattr(module, "write_text", late)
     cases = fill(tmp_path / "store", dataset)
-    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "store").glob("phantom_*")) == sorted(
         case.folder.name for case in cases
     )
 
@@ -150,8 +305,8 @@ def test_more_cases_than_file_descriptors(tmp_path):
     cases = [StoredCase(f"case_{number}", tmp_path / f"{number}") for number in range(150)]
     for number, case in enumerate(cases):
         case.folder.mkdir()
-        for name in ("image", "label"):
-            np.save(case.folder / f"{name}.npy", np.full((1, 2, 2, 2), number, np.float32))
+        for name, dtype in (("image", np.float32), ("label", np.uint8)):
+            np.save(case.folder / f"{name}.npy", np.full((1, 2, 2, 2), number, dtype))
     free = os.dup(0)  # the lowest number that is free
     os.close(free)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

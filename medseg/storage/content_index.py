@@ -1,0 +1,78 @@
+"""An index of content hashes, so that files whose content is known are not read again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.errors import DataError, DiskFullError
+from medseg.storage.atomic import write_text
+from medseg.storage.file_state import FileState
+from medseg.storage.json_files import read_object
+
+FORMAT = 1
+
+
+class ContentIndex:
+    """The content hashes of files, kept in a JSON file from one program to the next.
+
+    The file maps the path of each file to its stamp and its content hash, as `FileState` defines them. A content hash is
+    taken from the index only if the stamp is the same; otherwise the file is read. So the index saves time and never
+    decides what the content is: it may be deleted, and a damaged one, or one in another format, is replaced.
+
+    Args:
+        file: The JSON file, which need not exist.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = _read(file)
+        self._new: dict[str, FileState] = {}
+
+    def state(self, paths: Sequence[Path]) -> FileState:
+        """Return the state of files that belong together.
+
+        Args:
+            paths: Files and folders, as for `FileState.of`; the first one names the entry of the index.
+
+        Returns:
+            Their state.
+
+        Raises:
+            OSError: A file is missing or cannot be read.
+        """
+        name = str(paths[0].absolute())
+        known = self._new.get(name) or self._known.get(name)
+        if known is not None and known.has_stamp_of(paths):
+            return known
+        self._new[name] = FileState.of(paths)
+        return self._new[name]
+
+    def save(self) -> None:
+        """Add the new entries to the file, if there are any.
+
+        Entries that another process added since are kept. A folder that cannot be written to costs only time: the files
+        are read again by the next program.
+        """
+        if not self._new:
+            return
+        self._known = _read(self._file) | self._new
+        self._new = {}
+        files = {name: [state.stamp, state.content] for name, state in sorted(self._known.items())}
+        with contextlib.suppress(DataError, DiskFullError):
+            write_text(self._file, json.dumps({"format": FORMAT, "files": files}, indent=0))
+
+
+def _read(file: Path) -> dict[str, FileState]:
+    """Return the entries of an index; none if it is missing, damaged or in another format."""
+    try:
+        values = read_object(file)
+        if values["format"] != FORMAT:
+            return {}
+        return {
+            name: FileState(str(stamp), str(content)) for name, (stamp, content) in values["files"].items()
+        }
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
