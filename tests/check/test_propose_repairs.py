@@ -104,6 +104,15 @@ def test_a_check_with_the_repairs_has_no_errors_in_cases(
     ]  # the split still names cases that are left out
 
 
+def test_files_of_cases_that_are_left_out_are_still_listed(
+    written: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", str(written[0]), "--repairs", str(written[1])])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines if "FILE_NOT_LISTED" in line] == ["labelsTr/case_099.nii.gz:"]
+    assert not [line for line in lines if "COUNT_DIFFERS" in line]
+
+
 def test_the_repair_of_a_changed_file_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,8 +120,10 @@ def check_case(
     image, channels, digest = _check_images(work)
     grid = None if image is None else image.grid
     label, counts = _check_label(work, grid)
-    _check_instances(work, grid)
+    instances = _check_instances(work, grid)
     shown = None
+    label_hash = _voxel_hash(label) if label is not None and label.data.any() else ""
+    label = instances if label is None else label
     if label is not None and grid is not None:
         turned = label.reoriented_like(grid)
         shown = turned if turned.grid.shape == grid.shape else None
@@ -133,7 +135,7 @@ def check_case(
         channels,
         digest,
         counts,
-        _voxel_hash(label) if label is not None and label.data.any() else "",
+        label_hash,
         work.name(case.images[0]),
         work.name(case.label) if case.label else "",
         thumbnail(image, shown) if images and image is not None else b"",
@@ -217,24 +219,26 @@ def _repaired(volume: Volume, work: _Work, path: Path) -> Volume:
         return volume
 
 
-def _check_instances(work: _Work, grid: Grid | None) -> None:
+def _check_instances(work: _Work, grid: Grid | None) -> Volume | None:
+    """Check the instance map and return it."""
     path, case = work.case.instances, work.case
     if path is None:
-        return
+        return None
     volume = work.read(path, label=True)
     if volume is None:
-        return
+        return None
     if grid is not None:
         _compare_grids(work, path, volume.grid, grid, "LABEL", trusted=case.reading.trust_label_array)
     values = label_values(volume, work.name(path), case.id)
     work.findings += values.findings
     if values.whole is None:
-        return
+        return None
     low, high = int(values.whole.min()), int(values.whole.max())
     if low < 0 or high > _LARGEST_ID:
         work.add("INSTANCES_INVALID", path, "ids", f"{low} to {high}")
     elif high == 0:
         work.add("LABEL_EMPTY", path, "voxels", "0 instances", "at least one instance")
+    return volume.with_data(values.whole[None], kind="label")
 
 
 def _compare_grids(

@@ -7,11 +7,12 @@ import io
 import numpy as np
 
 from medseg.labels.label_table import Labels
-from medseg.viz.slice_images import best_slice, extent_mm, label_slice, overlay, slice_rgb
+from medseg.viz.slice_images import best_slice, extent_mm, label_slice, overlay, region_edges, slice_rgb
 from medseg.volumes.volume import Volume
 
 _EDGE_PIXELS = 160
-_MOST_LABELS = 200
+_MOST_COLOURS = 12  # of labels; more, such as instances, have outlines of one colour
+_OUTLINE = (255, 210, 60)
 
 
 def thumbnail(image: Volume, labels: Volume | None) -> bytes:
@@ -35,8 +36,10 @@ def thumbnail(image: Volume, labels: Volume | None) -> bytes:
         index = best_slice(placed, "axial")
         pixels = slice_rgb(image, "axial", index, pixel_mm=pixel_mm)
         values = label_slice(placed, "axial", index, pixel_mm=pixel_mm)
-        if len(np.unique(values)) <= _MOST_LABELS:
+        if len(np.unique(values)) <= _MOST_COLOURS:
             pixels = overlay(pixels, values, Labels.from_values(values), alpha=0)
+        else:
+            pixels[region_edges(values)] = _OUTLINE
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from medseg.data.datasets.cases import Dataset, ReadingOptions
 from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
 from medseg.data.datasets.names import visible_files
-from medseg.data.datasets.repairs import OutdatedRepairsError
+from medseg.data.datasets.repairs import OutdatedRepairsError, apply_repairs
 from medseg.errors import DataError, collected_warnings
 from medseg.io.files import suffix_of
 from medseg.runtime.formatting import pluralise
@@ -50,33 +50,27 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
         reading: What the user decided about files whose headers are wrong.
 
     Returns:
-        The cases, and findings about their list.
+        The cases, with their repairs unless these are outdated, and findings about their list.
+
+    Raises:
+        MedsegError: The file of repairs cannot be read, or names an unknown case.
     """
     root = path if path.is_dir() else path.parent
     description = _description(path, root)
+    plain = None if reading is None else replace(reading, repairs=None)
     findings: list[Finding] = []
     try:
         with collected_warnings() as notes:
-            dataset = list_cases(path, layout, reading)
+            dataset = list_cases(path, layout, plain)
     except UnpairedMapsError as error:
-        dataset = error.dataset
-        for file in error.maps:
-            findings.append(
-                Finding("LABEL_WITHOUT_IMAGE", relative_name(file, root), "image", "no image of this name")
-            )
-    except OutdatedRepairsError as error:
-        outdated = [
-            Finding(
-                "REPAIR_OUTDATED",
-                file,
-                one.action,
-                "another content than when the repair was written",
-                case=one.case,
-            )
-            for one, file in error.entries
+        dataset = replace(
+            error.dataset,
+            cases=tuple(replace(case, reading=plain or case.reading) for case in error.dataset.cases),
+        )
+        findings += [
+            Finding("LABEL_WITHOUT_IMAGE", relative_name(file, root), "image", "no image of this name")
+            for file in error.maps
         ]
-        listed = list_dataset(path, layout, reading and replace(reading, repairs=None))
-        return replace(listed, findings=(*outdated, *listed.findings))
     except DataError as error:
         parts = message_parts(str(error), path, root / description, root)
         found = parts.found if parts.found else str(error)
@@ -87,6 +81,20 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
     findings += _stated_counts(dataset, root, description)
     findings += _reader_notes(notes, root, description)
     findings += _unlisted(dataset, root)
+    if reading is not None and reading.repairs is not None:
+        try:
+            dataset = apply_repairs(dataset, reading.repairs)
+        except OutdatedRepairsError as error:
+            findings += [
+                Finding(
+                    "REPAIR_OUTDATED",
+                    file,
+                    repair.action,
+                    "another content than was checked",
+                    case=repair.case,
+                )
+                for repair, file in error.entries
+            ]
     findings += _unlabelled(dataset, description)
     findings += _undeclared_subjects(dataset, description)
     return ListedDataset(dataset, root, description, tuple(findings))
