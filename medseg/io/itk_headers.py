@@ -1,11 +1,12 @@
 """Checks of MetaImage and NRRD headers before ITK opens the files.
 
 ITK opens any data file that a header names, so an image from an unknown source could expose any file of this machine;
-and an invalid number of axes ends the whole process.
+and an invalid number of axes ends the whole process. For voxels that end early, ITK reports a missing file.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,24 @@ from medseg.errors import DataError
 HEADER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _LONGEST = 1 << 20  # bytes; segmentations name each label in their header
 _MOST_AXES = 4
+_META_IMAGE_SIZES = {
+    "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4, "LONG_LONG": 8,
+    "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8,
+}  # fmt: skip
+"""Bytes of a number, by the name of its type without ``MET_``."""
+_NRRD_SIZES = (
+    (1, "char, signed char, int8, int8_t, uchar, unsigned char, uint8, uint8_t"),
+    (2, "short, short int, signed short, signed short int, int16, int16_t"),
+    (2, "ushort, unsigned short, unsigned short int, uint16, uint16_t"),
+    (4, "int, signed int, int32, int32_t, uint, unsigned int, uint32, uint32_t, float"),
+    (8, "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t"),
+    (8, "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t, double"),
+)
+_META_IMAGE_FIELDS = (
+    "NDims", "DimSize", "ElementNumberOfChannels", "ElementDataFile", "ElementType", "BinaryData", "CompressedData",
+    "CompressedDataSize", "HeaderSize",
+)  # fmt: skip
+_NRRD_FIELDS = ("dimension", "sizes", "type", "encoding", "byte skip", "byteskip", "line skip", "lineskip")
 _DATA_FILE = re.compile(r"\s*data\s*file\s*:(?!=)\s*(.*)", re.IGNORECASE)
 
 
@@ -24,7 +43,7 @@ def check_header(path: Path) -> None:
         path: File with one of `HEADER_SUFFIXES`.
 
     Raises:
-        DataError: The header is not readable or refers to something else.
+        DataError: The header is not readable or refers to something else, or the voxels are missing or end early.
     """
     try:
         with path.open("rb") as stream:
@@ -42,7 +61,7 @@ def _check_meta_image(head: bytes, path: Path) -> None:
     if end is None:
         raise _unreadable(path, "found no ElementDataFile, expected a MetaImage header")
     lines = re.split(r"[\r\n]+", head[: end.end()].decode("latin-1"))
-    fields = _fields(lines, "[=:]", ("NDims", "DimSize", "ElementNumberOfChannels", "ElementDataFile"), path)
+    fields = _fields(lines, "[=:]", _META_IMAGE_FIELDS, path)
     name = fields.get("ElementDataFile", "")
     local = name.upper() == "LOCAL"
     if not local and path.suffix.lower() == ".mha":
@@ -56,12 +75,30 @@ def _check_meta_image(head: bytes, path: Path) -> None:
     channels = fields.get("ElementNumberOfChannels", "1")
     if not _is_whole(channels):
         raise _unreadable(path, f"ElementNumberOfChannels: found {channels!r:.40}, expected a whole number")
+    stored = _meta_image_bytes(fields, int(channels))
+    voxels = path if local else path.with_name(name.removeprefix("./"))
+    start = end.end() + (2 if head[end.end() : end.end() + 2] == b"\r\n" else 1) if local else 0
+    _check_length(voxels, _offset(fields.get("HeaderSize", "0"), start), stored, path)
+
+
+def _meta_image_bytes(fields: dict[str, str], channels: int) -> int | None:
+    """Return the bytes of the voxels as stored; None if the header does not state them."""
+    if fields.get("BinaryData", "True")[:1] in "Ff0":
+        return None
+    if fields.get("CompressedData", "False")[:1] in "Tt1":
+        size = fields.get("CompressedDataSize", "")
+        return int(size) if _is_whole(size) else None
+    kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
+    if kind not in _META_IMAGE_SIZES:
+        return None
+    return math.prod(map(int, fields["DimSize"].split())) * channels * _META_IMAGE_SIZES[kind]
 
 
 def _check_nrrd(head: bytes, path: Path) -> None:
     if not head.startswith(b"NRRD"):
         raise _unreadable(path, "expected an NRRD header")
-    text = re.split(rb"\n\r?\n", head, maxsplit=1)[0].decode("latin-1")
+    end = re.search(rb"\n\r?\n", head)
+    text = head[: end.start() if end else None].decode("latin-1")
     lines = [line for line in re.split(r"[\r\n]+", text) if not line.startswith("#")]
     names = [found[1].strip() for line in lines if (found := _DATA_FILE.match(line))]
     if names and path.suffix.lower() == ".nrrd":
@@ -72,7 +109,44 @@ def _check_nrrd(head: bytes, path: Path) -> None:
     for name in names:
         _check_beside(name, "data file", path)
     lower = [line.lower() for line in lines]  # field names are case-insensitive in NRRD, but not in MetaImage
-    _check_axes(_fields(lower, ":(?!=)", ("dimension", "sizes"), path), "dimension", "sizes", path)
+    fields = _fields(lower, ":(?!=)", _NRRD_FIELDS, path)
+    _check_axes(fields, "dimension", "sizes", path)
+    if len(names) > 1 or not (names or end) or fields.get("line skip", fields.get("lineskip", "0")) != "0":
+        return
+    voxels, start = (
+        (path.with_name(names[0].removeprefix("./")), 0) if names else (path, end.end() if end else 0)
+    )
+    skipped = fields.get("byte skip", fields.get("byteskip", "0"))
+    _check_length(voxels, start + _offset(skipped, 0), _nrrd_bytes(fields), path)
+
+
+def _nrrd_bytes(fields: dict[str, str]) -> int | None:
+    """Return the bytes of the voxels as stored; None if the header does not state them."""
+    kind = " ".join(fields.get("type", "").split())
+    size = next((size for size, names in _NRRD_SIZES if kind in names.split(", ")), None)
+    if size is None or fields.get("encoding") != "raw":
+        return None
+    return math.prod(map(int, fields["sizes"].split())) * size
+
+
+def _offset(skipped: str, start: int) -> int:
+    """Return where voxels begin if a header skips this number of bytes; -1 stands for as many as precede the voxels."""
+    return int(skipped) if _is_whole(skipped) else start
+
+
+def _check_length(voxels: Path, start: int, expected: int | None, header: Path) -> None:
+    """Raise unless a file holds `expected` bytes from `start` on; None expects only that it exists."""
+    try:
+        found = max(voxels.stat().st_size - start, 0)
+    except OSError as error:
+        raise DataError(
+            f"{voxels}: cannot be read ({error.strerror}), expected the voxels of {header.name}. Copy the file there."
+        ) from None
+    if expected is not None and found < expected:
+        raise DataError(
+            f"{voxels}: the voxels end early: found {found} bytes, expected {expected} according to the header. Copy the file "
+            "again."
+        )
 
 
 def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path) -> dict[str, str]:

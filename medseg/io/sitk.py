@@ -6,6 +6,7 @@ module is the only place that converts them to medseg's `(C, X, Y, Z)` and RAS+.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ENDS_EARLY = re.compile(r"expected (?P<expected>\d+) bytes but received (?P<found>\d+)")
 _NATURAL = (".png", ".bmp", ".jpg", ".jpeg")
 
 
@@ -51,6 +53,12 @@ def read_sitk(path: Path) -> Volume:
         with _quiet():
             image = sitk.ReadImage(str(path)) if grey is None else sitk.GetImageFromArray(grey, isVector=True)
     except RuntimeError as error:
+        short = _ENDS_EARLY.search(_reason(error))
+        if short:
+            raise DataError(
+                f"{path}: the voxels end early: found {short['found']} bytes after decompression, expected {short['expected']} according "
+                "to the header. Copy the file again."
+            ) from None
         raise DataError(
             f"{path}: not readable ({_reason(error)}). Copy the file again or convert it."
         ) from None

@@ -103,3 +103,59 @@ def test_invalid_axes_raise(tmp_path: Path, old: str, new: str, told: Any) -> No
     path.write_bytes(bad.encode() + b"\n" + VOXELS)
     with pytest.raises(DataError, match=r"a\.nrrd: not readable \((dimension|sizes): found"):
         read(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
+def test_voxels_that_end_early_are_counted(
+    tmp_path: Path, suffix: str, channels: int, compressed: bool
+) -> None:
+    array = np.random.default_rng(0).random((5, 6, 7, channels), np.float32)
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(array.squeeze(), isVector=channels > 1), str(path), compressed)
+    assert read(path).data.shape == (channels, 7, 6, 5)
+    voxels = next((file for file in tmp_path.iterdir() if file != path), path)
+    content = voxels.read_bytes()
+    voxels.write_bytes(content + b"more")  # bytes after the voxels do no harm
+    assert read(path).data.shape == (channels, 7, 6, 5)
+    voxels.write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"voxels end early: found (\d+) bytes.*, expected (\d+)") as raised:
+        read(path)
+    if not compressed:
+        assert f"found {array.nbytes - 20} bytes, expected {array.nbytes}" in str(raised.value)
+    assert "No such file" not in str(raised.value)
+    if voxels != path:
+        voxels.unlink()
+        with pytest.raises(DataError, match=rf"expected the voxels of a\{suffix}. Copy the file there"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mhd", META + "HeaderSize = 5\nElementDataFile = a.raw\n"),
+        ("a.mhd", META + "HeaderSize = -1\nElementDataFile = a.raw\n"),
+        ("a.nhdr", NRRD + "byte skip: 5\ndata file: a.raw\n"),
+        ("a.nhdr", NRRD + "byteskip: -1\ndata file: a.raw\n"),
+        ("a.nhdr", NRRD + "line skip: 1\ndata file: a.raw\n"),
+    ],
+)
+def test_bytes_before_the_voxels_are_left_out(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "a.raw").write_bytes(b"skip\n" + VOXELS)
+    assert read(tmp_path / name).data.transpose(0, 3, 2, 1).tobytes() == VOXELS
+    if "-1" not in text and "line" not in text:
+        (tmp_path / "a.raw").write_bytes(b"skip\n" + VOXELS[:-1])
+        with pytest.raises(DataError, match=r"a\.raw: the voxels end early: found 7 bytes, expected 8"):
+            read(tmp_path / name)
+
+
+def test_voxels_as_text_have_no_fixed_length(tmp_path: Path) -> None:
+    text = (
+        META.replace("BinaryData = True", "BinaryData = False") + "ElementDataFile = LOCAL\n1 2 3 4 5 6 7 8\n"
+    )
+    (tmp_path / "a.mha").write_text(text)
+    assert read(tmp_path / "a.mha").data.max() == 8
+    (tmp_path / "a.nrrd").write_text(NRRD.replace("raw", "ascii") + "\n1 2 3 4 5 6 7 8\n")
+    assert read(tmp_path / "a.nrrd").data.max() == 8
