@@ -7,10 +7,12 @@ metrics, and their values for empty masks, are defined in `medseg.evaluation.lab
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from medseg.data.datasets.cases import ReadingOptions
 from medseg.errors import DataError
 from medseg.evaluation.instances.metrics import InstanceMetrics
 from medseg.evaluation.instances.pairs import (
@@ -24,6 +26,7 @@ from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_map
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
 from medseg.io.files import stem_of
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 
@@ -49,7 +52,13 @@ _MANY_VALUES, _SHARED = 30, 0.25
 
 
 def evaluate(
-    prediction: Source, reference: Source, labels: Labels | None = None, *, tolerance_mm: float = 1.0
+    prediction: Source,
+    reference: Source,
+    labels: Labels | None = None,
+    *,
+    tolerance_mm: float = 1.0,
+    orientation_from: OrientationFrom | None = None,
+    trust_label_array: bool = False,
 ) -> Table:
     """Compare label maps with their references.
 
@@ -58,6 +67,9 @@ def evaluate(
         reference: A label volume, a file or a folder; folders are matched by file name (see `pair_files`).
         labels: Names of the values; None names each value that occurs ``label_1``, ``label_2`` and so on.
         tolerance_mm: Tolerance of the surface Dice in mm.
+        orientation_from: Description of the geometry to use where a NIfTI header leaves it open; see `medseg.read`.
+        trust_label_array: Whether label maps with as many voxels as their reference, but another grid in their header,
+            are compared voxel by voxel as they are stored.
 
     Returns:
         One row per case and label.
@@ -76,7 +88,8 @@ def evaluate(
     >>> table.mean()["label_1"]["dice"]
     1.0
     """
-    pairs = _pairs(prediction, reference)
+    reading = ReadingOptions(orientation_from, trust_label_array)
+    pairs = [replace(pair, reading=reading) for pair in _pairs(prediction, reference)]
     rows = [row for case in evaluate_cases(pairs, labels, tolerance_mm=tolerance_mm) for row in case]
     return Table(tuple(rows), tolerance_mm)
 

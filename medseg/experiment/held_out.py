@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.read_case import read_case_label, read_case_objects, read_repaired_labels
 from medseg.errors import DataError
-from medseg.evaluation.instances.pairs import InstancePair
+from medseg.evaluation.instances.pairs import ComponentsOf, InstancePair
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.config import EvaluateSettings
 from medseg.experiment.resolve_data import find_dataset, labels_of
@@ -37,11 +38,12 @@ def dataset_of_run(run: RunFolder) -> Dataset:
     return find_dataset(run.read_experiment(), run.shared_folder)
 
 
-def held_out_cases(run: RunFolder) -> tuple[Case, ...]:
+def held_out_cases(run: RunFolder, reading: ReadingOptions = UNDECIDED) -> tuple[Case, ...]:
     """Return the cases that a run does not train on; for a cross-validation, those of every fold.
 
     Args:
         run: Run folder, finished or not.
+        reading: What the user decided about files whose headers are wrong; what it leaves open is as in the run.
 
     Returns:
         The cases of the validation part of the split; for a cross-validation, of all its splits.
@@ -57,14 +59,18 @@ def held_out_cases(run: RunFolder) -> tuple[Case, ...]:
             f"{run}: found no held-out cases, because the run trains on all cases (data.fold=all). Predict other images, "
             "or train a fold."
         )
-    return dataset.subset(case for split in splits for case in split.validation).cases
+    held_out = dataset.subset(case for split in splits for case in split.validation).cases
+    return tuple(replace(case, reading=case.reading.updated(reading)) for case in held_out)
 
 
-def held_out_pairs(run: RunFolder) -> tuple[list[Pair], Labels, EvaluateSettings]:
+def held_out_pairs(
+    run: RunFolder, reading: ReadingOptions = UNDECIDED
+) -> tuple[list[Pair], Labels, EvaluateSettings]:
     """Return the predictions of a run's held-out cases with their references.
 
     Args:
         run: Finished run folder whose held-out cases are predicted.
+        reading: As for `held_out_cases`.
 
     Returns:
         Pairs of prediction and reference, the labels, and the settings to compare them with.
@@ -75,7 +81,7 @@ def held_out_pairs(run: RunFolder) -> tuple[list[Pair], Labels, EvaluateSettings
     """
     experiment = run.read_experiment()
     labels = labels_of(experiment, dataset_of_run(run))
-    cases = held_out_cases(run)
+    cases = held_out_cases(run, reading)
     files = _predictions(run, cases)
     pairs = [
         Pair(
@@ -90,7 +96,9 @@ def held_out_pairs(run: RunFolder) -> tuple[list[Pair], Labels, EvaluateSettings
     return pairs, labels, experiment.evaluate
 
 
-def held_out_instances(run: RunFolder) -> tuple[list[InstancePair], Labels]:
+def held_out_instances(
+    run: RunFolder, reading: ReadingOptions = UNDECIDED
+) -> tuple[list[InstancePair], Labels]:
     """Return the predicted instances of a run's held-out cases with their references.
 
     Without predicted instance maps, the connected components of the predicted label maps count as instances; for a case
@@ -98,6 +106,7 @@ def held_out_instances(run: RunFolder) -> tuple[list[InstancePair], Labels]:
 
     Args:
         run: Finished run folder whose held-out cases are predicted.
+        reading: As for `held_out_cases`.
 
     Returns:
         Pairs of prediction and reference, and the labels.
@@ -107,7 +116,7 @@ def held_out_instances(run: RunFolder) -> tuple[list[InstancePair], Labels]:
         DataError: Predictions are missing, or only some cases have a predicted instance map.
     """
     labels = labels_of(run.read_experiment(), dataset_of_run(run))
-    cases = held_out_cases(run)
+    cases = held_out_cases(run, reading)
     pairs = []
     files = _predictions(run, cases)
     maps = [instance_map_path(file) for file in files]
@@ -117,11 +126,14 @@ def held_out_instances(run: RunFolder) -> tuple[list[InstancePair], Labels]:
     for case, file in zip(cases, maps if found else files, strict=True):
         if case.instances is not None:
             reference = partial(read_case_objects, case, labels)
-            pairs.append(InstancePair(case.id, file, reference, "neither" if found else "predictions"))
+            components: ComponentsOf = "neither" if found else "predictions"
+            pairs.append(InstancePair(case.id, file, reference, components, case.reading))
         elif case.label is not None and found:
-            pairs.append(InstancePair(case.id, file, partial(_components_of_label, case)))
+            pairs.append(
+                InstancePair(case.id, file, partial(_components_of_label, case), reading=case.reading)
+            )
         elif case.label is not None:
-            pairs.append(InstancePair(case.id, file, case.label, "both"))
+            pairs.append(InstancePair(case.id, file, case.label, "both", case.reading))
     return pairs, labels
 
 

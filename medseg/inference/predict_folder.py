@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
+from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError, warn_once
 from medseg.inference.batch import Outcome
@@ -20,6 +21,7 @@ from medseg.inference.loaded_models import LoadedModels, ModelFolders, PredictIn
 from medseg.inference.output_files import OutputFiles, PredictionState
 from medseg.inference.provenance import Provenance
 from medseg.inference.several_devices import predict_on_devices
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
 
@@ -35,7 +37,8 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
         images: Image files, folders of images or DICOM folders, named after their files; or cases or a dataset, named
             after their ids.
         channels: Number of channels of an image, see `read_images`.
-        reading: What the user decided about files whose headers are wrong; None decides nothing. Given cases keep their own.
+        reading: What the user decided about files whose headers are wrong; None decides nothing. Given cases keep what it
+            leaves open.
 
     Returns:
         Pairs of name and case; given cases in the given order, images of files and folders sorted by id.
@@ -48,7 +51,8 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
     given = [images] if isinstance(images, (str, Path)) else list(images)
     cases = [one for one in given if isinstance(one, Case)]
     if cases:
-        return [(case.id, case) for case in cases]
+        later = reading or UNDECIDED
+        return [(case.id, replace(case, reading=case.reading.updated(later))) for case in cases]
     paths = [one for one in given if not isinstance(one, Case)]
     return [(output_stem(case), case) for case in read_images(paths, channels, reading)]
 
@@ -154,6 +158,7 @@ def predict(
     probabilities: bool = False,
     instances: bool = False,
     existing: Existing = "overwrite",
+    orientation_from: OrientationFrom | None = None,
     device: str | None = None,
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
@@ -174,6 +179,8 @@ def predict(
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
+        orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
+            leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
             spread cases over; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
@@ -215,7 +222,7 @@ def predict(
         model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
     )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
-    cases = named_cases(images, models.num_channels)
+    cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
     return list(FolderPrediction(models, cases, outputs, existing).run(progress))
 
 
@@ -223,6 +230,7 @@ def estimate(
     model: ModelFolders,
     images: Images,
     *,
+    orientation_from: OrientationFrom | None = None,
     device: str | None = None,
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
@@ -233,6 +241,7 @@ def estimate(
     Args:
         model: Model folder, or several, as for `predict`.
         images: Image files, folders of images, DICOM folders, cases, or a dataset.
+        orientation_from: As for `predict`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
         max_device_memory: Maximum memory allocated on a CUDA device, likewise.
@@ -267,5 +276,5 @@ def estimate(
     models = LoadedModels.load(
         model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
     )
-    cases = named_cases(images, models.num_channels)
+    cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
     return list(estimate_cases(models.predictors, [case for _, case in cases]))

@@ -15,6 +15,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.io.files import read_labels, stem_of, suffix_of, write
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import write_text
@@ -39,11 +40,12 @@ class InstanceFile:
     scores: dict[int, float] | None = None
 
 
-def read_instances(path: str | Path) -> InstanceFile:
+def read_instances(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> InstanceFile:
     """Read an instance map, and its table if there is one.
 
     Args:
         path: The instance map.
+        orientation_from: As for `medseg.read_labels`.
 
     Returns:
         The ids per voxel, with the label values and scores of the table if there is one.
@@ -53,7 +55,7 @@ def read_instances(path: str | Path) -> InstanceFile:
             scores that are not finite, or cells that are not numbers.
     """
     path = Path(path)
-    ids = read_labels(path)
+    ids = read_labels(path, orientation_from=orientation_from)
     table = instance_table_path(path)
     return InstanceFile(ids, *_read_table(table)) if table.is_file() else InstanceFile(ids)
 

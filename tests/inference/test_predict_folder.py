@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 import medseg
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.output_files import OutputFiles, PredictionState
@@ -155,3 +156,29 @@ def test_a_changed_output_or_image_is_predicted_again(model, images, tmp_path):
     again = medseg.predict(model, folder, out, device="cpu", existing="keep")
     assert [outcome.target for outcome in again] == [cut, first[-1].target]
     assert (medseg.read_labels(cut).data == whole).all()
+
+
+def without_codes(path):
+    """The NIfTI file with an sform and a qform that nothing says to use."""
+    image = nib.load(path)
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nib.save(image, path)
+
+
+def test_the_description_of_the_geometry_can_be_chosen(model, images, tmp_path):
+    file = images / "phantom_000.nii.gz"
+    expected = medseg.load(model, device="cpu")(medseg.read(file))
+    without_codes(file)
+    (refused,) = medseg.predict(model, [file], tmp_path / "out", device="cpu")
+    assert "qform_code and sform_code: found 0 and 0" in str(refused.error)
+    options = {"device": "cpu", "orientation_from": "pixdim"}
+    (outcome,) = medseg.predict(model, [file], tmp_path / "out", **options)
+    assert outcome.error is None
+    assert medseg.read_labels(outcome.target).spacing == pytest.approx(expected.spacing)
+    assert medseg.estimate(model, [file], **options)[0].error is None
+    assert medseg.estimate(model, [file], device="cpu")[0].error is not None
+    case = Case("a", (file,))  # given cases keep what the argument leaves open
+    assert medseg.predict(model, [case], tmp_path / "case", **options)[0].error is None
+    decided = dataclasses.replace(case, reading=ReadingOptions("pixdim"))
+    assert medseg.predict(model, [decided], tmp_path / "decided", device="cpu")[0].error is None

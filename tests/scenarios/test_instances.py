@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -142,6 +143,18 @@ def test_commands_predict_and_evaluate_instances(trained, image_folder, capsys):
     summary = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     pooled = summary["labels"]["instance"]["pooled"]
     assert (pooled["tp"], pooled["fp"], pooled["ap"]) == (4, 0, pytest.approx(1))
+    intact = {file: file.read_bytes() for file in (run / "predictions").glob("*_instances.nii.gz")}
+    for file in intact:  # headers that leave the geometry open
+        image = nib.load(file)
+        image.set_sform(None, code=0)
+        image.set_qform(None, code=0)
+        nib.save(image, file)
+    assert main(["evaluate", str(run), "--instances"]) == 1
+    decided = ["--orientation-from", "pixdim", "--trust-label-array"]
+    assert main(["evaluate", str(run), "--instances", *decided]) == 0
+    assert json.loads((run / "evaluation" / "instances" / "summary.json").read_text()) == summary
+    for file, content in intact.items():
+        file.write_bytes(content)
     capsys.readouterr()
     label_map, reference = (
         run / "predictions" / f"{held_out[0]}.nii.gz",

@@ -87,7 +87,7 @@ def _label_maps(options: argparse.Namespace) -> int:
     if options.reference is None:
         from medseg.experiment.held_out import held_out_pairs
 
-        pairs, known, settings = held_out_pairs(RunFolder(prediction))
+        pairs, known, settings = held_out_pairs(RunFolder(prediction), reading_options(options))
         labels: Labels | None = known
         tolerance = settings.tolerance_mm if tolerance is None else tolerance
     else:
@@ -111,7 +111,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     held_out_by_fold(run)  # raises if a fold is not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with progress_bar() as progress:
-        table = fold_table(run, tolerance_mm=tolerance, progress=progress)
+        table = fold_table(run, tolerance_mm=tolerance, reading=reading_options(options), progress=progress)
     code = _report(table, 0, len(table.table.cases), options)
     reason = no_post_processing_reason(run)
     if reason is not None:
@@ -129,10 +129,11 @@ def _instances(options: argparse.Namespace) -> int:
         from medseg.experiment.held_out import held_out_instances
         from medseg.experiment.run_folder import RunFolder
 
-        pairs, known = held_out_instances(RunFolder(prediction))
+        pairs, known = held_out_instances(RunFolder(prediction), reading_options(options))
         labels: Labels | None = known
     else:
-        pairs = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
+        matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
+        pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
     rows, failed = _measured(
         pairs,

@@ -39,6 +39,21 @@ class ReadingOptions:
     label_values: tuple[tuple[int, int], ...] = ()
     round_labels: bool = False
 
+    def updated(self, later: ReadingOptions) -> ReadingOptions:
+        """Return these options, with the description of the geometry and the trust in label maps that `later` decides.
+
+        Args:
+            later: Options given for one command, such as an evaluation of the cases of a run.
+
+        Returns:
+            The options. What `later` leaves open stays.
+        """
+        return replace(
+            self,
+            orientation_from=later.orientation_from or self.orientation_from,
+            trust_label_array=later.trust_label_array or self.trust_label_array,
+        )
+
 
 UNDECIDED = ReadingOptions()
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.datasets.read_case import read_repaired_labels
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
-from medseg.io.files import read_labels, stem_of
+from medseg.io.files import stem_of
 from medseg.io.instance_files import InstanceFile, instance_map_path, read_instances
+from medseg.io.nifti_geometry import OrientationFrom
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
@@ -35,6 +38,7 @@ class InstancePair:
         reference: Instances, a volume, a file, or a function that returns the contents of a file.
         components_of: Which of the two are label maps whose connected components are the instances, instead of
             instance maps.
+        reading: What the user decided about files whose headers are wrong.
 
     >>> from pathlib import Path
     >>> InstancePair("nuclei_7", Path("predictions/nuclei_7.png"), Path("labels/nuclei_7.png")).components_of
@@ -45,6 +49,7 @@ class InstancePair:
     prediction: Instances | Volume | Path
     reference: Instances | Volume | Path | Callable[[], InstanceFile]
     components_of: ComponentsOf = "neither"
+    reading: ReadingOptions = UNDECIDED
 
 
 def evaluate_instances(
@@ -54,6 +59,8 @@ def evaluate_instances(
     *,
     components_of: ComponentsOf = "neither",
     detection_iou: float = 0.0,
+    orientation_from: OrientationFrom | None = None,
+    trust_label_array: bool = False,
 ) -> InstanceTable:
     """Compare instances with their references: average precision, panoptic quality, F1, lesion-wise detection.
 
@@ -65,6 +72,9 @@ def evaluate_instances(
         components_of: ``"predictions"`` or ``"both"`` if these are label maps whose connected components are the
             instances.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+        orientation_from: Description of the geometry to use where a NIfTI header leaves it open; see `medseg.read`.
+        trust_label_array: Whether maps with as many voxels as their reference, but another grid in their header, are
+            compared voxel by voxel as they are stored.
 
     Returns:
         One row per case and class.
@@ -79,7 +89,8 @@ def evaluate_instances(
     >>> evaluate_instances(lesions, lesions).mean()["pq"]
     1.0
     """
-    pairs = instance_pairs(prediction, reference, components_of)
+    reading = ReadingOptions(orientation_from, trust_label_array)
+    pairs = [replace(one, reading=reading) for one in instance_pairs(prediction, reference, components_of)]
     rows = [
         row for case in evaluate_instance_cases(pairs, labels, detection_iou=detection_iou) for row in case
     ]
@@ -192,9 +203,12 @@ class _Side:
 def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels]:
     """Return both sides on one grid, with class indices, and the label table of these indices."""
     prefix = f"{pair.case}: " if pair.case else ""
-    reference = _read(pair.reference, pair.components_of == "both", None, f"{prefix}reference")
+    reference = _read(pair.reference, pair.components_of == "both", pair.reading, None, f"{prefix}reference")
+    plain = ReadingOptions(
+        pair.reading.orientation_from, pair.reading.trust_label_array
+    )  # without its repairs
     prediction = _read(
-        pair.prediction, pair.components_of != "neither", reference.volume, f"{prefix}prediction"
+        pair.prediction, pair.components_of != "neither", plain, reference.volume, f"{prefix}prediction"
     )
     table = labels or _labels_in(prediction.instances, reference.instances)
     return (
@@ -207,6 +221,7 @@ def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, In
 def _read(
     source: Instances | Volume | Path | Callable[[], InstanceFile],
     from_components: bool,
+    reading: ReadingOptions,
     like: Volume | None,
     where: str,
 ) -> _Side:
@@ -214,15 +229,22 @@ def _read(
     if isinstance(source, Instances):
         return _Side(source, None, "classes")
     if isinstance(source, Path):
-        file = InstanceFile(read_labels(source)) if from_components else read_instances(source)
+        file = _read_file(source, from_components, reading)
     else:
         file = InstanceFile(source) if isinstance(source, Volume) else source()
-    volume = file.ids if like is None else aligned_to(file.ids, like, where=where)
+    trusted = reading.trust_label_array
+    volume = file.ids if like is None else aligned_to(file.ids, like, where=where, trust_array=trusted)
     voxels = label_map(volume, where)
     if from_components:
         return _Side(Instances.from_components(voxels), volume, "values")
     found = Instances.from_map(voxels, file.values, file.scores)
     return _Side(found, volume, "nothing" if file.values is None else "values")
+
+
+def _read_file(path: Path, from_components: bool, reading: ReadingOptions) -> InstanceFile:
+    if from_components:
+        return InstanceFile(read_repaired_labels(path, reading))
+    return read_instances(path, orientation_from=reading.orientation_from)
 
 
 def _classified(side: _Side, labels: Labels, guessed: bool, where: str) -> Instances:

@@ -153,13 +153,14 @@ def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str)
     return [predicted, expected]
 
 
-def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
+def aligned_to(volume: Volume, reference: Volume, *, where: str, trust_array: bool = False) -> Volume:
     """Return a label map in the orientation and on the grid of its reference.
 
     Args:
         volume: The label map.
         reference: The volume whose grid it must have, up to the order and direction of axes.
         where: Name of the label map, for messages.
+        trust_array: Whether a label map of the same shape on another grid is placed on that of the reference.
 
     Returns:
         The label map, reoriented if necessary.
@@ -168,7 +169,9 @@ def aligned_to(volume: Volume, reference: Volume, *, where: str) -> Volume:
         DataError: The grids differ; see `medseg.volumes.alignment.align_to_grid`.
     """
     fix = "Predict on the file that the reference belongs to, or resample the prediction with resampled(like=reference)"
-    return align_to_grid(volume, reference.grid, where=where, grid_of="its reference", fix=fix)
+    return align_to_grid(
+        volume, reference.grid, where=where, grid_of="its reference", fix=fix, trust_array=trust_array
+    )
 
 
 def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.errors import DataError, ModelError
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
@@ -104,13 +105,18 @@ def instance_table(run: RunFolder) -> InstanceTable:
 
 
 def fold_table(
-    run: RunFolder, *, tolerance_mm: float | None = None, progress: Progress | None = None
+    run: RunFolder,
+    *,
+    tolerance_mm: float | None = None,
+    reading: ReadingOptions = UNDECIDED,
+    progress: Progress | None = None,
 ) -> FoldTable:
     """Measure the out-of-fold predictions and select post-processing by them; one case at a time is in memory.
 
     Args:
         run: Run folder of a cross-validation with all its predictions.
         tolerance_mm: Tolerance of the surface Dice in mm; None for that of the experiment.
+        reading: What the user decided about files whose headers are wrong; what it leaves open is as in the run.
         progress: Called with (done, total, text), where the text is such as "measuring CASE".
 
     Returns:
@@ -120,7 +126,7 @@ def fold_table(
     Raises:
         DataError: Predictions are missing, or cannot be measured.
     """
-    pairs, labels, settings = held_out_pairs(run)
+    pairs, labels, settings = held_out_pairs(run, reading)
     tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
     learns = no_post_processing_reason(run) is None
     rows: list[LabelMetrics] = []

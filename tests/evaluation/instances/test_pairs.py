@@ -6,13 +6,14 @@ import csv
 import json
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.instances.pairs import evaluate_instance_cases, evaluate_instances, instance_pairs
-from medseg.io.files import write
+from medseg.io.files import read_labels, write
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
@@ -167,3 +168,28 @@ def test_incompatible_flags_raise(folders, capsys):
     told = capsys.readouterr()
     assert "b.nii.gz" in told.err
     assert "1 of 2 cases could not be evaluated" in told.out
+
+
+@pytest.mark.parametrize("components_of", ["neither", "predictions", "both"])
+def test_wrong_headers_can_be_decided_on(folders, tmp_path, components_of, capsys):
+    predictions, references = folders
+    expected = evaluate_instances(*folders, components_of=components_of).pooled()
+    for path in references.glob("*.nii.gz"):  # the header of another image
+        write(Volume(read_labels(path).data, Grid.from_spacing(SHAPE, (3, 3, 3)), "label"), path)
+    with pytest.raises(DataError, match="not on the grid of its reference"):
+        evaluate_instances(*folders, components_of=components_of)
+    trusted = evaluate_instances(*folders, components_of=components_of, trust_label_array=True)
+    assert str(trusted.pooled()) == str(expected)  # NaN equals NaN
+    for path in references.glob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_sform(None, code=0)
+        image.set_qform(None, code=0)
+        nib.save(image, path)
+    with pytest.raises(DataError, match="sform_code"):
+        evaluate_instances(*folders, components_of=components_of, trust_label_array=True)
+    command = ["evaluate", str(predictions), str(references), "-o", str(tmp_path / "tables")]
+    command += ["--instances"] if components_of == "neither" else ["--components-of", components_of]
+    decided = ["--trust-label-array", "--orientation-from", "pixdim"]
+    assert main(command) == 1
+    assert main([*command, *decided]) == 0
+    capsys.readouterr()
