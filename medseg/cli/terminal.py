@@ -55,6 +55,9 @@ def shown_text(text: str) -> str:
         text: Text of unknown origin; line breaks and tabs stay, and so does a carriage return at its beginning, by which
             a progress bar redraws its line.
 
+    Returns:
+        Printable text.
+
     >>> shown_text("case \x1b[2J\u202etxt.exe")
     'case \\x1b[2J\\u202etxt.exe'
     """

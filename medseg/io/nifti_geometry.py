@@ -98,7 +98,11 @@ def _factor(units: Any) -> _Matrix:
 class _Forms:
     """The descriptions of a header, in its own units.
 
+    Args:
+        file: The file.
+
     Attributes:
+        file: The file.
         coded: Matrices by name whose code is set.
         unit: Factors to mm.
         sizes: The field ``pixdim`` along the three axes; 1 for an axis that the file does not have.
