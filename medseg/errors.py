@@ -64,6 +64,29 @@ class DataWarning(UserWarning):
     """
 
 
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return the text of a warning for the command line; a `DataWarning` states by itself where it found what.
+
+    Args:
+        message: The warning or its text.
+        category: Its class.
+        filename: File of the code that warned.
+        lineno: Line in that file.
+        line: Text of that line, which is not shown.
+
+    Returns:
+        One line, with its end.
+
+    >>> print(format_warning("ct.nii.gz: found 3 bytes after the voxels.", DataWarning, "nifti.py", 1), end="")
+    warning: ct.nii.gz: found 3 bytes after the voxels.
+    """
+    if issubclass(category, DataWarning):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def warn_once(message: str) -> None:
     """Warn of a file that can be used; the same message is not repeated by the same process.
 

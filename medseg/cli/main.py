@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli.terminal import safe_output
-from medseg.errors import DataWarning, MedsegError, did_you_mean
+from medseg.errors import MedsegError, did_you_mean, format_warning
 from medseg.io.file_content import permission_denied
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.storage.atomic import is_full
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code; errors that a user can act on become one message."""
     previous = _end_on_sigterm()
-    formatted, warnings.formatwarning = warnings.formatwarning, _one_line
+    formatted, warnings.formatwarning = warnings.formatwarning, format_warning
     try:
         return int(_module(options.command).run(options))
     except KeyboardInterrupt as stop:
@@ -208,15 +208,6 @@ def _explained(error: Exception) -> tuple[str | None, int]:
             EXIT_RESOURCES,
         )
     return None, EXIT_REFUSED
-
-
-def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Return the text of a warning; one of medseg's own says by itself where and what."""
-    if issubclass(category, DataWarning):
-        return f"warning: {message}\n"
-    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _end_on_sigterm() -> Any:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
 from medseg.inference.batch import Outcome
+from medseg.runtime.worker_process import start_worker, warns_in_one_line
 
 Pair = tuple[Case, Path]
 _AHEAD = 3  # cases of one process: one is written, one predicted, one read
@@ -130,7 +131,9 @@ class _Worker:
     def __post_init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_run, args=(self.work, self.device, other), daemon=True)
+        self.process = context.Process(
+            target=_run, args=(self.work, self.device, other, warns_in_one_line()), daemon=True
+        )
         self.process.start()
         other.close()  # so that the end of the process is the end of the connection
 
@@ -175,9 +178,9 @@ class _Worker:
             self.process.join()
 
 
-def _run(work: Work, device: str, connection: Connection[Any, Any]) -> None:
+def _run(work: Work, device: str, connection: Connection[Any, Any], one_line: bool) -> None:
     """Predict the cases that come through the connection and send their outcomes back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends this one
+    start_worker(one_line)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished files are removed
     try:
         for outcome in work(device, _received(connection)):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medseg.runtime.progress import Progress
+from medseg.runtime.worker_process import start_worker, warns_in_one_line
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -99,7 +100,10 @@ def _in_processes(
     Processes are spawned, because a fork copies the locks of threads in any state.
     """
     pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(warns_in_one_line(),),
     )
     pending: dict[Future[_Result], int] = {}
     others = set(multiprocessing.active_children())
@@ -118,11 +122,6 @@ def _in_processes(
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: only the parent process handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

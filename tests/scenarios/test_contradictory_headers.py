@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.cli.main import _one_line, main
+from medseg.cli.main import main
 from medseg.data.datasets.cases import ReadingOptions
 from medseg.data.datasets.phantom import write_phantoms
-from medseg.errors import DataWarning
+from medseg.errors import DataWarning, format_warning
 from medseg.experiment.experiment import Experiment
 from tests.helpers.nifti_files import patched
 
@@ -73,7 +73,7 @@ def test_a_contradiction_is_printed_in_one_line(dataset: Path, capsys: Any) -> N
     with pytest.warns(DataWarning, match="corners up to 11.6 mm apart"):
         code, _ = printed(capsys, "inspect", file)
     assert code == 0
-    text = _one_line("a.nii: sform and qform: found ...", DataWarning, "files.py", 1)
+    text = format_warning("a.nii: sform and qform: found ...", DataWarning, "files.py", 1)
     assert text == "warning: a.nii: sform and qform: found ...\n"
 
 

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+WORKERS = """
+import os, time
+from pathlib import Path
+
+from medseg.runtime import worker_process
+
+FOLDER = Path({folder!r})
+if {platform!r} != "linux":
+    worker_process.sys = type("sys", (), {{"platform": {platform!r}}})
+
+
+def wait(name):
+    (FOLDER / f".{{name}}").write_text(str(os.getpid()))
+    (FOLDER / f".{{name}}").rename(FOLDER / name)
+    time.sleep(300)
+
+
+def work(device, pairs):
+    wait(device)
+    yield from ()
+
+
+if __name__ == "__main__":
+    if {pool!r} == "map":
+        from medseg.runtime.process_map import map_in_processes
+
+        map_in_processes(wait, ["a", "b", "c"], ["a", "b", "c"], workers=2)
+    else:
+        from medseg.inference.several_devices import predict_on_devices
+
+        list(predict_on_devices(work, ["a", "b"], [(None, None), (None, None)]))
+"""
+
+WARNING = """
+import warnings
+
+from medseg.errors import format_warning, warn_once
+from medseg.runtime.process_map import map_in_processes
+
+if __name__ == "__main__":
+    if {one_line}:
+        warnings.formatwarning = format_warning
+    map_in_processes(warn_once, ["ct.nii: found a.", "mr.nii: found b."], ["a", "b"], workers=2)
+"""
+
+
+def runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a process is killed by a signal")
+@pytest.mark.parametrize(("pool", "platform"), [("map", "linux"), ("map", "darwin"), ("devices", "linux")])
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str, platform: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS.format(folder=str(tmp_path), pool=pool, platform=platform))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    try:
+        assert until(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists(), 120)
+        workers = [int((tmp_path / name).read_text()) for name in "ab"]
+        assert all(runs(worker) for worker in workers)
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        assert until(lambda: not any(runs(worker) for worker in workers), 20)
+    finally:
+        for worker in filter(runs, workers):
+            os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one_line", [True, False])
+def test_workers_print_warnings_as_their_parent_does(tmp_path: Path, one_line: bool) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WARNING.format(one_line=one_line))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    lines = sorted(line for line in done.stderr.splitlines() if "found" in line)
+    if one_line:
+        assert lines == ["warning: ct.nii: found a.", "warning: mr.nii: found b."]
+    else:
+        assert len(lines) == 2
+        assert all("DataWarning: " in line for line in lines)
