@@ -35,7 +35,9 @@ def make_case() -> Callable[..., CaseMeasures]:
         shape = changes.get("shape", (100, 90, 80))
         usual: dict[str, Any] = {
             "id": case_id,
+            "files": "0",
             "stamp": "0",
+            "content": "0",
             "orientation": "RAS",
             "shape": shape,
             "shape_after_crop": shape,

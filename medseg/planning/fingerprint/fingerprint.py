@@ -17,7 +17,9 @@ from medseg.storage.json_files import read_object
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-FORMAT = 1  # version of the file; part of every stamp, so that a change measures all cases again
+FORMAT = (
+    1  # version of the file; part of every `CaseMeasures.files`, so that a change measures all cases again
+)
 
 
 class CaseMeasures(Config):
@@ -25,7 +27,9 @@ class CaseMeasures(Config):
 
     Attributes:
         id: Id of the case.
-        stamp: Hash of its files' names, sizes and times; it changes when a file changes.
+        files: Hash of the names of its files, relative to the dataset, and of how they are read.
+        stamp: Hash of their sizes, times and numbers on the disk; see `FileState`.
+        content: Hash of their bytes.
         orientation: Axis codes of the image as stored.
         shape: Voxels per axis.
         shape_after_crop: Voxels per axis after cropping margins that are 0 in every channel.
@@ -38,7 +42,9 @@ class CaseMeasures(Config):
     """
 
     id: str
+    files: str
     stamp: str
+    content: str
     orientation: str
     shape: Triple
     shape_after_crop: Triple

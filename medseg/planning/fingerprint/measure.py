@@ -12,7 +12,7 @@ from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
 from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
-from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, case_stamp, measure_case
+from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, is_unchanged, measure_case
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.process_map import WorkerEndedError, map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
@@ -71,11 +71,12 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
         return False
     if (known.regions, known.ignore) != _beyond_names(labels):
         return False
-    stamps = {case.id: case_stamp(case, dataset.root) for case in dataset.labelled_cases}
+    cases, measures = dataset.labelled_cases, {case.id: case for case in known.cases}
     return (
-        {case.id: case.stamp for case in known.cases} == stamps
-        and known.unlabelled == len(dataset.cases) - len(stamps)
-        and known.subjects == len({case.subject for case in dataset.labelled_cases})
+        set(measures) == {case.id for case in cases}
+        and known.unlabelled == len(dataset.cases) - len(cases)
+        and known.subjects == len({case.subject for case in cases})
+        and all(is_unchanged(case, measures[case.id], dataset.root) for case in cases)
     )
 
 

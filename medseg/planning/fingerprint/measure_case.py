@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.datasets.cases import UNDECIDED, Case
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_image, read_case_label, read_repaired_labels
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError, MedsegError
+from medseg.io.companion_files import companion_files
+from medseg.io.file_content import permission_denied
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.planning.fingerprint.histogram import Histogram
-from medseg.storage.stamps import file_stamps, short_hash
+from medseg.storage.file_state import FileState
+from medseg.storage.stamps import short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.orientation import AXES, reorientation
 
@@ -56,7 +59,7 @@ def measure_case(
         case: A case with a label map.
         labels: Labels of the dataset; None uses the values of the label map.
         channels: Number of channels that the image must have.
-        root: Folder of the dataset; the stamp contains paths relative to it.
+        root: Folder of the dataset, to which names of files are relative.
 
     Returns:
         The measurements, or the error.
@@ -68,9 +71,8 @@ def measure_case(
 
 
 def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
-    stamp = case_stamp(
-        case, root
-    )  # before reading, so that a file that changes meanwhile is measured again next time
+    # before reading, so that a file that changes meanwhile is measured again next time
+    state = _state(case)
     image = read_case_image(case)
     check_image(image, channels, where=f"case {case.id}")
     if labels is None:
@@ -86,7 +88,9 @@ def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> Me
     counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
     measures = CaseMeasures(
         id=case.id,
-        stamp=stamp,
+        files=_names(case, root),
+        stamp=state.stamp,
+        content=state.content,
         orientation=image.grid.axcodes,
         shape=grid.shape,
         shape_after_crop=_in_ras(_shape_after_crop(image.data), image.grid.axcodes),
@@ -125,7 +129,44 @@ def _in_ras(shape: tuple[int, ...], axcodes: str) -> tuple[int, int, int]:
     return (x, y, z)
 
 
-def case_stamp(case: Case, root: Path) -> str:
-    """Return a hash that changes when a file of the case is renamed, its size or modification time changes, or it is read in another way."""
-    decided = [] if case.reading == UNDECIDED else [asdict(case.reading)]
-    return short_hash([FORMAT, file_stamps(case.files, root), *decided])
+def is_unchanged(case: Case, known: CaseMeasures, root: Path) -> bool:
+    """Return whether measurements are those of a case; its files are read only if their stamp differs.
+
+    Args:
+        case: A case with a label map.
+        known: Earlier measurements of a case of this id.
+        root: Folder of the dataset.
+
+    Returns:
+        False if a file was changed or renamed, is missing, or is now read in another way.
+    """
+    if known.files != _names(case, root):
+        return False
+    try:
+        return FileState(known.stamp, known.content).still_holds(_files(case))
+    except OSError:
+        return False
+
+
+def _state(case: Case) -> FileState:
+    try:
+        return FileState.of(_files(case))
+    except PermissionError as error:
+        raise permission_denied(Path(error.filename or case.images[0])) from None
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or case.images[0]}: cannot be read ({error.strerror or error}). Check the file."
+        ) from None
+
+
+def _files(case: Case) -> list[Path]:
+    """Return all files of a case, each followed by those that are read with it."""
+    return [one for file in case.files for one in (file, *companion_files(file))]
+
+
+def _names(case: Case, root: Path) -> str:
+    """Return a hash of the names of the files, which a moved dataset keeps, and of how they are read."""
+    names = [str(file.relative_to(root) if file.is_relative_to(root) else file) for file in case.files]
+    parts = [len(case.images), case.label is not None, case.instances is not None]
+    reading = replace(case.reading, files_root=None, repairs=None)  # paths, which do not change the voxels
+    return short_hash([FORMAT, names, parts, asdict(reading)])
