@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 
+from medseg.data.patches import case_store
+from medseg.errors import DataError
 from medseg.train import batches as loading
-from medseg.train.batches import Batches, resolve_workers
+from medseg.train.batches import Batches, load_batches, resolve_workers
+from tests.helpers.patches import patch_dataset
 
 
 @pytest.mark.parametrize(("size", "accumulate", "processes"), [(4, 1, 1), (1, 2, 2), (3, 4, 1), (2, 1, 3)])
@@ -56,3 +61,16 @@ def test_workers_are_chosen_by_the_machine(monkeypatch, workers, device, cores, 
     monkeypatch.setattr(loading, "usable_cores", lambda: cores)
     monkeypatch.setattr(loading, "processes_per_machine", lambda: processes)
     assert resolve_workers(workers, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_prepared_case_that_is_lost_is_named_with_the_remedy(make_stored, workers):
+    """Also by a worker, whose errors would otherwise arrive with a traceback in their text."""
+    rng = np.random.default_rng(0)
+    cases = [make_stored(rng.random((1, 8, 8, 8)), np.ones((8, 8, 8), np.uint8), name) for name in "ab"]
+    patches = patch_dataset(cases, (4, 4, 4), length=8)
+    shutil.rmtree(cases[0].folder)
+    case_store._mapped.cache_clear()  # as if there were more cases than stay mapped
+    remedy = rf"^{cases[0].folder}/\w+\.npy: missing, expected an array of a prepared case\. Delete the folder {cases[0].folder} "
+    with pytest.raises(DataError, match=remedy):
+        list(load_batches(patches, Batches(range(4), 2), workers))
