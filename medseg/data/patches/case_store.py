@@ -41,6 +41,7 @@ FORMAT = 1
 # Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
 # datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
+_EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}  # axes and kinds; other arrays are (4, "iu")
 INDEX = "contents.json"
 """File of the store with the content hashes of the datasets' files; see `ContentIndex`."""
 
@@ -130,9 +131,6 @@ def _mapped(file: Path) -> NDArray[Any]:
             f"{'floating-point' if kinds == 'f' else 'whole'} numbers. {again}"
         )
     return array
-
-
-_EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}
 
 
 def fill_store(
