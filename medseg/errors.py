@@ -158,12 +158,13 @@ def error_message(
     return f"{where}: {what}{detail}. {fix.rstrip('.')}."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return `` Did you mean 'x'?`` for the known word nearest to `word`, or an empty string.
 
     Args:
         word: The unknown word.
         known: Words to choose from.
+        cutoff: Smallest similarity, from 0 to 1.
 
     Returns:
         The hint with a leading space, so that it can follow a sentence.
@@ -171,5 +172,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("spacng", ["spacing", "shape"])
     " Did you mean 'spacing'?"
     """
-    matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    matches = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -78,7 +78,7 @@ def is_run(path: Path) -> bool:
 
 
 def _is_described(path: Path) -> bool:
-    described = path.name in _DESCRIPTIONS or path.suffix.lower() == ".tsv"
+    described = path.name in _DESCRIPTIONS or path.suffix.lower() in (".tsv", ".csv")
     return described or any((path / name).is_file() for name in _DESCRIPTIONS) or is_dataset(path)
 
 

@@ -94,7 +94,7 @@ class DataSettings(Config):
     """The cases of an experiment, the meaning of their labels, and their split.
 
     Attributes:
-        path: Dataset folder or TSV table; can be given on the command line instead.
+        path: Dataset folder or table of cases (TSV or CSV); can be given on the command line instead.
         layout: Layout of the folder: ``msd``, ``nnunet``, ``bids``, ``table``, ``images``, ``masks`` or the name of a layout
             that an installed package registers; ``auto`` recognises it.
         phantom: Settings of a synthetic dataset to use instead of `path`; null for none.

@@ -114,4 +114,11 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     ignored = sum(row.kind == "ignore" for row in rows)
     if ignored > 1:
         raise DataError(f"{path}: found {ignored} rows of kind ignore, expected one. Remove the others.")
+    seen: dict[int, int] = {}
+    for row, line in zip(rows, table.rows, strict=True):
+        if row.kind != "region" and seen.setdefault(row.value, line.line) != line.line:
+            raise DataError(
+                f"{table.where(line)}: value: found {row.value} again, which line {seen[row.value]} has, expected unique values. Change one "
+                "of them."
+            )
     return rows

@@ -1,7 +1,8 @@
-"""Tables of tab-separated values, read strictly and written alike.
+"""Tables of tab-separated or comma-separated values, read strictly and written alike.
 
 A table is UTF-8 text with a header. Cells are separated by single tabs, and a quotation mark is an ordinary
-character, so a cell holds neither tabs nor line breaks. Empty lines are skipped.
+character, so a cell holds neither tabs nor line breaks. Empty lines are skipped. In a ``.csv`` file, commas separate the
+cells, and quotation marks enclose cells that contain commas.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError, did_you_mean
+from medseg.errors import DataError, did_you_mean, warn_once
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+_MISSPELT = 0.78  # ``lable`` resembles ``label`` by 0.8, but ``age`` resembles ``image`` by 0.75
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class TsvTable:
         *,
         expected: str = "",
         renamed: Mapping[str, str] | None = None,
+        ignore_others: bool = False,
     ) -> None:
         """Raise unless the table has the columns that it should have.
 
@@ -65,6 +70,7 @@ class TsvTable:
             optional: Columns that may be there.
             expected: Words for the expected columns; their names if empty.
             renamed: New names of columns by their old names.
+            ignore_others: Whether other columns are reported and ignored, unless their names resemble a known one.
 
         Raises:
             DataError: A column is missing, unknown or was renamed.
@@ -72,23 +78,32 @@ class TsvTable:
         words = expected or " ".join(
             [", ".join(required), *([f"and optionally {', '.join(optional)}"] if optional else [])]
         )
+        ignored = []
         for name in self.columns:
             if renamed and name in renamed:
                 raise DataError(f"{self.path}: column {name!r}: renamed to {renamed[name]!r}. Rename it.")
             if name not in required and name not in optional:
-                hint = did_you_mean(name, [*required, *optional])
+                hint = did_you_mean(name.lower(), [*required, *optional], _MISSPELT if ignore_others else 0.6)
+                if ignore_others and not hint:
+                    ignored.append(repr(name))
+                    continue
                 raise DataError(
                     f"{self.path}: unknown column {name!r}.{hint} Expected {words}. Rename or remove it."
                 )
         if not set(required) <= set(self.columns):
             raise DataError(
-                f"{self.path}: found columns {', '.join(self.columns) or 'none'}, expected {words}, separated by tabs. "
+                f"{self.path}: found columns {', '.join(self.columns) or 'none'}, expected {words}, separated by {'commas' if self.path.suffix.lower() == '.csv' else 'tabs'}. "
                 "Fix the header."
+            )
+        if ignored:
+            warn_once(
+                f"{self.path}: columns: found {', '.join(ignored)}, expected {words}. They are ignored; remove them, or rename them "
+                "if they are misspelt."
             )
 
 
 def read_tsv(path: str | Path) -> TsvTable:
-    """Read a table of tab-separated values.
+    """Read a table of tab-separated values, or of comma-separated ones from a ``.csv`` file.
 
     Args:
         path: UTF-8 file, with or without a byte order mark.
@@ -115,7 +130,12 @@ def read_tsv(path: str | Path) -> TsvTable:
         raise DataError(
             f"{path}: line {line}: found the control character {control[0]!r}, expected text. Copy the file again, or remove it."
         )
-    reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+    commas = path.suffix.lower() == ".csv"
+    reader = (
+        csv.reader(io.StringIO(text, newline=""), strict=True)
+        if commas
+        else csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
     try:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:  # a cell longer than any sensible one
@@ -129,7 +149,7 @@ def read_tsv(path: str | Path) -> TsvTable:
     for line, row in lines[1:]:
         if len(row) != len(columns):
             raise DataError(
-                f"{path}: line {line}: found {len(row)} cells, expected {len(columns)}. Separate them by single tabs."
+                f"{path}: line {line}: found {len(row)} cells, expected {len(columns)}. Separate them by {'commas' if commas else 'single tabs'}."
             )
     return TsvTable(
         path,

@@ -1,4 +1,4 @@
-"""Datasets listed in a TSV table: one row per case, with paths relative to the table."""
+"""Datasets listed in a TSV or CSV table: one row per case, with paths relative to the table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from medseg.storage.tsv import TsvTable, read_tsv
 TABLE_NAME = "cases.tsv"
 LABELS_NAME = "labels.tsv"
 _CHANNEL = "image_"
+_NONE = ("", "na", "n/a", "nan", "none", "null")
+"""Cells, in lower case, that say that a case has no such file or value."""
 
 
 def is_case_table(path: Path) -> bool:
-    """Return whether the path is a TSV file, or a folder with a ``cases.tsv``."""
-    return path.suffix.lower() == ".tsv" or (path / TABLE_NAME).is_file()
+    """Return whether the path is a TSV or CSV file, or a folder with a ``cases.tsv``."""
+    return path.suffix.lower() in (".tsv", ".csv") or (path / TABLE_NAME).is_file()
 
 
 @register_layout("table", recognise=is_case_table, lists_paths=True)
@@ -29,19 +31,20 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
 
     Required columns are ``case`` and either ``image`` or one ``image_CHANNEL`` per channel; ``label``, ``instances``,
     ``subject`` and ``labels`` are optional. ``labels`` lists the annotated labels of a case, separated by ``;`` or ``,``;
-    an empty cell means all. An empty ``label`` or ``instances`` means that the case has none. Names and values of labels
+    an empty cell means all. An empty ``label`` or ``instances``, or ``NA`` or ``n/a``, means that the case has none. Other
+    columns, such as an age, are reported and ignored unless their names resemble one of these. Names and values of labels
     are read from a ``labels.tsv`` next to the table. If there are only instances and no such file, the single class is
     called ``instance``. With a single column ``image``, the channel is called ``image``.
 
     Args:
-        path: The table, or a folder with a ``cases.tsv``.
+        path: The table, tab-separated or with the suffix ``.csv`` comma-separated, or a folder with a ``cases.tsv``.
         files_root: Another folder that paths may point into.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: A column is missing or unknown, a row has more or fewer cells, a cell is empty (each with its line), or
+        DataError: A column is missing or misspelt, a row has more or fewer cells, a cell is empty (each with its line), or
             a path leaves the table's folder and `files_root`.
     """
     table = path / TABLE_NAME if path.is_dir() else path
@@ -90,15 +93,16 @@ def _image_columns(table: TsvTable) -> list[str]:
     channels = [name for name in table.columns if name.startswith(_CHANNEL) and name != _CHANNEL]
     expected = "case and either image or image_CHANNEL for each channel, and optionally label, instances, subject and labels"
     optional = ("image", *channels, "subject", "label", "labels", "instances")
-    table.check_columns(("case",), optional, expected=expected)
+    table.check_columns(("case",), optional, expected=expected, ignore_others=True)
     if ("image" in table.columns) == bool(channels):
         raise DataError(
-            f"{table.path}: found columns {', '.join(table.columns)}, expected {expected}, separated by tabs. Fix the header."
+            f"{table.path}: found columns {', '.join(table.columns)}, expected {expected}, separated by {'commas' if table.path.suffix.lower() == '.csv' else 'tabs'}. Fix the header."
         )
     return channels or ["image"]
 
 
 def _case(where: str, row: dict[str, str], columns: list[str], table: Path, files_root: str | None) -> Case:
+    row = {name: "" if name != "case" and cell.lower() in _NONE else cell for name, cell in row.items()}
     empty = [name for name in ("case", *columns) if not row[name]]
     if empty:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")

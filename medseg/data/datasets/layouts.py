@@ -1,7 +1,7 @@
 """Reading datasets as they are arranged on disk, without renaming or moving a file.
 
 Layouts: ``msd`` (Medical Segmentation Decathlon; nnU-Net v1 wrote the same list), ``nnunet`` (nnU-Net v2 raw),
-``bids`` (raw images with label maps in derivatives), ``table`` (a TSV file that lists cases), ``images`` and ``masks``
+``bids`` (raw images with label maps in derivatives), ``table`` (a TSV or CSV file that lists cases), ``images`` and ``masks``
 (folders of images with maps of the same names), and those of installed packages.
 """
 
@@ -22,7 +22,7 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
     """Find the cases of a dataset.
 
     Args:
-        path: The dataset's folder, its ``dataset.json``, or a TSV table of cases.
+        path: The dataset's folder, its ``dataset.json``, or a table of cases (TSV or CSV).
         layout: Name of the layout; ``"auto"`` recognises it.
         reading: What the user decided about files whose headers are wrong; None decides nothing.
 
@@ -65,7 +65,7 @@ def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions |
     path = Path(path)
     if not path.exists():
         raise DataError(
-            f"{path}: found no such folder or file, expected a dataset. Give a dataset's folder or a TSV table of cases."
+            f"{path}: found no such folder or file, expected a dataset. Give a dataset's folder or a table of cases (TSV or CSV)."
         )
     chosen = _recognised(path) if layout == "auto" else _named(layout)
     dataset = (
