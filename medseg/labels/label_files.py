@@ -114,11 +114,11 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     ignored = sum(row.kind == "ignore" for row in rows)
     if ignored > 1:
         raise DataError(f"{path}: found {ignored} rows of kind ignore, expected one. Remove the others.")
-    seen: dict[int, int] = {}
-    for row, line in zip(rows, table.rows, strict=True):
-        if row.kind != "region" and seen.setdefault(row.value, line.line) != line.line:
+    lines: dict[int, int] = {}
+    for found, source in zip(rows, table.rows, strict=True):
+        if found.kind != "region" and lines.setdefault(found.value, source.line) != source.line:
             raise DataError(
-                f"{table.where(line)}: value: found {row.value} again, which line {seen[row.value]} has, expected unique values. Change one "
-                "of them."
+                f"{table.where(source)}: value: found {found.value} again, which line {lines[found.value]} has, expected unique "
+                "values. Change one of them."
             )
     return rows
