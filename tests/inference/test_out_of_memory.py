@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import medseg
+from medseg import errors
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
-from medseg.errors import DataWarning, ModelError, ResourceError, warn_once
+from medseg.errors import DataWarning, ModelError, ResourceError
 from medseg.inference.batch import predict_files
 from medseg.inference.provenance import ModelId, Provenance
 from medseg.inference.sliding import memory_plan
@@ -58,7 +59,7 @@ def test_smaller_batches_are_tried_and_reported(make_predictor, image, error):
     assert notes == [
         f"image: memory did not suffice; predicted with batches of {size}, on the device" for size in (2, 1)
     ]
-    warn_once.cache_clear()
+    errors._warn.cache_clear()
     with pytest.warns(DataWarning, match="memory did not suffice"):
         predictor(image)
 
