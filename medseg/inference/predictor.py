@@ -18,6 +18,7 @@ from torch import Tensor
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
+from medseg.data.preprocessing.unlike_training import check_against_model
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
@@ -345,7 +346,7 @@ class Predictor:
             The image, and its name for messages.
 
         Raises:
-            DataError: The image cannot be read.
+            DataError: The image cannot be read, or has other channels than the model.
             ConfigError: `max_memory` is too small for its voxels.
         """
         if isinstance(source, Volume):
@@ -361,7 +362,10 @@ class Predictor:
             paths = (source,) if isinstance(source, (str, Path)) else source
             case = Case("image", tuple(map(Path, paths)), None, "image")
         self._check_size(case.images)
-        return read_case_image(case), str(case.images[0])
+        image, where = read_case_image(case), str(case.images[0])
+        files = [path.name for path in case.images]
+        check_against_model(image, self.saved.channel_names, self.saved.window, files, where)
+        return image, where
 
     def _check_size(self, paths: Sequence[Path]) -> None:
         """Raise `ConfigError` before reading a large image that exceeds the allowed memory by itself.

@@ -148,7 +148,7 @@ def test_wrong_number_of_channels(refused, workplace, toy, tmp_path, make_volume
     )
     told = capsys.readouterr().err
     assert code == 2  # the only case failed
-    holds(told, "two.nii.gz: channels: found 2, expected 1", "Give one file per channel")
+    holds(told, "two.nii.gz: channels: found 2 (two.nii.gz), expected 1 (", "Give one file per channel")
     victim = tmp_path / "data" / "imagesTr" / "phantom_001.nii.gz"
     image = medseg.read(victim)
     medseg.write(image.with_data(np.concatenate([image.data] * 2)), victim)

@@ -216,7 +216,8 @@ def test_several_channels_from_one_file_several_files_and_a_case(make_predictor,
 def test_wrong_number_of_channels_and_nan_are_refused(make_predictor, make_volume, tmp_path):
     medseg.write(make_volume(channels=2), tmp_path / "two.nii.gz")
     with pytest.raises(
-        DataError, match=r"two\.nii\.gz: channels: found 2, expected 1\. Give one file per channel"
+        DataError,
+        match=r"two\.nii\.gz: channels: found 2 \(two\.nii\.gz\), expected 1 \(.+\)\. Give one file per channel",
     ):
         make_predictor()(tmp_path / "two.nii.gz")
     image = make_volume()

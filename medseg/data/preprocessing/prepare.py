@@ -91,6 +91,14 @@ _NATURAL_IMAGE_ADVICE = {  # by the channels found and expected
 }
 
 
+def channels_advice(image: Volume, channels: int) -> str:
+    """Return the remedy for an image with other than the expected number of channels."""
+    advice = "Give one file per channel in the order of training, or one file that holds them all."
+    if image.grid.shape[2] == 1:
+        advice = _NATURAL_IMAGE_ADVICE.get((image.channels, channels), advice)
+    return advice
+
+
 def check_image(image: Volume, channels: int, where: str) -> None:
     """Raise unless an image has the right number of channels, only finite voxels and a plausible grid.
 
@@ -103,9 +111,7 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         DataError: It has other channels, NaN or infinite voxels, or a grid that no scanner produces.
     """
     if image.channels != channels:
-        advice = "Give one file per channel in the order of training, or one file that holds them all."
-        if image.grid.shape[2] == 1:
-            advice = _NATURAL_IMAGE_ADVICE.get((image.channels, channels), advice)
+        advice = channels_advice(image, channels)
         raise DataError(f"{where}: channels: found {image.channels}, expected {channels}. {advice}")
     check_plausible(image.grid, where)
     if image.data.dtype.kind == "f":

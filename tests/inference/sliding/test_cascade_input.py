@@ -15,7 +15,7 @@ from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
-from medseg.errors import DataError, ModelError
+from medseg.errors import DataError, DataWarning, ModelError
 from medseg.inference.estimate import estimate_image
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble
@@ -163,7 +163,9 @@ def test_a_window_that_the_first_stage_marked_is_not_left_out(tmp_path):
     ct = Preprocessing(channels=(Normalization(method="ct", mean=0, std=500),))
     marks = np.zeros_like(organs.data)
     marks[:, 30:33, 4:7, 4:7] = 7
-    found = copying(preprocessing=ct)(as_case(tmp_path, air, organs.with_data(marks)))
+    case = as_case(tmp_path, air, organs.with_data(marks))
+    with pytest.warns(DataWarning, match="found the value -1000 in all voxels"):
+        found = copying(preprocessing=ct)(case)
     assert np.array_equal(found.data, marks)
 
 
