@@ -98,7 +98,7 @@ def slice_of(header: DicomHeader) -> Slice:
         )
     if header.syntax not in _DECODED:
         raise DataError(
-            f"{file}: TransferSyntaxUID: found {header.syntax}, expected an uncompressed one, JPEG, JPEG-LS, JPEG 2000 or RLE. "
+            f"{file}: TransferSyntaxUID: found {header.syntax!r}, expected an uncompressed one, JPEG, JPEG-LS, JPEG 2000 or RLE. "
             "Decompress the series, for example with gdcmconv --raw."
         )
     try:

@@ -433,7 +433,7 @@ def _x_ray(series: Series) -> None:
         (_mosaic, r"found a mosaic of slices, expected one file per slice\. Convert it with dcm2niix"),
         (
             _film,
-            r"TransferSyntaxUID: found 1\.2\.840\.10008\.1\.2\.4\.102, expected an uncompressed one, JPEG",
+            r"TransferSyntaxUID: found '1\.2\.840\.10008\.1\.2\.4\.102', expected an uncompressed one, JPEG",
         ),
         (_x_ray, r"found none in an image of modality DX, .*Save it as PNG or TIFF"),
     ],
