@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli.terminal import safe_output
-from medseg.errors import MedsegError, did_you_mean, format_warning
+from medseg.errors import MedsegError, ResourceError, did_you_mean, format_warning
 from medseg.io.file_content import permission_denied
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
-from medseg.storage.atomic import is_full
+from medseg.storage.atomic import is_full, write_error
 
 COMMANDS = {
     "demo": "training.demo",
@@ -50,7 +50,6 @@ RENAMED_OPTIONS = {
 _MARK = "\ue000"  # a character without meaning, which no file name begins with
 
 EXIT_REFUSED = 1
-EXIT_RESOURCES = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -178,36 +177,31 @@ def _run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     except Exception as error:
-        message, code = _explained(error)
-        if message is None or options.debug:
+        known = _for_user(error)
+        if known is None or options.debug:
             raise
-        print(f"medseg {options.command}: {message}", file=sys.stderr)
-        return code
+        print(f"medseg {options.command}: {known}", file=sys.stderr)
+        return int(getattr(known, "exit_code", EXIT_REFUSED))
     finally:
         warnings.formatwarning = formatted
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _explained(error: Exception) -> tuple[str | None, int]:
-    """Return the message and the exit code of an error; no message for one that only a developer can act on."""
+def _for_user(error: Exception) -> MedsegError | None:
+    """Return an error that a user can act on with its message and exit code; None for one that only a developer can."""
     if isinstance(error, MedsegError):
-        return str(error), int(getattr(error, "exit_code", EXIT_REFUSED))
+        return error
     if is_out_of_memory(error):
         reason = out_of_memory_reason(error)
-        return (
-            f"found too little memory ({reason}). Use smaller patches or batches, or a larger machine.",
-            EXIT_RESOURCES,
+        return ResourceError(
+            f"found too little memory ({reason}). Use smaller patches or batches, or a larger machine."
         )
     if isinstance(error, PermissionError) and error.filename is not None:
-        return str(permission_denied(Path(error.filename))), EXIT_REFUSED
+        return permission_denied(Path(error.filename))
     if isinstance(error, OSError) and is_full(error):
-        where = error.filename or "the disk"
-        return (
-            f"{where}: cannot be written ({error.strerror}). Free space, or choose another folder.",
-            EXIT_RESOURCES,
-        )
-    return None, EXIT_REFUSED
+        return write_error(Path(error.filename or "the disk"), error)
+    return None
 
 
 def _end_on_sigterm() -> Any:

@@ -1,9 +1,11 @@
-"""Options that several commands share: what to do with files whose headers are wrong, and where files may be."""
+"""Options that several commands share: how datasets are read, and what to do with files whose headers are wrong."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
+
+from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
 
 if TYPE_CHECKING:
     from medseg.data.datasets.cases import ReadingOptions
@@ -44,6 +46,27 @@ def add_reading_options(parser: Any, *, labels: bool = True, datasets: bool = Fa
             metavar="FILE",
             help="apply the repairs that medseg check --repair wrote (default: none)",
         )
+
+
+def add_dataset_options(parser: Any, verb: str) -> None:
+    """Add the options of a command that reads all cases of a dataset, the ones of `add_reading_options` included.
+
+    Args:
+        parser: The parser.
+        verb: What worker processes do with the cases, for the help text.
+    """
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="NAME",
+        help=f"auto, {', '.join(BUILT_IN_LAYOUTS)}, or the layout of an installed package (default: auto)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help=f"processes that {verb} cases, each with one case in memory (default: one per core for large datasets, else 0)",
+    )
+    add_reading_options(parser, datasets=True)
 
 
 def reading_options(options: argparse.Namespace) -> ReadingOptions:

@@ -16,7 +16,7 @@ from medseg.inference.provenance import probabilities_path
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory
-from medseg.runtime.memory import is_out_of_memory
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
@@ -51,12 +51,11 @@ def memory_error_as_resource_error(case: Case) -> Generator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split()) or "an array could not be allocated"
         raise ResourceError(
-            f"{case.id}: found too little memory ({reason:.200}). Give --max-memory, or use a larger machine."
+            f"{case.id}: found too little memory ({out_of_memory_reason(error)}). Give --max-memory, or use a larger machine."
         ) from error
 
 

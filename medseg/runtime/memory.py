@@ -91,14 +91,9 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
         Bytes.
     """
     free = int(psutil.virtual_memory().available)
-    for folder in control_groups() if groups is None else groups:
-        for limit_file, usage_file in _CGROUP_FILES:
-            try:
-                limit, usage = ((folder / file).read_text().strip() for file in (limit_file, usage_file))
-            except OSError:
-                continue
-            if limit.isdigit() and usage.isdigit():  # "max" means no limit
-                free = min(free, max(0, int(limit) - int(usage) + _cached_files(folder)))
+    for folder, limit, usage in _limits(groups):
+        if usage is not None:
+            free = min(free, max(0, limit - usage + _cached_files(folder)))
     return free
 
 
@@ -113,16 +108,25 @@ def total_memory(groups: Iterable[Path] | None = None) -> int:
     Returns:
         Bytes.
     """
-    total = int(psutil.virtual_memory().total)
+    return min([int(psutil.virtual_memory().total), *(limit for _, limit, _ in _limits(groups))])
+
+
+def _limits(groups: Iterable[Path] | None) -> Iterator[tuple[Path, int, int | None]]:
+    """Yield the folder, the limit and the usage of each control group with a limit, in bytes; None for an unknown usage."""
     for folder in control_groups() if groups is None else groups:
-        for limit_file, _ in _CGROUP_FILES:
-            try:
-                limit = (folder / limit_file).read_text().strip()
-            except OSError:
-                continue
-            if limit.isdigit():  # "max" means no limit
-                total = min(total, int(limit))
-    return total
+        for limit_file, usage_file in _CGROUP_FILES:
+            limit, usage = _bytes_in(folder / limit_file), _bytes_in(folder / usage_file)
+            if limit is not None:
+                yield folder, limit, usage
+
+
+def _bytes_in(file: Path) -> int | None:
+    """Return the number in a file of a control group; None without the file, or for "max", which means no limit."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
 
 
 def control_groups(
@@ -174,32 +178,6 @@ def free_device_memory(device: torch.device) -> int:
 
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-
-
-_OUT_OF_MEMORY = (
-    "can't allocate memory",  # torch on the CPU
-    "not enough memory",  # torch on the CPU, on Windows
-    "out of memory",  # CUDA's runtime
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory of the host or of a device did not suffice.
-
-    Args:
-        error: The error. Python and numpy raise MemoryError, torch a RuntimeError: its subclass OutOfMemoryError on devices, one
-            with a sentence on the CPU.
-
-    Returns:
-        True for each of these.
-    """
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _OUT_OF_MEMORY)
-    )
 
 
 def release_memory(device: torch.device) -> None:

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import errno
-import sys
+
+_TEXTS = (
+    "can't allocate memory",  # torch on the CPU
+    "not enough memory",  # torch on the CPU, on Windows
+    "bad_alloc",  # C++
+    "out of memory",  # CUDA's runtime
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory of the host or of a device did not suffice.
 
-    numpy raises `MemoryError`, torch a `RuntimeError` of its allocator on the processor and `torch.OutOfMemoryError` on a
-    device, and the system an `OSError` with ``ENOMEM``. Errors that were raised from such an error count, too.
+    Python and numpy raise `MemoryError`, torch a `RuntimeError`: its subclass `torch.OutOfMemoryError` on devices, one with
+    a sentence on the CPU. The system raises an `OSError` with ``ENOMEM``.
 
     Args:
         error: Any error.
 
     Returns:
-        True for a lack of memory.
+        True for a lack of memory, and for an error that was raised from one.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
-            return True
-        if is_out_of_device_memory(cause):
-            return True
-        text = str(cause)
-        if isinstance(cause, RuntimeError) and ("DefaultCPUAllocator" in text or "bad_alloc" in text):
+        if _says_so(cause):
             return True
         cause = cause.__cause__
     return False
 
 
-def is_out_of_device_memory(error: BaseException) -> bool:
-    """Return whether an error means that the memory of a device did not suffice."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
 
 
 def out_of_memory_reason(error: BaseException) -> str:
     """Return the first sentence of the library's own message on one line, at most 200 characters long."""
     text = " ".join(str(error).split())
     # torch names the line of its source in front of the reason.
-    return (
-        text.rpartition("DefaultCPUAllocator: ")[2].split(". ")[0][:200] or "an array could not be allocated"
-    )
+    sentence = text.rpartition("DefaultCPUAllocator: ")[2].split(". ")[0]
+    return sentence[:200] or "an array could not be allocated"

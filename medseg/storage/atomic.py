@@ -37,21 +37,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_once(path.parent)
-        mode = _mode_of_new_file(temporary)
-        yield temporary
-        _set_mode(temporary, mode)
-        _sync(temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except MedsegError:
-        raise
-    except Exception as error:
-        reason = _system_error(error, path.parent)
-        if reason is None:
-            raise
-        raise write_error(path, reason) from error
+        with _write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep_once(path.parent)
+            mode = _mode_of_new_file(temporary)
+            yield temporary
+            _set_mode(temporary, mode)
+            _sync(temporary)
+            temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -77,21 +71,31 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
     path = Path(path)
     temporary, previous = temporary_folder(path), temporary_folder(path, "old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_once(path.parent)
-        temporary.mkdir()
-        mode = _mode_of_new_file(temporary / ".probe")
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _set_mode(file, mode)
-                _sync(file)
-        if keep_existing:
-            _put(temporary, path)
-        else:
-            _swap(temporary, path, previous)
-        sync_folder(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
+        with _write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep_once(path.parent)
+            temporary.mkdir()
+            mode = _mode_of_new_file(temporary / ".probe")
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _set_mode(file, mode)
+                    _sync(file)
+            if keep_existing:
+                _put(temporary, path)
+            else:
+                _swap(temporary, path, previous)
+            sync_folder(path.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Convert what a writer raises into the error of `write_error`; other errors pass unchanged."""
+    try:
+        yield
     except MedsegError:
         raise
     except Exception as error:
@@ -99,8 +103,6 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         if reason is None:
             raise
         raise write_error(path, reason) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_full(error: OSError) -> bool:

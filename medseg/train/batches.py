@@ -13,8 +13,7 @@ from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.runtime.cores import usable_cores
 from medseg.runtime.launch import processes_per_machine
-from medseg.runtime.stop_signals import SIGNALS
-from medseg.train.worker_processes import ErrorsAsItems, batches_of, collate, ignore_stop_signals
+from medseg.train.loader_workers import ErrorsAsItems, batches_of, collate, ignore_stop_signals
 
 MOST_WORKERS = 12
 Batch = Sample | PackedPatches
@@ -112,4 +111,4 @@ def resolve_workers(workers: int | Literal["auto"], device: torch.device) -> int
 def _init_worker(number: int) -> None:
     """Limit a worker to one thread and leave stop signals to the main process."""
     torch.set_num_threads(1)
-    ignore_stop_signals(SIGNALS)
+    ignore_stop_signals()

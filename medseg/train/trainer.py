@@ -27,6 +27,7 @@ from medseg.runtime.stop_signals import Interrupted, StopRequest
 from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, resolve_workers
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
 from medseg.train.distributed_training import Distributed
+from medseg.train.loader_workers import lost_workers_explained
 from medseg.train.optimization.ema import EMA
 from medseg.train.optimization.optimizer import build_optimizer, restore_optimizer
 from medseg.train.optimization.optimizer_step import OptimizerStep
@@ -45,7 +46,6 @@ from medseg.train.time_budget import StepPlanner
 from medseg.train.to_device import ToDevice
 from medseg.train.training_run import TrainingRun
 from medseg.train.validation import validate
-from medseg.train.worker_processes import lost_workers_explained
 
 MAX_BAD_STEPS = 3
 ENDLESS = 1_000_000_000  # a step that no training reaches

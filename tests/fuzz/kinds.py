@@ -12,7 +12,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 import tifffile
 import torch
@@ -323,11 +322,3 @@ KINDS: tuple[Kind, ...] = (
     Kind("instance table", _instances("i.tsv"), lambda path: read_instances(path.with_name("i.nii.gz")).scores),
     Kind("array named .nii", lambda folder: _saved_array(folder).rename(folder / "a.nii"), read),
 )  # fmt: skip
-
-
-def dicom_is_intact(path: Path) -> bool:
-    """Return whether pydicom still finds a slice whole, to tell a correct read of damaged bytes from a silent loss."""
-    try:
-        return pydicom.dcmread(path).pixel_array.size > 0
-    except Exception:  # pydicom raises anything on damage
-        return False

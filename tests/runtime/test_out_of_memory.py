@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.runtime.out_of_memory import is_out_of_device_memory, is_out_of_memory, out_of_memory_reason
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 
 
 def caught(action: object) -> BaseException:
@@ -19,7 +19,6 @@ def test_the_allocators_of_numpy_and_torch_are_recognised() -> None:
     for action in (lambda: np.zeros(2**60, np.uint8), lambda: torch.zeros(2**60, dtype=torch.uint8)):
         error = caught(action)
         assert is_out_of_memory(error)
-        assert not is_out_of_device_memory(error)
         reason = out_of_memory_reason(error)
         assert "allocate" in reason.lower()
         assert "\n" not in reason
@@ -27,7 +26,8 @@ def test_the_allocators_of_numpy_and_torch_are_recognised() -> None:
 
 def test_devices_and_the_system() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    assert is_out_of_device_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     assert out_of_memory_reason(torch.OutOfMemoryError("CUDA out of memory. Tried")) == "CUDA out of memory"
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.cli.reading_options import add_reading_options, reading_options
-from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
+from medseg.cli.reading_options import add_dataset_options, reading_options
 
 if TYPE_CHECKING:
     from medseg.check.check_report import Report
@@ -42,18 +41,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file of repairs")
     parser.add_argument("--all", action="store_true", help="list every finding (default: 20 of each code)")
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        metavar="NAME",
-        help=f"auto, {', '.join(BUILT_IN_LAYOUTS)}, or the layout of an installed package (default: auto)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes that check cases, each with one case in memory (default: one per core for large datasets, else 0)",
-    )
-    add_reading_options(parser, datasets=True)
+    add_dataset_options(parser, "check")
 
 
 def run(options: argparse.Namespace) -> int:

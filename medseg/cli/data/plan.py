@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medseg.cli.reading_options import add_reading_options, reading_options
-from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS
+from medseg.cli.reading_options import add_dataset_options, reading_options
 
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
@@ -55,18 +54,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--steps", type=int, help="training steps (default: 250000 on a GPU, 40 minutes on a processor)"
     )
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        metavar="NAME",
-        help=f"auto, {', '.join(BUILT_IN_LAYOUTS)}, or the layout of an installed package (default: auto)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes that measure cases, each with one case in memory (default: one per core for large datasets, else 0)",
-    )
-    add_reading_options(parser, datasets=True)
+    add_dataset_options(parser, "measure")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 

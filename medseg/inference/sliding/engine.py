@@ -31,10 +31,10 @@ from medseg.runtime.memory import (
     format_size,
     free_device_memory,
     free_memory,
-    is_out_of_memory,
     process_memory,
     release_memory,
 )
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.runtime.progress import Progress
 
 _AMPLE_FRACTION = (
@@ -111,7 +111,7 @@ class Engine:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split()) or "an array could not be allocated"
+                reason = out_of_memory_reason(error)
             # Outside of the handler, whose error holds the tensors of the failed try.
             release_memory(self.network.device)
             smaller = plan.smaller()
@@ -132,7 +132,7 @@ class Engine:
             needed, free = plan.device_peak, free_device_memory(device)
             remedy = "Close other programs on the device, or predict with --device cpu"
         return (
-            f"{prepared.where}: found too little memory on {device} ({reason:.200}): about {format_size(max(needed, 0))} more "
+            f"{prepared.where}: found too little memory on {device} ({reason}): about {format_size(max(needed, 0))} more "
             f"needed, {format_size(free)} free. {remedy}."
         )
 

@@ -18,7 +18,8 @@ from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.runtime.compilation import prepare_compilation
 from medseg.runtime.devices import autocast, resolve_precision, safer_precision, set_tf32, to_fast_format
-from medseg.runtime.memory import PeakMemory, is_out_of_memory, release_memory
+from medseg.runtime.memory import PeakMemory, release_memory
+from medseg.runtime.out_of_memory import is_out_of_memory
 
 SLAB_FIRST = (2, 0, 1)
 """Order of the network's axes in the engine. The slab always moves along Z, whatever the axes of the file, so that sums of

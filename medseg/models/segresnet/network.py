@@ -8,34 +8,23 @@ from medseg.models.monai.network import MonaiNetwork
 from medseg.models.segresnet.config import SegResNetOptions
 
 
-class SegResNetModel(MonaiNetwork):
-    """MONAI's ``SegResNet`` (Myronenko 2018); see `SegResNetOptions`."""
-
-    def __init__(
-        self, options: SegResNetOptions, *, in_channels: int, num_classes: int, spatial_dims: int
-    ) -> None:
-        network = SegResNet(
-            spatial_dims,
-            options.init_filters,
-            in_channels,
-            num_classes,
-            dropout_prob=options.dropout or None,
-            blocks_down=options.blocks_down,
-            blocks_up=options.blocks_up,
-        )
-        super().__init__(
-            network,
-            spatial_dims=spatial_dims,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            divisor=(2 ** len(options.blocks_up),) * spatial_dims,
-        )
-
-
 def build(
     options: SegResNetOptions, *, in_channels: int, num_classes: int, spatial_dims: int
-) -> SegResNetModel:
-    """Build the network with fresh weights."""
-    return SegResNetModel(
-        options, in_channels=in_channels, num_classes=num_classes, spatial_dims=spatial_dims
+) -> MonaiNetwork:
+    """Build MONAI's ``SegResNet`` (Myronenko 2018) with fresh weights; see `SegResNetOptions`."""
+    network = SegResNet(
+        spatial_dims,
+        options.init_filters,
+        in_channels,
+        num_classes,
+        dropout_prob=options.dropout or None,
+        blocks_down=options.blocks_down,
+        blocks_up=options.blocks_up,
+    )
+    return MonaiNetwork(
+        network,
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        divisor=(2 ** len(options.blocks_up),) * spatial_dims,
     )

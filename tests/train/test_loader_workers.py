@@ -12,8 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medseg.errors import DataError, ResourceError
-from medseg.runtime.stop_signals import SIGNALS
-from medseg.train.worker_processes import (
+from medseg.train.loader_workers import (
     ErrorsAsItems,
     batches_of,
     collate,
@@ -38,7 +37,7 @@ class Items(Dataset[Any]):
 
 
 def initialise(number: int) -> None:
-    ignore_stop_signals(SIGNALS)
+    ignore_stop_signals()
 
 
 def loader(items: Items, workers: int) -> DataLoader[Any]:
@@ -103,7 +102,15 @@ def test_an_abandoned_loop_ends_its_workers() -> None:
     assert len(children()) == before
 
 
-@pytest.mark.parametrize("error", [RuntimeError("sizes of tensors must match"), ValueError("pid 3")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("sizes of tensors must match"),
+        ValueError("pid 3"),
+        EOFError("a file"),
+        BrokenPipeError("a pipe"),
+    ],
+)
 def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)), lost_workers_explained():
         raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medseg.data.patches.drawn_patch import DrawnPatch, PackedPatches
 from medseg.errors import MedsegError, ResourceError
+from medseg.runtime.stop_signals import SIGNALS
 
 Item = TypeVar("Item")
 _SECONDS_TO_END = 10
@@ -84,13 +86,10 @@ def _kill(workers: list[Any]) -> None:
 
 
 @contextmanager
-def lost_workers_explained(setting: str = "train.workers") -> Generator[None]:
+def lost_workers_explained() -> Generator[None]:
     """Return a context that reports the end of a worker as `ResourceError`.
 
     torch notices it at any time in the main process, also in the middle of a step.
-
-    Args:
-        setting: The setting with the number of workers, for the message.
 
     Raises:
         ResourceError: A worker was killed or lost its connection.
@@ -103,9 +102,17 @@ def lost_workers_explained(setting: str = "train.workers") -> Generator[None]:
         found = next(
             (match for match in matches if "signal" in match["how"]), matches[0] if matches else None
         )
-        if found is None and not isinstance(error, (ConnectionError, EOFError)):
+        if found is None and not _is_of_connection(error):
             raise
-        raise ResourceError(_message(found, setting)) from error
+        raise ResourceError(_message(found)) from error
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Return whether an error was raised by the connection to a worker, not for example by a file that ends early."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not isinstance(error, RuntimeError) and any(
+        "multiprocessing" in frame.filename for frame in frames
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -114,28 +121,26 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _message(found: re.Match[str] | None, setting: str) -> str:
+def _message(found: re.Match[str] | None) -> str:
+    """Return what happened to a worker, and what to do."""
     which = f"worker process {found['pid']}" if found else "a worker process"
     how = found["how"] if found else "closed its connection"
     if "Bus error" in how:
         return (
-            f"{setting}: {which} found no room in shared memory (/dev/shm), expected room for its batches. Enlarge /dev/shm "
-            f"(docker run --shm-size=8g), or set {setting}=0."
+            f"train.workers: {which} found no room in shared memory (/dev/shm), expected room for its batches. Enlarge /dev/shm "
+            f"(docker run --shm-size=8g), or set train.workers=0."
         )
     ended = how if "killed by signal" in how else "ended unexpectedly"
     return (
-        f"{setting}: {which} {ended}, expected it to run until the end. The system kills processes when memory runs out: "
-        f"lower {setting}, or free memory."
+        f"train.workers: {which} {ended}, expected it to run until the end. The system kills processes when memory runs out: "
+        f"lower train.workers, or free memory."
     )
 
 
-def ignore_stop_signals(signals: tuple[int, ...]) -> None:
+def ignore_stop_signals() -> None:
     """Leave stop signals to the main process.
 
     Schedulers signal the whole process group: if a worker died of the signal, training would end before its state is saved.
-
-    Args:
-        signals: Numbers of the signals.
     """
-    for received in signals:
+    for received in SIGNALS:
         signal.signal(received, signal.SIG_IGN)
