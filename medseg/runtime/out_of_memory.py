@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 _TEXTS = (
     "can't allocate memory",  # torch on the CPU
@@ -49,5 +50,7 @@ def out_of_memory_reason(error: BaseException) -> str:
     """Return the first sentence of the library's own message on one line, at most 200 characters long."""
     text = " ".join(str(error).split())
     # torch names the line of its source in front of the reason.
-    sentence = text.rpartition("DefaultCPUAllocator: ")[2].split(". ")[0]
+    text = text.rpartition("DefaultCPUAllocator: ")[2]
+    # A full stop after a digit is a decimal point: numpy writes "9. TiB".
+    sentence = re.split(r"(?<!\d)\. ", text, maxsplit=1)[0]
     return sentence[:200] or "an array could not be allocated"

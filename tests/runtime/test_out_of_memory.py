@@ -32,6 +32,11 @@ def test_devices_and_the_system() -> None:
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
 
 
+def test_the_reason_keeps_a_size_with_a_decimal_point() -> None:
+    error = MemoryError("Unable to allocate 9. TiB for an array. Close other programs.")
+    assert out_of_memory_reason(error) == "Unable to allocate 9. TiB for an array"
+
+
 def test_an_error_raised_from_a_lack_of_memory_counts() -> None:
     outer = ValueError("case_1")
     outer.__cause__ = MemoryError()
