@@ -221,6 +221,45 @@ def register(
     return enter
 
 
+def register_2d_and_3d(
+    name: str, *, summary: str, reference: str, parameters: tuple[int, int]
+) -> Callable[[OptionsClass], OptionsClass]:
+    """Register a `ModelOptions` subclass that serves images with two and with three spatial axes; a class decorator.
+
+    Args:
+        name: First part of the two registry names, which end in ``_2d`` and ``_3d``.
+        summary: One line for ``medseg models``; ``{}`` in it becomes 2D or 3D.
+        reference: Paper: authors, year and title.
+        parameters: Parameters of the default 2D and 3D models for one channel and two classes.
+
+    Returns:
+        The decorator, which returns the class unchanged.
+
+    Raises:
+        ConfigError: A name is already taken.
+
+    Examples:
+        >>> from typing import ClassVar
+        >>> from medseg.models import ModelOptions, list_models
+        >>> @register_2d_and_3d("docs_pair", summary="A {} example", reference="-", parameters=(10, 28))
+        ... class DocsPairOptions(ModelOptions):
+        ...     builder: ClassVar[str] = "my_package.network:build"
+        >>> list_models("docs_pair_*")
+        ['docs_pair_2d', 'docs_pair_3d']
+    """
+
+    def enter(options: OptionsClass) -> OptionsClass:
+        for dims, size in zip((2, 3), parameters, strict=True):
+            counted = ModelSize(size, in_channels=1, num_classes=2)
+            text = summary.format(f"{dims}D")
+            register(f"{name}_{dims}d", spatial_dims=dims, summary=text, reference=reference, size=counted)(
+                options
+            )
+        return options
+
+    return enter
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the sorted names that match a shell-style pattern.
 

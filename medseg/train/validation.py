@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.inference.sliding.labelling import RegionThreshold, label_rule
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.labels.overlap import dice_from_counts
@@ -69,12 +70,12 @@ def validate(
 
 def _counted(logits: Tensor, label: Tensor, label_sets: LabelSets) -> Tensor:
     """Count voxels `(num_values, 1 + m)` by value: all, and those predicted as each evaluated label or region."""
-    values, size = label.flatten(), label_sets.num_values
-    if label_sets.labels.regions:
-        chosen = [values, *(values[(logits[:, index] > 0).flatten()] for index in range(logits.shape[1]))]
+    values, size, rule = label.flatten(), label_sets.num_values, label_rule(label_sets.labels)
+    if isinstance(rule, RegionThreshold):  # regions overlap
+        chosen = [values, *(values[region.flatten()] for region in rule.present(logits).unbind(1))]
         return torch.stack([torch.bincount(one, minlength=size) for one in chosen], 1)
     classes = logits.shape[1]
-    pairs = values * classes + logits.argmax(1).flatten()
+    pairs = values * classes + rule.classes(logits.movedim(1, -1)).flatten()
     counts = torch.bincount(pairs, minlength=size * classes).view(size, classes)
     counts[:, 0] = counts.sum(1)
     return counts
@@ -99,12 +100,9 @@ def dice_of(counts: Tensor, label_sets: LabelSets) -> NDArray[np.float64]:
 
 def predicted_classes(logits: Tensor, labels: Labels) -> Tensor:
     """Return the class indices `(n, 1, *spatial)` of logits; regions become the classes that they are written as."""
-    if not labels.regions:
-        return logits.argmax(1, keepdim=True)
-    classes = torch.zeros_like(logits[:, :1], dtype=torch.int64)
-    for index, region in enumerate(labels.regions):
-        classes[logits[:, index : index + 1] > 0] = labels.values.index(region.output_value)
-    return classes
+    rule = label_rule(labels)
+    class_of_value = torch.as_tensor(labels.to_classes(rule.values).astype(np.int64), device=logits.device)
+    return class_of_value[rule.classes(logits.movedim(1, -1)).long()].unsqueeze(1)
 
 
 def validation_image(

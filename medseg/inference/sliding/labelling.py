@@ -82,8 +82,8 @@ class LabelRule(Protocol):
     def background_probabilities(self) -> tuple[float, ...]:
         """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
 
-    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
-        """Return classes `(*shape)` int16 of logits `(*shape, k)`, which `check` is given."""
+    def classes(self, logits: Tensor, check: FiniteCheck | None = None) -> Tensor:
+        """Return classes `(*shape)` int16 of logits `(*shape, k)`, which `check` is given if there is one."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities `(*shape, k)`."""
@@ -111,7 +111,7 @@ def label_rule(labels: Labels) -> LabelRule:
 
     Examples:
         >>> rule = label_rule(Labels.from_names({"background": 0, "liver": 5}))
-        >>> rule.values[rule.classes(torch.tensor([[0.2, 0.7], [0.9, 0.1]]), FiniteCheck())]
+        >>> rule.values[rule.classes(torch.tensor([[0.2, 0.7], [0.9, 0.1]]))]
         array([5, 0], dtype=uint8)
     """
     values = labels.to_values(np.arange(len(labels)))
@@ -143,10 +143,11 @@ class Argmax:
         """The probabilities `(k,)` of a voxel outside the box to which the image is cropped for the network."""
         return (1.0, *(0.0,) * (len(self.values) - 1))
 
-    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
+    def classes(self, logits: Tensor, check: FiniteCheck | None = None) -> Tensor:
         """Return classes `(*shape)` int16 of logits `(*shape, k)`, see `LabelRule`."""
         largest, index = logits.max(-1)
-        check.add(largest)
+        if check is not None:
+            check.add(largest)
         return index.to(torch.int16)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -196,10 +197,16 @@ class RegionThreshold:
             self._numbers[device] = torch.arange(1, len(self.values), dtype=torch.int16, device=device)
         return self._numbers[device]
 
-    def classes(self, logits: Tensor, check: FiniteCheck) -> Tensor:
+    @staticmethod
+    def present(logits: Tensor) -> Tensor:
+        """Return whether the region of each logit is present, a bool tensor of the same shape."""
+        return logits > 0
+
+    def classes(self, logits: Tensor, check: FiniteCheck | None = None) -> Tensor:
         """Return classes `(*shape)` int16 of logits `(*shape, k)`, see `LabelRule`."""
-        check.add(torch.stack(torch.aminmax(logits)))
-        return (logits > 0).mul(self._numbers_on(logits.device)).amax(-1)
+        if check is not None:
+            check.add(torch.stack(torch.aminmax(logits)))
+        return self.present(logits).mul(self._numbers_on(logits.device)).amax(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the sigmoid."""

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, ModelSize, register
+from medseg.models.catalog import ModelOptions, register_2d_and_3d
 from medseg.models.unet.stage import Kernel, PerAxis, Probability, Strides, per_axis
 
 MonaiAct = Literal["prelu", "relu", "leakyrelu", "gelu", "swish"]
@@ -75,19 +75,11 @@ class _MonaiFields(ModelOptions):
         return tuple(result)
 
 
-@register(
-    "monai_unet_3d",
-    spatial_dims=3,
-    summary="MONAI's 3D UNet, for its weights",
+@register_2d_and_3d(
+    "monai_unet",
+    summary="MONAI's {} UNet, for its weights",
     reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
-    size=ModelSize(4_806_481, in_channels=1, num_classes=2),
-)
-@register(
-    "monai_unet_2d",
-    spatial_dims=2,
-    summary="MONAI's 2D UNet, for its weights",
-    reference="Kerfoot et al. 2018, Left-Ventricle Quantification Using Residual U-Net",
-    size=ModelSize(1_625_161, in_channels=1, num_classes=2),
+    parameters=(1_625_161, 4_806_481),
 )
 class MonaiUNetOptions(_MonaiFields):
     """The options of MONAI's residual ``UNet``.
@@ -113,19 +105,11 @@ class MonaiUNetOptions(_MonaiFields):
     adn_ordering: Ordering = "NDA"
 
 
-@register(
-    "monai_attention_unet_3d",
-    spatial_dims=3,
-    summary="MONAI's 3D AttentionUnet, for its weights",
+@register_2d_and_3d(
+    "monai_attention_unet",
+    summary="MONAI's {} AttentionUnet, for its weights",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=ModelSize(5_909_130, in_channels=1, num_classes=2),
-)
-@register(
-    "monai_attention_unet_2d",
-    spatial_dims=2,
-    summary="MONAI's 2D AttentionUnet, for its weights",
-    reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=ModelSize(1_987_434, in_channels=1, num_classes=2),
+    parameters=(1_987_434, 5_909_130),
 )
 class MonaiAttentionUNetOptions(_MonaiFields):
     """The options of MONAI's ``AttentionUnet``: batch norm throughout, and gates with batch norm on every level."""

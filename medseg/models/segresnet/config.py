@@ -6,25 +6,17 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, ModelSize, register
+from medseg.models.catalog import ModelOptions, register_2d_and_3d
 from medseg.models.unet.stage import Probability
 
 _PAPER = "Myronenko 2018, 3D MRI brain tumor segmentation, arXiv:1810.11654"
 
 
-@register(
-    "segresnet_3d",
-    spatial_dims=3,
-    summary="MONAI's 3D SegResNet without the autoencoder branch",
+@register_2d_and_3d(
+    "segresnet",
+    summary="MONAI's {} SegResNet without the autoencoder branch",
     reference=_PAPER,
-    size=ModelSize(1_176_186, in_channels=1, num_classes=2),
-)
-@register(
-    "segresnet_2d",
-    spatial_dims=2,
-    summary="MONAI's 2D SegResNet without the autoencoder branch",
-    reference=_PAPER,
-    size=ModelSize(394_986, in_channels=1, num_classes=2),
+    parameters=(394_986, 1_176_186),
 )
 class SegResNetOptions(ModelOptions):
     """The options of MONAI's ``SegResNet``: residual blocks with group norm, and sums instead of concatenated skips.

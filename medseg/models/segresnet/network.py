@@ -21,10 +21,7 @@ def build(
         blocks_down=options.blocks_down,
         blocks_up=options.blocks_up,
     )
+    divisor = (2 ** len(options.blocks_up),) * spatial_dims
     return MonaiNetwork(
-        network,
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        divisor=(2 ** len(options.blocks_up),) * spatial_dims,
+        network, spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes, divisor=divisor
     )

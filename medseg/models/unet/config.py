@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from medseg.models.catalog import ModelOptions, ModelSize, register
+from medseg.models.catalog import ModelOptions, ModelSize, register, register_2d_and_3d
 from medseg.models.layers.layer_names import Act, Downsample, Norm, Upsample
 from medseg.models.unet.gate import GateOptions
 from medseg.models.unet.stage import (
@@ -245,19 +245,11 @@ class UNetOptions(ModelOptions):
         return found
 
 
-@register(
-    "resunet_3d",
-    spatial_dims=3,
-    summary="3D U-Net of residual blocks",
+@register_2d_and_3d(
+    "resunet",
+    summary="{} U-Net of residual blocks",
     reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
-    size=ModelSize(11_552_802, in_channels=1, num_classes=2),
-)
-@register(
-    "resunet_2d",
-    spatial_dims=2,
-    summary="2D U-Net of residual blocks",
-    reference="Zhang, Liu, Wang 2018, Deep Residual U-Net, arXiv:1711.10684",
-    size=ModelSize(3_970_530, in_channels=1, num_classes=2),
+    parameters=(3_970_530, 11_552_802),
 )
 class ResUNetOptions(UNetOptions):
     """The options of a U-Net of residual blocks, in the order convolution, norm, activation.
@@ -276,19 +268,11 @@ class ResUNetOptions(UNetOptions):
     block: Block = "res"
 
 
-@register(
-    "attention_unet_3d",
-    spatial_dims=3,
-    summary="3D U-Net with attention gates on the skips",
+@register_2d_and_3d(
+    "attention_unet",
+    summary="{} U-Net with attention gates on the skips",
     reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=ModelSize(5_940_198, in_channels=1, num_classes=2),
-)
-@register(
-    "attention_unet_2d",
-    spatial_dims=2,
-    summary="2D U-Net with attention gates on the skips",
-    reference="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
-    size=ModelSize(2_009_510, in_channels=1, num_classes=2),
+    parameters=(2_009_510, 5_940_198),
 )
 class AttentionUNetOptions(UNetOptions):
     """The options of a U-Net with additive attention gates on the skips; the defaults follow Oktay et al. 2018.

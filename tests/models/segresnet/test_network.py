@@ -7,26 +7,18 @@ import torch
 from monai.networks.nets import SegResNet
 
 from medseg.errors import ConfigError
-from medseg.models import MODELS, build_model, list_models, parse_options
-
-NAMES = ["segresnet_2d", "segresnet_3d"]
+from medseg.models import parse_options
 
 
-def test_names_are_listed():
-    assert list_models("segresnet_*") == NAMES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_equal_monai(name, toy):
-    model = toy(name).eval()
-    dims = MODELS.get(name).dims
+@pytest.mark.parametrize("dims", [2, 3])
+def test_logits_equal_monai(dims, toy):
+    model = toy(f"segresnet_{dims}d", init_filters=16).eval()
     assert model.divisor == (4,) * dims
-    other = SegResNet(dims, 8, in_channels=2, out_channels=3, blocks_down=(1, 1, 1), blocks_up=(1, 1)).eval()
+    other = SegResNet(dims, 16, in_channels=2, out_channels=3, blocks_down=(1, 1, 1), blocks_up=(1, 1)).eval()
     other.load_state_dict(model.network.state_dict())
     image = torch.randn(1, 2, *(8, 12, 4)[:dims])
     with torch.no_grad():
         assert torch.equal(model(image), other(image))
-        assert model(image[..., :3]).shape == (1, 3, *image.shape[2:-1], 3)
 
 
 def test_dropout_is_applied_in_training_only(toy):
@@ -48,8 +40,3 @@ def test_dropout_is_applied_in_training_only(toy):
 def test_invalid_options_raise(options, words):
     with pytest.raises(ConfigError, match=words):
         parse_options("segresnet_3d", options)
-
-
-def test_init_filters_set_the_width():
-    model = build_model("segresnet_2d", in_channels=1, num_classes=2, init_filters=16)
-    assert model(torch.zeros(1, 1, 9, 8)).shape == (1, 2, 9, 8)
