@@ -168,7 +168,7 @@ def many_medseg(model: str, images: list[str], folder: str) -> Figures:
 
     import medseg
     from medseg.data.datasets.image_inputs import read_images
-    from medseg.inference.batch import predict_files
+    from medseg.inference.cohort.batch import predict_files
 
     predictor = medseg.load(model, device="cpu")
     network, seconds = predictor.network.volumetric, [0.0]

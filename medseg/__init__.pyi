@@ -3,8 +3,8 @@ from .errors import MedsegError as MedsegError
 from .evaluation.entry_points import evaluate as evaluate
 from .evaluation.instances.pairs import evaluate_instances as evaluate_instances
 from .experiment.experiment import Experiment as Experiment
-from .inference.predict_folder import estimate as estimate
-from .inference.predict_folder import predict as predict
+from .inference.cohort.predict_folder import estimate as estimate
+from .inference.cohort.predict_folder import predict as predict
 from .inference.predictor import load as load
 from .io.files import read as read
 from .io.files import read_labels as read_labels

@@ -15,7 +15,7 @@ from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.config import EvaluateSettings
 from medseg.experiment.resolve_data import find_dataset, labels_of
 from medseg.experiment.run_folder import RunFolder
-from medseg.inference.provenance import Provenance, model_hash
+from medseg.inference.cohort.case_records import Provenance, model_hash
 from medseg.io.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels

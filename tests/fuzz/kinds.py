@@ -22,7 +22,7 @@ import medseg
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.splits import read_splits
 from medseg.experiment.config import ExperimentConfig
-from medseg.inference.provenance import Provenance
+from medseg.inference.cohort.case_records import Provenance
 from medseg.interop.monai.import_weights import read_state
 from medseg.io.files import read, read_grid, read_labels
 from medseg.io.instance_files import read_instances

@@ -13,8 +13,8 @@ from medseg import errors
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataWarning, ModelError, ResourceError
-from medseg.inference.batch import predict_files
-from medseg.inference.provenance import ModelId, Provenance
+from medseg.inference.cohort.batch import predict_files
+from medseg.inference.cohort.case_records import ModelId, Provenance
 from medseg.inference.sliding import memory_plan
 from medseg.inference.sliding.memory_plan import MemoryBudget, MemoryPlan, plan_memory
 from medseg.inference.sliding.windows import SlidingWindow

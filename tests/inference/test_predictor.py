@@ -10,7 +10,7 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError, ModelError
-from medseg.inference.batch import predict_files
+from medseg.inference.cohort.batch import predict_files
 from medseg.inference.predictor import load
 from medseg.model_folder.folder import save_model
 from medseg.volumes.grid import Grid

@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
         map_in_processes(wait, ["a", "b", "c"], ["a", "b", "c"], workers=2)
     else:
-        from medseg.inference.several_devices import predict_on_devices
+        from medseg.inference.cohort.several_devices import predict_on_devices
 
         list(predict_on_devices(work, ["a", "b"], [(None, None), (None, None)]))
 """

@@ -20,7 +20,7 @@ from medseg.experiment.experiment import Experiment
 from medseg.experiment.held_out import held_out_cases
 from medseg.experiment.resolve_data import find_dataset
 from medseg.experiment.run_folder import RunFolder
-from medseg.inference.batch import predict_files
+from medseg.inference.cohort.batch import predict_files
 from medseg.model_folder.folder import load_model, save_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
 from medseg.runtime.stop_signals import Interrupted

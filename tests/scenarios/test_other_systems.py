@@ -17,7 +17,7 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.names import path_inside
 from medseg.errors import ConfigError, DataError
-from medseg.inference.output_files import OutputFiles
+from medseg.inference.cohort.output_files import OutputFiles
 from medseg.io.probability_files import reading_probabilities, writing_probabilities
 from medseg.storage import letter_case
 from medseg.storage.lock import RunLock
@@ -78,7 +78,7 @@ def test_outputs_that_differ_in_case_are_refused_where_case_is_ignored(
     outputs = OutputFiles(tmp_path / "out")
     label_maps = [outputs.label_map(case.id) for case in cases]
     outputs.check_targets(cases, label_maps)
-    monkeypatch.setattr("medseg.inference.output_files.ignores_case", lambda folder: True)
+    monkeypatch.setattr("medseg.inference.cohort.output_files.ignores_case", lambda folder: True)
     with pytest.raises(ConfigError, match="two images with this output file"):
         outputs.check_targets(cases, label_maps)
 

@@ -20,10 +20,10 @@ from medseg.runtime.formatting import pluralise
 if TYPE_CHECKING:
     from medseg.data.datasets.cases import Case
     from medseg.experiment.run_folder import RunFolder
-    from medseg.inference.batch import Outcome
+    from medseg.inference.cohort.batch import Outcome
+    from medseg.inference.cohort.loaded_models import LoadedModels
+    from medseg.inference.cohort.predict_folder import FolderPrediction
     from medseg.inference.estimate import Estimate
-    from medseg.inference.loaded_models import LoadedModels
-    from medseg.inference.predict_folder import FolderPrediction
     from medseg.runtime.progress import Progress
 
 
@@ -105,9 +105,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
-    from medseg.inference.loaded_models import LoadedModels
-    from medseg.inference.output_files import OutputFiles
-    from medseg.inference.predict_folder import Existing, FolderPrediction, named_cases
+    from medseg.inference.cohort.loaded_models import LoadedModels
+    from medseg.inference.cohort.output_files import OutputFiles
+    from medseg.inference.cohort.predict_folder import Existing, FolderPrediction, named_cases
 
     given = given_options(options)
     images, settings = images_and_settings(options.images)

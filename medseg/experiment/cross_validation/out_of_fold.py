@@ -1,6 +1,6 @@
 """Out-of-fold predictions: each case is predicted by the model that was not trained on it.
 
-Predictions of an earlier model are repeated; see `medseg.inference.provenance`.
+Predictions of an earlier model are repeated; see `medseg.inference.cohort.case_records`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError
 from medseg.experiment.held_out import dataset_of_run
 from medseg.experiment.run_folder import RunFolder
-from medseg.inference.batch import Outcome
-from medseg.inference.loaded_models import LoadedModels
-from medseg.inference.output_files import OutputFiles, PredictionState
-from medseg.inference.predict_folder import FolderPrediction
-from medseg.inference.provenance import ModelId, Provenance
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.loaded_models import LoadedModels
+from medseg.inference.cohort.output_files import OutputFiles, PredictionState
+from medseg.inference.cohort.predict_folder import FolderPrediction
 from medseg.runtime.progress import Progress
 from medseg.storage.manifest import NAME
 

@@ -27,7 +27,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.experiment.cross_validation.aggregate import aggregate, no_post_processing_reason
 from medseg.experiment.held_out import held_out_cases, held_out_pairs
 from medseg.experiment.run_folder import RunFolder
-from medseg.inference.provenance import FILE_NAME
+from medseg.inference.cohort.case_records import FILE_NAME
 from medseg.model_folder.folder import load_model, save_model
 from medseg.train.reporting import read_metrics
 from medseg.train.trainer import Trainer

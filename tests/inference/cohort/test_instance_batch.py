@@ -13,10 +13,10 @@ from scipy import ndimage
 from medseg.data.datasets.cases import Case
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError, ModelError
-from medseg.inference.batch import predict_files
-from medseg.inference.instance_batch import predict_instance_files
+from medseg.inference.cohort.batch import predict_files
+from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.instance_batch import predict_instance_files
 from medseg.inference.predictor import Predictor
-from medseg.inference.provenance import ModelId, Provenance
 from medseg.io.files import read, read_labels, write
 from medseg.io.instance_files import read_instances
 from medseg.labels.label_table import Labels

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError
-from medseg.inference.provenance import ModelId, Provenance, written_files
+from medseg.inference.cohort.case_records import ModelId, Provenance, written_files
 from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
 from medseg.storage.letter_case import ignores_case
 

@@ -13,8 +13,8 @@ import medseg
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.inference.output_files import OutputFiles, PredictionState
-from medseg.inference.provenance import ModelId, Provenance
+from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.model_folder.folder import save_model
 
 

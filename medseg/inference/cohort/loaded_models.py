@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
-from medseg.inference.batch import Outcome, Segmenter, predict_files
-from medseg.inference.instance_batch import predict_instance_files
-from medseg.inference.output_files import OutputFiles
+from medseg.inference.cohort.batch import Outcome, Segmenter, predict_files
+from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.instance_batch import predict_instance_files
+from medseg.inference.cohort.output_files import OutputFiles
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
-from medseg.inference.provenance import ModelId, Provenance
 from medseg.model_folder.folder import find_model_folder
 from medseg.runtime.devices import device_list
 from medseg.runtime.progress import Progress
@@ -149,7 +149,7 @@ def predict_pairs(
 
 @dataclass(frozen=True)
 class PredictInProcess:
-    """The work of one process of several, see `medseg.inference.several_devices.Work`.
+    """The work of one process of several, see `medseg.inference.cohort.several_devices.Work`.
 
     Attributes:
         source: The models.

@@ -14,13 +14,13 @@ from typing import Literal
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError, warn_once
-from medseg.inference.batch import Outcome
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.case_records import Provenance
+from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
+from medseg.inference.cohort.output_files import OutputFiles, PredictionState
+from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
-from medseg.inference.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
-from medseg.inference.output_files import OutputFiles, PredictionState
-from medseg.inference.provenance import Provenance
-from medseg.inference.several_devices import predict_on_devices
 from medseg.io.nifti_geometry import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder

@@ -9,7 +9,7 @@ import pytest
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import DataError
-from medseg.inference.provenance import FILE_NAME, UNFINISHED, ModelId, Provenance, model_hash
+from medseg.inference.cohort.case_records import FILE_NAME, UNFINISHED, ModelId, Provenance, model_hash
 
 CASE = Case("a", (Path("missing.nii.gz"),))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
-from medseg.inference.batch import Outcome, Recording, without_recording
+from medseg.inference.cohort.batch import Outcome, Recording, without_recording
 from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
 from medseg.io.files import write

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
-from medseg.inference.batch import Outcome
+from medseg.inference.cohort.batch import Outcome
 from medseg.runtime.worker_process import start_worker, warns_in_one_line
 
 Pair = tuple[Case, Path]

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
-from medseg.inference.pipeline import pipelined
-from medseg.inference.provenance import probabilities_path
+from medseg.inference.cohort.case_records import probabilities_path
+from medseg.inference.cohort.pipeline import pipelined
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory

@@ -15,8 +15,8 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError, ResourceError
-from medseg.inference.batch import Outcome
-from medseg.inference.several_devices import predict_on_devices
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.model_folder.folder import save_model
 from medseg.runtime.devices import device_list
 
