@@ -13,7 +13,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from medseg.io.nifti_geometry import OrientationFrom
+    from medseg.io.nifti.nifti_geometry import OrientationFrom
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 TIFF = (".tif", ".tiff")
@@ -89,7 +89,7 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         return read_dicom_series(path)
     suffix = suffix_of(path)
     if suffix in NIFTI:
-        from medseg.io.nifti import read_nifti
+        from medseg.io.nifti.nifti_files import read_nifti
 
         return read_nifti(path, orientation_from)
     if suffix in TIFF:
@@ -126,7 +126,7 @@ def decoded_bytes(path: str | Path) -> int:
     """
     if suffix_of(path) not in NIFTI:
         return 0
-    from medseg.io.nifti import nifti_bytes
+    from medseg.io.nifti.nifti_files import nifti_bytes
 
     return nifti_bytes(Path(path))
 
@@ -226,7 +226,7 @@ def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = No
     ((4, 3, 2), (1.0, 1.0, 5.0))
     """
     if suffix_of(path) in NIFTI:
-        from medseg.io.nifti import read_nifti_grid
+        from medseg.io.nifti.nifti_files import read_nifti_grid
 
         return read_nifti_grid(Path(path), orientation_from)
     return read(path, orientation_from=orientation_from).grid
@@ -254,7 +254,7 @@ def write(volume: Volume, path: str | Path) -> None:
     path = Path(path)
     suffix = suffix_of(path)
     if suffix in (".nii", ".nii.gz"):
-        from medseg.io.nifti import write_nifti
+        from medseg.io.nifti.nifti_files import write_nifti
 
         write_nifti(volume, path)
     elif suffix == ".png":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.io.nifti import geometry_header
+from medseg.io.nifti.nifti_files import geometry_header
 from medseg.storage.atomic import replacing
 from medseg.volumes.volume import Volume
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
 from medseg.io.natural_images import grey_with_alpha
-from medseg.io.nifti import storable
+from medseg.io.nifti.nifti_files import storable
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume

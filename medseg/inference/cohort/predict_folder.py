@@ -21,7 +21,7 @@ from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
-from medseg.io.nifti_geometry import OrientationFrom
+from medseg.io.nifti.nifti_geometry import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
 

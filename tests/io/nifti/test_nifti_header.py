@@ -141,7 +141,7 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monke
     def refused(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("medseg.io.nifti.np.empty", refused)
+    monkeypatch.setattr("medseg.io.nifti.nifti_files.np.empty", refused)
     with pytest.raises(
         DataError, match=r"a\.nii: not enough memory for its voxels: found no 240 bytes"
     ) as caught:

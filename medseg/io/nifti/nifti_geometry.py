@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.io.nifti_header import NiftiFile
+from medseg.io.nifti.nifti_header import NiftiFile
 from medseg.volumes.grid import EQUAL_WITHIN_VOXELS, Grid
 
 OrientationFrom = Literal["sform", "qform", "pixdim"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, warn_once
 from medseg.io.file_content import permission_denied
 from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
-from medseg.io.nifti_geometry import UNITS_MASK, OrientationFrom, Placement, in_mm, placement
-from medseg.io.nifti_header import NiftiFile, open_nifti
+from medseg.io.nifti.nifti_geometry import UNITS_MASK, OrientationFrom, Placement, in_mm, placement
+from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -41,7 +41,7 @@ def read_nifti(path: Path, orientation_from: OrientationFrom | None = None) -> V
     Args:
         path: The file.
         orientation_from: Description of the geometry to use where a header leaves it open; see
-            `medseg.io.nifti_geometry.placement`.
+            `medseg.io.nifti.nifti_geometry.placement`.
 
     Returns:
         Volume `(C, X, Y, Z)` of kind ``image``, with the geometry fields of the header unless these contradict each

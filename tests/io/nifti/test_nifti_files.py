@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.errors import DataError
 from medseg.io.files import read, read_grid, write
-from medseg.io.nifti import _GEOMETRY_FIELDS
+from medseg.io.nifti.nifti_files import _GEOMETRY_FIELDS
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 from tests.helpers.nifti_files import OBLIQUE, patched, save
@@ -260,7 +260,7 @@ def test_byte_orders_and_scaling_agree_with_nibabel(
 def test_scaled_volumes_are_read_slab_by_slab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr("medseg.io.nifti._CHUNK_BYTES", 200)
+    monkeypatch.setattr("medseg.io.nifti.nifti_files._CHUNK_BYTES", 200)
     data = np.random.default_rng(0).integers(0, 1000, (5, 6, 7, 3)).astype(np.int16)
     save(tmp_path / f"a{suffix}", data)
     patched(tmp_path / f"a{suffix}", 112, np.array([0.25, -3], "<f4").tobytes())
@@ -314,7 +314,7 @@ def test_reading_needs_little_more_memory_than_the_voxels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = 1 << 18
-    monkeypatch.setattr("medseg.io.nifti._CHUNK_BYTES", chunk)
+    monkeypatch.setattr("medseg.io.nifti.nifti_files._CHUNK_BYTES", chunk)
     data = np.zeros((128, 128, 100), np.int16)
     for scaled in (False, True):
         path = save(tmp_path / "a.nii.gz", data)

@@ -1,0 +1,1 @@
+"""NIfTI files: voxels, headers and the geometry that they state."""
