@@ -35,17 +35,26 @@ def add_reading_options(parser: Any, *, labels: bool = True, datasets: bool = Fa
             "of the image",
         )
     if datasets:
-        parser.add_argument(
-            "--files-root",
-            metavar="FOLDER",
-            help="folder that absolute paths and paths with .. in a dataset.json or table may point into (default: the "
-            "folder of the dataset)",
-        )
+        add_files_root(parser, "a dataset.json or table")
         parser.add_argument(
             "--repairs",
             metavar="FILE",
             help="apply the repairs that medseg check --repair wrote (default: none)",
         )
+
+
+def add_files_root(parser: Any, where: str) -> None:
+    """Add the option that allows files outside the folder of a list of files.
+
+    Args:
+        parser: The parser.
+        where: What lists the files, for the help text.
+    """
+    parser.add_argument(
+        "--files-root",
+        metavar="FOLDER",
+        help=f"folder that absolute paths and paths with .. in {where} may point into (default: its own folder)",
+    )
 
 
 def add_dataset_options(parser: Any, verb: str) -> None:

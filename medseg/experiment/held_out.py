@@ -15,7 +15,8 @@ from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.config import EvaluateSettings
 from medseg.experiment.resolve_data import find_dataset, labels_of
 from medseg.experiment.run_folder import RunFolder
-from medseg.inference.cohort.case_records import Provenance, model_hash
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.model_id import model_hash
 from medseg.io.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
@@ -154,8 +155,9 @@ def _require_present_model(run: RunFolder, cases: Sequence[Case], predict: str) 
     if not run.is_finished or run.is_cross_validation:
         return
     present = {model_hash(folder) for folder in (run.model, run.best)} - {""}
-    provenance = Provenance(run.predictions)
-    former = [case.id for case in cases if (provenance.model_of(case.id) or "") not in {"", *present}]
+    records = {case.id: CaseRecords(run.predictions).get(case.id) for case in cases}
+    wrote = {name: record and record.model for name, record in records.items()}
+    former = [name for name, model in wrote.items() if (model or "") not in {"", *present}]
     if former:
         raise DataError(
             f"{run.predictions}: {len(former)} of {len(cases)} predictions come from another model than {run.model}, "

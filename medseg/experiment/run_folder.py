@@ -11,13 +11,10 @@ so that it can be resumed, predicted and evaluated like any other run.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +26,7 @@ from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import FIRST_STAGE
+from medseg.runtime.machine import environment
 from medseg.storage.atomic import copy_folder, replacing_folder, write_text
 from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object
@@ -313,7 +311,7 @@ class RunFolder:
                 without a cascade.
         """
         self.write_record(RunRecord())
-        write_text(self.environment, json.dumps(_environment(), indent=1, sort_keys=True) + "\n")
+        write_text(self.environment, json.dumps(environment(), indent=1, sort_keys=True) + "\n")
         shutil.rmtree(self.first_stage, ignore_errors=True)  # left by a process that was stopped
         if first_stage is not None:
             with replacing_folder(self.first_stage) as temporary:
@@ -359,18 +357,3 @@ class RunFolder:
 
     def _names(self) -> set[str]:
         return {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-
-
-def _environment() -> dict[str, object]:
-    import torch
-
-    packages = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "lightning-fabric")
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "packages": {name: version(name) for name in packages},
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }

@@ -7,7 +7,7 @@ post-processes the label map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -189,11 +189,12 @@ class Predictor:
         volume, where = self.read(source)
         return image_instances(self.network, self.saved, self.labels, volume, where=where, progress=progress)
 
-    def prepare(self, source: Source) -> PreparedPrediction:
+    def prepare(self, source: Source, *, seen: Callable[[Volume], None] | None = None) -> PreparedPrediction:
         """Read and prepare an image, which is the first half of a call and does not run the network.
 
         Args:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.
+            seen: Called with the image as it was read; None for nothing.
 
         Returns:
             The prepared image `(c, Z, X, Y)`, and the label map on the grid of the file, which `run` fills. The first
@@ -204,11 +205,13 @@ class Predictor:
             ConfigError: `max_memory` is too small for the image's voxels.
         """
         with self.network.exclusive:
-            return self._prepare(source)
+            return self._prepare(source, seen)
 
-    def _prepare(self, source: Source) -> PreparedPrediction:
+    def _prepare(self, source: Source, seen: Callable[[Volume], None] | None) -> PreparedPrediction:
         """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
         volume, where = self.read(source)
+        if seen is not None:
+            seen(volume)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.rule.values.dtype)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,19 @@ from medseg.io.probability_files import ProbabilityFile, reading_probabilities, 
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
+
+
+@dataclass(frozen=True)
+class Unprepared:
+    """An image that each model of an ensemble will read and prepare.
+
+    Attributes:
+        source: As for `Predictor.prepare`.
+        seen: Called with the image as each model read it; None for nothing.
+    """
+
+    source: Source
+    seen: Callable[[Volume], None] | None = None
 
 
 class PredictorEnsemble:
@@ -54,13 +68,21 @@ class PredictorEnsemble:
         """Segment an image; see `Predictor.__call__`."""
         return self.run(self.prepare(source), progress=progress)
 
-    def prepare(self, source: Source) -> Source:
-        """Return the image itself: every model prepares it in its own way, one after the other."""
-        return source
+    def prepare(self, source: Source, *, seen: Callable[[Volume], None] | None = None) -> Unprepared:
+        """Return the image itself: every model prepares it in its own way, one after the other.
+
+        Args:
+            source: As for `Predictor.prepare`.
+            seen: Called by `run` with the image as each model read it; None for nothing.
+
+        Returns:
+            What `run` takes.
+        """
+        return Unprepared(source, seen)
 
     def run(
         self,
-        prepared: Source,
+        prepared: Unprepared,
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
@@ -72,7 +94,10 @@ class PredictorEnsemble:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
                 labels = predictor.run(
-                    predictor.prepare(prepared), progress=progress, probabilities=path, note=note
+                    predictor.prepare(prepared.source, seen=prepared.seen),
+                    progress=progress,
+                    probabilities=path,
+                    note=note,
                 )
             with contextlib.ExitStack() as stack:
                 mean = None

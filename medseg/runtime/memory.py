@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -239,3 +239,78 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.peak = max(self.peak, process_memory())
+
+
+class ItemPeaks:
+    """Context manager that samples the resident memory of this process while items are worked on.
+
+    Items may overlap; each of them gets the memory of the whole process.
+
+    Args:
+        interval: Seconds between samples.
+    """
+
+    def __init__(self, interval: float = 0.05) -> None:
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._lock = threading.Lock()
+        self._peaks: dict[Hashable, int] = {}
+
+    def start(self, item: Hashable) -> None:
+        """Begin to watch an item.
+
+        Args:
+            item: What identifies it.
+        """
+        with self._lock:
+            self._peaks[item] = process_memory()
+
+    def peak(self, item: Hashable) -> int:
+        """Return the largest resident bytes of this process since an item was begun.
+
+        Args:
+            item: What identifies it.
+
+        Returns:
+            Bytes; those at this moment for an item that is not watched.
+        """
+        self._sample()
+        with self._lock:
+            return self._peaks.get(item, process_memory())
+
+    def end(self, item: Hashable) -> int:
+        """Stop to watch an item.
+
+        Args:
+            item: What identifies it.
+
+        Returns:
+            The largest resident bytes of this process meanwhile.
+        """
+        found = self.peak(item)
+        with self._lock:
+            self._peaks.pop(item, None)
+        return found
+
+    def _sample(self) -> None:
+        now = process_memory()
+        with self._lock:
+            self._peaks = {item: max(peak, now) for item, peak in self._peaks.items()}
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sample()
+
+    def __enter__(self) -> ItemPeaks:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()

@@ -72,6 +72,21 @@ class FileState:
             return False
 
 
+def stamp_of(paths: Iterable[Path]) -> str:
+    """Return the stamp of files without reading them, see `FileState`.
+
+    Args:
+        paths: Files, and folders such as a DICOM series, for which all files directly in them count.
+
+    Returns:
+        Hash of sizes, times and numbers on the disk.
+
+    Raises:
+        OSError: A file is missing.
+    """
+    return _stamp(_files(paths))
+
+
 def _files(paths: Iterable[Path]) -> list[Path]:
     return [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
 

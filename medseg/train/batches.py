@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
-from medseg.runtime.cores import usable_cores
 from medseg.runtime.launch import processes_per_machine
+from medseg.runtime.machine import usable_cores
 from medseg.train.loader_workers import ErrorsAsItems, batches_of, collate, ignore_stop_signals
 
 MOST_WORKERS = 12

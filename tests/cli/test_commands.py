@@ -287,7 +287,8 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     assert probabilities.shape == (*labels.grid.shape, 6)
     assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--ensemble-with", model]) == 0
     assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {"phantom_000.nii.gz", "provenance.jsonl"}
+    tables = {"cases.tsv", "failed.tsv", "volumes.tsv", "run.json"}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {".cohort", "phantom_000.nii.gz", *tables}
     capsys.readouterr()
     assert main(["predict", model, file, "-o", str(tmp_path / "c"), "--max-memory", "10MB"]) == 2
     assert "max_memory: found 10 MB, expected at least" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ import medseg
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.splits import read_splits
 from medseg.experiment.config import ExperimentConfig
-from medseg.inference.cohort.case_records import Provenance
+from medseg.inference.cohort.case_records import (
+    FORMAT,
+    CaseRecord,
+    CaseState,
+    Prediction,
+    VoxelState,
+    read_record,
+)
 from medseg.interop.monai.import_weights import read_state
 from medseg.io.files import read, read_grid, read_labels
 from medseg.io.instance_files import read_instances
@@ -242,6 +249,10 @@ NNUNET = {
     "numTraining": 2,
     "file_ending": ".nii.gz",
 }
+CASE_RECORD = {
+    "format": FORMAT,
+    **asdict(CaseRecord("a", CaseState.PREDICTED, Prediction("m", input=VoxelState("1", "2")), ("a.nii",))),
+}
 EXPERIMENT = """name: toy
 data: {path: data, folds: 2}
 model: {name: unet_3d, channels: [4, 8], num_blocks: 1}
@@ -306,7 +317,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("splits.json", _text("splits.json", json.dumps([{"train": ["a"], "val": ["b"]}])), read_splits),
     Kind("experiment", _text("a.yaml", EXPERIMENT), ExperimentConfig.load),
     Kind("metrics.jsonl", _text("metrics.jsonl", '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'), read_metrics),
-    Kind("provenance.jsonl", _text("provenance.jsonl", json.dumps({"format": 1, "name": "a", "model": "m", "settings": [], "complete": True}) + "\n"), lambda path: Provenance(path.parent).model_of("a")),
+    Kind("record of a case", _text("a.json", json.dumps(CASE_RECORD)), read_record),
     *(
         Kind(f"{name} of a model folder", _model_folder(name), lambda path: load_model(path.parent)[0].state_dict(), True)
         for name in ("config.yaml", "labels.tsv", "model.safetensors", "manifest.json")

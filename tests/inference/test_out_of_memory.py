@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataWarning, ModelError, ResourceError
 from medseg.inference.cohort.batch import predict_files
-from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.sliding import memory_plan
 from medseg.inference.sliding.memory_plan import MemoryBudget, MemoryPlan, plan_memory
 from medseg.inference.sliding.windows import SlidingWindow
@@ -84,9 +85,9 @@ def test_a_case_without_enough_memory_fails_and_the_next_one_is_predicted(
     network = Failing(predictor.network.volumetric, error, largest=1)
     prepare = predictor.prepare
 
-    def prepared(case):
+    def prepared(case, **options):
         network.largest = 0 if case.id == "b" else 1
-        return prepare(case)
+        return prepare(case, **options)
 
     predictor.network.volumetric = network
     predictor.prepare, predictor.max_memory = prepared, 10**12  # one case at a time
@@ -136,19 +137,16 @@ def test_logits_that_are_not_finite_are_predicted_in_a_safer_format_and_recorded
     network.volumetric = Overflowing(network.volumetric, network)
     medseg.write(image, tmp_path / "a.nii.gz")
     pair = (Case("a", (tmp_path / "a.nii.gz",)), tmp_path / "out.nii.gz")
-    provenance, model_id = Provenance(tmp_path), ModelId("one")
-
-    def recording(case, target, *, notes=()):
-        return provenance.recording(case, target, model_id, notes=notes)
-
+    records, model_id = CaseRecords(tmp_path), ModelId("one")
+    recording = partial(records.recording, model_id=model_id, labels=predictor.labels)
     (outcome,) = predict_files(predictor, [pair], recording=recording)
     assert outcome.error is None
     note = f"{tmp_path / 'a.nii.gz'}: logits were not finite in float32; predicted in bfloat16 instead"
     assert outcome.notes == (note,)
     assert np.array_equal(medseg.read_labels(outcome.target).data, expected)
-    last = json.loads((tmp_path / "provenance.jsonl").read_text().splitlines()[-1])
-    assert last["notes"] == [note]
-    assert Provenance(tmp_path).is_by("out", model_id)
+    record = records.get("out")
+    assert record.prediction.notes == (note,)
+    assert record.is_by(model_id)
     assert network.dtype == torch.float32
     network.safer = None
     with pytest.raises(ModelError, match="found NaN or infinity"):

@@ -14,7 +14,7 @@ from medseg.cli.prediction.predict_checks import (
     given_options,
     images_and_settings,
 )
-from medseg.cli.reading_options import add_reading_options, reading_options
+from medseg.cli.reading_options import add_files_root, add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.cohort.batch import Outcome
     from medseg.inference.cohort.loaded_models import LoadedModels
-    from medseg.inference.cohort.predict_folder import FolderPrediction
+    from medseg.inference.cohort.predict_folder import FolderPrediction, NamedCase
     from medseg.inference.estimate import Estimate
     from medseg.runtime.progress import Progress
 
@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
         nargs="*",
         default=[],
         metavar="IMAGE or key=value",
-        help="files, folders of files or DICOM folders; and prediction settings that replace the model's own, such as "
-        "overlap=0.25",
+        help="files, folders of files, DICOM folders or tables with the columns case and image; and prediction settings that "
+        "replace the model's own, such as overlap=0.25",
     )
     parser.add_argument(
         "-o",
@@ -77,8 +77,21 @@ def add_parser(commands: Any) -> None:
         help="also write NAME_instances.nii.gz and a table (id, label_value, score); for instance models",
     )
     add_reading_options(parser, labels=False)
+    add_files_root(parser, "a table")
+    _add_cohort_options(parser)
+
+
+def _add_cohort_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about many cases."""
     parser.add_argument(
-        "--skip-existing", action="store_true", help="skip images that this model has predicted already"
+        "--skip-existing",
+        action="store_true",
+        help="skip images that this model has predicted already, unless the image or the label map was changed since",
+    )
+    parser.add_argument(
+        "--no-source-names",
+        action="store_true",
+        help="leave the names of image files out of cases.tsv and failed.tsv",
     )
 
 
@@ -106,8 +119,7 @@ def run(options: argparse.Namespace) -> int:
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.cohort.loaded_models import LoadedModels
-    from medseg.inference.cohort.output_files import OutputFiles
-    from medseg.inference.cohort.predict_folder import Existing, FolderPrediction, named_cases
+    from medseg.inference.cohort.predict_folder import named_cases
 
     given = given_options(options)
     images, settings = images_and_settings(options.images)
@@ -116,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:
         check_out_of_fold(cross_validation.path, given, settings)
-        return _predict_out_of_fold(cross_validation, instances=options.instances, **_machine(options))
+        return _predict_out_of_fold(cross_validation, options)
     models = LoadedModels.load([model, *options.ensemble_with], settings, **_machine(options))
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
@@ -124,10 +136,20 @@ def run(options: argparse.Namespace) -> int:
         print(predictor, flush=True)
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])
-    folder = Path(options.output or run / "predictions")
+    return _predict_cases(models, cases, Path(options.output or run / "predictions"), options)
+
+
+def _predict_cases(
+    models: LoadedModels, cases: Sequence[NamedCase], folder: Path, options: argparse.Namespace
+) -> int:
+    """Predict cases into a folder as the options say and return the exit code."""
+    from medseg.inference.cohort.output_files import OutputFiles
+    from medseg.inference.cohort.predict_folder import Existing, FolderPrediction
+
     outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
-    return _predict(FolderPrediction(models, cases, outputs, existing), skips=options.skip_existing)
+    prediction = FolderPrediction(models, cases, outputs, existing, source_names=not options.no_source_names)
+    return _predict(prediction, skips=options.skip_existing)
 
 
 def _machine(options: argparse.Namespace) -> dict[str, str | None]:
@@ -160,10 +182,11 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
     return 2 if failed else 0
 
 
-def _predict_out_of_fold(run: RunFolder, *, instances: bool, **machine: str | None) -> int:
+def _predict_out_of_fold(run: RunFolder, options: argparse.Namespace) -> int:
     """Predict the cases of a cross-validation that are missing, each by the fold that held it out."""
     from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 
+    instances = options.instances
     pending = pending_predictions(run, instances=instances)
     cases = sum(len(one.cases) for one in pending)
     if not cases:
@@ -172,7 +195,14 @@ def _predict_out_of_fold(run: RunFolder, *, instances: bool, **machine: str | No
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)
 
     def outcomes(progress: Progress) -> Iterator[Outcome]:
-        return predict_out_of_fold(run, pending, instances=instances, progress=progress, **machine)
+        return predict_out_of_fold(
+            run,
+            pending,
+            instances=instances,
+            source_names=not options.no_source_names,
+            progress=progress,
+            **_machine(options),
+        )
 
     failed = _follow(outcomes, cases, "slice" if instances else "window")
     print(f"{cases - failed} of {pluralise(cases, 'case')} in {run.predictions}")

@@ -14,8 +14,9 @@ from medseg.errors import ConfigError
 from medseg.experiment.held_out import dataset_of_run
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.cohort.batch import Outcome
-from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.loaded_models import LoadedModels
+from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.predict_folder import FolderPrediction
 from medseg.runtime.progress import Progress
@@ -80,11 +81,11 @@ def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[Held
         ConfigError: Folds are not finished, so their models are missing.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
-    provenance = Provenance(outputs.folder)
+    records = CaseRecords(outputs.folder)
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
         label_map = outputs.label_map(case.id)
-        return outputs.state(case, label_map, provenance, held_out.model_id) is PredictionState.CURRENT
+        return outputs.state(case, label_map, records, held_out.model_id) is PredictionState.CURRENT
 
     return [
         replace(one, cases=tuple(case for case in one.cases if not is_current(one, case)))
@@ -97,6 +98,7 @@ def predict_out_of_fold(
     todo: Sequence[HeldOut],
     *,
     instances: bool = False,
+    source_names: bool = True,
     device: str | None = None,
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
@@ -108,13 +110,14 @@ def predict_out_of_fold(
         run: Run folder of a cross-validation.
         todo: Cases to predict, as returned by `pending_predictions`.
         instances: Whether to write instance maps, too.
+        source_names: Whether to record the names of image files.
         device: As for `medseg.load`.
         max_memory: As for `medseg.load`.
         max_device_memory: As for `medseg.load`.
         progress: Called with (done, total, "window") for each image.
 
     Yields:
-        One outcome per case, after its file and its provenance have been written.
+        One outcome per case, after its file and its record have been written.
     """
     outputs = OutputFiles(run.predictions, instances=instances)
     for one in todo:
@@ -124,4 +127,4 @@ def predict_out_of_fold(
             one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory
         )
         cases = [(case.id, case) for case in one.cases]
-        yield from FolderPrediction(models, cases, outputs).run(progress)
+        yield from FolderPrediction(models, cases, outputs, source_names=source_names).run(progress)

@@ -11,11 +11,13 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
-from medseg.inference.cohort.case_records import probabilities_path
-from medseg.inference.cohort.pipeline import pipelined
+from medseg.inference.cohort.voxel_state import InputWatch, VoxelState
+from medseg.inference.cohort.written_files import probabilities_path
+from medseg.inference.pipeline import pipelined
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.io.files import write
 from medseg.runtime.glibc_memory import keep_freed_memory
+from medseg.runtime.memory import ItemPeaks, process_memory
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
@@ -24,18 +26,24 @@ _Result = TypeVar("_Result")
 
 
 class Recording(Protocol):
-    """Returns the context in which the label map of a case is written."""
+    """Returns the context in which the files of a case are written."""
 
     def __call__(
-        self, case: Case, target: Path, *, notes: tuple[str, ...] = ()
+        self, outcome: Outcome, label_map: Volume, peak: Callable[[], int] = process_memory
     ) -> AbstractContextManager[None]:
-        """Return the context, given the file and the notes about its prediction, see `Outcome`."""
+        """Return the context.
+
+        Args:
+            outcome: What is known about the case before its files are written.
+            label_map: The label map that is written.
+            peak: Returns the largest resident bytes of the process since the case was begun.
+        """
 
 
 def without_recording(
-    case: Case, target: Path, *, notes: tuple[str, ...] = ()
+    outcome: Outcome, label_map: Volume, peak: Callable[[], int] = process_memory
 ) -> AbstractContextManager[None]:
-    """Return a context that records nothing about the writing of `target`."""
+    """Return a context that records nothing about the writing of a case."""
     return nullcontext()
 
 
@@ -66,8 +74,8 @@ class Segmenter(Protocol):
     def max_memory(self) -> int | None:
         """The resident bytes that the process must not exceed, or None without a budget."""
 
-    def prepare(self, source: Case) -> Any:
-        """Read and prepare an image."""
+    def prepare(self, source: Case, *, seen: Callable[[Volume], None] | None = None) -> Any:
+        """Read and prepare an image; call `seen` with the image as it was read, here or in `run`."""
 
     def run(
         self,
@@ -92,6 +100,9 @@ class Outcome:
         reading: Seconds spent on reading and preparing, in parallel with the network of the previous case.
         network: Seconds spent in the network and on resampling to the file's grid.
         writing: Seconds spent on writing, in parallel with the network of the next case.
+        input: Content of the image that was read; None if it could not be read.
+        peak_memory: Largest resident bytes of the process from the reading of this case to its writing, including
+            what overlapping cases took.
     """
 
     case: Case
@@ -101,6 +112,8 @@ class Outcome:
     reading: float = 0.0
     network: float = 0.0
     writing: float = 0.0
+    input: VoxelState | None = None
+    peak_memory: int = 0
 
     @property
     def seconds(self) -> float:
@@ -152,36 +165,40 @@ def predict_files(
         pairs: Each case and the file of its label map.
         progress: Called with (done, total, "window") of each image.
         probabilities: Write ``NAME_probabilities.nii`` next to ``NAME.nii.gz``, too.
-        recording: Returns the context in which a label map is written, such as `Provenance.recording` with a model.
+        recording: Returns the context in which a label map is written, such as `CaseRecords.recording` with a model.
 
     Yields:
         One outcome per case, in order, once its file is written. A case that fails does not stop the others.
     """
 
-    def read(pair: tuple[Case, Path]) -> tuple[Outcome, Any]:
-        return Outcome(*pair).after("reading", lambda: predictor.prepare(pair[0]))
+    def read(pair: tuple[Case, Path]) -> tuple[Outcome, Any, InputWatch]:
+        outcome, watch = Outcome(*pair), InputWatch(pair[0])
+        peaks.start(outcome.target)
+        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=watch))
+        return outcome, prepared, watch
 
-    def segment(ready: tuple[Outcome, Any]) -> tuple[Outcome, Volume | None]:
-        outcome, prepared = ready
+    def segment(ready: tuple[Outcome, Any, InputWatch]) -> tuple[Outcome, Volume | None]:
+        outcome, prepared, watch = ready
         file = probabilities_path(outcome.target) if probabilities else None
         notes: list[str] = []
         outcome, labels = outcome.after(
             "network",
             lambda: predictor.run(prepared, progress=progress, probabilities=file, note=notes.append),
         )
-        return replace(outcome, notes=tuple(notes)), labels
+        return replace(outcome, notes=tuple(notes), input=watch.state), labels
 
     def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:
         outcome, labels = done
 
         def write_recorded() -> None:
             assert labels is not None
-            with recording(outcome.case, outcome.target, notes=outcome.notes):
+            with recording(outcome, labels, lambda: peaks.peak(outcome.target)):
                 write(labels, outcome.target)
 
-        return outcome.after("writing", write_recorded)[0]
+        written, _ = outcome.after("writing", write_recorded)
+        return replace(written, peak_memory=peaks.end(outcome.target))
 
     # With a budget, the next image is not read ahead, because what it will take is not known yet.
     read_ahead = predictor.max_memory is None
-    with keep_freed_memory(read_ahead):
+    with keep_freed_memory(read_ahead), ItemPeaks() as peaks:
         yield from pipelined(pairs, read, segment, write_labels, read_ahead=read_ahead)

@@ -1,296 +1,341 @@
-"""Provenance of predictions: which model wrote the label maps of a folder, recorded in ``provenance.jsonl``.
+"""Records of predicted cases: what was predicted from what, by which model, and how it went.
 
-One line is appended before a label map is written and another one afterwards, so that files left by a killed program
-are recognised as unfinished. The last line about a label map counts. Several processes may write to one folder.
+Each case has a file of its own, ``.cohort/cases/NAME.json`` in the folder of the label maps, so that any number of processes
+and machines may write to one folder. It is replaced in one step, once before the label map is written and once
+afterwards, so that the label map of a killed program is recognised as unfinished. The tables of the folder are built
+from these files, see `medseg.inference.cohort.cohort_tables`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from medseg.data.datasets.cases import Case
-from medseg.io.files import stem_of
-from medseg.io.instance_files import instance_map_path, instance_table_path
-from medseg.storage.atomic import write_error
-from medseg.storage.file_state import FileState
+from medseg.data.datasets.read_case import read_case_image
+from medseg.errors import MedsegError
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.model_id import ModelId
+from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash
+from medseg.inference.cohort.written_files import written_files
+from medseg.io.files import read_labels, stem_of
+from medseg.labels.label_table import Labels
+from medseg.labels.label_volumes import LabelVolume, label_volumes
+from medseg.runtime.memory import process_memory
+from medseg.storage.atomic import write_text
+from medseg.storage.file_state import FileState, stamp_of
 from medseg.storage.formats import check_format
-from medseg.storage.manifest import NAME as MANIFEST
+from medseg.volumes.volume import Volume
+from medseg.volumes.voxel_hash import voxel_hash
 
-FILE_NAME = "provenance.jsonl"
+FOLDER = ".cohort"
 FORMAT = 1
 UNFINISHED = "unfinished"
 
 
-def probabilities_path(target: Path) -> Path:
-    """Return the file for the probabilities that belong to a label map."""
-    return target.with_name(f"{stem_of(target)}_probabilities.nii")
+class CaseState(StrEnum):
+    """How far a case is.
 
-
-def written_files(target: Path, *, instances: bool, probabilities: bool) -> list[Path]:
-    """Return the label map and all files that are written with it.
-
-    Args:
-        target: The label map.
-        instances: Whether ``NAME_instances`` and its table are written, too.
-        probabilities: Whether ``NAME_probabilities.nii`` is written, too.
-
-    Returns:
-        The files, the label map first.
+    Attributes:
+        UNFINISHED: Writing its files has begun and not ended.
+        PREDICTED: Its files are written.
+        FAILED: The last attempt ended with an error.
     """
-    files = [target]
-    if instances:
-        instance_map = instance_map_path(target)
-        files += [instance_map, instance_table_path(instance_map)]
-    if probabilities:
-        files.append(probabilities_path(target))
-    return files
 
-
-def _state(paths: Sequence[Path]) -> FileState | None:
-    """Return the state of files; None if one was removed in the meantime."""
-    try:
-        return FileState.of(paths)
-    except OSError:
-        return None
+    UNFINISHED = "unfinished"
+    PREDICTED = "predicted"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class ModelId:
-    """The model and the settings that a prediction depends on.
+class Prediction:
+    """The files of one case, and what they were predicted from.
 
     Attributes:
-        model: Hash of the model folder; of an ensemble, those of all folders, separated by spaces.
-        settings: Prediction settings that differ from the stored ones, as ``overlap=0.25``, sorted.
-
-    Examples:
-        >>> ModelId.from_folders([], {"overlap": 0.25, "mirror_axes": [0]}).settings
-        ('mirror_axes=[0]', 'overlap=0.25')
-    """
-
-    model: str
-    settings: tuple[str, ...] = ()
-
-    @classmethod
-    def from_folders(cls, models: Sequence[Path], settings: Mapping[str, object] | None = None) -> ModelId:
-        """Identify a model, or an ensemble of models, and its settings.
-
-        Args:
-            models: The model folders.
-            settings: Prediction settings that replace the stored ones, as for `medseg.load`.
-
-        Returns:
-            The hashes of the models, in the given order, and the settings, sorted by name.
-        """
-        listed = (f"{key}={_text(value)}" for key, value in sorted((settings or {}).items()))
-        return cls(" ".join(map(model_hash, models)), tuple(listed))
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def model_hash(model: Path) -> str:
-    """Return a hash of all files of a model folder; an empty string if there is none."""
-    manifest = model / MANIFEST
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One line of the file.
-
-    Attributes:
-        name: Name of the label map, without suffix.
         model: As in `ModelId`.
         settings: As in `ModelId`.
-        instances: Whether instances were written with it.
-        probabilities: Whether probabilities were written with it.
-        complete: Whether all of its files are written.
+        instances: Whether instances were written.
+        probabilities: Whether probabilities were written.
         notes: Sentences about a prediction that was not done as planned, such as in another precision.
-        images: State of the image files that were predicted.
-        files: State of the files that were written.
+        input: State of the image.
+        output: State of the label map.
+        companions: State of the files that were written with it; None without any.
+        volumes: Volume of each label or region.
     """
 
-    name: str
     model: str
     settings: tuple[str, ...] = ()
     instances: bool = False
     probabilities: bool = False
-    complete: bool = False
     notes: tuple[str, ...] = ()
-    images: FileState | None = None
-    files: FileState | None = None
+    input: VoxelState | None = None
+    output: VoxelState | None = None
+    companions: FileState | None = None
+    volumes: tuple[LabelVolume, ...] = ()
 
 
-class Provenance:
-    """The records of a folder; a line that cannot be read counts as absent.
+@dataclass(frozen=True)
+class CaseRecord:
+    """What is known about a case.
 
-    Args:
-        folder: Folder of label maps.
-
-    Raises:
-        DataError: Another version of medseg wrote the records in another format.
+    Attributes:
+        name: Name of the label map, without suffix.
+        state: How far the case is.
+        prediction: The files that exist; after an error, those of an earlier attempt. None if there are none.
+        source: Image files; empty if they are to be left out.
+        seconds: Seconds that the last attempt took.
+        peak_memory: Largest resident bytes of the process during the last attempt.
+        message: Why the last attempt failed; empty otherwise.
+        id: Differs whenever the record is written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
-        try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            lines = []
-        records = filter(None, map(self._parsed, lines))
-        self._records = {record.name: record for record in records}
+    name: str
+    state: CaseState
+    prediction: Prediction | None = None
+    source: tuple[str, ...] = ()
+    seconds: float = 0.0
+    peak_memory: int = 0
+    message: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def _parsed(self, line: str) -> _Record | None:
-        """Return the record of a line, or None if it is not one, such as a line that was cut off."""
-        try:
-            values: dict[str, Any] = json.loads(line)
-            version = values.pop("format")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
-        check_format(version, FORMAT, self._path, "provenance")
-        try:
-            values["notes"] = tuple(values.get("notes", ()))
-            for key in ("images", "files"):
-                values[key] = FileState(**values[key]) if values.get(key) else None
-            return _Record(**{**values, "name": str(values["name"]), "settings": tuple(values["settings"])})
-        except (TypeError, KeyError):
-            return None
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether writing the files began and did not end."""
+        return self.state is CaseState.UNFINISHED
 
-    def model_of(self, name: str) -> str | None:
-        """Return the hash of the first model that wrote a label map.
+    @property
+    def model(self) -> str | None:
+        """The hash of the first model that wrote the label map; `UNFINISHED`; None if there is no label map."""
+        if self.is_unfinished:
+            return UNFINISHED
+        return None if self.prediction is None else self.prediction.model.partition(" ")[0] or None
+
+    def is_by(self, model_id: ModelId, *, instances: bool = False, probabilities: bool = False) -> bool:
+        """Return whether a model wrote the files completely.
 
         Args:
-            name: Name of the label map, without suffix.
-
-        Returns:
-            The hash; `UNFINISHED` if writing the label map was interrupted; None if nothing is recorded.
-        """
-        record = self._records.get(name)
-        if record is None or not record.complete:
-            return None if record is None else UNFINISHED
-        return str(record.model).partition(" ")[0] or None
-
-    def knows(self, name: str) -> bool:
-        """Return whether anything is recorded about a label map."""
-        return name in self._records
-
-    def is_unfinished(self, name: str) -> bool:
-        """Return whether writing a label map began and did not end."""
-        return name in self._records and not self._records[name].complete
-
-    def is_unchanged(self, name: str, images: Sequence[Path], files: Sequence[Path]) -> bool:
-        """Return whether the files of a label map are those that were written, from the same images.
-
-        Args:
-            name: Name of the label map, without suffix.
-            images: Image files of the case.
-            files: The label map and the files that were written with it.
-
-        Returns:
-            False if an image has other content than then, or a written file was changed or cut off.
-        """
-        record = self._records.get(name)
-        if record is None:
-            return False
-        checks = ((record.images, images), (record.files, files))
-        return all(state is None or state.still_holds(paths) for state, paths in checks)
-
-    def is_by(
-        self, name: str, model_id: ModelId, *, instances: bool = False, probabilities: bool = False
-    ) -> bool:
-        """Return whether a model wrote a label map completely.
-
-        Args:
-            name: Name of the label map, without suffix.
             model_id: The model and its settings.
-            instances: Whether instances must have been written with it.
-            probabilities: Whether probabilities must have been written with it.
+            instances: Whether instances must have been written.
+            probabilities: Whether probabilities must have been written.
 
         Returns:
-            True only if the record is complete, names the same models and settings, and covers the required extra
-            files.
+            True only if the files are complete, come from the same models and settings, and include what is required.
         """
-        record = self._records.get(name)
-        if record is None or not record.complete or ModelId(record.model, record.settings) != model_id:
+        found = self.prediction
+        if found is None or self.is_unfinished or ModelId(found.model, found.settings) != model_id:
             return False
-        return record.instances >= instances and record.probabilities >= probabilities
+        return found.instances >= instances and found.probabilities >= probabilities
+
+    def is_unchanged(self, case: Case, label_map: Path) -> bool:
+        """Return whether the files are those that were written, predicted from the present image.
+
+        Args:
+            case: The case.
+            label_map: Its label map.
+
+        Returns:
+            False if the image has other voxels than then, or a written file was changed, replaced or cut off.
+        """
+        found = self.prediction
+        if found is None or found.input is None or found.output is None:
+            return False
+        others = written_files(label_map, instances=found.instances, probabilities=found.probabilities)[1:]
+        return (
+            found.input.still_holds(input_files(case), lambda: input_hash(case, read_case_image(case)))
+            and found.output.still_holds((label_map,), lambda: voxel_hash(read_labels(label_map)))
+            and (found.companions is None or found.companions.still_holds(others))
+        )
+
+
+class CaseRecords:
+    """The records of a folder; a record that cannot be read counts as absent.
+
+    Args:
+        folder: Folder of the label maps.
+        source_names: Whether to record the names of image files; messages mention the case instead otherwise.
+    """
+
+    def __init__(self, folder: Path, *, source_names: bool = True) -> None:
+        self.path = folder / FOLDER / "cases"
+        self._source_names = source_names
+
+    def get(self, name: str) -> CaseRecord | None:
+        """Return the present record of a case.
+
+        Args:
+            name: Name of the label map, without suffix.
+
+        Returns:
+            The record; None if nothing is recorded.
+
+        Raises:
+            DataError: Another version of medseg wrote the record in another format.
+        """
+        return read_record(self.path / f"{name}.json")
+
+    def write(self, record: CaseRecord) -> None:
+        """Replace the record of a case.
+
+        Args:
+            record: The record.
+
+        Raises:
+            DataError: The record cannot be written.
+            DiskFullError: The disk is full.
+        """
+        content = {"format": FORMAT, **asdict(record)}
+        write_text(self.path / f"{record.name}.json", json.dumps(content, indent=1) + "\n")
+
+    def write_failure(self, outcome: Outcome) -> None:
+        """Record that a case failed; files of an earlier attempt still count as such.
+
+        Args:
+            outcome: An outcome with an error.
+        """
+        name = stem_of(outcome.target)
+        former = self.get(name)
+        failure = CaseRecord(
+            name,
+            CaseState.FAILED,
+            None if former is None or former.is_unfinished else former.prediction,
+            self._source(outcome.case),
+            outcome.seconds,
+            outcome.peak_memory,
+            self._without_source(str(outcome.error), outcome.case),
+        )
+        with contextlib.suppress(MedsegError):  # on a full disk, the outcome itself says so
+            self.write(failure)
+
+    def forget_failure(self, name: str) -> None:
+        """Record that the files of a case are current, although its last attempt failed.
+
+        Args:
+            name: Name of the label map, without suffix.
+        """
+        record = self.get(name)
+        if record is not None and record.state is CaseState.FAILED and record.prediction is not None:
+            self.write(replace(record, state=CaseState.PREDICTED, message="", id=uuid.uuid4().hex))
 
     @contextlib.contextmanager
     def recording(
         self,
-        case: Case,
-        target: Path,
-        model_id: ModelId,
+        outcome: Outcome,
+        label_map: Volume,
+        peak: Callable[[], int] = process_memory,
         *,
+        model_id: ModelId,
+        labels: Labels,
         instances: bool = False,
         probabilities: bool = False,
-        notes: tuple[str, ...] = (),
     ) -> Iterator[None]:
-        """Record the provenance of a label map around its writing, then delete outdated companion files.
+        """Record a prediction around the writing of its files, then delete outdated companion files.
 
         Instances and probabilities of an earlier prediction would otherwise be taken for a part of this one. Files without
         a record are kept, and so is everything if the writing fails.
 
         Args:
-            case: The case that is predicted.
-            target: The label map.
+            outcome: What is known about the case before its files are written.
+            label_map: The label map that is written.
+            peak: Returns the largest resident bytes of the process since the case was begun.
             model_id: The model and its settings.
+            labels: Labels of the label map.
             instances: Whether instances are written with it.
             probabilities: Whether probabilities are written with it.
-            notes: Sentences about the prediction, see `Outcome`.
 
         Raises:
             DataError: The record cannot be written.
             ResourceError: The disk is full.
         """
-        name = stem_of(target)
-        former = self._records.get(name)
-        had_instances = former is not None and former.instances
-        had_probabilities = former is not None and former.probabilities
-        written = _Record(
-            name, model_id.model, model_id.settings, instances, probabilities, complete=True, notes=notes
+        began, case, target = time.perf_counter(), outcome.case, outcome.target
+        former = self.get(stem_of(target))
+        had = Prediction("") if former is None or former.prediction is None else former.prediction
+        notes = tuple(self._without_source(note, case) for note in outcome.notes)
+        wanted = Prediction(model_id.model, model_id.settings, instances, probabilities, notes, outcome.input)
+        both = replace(
+            wanted, instances=instances or had.instances, probabilities=probabilities or had.probabilities
         )
-        self._append(
-            replace(
-                written,
-                instances=instances or had_instances,
-                probabilities=probabilities or had_probabilities,
-                complete=False,
-            )
-        )
+        record = CaseRecord(stem_of(target), CaseState.UNFINISHED, both, self._source(case))
+        self.write(record)
+        hashed, volumes = voxel_hash(label_map), label_volumes(label_map, labels)
         try:
             yield
         except Exception:
             if former is not None:
-                self._append(former)
+                self.write(former)
             raise
         files = written_files(target, instances=instances, probabilities=probabilities)
-        self._append(replace(written, images=_state(case.images), files=_state(files)))
-        if had_instances and not instances:
-            instance_map = instance_map_path(target)
-            instance_map.unlink(missing_ok=True)
-            instance_table_path(instance_map).unlink(missing_ok=True)
-        if had_probabilities and not probabilities:
-            probabilities_path(target).unlink(missing_ok=True)
+        done = replace(
+            wanted,
+            output=VoxelState(stamp_of([target]), hashed),
+            companions=FileState.of(files[1:]) if len(files) > 1 else None,
+            volumes=volumes,
+        )
+        seconds = outcome.seconds + time.perf_counter() - began
+        self.write(
+            replace(record, state=CaseState.PREDICTED, prediction=done, seconds=seconds, peak_memory=peak())
+        )
+        outdated = written_files(target, instances=had.instances, probabilities=had.probabilities)
+        for file in set(outdated) - set(files):
+            file.unlink(missing_ok=True)
 
-    def _append(self, record: _Record) -> None:
-        line = json.dumps({"format": FORMAT, **asdict(record)}) + "\n"
-        try:
-            with self._path.open("ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else "\n" + line  # the line before was cut off
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(self._path, error) from None
-        self._records[record.name] = record
+    def _source(self, case: Case) -> tuple[str, ...]:
+        return tuple(map(str, case.images)) if self._source_names else ()
+
+    def _without_source(self, text: str, case: Case) -> str:
+        """Return a text with the case in place of its files and their folders, unless these may be recorded."""
+        if self._source_names:
+            return text
+        for path in input_files(case):
+            for name in (str(path.resolve()), str(path), path.name):
+                text = text.replace(name, case.id)
+            for folder in (str(path.resolve().parent), str(path.parent)):
+                text = text.replace(folder, "FOLDER") if len(folder) > 1 else text
+        return text
+
+
+def read_record(path: Path) -> CaseRecord | None:
+    """Read the record of a case.
+
+    Args:
+        path: File of the record.
+
+    Returns:
+        The record; None if the file is missing or damaged.
+
+    Raises:
+        DataError: Another version of medseg wrote the record in another format.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        version = values.pop("format")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    check_format(version, FORMAT, path, "record of a case")
+    try:
+        return _parsed(values)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _parsed(values: dict[str, Any]) -> CaseRecord:
+    """Return a record from the values of its file."""
+    found = values["prediction"]
+    prediction = None
+    if found is not None:
+        states = {
+            "input": VoxelState(**found["input"]) if found["input"] else None,
+            "output": VoxelState(**found["output"]) if found["output"] else None,
+            "companions": FileState(**found["companions"]) if found["companions"] else None,
+            "volumes": tuple(LabelVolume(**one) for one in found["volumes"]),
+        }
+        tuples = {key: tuple(map(str, found[key])) for key in ("settings", "notes")}
+        prediction = Prediction(**{**found, **states, **tuples})
+    more = {"state": CaseState(values["state"]), "source": tuple(map(str, values["source"]))}
+    return CaseRecord(**{**values, **more, "prediction": prediction, "name": str(values["name"])})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.inference.cohort.batch import Outcome, Recording, without_recording
+from medseg.inference.cohort.voxel_state import InputWatch
 from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
 from medseg.io.files import write
 from medseg.io.instance_files import instance_map_path, write_instances
 from medseg.labels.instances import Instances
+from medseg.runtime.memory import ItemPeaks
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
 
@@ -53,16 +56,30 @@ def predict_instance_files(
         ModelError: The model does not find instances.
     """
     require_instance_model(predictor.model, predictor.saved, predictor.labels)
-    for case, target in pairs:
-        yield _predicted(predictor, Outcome(case, target), progress, recording)
+    with ItemPeaks() as peaks:
+        for case, target in pairs:
+            peaks.start(target)
+            outcome = _predicted(predictor, Outcome(case, target), progress, recording, peaks)
+            yield replace(outcome, peak_memory=peaks.end(target))
 
 
 def _predicted(
-    predictor: Predictor, outcome: Outcome, progress: Progress | None, recording: Recording
+    predictor: Predictor,
+    outcome: Outcome,
+    progress: Progress | None,
+    recording: Recording,
+    peaks: ItemPeaks,
 ) -> Outcome:
     """Read a case, find its instances and write its files."""
-    target = outcome.target
-    outcome, image = outcome.after("reading", lambda: predictor.read(outcome.case))
+    target, watch = outcome.target, InputWatch(outcome.case)
+
+    def read() -> tuple[Volume, str]:
+        found = predictor.read(outcome.case)
+        watch(found[0])
+        return found
+
+    outcome, image = outcome.after("reading", read)
+    outcome = replace(outcome, input=watch.state)
     if image is None:
         return outcome
     volume, where = image
@@ -77,8 +94,9 @@ def _predicted(
         return outcome
 
     def write_all() -> None:
-        with recording(outcome.case, target):
+        label_map = label_map_of(predictor, found, volume)
+        with recording(outcome, label_map, lambda: peaks.peak(target)):
             write_instances(found, volume, instance_map_path(target), predictor.labels)
-            write(label_map_of(predictor, found, volume), target)
+            write(label_map, target)
 
     return outcome.after("writing", write_all)[0]

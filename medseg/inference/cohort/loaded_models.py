@@ -9,8 +9,9 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.inference.cohort.batch import Outcome, Segmenter, predict_files
-from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
+from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
@@ -112,7 +113,7 @@ class LoadedModels:
 def predict_pairs(
     models: LoadedModels,
     outputs: OutputFiles,
-    provenance: Provenance,
+    records: CaseRecords,
     pairs: Iterable[tuple[Case, Path]],
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
@@ -121,7 +122,7 @@ def predict_pairs(
     Args:
         models: One model, or several to average.
         outputs: The folder and the kinds of files to write.
-        provenance: The records of the folder.
+        records: The records of the folder.
         pairs: Each case and the file of its label map; consumed as cases are read.
         progress: Called with (done, total, "window") of each image; with slices if instances are wanted.
 
@@ -129,22 +130,27 @@ def predict_pairs(
         One outcome per case, in order, once its files are written.
     """
     recording = partial(
-        provenance.recording,
+        records.recording,
         model_id=models.model_id,
+        labels=models.predictors[0].labels,
         instances=outputs.instances,
         probabilities=outputs.probabilities,
     )
     if outputs.instances:
         predictor = models.predictors[0]
-        yield from predict_instance_files(predictor, pairs, progress=progress, recording=recording)
+        outcomes = predict_instance_files(predictor, pairs, progress=progress, recording=recording)
     else:
-        yield from predict_files(
+        outcomes = predict_files(
             models.segmenter(outputs.folder),
             pairs,
             progress=progress,
             probabilities=outputs.probabilities,
             recording=recording,
         )
+    for outcome in outcomes:
+        if outcome.error is not None:
+            records.write_failure(outcome)
+        yield outcome
 
 
 @dataclass(frozen=True)
@@ -154,11 +160,13 @@ class PredictInProcess:
     Attributes:
         source: The models.
         outputs: The folder and the kinds of files to write.
+        records: The records of the folder.
         processes: Number of processes that share the processor.
     """
 
     source: ModelSource
     outputs: OutputFiles
+    records: CaseRecords
     processes: int
 
     def __call__(self, device: str, pairs: Iterator[tuple[Case, Path]]) -> Iterator[Outcome]:
@@ -174,4 +182,4 @@ class PredictInProcess:
             max_memory=source.max_memory,
             max_device_memory=source.max_device_memory,
         )
-        yield from predict_pairs(models, self.outputs, Provenance(self.outputs.folder), pairs)
+        yield from predict_pairs(models, self.outputs, self.records, pairs)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError
-from medseg.inference.cohort.case_records import ModelId, Provenance, written_files
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.model_id import ModelId
+from medseg.inference.cohort.written_files import written_files
 from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
 from medseg.storage.letter_case import ignores_case
 
@@ -23,15 +25,14 @@ class PredictionState(StrEnum):
     """How the files of a case compare with the prediction that is asked for.
 
     Attributes:
-        MISSING: Some files do not exist, writing them was interrupted, or they or the image were changed afterwards.
+        MISSING: Some files do not exist, were written by another program, or were not written completely; or they or the
+            image were changed afterwards.
         CURRENT: All files exist and come from this image and model with these settings.
-        UNRECORDED: All files exist; which model wrote them is not recorded.
         OTHER_MODEL: All files exist; they come from another model or other settings.
     """
 
     MISSING = "missing"
     CURRENT = "current"
-    UNRECORDED = "unrecorded"
     OTHER_MODEL = "other model"
 
 
@@ -64,34 +65,27 @@ class OutputFiles:
         """Return the label map and all files that are written with it."""
         return written_files(label_map, instances=self.instances, probabilities=self.probabilities)
 
-    def state(
-        self, case: Case, label_map: Path, provenance: Provenance, model_id: ModelId
-    ) -> PredictionState:
+    def state(self, case: Case, label_map: Path, records: CaseRecords, model_id: ModelId) -> PredictionState:
         """Return whether a case is already predicted.
 
         Args:
             case: The case.
             label_map: Label map of the case.
-            provenance: Records of the folder that holds the label map.
+            records: Records of the folder that holds the label map.
             model_id: The model and settings whose prediction is wanted.
 
         Returns:
-            `MISSING` if a wanted file is missing, was not written completely or was changed afterwards, or if the image has
-            other content than when it was predicted; `UNRECORDED` if the files exist but
-            no record names their model; `OTHER_MODEL` if another model or other settings wrote them; else `CURRENT`.
+            `OTHER_MODEL` if another model or other settings wrote the files; `CURRENT` if all wanted files were written
+            completely by this model, and they and the image have the same content as then; else `MISSING`.
         """
-        name = stem_of(label_map)
+        record = records.get(stem_of(label_map))
         exist = all(file.is_file() for file in self.files_of(label_map))
-        if not exist or provenance.is_unfinished(name):
+        if not exist or record is None or record.is_unfinished or record.prediction is None:
             return PredictionState.MISSING
-        if not provenance.knows(name):
-            return PredictionState.UNRECORDED
-        if not provenance.is_by(name, model_id):
+        if not record.is_by(model_id):
             return PredictionState.OTHER_MODEL
-        complete = provenance.is_by(
-            name, model_id, instances=self.instances, probabilities=self.probabilities
-        )
-        if complete and provenance.is_unchanged(name, case.images, self.files_of(label_map)):
+        wanted = record.is_by(model_id, instances=self.instances, probabilities=self.probabilities)
+        if wanted and record.is_unchanged(case, label_map):
             return PredictionState.CURRENT
         return PredictionState.MISSING
 

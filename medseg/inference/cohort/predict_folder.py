@@ -7,20 +7,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from medseg.data.datasets.case_tables import read_table
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
-from medseg.errors import ConfigError, warn_once
+from medseg.errors import ConfigError, MedsegError, warn_once
 from medseg.inference.cohort.batch import Outcome
-from medseg.inference.cohort.case_records import Provenance
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.cohort_tables import CohortTables
 from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
+from medseg.inference.cohort.process_record import Counts, ProcessRecord
 from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
+from medseg.io.files import stem_of
 from medseg.io.nifti.nifti_geometry import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
@@ -34,8 +39,8 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
     """Return cases, each with the name of its output.
 
     Args:
-        images: Image files, folders of images or DICOM folders, named after their files; or cases or a dataset, named
-            after their ids.
+        images: Image files, folders of images or DICOM folders, named after their files; or tables of cases
+            (``.tsv``, ``.csv``), cases or a dataset, named after their ids.
         channels: Number of channels of an image, see `read_images`.
         reading: What the user decided about files whose headers are wrong; None decides nothing. Given cases keep what it
             leaves open.
@@ -49,12 +54,17 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
     if isinstance(images, Dataset):
         images = images.cases
     given = [images] if isinstance(images, (str, Path)) else list(images)
+    later = reading or UNDECIDED
     cases = [one for one in given if isinstance(one, Case)]
     if cases:
-        later = reading or UNDECIDED
         return [(case.id, replace(case, reading=case.reading.updated(later))) for case in cases]
-    paths = [one for one in given if not isinstance(one, Case)]
-    return [(output_stem(case), case) for case in read_images(paths, channels, reading)]
+    paths = [Path(one) for one in given if not isinstance(one, Case)]
+    tables = [path for path in paths if path.suffix.lower() in (".tsv", ".csv")]
+    rows = [case for path in tables for case in read_table(path, later.files_root).cases]
+    listed = [(case.id, replace(case, reading=case.reading.updated(later))) for case in rows]
+    others = [path for path in paths if path not in tables]
+    found = read_images(others, channels, reading) if others or not tables else []
+    return [*listed, *((output_stem(case), case) for case in found)]
 
 
 class FolderPrediction:
@@ -68,8 +78,9 @@ class FolderPrediction:
         outputs: The folder and the kinds of files to write. The folder is created.
         existing: What to do with predictions that exist already. ``"overwrite"`` predicts all cases. ``"keep"`` skips
             the cases that are predicted already and refuses predictions of another model or other settings.
-            ``"update"`` skips them, too, but replaces those of another model or other settings. Both keep predictions
-            without a record of what wrote them.
+            ``"update"`` skips them, too, but replaces those of another model or other settings. Both predict a case again
+            if its image or its files were changed, or if another program wrote the files.
+        source_names: Whether to record the names of image files.
 
     Attributes:
         outputs: The folder and the kinds of files.
@@ -88,6 +99,8 @@ class FolderPrediction:
         cases: Sequence[NamedCase],
         outputs: OutputFiles,
         existing: Existing = "overwrite",
+        *,
+        source_names: bool = True,
     ) -> None:
         self._models = models
         self.outputs = outputs
@@ -99,7 +112,7 @@ class FolderPrediction:
         outputs.check_suffix(listed)
         outputs.check_targets(listed, targets)
         make_folder(outputs.folder)
-        self._provenance = Provenance(outputs.folder)
+        self._records = CaseRecords(outputs.folder, source_names=source_names)
         pairs = list(zip(listed, targets, strict=True))
         if existing != "overwrite":
             pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
@@ -121,12 +134,37 @@ class FolderPrediction:
         Yields:
             One outcome per case, once its files are written; in order on one device. A case that fails does not stop the others.
         """
+        tables = CohortTables(self.outputs.folder)
+        counts = Counts(self.num_cases, self.num_cases - len(self.pending))
+        process = ProcessRecord(self.outputs.folder, self._models.model_id, counts)
+        process.write("running")
+        try:
+            for outcome in self._outcomes(progress):
+                process.count(outcome)
+                if tables.are_due:
+                    process.write("running")
+                    tables.write()
+                yield outcome
+        except BaseException:
+            with suppress(MedsegError):  # the disk may be full; what stopped the work is more important
+                process.write("interrupted")
+                tables.write()
+            raise
+        process.write("finished")
+        tables.write()
+
+    def _outcomes(self, progress: Progress | None) -> Iterator[Outcome]:
+        """Predict the pending cases in this process, or in one process per device."""
         models = self._models
-        if len(models.devices) > 1 and models.source is not None:
-            work = PredictInProcess(models.source, self.outputs, len(models.devices))
-            yield from predict_on_devices(work, [str(one) for one in models.devices], self.pending, warn_once)
-        else:
-            yield from predict_pairs(models, self.outputs, self._provenance, self.pending, progress)
+        if len(models.devices) == 1 or models.source is None:
+            yield from predict_pairs(models, self.outputs, self._records, self.pending, progress)
+            return
+        work = PredictInProcess(models.source, self.outputs, self._records, len(models.devices))
+        devices = [str(one) for one in models.devices]
+        for outcome in predict_on_devices(work, devices, self.pending, warn_once):
+            if outcome.error is not None:  # a process that was killed has not recorded it
+                self._records.write_failure(outcome)
+            yield outcome
 
     def _check_instances(self) -> None:
         """Raise unless a single model finds instances and nothing but these is wanted."""
@@ -140,13 +178,15 @@ class FolderPrediction:
         require_instance_model(first.model, first.saved, first.labels)
 
     def _is_pending(self, case: Case, target: Path, existing: Existing) -> bool:
-        state = self.outputs.state(case, target, self._provenance, self._models.model_id)
+        state = self.outputs.state(case, target, self._records, self._models.model_id)
         if state is PredictionState.OTHER_MODEL and existing == "keep":
             raise ConfigError(
                 f"{target}: found a label map of another model or other settings, expected one of this model. Choose another "
                 "output folder, or replace it: leave out --skip-existing, or set existing='update'."
             )
-        return state in (PredictionState.MISSING, PredictionState.OTHER_MODEL)
+        if state is PredictionState.CURRENT:
+            self._records.forget_failure(stem_of(target))
+        return state is not PredictionState.CURRENT
 
 
 def predict(
@@ -158,6 +198,7 @@ def predict(
     probabilities: bool = False,
     instances: bool = False,
     existing: Existing = "overwrite",
+    source_names: bool = True,
     orientation_from: OrientationFrom | None = None,
     device: str | None = None,
     max_memory: int | str | None = None,
@@ -167,18 +208,19 @@ def predict(
 ) -> list[Outcome]:
     """Predict many images and write their label maps into a folder, as ``medseg predict`` does.
 
-    Each label map is on the grid of its image file. ``provenance.jsonl`` in the folder records which model and settings
-    wrote it. Use `medseg.load` to predict single images without writing files.
+    Each label map is on the grid of its image file. The tables ``cases.tsv``, ``failed.tsv`` and ``volumes.tsv`` and the
+    file ``run.json`` in the folder record what was predicted, from what, and by which model and settings. Use `medseg.load` to predict single images without writing files.
 
     Args:
         model: Model folder, or several, whose probabilities are averaged.
-        images: Image files, folders of images, DICOM folders, cases, or a dataset.
+        images: Image files, folders of images, DICOM folders, tables with the columns case and image, cases, or a dataset.
         output: Folder of the label maps; created if necessary.
         suffix: Suffix of the label maps, such as ``.nii.gz``, or ``.png`` for natural images.
         probabilities: Write ``NAME_probabilities.nii``, too: one volume per label or region.
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
+        source_names: Record the names of image files. If False, tables and messages name the cases only.
         orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
             leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
@@ -223,7 +265,7 @@ def predict(
     )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
     cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
-    return list(FolderPrediction(models, cases, outputs, existing).run(progress))
+    return list(FolderPrediction(models, cases, outputs, existing, source_names=source_names).run(progress))
 
 
 def estimate(
@@ -240,7 +282,7 @@ def estimate(
 
     Args:
         model: Model folder, or several, as for `predict`.
-        images: Image files, folders of images, DICOM folders, cases, or a dataset.
+        images: Image files, folders of images, DICOM folders, tables with the columns case and image, cases, or a dataset.
         orientation_from: As for `predict`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.

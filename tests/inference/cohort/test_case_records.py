@@ -1,17 +1,55 @@
-"""Which model wrote a label map is recorded next to it."""
+"""What wrote a label map, and from what, is recorded in a file per case."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import medseg
 from medseg.data.datasets.cases import Case
 from medseg.errors import DataError
-from medseg.inference.cohort.case_records import FILE_NAME, UNFINISHED, ModelId, Provenance, model_hash
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.case_records import UNFINISHED, CaseRecords, CaseState
+from medseg.inference.cohort.model_id import ModelId, model_hash
+from medseg.inference.cohort.voxel_state import InputWatch
 
-CASE = Case("a", (Path("missing.nii.gz"),))
+ONE = ModelId("one")
+LABELS = medseg.Labels.from_names({"background": 0, "liver": 2})
+
+
+@pytest.fixture
+def image(tmp_path, make_volume):
+    """An image and its label map."""
+    volume = make_volume(dtype="int16")
+    medseg.write(volume, tmp_path / "image.nii.gz")
+    return volume, make_volume(kind="label")
+
+
+@pytest.fixture
+def written(tmp_path, image):
+    """Return a function that records a prediction and writes its label map."""
+    volume, label_map = image
+
+    def write(name="a", model_id=ONE, fails=None, source_names=True, **kinds):
+        target = tmp_path / f"{name}.nii.gz"
+        case = Case(name, (tmp_path / "image.nii.gz",))
+        watch = InputWatch(case)
+        watch(volume)
+        outcome = Outcome(
+            case, target, input=watch.state, notes=(f"{case.images[0]}: in bfloat16",), reading=2.0
+        )
+        records = CaseRecords(tmp_path, source_names=source_names)
+        with records.recording(outcome, label_map, model_id=model_id, labels=LABELS, **kinds):
+            if fails is not None:
+                raise fails
+            medseg.write(label_map, target)
+        return records, outcome
+
+    return write
 
 
 def model_folder(folder: Path, content: str) -> Path:
@@ -20,45 +58,59 @@ def model_folder(folder: Path, content: str) -> Path:
     return folder
 
 
-def test_records_are_kept_and_compared(tmp_path):
+def test_records_are_kept_and_compared(tmp_path, written):
     one, two = (model_folder(tmp_path / name, name) for name in ("one", "two"))
     model_id = ModelId.from_folders([one], {"overlap": 0.25})
-    with Provenance(tmp_path).recording(CASE, tmp_path / "a.nii.gz", model_id, instances=True):
-        pass
-    provenance = Provenance(tmp_path)
-    assert provenance.knows("a")
-    assert not provenance.knows("b")
-    assert provenance.is_by("a", model_id)
-    assert provenance.is_by("a", model_id, instances=True)
+    (tmp_path / "a_instances.nii.gz").touch()
+    (tmp_path / "a_instances.tsv").touch()
+    written("a", model_id, instances=True)
+    record = CaseRecords(tmp_path).get("a")
+    assert CaseRecords(tmp_path).get("b") is None
+    assert record.state is CaseState.PREDICTED
+    assert record.is_by(model_id)
+    assert record.is_by(model_id, instances=True)
+    assert not record.is_by(model_id, probabilities=True)
     for other in (
         ModelId.from_folders([one]),
         ModelId.from_folders([two], {"overlap": 0.25}),
         ModelId.from_folders([one, two], {"overlap": 0.25}),
     ):
-        assert not provenance.is_by("a", other)
-    with provenance.recording(CASE, tmp_path / "b.nii.gz", ModelId.from_folders([two, one])):
-        pass
-    assert not provenance.is_by("b", ModelId.from_folders([two, one]), instances=True)
-    assert not provenance.is_by("b", ModelId.from_folders([two, one]), probabilities=True)
-    assert Provenance(tmp_path).model_of("b") == model_hash(two) != model_hash(one)
-    assert Provenance(tmp_path).model_of("c") is None
+        assert not record.is_by(other)
+    written("b", ModelId.from_folders([two, one]))
+    second = CaseRecords(tmp_path).get("b")
+    assert not second.is_by(ModelId.from_folders([two, one]), instances=True)
+    assert second.model == model_hash(two) != model_hash(one)
+    assert second.id != record.id
+    assert second.seconds >= 2.0
+    assert second.peak_memory > 10**6
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"name": "a"', "\xff", json.dumps({"format": 1, "name": "a"}), "3\n{}"]
+    "text",
+    [
+        "",
+        "[]",
+        '{"name": "a"',
+        "\xff",
+        json.dumps({"format": 1, "name": "a"}),
+        "3\n{}",
+        '{"format": 1, "prediction": 3}',
+    ],
 )
-def test_lines_that_cannot_be_read_count_as_absent(text, tmp_path):
-    (tmp_path / FILE_NAME).write_text(text, encoding="latin-1")
-    assert Provenance(tmp_path).model_of("a") is None
+def test_a_record_that_cannot_be_read_counts_as_absent(text, tmp_path, written):
+    records, _ = written()
+    (records.path / "a.json").write_text(text, encoding="latin-1")
+    assert records.get("a") is None
 
 
-def test_a_newer_format_is_refused(tmp_path):
-    with Provenance(tmp_path).recording(CASE, tmp_path / "a.nii.gz", ModelId("one")):
-        pass
-    assert json.loads((tmp_path / FILE_NAME).read_text().splitlines()[0])["format"] == 1
-    (tmp_path / FILE_NAME).write_text(json.dumps({"format": 2, "case": "a"}))
+def test_a_newer_format_is_refused(written):
+    records, _ = written()
+    path = records.path / "a.json"
+    content = json.loads(path.read_text())
+    assert content["format"] == 1
+    path.write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(DataError, match=r"written by a newer medseg \(format 2; this is format 1\)"):
-        Provenance(tmp_path)
+        records.get("a")
 
 
 def test_settings_are_compared_whatever_their_order():
@@ -68,48 +120,64 @@ def test_settings_are_compared_whatever_their_order():
     assert one.settings == ("mirror_axes=[0]", "overlap=0.25", "precision=float32")
 
 
-def test_files_of_a_killed_program_are_unfinished(tmp_path):
-    target, model_id = tmp_path / "a.nii.gz", ModelId("one")
-
-    Provenance(tmp_path).recording(CASE, target, model_id).__enter__()  # and then the program is killed
-    provenance = Provenance(tmp_path)
-    assert provenance.knows("a")
-    assert provenance.is_unfinished("a")
-    assert not provenance.is_by("a", model_id)
-    assert provenance.model_of("a") == UNFINISHED
-    with provenance.recording(CASE, target, model_id):
-        pass
-    assert Provenance(tmp_path).is_by("a", model_id)
-    with pytest.raises(OSError, match="disk"), Provenance(tmp_path).recording(CASE, target, ModelId("two")):
-        raise OSError("disk full")
-    assert Provenance(tmp_path).is_by("a", model_id)  # what was there is still there
-
-
-def test_a_line_that_was_cut_off_does_not_spoil_others(tmp_path):
-    for name in ("a", "b"):
-        with Provenance(tmp_path).recording(CASE, tmp_path / f"{name}.nii.gz", ModelId("one")):
-            pass
-        with (tmp_path / FILE_NAME).open("ab") as file:
-            file.write(b'{"name": "c", "mod')
-    assert Provenance(tmp_path).is_by("a", ModelId("one"))
-    assert Provenance(tmp_path).is_by("b", ModelId("one"))
+def test_files_of_a_killed_program_are_unfinished(tmp_path, image, written):
+    records, outcome = (
+        CaseRecords(tmp_path),
+        Outcome(Case("a", (tmp_path / "image.nii.gz",)), tmp_path / "a.nii.gz"),
+    )
+    recording = partial(records.recording, outcome, image[1], model_id=ModelId("one"), labels=LABELS)
+    context = recording()
+    context.__enter__()  # and then the program is killed
+    record = records.get("a")
+    assert record.is_unfinished
+    assert not record.is_by(ModelId("one"))
+    assert record.model == UNFINISHED
+    written()
+    assert records.get("a").is_by(ModelId("one"))
+    with pytest.raises(OSError, match="disk"):
+        written(model_id=ModelId("two"), fails=OSError("disk full"))
+    assert records.get("a").is_by(ModelId("one"))  # what was there is still there
 
 
-def test_only_recorded_companion_files_are_deleted(tmp_path):
-    target = tmp_path / "a.nii.gz"
+def test_a_failure_is_recorded_beside_what_was_predicted_earlier(tmp_path, written):
+    records, outcome = written()
+    failed = outcome.after("network", lambda: (_ for _ in ()).throw(DataError("broken")))[0]
+    records.write_failure(failed)
+    record = records.get("a")
+    assert (record.state, record.message) == (CaseState.FAILED, "broken")
+    assert record.is_by(ModelId("one"))
+    records.forget_failure("a")
+    assert records.get("a").state is CaseState.PREDICTED
+    records.write_failure(Outcome(outcome.case, tmp_path / "c.nii.gz", error=DataError("broken")))
+    records.forget_failure("c")  # there are no files that could be current
+    assert records.get("c").state is CaseState.FAILED
+
+
+def test_sources_are_left_out_of_records_on_request(tmp_path, written):
+    records, outcome = written(source_names=False)
+    error = DataError(f"{outcome.case.images[0]}: damaged. Copy image.nii.gz again into {tmp_path}.")
+    records.write_failure(Outcome(outcome.case, tmp_path / "c.nii.gz", error=error))
+    for name in ("a", "c"):
+        text = (records.path / f"{name}.json").read_text()
+        assert "image.nii.gz" not in text
+        assert str(tmp_path) not in text
+    assert records.get("c").message == "a: damaged. Copy a again into FOLDER."
+    assert records.get("a").prediction.notes == ("a: in bfloat16",)
+    records, _ = written(source_names=True)
+    assert records.get("a").source == (str(tmp_path / "image.nii.gz"),)
+
+
+def test_only_recorded_companion_files_are_deleted(tmp_path, written):
     beside = [tmp_path / name for name in ("a_instances.nii.gz", "a_instances.tsv", "a_probabilities.nii")]
     for file in beside:
         file.write_text("somebody's")
-    with Provenance(tmp_path).recording(CASE, target, ModelId("one")):
-        pass
+    written()
     assert all(file.is_file() for file in beside)
-    with Provenance(tmp_path).recording(CASE, target, ModelId("one"), instances=True, probabilities=True):
-        pass
-    with pytest.raises(OSError, match="disk"), Provenance(tmp_path).recording(CASE, target, ModelId("one")):
-        raise OSError("disk full")
+    written(instances=True, probabilities=True)
+    with pytest.raises(OSError, match="disk"):
+        written(fails=OSError("disk full"))
     assert all(file.is_file() for file in beside)
-    with Provenance(tmp_path).recording(CASE, target, ModelId("one")):
-        pass
+    written()
     assert not any(file.is_file() for file in beside)
 
 
@@ -117,18 +185,34 @@ def test_a_folder_without_a_model_has_no_hash(tmp_path):
     assert model_hash(tmp_path) == ""
 
 
-def test_a_change_of_an_image_or_of_an_output_is_noticed(tmp_path):
-    image, target = tmp_path / "image.nii.gz", tmp_path / "a.nii.gz"
+def test_a_change_of_an_image_or_of_an_output_is_noticed(tmp_path, written):
     probabilities = tmp_path / "a_probabilities.nii"
-    image.write_text("image")
-    case = Case("a", (image,))
-    with Provenance(tmp_path).recording(case, target, ModelId("one"), probabilities=True):
-        target.write_text("labels")
-        probabilities.write_text("probabilities")
-    for path in (image, target, probabilities):
-        assert Provenance(tmp_path).is_unchanged("a", case.images, [target, probabilities])
-        content = path.read_text()
-        path.write_text(content[:3])
-        assert not Provenance(tmp_path).is_unchanged("a", case.images, [target, probabilities])
-        path.write_text(content)
-    assert not Provenance(tmp_path).is_unchanged("b", case.images, [target, probabilities])
+    probabilities.write_text("probabilities")
+    records, outcome = written(probabilities=True)
+    record = records.get("a")
+    for path in (*outcome.case.images, outcome.target, probabilities):
+        assert record.is_unchanged(outcome.case, outcome.target)
+        content = path.read_bytes()
+        path.write_bytes(content[:3])
+        assert not record.is_unchanged(outcome.case, outcome.target)
+        path.unlink()
+        assert not record.is_unchanged(outcome.case, outcome.target)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_the_same_voxels_in_another_file_are_unchanged_and_others_are_not(suffix, tmp_path, image, written):
+    records, outcome = written()
+    image_file, label_map = outcome.case.images[0], tmp_path / f"a{suffix}"
+    volume = medseg.read(image_file)
+    image_file.unlink()
+    renamed = Case("a", (tmp_path / f"copy{suffix}",))
+    medseg.write(volume, renamed.images[0])
+    if label_map != outcome.target:
+        medseg.write(medseg.read_labels(outcome.target), label_map)
+    record = records.get("a")
+    assert record.is_unchanged(renamed, label_map)
+    affine = np.array(volume.grid.affine)
+    affine[0, 3] += 0.25
+    medseg.write(medseg.Volume(volume.data, medseg.Grid(volume.grid.shape, affine)), renamed.images[0])
+    assert not record.is_unchanged(renamed, label_map)

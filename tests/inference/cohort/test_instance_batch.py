@@ -14,8 +14,9 @@ from medseg.data.datasets.cases import Case
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError, ModelError
 from medseg.inference.cohort.batch import predict_files
-from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
+from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.predictor import Predictor
 from medseg.io.files import read, read_labels, write
 from medseg.io.instance_files import read_instances
@@ -100,7 +101,7 @@ def test_files_are_written_and_an_unreadable_image_does_not_stop_the_others(scen
     cases = [Case(name, (tmp_path / f"{name}.nii.gz",)) for name in "ba"]
     pairs = [(case, tmp_path / "out" / f"{case.id}.nii.gz") for case in cases]
     (tmp_path / "out").mkdir()
-    recording = partial(Provenance(tmp_path / "out").recording, model_id=ModelId("one"))
+    recording = partial(CaseRecords(tmp_path / "out").recording, model_id=ModelId("one"), labels=LABELS)
     bad, good = predict_instance_files(
         predictor_of(Threshold()), pairs, recording=partial(recording, instances=True)
     )
@@ -125,7 +126,7 @@ def test_files_are_written_and_an_unreadable_image_does_not_stop_the_others(scen
         recording=partial(recording, probabilities=True),
     )
     assert again.error is None
-    expected = ["a.nii.gz", "a_probabilities.nii", "provenance.jsonl"]
+    expected = [".cohort", "a.nii.gz", "a_probabilities.nii"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == expected
     list(
         predict_instance_files(

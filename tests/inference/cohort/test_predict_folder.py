@@ -13,8 +13,11 @@ import medseg
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.inference.cohort.case_records import ModelId, Provenance
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
+from medseg.inference.cohort.voxel_state import InputWatch
 from medseg.model_folder.folder import save_model
 
 
@@ -120,18 +123,25 @@ def test_unwritable_outputs_raise_before_any_work(model, images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path):
+def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path, make_volume):
     outputs, model_id = OutputFiles(tmp_path, instances=True), ModelId("one", ("overlap=0.25",))
     label_map, case = outputs.label_map("a"), Case("a", (tmp_path / "image.nii.gz",))
+    image, labels = make_volume(), make_volume(kind="label")
+    medseg.write(image, case.images[0])
+    records, watch = CaseRecords(tmp_path), InputWatch(case)
+    watch(image)
+    outcome = Outcome(case, label_map, input=watch.state)
 
     def state(model_id=model_id, outputs=outputs):
-        return outputs.state(case, label_map, Provenance(tmp_path), model_id)
+        return outputs.state(case, label_map, records, model_id)
 
     for file in outputs.files_of(label_map):
         assert state() is PredictionState.MISSING
         file.touch()
-    assert state() is PredictionState.UNRECORDED
-    with Provenance(tmp_path).recording(case, label_map, model_id, instances=True):
+    assert state() is PredictionState.MISSING  # nothing says who wrote them
+    table = medseg.Labels.from_names({"background": 0, "liver": 1})
+    with records.recording(outcome, labels, model_id=model_id, labels=table, instances=True):
+        medseg.write(labels, label_map)
         assert state() is PredictionState.MISSING  # unfinished
     assert state() is PredictionState.CURRENT
     assert state(ModelId("one")) is PredictionState.OTHER_MODEL
@@ -182,3 +192,14 @@ def test_the_description_of_the_geometry_can_be_chosen(model, images, tmp_path):
     assert medseg.predict(model, [case], tmp_path / "case", **options)[0].error is None
     decided = dataclasses.replace(case, reading=ReadingOptions("pixdim"))
     assert medseg.predict(model, [decided], tmp_path / "decided", device="cpu")[0].error is None
+
+
+def test_a_table_lists_the_cases(model, images, tmp_path):
+    table = images / "mine.csv"
+    table.write_text("case,image\nsecond,phantom_001.nii.gz\nfirst,phantom_000.nii.gz\n")
+    outcomes = medseg.predict(model, [table, images / "phantom_001.nii.gz"], tmp_path / "out", device="cpu")
+    assert names(outcomes) == ["first.nii.gz", "second.nii.gz", "phantom_001.nii.gz"]
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    table.write_text("case,image\nfirst,/etc/passwd\n")
+    with pytest.raises(DataError, match="is outside"):
+        medseg.predict(model, table, tmp_path / "out", device="cpu")

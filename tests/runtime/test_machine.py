@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from medseg.runtime.cores import usable_cores
+from medseg.runtime.machine import usable_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from medseg.inference.cohort.pipeline import pipelined
+from medseg.inference.pipeline import pipelined
 
 
 def recorded(read_ahead: bool) -> list[str]:

@@ -1,0 +1,139 @@
+"""The tables of a folder of predictions: ``cases.tsv``, ``failed.tsv``, ``volumes.tsv`` and ``run.json``.
+
+They are built from the records of cases and of processes, so that several processes and machines that write to one folder do
+not overwrite what the others wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, read_record
+from medseg.inference.cohort.process_record import FORMAT, read_process
+from medseg.storage.atomic import write_text
+from medseg.storage.tsv import to_tsv
+
+CASES, FAILED, VOLUMES, RUN = "cases.tsv", "failed.tsv", "volumes.tsv", "run.json"
+_INTERVAL = 30.0  # seconds between two versions of the tables
+_SHARE = 0.05  # of the time that may be spent on them
+
+_Listing = dict[str, tuple[int, int, int]]
+"""Number on the disk, size and time of each file by name."""
+
+
+class CohortTables:
+    """The tables of a folder.
+
+    Args:
+        folder: Folder of the label maps.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cases = folder / FOLDER / "cases"
+        self._processes = folder / FOLDER / "processes"
+        self._known: dict[str, tuple[tuple[int, int, int], CaseRecord | None]] = {}
+        self._next = time.monotonic() + _INTERVAL
+
+    def write(self) -> None:
+        """Write the tables from all records, those of other processes included.
+
+        Another process may have recorded a case and written the tables in the meantime; they are therefore written
+        again until no record has changed.
+
+        Raises:
+            DataError: A table cannot be written.
+            DiskFullError: The disk is full.
+        """
+        began = time.monotonic()
+        before: tuple[_Listing, _Listing] | None = None
+        while (found := (_listing(self._cases), _listing(self._processes))) != before:
+            records = self._records(found[0])
+            for name, text in _tables(records).items():
+                write_text(self._folder / name, text)
+            processes = [read_process(self._processes / name) for name in found[1]]
+            write_text(self._folder / RUN, _run(records, processes))
+            before = found
+        took = time.monotonic() - began
+        self._next = time.monotonic() + max(_INTERVAL, took / _SHARE)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether the last version is old: after 30 seconds, and after longer if there are very many cases."""
+        return time.monotonic() >= self._next
+
+    def _records(self, listing: _Listing) -> list[CaseRecord]:
+        """Return the records, sorted by name; only those that have changed are read."""
+        for name, stamp in listing.items():
+            if self._known.get(name, (None, None))[0] != stamp:
+                self._known[name] = (stamp, read_record(self._cases / name))
+        found = (self._known[name][1] for name in sorted(listing))
+        return [record for record in found if record is not None]
+
+
+def _listing(folder: Path) -> _Listing:
+    """Return the records of a folder; unfinished temporary files are left out."""
+    found: _Listing = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".json") and not entry.name.startswith(".tmp-"):
+                    state = entry.stat()
+                    found[entry.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
+    except FileNotFoundError:  # no case yet, or a file was replaced in the meantime
+        return found
+    return found
+
+
+def _tables(records: Iterable[CaseRecord]) -> dict[str, str]:
+    """Return the text of each table by its name."""
+    cases, failed, volumes = [], [], []
+    for record in records:
+        cases.append(_case_row(record))
+        if record.state is CaseState.FAILED:
+            failed.append((record.name, record.message))
+        elif record.state is CaseState.PREDICTED and record.prediction is not None:
+            volumes += [(record.name, one.value, one.name, one.ml) for one in record.prediction.volumes]
+    columns = ("case", "state", "source", "input_hash", "output_hash", "seconds", "peak_memory_bytes")
+    return {
+        CASES: to_tsv(columns, cases),
+        FAILED: to_tsv(("case", "message"), failed),
+        VOLUMES: to_tsv(("case", "label_value", "label", "volume_ml"), volumes),
+    }
+
+
+def _case_row(record: CaseRecord) -> tuple[Any, ...]:
+    found = record.prediction if record.state is CaseState.PREDICTED else None
+    states = (None, None) if found is None else (found.input, found.output)
+    hashes = [None if state is None else state.hash for state in states]
+    source = " ".join(record.source) or None
+    return record.name, record.state, source, *hashes, round(record.seconds, 3), record.peak_memory
+
+
+def _run(records: Iterable[CaseRecord], processes: Iterable[dict[str, Any] | None]) -> str:
+    """Return the text of ``run.json``."""
+    listed = list(records)
+    states = Counter(str(record.state) for record in listed)
+    models = Counter(
+        (record.prediction.model, record.prediction.settings)
+        for record in listed
+        if record.state is CaseState.PREDICTED and record.prediction is not None
+    )
+    present = sorted((one for one in processes if one is not None), key=lambda one: str(one.get("started")))
+    content = {
+        "format": FORMAT,
+        "counts": {"cases": len(listed), **{str(state): states[str(state)] for state in CaseState}},
+        "seconds": round(sum(record.seconds for record in listed), 3),
+        "models": [
+            {"model": model, "settings": settings, "cases": count}
+            for (model, settings), count in sorted(models.items())
+        ],
+        "processes": present,
+    }
+    return json.dumps(content, indent=1) + "\n"

@@ -1,0 +1,52 @@
+"""The identity of the models and settings that a prediction depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.storage.manifest import NAME as MANIFEST
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """The model and the settings that a prediction depends on.
+
+    Attributes:
+        model: Hash of the model folder; of an ensemble, those of all folders, separated by spaces.
+        settings: Prediction settings that differ from the stored ones, as ``overlap=0.25``, sorted.
+
+    Examples:
+        >>> ModelId.from_folders([], {"overlap": 0.25, "mirror_axes": [0]}).settings
+        ('mirror_axes=[0]', 'overlap=0.25')
+    """
+
+    model: str
+    settings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_folders(cls, models: Sequence[Path], settings: Mapping[str, object] | None = None) -> ModelId:
+        """Identify a model, or an ensemble of models, and its settings.
+
+        Args:
+            models: The model folders.
+            settings: Prediction settings that replace the stored ones, as for `medseg.load`.
+
+        Returns:
+            The hashes of the models, in the given order, and the settings, sorted by name.
+        """
+        listed = (f"{key}={_text(value)}" for key, value in sorted((settings or {}).items()))
+        return cls(" ".join(map(model_hash, models)), tuple(listed))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def model_hash(model: Path) -> str:
+    """Return a hash of all files of a model folder; an empty string if there is none."""
+    manifest = model / MANIFEST
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""

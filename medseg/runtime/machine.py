@@ -1,0 +1,30 @@
+"""The machine and the versions that a process runs with, and the cores that it may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: a scheduler may have given it a part of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # systems without affinity, such as macOS
+
+
+def environment() -> dict[str, object]:
+    """Return the versions and the hardware that this process runs with, as plain values."""
+    import torch
+
+    packages = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "lightning-fabric")
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,138 @@
+"""The tables of a folder are built from the records of all cases and processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import medseg
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
+from medseg.inference.cohort.cohort_tables import CohortTables
+from medseg.inference.cohort.model_id import model_hash
+from medseg.model_folder.folder import save_model
+from medseg.storage.tsv import read_tsv
+from medseg.volumes.voxel_hash import voxel_hash
+
+
+@pytest.fixture
+def cohort(make_predictor, tmp_path):
+    """A model folder and a folder of three images, the second of which is damaged."""
+    made = make_predictor()
+    save_model(tmp_path / "model", made.model, made.saved, made.labels)
+    write_phantoms(tmp_path / "data", cases=3, shape=(14, 12, 10), spacing=(22, 24, 25))
+    images = tmp_path / "data" / "imagesTr"
+    (images / "phantom_001.nii.gz").write_bytes(b"no image")
+    return tmp_path / "model", images
+
+
+def rows(path):
+    return [row.cells for row in read_tsv(path).rows]
+
+
+def test_a_prediction_leaves_tables_behind(cohort, tmp_path):
+    model, images = cohort
+    out = tmp_path / "out"
+    medseg.predict(model, images, out, device="cpu", overlap=0.25)
+    cases = rows(out / "cases.tsv")
+    assert [row["case"] for row in cases] == [f"phantom_00{number}" for number in range(3)]
+    assert [row["state"] for row in cases] == ["predicted", "failed", "predicted"]
+    assert cases[0]["source"] == str(images / "phantom_000.nii.gz")
+    assert cases[0]["input_hash"] == voxel_hash(medseg.read(images / "phantom_000.nii.gz"))
+    labels = medseg.read_labels(out / "phantom_000.nii.gz")
+    assert cases[0]["output_hash"] == voxel_hash(labels)
+    assert cases[1]["output_hash"] == ""
+    assert float(cases[0]["seconds"]) > 0
+    assert int(cases[0]["peak_memory_bytes"]) > 10**7
+    (failed,) = rows(out / "failed.tsv")
+    assert failed["case"] == "phantom_001"
+    assert str(images / "phantom_001.nii.gz") in failed["message"]
+    volumes = [row for row in rows(out / "volumes.tsv") if row["case"] == "phantom_000"]
+    assert [(row["label_value"], row["label"]) for row in volumes] == [
+        ("5", "liver"),
+        ("7", "spleen"),
+        ("300", "tumour"),
+    ]
+    for row in volumes:
+        voxels = (labels.data == int(row["label_value"])).sum()
+        assert float(row["volume_ml"]) == pytest.approx(voxels * 22 * 24 * 25 / 1000, rel=1e-4)
+    run = json.loads((out / "run.json").read_text())
+    assert run["counts"] == {"cases": 3, "unfinished": 0, "predicted": 2, "failed": 1}
+    assert run["models"] == [{"model": model_hash(model), "settings": ["overlap=0.25"], "cases": 2}]
+    (process,) = run["processes"]
+    assert process["state"] == "finished"
+    assert process["counts"] == {
+        "cases": 3,
+        "predicted_before": 0,
+        "predicted": 2,
+        "failed": 1,
+        "by_others": 0,
+    }
+    assert {"python", "packages", "cores"} <= set(process["environment"])
+    assert process["seconds"] > 0
+
+
+def test_a_later_call_adds_to_the_tables_and_forgets_old_failures(cohort, tmp_path):
+    model, images = cohort
+    out = tmp_path / "out"
+    medseg.predict(model, images / "phantom_000.nii.gz", out, device="cpu")
+    medseg.predict(model, images / "phantom_001.nii.gz", out, device="cpu")
+    medseg.write(medseg.read(images / "phantom_002.nii.gz"), images / "phantom_001.nii.gz")
+    medseg.predict(model, images, out, device="cpu", existing="keep")
+    assert [row["state"] for row in rows(out / "cases.tsv")] == ["predicted"] * 3
+    assert rows(out / "failed.tsv") == []
+    run = json.loads((out / "run.json").read_text())
+    assert [one["counts"]["predicted_before"] for one in run["processes"]] == [0, 0, 1]
+
+
+def test_names_of_files_are_left_out_on_request(cohort, tmp_path):
+    model, images = cohort
+    medseg.predict(model, images, tmp_path / "out", device="cpu", source_names=False)
+    files = [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".json", ".tsv")]
+    assert len(files) >= 4 + 3 + 1
+    for file in files:
+        assert str(images) not in file.read_text()
+        assert "phantom_001.nii.gz" not in file.read_text()
+    assert [row["source"] for row in rows(tmp_path / "out" / "cases.tsv")] == [""] * 3
+
+
+def test_tables_of_an_interrupted_prediction_hold_what_was_done(cohort, tmp_path):
+    model, images = cohort
+
+    def interrupt(done, total, what):
+        if (tmp_path / "out" / "phantom_000.nii.gz").exists():
+            raise KeyboardInterrupt
+
+    (images / "phantom_001.nii.gz").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        medseg.predict(model, images, tmp_path / "out", device="cpu", max_memory="100GB", progress=interrupt)
+    assert [row["case"] for row in rows(tmp_path / "out" / "cases.tsv")] == ["phantom_000"]
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["processes"][0]["state"] == "interrupted"
+
+
+def test_only_changed_records_are_read_again(tmp_path, monkeypatch):
+    records, tables, seen = CaseRecords(tmp_path), CohortTables(tmp_path), []
+    for name in "ab":
+        records.write(CaseRecord(name, CaseState.FAILED, message="first"))
+    import medseg.inference.cohort.cohort_tables as module
+
+    read = module.read_record
+    monkeypatch.setattr(module, "read_record", lambda path: seen.append(path.stem) or read(path))
+    tables.write()
+    records.write(CaseRecord("b", CaseState.FAILED, message="second\tone\nof two lines"))
+    tables.write()
+    assert sorted(seen) == ["a", "b", "b"]
+    assert (tmp_path / "failed.tsv").read_text() == "case\tmessage\na\tfirst\nb\tsecond one of two lines\n"
+
+
+def test_tables_are_due_after_a_while(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    tables = CohortTables(tmp_path)
+    assert not tables.are_due
+    now[0] += 31
+    assert tables.are_due
+    tables.write()
+    assert not tables.are_due
