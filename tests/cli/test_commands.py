@@ -79,26 +79,26 @@ def test_predict_files_settings_and_skip_existing(workplace, tmp_path, capsys):
     files = [str(workplace / "data" / "imagesTr" / f"phantom_00{i}.nii.gz") for i in (0, 1)]
     model, output = str(workplace / "run" / "model"), tmp_path / "out"
     (tmp_path / "out").mkdir()
-    (output / "phantom_000.nii.gz").write_bytes(b"kept")
-    assert (
-        main(
-            [
-                "predict",
-                model,
-                files[0],
-                "-o",
-                str(output),
-                files[1],
-                "--skip-existing",
-                "overlap=0.25",
-                "mirror_axes=[0]",
-            ]
-        )
-        == 0
-    )
-    assert (output / "phantom_000.nii.gz").read_bytes() == b"kept"
-    assert medseg.read_labels(output / "phantom_001.nii.gz").grid.shape
-    assert "2 of 2 cases" in capsys.readouterr().out
+    (output / "phantom_000.nii.gz").write_bytes(b"foreign")  # not written by medseg
+    call = [
+        "predict",
+        model,
+        files[0],
+        "-o",
+        str(output),
+        files[1],
+        "--skip-existing",
+        "overlap=0.25",
+        "mirror_axes=[0]",
+    ]
+    assert main(call) == 0
+    for name in ("phantom_000.nii.gz", "phantom_001.nii.gz"):
+        assert medseg.read_labels(output / name).grid.shape
+    printed = capsys.readouterr().out
+    assert "0 of 2 cases predicted already" in printed
+    assert f"2 of 2 cases in {output}" in printed
+    assert main(call) == 0
+    assert "2 of 2 cases predicted already" in capsys.readouterr().out
     assert main(["predict", model, files[0], "-o", str(output), "overlp=0.25"]) == 1
     assert "Did you mean 'overlap'" in capsys.readouterr().err
 

@@ -37,6 +37,9 @@ class Recording(Protocol):
             outcome: What is known about the case before its files are written.
             label_map: The label map that is written.
             peak: Returns the largest resident bytes of the process since the case was begun.
+
+        Returns:
+            A context; leaving it without an error records the case.
         """
 
 
