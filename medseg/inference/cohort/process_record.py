@@ -61,7 +61,7 @@ class ProcessRecord:
             "format": FORMAT,
             "host": platform.node(),
             "process": os.getpid(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="microseconds"),
             "model": model_id.model,
             "settings": model_id.settings,
             **(options or {}),
