@@ -6,6 +6,7 @@ The command line prints `MedsegError` and its subclasses without a traceback.
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_LINE_BREAKS = "\n\t"
+_JOINERS = "\u200c\u200d"  # part of ordinary words in several scripts
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
 class MedsegError(Exception):
     """A mistake that the user can fix; its text is the whole message.
+
+    Control characters in the text, which may come from a file, are shown as escapes.
 
     >>> import medseg
     >>> try:
@@ -29,6 +37,9 @@ class MedsegError(Exception):
     ...     print(type(error).__name__)
     ConfigError
     """
+
+    def __str__(self) -> str:
+        return shown_text(super().__str__())
 
 
 class ConfigError(MedsegError):
@@ -96,6 +107,7 @@ def warn_once(message: str) -> None:
     Args:
         message: Where, what was found, what is done with it, and the remedy.
     """
+    message = shown_text(message)
     collected = _COLLECTED.get()
     if collected is None:
         _warn(message)
@@ -174,3 +186,28 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     matches = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def shown_text(text: str) -> str:
+    r"""Return text with control characters, changes of direction and invalid characters written as escapes.
+
+    Args:
+        text: Text of unknown origin; line breaks and tabs stay, and so does a carriage return at its beginning, by which
+            a progress bar redraws its line.
+
+    Returns:
+        Printable text.
+
+    >>> shown_text("case \x1b[2J\u202etxt.exe")
+    'case \\x1b[2J\\u202etxt.exe'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    start = "\r" if text.startswith("\r") else ""
+    return start + "".join(_shown(character) for character in text.removeprefix("\r"))
+
+
+def _shown(character: str) -> str:
+    if character in _LINE_BREAKS or character in _JOINERS or unicodedata.category(character) not in _ESCAPED:
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

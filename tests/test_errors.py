@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.errors import ConfigError, DataError, MedsegError, ModelError, did_you_mean, error_message
+from medseg.errors import (
+    ConfigError,
+    DataError,
+    MedsegError,
+    ModelError,
+    collected_warnings,
+    did_you_mean,
+    error_message,
+    shown_text,
+    warn_once,
+)
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError])
@@ -31,3 +41,29 @@ def test_nearest_word() -> None:
     assert did_you_mean("lerning_rate", ["batch_size", "learning_rate"]) == " Did you mean 'learning_rate'?"
     assert did_you_mean("xyz", ["batch_size", "learning_rate"]) == ""
     assert did_you_mean("xyz", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Müller 患者甲 µm — ok\n", "Müller 患者甲 µm — ok\n"),
+        ("a\x1b[31mb\x1b]0;title\x07", "a\\x1b[31mb\\x1b]0;title\\x07"),
+        ("liver\u202egpj.exe", "liver\\u202egpj.exe"),
+        ("a\rb", "a\\rb"),
+        ("\rredrawn\r", "\rredrawn\\r"),
+        ("name\udcff", "name\\udcff"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("\x9b2J", "\\x9b2J"),
+    ],
+)
+def test_what_is_shown(text: str, shown: str) -> None:
+    assert shown_text(text) == shown
+
+
+def test_messages_show_the_control_characters_of_files() -> None:
+    assert str(ModelError("manifest.json: found SHA-256 ab\x1b[2J\x00.")) == (
+        "manifest.json: found SHA-256 ab\\x1b[2J\\x00."
+    )
+    with collected_warnings() as messages:
+        warn_once("a.raw\x1b[2J: found 3 bytes after the voxels.")
+    assert messages == ["a.raw\\x1b[2J: found 3 bytes after the voxels."]

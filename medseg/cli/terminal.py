@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-_LINE_BREAKS = "\n\t"
-_JOINERS = "\u200c\u200d"  # part of ordinary words in several scripts
-_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+from medseg.errors import shown_text
+
 # What a progress bar writes to move between its lines.
 _CURSOR = re.compile(r"(?:[\r\n]|\x1b\[A)*")
 
@@ -46,31 +44,6 @@ class SafeStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def shown_text(text: str) -> str:
-    r"""Return text with control characters, changes of direction and invalid characters written as escapes.
-
-    Args:
-        text: Text of unknown origin; line breaks and tabs stay, and so does a carriage return at its beginning, by which
-            a progress bar redraws its line.
-
-    Returns:
-        Printable text.
-
-    >>> shown_text("case \x1b[2J\u202etxt.exe")
-    'case \\x1b[2J\\u202etxt.exe'
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    start = "\r" if text.startswith("\r") else ""
-    return start + "".join(_shown(character) for character in text.removeprefix("\r"))
-
-
-def _shown(character: str) -> str:
-    if character in _LINE_BREAKS or character in _JOINERS or unicodedata.category(character) not in _ESCAPED:
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 @contextmanager

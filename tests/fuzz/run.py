@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medseg.errors import shown_text
 from tests.fuzz.damage import damaged
 from tests.fuzz.kinds import KINDS, Kind, content
 from tests.fuzz.server import Answer, answer
@@ -101,7 +102,7 @@ def _wrong(kind: Kind, found: Answer, expected: str) -> str:
         return f"{found.verdict}: {found.text}"
     if found.verdict == "read" and kind.has_checksum and found.text != expected:
         return "silent: other content in spite of a checksum"
-    if found.verdict == "refused" and any(not one.isprintable() and one != "\n" for one in found.text):
+    if found.verdict == "refused" and shown_text(found.text) != found.text:
         return f"control characters in the message: {found.text!r}"
     return ""
 
