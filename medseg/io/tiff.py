@@ -12,6 +12,7 @@ import html
 import logging
 import math
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,7 @@ def read_tiff(path: Path, *, as_stored: bool = False) -> Volume:
         content, remedy = recognised_content(head)
         raise DataError(f"{path}: not readable: found {content}, expected a TIFF image. {remedy}.")
     with _opened(path) as file:
+        _check_chain(file, path)
         series = _only_series(file, path)
         page = series.keyframe
         _check(series, path)
@@ -126,6 +128,25 @@ def _errors_raised() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagated
+
+
+def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
+    """Raise if a page names an earlier one as the next: tifffile would read such a circle again and again."""
+    layout, handle, size = file.tiff, file.filehandle, path.stat().st_size
+    known: set[int] = set()
+    offset = file.pages.first.offset
+    while offset and offset + layout.tagnosize <= size:
+        if offset in known:
+            raise DataError(
+                f"{path}: page {len(known)}: found an earlier page as the next one, expected a later one or none. Copy the file "
+                "again."
+            )
+        known.add(offset)
+        handle.seek(offset)
+        (tags,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+        handle.seek(offset + layout.tagnosize + tags * layout.tagsize)
+        stored = handle.read(layout.offsetsize)
+        offset = struct.unpack(layout.offsetformat, stored)[0] if len(stored) == layout.offsetsize else 0
 
 
 def _only_series(file: tifffile.TiffFile, path: Path) -> Any:

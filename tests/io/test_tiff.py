@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,22 @@ def test_other_content_is_named(tmp_path: Path) -> None:
         write(tmp_path / name)  # type: ignore[no-untyped-call]
         with pytest.raises(DataError, match=rf"{name}: .*{message}"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("pages", "to"), [(1, 0), (3, 0), (3, 1), (150, 0), (150, 149)])
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_that_refer_to_each_other_in_a_circle_are_refused(
+    tmp_path: Path, pages: int, to: int, big: bool
+) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=big) as file:
+        for _ in range(pages):
+            file.write(STACK[0, :8, :8], metadata=None)
+    with tifffile.TiffFile(path) as file:
+        last, layout = file.pages[-1], file.tiff
+        at = last.offset + layout.tagnosize + len(last.tags) * layout.tagsize
+        target = struct.pack(layout.offsetformat, file.pages[to].offset)
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + target + content[at + len(target) :])
+    with pytest.raises(DataError, match=rf"a\.tif: page {pages}: found an earlier page as the next one"):
+        read(path)
