@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from medseg.errors import ResourceError
 from medseg.runtime.progress import Progress
 from medseg.runtime.worker_process import start_worker, warns_in_one_line
 
@@ -21,18 +22,23 @@ _MOST_WORKERS = 8
 _WORTH_PROCESSES_BYTES = 100e6
 
 
-class WorkerEndedError(Exception):
+class WorkerEndedError(ResourceError):
     """The system ended a process, most likely because memory ran out.
 
     Args:
         pending: Names of the items that were not finished, in order.
+        workers: Number of processes.
 
     Attributes:
         pending: These names.
     """
 
-    def __init__(self, pending: Sequence[str]) -> None:
-        super().__init__(f"a process was ended at one of {', '.join(pending)}")
+    def __init__(self, pending: Sequence[str], workers: int) -> None:
+        some = ", ".join(pending[: workers + 1])
+        super().__init__(
+            f"workers: the system ended one of {workers} processes at one of {some}, expected them to run until the end. It kills "
+            "processes when memory runs out: give fewer workers, or free memory."
+        )
         self.pending = tuple(pending)
 
 
@@ -115,7 +121,7 @@ def _in_processes(
             result = job.result()
             yield pending.pop(job), result
     except BrokenProcessPool:
-        raise WorkerEndedError([names[index] for index in pending.values()]) from None
+        raise WorkerEndedError([names[index] for index in pending.values()], workers) from None
     finally:
         # After an interruption: the processes only read files, so they can be ended at once instead of waiting.
         if pending:

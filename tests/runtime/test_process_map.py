@@ -31,6 +31,9 @@ def test_results_are_in_the_order_of_the_items(workers: int) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_is_an_error_that_names_what_was_not_finished() -> None:
-    with pytest.raises(WorkerEndedError) as caught:
+    with pytest.raises(
+        WorkerEndedError, match=r"workers: the system ended one of 2 processes at one of .*c"
+    ) as caught:
         map_in_processes(killed, [0, 1, 2, 3], ["a", "b", "c", "d"], 2)
     assert "c" in caught.value.pending
+    assert caught.value.exit_code == 4

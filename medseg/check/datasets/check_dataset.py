@@ -16,7 +16,7 @@ from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
-from medseg.runtime.process_map import WorkerEndedError, map_in_processes, worthwhile_processes
+from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 DEFAULT_FOLDS = 5
@@ -72,7 +72,8 @@ def check_dataset(path: str | Path, options: CheckOptions | None = None) -> Chec
         The cases and all findings.
 
     Raises:
-        DataError: There is no such path, the layout is unknown, or a process was ended by the system.
+        DataError: There is no such path, or the layout is unknown.
+        ResourceError: The system ended a process.
 
     Examples:
         >>> import tempfile
@@ -107,7 +108,7 @@ def check_listed(
         The cases and all findings.
 
     Raises:
-        DataError: A process was ended by the system.
+        ResourceError: The system ended a process.
     """
     cases = check_cases(dataset.cases, dataset.labels, dataset.channel_names, dataset.root, options)
     found = [
@@ -139,7 +140,7 @@ def check_cases(
         One result per case, in the same order.
 
     Raises:
-        DataError: A process was ended by the system.
+        ResourceError: The system ended a process.
     """
     check = partial(
         check_case, labels=labels, channel_names=tuple(channel_names), root=root, images=options.images
@@ -147,14 +148,7 @@ def check_cases(
     workers = options.workers
     if workers is None:
         workers = worthwhile_processes(file for case in cases for file in case.files)
-    try:
-        return tuple(map_in_processes(check, cases, [case.id for case in cases], workers, options.progress))
-    except WorkerEndedError as error:
-        some = ", ".join(error.pending[: workers + 1])
-        raise DataError(
-            f"{root}: a process that checked cases was ended by the system, most likely because memory ran out, at one of "
-            f"{some}. Try fewer workers."
-        ) from None
+    return tuple(map_in_processes(check, cases, [case.id for case in cases], workers, options.progress))
 
 
 def _split_findings(dataset: Dataset, cases: Sequence[CheckedCase], options: CheckOptions) -> list[Finding]:

@@ -14,7 +14,7 @@ from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerpri
 from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
 from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, is_unchanged, measure_case
 from medseg.runtime.formatting import pluralise
-from medseg.runtime.process_map import WorkerEndedError, map_in_processes, worthwhile_processes
+from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 _MOST_LISTED = 20
@@ -88,14 +88,7 @@ def _measured(
         measure_case, labels=dataset.labels, channels=len(dataset.channel_names), root=dataset.root
     )
     ids = [case.id for case in cases]
-    try:
-        return map_in_processes(measure, cases, ids, workers, progress)
-    except WorkerEndedError as error:
-        some = ", ".join(error.pending[: workers + 1])
-        raise DataError(
-            f"{dataset.root}: a process that measured cases was ended by the system, most likely because memory ran out, "
-            f"at one of {some}. Try fewer workers."
-        ) from None
+    return map_in_processes(measure, cases, ids, workers, progress)
 
 
 def _listed(root: Path, broken: Sequence[UnreadableCase], cases: int) -> str:
