@@ -16,6 +16,7 @@ import psutil
 
 from medseg.errors import ConfigError
 from medseg.storage.atomic import write_error, write_text
+from medseg.storage.temporary_names import temporary_file
 
 NAME = "lock"
 
@@ -57,22 +58,18 @@ class RunLock:
                 self.path.unlink()
 
     def _create(self) -> bool:
-        """Write the file unless it exists; return whether it was written."""
+        """Create the file unless it exists, with its content at once; return whether it was created.
+
+        A process that is killed here must not leave an incomplete file, which would count as the lock of an unknown training.
+        """
+        temporary = temporary_file(self.path)
         try:
-            file = self.path.open("x", encoding="utf-8")
-        except FileExistsError:
-            return False
+            temporary.write_text(self._content, encoding="utf-8")
+            return _link(temporary, self.path)
         except OSError as error:
             raise write_error(self.path, error) from None
-        try:
-            with file:
-                file.write(self._content)
-        except OSError as error:
-            self.path.unlink(
-                missing_ok=True
-            )  # an incomplete file would count as the lock of an unknown training
-            raise write_error(self.path, error) from None
-        return True
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _take_over(self) -> bool:
         """Replace a stale lock, which several processes may try at once; return False if the lock is gone."""
@@ -114,6 +111,24 @@ class RunLock:
             f"{self.path}: found a running training (process {pid} on {host}), expected none in this run folder. "
             "Wait for it or stop it; if it no longer runs, delete this file."
         )
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its final name unless that exists; return whether it did not."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with path.open("xb") as file:
+                file.write(temporary.read_bytes())
+        except FileExistsError:
+            return False
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def _wait_for(file: BinaryIO) -> None:

@@ -34,6 +34,40 @@ def test_lock_is_acquired_and_released(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_lock_of_another_process_is_not_replaced(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", fail_without_links)
+    hold(tmp_path, "elsewhere", 1)
+    before = (tmp_path / "lock").read_bytes()
+    with pytest.raises(ConfigError, match="found a running training"), RunLock(tmp_path):
+        pass
+    assert (tmp_path / "lock").read_bytes() == before
+    (tmp_path / "lock").unlink()
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_has_its_content_from_the_first_moment(tmp_path, monkeypatch):
+    """A process that is killed at any moment leaves a complete lock, or none."""
+    link, seen = os.link, []
+
+    def killed_after(source, target):
+        link(source, target)
+        seen.append(json.loads((tmp_path / "lock").read_text())["pid"])
+        raise SystemExit
+
+    monkeypatch.setattr(os, "link", killed_after)
+    with pytest.raises(SystemExit):
+        RunLock(tmp_path).__enter__()
+    assert seen == [os.getpid()]
+
+
+def fail_without_links(*_: object) -> None:
+    raise OSError(95, os.strerror(95))
+
+
 def test_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(KeyError), RunLock(tmp_path):
         raise KeyError
