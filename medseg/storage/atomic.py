@@ -239,7 +239,7 @@ def _system_error(error: Exception, folder: Path) -> OSError | None:
     """Return the error of the system that made a writer fail.
 
     Writers in other languages raise classes of their own: torch keeps the OSError as context, safetensors writes its
-    number into the text, and ITK gives no reason, but the disk is still full while the temporary file exists.
+    number into the text, and numpy and ITK give no reason, but the disk is still full while the temporary file exists.
 
     Args:
         error: What the writer raised.
@@ -249,19 +249,37 @@ def _system_error(error: Exception, folder: Path) -> OSError | None:
         The error, or None if the writer failed for another reason.
     """
     cause: BaseException | None = error
+    without_reason: Exception | None = error if isinstance(error, RuntimeError) else None
     while cause is not None:
         if isinstance(cause, OSError):
-            return cause
+            if cause.errno is not None:
+                return cause
+            without_reason = cause
         cause = cause.__cause__ or cause.__context__
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number is not None:
         return OSError(int(number[1]), os.strerror(int(number[1])))
-    if (
-        isinstance(error, RuntimeError)
-        and folder.is_dir()
-        and shutil.disk_usage(folder).free < _ALMOST_NOTHING
-    ):
+    found = None if without_reason is None else _error_of_writing(folder)
+    return without_reason if found is None and isinstance(without_reason, OSError) else found
+
+
+def _error_of_writing(folder: Path) -> OSError | None:
+    """Return the error that a write to a folder meets at this moment, or None if there is none."""
+    if not folder.is_dir():
+        return None
+    if shutil.disk_usage(folder).free < _ALMOST_NOTHING:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    probe = temporary_file(folder / "probe")
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_ALMOST_NOTHING))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
     return None
 
 

@@ -143,6 +143,41 @@ def test_a_writer_without_a_reason_on_a_full_disk(tmp_path: Path, monkeypatch: p
         write()
 
 
+def test_a_short_write_of_numpy_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy raises an OSError without a number."""
+
+    def save() -> None:
+        with replacing_folder(tmp_path / "case"):
+            raise OSError("2692 requested and 992 written")
+
+    with pytest.raises(DataError, match=r"case: cannot be written \(2692 requested and 992 written\)"):
+        save()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(ResourceError, match=r"case: cannot be written \(No space left on device\)"):
+            save()
+    assert names(tmp_path) == []
+
+
+def test_the_reason_of_a_writer_without_one_is_found_by_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota is full although the disk is not."""
+
+    def refuse(_: int) -> None:
+        raise OSError(122, os.strerror(122))
+
+    def write() -> None:
+        with replacing(tmp_path / "image.npy") as temporary:
+            temporary.write_bytes(b"half")
+            monkeypatch.setattr(os, "fsync", refuse)
+            raise OSError("2692 requested and 992 written")
+
+    with pytest.raises(ResourceError, match=r"image\.npy: cannot be written \(Disk quota exceeded\)\. Free"):
+        write()
+    assert names(tmp_path) == []
+
+
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
