@@ -10,6 +10,7 @@ from medseg.model_folder.folder import first_stage_folder, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.storage.lock import RunLock
+from medseg.storage.temporary_names import sweep
 
 CHECKPOINTS, BEST, MODEL = "last", "best", "model"
 
@@ -48,6 +49,11 @@ class TrainingRun:
     def lock(self) -> RunLock:
         """Return the lock that allows one writer at a time."""
         return RunLock(self.folder)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left in the run, also where this training may have nothing to write."""
+        for folder in (self.folder, self.checkpoints):
+            sweep(folder)
 
     def export(self, model: Model, step: int, target: Path) -> None:
         """Write a model folder.

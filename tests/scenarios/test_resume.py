@@ -19,6 +19,7 @@ from medseg.errors import ConfigError, MedsegError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.io.files import read_labels, write
 from medseg.runtime.stop_signals import SIGNALS, Interrupted
+from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reporting import read_metrics
 from tests.helpers.runs import toy_experiment, write_toy_data
@@ -294,6 +295,24 @@ def test_a_finished_run_resumes_to_nothing(make_experiment, workplace):
     expected = train(experiment, run)
     assert list(experiment.trainer(run, resume=True)) == []
     assert weights_of(run) == expected
+
+
+def test_what_a_killed_process_left_is_removed_although_nothing_is_left_to_train(
+    make_experiment, workplace, monkeypatch
+):
+    experiment = make_experiment("train.steps=2")
+    run = workplace / "killed_at_the_end"
+    train(experiment, run)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        left = [temporary_folder(run / "last" / "step-0000002"), temporary_folder(run / "best", "old")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_text("half")
+    assert list(experiment.trainer(run, resume=True)) == []
+    assert not any(folder.exists() for folder in left)
 
 
 def test_a_run_is_never_overwritten(make_experiment, workplace):
