@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +19,41 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.amp.grad_scaler import GradScaler
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ResourceError
 from medseg.runtime.devices import resolve_precision, set_tf32
-from medseg.runtime.launch import process_count, processes_per_machine
+from medseg.runtime.launch import process_count, process_rank, processes_per_machine
+from medseg.runtime.worker_process import end_with_torchrun
 from medseg.train.settings import TrainSettings
 from medseg.train.sync_batch_norm import synchronise_batch_norms
 
 _FABRIC_PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 _DAYS_OF_PREPARATION = timedelta(days=30)
+_PLACE = re.compile(r"^\[/\S+\] ")  # in the source of gloo
+_LOST_RANK = re.compile(r"gloo|NCCL|ProcessGroup|Connection (closed|reset) by peer")
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@contextmanager
+def lost_ranks_explained() -> Iterator[None]:
+    """Return a context that reports the end of another process of this training as `ResourceError`.
+
+    It is noticed in the next exchange of numbers, which is also a part of the backward pass.
+
+    Raises:
+        ResourceError: Another process ended or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and not _LOST_RANK.search(str(error)):
+            raise
+        reason = _PLACE.sub("", str(error).strip().splitlines()[0]).partition(". This is")[0][:200]
+        raise ResourceError(
+            f"torchrun: process {process_rank()} lost its connection to another one ({reason}), expected all of them to run "
+            "until the end. See the messages of the others; the system kills processes when memory runs out: lower train.workers "
+            "or --nproc-per-node, or free memory."
+        ) from error
 
 
 class Distributed:
@@ -58,6 +84,7 @@ class Distributed:
         _configure_arithmetic(settings)
         self.precision = "tf32" if settings.precision == "tf32" else str(dtype).removeprefix("torch.")
         self.size = process_count()
+        end_with_torchrun()
         thaws = bool(settings.freeze) and settings.freeze_steps is not None
         self.fabric = _fabric(accelerator, _FABRIC_PRECISION[dtype], self.size, thaws=thaws)
         self.rank = self.fabric.global_rank
@@ -86,12 +113,17 @@ class Distributed:
         Fabric's `rank_zero_first` also lets them in after an error of the main process. They would repeat its work, and the
         main process would not end until they have done so.
         """
-        if self.size > 1 and not self.is_main:
-            distributed.barrier(self._host_group)
+        if not self.is_main:
+            self._wait_for_all()
         yield
         if self.size > 1 and self.is_main:
-            distributed.barrier(self._host_group)
+            self._wait_for_all()
 
+    @lost_ranks_explained()
+    def _wait_for_all(self) -> None:
+        distributed.barrier(self._host_group)
+
+    @lost_ranks_explained()
     def broadcast(self, make: Callable[[], T]) -> T:
         """Return on every process what the main process creates, however long that takes."""
         with self.main_first():

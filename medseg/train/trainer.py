@@ -26,7 +26,7 @@ from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.stop_signals import Interrupted, StopRequest
 from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, resolve_workers
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
-from medseg.train.distributed_training import Distributed
+from medseg.train.distributed_training import Distributed, lost_ranks_explained
 from medseg.train.loader_workers import lost_workers_explained
 from medseg.train.optimization.ema import EMA
 from medseg.train.optimization.optimizer import build_optimizer, restore_optimizer
@@ -121,7 +121,8 @@ class Trainer:
             self._resume()
         if settings.compile:
             compile_forward(model)
-        self._module = self.fabric.setup_module(model)
+        with lost_ranks_explained():
+            self._module = self.fabric.setup_module(model)
         self._module.mark_forward_method("losses")
 
     @property
@@ -141,10 +142,12 @@ class Trainer:
         with ExitStack() as stack, keep_freed_memory(self.fabric.device.type == "cpu"):
             if self.distributed.is_main:
                 stack.enter_context(self.run.lock())
+                self.run.sweep()
             if self.finished:
                 self.export()
                 return
             stack.enter_context(lost_workers_explained())
+            stack.enter_context(lost_ranks_explained())
             log = stack.enter_context(
                 closing(ReportLog(self.run.folder, self.step, silent=not self.distributed.is_main))
             )

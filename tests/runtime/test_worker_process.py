@@ -94,6 +94,50 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str, plat
             os.kill(worker, signal.SIGKILL)
 
 
+RANK = """
+import os, sys, time
+from pathlib import Path
+
+from medseg.runtime import worker_process
+
+if {platform!r} != "linux":
+    worker_process.sys = type("sys", (), {{"platform": {platform!r}}})
+worker_process.end_with_torchrun()
+Path({file!r} + ".part").write_text(str(os.getpid()))
+Path({file!r} + ".part").rename({file!r})
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a process is killed by a signal")
+@pytest.mark.parametrize(
+    ("by_torchrun", "platform"), [(True, "linux"), (True, "darwin"), (False, "linux"), (False, "darwin")]
+)
+def test_ranks_end_with_torchrun_and_not_with_another_launcher(
+    tmp_path: Path, by_torchrun: bool, platform: str
+) -> None:
+    file = tmp_path / "pid"
+    rank = RANK.format(platform=platform, file=str(file))
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    variables = {"TORCHELASTIC_RUN_ID": "one"} if by_torchrun else {}
+    parent = subprocess.Popen([sys.executable, "-c", launcher], env={**os.environ, **variables})
+    try:
+        assert until(file.exists, 60)
+    finally:
+        parent.kill()
+        parent.wait()
+    pid = int(file.read_text())
+    try:
+        if by_torchrun:
+            assert until(lambda: not runs(pid), 20)
+        else:
+            assert not until(lambda: not runs(pid), 2)
+    finally:
+        if runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("one_line", [True, False])
 def test_workers_print_warnings_as_their_parent_does(tmp_path: Path, one_line: bool) -> None:

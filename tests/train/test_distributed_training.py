@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.runtime.launch import is_main_process, process_count, processes_per_machine
-from medseg.train.distributed_training import Distributed
+from medseg.train.distributed_training import Distributed, lost_ranks_explained
 from medseg.train.reporting import read_metrics
 from medseg.train.settings import TrainSettings
 
@@ -280,3 +280,27 @@ def test_advice_on_tensor_cores_does_not_reach_the_terminal(monkeypatch):
         assert len(seen) == 1
     finally:
         logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:60645."),
+        torch.distributed.DistBackendError("NCCL error in: unhandled system error"),
+        torch.distributed.DistNetworkError("The client socket has timed out"),
+    ],
+)
+def test_the_loss_of_another_process_is_a_message(error: Exception) -> None:
+    with (
+        pytest.raises(
+            ResourceError, match=r"process 0 lost its connection to another one.*free memory"
+        ) as caught,
+        lost_ranks_explained(),
+    ):
+        raise error
+    assert caught.value.exit_code == 4
+
+
+def test_other_errors_are_not_taken_for_the_loss_of_a_process() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), lost_ranks_explained():
+        raise RuntimeError("shapes do not match")

@@ -54,6 +54,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    from medseg.runtime.worker_process import end_with_torchrun
+
+    end_with_torchrun()  # before torch is loaded, which takes seconds
     from medseg.errors import ConfigError
     from medseg.experiment.experiment import Experiment
     from medseg.experiment.run_folder import RunFolder
