@@ -72,8 +72,9 @@ def _order(jobs: Sequence[Job], kills: int, disks: int) -> Iterator[tuple[str, J
             job,
             number // len(turns) * job.weight + turns[: number % len(turns)].count(job),
         )
+    empty = [job for job in jobs if job.given is None]
     for number in range(disks):
-        yield f"disk {number}", jobs[number % len(jobs)], None
+        yield f"disk {number}", empty[number % len(empty)], None
 
 
 def _trial(job: Job, number: int | None, baseline: Baseline, place: Place, rng: random.Random) -> Trial:

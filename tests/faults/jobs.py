@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +29,7 @@ class Job:
         resumes: Whether ``--resume`` replaces the arguments once the run was opened.
         launcher: How it is started: as one command, as two ranks, or as two ranks by the real torchrun.
         victims: The processes that are killed, in turn.
+        given: A folder of the inputs that is copied to the working folder before, and its name there.
         weight: Share of the trials.
     """
 
@@ -36,6 +39,7 @@ class Job:
     resumes: bool = False
     launcher: Launcher = "command"
     victims: tuple[Victim, ...] = ("main", "all")
+    given: tuple[str, str] | None = None
     weight: int = 1
 
     def arguments(self, inputs: Path) -> list[str]:
@@ -44,17 +48,23 @@ class Job:
 
     def next_arguments(self, inputs: Path, work: Path) -> list[str]:
         """Return the arguments of the start after an interruption, as the documentation advises."""
-        if self.resumes and (work / RUN / "config.yaml").is_file():
+        if self.resumes and self._is_open(work / RUN):
             return ["train", "--resume", RUN]
         return _filled(self.again or self.words, inputs)
+
+    def _is_open(self, run: Path) -> bool:
+        """Return whether the run, or its extension, was opened."""
+        if "--extend" in self.words:
+            return bool(json.loads((run / "run.json").read_text())["extended_at"])
+        return (run / "config.yaml").is_file()
 
 
 def _filled(words: tuple[str, ...], inputs: Path) -> list[str]:
     return [word.replace("INPUTS", str(inputs)) for word in words]
 
 
-def _train(name: str, *words: str, config: str = "toy.yaml") -> tuple[str, ...]:
-    return ("train", f"INPUTS/{config}", "--run", RUN, *words)
+def _train(*words: str) -> tuple[str, ...]:
+    return ("train", "INPUTS/toy.yaml", "--run", RUN, *words)
 
 
 _PREDICT = ("predict", "INPUTS/model", "INPUTS/images", "-o", "out")
@@ -73,15 +83,16 @@ _ANY: tuple[Victim, ...] = ("main", "worker", "all")
 
 JOBS: tuple[Job, ...] = (
     Job("plan", _PLAN, (*_PLAN, "--overwrite"), weight=4),
-    Job("plan, workers", (*_PLAN, "--workers", "2"), (*_PLAN, "--workers", "2", "--overwrite"), victims=_ANY, weight=3),
-    Job("train", _train("train", "train.workers=0"), resumes=True, weight=7),
-    Job("train, workers", _train("train, workers", "train.workers=2"), resumes=True, victims=_ANY, weight=8),
-    Job("train, folds", _train("train, folds", "train.workers=0", "train.steps=4", "--all-folds"), resumes=True, weight=3),
-    Job("train, ranks", _train("train, ranks", "train.workers=0"), resumes=True, launcher="ranks", victims=("worker", "main", "worker", "all"), weight=5),
-    Job("train, torchrun", _train("train, torchrun", "train.workers=1"), resumes=True, launcher="torchrun", victims=("worker", "main", "worker", "all"), weight=2),
+    Job("plan workers", (*_PLAN, "--workers", "2"), (*_PLAN, "--workers", "2", "--overwrite"), victims=_ANY, weight=3),
+    Job("train", _train("train.workers=0"), resumes=True, weight=7),
+    Job("train workers", _train("train.workers=2"), resumes=True, victims=_ANY, weight=8),
+    Job("train folds", _train("train.workers=0", "train.steps=4", "--all-folds"), resumes=True, weight=3),
+    Job("train extend", ("train", "--resume", RUN, "--extend", "4"), resumes=True, given=(RUN, RUN), weight=2),
+    Job("train ranks", _train("train.workers=0"), resumes=True, launcher="ranks", victims=("worker", "main", "worker", "all"), weight=5),
+    Job("train torchrun", _train("train.workers=1"), resumes=True, launcher="torchrun", victims=("worker", "main", "all"), weight=1),
     Job("predict", (*_PREDICT, "--probabilities"), (*_PREDICT, "--probabilities", "--skip-existing"), weight=5),
-    Job("predict, over old ones", _PREDICT, _PREDICT, weight=2),
-    Job("predict, devices", (*_PREDICT, "--device", "cpu,cpu"), (*_PREDICT, "--device", "cpu,cpu", "--skip-existing"), victims=_ANY, weight=3),
+    Job("predict over others", _PREDICT, given=("others", "out"), weight=3),
+    Job("predict devices", (*_PREDICT, "--device", "cpu,cpu"), (*_PREDICT, "--device", "cpu,cpu", "--skip-existing"), victims=_ANY, weight=3),
     Job("evaluate", ("evaluate", "INPUTS/predictions", "INPUTS/data/labelsTr", "-o", "out"), weight=4),
     Job("check", _CHECK, (*_CHECK, "--overwrite"), weight=4),
 )  # fmt: skip
@@ -115,7 +126,10 @@ def write_inputs(folder: Path) -> None:
     )
     write_text(folder / "toy.yaml", experiment.to_yaml())
     _done("train", str(folder / "toy.yaml"), "--run", str(folder / RUN))
-    (folder / RUN / "model").rename(folder / "model")
+    shutil.copytree(folder / RUN / "model", folder / "model")
+    shutil.rmtree(folder / ".prepared")
+    others = ("-o", str(folder / "others"), "--probabilities", "overlap=0.25")
+    _done("predict", str(folder / "model"), str(folder / "images"), *others)
     _done(
         "predict", str(folder / "model"), str(folder / "data" / "imagesTr"), "-o", str(folder / "predictions")
     )

@@ -84,10 +84,16 @@ class Place:
         return self.root / "log"
 
     def clear(self) -> None:
-        """Empty the working folder."""
+        """Empty the working folder and forget what was printed."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         self.log.unlink(missing_ok=True)
+
+    def fill(self, job: Job) -> None:
+        """Copy what a job finds in the working folder."""
+        if job.given is not None:
+            source, target = job.given
+            shutil.copytree(self.inputs / source, self.work / target)
 
 
 def undisturbed(job: Job, place: Place) -> Baseline:
@@ -103,6 +109,7 @@ def undisturbed(job: Job, place: Place) -> Baseline:
     runs = []
     for _ in range(2):
         place.clear()
+        place.fill(job)
         running = start(job.arguments(place.inputs), place.work, place.log, job.launcher, FileEvent(0))
         began = time.monotonic()
         ended = running.wait(_SECONDS_OF_A_RUN)
@@ -111,7 +118,7 @@ def undisturbed(job: Job, place: Place) -> Baseline:
         wrong += running.alive_after(SECONDS_TO_END) + torn(place.work) + left_behind(place.work)
         if wrong:
             raise AssertionError(f"{job.name}: {wrong}\n{running.output()}")
-        size = sum(_pages(path) for path in place.work.rglob("*"))
+        size = _size(place.work)
         runs.append(Baseline(seconds, running.changes(), size, results(place.work)))
         running.close()
         import_what_was_imported(place.root)
@@ -120,8 +127,10 @@ def undisturbed(job: Job, place: Place) -> Baseline:
     return runs[1]
 
 
-def _pages(path: Path) -> int:
-    return -(-path.stat().st_size // _PAGE) * _PAGE if path.is_file() else _PAGE
+def _size(folder: Path) -> int:
+    """Return the bytes that a disk of memory needs for a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in files)
 
 
 def kill_trial(job: Job, victim: Victim, baseline: Baseline, place: Place, rng: random.Random) -> Trial:
@@ -136,6 +145,7 @@ def kill_trial(job: Job, victim: Victim, baseline: Baseline, place: Place, rng: 
     """
     for _ in range(_ATTEMPTS):
         place.clear()
+        place.fill(job)
         trial, running = _killed(job, victim, baseline, place, rng)
         if running is not None:
             break
@@ -206,7 +216,7 @@ def _victims(victim: Victim, running: Running, rng: random.Random) -> list[int]:
 def _faults_of_end(job: Job, running: Running, seconds: float) -> list[str]:
     """Return what is wrong with the end of a command that lost a worker or a rank."""
     output, found = running.output(), []
-    expected = {0, 1 if job.launcher == "torchrun" else _ENDED_BY_LACK}
+    expected = {0, 1 if job.launcher != "command" else _ENDED_BY_LACK}  # torchrun has codes of its own
     if running.code not in expected:
         found.append(f"exit code {running.code}, expected {sorted(expected)}: {_last_line(output)}")
     # torchrun prints its own.
@@ -239,7 +249,7 @@ def disk_trial(job: Job, baseline: Baseline, place: Place, rng: random.Random) -
     """Run a job on a disk that is too small, look at its message and its files, and continue on a larger disk.
 
     Args:
-        job: The command.
+        job: The command, which starts in an empty folder.
         baseline: The undisturbed run.
         place: Its folders.
         rng: Source of the size.

@@ -24,7 +24,13 @@ _TIMES = {"seconds", "seconds_per_step", "samples_per_second", "data_wait_fracti
 _TIMES_OF_STATE = {"seconds", "overhead"}
 
 
+def _whole_line(path: Path) -> None:
+    if not path.read_text(encoding="utf-8").endswith("\n"):
+        raise ValueError("the last line has no end")
+
+
 def _table(path: Path) -> None:
+    _whole_line(path)
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t"))
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError("rows of different lengths")
@@ -33,11 +39,6 @@ def _table(path: Path) -> None:
 def _page(path: Path) -> None:
     if not path.read_text(encoding="utf-8").rstrip().endswith("</html>"):
         raise ValueError("no end of the page")
-
-
-def _whole_line(path: Path) -> None:
-    if not path.read_text(encoding="utf-8").endswith("\n"):
-        raise ValueError("the last line has no end")
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
