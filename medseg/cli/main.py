@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "training.demo",
     "inspect": "data.inspect",
     "check": "data.check",
+    "view": "data.view",
     "plan": "data.plan",
     "train": "training.train",
     "predict": "prediction.predict",

@@ -1,68 +1,67 @@
-"""Viewer of volumes for notebooks: three planes with sliders, or a static figure elsewhere."""
+"""`show`: the interactive viewer in notebooks, a static figure elsewhere."""
 
 from __future__ import annotations
 
 import base64
 import html
-import importlib.util
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from medseg.labels.label_table import Label, Labels
-from medseg.viz.figures import overlay_figure, planes_of
-from medseg.viz.slice_images import (
-    WINDOWS,
-    Plane,
-    Rgb,
-    Window,
-    best_slice,
-    extent_mm,
-    is_colour,
-    label_slice,
-    labels_on_grid_of,
-    overlay,
-    pixel_size,
-    slice_count,
-    slice_rgb,
-    window_of,
-)
+from medseg.labels.label_table import Labels
+from medseg.storage.atomic import write_text
+from medseg.viz.figures import overlay_figure
+from medseg.viz.slice_images import Window
+from medseg.viz.viewer.viewer_case import REFERENCE, ViewerCase
+from medseg.viz.viewer.viewer_page import DEFAULT_MAX_BYTES, viewer_page
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.viz.canvas import ReportFigure
 
-_HEIGHT = "320px"
-_PIXELS = 480
-_MOST_IN_LEGEND = 60
-_AUTO = "automatic"
+NOTEBOOK_BYTES = 4 * 10**6
+"""Size of a viewer in a notebook, whose file holds all that its cells show."""
+_HEIGHT = "640px"
 
 
 class Viewer:
-    """Three planes with sliders, displayed in Jupyter.
+    """The interactive viewer of an image, displayed in Jupyter; it still works in a stored or exported notebook.
 
-    Where widgets do not run, for example on a web page of an executed notebook, the static figure is displayed instead.
+    The cell's output holds a static figure and the viewer as one page in a frame. The figure disappears when the viewer is
+    ready; it remains where scripts do not run, for example in a notebook that is not trusted.
 
     Args:
-        widget: The ipywidgets box.
-        still: A static figure of the same planes.
+        case: The image and its label maps.
+        still: The static figure.
 
     Attributes:
-        widget: The ipywidgets box.
-        still: A static figure of the same planes.
+        case: The image and its label maps.
+        still: The static figure.
     """
 
-    def __init__(self, widget: Any, still: ReportFigure) -> None:
-        self.widget = widget
+    def __init__(self, case: ViewerCase, still: ReportFigure) -> None:
+        self.case = case
         self.still = still
 
+    def save(self, path: str | Path) -> None:
+        """Write the viewer as an HTML page, or the static figure as .png, .svg, .pdf or .jpg.
+
+        Args:
+            path: The file; its suffix decides.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        if Path(path).suffix.lower() in (".html", ".htm"):
+            write_text(path, viewer_page([self.case], max_bytes=DEFAULT_MAX_BYTES))
+        else:
+            self.still.save(path)
+
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Mapping[str, Any]:
-        bundle: dict[str, Any] = dict(self.widget._repr_mimebundle_())
-        bundle["image/png"] = base64.b64encode(self.still.png()).decode()
-        return bundle
+        picture = self.still.png()
+        page = viewer_page([self.case], max_bytes=NOTEBOOK_BYTES)
+        return {"text/html": _framed(page, picture), "image/png": base64.b64encode(picture).decode()}
 
 
 def show(
@@ -73,11 +72,10 @@ def show(
     names: Labels | None = None,
     window: Window = None,
 ) -> Viewer | ReportFigure:
-    """Show an image in three planes, optionally with label maps over it.
+    """Show an image, optionally with label maps over it.
 
-    In Jupyter with ipywidgets, there are sliders for the slices, a menu of intensity windows, the opacity of the labels
-    and, with a reference, a switch between both label maps. Elsewhere the result is a matplotlib figure, which can be
-    saved with its method `save`.
+    In Jupyter this is the interactive viewer: three linked planes and 3D, intensity windows, values and label names under
+    the cross-hair. Elsewhere the result is a matplotlib figure of three planes. Both are saved with their method `save`.
 
     Args:
         image: Image in any orientation.
@@ -105,126 +103,35 @@ def show(
         3
     """
     still = overlay_figure(image, labels, reference, labels=names, window=window)
-    if not widgets_run():
+    if not in_jupyter():
         return still
-    given = {"prediction": labels, "reference": reference}
-    maps = {name: labels_on_grid_of(image, volume) for name, volume in given.items() if volume is not None}
-    table = Labels.from_values(*(volume.data for volume in maps.values())) if names is None else names
-    return Viewer(controls(image, maps, table, window), still)
+    given = {"labels" if reference is None else "prediction": labels, REFERENCE: reference}
+    maps = {name: volume for name, volume in given.items() if volume is not None}
+    return Viewer(ViewerCase("image", image, maps, labels=names, window=window), still)
 
 
-def widgets_run() -> bool:
-    """Return whether the caller is in a Jupyter kernel and ipywidgets is installed."""
+def in_jupyter() -> bool:
+    """Return whether the caller is in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")  # if it is not imported, this is no kernel
     shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
+    return hasattr(shell, "kernel")
 
 
-def render_slice(
-    image: Volume,
-    labels_volume: Volume | None,
-    table: Labels,
-    plane: Plane,
-    index: int,
-    window: Window,
-    alpha: float,
-) -> Rgb:
-    """Return one slice `(H, W, 3)` with its labels in colour.
-
-    The longer side has at least 480 pixels, so that outlines are thin even if voxels are large.
-
-    Args:
-        image: Image in any orientation.
-        labels_volume: Label map on the grid of the image, or None.
-        table: Names and colours.
-        plane: Plane of the slice.
-        index: Index of the slice.
-        window: Intensity window.
-        alpha: Opacity of the labels, 0 to 1.
-
-    Returns:
-        Pixels `(H, W, 3)`.
-    """
-    pixel_mm = min(pixel_size(image, plane), max(extent_mm(image, plane)) / _PIXELS)
-    rgb = slice_rgb(image, plane, index, window, pixel_mm=pixel_mm)
-    if labels_volume is None or alpha == 0:
-        return rgb
-    return overlay(rgb, label_slice(labels_volume, plane, index, pixel_mm=pixel_mm), table, alpha)
+def _framed(page: str, picture: bytes) -> str:
+    """Return the picture and the page in a frame as HTML; a script hides the picture once the page is ready."""
+    return (
+        '<div class="medseg-viewer">'
+        f'<img alt="static figure" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        f'<iframe title="interactive viewer" sandbox="allow-scripts" srcdoc="{html.escape(page)}" '
+        f'style="width: 100%; height: {_HEIGHT}; border: 0; resize: vertical"></iframe>'
+        f"<script>{_HIDE_PICTURE}</script></div>"
+    )
 
 
-def controls(image: Volume, maps: Mapping[str, Volume], table: Labels, window: Window) -> Any:
-    """Return the box of images and sliders.
-
-    Args:
-        image: Image in any orientation.
-        maps: Label maps on the grid of the image, by name; the first is shown first.
-        table: Names and colours.
-        window: Intensity window of the menu item "automatic"; see `medseg.viz.slice_images.window_of`.
-
-    Returns:
-        An ipywidgets box.
-    """
-    import ipywidgets as widgets
-
-    automatic = window if is_colour(image) else window_of(image, window)
-    windows: dict[str, Window] = {_AUTO: automatic, **WINDOWS}
-    menu = widgets.Dropdown(options=list(windows), value=_AUTO, description="window")
-    opacity = widgets.FloatSlider(value=0.45, min=0, max=1, step=0.05, description="labels")
-    switch = widgets.ToggleButtons(options=list(maps) or ["image"])
-    columns = []
-    for plane in planes_of(image):
-        view = widgets.Image(format="png", layout=widgets.Layout(height=_HEIGHT, object_fit="contain"))
-        first = best_slice(next(iter(maps.values())), plane) if maps else slice_count(image, plane) // 2
-        slider = widgets.IntSlider(
-            value=first, min=0, max=slice_count(image, plane) - 1, description=plane, continuous_update=True
-        )
-
-        def redraw(
-            change: object = None, plane: Plane = plane, slider: Any = slider, view: Any = view
-        ) -> None:
-            volume = maps.get(switch.value)
-            rgb = render_slice(image, volume, table, plane, slider.value, windows[menu.value], opacity.value)
-            view.value = png_of(rgb)
-
-        for control in (slider, menu, opacity, switch):
-            control.observe(redraw, names="value")
-        redraw()
-        columns.append(widgets.VBox([view, slider]))
-    tools = [menu, *([opacity] if maps else []), *([switch] if len(maps) > 1 else [])]
-    present = {int(value) for volume in maps.values() for value in np.unique(volume.data)}
-    shown = [label for label in table.foreground if label.value in present]
-    return widgets.VBox([widgets.HBox(tools), widgets.HBox(columns), widgets.HTML(legend_html(shown))])
-
-
-def legend_html(labels: Sequence[Label]) -> str:
-    """Return a line of coloured squares and names as HTML.
-
-    Args:
-        labels: Labels to list.
-
-    Returns:
-        HTML text.
-    """
-    entries = [
-        f'<span style="color:rgb{label.colour}">&#9632;</span> {html.escape(label.name)}'
-        for label in labels[:_MOST_IN_LEGEND]
-    ]
-    if len(labels) > _MOST_IN_LEGEND:
-        entries.append(f"and {len(labels) - _MOST_IN_LEGEND} more")
-    return " &ensp; ".join(entries)
-
-
-def png_of(rgb: Rgb) -> bytes:
-    """Return an image `(H, W, 3)` as PNG bytes.
-
-    Args:
-        rgb: Pixels.
-
-    Returns:
-        The content of a PNG file.
-    """
-    from matplotlib.image import imsave
-
-    buffer = io.BytesIO()
-    imsave(buffer, rgb, format="png")
-    return buffer.getvalue()
+_HIDE_PICTURE = (
+    "addEventListener('message', (event) => {"
+    " if (event.data !== 'medseg-viewer-ready') return;"
+    " for (const box of document.querySelectorAll('.medseg-viewer'))"
+    " if (box.querySelector('iframe')?.contentWindow === event.source) box.querySelector('img')?.remove();"
+    " });"
+)

@@ -1,0 +1,62 @@
+"""Names of labels in the header of a NIfTI file, as TotalSegmentator and 3D Slicer store them.
+
+They are a header extension that holds a ``LabelTable`` in XML, in the form of the Connectome Workbench's Caret files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nibabel as nib
+
+from medseg.errors import warn_once
+from medseg.labels.colours import Colour
+
+_LONGEST = 4 << 20  # bytes of a table: some ten thousand names
+
+
+def nifti_label_names(path: Path) -> dict[int, tuple[str, Colour | None]]:
+    """Return the names and colours of label values that the header of a NIfTI file holds.
+
+    Args:
+        path: A NIfTI file that can be read.
+
+    Returns:
+        Name and colour (None without one) by value, the background included if it is named; empty if the header holds
+        no table. A table that cannot be understood is reported by a warning and ignored.
+    """
+    header = nib.loadsave.load(path).header
+    for extension in getattr(header, "extensions", ()):
+        text = extension.get_content()
+        content = text if isinstance(text, bytes) else str(text).encode()
+        content = content.rstrip(b"\0 \n")
+        if b"<LabelTable" not in content or len(content) > _LONGEST:
+            continue
+        try:
+            return _parsed(content)
+        except (ElementTree.ParseError, ValueError) as error:
+            warn_once(
+                f"{path}: header extension with label names: found {error}, expected a LabelTable in XML; it is ignored."
+            )
+    return {}
+
+
+def _parsed(content: bytes) -> dict[int, tuple[str, Colour | None]]:
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise ValueError("a document type, which could expand without end")
+    found: dict[int, tuple[str, Colour | None]] = {}
+    for label in ElementTree.fromstring(content).iter("Label"):
+        name = " ".join("".join(label.itertext()).split())
+        if name:
+            found[int(label.get("Key", ""))] = (name, _colour(label))
+    return found
+
+
+def _colour(label: ElementTree.Element) -> Colour | None:
+    """Return the colour of a label, which the file gives as shares of 1."""
+    shares = [label.get(part) for part in ("Red", "Green", "Blue")]
+    if None in shares:
+        return None
+    red, green, blue = (round(255 * min(max(float(share or 0), 0.0), 1.0)) for share in shares)
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""The interactive viewer: one HTML page that holds the volumes and needs no network."""

@@ -1,0 +1,99 @@
+"""The page of the viewer: one HTML file with niivue, the volumes and nothing to load.
+
+`niivue.umd.js` is niivue 0.69.0 (https://github.com/niivue/niivue, BSD-2-Clause, see ``niivue_licence.txt``), unchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.runtime.formatting import single_line
+from medseg.storage.atomic import write_text
+from medseg.viz.viewer.viewer_case import ViewerCase
+
+DEFAULT_MAX_BYTES = 12 * 10**6
+_FOLDER = Path(__file__).parent
+
+
+def write_viewer(
+    path: str | Path, cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES
+) -> None:
+    """Write the viewer of one or more cases as one HTML file, which is written whole or not at all.
+
+    Args:
+        path: The HTML file.
+        cases: Cases in the order of the menu.
+        title: Title of the page; the name of the first case if empty.
+        max_bytes: Size of the page; see `viewer_page`.
+
+    Raises:
+        ConfigError: A window is unknown.
+        DataError: There is no case, a label map does not hold whole numbers, or the file cannot be written.
+    """
+    write_text(path, viewer_page(cases, title=title, max_bytes=max_bytes))
+
+
+def viewer_page(
+    cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES, still: bytes = b""
+) -> str:
+    """Return the viewer of one or more cases as one HTML page.
+
+    The page needs no network and may not use one: its content security policy admits its own two scripts only. It names
+    nothing but what is given here.
+
+    Args:
+        cases: Cases in the order of the menu.
+        title: Title of the page; the name of the first case if empty.
+        max_bytes: Size of the page. Images are reduced until they fit, which the page states; about 1.1 MB are the viewer.
+        still: A PNG that is shown until the viewer is ready, and where scripts or WebGL are not available.
+
+    Returns:
+        HTML text.
+
+    Raises:
+        ConfigError: A window is unknown.
+        DataError: There is no case, or a label map does not hold whole numbers.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    if not cases:
+        raise DataError("viewer: found no case, expected at least one. Give an image.")
+    each = max((max_bytes - len(_niivue())) // len(cases), 100_000)
+    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
+    script = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
+    return environment.get_template("viewer.html.j2").render(
+        title=single_line(title or cases[0].name),
+        names=[single_line(case.name) for case in cases],
+        cases=[_embedded_json(case.payload(each)) for case in cases],
+        niivue=_niivue(),
+        script=script,
+        hashes=[_csp_hash(script), _csp_hash(_niivue_source())],
+        still=base64.b64encode(still).decode(),
+    )
+
+
+def _embedded_json(values: dict[str, Any]) -> str:
+    """Return JSON for a script element: no name in it can end the element."""
+    return json.dumps(values, allow_nan=False).replace("<", "\\u003c")
+
+
+def _niivue_source() -> str:
+    return (_FOLDER / "niivue.umd.js").read_text(encoding="utf-8")
+
+
+@cache
+def _niivue() -> str:
+    """Return niivue's code as the page holds it: compressed, in base64."""
+    return base64.b64encode(gzip.compress(_niivue_source().encode(), mtime=0)).decode()
+
+
+def _csp_hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
