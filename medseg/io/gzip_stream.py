@@ -18,7 +18,7 @@ _LEVEL = 3  # of 0 to 3; measured on a CT: smaller than level 4 of zlib in a fif
 
 
 class Stream(Protocol):
-    """What the NIfTI reader needs of a file: bytes in order."""
+    """What readers need of a file: bytes in order."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, fewer only at the end."""
@@ -37,7 +37,7 @@ class GzipStream:
         trailing: Bytes after the last member that are neither gzip nor zeros, known at the end.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Stream) -> None:
         self.trailing = 0
         self._file = file
         self._pending = file.read(_READ_BYTES)

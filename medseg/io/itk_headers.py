@@ -1,7 +1,8 @@
 """Checks of MetaImage and NRRD headers before ITK opens the files.
 
 ITK opens any data file that a header names, so an image from an unknown source could expose any file of this machine;
-and an invalid number of axes ends the whole process. For voxels that end early, ITK reports a missing file.
+and an invalid number of axes ends the whole process. For voxels that end early, ITK reports a missing file, and it does not
+verify compressed ones.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 from medseg.errors import DataError
+from medseg.io.compressed_voxels import check_compressed
 
 HEADER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _LONGEST = 1 << 20  # bytes; segmentations name each label in their header
@@ -43,7 +45,7 @@ def check_header(path: Path) -> None:
         path: File with one of `HEADER_SUFFIXES`.
 
     Raises:
-        DataError: The header is not readable or refers to something else, or the voxels are missing or end early.
+        DataError: The header is not readable or refers to something else, or the voxels are missing, damaged or end early.
     """
     try:
         with path.open("rb") as stream:
@@ -75,19 +77,36 @@ def _check_meta_image(head: bytes, path: Path) -> None:
     channels = fields.get("ElementNumberOfChannels", "1")
     if not _is_whole(channels):
         raise _unreadable(path, f"ElementNumberOfChannels: found {channels!r:.40}, expected a whole number")
-    stored = _meta_image_bytes(fields, int(channels))
     voxels = path if local else path.with_name(name.removeprefix("./"))
-    start = end.end() + (2 if head[end.end() : end.end() + 2] == b"\r\n" else 1) if local else 0
-    _check_length(voxels, _offset(fields.get("HeaderSize", "0"), start), stored, path)
+    after = end.end() + (2 if head[end.end() : end.end() + 2] == b"\r\n" else 1) if local else 0
+    start, size = _offset(fields.get("HeaderSize", "0"), after), _meta_image_bytes(fields, int(channels))
+    if fields.get("BinaryData", "True")[:1] in "Ff0":
+        _check_length(voxels, start, None, path)
+    elif fields.get("CompressedData", "False")[:1] in "Tt1":
+        stored = _packed_bytes(fields, path, local)
+        _check_length(voxels, start, stored, path)
+        check_compressed(voxels, path, start, stored=stored, expected=size)
+    else:
+        _check_length(voxels, start, size, path)
+
+
+def _packed_bytes(fields: dict[str, str], path: Path, local: bool) -> int | None:
+    """Return the stated bytes of compressed voxels; None for a whole file of voxels.
+
+    In the file of the header they have to be stated: ITK would return whatever is in memory.
+    """
+    size = fields.get("CompressedDataSize", "none")
+    if _is_whole(size):
+        return int(size)
+    if local:
+        raise _unreadable(
+            path, f"CompressedDataSize: found {size!r:.40}, expected the bytes of the compressed voxels"
+        )
+    return None
 
 
 def _meta_image_bytes(fields: dict[str, str], channels: int) -> int | None:
-    """Return the bytes of the voxels as stored; None if the header does not state them."""
-    if fields.get("BinaryData", "True")[:1] in "Ff0":
-        return None
-    if fields.get("CompressedData", "False")[:1] in "Tt1":
-        size = fields.get("CompressedDataSize", "")
-        return int(size) if _is_whole(size) else None
+    """Return the bytes of the voxels; None if their type is unknown."""
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     if kind not in _META_IMAGE_SIZES:
         return None
@@ -117,14 +136,23 @@ def _check_nrrd(head: bytes, path: Path) -> None:
         (path.with_name(names[0].removeprefix("./")), 0) if names else (path, end.end() if end else 0)
     )
     skipped = fields.get("byte skip", fields.get("byteskip", "0"))
-    _check_length(voxels, start + _offset(skipped, 0), _nrrd_bytes(fields), path)
+    size, encoding = _nrrd_bytes(fields), fields.get("encoding")
+    if encoding in (
+        "gzip",
+        "gz",
+    ):  # bytes are skipped after decompression; -1 stands for all before the voxels
+        _check_length(voxels, start, None, path)
+        length = None if size is None or skipped == "-1" else size + _offset(skipped, 0)
+        check_compressed(voxels, path, start, expected=length, several=True)
+    else:
+        _check_length(voxels, start + _offset(skipped, 0), size if encoding == "raw" else None, path)
 
 
 def _nrrd_bytes(fields: dict[str, str]) -> int | None:
-    """Return the bytes of the voxels as stored; None if the header does not state them."""
+    """Return the bytes of the voxels; None if their type is unknown."""
     kind = " ".join(fields.get("type", "").split())
     size = next((size for size, names in _NRRD_SIZES if kind in names.split(", ")), None)
-    if size is None or fields.get("encoding") != "raw":
+    if size is None:
         return None
     return math.prod(map(int, fields["sizes"].split())) * size
 
