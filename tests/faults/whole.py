@@ -20,8 +20,11 @@ from medseg.storage.manifest import check_manifest
 from medseg.storage.torch_files import read_torch_file
 
 _TEMPORARY = ".tmp-"
-_TIMES = {"seconds", "seconds_per_step", "samples_per_second", "data_wait_fraction"}
-_TIMES_OF_STATE = {"seconds", "overhead"}
+# What a run measures of itself, and what the disk and the system number.
+_MEASURED = {
+    *("seconds", "seconds_per_step", "samples_per_second", "data_wait_fraction", "overhead", "peak_memory"),
+    *("peak_memory_bytes", "stamp", "id", "processes"),
+}
 
 
 def _whole_line(path: Path) -> None:
@@ -53,8 +56,8 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".html": _page,
     ".md": _whole_line,
 }
-# Logs that grow line by line: the product leaves out a line that was cut off.
-_LOGS = {"metrics.jsonl", "provenance.jsonl"}
+# A log that grows line by line: the product leaves out a line that was cut off.
+_LOGS = {"metrics.jsonl"}
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -93,46 +96,39 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Return a hash of the content of each file, without times and numbers of files on the disk."""
-    found = {}
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        if "tfevents" in path.name or path.name == "contents.json" or _is_of_checkpoint(path):
-            continue
-        found[name] = hashlib.sha256(_content(path)).hexdigest()[:16]
-    return found
+    """Return a hash of the content of each file, without what a run measures of itself.
+
+    Args:
+        folder: The folder.
+    """
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(_content(path)).hexdigest()[:16]
+        for path in _files(folder)
+        if not _is_about_the_run(path)
+    }
 
 
-def _is_of_checkpoint(path: Path) -> bool:
-    """Return whether a file is the manifest of a checkpoint, whose hashes depend on times."""
-    return path.name == MANIFEST and path.parent.name.startswith("step-")
+def _is_about_the_run(path: Path) -> bool:
+    """Return whether a file only holds times, or hashes that depend on them."""
+    of_checkpoint = path.name == MANIFEST and path.parent.name.startswith("step-")
+    return (
+        of_checkpoint
+        or "tfevents" in path.name
+        or path.name == "contents.json"
+        or path.parent.name == "processes"
+    )
 
 
 def _content(path: Path) -> bytes:
-    if path.name == "metrics.jsonl":
-        return _plain(
-            [{key: value for key, value in row.items() if key not in _TIMES} for row in _rows(path)]
-        )
-    if path.name == "provenance.jsonl":
-        last = {row["name"]: row for row in _rows(path)}
-        return _plain(
-            {
-                name: {**row, "images": None, "files": _contents(row["files"])}
-                for name, row in sorted(last.items())
-            }
-        )
+    if path.suffix == ".jsonl":
+        return _plain([json.loads(line) for line in path.read_text().splitlines()])
+    if path.suffix == ".json":
+        return _plain(json.loads(path.read_text()))
     if path.name == "state.pt":
-        state = read_torch_file(path)
-        return _plain({key: value for key, value in state.items() if key not in _TIMES_OF_STATE})
+        return _plain(read_torch_file(path))
+    if path.name == "cases.tsv":
+        return _plain(list(csv.DictReader(path.read_text().splitlines(), delimiter="\t")))
     return path.read_bytes()
-
-
-def _contents(state: dict[str, str] | None) -> str | None:
-    return None if state is None else state["content"]
-
-
-def _rows(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def _plain(value: Any) -> bytes:
@@ -140,7 +136,8 @@ def _plain(value: Any) -> bytes:
     if isinstance(value, torch.Tensor):
         return str(value.dtype).encode() + value.contiguous().cpu().numpy().tobytes()
     if isinstance(value, dict):
-        return b"{" + b",".join(str(key).encode() + b":" + _plain(one) for key, one in value.items()) + b"}"
+        kept = [(key, one) for key, one in value.items() if key not in _MEASURED]
+        return b"{" + b",".join(str(key).encode() + b":" + _plain(one) for key, one in kept) + b"}"
     if isinstance(value, (list, tuple)):
         return b"[" + b",".join(map(_plain, value)) + b"]"
     return repr(value).encode()

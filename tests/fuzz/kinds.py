@@ -59,12 +59,20 @@ class Kind:
         build: Writes an intact file into an empty folder, with all that belongs to it, and returns the file to damage.
         read: Reads the file and returns what matters of its content.
         has_checksum: Whether damage to its content must be noticed.
+        covered_after: The bytes after which a checksum covers the rest of the file, if it does not cover the whole.
     """
 
     name: str
     build: Build
     read: Read
     has_checksum: bool = False
+    covered_after: bytes = b""
+
+    def covered_from(self, intact: bytes) -> int:
+        """Return the position from which on damage to the intact bytes must be noticed; their end if there is no checksum."""
+        if self.covered_after:
+            return intact.index(self.covered_after) + len(self.covered_after)
+        return 0 if self.has_checksum else len(intact)
 
 
 def content(value: Any) -> bytes:
@@ -290,9 +298,11 @@ KINDS: tuple[Kind, ...] = (
     Kind("header of a pair", _pair("a.img", "a.hdr"), lambda path: read(path.with_suffix(".img"))),
     Kind("voxels of a pair", _pair("a.img", "a.img"), read),
     Kind("NRRD", _itk("a.nrrd"), read),
-    Kind("NRRD, gzip", _itk("a.nrrd", packed=True), read),
+    Kind("NRRD, gzip", _itk("a.nrrd", packed=True), read, covered_after=b"\n\n"),
     Kind("MetaImage", _itk("a.mha"), read),
-    Kind("MetaImage, zlib", _itk("a.mha", packed=True), read),
+    Kind("MetaImage, zlib", _itk("a.mha", packed=True), read, covered_after=b"LOCAL\n"),
+    Kind("NRRD, voxels in gzip", _itk("a.nhdr", packed=True, damaged="a.raw.gz"), lambda path: read(path.with_name("a.nhdr")), True),
+    Kind("MetaImage, voxels in zlib", _itk("a.mhd", packed=True, damaged="a.zraw"), lambda path: read(path.with_name("a.mhd")), True),
     Kind("MetaImage header", _itk("a.mhd"), read),
     Kind("MetaImage voxels", _itk("a.mhd", damaged="a.raw"), lambda path: read(path.with_suffix(".mhd"))),
     Kind("PNG, grey", _picture("a.png", GREY), read, True),
