@@ -235,7 +235,7 @@ class CaseRecords:
         instances: bool = False,
         probabilities: bool = False,
     ) -> Iterator[None]:
-        """Record a prediction around the writing of its files, then delete outdated companion files.
+        """Record a prediction around the writing of its files, and delete outdated companion files.
 
         Instances and probabilities of an earlier prediction would otherwise be taken for a part of this one. Files without
         a record are kept, and so is everything if the writing fails.
@@ -271,6 +271,10 @@ class CaseRecords:
                 self.write(former)
             raise
         files = written_files(target, instances=instances, probabilities=probabilities)
+        # Before the record says that all is done: a process that is killed in between leaves a case to be predicted again.
+        outdated = written_files(target, instances=had.instances, probabilities=had.probabilities)
+        for file in set(outdated) - set(files):
+            file.unlink(missing_ok=True)
         done = replace(
             wanted,
             output=VoxelState(stamp_of([target]), hashed),
@@ -281,9 +285,6 @@ class CaseRecords:
         self.write(
             replace(record, state=CaseState.PREDICTED, prediction=done, seconds=seconds, peak_memory=peak())
         )
-        outdated = written_files(target, instances=had.instances, probabilities=had.probabilities)
-        for file in set(outdated) - set(files):
-            file.unlink(missing_ok=True)
 
     def _source(self, case: Case) -> tuple[str, ...]:
         return tuple(map(str, case.images)) if self._source_names else ()

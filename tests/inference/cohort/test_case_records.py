@@ -181,6 +181,30 @@ def test_only_recorded_companion_files_are_deleted(tmp_path, written):
     assert not any(file.is_file() for file in beside)
 
 
+def test_a_process_killed_while_it_deletes_outdated_files_leaves_an_unfinished_case(
+    tmp_path, written, monkeypatch
+):
+    beside = tmp_path / "a_probabilities.nii"
+    beside.touch()
+    written(probabilities=True)
+
+    plain = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if self == beside:
+            raise SystemExit
+        plain(self, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "unlink", killed)
+        written()
+    record = CaseRecords(tmp_path).get("a")
+    assert record.is_unfinished
+    assert record.prediction.probabilities
+    written()
+    assert not beside.exists()
+
+
 def test_a_folder_without_a_model_has_no_hash(tmp_path):
     assert model_hash(tmp_path) == ""
 
