@@ -1,4 +1,4 @@
-"""The batch script for SLURM, run with stand-ins for SLURM's programs and for the training."""
+"""The batch scripts for SLURM, run with stand-ins for SLURM's programs and for medseg."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-SCRIPT = ROOT / "configs" / "slurm" / "train.sbatch"
+SCRIPTS = ROOT / "configs" / "slurm"
 PROGRAMS = {
     "scontrol": 'if [ "$1" = show ]; then printf "node7\\nnode8\\n"; else echo "scontrol $*"; fi',
     "srun": 'export SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NODEID=1; "$@"',
@@ -28,14 +28,14 @@ def submit(tmp_path):
         program.chmod(0o755)
     slurm = {"JOB_ID": "40001", "JOB_NODELIST": "node[7-8]", "NTASKS": "8", "NNODES": "2"}
 
-    def run(*arguments: str, ends_with: int = 0, **more: str) -> tuple[str, int]:
+    def run(*arguments: str, script: str = "train", ends_with: int = 0, **more: str) -> tuple[str, int]:
         environment = {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             "ENDS_WITH": str(ends_with),
             **{f"SLURM_{key}": value for key, value in {**slurm, **more}.items()},
         }
         done = subprocess.run(
-            ["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            ["bash", str(SCRIPTS / f"{script}.sbatch"), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )  # fmt: skip
         assert done.stderr == ""
         return done.stdout, done.returncode
@@ -74,3 +74,21 @@ def test_a_job_that_fails_is_not_requeued(submit, code):
     printed, ended = submit("run", "toy.yaml", ends_with=code)
     assert "requeue" not in printed
     assert ended == code
+
+
+@pytest.mark.parametrize(
+    ("job", "part"),
+    [
+        ({"TASK_ID": "3", "TASK_MIN": "1", "TASK_STEP": "1", "TASK_COUNT": "16"}, "3/16"),
+        ({"TASK_ID": "0", "TASK_MIN": "0", "TASK_STEP": "1", "TASK_COUNT": "4"}, "1/4"),
+        ({"TASK_ID": "14", "TASK_MIN": "2", "TASK_STEP": "4", "TASK_COUNT": "4"}, "4/4"),
+        ({"TASK_ID": "7", "TASK_MIN": "3", "TASK_STEP": "1", "TASK_COUNT": "2"}, None),  # only jobs 3 and 7
+        ({}, None),
+    ],
+)
+def test_each_job_of_an_array_predicts_its_part(submit, job, part):
+    array = {f"ARRAY_{name}": value for name, value in job.items()}
+    printed, code = submit("my model", "cases.tsv", "-o", "out", script="predict", ends_with=2, **array)
+    expected = "predict my model cases.tsv -o out --skip-existing"
+    assert printed.partition(": ")[2] == expected + (f" --part {part}\n" if part else "\n")
+    assert code == 2

@@ -89,6 +89,11 @@ def _add_cohort_options(parser: argparse.ArgumentParser) -> None:
         help="skip images that this model has predicted already, unless the image or the label map was changed since",
     )
     parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="predict the I-th of N parts of the images, for job arrays; all parts may write to one folder",
+    )
+    parser.add_argument(
         "--no-source-names",
         action="store_true",
         help="leave the names of image files out of cases.tsv and failed.tsv",
@@ -143,12 +148,20 @@ def _predict_cases(
     models: LoadedModels, cases: Sequence[NamedCase], folder: Path, options: argparse.Namespace
 ) -> int:
     """Predict cases into a folder as the options say and return the exit code."""
+    from medseg.cluster.parts import Part
     from medseg.inference.cohort.output_files import OutputFiles
     from medseg.inference.cohort.predict_folder import Existing, FolderPrediction
 
     outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
-    prediction = FolderPrediction(models, cases, outputs, existing, source_names=not options.no_source_names)
+    prediction = FolderPrediction(
+        models,
+        cases,
+        outputs,
+        existing,
+        source_names=not options.no_source_names,
+        part=Part.parse(options.part) if options.part else None,
+    )
     return _predict(prediction, skips=options.skip_existing)
 
 

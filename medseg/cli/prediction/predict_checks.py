@@ -77,7 +77,17 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
         settings: The settings that were given.
     """
     changed = [f"{name}=" for name in settings]
-    others = ("--output", "--estimate", "--ensemble-with", "--probabilities", "--orientation-from", *changed)
+    others = (
+        *(
+            "--output",
+            "--estimate",
+            "--ensemble-with",
+            "--probabilities",
+            "--orientation-from",
+            "--files-root",
+        ),
+        *("--part", *changed),
+    )
     reason = f"each fold predicts with its own settings. Predict with one fold: {run / 'fold_0'}"
     _refuse(f"{run}: --held-out", {*given, *changed}, others, reason)
 

@@ -127,4 +127,4 @@ def predict_out_of_fold(
             one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory
         )
         cases = [(case.id, case) for case in one.cases]
-        yield from FolderPrediction(models, cases, outputs, source_names=source_names).run(progress)
+        yield from FolderPrediction(models, cases, outputs, "update", source_names=source_names).run(progress)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from medseg.cluster.claims import Claims
 from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, read_record
 from medseg.inference.cohort.process_record import FORMAT, read_process
 from medseg.storage.atomic import write_text
@@ -22,6 +23,8 @@ from medseg.storage.tsv import to_tsv
 CASES, FAILED, VOLUMES, RUN = "cases.tsv", "failed.tsv", "volumes.tsv", "run.json"
 _INTERVAL = 30.0  # seconds between two versions of the tables
 _SHARE = 0.05  # of the time that may be spent on them
+_LOCK = ".tables"  # no case begins with a dot
+_POLL = 0.1  # seconds
 
 _Listing = dict[str, tuple[int, int, int]]
 """Number on the disk, size and time of each file by name."""
@@ -32,34 +35,42 @@ class CohortTables:
 
     Args:
         folder: Folder of the label maps.
+        claims: The claims of this process, so that only one process writes the tables at a time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, claims: Claims) -> None:
+        self._folder, self._claims = folder, claims
         self._cases = folder / FOLDER / "cases"
         self._processes = folder / FOLDER / "processes"
         self._known: dict[str, tuple[tuple[int, int, int], CaseRecord | None]] = {}
         self._next = time.monotonic() + _INTERVAL
 
-    def write(self) -> None:
+    def write(self, *, wait: bool = True) -> None:
         """Write the tables from all records, those of other processes included.
 
-        Another process may have recorded a case and written the tables in the meantime; they are therefore written
-        again until no record has changed.
+        The last process that writes them sees all records, because records are read only after other processes have
+        finished writing.
+
+        Args:
+            wait: Whether to wait while another process writes them. Otherwise, they are left to it.
 
         Raises:
             DataError: A table cannot be written.
             DiskFullError: The disk is full.
         """
         began = time.monotonic()
-        before: tuple[_Listing, _Listing] | None = None
-        while (found := (_listing(self._cases), _listing(self._processes))) != before:
-            records = self._records(found[0])
+        while not self._claims.take(_LOCK):
+            if not wait:
+                return
+            time.sleep(_POLL)
+        try:
+            records = self._records()
             for name, text in _tables(records).items():
                 write_text(self._folder / name, text)
-            processes = [read_process(self._processes / name) for name in found[1]]
+            processes = [read_process(self._processes / name) for name in _listing(self._processes)]
             write_text(self._folder / RUN, _run(records, processes))
-            before = found
+        finally:
+            self._claims.finish(_LOCK)
         took = time.monotonic() - began
         self._next = time.monotonic() + max(_INTERVAL, took / _SHARE)
 
@@ -68,8 +79,9 @@ class CohortTables:
         """Whether the last version is old: after 30 seconds, and after longer if there are very many cases."""
         return time.monotonic() >= self._next
 
-    def _records(self, listing: _Listing) -> list[CaseRecord]:
+    def _records(self) -> list[CaseRecord]:
         """Return the records, sorted by name; only those that have changed are read."""
+        listing = _listing(self._cases)
         for name, stamp in listing.items():
             if self._known.get(name, (None, None))[0] != stamp:
                 self._known[name] = (stamp, read_record(self._cases / name))

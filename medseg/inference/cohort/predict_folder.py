@@ -6,18 +6,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from medseg.cluster.claims import Claims
+from medseg.cluster.parts import Part
 from medseg.data.datasets.case_tables import read_table
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError, MedsegError, warn_once
 from medseg.inference.cohort.batch import Outcome
-from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.case_queue import CaseQueue, record_ids
+from medseg.inference.cohort.case_records import FOLDER, CaseRecords
 from medseg.inference.cohort.cohort_tables import CohortTables
 from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
@@ -81,10 +85,11 @@ class FolderPrediction:
             ``"update"`` skips them, too, but replaces those of another model or other settings. Both predict a case again
             if its image or its files were changed, or if another program wrote the files.
         source_names: Whether to record the names of image files.
+        part: The part of the cases to predict; None for all.
 
     Attributes:
         outputs: The folder and the kinds of files.
-        num_cases: Number of cases, whether predicted already or not.
+        num_cases: Number of cases in the part, whether predicted already or not.
         pending: The cases to predict, each with the file of its label map.
 
     Raises:
@@ -101,10 +106,11 @@ class FolderPrediction:
         existing: Existing = "overwrite",
         *,
         source_names: bool = True,
+        part: Part | None = None,
     ) -> None:
         self._models = models
+        self._part = part
         self.outputs = outputs
-        self.num_cases = len(cases)
         if outputs.instances:
             self._check_instances()
         listed = [case for _, case in cases]
@@ -114,6 +120,9 @@ class FolderPrediction:
         make_folder(outputs.folder)
         self._records = CaseRecords(outputs.folder, source_names=source_names)
         pairs = list(zip(listed, targets, strict=True))
+        pairs = pairs if part is None else list(part.of(pairs))
+        self.num_cases = len(pairs)
+        self._before = record_ids(self._records, [target for _, target in pairs])
         if existing != "overwrite":
             pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
         self.pending: list[tuple[Case, Path]] = pairs
@@ -127,41 +136,60 @@ class FolderPrediction:
     def run(self, progress: Progress | None = None) -> Iterator[Outcome]:
         """Predict the pending cases and record what wrote them.
 
+        Cases that another process predicts into the same folder at the same time are left to it, and predicted here only if
+        that process is killed.
+
         Args:
             progress: Called with (done, total, "window") of each image; with slices if instances are wanted. Not called on
                 several devices.
 
         Yields:
-            One outcome per case, once its files are written; in order on one device. A case that fails does not stop the others.
+            One outcome per case that is predicted here, once its files are written; in order on one device. A case that fails
+            does not stop the others; one that fails in another process is reported, too.
         """
-        tables = CohortTables(self.outputs.folder)
+        options = {} if self._part is None else {"part": str(self._part)}
         counts = Counts(self.num_cases, self.num_cases - len(self.pending))
-        process = ProcessRecord(self.outputs.folder, self._models.model_id, counts)
+        process = ProcessRecord(self.outputs.folder, self._models.model_id, counts, options)
         process.write("running")
-        try:
-            for outcome in self._outcomes(progress):
-                process.count(outcome)
-                if tables.are_due:
-                    process.write("running")
+        with Claims(self.outputs.folder / FOLDER / "claims") as claims:
+            tables = CohortTables(self.outputs.folder, claims)
+            try:
+                for outcome in self._shared(claims, counts, progress):
+                    if tables.are_due:
+                        process.write("running")
+                        tables.write(wait=False)
+                    yield outcome
+            except BaseException:
+                with suppress(MedsegError):  # the disk may be full; what stopped the work is more important
+                    process.write("interrupted")
                     tables.write()
-                yield outcome
-        except BaseException:
-            with suppress(MedsegError):  # the disk may be full; what stopped the work is more important
-                process.write("interrupted")
-                tables.write()
-            raise
-        process.write("finished")
-        tables.write()
+                raise
+            process.write("finished")
+            tables.write()
 
-    def _outcomes(self, progress: Progress | None) -> Iterator[Outcome]:
-        """Predict the pending cases in this process, or in one process per device."""
+    def _shared(self, claims: Claims, counts: Counts, progress: Progress | None) -> Iterator[Outcome]:
+        """Predict the pending cases that no other process predicts, and count them."""
+        queue = CaseQueue(self.pending, self._records, claims, self._before, self._is_current)
+        while (first := queue.next()) is not None:
+            for outcome in self._outcomes(chain([first], queue.free()), progress):
+                queue.finish(outcome.target)
+                counts.predicted += outcome.error is None
+                counts.failed += outcome.error is not None
+                yield outcome
+            yield from queue.failed_elsewhere()
+        yield from queue.failed_elsewhere()
+        counts.by_others = queue.by_others
+        claims.sweep(self._before)
+
+    def _outcomes(self, pairs: Iterable[tuple[Case, Path]], progress: Progress | None) -> Iterator[Outcome]:
+        """Predict cases in this process, or in one process per device."""
         models = self._models
         if len(models.devices) == 1 or models.source is None:
-            yield from predict_pairs(models, self.outputs, self._records, self.pending, progress)
+            yield from predict_pairs(models, self.outputs, self._records, pairs, progress)
             return
         work = PredictInProcess(models.source, self.outputs, self._records, len(models.devices))
         devices = [str(one) for one in models.devices]
-        for outcome in predict_on_devices(work, devices, self.pending, warn_once):
+        for outcome in predict_on_devices(work, devices, pairs, warn_once):
             if outcome.error is not None:  # a process that was killed has not recorded it
                 self._records.write_failure(outcome)
             yield outcome
@@ -176,6 +204,10 @@ class FolderPrediction:
                 "slices by one model. Leave one out."
             )
         require_instance_model(first.model, first.saved, first.labels)
+
+    def _is_current(self, case: Case, target: Path) -> bool:
+        state = self.outputs.state(case, target, self._records, self._models.model_id)
+        return state is PredictionState.CURRENT
 
     def _is_pending(self, case: Case, target: Path, existing: Existing) -> bool:
         state = self.outputs.state(case, target, self._records, self._models.model_id)
@@ -199,6 +231,7 @@ def predict(
     instances: bool = False,
     existing: Existing = "overwrite",
     source_names: bool = True,
+    part: str | None = None,
     orientation_from: OrientationFrom | None = None,
     device: str | None = None,
     max_memory: int | str | None = None,
@@ -221,6 +254,7 @@ def predict(
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
         source_names: Record the names of image files. If False, tables and messages name the cases only.
+        part: ``"I/N"`` to predict the I-th of N parts of the cases, for job arrays; None for all.
         orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
             leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
@@ -265,7 +299,15 @@ def predict(
     )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
     cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
-    return list(FolderPrediction(models, cases, outputs, existing, source_names=source_names).run(progress))
+    prediction = FolderPrediction(
+        models,
+        cases,
+        outputs,
+        existing,
+        source_names=source_names,
+        part=None if part is None else Part.parse(part),
+    )
+    return list(prediction.run(progress))
 
 
 def estimate(

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import FOLDER
 from medseg.inference.cohort.model_id import ModelId
 from medseg.runtime.machine import environment
@@ -68,17 +67,6 @@ class ProcessRecord:
             "environment": environment(),
         }
         self._path = folder / FOLDER / "processes" / f"{uuid.uuid4().hex}.json"
-
-    def count(self, outcome: Outcome) -> None:
-        """Count a case.
-
-        Args:
-            outcome: Its outcome.
-        """
-        if outcome.error is None:
-            self.counts.predicted += 1
-        else:
-            self.counts.failed += 1
 
     def write(self, state: str) -> None:
         """Write the record.

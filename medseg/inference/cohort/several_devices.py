@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -35,14 +35,14 @@ class Work(Protocol):
 
 
 def predict_on_devices(
-    work: Work, devices: Sequence[str], pairs: Sequence[Pair], on_restart: Any = None
+    work: Work, devices: Sequence[str], pairs: Iterable[Pair], on_restart: Any = None
 ) -> Iterator[Outcome]:
     """Predict cases on several devices.
 
     Args:
         work: What each process does.
         devices: The devices, one process each.
-        pairs: Each case and the file of its label map.
+        pairs: Each case and the file of its label map; consumed a few cases ahead.
         on_restart: Called with a sentence when a process ended unexpectedly; None for nothing.
 
     Yields:
@@ -51,11 +51,14 @@ def predict_on_devices(
     Raises:
         MedsegError: A process could not start its work, for example because a model cannot be loaded.
     """
-    queue, suspects = deque(pairs), deque[Pair]()
+    queue, suspects = _Queue(pairs), deque[Pair]()
     workers: list[_Worker] = []
     try:
-        workers = [_Worker(work, device) for device in devices[: len(queue)]]
-        for _ in range(_AHEAD):
+        for device in devices:
+            if queue:
+                workers.append(_Worker(work, device))
+                workers[-1].feed(queue)
+        for _ in range(_AHEAD - 1):
             for worker in workers:
                 worker.feed(queue)
         while workers:
@@ -87,8 +90,8 @@ def predict_on_devices(
 
 def _predicted_alone(worker: _Worker, pair: Pair) -> Outcome:
     """Return the outcome of a case in a process of its own, which is an error if the process ends again."""
-    worker.feed(deque([pair]))
-    worker.feed(deque())
+    worker.feed(_Queue([pair]))
+    worker.feed(_Queue([]))
     outcome = worker.receive()
     how = worker.close()
     if outcome is not None:
@@ -109,6 +112,28 @@ def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     """Wait until processes have something to say or have ended, and return them."""
     found = wait([worker.connection for worker in workers])
     return [worker for worker in workers if worker.connection in found]
+
+
+class _Queue:
+    """Pairs that are taken one by one; true as long as there is another one.
+
+    Args:
+        pairs: The pairs; consumed one ahead.
+    """
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self._pairs = iter(pairs)
+        self._next = next(self._pairs, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    def next(self) -> Pair | None:
+        """Return the next pair, or None if there is none."""
+        found = self._next
+        if found is not None:
+            self._next = next(self._pairs, None)
+        return found
 
 
 @dataclass
@@ -137,11 +162,11 @@ class _Worker:
         self.process.start()
         other.close()  # so that the end of the process is the end of the connection
 
-    def feed(self, queue: deque[Pair]) -> None:
+    def feed(self, queue: _Queue) -> None:
         """Send the next case of the queue, or the end if there is none."""
         if self._fed:
             return
-        pair = queue.popleft() if queue else None
+        pair = queue.next()
         self._fed = pair is None
         if pair is not None:
             self.pairs.append(pair)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import medseg
+from medseg.cluster.claims import Claims
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
 from medseg.inference.cohort.cohort_tables import CohortTables
@@ -113,7 +114,7 @@ def test_tables_of_an_interrupted_prediction_hold_what_was_done(cohort, tmp_path
 
 
 def test_only_changed_records_are_read_again(tmp_path, monkeypatch):
-    records, tables, seen = CaseRecords(tmp_path), CohortTables(tmp_path), []
+    records, tables, seen = CaseRecords(tmp_path), CohortTables(tmp_path, Claims(tmp_path / "claims")), []
     for name in "ab":
         records.write(CaseRecord(name, CaseState.FAILED, message="first"))
     import medseg.inference.cohort.cohort_tables as module
@@ -130,7 +131,7 @@ def test_only_changed_records_are_read_again(tmp_path, monkeypatch):
 def test_tables_are_due_after_a_while(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    tables = CohortTables(tmp_path)
+    tables = CohortTables(tmp_path, Claims(tmp_path / "claims"))
     assert not tables.are_due
     now[0] += 31
     assert tables.are_due

@@ -1,0 +1,185 @@
+"""Several processes that predict into one folder share the cases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.cluster.claims import Claims
+from medseg.data.datasets.cases import Case
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.cohort.case_queue import CaseQueue, record_ids
+from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
+from medseg.inference.cohort.predict_folder import FolderPrediction, LoadedModels, OutputFiles, named_cases
+from medseg.model_folder.folder import save_model
+from medseg.storage.tsv import read_tsv
+from tests.helpers.paths import ROOT
+
+CASES = 16
+
+
+@pytest.fixture
+def cohort(make_predictor, tmp_path):
+    """A model folder and a folder of images."""
+    made = make_predictor()
+    save_model(tmp_path / "model", made.model, made.saved, made.labels)
+    write_phantoms(tmp_path / "data", cases=CASES, shape=(14, 12, 10), spacing=(22, 24, 25))
+    return tmp_path / "model", tmp_path / "data" / "imagesTr"
+
+
+@pytest.fixture
+def start(cohort, tmp_path):
+    """Return a function that starts ``medseg predict`` with a slow network in another process."""
+    model, images = cohort
+    started = []
+
+    def start(*options, seconds=0.5):
+        call = ["predict", str(model), str(images), "-o", str(tmp_path / "out"), "--device", "cpu", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.helpers.slow_prediction",
+            str(tmp_path / "notes"),
+            str(seconds),
+            *call,
+        ]
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def begun(folder: Path) -> list[list[str]]:
+    notes = folder / "notes"
+    return [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
+
+
+def wait_until(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+def test_parts_and_a_process_for_all_cases_share_them_and_a_killed_one_is_replaced(start, cohort, tmp_path):
+    parts = [start("--part", f"{index}/4", "--skip-existing") for index in range(1, 5)]
+    everything = start("--skip-existing")
+    killed = parts[1]
+
+    def case_of_killed():
+        return next((case for case, pid in begun(tmp_path)[::-1] if int(pid) == killed.pid), None)
+
+    lost = wait_until(case_of_killed)
+    killed.kill()
+    at = time.monotonic()
+    wait_until((tmp_path / "out" / lost).exists, 60)
+    assert time.monotonic() - at < 60
+    for process in (*parts, everything):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == (-9 if process is killed else 0), errors
+    model, images = cohort
+    expected = sorted(file.name for file in images.iterdir())
+    names = [case for case, _ in begun(tmp_path)]
+    assert sorted(set(names)) == expected
+    assert (
+        sorted(names) == sorted([*expected, lost]) or sorted(names) == expected
+    )  # killed after it was written
+    out = tmp_path / "out"
+    assert sorted(file.name for file in out.glob("*.nii.gz")) == expected
+    rows = [row.cells for row in read_tsv(out / "cases.tsv").rows]
+    assert [row["case"] for row in rows] == [name.removesuffix(".nii.gz") for name in expected]
+    assert {row["state"] for row in rows} == {"predicted"}
+    assert not (out / ".cohort" / "claims").exists()
+    run = json.loads((out / "run.json").read_text())
+    states = sorted(one["state"] for one in run["processes"])
+    assert states == ["finished"] * 4 + ["running"]
+    assert sorted(one["part"] for one in run["processes"] if "part" in one) == [f"{i}/4" for i in range(1, 5)]
+    predictor = medseg.load(model, device="cpu")
+    for name in expected[::5]:
+        assert np.array_equal(medseg.read_labels(out / name).data, predictor(images / name).data)
+
+
+def test_parts_of_a_folder_are_disjoint_and_complete(cohort, tmp_path):
+    model, images = cohort
+    seen = []
+    for index in range(1, 4):
+        seen += medseg.predict(model, images, tmp_path / "out", device="cpu", part=f"{index}/3")
+    assert sorted(outcome.case.id for outcome in seen) == sorted(file.name[:-7] for file in images.iterdir())
+    assert len(read_tsv(tmp_path / "out" / "cases.tsv").rows) == CASES
+
+
+def pairs_of(folder, names):
+    return [(Case(name, (folder / f"{name}.nii",)), folder / f"{name}.nii.gz") for name in names]
+
+
+@pytest.fixture
+def queue_of(tmp_path):
+    """Return a function that creates a queue of some cases, whose records say whether they are predicted."""
+    records = CaseRecords(tmp_path)
+
+    def create(claims, names="abc"):
+        pairs = pairs_of(tmp_path, names)
+        before = record_ids(records, [target for _, target in pairs])
+        return CaseQueue(pairs, records, claims, before, lambda case, target: True)
+
+    return create
+
+
+def test_a_queue_skips_what_others_have_claimed_and_waits_for_it_last(queue_of, tmp_path):
+    from tests.cluster.test_claims import machine
+
+    records, folder = CaseRecords(tmp_path), tmp_path / "claims"
+    with Claims(folder, identity=machine("a")) as one, Claims(folder, identity=machine("b")) as other:
+        assert one.take("b")
+        queue = queue_of(other)
+        assert [case.id for case, _ in queue.free()] == ["a", "c"]
+        for case, target in pairs_of(tmp_path, "ac"):
+            records.write(CaseRecord(case.id, CaseState.PREDICTED))
+            queue.finish(target)
+        assert list(queue.free()) == []
+        records.write(CaseRecord("b", CaseState.UNFINISHED))
+        assert list(queue.free()) == []
+        records.write(CaseRecord("b", CaseState.PREDICTED))
+        one.finish("b")
+        assert queue.next() is None
+        assert queue.by_others == 1
+
+
+def test_a_case_that_failed_elsewhere_is_reported_and_not_tried_again(queue_of, tmp_path):
+    records = CaseRecords(tmp_path)
+    records.write(CaseRecord("a", CaseState.FAILED, message="of an earlier call"))
+    with Claims(tmp_path / "claims") as claims:
+        queue = queue_of(claims)
+        records.write(CaseRecord("b", CaseState.FAILED, message="damaged"))
+        assert [case.id for case, _ in queue.free()] == ["a", "c"]
+        (outcome,) = queue.failed_elsewhere()
+        assert (outcome.case.id, str(outcome.error)) == ("b", "damaged")
+        assert queue.failed_elsewhere() == []
+
+
+def test_without_skipping_only_what_was_predicted_meanwhile_is_skipped(cohort, tmp_path):
+    model, images = cohort
+    models = LoadedModels.load(model, device="cpu")
+    cases = named_cases(images, 1)[:3]
+    first = list(FolderPrediction(models, cases, OutputFiles(tmp_path / "out")))
+    assert len(first) == 3
+    one, other = (FolderPrediction(models, cases, OutputFiles(tmp_path / "out")) for _ in range(2))
+    outcomes: list[Outcome] = list(one)
+    assert len(outcomes) == 3  # those of the earlier call are predicted again
+    assert list(other) == []  # it began before these
