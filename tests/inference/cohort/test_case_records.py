@@ -195,9 +195,10 @@ def test_a_process_killed_while_it_deletes_outdated_files_leaves_an_unfinished_c
             raise SystemExit
         plain(self, missing_ok)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
-        written()
+        with pytest.raises(SystemExit):
+            written()
     record = CaseRecords(tmp_path).get("a")
     assert record.is_unfinished
     assert record.prediction.probabilities
