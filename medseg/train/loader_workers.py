@@ -6,7 +6,7 @@ import re
 import signal
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -72,8 +72,13 @@ def batches_of(loader: DataLoader[Item]) -> Generator[Item]:
             yield batch
     finally:
         if any(not worker.is_alive() for worker in workers):
-            _kill(workers)
-        batches = None  # torch asks the workers to end when their iterator is deleted
+            with suppress(RuntimeError):
+                _kill(workers)
+        if workers:
+            # torch complains of a worker that is killed now, although all batches that were wanted have arrived.
+            with suppress(RuntimeError):
+                batches._shutdown_workers()  # type: ignore[union-attr]
+        batches = None
         _kill(workers)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ import psutil
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from medseg.errors import DataError, ResourceError
 from medseg.train.loader_workers import (
@@ -91,6 +93,27 @@ def test_a_killed_worker_ends_the_loop_and_the_other_workers(
     assert caught.value.exit_code == 4
     assert len(children()) == before
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_worker_killed_after_the_last_batch_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch prints a traceback then: it notices in the middle of its own `__del__`, where nothing can catch it."""
+    plain, killed = _MultiProcessingDataLoaderIter._shutdown_workers, []
+
+    def kill_one_and_shut_down(self: Any) -> None:
+        if not killed:
+            killed.append(self._workers[0].pid)
+            os.kill(self._workers[0].pid, signal.SIGKILL)
+            time.sleep(0.5)  # the signal of its end arrives here
+        plain(self)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", kill_one_and_shut_down)
+    loop = batches_of(loader(Items(), 2))
+    assert next(loop).tolist() == [0, 1]
+    loop.close()
+    gc.collect()  # an exception in `__del__` becomes a warning, which fails the test
+    assert len(killed) == 1
+    assert children() == []
 
 
 def test_an_abandoned_loop_ends_its_workers() -> None:
