@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
+
+from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -18,17 +23,27 @@ item ("window", "slice"). An exception that it raises ends the operation.
 """
 
 
+LINE_EVERY = 30.0
+"""Seconds between two lines about the progress where no bar can be shown."""
+
+
 class ProgressBar:
     """A progress bar on standard error; call it as `Progress`.
 
     Args:
         bar: The bar of tqdm.
         describe: Show the first word of `what` in front of the bar.
+
+    Attributes:
+        done: Completed items.
+        total: All items, None if unknown.
     """
 
     def __init__(self, bar: tqdm[Any], *, describe: bool = False) -> None:
         self._bar = bar
         self._describe = describe
+        self.done: int = bar.n
+        self.total: int | None = bar.total
 
     def __call__(self, done: int, total: int | None, what: str) -> None:
         """Show that `done` of `total` items are complete.
@@ -41,6 +56,7 @@ class ProgressBar:
         if self._describe:
             self._bar.set_description(what.split()[0], refresh=False)
         self._bar.total = total
+        self.done, self.total = done, total
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
 
@@ -67,7 +83,10 @@ def progress_bar(
     nested: bool = False,
     hidden: bool = False,
 ) -> Iterator[ProgressBar]:
-    """Show a progress bar where standard error is a terminal; a file or a pipe gets none.
+    """Show a progress bar where standard error is a terminal.
+
+    A file or a pipe gets a line every 30 seconds instead, with the time that is left; of nested bars, only the outer one
+    writes lines.
 
     Args:
         unit: Kind of item that is counted.
@@ -93,4 +112,52 @@ def progress_bar(
         leave=not nested,
         position=1 if nested else None,
     ) as bar:
-        yield ProgressBar(bar, describe=describe)
+        shown = ProgressBar(bar, describe=describe)
+        if hidden or nested or not bar.disable:
+            yield shown
+            return
+        with _lines(shown, unit, initial):
+            yield shown
+
+
+@contextmanager
+def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
+    """Write a line about the progress to standard error every now and then, also while one item takes long."""
+    stop, began = threading.Event(), time.monotonic()
+
+    def write() -> None:
+        while not stop.wait(LINE_EVERY):
+            elapsed = time.monotonic() - began
+            print(progress_line(bar.done, bar.total, unit, elapsed, initial), file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def progress_line(done: int, total: int | None, unit: str, elapsed: float, initial: int = 0) -> str:
+    """Return a line about the progress of a long operation.
+
+    Args:
+        done: Completed items.
+        total: All items; None if unknown.
+        unit: Kind of item that is counted.
+        elapsed: Seconds since the operation began.
+        initial: Items that were complete before it.
+
+    Returns:
+        The items, the time since the beginning, and the time that is left if it is known.
+
+    >>> progress_line(30, 120, "case", 60.0)
+    '30 of 120 cases, 0:01:00, 0:03:00 left'
+    """
+    of_all = f"{done} of {pluralise(total, unit)}" if total else pluralise(done, unit)
+    words = [of_all, str(timedelta(seconds=round(elapsed)))]
+    if total and done > initial:
+        left = elapsed / (done - initial) * (total - done)
+        words.append(f"{timedelta(seconds=round(left))} left")
+    return ", ".join(words)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+import time
 
-from medseg.runtime.progress import Progress, progress_bar
+import pytest
+
+from medseg.runtime.progress import Progress, progress_bar, progress_line
 
 
 class Terminal(io.StringIO):
@@ -67,3 +71,33 @@ def test_lines_go_to_standard_output_or_the_given_stream(monkeypatch, capsys):
         bar.write("failed", file=other)
     assert capsys.readouterr().out == "done\n"
     assert other.getvalue() == "failed\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "initial", "expected"),
+    [
+        (30, 120, 0, "30 of 120 cases, 0:01:00, 0:03:00 left"),
+        (30, 120, 20, "30 of 120 cases, 0:01:00, 0:09:00 left"),
+        (0, 120, 0, "0 of 120 cases, 0:01:00"),
+        (7, None, 0, "7 cases, 0:01:00"),
+        (1, 1, 0, "1 of 1 case, 0:01:00, 0:00:00 left"),
+    ],
+)
+def test_lines_state_the_time_that_is_left(done, total, initial, expected):
+    assert progress_line(done, total, "case", 60.2, initial) == expected
+
+
+def test_a_file_or_a_pipe_gets_a_line_now_and_then(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("medseg.runtime.progress.LINE_EVERY", 0.02)
+    with progress_bar(total=4) as bar, progress_bar("window", nested=True) as inner:
+        bar(1, 4, "case_1")
+        inner(5, 9, "window")
+        end = time.monotonic() + 60
+        while stream.getvalue().count("\n") < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 3
+    assert all(re.fullmatch(r"[01] of 4 cases, 0:00:\d\d(, 0:00:\d\d left)?", line) for line in lines)
+    assert lines[-1].startswith("1 of 4")
