@@ -84,7 +84,7 @@ def test_lines_go_to_standard_output_or_the_given_stream(monkeypatch, capsys):
     ],
 )
 def test_lines_state_the_time_that_is_left(done, total, initial, expected):
-    assert progress_line(done, total, "case", 60.2, initial) == expected
+    assert progress_line(done, total, "case", 60.0, initial) == expected
 
 
 def test_a_file_or_a_pipe_gets_a_line_now_and_then(monkeypatch):
