@@ -28,6 +28,8 @@ def slow_down(notes: Path, seconds: float) -> None:
     Predictor.run = slow  # type: ignore[method-assign]
 
 
+if __name__ == "__mp_main__":  # in a worker process of the command
+    slow_down(Path(sys.argv[1]), float(os.environ["MEDSEG_TESTS_SLOW_NETWORK"]))
 if __name__ == "__main__":
     slow_down(Path(sys.argv[1]), float(sys.argv[2]))
     sys.exit(main(sys.argv[3:]))

@@ -94,6 +94,12 @@ def _add_cohort_options(parser: argparse.ArgumentParser) -> None:
         help="predict the I-th of N parts of the images, for job arrays; all parts may write to one folder",
     )
     parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="spread the images over the workers of a Dask cluster: local:N for N processes, the address of a scheduler, or a "
+        "YAML file that describes jobs of SLURM (needs medseg[cluster])",
+    )
+    parser.add_argument(
         "--no-source-names",
         action="store_true",
         help="leave the names of image files out of cases.tsv and failed.tsv",
@@ -134,7 +140,8 @@ def run(options: argparse.Namespace) -> int:
     if cross_validation is not None:
         check_out_of_fold(cross_validation.path, given, settings)
         return _predict_out_of_fold(cross_validation, options)
-    models = LoadedModels.load([model, *options.ensemble_with], settings, **_machine(options))
+    machine = {**_machine(options), "device": "cpu"} if options.cluster else _machine(options)
+    models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
     for predictor in models.predictors:
@@ -150,7 +157,7 @@ def _predict_cases(
     """Predict cases into a folder as the options say and return the exit code."""
     from medseg.cluster.parts import Part
     from medseg.inference.cohort.output_files import OutputFiles
-    from medseg.inference.cohort.predict_folder import Existing, FolderPrediction
+    from medseg.inference.cohort.predict_folder import Cluster, Existing, FolderPrediction
 
     outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
@@ -161,6 +168,7 @@ def _predict_cases(
         existing,
         source_names=not options.no_source_names,
         part=Part.parse(options.part) if options.part else None,
+        cluster=Cluster(options.cluster, options.device) if options.cluster else None,
     )
     return _predict(prediction, skips=options.skip_existing)
 

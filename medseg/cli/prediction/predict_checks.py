@@ -62,6 +62,10 @@ def check_options(given: Collection[str], images: bool) -> None:
             "--suffix: found it with --held-out, whose label maps are .nii.gz, as `medseg evaluate` expects. Remove "
             "--suffix."
         )
+    if {"--estimate", "--cluster"} <= set(given):
+        raise ConfigError(
+            "--cluster: found it with --estimate, which times this machine. Remove one of them."
+        )
     if "--instances" in given:
         reason = "instances are found in whole slices by one model. Remove one of the options"
         others = ("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with", "--probabilities")
@@ -86,7 +90,7 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
             "--orientation-from",
             "--files-root",
         ),
-        *("--part", *changed),
+        *("--part", "--cluster", *changed),
     )
     reason = f"each fold predicts with its own settings. Predict with one fold: {run / 'fold_0'}"
     _refuse(f"{run}: --held-out", {*given, *changed}, others, reason)

@@ -166,6 +166,10 @@ class CaseRecords:
         self.path = folder / FOLDER / "cases"
         self._source_names = source_names
 
+    def absolute(self) -> CaseRecords:
+        """Return the same records by a path that does not depend on the folder of the process."""
+        return CaseRecords(self.path.absolute().parent.parent, source_names=self._source_names)
+
     def get(self, name: str) -> CaseRecord | None:
         """Return the present record of a case.
 

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from medseg.cluster.claims import Claims
+from medseg.cluster.dask_cluster import check_cluster
 from medseg.cluster.parts import Part
 from medseg.data.datasets.case_tables import read_table
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
@@ -22,6 +24,7 @@ from medseg.errors import ConfigError, MedsegError, warn_once
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_queue import CaseQueue, record_ids
 from medseg.inference.cohort.case_records import FOLDER, CaseRecords
+from medseg.inference.cohort.cluster_prediction import prediction_on_cluster
 from medseg.inference.cohort.cohort_tables import CohortTables
 from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
@@ -37,6 +40,7 @@ from medseg.storage.atomic import make_folder
 Images = str | Path | Sequence[str | Path] | Sequence[Case] | Dataset
 Existing = Literal["overwrite", "keep", "update"]
 NamedCase = tuple[str, Case]
+Predict = Callable[[Iterable[tuple[Case, Path]]], Iterator[Outcome]]
 
 
 def named_cases(images: Images, channels: int, reading: ReadingOptions | None = None) -> list[NamedCase]:
@@ -71,6 +75,19 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
     return [*listed, *((output_stem(case), case) for case in found)]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The Dask cluster to predict on.
+
+    Attributes:
+        address: ``local:N``, the address of a scheduler, or a YAML file; see `medseg.cluster.dask_cluster.connected`.
+        device: Device of each worker; None for CUDA if available.
+    """
+
+    address: str
+    device: str | None = None
+
+
 class FolderPrediction:
     """The prediction of many images into one folder; iterate over it to run it.
 
@@ -86,6 +103,7 @@ class FolderPrediction:
             if its image or its files were changed, or if another program wrote the files.
         source_names: Whether to record the names of image files.
         part: The part of the cases to predict; None for all.
+        cluster: The Dask cluster to predict on; None for this process, or one process per device.
 
     Attributes:
         outputs: The folder and the kinds of files.
@@ -107,9 +125,10 @@ class FolderPrediction:
         *,
         source_names: bool = True,
         part: Part | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self._models = models
-        self._part = part
+        self._part, self._cluster = part, cluster
         self.outputs = outputs
         if outputs.instances:
             self._check_instances()
@@ -170,25 +189,43 @@ class FolderPrediction:
     def _shared(self, claims: Claims, counts: Counts, progress: Progress | None) -> Iterator[Outcome]:
         """Predict the pending cases that no other process predicts, and count them."""
         queue = CaseQueue(self.pending, self._records, claims, self._before, self._is_current)
-        while (first := queue.next()) is not None:
-            for outcome in self._outcomes(chain([first], queue.free()), progress):
-                queue.finish(outcome.target)
-                counts.predicted += outcome.error is None
-                counts.failed += outcome.error is not None
-                yield outcome
-            yield from queue.failed_elsewhere()
+        first = queue.next()
+        if first is not None:
+            with self._executor(progress) as predict:
+                while first is not None:
+                    for outcome in predict(chain([first], queue.free())):
+                        queue.finish(outcome.target)
+                        counts.predicted += outcome.error is None
+                        counts.failed += outcome.error is not None
+                        yield outcome
+                    yield from queue.failed_elsewhere()
+                    first = queue.next()
         yield from queue.failed_elsewhere()
         counts.by_others = queue.by_others
         claims.sweep(self._before)
 
-    def _outcomes(self, pairs: Iterable[tuple[Case, Path]], progress: Progress | None) -> Iterator[Outcome]:
-        """Predict cases in this process, or in one process per device."""
-        models = self._models
-        if len(models.devices) == 1 or models.source is None:
-            yield from predict_pairs(models, self.outputs, self._records, pairs, progress)
-            return
-        work = PredictInProcess(models.source, self.outputs, self._records, len(models.devices))
-        devices = [str(one) for one in models.devices]
+    @contextmanager
+    def _executor(self, progress: Progress | None) -> Iterator[Predict]:
+        """Return what predicts cases: this process, one process per device, or a cluster."""
+        models, source = self._models, self._models.source
+        if self._cluster is not None:
+            if source is None:
+                raise ConfigError(
+                    "cluster: found models that were not loaded from folders, expected folders, which workers can read. Load "
+                    "them with LoadedModels.load."
+                )
+            with prediction_on_cluster(
+                self._cluster.address, source, self.outputs, self._records, self._cluster.device
+            ) as predict:
+                yield predict
+        elif len(models.devices) == 1 or source is None:
+            yield lambda pairs: predict_pairs(models, self.outputs, self._records, pairs, progress)
+        else:
+            work = PredictInProcess(source, self.outputs, self._records, len(models.devices))
+            yield partial(self._on_devices, work)
+
+    def _on_devices(self, work: PredictInProcess, pairs: Iterable[tuple[Case, Path]]) -> Iterator[Outcome]:
+        devices = [str(one) for one in self._models.devices]
         for outcome in predict_on_devices(work, devices, pairs, warn_once):
             if outcome.error is not None:  # a process that was killed has not recorded it
                 self._records.write_failure(outcome)
@@ -232,6 +269,7 @@ def predict(
     existing: Existing = "overwrite",
     source_names: bool = True,
     part: str | None = None,
+    cluster: str | None = None,
     orientation_from: OrientationFrom | None = None,
     device: str | None = None,
     max_memory: int | str | None = None,
@@ -255,6 +293,8 @@ def predict(
             ``"update"``: keep those of this model and replace others.
         source_names: Record the names of image files. If False, tables and messages name the cases only.
         part: ``"I/N"`` to predict the I-th of N parts of the cases, for job arrays; None for all.
+        cluster: ``"local:N"`` for N processes, the address of a Dask scheduler, or a YAML file that describes jobs of SLURM, to
+            spread cases over workers, each on `device`; None for this process. `progress` is not called then.
         orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
             leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
@@ -294,8 +334,14 @@ def predict(
         >>> [(outcome.target.name, outcome.error) for outcome in outcomes]
         [('ct.nii.gz', None)]
     """
+    if cluster is not None:
+        check_cluster(cluster)
     models = LoadedModels.load(
-        model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
+        model,
+        settings,
+        device=device if cluster is None else "cpu",
+        max_memory=max_memory,
+        max_device_memory=max_device_memory,
     )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities)
     cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
@@ -306,6 +352,7 @@ def predict(
         existing,
         source_names=source_names,
         part=None if part is None else Part.parse(part),
+        cluster=None if cluster is None else Cluster(cluster, device),
     )
     return list(prediction.run(progress))
 

@@ -1,0 +1,153 @@
+"""Connections to Dask: processes of this machine, a running scheduler, or jobs of SLURM.
+
+One task is one item of work. Workers that end unexpectedly are replaced, and their tasks are tried again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.cluster.slurm import SlurmJobs, read_cluster_file
+from medseg.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+RETRIES = 2
+"""How often the task of a lost worker is tried again before it counts as failed."""
+_LOCAL = re.compile(r"local:(\d{1,4})")
+_ADDRESS = re.compile(r"[a-z]+://.+")
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": RETRIES,
+    # A task waits at the scheduler until a worker is free, so that the end of a worker concerns one task only.
+    "distributed.scheduler.worker-saturation": 1.0,
+    # Dask would stop or kill workers by its own estimate of their memory; medseg has limits of its own.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+}
+
+
+def check_cluster(text: str) -> None:
+    """Raise unless a cluster is described in a way that `connected` understands.
+
+    Args:
+        text: As for `connected`.
+
+    Raises:
+        ConfigError: It is neither of these, a package is missing, or the file is not valid.
+    """
+    if _LOCAL.fullmatch(text) or _ADDRESS.fullmatch(text):
+        _library("distributed")
+        if text == "local:0":
+            raise ConfigError("cluster: found local:0, expected at least one worker. Give local:N.")
+        return
+    path = Path(text)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"cluster: found {text!r}, expected local:N for N processes of this machine, the address of a Dask scheduler such as "
+            "tcp://host:8786, or a YAML file that describes jobs of SLURM. Correct it."
+        )
+    read_cluster_file(path)
+    _library("dask_jobqueue")
+
+
+@contextmanager
+def connected(text: str) -> Iterator[Client]:
+    """Connect to a cluster, which is started and ended if it is not a running one.
+
+    Args:
+        text: ``local:N`` for N processes of this machine; the address of a scheduler, such as ``tcp://host:8786``; or a YAML
+            file that describes jobs of SLURM, see `SlurmJobs`.
+
+    Yields:
+        The connection.
+
+    Raises:
+        ConfigError: As for `check_cluster`.
+        ResourceError: The cluster cannot be started, or the scheduler cannot be reached.
+    """
+    check_cluster(text)
+    dask, distributed = _library("dask"), _library("distributed")
+    local = _LOCAL.fullmatch(text)
+    with dask.config.set(_SETTINGS):
+        try:
+            if _ADDRESS.fullmatch(text):
+                client = distributed.Client(text)
+            elif local is not None:
+                client = distributed.Client(_local_cluster(int(local[1])))
+            else:
+                client = distributed.Client(slurm_cluster(read_cluster_file(Path(text)), start=True))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ResourceError(
+                f"cluster {text}: cannot be reached or started ({error}). Check the address or the file, and that it runs."
+            ) from None
+        cluster = client.cluster
+        try:
+            yield client
+        finally:
+            client.close(timeout=10)
+            if cluster is not None:
+                cluster.close(timeout=30)
+
+
+def _local_cluster(workers: int) -> Any:
+    return _library("distributed").LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=None,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def slurm_cluster(jobs: SlurmJobs, *, start: bool) -> Any:
+    """Return a cluster of SLURM jobs.
+
+    Args:
+        jobs: The jobs.
+        start: Submit them.
+
+    Returns:
+        The cluster of dask-jobqueue; its method ``job_script`` returns what is submitted.
+    """
+    return _library("dask_jobqueue").SLURMCluster(
+        n_workers=jobs.jobs if start else 0,
+        scheduler_options={"dashboard_address": None},
+        **jobs.job_options(),
+    )
+
+
+def workers_per_host(client: Client) -> int:
+    """Return the largest number of workers that share a machine; 1 if there is none yet.
+
+    Args:
+        client: The connection.
+
+    Returns:
+        Number of workers.
+    """
+    hosts = [str(worker["host"]) for worker in client.scheduler_info()["workers"].values()]
+    return max((hosts.count(host) for host in hosts), default=1)
+
+
+def _library(name: str) -> Any:
+    """Import a library of the extra ``cluster``.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"cluster: found no {name}, expected it to be installed. Install it: pip install 'medseg[cluster]'."
+        ) from None

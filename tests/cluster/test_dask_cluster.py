@@ -1,0 +1,148 @@
+"""Tasks on a Dask cluster of this machine: workers and schedulers that end unexpectedly."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medseg.cluster import dask_cluster
+from medseg.cluster.dask_cluster import check_cluster, connected, workers_per_host
+from medseg.cluster.dask_tasks import WorkerLost, map_on_cluster
+from medseg.errors import ConfigError, ResourceError
+
+distributed = pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Notes the process of each try; some items end their worker, always or the first time."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def __call__(self, item):
+        notes = self.folder / item
+        with notes.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(self.seconds)
+        if item == "fatal" or (item == "once" and len(notes.read_text().split()) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == "wrong":
+            raise ValueError("a fault of the program")
+        return item.upper()
+
+
+@pytest.mark.slow
+def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
+    items = ["one", "once", "fatal", *map(str, range(12))]
+    with connected("local:2") as client:
+        assert workers_per_host(client) == 2
+        found = dict(map_on_cluster(client, Tries(tmp_path), items))
+    assert sorted(found) == sorted(items)
+    assert isinstance(found.pop("fatal"), WorkerLost)
+    assert found == {item: item.upper() for item in items if item != "fatal"}
+    tries = {item: len((tmp_path / item).read_text().split()) for item in items}
+    assert tries.pop("fatal") == 3
+    assert tries.pop("once") >= 2
+    assert all(
+        1 <= count <= 3 for count in tries.values()
+    )  # results that were still on a lost worker are lost, too
+    assert not [process for process in sys.modules["multiprocessing"].active_children() if process.is_alive()]
+
+
+@pytest.mark.slow
+def test_items_are_consumed_a_few_ahead_and_errors_end_the_operation(tmp_path):
+    consumed = []
+
+    def items():
+        for number in range(100):
+            consumed.append(number)
+            yield str(number) if number else "wrong"
+
+    with connected("local:1") as client, pytest.raises(ValueError, match="a fault of the program"):
+        list(map_on_cluster(client, Tries(tmp_path), items()))
+    assert len(consumed) <= 3
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_ends_the_operation_with_one_message(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--dashboard-address",
+        "127.0.0.1:0",
+    ]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        scheduler = subprocess.Popen(command, stdout=file, stderr=file)
+    workers = []
+
+    def consume(client):
+        for number, _ in enumerate(map_on_cluster(client, Tries(tmp_path, 0.2), map(str, range(500)))):
+            if number == 3:
+                scheduler.kill()
+
+    try:
+        end = time.monotonic() + 120
+        while not (match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", log.read_text())):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        worker = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            match[1],
+            "--nthreads",
+            "1",
+            "--dashboard-address",
+            "127.0.0.1:0",
+        ]
+        workers.append(subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        with connected(match[1]) as client, pytest.raises(ResourceError, match="lost the connection"):
+            consume(client)
+        assert not (tmp_path / "400").exists()
+    finally:
+        for process in (scheduler, *workers):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "4", "host:8786", "cluster.json"])
+def test_other_descriptions_are_refused(text):
+    with pytest.raises(ConfigError, match=r"cluster: found"):
+        check_cluster(text)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Timed out")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with (
+        pytest.raises(
+            ResourceError, match=r"cluster tcp://127.0.0.1:9: cannot be reached or started \(Timed out\)"
+        ),
+        connected("tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(
+        dask_cluster.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name))
+    )
+    with pytest.raises(ConfigError, match=r"found no distributed.* pip install 'medseg\[cluster\]'"):
+        check_cluster("local:2")

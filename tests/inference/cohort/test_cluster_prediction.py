@@ -1,0 +1,174 @@
+"""Prediction on a Dask cluster of this machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import medseg
+from medseg.data.datasets.phantom import write_phantoms
+from medseg.errors import ConfigError
+from medseg.model_folder.folder import save_model
+from medseg.storage.tsv import read_tsv
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+CASES = 12
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """A model folder, a folder of images of which one is damaged, and the label maps of an undisturbed prediction."""
+    from medseg.inference.predictor import Predictor
+    from medseg.labels.label_table import Labels
+    from medseg.model_folder.settings import SavedModel
+
+    folder = tmp_path_factory.mktemp("cohort")
+    saved = SavedModel.parse(
+        {
+            "medseg": "0.1",
+            "name": "liver",
+            "model": {"name": "unet_3d", "channels": [4, 8]},
+            "channel_names": ["CT"],
+            "preprocessing": {"channels": [{"method": "zscore"}]},
+            "window": [8, 8, 8],
+        }
+    )
+    network = medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
+    labels = Labels.from_names({"background": 0, "liver": 5})
+    save_model(folder / "model", network, saved, labels)
+    write_phantoms(folder / "data", cases=CASES, shape=(14, 12, 10), spacing=(22, 24, 25))
+    images = folder / "data" / "imagesTr"
+    predictor: Predictor = medseg.load(folder / "model", device="cpu")
+    expected = {file.name: predictor(file).data for file in sorted(images.iterdir())}
+    return folder / "model", images, expected
+
+
+def check(out: Path, expected: dict[str, np.ndarray]) -> None:
+    assert sorted(file.name for file in out.glob("*.nii.gz")) == sorted(expected)
+    for name, data in expected.items():
+        assert np.array_equal(medseg.read_labels(out / name).data, data)
+    rows = [row.cells for row in read_tsv(out / "cases.tsv").rows]
+    assert [row["state"] for row in rows] == ["predicted"] * len(expected)
+    assert not (out / ".cohort" / "claims").exists()
+    assert not list(out.glob(".tmp*"))
+
+
+def command(cohort, out: Path, notes: Path, seconds: float, *options: str) -> subprocess.Popen[str]:
+    """Start ``medseg predict`` on two workers with a slow network."""
+    model, images, _ = cohort
+    call = [
+        "predict",
+        str(model),
+        str(images),
+        "-o",
+        str(out),
+        "--device",
+        "cpu",
+        "--cluster",
+        "local:2",
+        *options,
+    ]
+    program = [sys.executable, "-m", "tests.helpers.slow_prediction", str(notes), str(seconds), *call]
+    environment = {**os.environ, "MEDSEG_TESTS_SLOW_NETWORK": f"{seconds}"}
+    return subprocess.Popen(
+        program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_files(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 180
+    while len(list(out.glob("*.nii.gz"))) < count:
+        assert time.monotonic() < end, process.poll()
+        time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes that predict."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def test_label_maps_and_tables_are_those_of_one_process(cohort, tmp_path, monkeypatch):
+    model, images, expected = cohort
+    monkeypatch.chdir(tmp_path)  # paths that are relative to this process
+    outcomes = medseg.predict(model, images, "out", device="cpu", cluster="local:2")
+    assert sorted(outcome.target for outcome in outcomes) == [Path("out") / name for name in sorted(expected)]
+    assert [outcome.error for outcome in outcomes] == [None] * CASES
+    check(tmp_path / "out", expected)
+    assert medseg.predict(model, images, "out", device="cpu", cluster="local:2", existing="keep") == []
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    (bad,) = medseg.predict(model, "bad.nii.gz", "out", device="cpu", cluster="local:1")
+    assert "bad.nii.gz" in str(bad.error)
+    assert [row.cells["case"] for row in read_tsv(tmp_path / "out" / "failed.tsv").rows] == ["bad"]
+
+
+def test_killed_workers_cost_nothing_but_time(cohort, tmp_path):
+    """Five workers are killed at random moments; each label map is there once and as from an undisturbed prediction."""
+    out, chance = tmp_path / "out", random.Random(0)
+    process = command(cohort, out, tmp_path / "notes", 2.5)
+    try:
+        wait_for_files(out, 1, process)
+        killed = 0
+        for _ in range(5):
+            end, target = time.monotonic() + 60, None
+            while target is None and process.poll() is None and time.monotonic() < end:
+                time.sleep(chance.uniform(0.2, 1.5))
+                busy = workers_of(process)
+                target = chance.choice(busy) if busy else None
+            if target is not None:
+                target.send_signal(signal.SIGKILL)
+                killed += 1
+                time.sleep(3)  # so that no case is hit three times in a row
+        printed, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert killed == 5
+        assert f"{CASES} of {CASES} cases in" in printed
+        check(out, cohort[2])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_command_continues(cohort, tmp_path):
+    """With local:N, the scheduler is part of the command."""
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    process = command(cohort, out, notes, 0.5)
+    try:
+        wait_for_files(out, 3, process)
+        workers = workers_of(process)
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
+        written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.nii.gz")}
+        for name in written:
+            assert np.array_equal(medseg.read_labels(out / name).data, cohort[2][name])
+    finally:
+        process.kill()
+        process.communicate()
+    again = command(cohort, out, notes, 0.0, "--skip-existing")
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    check(out, cohort[2])
+    kept = [name for name, at in written.items() if (out / name).stat().st_mtime_ns == at]
+    assert len(kept) >= len(written) - 2  # all but those that were being recorded
+
+
+def test_a_wrong_cluster_is_refused_before_any_work(cohort, tmp_path):
+    model, images, _ = cohort
+    with pytest.raises(ConfigError, match="cluster: found 'nowhere'"):
+        medseg.predict(model, images, tmp_path / "out", cluster="nowhere")
+    assert not (tmp_path / "out").exists()
