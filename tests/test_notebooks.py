@@ -42,8 +42,8 @@ SHORTER = {
     },
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
-TIMEOUT_S = 120  # of one cell; on two quiet cores the slowest takes less than 20 s
-LARGEST_BYTES = 500_000
+TIMEOUT_S = 240  # of one cell; on two quiet cores the slowest takes less than 20 s
+LARGEST_BYTES = 5_000_000  # a viewer takes 1.1 MB and its volumes
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<\\])(?:/(?:[\w.+~-]+/)+[\w.+~-]*|[A-Za-z]:\\\\?\w+)")
 
 # Runs in the kernel before the notebook: every file that Python opens for writing, and every folder that it
@@ -137,12 +137,12 @@ def shape_of(notebook: NotebookNode) -> list[list[Any]]:
 
 
 def text_of(notebook: NotebookNode) -> str:
-    """All that a page shows as text: sources and outputs."""
+    """All that a page shows as text: sources and outputs, except pages of the viewer."""
     texts = [cell.source for cell in notebook.cells]
     for cell in code_cells(notebook):
         for output in cell.outputs:
             texts.append(output.get("text", ""))
-            texts += [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+            texts += [value for kind, value in output.get("data", {}).items() if kind == "text/plain"]
     return "\n".join(texts)
 
 

@@ -20,7 +20,7 @@ from medseg.volumes.volume import Volume
 if TYPE_CHECKING:
     from medseg.viz.canvas import ReportFigure
 
-NOTEBOOK_BYTES = 4 * 10**6
+NOTEBOOK_BYTES = 3 * 10**6
 """Size of a viewer in a notebook, whose file holds all that its cells show."""
 _HEIGHT = "640px"
 

@@ -22,7 +22,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also rank every ensemble of two runs; this predicts all cases again",
     )
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for comparison.tsv")
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help="folder for comparison.tsv and comparison_labels.tsv"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +40,10 @@ def run(options: argparse.Namespace) -> int:
     print(f"use it: medseg predict {first} IMAGES -o FOLDER{ensemble}")
     if options.output:
         comparison.write_tsv(Path(options.output) / "comparison.tsv")
-        print(f"table: {Path(options.output) / 'comparison.tsv'}")
+        comparison.write_labels_tsv(Path(options.output) / "comparison_labels.tsv")
+        print(
+            f"tables: {Path(options.output) / 'comparison.tsv'}, {Path(options.output) / 'comparison_labels.tsv'}"
+        )
     return 0
 
 

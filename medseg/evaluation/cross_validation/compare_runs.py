@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
+from medseg.evaluation.statistics.table_intervals import subjects_note
 from medseg.evaluation.summary_json import SUMMARY_FORMAT
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
@@ -35,6 +37,9 @@ class ComparedRun:
         interval: 95 % interval of `dice`.
         difference: Dice minus the Dice of the best run.
         difference_interval: 95 % interval of the difference, from the same resamples of subjects for both runs.
+        share_first: Share of the resamples of subjects in which this run has the highest Dice, which shows how stable the ranking
+            is.
+        by_label: Difference to the best run for each label, with tests; empty for the best run.
     """
 
     runs: tuple[str, ...]
@@ -42,6 +47,8 @@ class ComparedRun:
     interval: Interval
     difference: float
     difference_interval: Interval
+    share_first: float
+    by_label: tuple[PairedDifference, ...] = ()
 
     @property
     def run(self) -> str:
@@ -77,35 +84,68 @@ class Comparison:
         Raises:
             DataError: The file cannot be written.
         """
-        columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high")
+        columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high", "share_first")
         rows = []
         for one in self.runs:
             own, lag = one.interval, one.difference_interval
-            rows.append([one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high])
+            rows.append([one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high, one.share_first])
         write_text(path, to_tsv(columns, rows))
 
+    def write_labels_tsv(self, path: str | Path) -> None:
+        """Write one row for each label of each run but the best: its difference to the best run, with tests.
+
+        Args:
+            path: The file.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        columns = ("run", "label", "subjects", "difference", "low", "high", "wins", "losses")
+        tests = ("wilcoxon_p", "permutation_p", "holm_p", "effect")
+        rows = []
+        for one in self.runs:
+            for d in one.by_label:
+                counts = [d.subjects, d.mean, d.interval.low, d.interval.high, d.wins, d.losses]
+                rows.append([one.run, d.name, *counts, d.wilcoxon, d.permutation, d.holm, d.effect])
+        write_text(path, to_tsv((*columns, *tests), rows))
+
     def __repr__(self) -> str:
-        return text_table(self._cells(), self._notes())
+        tables = [text_table(self._cells(), self._notes())]
+        tables += [text_table(_label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
+        return "\n\n".join(tables)
 
     def _repr_html_(self) -> str:
-        return html_table(self._cells(), self._notes())
+        tables = [html_table(_label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
+        return html_table(self._cells(), self._notes()) + "".join(tables)
 
     def _cells(self) -> list[list[str]]:
-        rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval"]]
+        rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval", "first in"]]
         for one in self.runs:
             difference = (
                 ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
             )
-            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *difference])
+            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *difference, f"{one.share_first:.0%}"])
         return rows
 
     def _notes(self) -> list[str]:
         unsure = [c.run for c in self.runs if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
         return [
-            f"{pluralise(self.cases, 'case')} of {pluralise(self.subjects, 'subject')}",
+            f"{pluralise(self.cases, 'case')} of {subjects_note(self.subjects, FEW_SUBJECTS)}",
             f"best: {self.best.run}{doubt}",
         ]
+
+
+_TESTS = "p by exchanging the runs within subjects, Holm's correction over the labels; effect: rank-biserial correlation"
+
+
+def _label_cells(one: ComparedRun) -> list[list[str]]:
+    """Return a header and one row per label with the difference to the best run."""
+    rows = [[f"{one.run} - best", "subjects", "Dice", "95 % interval", "wins", "losses", "p", "effect"]]
+    for found in one.by_label:
+        numbers = [str(found.subjects), f"{found.mean:+.4f}", str(found.interval), str(found.wins)]
+        rows.append([found.name, *numbers, str(found.losses), f"{found.holm:.4f}", f"{found.effect:+.2f}"])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -189,20 +229,26 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
     """
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
+    count = len(set(subjects))
     dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
     draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in measured]
     best = int(np.argmax(np.round(dice, _DIGITS)))
+    ahead = np.argmax(np.round(np.nan_to_num(np.stack(draws), nan=-1.0), _DIGITS), axis=0)
     compared = [
         ComparedRun(
             one.runs,
-            own,
-            Interval.from_draws(own_draws),
-            own - dice[best],
-            Interval.from_draws(own_draws - draws[best]),
+            dice[place],
+            Interval.from_draws(draws[place], count),
+            dice[place] - dice[best],
+            Interval.from_draws(draws[place] - draws[best], count),
+            float(np.mean(ahead == place)),
+            ()
+            if place == best
+            else tuple(paired_differences(one.dice, measured[best].dice, one.labels, subjects)),
         )
-        for one, own, own_draws in zip(measured, dice, draws, strict=True)
+        for place, one in enumerate(measured)
     ]
-    return Comparison(tuple(compared), len(subjects), len(set(subjects)))
+    return Comparison(tuple(compared), len(subjects), count)
 
 
 def _load_scores(run: Path) -> RunScores:

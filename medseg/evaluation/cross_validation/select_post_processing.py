@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.evaluation.cross_validation.bootstrap import mean_of_known
 from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
+from medseg.evaluation.statistics.bootstrap import mean_of_known
 from medseg.evaluation.summary_json import finite_values
 from medseg.labels.components import keep_largest_components
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg.evaluation.cross_validation.bootstrap import DRAWS, Interval, mean_of_known, resampled_means
 from medseg.evaluation.cross_validation.select_post_processing import PostProcessing
 from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.table import METRICS, Table
+from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.text_tables import html_table, text_table
 
@@ -23,16 +23,14 @@ class FoldTable:
     """Metrics of all held-out cases together and of each fold, with confidence intervals.
 
     Attributes:
-        table: One row per case and label.
+        table: One row per case and label, with the subject of each case.
         folds: The fold that held out each case, by case id.
-        subjects: Subject by case id.
         post_processing: Effect of keeping the largest components; None if it was not evaluated.
         instances: Instance metrics of the same cases; None if no instances were predicted.
     """
 
     table: Table
     folds: Mapping[str, int]
-    subjects: Mapping[str, str]
     post_processing: PostProcessing | None = None
     instances: InstanceTable | None = None
 
@@ -46,7 +44,7 @@ class FoldTable:
             The rows of the cases that this fold held out.
         """
         rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
-        return Table(rows, self.table.tolerance_mm)
+        return Table(rows, self.table.tolerance_mm, self.table.subjects)
 
     @cached_property
     def by_fold(self) -> dict[int, dict[str, float]]:
@@ -68,22 +66,15 @@ class FoldTable:
             return (float(known[0]) if known.size else float("nan")), float("nan")
         return float(known.mean()), float(known.std(ddof=1))
 
-    @cached_property
+    @property
+    def subjects(self) -> Mapping[str, str]:
+        """The subject by case id."""
+        return self.table.subject_of
+
+    @property
     def intervals(self) -> dict[str, dict[str, Interval]]:
         """The 95 % bootstrap intervals, by label name and then by metric; the foreground mean is under ``""``."""
-        cases, names = self.table.cases, self.table.labels
-        rows = {(row.case, row.label): row for row in self.table.rows}
-        values = np.full((len(cases), len(METRICS), len(names)), np.nan)
-        for i, case in enumerate(cases):
-            for k, name in enumerate(names):
-                if (row := rows.get((case, name))) is not None:
-                    values[i, :, k] = [getattr(row, metric) for metric in METRICS]
-        subjects = [self.subjects[case] for case in cases]
-        draws = resampled_means(values.reshape(len(cases), -1), subjects).reshape(-1, *values.shape[1:])
-        found = {"": {m: Interval.from_draws(mean_of_known(draws[:, j])) for j, m in enumerate(METRICS)}}
-        for k, name in enumerate(names):
-            found[name] = {m: Interval.from_draws(draws[:, j, k]) for j, m in enumerate(METRICS)}
-        return found
+        return self.table.intervals
 
     def write_tsv(self, path: str | Path) -> None:
         """Write every row, as `Table.write_tsv` does.
@@ -94,13 +85,10 @@ class FoldTable:
         self.table.write_tsv(path)
 
     def summary(self) -> dict[str, Any]:
-        """Return `Table.summary` with folds, intervals and post-processing."""
+        """Return `Table.summary` with folds and post-processing."""
         means = {metric: self.over_folds(metric) for metric in METRICS}
         return {
             **self.table.summary(),
-            "bootstrap": {"draws": DRAWS, "by": "subject", "percent": 95},
-            "foreground_mean_interval": _plain(self.intervals[""]),
-            "label_intervals": {name: _plain(found) for name, found in self.intervals.items() if name},
             "folds": [self._fold(fold) for fold in self.by_fold],
             "over_folds": {m: finite_values({"mean": mean, "std": std}) for m, (mean, std) in means.items()},
             "subjects": dict(self.subjects),
@@ -155,7 +143,3 @@ class FoldTable:
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "-"
-
-
-def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
-    return {m: finite_values(asdict(i)) for m, i in intervals.items()}

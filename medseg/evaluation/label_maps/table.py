@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.statistics.bootstrap import DRAWS, FEW_SUBJECTS, Interval
+from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals
 from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
@@ -94,6 +97,7 @@ class Table:
     Attributes:
         rows: One row per case and label, case by case.
         tolerance_mm: Tolerance of the surface Dice in mm.
+        subjects: Subject by case id, for intervals; a case that is not listed is a subject of its own.
 
     >>> row = LabelMetrics("a", 1, "liver", 0.9, 0.82, 2.0, 0.5, 0.95, 11.0, 10.0, 1.0, 10.0)
     >>> table = Table((row,))
@@ -103,6 +107,7 @@ class Table:
 
     rows: tuple[LabelMetrics, ...]
     tolerance_mm: float = 1.0
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -142,6 +147,17 @@ class Table:
             for metric in METRICS
         }
 
+    @cached_property
+    def subject_of(self) -> dict[str, str]:
+        """The subject of each case; that of a case without one is its id."""
+        return {case: self.subjects.get(case, case) for case in self.cases}
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, Interval]]:
+        """The 95 % bootstrap intervals, by label name and then by metric; the foreground mean is under ``""``."""
+        values = {(row.case, row.label): [getattr(row, metric) for metric in METRICS] for row in self.rows}
+        return table_intervals(values, self.subject_of, METRICS)
+
     def write_tsv(self, path: str | Path) -> None:
         """Write every row as tab-separated text with a header; NaN and infinity are written as ``nan`` and ``inf``.
 
@@ -163,6 +179,11 @@ class Table:
                 for name, by_metric in self.statistics().items()
             },
             "tolerance_mm": self.tolerance_mm,
+            "bootstrap": {"draws": DRAWS, "by": "subject", "percent": 95},
+            "foreground_mean_interval": plain_intervals(self.intervals[""]),
+            "label_intervals": {
+                name: plain_intervals(found) for name, found in self.intervals.items() if name
+            },
         }
 
     def write_summary(self, path: str | Path) -> None:
@@ -187,19 +208,24 @@ class Table:
 
     def _cells(self) -> list[list[str]]:
         """Return the header, one row per label that occurs, and the foreground mean if there are several labels."""
-        rows = [["label", "n", *(title for title, _ in _SHOWN.values())]]
+        first, *others = (title for title, _ in _SHOWN.values())
+        rows = [["label", "n", first, "95 % interval", *others]]
         for name, by_metric in self.statistics().items():
             if by_metric["dice"].n == 0:
                 continue  # a label that occurs in no case is only counted in the notes
             means = {metric: found.mean for metric, found in by_metric.items()}
-            rows.append([name, str(by_metric["dice"].n), *_formatted(means)])
+            rows.append([name, str(by_metric["dice"].n), *_formatted(means, self.intervals[name]["dice"])])
         if len(rows) > 2:
-            rows.append(["foreground mean", "", *_formatted(self.foreground_mean())])
+            rows.append(
+                ["foreground mean", "", *_formatted(self.foreground_mean(), self.intervals[""]["dice"])]
+            )
         return rows
 
     def _notes(self) -> list[str]:
-        count = len(self.cases)
-        notes = [f"{count} case{'' if count == 1 else 's'}; surface Dice at {self.tolerance_mm:g} mm"]
+        subjects = subjects_note(len(set(self.subject_of.values())), FEW_SUBJECTS)
+        notes = [
+            f"{pluralise(len(self.cases), 'case')} of {subjects}; surface Dice at {self.tolerance_mm:g} mm"
+        ]
         found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
         absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
         if absent:
@@ -212,8 +238,22 @@ class Table:
         return notes
 
 
-def _formatted(means: dict[str, float]) -> list[str]:
-    return [
+def plain_intervals(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    """Return intervals by metric as plain values; None replaces NaN.
+
+    Args:
+        intervals: Intervals by metric.
+
+    Returns:
+        ``low`` and ``high`` by metric.
+    """
+    return {metric: finite_values(asdict(interval)) for metric, interval in intervals.items()}
+
+
+def _formatted(means: Mapping[str, float], dice: Interval) -> list[str]:
+    """Return the shown means as texts, with the interval of the Dice after it."""
+    first, *others = (
         pattern.format(means[metric]) if np.isfinite(means[metric]) else "-"
         for metric, (_, pattern) in _SHOWN.items()
-    ]
+    )
+    return [first, "-" if np.isnan(dice.low) else str(dice), *others]

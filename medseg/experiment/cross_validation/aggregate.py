@@ -139,9 +139,8 @@ def fold_table(
             progress(number, len(pairs), f"measuring {pair.case}")
     splits = run.read_splits()
     return FoldTable(
-        Table(tuple(rows), tolerance),
+        Table(tuple(rows), tolerance, {case.id: case.subject for case in held_out_cases(run)}),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
-        subjects={case.id: case.subject for case in held_out_cases(run)},
         post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
         if learns
         else None,

@@ -34,9 +34,11 @@ def table(dice: np.ndarray, folds: int = 3, per_subject: int = 1) -> FoldTable:
         for name, value in zip(NAMES, line, strict=True)
     ]
     return FoldTable(
-        Table(tuple(rows)),
+        Table(
+            tuple(rows),
+            subjects={case: f"s{number // per_subject}" for number, case in enumerate(cases)},
+        ),
         folds={case: number % folds for number, case in enumerate(cases)},
-        subjects={case: f"s{number // per_subject}" for number, case in enumerate(cases)},
     )
 
 
@@ -105,8 +107,12 @@ def test_best_run_is_reported_with_those_not_clearly_worse(tmp_path, capsys):
     assert 0 in alike.difference_interval
     assert alike.difference == pytest.approx(-0.001, abs=1e-5)
     assert main(["compare", *runs, "-o", str(tmp_path / "out")]) == 0
+    assert sum(one.share_first for one in found.runs) == 1
+    assert best.by_label == ()
+    assert [one.name for one in worse.by_label] == sorted(NAMES)
+    assert all(one.holm < 0.01 and one.wins < one.losses for one in worse.by_label)
     told = capsys.readouterr().out
-    assert f"{per} cases of {per} subjects\nbest: {runs[1]}; not clearly better than {runs[2]}\n" in told
+    assert f"{per} cases of {per} subjects, which are few\nbest: {runs[1]}; not clearly better than {runs[2]}\n" in told
     header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
     assert header.split("\t")[:2] == ["run", "dice"]
     assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)

@@ -91,11 +91,22 @@ def test_text_is_aligned_and_counts_what_is_left_out() -> None:
     lines = repr(TABLE).splitlines()
     assert lines[0].split("  ")[0] == "label"
     assert lines[0].endswith("volume error %")
-    assert lines[2].split() == ["liver", "2", "0.700", "0.350", "3.00", "0.700", "-50.0"]
+    assert lines[2].split() == [
+        "liver",
+        "2",
+        "0.700",
+        "0.600",
+        "to",
+        "0.800",
+        "0.350",
+        "3.00",
+        "0.700",
+        "-50.0",
+    ]
     assert lines[4].startswith("foreground mean")
     assert len({len(line) for line in lines[:5]}) == 1
     assert lines[5:] == [
-        "2 cases; surface Dice at 2 mm",
+        "2 cases of 2 subjects, which are few; surface Dice at 2 mm",
         "1 label occurs in no case",
         "HD95 leaves out cases where only prediction or reference is empty: spleen (1)",
     ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medseg.evaluation.cross_validation.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 
 
 @pytest.mark.parametrize(("subjects", "ones"), [(50, 15), (200, 150), (9, 3)])
@@ -15,10 +15,12 @@ def test_zeros_and_ones_are_drawn_binomially(subjects, ones):
     names = [f"s{number}" for number in range(subjects)]
     draws = resampled_means(values.astype(float), names, draws=20_000)[:, 0]
     truth = stats.binom(subjects, ones / subjects)
-    interval = Interval.from_draws(draws)
+    interval = Interval.from_draws(draws, subjects)
+    outside = stats.norm.sf(stats.t(subjects - 1).ppf(0.975) * (subjects / (subjects - 1)) ** 0.5)
+    assert outside < 0.025
     # A percentile falls on one of the steps of 1/n, or beside it if the distribution jumps there.
-    assert interval.low == pytest.approx(truth.ppf(0.025) / subjects, abs=1.01 / subjects)
-    assert interval.high == pytest.approx(truth.ppf(0.975) / subjects, abs=1.01 / subjects)
+    assert interval.low == pytest.approx(truth.ppf(outside) / subjects, abs=1.01 / subjects)
+    assert interval.high == pytest.approx(truth.ppf(1 - outside) / subjects, abs=1.01 / subjects)
     assert draws.mean() == pytest.approx(
         truth.mean() / subjects, abs=4 * truth.std() / subjects / 20_000**0.5
     )
@@ -54,10 +56,23 @@ def test_every_draw_is_a_mean_over_the_cases_of_its_subjects():
 
 
 def test_label_without_measurements_has_no_interval():
-    empty = Interval.from_draws(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0])
+    empty = Interval.from_draws(resampled_means(np.full((4, 1), np.nan), list("abcd"))[:, 0], 4)
     assert np.isnan([empty.low, empty.high]).all()
+    assert str(empty) == "unknown"
+    alone = Interval.from_draws(resampled_means(np.array([[0.9], [0.8]]), ["a", "a"])[:, 0], 1)
+    assert np.isnan([alone.low, alone.high]).all()
     assert np.array_equal(
         mean_of_known(np.array([[1, np.nan, 3], [np.nan] * 3])), [2, np.nan], equal_nan=True
     )
     assert 0.5 in Interval(0.4, 0.6)
     assert 0.7 not in Interval(0.4, 0.6)
+
+
+@pytest.mark.parametrize("subjects", [10, 40])
+def test_intervals_cover_the_mean_of_normal_values_as_often_as_they_claim(subjects):
+    random = np.random.default_rng(0)
+    names = [str(number) for number in range(subjects)]
+    values = random.normal(0.8, 0.1, (subjects, 1500))  # each column is one study
+    draws = resampled_means(values, names, draws=1000)
+    covered = [0.8 in Interval.from_draws(study, subjects) for study in draws.T]
+    assert 0.92 < np.mean(covered) < 0.97

@@ -1,0 +1,1 @@
+"""Statistics of evaluations: confidence intervals, and tests that compare two methods."""

@@ -1,0 +1,63 @@
+"""Confidence intervals of every figure of a table of label metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.runtime.formatting import pluralise
+
+
+def table_intervals(
+    rows: Mapping[tuple[str, str], Sequence[float]], subjects: Mapping[str, str], metrics: Sequence[str]
+) -> dict[str, dict[str, Interval]]:
+    """Return the 95 % intervals of the means over cases, by label name and then by metric.
+
+    Args:
+        rows: The values of all metrics by case and label; a label that was not measured in a case is left out.
+        subjects: Subject by case id. All cases of a subject are resampled together.
+        metrics: Names of the metrics, in the order of the values.
+
+    Returns:
+        The intervals; those of the mean of the labels' means are under the name ``""``.
+    """
+    cases, names = (tuple(dict.fromkeys(key[part] for key in rows)) for part in (0, 1))
+    values = np.full((len(cases), len(metrics), len(names)), np.nan)
+    for (case, name), found in rows.items():
+        values[cases.index(case), :, names.index(name)] = found
+    if not values.size:
+        return {"": {metric: Interval(float("nan"), float("nan")) for metric in metrics}}
+    owners = [subjects[case] for case in cases]
+    draws = resampled_means(values.reshape(len(cases), -1), owners).reshape(-1, *values.shape[1:])
+    known = np.isfinite(values)
+
+    def measured(where: np.ndarray) -> int:
+        return len({owner for owner, one in zip(owners, where, strict=True) if one})
+
+    intervals = {
+        "": {
+            metric: Interval.from_draws(mean_of_known(draws[:, j]), measured(known[:, j].any(-1)))
+            for j, metric in enumerate(metrics)
+        }
+    }
+    for k, name in enumerate(names):
+        intervals[name] = {
+            metric: Interval.from_draws(draws[:, j, k], measured(known[:, j, k]))
+            for j, metric in enumerate(metrics)
+        }
+    return intervals
+
+
+def subjects_note(subjects: int, few: int) -> str:
+    """Return the number of subjects in words, with a remark if there are few.
+
+    Args:
+        subjects: Number of subjects.
+        few: Number below which they are few.
+
+    Returns:
+        Such as "12 subjects, which are few".
+    """
+    return pluralise(subjects, "subject") + (", which are few" if subjects < few else "")
