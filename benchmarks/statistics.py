@@ -67,8 +67,12 @@ def rejections(difference: float, subjects: int, studies: int) -> tuple[float, f
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2000, help="simulated studies per cell (default: 2000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--studies", type=int, default=2000, help="simulated studies per cell (default: 2000)"
+    )
     studies = parser.parse_args().studies
     print(f"coverage of 95 % intervals, {studies} studies per cell")
     print("| population | " + " | ".join(f"n = {n}" for n in SUBJECTS) + " |")
@@ -76,7 +80,9 @@ def main() -> None:
     for name, (draw, truth) in POPULATIONS.items():
         shares = [coverage(draw, truth, n, studies) for n in SUBJECTS]
         print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |", flush=True)
-    print(f"\nrejected at 5 %, paired differences with standard deviation {PAIR_SD}, {studies} studies per cell")
+    print(
+        f"\nrejected at 5 %, paired differences with standard deviation {PAIR_SD}, {studies} studies per cell"
+    )
     print("| difference | test | " + " | ".join(f"n = {n}" for n in SUBJECTS) + " |")
     print("|---|---|" + "---|" * len(SUBJECTS))
     for difference in (0.0, DIFFERENCE):

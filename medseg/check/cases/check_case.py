@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from medseg.check.cases.file_findings import read_file
 from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
-from medseg.check.cases.thumbnails import thumbnail
 from medseg.check.finding import Finding, relative_name
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import repaired_values
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number, pluralise
+from medseg.viz.thumbnails import thumbnail
 from medseg.volumes.grid import Grid, reorientation_like
 from medseg.volumes.orientation import AXES, reorient_array
 from medseg.volumes.plausible import sizes

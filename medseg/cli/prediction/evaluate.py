@@ -35,6 +35,14 @@ def add_parser(commands: Any) -> None:
         "--tolerance-mm", type=float, metavar="MM", help="tolerance of the surface Dice in mm (default: 1)"
     )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for cases.tsv and summary.json")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html: figures with intervals, every case with a viewer, worst first; needs --output for files",
+    )
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="with --report and files: the images, named as the predictions"
+    )
     add_reading_options(parser)
     group = parser.add_argument_group("instances")
     group.add_argument(
@@ -64,6 +72,14 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--only-predicted: found it without two folders of label maps, expected these. Remove it."
         )
+    if options.report and by_instance:
+        raise ConfigError(
+            "--report: found it with --instances, whose tables have no page. Remove one of them."
+        )
+    if options.report and options.reference is not None and options.output is None:
+        raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
+    if options.images and not options.report:
+        raise ConfigError("--images: found it without --report, expected both. Add --report.")
     if options.detection_iou is not None and not by_instance:
         raise ConfigError("--detection-iou: found it without --instances. Add --instances, or remove it.")
     if options.tolerance_mm is not None and by_instance:
@@ -98,7 +114,34 @@ def _label_maps(options: argparse.Namespace) -> int:
     rows, failed = _measured(
         pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
     )
-    return _report(Table(tuple(rows), tolerance), failed, len(pairs), options)
+    table = Table(tuple(rows), tolerance)
+    code = _report(table, failed, len(pairs), options)
+    if options.report:
+        _write_page(table, pairs, labels, options)
+    return code
+
+
+def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argparse.Namespace) -> None:
+    """Write ``report.html`` next to the tables."""
+    from medseg.experiment.run_folder import RunFolder
+    from medseg.experiment.run_report import write_run_report
+    from medseg.report.case_files import cases_of_pairs, images_of_folder
+    from medseg.report.evaluation_report import ReportContext, write_evaluation_report
+    from medseg.runtime.progress import progress_bar
+
+    page = _output_folder(options) / "report.html"
+    with progress_bar() as progress:
+        if options.reference is None:
+            write_run_report(
+                RunFolder(Path(options.prediction)), page, result, pairs, labels, progress=progress
+            )
+        else:
+            colours = {} if labels is None else {one.name: one.colour for one in (*labels, *labels.regions)}
+            images = images_of_folder(options.images) if options.images else {}
+            context = ReportContext(f"Evaluation of {Path(options.prediction).name}", colours)
+            cases = cases_of_pairs(pairs, images, labels)
+            write_evaluation_report(page, result, cases, context, progress=progress)
+    print(f"report: {page}")
 
 
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
@@ -106,6 +149,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
     from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
+    from medseg.experiment.held_out import held_out_pairs
     from medseg.runtime.progress import progress_bar
 
     held_out_by_fold(run)  # raises if a fold is not finished
@@ -113,6 +157,9 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     with progress_bar() as progress:
         table = fold_table(run, tolerance_mm=tolerance, reading=reading_options(options), progress=progress)
     code = _report(table, 0, len(table.table.cases), options)
+    if options.report:
+        pairs, labels, _ = held_out_pairs(run, reading_options(options))
+        _write_page(table, pairs, labels, options)
     reason = no_post_processing_reason(run)
     if reason is not None:
         print(reason)
@@ -176,12 +223,17 @@ def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) ->
         print(
             f"{failed} of {pluralise(cases, 'case')} could not be evaluated and {'is' if failed == 1 else 'are'} not in the means"
         )
-    output = Path(options.output) if options.output else None
-    if output is None and options.reference is None:
-        by_instance = options.instances or options.components_of
-        output = Path(options.prediction) / ("evaluation/instances" if by_instance else "evaluation")
-    if output is not None:
+    if options.output or options.reference is None:
+        output = _output_folder(options)
         table.write_tsv(output / "cases.tsv")
         table.write_summary(output / "summary.json")
         print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
     return 2 if failed else 0
+
+
+def _output_folder(options: argparse.Namespace) -> Path:
+    """Return the folder for tables: the one that was given, or that of the run."""
+    if options.output:
+        return Path(options.output)
+    by_instance = options.instances or options.components_of
+    return Path(options.prediction) / ("evaluation/instances" if by_instance else "evaluation")

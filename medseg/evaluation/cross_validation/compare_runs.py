@@ -84,11 +84,22 @@ class Comparison:
         Raises:
             DataError: The file cannot be written.
         """
-        columns = ("run", "dice", "low", "high", "difference", "difference_low", "difference_high", "share_first")
+        columns = (
+            "run",
+            "dice",
+            "low",
+            "high",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "share_first",
+        )
         rows = []
         for one in self.runs:
             own, lag = one.interval, one.difference_interval
-            rows.append([one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high, one.share_first])
+            rows.append(
+                [one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high, one.share_first]
+            )
         write_text(path, to_tsv(columns, rows))
 
     def write_labels_tsv(self, path: str | Path) -> None:
@@ -124,7 +135,9 @@ class Comparison:
             difference = (
                 ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
             )
-            rows.append([one.run, f"{one.dice:.4f}", str(one.interval), *difference, f"{one.share_first:.0%}"])
+            rows.append(
+                [one.run, f"{one.dice:.4f}", str(one.interval), *difference, f"{one.share_first:.0%}"]
+            )
         return rows
 
     def _notes(self) -> list[str]:

@@ -20,6 +20,8 @@ from medseg.storage.atomic import write_text
 from medseg.viz.viewer.viewer_case import ViewerCase
 
 DEFAULT_MAX_BYTES = 12 * 10**6
+SHELL_TITLE = "TITLE-OF-THE-VIEWER"
+SHELL_CASE = "CASE-OF-THE-VIEWER"
 _FOLDER = Path(__file__).parent
 
 
@@ -62,38 +64,68 @@ def viewer_page(
         ConfigError: A window is unknown.
         DataError: There is no case, or a label map does not hold whole numbers.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     if not cases:
         raise DataError("viewer: found no case, expected at least one. Give an image.")
     each = max((max_bytes - len(_niivue())) // len(cases), 100_000)
-    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-    script = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
-    return environment.get_template("viewer.html.j2").render(
-        title=single_line(title or cases[0].name),
-        names=[single_line(case.name) for case in cases],
-        cases=[_embedded_json(case.payload(each)) for case in cases],
-        niivue=_niivue(),
-        script=script,
-        hashes=[_csp_hash(script), _csp_hash(_niivue_source())],
-        still=base64.b64encode(still).decode(),
+    return _rendered(
+        single_line(title or cases[0].name),
+        [single_line(case.name) for case in cases],
+        [embedded_json(case.payload(each)) for case in cases],
+        base64.b64encode(still).decode(),
     )
 
 
-def _embedded_json(values: dict[str, Any]) -> str:
-    """Return JSON for a script element: no name in it can end the element."""
+def viewer_shell() -> str:
+    """Return the page of the viewer with `SHELL_TITLE` and `SHELL_CASE` in place of the title and of one case.
+
+    A page with many cases holds this once, and puts a case in when it is opened.
+
+    Returns:
+        HTML text.
+    """
+    return _rendered(SHELL_TITLE, [SHELL_TITLE], [SHELL_CASE], "")
+
+
+def viewer_scripts() -> tuple[str, str]:
+    """Return the texts of the scripts that a viewer runs, for the content security policy of a page that contains one."""
+    script = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
+    return script, (_FOLDER / "niivue.umd.js").read_text(encoding="utf-8")
+
+
+def _rendered(title: str, names: Sequence[str], cases: Sequence[str], still: str) -> str:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
+    scripts = viewer_scripts()
+    return environment.get_template("viewer.html.j2").render(
+        title=title,
+        names=names,
+        cases=cases,
+        niivue=_niivue(),
+        script=scripts[0],
+        hashes=[content_hash(script) for script in scripts],
+        still=still,
+    )
+
+
+def embedded_json(values: Any) -> str:
+    """Return values as JSON for a script element; no name in it can end the element.
+
+    Args:
+        values: Plain values without NaN and infinity.
+
+    Returns:
+        JSON text.
+    """
     return json.dumps(values, allow_nan=False).replace("<", "\\u003c")
-
-
-def _niivue_source() -> str:
-    return (_FOLDER / "niivue.umd.js").read_text(encoding="utf-8")
 
 
 @cache
 def _niivue() -> str:
     """Return niivue's code as the page holds it: compressed, in base64."""
-    return base64.b64encode(gzip.compress(_niivue_source().encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(viewer_scripts()[1].encode(), mtime=0)).decode()
 
 
-def _csp_hash(script: str) -> str:
+def content_hash(script: str) -> str:
+    """Return the source expression by which a content security policy admits a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

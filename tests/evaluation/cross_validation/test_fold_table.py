@@ -112,7 +112,10 @@ def test_best_run_is_reported_with_those_not_clearly_worse(tmp_path, capsys):
     assert [one.name for one in worse.by_label] == sorted(NAMES)
     assert all(one.holm < 0.01 and one.wins < one.losses for one in worse.by_label)
     told = capsys.readouterr().out
-    assert f"{per} cases of {per} subjects, which are few\nbest: {runs[1]}; not clearly better than {runs[2]}\n" in told
+    assert (
+        f"{per} cases of {per} subjects, which are few\nbest: {runs[1]}; not clearly better than {runs[2]}\n"
+        in told
+    )
     header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
     assert header.split("\t")[:2] == ["run", "dice"]
     assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Small images of one slice with the outlines of the labels, for the page."""
+"""Small images of one slice with the outlines of the labels, for pages."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""``report.html`` of the evaluation of a run: its held-out cases, its learning curve and where its model comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.evaluation.label_maps.table import Table
+from medseg.experiment.held_out import dataset_of_run, held_out_cases
+from medseg.experiment.run_folder import RunFolder
+from medseg.inference.cohort.model_id import model_hash
+from medseg.labels.label_table import Labels
+from medseg.report.case_files import cases_of_pairs
+from medseg.report.evaluation_report import ReportContext, write_evaluation_report
+from medseg.runtime.progress import Progress
+from medseg.train.reporting import read_metrics
+
+
+def write_run_report(
+    run: RunFolder,
+    path: str | Path,
+    result: Table | FoldTable,
+    pairs: Sequence[Pair],
+    labels: Labels,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write the page of an evaluated run.
+
+    Args:
+        run: The run, or the cross-validation.
+        path: The HTML file.
+        result: Its evaluation.
+        pairs: Predictions and references of its held-out cases.
+        labels: Labels of the run.
+        progress: Called with the number of cases done, their total number and a word.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: The dataset cannot be read, or the file cannot be written.
+    """
+    images = {case.id: replace(case, label=None) for case in held_out_cases(run)}
+    context = ReportContext(
+        f"Evaluation of {run.path.name}",
+        {label.name: label.colour for label in (*labels, *labels.regions)},
+        _origin(run),
+        read_metrics(run.metrics) if run.metrics.is_file() else (),
+        run.config.read_text(encoding="utf-8"),
+    )
+    write_evaluation_report(path, result, cases_of_pairs(pairs, images, labels), context, progress=progress)
+
+
+def _origin(run: RunFolder) -> dict[str, str]:
+    """Return the rows of the table of origin: data, model and versions."""
+    dataset, experiment = dataset_of_run(run), run.read_experiment()
+    rows = {
+        "dataset": f"{dataset.name}: {len(dataset.cases)} cases",
+        "network": experiment.model.name,
+        "model": model_hash(run.model) if run.is_finished else "not finished",
+    }
+    if run.environment.is_file():
+        environment = json.loads(run.environment.read_text(encoding="utf-8"))
+        rows |= {
+            name: str(value) for name, value in environment.items() if isinstance(value, str | int | float)
+        }
+    return rows
