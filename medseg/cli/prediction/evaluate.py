@@ -41,7 +41,10 @@ def add_parser(commands: Any) -> None:
         help="also write report.html: figures with intervals, every case with a viewer, worst first; needs --output for files",
     )
     parser.add_argument(
-        "--images", metavar="FOLDER", help="with --report and files: the images, named as the predictions"
+        "--images",
+        dest="image_folder",
+        metavar="FOLDER",
+        help="with --report and files: the images, named as the predictions",
     )
     add_reading_options(parser)
     group = parser.add_argument_group("instances")
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.report and options.reference is not None and options.output is None:
         raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
-    if options.images and not options.report:
+    if options.image_folder and not options.report:
         raise ConfigError("--images: found it without --report, expected both. Add --report.")
     if options.detection_iou is not None and not by_instance:
         raise ConfigError("--detection-iou: found it without --instances. Add --instances, or remove it.")
@@ -137,7 +140,7 @@ def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argpars
             )
         else:
             colours = {} if labels is None else {one.name: one.colour for one in (*labels, *labels.regions)}
-            images = images_of_folder(options.images) if options.images else {}
+            images = images_of_folder(options.image_folder) if options.image_folder else {}
             context = ReportContext(f"Evaluation of {Path(options.prediction).name}", colours)
             cases = cases_of_pairs(pairs, images, labels)
             write_evaluation_report(page, result, cases, context, progress=progress)

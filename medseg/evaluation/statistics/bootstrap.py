@@ -2,7 +2,7 @@
 
 The percentile bootstrap (Efron 1979) covers the true mean too rarely if there are few subjects. Its percentiles are
 therefore moved outwards so that they cover as often as an interval of Student's t would for a normal distribution (Hesterberg
-2015, What Teachers Should Know About the Bootstrap). ``benchmarks/statistics.py`` measures the coverage.
+2015, What Teachers Should Know About the Bootstrap). ``benchmarks/simulated_studies.py`` measures the coverage.
 """
 
 from __future__ import annotations

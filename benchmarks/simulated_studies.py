@@ -1,6 +1,6 @@
 """How often intervals cover the true mean, and how often tests reject: simulated studies with known truth.
 
-    python benchmarks/statistics.py --studies 2000
+    python benchmarks/simulated_studies.py --studies 2000
 
 A study draws the Dice of n subjects. Three populations are simulated: Dice near 1 (skewed), a normal distribution, and Dice of
 which one in twenty is a failure with Dice 0. Prints a table of coverage (claimed: 95 %), then one of the share of studies in
@@ -88,8 +88,8 @@ def main() -> None:
     for difference in (0.0, DIFFERENCE):
         found = [rejections(difference, n, studies) for n in SUBJECTS]
         for place, test in enumerate(("permutation", "Wilcoxon")):
-            shares = " | ".join(f"{one[place]:.1%}" for one in found)
-            print(f"| {difference:g} | {test} | {shares} |", flush=True)
+            cells = " | ".join(f"{one[place]:.1%}" for one in found)
+            print(f"| {difference:g} | {test} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
