@@ -20,8 +20,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("image", help="image file, DICOM folder, dataset folder or table of cases")
     parser.add_argument(
-        "labels",
+        "label_maps",
         nargs="*",
+        metavar="labels",
         help="label maps of the image; for a dataset, folders with label maps that are named as its cases",
     )
     parser.add_argument(
@@ -87,12 +88,12 @@ def _cases(options: argparse.Namespace) -> Sequence[ViewerCase]:
     names = Labels.from_tsv(options.names) if options.names else None
     shared: dict[str, Any] = {"names": names, "window": options.window, "reading": reading_options(options)}
     if not is_dataset(Path(options.image)):
-        return [open_image(options.image, options.labels, reference=options.reference, **shared)]
+        return [open_image(options.image, options.label_maps, reference=options.reference, **shared)]
     if options.reference:
         raise ConfigError(
             "--reference: found a dataset, whose own label maps are the reference. Leave the option out."
         )
-    return open_dataset(options.image, options.labels, most=options.cases, **shared)
+    return open_dataset(options.image, options.label_maps, most=options.cases, **shared)
 
 
 def _title(image: str, cases: Sequence[ViewerCase]) -> str:
