@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -50,6 +50,16 @@ class DataError(MedsegError):
     """A file or a dataset is missing, damaged, or not what it claims to be."""
 
 
+class CasesFailedError(DataError):
+    """Some cases of a dataset cannot be used; the message lists all of them, and what was done for the others is kept.
+
+    Attributes:
+        exit_code: 2, by which a script can tell this from a dataset that cannot be used at all.
+    """
+
+    exit_code = 2
+
+
 class ModelError(MedsegError):
     """A model cannot be built, loaded, or applied to this input."""
 
@@ -66,6 +76,32 @@ class ResourceError(MedsegError):
 
 class DiskFullError(ResourceError):
     """The disk, or the user's share of it, is full, so that further files cannot be written either."""
+
+
+def cases_failed(
+    where: str | Path, failures: Sequence[MedsegError], cases: int, fix: str
+) -> CasesFailedError | ResourceError:
+    """Return the error that lists all cases that failed.
+
+    Args:
+        where: The dataset.
+        failures: The error of each case that failed, at least one.
+        cases: Number of all cases.
+        fix: One imperative sentence.
+
+    Returns:
+        The error, which the caller raises: `ResourceError` if all cases failed for a lack of memory or a killed process.
+
+    >>> print(cases_failed("data", [DataError("case a: found no label map.")], 12, "Fix it, or remove it."))
+    data: 1 of 12 cases cannot be used:
+      case a: found no label map.
+    Fix it, or remove it.
+    """
+    lines = "".join(f"\n  {failure}" for failure in failures)
+    kind = ResourceError if all(isinstance(one, ResourceError) for one in failures) else CasesFailedError
+    return kind(
+        f"{where}: {len(failures):,} of {cases:,} case{'s' * (cases != 1)} cannot be used:{lines}\n{fix}"
+    )
 
 
 class DataWarning(UserWarning):

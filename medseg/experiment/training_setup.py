@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import Dataset
 from medseg.data.datasets.splits import Split
-from medseg.data.patches.case_store import StoredCase, fill_store
+from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.prepare_cases import CaseStore, stored_or_raise
 from medseg.data.patches.sampling import PatchSampler
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
@@ -118,9 +118,9 @@ class TrainingSetup:
             DataError: The dataset cannot be used.
         """
         self.check()
-        with self.processes.main_first():
-            train = self._prepare(self.split.train, progress)
-            held_out = self._prepare(self.split.validation, progress)
+        stored = {case.id: case for case in self._prepare(progress)}
+        train = [stored[case] for case in self.split.train]
+        held_out = [stored[case] for case in self.split.validation]
         self._check_prepared(train)
         if self.processes.is_main:
             self._write_run()
@@ -268,17 +268,19 @@ class TrainingSetup:
             },
         )
 
-    def _prepare(self, ids: Iterable[str], progress: Progress | None) -> list[StoredCase]:
-        """Return prepared cases from a store that runs in the same folder share."""
-        cases: tuple[Case, ...] = self.dataset.subset(ids).cases
+    def _prepare(self, progress: Progress | None) -> list[StoredCase]:
+        """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
+        cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         folder = self.run.shared_folder / ".prepared"
-        store = fill_store(folder, cases, self.labels, self.preprocessing, self.label_sets, self.first_stage)
-        stored = []
-        for number, case in enumerate(store, start=1):
-            stored.append(case)
-            if progress is not None:
-                progress(number, len(cases), case.id)
-        return stored
+        store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage)
+        chosen = self.experiment.train.workers
+        workers = None if chosen == "auto" else chosen
+        own = cases[self.processes.rank :: self.processes.size]
+        parts = self.processes.gather(lambda: store.outcomes(own, workers, progress))
+        prepared = stored_or_raise(folder, [outcome for part in parts for outcome in part])
+        lost = {case.id for case in prepared if not case.folder.is_dir()}  # on the disk of another machine
+        here = store.fill([case for case in cases if case.id in lost], workers) if lost else []
+        return [*(case for case in prepared if case.id not in lost), *here]
 
     def _check_prepared(self, cases: list[StoredCase]) -> None:
         """Refuse training cases without foreground, and a 3D model for single slices, mostly padding to it."""

@@ -120,6 +120,7 @@ def plan(
 
     Raises:
         DataError: The dataset cannot be read.
+        CasesFailedError: Cases cannot be used; the message lists them.
         ConfigError: The options do not fit the dataset.
 
     >>> import tempfile

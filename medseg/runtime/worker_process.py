@@ -1,24 +1,33 @@
-"""What every process that another one started does first: end with its parent, and print warnings as its parent does."""
+"""What every process that another one started does first: end with its parent, and print warnings as its parent does.
+
+A worker of `medseg.runtime.process_map` is a new interpreter that runs `serve`. It imports nothing of the calling program, so
+that a script needs no ``if __name__ == "__main__"``.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import IO, Any
 
 import psutil
 
-from medseg.errors import format_warning
+from medseg.errors import MedsegError, collected_warnings, format_warning
 from medseg.runtime.launch import was_started_by_torchrun
 
 _PR_SET_PDEATHSIG = 1
+_LENGTH = 8  # bytes of the length in front of a message
+TERMINATED = 143
 
 
 def warns_in_one_line() -> bool:
@@ -26,7 +35,7 @@ def warns_in_one_line() -> bool:
     return warnings.formatwarning is format_warning
 
 
-def start_worker(one_line: bool) -> None:
+def start_worker(one_line: bool, parent: int | None = None) -> None:
     """Prepare a worker process; call it there before anything else.
 
     The worker leaves Ctrl-C, which reaches all processes of a terminal, to its parent. It is killed as soon as its parent
@@ -34,13 +43,17 @@ def start_worker(one_line: bool) -> None:
 
     Args:
         one_line: Whether warnings are printed in one line, as the command line does.
+        parent: Process ID of the parent; None for a process of `multiprocessing`, which knows it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if one_line:
         warnings.formatwarning = format_warning
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        _end_with(parent.pid, parent.join)
+    if parent is not None:
+        _end_with(parent, partial(_poll, parent))
+        return
+    known = multiprocessing.parent_process()
+    if known is not None and known.pid is not None:
+        _end_with(known.pid, known.join)
 
 
 def end_with_torchrun() -> None:
@@ -79,3 +92,75 @@ def _exit_after(wait: Callable[[], object]) -> None:
 def _poll(pid: int) -> None:
     while psutil.pid_exists(pid):
         time.sleep(1)
+
+
+def write_message(stream: IO[bytes], content: bytes) -> None:
+    """Write one message to a pipe, its length first.
+
+    Args:
+        stream: The pipe.
+        content: The message.
+
+    Raises:
+        OSError: The other end is closed.
+    """
+    stream.write(len(content).to_bytes(_LENGTH, "little"))
+    stream.write(content)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> bytes | None:
+    """Return the next message from a pipe, or None if the other end has been closed.
+
+    Args:
+        stream: The pipe, buffered, so that a read returns less than requested only at its end.
+    """
+    head = stream.read(_LENGTH)
+    size = int.from_bytes(head, "little")
+    content = stream.read(size) if len(head) == _LENGTH else b""
+    return content if len(head) == _LENGTH and len(content) == size else None
+
+
+def serve(parent: int) -> None:
+    """Answer the requests that come through standard input, until its other end is closed.
+
+    A request is a pickled pair of a function and its argument. The answer, on standard output, is a pickled triple: the
+    result, the error, of which one is None, and the messages of `warn_once`, which the parent repeats. What other code
+    prints goes to standard error, so that it does not mix with the answers.
+
+    Args:
+        parent: Process ID of the parent.
+    """
+    start_worker(False, parent)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that unfinished files are removed
+    with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)
+        write_message(answers, b"")  # ready
+        while (request := read_message(requests)) is not None:
+            write_message(answers, _answer(request))
+
+
+def _answer(request: bytes) -> bytes:
+    result, failure = None, None
+    with collected_warnings() as messages:
+        try:
+            function, item = pickle.loads(request)
+            result = function(item)
+        except Exception as error:
+            failure = _sendable(error)
+    try:
+        return pickle.dumps((result, failure, messages))
+    except Exception as error:
+        return pickle.dumps((None, _sendable(error), messages))
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that the parent can unpickle, with the traceback as a note unless users are to read its message."""
+    if not isinstance(error, MedsegError):
+        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        kind: Any = MedsegError if isinstance(error, MedsegError) else RuntimeError
+        return kind(f"{type(error).__name__}: {error}")  # type: ignore[no-any-return]
+    return error

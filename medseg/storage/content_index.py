@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medseg.errors import DataError, DiskFullError
@@ -43,12 +45,36 @@ class ContentIndex:
         Raises:
             OSError: A file is missing or cannot be read.
         """
+        known = self.known(paths)
+        if known is None:
+            known = FileState.of(paths)
+            self.add(paths, known)
+        return known
+
+    def known(self, paths: Sequence[Path]) -> FileState | None:
+        """Return the state of files if they need not be read for it, else None.
+
+        Args:
+            paths: As for `state`.
+
+        Returns:
+            Their state, or None.
+
+        Raises:
+            OSError: A file is missing.
+        """
         name = str(paths[0].absolute())
         known = self._new.get(name) or self._known.get(name)
-        if known is not None and known.has_stamp_of(paths):
-            return known
-        self._new[name] = FileState.of(paths)
-        return self._new[name]
+        return known if known is not None and known.has_stamp_of(paths) else None
+
+    def add(self, paths: Sequence[Path], state: FileState) -> None:
+        """Add the state of files that was found by another process.
+
+        Args:
+            paths: As for `state`.
+            state: Their state.
+        """
+        self._new[str(paths[0].absolute())] = state
 
     def save(self) -> None:
         """Add the new entries to the file, if there are any.
@@ -58,11 +84,30 @@ class ContentIndex:
         """
         if not self._new:
             return
-        self._known = _read(self._file) | self._new
-        self._new = {}
-        files = {name: [state.stamp, state.content] for name, state in sorted(self._known.items())}
-        with contextlib.suppress(DataError, DiskFullError):
-            write_text(self._file, json.dumps({"format": FORMAT, "files": files}, indent=0))
+        with _one_at_a_time(self._file.parent):
+            self._known = _read(self._file) | self._new
+            self._new = {}
+            files = {name: [state.stamp, state.content] for name, state in sorted(self._known.items())}
+            with contextlib.suppress(DataError, DiskFullError):
+                write_text(self._file, json.dumps({"format": FORMAT, "files": files}, indent=0))
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for other processes of this host in the same context, where the file system can lock a folder."""
+    handle = None
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _read(file: Path) -> dict[str, FileState]:

@@ -76,10 +76,20 @@ def sweep(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = _PATTERN.match(path.name)
-            if found is None or found["host"] != _host() or psutil.pid_exists(int(found["pid"])):
+            if found is None or found["host"] != _host() or _runs(int(found["pid"])):
                 continue
             with contextlib.suppress(OSError):
                 _remove(path, found["kind"], found["name"])
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; a killed one whose parent does not ask for it, as in some containers, does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def _remove(path: Path, kind: str | None, name: str | None) -> None:

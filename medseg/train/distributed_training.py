@@ -19,7 +19,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.amp.grad_scaler import GradScaler
 
-from medseg.errors import ConfigError, ResourceError
+from medseg.errors import ConfigError, MedsegError, ResourceError
 from medseg.runtime.devices import resolve_precision, set_tf32
 from medseg.runtime.launch import process_count, process_rank, processes_per_machine
 from medseg.runtime.worker_process import end_with_torchrun
@@ -130,6 +130,34 @@ class Distributed:
             created = make() if self.is_main else None
         result: T = self.fabric.broadcast(created)  # type: ignore[assignment]
         return result
+
+    def gather(self, make: Callable[[], T]) -> list[T]:
+        """Return what every process creates, in the order of their ranks, however long that takes.
+
+        Args:
+            make: What each process does.
+
+        Returns:
+            One object per process.
+
+        Raises:
+            MedsegError: `make` failed in one of the processes; all of them raise its error.
+        """
+        own: T | MedsegError
+        try:
+            own = make()
+        except MedsegError as error:
+            if self.size == 1:
+                raise
+            own = error
+        found: list[Any] = [own]
+        if self.size > 1:
+            found = [None] * self.size
+            distributed.all_gather_object(found, own, group=self._host_group)
+        for one in found:
+            if isinstance(one, MedsegError):
+                raise one
+        return found
 
     def max(self, *values: float) -> list[float]:
         """Return the largest of each number over the processes, without waiting for the device."""

@@ -104,9 +104,11 @@ class TrainSettings(Config):
             ``tf32`` is float32 with products of 10 bits, which are faster on CUDA devices.
         compile: Compile the forward pass of the network. Its first steps take minutes longer, later ones less time, mostly
             on CUDA devices.
-        workers: Processes that cut patches and, unless `augment.device` is ``device``, augment them; 0 does it in the main
-            process. ``auto`` is 0 on a processor, and on a CUDA device one for each core that the process may use, at most
-            12. The number does not change the patches.
+        workers: Processes that prepare cases before the training and that cut patches and, unless `augment.device` is
+            ``device``, augment them during the training; 0 does everything in the main process. ``auto`` prepares large cases
+            with one process per core; it cuts patches in the main process on a processor, and on a CUDA device with one
+            process for each core that the process may use, at most 12. No more cases are prepared at once than fit into
+            the free memory. The number does not change the patches.
         report_every: Steps between reports.
         validate_every: Steps between validations.
         validation_batches: Batches of held-out patches per validation; 0 switches validation off.

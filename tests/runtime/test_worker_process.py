@@ -12,19 +12,39 @@ import psutil
 import pytest
 
 WORKERS = """
-import os, time
+import os, sys, time
+from pathlib import Path
+
+import waiting
+
+if __name__ == "__main__":
+    if {pool!r} == "map":
+        from medseg.runtime.process_map import map_in_processes
+
+        map_in_processes(waiting.wait, ["a", "b", "c"], ["a", "b", "c"], workers=2)
+    elif {pool!r} == "thread":
+        import subprocess
+
+        workers = [subprocess.Popen([sys.executable, waiting.__file__, name, str(os.getpid())]) for name in "ab"]
+        time.sleep(300)
+    else:
+        from medseg.inference.cohort.several_devices import predict_on_devices
+
+        list(predict_on_devices(waiting.work, ["a", "b"], [(None, None), (None, None)]))
+"""
+
+WAITING = """
+import os, sys, time
 from pathlib import Path
 
 from medseg.runtime import worker_process
 
-FOLDER = Path({folder!r})
-if {platform!r} != "linux":
-    worker_process.sys = type("sys", (), {{"platform": {platform!r}}})
+FOLDER = Path(__file__).parent
 
 
 def wait(name):
-    (FOLDER / f".{{name}}").write_text(str(os.getpid()))
-    (FOLDER / f".{{name}}").rename(FOLDER / name)
+    (FOLDER / f".{name}").write_text(str(os.getpid()))
+    (FOLDER / f".{name}").rename(FOLDER / name)
     time.sleep(300)
 
 
@@ -33,15 +53,10 @@ def work(device, pairs):
     yield from ()
 
 
-if __name__ == "__main__":
-    if {pool!r} == "map":
-        from medseg.runtime.process_map import map_in_processes
-
-        map_in_processes(wait, ["a", "b", "c"], ["a", "b", "c"], workers=2)
-    else:
-        from medseg.inference.cohort.several_devices import predict_on_devices
-
-        list(predict_on_devices(work, ["a", "b"], [(None, None), (None, None)]))
+if __name__ == "__main__":  # as on a system other than Linux
+    worker_process.sys = type("sys", (), {"platform": "darwin"})
+    worker_process.start_worker(False, int(sys.argv[2]))
+    wait(sys.argv[1])
 """
 
 WARNING = """
@@ -75,10 +90,11 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a process is killed by a signal")
-@pytest.mark.parametrize(("pool", "platform"), [("map", "linux"), ("map", "darwin"), ("devices", "linux")])
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str, platform: str) -> None:
+@pytest.mark.parametrize("pool", ["map", "thread", "devices"])
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(WORKERS.format(folder=str(tmp_path), pool=pool, platform=platform))
+    script.write_text(WORKERS.format(pool=pool))
+    (tmp_path / "waiting.py").write_text(WAITING)
     parent = subprocess.Popen([sys.executable, str(script)])
     try:
         assert until(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists(), 120)

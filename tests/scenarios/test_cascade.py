@@ -245,8 +245,8 @@ def test_patches_hold_image_and_label_map_with_the_same_augmentation(stage, casc
     """With the reference as first-stage map, the channels are the indicators of the label in every augmented patch."""
     from dataclasses import replace
 
-    from medseg.data.patches.case_store import fill_store
     from medseg.data.patches.first_stage_channels import FirstStageChannels
+    from medseg.data.patches.prepare_cases import fill_store
     from medseg.data.preprocessing.normalize import Normalization
     from medseg.data.preprocessing.prepare import Preprocessing
     from medseg.data.settings import Augmentation, FirstStageAugmentation

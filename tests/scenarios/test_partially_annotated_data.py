@@ -10,7 +10,7 @@ import pytest
 
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_label
-from medseg.data.patches.case_store import fill_store
+from medseg.data.patches.prepare_cases import fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError

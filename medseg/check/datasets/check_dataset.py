@@ -14,7 +14,8 @@ from medseg.check.datasets.split_findings import split_findings
 from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits
-from medseg.errors import DataError
+from medseg.data.preprocessing.case_memory import measuring_bytes
+from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels
 from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
@@ -73,7 +74,7 @@ def check_dataset(path: str | Path, options: CheckOptions | None = None) -> Chec
 
     Raises:
         DataError: There is no such path, or the layout is unknown.
-        ResourceError: The system ended a process.
+        ResourceError: The memory did not suffice for a case.
 
     Examples:
         >>> import tempfile
@@ -108,7 +109,7 @@ def check_listed(
         The cases and all findings.
 
     Raises:
-        ResourceError: The system ended a process.
+        ResourceError: The memory did not suffice for a case.
     """
     cases = check_cases(dataset.cases, dataset.labels, dataset.channel_names, dataset.root, options)
     found = [
@@ -140,7 +141,7 @@ def check_cases(
         One result per case, in the same order.
 
     Raises:
-        ResourceError: The system ended a process.
+        ResourceError: The memory did not suffice for a case.
     """
     check = partial(
         check_case, labels=labels, channel_names=tuple(channel_names), root=root, images=options.images
@@ -148,7 +149,18 @@ def check_cases(
     workers = options.workers
     if workers is None:
         workers = worthwhile_processes(file for case in cases for file in case.files)
-    return tuple(map_in_processes(check, cases, [case.id for case in cases], workers, options.progress))
+    outcomes = map_in_processes(
+        check,
+        cases,
+        [case.id for case in cases],
+        workers,
+        options.progress,
+        partial(measuring_bytes, channels=len(channel_names) or 1),
+    )
+    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
+    if failures:  # what is wrong with a file is a finding, so the memory did not suffice
+        raise cases_failed(root, failures, len(cases), "Check these cases by themselves.")
+    return tuple(outcome for outcome in outcomes if not isinstance(outcome, MedsegError))
 
 
 def _split_findings(dataset: Dataset, cases: Sequence[CheckedCase], options: CheckOptions) -> list[Finding]:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from medseg.config import Config
+from medseg.data.preprocessing.histogram import IntensityStatistics
 from medseg.errors import MedsegError
-from medseg.planning.fingerprint.histogram import IntensityStatistics
 from medseg.storage.atomic import write_text
 from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object

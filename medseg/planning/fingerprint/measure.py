@@ -7,17 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
-from medseg.errors import DataError
+from medseg.data.preprocessing.case_memory import measuring_bytes
+from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
+from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
 from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
-from medseg.planning.fingerprint.histogram import Histogram, IntensityStatistics, pool_histograms
-from medseg.planning.fingerprint.measure_case import MeasuredCase, UnreadableCase, is_unchanged, measure_case
+from medseg.planning.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
-
-_MOST_LISTED = 20
 
 
 def fingerprint(
@@ -31,8 +30,8 @@ def fingerprint(
 
     Args:
         dataset: A dataset, as returned by `medseg.read_dataset`.
-        workers: Number of processes, each with one case in memory; 0 measures in this process; None chooses by the
-            size of the files. With processes, the calling program needs ``if __name__ == "__main__"``.
+        workers: Largest number of processes, each with one case in memory; 0 measures in this process; None is one per core
+            if the files are large. No more cases are in work at once than fit into the free memory.
         cache: File of an earlier fingerprint, which is returned if no file has changed since. It is not written.
         progress: Called after each case with (done, total, case id).
 
@@ -40,7 +39,9 @@ def fingerprint(
         Measurements per case, statistics over all cases, and findings.
 
     Raises:
-        DataError: There is no labelled case or no labelled voxel, or cases cannot be read; the message lists them.
+        DataError: There is no labelled case or no labelled voxel.
+        CasesFailedError: Cases cannot be used; the message lists them.
+        ResourceError: The memory did not suffice for a case.
     """
     cases = dataset.labelled_cases
     if not cases:
@@ -50,16 +51,7 @@ def fingerprint(
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
-    outcomes = _measured(cases, dataset, _num_workers(cases) if workers is None else workers, progress)
-    broken = [outcome for outcome in outcomes if isinstance(outcome, UnreadableCase)]
-    if broken:
-        raise DataError(_listed(dataset.root, broken, len(cases)))
-    return _assembled(dataset, [outcome for outcome in outcomes if isinstance(outcome, MeasuredCase)])
-
-
-def _num_workers(cases: Sequence[Case]) -> int:
-    """Return the number of processes to start; 0 if starting them would take longer than it saves."""
-    return worthwhile_processes(file for case in cases for file in case.files)
+    return _assembled(dataset, _measured(cases, dataset, workers, progress))
 
 
 def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
@@ -81,23 +73,24 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
 
 
 def _measured(
-    cases: Sequence[Case], dataset: Dataset, workers: int, progress: Progress | None
-) -> list[MeasuredCase | UnreadableCase]:
-    """Return one outcome per case, in the order of the cases."""
-    measure = partial(
-        measure_case, labels=dataset.labels, channels=len(dataset.channel_names), root=dataset.root
+    cases: Sequence[Case], dataset: Dataset, workers: int | None, progress: Progress | None
+) -> list[MeasuredCase]:
+    """Return the measurements of the cases in their order, or raise an error that lists those that cannot be used."""
+    channels = len(dataset.channel_names)
+    if workers is None:
+        workers = worthwhile_processes(file for case in cases for file in case.files)
+    outcomes = map_in_processes(
+        partial(measure_case, labels=dataset.labels, channels=channels, root=dataset.root),
+        cases,
+        [case.id for case in cases],
+        workers,
+        progress,
+        partial(measuring_bytes, channels=channels),
     )
-    ids = [case.id for case in cases]
-    return map_in_processes(measure, cases, ids, workers, progress)
-
-
-def _listed(root: Path, broken: Sequence[UnreadableCase], cases: int) -> str:
-    lines = "".join(f"\n  {item.reason}" for item in broken[:_MOST_LISTED])
-    more = f"\n  and {len(broken) - _MOST_LISTED} more" if len(broken) > _MOST_LISTED else ""
-    return (
-        f"{root}: {len(broken)} of {pluralise(cases, 'case')} cannot be used:{lines}{more}\n"
-        "Fix them, or remove them from the dataset."
-    )
+    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
+    if failures:
+        raise cases_failed(dataset.root, failures, len(cases), "Fix them, or remove them from the dataset.")
+    return [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
 
 
 def _assembled(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprint:

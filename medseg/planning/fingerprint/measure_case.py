@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_image, read_case_label, read_repaired_labels
+from medseg.data.preprocessing.histogram import Histogram
 from medseg.data.preprocessing.prepare import check_image
-from medseg.errors import DataError, MedsegError
+from medseg.errors import DataError
 from medseg.io.companion_files import companion_files
 from medseg.io.file_content import permission_denied
 from medseg.labels.label_table import Labels
 from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
-from medseg.planning.fingerprint.histogram import Histogram
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
@@ -37,23 +37,8 @@ class MeasuredCase:
     histograms: tuple[Histogram, ...]
 
 
-@dataclass(frozen=True)
-class UnreadableCase:
-    """A case that cannot be used.
-
-    Attributes:
-        id: Id of the case.
-        reason: The error message.
-    """
-
-    id: str
-    reason: str
-
-
-def measure_case(
-    case: Case, labels: Labels | None, channels: int, root: Path
-) -> MeasuredCase | UnreadableCase:
-    """Measure a labelled case; an error in its files is returned as `UnreadableCase`, so that all errors can be listed.
+def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
+    """Measure a labelled case, whose files are read once.
 
     Args:
         case: A case with a label map.
@@ -62,15 +47,11 @@ def measure_case(
         root: Folder of the dataset, to which names of files are relative.
 
     Returns:
-        The measurements, or the error.
+        The measurements.
+
+    Raises:
+        DataError: A file of the case cannot be used.
     """
-    try:
-        return _measure(case, labels, channels, root)
-    except MedsegError as error:
-        return UnreadableCase(case.id, str(error))
-
-
-def _measure(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
     # before reading, so that a file that changes meanwhile is measured again next time
     state = _state(case)
     image = read_case_image(case)

@@ -19,9 +19,9 @@ from medseg.data.datasets.read_case import (
     read_case_label,
     read_case_objects,
 )
-from medseg.data.patches.case_store import fill_store
 from medseg.data.patches.extraction import PatchReader
 from medseg.data.patches.interpolation import interpolate_ids
+from medseg.data.patches.prepare_cases import fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from medseg.data.preprocessing.histogram import IntensityStatistics
 from medseg.planning.fingerprint.findings import find
-from medseg.planning.fingerprint.histogram import IntensityStatistics
 from medseg.volumes.grid import SHEAR_TOLERANCE
 
 

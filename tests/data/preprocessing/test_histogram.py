@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.planning.fingerprint.histogram import Histogram, pool_histograms
+from medseg.data.preprocessing.histogram import Histogram, pool_histograms
 
 
 def draw(seed: int, size: int = 5001) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""Preparation of many cases: in several processes, case by case, with all failures at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
+from medseg.data.patches.prepare_cases import CaseStore, fill_store
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.errors import CasesFailedError
+from medseg.labels.label_sets import LabelSets
+
+SETTINGS = Preprocessing(spacing=(20, 21, 22), channels=(Normalization(),))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_phantoms(tmp_path / "data", cases=4, shape=(12, 11, 10), spacing=(25, 26, 26))
+
+
+def store_in(folder: Path) -> CaseStore:
+    return CaseStore(folder, SETTINGS, LabelSets.from_annotations(PHANTOM_LABELS))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.suffix in (".npy", ".json") and file.parent != folder
+    }
+
+
+@pytest.mark.slow
+def test_processes_prepare_what_one_process_prepares(tmp_path, dataset):
+    seen = []
+    alone = store_in(tmp_path / "alone").fill(
+        dataset.cases, progress=lambda done, total, case: seen.append((done, total, case))
+    )
+    assert seen == [(n + 1, 4, case.id) for n, case in enumerate(dataset.cases)]
+    seen.clear()
+    together = store_in(tmp_path / "together").fill(
+        dataset.cases, 2, lambda done, total, case: seen.append((done, total))
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [case.folder.name for case in together] == [case.folder.name for case in alone]
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+    assert len(contents(tmp_path / "together")) == 16
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_cases_that_fail_are_listed_and_the_others_are_prepared(tmp_path, dataset, workers):
+    dataset.cases[0].images[0].write_bytes(b"\x1f\x8bno")
+    dataset.cases[2].label.unlink()
+    store = store_in(tmp_path / "store")
+    with pytest.raises(CasesFailedError) as caught:
+        store.fill(dataset.cases, workers)
+    first, *lines, last = str(caught.value).split("\n")
+    assert first == f"preparation in {store.folder}: 2 of 4 cases cannot be used:"
+    assert "phantom_000.nii.gz" in lines[0]
+    assert "phantom_002.nii.gz: cannot be read (No such file or directory)" in lines[1]
+    assert last.startswith("Fix them, or remove them from the dataset")
+    assert caught.value.exit_code == 2
+    prepared = {path.name.rpartition("-")[0] for path in store.folder.iterdir() if path.is_dir()}
+    assert prepared == {"phantom_001", "phantom_003"}
+
+
+def test_cases_that_are_prepared_count_at_once(tmp_path, dataset, monkeypatch):
+    store = store_in(tmp_path / "store")
+    first = store.fill(dataset.cases[1:3])
+    seen = []
+    assert (
+        store.fill(dataset.cases, progress=lambda done, total, case: seen.append((done, case)))[1:3] == first
+    )
+    assert [case[-1] for _, case in seen] == list("1203")
+    assert [done for done, _ in seen] == [1, 2, 3, 4]
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+from pathlib import Path
+
+from medseg.data.datasets.layouts import read_dataset
+from medseg.data.datasets.phantom import PHANTOM_LABELS
+from tests.data.patches.test_prepare_cases import store_in
+
+
+def seen(done, total, case):
+    print(case, flush=True)
+    time.sleep(60)
+
+
+store_in(Path(sys.argv[1])).fill(read_dataset(sys.argv[2]).cases, 2, seen)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_finished_cases_stay_after_an_interruption(tmp_path, dataset, number):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = str(Path(__file__).parents[3])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(dataset.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": root},
+        text=True,
+    )
+    try:
+        done = process.stdout.readline().strip()
+        process.send_signal(number)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    (finished,) = (tmp_path / "store").glob(f"{done}-*")
+    before = finished.stat().st_mtime_ns
+    if number == signal.SIGKILL:
+        time.sleep(1)  # until the workers have ended
+    cases = store_in(tmp_path / "store").fill(dataset.cases)
+    assert finished.stat().st_mtime_ns == before
+    assert sorted(path.name for path in (tmp_path / "store").iterdir() if path.is_dir()) == sorted(
+        case.folder.name for case in cases
+    )
+
+
+def test_the_first_stage_does_not_count_without_a_cascade(tmp_path, dataset):
+    case = dataset.cases[0]
+    (plain,) = fill_store(tmp_path, [case], PHANTOM_LABELS, SETTINGS)
+    missing = replace(case, first_stage=tmp_path / "missing.nii.gz")
+    assert fill_store(tmp_path, [missing], PHANTOM_LABELS, SETTINGS) == [plain]
+    assert np.isfinite(plain.image).all()

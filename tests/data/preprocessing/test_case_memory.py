@@ -1,0 +1,62 @@
+"""Estimates of memory hold for cases of different types and spacings."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medseg.data.datasets.cases import Case
+from medseg.data.patches.prepare_cases import fill_store
+from medseg.data.preprocessing.case_memory import measuring_bytes, preparing_bytes
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.labels.label_table import Labels
+from medseg.planning.fingerprint.measure_case import measure_case
+from medseg.runtime.memory import PeakMemory
+
+LABELS = Labels.from_names({"a": 1, "b": 2})
+
+
+def case_in(folder: Path, dtype: type, edge: int = 96) -> Case:
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 300, (edge, edge, edge)).astype(dtype)
+    label = np.zeros(image.shape, np.uint8)
+    label[20:60, 10:80, 30:50] = 1
+    label[60:80, 10:80, 30:50] = 2
+    for name, array in (("image", image), ("label", label)):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / f"{name}.nii.gz")
+    return Case("a", (folder / "image.nii.gz",), folder / "label.nii.gz")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_measuring_takes_no_more_than_estimated(tmp_path, dtype):
+    case = case_in(tmp_path, dtype)
+    measure_case(case, LABELS, 1, tmp_path)  # libraries allocate memory of their own at first
+    gc.collect()
+    with PeakMemory(0.0005) as memory:
+        measure_case(case, LABELS, 1, tmp_path)
+    assert memory.taken < measuring_bytes(case, 1) < 40 * 96**3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 1.6])
+def test_preparing_takes_no_more_than_estimated(tmp_path, dtype, spacing):
+    case = case_in(tmp_path, dtype)
+    settings = Preprocessing(spacing=(spacing,) * 3, channels=(Normalization(method="zscore_mask"),))
+    fill_store(tmp_path / "first", [case], LABELS, settings)
+    gc.collect()
+    with PeakMemory(0.0005) as memory:
+        fill_store(tmp_path / "store", [case], LABELS, settings)
+    assert memory.taken < preparing_bytes(case, settings) < (40 + 20 / spacing**3) * 96**3
+
+
+def test_a_case_that_cannot_be_read_needs_nothing(tmp_path):
+    missing = Case("a", (tmp_path / "missing.nii.gz",), tmp_path / "label.nii.gz")
+    assert measuring_bytes(missing, 1) == 0
+    assert preparing_bytes(missing, Preprocessing()) == 0
