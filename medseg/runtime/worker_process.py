@@ -110,10 +110,13 @@ def write_message(stream: IO[bytes], content: bytes) -> None:
 
 
 def read_message(stream: IO[bytes]) -> bytes | None:
-    """Return the next message from a pipe, or None if the other end has been closed.
+    """Read the next message from a pipe.
 
     Args:
         stream: The pipe, buffered, so that a read returns less than requested only at its end.
+
+    Returns:
+        The message; None if the other end has been closed.
     """
     head = stream.read(_LENGTH)
     size = int.from_bytes(head, "little")

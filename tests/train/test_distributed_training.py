@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,82 @@ def test_processes_wait_for_the_main_process_however_long_but_not_after_its_erro
     assert done.stdout.count("[1.0, 0.5]") == 2
     assert "the disk is full" in done.stderr
     assert "repeated" not in done.stdout
+
+
+GATHERING = """
+import sys
+from medseg.errors import DataError
+from medseg.train.distributed_training import Distributed
+from medseg.train.settings import TrainSettings
+
+processes = Distributed(TrainSettings(), 3)
+
+def fail():
+    if processes.rank == 1:
+        raise DataError("case b: found a fault.")
+    return "a"
+
+sys.stdout.write(f"gathered {processes.gather(lambda: processes.rank * 10)}\\n")
+try:
+    processes.gather(fail)
+except DataError as error:
+    sys.stdout.write(f"raised {processes.rank} {error}\\n")
+"""
+
+
+def test_an_error_of_one_process_is_raised_by_all(tmp_path):
+    (tmp_path / "gathering.py").write_text(GATHERING)
+    done = launch(str(tmp_path / "gathering.py"))
+    assert done.stdout.count("gathered [0, 10]") == 2
+    for rank in (0, 1):
+        assert f"raised {rank} case b: found a fault." in done.stdout
+
+
+def test_processes_share_the_preparation(make_experiment, workplace, tmp_path):
+    """Each prepares a part of the cases, and a case that fails in one of them ends all with its name."""
+    config, data = tmp_path / "toy.yaml", tmp_path / "data"
+    shutil.copytree(workplace / "data", data)
+    options = (
+        "train.steps=1",
+        "train.report_every=1",
+        "train.validation_batches=0",
+        "preprocess.normalize=zscore",
+    )
+    options = (*options, f"data.path={data}")
+    config.write_text(make_experiment(*options).to_yaml())
+    program = tmp_path / "program.py"
+    program.write_text(PREPARING)
+    launch(str(program), str(config), str(tmp_path / "run"))
+    writers = [line.split() for line in Path(f"{tmp_path / 'run'}.log").read_text().splitlines()]
+    assert {rank for rank, _ in writers} == {"0", "1"}
+    cases = sorted(case for _, case in writers)
+    assert cases == sorted({path.name.rpartition("-")[0] for path in (tmp_path / ".prepared").glob("*-*")})
+
+    shutil.rmtree(tmp_path / ".prepared")
+    broken = sorted((data / "labelsTr").iterdir())[-1]
+    broken.write_bytes(b"no image")
+    failed = launch(str(program), str(config), str(tmp_path / "other"), code=1)
+    for rank in (0, 1):
+        assert f"[rank{rank}]: medseg.errors.CasesFailedError" in failed.stderr
+        assert f"[rank{rank}]:   {broken}" in failed.stderr
+    assert len(list((tmp_path / ".prepared").glob("*-*"))) == len(cases) - 1
+
+
+PREPARING = """
+import sys
+from medseg.data.patches import prepare_cases
+from medseg.experiment.experiment import Experiment
+from medseg.runtime.launch import process_rank
+
+plain = prepare_cases.CaseStore._write
+
+def write(store, target, case, states):
+    open(sys.argv[2] + ".log", "a").write(f"{process_rank()} {case.id}\\n")
+    plain(store, target, case, states)
+
+prepare_cases.CaseStore._write = write
+list(Experiment.load(sys.argv[1]).trainer(sys.argv[2]))
+"""
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
