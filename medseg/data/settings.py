@@ -119,6 +119,9 @@ class DataSettings(Config):
         files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
             into; null allows only the folder of the dataset.
         repairs: File written by ``medseg check --repair`` with repairs to apply when files are read; null for none.
+        fingerprint: ``fingerprint.json`` that ``medseg plan`` has written. Cases that have not changed since are not read
+            again for the statistics of ``ct``, which are the same with and without it. Null, or a file that is no longer
+            there, reads them.
         splits: JSON file with splits, such as nnU-Net's ``splits_final.json``, to use instead of `folds`; null for none.
     """
 
@@ -135,6 +138,7 @@ class DataSettings(Config):
     trust_label_array: bool = False
     files_root: str | None = None
     repairs: str | None = None
+    fingerprint: str | None = None
     splits: str | None = None
 
     @property

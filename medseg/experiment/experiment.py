@@ -59,7 +59,7 @@ class Experiment(ExperimentConfig):
             run: Run folder to write; it must be new unless `resume` is True.
             resume: Continue from the last checkpoint of a run with the same configuration.
             extend: With `resume`, additional steps (``"2000"``) or time (``"30m"``) for a finished run.
-            progress: Called with (done, total, case id) as cases are prepared.
+            progress: Called with (done, total, case id) as cases are measured and prepared.
 
         Returns:
             The trainer, which yields a report at regular intervals.
@@ -75,8 +75,10 @@ class Experiment(ExperimentConfig):
             raise ConfigError(
                 f"extend: found {extend!r} with resume=False, expected resume=True. Set it, or leave extend out."
             )
-        setup = TrainingSetup.start(self.config, RunFolder(Path(run)), resume=resume, extend=extend)
-        return setup.trainer(progress)
+        setup = TrainingSetup.start(
+            self.config, RunFolder(Path(run)), resume=resume, extend=extend, progress=progress
+        )
+        return setup.trainer()
 
     def cross_validation(self, run: str | Path) -> CrossValidation:
         """Return the cross-validation of this experiment; iterate over it to train all folds and aggregate the results.

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import Dataset
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
-from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.datasets.splits import Split, k_fold, read_splits
+from medseg.data.fingerprint.training_intensities import training_intensities
 from medseg.data.preprocessing.channel_methods import resolve_methods
-from medseg.data.preprocessing.normalize import measure
-from medseg.data.preprocessing.prepare import Preprocessing, check_image
+from medseg.data.preprocessing.normalize import normalizations
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import RegionSettings
 from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.experiment.first_stage import with_first_stage
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
-from medseg.volumes.volume import Volume
+from medseg.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig
@@ -32,7 +32,7 @@ def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     data = experiment.data
     found = {
         key: str(Path(value).resolve())
-        for key in ("path", "splits", "files_root", "repairs")
+        for key in ("path", "splits", "files_root", "repairs", "fingerprint")
         if (value := getattr(data, key))
     }
     model = experiment.model.to_plain()
@@ -190,7 +190,11 @@ def all_splits(experiment: ExperimentConfig, dataset: Dataset) -> list[Split]:
 
 
 def resolve_preprocessing(
-    experiment: ExperimentConfig, dataset: Dataset, labels: Labels, training_cases: Sequence[str]
+    experiment: ExperimentConfig,
+    dataset: Dataset,
+    labels: Labels,
+    training_cases: Sequence[str],
+    progress: Progress | None = None,
 ) -> Preprocessing:
     """Return the preprocessing with the intensity statistics of the training cases.
 
@@ -199,6 +203,7 @@ def resolve_preprocessing(
         dataset: Its dataset.
         labels: Its labels; foreground statistics are those of voxels of any label.
         training_cases: Ids of the cases to measure.
+        progress: Called after each case that is read with (done, total, case id).
 
     Returns:
         Preprocessing with one entry per channel, which is stored in the model folder.
@@ -208,24 +213,26 @@ def resolve_preprocessing(
     """
     chosen = experiment.preprocess
     methods = resolve_methods(chosen.normalize, dataset.channel_names)
-    pairs = _images_and_labels(dataset.subset(training_cases).cases, len(methods), labels)
+    measured = [channel for channel, method in enumerate(methods) if method == "ct"]
+    intensities = None
+    if measured:
+        intensities = training_intensities(
+            dataset.subset(training_cases),
+            labels,
+            measured,
+            known=experiment.data.fingerprint,
+            workers=preparation_workers(experiment),
+            progress=progress,
+        )
     return Preprocessing(
         orientation=chosen.orientation,
         spacing=chosen.spacing,
         crop_to_nonzero=chosen.crop_to_nonzero,
-        channels=measure(pairs, methods, experiment.seed),
+        channels=normalizations(methods, intensities),
     )
 
 
-def _images_and_labels(
-    cases: Sequence[Case], channels: int, labels: Labels
-) -> Iterator[tuple[Volume, Volume]]:
-    """Yield the image and the class indices of each case, checked before anything is measured on them.
-
-    Voxels to ignore count as background, because they are not known to be foreground.
-    """
-    for case in cases:
-        image = read_case_image(case)
-        check_image(image, channels, where=f"case {case.id}")
-        label = read_case_label(case, labels, image.grid)
-        yield image, label.with_data(label.data * (label.data < len(labels)))
+def preparation_workers(experiment: ExperimentConfig) -> int | None:
+    """Return the number of processes that read and prepare cases; None chooses by the size of the files."""
+    workers = experiment.train.workers
+    return None if workers == "auto" else workers

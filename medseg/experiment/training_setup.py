@@ -34,6 +34,7 @@ from medseg.experiment.resolve_data import (
     find_dataset,
     label_sets_of,
     labels_of,
+    preparation_workers,
     resolve_preprocessing,
     with_absolute_paths,
 )
@@ -67,6 +68,7 @@ class TrainingSetup:
         processes: The processes that train together.
         resume: Whether the run exists and continues from its last checkpoint.
         extension: The later end of a finished run, or None.
+        progress: Called with (done, total, case id) as cases are measured and prepared; None for no progress.
     """
 
     experiment: ExperimentConfig
@@ -74,10 +76,17 @@ class TrainingSetup:
     processes: Distributed
     resume: bool = False
     extension: Extension | None = None
+    progress: Progress | None = None
 
     @classmethod
     def start(
-        cls, experiment: ExperimentConfig, run: RunFolder, *, resume: bool = False, extend: str | None = None
+        cls,
+        experiment: ExperimentConfig,
+        run: RunFolder,
+        *,
+        resume: bool = False,
+        extend: str | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Start the processes and check the run folder.
 
@@ -86,6 +95,7 @@ class TrainingSetup:
             run: Run folder, new unless `resume`.
             resume: Continue from the last checkpoint.
             extend: Steps or time in addition to those of a finished run; None for no extension.
+            progress: Called with (done, total, case id) as cases are measured and prepared.
 
         Returns:
             The setup; nothing has been written yet.
@@ -102,13 +112,11 @@ class TrainingSetup:
         extension = None
         if extend is not None:
             extension = processes.broadcast(lambda: plan_extension(experiment, run, extend))
-        return cls(extension.experiment if extension else experiment, run, processes, resume, extension)
+        chosen = extension.experiment if extension else experiment
+        return cls(chosen, run, processes, resume, extension, progress)
 
-    def trainer(self, progress: Progress | None = None) -> Trainer:
+    def trainer(self) -> Trainer:
         """Prepare the data, open the run folder, and return the trainer.
-
-        Args:
-            progress: Called with (done, total, case id) as cases are prepared.
 
         Returns:
             The trainer; iterate over it to train.
@@ -118,7 +126,7 @@ class TrainingSetup:
             DataError: The dataset cannot be used.
         """
         self.check()
-        stored = {case.id: case for case in self._prepare(progress)}
+        stored = {case.id: case for case in self._prepare()}
         train = [stored[case] for case in self.split.train]
         held_out = [stored[case] for case in self.split.validation]
         self._check_prepared(train)
@@ -231,7 +239,9 @@ class TrainingSetup:
         if self.resume or self.run.fold_of is not None:
             return self.run.read_preprocessing()
         return self.processes.broadcast(
-            lambda: resolve_preprocessing(self.experiment, self.dataset, self.labels, self.split.train)
+            lambda: resolve_preprocessing(
+                self.experiment, self.dataset, self.labels, self.split.train, self.progress
+            )
         )
 
     @cached_property
@@ -268,15 +278,14 @@ class TrainingSetup:
             },
         )
 
-    def _prepare(self, progress: Progress | None) -> list[StoredCase]:
+    def _prepare(self) -> list[StoredCase]:
         """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
         cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         folder = self.run.shared_folder / ".prepared"
         store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage)
-        chosen = self.experiment.train.workers
-        workers = None if chosen == "auto" else chosen
+        workers = preparation_workers(self.experiment)
         own = cases[self.processes.rank :: self.processes.size]
-        parts = self.processes.gather(lambda: store.outcomes(own, workers, progress))
+        parts = self.processes.gather(lambda: store.outcomes(own, workers, self.progress))
         prepared = stored_or_raise(folder, [outcome for part in parts for outcome in part])
         lost = {case.id for case in prepared if not case.folder.is_dir()}  # on the disk of another machine
         here = store.fill([case for case in cases if case.id in lost], workers) if lost else []

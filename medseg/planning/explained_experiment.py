@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.experiment.mirroring import opposite_axes
 from medseg.models.catalog import MODELS
 from medseg.models.unet.config import UNetOptions
 from medseg.planning.commented_yaml import Explained, ExplainedValues
-from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.nnunet.configurations import normalization_schemes
 from medseg.planning.propose import Proposal
 from medseg.runtime.formatting import percent, pluralise
@@ -46,11 +46,13 @@ class DatasetSource:
         path: Folder or table of the dataset.
         layout: Layout of the dataset; ``auto`` to detect it.
         reading: What the user decided about files whose headers are wrong.
+        fingerprint: File with the measurements of the cases; None if it is not stored.
     """
 
     path: Path
     layout: str
     reading: ReadingOptions = UNDECIDED
+    fingerprint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         tree["files_root"] = Explained(str(Path(source.reading.files_root).resolve()), "as requested")
     if source.reading.repairs is not None:
         tree["repairs"] = Explained(str(Path(source.reading.repairs).resolve()), "as requested")
+    if source.fingerprint is not None and "ct" in normalization_methods(f):
+        tree["fingerprint"] = Explained(
+            str(source.fingerprint),
+            "training takes the statistics of CT from it instead of reading all cases again",
+        )
     if not f.named:
         tree["labels"] = Explained(
             f.labels, "the dataset names no labels: these are the values in its label maps; rename them"

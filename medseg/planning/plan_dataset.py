@@ -9,13 +9,13 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, parse_options
 from medseg.planning.cascade_plans import FIRST, SECOND, commands, explained, second_stage, stage_file
 from medseg.planning.commented_yaml import ExplainedValues, plain_values, render_yaml
 from medseg.planning.explained_experiment import DatasetSource, OtherModel, explained_experiment
-from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.plan_options import PlanOptions
@@ -112,7 +112,8 @@ def plan(
         reading: What the user decided about files whose headers are wrong; it becomes part of the experiment. None decides
             nothing.
         workers: Number of processes that measure cases, see `medseg.planning.fingerprint.measure.fingerprint`.
-        cache: A ``fingerprint.json`` written earlier, reused if no file of the dataset has changed.
+        cache: The ``fingerprint.json`` that `Plan.save` will write. An earlier one is reused if no file of the dataset has
+            changed. The plan refers to it, so that a training does not measure the cases again.
         progress: Called after each case with (done, total, case id).
 
     Returns:
@@ -132,7 +133,8 @@ def plan(
     'unet_3d'
     """
     options = options or PlanOptions()
-    source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED)
+    stored = None if cache is None else Path(cache).resolve()
+    source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED, stored)
     found = read_dataset(dataset, layout, reading)
     measured = fingerprint(found, workers=workers, cache=cache, progress=progress)
     preset, steps = options.chosen_preset, options.steps

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.labels.colours import distinct_colour
-from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.propose import Proposal
 from medseg.runtime.formatting import shortened
 

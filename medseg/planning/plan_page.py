@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.experiment.experiment import Experiment
 from medseg.planning.explained_experiment import batch_reason, normalization_methods
-from medseg.planning.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.planning.plan_figures import (
     as_png,
     geometry_figure,

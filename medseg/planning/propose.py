@@ -8,9 +8,9 @@ from math import prod
 from statistics import median
 from typing import Any, Literal, TypeVar
 
+from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.data.settings import Axis
 from medseg.errors import ConfigError
-from medseg.planning.fingerprint.fingerprint import Fingerprint
 from medseg.planning.memory_budget import MemoryBudget
 from medseg.planning.nnunet.configurations import Configurations, DatasetMeasures, plan_configurations
 from medseg.planning.nnunet.presets import Preset, widths

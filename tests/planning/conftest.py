@@ -12,9 +12,9 @@ import pytest
 import medseg
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.data.preprocessing.histogram import IntensityStatistics
 from medseg.planning import memory_budget
-from medseg.planning.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.runtime.memory import GIB
 from medseg.volumes.grid import Grid

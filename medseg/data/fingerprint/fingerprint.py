@@ -18,7 +18,7 @@ from medseg.storage.json_files import read_object
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 FORMAT = (
-    1  # version of the file; part of every `CaseMeasures.files`, so that a change measures all cases again
+    2  # version of the file; part of every `CaseMeasures.files`, so that a change measures all cases again
 )
 
 
@@ -39,6 +39,7 @@ class CaseMeasures(Config):
         label_voxels: Number of voxels by label value, without background and absent labels.
         ranges: Minimum and maximum of the whole image, per channel.
         foreground: Intensities of labelled voxels, per channel; empty for a case without any.
+        histograms: Histograms of these voxels, packed, of the channels that are normalised as CT; an empty text for others.
     """
 
     id: str
@@ -54,6 +55,7 @@ class CaseMeasures(Config):
     label_voxels: dict[int, int]
     ranges: tuple[tuple[float, float], ...]
     foreground: tuple[IntensityStatistics, ...]
+    histograms: tuple[str, ...] = ()
 
     @property
     def voxels(self) -> int:
@@ -118,7 +120,7 @@ class Fingerprint(Config):
         findings: The findings, severe ones first.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     dataset: str
     channel_names: tuple[str, ...]
     labels: dict[str, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_image, read_case_label, read_repaired_labels
-from medseg.data.preprocessing.histogram import Histogram
+from medseg.data.fingerprint.fingerprint import FORMAT, CaseMeasures
+from medseg.data.preprocessing.channel_methods import channel_method
+from medseg.data.preprocessing.histogram import Histogram, foreground_histograms
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError
 from medseg.io.companion_files import companion_files
 from medseg.io.file_content import permission_denied
 from medseg.labels.label_table import Labels
-from medseg.planning.fingerprint.fingerprint import FORMAT, CaseMeasures
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
@@ -37,13 +39,13 @@ class MeasuredCase:
     histograms: tuple[Histogram, ...]
 
 
-def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -> MeasuredCase:
+def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str], root: Path) -> MeasuredCase:
     """Measure a labelled case, whose files are read once.
 
     Args:
         case: A case with a label map.
         labels: Labels of the dataset; None uses the values of the label map.
-        channels: Number of channels that the image must have.
+        channel_names: Names of the channels that the image must have.
         root: Folder of the dataset, to which names of files are relative.
 
     Returns:
@@ -55,7 +57,7 @@ def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -
     # before reading, so that a file that changes meanwhile is measured again next time
     state = _state(case)
     image = read_case_image(case)
-    check_image(image, channels, where=f"case {case.id}")
+    check_image(image, len(channel_names), where=f"case {case.id}")
     if labels is None:
         labels = (
             Labels.from_values(read_repaired_labels(case.label, case.reading).data)
@@ -64,8 +66,7 @@ def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -
         )
     classes = read_case_label(case, labels, image.grid).data[0]
     grid = image.grid.reoriented(AXES)
-    known = (classes > 0) & (classes < len(labels))  # without ignored voxels
-    histograms = _foreground(image.data, known, f"case {case.id}")
+    histograms = foreground_histograms(image.data, _foreground(classes, labels), f"case {case.id}")
     counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
     measures = CaseMeasures(
         id=case.id,
@@ -83,22 +84,37 @@ def measure_case(case: Case, labels: Labels | None, channels: int, root: Path) -
         },
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in image.data),
         foreground=tuple(histogram.intensities() for histogram in histograms),
+        histograms=tuple(
+            histogram.pack() if channel_method(name) == "ct" else ""
+            for name, histogram in zip(channel_names, histograms, strict=False)
+        ),
     )
     return MeasuredCase(measures, histograms)
 
 
-def _foreground(data: NDArray[Any], inside: NDArray[np.bool_], where: str) -> tuple[Histogram, ...]:
-    """Return one histogram per channel of `(C, X, Y, Z)` inside a mask; none if the mask is empty."""
-    if not inside.any():
-        return ()
-    histograms = []
-    for channel in data:
-        with np.errstate(over="ignore"):
-            values = channel[inside].astype(np.float32)
-        if not np.isfinite(values).all():
-            raise DataError(f"{where}: found intensities beyond 3e38, expected float32. Rescale the image.")
-        histograms.append(Histogram.from_values(values))
-    return tuple(histograms)
+def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogram, ...]:
+    """Read a labelled case for the histograms of its foreground alone.
+
+    Args:
+        case: A case with a label map.
+        labels: Labels that the network learns.
+        channels: Number of channels that the image must have.
+
+    Returns:
+        One histogram per channel; none if the case has no foreground.
+
+    Raises:
+        DataError: A file of the case cannot be used.
+    """
+    image = read_case_image(case)
+    check_image(image, channels, where=f"case {case.id}")
+    classes = read_case_label(case, labels, image.grid).data[0]
+    return foreground_histograms(image.data, _foreground(classes, labels), f"case {case.id}")
+
+
+def _foreground(classes: NDArray[Any], labels: Labels) -> NDArray[np.bool_]:
+    """Return the voxels of any label; those to ignore are not known to be foreground."""
+    return (classes > 0) & (classes < len(labels))
 
 
 def _shape_after_crop(data: NDArray[Any]) -> tuple[int, ...]:

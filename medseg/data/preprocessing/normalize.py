@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.config import Config
+from medseg.data.preprocessing.histogram import IntensityStatistics
 from medseg.data.settings import Method
-from medseg.errors import DataError
-from medseg.volumes.volume import Volume
 
 STD_FLOOR = 1e-8
 RGB_TOP = 255
-SAMPLES_PER_CASE = 20_000
 LOWEST_STORED_HU, HIGHEST_STORED_HU = -1024.0, 3071.0  # the 12 bits in which scanners store CT
 _CHUNK = 1 << 18  # voxels measured at a time
 
@@ -145,46 +143,43 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
 
-def measure(
-    pairs: Iterable[tuple[Volume, Volume]], methods: Sequence[Method | Literal["hounsfield"]], seed: int = 0
+def normalizations(
+    methods: Sequence[Method | Literal["hounsfield"]],
+    intensities: Mapping[int, IntensityStatistics] | None = None,
 ) -> tuple[Normalization, ...]:
-    """Measure the statistics that the normalisations need on the foreground of a training set.
+    """Return the normalisation of each channel.
+
+    This is the only place where statistics of a dataset become a normalisation.
 
     Args:
-        pairs: Image and label volumes; they are read only if a method is ``ct``.
         methods: One method per channel.
-        seed: Seed of the random sample of 20,000 foreground voxels per case.
+        intensities: Statistics of the foreground of the training cases by index of the channel; only needed for ``ct``.
 
     Returns:
         One normalisation per channel. ``ct`` has the percentiles 0.5 and 99.5 as limits, and mean and standard deviation.
         ``hounsfield`` becomes ``ct`` with the limits of stored CT values, so that every intensity window is preserved.
 
-    Raises:
-        DataError: A method is ``ct`` and no case has foreground.
+    Examples:
+        >>> [found.method for found in normalizations(["zscore", "none"])]
+        ['zscore', 'none']
     """
-    if "ct" not in methods:
-        return tuple(_measured(method, np.zeros(0, np.float32)) for method in methods)
-    samples: list[NDArray[np.float32]] = []
-    for number, (image, label) in enumerate(pairs):
-        foreground = image.data[:, label.data[0] > 0].astype(np.float32)
-        if foreground.shape[1] == 0:
-            continue
-        chosen = np.random.default_rng((seed, number)).integers(foreground.shape[1], size=SAMPLES_PER_CASE)
-        samples.append(foreground[:, chosen])
-    if not samples:
-        raise DataError("labels: found no foreground voxel in any training case. Check the label maps.")
-    values = np.concatenate(samples, axis=1)
-    return tuple(_measured(method, channel) for method, channel in zip(methods, values, strict=True))
-
-
-def _measured(method: Method | Literal["hounsfield"], values: NDArray[np.float32]) -> Normalization:
-    if method == "hounsfield":
-        return Normalization(
-            method="ct", mean=LOWEST_STORED_HU, std=1000, low=LOWEST_STORED_HU, high=HIGHEST_STORED_HU
-        )
-    if method != "ct":
-        return Normalization(method=method)
-    low, high = np.percentile(values, [0.5, 99.5])
-    return Normalization(
-        method=method, mean=float(values.mean()), std=float(values.std()), low=float(low), high=float(high)
-    )
+    found = []
+    for channel, method in enumerate(methods):
+        if method == "hounsfield":
+            low, high = LOWEST_STORED_HU, HIGHEST_STORED_HU
+            found.append(Normalization(method="ct", mean=low, std=1000, low=low, high=high))
+        elif method == "ct":
+            assert intensities is not None
+            measured = intensities[channel]
+            found.append(
+                Normalization(
+                    method="ct",
+                    mean=measured.mean,
+                    std=measured.std,
+                    low=measured.percentile_00_5,
+                    high=measured.percentile_99_5,
+                )
+            )
+        else:
+            found.append(Normalization(method=method))
+    return tuple(found)

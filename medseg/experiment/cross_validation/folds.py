@@ -122,8 +122,10 @@ class CrossValidation:
             DataError: The dataset cannot be used.
         """
         folder = self.run.fold(fold)
-        setup = TrainingSetup.start(self.fold_experiment(fold), folder, resume=folder.config.is_file())
-        return setup.trainer(progress)
+        setup = TrainingSetup.start(
+            self.fold_experiment(fold), folder, resume=folder.config.is_file(), progress=progress
+        )
+        return setup.trainer()
 
     def __iter__(self) -> Iterator[tuple[int, Report]]:
         """Train the unfinished folds, then aggregate; yield each report with its fold."""

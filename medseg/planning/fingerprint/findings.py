@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from medseg.data.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.data.preprocessing.channel_methods import channel_method
-from medseg.planning.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.planning.nnunet.spacing import THICK_SLICES
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import SHEAR_TOLERANCE

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
+from medseg.data.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
-from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
-from medseg.planning.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
@@ -80,7 +80,7 @@ def _measured(
     if workers is None:
         workers = worthwhile_processes(file for case in cases for file in case.files)
     outcomes = map_in_processes(
-        partial(measure_case, labels=dataset.labels, channels=channels, root=dataset.root),
+        partial(measure_case, labels=dataset.labels, channel_names=dataset.channel_names, root=dataset.root),
         cases,
         [case.id for case in cases],
         workers,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from medseg.data.datasets.cases import Case
+from medseg.data.fingerprint.measure_case import measure_case
 from medseg.data.patches.prepare_cases import fill_store
 from medseg.data.preprocessing.case_memory import measuring_bytes, preparing_bytes
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.labels.label_table import Labels
-from medseg.planning.fingerprint.measure_case import measure_case
 from medseg.runtime.memory import PeakMemory
 
 LABELS = Labels.from_names({"a": 1, "b": 2})
@@ -36,10 +36,10 @@ def case_in(folder: Path, dtype: type, edge: int = 96) -> Case:
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_measuring_takes_no_more_than_estimated(tmp_path, dtype):
     case = case_in(tmp_path, dtype)
-    measure_case(case, LABELS, 1, tmp_path)  # libraries allocate memory of their own at first
+    measure_case(case, LABELS, ["CT"], tmp_path)  # libraries allocate memory of their own at first
     gc.collect()
     with PeakMemory(0.0005) as memory:
-        measure_case(case, LABELS, 1, tmp_path)
+        measure_case(case, LABELS, ["CT"], tmp_path)
     assert memory.taken < measuring_bytes(case, 1) < 40 * 96**3
 
 

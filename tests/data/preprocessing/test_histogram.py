@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from medseg.data.preprocessing.histogram import Histogram, pool_histograms
 
@@ -63,3 +64,30 @@ def test_other_values_are_off_by_at_most_one_in_8192(values):
 
 def test_zeros_of_both_signs_are_one_value():
     assert Histogram.from_values(np.array([0.0, -0.0, 0.0], dtype=np.float32)).counts.tolist() == [3]
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.integers(1, 50),
+        elements=st.floats(-(2.0**127), 2.0**127, width=32),
+    )
+)
+def test_a_packed_histogram_is_restored_without_loss(values):
+    found = Histogram.from_values(values)
+    again = Histogram.unpack(found.pack())
+    assert np.array_equal(again.values.view(np.uint32), found.values.view(np.uint32))
+    assert np.array_equal(again.counts, found.counts)
+    assert (again.mean, again.variance, again.low, again.high) == (
+        found.mean,
+        found.variance,
+        found.low,
+        found.high,
+    )
+
+
+def test_the_histogram_of_a_ct_is_short_and_a_damaged_one_is_refused():
+    packed = Histogram.from_values(draw(5, 200_000)).pack()
+    assert len(packed) < 12_000
+    with pytest.raises(ValueError, match=r"incorrect|invalid|incomplete"):
+        Histogram.unpack(packed[:-40])

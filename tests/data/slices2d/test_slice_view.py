@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg.data.preprocessing.channel_methods import resolve_methods
-from medseg.data.preprocessing.normalize import Normalization, measure
+from medseg.data.preprocessing.normalize import Normalization, normalizations
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.radiological_view import RadiologicalView
@@ -27,7 +27,7 @@ from tests.helpers.patches import patch_dataset
 SHAPE = (9, 8, 7)
 PLANES = ("sagittal", "coronal", "axial")
 ORIENTATIONS = ("RAS", "LPS", "SAR", "PIL")
-HOUNSFIELD = Preprocessing(channels=measure([], resolve_methods("hounsfield", ["CT"])))
+HOUNSFIELD = Preprocessing(channels=normalizations(resolve_methods("hounsfield", ["CT"])))
 
 
 # Settings -------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_hounsfield_keeps_every_window():
     assert SliceSettings(channels="ct_windows").hounsfield(HOUNSFIELD) == (1000, -1024)
     raw = Preprocessing(channels=(Normalization(method="none"),))
     assert SliceSettings(channels="ct_windows").hounsfield(raw) == (1, 0)
-    mixed = measure([(None, None)][:0], resolve_methods(["hounsfield", "rescale"], ["CT", "PET"]))
+    mixed = normalizations(resolve_methods(["hounsfield", "rescale"], ["CT", "PET"]))
     assert [one.method for one in mixed] == ["ct", "rescale"]
 
 

@@ -18,9 +18,10 @@ import torch
 import medseg
 from medseg.cli.main import main
 from medseg.data.datasets.layouts import read_dataset
-from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.data.datasets.splits import k_fold, read_splits
-from medseg.data.preprocessing.normalize import measure
+from medseg.data.fingerprint.measure_case import case_histograms
+from medseg.data.preprocessing.histogram import pool_histograms
+from medseg.data.preprocessing.normalize import normalizations
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.cross_validation.aggregate import aggregate, no_post_processing_reason
@@ -72,11 +73,9 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
 
 def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experiment):
     dataset = read_dataset(workplace / "data")
-    pairs = []
-    for case in dataset.labelled_cases:
-        image = read_case_image(case)
-        pairs.append((image, read_case_label(case, dataset.labels, image.grid)))
-    (ct,) = measure(pairs, ["ct"])
+    cases = dataset.labelled_cases
+    histograms = [case_histograms(case, dataset.labels, 1)[0] for case in cases]
+    (ct,) = normalizations(["ct"], {0: pool_histograms(histograms)})
     assert Preprocessing.load(whole / "preprocessing.yaml").channels == (ct,)
     assert {load_model(whole / f"fold_{fold}")[1].preprocessing.channels for fold in range(3)} == {(ct,)}
     assert not (whole / ".prepared").exists()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from medseg.data.datasets.layouts import read_dataset
+from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
-from medseg.planning.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.volumes.grid import Grid
 from tests.helpers.golden_plans import HIPPOCAMPUS
@@ -130,9 +130,9 @@ def test_it_is_stored_and_used_again_until_a_file_changes(phantoms, tmp_path):
 def test_a_newer_fingerprint_is_refused_by_name_and_not_used_as_a_cache(phantoms, tmp_path):
     dataset, cache = read_dataset(phantoms), tmp_path / "fingerprint.json"
     fingerprint(dataset).save(cache)
-    cache.write_text(cache.read_text().replace('"format": 1', '"format": 2'))
+    cache.write_text(cache.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(
-        DataError, match=r"fingerprint\.json: fingerprint written by a newer medseg \(format 2"
+        DataError, match=r"fingerprint\.json: fingerprint written by a newer medseg \(format 3"
     ):
         Fingerprint.read(cache)
     measured = []

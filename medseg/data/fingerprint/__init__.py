@@ -1,0 +1,1 @@
+"""Measurements of the cases of a dataset, from which plans and normalisations are derived."""

@@ -1,0 +1,96 @@
+"""Foreground intensities of training cases, from an earlier fingerprint where its measurements still hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from medseg.data.datasets.cases import Dataset
+from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint, saved_fingerprint
+from medseg.data.fingerprint.measure_case import case_histograms, is_unchanged
+from medseg.data.preprocessing.case_memory import measuring_bytes
+from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
+from medseg.errors import DataError, MedsegError, cases_failed
+from medseg.labels.label_table import Labels
+from medseg.runtime.process_map import map_in_processes, worthwhile_processes
+from medseg.runtime.progress import Progress
+
+
+def training_intensities(
+    dataset: Dataset,
+    labels: Labels,
+    channels: Sequence[int],
+    *,
+    known: str | Path | None = None,
+    workers: int | None = 0,
+    progress: Progress | None = None,
+) -> dict[int, IntensityStatistics]:
+    """Return statistics of the foreground of all cases of a dataset, which have equal weight.
+
+    Args:
+        dataset: The training cases, all with a label map.
+        labels: Labels that the network learns.
+        channels: Indices of the channels whose statistics are needed.
+        known: ``fingerprint.json`` of a plan. Cases whose files have not changed since are not read again, if it was
+            measured with the same labels. None or a missing file reads all cases.
+        workers: Largest number of processes; 0 reads in this process; None is one per core if the files are large.
+        progress: Called after each case that is read with (done, total, case id).
+
+    Returns:
+        Statistics by index of the channel.
+
+    Raises:
+        DataError: No case has foreground.
+        CasesFailedError: Cases cannot be used; the message lists them.
+    """
+    fingerprint = None if known is None else saved_fingerprint(known)
+    if fingerprint is not None and not _has_labels(fingerprint, labels):
+        fingerprint = None
+    measured = {} if fingerprint is None else {case.id: case for case in fingerprint.cases}
+    found: dict[str, list[Histogram]] = {}
+    for case in dataset.cases:
+        if case.id in measured and is_unchanged(case, measured[case.id], dataset.root):
+            packed = _unpacked(measured[case.id], channels)
+            if packed is not None:
+                found[case.id] = packed
+    rest = [case for case in dataset.cases if case.id not in found]
+    if workers is None:
+        workers = worthwhile_processes(file for case in rest for file in case.files)
+    count = len(dataset.channel_names)
+    outcomes = map_in_processes(
+        partial(case_histograms, labels=labels, channels=count),
+        rest,
+        [case.id for case in rest],
+        workers,
+        progress,
+        partial(measuring_bytes, channels=count),
+    )
+    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
+    if failures:
+        raise cases_failed(dataset.root, failures, len(rest), "Fix them, or remove them from the dataset.")
+    for case, outcome in zip(rest, outcomes, strict=True):
+        assert not isinstance(outcome, MedsegError)
+        found[case.id] = [outcome[channel] for channel in channels] if outcome else []
+    histograms = [found[case.id] for case in dataset.cases if found[case.id]]
+    if not histograms:
+        raise DataError("labels: found no foreground voxel in any training case. Check the label maps.")
+    pooled = (pool_histograms(channel) for channel in zip(*histograms, strict=True))
+    return dict(zip(channels, pooled, strict=True))
+
+
+def _has_labels(fingerprint: Fingerprint, labels: Labels) -> bool:
+    """Return whether the foreground of a fingerprint is that of these labels."""
+    names = dict(zip(labels.names, labels.values, strict=True))
+    return (fingerprint.labels, fingerprint.ignore) == (names, labels.ignore)
+
+
+def _unpacked(case: CaseMeasures, channels: Sequence[int]) -> list[Histogram] | None:
+    """Return the histograms of some channels; none without foreground, None if one of them was not stored."""
+    if not case.foreground:
+        return []
+    try:
+        packed = [case.histograms[channel] for channel in channels]
+        return [Histogram.unpack(text) for text in packed] if all(packed) else None
+    except (IndexError, ValueError):
+        return None
