@@ -16,6 +16,7 @@ from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.prepare_cases import CaseStore, stored_or_raise
 from medseg.data.patches.sampling import PatchSampler
+from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.slice_view import SliceView
@@ -324,6 +325,7 @@ class TrainingSetup:
             augmentation=augmentation,
             view=self.slice_view,
             first_stage=first_stage,
+            mask_rows=mask_rows(self.preprocessing.channels),
         )
 
     @property

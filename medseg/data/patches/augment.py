@@ -37,16 +37,21 @@ def augment(patch: Patch, settings: Augmentation, rng: np.random.Generator) -> P
 def apply_changes(patch: Patch, changes: Changes) -> Patch:
     """Apply changes that have been drawn.
 
+    Afterwards, voxels outside the mask of a masked normalisation are 0 again, as in nnU-Net and as in prediction.
+
     The result on another device differs by rounding: the moments of an image, and sums of several weights.
 
     Args:
-        patch: Its image holds normalised intensities.
+        patch: Its image holds normalised intensities. Voxels that are `outside` become 0.
         changes: The changes; noise is on the device of the patch.
 
     Returns:
         A patch of the same shapes, in contiguous memory.
     """
-    changed = replace(patch, image=_change_intensity(patch.image, changes))
+    image = _change_intensity(patch.image, changes)
+    if patch.outside is not None:
+        image = image.masked_fill(patch.outside, 0)
+    changed = replace(patch, image=image, outside=None)
     if changes.flipped:
         changed = changed.map(lambda tensor: tensor.flip(changes.flipped))
     return changed.map(lambda tensor: tensor.contiguous())

@@ -59,6 +59,11 @@ class StoredCase:
         """The class indices `(1, X, Y, Z)` of the first stage; only if the case was stored with one."""
         return _mapped(self.folder / "first_stage.npy")
 
+    @property
+    def masks(self) -> NDArray[np.uint8]:
+        """The voxels `(M, X, Y, Z)` inside the masks of `mask_rows`; only with a masked normalisation."""
+        return _mapped(self.folder / "masks.npy")
+
     @cached_property
     def has_instances(self) -> bool:
         """Whether the case has an instance map."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg.data.patches.extraction import Box
 from medseg.data.patches.random_changes import Changes
 
-_PARTS = ("image", "label", "instances", "first_stage", "noise")
+_PARTS = ("image", "label", "instances", "first_stage", "noise", "masks")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def _tensors_of(patch: DrawnPatch) -> dict[str, Tensor]:
         "instances": box.instances,
         "first_stage": patch.first_stage,
         "noise": None if changes is None else changes.noise,
+        "masks": box.masks,
     }
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -112,6 +113,7 @@ def _with_tensors(patch: DrawnPatch, tensors: dict[str, Tensor]) -> DrawnPatch:
         label=tensors.get("label", _NONE),
         instances=tensors.get("instances"),
         first_stage=None,
+        masks=tensors.get("masks"),
     )
     changes = patch.changes
     if changes is not None:

@@ -28,11 +28,13 @@ class Patch:
         image: Intensities `(c, *spatial)` float32.
         label: Label map `(1, *spatial)` int64.
         instances: Instance ids `(1, *spatial)` int64; None if the case has no instance map.
+        outside: Voxels `(c, *spatial)` outside the masks of masked normalisations; None without one.
     """
 
     image: Tensor
     label: Tensor
     instances: Tensor | None = None
+    outside: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Patch:
         """Return the patch with `change`, such as a flip, applied to the image and to every map."""
@@ -40,6 +42,7 @@ class Patch:
             change(self.image),
             change(self.label),
             None if self.instances is None else change(self.instances),
+            None if self.outside is None else change(self.outside),
         )
 
 
@@ -68,6 +71,8 @@ class Box:
         instances: Instance ids `(1, *box)` int32; None if the case has no instance map.
         first_stage: Class indices `(1, *box)` of the first stage of a cascade; None without one.
         rotation: Place of the patch in the box; None if the box is the patch.
+        masks: Voxels `(m, *box)` inside the masks of masked normalisations, uint8; None if they are not needed.
+        mask_rows: Index of the mask of each channel of the image; None for a channel without one.
     """
 
     image: Tensor
@@ -75,6 +80,8 @@ class Box:
     instances: Tensor | None = None
     first_stage: Tensor | None = None
     rotation: Rotation | None = None
+    masks: Tensor | None = None
+    mask_rows: tuple[int | None, ...] = ()
 
     def patch(self) -> Patch:
         """Return the patch, interpolated on the device of the box.
@@ -87,7 +94,14 @@ class Box:
             image if grid is None else interpolate_image(image, grid),
             _labels(self.label, grid),
             None if self.instances is None else _ids(self.instances, grid),
+            None if self.masks is None else self._outside(self.masks, grid),
         )
+
+    def _outside(self, masks: Tensor, grid: Tensor | None) -> Tensor:
+        """Return the voxels of the patch `(c, *size)` outside the mask of each channel; none for a channel without one."""
+        outside = [_labels(mask[None], grid)[0] == 0 for mask in masks]
+        nowhere = torch.zeros_like(outside[0])
+        return torch.stack([nowhere if row is None else outside[row] for row in self.mask_rows])
 
     def first_stage_patch(self) -> Tensor:
         """Return the class indices `(1, *size)` int64 of the first stage at the voxels of the patch."""
@@ -123,11 +137,13 @@ class PatchReader:
         size: Voxels per array axis, three numbers.
         with_instances: Whether to read the instance map.
         with_first_stage: Whether to read the label map of the first stage.
+        mask_rows: Index of the mask of each channel, as returned by `mask_rows`; empty to read no masks.
     """
 
     size: tuple[int, ...]
     with_instances: bool = False
     with_first_stage: bool = False
+    mask_rows: tuple[int | None, ...] = ()
 
     def read(
         self, case: StoredCase, centre: NDArray[np.intp], matrix: NDArray[np.float64] | None = None
@@ -149,7 +165,13 @@ class PatchReader:
             _as_tensor(_read_box(case.instances, start, shape)) if self.with_instances else None,
             _as_tensor(_read_box(case.first_stage, start, shape)) if self.with_first_stage else None,
             None if matrix is None else Rotation(matrix, self.size, centre - start),
+            _as_tensor(_read_box(case.masks, start, shape)) if self._is_masked else None,
+            self.mask_rows,
         )
+
+    @property
+    def _is_masked(self) -> bool:
+        return any(row is not None for row in self.mask_rows)
 
 
 def _as_tensor(array: NDArray[np.generic]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,8 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
         augmentation: Augmentation settings, or None for none.
         view: View of a 2D model, whose samples lack the axis across the slices; None for a 3D model.
         first_stage: First stage of a cascade, whose label map every case must hold; None without a cascade.
+        mask_rows: Which mask belongs to each channel, as returned by `medseg.data.preprocessing.normalize.mask_rows`. Voxels
+            outside are 0 after the augmentation; without augmentation, the masks are not read.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
         augmentation: Augmentation | None = None,
         view: SliceView | None = None,
         first_stage: FirstStageChannels | None = None,
+        mask_rows: Sequence[int | None] = (),
     ) -> None:
         self.sampler = sampler
         self.length = length
@@ -63,6 +67,7 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
             size=sampler.size if view is None else view.patch_size(sampler.size),
             with_instances=all(case.has_instances for case in sampler.cases),
             with_first_stage=first_stage is not None,
+            mask_rows=() if augmentation is None else tuple(mask_rows),
         )
         # The smallest type that holds all labels, because samples travel between processes and to the device.
         are_bytes = all(case.label.dtype == np.uint8 for case in sampler.cases)

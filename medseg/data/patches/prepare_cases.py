@@ -23,7 +23,8 @@ from medseg.data.datasets.read_case import (
 from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
-from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label
+from medseg.data.preprocessing.normalize import mask_rows
+from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label, prepare_masks
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.io.companion_files import companion_files
 from medseg.io.file_content import permission_denied
@@ -37,7 +38,7 @@ from medseg.storage.content_index import ContentIndex
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "contents.json"
 """File of the store with the content hashes of the datasets' files; see `ContentIndex`."""
 
@@ -150,6 +151,12 @@ class CaseStore:
     def _relevant(self, case: Case) -> Case:
         return case if self.first_stage is not None else replace(case, first_stage=None)
 
+    def _maps(self, case: Case) -> list[str]:
+        """Return the names of the arrays of a case besides its image and label map."""
+        found = [name for name in ("instances", "first_stage") if getattr(case, name) is not None]
+        masked = any(row is not None for row in mask_rows(self.settings.channels))
+        return [*found, "masks"] if masked else found
+
     def _needed_bytes(self, work: tuple[Case, _States]) -> int:
         return preparing_bytes(work[0], self.settings)
 
@@ -159,7 +166,7 @@ class CaseStore:
         if not stored.folder.is_dir():
             return None
         try:
-            stored.check(*_maps(case))
+            stored.check(*self._maps(case))
         except DataError as error:
             return error
         _ = stored.has_instances  # kept from now on, even if the file is lost
@@ -197,21 +204,19 @@ class CaseStore:
                 read_case_first_stage(case, first_stage, image.grid), prepared, settings
             )
         _check_unchanged(case, states)
+        arrays = {
+            "image": prepared.image.data,
+            "label": label.data,
+            "instances": None if ids is None else ids.data,
+            "first_stage": None if first_stage_map is None else first_stage_map.data,
+            "masks": prepare_masks(prepared, settings),
+            "locations": locations_table(label.data[0], label_sets),
+        }
         # Another run that shares the store may be preparing the same case.
         with replacing_folder(target, keep_existing=True) as temporary:
-            np.save(temporary / "image.npy", np.ascontiguousarray(prepared.image.data), allow_pickle=False)
-            np.save(temporary / "label.npy", np.ascontiguousarray(label.data), allow_pickle=False)
-            if ids is not None:
-                np.save(temporary / "instances.npy", np.ascontiguousarray(ids.data), allow_pickle=False)
-            if first_stage_map is not None:
-                np.save(
-                    temporary / "first_stage.npy",
-                    np.ascontiguousarray(first_stage_map.data),
-                    allow_pickle=False,
-                )
-            np.save(
-                temporary / "locations.npy", locations_table(label.data[0], label_sets), allow_pickle=False
-            )
+            for name, array in arrays.items():
+                if array is not None:
+                    np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
             grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
             write_text(temporary / "grid.json", json.dumps(grid))
 
@@ -285,10 +290,6 @@ def stored_or_raise(folder: Path, outcomes: Sequence[StoredCase | MedsegError]) 
         fix = "Fix them, or remove them from the dataset, and start again; the other cases stay prepared."
         raise cases_failed(f"preparation in {folder}", failures, len(outcomes), fix)
     return [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
-
-
-def _maps(case: Case) -> list[str]:
-    return [name for name in ("instances", "first_stage") if getattr(case, name) is not None]
 
 
 def _with_companions(file: Path) -> list[Path]:

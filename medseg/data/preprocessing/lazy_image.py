@@ -83,6 +83,14 @@ class PreparedSlices:
         return self._data.shape[0], z, x, y
 
     @property
+    def masks(self) -> list[NDArray[np.bool_] | None]:
+        """The voxels `(X, Y, Z)` of the source that the normalisation of each channel changes; None for all."""
+        return [
+            mask if scale.where == "mask" else channel != 0 if scale.where == "nonzero" else None
+            for channel, (scale, mask) in zip(self._data, self._scales, strict=True)
+        ]
+
+    @property
     def lowest(self) -> list[float]:
         """The lowest normalised intensity of each channel."""
         return [float(low.min()) for low, _ in self._ranges]

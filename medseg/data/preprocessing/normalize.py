@@ -143,6 +143,28 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
 
+def mask_rows(channels: Sequence[Normalization]) -> tuple[int | None, ...]:
+    """Return which of the masks of a case belongs to each channel.
+
+    Args:
+        channels: The normalisation of each channel.
+
+    Returns:
+        Index of the mask per channel, None for a channel that is normalised everywhere. Channels with ``zscore_mask`` share a
+        mask; each channel with ``zscore_nonzero`` has its own.
+
+    Examples:
+        >>> mask_rows([Normalization(method=name) for name in ("zscore_mask", "ct", "zscore_mask")])
+        (0, None, 0)
+    """
+    keys = [
+        {"zscore_mask": "shared", "zscore_nonzero": str(number)}.get(channel.method)
+        for number, channel in enumerate(channels)
+    ]
+    order = list(dict.fromkeys(key for key in keys if key is not None))
+    return tuple(None if key is None else order.index(key) for key in keys)
+
+
 def normalizations(
     methods: Sequence[Method | Literal["hounsfield"]],
     intensities: Mapping[int, IntensityStatistics] | None = None,

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from medseg.config import Config
 from medseg.data.preprocessing.lazy_image import PreparedSlices
 from medseg.data.preprocessing.lazy_labels import LabelSlices
-from medseg.data.preprocessing.normalize import RGB_TOP, Normalization, Scale, nonzero_mask
+from medseg.data.preprocessing.normalize import RGB_TOP, Normalization, Scale, mask_rows, nonzero_mask
 from medseg.data.settings import Orientation, Spacing
 from medseg.errors import DataError
 from medseg.runtime.formatting import pluralise
@@ -199,6 +199,29 @@ def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> 
     x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     grid = label.grid.reoriented(codes).cropped(prepared.start, prepared.shape)
     return LabelSlices(upright[x, y, z], *_label_maps(grid, prepared, settings))
+
+
+def prepare_masks(prepared: Prepared, settings: Preprocessing) -> NDArray[np.uint8] | None:
+    """Return the voxels that masked normalisations have changed, resampled like a label map.
+
+    Args:
+        prepared: The prepared image.
+        settings: Its preprocessing.
+
+    Returns:
+        Masks `(M, X, Y, Z)` of 0 and 1 on the grid of the prepared image, in the rows of `mask_rows`; None if no channel has
+        a masked normalisation.
+    """
+    masks: dict[int, NDArray[np.bool_]] = {}
+    for row, mask in zip(mask_rows(settings.channels), prepared.slices.masks, strict=True):
+        if row is not None and mask is not None:
+            masks[row] = mask
+    if not masks:
+        return None
+    codes = settings.axcodes(prepared.source)
+    grid = prepared.source.reoriented(codes).cropped(prepared.start, prepared.shape)
+    maps, orders = _label_maps(grid, prepared, settings)
+    return np.stack([LabelSlices(masks[row].view(np.uint8), maps, orders).whole() for row in sorted(masks)])
 
 
 def _label_maps(
