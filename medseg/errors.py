@@ -51,13 +51,7 @@ class DataError(MedsegError):
 
 
 class CasesFailedError(DataError):
-    """Some cases of a dataset cannot be used; the message lists all of them, and what was done for the others is kept.
-
-    Attributes:
-        exit_code: 2, by which a script can tell this from a dataset that cannot be used at all.
-    """
-
-    exit_code = 2
+    """Some cases of a dataset cannot be used; the message lists all of them, and what was done for the others is kept."""
 
 
 class ModelError(MedsegError):

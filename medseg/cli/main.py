@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "prediction.compare",
     "models": "models.models",
     "config": "models.config",
+    "clean": "training.clean",
     "import": "models.import_model",
     "export": "models.export",
 }

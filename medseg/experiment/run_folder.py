@@ -37,10 +37,12 @@ from medseg.train.training_run import BEST, CHECKPOINTS, MODEL
 
 FORMAT = 1
 RECORD = "run.json"
+PREPARED = "prepared.json"  # the prepared cases of the run, which `medseg clean` keeps
 _REPAIRS = "repairs.yaml"  # a copy of data.repairs
 _FOLD = re.compile(r"fold_([0-9]+)")
 _BEFORE_CONFIG = {
     LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE, _REPAIRS,
+    PREPARED,
 }  # fmt: skip
 
 
@@ -266,7 +268,7 @@ class RunFolder:
             return
         if self.path.is_dir():
             present = self._names()
-            if present <= {LOCK} or (RECORD in present and present <= _BEFORE_CONFIG):
+            if present <= {LOCK, PREPARED} or (RECORD in present and present <= _BEFORE_CONFIG):
                 return
         found = "other files" if self.path.is_dir() else "a file"
         raise ConfigError(

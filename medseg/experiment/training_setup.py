@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -30,6 +31,7 @@ from medseg.experiment.first_stage import (
 )
 from medseg.experiment.mirroring import resolve_mirroring
 from medseg.experiment.preflight import check_learnable, check_patch
+from medseg.experiment.prepared_cases import STORE, store_in_use, write_prepared
 from medseg.experiment.resolve_data import (
     choose_split,
     find_dataset,
@@ -127,12 +129,13 @@ class TrainingSetup:
             DataError: The dataset cannot be used.
         """
         self.check()
-        stored = {case.id: case for case in self._prepare()}
-        train = [stored[case] for case in self.split.train]
-        held_out = [stored[case] for case in self.split.validation]
-        self._check_prepared(train)
-        if self.processes.is_main:
-            self._write_run()
+        with store_in_use(self._store):
+            stored = {case.id: case for case in self._prepare()}
+            train = [stored[case] for case in self.split.train]
+            held_out = [stored[case] for case in self.split.validation]
+            self._check_prepared(train)
+            if self.processes.is_main:
+                self._write_run([*train, *held_out])
         validates = self.experiment.train.validation_batches > 0 and len(held_out) > 0
         return Trainer(
             self.model,
@@ -279,10 +282,14 @@ class TrainingSetup:
             },
         )
 
+    @property
+    def _store(self) -> Path:
+        return self.run.shared_folder / STORE
+
     def _prepare(self) -> list[StoredCase]:
         """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
         cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
-        folder = self.run.shared_folder / ".prepared"
+        folder = self._store
         store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage)
         workers = preparation_workers(self.experiment)
         own = cases[self.processes.rank :: self.processes.size]
@@ -334,7 +341,7 @@ class TrainingSetup:
             return len(self.extension.record.extended_at)
         return len(self.run.read_record().extended_at) if self.resume else 0
 
-    def _write_run(self) -> None:
+    def _write_run(self, cases: list[StoredCase]) -> None:
         """Write the new end of an extended run, or open a new run.
 
         Another process may have opened it while the data were prepared, so it is checked again with the lock held.
@@ -342,10 +349,12 @@ class TrainingSetup:
         if self.extension is not None:
             self.extension.write(self.run)
         if self.resume:
+            write_prepared(self.run.path, cases)
             return
         make_folder(self.run.path)
         with self.run.lock():
             self.run.check_vacant()
+            write_prepared(self.run.path, cases)
             cascade = self.experiment.cascade
             stage = first_stage_run(cascade).model if cascade is not None else None
             self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)

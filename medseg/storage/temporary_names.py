@@ -73,13 +73,49 @@ def sweep(folder: Path) -> None:
     Args:
         folder: The folder; files in its subfolders are left alone.
     """
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            found = _PATTERN.match(path.name)
-            if found is None or found["host"] != _host() or _runs(int(found["pid"])):
-                continue
-            with contextlib.suppress(OSError):
-                _remove(path, found["kind"], found["name"])
+    for path in abandoned(folder):
+        found = _PATTERN.match(path.name)
+        assert found is not None
+        with contextlib.suppress(OSError):
+            _remove(path, found["kind"], found["name"])
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Return the temporary files and folders of processes of this host that no longer run.
+
+    Args:
+        folder: The folder; its subfolders are not searched.
+
+    Returns:
+        Their paths; none for a folder that does not exist.
+    """
+    return [path for path, runs in _temporary(folder) if not runs]
+
+
+def in_work(folder: Path) -> list[Path]:
+    """Return the temporary files and folders of processes that run, or may run on another host.
+
+    Args:
+        folder: The folder; its subfolders are not searched.
+
+    Returns:
+        Their paths; none for a folder that does not exist.
+    """
+    return [path for path, runs in _temporary(folder) if runs]
+
+
+def _temporary(folder: Path) -> list[tuple[Path, bool]]:
+    """Return each temporary path in a folder, and whether its process runs or may run."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return []
+    matches = [(path, _PATTERN.match(path.name)) for path in paths]
+    return [
+        (path, found["host"] != _host() or _runs(int(found["pid"])))
+        for path, found in matches
+        if found is not None
+    ]
 
 
 def _runs(pid: int) -> bool:

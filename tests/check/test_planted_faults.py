@@ -85,6 +85,7 @@ def test_json_lists_every_field(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::medseg.errors.DataWarning")
 def test_several_processes_find_the_same(
     broken: tuple[Path, list[Planted]], findings: tuple[Finding, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
 from medseg.runtime.process_map import outcomes_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
-from medseg.storage.atomic import replacing_folder, write_text
+from medseg.storage.atomic import make_folder, replacing_folder, write_text
 from medseg.storage.content_index import ContentIndex
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
@@ -105,6 +105,7 @@ class CaseStore:
             One stored case or error per case, in the order of `cases`.
 
         Raises:
+            DataError: The folder cannot be written.
             DiskFullError: The disk is full.
         """
         index = ContentIndex(self.folder / INDEX)
@@ -118,6 +119,8 @@ class CaseStore:
                     if progress is not None:
                         progress(len(found), len(cases), case.id)
         missing = [number for number in range(len(work)) if number not in found]
+        if missing:
+            make_folder(self.folder)
         if workers is None:
             workers = worthwhile_processes(file for number in missing for file in work[number][0].files)
         outcomes = outcomes_in_processes(

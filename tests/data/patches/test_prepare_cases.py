@@ -69,7 +69,6 @@ def test_cases_that_fail_are_listed_and_the_others_are_prepared(tmp_path, datase
     assert "phantom_000.nii.gz" in lines[0]
     assert "phantom_002.nii.gz: cannot be read (No such file or directory)" in lines[1]
     assert last.startswith("Fix them, or remove them from the dataset")
-    assert caught.value.exit_code == 2
     prepared = {path.name.rpartition("-")[0] for path in store.folder.iterdir() if path.is_dir()}
     assert prepared == {"phantom_001", "phantom_003"}
 
