@@ -1,29 +1,46 @@
-"""What a dataset of a hundred labels costs: former formulas against today's, in one run.
+"""What datasets of many labels and many cases cost.
 
-    python benchmarks/scale.py
+    python benchmarks/scale.py labels                 # former formulas against today's, in CPU seconds
+    python benchmarks/scale.py preparation --cases 40 # time and disk per case, with 1 and 2 processes
+    python benchmarks/scale.py worker --cases 300     # private memory of a process that cuts patches
+    python benchmarks/scale.py formats                # types and files in which prepared images can be stored
 
-Prints a table of CPU seconds. The former formulas are the plain definitions, which work class by class; they
-are kept here as a yardstick.
+The former formulas are the plain definitions, which work class by class; they are kept here as a yardstick.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
+from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from medseg.data.datasets.cases import Case
+from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.patches.interpolation import interpolate_image, interpolate_labels, sampling_grid
+from medseg.data.patches.patch_dataset import PatchDataset
+from medseg.data.patches.prepare_cases import CaseStore
+from medseg.data.patches.sampling import PatchSampler
+from medseg.data.preprocessing.normalize import Normalization
+from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.settings import Augmentation
 from medseg.labels.components import component_sizes, connected_components, keep_largest_components
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
@@ -32,6 +49,7 @@ from medseg.losses.dice_cross_entropy import DiceCrossEntropy
 from medseg.losses.label_set_losses import LabelSetCrossEntropy, LabelSetDice
 
 LABELS = 98
+MANY_LABELS = 117  # those of TotalSegmentator
 EDGE = 96
 
 
@@ -87,9 +105,8 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - began
 
 
-def main() -> None:
-    """Measure and print the table."""
-    torch.set_num_threads(1)
+def labels_table() -> None:
+    """Compare formulas that work class by class with those of medseg."""
     label = label_map()
     matrix = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0] * 0.9
     grid = sampling_grid(matrix, (56, 56, 56), label.shape, np.full(3, EDGE // 2))
@@ -123,6 +140,262 @@ def main() -> None:
         (old, seconds), (new, fewer) = measured(before), measured(after)
         np.testing.assert_allclose(np.asarray(old), np.asarray(new), rtol=1e-3, atol=1e-7)
         print(f"{name:20}{seconds:10.3f}{fewer:10.3f}{seconds / fewer:8.1f}")
+
+
+def ct_phantom(folder: Path, number: int) -> None:
+    """Write a CT of 160 x 160 x 120 voxels of 1.5 x 1.5 x 2 mm with 117 compact labels."""
+    rng = np.random.default_rng(number)
+    label = np.roll(organs(), rng.integers(0, 160, 3), axis=(0, 1, 2))[:, :, :120]
+    image = (rng.normal(0, 30, label.shape) + (label.astype(np.int16) * 7) % 400 - 200 * (label == 0)).astype(
+        np.int16
+    )
+    affine = np.diag([1.5, 1.5, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(image, affine), folder / f"image_{number:03}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(label, affine), folder / f"label_{number:03}.nii.gz")
+
+
+@cache
+def organs() -> NDArray[np.uint8]:
+    """Return a label map of 117 labels with 160 x 160 x 160 voxels."""
+    return label_map(MANY_LABELS, 160)
+
+
+def preparation(count: int) -> None:
+    """Prepare CT phantoms with one process and with two, alternating."""
+    settings = Preprocessing(
+        spacing=(1.5, 1.5, 1.5),
+        channels=(Normalization(method="ct", mean=100, std=150, low=-300, high=400),),
+    )
+    labels = Labels.from_names({f"label_{n}": n for n in range(1, MANY_LABELS + 1)})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(count):
+            ct_phantom(folder, number)
+        cases = [
+            Case(f"case_{n:03}", (folder / f"image_{n:03}.nii.gz",), folder / f"label_{n:03}.nii.gz")
+            for n in range(count)
+        ]
+        print(f"{count} CT phantoms, {MANY_LABELS} labels, prepared to 160 x 160 x 160; per case")
+        print(f"{'processes':>10}{'seconds':>10}{'CPU seconds':>13}{'MB on disk':>12}")
+        for turn, workers in enumerate((1, 2, 2, 1)):
+            store = CaseStore(folder / f"store_{turn}", settings, LabelSets.from_annotations(labels))
+            began, used = time.perf_counter(), cpu_seconds()
+            store.fill(cases, workers)
+            wall, cpu = time.perf_counter() - began, cpu_seconds() - used
+            size = sum(file.stat().st_size for file in store.folder.rglob("*"))
+            print(
+                f"{workers:10}{wall / count:10.2f}{cpu / count:13.2f}{size / count / 1e6:12.1f}", flush=True
+            )
+            shutil.rmtree(store.folder)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its ended processes."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class PrivateMemory(Dataset[float]):
+    """Samples of two datasets one after the other; an item is the private memory of the process afterwards.
+
+    Args:
+        few: Patches of some cases.
+        many: Patches of all cases.
+    """
+
+    def __init__(self, few: PatchDataset, many: PatchDataset) -> None:
+        self._parts = (few, many)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: int) -> float:
+        few, many = self._parts
+        _ = few[index] if index < len(few) else many[index - len(few)]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
+
+
+def worker_memory(count: int) -> None:
+    """Read patches of prepared cases in a process of the loader; its memory may not grow with the number of cases."""
+    label = label_map(MANY_LABELS, 96)
+    table = locations_table(label)
+    with tempfile.TemporaryDirectory() as name:
+        cases = []
+        for number in range(count):
+            folder = Path(name) / f"case_{number}"
+            folder.mkdir()
+            image = np.random.default_rng(number).standard_normal((1, *label.shape)).astype(np.float32)
+            np.save(folder / "image.npy", image)
+            np.save(folder / "label.npy", label[None])
+            np.save(folder / "locations.npy", table)
+            cases.append(StoredCase(f"case_{number}", folder))
+        few, many = (
+            PatchDataset(
+                PatchSampler(part, (64, 64, 64), 2, 0.33),
+                length=6 * len(part),
+                seed=0,
+                stream="train",
+                augmentation=Augmentation(device="worker"),
+            )
+            for part in (cases[:20], cases)
+        )
+        found = [
+            float(value) for value in DataLoader(PrivateMemory(few, many), batch_size=None, num_workers=1)
+        ]
+    first, last = found[len(few) - 1], found[-1]
+    print(
+        f"private memory of a worker: {first:.1f} MB after 20 cases, {last:.1f} MB after {count} ({last / first - 1:+.1%})"
+    )
+
+
+def formats() -> None:
+    """Compare types and files of a prepared CT and a prepared MR by size, by the time of a patch, and by their error."""
+    for name, image in prepared_images().items():
+        print(
+            f"{name}, {' x '.join(map(str, image.shape))} voxels; patches of 96 x 96 x 96 as float32, one core"
+        )
+        header = f"{'':24}{'MB':>7}{'patches/s':>11}{'uncached':>10}{'error':>10}{'float16 differs':>17}{'bfloat16 differs':>18}"
+        print(header)
+        with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
+            for title, (write, read) in ways_to_store().items():
+                file = Path(folder) / "image"
+                write(file, image)
+                print(f"{title:24}" + format_row(file, image, read), flush=True)
+
+
+def prepared_images() -> dict[str, NDArray[np.float32]]:
+    """Return a resampled and normalised CT and MR with the noise and the tissues of real ones."""
+    rng = np.random.default_rng(0)
+    body = ndimage.zoom(rng.normal(0, 1, (12, 12, 12)), 16, order=3)
+    ct = ndimage.zoom(
+        np.round(np.where(body < -0.8, -1000, 60 * body + rng.normal(0, 20, body.shape))), 0.9, order=3
+    )
+    signal = np.where(body < -0.5, 0, np.exp(body) * 200 + rng.normal(0, 15, body.shape))
+    mr = ndimage.zoom(np.round(np.maximum(signal, 0)), 0.9, order=3)
+    return {
+        "CT": ((np.clip(ct, -900, 400) - 40) / 120).astype(np.float32),
+        "MR": ((mr - mr.mean()) / mr.std()).astype(np.float32),
+    }
+
+
+def format_row(file: Path, image: NDArray[np.float32], read: Callable[[Path], Callable[[Any], Any]]) -> str:
+    """Return the cells of one way to store an image."""
+    rng = np.random.default_rng(1)
+    starts = rng.integers(0, np.array(image.shape) - 96, (30, 3))
+    boxes = [tuple(slice(int(a), int(a) + 96) for a in start) for start in starts]
+    opened = read(file)
+    opened(boxes[0])
+    began = time.process_time()
+    for box in boxes:
+        opened(box)
+    warm = len(boxes) / (time.process_time() - began)
+    began = time.perf_counter()
+    for box in boxes[:8]:
+        forget(file)
+        read(file)(box)
+    cold = 8 / (time.perf_counter() - began)
+    stored = torch.from_numpy(np.ascontiguousarray(opened((slice(None),) * 3), np.float32))
+    exact = torch.from_numpy(image)
+    differs = [
+        float((stored.to(kind) != exact.to(kind)).float().mean()) for kind in (torch.float16, torch.bfloat16)
+    ]
+    error = float((stored - exact).abs().max())
+    size = file.stat().st_size / 1e6
+    return f"{size:7.1f}{warm:11.1f}{cold:10.1f}{error:10.1e}{differs[0]:17.1%}{differs[1]:18.1%}"
+
+
+def forget(file: Path) -> None:
+    """Drop a file from the system's cache."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def ways_to_store() -> dict[
+    str, tuple[Callable[[Path, NDArray[np.float32]], None], Callable[[Path], Callable[[Any], Any]]]
+]:
+    """Return functions that write an image, and that open one for reading boxes as float32."""
+    import blosc2
+
+    def as_int16(image: NDArray[np.float32]) -> tuple[NDArray[np.int16], np.float32]:
+        scale = np.float32(np.abs(image).max() / 32767)
+        return np.round(image / scale).astype(np.int16), scale
+
+    def npy(convert: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Any:
+        def write(file: Path, image: NDArray[np.float32]) -> None:
+            scales[file] = as_int16(image)[1]
+            with file.open("wb") as opened:
+                np.save(opened, convert(image))
+
+        def read(file: Path) -> Callable[[Any], Any]:
+            mapped = np.load(file, mmap_mode="r")
+            factor = scales[file] if mapped.dtype == np.int16 else None
+            return lambda box: (
+                mapped[box].astype(np.float32) * factor
+                if factor is not None
+                else mapped[box].astype(np.float32)
+            )
+
+        return write, read
+
+    def blosc(convert: Callable[[NDArray[np.float32]], NDArray[Any]], codec: Any) -> Any:
+        def write(file: Path, image: NDArray[np.float32]) -> None:
+            scales[file] = as_int16(image)[1]
+            file.unlink(missing_ok=True)
+            blosc2.asarray(
+                np.ascontiguousarray(convert(image)),
+                urlpath=str(file),
+                mode="w",
+                chunks=(64, 64, 64),
+                blocks=(32, 32, 32),
+                cparams={"codec": codec, "clevel": 5, "nthreads": 1},
+            )
+
+        def read(file: Path) -> Callable[[Any], Any]:
+            array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
+            factor = scales[file] if array.dtype == np.int16 else None
+            return lambda box: (
+                array[box].astype(np.float32) * factor
+                if factor is not None
+                else array[box].astype(np.float32)
+            )
+
+        return write, read
+
+    scales: dict[Path, np.float32] = {}
+    same = np.asarray
+    half = lambda image: image.astype(np.float16)  # noqa: E731
+    scaled = lambda image: as_int16(image)[0]  # noqa: E731
+    return {
+        "float32 .npy": npy(same),
+        "float16 .npy": npy(half),
+        "int16 with scale .npy": npy(scaled),
+        "float32 Blosc2 LZ4": blosc(same, blosc2.Codec.LZ4),
+        "float32 Blosc2 Zstd": blosc(same, blosc2.Codec.ZSTD),
+        "float16 Blosc2 LZ4": blosc(half, blosc2.Codec.LZ4),
+        "int16 Blosc2 LZ4": blosc(scaled, blosc2.Codec.LZ4),
+        "int16 Blosc2 Zstd": blosc(scaled, blosc2.Codec.ZSTD),
+    }
+
+
+def main() -> None:
+    """Measure one part and print its table."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("labels", "preparation", "worker", "formats"))
+    parser.add_argument("--cases", type=int, default=40)
+    options = parser.parse_args()
+    if options.part == "labels":
+        labels_table()
+    elif options.part == "preparation":
+        preparation(options.cases)
+    elif options.part == "worker":
+        worker_memory(options.cases)
+    else:
+        formats()
 
 
 if __name__ == "__main__":
