@@ -82,10 +82,13 @@ class Histogram:
 
     @classmethod
     def unpack(cls, text: str) -> Histogram:
-        """Return the histogram that `pack` has written.
+        """Restore a histogram.
 
         Args:
             text: What `pack` returned.
+
+        Returns:
+            The histogram.
 
         Raises:
             ValueError: The text is damaged.
