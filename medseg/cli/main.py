@@ -116,7 +116,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(_protected(sys.argv[1:] if arguments is None else arguments))
-    name = next((n for n in ("overrides", "images", "paths", "runs", "label_maps") if hasattr(options, n)), None)
+    name = next(
+        (n for n in ("overrides", "images", "paths", "runs", "label_maps") if hasattr(options, n)), None
+    )
     if rest and name is None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest and name is not None:

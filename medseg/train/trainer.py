@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import islice
@@ -78,6 +78,7 @@ class Trainer:
         seconds: Seconds spent on them.
         best: Mean Dice of the best validation.
         finished: Whether the model only remains to be exported.
+        on_step: Called after each step with the steps done and the total number, None if that is not known yet.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Trainer:
         )
         self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
+        self.on_step: Callable[[int, int | None], None] | None = None
         self.best, self._validations_without_gain = -math.inf, 0
         self._schedule = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
@@ -170,6 +172,8 @@ class Trainer:
                 stopped_by = self._sync_step(stop, planner)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save()
+                if self.on_step is not None:
+                    self.on_step(self.step, self.steps)
                 if report is not None:
                     yield report
                     self._meter = Meter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -38,6 +39,8 @@ def test_overrides_are_accepted_after_flags(workplace, tmp_path, capsys):
     )
     told = capsys.readouterr()
     assert "Trainer(unet_3d, " in told.out
+    assert re.search(r"^step 1/3 done after \d+\.\d s", told.out, re.MULTILINE)
+    assert "(best so far)" in told.out
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [3]
     assert "seed: 5" in (run / "config.yaml").read_text()
     assert f"model: {run / 'model'}" in told.out

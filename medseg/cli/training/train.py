@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from medseg.cli.reading_options import add_reading_options
 if TYPE_CHECKING:
     from medseg.experiment.cross_validation.folds import CrossValidation
     from medseg.experiment.experiment import Experiment
-    from medseg.runtime.progress import Progress
+    from medseg.runtime.progress import Progress, ProgressBar
     from medseg.train.trainer import Trainer
 
 NNUNET_EPOCH = 250
 """Steps of one of nnU-Net's 1,000 epochs (Isensee et al. 2021)."""
+_BEST = "  (best so far)"
 
 
 def add_parser(commands: Any) -> None:
@@ -190,10 +192,11 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
         print(f"finished already; to continue training: {go_on} --extend 2000")
     try:
         with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
+            if is_main_process():
+                trainer.on_step = _shown_steps(bar)
             for report in trainer:
                 if is_main_process():
-                    bar(report.step, report.steps, "step")
-                    bar.write(str(report))
+                    bar.write(f"{report}{_BEST if report.mean_dice == trainer.best else ''}")
         max_time = trainer.settings.max_time
         if max_time is not None and trainer.step == trainer.steps and is_main_process():
             print(f"{name}: {steps_in_words(trainer.step, max_time)}", flush=True)
@@ -203,6 +206,23 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
         if hasattr(error, "exit_code") and error.exit_code > 3 and is_main_process():
             print(f"resume with: {go_on}", file=sys.stderr)
         raise
+
+
+def _shown_steps(bar: ProgressBar) -> Callable[[int, int | None], None]:
+    """Return a callback that moves the bar with every step and prints a line about the first one."""
+    began, first = time.monotonic(), True
+
+    def show(step: int, steps: int | None) -> None:
+        nonlocal first
+        bar(step, steps, "step")
+        if first:
+            first = False
+            seconds = time.monotonic() - began
+            bar.write(
+                f"step {step}/{steps or '?'} done after {seconds:.1f} s, with starting up; the time left is shown from now on"
+            )
+
+    return show
 
 
 def steps_in_words(steps: int, max_time: str) -> str:
