@@ -55,9 +55,10 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".tsv": _table,
     ".html": _page,
     ".md": _whole_line,
+    ".claim": lambda path: json.loads(path.read_text(encoding="utf-8")),
 }
-# A log that grows line by line: the product leaves out a line that was cut off.
-_LOGS = {"metrics.jsonl"}
+# What the product reads even if it was cut off: a log that grows line by line, and signs of life.
+_MAY_BE_CUT = {".jsonl", ".heartbeat"}
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -76,7 +77,7 @@ def torn(folder: Path) -> list[str]:
                 check_manifest(path.parent)
             elif path.name == "lock" or path.suffix in _READERS:
                 _READERS[".json" if path.name == "lock" else path.suffix](path)
-            elif path.name not in _LOGS and "tfevents" not in path.name:
+            elif path.suffix not in _MAY_BE_CUT and "tfevents" not in path.name:
                 raise ValueError("no check for such a file")
         except Exception as error:
             found.append(f"torn: {path.relative_to(folder)}: {type(error).__name__}: {error}")
@@ -87,11 +88,11 @@ def torn(folder: Path) -> list[str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Return temporary files and locks of a folder in which no command runs."""
+    """Return temporary files, locks and claims of a folder in which no command runs."""
     return [
         f"left behind: {path.relative_to(folder)}"
         for path in sorted(folder.rglob("*"))
-        if _TEMPORARY in path.name or path.name == "lock"
+        if _TEMPORARY in path.name or path.name == "lock" or path.parent.name == "claims"
     ]
 
 

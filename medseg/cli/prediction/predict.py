@@ -206,11 +206,13 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
 def _predict_out_of_fold(run: RunFolder, options: argparse.Namespace) -> int:
     """Predict the cases of a cross-validation that are missing, each by the fold that held it out."""
     from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
+    from medseg.inference.cohort.cohort_tables import complete_tables
 
     instances = options.instances
     pending = pending_predictions(run, instances=instances)
     cases = sum(len(one.cases) for one in pending)
     if not cases:
+        complete_tables(run.predictions)
         print(f"all held-out cases were predicted already: {run.predictions}")
         return 0
     print(f"{cases} held-out cases to predict, each by the fold that was not trained on it", flush=True)

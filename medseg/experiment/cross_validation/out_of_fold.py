@@ -15,6 +15,7 @@ from medseg.experiment.held_out import dataset_of_run
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.cohort_tables import complete_tables
 from medseg.inference.cohort.loaded_models import LoadedModels
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
@@ -128,3 +129,5 @@ def predict_out_of_fold(
         )
         cases = [(case.id, case) for case in one.cases]
         yield from FolderPrediction(models, cases, outputs, "update", source_names=source_names).run(progress)
+    if not any(one.cases for one in todo):
+        complete_tables(run.predictions)

@@ -18,6 +18,7 @@ from medseg.cluster.claims import Claims
 from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, read_record
 from medseg.inference.cohort.process_record import FORMAT, read_process
 from medseg.storage.atomic import write_text
+from medseg.storage.temporary_names import sweep
 from medseg.storage.tsv import to_tsv
 
 CASES, FAILED, VOLUMES, RUN = "cases.tsv", "failed.tsv", "volumes.tsv", "run.json"
@@ -87,6 +88,32 @@ class CohortTables:
                 self._known[name] = (stamp, read_record(self._cases / name))
         found = (self._known[name][1] for name in sorted(listing))
         return [record for record in found if record is not None]
+
+
+def complete_tables(folder: Path) -> None:
+    """Write the tables of a folder once more, in case a process was killed before it did, and remove what it left.
+
+    Args:
+        folder: Folder of the label maps.
+
+    Raises:
+        DataError: A table cannot be written.
+        DiskFullError: The disk is full.
+    """
+    sweep_records(folder)
+    if (folder / FOLDER / "cases").is_dir():
+        with Claims(folder / FOLDER / "claims") as claims:
+            CohortTables(folder, claims).write()
+
+
+def sweep_records(folder: Path) -> None:
+    """Remove what killed processes left among the records, also where the next one has nothing to write.
+
+    Args:
+        folder: Folder of the label maps.
+    """
+    for inner in ("cases", "processes", "claims"):
+        sweep(folder / FOLDER / inner)
 
 
 def _listing(folder: Path) -> _Listing:

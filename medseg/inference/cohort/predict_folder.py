@@ -25,7 +25,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_queue import CaseQueue, record_ids
 from medseg.inference.cohort.case_records import FOLDER, CaseRecords
 from medseg.inference.cohort.cluster_prediction import prediction_on_cluster
-from medseg.inference.cohort.cohort_tables import CohortTables
+from medseg.inference.cohort.cohort_tables import CohortTables, sweep_records
 from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.process_record import Counts, ProcessRecord
@@ -137,6 +137,7 @@ class FolderPrediction:
         outputs.check_suffix(listed)
         outputs.check_targets(listed, targets)
         make_folder(outputs.folder)
+        sweep_records(outputs.folder)
         self._records = CaseRecords(outputs.folder, source_names=source_names)
         pairs = list(zip(listed, targets, strict=True))
         pairs = pairs if part is None else list(part.of(pairs))

@@ -212,6 +212,8 @@ def _run(work: Work, device: str, connection: Connection[Any, Any], one_line: bo
             connection.send(outcome)
     except MedsegError as error:
         connection.send(error)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python reports what is raised while it ends
 
 
 def _received(connection: Connection[Any, Any]) -> Iterator[Pair]:

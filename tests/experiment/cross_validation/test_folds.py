@@ -251,6 +251,22 @@ def test_held_out_predictions_are_completed(copied, capsys):
     assert len(list((copied / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
 
 
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_tables_that_a_killed_process_had_not_written_are_completed(copied, whole, capsys, command):
+    """All cases were predicted, so that the next start has nothing to predict."""
+    expected = {
+        name: without_times(whole / "predictions" / name) for name in ("cases.tsv", "volumes.tsv", "run.json")
+    }
+    (copied / "predictions" / "volumes.tsv").unlink()
+    for name in ("cases.tsv", "run.json"):
+        (copied / "predictions" / name).write_text("case\n")
+    words = (
+        ["train", "--resume", str(copied)] if command == "train" else ["predict", str(copied), "--held-out"]
+    )
+    assert main(words) == 0
+    assert {name: without_times(copied / "predictions" / name) for name in expected} == expected
+
+
 def test_folds_of_different_models_are_not_combined(copied):
     model, saved, labels = load_model(copied / "fold_2")
     save_model(copied / "fold_2" / "model", model, saved.replace(window=(8, 8, 8)), labels)

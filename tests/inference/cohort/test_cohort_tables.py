@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import pytest
 
@@ -10,9 +12,10 @@ import medseg
 from medseg.cluster.claims import Claims
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
-from medseg.inference.cohort.cohort_tables import CohortTables
+from medseg.inference.cohort.cohort_tables import CohortTables, complete_tables
 from medseg.inference.cohort.model_id import model_hash
 from medseg.model_folder.folder import save_model
+from medseg.storage.temporary_names import temporary_file
 from medseg.storage.tsv import read_tsv
 from medseg.volumes.voxel_hash import voxel_hash
 
@@ -85,6 +88,35 @@ def test_a_later_call_adds_to_the_tables_and_forgets_old_failures(cohort, tmp_pa
     assert rows(out / "failed.tsv") == []
     run = json.loads((out / "run.json").read_text())
     assert [one["counts"]["predicted_before"] for one in run["processes"]] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_next_start_removes_what_a_killed_process_left_among_the_records(
+    cohort, tmp_path, monkeypatch, complete
+):
+    model, images = cohort
+    out, image = tmp_path / "out", images / "phantom_000.nii.gz"
+    medseg.predict(model, image, out, device="cpu")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        names = ("cases/phantom_000.json", "processes/a.json", "claims/phantom_000.claim")
+        left = [temporary_file(out / ".cohort" / name) for name in names]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    if complete:
+        complete_tables(out)
+    else:
+        medseg.predict(model, image, out, device="cpu", existing="keep")
+    assert not any(file.exists() for file in left)
+    assert [row["state"] for row in rows(out / "cases.tsv")] == ["predicted"]
+
+
+def test_no_tables_are_written_into_a_folder_without_predictions(tmp_path):
+    complete_tables(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_files_are_left_out_on_request(cohort, tmp_path):

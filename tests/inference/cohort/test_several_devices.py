@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -30,6 +31,8 @@ class Copy:
     def __call__(self, device, pairs):
         if device == "broken":
             raise ModelError("model.safetensors: cannot be loaded")
+        if device == "late":
+            atexit.register(os.kill, os.getpid(), signal.SIGTERM)
         for case, target in pairs:
             tries = self.folder / f"{case.id}.tries"
             tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
@@ -84,6 +87,13 @@ def test_an_interrupted_prediction_leaves_no_process(tmp_path):
 def test_a_process_that_cannot_start_its_work_says_why(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
         list(predict_on_devices(Copy(tmp_path), ("broken",), pairs_of(tmp_path, "one")))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_while_it_ends_prints_nothing(tmp_path, capfd):
+    (outcome,) = predict_on_devices(Copy(tmp_path), ("late",), pairs_of(tmp_path, "one"))
+    assert outcome.error is None
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
