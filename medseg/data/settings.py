@@ -165,12 +165,17 @@ class PreprocessSettings(Config):
             255, ``none`` changes nothing. ``hounsfield`` keeps the whole range of a CT: -1024 HU (air) becomes 0, and
             1000 HU are one unit.
         crop_to_nonzero: Whether margins that are 0 in every channel are removed.
+        stored_as: Type of prepared images on the disk. ``float32`` is exact. ``float16`` takes half the space and rounds each
+            value by at most 1/2048 of it; a case with values beyond 65504 is stored as float32. ``auto`` is float16 if the
+            network computes in float16, which rounds its input in the same way, and float32 otherwise. Prediction does not
+            store images.
     """
 
     orientation: Orientation | None = "RAS"
     spacing: Spacing | None = None
     normalize: NormalizeChoice | tuple[NormalizeChoice, ...] = "auto"
     crop_to_nonzero: bool = True
+    stored_as: Literal["auto", "float32", "float16"] = "auto"
 
 
 class PatchSettings(Config):

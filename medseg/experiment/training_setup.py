@@ -15,7 +15,7 @@ from medseg.data.datasets.splits import Split
 from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
-from medseg.data.patches.prepare_cases import CaseStore, stored_or_raise
+from medseg.data.patches.prepare_cases import CaseStore, ImageType, stored_or_raise
 from medseg.data.patches.sampling import PatchSampler
 from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing
@@ -283,6 +283,13 @@ class TrainingSetup:
         )
 
     @property
+    def _image_type(self) -> ImageType:
+        chosen = self.experiment.preprocess.stored_as
+        if chosen != "auto":
+            return chosen
+        return "float16" if self.processes.precision == "float16" else "float32"
+
+    @property
     def _store(self) -> Path:
         return self.run.shared_folder / STORE
 
@@ -290,7 +297,7 @@ class TrainingSetup:
         """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
         cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         folder = self._store
-        store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage)
+        store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage, self._image_type)
         workers = preparation_workers(self.experiment)
         own = cases[self.processes.rank :: self.processes.size]
         parts = self.processes.gather(lambda: store.outcomes(own, workers, self.progress))

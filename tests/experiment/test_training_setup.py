@@ -31,3 +31,18 @@ def test_augmentation_takes_place_on_a_cuda_device_by_default(make_experiment, w
             make_experiment(f"augment.device={named}"), RunFolder(workplace / f"{named} on {device}")
         )
         assert on(device, setup).augmentation.device == named
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")]
+)
+def test_images_are_stored_in_the_type_of_the_network_by_default(
+    make_experiment, workplace, precision, expected
+):
+    def image_type(*options: str) -> str:
+        setup = TrainingSetup.start(make_experiment(*options), RunFolder(workplace / f"stored {precision}"))
+        return replace(setup, processes=SimpleNamespace(precision=precision))._image_type
+
+    assert image_type() == expected
+    assert image_type("preprocess.stored_as=float16") == "float16"
+    assert image_type("preprocess.stored_as=float32") == "float32"

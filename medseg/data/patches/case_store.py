@@ -40,8 +40,8 @@ class StoredCase:
     folder: Path
 
     @property
-    def image(self) -> NDArray[np.float32]:
-        """The intensities `(C, X, Y, Z)`."""
+    def image(self) -> NDArray[np.floating[Any]]:
+        """The intensities `(C, X, Y, Z)`, float32 or float16."""
         return _mapped(self.folder / "image.npy")
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ INDEX = "contents.json"
 
 _SAVE_EVERY = 30.0  # seconds between two savings of the index
 _States = Mapping[Path, FileState]
+ImageType = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class CaseStore:
         settings: Resolved preprocessing.
         label_sets: Sets of classes that voxels may belong to, with the labels of the dataset.
         first_stage: Labels of the first stage of a cascade, whose label map every case must have; None stores none.
+        image_type: Type in which images are stored.
     """
 
     folder: Path
     settings: Preprocessing
     label_sets: LabelSets
     first_stage: Labels | None = None
+    image_type: ImageType = "float32"
 
     def fill(
         self, cases: Sequence[Case], workers: int | None = 0, progress: Progress | None = None
@@ -208,7 +211,7 @@ class CaseStore:
             )
         _check_unchanged(case, states)
         arrays = {
-            "image": prepared.image.data,
+            "image": _in_type(prepared.image.data, self.image_type),
             "label": label.data,
             "instances": None if ids is None else ids.data,
             "first_stage": None if first_stage_map is None else first_stage_map.data,
@@ -246,6 +249,8 @@ class CaseStore:
         reading = replace(case.reading, files_root=None, repairs=None)
         if reading != UNDECIDED:
             facts.append(asdict(reading))
+        if self.image_type != "float32":
+            facts.append(self.image_type)
         return short_hash(facts)
 
 
@@ -298,6 +303,13 @@ def stored_or_raise(folder: Path, outcomes: Sequence[StoredCase | MedsegError]) 
 def _with_companions(file: Path) -> list[Path]:
     """Return a file or DICOM series together with the files that are read with it."""
     return [file, *companion_files(file)]
+
+
+def _in_type(image: NDArray[np.float32], kind: ImageType) -> NDArray[np.floating[Any]]:
+    """Return an image in the type of the store, unchanged if the type cannot hold its values."""
+    if kind == "float32" or max(-float(image.min()), float(image.max())) > float(np.finfo(np.float16).max):
+        return image
+    return image.astype(np.float16)
 
 
 def _known(case: Case, index: ContentIndex) -> dict[Path, FileState]:

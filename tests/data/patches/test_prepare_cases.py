@@ -12,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import medseg
 from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
+from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.prepare_cases import CaseStore, fill_store
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.settings import Augmentation
 from medseg.errors import CasesFailedError
 from medseg.labels.label_sets import LabelSets
+from tests.helpers.patches import patch_dataset
 
 SETTINGS = Preprocessing(spacing=(20, 21, 22), channels=(Normalization(),))
 
@@ -140,3 +145,35 @@ def test_the_first_stage_does_not_count_without_a_cascade(tmp_path, dataset):
     missing = replace(case, first_stage=tmp_path / "missing.nii.gz")
     assert fill_store(tmp_path, [missing], PHANTOM_LABELS, SETTINGS) == [plain]
     assert np.isfinite(plain.image).all()
+
+
+def test_images_are_stored_as_float16_if_it_holds_them(tmp_path, dataset):
+    """As the network sees them: float16 rounds its input in the same way."""
+    exact = store_in(tmp_path / "store").fill(dataset.cases[:1])[0]
+    half = replace(store_in(tmp_path / "store"), image_type="float16")
+    (stored,) = half.fill(dataset.cases[:1])
+    assert stored.folder != exact.folder
+    assert (exact.image.dtype, stored.image.dtype) == (np.float32, np.float16)
+    assert np.array_equal(stored.image, exact.image.astype(np.float16))
+    assert np.array_equal(stored.label, exact.label)
+    large = half.settings.replace(channels=(Normalization(method="none"),))
+    image = medseg.read(dataset.cases[0].images[0])
+    medseg.write(image.with_data(image.data.astype(np.float32) * 1000), dataset.cases[0].images[0])
+    (beyond,) = replace(half, settings=large).fill(dataset.cases[:1])
+    assert beyond.image.dtype == np.float32
+
+
+def test_patches_of_both_types_are_float32(tmp_path, dataset):
+    exact = store_in(tmp_path / "store").fill(dataset.cases[:1])
+    half = replace(store_in(tmp_path / "store"), image_type="float16").fill(dataset.cases[:1])
+    for settings in (None, Augmentation(rotate_p=1)):
+        one, two = (
+            patch_dataset(cases, (8, 8, 8), augmentation=settings)[1]["image"] for cases in (exact, half)
+        )
+        assert one.dtype == two.dtype == torch.float32
+        assert 0 < float((one - two).abs().max()) < 4e-3
+    drawn = Augmentation(device="device")
+    mixed = patch_dataset([*exact, *half], (8, 8, 8), augmentation=drawn)
+    batch = mixed.finish_batch(PackedPatches.pack([mixed[n] for n in range(8)]))
+    assert batch["image"].shape[0] == 8
+    assert batch["image"].dtype == torch.float32
