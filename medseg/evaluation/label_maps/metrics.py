@@ -28,11 +28,11 @@ class LabelMetrics:
 
     Values for an absent label:
 
-    | prediction | reference | dice, iou, surface_dice | hd95_mm, assd_mm | volume_error_percent |
-    |------------|-----------|-------------------------|------------------|----------------------|
-    | empty      | empty     | NaN                     | NaN              | NaN                  |
-    | empty      | present   | 0                       | infinite         | -100                 |
-    | present    | empty     | 0                       | infinite         | NaN                  |
+    | prediction | reference | dice, iou, surface_dice | sensitivity | precision | distances | volume_error_percent |
+    |------------|-----------|-------------------------|-------------|-----------|-----------|----------------------|
+    | empty      | empty     | NaN                     | NaN         | NaN       | NaN       | NaN                  |
+    | empty      | present   | 0                       | 0           | NaN       | infinite  | -100                 |
+    | present    | empty     | 0                       | NaN         | 0         | infinite  | NaN                  |
 
     Means leave out NaN: a label that is correctly absent does not show how well it is outlined.
 
@@ -44,15 +44,23 @@ class LabelMetrics:
         iou: |P∩R| / |P∪R|, 0 to 1 (Jaccard 1912).
         hd95_mm: 95th percentile of the Hausdorff distance, the larger of both directions, in mm.
         assd_mm: Average distance over both surfaces, in mm.
+        masd_mm: Mean of the average distances of both directions, in mm; each surface counts the same.
         surface_dice: Fraction of both surfaces within the tolerance of the other, 0 to 1.
+        sensitivity: |P∩R| / |R|, 0 to 1, also called recall.
+        precision: |P∩R| / |P|, 0 to 1, also called positive predictive value.
+        specificity: Fraction of the voxels outside the reference that are outside the prediction, 0 to 1. It depends on the
+            field of view: large scans have values near 1 whatever the prediction.
         volume_ml: Predicted volume in ml.
         reference_ml: Reference volume in ml.
         volume_error_ml: Predicted minus reference volume in ml.
         volume_error_percent: The same error in percent of the reference volume.
 
-    >>> metrics = LabelMetrics("a", 1, "liver", 0.9, 0.82, 2.0, 0.5, 0.95, 11.0, 10.0, 1.0, 10.0)
+    >>> from medseg.volumes.grid import Grid
+    >>> liver = np.ones((1, 4, 4, 4), np.uint8)
+    >>> volume = Volume(liver, Grid.from_spacing((4, 4, 4)), "label")
+    >>> (metrics,) = compare_label_maps(volume, volume, Labels.from_names({"liver": 1}))
     >>> metrics.label, metrics.dice
-    ('liver', 0.9)
+    ('liver', 1.0)
     """
 
     case: str
@@ -62,11 +70,32 @@ class LabelMetrics:
     iou: float
     hd95_mm: float
     assd_mm: float
+    masd_mm: float
     surface_dice: float
+    sensitivity: float
+    precision: float
+    specificity: float
     volume_ml: float
     reference_ml: float
     volume_error_ml: float
     volume_error_percent: float
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """Numbers of voxels of one label in one case.
+
+    Attributes:
+        overlap: In both masks.
+        predicted: In the prediction.
+        expected: In the reference.
+        voxels: In the image, without those that the reference ignores.
+    """
+
+    overlap: int
+    predicted: int
+    expected: int
+    voxels: int
 
 
 def compare_label_maps(
@@ -112,8 +141,9 @@ def compare_label_maps(
     checked_tolerance(tolerance_mm)
     prefix = f"{case}: " if case else ""
     prediction = aligned_to(prediction, reference, where=f"{prefix}prediction")
-    classes = _classes(prediction, reference, labels, prefix)
+    classes, ignored = _classes(prediction, reference, labels, prefix)
     counts = confusion(classes[0], classes[1], len(labels))
+    voxels = int(counts.sum()) - ignored
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
     missing = unannotated_classes(labels, annotated, f"{prefix}reference")
     voxel_ml = reference.grid.voxel_volume / 1000
@@ -132,25 +162,27 @@ def compare_label_maps(
             for array in classes
         ]
         distances = surface_distances(masks[0], masks[1], steps)
-        overlap, predicted, expected = (
+        found = VoxelCounts(
             int(counts[np.ix_(members, members)].sum()),
             int(counts[members].sum()),
             int(counts[:, members].sum()),
+            voxels,
         )
-        rows.append(_row(case, region, overlap, predicted, expected, voxel_ml, distances, tolerance_mm))
+        rows.append(_row(case, region, found, voxel_ml, distances, tolerance_mm))
     return rows
 
 
-def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> list[Array]:
-    """Return class indices `(X, Y, Z)` of both maps; voxels that the reference ignores are background in both."""
+def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> tuple[list[Array], int]:
+    """Return class indices `(X, Y, Z)` of both maps, and how many voxels the reference ignores; they are background in both."""
     predicted = replace(labels, ignore=None).to_classes(
         _values(prediction, f"{prefix}prediction"), where=f"{prefix}prediction"
     )
     expected = labels.to_classes(_values(reference, f"{prefix}reference"), where=f"{prefix}reference")
-    if labels.ignore is not None:
-        ignored = expected == len(labels)
-        predicted[ignored] = expected[ignored] = 0
-    return [predicted, expected]
+    if labels.ignore is None:
+        return [predicted, expected], 0
+    ignored = expected == len(labels)
+    predicted[ignored] = expected[ignored] = 0
+    return [predicted, expected], int(ignored.sum())
 
 
 def aligned_to(volume: Volume, reference: Volume, *, where: str, trust_array: bool = False) -> Volume:
@@ -225,22 +257,26 @@ def _values(volume: Volume, where: str) -> Array:
 def _row(
     case: str,
     region: Region,
-    overlap: int,
-    predicted: int,
-    expected: int,
+    counts: VoxelCounts,
     voxel_ml: float,
     distances: SurfaceDistances,
     tolerance_mm: float,
 ) -> LabelMetrics:
+    overlap, predicted, expected = counts.overlap, counts.predicted, counts.expected
+    union = predicted + expected - overlap
     return LabelMetrics(
         case=case,
         label_value=region.output_value,
         label=region.name,
         dice=float(dice_from_counts(overlap, predicted, expected)),
-        iou=_ratio(overlap, predicted + expected - overlap),
+        iou=_ratio(overlap, union),
         hd95_mm=distances.hausdorff(95),
         assd_mm=distances.average(),
+        masd_mm=distances.average_of_directions(),
         surface_dice=distances.surface_dice(tolerance_mm),
+        sensitivity=_ratio(overlap, expected),
+        precision=_ratio(overlap, predicted),
+        specificity=_ratio(counts.voxels - union, counts.voxels - expected),
         volume_ml=predicted * voxel_ml,
         reference_ml=expected * voxel_ml,
         volume_error_ml=(predicted - expected) * voxel_ml,

@@ -67,6 +67,14 @@ class SurfaceDistances:
         """Return the mean distance (mm) over both surfaces (ASSD); NaN if both masks are empty, infinite if one is."""
         return float(self._both.mean()) if self._both.size else float("nan")
 
+    def average_of_directions(self) -> float:
+        """Return the mean (mm) of the mean distances of both directions (MASD); NaN if both masks are empty, infinite if one is."""
+        if self._both.size == 0:
+            return float("nan")
+        if min(self.to_reference.size, self.to_prediction.size) == 0:
+            return float("inf")
+        return float((self.to_reference.mean() + self.to_prediction.mean()) / 2)
+
     def surface_dice(self, tolerance_mm: float) -> float:
         """Return the fraction of both surfaces within `tolerance_mm` of the other; NaN if both are empty, 0 if one is."""
         checked_tolerance(tolerance_mm)

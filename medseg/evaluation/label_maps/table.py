@@ -99,10 +99,12 @@ class Table:
         tolerance_mm: Tolerance of the surface Dice in mm.
         subjects: Subject by case id, for intervals; a case that is not listed is a subject of its own.
 
-    >>> row = LabelMetrics("a", 1, "liver", 0.9, 0.82, 2.0, 0.5, 0.95, 11.0, 10.0, 1.0, 10.0)
-    >>> table = Table((row,))
-    >>> table.cases, table.labels, table.mean()["liver"]["dice"]
-    (('a',), ('liver',), 0.9)
+    >>> import medseg
+    >>> from medseg import Grid, Volume
+    >>> liver = Volume(np.ones((1, 4, 4, 4), np.uint8), Grid.from_spacing((4, 4, 4)), "label")
+    >>> table = medseg.evaluate(liver, liver)
+    >>> table.labels, table.mean()["label_1"]["dice"]
+    (('label_1',), 1.0)
     """
 
     rows: tuple[LabelMetrics, ...]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.label_maps.metrics import compare_label_maps, confusion
-from medseg.evaluation.label_maps.surface import surface
+from medseg.evaluation.label_maps.surface import surface, surface_distances
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -114,6 +115,9 @@ def test_empty_masks_have_the_documented_answers() -> None:
     for row in (missed, invented):
         assert [getattr(row, metric) for metric in overlap] == [0, 0, 0]
         assert row.hd95_mm == row.assd_mm == math.inf
+    assert (missed.sensitivity, invented.precision) == (0, 0)
+    assert all(math.isnan(value) for value in (missed.precision, invented.sensitivity, absent.precision))
+    assert missed.masd_mm == invented.masd_mm == math.inf
     assert missed.volume_error_percent == -100
     assert math.isnan(invented.volume_error_percent)
     assert invented.volume_error_ml == pytest.approx(216 * 3 / 1000)
@@ -236,3 +240,28 @@ def test_grids_at_45_degrees_are_equal_whatever_their_axis_codes(turn: float) ->
 def test_confusion_of_an_empty_map_is_zero() -> None:
     empty = np.zeros(0, np.uint8)
     assert confusion(empty, empty, 3).tolist() == np.zeros((3, 3)).tolist()
+
+
+def test_rates_equal_scikit_learn_formulas_by_hand_and_leave_out_ignored_voxels() -> None:
+    data = np.zeros((10, 10, 1), np.uint8)
+    data[:4, :5] = 3
+    shifted = np.roll(data, 1, axis=0)
+    (row, *_) = compare_label_maps(volume(shifted), volume(data), LABELS)
+    overlap, size = 3 * 5, 4 * 5
+    assert row.sensitivity == row.precision == pytest.approx(overlap / size)
+    assert row.specificity == pytest.approx((100 - (2 * size - overlap)) / (100 - size))
+    reference = data.copy()
+    reference[4, :5] = 200  # where the prediction is too large
+    ignoring = replace(LABELS, ignore=200)
+    (row, *_) = compare_label_maps(volume(shifted), volume(reference), ignoring)
+    assert row.precision == row.specificity == 1
+
+
+def test_masd_weighs_both_directions_alike() -> None:
+    small, large = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.uint8)
+    small[10:12, 10:12, 1] = 3
+    large[5:35, 5:35, 1] = 3
+    (row, *_) = compare_label_maps(volume(small), volume(large), LABELS)
+    found = surface_distances(small == 3, large == 3, volume(small).spacing)
+    assert row.masd_mm == pytest.approx((found.to_reference.mean() + found.to_prediction.mean()) / 2)
+    assert row.masd_mm != pytest.approx(row.assd_mm, rel=0.05)

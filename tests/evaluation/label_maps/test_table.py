@@ -16,7 +16,10 @@ NAN, INF = math.nan, math.inf
 
 
 def row(case: str, name: str, value: int, dice: float, hd95: float) -> LabelMetrics:
-    return LabelMetrics(case, value, name, dice, dice / 2, hd95, hd95 / 2, dice, 1.0, 2.0, -1.0, -50.0)
+    distances = (hd95, hd95 / 2, hd95 / 2)
+    return LabelMetrics(
+        case, value, name, dice, dice / 2, *distances, dice, dice, dice, 1.0, 1.0, 2.0, -1.0, -50.0
+    )
 
 
 ROWS = (
