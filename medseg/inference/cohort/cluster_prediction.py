@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,9 @@ from medseg.io.files import stem_of
 from medseg.runtime.machine import usable_cores
 
 Pair = tuple[Case, Path]
+_ONE_CASE = (
+    threading.Lock()
+)  # for workers that were started with several threads: a loaded model works on one case at a time
 Task = tuple[Pair, str | None]
 """A case with its label map, and the identifier of its present record."""
 
@@ -53,9 +57,10 @@ class PredictOnWorker:
             # The worker was lost after it had recorded the case, and before its outcome arrived.
             failed = record.state is CaseState.FAILED
             return Outcome(*pair, error=DataError(record.message) if failed else None, network=record.seconds)
-        torch.set_num_threads(max(1, usable_cores() // self.workers))
-        models = _loaded(json.dumps([asdict(self.source), self.device]))
-        (outcome,) = predict_pairs(models, self.outputs, self.records, [pair])
+        with _ONE_CASE:
+            torch.set_num_threads(max(1, usable_cores() // self.workers))
+            models = _loaded(json.dumps([asdict(self.source), self.device]))
+            (outcome,) = predict_pairs(models, self.outputs, self.records, [pair])
         return outcome
 
 
