@@ -211,6 +211,36 @@ def test_evaluate_continues_after_a_broken_case_and_ends_with_2(workplace, tmp_p
     assert len((tmp_path / "t" / "cases.tsv").read_text().splitlines()) == 1 + 3 * 5
 
 
+def test_evaluate_does_not_replace_the_tables_of_a_prediction(workplace, tmp_path, capsys):
+    out, model = tmp_path / "out", str(workplace / "run" / "model")
+    assert main(["predict", model, str(workplace / "data" / "imagesTr"), "-o", str(out)]) == 0
+    before = (out / "cases.tsv").read_text()
+    call = ["evaluate", str(out), str(workplace / "data" / "labelsTr")]
+    assert main([*call, "-o", str(out)]) == 1
+    assert "found a folder of predictions, whose cases.tsv would be replaced" in capsys.readouterr().err
+    assert (out / "cases.tsv").read_text() == before
+    assert main([*call, "-o", str(out / "evaluation")]) == 0
+
+
+def test_a_part_of_the_images_is_predicted(workplace, tmp_path, capsys):
+    call = [
+        "predict",
+        str(workplace / "run" / "model"),
+        str(workplace / "data" / "imagesTr"),
+        "-o",
+        str(tmp_path),
+    ]
+    assert main([*call, "--part", "2/3"]) == 0
+    assert [file.name for file in tmp_path.glob("*.nii.gz")] == ["phantom_001.nii.gz"]
+    assert "1 of 1 case in" in capsys.readouterr().out
+    assert main([*call, "--part", "4/3"]) == 1
+    assert "part: found '4/3', expected I/N" in capsys.readouterr().err
+    assert main([*call, "--cluster", "everywhere"]) == 1
+    assert "cluster: found 'everywhere'" in capsys.readouterr().err
+    assert main([*call, "--cluster", "local:2", "--estimate"]) == 1
+    assert "--cluster: found it with --estimate" in capsys.readouterr().err
+
+
 def test_evaluate_at_a_tolerance_of_zero(workplace, capsys):
     label = str(workplace / "data" / "labelsTr" / "phantom_000.nii.gz")
     assert main(["evaluate", label, label, "--tolerance-mm", "0"]) == 0

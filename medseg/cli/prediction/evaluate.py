@@ -46,7 +46,18 @@ def add_parser(commands: Any) -> None:
         metavar="FOLDER",
         help="with --report and files: the images, named as the predictions",
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="spread the cases over the workers of a Dask cluster: local:N for N processes, the address of a scheduler, or a "
+        "YAML file that describes jobs of SLURM (needs medseg[cluster])",
+    )
     add_reading_options(parser)
+    _add_instance_options(parser)
+
+
+def _add_instance_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about instances."""
     group = parser.add_argument_group("instances")
     group.add_argument(
         "--instances",
@@ -89,19 +100,33 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--tolerance-mm: found it with --instances, for which no surfaces are measured. Remove one of them."
         )
+    _check_output(options.output)
     return _instances(options) if by_instance else _label_maps(options)
 
 
+def _check_output(folder: str | None) -> None:
+    """Raise `ConfigError` if the tables would replace those of a prediction."""
+    from medseg.errors import ConfigError
+    from medseg.inference.cohort.case_records import FOLDER
+
+    if folder is not None and (Path(folder) / FOLDER).is_dir():
+        raise ConfigError(
+            f"--output: {folder}: found a folder of predictions, whose cases.tsv would be replaced, expected another one. "
+            f"Give for example {Path(folder) / 'evaluation'}."
+        )
+
+
 def _label_maps(options: argparse.Namespace) -> int:
-    from medseg.evaluation.entry_points import evaluate_cases
     from medseg.evaluation.label_maps.pairs import pair_files
     from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.evaluation.label_maps.table import Table
+    from medseg.evaluation.measured_cases import MeasureLabelMaps
     from medseg.experiment.run_folder import RunFolder
     from medseg.labels.label_table import Labels
 
     prediction, tolerance = Path(options.prediction), options.tolerance_mm
     if options.reference is None and RunFolder(prediction).is_cross_validation:
+        _refuse_cluster(options)
         return _folds(RunFolder(prediction), options)
     if options.reference is None:
         from medseg.experiment.held_out import held_out_pairs
@@ -114,9 +139,7 @@ def _label_maps(options: argparse.Namespace) -> int:
         pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
     tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
-    rows, failed = _measured(
-        pairs, lambda pair: next(evaluate_cases([pair], labels, tolerance_mm=tolerance)), prediction
-    )
+    rows, failed = _measured(pairs, MeasureLabelMaps(labels, tolerance), prediction, options.cluster)
     table = Table(tuple(rows), tolerance)
     code = _report(table, failed, len(pairs), options)
     if options.report:
@@ -147,6 +170,15 @@ def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argpars
     print(f"report: {page}")
 
 
+def _refuse_cluster(options: argparse.Namespace) -> None:
+    from medseg.errors import ConfigError
+
+    if options.cluster is not None:
+        raise ConfigError(
+            "--cluster: found it with a cross-validation, expected folders or a single run. Remove it."
+        )
+
+
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     """Evaluate the out-of-fold predictions of a cross-validation and return the exit code."""
     from medseg.evaluation.label_maps.surface import checked_tolerance
@@ -170,8 +202,9 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
 
 
 def _instances(options: argparse.Namespace) -> int:
-    from medseg.evaluation.instances.pairs import checked_iou, evaluate_instance_cases, instance_pairs
+    from medseg.evaluation.instances.pairs import checked_iou, instance_pairs
     from medseg.evaluation.instances.table import InstanceTable
+    from medseg.evaluation.measured_cases import MeasureInstances
     from medseg.labels.label_table import Labels
 
     prediction, detection_iou = Path(options.prediction), checked_iou(options.detection_iou or 0.0)
@@ -185,33 +218,30 @@ def _instances(options: argparse.Namespace) -> int:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    rows, failed = _measured(
-        pairs,
-        lambda pair: next(evaluate_instance_cases([pair], labels, detection_iou=detection_iou)),
-        prediction,
-    )
+    rows, failed = _measured(pairs, MeasureInstances(labels, detection_iou), prediction, options.cluster)
     return _report(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
 
 
 def _measured(
-    pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path
+    pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path, cluster: str | None
 ) -> tuple[list[Row], int]:
     """Return the rows of all cases that can be evaluated, and how many cannot; these are reported on standard error."""
     from medseg.errors import DataError
+    from medseg.evaluation.measured_cases import measured_cases
     from medseg.runtime.progress import progress_bar
 
-    rows: list[Row] = []
-    failed = 0
+    found: dict[int, list[Row]] = {}
     with progress_bar(total=len(pairs)) as bar:
-        for number, pair in enumerate(pairs, 1):
-            try:
-                rows.extend(measure(pair))
-            except DataError as error:
-                if len(pairs) == 1:
-                    raise
-                failed += 1
-                bar.write(str(error), file=sys.stderr)
-            bar(number, len(pairs), pair.case)
+        for number, (index, result) in enumerate(measured_cases(pairs, measure, cluster), 1):
+            if isinstance(result, list):
+                found[index] = result
+            elif len(pairs) == 1:
+                raise result
+            else:
+                bar.write(str(result), file=sys.stderr)
+            bar(number, len(pairs), pairs[index].case)
+    rows = [row for index in sorted(found) for row in found[index]]
+    failed = len(pairs) - len(found)
     if not rows:
         raise DataError(
             f"{prediction}: none of {pluralise(len(pairs), 'case')} could be evaluated. Fix the errors listed above."

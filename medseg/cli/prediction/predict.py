@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.cli.prediction.predict_checks import (
     check_options,
     check_out_of_fold,
+    check_sharing,
     given_options,
     images_and_settings,
 )
@@ -140,8 +141,9 @@ def run(options: argparse.Namespace) -> int:
     if cross_validation is not None:
         check_out_of_fold(cross_validation.path, given, settings)
         return _predict_out_of_fold(cross_validation, options)
-    machine = {**_machine(options), "device": "cpu"} if options.cluster else _machine(options)
-    models = LoadedModels.load([model, *options.ensemble_with], settings, **machine)
+    check_sharing(options.part, options.cluster)
+    machine = {"device": "cpu"} if options.cluster else {}  # workers have devices of their own
+    models = LoadedModels.load([model, *options.ensemble_with], settings, **{**_machine(options), **machine})
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
     for predictor in models.predictors:

@@ -96,6 +96,22 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
     _refuse(f"{run}: --held-out", {*given, *changed}, others, reason)
 
 
+def check_sharing(part: str | None, cluster: str | None) -> None:
+    """Raise `ConfigError` if the part or the cluster is described wrongly, before models are loaded.
+
+    Args:
+        part: The option ``--part``.
+        cluster: The option ``--cluster``.
+    """
+    from medseg.cluster.dask_cluster import check_cluster
+    from medseg.cluster.parts import Part
+
+    if part is not None:
+        Part.parse(part)
+    if cluster is not None:
+        check_cluster(cluster)
+
+
 def _refuse(what: str, given: Collection[str], others: Sequence[str], reason: str) -> None:
     from medseg.errors import ConfigError
 

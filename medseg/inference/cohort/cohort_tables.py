@@ -26,6 +26,7 @@ _INTERVAL = 30.0  # seconds between two versions of the tables
 _SHARE = 0.05  # of the time that may be spent on them
 _LOCK = ".tables"  # no case begins with a dot
 _POLL = 0.1  # seconds
+_LONGEST_WAIT = 120.0  # seconds for a process that was stopped while it wrote the tables
 
 _Listing = dict[str, tuple[int, int, int]]
 """Number on the disk, size and time of each file by name."""
@@ -63,6 +64,8 @@ class CohortTables:
         while not self._claims.take(_LOCK):
             if not wait:
                 return
+            if time.monotonic() - began > _LONGEST_WAIT:  # better two writers than none
+                break
             time.sleep(_POLL)
         try:
             records = self._records()
@@ -86,8 +89,8 @@ class CohortTables:
         for name, stamp in listing.items():
             if self._known.get(name, (None, None))[0] != stamp:
                 self._known[name] = (stamp, read_record(self._cases / name))
-        found = (self._known[name][1] for name in sorted(listing))
-        return [record for record in found if record is not None]
+        found = (self._known[name][1] for name in listing)
+        return sorted((record for record in found if record is not None), key=lambda record: record.name)
 
 
 def complete_tables(folder: Path) -> None:

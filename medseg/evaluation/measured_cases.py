@@ -1,0 +1,94 @@
+"""Evaluation of many cases, here or on a Dask cluster; a case that cannot be evaluated does not stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from medseg.cluster.dask_cluster import connected
+from medseg.cluster.dask_tasks import WorkerLost, map_on_cluster
+from medseg.errors import DataError
+from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.pairs import Pair
+from medseg.labels.label_table import Labels
+
+_Pair = TypeVar("_Pair")
+_Rows = TypeVar("_Rows")
+
+
+@dataclass(frozen=True)
+class MeasureLabelMaps:
+    """The comparison of label maps; it can be sent to workers.
+
+    Attributes:
+        labels: Names of the values; None names each value that occurs.
+        tolerance_mm: Tolerance of the surface Dice in mm.
+    """
+
+    labels: Labels | None
+    tolerance_mm: float
+
+    def __call__(self, pair: Pair) -> list[LabelMetrics]:
+        """Return the rows of a case."""
+        return next(evaluate_cases([pair], self.labels, tolerance_mm=self.tolerance_mm))
+
+
+@dataclass(frozen=True)
+class MeasureInstances:
+    """The comparison of instances; it can be sent to workers.
+
+    Attributes:
+        labels: Names of the classes; None names them by their values.
+        detection_iou: IoU from which a reference counts as detected.
+    """
+
+    labels: Labels | None
+    detection_iou: float
+
+    def __call__(self, pair: InstancePair) -> list[Any]:
+        """Return the rows of a case."""
+        return next(evaluate_instance_cases([pair], self.labels, detection_iou=self.detection_iou))
+
+
+def measured_cases(
+    pairs: Sequence[_Pair], measure: Callable[[_Pair], _Rows], cluster: str | None = None
+) -> Iterator[tuple[int, _Rows | DataError | WorkerLost]]:
+    """Evaluate cases.
+
+    Args:
+        pairs: Predictions and references.
+        measure: Returns the rows of a case, such as `MeasureLabelMaps`.
+        cluster: Dask cluster to evaluate on, see `connected`; its workers need the files under the same paths. None for
+            this process.
+
+    Yields:
+        The position of the case in `pairs`, and its rows or the reason why it could not be evaluated; in order without a
+        cluster.
+
+    Raises:
+        ConfigError: The cluster is described wrongly.
+        ResourceError: The cluster cannot be reached, or the connection was lost.
+    """
+    attempt = _Attempt(measure)
+    if cluster is None:
+        yield from ((index, attempt((index, pair))) for index, pair in enumerate(pairs))
+        return
+    with connected(cluster) as client:
+        for (index, _), result in map_on_cluster(client, attempt, enumerate(pairs)):
+            yield index, result
+
+
+@dataclass(frozen=True)
+class _Attempt(Generic[_Pair, _Rows]):
+    """Returns the error of a case instead of raising it."""
+
+    measure: Callable[[_Pair], _Rows]
+
+    def __call__(self, item: tuple[int, _Pair]) -> _Rows | DataError:
+        try:
+            return self.measure(item[1])
+        except DataError as error:
+            return error

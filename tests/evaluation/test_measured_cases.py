@@ -1,0 +1,53 @@
+"""Evaluation of many cases, some of which cannot be evaluated, here and on a cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.errors import DataError
+from medseg.evaluation import Pair
+from medseg.evaluation.measured_cases import MeasureInstances, MeasureLabelMaps, measured_cases
+from medseg.labels.instances import Instances
+
+
+@pytest.fixture
+def pairs(tmp_path, make_volume):
+    """Label maps and references on disk; the second prediction is damaged."""
+    found = []
+    for number in range(4):
+        files = [tmp_path / f"{kind}_{number}.nii.gz" for kind in ("prediction", "reference")]
+        for file, seed in zip(files, (number, 9), strict=True):
+            medseg.write(make_volume(kind="label", seed=seed), file)
+        found.append(Pair(f"case_{number}", *files))
+    found[1].prediction.write_bytes(b"damaged")
+    return found
+
+
+def test_a_case_that_cannot_be_evaluated_does_not_stop_the_others(pairs):
+    found = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0)))
+    assert list(found) == [0, 1, 2, 3]
+    assert isinstance(found.pop(1), DataError)
+    for index, rows in found.items():
+        assert {row.case for row in rows} == {f"case_{index}"}
+        expected = medseg.evaluate(pairs[index].prediction, pairs[index].reference)
+        assert [row.dice for row in rows] == [row.dice for row in expected.rows]
+
+
+def test_instances_are_measured_alike():
+    lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    from medseg.evaluation import InstancePair
+
+    ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], MeasureInstances(None, 0.0))
+    assert (index, row.metrics.references) == (0, 2)
+
+
+@pytest.mark.slow
+def test_a_cluster_returns_the_same_rows(pairs):
+    pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+    here = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0)))
+    there = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0), "local:2"))
+    assert sorted(there) == sorted(here)
+    assert str(there.pop(1)) == str(here.pop(1))
+    assert there == here
