@@ -27,7 +27,7 @@ FORMAT = 1
 def save_checkpoint(
     folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write ``folder/step-NNNNNNN`` and remove all but the newest checkpoints.
+    """Write ``folder/step-NNNNNNN`` and remove older checkpoints, see `remove_old_checkpoints`.
 
     Args:
         folder: Folder of the checkpoints of one kind, such as ``RUN/last``.
@@ -48,11 +48,23 @@ def save_checkpoint(
         ) as file:  # Python's file keeps the reason why it cannot be written
             torch.save({"format": FORMAT, **state}, file)
         write_manifest(temporary)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    remove_old_checkpoints(folder, step, keep)
+    return target
+
+
+def remove_old_checkpoints(folder: Path, step: int, keep: int = 2) -> None:
+    """Remove all but the newest checkpoints up to a step; later ones are left alone.
+
+    Args:
+        folder: Folder of the checkpoints of one kind, such as ``RUN/last``.
+        step: Step of a complete checkpoint.
+        keep: Number of checkpoints to keep.
+    """
+    saved = sorted(path for path in folder.glob("step-*") if path.name <= f"step-{step:07d}")
+    for old in saved[:-keep]:
         trash = temporary_folder(old)
         old.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
-    return target
 
 
 def has_checkpoint(folder: Path) -> bool:

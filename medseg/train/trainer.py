@@ -25,7 +25,7 @@ from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.stop_signals import Interrupted, StopRequest
 from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, resolve_workers
-from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from medseg.train.checkpoint import load_checkpoint, remove_old_checkpoints, save_checkpoint
 from medseg.train.distributed_training import Distributed, lost_ranks_explained
 from medseg.train.loader_workers import lost_workers_explained
 from medseg.train.optimization.ema import EMA
@@ -146,6 +146,8 @@ class Trainer:
                 stack.enter_context(self.run.lock())
                 self.run.sweep()
             if self.finished:
+                if self.distributed.is_main:  # the process may have been killed after the last save
+                    remove_old_checkpoints(self.run.checkpoints, self.step)
                 self.export()
                 return
             stack.enter_context(lost_workers_explained())

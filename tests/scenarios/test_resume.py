@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -311,8 +312,15 @@ def test_what_a_killed_process_left_is_removed_although_nothing_is_left_to_train
     for folder in left:
         folder.mkdir(parents=True)
         (folder / "weights.safetensors").write_text("half")
+    for old in (
+        "step-0000000",
+        "step-0000001",
+    ):  # killed after the last save and before the oldest one was removed
+        left.append(shutil.copytree(run / "last" / "step-0000002", run / "last" / old))
+    kept = left.pop()
     assert list(experiment.trainer(run, resume=True)) == []
     assert not any(folder.exists() for folder in left)
+    assert kept.exists()
 
 
 def test_a_run_is_never_overwritten(make_experiment, workplace):

@@ -10,7 +10,7 @@ import torch
 
 from medseg.errors import DataError, DataWarning, ModelError
 from medseg.storage.temporary_names import temporary_folder
-from medseg.train.checkpoint import load_checkpoint, save_checkpoint
+from medseg.train.checkpoint import load_checkpoint, remove_old_checkpoints, save_checkpoint
 from tests.helpers.runs import files_of_at_most
 
 
@@ -137,3 +137,28 @@ def test_state_that_would_run_code_is_not_loaded(tmp_path):
     write_manifest(folder)
     with pytest.raises(ModelError, match=r"state\.pt: found builtins\.print in it"):
         load_checkpoint(tmp_path)
+
+
+def test_old_checkpoints_up_to_a_step_are_removed(tmp_path):
+    for step in (2, 4, 6, 8):
+        save(tmp_path / "last", step, keep=9)
+    remove_old_checkpoints(tmp_path / "last", 6)
+    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == [
+        "step-0000004",
+        "step-0000006",
+        "step-0000008",
+    ]
+
+
+def test_a_damaged_later_checkpoint_does_not_displace_an_earlier_one(tmp_path):
+    for step in (2, 6):
+        save(tmp_path / "last", step)
+    flip_byte(tmp_path / "last" / "step-0000006" / "state.pt")
+    save(tmp_path / "last", 4)
+    assert [path.name for path in sorted((tmp_path / "last").iterdir())] == [
+        "step-0000002",
+        "step-0000004",
+        "step-0000006",
+    ]
+    with pytest.warns(DataWarning, match="Training goes on from step-0000004"):
+        assert step_in(tmp_path / "last") == 4
