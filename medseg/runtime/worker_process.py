@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import IO, Any
 
 import psutil
@@ -54,6 +55,24 @@ def start_worker(one_line: bool, parent: int | None = None) -> None:
     known = multiprocessing.parent_process()
     if known is not None and known.pid is not None:
         _end_with(known.pid, known.join)
+
+
+def call_received(connection: Connection[Any, Any], one_line: bool) -> None:
+    """Prepare a worker process, receive a function from the parent, and call it with the connection.
+
+    Receiving it imports its modules, which takes seconds; a parent that is killed meanwhile ends the process already. That is
+    why the function is not the target of the process itself.
+
+    Args:
+        connection: Connection to the parent.
+        one_line: As for `start_worker`.
+    """
+    start_worker(one_line)
+    try:
+        function = connection.recv()
+    except EOFError:  # the parent has ended
+        return
+    function(connection)
 
 
 def end_with_torchrun() -> None:
@@ -141,6 +160,7 @@ def serve(parent: int) -> None:
         write_message(answers, b"")  # ready
         while (request := read_message(requests)) is not None:
             write_message(answers, _answer(request))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python reports what is raised while it ends
 
 
 def _answer(request: bytes) -> bytes:

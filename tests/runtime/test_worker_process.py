@@ -110,6 +110,48 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str) -> N
             os.kill(worker, signal.SIGKILL)
 
 
+SLOW_IMPORT = """
+import sys
+
+if __name__ == "__main__":
+    from medseg.inference.cohort.several_devices import predict_on_devices
+
+    sys.path.insert(0, {folder!r})
+    from slow_to_import import work  # its import in the worker takes five minutes
+
+    list(predict_on_devices(work, ["a"], [(None, None)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="another system ends the process after the import")
+def test_a_worker_ends_with_its_parent_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import multiprocessing, os, time\n"
+        "from pathlib import Path\n"
+        "if multiprocessing.parent_process() is not None:\n"
+        f"    Path({str(tmp_path / 'part')!r}).write_text(str(os.getpid()))\n"
+        f"    Path({str(tmp_path / 'part')!r}).rename({str(tmp_path / 'importing')!r})\n"
+        "    time.sleep(300)\n"
+        "def work(device, pairs):\n"
+        "    yield from ()\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(SLOW_IMPORT.format(folder=str(tmp_path)))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    try:
+        assert until((tmp_path / "importing").exists, 120)
+    finally:
+        parent.kill()
+        parent.wait()
+    worker = int((tmp_path / "importing").read_text())
+    try:
+        assert until(lambda: not runs(worker), 20)
+    finally:
+        if runs(worker):
+            os.kill(worker, signal.SIGKILL)
+
+
 RANK = """
 import os, sys, time
 from pathlib import Path

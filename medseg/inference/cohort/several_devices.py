@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
 from medseg.inference.cohort.batch import Outcome
-from medseg.runtime.worker_process import start_worker, warns_in_one_line
+from medseg.runtime.worker_process import call_received, warns_in_one_line
 
 Pair = tuple[Case, Path]
 _AHEAD = 3  # cases of one process: one is written, one predicted, one read
@@ -156,11 +157,10 @@ class _Worker:
     def __post_init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.connection, other = context.Pipe()
-        self.process = context.Process(
-            target=_run, args=(self.work, self.device, other, warns_in_one_line()), daemon=True
-        )
+        self.process = context.Process(target=call_received, args=(other, warns_in_one_line()), daemon=True)
         self.process.start()
         other.close()  # so that the end of the process is the end of the connection
+        self._send(partial(_run, self.work, self.device))
 
     def feed(self, queue: _Queue) -> None:
         """Send the next case of the queue, or the end if there is none."""
@@ -170,8 +170,11 @@ class _Worker:
         self._fed = pair is None
         if pair is not None:
             self.pairs.append(pair)
+        self._send(pair)
+
+    def _send(self, what: object) -> None:
         try:
-            self.connection.send(pair)
+            self.connection.send(what)
         except OSError:  # the process has ended, which `receive` finds out
             self._fed = True
 
@@ -203,9 +206,8 @@ class _Worker:
             self.process.join()
 
 
-def _run(work: Work, device: str, connection: Connection[Any, Any], one_line: bool) -> None:
+def _run(work: Work, device: str, connection: Connection[Any, Any]) -> None:
     """Predict the cases that come through the connection and send their outcomes back."""
-    start_worker(one_line)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished files are removed
     try:
         for outcome in work(device, _received(connection)):
