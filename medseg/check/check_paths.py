@@ -49,9 +49,10 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
         if is_run(path):
             reports.append(_check_run(path, options))
             if (path / "model").is_dir():
+                reports.append(_check_model(path / "model"))
                 models.append(path / "model")
         elif is_model_folder(path):
-            reports.append(Report(str(path), tuple(_model_findings(path))))
+            reports.append(_check_model(path))
             models.append(path)
         elif _is_described(path):
             found = check_dataset(path, options)
@@ -138,13 +139,24 @@ def _model_findings(path: Path) -> list[Finding]:
     return []
 
 
+def _check_model(path: Path) -> Report:
+    """Check the files of a model folder, and what the model computes for its reference image."""
+    findings = _model_findings(path)
+    if findings:
+        return Report(str(path), tuple(findings))
+    from medseg.check.check_reference import check_reference
+
+    findings, passed = check_reference(path)
+    return Report(str(path), tuple(findings), passed=tuple(passed))
+
+
 def _check_run(path: Path, options: CheckOptions) -> Report:
-    """Check the data of a run with its own labels, repairs and splits, and its model folder."""
+    """Check the data of a run with its own labels, repairs and splits."""
     from medseg.experiment.resolve_data import labels_of
     from medseg.experiment.run_folder import RunFolder
 
     run = RunFolder(path)
-    findings = _model_findings(run.model) if run.model.is_dir() else []
+    findings: list[Finding] = []
     try:
         experiment = run.read_experiment()
         if experiment.data.path is None:  # phantoms have no faults

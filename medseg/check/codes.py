@@ -54,6 +54,7 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     ("AFFINE_INVALID", "error", "An affine is not finite, not invertible, or far from right angles", "a finite, invertible affine", "Correct the header."),
     ("AXES_SHEARED", "warning", "The axes are not at right angles, as after a CT with a tilted gantry", "right angles", "Resample the image to an orthogonal grid if other programs shall show it."),
     ("VOXEL_SIZE_IMPLAUSIBLE", "error", "Voxel sizes that no scanner produces, often a mistake of units", "0.0001 to 100 mm", "Check the units of the header."),
+    ("VOXELS_ANISOTROPIC", "warning", "Voxels are extremely long, often a mistake of units in one axis", "edges that differ at most 100 times", "Check the header."),
     ("SHAPE_CHANNEL_DIFFERS", "error", "Channels of a case have different numbers of voxels", "the shape of the first channel", "Resample the channel to the grid of the first one."),
     ("GRID_CHANNEL_DIFFERS", "error", "Channels of a case are at different places", "the grid of the first channel", "Resample the channel to the grid of the first one."),
     ("SHAPE_LABEL_DIFFERS", "error", "A label map has another number of voxels than its image", "the shape of the image", "Use the label map of this image, or resample it to the grid of the image."),
@@ -62,6 +63,7 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     # Images
     ("CHANNEL_COUNT_DIFFERS", "error", "A case has another number of channels than the dataset", "one channel for each channel name", "Give all channels of the case."),
     ("IMAGE_NOT_FINITE", "error", "An image contains NaN or infinity", "finite voxels", "Replace these voxels, for example by the value of the background."),
+    ("IMAGE_NOT_EXACT", "warning", "An image contains whole numbers that float32 rounds", "at most 16777216", "Scale the intensities if small differences between them matter."),
     ("IMAGE_CONSTANT", "warning", "All voxels of a channel have the same value", "an image with contrast", "Restore the image, or leave the case out."),
     ("CT_WITHOUT_AIR", "warning", "A channel named CT has no values of air", "values near -1000 HU", "Check that the image is a CT in Hounsfield units: subtract the offset (usually 1024), or rename the channel."),
     ("CT_NAMED_OTHERWISE", "warning", "A channel that is not named CT looks like CT", "the name CT", "Rename the channel to CT, or set preprocess.normalize to ct."),
@@ -98,6 +100,10 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     # Runs and models
     ("RUN_UNREADABLE", "error", "A file of a run cannot be used", "a complete run", "Copy the run again."),
     ("MODEL_DAMAGED", "error", "A file of a model folder is missing or changed", "the files of the manifest", "Copy the model folder again."),
+    ("MODEL_REFERENCE_DIFFERS", "error", "A model does not compute what it computed when its folder was written", "the stored reference output", "Copy the model folder again from where it was trained; if it is intact, this machine computes something else."),
+    ("MODEL_WITHOUT_REFERENCE", "note", "A model folder has no reference output to compare with", "reference.json", "Nothing needs to be done; models trained or imported by this version have one."),
+    ("MODEL_WITHOUT_TRAINING_DATA", "note", "A model folder has no record of the training images, so that new images cannot be compared with them", "training_data in config.yaml", "Nothing needs to be done; models trained or imported by this version have one."),
+    ("IMAGE_UNLIKE_TRAINING", "warning", "An image, or a predicted volume, is outside of the range of the training data of a model", "the range of the training data", "Check the labels: models may fail on images unlike those of their training."),
     ("MODEL_NOT_INVARIANT", "error", "A model predicts other labels if the same image is stored in another way", "the same labels at the same places", "Check preprocessing.orientation in the config.yaml of the model, and test with an image of its training data."),
     ("MODEL_FOLLOWS_FILE_AXES", "note", "A model was trained on the axes of files, so its labels depend on how an image is stored", "an orientation such as RAS", "Give it images in the orientation of its training data."),
     ("MODEL_PREDICTS_BACKGROUND", "note", "A model finds nothing in the image of its self-test, which then shows nothing", "at least one labelled voxel", "Test with an image of the kind that the model was trained on."),

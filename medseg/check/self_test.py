@@ -11,16 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from medseg.check.finding import Finding
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.read_case import read_case_image
+from medseg.data.preprocessing.training_data import label_volumes, measure_image
+from medseg.data.preprocessing.unlike_training import Deviation, image_deviations, volume_deviations
+from medseg.errors import collected_warnings
 from medseg.runtime.progress import Progress
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.inference.predictor import Predictor
 
 TOLERATED_FRACTION = 0.001
 """Fraction of the labelled voxels that may differ, because sums in another order are rounded in another way."""
@@ -61,6 +69,13 @@ def self_test(
     Raises:
         MedsegError: The model cannot be loaded, or an image cannot be read or predicted.
     """
+    with collected_warnings():  # how an image differs from the training images is among the findings
+        return _tested(model, images, progress)
+
+
+def _tested(
+    model: Path, images: Sequence[Path], progress: Progress | None
+) -> tuple[list[Finding], list[str]]:
     from medseg.inference.predictor import load
 
     predictor = load(model)
@@ -70,8 +85,16 @@ def self_test(
     if follows:
         found = "preprocessing.orientation: null"
         findings.append(Finding("MODEL_FOLLOWS_FILE_AXES", str(model), "preprocessing.orientation", found))
+    if predictor.saved.training_data is None:
+        findings.append(
+            Finding(
+                "MODEL_WITHOUT_TRAINING_DATA", str(model), "training_data", "no record of the training images"
+            )
+        )
     for case in read_images(list(images), channels=len(predictor.saved.channel_names)):
-        image = central_block(read_case_image(case))
+        whole = read_case_image(case)
+        image = central_block(whole)
+        findings += _unlike_training(predictor, whole, case)
         if min(image.grid.shape) == 1:
             passed.append(
                 f"{model}: not tested with {case.id}, because an image of one slice has no other orientations."
@@ -79,6 +102,8 @@ def self_test(
             continue
         copies = [copy for copy in copies_of(image) if copy.follows_axes or not follows]
         reference = predictor(image)
+        if image.grid.shape == whole.grid.shape:
+            findings += _volumes_unlike_training(predictor, reference, case)
         if not reference.data.any():
             findings.append(Finding("MODEL_PREDICTS_BACKGROUND", str(model), case.id, "no labelled voxel"))
             continue
@@ -92,6 +117,29 @@ def self_test(
                 f"same labels (at most {max(fractions.values()):.2g} of the labelled voxels differ)."
             )
     return findings, passed
+
+
+def _unlike_training(predictor: Predictor, image: Volume, case: Case) -> Iterator[Finding]:
+    """Yield how an image differs from the training images."""
+    saved = predictor.saved
+    if saved.training_data is not None:
+        measures = measure_image(image, saved.preprocessing)
+        for one in image_deviations(measures, saved.training_data, saved.preprocessing, saved.channel_names):
+            yield _deviation(one, case)
+
+
+def _volumes_unlike_training(predictor: Predictor, labels: Volume, case: Case) -> Iterator[Finding]:
+    """Yield how the volumes of predicted labels differ from those of the training cases."""
+    data = predictor.saved.training_data
+    if data is not None:
+        found = label_volumes(labels.data, labels.grid.voxel_volume, predictor.labels)
+        for one in volume_deviations(found, data):
+            yield _deviation(one, case)
+
+
+def _deviation(one: Deviation, case: Case) -> Finding:
+    expected = f"{one.expected}, which the model was trained on"
+    return Finding("IMAGE_UNLIKE_TRAINING", str(case.images[0]), one.field, one.found, expected, case=case.id)
 
 
 def central_block(image: Volume) -> Volume:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import glob
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from medseg.data.datasets.cases import Case
+from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.slices2d.slice_view import SliceView
-from medseg.errors import ConfigError, ModelError
+from medseg.errors import ConfigError, DataError, ModelError, collected_warnings
+from medseg.io.files import read_grid
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
 from medseg.models.base import Model
+from medseg.storage.free_space import require_space
 from medseg.train.optimization.parameter_groups import FrozenParts, parameter_groups
+from medseg.volumes.grid import shape_at_spacing
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig
+
+_IMAGE_BYTES, _LABEL_BYTES = 4, 1  # of a voxel of a prepared case
+_LEAST_KEPT_BY_CROP = 0.1  # of an image, by the crop to non-zero voxels; brains fill a third of their images
 
 
 def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: LabelSets) -> None:
@@ -72,6 +85,30 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
         raise ConfigError(f"patch.size: found {list(size)}: {error}") from error
     except Exception:
         return  # Some layers need values. Other errors are raised when training starts.
+
+
+def check_space(store: Path, cases: Sequence[Case], preprocessing: Preprocessing) -> None:
+    """Raise if the disk has less free space than the prepared cases take at least; only headers are read.
+
+    Args:
+        store: Folder of the prepared cases. Cases that are stored already are not counted.
+        cases: The cases. Those whose header cannot be read, and DICOM series, are not counted.
+        preprocessing: Their preprocessing.
+
+    Raises:
+        DiskFullError: The free space does not suffice.
+    """
+    kept = _LEAST_KEPT_BY_CROP if preprocessing.crop_to_nonzero else 1.0
+    needed = 0.0
+    for case in cases:
+        if case.images[0].is_dir() or any(store.glob(f"{glob.escape(case.id)}-*")):
+            continue
+        with suppress(DataError), collected_warnings():
+            grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+            own = grid.reoriented(preprocessing.axcodes(grid))
+            shape = shape_at_spacing(own.shape, own.spacing, preprocessing.target_spacing(own.spacing))
+            needed += kept * math.prod(shape) * (len(preprocessing.channels) * _IMAGE_BYTES + _LABEL_BYTES)
+    require_space(store, int(needed), "the prepared cases")
 
 
 def _no_loss(logits: Tensor, label: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from medseg.data.patches.prepare_cases import CaseStore, ImageType, stored_or_ra
 from medseg.data.patches.sampling import PatchSampler
 from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.preprocessing.training_data import TrainingData
 from medseg.data.settings import Augmentation
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ from medseg.experiment.first_stage import (
     require_label_maps,
 )
 from medseg.experiment.mirroring import resolve_mirroring
-from medseg.experiment.preflight import check_learnable, check_patch
+from medseg.experiment.preflight import check_learnable, check_patch, check_space
 from medseg.experiment.prepared_cases import STORE, store_in_use, write_prepared
 from medseg.experiment.resolve_data import (
     choose_split,
@@ -41,6 +42,7 @@ from medseg.experiment.resolve_data import (
     resolve_preprocessing,
     with_absolute_paths,
 )
+from medseg.experiment.training_warnings import warn_of_cases
 from medseg.inference.postprocess import component_groups
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
@@ -135,6 +137,7 @@ class TrainingSetup:
             held_out = [stored[case] for case in self.split.validation]
             self._check_prepared(train)
             if self.processes.is_main:
+                warn_of_cases(self.dataset, self.split, self.labels, train, held_out)
                 self._write_run([*train, *held_out])
         validates = self.experiment.train.validation_batches > 0 and len(held_out) > 0
         return Trainer(
@@ -142,7 +145,7 @@ class TrainingSetup:
             TrainingPatches(
                 self._patches(train, self.augmentation), self._patches(held_out, None) if validates else None
             ),
-            TrainingRun(self.run.path, self.saved_model, self.labels, self._extensions),
+            TrainingRun(self.run.path, self._described_model(train), self.labels, self._extensions),
             settings=self.experiment.train,
             label_sets=self.label_sets,
             seed=self.experiment.seed,
@@ -282,6 +285,11 @@ class TrainingSetup:
             },
         )
 
+    def _described_model(self, train: list[StoredCase]) -> SavedModel:
+        """Return the settings of the model folder with the record of the training images."""
+        data = TrainingData.from_images([case.measures for case in train])
+        return self.saved_model.replace(training_data=data.to_plain())
+
     @property
     def _image_type(self) -> ImageType:
         chosen = self.experiment.preprocess.stored_as
@@ -297,6 +305,7 @@ class TrainingSetup:
         """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
         cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         folder = self._store
+        check_space(folder, cases, self.preprocessing)
         store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage, self._image_type)
         workers = preparation_workers(self.experiment)
         own = cases[self.processes.rank :: self.processes.size]

@@ -8,6 +8,7 @@ post-processes the label map.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.data.preprocessing.unlike_training import check_against_model
+from medseg.data.preprocessing.unlike_training import check_against_model, image_notes, volume_notes
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
@@ -217,23 +218,28 @@ class Predictor:
         target = label_target(prepared, settings, self.engine.rule.values.dtype)
         empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
+        notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
         if self.first_stage is None:
-            return PreparedPrediction(LazyImage(prepared.slices), target, axes, empty, where=where)
+            return PreparedPrediction(
+                LazyImage(prepared.slices), target, axes, empty, where=where, notes=notes
+            )
         empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
         if isinstance(source, Case) and source.first_stage is not None:
             given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
             image = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
-            return PreparedPrediction(image, target, axes, empty, where=where)
+            return PreparedPrediction(image, target, axes, empty, where=where, notes=notes)
         first_stage_map = partial(self._run_first_stage, volume, where, prepared)
         image = CascadeInput(prepared.slices, None)
-        return PreparedPrediction(image, target, axes, empty, first_stage_map, where)
+        return PreparedPrediction(image, target, axes, empty, first_stage_map, where, notes)
 
     def _run_first_stage(
         self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None, note: Note
     ) -> CascadeInput:
         """Return the prepared image with the label map that the first stage predicts for it."""
         assert self.first_stage is not None
-        found = self.first_stage.run(self.first_stage.prepare(volume), progress=progress, note=note)
+        # The second stage was trained on the same images and says what is unusual about this one.
+        own = replace(self.first_stage.prepare(volume), notes=())
+        found = self.first_stage.run(own, progress=progress, note=note)
         classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
         return CascadeInput(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
 
@@ -252,8 +258,8 @@ class Predictor:
             progress: Called with (done, total, "window").
             probabilities: ``.nii`` file to write with the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`; None for none.
-            note: Called with a sentence if the image had to be predicted in another way than planned, such as in another
-                precision.
+            note: Called with each sentence about the image or its prediction: how it differs from the training images, or
+                that it had to be predicted in another way than planned, such as in another precision.
 
         Returns:
             The label map, as from a call.
@@ -263,6 +269,8 @@ class Predictor:
             ResourceError: The memory did not suffice, although the plan fitted.
             ModelError: The network returned NaN or infinity.
         """
+        for sentence in prepared.notes:
+            note(sentence)
         prepared = prepared.with_first_stage(progress, note)
         if probabilities is None:
             self.engine.run(prepared, progress, note=note)
@@ -272,6 +280,18 @@ class Predictor:
             ) as file:
                 self.engine.run(prepared, progress, file, note)
         return self.post_processed(prepared.target.volume)
+
+    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
+        """Return how volumes of predicted labels differ from those of the training cases.
+
+        Args:
+            labels: A predicted label map.
+            where: Name of the image, for the sentences.
+
+        Returns:
+            One sentence for each label whose volume is far from all training cases.
+        """
+        return volume_notes(labels, self.saved.training_data, self.labels, where)
 
     @property
     def background_probabilities(self) -> dict[str, float]:

@@ -108,6 +108,10 @@ class PredictorEnsemble:
                 write_mean_labels(paths, first.engine.rule, labels, mean)
         return first.post_processed(labels)
 
+    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
+        """Return how volumes of predicted labels differ from the first model's training; see `Predictor.volume_notes`."""
+        return self.predictors[0].volume_notes(labels, where)
+
 
 def require_same_task(predictors: Sequence[Predictor]) -> None:
     """Raise `ModelError` unless there are predictors and all have the same labels and channels."""

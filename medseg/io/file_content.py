@@ -10,6 +10,7 @@ from medseg.errors import DataError
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 2048
+_FREESURFER = (".mgz", ".mgh")
 _GIT_LFS = b"version https://git-lfs"
 _SIGNATURES = (
     (GZIP, "gzip data", "Add .gz to its name if the content is right, or unpack it"),
@@ -93,7 +94,7 @@ def permission_denied(path: Path) -> DataError:
     except OSError:
         found = "its owner and mode are hidden"
     return DataError(
-        f"{path}: permission denied ({found}), expected read access. Change the mode with chmod, or copy it to a folder "
+        f"{path}: found no permission to read it ({found}), expected read access. Change the mode with chmod, or copy it to a folder "
         "of your own."
     )
 
@@ -109,6 +110,20 @@ def head_of(path: Path) -> bytes:
     """Return the first bytes of a file, enough to recognise its format."""
     with path.open("rb") as stream:
         return stream.read(_HEAD_BYTES)
+
+
+def recognised_file(path: Path) -> tuple[str, str]:
+    """Name the format of a file by its first bytes, or by its suffix if it is packed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it is, and what to do, as from `recognised_content`.
+    """
+    if path.suffix.lower() in _FREESURFER:
+        return "a FreeSurfer MGH image", "Convert it with mri_convert"
+    return recognised_content(head_of(path))
 
 
 def recognised_content(head: bytes) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
+from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -100,12 +101,12 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         from medseg.io.sitk import read_sitk
 
         return read_sitk(path)
-    from medseg.io.file_content import head_of, recognised_content, require_readable
+    from medseg.io.file_content import recognised_file, require_readable
 
     if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder. Check the path.")
     require_readable(path)
-    content, remedy = recognised_content(head_of(path))
+    content, remedy = recognised_file(path)
     if content == "a DICOM file" or path.suffix.lower() in (".dcm", ".ima"):
         raise DataError(
             f"{path}: found one DICOM file, expected the folder of its series. Give {path.parent}."
@@ -162,11 +163,16 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
         with np.errstate(invalid="ignore"):  # infinity minus infinity is not a whole number either
             off = ~((np.abs(data - rounded) < WHOLE_WITHIN) & (np.abs(rounded) < _LABEL_LIMIT))
         if off.any():
-            shown = ", ".join(f"{value:.4g}" for value in np.unique(data[off])[:5])
+            values, counts = np.unique(data[off], return_counts=True)
+            shown = ", ".join(
+                f"{value:.4g} ({pluralise(int(n), 'voxel')})"
+                for value, n in zip(values[:5], counts[:5], strict=True)
+            )
+            more = " and others" if len(values) > 5 else ""
             first = ", ".join(map(str, np.argwhere(off)[0][1:].tolist()))
             raise DataError(
-                f"{path}: label values: found {shown} in {int(off.sum())} voxels, the first at ({first}), expected whole numbers. "
-                "Give the label map, not an image or a resampled mask."
+                f"{path}: label values: found {shown}{more}, the first at ({first}), expected whole numbers. Give the label map as it was "
+                "before interpolation, saved as integers, and not an image."
             )
         data = rounded.astype(np.int32)
     elif data.dtype == bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -35,10 +37,11 @@ class GzipStream:
 
     Attributes:
         trailing: Bytes after the last member that are neither gzip nor zeros, known at the end.
+        position: Number of bytes that were decompressed.
     """
 
     def __init__(self, file: Stream) -> None:
-        self.trailing = 0
+        self.trailing = self.position = 0
         self._file = file
         self._pending = file.read(_READ_BYTES)
         self._member = isal_zlib.decompressobj(_GZIP_MEMBER)
@@ -63,6 +66,7 @@ class GzipStream:
             if part:
                 parts.append(part)
                 missing -= len(part)
+                self.position += len(part)
             if self._member.eof:
                 self._begin_next_member()
             elif not part and not self._refill():
@@ -73,12 +77,9 @@ class GzipStream:
         try:
             part = self._member.decompress(self._pending, size)
         except _DAMAGED as error:
-            reason = (
-                "CRC check failed"
-                if "checksum" in str(error).lower()
-                else f"invalid compressed data: {error}"
-            )
-            raise OSError(reason) from None
+            if "checksum" in str(error).lower():
+                raise OSError(_differing_checksum(self._file)) from None
+            raise OSError(f"invalid compressed data: {error}") from None
         self._pending = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
         return part
 
@@ -102,6 +103,69 @@ class GzipStream:
         self.trailing = len(self._pending)
         while rest := self._file.read(_READ_BYTES):
             self.trailing += len(rest)
+
+
+def _differing_checksum(file: Stream) -> str:
+    """Read a file again, if that is possible, and describe the checksum of the first member whose content differs."""
+    if not isinstance(file, io.BufferedReader | io.BytesIO):  # a part of a file is read once
+        return "CRC check failed"
+    file.seek(0)
+    content = _Buffered(file)
+    while content.peek(2).startswith(GZIP):
+        content.skip_header()
+        member, found, length = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        while not member.eof:
+            packed = member.unconsumed_tail or content.take()
+            if not packed:
+                break
+            part = member.decompress(packed, _READ_BYTES)
+            found, length = zlib.crc32(part, found), length + len(part)
+        content.put_back(member.unused_data)
+        trailer = content.take(8)
+        stored, stored_length = (int.from_bytes(half, "little") for half in (trailer[:4], trailer[4:]))
+        if stored != found:
+            return f"CRC: found 0x{found:08x}, expected 0x{stored:08x}"
+        if stored_length != length % (1 << 32):
+            return f"length: found {length} bytes, expected {stored_length}"
+    return "the checksum differs"
+
+
+class _Buffered:
+    """A file of which bytes can be put back.
+
+    Args:
+        file: The file, at its start.
+    """
+
+    def __init__(self, file: Stream) -> None:
+        self._file, self._pending = file, b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes without taking them."""
+        while len(self._pending) < size and (more := self._file.read(_READ_BYTES)):
+            self._pending += more
+        return self._pending[:size]
+
+    def take(self, size: int = _READ_BYTES) -> bytes:
+        """Return the next bytes."""
+        taken = self.peek(size)
+        self._pending = self._pending[len(taken) :]
+        return taken
+
+    def put_back(self, content: bytes) -> None:
+        """Return bytes to the front."""
+        self._pending = content + self._pending
+
+    def skip_header(self) -> None:
+        """Read over the header of a gzip member with its optional fields."""
+        flags = self.take(10)[3]
+        if flags & 4:
+            self.take(int.from_bytes(self.take(2), "little"))
+        for text in (8, 16):  # name and comment, each ending with a zero
+            while flags & text and self.take(1) not in (b"\0", b""):
+                pass
+        if flags & 2:
+            self.take(2)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 
 PALETTE_SUFFIXES = (".png", ".bmp")
+_DEFLATE_LIMIT = 1100  # packed data cannot expand to more than about 1032 times their size
 _PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
 
 
@@ -35,7 +36,7 @@ def palette_indices(path: Path) -> NDArray[np.uint8] | None:
     return None if rows is None else np.ascontiguousarray(rows.T[None, :, :, None])
 
 
-def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
+def grey_with_alpha(path: Path) -> NDArray[np.uint8 | np.uint16] | None:
     """Return the voxels of a PNG with grey and alpha, which SimpleITK cannot read.
 
     Args:
@@ -50,7 +51,27 @@ def grey_with_alpha(path: Path) -> NDArray[np.uint8] | None:
     if _png_colours(path) != _GREY_WITH_ALPHA:
         return None
     _check_chunks(path)
-    return _opened(path, "LA")
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    return _sixteen_bits(path, head) if head[24] == 16 else _opened(path, "LA")
+
+
+def _sixteen_bits(path: Path, head: bytes) -> NDArray[np.uint16]:
+    """Return the voxels of a PNG with 16 bits of grey and of alpha, which Pillow reduces to 8 bits."""
+    import imagecodecs
+
+    width, height = (int.from_bytes(head[place : place + 4], "big") for place in (16, 20))
+    content = path.read_bytes()
+    if width * height * 4 > len(content) * _DEFLATE_LIMIT:
+        raise DataError(
+            f"{path}: found {len(content)} bytes, expected at least {width * height * 4 // _DEFLATE_LIMIT} for {width}x{height} pixels. "
+            "Copy the file again."
+        )
+    try:
+        rows: NDArray[np.uint16] = imagecodecs.png_decode(content)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}). Copy the file again or convert it.") from None
+    return rows
 
 
 def _check_chunks(path: Path) -> None:

@@ -20,6 +20,7 @@ from medseg.io.nifti.nifti_files import geometry_header
 from medseg.storage.atomic import replacing
 from medseg.volumes.volume import Volume
 
+BYTES_PER_PROBABILITY = 2
 TOP = np.iinfo(np.uint16).max
 """Probabilities are stored as multiples of 1/65535, which NIfTI readers scale back; half the size of float32."""
 _PAGES = 64 << 20  # bytes of mapped pages before they are released

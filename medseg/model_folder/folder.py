@@ -1,6 +1,7 @@
 """Model folders: what is shared of a trained model, without code and without pickle.
 
-A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md`` and ``manifest.json``, whose
+A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md``, ``reference.json`` (what the
+model computed for a generated image, see `medseg.inference.reference_output`) and ``manifest.json``, whose
 hashes are checked before any file is read. An ensemble has ``member_0.safetensors`` and so on instead of
 ``model.safetensors``. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
 its manifest covers, too.
@@ -8,7 +9,7 @@ its manifest covers, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,12 @@ FIRST_STAGE = "first_stage"
 
 
 def save_model(
-    folder: str | Path, model: Model, saved: SavedModel, labels: Labels, first_stage: Path | None = None
+    folder: str | Path,
+    model: Model,
+    saved: SavedModel,
+    labels: Labels,
+    first_stage: Path | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a model folder; an existing one is replaced only once the new one is complete.
 
@@ -48,6 +54,7 @@ def save_model(
         saved: Settings of the model.
         labels: Labels of the model's classes.
         first_stage: Model folder of the first stage, if ``saved.num_first_stage_labels`` is not 0.
+        finish: As in `write_model_folder`.
 
     Raises:
         ModelError: The first stage is missing, damaged, or does not fit.
@@ -71,7 +78,7 @@ def save_model(
     parameters = sum(p.numel() for p in model.parameters())
     saved = saved if saved.members == len(members) else saved.replace(members=len(members))
     weights = (member.state_dict() for member in members)
-    write_model_folder(folder, weights, saved, labels, parameters, first_stage)
+    write_model_folder(folder, weights, saved, labels, parameters, first_stage, finish)
 
 
 def write_model_folder(
@@ -81,6 +88,7 @@ def write_model_folder(
     labels: Labels,
     parameters: int,
     first_stage: Path | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a model folder from state dicts.
 
@@ -93,6 +101,8 @@ def write_model_folder(
         labels: Labels that the model learned, with its regions if it predicts regions.
         parameters: Number of parameters of all members together, for the README.
         first_stage: Model folder of the first stage, as in `save_model`.
+        finish: Called with the complete new folder before it replaces an existing one, to add files such as the reference
+            output; None for nothing.
 
     Raises:
         ModelError: The first stage is missing, damaged, or does not fit.
@@ -111,6 +121,9 @@ def write_model_folder(
         if first_stage is not None:
             copy_folder(first_stage, temporary / FIRST_STAGE)
         write_manifest(temporary)
+        if finish is not None:
+            finish(temporary)
+            write_manifest(temporary)
 
 
 def _save_weights(state: Mapping[str, Tensor], path: Path) -> None:

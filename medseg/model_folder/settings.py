@@ -10,6 +10,7 @@ from pydantic import Field
 
 from medseg.config import Config
 from medseg.data.preprocessing.prepare import Preprocessing
+from medseg.data.preprocessing.training_data import TrainingData
 from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
@@ -132,6 +133,7 @@ class SavedModel(Config):
         slices: How slices become images of a 2D model.
         predict: Prediction settings.
         trained_on: Counts and figures for the model's README.
+        training_data: Ranges of the training images, with which new images are compared; null if they were not recorded.
     """
 
     format: Literal[1] = 1
@@ -147,6 +149,7 @@ class SavedModel(Config):
     slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
+    training_data: TrainingData | None = None
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Self:

@@ -26,7 +26,7 @@ def check_format(
     >>> check_format(3, 1, "run/splits.json", "splits")
     Traceback (most recent call last):
         ...
-    medseg.errors.DataError: run/splits.json: splits written by a newer medseg (format 3; this is format 1). Update medseg.
+    medseg.errors.DataError: run/splits.json: format: found 3, expected 1, because a newer medseg wrote this file (splits). Update medseg.
     """
     if found == supported and type(found) is int:
         return
@@ -36,5 +36,5 @@ def check_format(
         )
     age, fix = ("a newer", "Update medseg") if found > supported else ("an older", "Create it again")
     raise error(
-        f"{path}: {what} written by {age} medseg (format {found}; this is format {supported}). {fix}."
+        f"{path}: format: found {found}, expected {supported}, because {age} medseg wrote this file ({what}). {fix}."
     )

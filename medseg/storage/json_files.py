@@ -31,15 +31,19 @@ def read_json(path: Path) -> Any:
             raise DataError(f"{path}: key {doubled!r} occurs twice in one object. Remove one.")
         return table
 
+    text = ""
+
     def refused(constant: str) -> NoReturn:
-        raise DataError(f"{path}: found {constant}, which is no JSON number. Write a finite number or null.")
+        raise DataError(
+            f"{path}: {_line_of(text, constant)}found {constant}, expected a number that JSON has. Correct it: write a finite number or null."
+        )
 
     try:
         text = path.read_text(encoding="utf-8-sig")
         return json.loads(text, object_pairs_hook=unique, parse_constant=refused)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}). Fix that line."
+            f"{path}: line {error.lineno}, column {error.colno}: found no valid JSON ({error.msg}), expected it. Fix that line."
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start}: not UTF-8 text. Save the file as UTF-8.") from None
@@ -51,6 +55,12 @@ def read_json(path: Path) -> Any:
         ) from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply to be read. Flatten it.") from None
+
+
+def _line_of(text: str, constant: str) -> str:
+    """Return the line of a constant, if it occurs in one line only, for a message."""
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if constant in line]
+    return f"line {lines[0]}: " if len(lines) == 1 else ""
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,13 @@ from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.patch_dataset import PatchDataset, Sample
 from medseg.runtime.launch import processes_per_machine
 from medseg.runtime.machine import usable_cores
-from medseg.train.loader_workers import ErrorsAsItems, batches_of, collate, ignore_stop_signals
+from medseg.train.loader_workers import (
+    ErrorsAsItems,
+    batches_of,
+    collate,
+    ignore_stop_signals,
+    workers_that_fit,
+)
 
 MOST_WORKERS = 12
 Batch = Sample | PackedPatches
@@ -80,7 +86,7 @@ def load_batches(
         ErrorsAsItems(patches),
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=workers,
+        num_workers=workers_that_fit(workers, batches.size * patches.sample_bytes),
         pin_memory=pin_memory,
         persistent_workers=False,
         # The loader draws a base seed: from its own generator, so that other random numbers do not change.

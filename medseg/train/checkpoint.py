@@ -21,7 +21,7 @@ from medseg.storage.manifest import check_manifest, is_complete, write_manifest
 from medseg.storage.temporary_names import temporary_folder
 from medseg.storage.torch_files import read_torch_file
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(

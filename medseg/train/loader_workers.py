@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import traceback
@@ -12,11 +13,14 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medseg.data.patches.drawn_patch import DrawnPatch, PackedPatches
-from medseg.errors import MedsegError, ResourceError
+from medseg.errors import MedsegError, ResourceError, warn_once
+from medseg.runtime.formatting import pluralise
+from medseg.runtime.memory import format_size
 from medseg.runtime.stop_signals import SIGNALS
 
 Item = TypeVar("Item")
 _SECONDS_TO_END = 10
+_BATCHES_PER_WORKER = 2  # that torch prefetches
 _LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) (?P<how>[^.]*)")
 
 
@@ -88,6 +92,40 @@ def _kill(workers: list[Any]) -> None:
             worker.kill()
     for worker in workers:
         worker.join(_SECONDS_TO_END)
+
+
+def workers_that_fit(workers: int, batch_bytes: int) -> int:
+    """Return how many workers have room for their batches in shared memory, and warn if these are fewer.
+
+    A worker that writes beyond the end of shared memory is killed by the system. Containers often have 64 MB.
+
+    Args:
+        workers: The wanted number.
+        batch_bytes: Least size of a batch.
+
+    Returns:
+        The number of workers; 0 to cut the patches in this process.
+    """
+    free = _free_shared_memory()
+    each = batch_bytes * _BATCHES_PER_WORKER
+    if free is None or workers * each <= free:
+        return workers
+    fit = free // each
+    warn_once(
+        f"train.workers: found {format_size(free)} of free shared memory (/dev/shm), expected at least {format_size(workers * each)} "
+        f"for the batches of {pluralise(workers, 'worker')}; {fit or 'no'} {'worker is' if fit == 1 else 'workers are'} used. Enlarge "
+        "/dev/shm (docker run --shm-size=8g), or lower train.workers."
+    )
+    return fit
+
+
+def _free_shared_memory() -> int | None:
+    """Return the free bytes of shared memory; None where the system has no such folder."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 @contextmanager

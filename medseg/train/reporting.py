@@ -75,12 +75,31 @@ def _told(dice: Mapping[str, float]) -> str:
 
 @dataclass
 class Meter:
-    """Losses and times since the last report."""
+    """Losses and times since the last report.
+
+    Attributes:
+        losses: Loss of each step.
+        loss_terms: Terms of the loss of each batch, as numbers or tensors.
+        waited: Seconds of waiting for patches.
+        began: When the first step began, by the clock of `time.perf_counter`.
+    """
 
     losses: list[float] = field(default_factory=list)
     loss_terms: list[dict[str, Any]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint, so that a resumed training reports the same figures."""
+        terms = [{name: float(value) for name, value in parts.items()} for parts in self.loss_terms]
+        seconds = time.perf_counter() - self.began
+        return {"losses": list(self.losses), "loss_terms": terms, "waited": self.waited, "seconds": seconds}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Meter:
+        """Return the meter of a checkpoint, as if its last step had just ended."""
+        began = time.perf_counter() - float(state["seconds"])
+        return cls(list(state["losses"]), list(state["loss_terms"]), float(state["waited"]), began)
 
 
 class ReportLog:

@@ -48,6 +48,7 @@ from medseg.train.training_run import TrainingRun
 from medseg.train.validation import validate
 
 MAX_BAD_STEPS = 3
+_MOST_LISTED = 8
 ENDLESS = 1_000_000_000  # a step that no training reaches
 
 
@@ -115,6 +116,7 @@ class Trainer:
         self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.on_step: Callable[[int, int | None], None] | None = None
+        self._measured = Meter().state()  # since the last report, before this process
         self.best, self._validations_without_gain = -math.inf, 0
         self._schedule = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
@@ -157,7 +159,7 @@ class Trainer:
             )
             stop = stack.enter_context(StopRequest(again=self.distributed.size > 1))
             self._began = time.perf_counter() - self.seconds
-            self._meter, self._bad_steps = Meter(), 0
+            self._meter, self._bad_steps = Meter.restored(self._measured), 0
             batches, planner = stack.enter_context(closing(self._batches())), self._step_planner()
             # Workers ignore stop signals: those of an abandoned loop would keep this process from ending.
             atexit.register(batches.close)
@@ -173,7 +175,7 @@ class Trainer:
                 # Asked once: a signal that arrives after the save is handled at the next boundary, with its own save.
                 stopped_by = self._sync_step(stop, planner)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
-                    self._save()
+                    self._save(Meter() if report is not None else self._meter)
                 if self.on_step is not None:
                     self.on_step(self.step, self.steps)
                 if report is not None:
@@ -359,8 +361,8 @@ class Trainer:
             raise Diverged(self._divergence("weights: found NaN or infinite values", self.step + 1))
         return weights
 
-    def _save(self) -> None:
-        """Save weights and state; the newest two checkpoints are kept."""
+    def _save(self, meter: Meter) -> None:
+        """Save weights and state with the figures that were not reported yet; the newest two checkpoints are kept."""
         began = time.perf_counter()
         self._read_losses(everything=True)
         weights = self._finite_weights()
@@ -374,6 +376,7 @@ class Trainer:
             "best": self.best,
             "validations_without_gain": self._validations_without_gain,
             "seed": self.seed,
+            "meter": meter.state(),
             "schedule": asdict(self._schedule),
             "extensions": self.run.extensions,
             "processes": self.distributed.size,
@@ -401,6 +404,7 @@ class Trainer:
         restore_optimizer(self._optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._measured = state["meter"]
         self._overhead = (state["overhead"][0], state["overhead"][1])
         self.best, self._validations_without_gain = (
             float(state["best"]),
@@ -417,8 +421,12 @@ class Trainer:
 
     def _divergence(self, found: str, step: int) -> str:
         rate = self._optimizer.param_groups[0]["lr"]
+        parts = self.settings.batch_size * self.settings.gradient_accumulation * self.distributed.size
+        last = range(max(0, step - MAX_BAD_STEPS) * parts, step * parts)
+        ids = self.patches.train.case_ids(last)
+        cases = ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")
         return (
-            f"{self.run.folder}: {found} by step {step} (lr {rate:.2e}), expected finite numbers. Lower "
+            f"{self.run.folder}: {found} by step {step} (lr {rate:.2e}; patches of cases {cases}), expected finite numbers. Lower "
             "train.optimizer.lr, or set train.precision=float32, in a new run; earlier checkpoints are kept."
         )
 

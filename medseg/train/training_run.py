@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, save_model
 from medseg.model_folder.settings import SavedModel
@@ -64,4 +65,6 @@ class TrainingRun:
             target: Model folder to write.
         """
         saved = self.saved.replace(trained_on={**self.saved.trained_on, "steps": step})
-        save_model(target, model, saved, self.labels, first_stage_folder(self.folder, saved))
+        # The best model so far is written often, so that only the finished one gets a reference output.
+        finish = write_reference if target == self.model else None
+        save_model(target, model, saved, self.labels, first_stage_folder(self.folder, saved), finish)

@@ -55,10 +55,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if not _is_invertible(affine):
+        fault = _fault_of_affine(affine)
+        if fault is not None:
             raise DataError(
-                f"affine: found {affine.tolist()}, expected a finite, invertible 4x4 matrix. "
-                "Repair the file's header."
+                f"affine: found {fault} in {affine.tolist()}, expected a finite, invertible 4x4 matrix. Correct the file's header."
             )
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
@@ -372,9 +372,17 @@ def world_positions(affine: ArrayLike, index: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(np.asarray(index) @ matrix[:3, :3].T + matrix[:3, 3])
 
 
-def _is_invertible(affine: NDArray[np.float64]) -> bool:
-    """Return whether this is a finite 4x4 matrix whose axes are linearly independent, whatever the voxel size."""
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
-        return False
+def _fault_of_affine(affine: NDArray[np.float64]) -> str | None:
+    """Return what keeps a matrix from being a finite 4x4 matrix with independent axes, whatever the voxel size."""
+    if affine.shape != (4, 4):
+        return f"{'x'.join(map(str, affine.shape))} numbers"
+    if not np.isfinite(affine).all():
+        row, column = np.argwhere(~np.isfinite(affine))[0]
+        return f"{affine[row, column]} in row {row}, column {column}"
+    if not np.allclose(affine[3], (0, 0, 0, 1)):
+        return "another last row than 0, 0, 0, 1"
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6)
+    if not lengths.min() > 0:
+        return f"only zeros in column {lengths.argmin()} (determinant 0)"
+    determinant = float(np.linalg.det(affine[:3, :3] / lengths))
+    return None if abs(determinant) > 1e-6 else f"dependent columns (determinant {determinant:.3g})"

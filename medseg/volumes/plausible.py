@@ -11,6 +11,9 @@ from medseg.volumes.grid import Grid
 
 LARGEST_SPACING_MM = 100.0
 LARGEST_SHEAR_DEGREES = 30.0
+LARGEST_ANISOTROPY = (
+    100.0  # longest by shortest edge of a voxel; slices of 10 mm with pixels of 0.3 mm have 33
+)
 _REPORTED_SHEAR = 1e-3  # cosine; 0.06 degrees
 _MOST_VOXELS = 1 << 33
 _MANY_VOXELS, _LARGEST_FACTOR = 1 << 26, 1000  # ten times finer along each axis
@@ -19,7 +22,7 @@ _UNITS = "Check the units of the header: microns that are labelled as mm grow a 
 
 
 def check_plausible(grid: Grid, where: str | Path) -> None:
-    """Raise for voxel sizes and shears that no scanner produces; warn of a smaller shear.
+    """Raise for voxel sizes and shears that no scanner produces; warn of a smaller shear and of extremely long voxels.
 
     Args:
         grid: Grid of an image.
@@ -42,6 +45,12 @@ def check_plausible(grid: Grid, where: str | Path) -> None:
         warn_once(
             f"{where}: affine: found axes that are {degrees:.2f} degrees from a right angle, as after a tilted gantry; the shear is "
             "kept. Resample the image to an orthogonal grid if other programs shall show it."
+        )
+    edges = [size for size, count in zip(grid.spacing, grid.shape, strict=True) if count > 1]
+    if edges and max(edges) > LARGEST_ANISOTROPY * min(edges):
+        warn_once(
+            f"{where}: voxel size: found {sizes(grid.spacing)} mm, expected edges that differ at most {LARGEST_ANISOTROPY:g} times. "
+            "Check the header: an axis may be in other units."
         )
 
 

@@ -14,6 +14,7 @@ from medseg.data.datasets.splits import Split
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import RunFolder
+from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import save_model
 from tests.helpers.planted_faults import AFFINE, arrays, image_file, label_file, name, save, write_clean
@@ -95,7 +96,7 @@ def test_phantoms_have_no_finding_but_their_orientations(tmp_path: Path) -> None
 def test_a_changed_file_of_a_model_folder_is_found(tmp_path: Path, make_predictor: MakePredictor) -> None:
     folder = tmp_path / "model"
     predictor = make_predictor()
-    save_model(folder, predictor.model, predictor.saved, predictor.labels)
+    save_model(folder, predictor.model, predictor.saved, predictor.labels, finish=write_reference)
     assert is_model_folder(folder)
     assert check_paths([folder]).findings == ()
     with (folder / "labels.tsv").open("a") as file:

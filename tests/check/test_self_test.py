@@ -4,14 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medseg.check.self_test import LARGEST_EDGE, central_block, copies_of, differing_fractions, self_test
 from medseg.cli.main import main
 from medseg.data.datasets.phantom import phantom_case
+from medseg.inference.predictor import Predictor, Source
+from medseg.interop.nnunet.model import import_nnunet
 from medseg.io.files import write
+from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import save_model
+from medseg.model_folder.settings import SavedModel
+from medseg.models import build_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.nnunet_models import dataset_of, plans_3d, write_trained
 from tests.helpers.predictors import MakePredictor
 
 
@@ -84,7 +91,10 @@ def test_a_model_that_follows_file_axes_is_a_note_of_its_own(
     model = saved(tmp_path / "model", make_predictor, orientation=None)
     write(image, tmp_path / "ct.nii.gz")
     findings, passed = self_test(model, [tmp_path / "ct.nii.gz"])
-    assert [(one.code, one.severity) for one in findings] == [("MODEL_FOLLOWS_FILE_AXES", "note")]
+    assert [(one.code, one.severity) for one in findings] == [
+        ("MODEL_FOLLOWS_FILE_AXES", "note"),
+        ("MODEL_WITHOUT_TRAINING_DATA", "note"),
+    ]
     assert "2 copies" in passed[0]
 
 
@@ -93,3 +103,76 @@ def test_large_images_are_tested_on_their_central_block() -> None:
     block = central_block(image)
     assert block.grid.shape == (LARGEST_EDGE, 8, 2)
     assert block.data[0, 0, 0, 0] == image.data[0, 52, 0, 0]
+
+
+U_NETS = ("unet_2d", "unet_3d", "resunet_2d", "resunet_3d", "attention_unet_2d", "attention_unet_3d")
+
+
+def saved_u_net(folder: Path, name: str) -> Path:
+    """Write a model folder of a network whose last layer finds all classes."""
+    options = (
+        {"channels": [4, 8], "num_blocks": 1} if not name.startswith("resunet") else {"channels": [4, 8]}
+    )
+    torch.manual_seed(0)
+    labels = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
+    model = build_model(name, in_channels=1, num_classes=3, **options)
+    settings = SavedModel.parse(
+        {
+            "medseg": "0",
+            "name": name,
+            "model": {"name": name, **options},
+            "channel_names": ["CT"],
+            "preprocessing": {
+                "orientation": "RAS",
+                "spacing": (20.0, 20.0, 30.0),
+                "channels": [{"method": "zscore"}],
+            },
+            "window": (16, 16, 16) if name.endswith("3d") else (16, 16, 1),
+            "predict": {"precision": "float32"},
+        }
+    )
+    save_model(folder, model, settings, labels)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", U_NETS)
+def test_every_u_net_passes(name: str, image: Volume, tmp_path: Path) -> None:
+    write(image, tmp_path / "ct.nii.gz")
+    findings, passed = self_test(saved_u_net(tmp_path / "model", name), [tmp_path / "ct.nii.gz"])
+    assert [one.code for one in findings] == ["MODEL_WITHOUT_TRAINING_DATA"]
+    assert "49 copies" in passed[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("orientation", "copies"), [("LAS", 49), (None, 2)])
+def test_a_model_of_nnunet_passes(
+    orientation: str | None, copies: int, image: Volume, tmp_path: Path
+) -> None:
+    trained = write_trained(tmp_path, "3d_fullres", plans_3d([30.0, 20.0, 20.0]), dataset_of())
+    import_nnunet(trained, tmp_path / "model", orientation=orientation)
+    write(image, tmp_path / "ct.nii.gz")
+    findings, passed = self_test(tmp_path / "model", [tmp_path / "ct.nii.gz"])
+    expected = [] if orientation else ["MODEL_FOLLOWS_FILE_AXES"]
+    assert [one.code for one in findings if one.code != "IMAGE_UNLIKE_TRAINING"] == expected
+    assert f"{copies} copies" in passed[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_reader_that_flips_an_axis_is_found(
+    axis: int, image: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = saved_u_net(tmp_path / "model", "unet_3d")
+    plain = Predictor.read
+
+    def flipping(predictor: Predictor, source: Source) -> tuple[Volume, str]:
+        volume, where = plain(predictor, source)
+        return volume.with_data(np.flip(volume.data, axis + 1).copy()), where
+
+    monkeypatch.setattr(Predictor, "read", flipping)
+    write(image, tmp_path / "ct.nii.gz")
+    findings, passed = self_test(model, [tmp_path / "ct.nii.gz"])
+    assert [one.code for one in findings] == ["MODEL_WITHOUT_TRAINING_DATA", "MODEL_NOT_INVARIANT"]
+    assert "orientation" in findings[1].found
+    assert passed == []

@@ -125,7 +125,7 @@ def _files(root: Path) -> list[Planted]:
             "FILE_DAMAGED",
             image_file(7),
             "voxels",
-            "end early",
+            " of 21120 bytes",
             "(24, 22, 20) voxels of int16",
             "Copy the file again",
         ),

@@ -105,22 +105,26 @@ def test_label_values_must_be_whole_numbers(
 
 
 @pytest.mark.parametrize(
-    ("values", "shown", "count"),
+    ("values", "shown", "more"),
     [
-        ([0, 0.5, 1, 0.5], "0.5", 2),
-        ([0, np.nan], "nan", 1),
-        ([0, np.inf, -np.inf], "-inf, inf", 2),
-        ([0, 3e9], "3e+09", 1),
-        ([0.9, 1.1, 2.1, 3.1, 4.1, 5.1], "0.9, 1.1, 2.1, 3.1, 4.1", 6),
+        ([0, 0.5, 1, 0.5], "0.5 (2 voxels)", ""),
+        ([0, np.nan], "nan (1 voxel)", ""),
+        ([0, np.inf, -np.inf], "-inf (1 voxel), inf (1 voxel)", ""),
+        ([0, 3e9], "3e+09 (1 voxel)", ""),
+        (
+            [0.9, 1.1, 2.1, 3.1, 4.1, 4.1, 5.1],
+            "0.9 (1 voxel), 1.1 (1 voxel), 2.1 (1 voxel), 3.1 (1 voxel), 4.1 (2 voxels)",
+            " and others",
+        ),
     ],
 )
 def test_invalid_label_values_are_shown_and_counted(
-    tmp_path: Path, values: Any, shown: str, count: int
+    tmp_path: Path, values: Any, shown: str, more: str
 ) -> None:
     write(numbers(values), tmp_path / "l.nii.gz")
     with pytest.raises(DataError) as caught:
         read_labels(tmp_path / "l.nii.gz")
-    assert f"l.nii.gz: label values: found {shown} in {count} voxels, the first at (" in str(caught.value)
+    assert f"l.nii.gz: label values: found {shown}{more}, the first at (" in str(caught.value)
     assert "), expected whole numbers. Give" in str(caught.value)
 
 

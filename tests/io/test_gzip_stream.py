@@ -33,11 +33,17 @@ def test_members_padding_and_other_bytes_after_them(data: bytes, step: int) -> N
     assert content(packed + b"\x1f", step) == (data, 1)
 
 
-@pytest.mark.parametrize("place", [-6, -2])
-def test_checksum_and_length_are_verified(place: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (-6, r"CRC: found 0x[0-9a-f]{8}, expected 0x[0-9a-f]{8}"),
+        (-2, r"length: found \d+ bytes, expected \d+"),
+    ],
+)
+def test_checksum_and_length_are_verified(place: int, message: str) -> None:
     packed = bytearray(gzip.compress(NOISE))
     packed[place] ^= 1
-    with pytest.raises(OSError, match="CRC check failed"):
+    with pytest.raises(OSError, match=message):
         content(bytes(packed), 1000)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,37 @@ def test_a_changed_byte_of_grey_with_alpha_is_noticed(tmp_path, place):
         DataError, match=r"a\.png: not readable \(the checksum of chunk .* is wrong\)\. Copy the file again"
     ):
         read(tmp_path / "a.png")
+
+
+def sixteen_bits(values: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
+    """A PNG with 16 bits of grey and of alpha, `(Y, X, 2)`."""
+    height, width = size or values.shape[:2]
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_sixteen_bits_of_grey_and_alpha_are_kept(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (7, 9, 2)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    path.write_bytes(sixteen_bits(values))
+    found = read(path).data
+    assert found.dtype == np.uint16
+    assert np.array_equal(found[:, :, :, 0], np.moveaxis(values, -1, 0).transpose(0, 2, 1))
+    path.write_bytes(sixteen_bits(np.dstack([values[..., 0], np.full((7, 9), 65535, np.uint16)])))
+    assert np.array_equal(read(path).data[0, :, :, 0].T, values[..., 0])
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (700, 900)])
+def test_sixteen_bits_that_end_early_are_refused(tmp_path, size):
+    path = tmp_path / "a.png"
+    path.write_bytes(sixteen_bits(np.zeros((7, 9, 2), np.uint16), size))
+    with pytest.raises(DataError, match=r"a\.png: (found \d+ bytes|not readable)"):
+        read(path)

@@ -94,7 +94,7 @@ def test_a_config_from_a_newer_version_is_refused(folder):
     write_manifest(folder)
     with pytest.raises(
         ModelError,
-        match=r"config\.yaml: model folder written by a newer medseg \(format 2; this is format 1\)",
+        match=r"config\.yaml: format: found 2, expected 1, because a newer medseg wrote this file \(model folder\)",
     ):
         load_model(folder)
 

@@ -22,7 +22,8 @@ from medseg.io.files import read_labels, write
 from medseg.runtime.stop_signals import SIGNALS, Interrupted
 from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint
-from medseg.train.reporting import read_metrics
+from medseg.train.reporting import Meter, read_metrics
+from medseg.train.trainer import Trainer
 from tests.helpers.runs import toy_experiment, write_toy_data
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,11 @@ def train(experiment: Experiment, run: Path, *, resume: bool = False) -> str:
     for _ in experiment.trainer(run, resume=resume):
         pass
     return weights_of(run)
+
+
+def train_with(trainer: Trainer) -> None:
+    for _ in trainer:
+        pass
 
 
 def check_rows(run: Path, steps: int) -> None:
@@ -161,6 +167,29 @@ def test_a_checkpoint_holds_the_scale_of_float16_gradients(make_experiment, work
 def test_float16_is_refused_where_it_would_be_replaced(make_experiment, workplace):
     with pytest.raises(ConfigError, match=r"train\.precision: found float16 on a processor.*bfloat16"):
         make_experiment("train.precision=float16").trainer(workplace / "float16")
+
+
+@pytest.mark.parametrize("ended", [4, 5, 6])
+def test_the_first_report_after_a_resume_counts_the_steps_before_it(make_experiment, workplace, ended):
+    experiment = make_experiment("train.steps=8", "train.report_every=4", "train.save_every=1")
+    whole, run = workplace / f"whole_rows_{ended}", workplace / f"rows_{ended}"
+    train(experiment, whole)
+    trainer = experiment.trainer(run)
+    plain = trainer._save
+
+    def stop(meter: Meter) -> None:
+        plain(meter)
+        if trainer.step == ended:
+            raise KeyboardInterrupt
+
+    trainer._save = stop
+    with pytest.raises(KeyboardInterrupt):
+        train_with(trainer)
+    train(experiment, run, resume=True)
+    rows, expected = (read_metrics(folder / "metrics.jsonl") for folder in (run, whole))
+    assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
+    assert [row.get("loss_terms") for row in rows] == [row.get("loss_terms") for row in expected]
+    assert all(row["seconds_per_step"] > 0 for row in rows)
 
 
 def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):

@@ -268,12 +268,12 @@ def test_a_run_of_a_newer_medseg_is_refused(make_experiment, workplace):
     run = workplace / "newer"
     list(experiment.trainer(run))
     weights, state = load_checkpoint(run / "last")
-    save_checkpoint(run / "last", 2, weights, {**state, "format": 2})
-    with pytest.raises(ModelError, match=r"state\.pt: checkpoint written by a newer medseg \(format 2"):
+    save_checkpoint(run / "last", 2, weights, {**state, "format": 3})
+    with pytest.raises(ModelError, match=r"state\.pt: format: found 3, expected 2, because a newer medseg"):
         experiment.trainer(run, resume=True)
     record = run / "run.json"
     record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(ConfigError, match=r"run\.json: run folder written by a newer medseg \(format 2"):
+    with pytest.raises(ConfigError, match=r"run\.json: format: found 2, expected 1, because a newer medseg"):
         Experiment.from_run(run)
 
 

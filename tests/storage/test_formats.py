@@ -15,8 +15,14 @@ def test_same_format_is_accepted():
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (3, r"x\.json: splits written by a newer medseg \(format 3; this is format 2\)\. Update medseg\."),
-        (1, r"x\.json: splits written by an older medseg \(format 1; this is format 2\)\. Create it again\."),
+        (
+            3,
+            r"x\.json: format: found 3, expected 2, because a newer medseg wrote this file \(splits\)\. Update medseg\.",
+        ),
+        (
+            1,
+            r"x\.json: format: found 1, expected 2, because an older medseg wrote this file \(splits\)\. Create it again\.",
+        ),
         (None, r"x\.json: format: found None, expected 2"),
         ("2", r"x\.json: format: found '2', expected 2"),
         (True, r"x\.json: format: found True, expected 2"),

@@ -66,7 +66,10 @@ def spoil(folder, how):
         ("extra", r"missing files: none; unexpected files: c.txt"),
         ("flipped", r"b\.bin: found SHA-256 \w{64}, expected \w{64}\. The file changed"),
         ("truncated", r"b\.bin: found .*255.*, expected .*256"),
-        ("newer", r"manifest written by a newer medseg \(format 2; this is format 1\)\. Update medseg"),
+        (
+            "newer",
+            r"format: found 2, expected 1, because a newer medseg wrote this file \(manifest\)\. Update medseg",
+        ),
         ("", "damaged"),
         ('{"format": 1', "damaged"),
         ("[]", "damaged"),

@@ -13,13 +13,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from medseg.errors import DataError, ResourceError
+from medseg.errors import DataError, DataWarning, ResourceError
 from medseg.train.loader_workers import (
     ErrorsAsItems,
     batches_of,
     collate,
     ignore_stop_signals,
     lost_workers_explained,
+    workers_that_fit,
 )
 
 
@@ -137,3 +138,17 @@ def test_an_abandoned_loop_ends_its_workers() -> None:
 def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)), lost_workers_explained():
         raise error
+
+
+@pytest.mark.parametrize(("free", "fit"), [(None, 4), (8000, 4), (7999, 3), (1999, 0), (0, 0)])
+def test_only_workers_whose_batches_fit_into_shared_memory_are_started(
+    free: int | None, fit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.train.loader_workers._free_shared_memory", lambda: free)
+    if fit == 4:
+        assert workers_that_fit(4, 1000) == 4
+        return
+    with pytest.warns(
+        DataWarning, match=rf"/dev/shm\), expected at least .* 4 workers; {fit or 'no'} workers are used"
+    ):
+        assert workers_that_fit(4, 1000) == fit

@@ -201,7 +201,7 @@ def test_grids_cannot_be_changed() -> None:
 )
 def test_impossible_affines_are_refused(affine: Any) -> None:
     with pytest.raises(
-        DataError, match=r"affine: found .*, expected a finite, invertible 4x4 matrix\. Repair"
+        DataError, match=r"affine: found .*, expected a finite, invertible 4x4 matrix\. Correct"
     ):
         Grid(SHAPE, affine)
 

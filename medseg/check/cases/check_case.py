@@ -15,7 +15,7 @@ from medseg.check.cases.file_findings import read_file
 from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
 from medseg.check.finding import Finding, relative_name
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.read_case import repaired_values
+from medseg.data.datasets.read_case import LARGEST_EXACT, repaired_values
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number, pluralise
@@ -166,6 +166,10 @@ def _check_images(work: _Work) -> tuple[Volume | None, tuple[ChannelRange, ...],
 
 
 def _check_channel(work: _Work, path: Path, channel: NDArray[Any]) -> ChannelRange:
+    if channel.dtype.kind in "iu" and channel.dtype.itemsize > 2:
+        largest = max(int(channel.max()), -int(channel.min()))
+        if largest > LARGEST_EXACT:
+            work.add("IMAGE_NOT_EXACT", path, "voxels", f"whole numbers up to {largest}")
     finite = channel
     if channel.dtype.kind == "f":
         bad = ~np.isfinite(channel)

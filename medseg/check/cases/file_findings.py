@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.errors import DataError, collected_warnings
-from medseg.io.file_content import head_of, recognised_content, require_readable
+from medseg.io.file_content import recognised_file, require_readable
 from medseg.io.files import NATURAL_IMAGES, NIFTI, read, read_stored_labels, suffix_of
 from medseg.io.nifti.nifti_geometry import OrientationFrom, placement
 from medseg.io.nifti.nifti_header import open_nifti
@@ -17,6 +18,9 @@ from medseg.volumes.plausible import LARGEST_SPACING_MM, check_plausible, sizes
 from medseg.volumes.volume import Volume
 
 SMALLEST_SPACING_MM = 1e-4
+_DAMAGE = re.compile(
+    r"voxel data are damaged or end early \((?P<reason>.*)\); expected (?P<expected>.*)\. Copy"
+)
 _CONTENT_CODES = {
     "HTML page": "FILE_IS_WEB_PAGE",
     "Git LFS pointer": "FILE_IS_GIT_LFS_POINTER",
@@ -37,6 +41,7 @@ _OTHER_KINDS = (
     "MINC",
     "MetaImage",
     "Analyze",
+    "FreeSurfer",
 )
 _NOTE_CODES = {
     "content": "NAME_DIFFERS_FROM_CONTENT",
@@ -210,13 +215,22 @@ def _voxel_finding(error: DataError, path: Path, name: str, case: str) -> Findin
             case,
         )
     if suffix_of(path) not in NIFTI:
-        content, remedy = recognised_content(head_of(path))
+        content, remedy = recognised_file(path)
         code = _content_code(content)
         if code in ("FILE_IS_WEB_PAGE", "FILE_IS_GIT_LFS_POINTER", "FILE_IS_ARCHIVE") or "text" in content:
             return Finding(code or "FILE_IS_NOT_AN_IMAGE", name, "content", content, "", f"{remedy}.", case)
     if "channels" in parts.found:
         return Finding(
             "CHANNEL_COUNT_DIFFERS", name, "channels", parts.found, parts.expected, parts.remedy, case
+        )
+    if parts.field == "vox_offset":
+        return Finding("HEADER_INVALID", name, parts.field, parts.found, parts.expected, parts.remedy, case)
+    damage = _DAMAGE.search(str(error))
+    if damage:
+        reason = message_parts(damage["reason"])
+        expected = reason.expected or damage["expected"]
+        return Finding(
+            "FILE_DAMAGED", name, reason.field or "voxels", reason.found, expected, parts.remedy, case
         )
     found = parts.found if "found " in str(error) else f"{parts.field}: {parts.found}".strip(": ")
     return Finding("FILE_DAMAGED", name, "voxels", found, parts.expected, parts.remedy, case)
@@ -250,4 +264,5 @@ def _grid_findings(grid: Grid, path: Path, name: str, case: str) -> Iterator[Fin
             yield Finding(code, name, parts.field, parts.found, parts.expected, parts.remedy, case)
     for note in notes:
         parts = message_parts(note, path)
-        yield Finding("AXES_SHEARED", name, parts.field, parts.found, "", parts.remedy, case)
+        code = "AXES_SHEARED" if parts.field == "affine" else "VOXELS_ANISOTROPIC"
+        yield Finding(code, name, parts.field, parts.found, parts.expected, parts.remedy, case)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.check.datasets.subject_names import persons_by_name
 from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.data.datasets.cases import Dataset, ReadingOptions
 from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
-from medseg.data.datasets.names import visible_files
+from medseg.data.datasets.names import persons_by_name, visible_files
 from medseg.data.datasets.repairs import OutdatedRepairsError, apply_repairs
 from medseg.errors import DataError, collected_warnings
 from medseg.io.files import suffix_of

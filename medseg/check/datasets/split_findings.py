@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from medseg.check.cases.check_case import CheckedCase
 from medseg.check.datasets.across_cases import groups_by
-from medseg.check.datasets.subject_names import persons_by_name
 from medseg.check.finding import Finding
+from medseg.data.datasets.names import persons_by_name
 from medseg.data.datasets.splits import Split
 from medseg.labels.label_table import Labels
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medseg.inference.cohort.loaded_models import LoadedModels
     from medseg.inference.cohort.predict_folder import FolderPrediction, NamedCase
     from medseg.inference.estimate import Estimate
+    from medseg.inference.predictor import Predictor
     from medseg.runtime.progress import Progress
 
 
@@ -147,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
     for predictor in models.predictors:
-        print(predictor, flush=True)
+        _introduce(predictor)
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])
     return _predict_cases(models, cases, Path(options.output or run / "predictions"), options)
@@ -173,6 +174,15 @@ def _predict_cases(
         cluster=Cluster(options.cluster, options.device) if options.cluster else None,
     )
     return _predict(prediction, skips=options.skip_existing)
+
+
+def _introduce(predictor: Predictor) -> None:
+    """Print what is about to predict, and whether images can be compared with its training images."""
+    print(predictor, flush=True)
+    if predictor.saved.training_data is None:
+        print(
+            f"{predictor.saved.name}: no record of the training images, with which images could be compared"
+        )
 
 
 def _machine(options: argparse.Namespace) -> dict[str, str | None]:

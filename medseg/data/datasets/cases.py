@@ -95,7 +95,7 @@ class Case:
     def __post_init__(self) -> None:
         if not is_valid_id(self.id):
             raise DataError(
-                f"case {self.id!r}: expected an id that is a file name on every system: 1 to {LONGEST_ID} characters without "
+                f"case: found the id {self.id!r}, expected one that is a file name on every system: 1 to {LONGEST_ID} characters without "
                 f"{' '.join(FORBIDDEN)} and control characters, no dot, dash or space at the beginning, and no dot or space at "
                 "the end. Rename the case."
             )
@@ -186,7 +186,7 @@ def require_unique(cases: Iterable[Case], where: str) -> None:
     for case in cases:
         if case.id in seen:
             raise DataError(
-                f"{where}: case {case.id!r} exists twice: {seen[case.id].images[0]} and {case.images[0]}. "
+                f"{where}: found two cases {case.id!r}: {seen[case.id].images[0]} and {case.images[0]}, expected different ids. "
                 "Rename or remove one."
             )
         seen[case.id] = case
@@ -194,7 +194,12 @@ def require_unique(cases: Iterable[Case], where: str) -> None:
 
 def require_files(cases: Iterable[Case], where: str) -> None:
     """Raise one `DataError` that lists all missing files of `cases`."""
-    missing = [f"{path} (case {case.id})" for case in cases for path in case.files if not path.exists()]
+    missing = [
+        f"{path} ({_link_of(path)}case {case.id})"
+        for case in cases
+        for path in case.files
+        if not path.exists()
+    ]
     if missing:
         more = f"\n  and {len(missing) - _MOST_LISTED} more" if len(missing) > _MOST_LISTED else ""
         listed = "".join(f"\n  {line}" for line in missing[:_MOST_LISTED])
@@ -202,3 +207,8 @@ def require_files(cases: Iterable[Case], where: str) -> None:
             f"{where}: {len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing:{listed}{more}\n"
             "Restore them, or remove their cases from the list."
         )
+
+
+def _link_of(path: Path) -> str:
+    """Return where a link leads, for a message; an empty string for anything else."""
+    return f"a link to {path.readlink()}, " if path.is_symlink() else ""

@@ -220,6 +220,8 @@ def channel_names(values: dict[str, Any], where: str) -> tuple[str, ...]:
     """Return the channel names in the order of their numbers; ``modality`` is the older key."""
     key = "channel_names" if "channel_names" in values else "modality"
     table = values.get(key)
+    if isinstance(table, dict) and set(map(str, table.values())) == {str(i) for i in range(len(table))}:
+        table = {str(number): name for name, number in table.items()}  # inverted, as some scripts write it
     if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))} or not table:
         raise DataError(
             f'{where}: {key}: found {table!r}, expected names numbered from 0, such as {{"0": "CT"}}. Correct it.'

@@ -1,10 +1,12 @@
-"""Names and paths in datasets: valid ids, and paths that stay inside a folder."""
+"""Names and paths in datasets: valid ids, persons that ids suggest, and paths that stay inside a folder."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,16 @@ FORBIDDEN = '/\\:*?"<>|'
 LONGEST_ID = 128
 _LONGEST_ID_BYTES = 200  # of the 255 that file systems allow; results add their own prefixes and suffixes
 _JOINERS = "\u200c\u200d"  # needed by the scripts of Persian and of India
+
+_VISIT = (
+    r"frame|fr|slice|sl|visit|vis|ses|session|scan|time|timepoint|tp|day|week|month|run|rep|exam|study|phase|part|"
+    r"baseline|base|followup|follow|fu|pre|post|left|right|ed|es|lh|rh|t|v|s|f|r|l"
+)
+_CASE_OF_PERSON = re.compile(
+    rf"(?P<person>(?:.*[^0-9a-z])?[a-z]*\d+)[_-](?P<visit>(?:{_VISIT})[_-]?\d*|[a-z]|\d{{1,2}})",
+    re.IGNORECASE,
+)
+_MOST_PER_PERSON = 0.5  # of all cases: a larger group is a data set, not a person
 
 
 def is_valid_id(name: str) -> bool:
@@ -84,6 +96,11 @@ def path_inside(root: Path, name: Any, where: str, files_root: str | None = None
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"{where}: found {name!r}, expected a path. Correct it.")
     relative = os.path.normpath(name.replace("\\", "/"))
+    if relative.startswith(("$", "~", "%")) and not (root / relative).exists():
+        raise DataError(
+            f"{where}: found {name!r}, expected a path without variables, which are not expanded. Write the path itself, and name "
+            "the folder that holds all files with --files-root (data.files_root in a config)."
+        )
     drive = re.match(r"[A-Za-z]:", relative) and not Path(relative).is_absolute()  # of another system
     if not (drive or Path(relative).is_absolute() or relative.split("/")[0] == ".."):
         return root / relative
@@ -100,3 +117,34 @@ def path_inside(root: Path, name: Any, where: str, files_root: str | None = None
 def folder_name(path: Path) -> str:
     """Return the name of a folder, or of the folder that holds a file; also for ``.``."""
     return (path if path.is_dir() else path.parent).resolve().name or "dataset"
+
+
+def persons_by_name(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return persons who seem to have several cases.
+
+    A name counts as that of a person if it ends with a number and is followed by a visit, a frame, a single letter or a
+    number of at most two digits. Numbered cases of one study, such as ``liver_1`` and ``site1_001``, are not grouped.
+
+    Args:
+        ids: Ids of cases.
+
+    Returns:
+        Ids by person, only of persons with at least two cases; empty if the names follow another pattern.
+
+    >>> persons_by_name(["p01_a", "p01_b", "p02_a", "p03_a"])
+    {'p01': ('p01_a', 'p01_b')}
+    >>> persons_by_name(["patient001_frame01", "patient001_frame12", "patient002_frame01", "patient003_frame01"])
+    {'patient001': ('patient001_frame01', 'patient001_frame12')}
+    >>> persons_by_name(["liver_1", "liver_2", "liver_10"])
+    {}
+    """
+    names = sorted(ids)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        match = _CASE_OF_PERSON.fullmatch(name)
+        if match:
+            groups[match["person"]].append(name)
+    several = {person: tuple(cases) for person, cases in groups.items() if len(cases) > 1}
+    if any(len(cases) > max(2, _MOST_PER_PERSON * len(names)) for cases in several.values()):
+        return {}
+    return several

@@ -21,7 +21,7 @@ from medseg.volumes.volume import Volume
 _LARGEST_ID = 2**31 - 1
 ROUNDED_WITHIN = 0.1
 """Largest distance to a whole number at which a repair may round label values."""
-_LARGEST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
+LARGEST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
 def read_case_image(case: Case, channels: int | None = None) -> Volume:
@@ -63,9 +63,9 @@ def _warn_of_large_integers(data: NDArray[Any], case: Case) -> None:
     if data.dtype.kind not in "iu" or data.dtype.itemsize < 4:
         return
     largest = max(int(data.max()), -int(data.min()))
-    if largest > _LARGEST_EXACT:
+    if largest > LARGEST_EXACT:
         warn_once(
-            f"{case.images[0]}: intensities: found whole numbers up to {largest}, expected at most {_LARGEST_EXACT}, beyond which "
+            f"{case.images[0]}: intensities: found whole numbers up to {largest}, expected at most {LARGEST_EXACT}, beyond which "
             "float32 rounds them. Check the data type, or rescale the image."
         )
 

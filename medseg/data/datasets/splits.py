@@ -40,7 +40,7 @@ class Split:
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise DataError(
-                f"split: case {both[0]!r} is both in train and in validation ({len(both)} such cases). "
+                f"split: found case {both[0]!r} in train and in validation ({len(both)} such cases), expected each case in one. "
                 "Remove each case from one of them."
             )
 
@@ -156,12 +156,12 @@ def _check_known(split: Split, subjects: dict[str, str], where: str) -> None:
     for case_id in (*split.train, *split.validation):
         if case_id not in subjects:
             raise DataError(
-                f"{where}: unknown case {case_id!r}.{did_you_mean(case_id, subjects)} The dataset has "
-                f"{pluralise(len(subjects), 'case')}. Correct the id, or give the splits of this dataset."
+                f"{where}: found the unknown case {case_id!r}, expected one of the {pluralise(len(subjects), 'case')} of the "
+                f"dataset.{did_you_mean(case_id, subjects)} Correct the id, or give the splits of this dataset."
             )
     both = {subjects[i] for i in split.train} & {subjects[i] for i in split.validation}
     if both:
         raise DataError(
-            f"{where}: subject {min(both)!r} has cases both in train and in validation "
-            f"({len(both)} such subjects). Move all cases of each subject to one of them."
+            f"{where}: found cases of subject {min(both)!r} in train and in validation "
+            f"({len(both)} such subjects), expected each subject in one. Move all cases of each subject to one of them."
         )

@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.patches.class_locations import ClassLocations
-from medseg.errors import DataError
+from medseg.data.preprocessing.training_data import ImageMeasures
+from medseg.errors import DataError, MedsegError
 from medseg.io.file_content import permission_denied
+from medseg.storage.json_files import read_object
 
 # Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
 # datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
+MEASURES = "measures.json"
+"""File of a prepared case with what `StoredCase.measures` returns."""
 _EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}  # axes and kinds; other arrays are (4, "iu")
 
 
@@ -89,6 +93,17 @@ class StoredCase:
             name: value for name, value in vars(self).items() if name in ("id", "folder", "has_instances")
         }
 
+    @property
+    def measures(self) -> ImageMeasures:
+        """The voxel size, field of view, intensities and volumes of labels of the image before its preparation."""
+        file = self.folder / MEASURES
+        try:
+            return ImageMeasures.parse(read_object(file), source=str(file))
+        except MedsegError as error:
+            raise DataError(
+                f"{error} Delete the folder {self.folder} and start or resume the training; the case is prepared again."
+            ) from None
+
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """The number of voxels along X, Y, Z."""
@@ -125,7 +140,10 @@ def _mapped(file: Path) -> NDArray[Any]:
     except PermissionError:
         raise permission_denied(file) from None
     except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:  # from NumPy's parser
-        raise DataError(f"{file}: found a damaged array of a prepared case ({error}). {again}") from None
+        reason = "" if "pickle" in str(error) else f" ({error})"
+        raise DataError(
+            f"{file}: found a damaged array of a prepared case{reason}, expected a file in NumPy's format. {again}"
+        ) from None
     axes, kinds = _EXPECTED.get(file.name, (4, "iu"))
     if array.ndim != axes or array.dtype.kind not in kinds:
         raise DataError(

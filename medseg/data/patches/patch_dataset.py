@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +80,26 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
     def cases(self) -> list[StoredCase]:
         """The cases that patches are sampled from."""
         return self.sampler.cases
+
+    @property
+    def sample_bytes(self) -> int:
+        """The least number of bytes of a sample: its image as float32."""
+        channels = self.sampler.cases[0].image.shape[0] if self.sampler.cases else 0
+        return int(channels * np.prod(self.sampler.size) * 4)
+
+    def case_ids(self, indices: Iterable[int]) -> tuple[str, ...]:
+        """Return the ids of the cases from which patches are cut, sorted, without repetitions.
+
+        Args:
+            indices: Numbers of samples.
+
+        Returns:
+            Ids.
+        """
+        drawn = (
+            self.sampler.sample(index, sample_generator(self.seed, self.stream, index)) for index in indices
+        )
+        return tuple(sorted({case.id for case, _ in drawn}))
 
     def __len__(self) -> int:
         return self.length

@@ -20,11 +20,12 @@ from medseg.data.datasets.read_case import (
     read_case_instances,
     read_case_label,
 )
-from medseg.data.patches.case_store import StoredCase
+from medseg.data.patches.case_store import MEASURES, StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
 from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label, prepare_masks
+from medseg.data.preprocessing.training_data import ImageMeasures, label_volumes, measure_image
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.io.companion_files import companion_files
 from medseg.io.file_content import permission_denied
@@ -37,8 +38,9 @@ from medseg.storage.atomic import make_folder, replacing_folder, write_text
 from medseg.storage.content_index import ContentIndex
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
+from medseg.volumes.volume import Volume
 
-FORMAT = 2
+FORMAT = 3
 INDEX = "contents.json"
 """File of the store with the content hashes of the datasets' files; see `ContentIndex`."""
 
@@ -197,7 +199,9 @@ class CaseStore:
         settings, label_sets, first_stage = self.settings, self.label_sets, self.first_stage
         image = read_case_image(case)
         prepared = prepare(image, settings, where=f"case {case.id}")
-        label = prepare_label(read_case_label(case, label_sets.labels, image.grid), prepared, settings)
+        classes = read_case_label(case, label_sets.labels, image.grid)
+        measures = _measures(image, classes, label_sets.labels, case, settings)
+        label = prepare_label(classes, prepared, settings)
         ids = None
         if case.instances is not None:
             ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
@@ -225,6 +229,7 @@ class CaseStore:
                     np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
             grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
             write_text(temporary / "grid.json", json.dumps(grid))
+            write_text(temporary / MEASURES, json.dumps(measures.to_plain()))
 
     def _key(self, case: Case, states: _States) -> str:
         label_sets, first_stage = self.label_sets, self.first_stage
@@ -342,6 +347,18 @@ def _check_unchanged(case: Case, states: _States) -> None:
             raise DataError(
                 f"{file}: changed while case {case.id} was prepared. Start again when the file is complete."
             )
+
+
+def _measures(
+    image: Volume, classes: Volume, labels: Labels, case: Case, settings: Preprocessing
+) -> ImageMeasures:
+    """Return the measurements of a case before its preparation; ignored voxels count as background."""
+    if image.grid.in_pixels:
+        return measure_image(image, settings)
+    values = np.array([*labels.values, 0])[np.minimum(classes.data, len(labels))]
+    return measure_image(
+        image, settings, label_volumes(values, image.grid.voxel_volume, labels, case.annotated)
+    )
 
 
 def _with_label_sets(

@@ -42,10 +42,11 @@ class Pair:
         plain = ReadingOptions(self.reading.orientation_from)  # repairs are those of the reference
         prediction, reference = _volume(self.prediction, plain), _volume(self.reference, self.reading)
         if self.reading.trust_label_array and prediction.grid.shape == reference.grid.shape:
-            where = f"{self.case}: prediction"
-            fix = "Predict on the file that the reference belongs to"
-            prediction = align_to_grid(
-                prediction, reference.grid, where=where, grid_of="its reference", fix=fix, trust_array=True
+            # The header of the reference is the one that is wrong: distances are those of the prediction's grid.
+            where = f"{self.case}: reference"
+            fix = "Give the reference of this image"
+            reference = align_to_grid(
+                reference, prediction.grid, where=where, grid_of="its prediction", fix=fix, trust_array=True
             )
         return prediction, reference
 

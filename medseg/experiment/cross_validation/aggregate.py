@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.preprocessing.training_data import TrainingData
 from medseg.errors import DataError, ModelError
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
@@ -28,6 +29,7 @@ from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs
 from medseg.experiment.run_folder import RunFolder
+from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, load_model, write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
@@ -200,11 +202,13 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
         members=len(folders),
         predict=_predict_settings(saved.predict, table.post_processing).to_plain(),
         trained_on=_card_lines(saved, table, len(folders)),
+        training_data=_together(folders),
     )
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
     del first
     stage = first_stage_folder(folders[0], saved)
-    write_model_folder(run.model, _weights(folders, saved, labels), together, labels, parameters, stage)
+    weights = _weights(folders, saved, labels)
+    write_model_folder(run.model, weights, together, labels, parameters, stage, write_reference)
     return run.model
 
 
@@ -220,7 +224,15 @@ def _weights(folders: list[Path], like: SavedModel, labels: Labels) -> Iterator[
 
 
 def _what_counts(saved: SavedModel) -> dict[str, Any]:
-    return {key: value for key, value in saved.to_plain().items() if key not in ("medseg", "trained_on")}
+    own = ("medseg", "trained_on", "training_data")
+    return {key: value for key, value in saved.to_plain().items() if key not in own}
+
+
+def _together(folders: Sequence[Path]) -> dict[str, Any] | None:
+    """Return the ranges over the training images of all folds; None if a fold has no record."""
+    records = [SavedModel.load(folder / "config.yaml").training_data for folder in folders]
+    known = [record for record in records if record is not None]
+    return TrainingData.union(known).to_plain() if len(known) == len(folders) else None
 
 
 def _predict_settings(settings: PredictSettings, found: PostProcessing | None) -> PredictSettings:

@@ -90,6 +90,9 @@ class Segmenter(Protocol):
     ) -> Volume:
         """Segment a prepared image."""
 
+    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
+        """Return how volumes of predicted labels differ from those of the training cases."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -99,7 +102,8 @@ class Outcome:
         case: The case.
         target: File of its label map.
         error: Why there is no label map; None if it was written.
-        notes: Sentences about a prediction that was not done as planned, such as in another precision.
+        notes: Sentences about an image or a volume unlike those of the training, and about a prediction that was not done as
+            planned, such as in another precision.
         reading: Seconds spent on reading and preparing, in parallel with the network of the previous case.
         network: Seconds spent in the network and on resampling to the file's grid.
         writing: Seconds spent on writing, in parallel with the network of the next case.
@@ -188,7 +192,9 @@ def predict_files(
             "network",
             lambda: predictor.run(prepared, progress=progress, probabilities=file, note=notes.append),
         )
-        return replace(outcome, notes=tuple(notes), input=watch.state), labels
+        if labels is not None:
+            notes += predictor.volume_notes(labels, str(outcome.case.images[0]))
+        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels
 
     def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:
         outcome, labels = done

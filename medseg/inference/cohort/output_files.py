@@ -6,19 +6,25 @@ already predicted.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from medseg.data.datasets.cases import Case
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DataError, collected_warnings
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.written_files import written_files
-from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
+from medseg.io.files import NATURAL_IMAGES, read_grid, stem_of, suffix_of
+from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.storage.letter_case import ignores_case
+
+_MOST_COUNTED = 1000
 
 
 class PredictionState(StrEnum):
@@ -64,6 +70,29 @@ class OutputFiles:
     def files_of(self, label_map: Path) -> list[Path]:
         """Return the label map and all files that are written with it."""
         return written_files(label_map, instances=self.instances, probabilities=self.probabilities)
+
+    def least_bytes(self, cases: Iterable[Case], num_outputs: int) -> int:
+        """Return how many bytes the files of some cases take at least; only headers are read.
+
+        Args:
+            cases: Cases to predict. Those whose header cannot be read, and DICOM series, are not counted; nor are cases
+                after the first thousand.
+            num_outputs: Number of labels or regions of which probabilities are written.
+
+        Returns:
+            Bytes; 0 if only compressed label maps are written, whose size is not known before.
+        """
+        per_voxel = num_outputs * BYTES_PER_PROBABILITY if self.probabilities else 0
+        per_voxel += self.suffix == ".nii"
+        if not per_voxel:
+            return 0
+        voxels = 0
+        for case in islice(cases, _MOST_COUNTED):
+            if not case.images[0].is_dir():
+                with suppress(DataError), collected_warnings():
+                    grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+                    voxels += math.prod(grid.shape)
+        return voxels * per_voxel
 
     def state(self, case: Case, label_map: Path, records: CaseRecords, model_id: ModelId) -> PredictionState:
         """Return whether a case is already predicted.
@@ -117,7 +146,13 @@ class OutputFiles:
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
             raise ConfigError(
-                f"{twice}: found two images with this output file. Predict them into two folders."
+                f"{twice}: found two images with this output file, expected one. Predict them into two folders."
+            )
+        link = next((file for file in files if file.is_symlink()), None)
+        if link is not None:
+            raise ConfigError(
+                f"{link}: found a link to {link.readlink()}, expected a file or nothing, because an output never replaces what is "
+                "outside its folder. Remove the link, or choose another output folder."
             )
         inputs = {image.resolve() for case in cases for image in case.images}
         clash = next((file for file in files if file.resolve() in inputs), None)

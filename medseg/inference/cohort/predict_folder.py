@@ -36,6 +36,7 @@ from medseg.io.files import stem_of
 from medseg.io.nifti.nifti_geometry import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
+from medseg.storage.free_space import require_space
 
 Images = str | Path | Sequence[str | Path] | Sequence[Case] | Dataset
 Existing = Literal["overwrite", "keep", "update"]
@@ -114,6 +115,7 @@ class FolderPrediction:
         ConfigError: Two cases share an output file, an output would replace an input, the suffix does not suit the images,
             or an existing prediction is refused.
         ModelError: Instances are wanted and the model does not find them.
+        DiskFullError: The disk has less free space than uncompressed label maps and probabilities take.
     """
 
     def __init__(
@@ -146,6 +148,9 @@ class FolderPrediction:
         if existing != "overwrite":
             pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
         self.pending: list[tuple[Case, Path]] = pairs
+        first = models.predictors[0]
+        needed = outputs.least_bytes((case for case, _ in pairs), first.labels.num_outputs)
+        require_space(outputs.folder, needed, "the label maps and probabilities")
 
     def __len__(self) -> int:
         return len(self.pending)

@@ -48,6 +48,7 @@ class PreparedPrediction:
         run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
             the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
         where: Name of the image for messages.
+        notes: Sentences about the image for the user and for the record, such as how it differs from the training images.
     """
 
     image: Slices
@@ -56,6 +57,7 @@ class PreparedPrediction:
     empty_up_to: tuple[float, ...] | None = None
     run_first_stage: Callable[[Progress | None, Note], Slices] | None = None
     where: str = "image"
+    notes: tuple[str, ...] = ()
 
     def with_first_stage(
         self, progress: Progress | None = None, note: Note = warn_once

@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError, ModelError, did_you_mean, error_message
+from medseg.inference.reference_output import write_reference
 from medseg.interop.monai.networks import NETWORKS, Arguments
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_weights, save_model
@@ -88,7 +89,7 @@ def import_monai(
     state = read_state(Path(weights), key)
     load_weights(model, convert(state), Path(weights))
     difference = _measured(model, _theirs(network, arguments, state, Path(weights)), weights)
-    save_model(folder, model, saved, table)
+    save_model(folder, model, saved, table, finish=write_reference)
     return difference
 
 

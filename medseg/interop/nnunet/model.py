@@ -19,9 +19,11 @@ from torch import Tensor
 from medseg.data.datasets.dataset_json import channel_names, parse_labels
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, ModelError
+from medseg.inference.reference_output import write_reference
 from medseg.interop.nnunet.checkpoint_files import Checkpoint, convert_weights, read_checkpoint
 from medseg.interop.nnunet.plans import Plans, read_plans
 from medseg.interop.nnunet.postprocessing import find_postprocessing, in_words, read_postprocessing
+from medseg.interop.nnunet.training_record import training_record
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
@@ -126,7 +128,10 @@ def _import_folder(
         },
         source=str(folder),
     )
-    saved = _with_postprocessing(saved, folder, labels)
+    record = training_record(folder, plans, len(names))
+    saved = _with_postprocessing(saved, folder, labels).replace(
+        training_data=None if record is None else record.to_plain()
+    )
     weights = _weights(
         checkpoints, saved, labels.num_outputs, plans.configuration.architecture.kind, axes.order
     )
@@ -136,7 +141,7 @@ def _import_folder(
         if stage is not None:
             inner = Path(scratch) / "stage"
             _import_folder(stage, inner, plans.configuration.previous_stage, options, None)
-        write_model_folder(output, weights, saved, labels, parameters, inner)
+        write_model_folder(output, weights, saved, labels, parameters, inner, write_reference)
     return saved
 
 

@@ -150,7 +150,8 @@ def without_copies(slices: list[Slice], folder: Path) -> list[Slice]:
     if copies:
         shown = ", ".join(one.header.path.name for one in copies[:3])
         warn_once(
-            f"{folder}: found {pluralise(len(copies), 'file')} ({shown}) that repeat another slice; ignored."
+            f"{folder}: found {pluralise(len(copies), 'file')} ({shown}) that repeat another slice, expected each slice once. They are ignored; remove "
+            "them if other programs shall read the folder."
         )
     return kept
 
@@ -182,11 +183,12 @@ def stack(slices: list[Slice], folder: Path) -> tuple[list[int], NDArray[np.floa
     if len(order) == 1:
         if not first.thickness:
             warn_once(
-                f"{folder}: found one slice without SliceThickness; it is taken as 1 mm thick. Export it with its thickness."
+                f"{folder}: found one slice without SliceThickness, expected its thickness; it is taken as 1 mm thick. Export it with its thickness."
             )
         else:
             warn_once(
-                f"{folder}: found one slice; its thickness of {first.thickness:g} mm is taken as the voxel size."
+                f"{folder}: found one slice, expected several; its SliceThickness of {first.thickness:g} mm is taken as the voxel size. Give "
+                "the whole series if there is more."
             )
         return order, first.position, normal * (abs(first.thickness) or 1.0)
     gaps = np.diff(heights[order])
@@ -246,8 +248,8 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
         for one in slices:
             if np.abs(np.subtract(values(one), values(first))).max() > tolerance:
                 raise DataError(
-                    f"{folder}: slices differ in {what}, expected one stack. {fix}: {one.header.path.name} has "
-                    f"{_numbers(values(one))}, {first.header.path.name} {_numbers(values(first))}."
+                    f"{folder}: slices differ in {what}: found {_numbers(values(one))} in {one.header.path.name}, expected "
+                    f"{_numbers(values(first))} as in {first.header.path.name}. {fix}."
                 )
 
     differing("orientation", "Remove the localizer", lambda one: one.orientation.ravel(), _DIRECTIONS_EQUAL)

@@ -236,19 +236,33 @@ def _fill(data: NDArray[Any], stream: Stream, file: NiftiFile) -> None:
     dtype, (slope, inter) = file.dtype, file.scaling
     components, (_, width, height, depth) = len(dtype.names or "1"), data.shape
     slab = max(1, min(depth, _CHUNK_BYTES // (width * height * dtype.itemsize)))
+    done = 0
     for first in range(0, len(data), components):
         for start in range(0, depth, slab):
             slices = min(slab, depth - start)
             wanted = width * height * slices * dtype.itemsize
-            content = stream.read(wanted)
-            if len(content) < wanted:
-                raise EOFError(f"found {len(content)} of {wanted} bytes from slice {start + 1} of {depth}")
+            content = _slab(stream, wanted, done, file)
+            done += wanted
             block = np.frombuffer(content, dtype).reshape((width, height, slices), order="F")
             parts = [block[name] for name in dtype.names] if dtype.names else [block]
             for channel, values in enumerate(parts, first):
                 scaled = values.astype(np.float64) * slope + inter if _is_scaled(file) else values
                 with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
                     data[channel, :, :, start : start + slices] = scaled
+
+
+def _slab(stream: Stream, wanted: int, done: int, file: NiftiFile) -> bytes:
+    """Read the bytes of some slices, after those that were read before."""
+    try:
+        content = stream.read(wanted)
+        done += len(content)
+    except EOFError:
+        if not isinstance(stream, GzipStream):
+            raise
+        content, done = b"", max(0, stream.position - file.offset)
+    if len(content) < wanted:
+        raise EOFError(f"found {done} of {file.voxel_bytes} bytes")
+    return content
 
 
 def _dtype_in_memory(file: NiftiFile) -> np.dtype[Any]:
@@ -269,7 +283,10 @@ def _check_size(file: NiftiFile) -> None:
     size = file.voxel_file.stat().st_size
     limit = size * _DEFLATE_LIMIT if file.packed else size
     if file.offset > limit:
-        raise EOFError(f"vox_offset: found {file.offset}, expected a byte of the file, which has {size}")
+        raise DataError(
+            f"{file.path}: vox_offset: found {file.offset}, expected a byte of the file, which has {size}. Copy the file again or "
+            "convert it."
+        )
     if file.offset > limit - file.voxel_bytes:
         raise EOFError(
             f"found {size} bytes in the file, {file.voxel_bytes} of voxels from byte {file.offset} declared"

@@ -181,8 +181,8 @@ class _Forms:
         axes = len(self.file.shape[:3])
         found = _sizes(np.linalg.norm(affine[:3, :3], axis=0)[:axes])
         return [
-            f"voxel size: found {_sizes(self.sizes[:axes])} in pixdim and {found} in the {name}; the {name} is used. Correct "
-            f"the wrong one, or {_CHOOSE}."
+            f"voxel size: found {_sizes(self.sizes[:axes])} in pixdim and {found} in the {name}, expected the same voxel sizes. The {name} "
+            f"is used; correct the wrong one, or {_CHOOSE}."
         ]
 
     def disagreement(self, orientation_from: OrientationFrom | None, name: str, grid: Grid) -> list[str]:
@@ -192,13 +192,14 @@ class _Forms:
         sform, qform = self.coded["sform"], self.coded["qform"]
         if qform is None or sform is None:
             return [
-                f"qform: found no rotation (quaternion {self._quaternion()}); the {name} is used. Correct the header."
+                f"qform: found no rotation (quaternion {self._quaternion()}), expected a length of at most 1. The {name} is used; "
+                "correct the header."
             ]
         try:
             first, second = Grid(grid.shape, sform * self.unit), Grid(grid.shape, qform * self.unit)
         except DataError:
             return [
-                f"sform and qform: found one that is no valid affine; the {name} is used. Correct the header."
+                f"sform and qform: found one that is no valid affine, expected two. The {name} is used; correct the header."
             ]
         if orientation_from is None and not _same_axes(first, second):
             raise DataError(
@@ -209,8 +210,8 @@ class _Forms:
             return []
         places = " and ".join(_place(one) for one in (first, second))
         return [
-            f"sform and qform: found first voxels at {places} mm, corners up to {first.distance(second):.3g} mm apart; the {name} "
-            f"is used. Correct the wrong one, or {_CHOOSE}."
+            f"sform and qform: found first voxels at {places} mm, corners up to {first.distance(second):.3g} mm apart, expected "
+            f"the same place. The {name} is used; correct the wrong one, or {_CHOOSE}."
         ]
 
     def _without_shear(self, grid: Grid) -> Grid:

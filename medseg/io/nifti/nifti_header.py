@@ -130,7 +130,13 @@ def _parsed(head: bytes, path: Path) -> tuple[Any, list[str]]:
         axes = head[axes_at : axes_at + axes_bytes]
         counted = next((o for o in _BYTE_ORDERS if 1 <= int.from_bytes(axes, o) <= 7), _BYTE_ORDERS[0])
         order = counted if sized is None else sized
-        notes = [] if sized else [f"sizeof_hdr: found {int.from_bytes(head[:4], order)}, expected {size}."]
+        notes = (
+            []
+            if sized
+            else [
+                f"sizeof_hdr: found {int.from_bytes(head[:4], order)}, expected {size}. Save the file again for other programs."
+            ]
+        )
         return kind(head[:size], endianness="<" if order == "little" else ">", check=False), notes
     content, remedy = recognised_content(head)
     if content == "unknown content" and len(head) < _NIFTI1_BYTES:

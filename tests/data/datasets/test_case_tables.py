@@ -54,7 +54,7 @@ def test_smallest_table(tmp_path):
         (["case\timage", "a\ta.nii\textra"], "line 2: found 3 cells, expected 2"),
         (["case\timage", "a\ta.nii", "b\t"], "line 3: image: found an empty cell"),
         (["case\timage", "a\t../a.nii"], "line 2: image: .*outside"),
-        (["case\timage", "a:b\ta.nii"], "line 2: case 'a:b': expected an id"),
+        (["case\timage", "a:b\ta.nii"], "line 2: case: found the id 'a:b', expected one"),
         (["case\timage", "a\tgone.nii"], "1 file is missing"),
         (["case\timage"], "found no case of layout table"),
         (["", ""], "empty table"),

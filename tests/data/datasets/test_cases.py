@@ -60,7 +60,7 @@ def shifted(volume: Volume, mm: float) -> Volume:
     ],
 )
 def test_ids_that_could_not_be_file_names_are_refused(name):
-    with pytest.raises(DataError, match="expected an id"):
+    with pytest.raises(DataError, match="expected one that is a file name"):
         Case(name, (Path("a.nii"),))
 
 

@@ -106,7 +106,7 @@ def test_paths_with_dots_that_stay_inside_are_read(tmp_path):
 def test_duplicate_ids_raise(tmp_path):
     write_tree(tmp_path, "x/a.nii", "y/a.nii.gz")
     describe(tmp_path, training=[{"image": "x/a.nii"}, {"image": "y/a.nii.gz"}])
-    with pytest.raises(DataError, match="case 'a' exists twice"):
+    with pytest.raises(DataError, match="found two cases 'a'"):
         read_dataset(tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_malformed_lists(tmp_path, training):
         ('{"a": 1, "a": 2}', "key 'a' occurs twice"),
         ('{"a": NaN}', "NaN"),
         ("[]", "found a list"),
-        ("[" * 100_000, "nested too deeply|not valid JSON"),
+        ("[" * 100_000, "nested too deeply|no valid JSON"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
@@ -321,7 +321,7 @@ def test_a_broken_description_is_not_taken_for_images(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(
         DataError,
-        match=r"dataset\.json: (line \d+, column \d+: not valid JSON|found a whole number of more than)",
+        match=r"dataset\.json: (line \d+, column \d+: found no valid JSON|found a whole number of more than)",
     ):
         is_dataset(tmp_path)
 

@@ -62,7 +62,7 @@ def test_unusual_names_become_ids(tmp_path):
 
 def test_same_name_in_two_folders(tmp_path):
     write_tree(tmp_path, "x/a.nii", "y/a.nii")
-    with pytest.raises(DataError, match="case 'a' exists twice"):
+    with pytest.raises(DataError, match="found two cases 'a'"):
         read_images([tmp_path / "x", tmp_path / "y"])
 
 

@@ -86,13 +86,13 @@ def test_nnunet_splits_are_understood(tmp_path):
     [
         (
             [{"train": ["s00_0"], "validation": ["s01_O"]}],
-            "fold 0: unknown case 's01_O'. Did you mean 's01_0'",
+            "fold 0: found the unknown case 's01_O', expected one of the .* Did you mean 's01_0'",
         ),
         (
             [{"train": ["s00_0"], "val": []}, {"train": ["s00_0"], "val": ["s00_0"]}],
-            "fold 1: .*both in train",
+            "fold 1: .* in train and in validation",
         ),
-        ([{"train": ["s00_0"], "validation": ["s00_1"]}], "subject 's00' has cases both"),
+        ([{"train": ["s00_0"], "validation": ["s00_1"]}], "found cases of subject 's00' in train"),
         ([{"train": ["s00_0", "s00_0"], "validation": []}], "'s00_0' is listed twice"),
         ([{"train": ["s00_0"]}], "expected train and validation"),
         ([{"train": [], "val": [], "validation": []}], "expected train and validation"),

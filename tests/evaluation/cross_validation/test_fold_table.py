@@ -128,7 +128,7 @@ def test_a_newer_summary_is_refused(tmp_path):
     runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
     summary = tmp_path / "b" / "evaluation" / "summary.json"
     summary.write_text(summary.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(DataError, match="summary written by a newer medseg"):
+    with pytest.raises(DataError, match="because a newer medseg wrote this file"):
         compare_cross_validations(runs)
 
 

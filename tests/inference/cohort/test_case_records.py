@@ -109,7 +109,7 @@ def test_a_newer_format_is_refused(written):
     content = json.loads(path.read_text())
     assert content["format"] == 1
     path.write_text(json.dumps({**content, "format": 2}))
-    with pytest.raises(DataError, match=r"written by a newer medseg \(format 2; this is format 1\)"):
+    with pytest.raises(DataError, match=r"format: found 2, expected 1, because a newer medseg"):
         records.get("a")
 
 

@@ -110,7 +110,7 @@ def test_unwritable_outputs_raise_before_any_work(model, images, tmp_path):
         medseg.predict(model, images, images, device="cpu")
     twice = [images / "phantom_000.nii.gz", tmp_path / "phantom_000.nii"]
     medseg.write(medseg.read(twice[0]), twice[1])
-    with pytest.raises(DataError, match="twice"):
+    with pytest.raises(DataError, match="found two cases"):
         medseg.predict(model, twice, tmp_path / "out", device="cpu")
     with pytest.raises(ConfigError, match="expected natural images"):
         medseg.predict(model, images, tmp_path / "out", suffix=".png", device="cpu")

@@ -52,8 +52,8 @@ def test_forms_that_differ_are_reported_once_and_not_written_again(tmp_path: Pat
         read_grid(path)
         read_labels(path)
     assert [str(one.message) for one in caught] == [
-        f"{path}: sform and qform: found first voxels at (10, 0, 0) and (0, 0, 0) mm, corners up to 10 mm apart; the sform is "
-        "used. Correct the wrong one, or choose with --orientation-from (data.orientation_from in a config)."
+        f"{path}: sform and qform: found first voxels at (10, 0, 0) and (0, 0, 0) mm, corners up to 10 mm apart, expected the "
+        "same place. The sform is used; correct the wrong one, or choose with --orientation-from (data.orientation_from in a config)."
     ]
     np.testing.assert_array_equal(volume.grid.affine, shifted(10))
     write(volume.with_data(np.ones((1, 4, 5, 6), np.uint8), "label"), tmp_path / "b.nii.gz")
@@ -126,7 +126,8 @@ def test_other_voxel_sizes_in_pixdim_are_reported(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", VOXELS, np.diag([0.8, 0.8, 5, 1]), qform=0, sform=2)
     patched(path, 80, np.array([1, 1, 1], "<f4").tobytes())
     with pytest.warns(
-        DataWarning, match=r"voxel size: found 1x1x1 in pixdim and 0.8x0.8x5 in the sform; the sform is used"
+        DataWarning,
+        match=r"voxel size: found 1x1x1 in pixdim and 0.8x0.8x5 in the sform, expected the same voxel sizes\. The sform is used",
     ):
         volume = read(path)
     assert volume.spacing == pytest.approx((0.8, 0.8, 5))
@@ -159,7 +160,8 @@ def test_a_qform_that_is_no_rotation(tmp_path: Path) -> None:
     path = two_forms(tmp_path / "a.nii", PLAIN, PLAIN)
     patched(path, 256, np.array([2, 2, 2], "<f4").tobytes())
     with pytest.warns(
-        DataWarning, match=r"qform: found no rotation \(quaternion 2, 2, 2\); the sform is used"
+        DataWarning,
+        match=r"qform: found no rotation \(quaternion 2, 2, 2\), expected a length of at most 1\. The sform is used",
     ):
         read(path)
     patched(path, 254, bytes(2))

@@ -131,7 +131,9 @@ def test_a_closed_file_is_named_with_its_owner_and_mode(
             return opened(self, *arguments, **options)
 
         monkeypatch.setattr(Path, "open", refused)
-    with pytest.raises(DataError, match=r"a\.nii: permission denied \(it belongs to \w+ with mode 0200\)"):
+    with pytest.raises(
+        DataError, match=r"a\.nii: found no permission to read it \(it belongs to \w+ with mode 0200\)"
+    ):
         read(path)
 
 

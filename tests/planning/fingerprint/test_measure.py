@@ -132,7 +132,7 @@ def test_a_newer_fingerprint_is_refused_by_name_and_not_used_as_a_cache(phantoms
     fingerprint(dataset).save(cache)
     cache.write_text(cache.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(
-        DataError, match=r"fingerprint\.json: fingerprint written by a newer medseg \(format 3"
+        DataError, match=r"fingerprint\.json: format: found 3, expected 2, because a newer medseg"
     ):
         Fingerprint.read(cache)
     measured = []

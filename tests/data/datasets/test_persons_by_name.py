@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.check.datasets.subject_names import persons_by_name
+from medseg.data.datasets.names import persons_by_name
 
 
 @pytest.mark.parametrize(
