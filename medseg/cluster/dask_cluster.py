@@ -10,11 +10,13 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cluster.slurm import SlurmJobs, read_cluster_file
 from medseg.errors import ConfigError, ResourceError
+from medseg.runtime.process_map import interrupts_held
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -99,14 +101,18 @@ def connected(text: str) -> Iterator[Client]:
 
 
 def _local_cluster(workers: int) -> Any:
-    return _library("distributed").LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=None,
-        dashboard_address=None,
-        silence_logs=logging.CRITICAL,
-    )
+    # Workers leave Ctrl-C to this process, also those that are started later by Dask's own thread, which begins here. The
+    # tracker of multiprocessing runs before, because its start would let Ctrl-C through again.
+    resource_tracker.ensure_running()
+    with interrupts_held():
+        return _library("distributed").LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=None,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def slurm_cluster(jobs: SlurmJobs, *, start: bool) -> Any:

@@ -293,7 +293,7 @@ class _Worker:
             f"import sys; sys.path[:] = {sys.path!r}\n"
             f"from medseg.runtime.worker_process import serve; serve({os.getpid()})"
         )
-        with _interrupts_held():
+        with interrupts_held():
             self._process = subprocess.Popen(
                 [os.fsdecode(get_executable()), "-c", program],
                 stdin=subprocess.PIPE,
@@ -355,7 +355,7 @@ class _Worker:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Delay Ctrl-C; processes started meanwhile never receive it, not even while they import their modules."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -167,6 +167,23 @@ def test_a_killed_command_continues(cohort, tmp_path):
     assert len(kept) >= len(written) - 2  # all but those that were being recorded
 
 
+def test_an_interrupted_command_ends_with_one_message(cohort, tmp_path):
+    """Ctrl-C reaches all processes of a terminal."""
+    out = tmp_path / "out"
+    process = command(cohort, out, tmp_path / "notes", 1.0)
+    try:
+        wait_for_files(out, 1, process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 130
+        assert errors.splitlines()[-1].startswith("medseg predict: interrupted; finished results are kept.")
+        assert "Traceback" not in errors
+        assert not (out / ".cohort" / "claims").exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_wrong_cluster_is_refused_before_any_work(cohort, tmp_path):
     model, images, _ = cohort
     with pytest.raises(ConfigError, match="cluster: found 'nowhere'"):
