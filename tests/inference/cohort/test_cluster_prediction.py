@@ -82,7 +82,13 @@ def command(cohort, out: Path, notes: Path, seconds: float, *options: str) -> su
     program = [sys.executable, "-m", "tests.helpers.slow_prediction", str(notes), str(seconds), *call]
     environment = {**os.environ, "MEDSEG_TESTS_SLOW_NETWORK": f"{seconds}"}
     return subprocess.Popen(
-        program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
