@@ -174,6 +174,7 @@ class _Pool(Generic[_Item, _Result]):
         self._function, self._items, self._names = function, items, names
         self._most = workers
         self._memory = memory
+        self._estimates: dict[int, int] = {}
         self._waiting = deque(range(len(items)))
         self._alone: deque[int] = deque()
         self._news: SimpleQueue[tuple[_Worker, bytes | None]] = SimpleQueue()
@@ -208,7 +209,7 @@ class _Pool(Generic[_Item, _Result]):
         """Return whether the free memory suffices for one more item; the only one is always tried."""
         if self._memory is None or not self._busy:
             return True
-        needed = self._memory(self._items[index])
+        needed = self._needs(index)
         if len(self._busy) == len(self._workers):
             needed += _WORKER_BYTES
         promised = sum(worker.still_needs() for worker in self._busy)
@@ -220,9 +221,14 @@ class _Pool(Generic[_Item, _Result]):
             worker = _Worker(max(1, usable_cores() // self._most))
             self._workers.append(worker)
             Thread(target=worker.listen, args=(self._news,), daemon=True).start()
-        item = self._items[index]
-        needed = 0 if self._memory is None else self._memory(item)
-        worker.give(index, pickle.dumps((self._function, item)), needed, alone=alone)
+        request = pickle.dumps((self._function, self._items[index]))
+        worker.give(index, request, self._needs(index), alone=alone)
+
+    def _needs(self, index: int) -> int:
+        """Return the estimate of an item, which is only made once, because a header may be read for it."""
+        if index not in self._estimates:
+            self._estimates[index] = 0 if self._memory is None else self._memory(self._items[index])
+        return self._estimates[index]
 
     def _received(self, worker: _Worker, answer: bytes | None) -> tuple[int, _Result | MedsegError] | None:
         """Return the outcome of an answer, which is None for a process that has ended; None if there is none yet."""
@@ -318,20 +324,22 @@ class _Worker:
                 news.put((self, answer))
 
     def note_size(self) -> None:
-        """Note the resident bytes before the first item."""
-        self._size = self._resident()
+        """Note the bytes in memory before the first item."""
+        self._size = self._private()
 
     def still_needs(self) -> int:
         """Return the bytes that the item in work will take in addition to those that the process has now."""
         started = self._size > 0
-        taken = self._resident() - self._size if started else 0
+        taken = self._private() - self._size if started else 0
         return max(0, self._needed - taken) + (0 if started else _WORKER_BYTES)
 
-    def _resident(self) -> int:
+    def _private(self) -> int:
+        """Return the bytes in memory, without those of libraries, which processes share, where the system tells them apart."""
         try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
+            memory = psutil.Process(self._process.pid).memory_info()
         except psutil.Error:
             return 0
+        return int(memory.rss - getattr(memory, "shared", 0))
 
     def ask_to_end(self) -> None:
         """Close the requests, which ends an idle process, and end a busy one."""

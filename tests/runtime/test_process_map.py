@@ -147,10 +147,15 @@ def test_items_that_do_not_fit_into_memory_wait(
     monkeypatch: pytest.MonkeyPatch, free: float, together: bool
 ) -> None:
     """Each item needs 1.2 GB, and a process 0.3 GB; nine tenths of the free memory may be used."""
+    estimated: list[float] = []
+
+    def memory(seconds: float) -> int:
+        estimated.append(seconds)
+        return 1_200_000_000
+
     monkeypatch.setattr(process_map, "free_memory", lambda: int(free))
-    spans = map_in_processes(
-        span, [2.0 if together else 0.3] * 3, list("abc"), 3, memory=lambda _: 1_200_000_000
-    )
+    spans = map_in_processes(span, [2.0 if together else 0.3] * 3, list("abc"), 3, memory=memory)
+    assert len(estimated) == 3
     times = sorted(one for one in spans if not isinstance(one, MedsegError))
     assert len(times) == 3
     overlaps = [later[0] < earlier[1] for earlier, later in pairwise(times)]

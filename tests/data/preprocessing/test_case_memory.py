@@ -40,7 +40,7 @@ def test_measuring_takes_no_more_than_estimated(tmp_path, dtype):
     gc.collect()
     with PeakMemory(0.0005) as memory:
         measure_case(case, LABELS, ["CT"], tmp_path)
-    assert memory.taken < measuring_bytes(case, 1) < 40 * 96**3
+    assert memory.taken < measuring_bytes(case, 1) < 6e7 + 40 * 96**3
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_preparing_takes_no_more_than_estimated(tmp_path, dtype, spacing):
     gc.collect()
     with PeakMemory(0.0005) as memory:
         fill_store(tmp_path / "store", [case], LABELS, settings)
-    assert memory.taken < preparing_bytes(case, settings) < (40 + 20 / spacing**3) * 96**3
+    assert memory.taken < preparing_bytes(case, settings) < 6e7 + (40 + 20 / spacing**3) * 96**3
 
 
 def test_a_case_that_cannot_be_read_needs_nothing(tmp_path):
