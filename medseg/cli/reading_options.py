@@ -1,4 +1,4 @@
-"""Options that several commands share: how datasets are read, and what to do with files whose headers are wrong."""
+"""Options that several commands share: how datasets are read, files whose headers are wrong, and clusters."""
 
 from __future__ import annotations
 
@@ -54,6 +54,21 @@ def add_files_root(parser: Any, where: str) -> None:
         "--files-root",
         metavar="FOLDER",
         help=f"folder that absolute paths and paths with .. in {where} may point into (default: its own folder)",
+    )
+
+
+def add_cluster_option(parser: Any, what: str) -> None:
+    """Add the option that spreads work over a Dask cluster.
+
+    Args:
+        parser: The parser.
+        what: What is spread, for the help text.
+    """
+    parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help=f"spread the {what} over the workers of a Dask cluster: local:N for N processes, the address of a scheduler, or a "
+        "YAML file that describes jobs of SLURM (needs medseg[cluster])",
     )
 
 

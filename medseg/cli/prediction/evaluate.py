@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medseg.cli.reading_options import add_reading_options, reading_options
+from medseg.cli.reading_options import add_cluster_option, add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -46,12 +46,7 @@ def add_parser(commands: Any) -> None:
         metavar="FOLDER",
         help="with --report and files: the images, named as the predictions",
     )
-    parser.add_argument(
-        "--cluster",
-        metavar="WHERE",
-        help="spread the cases over the workers of a Dask cluster: local:N for N processes, the address of a scheduler, or a "
-        "YAML file that describes jobs of SLURM (needs medseg[cluster])",
-    )
+    add_cluster_option(parser, "cases")
     add_reading_options(parser)
     _add_instance_options(parser)
 

@@ -15,7 +15,12 @@ from medseg.cli.prediction.predict_checks import (
     given_options,
     images_and_settings,
 )
-from medseg.cli.reading_options import add_files_root, add_reading_options, reading_options
+from medseg.cli.reading_options import (
+    add_cluster_option,
+    add_files_root,
+    add_reading_options,
+    reading_options,
+)
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -95,12 +100,7 @@ def _add_cohort_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="predict the I-th of N parts of the images, for job arrays; all parts may write to one folder",
     )
-    parser.add_argument(
-        "--cluster",
-        metavar="WHERE",
-        help="spread the images over the workers of a Dask cluster: local:N for N processes, the address of a scheduler, or a "
-        "YAML file that describes jobs of SLURM (needs medseg[cluster])",
-    )
+    add_cluster_option(parser, "images")
     parser.add_argument(
         "--no-source-names",
         action="store_true",
@@ -211,6 +211,8 @@ def _predict(prediction: FolderPrediction, *, skips: bool) -> int:
     if skips:
         print(f"{prediction.num_cases - len(prediction)} of {total} predicted already")
     failed = _follow(prediction.run, len(prediction), "slice" if outputs.instances else "window")
+    if prediction.by_others:
+        print(f"{prediction.by_others} of {total} done by other processes meanwhile")
     print(f"{prediction.num_cases - failed} of {total} in {outputs.folder}")
     return 2 if failed else 0
 

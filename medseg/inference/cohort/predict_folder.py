@@ -110,6 +110,7 @@ class FolderPrediction:
         outputs: The folder and the kinds of files.
         num_cases: Number of cases in the part, whether predicted already or not.
         pending: The cases to predict, each with the file of its label map.
+        by_others: Number of pending cases that other processes have done; known at the end.
 
     Raises:
         ConfigError: Two cases share an output file, an output would replace an input, the suffix does not suit the images,
@@ -148,6 +149,7 @@ class FolderPrediction:
         if existing != "overwrite":
             pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
         self.pending: list[tuple[Case, Path]] = pairs
+        self.by_others = 0
         first = models.predictors[0]
         needed = outputs.least_bytes((case for case, _ in pairs), first.labels.num_outputs)
         require_space(outputs.folder, needed, "the label maps and probabilities")
@@ -207,7 +209,7 @@ class FolderPrediction:
                     yield from queue.failed_elsewhere()
                     first = queue.next()
         yield from queue.failed_elsewhere()
-        counts.by_others = queue.by_others
+        counts.by_others = self.by_others = queue.by_others
         claims.sweep(self._before)
 
     @contextmanager
