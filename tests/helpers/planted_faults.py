@@ -140,7 +140,7 @@ def _files(root: Path) -> list[Planted]:
     ]
 
 
-def _patch(path: Path, **fields: Any) -> None:
+def patch_header(path: Path, **fields: Any) -> None:
     """Set header fields of a file; a list sets the first elements."""
     raw = bytearray(gzip.decompress(path.read_bytes()))
     header = nib.Nifti1Header(bytes(raw[:348]), check=False)
@@ -154,11 +154,11 @@ def _patch(path: Path, **fields: Any) -> None:
 
 
 def _headers(root: Path) -> list[Planted]:
-    _patch(root / image_file(9), datatype=9999)
-    _patch(root / image_file(10), qform_code=0, sform_code=0)
-    _patch(root / image_file(11), qoffset_x=30.0)
-    _patch(root / image_file(12), qform_code=0, pixdim=[1, 1, 1, 1])
-    _patch(root / image_file(13), qform_code=1, srow_x=[1.5, 0, 0, 0])
+    patch_header(root / image_file(9), datatype=9999)
+    patch_header(root / image_file(10), qform_code=0, sform_code=0)
+    patch_header(root / image_file(11), qoffset_x=30.0)
+    patch_header(root / image_file(12), qform_code=0, pixdim=[1, 1, 1, 1])
+    patch_header(root / image_file(13), qform_code=1, srow_x=[1.5, 0, 0, 0])
     for file in (image_file(14), image_file(14, 1), label_file(14)):
         data = np.asarray(nib.load(root / file).dataobj)
         save(root / file, data, AFFINE @ np.diag([1000, 1000, 1000, 1]))
