@@ -53,20 +53,22 @@ def _unlearnable(
 ) -> Iterator[str]:
     names = labels.output_names if labels.regions else labels.output_names[1:]
     learnt = {number for case in train for number in case.class_locations}
+    absent: list[str] = []
+    elsewhere: list[str] = []
     for number, name in enumerate(names, 1):
-        if number in learnt:
-            continue
-        elsewhere = [case.id for case in held_out if number in case.class_locations]
-        if elsewhere:
-            yield (
-                f"split: found {name} in no training case, but in the held-out {_listed(elsewhere)}, expected at least one training "
-                "case. Choose other splits, or add cases with this label."
-            )
-        else:
-            yield (
-                f"labels: found {name} in no case of this training, expected at least one. Remove the label from data.labels, or "
-                "add cases with it."
-            )
+        if number not in learnt:
+            seen = any(number in case.class_locations for case in held_out)
+            (elsewhere if seen else absent).append(name)
+    if elsewhere:
+        yield (
+            f"split: found {_listed(elsewhere)} in no training case, but in held-out cases, expected at least one training case "
+            "with each label. Choose other splits, or add cases with these labels."
+        )
+    if absent:
+        yield (
+            f"labels: found {_listed(absent)} in no case of this training, expected at least one with each label. Remove the labels "
+            "from data.labels, or add cases with them."
+        )
 
 
 def _persons(dataset: Dataset, split: Split) -> Iterator[str]:

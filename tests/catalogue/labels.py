@@ -90,7 +90,10 @@ def with_gaps(bench: Bench) -> list[Answer]:
     written = read_labels(bench.folder / "out2" / "c0_0000.nii.gz").data
     if not set(np.unique(written)) <= {0, 2, 30}:
         raise Broken(f"values {np.unique(written)} were written")
-    return [answer, predicted, bench.check(root)]
+    unlike = [
+        line for line in predicted.text.splitlines() if "volume of" not in line
+    ]  # of a model of two steps
+    return [answer, Answer(predicted.code, "\n".join(unlike)), bench.check(root)]
 
 
 @recipe(50)
@@ -159,8 +162,9 @@ def many_labels(bench: Bench) -> list[Answer]:
     values = np.arange(1001).astype(np.uint16)
     for path in (root / "labelsTr").iterdir():
         data = np.asarray(nib.load(path).dataobj).astype(np.uint16)
-        data[0].ravel()[: SHAPE[1] * SHAPE[2]] = values[: SHAPE[1] * SHAPE[2]]
-        data[1].ravel()[: SHAPE[1] * SHAPE[2]] = values[-SHAPE[1] * SHAPE[2] :]
+        sheet = SHAPE[1] * SHAPE[2]
+        data[0] = values[:sheet].reshape(SHAPE[1:])
+        data[1] = values[-sheet:].reshape(SHAPE[1:])
         nib.save(nib.Nifti1Image(data, AFFINE), path)
     bench.describe(root, labels={"background": 0, **{f"label{value}": value for value in range(1, 1001)}})
     return [bench.train(root, "train.batch_size=1")]

@@ -31,7 +31,7 @@ VOLUME_FILES = (
     P(13, "first half of an MHA file", "refused", r"voxels?", r"found \d+ (of \d+ )?bytes", r"\d+", AGAIN),
     P(13, "first half of an MGZ file", "refused", r"", r"found", r"expected", r"[Cc]onvert|again"),
     P(14, "header that declares 30000 voxels per axis", "refused", r"voxel", r"found 21472 bytes", r"54000000000000", r"again|dim"),
-    P(15, "2 MB of gzip data that hold 2 GiB of zeros, beyond the memory", "refused", r"memory|voxel", r"found", r"expected", r"max-memory|[Ff]ree memory|[Aa]llow more"),
+    P(15, "2 MB of gzip data that hold 2 GiB of zeros, beyond the memory", "refused", r"memory|voxel", r"found", r"expected", r"max-memory|[Ff]ree memory|[Aa]llow more", slow=True),
     P(16, "dim[1] of 0", "refused", r"dim", r"found .*0", r"none empty|at least 1", r"[Cc]heck the file|again"),
     P(16, "dim[1] of -20", "refused", r"dim", r"found .*-20", r"none empty|at least 1", r"[Cc]heck the file|again"),
     P(17, "9 axes", "refused", r"dim\[0\]", r"found 9 axes", r"expected 1 to 7", AGAIN),
@@ -91,7 +91,7 @@ LABELS = (
     P(48, "value 7 in a dataset of 0, 1, 2", "refused", r"value", r"found 7 \(3 voxels\)", r"expected one of 0, 1, 2", r"Add"),
     P(48, "mask of 0 and 255", "refused", r"value", r"found 255 \(\d+ voxels\)", r"expected one of 0, 1, 2", r"[Mm]ap|Add"),
     P(48, "image in the place of a label map", "refused", r"value", r"found .*voxels\)|negative", r"expected", r"Add|correct|Give"),
-    P(49, "labels 0, 2, 30", "read"),
+    P(49, "labels 0, 2, 30", "read", slow=True),
     P(50, "only background", "warned", r"voxels", r"0 labelled voxels", r"expected at least one", r"Check"),
     P(51, "label in no case", "warned", r"vessel", r"no (voxel|case)", r"expected at least one", r"Remove|add cases"),
     P(52, "label in no training case of a fold", "warned", r"fold|split", r"tumour in no training case", r"expected at least one", r"splits|cases"),
@@ -101,7 +101,7 @@ LABELS = (
     P(54, "label map that is flipped in space", "refused", r"grid|affine", r"mm apart", r"expected", r"[Rr]esample"),
     P(55, "value 70000", "refused", r"value", r"found 70000", r"expected", r"Add|[Mm]ap"),
     P(55, "value -1", "refused", r"value", r"found -1", r"expected", r"Add|[Mm]ap|not a label|[Cc]orrect"),
-    P(56, "1000 labels", "read"),
+    P(56, "1000 labels", "read", slow=True),
 )  # fmt: skip
 
 DATASETS = (
@@ -175,10 +175,10 @@ MODELS = (
     P(93, "flipped byte in the weights", "refused", r"model\.safetensors", r"found (SHA-256 )?[0-9a-f]{64}", r"expected [0-9a-f]{64}", r"[Cc]opy"),
     P(94, "weights of another architecture", "refused", r"layers? do", r"found \(", r"expected \(", r"config"),
     P(95, "model folder of a newer format", "refused", r"format", r"found 2", r"expected 1", r"Update medseg"),
-    P(96, "pickle with code", "refused", r"", r"(posix|nt|os).*system", r"expected|only", r"."),
+    P(96, "pickle with code", "refused", r"", r"(posix|nt|os).*system", r"expected|only", r".", slow=True),
     P(97, "manifest missing", "refused", r"manifest", r"", r"", r"Copy"),
     P(97, "file that the manifest does not list", "refused", r"extra\.txt", r"", r"", r"Remove|Copy"),
-    P(98, "nnU-Net plan with an unknown network class", "refused", r"network|architecture", r"found .*MyNet", r"expected", r"."),
+    P(98, "nnU-Net plan with an unknown network class", "refused", r"network|architecture", r"found .*MyNet", r"expected", r".", slow=True),
 )  # fmt: skip
 
 FAULTS = (
@@ -202,8 +202,8 @@ COHORTS = (
     P(111, "one bad image among many", "refused", r"", r"found 0 bytes", r"", r"[Dd]ownload|again"),
     P(112, "1 file for a model of 2 channels", "refused", r"channels?", r"found 1", r"expected 2 \(T1, FLAIR\)", r"[Gg]ive"),
     P(112, "files of two channels of which one is missing", "refused", r"1 file is missing|missing", r"0001", r"", r"Restore|Add|Give"),
-    P(113, "spacing 5 times that of the training", "warned", r"voxel size|spacing", r"found .*10 mm", r"trained on", r"."),
-    P(113, "MR in a CT model", "warned", r"channel CT|intensit", r"found", r"trained on", r"."),
+    P(113, "spacing 5 times that of the training", "warned", r"voxel size|spacing", r"found .*10 mm", r"trained on", r".", slow=True),
+    P(113, "MR in a CT model", "warned", r"channel CT|intensit", r"found", r"trained on", r".", slow=True),
     P(114, "two inputs with one output name", "refused", r"a\.nii\.gz", r"found .*a\.nii", r"expected", r"."),
     P(115, "output over input", "refused", r"", r"replace|input", r"", r"[Cc]hoose another"),
     P(116, "existing output that was cut, with --skip-existing", "continued", r"0 of 2 cases predicted already|1 of 2 cases predicted already"),

@@ -189,7 +189,8 @@ def _unusable(error: DataError, path: Path, name: str, case: str) -> Finding:
         damaged = "damaged gzip data" in parts.found or parts.found.endswith(" bytes")
         code = "FILE_DAMAGED" if damaged else "HEADER_INVALID"
     field = parts.field.removeprefix("not a readable NIfTI file").strip(": ") or "content"
-    return Finding(code, name, field, parts.found, parts.expected, parts.remedy, case)
+    expected = "" if code.startswith("FILE_IS_") else parts.expected  # an image, not a header of some bytes
+    return Finding(code, name, field, parts.found, expected, parts.remedy, case)
 
 
 def _content_code(found: str) -> str | None:
