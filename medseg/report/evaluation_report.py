@@ -1,7 +1,7 @@
 """``report.html`` of an evaluation: the figures of the tables, every case with a viewer, and where it all comes from.
 
 The page shows what ``cases.tsv``, ``summary.json`` and ``metrics.jsonl`` contain and computes no figure of its own. It is one
-file that loads nothing. Text and layout are in the template ``report.html.j2``.
+file that loads nothing. Text and layout are in the template ``evaluation.html.j2``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,12 @@ from medseg.evaluation.label_maps.table import Table
 from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.report.report_case import ReportCase
+from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
 from medseg.report.svg_plots import bland_altman, line_plot, strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
-from medseg.storage.atomic import write_text
-from medseg.viz.viewer.viewer_page import (
-    SHELL_CASE,
-    SHELL_TITLE,
-    content_hash,
-    embedded_json,
-    viewer_scripts,
-    viewer_shell,
-)
 
-MAX_BYTES = 28 * 10**6
-_MOST_OF_A_CASE = 4 * 10**6
 _MOST_AGREEMENT_PLOTS = 24
-_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -83,22 +71,12 @@ def write_evaluation_report(
     """
     table = result.table if isinstance(result, FoldTable) else result
     sources = {case.id: case for case in cases}
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
-    each = min(_MOST_OF_A_CASE, (max_bytes - len(viewer_shell())) // max(len(table.cases), 1))
-    rows: list[dict[str, Any]] = []
-    views: list[str] = []
-    for number, row in enumerate(_case_rows(table), start=1):
-        case = sources.get(row["id"], ReportCase(row["id"]))
-        found = case.shown(each)
-        has_viewer = found["viewer"] is not None
-        rows.append({**row, **found, "notes": [*case.notes], "view": len(views) if has_viewer else None})
-        if has_viewer:
-            views.append(embedded_json(found["viewer"]))
-        if progress is not None:
-            progress(number, len(table.cases), f"report: {case.id}")
-    page = _template().render(
+    page = ReportPage(len(table.cases), max_bytes, progress)
+    rows = [{**row, **page.add(sources.get(row["id"], ReportCase(row["id"])))} for row in _case_rows(table)]
+    page.write(
+        path,
+        "evaluation.html.j2",
         title=single_line(context.title),
-        version=version("medseg"),
         summary=_summary(result, table),
         few=len(set(table.subject_of.values())) < FEW_SUBJECTS,
         labels=_label_rows(table, context.colours),
@@ -108,41 +86,13 @@ def write_evaluation_report(
         settings=context.settings,
         config=context.config,
         tolerance=table.tolerance_mm,
-        shell=embedded_json({"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE})
-        if views
-        else "",
-        views=views,
-        script=script,
-        hashes=[content_hash(one) for one in (script, *(viewer_scripts() if views else ()))],
     )
-    write_text(path, page)
-
-
-def _template() -> Any:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-    environment.filters["line"] = single_line
-    environment.filters["number"] = _number
-    environment.filters["sortable"] = _sortable
-    return environment.get_template("report.html.j2")
-
-
-def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    if value is None or not math.isfinite(value):
-        return "∞" if value is not None and math.isinf(value) else "–"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def _sortable(value: float) -> str:
-    """Return a number as JavaScript reads it; an unknown one is empty."""
-    return "" if math.isnan(value) else "Infinity" if math.isinf(value) else f"{value:.6g}"
 
 
 def _interval(interval: Interval, digits: int = 3) -> str:
     if math.isnan(interval.low):
         return "unknown"
-    return f"{_number(interval.low, digits)} to {_number(interval.high, digits)}"
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
 def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, str]]:
@@ -150,20 +100,20 @@ def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, st
     means, intervals = table.foreground_mean(), table.intervals[""]
     subjects = len(set(table.subject_of.values()))
     tiles = [
-        (_number(means["dice"]), "foreground mean Dice", f"95 % interval {_interval(intervals['dice'])}"),
+        (number(means["dice"]), "foreground mean Dice", f"95 % interval {_interval(intervals['dice'])}"),
         (
-            _number(means["surface_dice"]),
+            number(means["surface_dice"]),
             f"surface Dice at {table.tolerance_mm:g} mm",
             f"95 % interval {_interval(intervals['surface_dice'])}",
         ),
-        (f"{_number(means['hd95_mm'], 2)} mm", "HD95", f"95 % interval {_interval(intervals['hd95_mm'], 2)}"),
+        (f"{number(means['hd95_mm'], 2)} mm", "HD95", f"95 % interval {_interval(intervals['hd95_mm'], 2)}"),
         (str(len(table.cases)), "cases", f"of {subjects} subjects"),
     ]
     if isinstance(result, FoldTable):
         mean, sd = result.over_folds("dice")
         tiles.append(
             (
-                f"{_number(mean)} ± {_number(sd)}",
+                f"{number(mean)} ± {number(sd)}",
                 f"Dice over {len(result.by_fold)} folds",
                 "mean ± standard deviation",
             )
@@ -178,7 +128,7 @@ def _label_rows(table: Table, colours: Mapping[str, Colour]) -> list[dict[str, A
         rows.append(
             {
                 "name": name,
-                "colour": "rgb({}, {}, {})".format(*colours.get(name, distinct_colour(place))),
+                "colour": css(colours.get(name, distinct_colour(place))),
                 "n": own["dice"].n,
                 "missed": own["hd95_mm"].infinite,
                 "dice": own["dice"],

@@ -1,0 +1,119 @@
+"""What all reports share: the viewers of their cases, and the page that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medseg.report.report_case import ReportCase
+from medseg.runtime.formatting import single_line
+from medseg.runtime.progress import Progress
+from medseg.storage.atomic import write_text
+from medseg.viz.viewer.viewer_page import (
+    SHELL_CASE,
+    SHELL_TITLE,
+    content_hash,
+    embedded_json,
+    viewer_scripts,
+    viewer_shell,
+)
+
+MAX_BYTES = 28 * 10**6
+_MOST_OF_A_CASE = 4 * 10**6
+_FOLDER = Path(__file__).parent
+
+
+class ReportPage:
+    """A report while it is written: it collects the viewers of its cases.
+
+    Args:
+        num_cases: Number of cases, which share the size of the page.
+        max_bytes: Size of the page; volumes are reduced until they fit.
+        progress: Called with the number of cases done, their total number and a word.
+    """
+
+    def __init__(self, num_cases: int, max_bytes: int = MAX_BYTES, progress: Progress | None = None) -> None:
+        self._each = min(_MOST_OF_A_CASE, (max_bytes - len(viewer_shell())) // max(num_cases, 1))
+        self._num_cases, self._progress = num_cases, progress
+        self._views: list[str] = []
+        self._done = 0
+
+    def add(self, case: ReportCase) -> dict[str, Any]:
+        """Read a case and add its viewer to the page.
+
+        Args:
+            case: The case.
+
+        Returns:
+            For the template: ``thumbnail``, ``view`` (the number of the viewer, None without one), ``problem`` and
+            ``notes``.
+        """
+        found = case.shown(self._each)
+        view = None
+        if found["viewer"] is not None:
+            view = len(self._views)
+            self._views.append(embedded_json(found["viewer"]))
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._num_cases, f"report: {case.id}")
+        return {
+            "thumbnail": found["thumbnail"],
+            "problem": found["problem"],
+            "view": view,
+            "notes": list(case.notes),
+        }
+
+    def write(self, path: str | Path, template: str, **values: Any) -> None:
+        """Write the page, whole or not at all.
+
+        Args:
+            path: The HTML file.
+            template: File name of the template, in this folder.
+            **values: Values for the template.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        from jinja2 import Environment, FileSystemLoader
+
+        environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
+        environment.filters |= {"line": single_line, "number": number, "sortable": sortable}
+        script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+        shell = {"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE} if self._views else None
+        scripts = (script, *(viewer_scripts() if self._views else ()))
+        page = environment.get_template(template).render(
+            version=version("medseg"),
+            shell=embedded_json(shell) if shell else "",
+            views=self._views,
+            script=script,
+            hashes=[content_hash(one) for one in scripts],
+            **values,
+        )
+        write_text(path, page)
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """Return a number as the page shows it; a dash for an unknown one.
+
+    Examples:
+        >>> number(0.12345), number(-2.0, 1, True), number(float("inf")), number(None)
+        ('0.123', '−2.0', '∞', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def sortable(value: float) -> str:
+    """Return a number as JavaScript reads it; an unknown one is empty."""
+    return "" if math.isnan(value) else "Infinity" if math.isinf(value) else f"{value:.6g}"
+
+
+def css(colour: Sequence[int]) -> str:
+    """Return a colour as CSS."""
+    return "rgb({}, {}, {})".format(*colour)
