@@ -66,9 +66,15 @@ def test_predict_continues_after_a_broken_file_and_ends_with_2(workplace, tmp_pa
     victim = images / "phantom_001.nii.gz"
     victim.write_bytes(victim.read_bytes()[:-200])
     output = tmp_path / "out"
-    assert main(["predict", str(workplace / "run" / "model"), str(images), "-o", str(output)]) == 2
+    model = str(workplace / "run" / "model")
+    assert main(["predict", model, str(images), "-o", str(output), "--report"]) == 2
     told = capsys.readouterr()
     assert "phantom_001" in told.err
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert f"report: {output / 'report.html'}" in told.out
+    table = page[page.index('id="cases"') :]
+    assert table.index("phantom_001") < table.index("phantom_000")  # the failed case first
+    assert page.count('class="open"') == 3
     assert "damaged or end early" in told.err
     assert "3 of 4 cases in" in told.out
     assert sorted(path.name for path in output.glob("*.nii*")) == [f"phantom_00{i}.nii.gz" for i in (0, 2, 3)]

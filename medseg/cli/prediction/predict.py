@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.cohort.batch import Outcome
     from medseg.inference.cohort.loaded_models import LoadedModels
+    from medseg.inference.cohort.output_files import OutputFiles
     from medseg.inference.cohort.predict_folder import FolderPrediction, NamedCase
     from medseg.inference.estimate import Estimate
     from medseg.inference.predictor import Predictor
@@ -82,6 +83,11 @@ def add_parser(commands: Any) -> None:
         "--instances",
         action="store_true",
         help="also write NAME_instances.nii.gz and a table (id, label_value, score); for instance models",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html: every case with a viewer, volumes of all labels, failed cases first",
     )
     add_reading_options(parser, labels=False)
     add_files_root(parser, "a table")
@@ -173,7 +179,22 @@ def _predict_cases(
         part=Part.parse(options.part) if options.part else None,
         cluster=Cluster(options.cluster, options.device) if options.cluster else None,
     )
-    return _predict(prediction, skips=options.skip_existing)
+    code = _predict(prediction, skips=options.skip_existing)
+    if options.report:
+        _write_report(models, cases, outputs)
+    return code
+
+
+def _write_report(models: LoadedModels, cases: Sequence[NamedCase], outputs: OutputFiles) -> None:
+    """Write ``report.html`` next to the label maps, with a progress bar."""
+    from medseg.report.prediction_report import write_prediction_report
+    from medseg.runtime.progress import progress_bar
+
+    page, lines = outputs.folder / "report.html", [str(predictor) for predictor in models.predictors]
+    labels = models.predictors[0].labels
+    with progress_bar(total=len(cases)) as progress:
+        write_prediction_report(page, cases, outputs, labels, models=lines, progress=progress)
+    print(f"report: {page}")
 
 
 def _introduce(predictor: Predictor) -> None:

@@ -66,6 +66,8 @@ def check_options(given: Collection[str], images: bool) -> None:
         raise ConfigError(
             "--cluster: found it with --estimate, which times this machine. Remove one of them."
         )
+    if {"--estimate", "--report"} <= set(given):
+        raise ConfigError("--report: found it with --estimate, which predicts nothing. Remove one of them.")
     if "--instances" in given:
         reason = "instances are found in whole slices by one model. Remove one of the options"
         others = ("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with", "--probabilities")
@@ -85,6 +87,7 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
         *(
             "--output",
             "--estimate",
+            "--report",
             "--ensemble-with",
             "--probabilities",
             "--orientation-from",

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.data.datasets.cases import Case
+from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState, Prediction
+from medseg.inference.cohort.output_files import OutputFiles
+from medseg.labels.label_table import Labels
+from medseg.labels.label_volumes import label_volumes
+from medseg.report.prediction_report import write_prediction_report
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
+
+GRID = Grid.from_spacing((10, 10, 8), (1, 1, 2))
+EVIL = '<script>alert("x")</script>'
+LABELS = Labels.from_names({"liver": 1, EVIL: 2})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Records of three predicted cases, one of them with a remark, a failed one and one without a record."""
+    records, random = CaseRecords(tmp_path / "out"), np.random.default_rng(0)
+    (tmp_path / "out").mkdir()
+    for number in range(3):
+        medseg.write(
+            Volume(random.normal(size=(1, 10, 10, 8)).astype(np.float32), GRID), tmp_path / f"{number}.nii.gz"
+        )
+        data = np.zeros((1, 10, 10, 8), np.uint8)
+        data[0, : 2 * number + 2, :5] = 1
+        label_map = Volume(data, GRID, "label")
+        medseg.write(label_map, tmp_path / "out" / f"case_{number}.nii.gz")
+        notes = ("volume beyond what was seen",) if number == 2 else ()
+        prediction = Prediction("hash", notes=notes, volumes=label_volumes(label_map, LABELS))
+        records.write(CaseRecord(f"case_{number}", CaseState.PREDICTED, prediction, seconds=1.5))
+    records.write(CaseRecord("case_3", CaseState.FAILED, message=f"found {EVIL}, expected an image"))
+    return tmp_path
+
+
+def written(folder: Path) -> str:
+    cases = [
+        (f"case_{number}", Case(f"case_{number}", (folder / f"{number}.nii.gz",))) for number in range(5)
+    ]
+    write_prediction_report(
+        folder / "a.html", cases, OutputFiles(folder / "out"), LABELS, models=("Predictor(x)",)
+    )
+    return (folder / "a.html").read_text(encoding="utf-8")
+
+
+def test_failed_cases_come_first_then_those_with_remarks(folder: Path) -> None:
+    page = written(folder)
+    table = page[page.index('id="cases"') :]
+    order = dict.fromkeys(re.findall(r"case_\d", re.sub(r"<script.*", "", table, flags=re.DOTALL)))
+    assert list(order) == ["case_3", "case_4", "case_2", "case_0", "case_1"]
+    assert "volume beyond what was seen" in table
+    assert "not predicted" in table
+    assert page.count('class="open"') == 3
+
+
+def test_volumes_are_those_of_the_records(folder: Path) -> None:
+    page = written(folder)
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('id="labels"') : page.index("</table>")], re.DOTALL)
+    liver = re.findall(r"<td>(.*?)</td>", rows[1])
+    volumes = [(2 * number + 2) * 5 * 8 * 2 / 1000 for number in range(3)]
+    assert liver == ["3", "", *(f"{np.percentile(volumes, p):.2f}" for p in (0, 25, 50, 75, 100))]
+    assert re.findall(r"<td>(.*?)</td>", rows[2])[:2] == ["0", "3"]
+
+
+def test_names_and_messages_cannot_become_code(folder: Path) -> None:
+    page = written(folder)
+    assert EVIL not in page
+    assert "&lt;script&gt;alert" in page
+    assert str(folder) not in page
