@@ -116,7 +116,7 @@ def killed_prediction(bench: Bench) -> Answer:
 
 @recipe(102)
 def small_shared_memory(bench: Bench) -> Answer:
-    config = config_of(bench, steps=20, workers=2, batch_size=16)
+    config = config_of(bench, steps=2, workers=2, batch_size=16)
     words = f"{sys.executable} -m medseg train {config} --run {bench.folder / 'run'} patch.size=[20,20,20]"
     mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     done = subprocess.run(

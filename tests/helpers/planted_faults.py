@@ -115,10 +115,20 @@ def _files(root: Path) -> list[Planted]:
         ),
         Planted("FILE_EMPTY", image_file(3), "content", "0 bytes", "image file", "again"),
         Planted(
-            "FILE_IS_WEB_PAGE", image_file(4), "content", "an HTML page", "image file", "download the file again"
+            "FILE_IS_WEB_PAGE",
+            image_file(4),
+            "content",
+            "an HTML page",
+            "image file",
+            "download the file again",
         ),
         Planted(
-            "FILE_IS_GIT_LFS_POINTER", label_file(5), "content", "a Git LFS pointer", "image file", "git lfs pull"
+            "FILE_IS_GIT_LFS_POINTER",
+            label_file(5),
+            "content",
+            "a Git LFS pointer",
+            "image file",
+            "git lfs pull",
         ),
         Planted("FILE_IS_ARCHIVE", image_file(6), "content", "a zip archive", "image file", "Unpack it"),
         Planted(
