@@ -34,7 +34,7 @@ BEAT = 5.0
 """Seconds between two heartbeats."""
 EXPIRES = 40.0
 """Seconds without a heartbeat after which a process of another machine counts as dead."""
-_CLAIM = re.compile(r"(?P<name>.+)\.(?P<number>\d+)\.claim")
+_CLAIM = re.compile(r"(?P<name>.+)\.(?P<number>\d+)\.claim", re.DOTALL)
 
 
 class Claims:

@@ -32,6 +32,12 @@ SHAPE = (20, 22, 24)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 VOXELS = np.random.default_rng(0).normal(0, 300, SHAPE).astype(np.int16)
 CASES = 5
+COMMAND = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
+from medseg.cli.main import main
+sys.exit(main())
+"""
 CONFIG = """\
 name: toy
 data: {path: DATA, folds: 2}
@@ -219,7 +225,7 @@ class Bench:
         """Start a command as a process of its own."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
         return subprocess.Popen(
-            [sys.executable, "-m", "medseg", *map(str, words)],
+            [sys.executable, "-c", COMMAND, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

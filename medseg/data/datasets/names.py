@@ -13,7 +13,7 @@ from typing import Any
 from medseg.errors import DataError
 from medseg.io.file_content import permission_denied
 
-CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
+CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})", re.DOTALL)
 """Stem of an image file that holds one channel: ``<id>_0000``."""
 
 

@@ -103,3 +103,10 @@ def test_names_in_any_script_are_different_cases_and_stay_as_they_are(tmp_path, 
     cases = read_images(tmp_path)
     assert sorted(ids_of(cases)) == sorted(names)
     assert sorted(output_stem(case) for case in cases) == sorted(names)
+
+
+def test_channels_are_recognised_whatever_the_name(tmp_path):
+    for channel in ("0000", "0001"):
+        (tmp_path / f"new\nline_{channel}.nii").write_bytes(b"")
+    (case,) = read_images(tmp_path, channels=2)
+    assert [path.name for path in case.images] == ["new\nline_0000.nii", "new\nline_0001.nii"]
