@@ -163,12 +163,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the command and return its exit code; errors that a user can act on become one message."""
+    """Run the command and return its exit code."""
     previous = _end_on_sigterm()
     formatted, warnings.formatwarning = warnings.formatwarning, format_warning
     try:
+        return _answer(options)
+    except _Terminated:  # received while another end was reported
+        return EXIT_TERMINATED
+    finally:
+        warnings.formatwarning = formatted
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code; errors that a user can act on become one message."""
+    try:
         return int(_module(options.command).run(options))
     except KeyboardInterrupt as stop:
+        _ignore_sigterm()
         advice = (
             " Continue with the same command and --skip-existing."
             if hasattr(options, "skip_existing")
@@ -181,15 +194,12 @@ def _run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     except Exception as error:
+        _ignore_sigterm()
         known = _for_user(error)
         if known is None or options.debug:
             raise
         print(f"medseg {options.command}: {known}", file=sys.stderr)
         return int(getattr(known, "exit_code", EXIT_REFUSED))
-    finally:
-        warnings.formatwarning = formatted
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _for_user(error: Exception) -> MedsegError | None:
@@ -217,3 +227,9 @@ def _end_on_sigterm() -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, end)
+
+
+def _ignore_sigterm() -> None:
+    """Let SIGTERM no longer end the program: torchrun sends it to ranks that already report the loss of another one."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

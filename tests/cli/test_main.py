@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -94,6 +96,41 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     monkeypatch.setattr("medseg.cli.models.models.run", stop)
     assert main(["models"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process sends a signal to itself")
+@pytest.mark.parametrize(
+    "error", [ResourceError("torchrun: process 0 lost its connection."), KeyboardInterrupt()]
+)
+def test_a_signal_during_the_report_of_an_error_changes_nothing(monkeypatch, capsys, error):
+    """torchrun ends the ranks that report the loss of another one."""
+    plain = print
+
+    def print_and_receive(*words, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        plain(*words, **options)
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("medseg.cli.models.models.run", fail)
+    monkeypatch.setattr("medseg.cli.main.print", print_and_receive, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["models"]) == (4 if isinstance(error, ResourceError) else 130)
+    assert (
+        "lost its connection" if isinstance(error, ResourceError) else "interrupted"
+    ) in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process sends a signal to itself")
+def test_a_signal_at_the_moment_of_an_error_ends_without_a_traceback(monkeypatch):
+    def fail(_):
+        raise DataError("a.nii: damaged.")
+
+    monkeypatch.setattr("medseg.cli.models.models.run", fail)
+    monkeypatch.setattr("medseg.cli.main._ignore_sigterm", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["models"]) == 143
 
 
 def test_closed_pipe_prints_no_traceback():
