@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 
 _PATTERN = re.compile(
-    r"\.tmp-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{4}(?:\.(?P<kind>new|old)\.(?P<name>.+))?"
+    r"\.tmp-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{4}(?:\.(?P<kind>new|old)\.(?P<name>.+))?",
+    re.DOTALL,  # names may hold line breaks
 )
 _LONGEST_SUFFIX = 32
 _swept: set[Path] = set()

@@ -226,7 +226,7 @@ def test_claims_of_dead_processes_are_removed_once_their_work_is_done(folder):
 
 @pytest.mark.parametrize("name", ["new\nline", "\n", "a.1.claim", "-x", "it's", "ü 体"])
 def test_any_file_name_can_be_claimed(folder, name):
-    with Claims(folder, machine("a")) as one, Claims(folder, machine("b")) as other:
+    with Claims(folder, identity=machine("a")) as one, Claims(folder, identity=machine("b")) as other:
         assert one.take(name)
         assert not other.take(name)
         one.finish(name)
