@@ -37,6 +37,7 @@ class ProgressBar:
     Attributes:
         done: Completed items.
         total: All items, None if unknown.
+        began: Time of the monotonic clock at which the items began; a smaller number of completed items begins others.
     """
 
     def __init__(self, bar: tqdm[Any], *, describe: bool = False) -> None:
@@ -44,6 +45,7 @@ class ProgressBar:
         self._describe = describe
         self.done: int = bar.n
         self.total: int | None = bar.total
+        self.began = time.monotonic()
 
     def __call__(self, done: int, total: int | None, what: str) -> None:
         """Show that `done` of `total` items are complete.
@@ -56,6 +58,8 @@ class ProgressBar:
         if self._describe:
             self._bar.set_description(what.split()[0], refresh=False)
         self._bar.total = total
+        if done < self.done:
+            self.began = time.monotonic()
         self.done, self.total = done, total
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
@@ -123,12 +127,13 @@ def progress_bar(
 @contextmanager
 def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
     """Write a line about the progress to standard error every now and then, also while one item takes long."""
-    stop, began = threading.Event(), time.monotonic()
+    stop, began = threading.Event(), bar.began
 
     def write() -> None:
         while not stop.wait(LINE_EVERY):
-            elapsed = time.monotonic() - began
-            print(progress_line(bar.done, bar.total, unit, elapsed, initial), file=sys.stderr, flush=True)
+            before = initial if bar.began == began else 0
+            elapsed = time.monotonic() - bar.began
+            print(progress_line(bar.done, bar.total, unit, elapsed, before), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,3 +102,16 @@ def test_a_file_or_a_pipe_gets_a_line_now_and_then(monkeypatch):
     assert len(lines) >= 3
     assert all(re.fullmatch(r"[01] of 4 cases, 0:00:\d\d(, 0:00:\d\d left)?", line) for line in lines)
     assert lines[-1].startswith("1 of 4")
+
+
+def test_the_time_left_of_a_second_series_does_not_count_the_first(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("medseg.runtime.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with progress_bar(total=10, initial=4, hidden=True) as bar:
+        clock[0] = 1000.0
+        bar(10, 10, "case_10")
+        assert bar.began == 0
+        bar(1, 5, "case_1")
+        assert bar.began == 1000
+        bar(2, 5, "case_2")
+        assert bar.began == 1000

@@ -84,7 +84,7 @@ class CaseStore:
             cases: Cases to prepare.
             workers: Largest number of processes, each with one case in memory; 0 prepares in this process; None is one per
                 core if the files are large. No more cases are in work at once than fit into the free memory.
-            progress: Called after each case with (done, total, case id).
+            progress: Called with (done, total, case id) after each case that was not in the store.
 
         Returns:
             Stored cases, in the order of `cases`.
@@ -121,8 +121,6 @@ class CaseStore:
                 outcome = self._stored(case, states)
                 if outcome is not None:
                     found[number] = outcome
-                    if progress is not None:
-                        progress(len(found), len(cases), case.id)
         missing = [number for number in range(len(work)) if number not in found]
         if missing:
             make_folder(self.folder)
@@ -151,7 +149,8 @@ class CaseStore:
                         index.save()
                         saved = time.monotonic()
                     if progress is not None:
-                        progress(len(found), len(cases), work[number][0].id)
+                        # Without the cases that were stored before, from which no time left could be derived.
+                        progress(len(found) - len(cases) + len(missing), len(missing), work[number][0].id)
         finally:
             index.save()
         return [found[number] for number in range(len(cases))]

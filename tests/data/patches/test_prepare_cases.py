@@ -59,7 +59,7 @@ def test_processes_prepare_what_one_process_prepares(tmp_path, dataset):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [case.folder.name for case in together] == [case.folder.name for case in alone]
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
-    assert len(contents(tmp_path / "together")) == 16
+    assert len(contents(tmp_path / "together")) == 20
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -78,15 +78,15 @@ def test_cases_that_fail_are_listed_and_the_others_are_prepared(tmp_path, datase
     assert prepared == {"phantom_001", "phantom_003"}
 
 
-def test_cases_that_are_prepared_count_at_once(tmp_path, dataset, monkeypatch):
+def test_progress_counts_the_cases_that_are_not_prepared_yet(tmp_path, dataset):
     store = store_in(tmp_path / "store")
     first = store.fill(dataset.cases[1:3])
     seen = []
-    assert (
-        store.fill(dataset.cases, progress=lambda done, total, case: seen.append((done, case)))[1:3] == first
-    )
-    assert [case[-1] for _, case in seen] == list("1203")
-    assert [done for done, _ in seen] == [1, 2, 3, 4]
+    assert store.fill(dataset.cases, progress=lambda *news: seen.append(news))[1:3] == first
+    assert seen == [(1, 2, "phantom_000"), (2, 2, "phantom_003")]
+    seen.clear()
+    store.fill(dataset.cases, progress=lambda *news: seen.append(news))
+    assert seen == []
 
 
 SCRIPT = """
