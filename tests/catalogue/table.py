@@ -26,7 +26,7 @@ VOLUME_FILES = (
     P(9, "sizeof_hdr of 999", "warned", r"sizeof_hdr", r"found 999", r"expected 348", r"[Cc]onvert|[Ss]ave"),
     P(10, "big-endian", "read"),
     P(11, "NIfTI-2", "read"),
-    P(12, "Analyze 7.5", "refused", r"", r"found Analyze 7\.5", r"expected NIfTI", r"--orientation-from|[Cc]onvert"),
+    P(12, "Analyze 7.5", "refused", r"", r"found Analyze 7\.5", r"expected (NIfTI|an image file)", r"--orientation-from|[Cc]onvert"),
     P(13, "first half of an NRRD file", "refused", r"voxels?", r"found \d+ (of \d+ )?bytes", r"\d+", AGAIN),
     P(13, "first half of an MHA file", "refused", r"voxels?", r"found \d+ (of \d+ )?bytes", r"\d+", AGAIN),
     P(13, "first half of an MGZ file", "refused", r"", r"found", r"expected", r"[Cc]onvert|again"),

@@ -100,6 +100,12 @@ def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHead
             continue
         if header.text(_CLASS) == DIRECTORY:
             continue
+        if not (header.text(_CLASS) or header.text(_SERIES) or header.number(_ROWS) or header.pixel_bytes):
+            size = file.stat().st_size
+            damaged[file.name] = (
+                f"{file}: found {size} bytes without SOPClassUID, SeriesInstanceUID and pixels, expected a slice. Copy the file again."
+            )
+            continue
         expected = expected_pixel_bytes(header)
         if (
             header.pixel_bytes is None
