@@ -96,7 +96,15 @@ class ReportPage:
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """Return a number as the page shows it; a dash for an unknown one.
+    """Return a number as the page shows it.
+
+    Args:
+        value: The number; NaN and None are unknown.
+        digits: Digits after the decimal point.
+        sign: Whether positive numbers have a sign.
+
+    Returns:
+        Text; a dash for an unknown number.
 
     Examples:
         >>> number(0.12345), number(-2.0, 1, True), number(float("inf")), number(None)

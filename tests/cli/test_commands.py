@@ -145,8 +145,11 @@ def test_predict_held_out_and_evaluate_the_run(workplace, capsys):
     assert "predictions are missing" in capsys.readouterr().err
     assert main(["predict", str(run), "--held-out"]) == 0
     assert "2 of 2 cases" in capsys.readouterr().out
-    assert main(["evaluate", str(run), "--tolerance-mm", "2"]) == 0
+    assert main(["evaluate", str(run), "--tolerance-mm", "2", "--report"]) == 0
     told = capsys.readouterr().out
+    page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="open"') == 2
+    assert "training loss" in page
     assert "liver" in told
     rows = (run / "evaluation" / "cases.tsv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 5

@@ -184,7 +184,11 @@ def test_a_second_call_and_evaluate_change_nothing(copied, whole, capsys):
     assert main(["train", "--resume", str(copied)]) == 0
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     (copied / "evaluation" / "summary.json").unlink()
-    assert main(["evaluate", str(copied)]) == 0
+    assert main(["evaluate", str(copied), "--report"]) == 0
+    page = (copied / "evaluation" / "report.html").read_text(encoding="utf-8")
+    (copied / "evaluation" / "report.html").unlink()
+    assert "Dice over 3 folds" in page
+    assert page.count('class="open"') == len(list((copied / "predictions").glob("*.nii.gz")))
     assert "mean ± sd" in capsys.readouterr().out
     assert results(copied) == results(whole)
 
