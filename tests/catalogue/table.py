@@ -184,7 +184,7 @@ MODELS = (
 FAULTS = (
     P(99, "learning rate of 1e9", "continued", r"loss|weights", r"found (nan|inf|NaN)", r"expected finite", r"cases? .*c\d.*Lower train\.optimizer\.lr|Lower train\.optimizer\.lr.*c\d"),
     P(100, "GPU out of memory", "refused", needs_gpu=True),
-    P(101, "loader worker killed in training", "continued", r"train\.workers", r"worker process \d+", r"", r"--resume", slow=True),
+    P(101, "loader worker killed in training", "continued", r"train\.workers", r"worker process (\d+ )?", r"expected it to run until the end", r"lower train\.workers", slow=True),
     P(101, "prediction worker killed", "continued", r"process", r"signal|ended", r"", r"", slow=True),
     P(102, "/dev/shm too small", "continued", r"/dev/shm", r"found", r"expected", r"workers", slow=True),
     P(103, "SIGTERM in training", "continued", r"", r"step", r"", r"--resume", slow=True),
