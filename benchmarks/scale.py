@@ -233,12 +233,12 @@ def worker_memory(count: int) -> None:
         few, many = (
             PatchDataset(
                 PatchSampler(part, (64, 64, 64), 2, 0.33),
-                length=6 * len(part),
+                length=repeats * len(part),
                 seed=0,
                 stream="train",
                 augmentation=Augmentation(device="worker"),
             )
-            for part in (cases[:20], cases)
+            for part, repeats in ((cases[:20], 15), (cases, 6))
         )
         found = [
             float(value) for value in DataLoader(PrivateMemory(few, many), batch_size=None, num_workers=1)
