@@ -29,6 +29,8 @@ _SETTINGS = {
     "distributed.scheduler.allowed-failures": RETRIES,
     # A task waits at the scheduler until a worker is free, so that the end of a worker concerns one task only.
     "distributed.scheduler.worker-saturation": 1.0,
+    # Until then, a worker that ended may start again; importing torch takes long on a busy machine.
+    "distributed.deploy.lost-worker-timeout": "60s",
     # Dask would stop or kill workers by its own estimate of their memory; medseg has limits of its own.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medseg.cluster.dask_cluster import RETRIES
@@ -40,9 +41,7 @@ def map_on_cluster(
     Raises:
         ResourceError: The connection to the scheduler was lost.
     """
-    from distributed import as_completed
-
-    remaining, finished = iter(items), as_completed(loop=client.loop)
+    remaining, finished = iter(items), SimpleQueue[Any]()
     pending: dict[Any, _Item] = {}
     room = _Room(client)
     try:
@@ -50,16 +49,26 @@ def map_on_cluster(
             for item in islice(remaining, max(0, room.tasks() - len(pending))):
                 future = client.submit(function, item, pure=False)
                 pending[future] = item
-                finished.add(future)
+                future.add_done_callback(finished.put)
             if not pending:
                 return
-            future = next(finished)
+            future = _next(finished, client)
             item = pending.pop(future)
             yield item, _result(client, future)
             future.release()
     finally:
         if pending and client.status == "running":
             client.cancel(list(pending))
+
+
+def _next(finished: SimpleQueue[Any], client: Client) -> Any:
+    """Wait for a finished task; meanwhile, let the cluster replace workers that did not start again."""
+    while True:
+        try:
+            return finished.get(timeout=_LOOK_AGAIN)
+        except Empty:
+            if client.cluster is not None:
+                client.cluster.scale(len(client.cluster.worker_spec))
 
 
 class _Room:

@@ -73,6 +73,21 @@ def test_items_are_consumed_a_few_ahead_and_errors_end_the_operation(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_that_does_not_start_again_is_replaced(tmp_path, monkeypatch):
+    """The process that starts a worker again has ended itself, as after a failed start."""
+    monkeypatch.setitem(dask_cluster._SETTINGS, "distributed.deploy.lost-worker-timeout", "1s")
+    monkeypatch.setattr("medseg.cluster.dask_tasks._LOOK_AGAIN", 1.0)
+    with connected("local:1") as client:
+        found = {}
+        for item, result in map_on_cluster(client, Tries(tmp_path, 0.1), map(str, range(8))):
+            found[item] = result
+            if len(found) == 2:
+                (nanny,) = client.cluster.workers.values()
+                client.sync(nanny.close)
+    assert found == {str(number): str(number) for number in range(8)}
+
+
+@pytest.mark.slow
 def test_a_killed_scheduler_ends_the_operation_with_one_message(tmp_path):
     command = [
         sys.executable,
