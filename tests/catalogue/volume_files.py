@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medseg.io.files import read
+from medseg.runtime.memory import process_memory
 from tests.catalogue.bench import AFFINE, VOXELS, Bench
 from tests.catalogue.promise import Answer, Broken, recipe
 
@@ -164,7 +165,8 @@ def bomb(bench: Bench) -> list[Answer]:
         file.write(header.binaryblock + bytes(4))
         for _ in range(128):
             file.write(bytes(1 << 24))
-    return [bench.predict(path, options=["--max-memory", "1500MB"])]
+    # Enough for a small image in this process, and not enough for 2 GiB more.
+    return [bench.predict(path, options=["--max-memory", f"{process_memory() + 1_500_000_000}B"])]
 
 
 @recipe(20)

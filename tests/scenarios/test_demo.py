@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 def test_a_run_holds_every_part(run):
     present = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
     assert present == {
-        "config.yaml", "run.json", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", "metrics.jsonl", "last", "best", "model",
+        "config.yaml", "run.json", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", "metrics.jsonl", "prepared.json", "last", "best", "model",
         "predictions", "evaluation", "figures",
     }  # fmt: skip
     assert list(run.glob("events.out.tfevents*"))

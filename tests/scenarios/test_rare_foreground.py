@@ -10,6 +10,7 @@ import torch
 
 import medseg
 from medseg.data.settings import Augmentation
+from medseg.errors import DataWarning
 from medseg.experiment.experiment import Experiment
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -56,7 +57,8 @@ def test_a_small_lesion_in_half_of_the_cases_is_learned(tmp_path: Path) -> None:
             },
         }
     )  # fmt: skip
-    trainer = experiment.trainer(tmp_path / "run")
+    with pytest.warns(DataWarning, match="2 of 4 training cases with 0 labelled voxels"):
+        trainer = experiment.trainer(tmp_path / "run")
     list(trainer)
     overlap = total = 0
     for number in (10, 11, 12):  # never seen, whole volumes

@@ -78,15 +78,15 @@ def test_a_run_folder_holds_everything(finished):
         "labels.tsv",
         "preprocessing.yaml",
         "metrics.jsonl",
+        "prepared.json",
         "last",
         "best",
         "model",
     }
     assert sorted(p.name for p in (run / "last").iterdir()) == ["step-0000003", "step-0000004"]
-    for folder in ("best", "model"):
-        assert {p.name for p in (run / folder).iterdir()} == {
-            "config.yaml", "labels.tsv", "model.safetensors", "README.md", "manifest.json",
-        }  # fmt: skip
+    files = {"config.yaml", "labels.tsv", "model.safetensors", "README.md", "manifest.json"}
+    assert {p.name for p in (run / "best").iterdir()} == files
+    assert {p.name for p in (run / "model").iterdir()} == {*files, "reference.json"}
 
 
 def test_tensorboard_holds_curves_and_images(finished):
@@ -400,4 +400,5 @@ def test_a_run_that_was_stopped_as_it_was_opened_can_be_started_again(make_exper
     assert make_experiment().trainer(run).step == 0
     assert {path.name for path in run.iterdir()} == {
         "run.json", "config.yaml", "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml",
+        "prepared.json",
     }  # fmt: skip

@@ -148,13 +148,13 @@ class OutputFiles:
             raise ConfigError(
                 f"{twice}: found two images with this output file, expected one. Predict them into two folders."
             )
+        inputs = {image.resolve() for case in cases for image in case.images}
+        clash = next((file for file in files if file.resolve() in inputs), None)
+        if clash is not None:
+            raise ConfigError(f"{clash}: the output would replace an input. Choose another output folder.")
         link = next((file for file in files if file.is_symlink()), None)
         if link is not None:
             raise ConfigError(
                 f"{link}: found a link to {link.readlink()}, expected a file or nothing, because an output never replaces what is "
                 "outside its folder. Remove the link, or choose another output folder."
             )
-        inputs = {image.resolve() for case in cases for image in case.images}
-        clash = next((file for file in files if file.resolve() in inputs), None)
-        if clash is not None:
-            raise ConfigError(f"{clash}: the output would replace an input. Choose another output folder.")
