@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.cli.main import main
+from medseg.data.datasets.phantom import write_phantoms
+
+
+def contents(page: Path) -> list[dict[str, Any]]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r'<script type="application/json" id="case-\d+">(.*?)</script>', text, re.DOTALL)
+    return [json.loads(one) for one in found]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_phantoms(tmp_path / "data", cases=3, shape=(14, 12, 10), spacing=(22, 24, 25))
+    return tmp_path / "data"
+
+
+def test_an_image_with_label_maps(data: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, label = (next((data / folder).glob("phantom_000*")) for folder in ("imagesTr", "labelsTr"))
+    assert main(["view", str(image), str(label), "--reference", str(label)]) == 0
+    page = tmp_path / f"{medseg.io.stem_of(image)}_view.html"
+    assert page.name in capsys.readouterr().out
+    (content,) = contents(page)
+    assert [one["name"] for one in content["maps"]] == ["prediction", "reference"]
+    assert content["difference"]
+    page = str(tmp_path / "new" / "a.html")
+    assert main(["view", str(image), str(label), "-o", page, str(label)]) == 0  # also after an option
+    (content,) = contents(tmp_path / "new" / "a.html")
+    assert len({one["name"] for one in content["maps"]}) == 2
+
+
+def test_a_dataset_with_predictions(data: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for case in ("phantom_000", "phantom_002"):
+        volume = medseg.read_labels(next((data / "labelsTr").glob(f"{case}*")))
+        medseg.write(volume, out / f"{case}.nii.gz")
+    assert main(["view", str(data), str(out), "-o", str(tmp_path / "a.html")]) == 0
+    found = contents(tmp_path / "a.html")
+    assert [one["name"] for one in found] == ["phantom_000", "phantom_002"]
+    assert [one["name"] for one in found[0]["maps"]] == ["prediction", "reference"]
+    assert {one["name"] for one in found[0]["labels"]} <= set(medseg.read_dataset(data).labels.names)
+    assert main(["view", str(data), "--cases", "1", "-o", str(tmp_path / "b.html")]) == 0
+    assert len(contents(tmp_path / "b.html")) == 1
+
+
+def test_names_come_from_a_given_table(data: Path, tmp_path: Path) -> None:
+    image, label = (next((data / folder).glob("phantom_000*")) for folder in ("imagesTr", "labelsTr"))
+    (tmp_path / "names.tsv").write_text("value\tname\n1\tmy organ\n")
+    page = str(tmp_path / "a.html")
+    assert main(["view", str(image), str(label), "--names", str(tmp_path / "names.tsv"), "-o", page]) == 0
+    (content,) = contents(tmp_path / "a.html")
+    values = np.unique(medseg.read_labels(label).data)
+    expected = ["my organ" if value == 1 else f"label_{value}" for value in values if value]
+    assert [one["name"] for one in content["labels"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["IMAGE", "IMAGE"], "Give the label map, not an image"),
+        (["missing.nii.gz"], "missing.nii.gz"),
+        (["IMAGE", "--max-size", "much"], "--max-size"),
+        (["IMAGE", "--window", "lungs"], "unknown window"),
+        (["DATA", "--reference", "IMAGE"], "--reference"),
+        (["DATA", "EMPTY"], "found no label map of a case"),
+        (["DATA", "nowhere"], "found no folder"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(data: Path, tmp_path: Path, capsys, arguments, message) -> None:
+    (tmp_path / "empty").mkdir()
+    image = next((data / "imagesTr").glob("phantom_000*"))
+    words = {"IMAGE": str(image), "DATA": str(data), "EMPTY": str(tmp_path / "empty")}
+    page = tmp_path / "a.html"
+    assert main(["view", *(words.get(one, one) for one in arguments), "-o", str(page)]) == 1
+    assert message in capsys.readouterr().err
+    assert not page.exists()
