@@ -160,6 +160,8 @@ def progress_line(done: int, total: int | None, unit: str, elapsed: float, initi
     >>> progress_line(30, 120, "case", 60.0)
     '30 of 120 cases, 0:01:00, 0:03:00 left'
     """
+    if not total and not done:
+        return f"working for {timedelta(seconds=round(elapsed))}"
     of_all = f"{done} of {pluralise(total, unit)}" if total else pluralise(done, unit)
     words = [of_all, str(timedelta(seconds=round(elapsed)))]
     if total and done > initial:

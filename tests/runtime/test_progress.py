@@ -81,6 +81,7 @@ def test_lines_go_to_standard_output_or_the_given_stream(monkeypatch, capsys):
         (30, 120, 20, "30 of 120 cases, 0:01:00, 0:09:00 left"),
         (0, 120, 0, "0 of 120 cases, 0:01:00"),
         (7, None, 0, "7 cases, 0:01:00"),
+        (0, None, 0, "working for 0:01:00"),
         (1, 1, 0, "1 of 1 case, 0:01:00, 0:00:00 left"),
     ],
 )
