@@ -22,6 +22,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also rank every ensemble of two runs; this predicts all cases again",
     )
+    parser.add_argument("--report", action="store_true", help="also write comparison.html; needs --output")
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", help="folder for comparison.tsv and comparison_labels.tsv"
     )
@@ -29,8 +30,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    from medseg.errors import ConfigError
     from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
 
+    if options.report and not options.output:
+        raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
     comparison = (
         _with_ensembles(options.runs) if options.ensembles else compare_cross_validations(options.runs)
     )
@@ -39,12 +43,20 @@ def run(options: argparse.Namespace) -> int:
     ensemble = "".join(f" --ensemble-with {other}" for other in others)
     print(f"use it: medseg predict {first} IMAGES -o FOLDER{ensemble}")
     if options.output:
-        comparison.write_tsv(Path(options.output) / "comparison.tsv")
-        comparison.write_labels_tsv(Path(options.output) / "comparison_labels.tsv")
-        print(
-            f"tables: {Path(options.output) / 'comparison.tsv'}, {Path(options.output) / 'comparison_labels.tsv'}"
-        )
+        _write(comparison, Path(options.output), report=options.report)
     return 0
+
+
+def _write(comparison: Comparison, folder: Path, *, report: bool) -> None:
+    """Write the tables and, if wanted, the page."""
+    from medseg.report.comparison_report import write_comparison_report
+
+    comparison.write_tsv(folder / "comparison.tsv")
+    comparison.write_labels_tsv(folder / "comparison_labels.tsv")
+    print(f"tables: {folder / 'comparison.tsv'}, {folder / 'comparison_labels.tsv'}")
+    if report:
+        write_comparison_report(folder / "comparison.html", comparison)
+        print(f"report: {folder / 'comparison.html'}")
 
 
 def _with_ensembles(runs: Sequence[str]) -> Comparison:

@@ -64,11 +64,13 @@ class Comparison:
         runs: The runs, in the order in which they were given.
         cases: Number of cases on which all runs were evaluated.
         subjects: Number of subjects of these cases.
+        scores: The Dice of every case of each run, in the order of the runs.
     """
 
     runs: tuple[ComparedRun, ...]
     cases: int
     subjects: int
+    scores: tuple[RunScores, ...] = ()
 
     @property
     def best(self) -> ComparedRun:
@@ -261,7 +263,7 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
         )
         for place, one in enumerate(measured)
     ]
-    return Comparison(tuple(compared), len(subjects), count)
+    return Comparison(tuple(compared), len(subjects), count, tuple(measured))
 
 
 def _load_scores(run: Path) -> RunScores:

@@ -106,7 +106,13 @@ def test_best_run_is_reported_with_those_not_clearly_worse(tmp_path, capsys):
     assert worse.interval.high > best.interval.low
     assert 0 in alike.difference_interval
     assert alike.difference == pytest.approx(-0.001, abs=1e-5)
-    assert main(["compare", *runs, "-o", str(tmp_path / "out")]) == 0
+    assert main(["compare", *runs, "-o", str(tmp_path / "out"), "--report"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "comparison.html",
+        "comparison.tsv",
+        "comparison_labels.tsv",
+    }
+    assert main(["compare", *runs, "--report"]) == 1
     assert sum(one.share_first for one in found.runs) == 1
     assert best.by_label == ()
     assert [one.name for one in worse.by_label] == sorted(NAMES)
