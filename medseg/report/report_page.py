@@ -80,7 +80,7 @@ class ReportPage:
         from jinja2 import Environment, FileSystemLoader
 
         environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-        environment.filters |= {"line": single_line, "number": number, "sortable": sortable}
+        environment.filters |= {"line": single_line, "number": number, "p": p_value, "sortable": sortable}
         script = (_FOLDER / "report.js").read_text(encoding="utf-8")
         shell = {"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE} if self._views else None
         scripts = (script, *(viewer_scripts() if self._views else ()))
@@ -115,6 +115,22 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     if math.isinf(value):
         return "∞"
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Return a p value as the page shows it.
+
+    Args:
+        value: The p value; NaN is unknown.
+
+    Returns:
+        Text of four digits; small values are not shown as 0.
+
+    Examples:
+        >>> p_value(0.01234), p_value(1e-6), p_value(float("nan"))
+        ('0.0123', '< 0.0001', '–')
+    """
+    return "< 0.0001" if value < 0.0001 else number(value, 4)
 
 
 def sortable(value: float) -> str:

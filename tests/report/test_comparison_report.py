@@ -27,6 +27,10 @@ def rows_of(page: str, start: str) -> list[list[str]]:
     ]
 
 
+def p_of(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
 def test_every_figure_is_that_of_the_comparison(tmp_path: Path) -> None:
     comparison = compare_scores([scores("runs/a", 0.0), scores("runs/b", 0.03)])
     write_comparison_report(tmp_path / "a.html", comparison)
