@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """How often the task of a lost worker is tried again before it counts as failed."""
+# Dask's web page gets any free port of this machine: by default it would listen to other machines, on a port of which a second
+# cluster complains.
+_DASHBOARD = "127.0.0.1:0"
 _LOCAL = re.compile(r"local:(\d{1,4})")
 _ADDRESS = re.compile(r"[a-z]+://.+")
 _SETTINGS = {
@@ -112,7 +115,7 @@ def _local_cluster(workers: int) -> Any:
             threads_per_worker=1,
             processes=True,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address=_DASHBOARD,
             silence_logs=logging.CRITICAL,
         )
 
@@ -129,7 +132,7 @@ def slurm_cluster(jobs: SlurmJobs, *, start: bool) -> Any:
     """
     return _library("dask_jobqueue").SLURMCluster(
         n_workers=jobs.jobs if start else 0,
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": _DASHBOARD},
         **jobs.job_options(),
     )
 

@@ -100,7 +100,8 @@ from tests.data.patches.test_prepare_cases import store_in
 
 def seen(done, total, case):
     print(case, flush=True)
-    time.sleep(60)
+    for _ in range(600):  # a signal right before a long sleep would be noticed at its end
+        time.sleep(0.1)
 
 
 store_in(Path(sys.argv[1])).fill(read_dataset(sys.argv[2]).cases, 2, seen)
@@ -123,7 +124,7 @@ def test_finished_cases_stay_after_an_interruption(tmp_path, dataset, number):
     try:
         done = process.stdout.readline().strip()
         process.send_signal(number)
-        process.wait(60)
+        process.wait(120)
     finally:
         process.kill()
         process.wait()
