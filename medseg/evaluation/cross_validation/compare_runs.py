@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
 from medseg.evaluation.statistics.table_intervals import subjects_note
 from medseg.evaluation.summary_json import SUMMARY_FORMAT
@@ -146,7 +146,7 @@ class Comparison:
         unsure = [c.run for c in self.runs if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
         return [
-            f"{pluralise(self.cases, 'case')} of {subjects_note(self.subjects, FEW_SUBJECTS)}",
+            f"{pluralise(self.cases, 'case')} of {subjects_note(self.subjects)}",
             f"best: {self.best.run}{doubt}",
         ]
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medseg.evaluation.label_maps.metrics import LabelMetrics
-from medseg.evaluation.statistics.bootstrap import DRAWS, FEW_SUBJECTS, Interval
+from medseg.evaluation.statistics.bootstrap import DRAWS, Interval
 from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals
 from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
@@ -224,7 +224,7 @@ class Table:
         return rows
 
     def _notes(self) -> list[str]:
-        subjects = subjects_note(len(set(self.subject_of.values())), FEW_SUBJECTS)
+        subjects = subjects_note(len(set(self.subject_of.values())))
         notes = [
             f"{pluralise(len(self.cases), 'case')} of {subjects}; surface Dice at {self.tolerance_mm:g} mm"
         ]

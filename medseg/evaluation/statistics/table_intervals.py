@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval, mean_of_known, resampled_means
 from medseg.runtime.formatting import pluralise
 
 
@@ -24,9 +24,10 @@ def table_intervals(
         The intervals; those of the mean of the labels' means are under the name ``""``.
     """
     cases, names = (tuple(dict.fromkeys(key[part] for key in rows)) for part in (0, 1))
+    place_of = [{key: place for place, key in enumerate(keys)} for keys in (cases, names)]
     values = np.full((len(cases), len(metrics), len(names)), np.nan)
     for (case, name), found in rows.items():
-        values[cases.index(case), :, names.index(name)] = found
+        values[place_of[0][case], :, place_of[1][name]] = found
     if not values.size:
         return {"": {metric: Interval(float("nan"), float("nan")) for metric in metrics}}
     owners = [subjects[case] for case in cases]
@@ -50,14 +51,13 @@ def table_intervals(
     return intervals
 
 
-def subjects_note(subjects: int, few: int) -> str:
+def subjects_note(subjects: int) -> str:
     """Return the number of subjects in words, with a remark if there are few.
 
     Args:
         subjects: Number of subjects.
-        few: Number below which they are few.
 
     Returns:
         Such as "12 subjects, which are few".
     """
-    return pluralise(subjects, "subject") + (", which are few" if subjects < few else "")
+    return pluralise(subjects, "subject") + (", which are few" if subjects < FEW_SUBJECTS else "")

@@ -316,7 +316,6 @@
     connect();
     await showCase();
     say("");
-    element("still")?.remove();
     document.body.dataset.ready = "true";
     if (window.parent !== window) window.parent.postMessage("medseg-viewer-ready", "*");
   } catch (error) {

@@ -43,9 +43,7 @@ def write_viewer(
     write_text(path, viewer_page(cases, title=title, max_bytes=max_bytes))
 
 
-def viewer_page(
-    cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES, still: bytes = b""
-) -> str:
+def viewer_page(cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     """Return the viewer of one or more cases as one HTML page.
 
     The page needs no network and may not use one: its content security policy admits its own two scripts only. It names
@@ -55,7 +53,6 @@ def viewer_page(
         cases: Cases in the order of the menu.
         title: Title of the page; the name of the first case if empty.
         max_bytes: Size of the page. Images are reduced until they fit, which the page states; about 1.1 MB are the viewer.
-        still: A PNG that is shown until the viewer is ready, and where scripts or WebGL are not available.
 
     Returns:
         HTML text.
@@ -71,7 +68,6 @@ def viewer_page(
         single_line(title or cases[0].name),
         [single_line(case.name) for case in cases],
         [embedded_json(case.payload(each)) for case in cases],
-        base64.b64encode(still).decode(),
     )
 
 
@@ -83,7 +79,7 @@ def viewer_shell() -> str:
     Returns:
         HTML text.
     """
-    return _rendered(SHELL_TITLE, [SHELL_TITLE], [SHELL_CASE], "")
+    return _rendered(SHELL_TITLE, [SHELL_TITLE], [SHELL_CASE])
 
 
 def viewer_scripts() -> tuple[str, str]:
@@ -92,7 +88,7 @@ def viewer_scripts() -> tuple[str, str]:
     return script, (_FOLDER / "niivue.umd.js").read_text(encoding="utf-8")
 
 
-def _rendered(title: str, names: Sequence[str], cases: Sequence[str], still: str) -> str:
+def _rendered(title: str, names: Sequence[str], cases: Sequence[str]) -> str:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
@@ -104,7 +100,6 @@ def _rendered(title: str, names: Sequence[str], cases: Sequence[str], still: str
         niivue=_niivue(),
         script=scripts[0],
         hashes=[content_hash(script) for script in scripts],
-        still=still,
     )
 
 
