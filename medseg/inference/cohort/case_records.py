@@ -305,6 +305,29 @@ class CaseRecords:
         return text
 
 
+def read_versioned(path: Path, version: int, what: str) -> dict[str, Any] | None:
+    """Read the values of a record in JSON.
+
+    Args:
+        path: File of the record.
+        version: The version of the format that this medseg writes.
+        what: Kind of record, for messages.
+
+    Returns:
+        Its values without the format; None if the file is missing or damaged.
+
+    Raises:
+        DataError: Another version of medseg wrote the record in another format.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        found = values.pop("format")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    check_format(found, version, path, what)
+    return values
+
+
 def read_record(path: Path) -> CaseRecord | None:
     """Read the record of a case.
 
@@ -317,12 +340,9 @@ def read_record(path: Path) -> CaseRecord | None:
     Raises:
         DataError: Another version of medseg wrote the record in another format.
     """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        version = values.pop("format")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    values = read_versioned(path, FORMAT, "record of a case")
+    if values is None:
         return None
-    check_format(version, FORMAT, path, "record of a case")
     try:
         return _parsed(values)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medseg.inference.cohort.case_records import FOLDER
+from medseg.inference.cohort.case_records import FOLDER, read_versioned
 from medseg.inference.cohort.model_id import ModelId
 from medseg.runtime.machine import environment
 from medseg.storage.atomic import write_text
-from medseg.storage.formats import check_format
 
 FORMAT = 1
 
@@ -95,10 +94,4 @@ def read_process(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: Another version of medseg wrote the record in another format.
     """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        version = values.pop("format")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    check_format(version, FORMAT, path, "record of a process")
-    return values
+    return read_versioned(path, FORMAT, "record of a process")
