@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,22 @@ def mean_over_ranks(number: Tensor) -> Tensor:
     return number
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; its gradient is the sum of the gradients of all ranks."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Return the sum over ranks; gradients flow back to all of them.
 
@@ -38,7 +56,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_reduce
-
-    total: Tensor = all_reduce(tensor)
+    total: Tensor = _Sum.apply(tensor)
     return total
+
+
+def leave_process_group() -> None:
+    """End the communication with the other ranks; without it, its threads may abort the process while Python ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

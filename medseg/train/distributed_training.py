@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from medseg.errors import ConfigError, MedsegError, ResourceError
 from medseg.runtime.devices import resolve_precision, set_tf32
+from medseg.runtime.distributed import leave_process_group
 from medseg.runtime.launch import process_count, process_rank, processes_per_machine
 from medseg.runtime.worker_process import end_with_torchrun
 from medseg.train.settings import TrainSettings
@@ -228,4 +230,6 @@ def _fabric(accelerator: str, precision: Any, size: int, *, thaws: bool) -> Fabr
     # A part is frozen in the first steps only.
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     fabric.launch()
+    atexit.unregister(leave_process_group)
+    atexit.register(leave_process_group)
     return fabric
