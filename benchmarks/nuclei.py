@@ -22,8 +22,8 @@ from measurements_page import machine, markdown, publish_section
 from medseg.data.datasets.read_case import read_case_image
 from medseg.experiment.held_out import held_out_cases
 from medseg.experiment.run_folder import RunFolder
+from medseg.io.companions.instance_files import instance_map_path
 from medseg.io.files import read_labels
-from medseg.io.instance_files import instance_map_path
 from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]

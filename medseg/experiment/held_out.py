@@ -17,7 +17,7 @@ from medseg.experiment.resolve_data import find_dataset, labels_of
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.model_id import model_hash
-from medseg.io.instance_files import InstanceFile, instance_map_path
+from medseg.io.companions.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume

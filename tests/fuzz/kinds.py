@@ -31,8 +31,8 @@ from medseg.inference.cohort.case_records import (
     read_record,
 )
 from medseg.interop.monai.import_weights import read_state
+from medseg.io.companions.instance_files import read_instances
 from medseg.io.files import read, read_grid, read_labels
-from medseg.io.instance_files import read_instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.model_folder.settings import SavedModel

@@ -16,8 +16,8 @@ from medseg.cli.main import main
 from medseg.data.datasets.image_folders import read_image_folder
 from medseg.experiment.experiment import Experiment
 from medseg.inference.predictor import load
+from medseg.io.companions.instance_files import read_instances
 from medseg.io.files import read, read_labels
-from medseg.io.instance_files import read_instances
 from medseg.model_folder.folder import load_model
 from medseg.models.mask_rcnn.network import MaskRCNN
 from medseg.train.reporting import read_metrics

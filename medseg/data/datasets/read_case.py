@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.errors import DataError, error_message, warn_once
+from medseg.io.companions.instance_files import InstanceFile
 from medseg.io.files import WHOLE_WITHIN, read, read_grid, read_labels, read_stored_labels
-from medseg.io.instance_files import InstanceFile
 from medseg.labels.label_sets import unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.volumes.alignment import align_to_grid

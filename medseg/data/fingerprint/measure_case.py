@@ -17,7 +17,7 @@ from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.data.preprocessing.histogram import Histogram, foreground_histograms
 from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError
-from medseg.io.companion_files import companion_files
+from medseg.io.companions.companion_files import companion_files
 from medseg.io.file_content import permission_denied
 from medseg.labels.label_table import Labels
 from medseg.storage.file_state import FileState

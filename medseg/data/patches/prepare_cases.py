@@ -27,7 +27,7 @@ from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label, prepare_masks
 from medseg.data.preprocessing.training_data import ImageMeasures, label_volumes, measure_image
 from medseg.errors import DataError, MedsegError, cases_failed
-from medseg.io.companion_files import companion_files
+from medseg.io.companions.companion_files import companion_files
 from medseg.io.file_content import permission_denied
 from medseg.io.files import suffix_of
 from medseg.labels.label_sets import AnnotatedLabels, LabelSets

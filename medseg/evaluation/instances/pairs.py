@@ -16,8 +16,8 @@ from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
+from medseg.io.companions.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.io.files import stem_of
-from medseg.io.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.io.nifti.nifti_geometry import OrientationFrom
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
@@ -66,7 +66,7 @@ def evaluate_instances(
 
     Args:
         prediction: Instances, a volume of instance ids, a file of ids (a table with the same name may give classes and
-            scores, see `medseg.io.instance_files`), or a folder of such files.
+            scores, see `medseg.io.companions.instance_files`), or a folder of such files.
         reference: As `prediction`; folders are matched by file name.
         labels: Names of the classes; None names them by their values.
         components_of: ``"predictions"`` or ``"both"`` if these are label maps whose connected components are the
@@ -255,7 +255,7 @@ def _classified(side: _Side, labels: Labels, guessed: bool, where: str) -> Insta
     elif side.coded_as == "nothing" and len(labels.foreground) > 1:
         raise DataError(
             f"{where}: found an instance map without a table of classes, expected one, because there are "
-            f"{len(labels.foreground)} labels. Add the table (see medseg.io.instance_files), or name one label."
+            f"{len(labels.foreground)} labels. Add the table (see medseg.io.companions.instance_files), or name one label."
         )
     elif len(classes) and classes.max() >= len(labels):
         raise DataError(

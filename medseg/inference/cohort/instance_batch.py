@@ -11,8 +11,8 @@ from medseg.inference.cohort.batch import Outcome, Recording, without_recording
 from medseg.inference.cohort.voxel_state import InputWatch
 from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
+from medseg.io.companions.instance_files import instance_map_path, write_instances
 from medseg.io.files import write
-from medseg.io.instance_files import instance_map_path, write_instances
 from medseg.labels.instances import Instances
 from medseg.runtime.memory import ItemPeaks
 from medseg.runtime.progress import Progress

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medseg.io.companions.instance_files import instance_map_path, instance_table_path
 from medseg.io.files import stem_of
-from medseg.io.instance_files import instance_map_path, instance_table_path
 
 
 def probabilities_path(target: Path) -> Path:

@@ -11,8 +11,8 @@ from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_image
 from medseg.errors import DataError
+from medseg.io.companions.label_names import label_names_of
 from medseg.io.files import IMAGE_SUFFIXES, read, read_labels, stem_of
-from medseg.io.label_names import label_names_of
 from medseg.labels.label_table import Labels
 from medseg.viz.slice_images import Window
 from medseg.viz.viewer.viewer_case import REFERENCE, ViewerCase
@@ -34,7 +34,7 @@ def open_image(
         image: An image file, or a folder with a DICOM series.
         label_maps: Files of label maps.
         reference: File of the label map with which the first of `label_maps` is compared.
-        names: Names and colours of the values; None looks for them, see `medseg.io.label_names.label_names_of`.
+        names: Names and colours of the values; None looks for them, see `medseg.io.companions.label_names.label_names_of`.
         window: Intensity window; see `medseg.viz.slice_images.window_of`.
         reading: What the user decided about files whose headers are wrong.
 

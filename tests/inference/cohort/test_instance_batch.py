@@ -18,8 +18,8 @@ from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.predictor import Predictor
+from medseg.io.companions.instance_files import read_instances
 from medseg.io.files import read, read_labels, write
-from medseg.io.instance_files import read_instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model

@@ -14,8 +14,8 @@ from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.evaluation.instances.pairs import evaluate_instances
 from medseg.inference.instances.image_instances import find_instances, onto_grid, without_covered
+from medseg.io.companions.instance_files import write_instances
 from medseg.io.files import write
-from medseg.io.instance_files import write_instances
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.models.base import Model

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import DataError, DataWarning
-from medseg.io.label_names import label_names_of
+from medseg.io.companions.label_names import label_names_of
 from tests.io.nifti.test_nifti_label_names import TABLE, saved
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.io.companion_files import companion_files
+from medseg.io.companions.companion_files import companion_files
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
+from medseg.io.companions.instance_files import read_instances, write_instances
 from medseg.io.files import write
-from medseg.io.instance_files import read_instances, write_instances
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
