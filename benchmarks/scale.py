@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import Case
 from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.class_locations import locations_table
@@ -180,7 +181,7 @@ def preparation(count: int) -> None:
         for turn, workers in enumerate((1, 2, 2, 1)):
             store = CaseStore(folder / f"store_{turn}", settings, LabelSets.from_annotations(labels))
             began, used = time.perf_counter(), cpu_seconds()
-            store.fill(cases, workers)
+            store.fill(cases, Workforce(workers))
             wall, cpu = time.perf_counter() - began, cpu_seconds() - used
             size = sum(file.stat().st_size for file in store.folder.rglob("*"))
             print(

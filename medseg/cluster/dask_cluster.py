@@ -40,6 +40,8 @@ _SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
 }
+_OPEN: dict[str, Client] = {}
+"""The connections of this process by the descriptions of their clusters."""
 
 
 def check_cluster(text: str) -> None:
@@ -70,6 +72,8 @@ def check_cluster(text: str) -> None:
 def connected(text: str) -> Iterator[Client]:
     """Connect to a cluster, which is started and ended if it is not a running one.
 
+    Within the context of a connection, connecting to the same cluster again returns that connection.
+
     Args:
         text: ``local:N`` for N processes of this machine; the address of a scheduler, such as ``tcp://host:8786``; or a YAML
             file that describes jobs of SLURM, see `SlurmJobs`.
@@ -81,6 +85,9 @@ def connected(text: str) -> Iterator[Client]:
         ConfigError: As for `check_cluster`.
         ResourceError: The cluster cannot be started, or the scheduler cannot be reached.
     """
+    if text in _OPEN:
+        yield _OPEN[text]
+        return
     check_cluster(text)
     dask, distributed = _library("dask"), _library("distributed")
     local = _LOCAL.fullmatch(text)
@@ -97,9 +104,11 @@ def connected(text: str) -> Iterator[Client]:
                 f"cluster {text}: cannot be reached or started ({error}). Check the address or the file, and that it runs."
             ) from None
         cluster = client.cluster
+        _OPEN[text] = client
         try:
             yield client
         finally:
+            del _OPEN[text]
             client.close(timeout=10)
             if cluster is not None:
                 cluster.close(timeout=30)

@@ -52,6 +52,7 @@ class Experiment(ExperimentConfig):
         resume: bool = False,
         extend: str | None = None,
         progress: Progress | None = None,
+        cluster: str | None = None,
     ) -> Trainer:
         """Prepare the data and return the trainer; iterate over it to train.
 
@@ -60,6 +61,8 @@ class Experiment(ExperimentConfig):
             resume: Continue from the last checkpoint of a run with the same configuration.
             extend: With `resume`, additional steps (``"2000"``) or time (``"30m"``) for a finished run.
             progress: Called with (done, total, case id) as cases are measured and prepared.
+            cluster: Dask cluster on which cases are measured and prepared, as for ``medseg predict --cluster``: ``local:N``,
+                the address of a scheduler, or a YAML file that describes jobs of SLURM. None for the machines that train.
 
         Returns:
             The trainer, which yields a report at regular intervals.
@@ -76,11 +79,16 @@ class Experiment(ExperimentConfig):
                 f"extend: found {extend!r} with resume=False, expected resume=True. Set it, or leave extend out."
             )
         setup = TrainingSetup.start(
-            self.config, RunFolder(Path(run)), resume=resume, extend=extend, progress=progress
+            self.config,
+            RunFolder(Path(run)),
+            resume=resume,
+            extend=extend,
+            progress=progress,
+            cluster=cluster,
         )
         return setup.trainer()
 
-    def cross_validation(self, run: str | Path) -> CrossValidation:
+    def cross_validation(self, run: str | Path, *, cluster: str | None = None) -> CrossValidation:
         """Return the cross-validation of this experiment; iterate over it to train all folds and aggregate the results.
 
         ``for fold, report in experiment.cross_validation("runs/x"): print(fold, report)``. Finished folds are skipped,
@@ -89,6 +97,7 @@ class Experiment(ExperimentConfig):
 
         Args:
             run: Folder of the folds, new or of the same experiment.
+            cluster: Dask cluster on which cases are measured and prepared, and held-out cases predicted, as for `trainer`.
 
         Returns:
             The cross-validation.

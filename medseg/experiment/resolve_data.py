@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import Dataset
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
@@ -195,6 +196,7 @@ def resolve_preprocessing(
     labels: Labels,
     training_cases: Sequence[str],
     progress: Progress | None = None,
+    cluster: str | None = None,
 ) -> Preprocessing:
     """Return the preprocessing with the intensity statistics of the training cases.
 
@@ -204,6 +206,7 @@ def resolve_preprocessing(
         labels: Its labels; foreground statistics are those of voxels of any label.
         training_cases: Ids of the cases to measure.
         progress: Called after each case that is read with (done, total, case id).
+        cluster: Dask cluster on which the cases are read; None for this machine.
 
     Returns:
         Preprocessing with one entry per channel, which is stored in the model folder.
@@ -221,7 +224,7 @@ def resolve_preprocessing(
             labels,
             measured,
             known=experiment.data.fingerprint,
-            workers=preparation_workers(experiment),
+            workforce=preparation_workforce(experiment, cluster),
             progress=progress,
         )
     return Preprocessing(
@@ -232,7 +235,7 @@ def resolve_preprocessing(
     )
 
 
-def preparation_workers(experiment: ExperimentConfig) -> int | None:
-    """Return the number of processes that read and prepare cases; None chooses by the size of the files."""
+def preparation_workforce(experiment: ExperimentConfig, cluster: str | None = None) -> Workforce:
+    """Return where cases are read and prepared: on a cluster, or in as many processes as ``train.workers`` says."""
     workers = experiment.train.workers
-    return None if workers == "auto" else workers
+    return Workforce(None if workers == "auto" else workers, cluster)

@@ -73,6 +73,10 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def absolute(self) -> RunFolder:
+        """Return the same folder by its absolute path, for processes that work in other folders."""
+        return RunFolder(self.path.absolute())
+
     def __fspath__(self) -> str:
         return str(self.path)
 

@@ -38,7 +38,7 @@ from medseg.experiment.resolve_data import (
     find_dataset,
     label_sets_of,
     labels_of,
-    preparation_workers,
+    preparation_workforce,
     resolve_preprocessing,
     with_absolute_paths,
 )
@@ -74,6 +74,7 @@ class TrainingSetup:
         resume: Whether the run exists and continues from its last checkpoint.
         extension: The later end of a finished run, or None.
         progress: Called with (done, total, case id) as cases are measured and prepared; None for no progress.
+        cluster: Dask cluster on which cases are measured and prepared; None for the machines that train.
     """
 
     experiment: ExperimentConfig
@@ -82,6 +83,7 @@ class TrainingSetup:
     resume: bool = False
     extension: Extension | None = None
     progress: Progress | None = None
+    cluster: str | None = None
 
     @classmethod
     def start(
@@ -92,6 +94,7 @@ class TrainingSetup:
         resume: bool = False,
         extend: str | None = None,
         progress: Progress | None = None,
+        cluster: str | None = None,
     ) -> Self:
         """Start the processes and check the run folder.
 
@@ -101,6 +104,7 @@ class TrainingSetup:
             resume: Continue from the last checkpoint.
             extend: Steps or time in addition to those of a finished run; None for no extension.
             progress: Called with (done, total, case id) as cases are measured and prepared.
+            cluster: Dask cluster on which cases are measured and prepared; None for the machines that train.
 
         Returns:
             The setup; nothing has been written yet.
@@ -118,7 +122,7 @@ class TrainingSetup:
         if extend is not None:
             extension = processes.broadcast(lambda: plan_extension(experiment, run, extend))
         chosen = extension.experiment if extension else experiment
-        return cls(chosen, run, processes, resume, extension, progress)
+        return cls(chosen, run, processes, resume, extension, progress, cluster)
 
     def trainer(self) -> Trainer:
         """Prepare the data, open the run folder, and return the trainer.
@@ -247,7 +251,7 @@ class TrainingSetup:
             return self.run.read_preprocessing()
         return self.processes.broadcast(
             lambda: resolve_preprocessing(
-                self.experiment, self.dataset, self.labels, self.split.train, self.progress
+                self.experiment, self.dataset, self.labels, self.split.train, self.progress, self.cluster
             )
         )
 
@@ -302,17 +306,23 @@ class TrainingSetup:
         return self.run.shared_folder / STORE
 
     def _prepare(self) -> list[StoredCase]:
-        """Return all prepared cases from a store that runs in the same folder share; each process prepares a part of them."""
+        """Return all prepared cases from a store that runs in the same folder share.
+
+        Each process prepares a part of them, or the main process has all of them prepared on a cluster.
+        """
         cases = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         folder = self._store
         check_space(folder, cases, self.preprocessing)
         store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage, self._image_type)
-        workers = preparation_workers(self.experiment)
+        workforce = preparation_workforce(self.experiment, self.cluster)
         own = cases[self.processes.rank :: self.processes.size]
-        parts = self.processes.gather(lambda: store.outcomes(own, workers, self.progress))
+        if self.cluster is not None:
+            own = cases if self.processes.is_main else ()
+        parts = self.processes.gather(lambda: store.outcomes(own, workforce, self.progress))
         prepared = stored_or_raise(folder, [outcome for part in parts for outcome in part])
         lost = {case.id for case in prepared if not case.folder.is_dir()}  # on the disk of another machine
-        here = store.fill([case for case in cases if case.id in lost], workers) if lost else []
+        workforce = preparation_workforce(self.experiment)
+        here = store.fill([case for case in cases if case.id in lost], workforce) if lost else []
         return [*(case for case in prepared if case.id not in lost), *here]
 
     def _check_prepared(self, cases: list[StoredCase]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint
@@ -100,6 +101,7 @@ def plan(
     layout: str = "auto",
     reading: ReadingOptions | None = None,
     workers: int | None = 0,
+    cluster: str | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -111,7 +113,9 @@ def plan(
         layout: Layout of the dataset.
         reading: What the user decided about files whose headers are wrong; it becomes part of the experiment. None decides
             nothing.
-        workers: Number of processes that measure cases, see `medseg.planning.fingerprint.measure.fingerprint`.
+        workers: Largest number of processes that measure cases; 0 measures in this process; None is one per core if the files
+            are large.
+        cluster: Dask cluster on which cases are measured instead; its workers need the dataset under the same path.
         cache: The ``fingerprint.json`` that `Plan.save` will write. An earlier one is reused if no file of the dataset has
             changed. The plan refers to it, so that a training does not measure the cases again.
         progress: Called after each case with (done, total, case id).
@@ -135,8 +139,8 @@ def plan(
     options = options or PlanOptions()
     stored = None if cache is None else Path(cache).resolve()
     source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED, stored)
-    found = read_dataset(dataset, layout, reading)
-    measured = fingerprint(found, workers=workers, cache=cache, progress=progress)
+    found = read_dataset(dataset if cluster is None else source.path, layout, reading)
+    measured = fingerprint(found, workforce=Workforce(workers, cluster), cache=cache, progress=progress)
     preset, steps = options.chosen_preset, options.steps
     proposal = propose(measured, preset, choose_budget(preset, options.memory), options.kind)
     other = _other_model(options.model, measured) if options.model else None

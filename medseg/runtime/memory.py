@@ -78,11 +78,24 @@ def format_size(size: float, *, round_up: bool = False) -> str:
     return f"{size / 10**9 + (0.05 if round_up else 0):.1f} GB"
 
 
+_sharing = {"processes": 1}  # that do the same work on this machine, see `share_free_memory`
+
+
+def share_free_memory(processes: int) -> None:
+    """Let `free_memory` return the part of one of several processes that do the same work on this machine.
+
+    Args:
+        processes: Number of processes, this one included.
+    """
+    _sharing["processes"] = max(1, processes)
+
+
 def free_memory(groups: Iterable[Path] | None = None) -> int:
     """Return the memory that this process may still take.
 
     This is the memory that the machine has available, or what is left of a control group (container, SLURM job) if
-    that is less. Cached files count as free, because the kernel drops them when memory is needed.
+    that is less. Cached files count as free, because the kernel drops them when memory is needed. Processes that were told
+    of each other by `share_free_memory` divide it.
 
     Args:
         groups: Folders of control groups; None for the group of this process and all groups above it.
@@ -94,7 +107,7 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
     for folder, limit, usage in _limits(groups):
         if usage is not None:
             free = min(free, max(0, limit - usage + _cached_files(folder)))
-    return free
+    return free // _sharing["processes"]
 
 
 def total_memory(groups: Iterable[Path] | None = None) -> int:

@@ -12,6 +12,7 @@ from medseg.errors import ConfigError
 from medseg.inference.predictor import Predictor
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.presets import PRESETS
+from medseg.runtime import memory
 from medseg.runtime.memory import (
     GIB,
     PeakMemory,
@@ -20,6 +21,7 @@ from medseg.runtime.memory import (
     free_memory,
     parse_size,
     process_memory,
+    share_free_memory,
     total_memory,
 )
 
@@ -166,3 +168,13 @@ def test_peak_memory_sees_a_large_allocation():
         time.sleep(0.05)
     assert memory.peak >= before
     assert memory.taken > 32 << 20
+
+
+def test_processes_of_one_machine_divide_what_is_free(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * GIB, total=8 * GIB))
+    assert free_memory([]) == 6 * GIB
+    monkeypatch.setitem(memory._sharing, "processes", 1)  # restored at the end
+    share_free_memory(4)
+    assert free_memory([]) == 6 * GIB // 4
+    share_free_memory(0)
+    assert free_memory([]) == 6 * GIB

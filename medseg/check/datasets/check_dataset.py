@@ -12,12 +12,12 @@ from medseg.check.datasets.across_cases import findings_across_cases
 from medseg.check.datasets.dataset_files import list_dataset
 from medseg.check.datasets.split_findings import split_findings
 from medseg.check.finding import Finding, message_parts, relative_name
+from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels
-from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 DEFAULT_FOLDS = 5
@@ -146,16 +146,13 @@ def check_cases(
     check = partial(
         check_case, labels=labels, channel_names=tuple(channel_names), root=root, images=options.images
     )
-    workers = options.workers
-    if workers is None:
-        workers = worthwhile_processes(file for case in cases for file in case.files)
-    outcomes = map_in_processes(
+    outcomes = Workforce(options.workers).map(
         check,
         cases,
         [case.id for case in cases],
-        workers,
-        options.progress,
+        (file for case in cases for file in case.files),
         partial(measuring_bytes, channels=len(channel_names) or 1),
+        options.progress,
     )
     failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
     if failures:  # what is wrong with a file is a finding, so the memory did not suffice

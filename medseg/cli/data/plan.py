@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medseg.cli.reading_options import add_dataset_options, reading_options
+from medseg.cli.reading_options import add_cluster_option, add_dataset_options, reading_options
 
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
 
@@ -55,6 +55,7 @@ def add_parser(commands: Any) -> None:
         "--steps", type=int, help="training steps (default: 250000 on a GPU, 40 minutes on a processor)"
     )
     add_dataset_options(parser, "measure")
+    add_cluster_option(parser, "measuring of the cases")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
             layout=options.layout,
             reading=reading_options(options),
             workers=options.workers,
+            cluster=options.cluster,
             cache=target.with_name(FINGERPRINT_NAME),
             progress=progress,
         )

@@ -121,7 +121,6 @@ def _label_maps(options: argparse.Namespace) -> int:
 
     prediction, tolerance = Path(options.prediction), options.tolerance_mm
     if options.reference is None and RunFolder(prediction).is_cross_validation:
-        _refuse_cluster(options)
         return _folds(RunFolder(prediction), options)
     if options.reference is None:
         from medseg.experiment.held_out import held_out_pairs
@@ -165,15 +164,6 @@ def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argpars
     print(f"report: {page}")
 
 
-def _refuse_cluster(options: argparse.Namespace) -> None:
-    from medseg.errors import ConfigError
-
-    if options.cluster is not None:
-        raise ConfigError(
-            "--cluster: found it with a cross-validation, expected folders or a single run. Remove it."
-        )
-
-
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     """Evaluate the out-of-fold predictions of a cross-validation and return the exit code."""
     from medseg.evaluation.label_maps.surface import checked_tolerance
@@ -185,7 +175,13 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     held_out_by_fold(run)  # raises if a fold is not finished
     tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
     with progress_bar() as progress:
-        table = fold_table(run, tolerance_mm=tolerance, reading=reading_options(options), progress=progress)
+        table = fold_table(
+            run,
+            tolerance_mm=tolerance,
+            reading=reading_options(options),
+            progress=progress,
+            cluster=options.cluster,
+        )
     code = _report(table, 0, len(table.table.cases), options)
     if options.report:
         pairs, labels, _ = held_out_pairs(run, reading_options(options))

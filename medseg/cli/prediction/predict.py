@@ -147,6 +147,7 @@ def run(options: argparse.Namespace) -> int:
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:
         check_out_of_fold(cross_validation.path, given, settings)
+        check_sharing(None, options.cluster)
         return _predict_out_of_fold(cross_validation, options)
     check_sharing(options.part, options.cluster)
     machine = {"device": "cpu"} if options.cluster else {}  # workers have devices of their own
@@ -259,6 +260,7 @@ def _predict_out_of_fold(run: RunFolder, options: argparse.Namespace) -> int:
             instances=instances,
             source_names=not options.no_source_names,
             progress=progress,
+            cluster=options.cluster,
             **_machine(options),
         )
 

@@ -93,7 +93,7 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
             "--orientation-from",
             "--files-root",
         ),
-        *("--part", "--cluster", *changed),
+        *("--part", *changed),
     )
     reason = f"each fold predicts with its own settings. Predict with one fold: {run / 'fold_0'}"
     _refuse(f"{run}: --held-out", {*given, *changed}, others, reason)

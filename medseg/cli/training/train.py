@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.cli.reading_options import add_reading_options
+from medseg.cli.reading_options import add_cluster_option, add_reading_options
 
 if TYPE_CHECKING:
     from medseg.experiment.cross_validation.folds import CrossValidation
@@ -52,6 +52,7 @@ def add_parser(commands: Any) -> None:
         metavar="MORE",
         help="with --resume: train a finished run for MORE additional steps (2000) or time (30m)",
     )
+    add_cluster_option(parser, "preparation of the cases and the prediction of held-out cases")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,11 +95,18 @@ def run(options: argparse.Namespace) -> int:
     if options.all_folds or options.fold is not None or resumes_folds:
         _train_one_or_all_folds(experiment, folder, options)
     else:
-        train(experiment, folder, resume=bool(options.resume), extend=options.extend)
+        train(experiment, folder, resume=bool(options.resume), extend=options.extend, cluster=options.cluster)
     return 0
 
 
-def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | None = None) -> None:
+def train(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    resume: bool,
+    extend: str | None = None,
+    cluster: str | None = None,
+) -> None:
     """Prepare the data, train, and print the path of the model; only the main process prints.
 
     Args:
@@ -106,6 +114,7 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
         folder: Run folder.
         resume: Continue from the last checkpoint in the folder.
         extend: Additional steps (``"2000"``) or time (``"30m"``) for a finished run.
+        cluster: Dask cluster on which cases are measured and prepared; None for this machine.
 
     Raises:
         ConfigError: The folder holds another run, or the run cannot be extended.
@@ -115,7 +124,9 @@ def train(experiment: Experiment, folder: Path, *, resume: bool, extend: str | N
 
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"
     _follow(
-        lambda progress: experiment.trainer(folder, resume=resume, extend=extend, progress=progress),
+        lambda progress: experiment.trainer(
+            folder, resume=resume, extend=extend, progress=progress, cluster=cluster
+        ),
         folder,
         go_on,
     )
@@ -132,7 +143,7 @@ def _train_one_or_all_folds(experiment: Experiment, folder: Path, options: argpa
             f"--extend: found a cross-validation ({folder}), expected a single run, because all folds are trained equally long. "
             "Train longer in a new folder."
         )
-    validation = experiment.cross_validation(folder)
+    validation = experiment.cross_validation(folder, cluster=options.cluster)
     if validation.is_main:
         print(f"{folder}: {validation}; if it is stopped, run the same command again to continue", flush=True)
     go_on = f"medseg train --resume {shlex.quote(str(folder))}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from medseg.cluster.case_map import HERE, Workforce
 from medseg.data.datasets.cases import Dataset
 from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import case_histograms, is_unchanged
@@ -13,7 +14,6 @@ from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels
-from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 
@@ -23,7 +23,7 @@ def training_intensities(
     channels: Sequence[int],
     *,
     known: str | Path | None = None,
-    workers: int | None = 0,
+    workforce: Workforce = HERE,
     progress: Progress | None = None,
 ) -> dict[int, IntensityStatistics]:
     """Return statistics of the foreground of all cases of a dataset, which have equal weight.
@@ -34,7 +34,7 @@ def training_intensities(
         channels: Indices of the channels whose statistics are needed.
         known: ``fingerprint.json`` of a plan. Cases whose files have not changed since are not read again, if it was
             measured with the same labels. None or a missing file reads all cases.
-        workers: Largest number of processes; 0 reads in this process; None is one per core if the files are large.
+        workforce: Where the cases are read.
         progress: Called after each case that is read with (done, total, case id).
 
     Returns:
@@ -55,16 +55,14 @@ def training_intensities(
             if packed is not None:
                 found[case.id] = packed
     rest = [case for case in dataset.cases if case.id not in found]
-    if workers is None:
-        workers = worthwhile_processes(file for case in rest for file in case.files)
     count = len(dataset.channel_names)
-    outcomes = map_in_processes(
+    outcomes = workforce.map(
         partial(case_histograms, labels=labels, channels=count),
         rest,
         [case.id for case in rest],
-        workers,
-        progress,
+        (file for case in rest for file in case.files),
         partial(measuring_bytes, channels=count),
+        progress,
     )
     failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
     if failures:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.cluster.case_map import HERE, Workforce
 from medseg.data.datasets.cases import UNDECIDED, Case
 from medseg.data.datasets.read_case import (
     read_case_first_stage,
@@ -32,7 +33,6 @@ from medseg.io.file_content import permission_denied
 from medseg.io.files import suffix_of
 from medseg.labels.label_sets import AnnotatedLabels, LabelSets
 from medseg.labels.label_table import Labels
-from medseg.runtime.process_map import outcomes_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder, replacing_folder, write_text
 from medseg.storage.content_index import ContentIndex
@@ -74,7 +74,7 @@ class CaseStore:
     image_type: ImageType = "float32"
 
     def fill(
-        self, cases: Sequence[Case], workers: int | None = 0, progress: Progress | None = None
+        self, cases: Sequence[Case], workforce: Workforce = HERE, progress: Progress | None = None
     ) -> list[StoredCase]:
         """Prepare every case that is not in the store yet, and return all cases in order.
 
@@ -82,8 +82,8 @@ class CaseStore:
 
         Args:
             cases: Cases to prepare.
-            workers: Largest number of processes, each with one case in memory; 0 prepares in this process; None is one per
-                core if the files are large. No more cases are in work at once than fit into the free memory.
+            workforce: Where the cases are prepared. No more of them are in work at once in the processes of this machine than
+                fit into its free memory.
             progress: Called with (done, total, case id) after each case that was not in the store.
 
         Returns:
@@ -94,16 +94,16 @@ class CaseStore:
                 are prepared, or stored cases are damaged; the message lists them.
             ResourceError: The disk is full, or the memory did not suffice for a case.
         """
-        return stored_or_raise(self.folder, self.outcomes(cases, workers, progress))
+        return stored_or_raise(self.folder, self.outcomes(cases, workforce, progress))
 
     def outcomes(
-        self, cases: Sequence[Case], workers: int | None = 0, progress: Progress | None = None
+        self, cases: Sequence[Case], workforce: Workforce = HERE, progress: Progress | None = None
     ) -> list[StoredCase | MedsegError]:
         """Do the same as `fill`, but return the errors of cases that cannot be prepared.
 
         Args:
             cases: As for `fill`, like the other arguments.
-            workers: Largest number of processes.
+            workforce: Where the cases are prepared.
             progress: Called after each case.
 
         Returns:
@@ -124,13 +124,11 @@ class CaseStore:
         missing = [number for number in range(len(work)) if number not in found]
         if missing:
             make_folder(self.folder)
-        if workers is None:
-            workers = worthwhile_processes(file for number in missing for file in work[number][0].files)
-        outcomes = outcomes_in_processes(
+        outcomes = workforce.outcomes(
             self._prepared,
             [work[number] for number in missing],
             [work[number][0].id for number in missing],
-            workers,
+            (file for number in missing for file in work[number][0].files),
             self._needed_bytes,
         )
         saved = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.cluster.case_map import Workforce
+from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.preprocessing.training_data import TrainingData
-from medseg.errors import DataError, ModelError
+from medseg.errors import DataError, MedsegError, ModelError
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
     candidate_dice,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
 
 
-def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
+def aggregate(run: RunFolder, *, progress: Progress | None = None, cluster: str | None = None) -> FoldTable:
     """Predict and measure the held-out cases of every fold, select post-processing, and write the ensemble.
 
     Existing predictions of the current models are kept.
@@ -46,6 +50,8 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
     Args:
         run: Run folder of a cross-validation.
         progress: Called with (done, total, text), where the text names the step and the case.
+        cluster: Dask cluster on which cases are predicted and measured, see `medseg.cluster.dask_cluster.connected`; None for
+            this process.
 
     Returns:
         The metrics of every case and their means per fold, which are also written to ``RUN/evaluation``.
@@ -56,10 +62,11 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
     """
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
-    with run.lock():
+    with run.lock(), nullcontext() if cluster is None else connected(cluster):
+        predictions = predict_out_of_fold(run, todo, instances=objects, cluster=cluster)
         failed = []
         total = sum(len(one.cases) for one in todo)
-        for number, outcome in enumerate(predict_out_of_fold(run, todo, instances=objects), start=1):
+        for number, outcome in enumerate(predictions, start=1):
             if progress is not None:
                 progress(number, total, f"predicting {outcome.case.id}")
             if outcome.error is not None:
@@ -70,7 +77,7 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None) -> FoldTable:
                 + "\n  ".join(failed[:10])
                 + "\nFix them, and run the same command again."
             )
-        table = fold_table(run, progress=progress)
+        table = fold_table(run, progress=progress, cluster=cluster)
         if objects:
             found = instance_table(run)
             found.write_tsv(run.evaluation / "instances" / "cases.tsv")
@@ -112,14 +119,17 @@ def fold_table(
     tolerance_mm: float | None = None,
     reading: ReadingOptions = UNDECIDED,
     progress: Progress | None = None,
+    cluster: str | None = None,
 ) -> FoldTable:
-    """Measure the out-of-fold predictions and select post-processing by them; one case at a time is in memory.
+    """Measure the out-of-fold predictions and select post-processing by them; a process has one case in memory.
 
     Args:
         run: Run folder of a cross-validation with all its predictions.
         tolerance_mm: Tolerance of the surface Dice in mm; None for that of the experiment.
         reading: What the user decided about files whose headers are wrong; what it leaves open is as in the run.
         progress: Called with (done, total, text), where the text is such as "measuring CASE".
+        cluster: Dask cluster on which cases are measured; its workers need the files under the same paths. None for this
+            process.
 
     Returns:
         The metrics of every case and label, with fold and subject of each case. Its `post_processing` is None if
@@ -128,17 +138,19 @@ def fold_table(
     Raises:
         DataError: Predictions are missing, or cannot be measured.
     """
-    pairs, labels, settings = held_out_pairs(run, reading)
+    pairs, labels, settings = held_out_pairs(run if cluster is None else run.absolute(), reading)
     tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
     learns = no_post_processing_reason(run) is None
+    measure = partial(_measured, labels=labels, tolerance_mm=tolerance, learns=learns)
+    names = [pair.case for pair in pairs]
     rows: list[LabelMetrics] = []
     tried = []
-    for number, pair in enumerate(pairs, start=1):
-        of_case, dice = _measured(pair, labels, tolerance, learns)
-        rows += of_case
-        tried += dice
-        if progress is not None:
-            progress(number, len(pairs), f"measuring {pair.case}")
+    outcomes = Workforce(cluster=cluster).map(measure, pairs, names, [], progress=_measuring(progress))
+    for outcome in outcomes:
+        if isinstance(outcome, MedsegError):
+            raise outcome
+        rows += outcome[0]
+        tried += outcome[1]
     splits = run.read_splits()
     return FoldTable(
         Table(tuple(rows), tolerance, {case.id: case.subject for case in held_out_cases(run)}),
@@ -147,6 +159,11 @@ def fold_table(
         if learns
         else None,
     )
+
+
+def _measuring(progress: Progress | None) -> Progress | None:
+    """Return a callback that puts "measuring" in front of the name of a case."""
+    return None if progress is None else lambda done, total, case: progress(done, total, f"measuring {case}")
 
 
 def _measured(

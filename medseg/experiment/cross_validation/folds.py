@@ -38,9 +38,11 @@ class CrossValidation:
     Args:
         experiment: Experiment to cross-validate.
         run: Folder of the folds, new or of the same experiment.
+        cluster: Dask cluster on which cases are measured and prepared, and held-out cases predicted; None for this machine.
 
     Attributes:
         run: The folder of the folds.
+        cluster: The Dask cluster, or None.
         experiment: The experiment that all folds share. Its `data.fold` is 0, which has no meaning here; see
             `fold_experiment`.
         splits: The split of each fold.
@@ -51,12 +53,13 @@ class CrossValidation:
         DataError: The dataset or the splits cannot be used.
     """
 
-    def __init__(self, experiment: ExperimentConfig, run: RunFolder) -> None:
+    def __init__(self, experiment: ExperimentConfig, run: RunFolder, cluster: str | None = None) -> None:
         self.run = run
+        self.cluster = cluster
         self._processes = Distributed(experiment.train, experiment.model.spatial_dims)
         with self._processes.main_first():
             if self._processes.is_main:
-                _open(experiment, run)
+                _open(experiment, run, cluster)
         self.experiment = run.read_experiment()
         dataset = find_dataset(self.experiment, run.shared_folder)
         self.splits = run.read_splits(dataset.labelled_cases)
@@ -123,7 +126,11 @@ class CrossValidation:
         """
         folder = self.run.fold(fold)
         setup = TrainingSetup.start(
-            self.fold_experiment(fold), folder, resume=folder.config.is_file(), progress=progress
+            self.fold_experiment(fold),
+            folder,
+            resume=folder.config.is_file(),
+            progress=progress,
+            cluster=self.cluster,
         )
         return setup.trainer()
 
@@ -148,7 +155,7 @@ class CrossValidation:
             ConfigError: Folds are not finished, or another process aggregates.
             DataError: A case cannot be predicted or measured.
         """
-        return aggregate(self.run, progress=progress)
+        return aggregate(self.run, progress=progress, cluster=self.cluster)
 
     def __repr__(self) -> str:
         cases = sum(len(split.validation) for split in self.splits)
@@ -159,7 +166,7 @@ class CrossValidation:
         )
 
 
-def _open(experiment: ExperimentConfig, run: RunFolder) -> None:
+def _open(experiment: ExperimentConfig, run: RunFolder, cluster: str | None) -> None:
     """Write what the folds share, or check that it belongs to this experiment.
 
     Until a fold has started, another experiment may take the folder.
@@ -183,7 +190,7 @@ def _open(experiment: ExperimentConfig, run: RunFolder) -> None:
     component_groups(experiment.predict, labels)  # raises for unknown names
     resolve_mirroring(experiment, labels)
     cases = sorted({case for split in splits for case in chain(split.train, split.validation)})
-    preprocessing = resolve_preprocessing(experiment, dataset, labels, cases)
+    preprocessing = resolve_preprocessing(experiment, dataset, labels, cases, cluster=cluster)
     run.open_for_folds(_for_all_folds(experiment, len(splits)), splits, preprocessing)
 
 

@@ -19,7 +19,7 @@ from medseg.inference.cohort.cohort_tables import complete_tables
 from medseg.inference.cohort.loaded_models import LoadedModels
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
-from medseg.inference.cohort.predict_folder import FolderPrediction
+from medseg.inference.cohort.predict_folder import Cluster, FolderPrediction
 from medseg.runtime.progress import Progress
 from medseg.storage.manifest import NAME
 
@@ -104,6 +104,7 @@ def predict_out_of_fold(
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
     progress: Progress | None = None,
+    cluster: str | None = None,
 ) -> Iterator[Outcome]:
     """Predict held-out cases with the models of their folds, into ``RUN/predictions``.
 
@@ -115,7 +116,8 @@ def predict_out_of_fold(
         device: As for `medseg.load`.
         max_memory: As for `medseg.load`.
         max_device_memory: As for `medseg.load`.
-        progress: Called with (done, total, "window") for each image.
+        progress: Called with (done, total, "window") for each image; not called on a cluster.
+        cluster: Dask cluster to predict on; None for this process.
 
     Yields:
         One outcome per case, after its file and its record have been written.
@@ -125,9 +127,16 @@ def predict_out_of_fold(
         if not one.cases:
             continue
         models = LoadedModels.load(
-            one.model, device=device, max_memory=max_memory, max_device_memory=max_device_memory
+            one.model,
+            device=device if cluster is None else "cpu",  # workers have devices of their own
+            max_memory=max_memory,
+            max_device_memory=max_device_memory,
         )
         cases = [(case.id, case) for case in one.cases]
-        yield from FolderPrediction(models, cases, outputs, "update", source_names=source_names).run(progress)
+        where = None if cluster is None else Cluster(cluster, device)
+        prediction = FolderPrediction(
+            models, cases, outputs, "update", source_names=source_names, cluster=where
+        )
+        yield from prediction.run(progress)
     if not any(one.cases for one in todo):
         complete_tables(run.predictions)

@@ -20,6 +20,7 @@ from medseg.inference.cohort.loaded_models import LoadedModels, ModelSource, pre
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.io.files import stem_of
 from medseg.runtime.machine import usable_cores
+from medseg.runtime.memory import share_free_memory
 
 Pair = tuple[Case, Path]
 _ONE_CASE = (
@@ -59,6 +60,7 @@ class PredictOnWorker:
             return Outcome(*pair, error=DataError(record.message) if failed else None, network=record.seconds)
         with _ONE_CASE:
             torch.set_num_threads(max(1, usable_cores() // self.workers))
+            share_free_memory(self.workers)
             models = _loaded(json.dumps([asdict(self.source), self.device]))
             (outcome,) = predict_pairs(models, self.outputs, self.records, [pair])
         return outcome

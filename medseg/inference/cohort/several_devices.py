@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
 from medseg.inference.cohort.batch import Outcome
+from medseg.runtime.memory import share_free_memory
 from medseg.runtime.worker_process import call_received, warns_in_one_line
 
 Pair = tuple[Case, Path]
@@ -57,7 +58,7 @@ def predict_on_devices(
     try:
         for device in devices:
             if queue:
-                workers.append(_Worker(work, device))
+                workers.append(_Worker(work, device, len(devices)))
                 workers[-1].feed(queue)
         for _ in range(_AHEAD - 1):
             for worker in workers:
@@ -77,11 +78,11 @@ def predict_on_devices(
                     )
                     suspects.extend(worker.pairs)
                     if queue:
-                        workers.append(_Worker(work, worker.device))
+                        workers.append(_Worker(work, worker.device, len(devices)))
                         for _ in range(_AHEAD):
                             workers[-1].feed(queue)
         for number, pair in enumerate(suspects):
-            workers = [_Worker(work, devices[number % len(devices)])]
+            workers = [_Worker(work, devices[number % len(devices)], 1)]
             yield _predicted_alone(workers[0], pair)
             workers = []
     finally:
@@ -144,11 +145,13 @@ class _Worker:
     Attributes:
         work: What it does.
         device: Its device.
+        processes: Number of processes on this machine, which share its memory.
         pairs: The cases that it was sent and has not finished, in order.
     """
 
     work: Work
     device: str
+    processes: int
     pairs: deque[Pair] = field(default_factory=deque)
     connection: Connection[Any, Any] = field(init=False)
     process: BaseProcess = field(init=False)
@@ -160,7 +163,7 @@ class _Worker:
         self.process = context.Process(target=call_received, args=(other, warns_in_one_line()), daemon=True)
         self.process.start()
         other.close()  # so that the end of the process is the end of the connection
-        self._send(partial(_run, self.work, self.device))
+        self._send(partial(_run, self.work, self.device, self.processes))
 
     def feed(self, queue: _Queue) -> None:
         """Send the next case of the queue, or the end if there is none."""
@@ -206,9 +209,10 @@ class _Worker:
             self.process.join()
 
 
-def _run(work: Work, device: str, connection: Connection[Any, Any]) -> None:
+def _run(work: Work, device: str, processes: int, connection: Connection[Any, Any]) -> None:
     """Predict the cases that come through the connection and send their outcomes back."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished files are removed
+    share_free_memory(processes)
     try:
         for outcome in work(device, _received(connection)):
             connection.send(outcome)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from medseg.cluster.case_map import HERE, Workforce
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
@@ -15,14 +16,13 @@ from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
 from medseg.runtime.formatting import pluralise
-from medseg.runtime.process_map import map_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 
 def fingerprint(
     dataset: Dataset,
     *,
-    workers: int | None = 0,
+    workforce: Workforce = HERE,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Fingerprint:
@@ -30,8 +30,8 @@ def fingerprint(
 
     Args:
         dataset: A dataset, as returned by `medseg.read_dataset`.
-        workers: Largest number of processes, each with one case in memory; 0 measures in this process; None is one per core
-            if the files are large. No more cases are in work at once than fit into the free memory.
+        workforce: Where the cases are measured. No more of them are in work at once in the processes of this machine than fit
+            into its free memory.
         cache: File of an earlier fingerprint, which is returned if no file has changed since. It is not written.
         progress: Called after each case with (done, total, case id).
 
@@ -51,7 +51,7 @@ def fingerprint(
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
-    return _assembled(dataset, _measured(cases, dataset, workers, progress))
+    return _assembled(dataset, _measured(cases, dataset, workforce, progress))
 
 
 def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
@@ -73,19 +73,17 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
 
 
 def _measured(
-    cases: Sequence[Case], dataset: Dataset, workers: int | None, progress: Progress | None
+    cases: Sequence[Case], dataset: Dataset, workforce: Workforce, progress: Progress | None
 ) -> list[MeasuredCase]:
     """Return the measurements of the cases in their order, or raise an error that lists those that cannot be used."""
     channels = len(dataset.channel_names)
-    if workers is None:
-        workers = worthwhile_processes(file for case in cases for file in case.files)
-    outcomes = map_in_processes(
+    outcomes = workforce.map(
         partial(measure_case, labels=dataset.labels, channel_names=dataset.channel_names, root=dataset.root),
         cases,
         [case.id for case in cases],
-        workers,
-        progress,
+        (file for case in cases for file in case.files),
         partial(measuring_bytes, channels=channels),
+        progress,
     )
     failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
     if failures:

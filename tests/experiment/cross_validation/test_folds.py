@@ -71,6 +71,17 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
             )
 
 
+def test_a_cluster_prepares_predicts_and_measures_as_one_process(
+    whole, workplace, make_experiment, tmp_path, monkeypatch
+):
+    pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+    config = tmp_path / "toy.yaml"
+    config.write_text(make_experiment().to_yaml())
+    monkeypatch.chdir(tmp_path)  # relative to this process, not to the workers
+    assert main(["train", "toy.yaml", "--run", "run", "--all-folds", "--cluster", "local:2"]) == 0
+    assert results(tmp_path / "run") == results(whole)
+
+
 def test_all_folds_share_preprocessing_and_store(whole, workplace, make_experiment):
     dataset = read_dataset(workplace / "data")
     cases = dataset.labelled_cases
