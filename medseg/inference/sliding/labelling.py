@@ -22,7 +22,9 @@ from medseg.errors import ModelError
 from medseg.io.probability_files import TOP
 from medseg.labels.label_table import Labels
 
-BACKGROUND_MARGIN = 1.0  # by how much background exceeds the other logits where no window was predicted
+BACKGROUND_MARGIN = 100.0
+"""By how much background exceeds the other logits where no window was predicted: so much that its probability is 1, also
+after a division by a temperature."""
 
 
 class NotFiniteError(ModelError):
