@@ -7,6 +7,7 @@ post-processes the label map.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
 from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
-from medseg.inference.sliding.engine import Engine
+from medseg.inference.sliding.engine import Engine, SideOutputs
 from medseg.inference.sliding.labelling import LabelRule, label_rule
 from medseg.inference.sliding.prepared_prediction import Note, PreparedPrediction
 from medseg.inference.sliding.skip_empty import body_box, empty_limits
@@ -32,6 +33,7 @@ from medseg.inference.sliding.slices import InMemoryImage, LazyImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
+from medseg.inference.uncertainty.case_evidence import EvidenceSums
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
 from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
@@ -220,17 +222,16 @@ class Predictor:
         axes = self._axes(target)
         notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
         if self.first_stage is None:
-            return PreparedPrediction(
-                LazyImage(prepared.slices), target, axes, empty, where=where, notes=notes
-            )
+            image = LazyImage(prepared.slices)
+            return PreparedPrediction(image, target, axes, empty, None, where, notes, prepared)
         empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
         if isinstance(source, Case) and source.first_stage is not None:
             given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
-            image = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
-            return PreparedPrediction(image, target, axes, empty, where=where, notes=notes)
+            cascade = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
+            return PreparedPrediction(cascade, target, axes, empty, None, where, notes, prepared)
         first_stage_map = partial(self._run_first_stage, volume, where, prepared)
-        image = CascadeInput(prepared.slices, None)
-        return PreparedPrediction(image, target, axes, empty, first_stage_map, where, notes)
+        cascade = CascadeInput(prepared.slices, None)
+        return PreparedPrediction(cascade, target, axes, empty, first_stage_map, where, notes, prepared)
 
     def _run_first_stage(
         self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None, note: Note
@@ -249,6 +250,7 @@ class Predictor:
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        evidence: EvidenceSums | None = None,
         note: Note = warn_once,
     ) -> Volume:
         """Segment a prepared image, which is the second half of a call.
@@ -258,6 +260,7 @@ class Predictor:
             progress: Called with (done, total, "window").
             probabilities: ``.nii`` file to write with the probabilities of the classes or regions on the image's grid,
                 `(X, Y, Z, K)`; None for none.
+            evidence: Filled with sums over the probabilities, see `medseg.inference.uncertainty.case_evidence`; None for none.
             note: Called with each sentence about the image or its prediction: how it differs from the training images, or
                 that it had to be predicted in another way than planned, such as in another precision.
 
@@ -272,13 +275,15 @@ class Predictor:
         for sentence in prepared.notes:
             note(sentence)
         prepared = prepared.with_first_stage(progress, note)
-        if probabilities is None:
-            self.engine.run(prepared, progress, note=note)
-        else:
-            with writing_probabilities(
-                probabilities, prepared.target.volume, self.background_probabilities
-            ) as file:
-                self.engine.run(prepared, progress, file, note)
+        with contextlib.ExitStack() as stack:
+            file = None
+            if probabilities is not None:
+                file = stack.enter_context(
+                    writing_probabilities(
+                        probabilities, prepared.target.volume, self.background_probabilities
+                    )
+                )
+            self.engine.run(prepared, progress, SideOutputs(file, evidence), note)
         return self.post_processed(prepared.target.volume)
 
     def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:

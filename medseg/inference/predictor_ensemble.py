@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from medseg.errors import ModelError, warn_once
 from medseg.inference.predictor import Predictor, Source
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note
-from medseg.io.probability_files import ProbabilityFile, reading_probabilities, writing_probabilities
+from medseg.inference.uncertainty.case_evidence import EvidenceSums
+from medseg.io.probability_files import TOP, ProbabilityFile, reading_probabilities, writing_probabilities
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
@@ -64,6 +66,11 @@ class PredictorEnsemble:
         """The maximum resident memory of the process in bytes, as of the first predictor."""
         return self.predictors[0].max_memory
 
+    @property
+    def labels(self) -> Labels:
+        """The labels that all predictors have in common."""
+        return self.predictors[0].labels
+
     def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
         """Segment an image; see `Predictor.__call__`."""
         return self.run(self.prepare(source), progress=progress)
@@ -86,6 +93,7 @@ class PredictorEnsemble:
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        evidence: EvidenceSums | None = None,
         note: Note = warn_once,
     ) -> Volume:
         """Segment an image; see `Predictor.run`."""
@@ -105,7 +113,9 @@ class PredictorEnsemble:
                     mean = stack.enter_context(
                         writing_probabilities(probabilities, labels, first.background_probabilities)
                     )
-                write_mean_labels(paths, first.engine.rule, labels, mean)
+                if evidence is not None:
+                    evidence.begin_grid(labels.grid.voxel_volume / 1000)
+                write_mean_labels(paths, first.engine.rule, labels, mean, evidence)
         return first.post_processed(labels)
 
     def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
@@ -133,7 +143,11 @@ def require_same_task(predictors: Sequence[Predictor]) -> None:
 
 
 def write_mean_labels(
-    files: Sequence[Path], rule: LabelRule, labels: Volume, probabilities: ProbabilityFile | None = None
+    files: Sequence[Path],
+    rule: LabelRule,
+    labels: Volume,
+    probabilities: ProbabilityFile | None = None,
+    evidence: EvidenceSums | None = None,
 ) -> None:
     """Fill a label map from the mean of probabilities, with one slice of each file in memory.
 
@@ -142,6 +156,7 @@ def write_mean_labels(
         rule: How probabilities become labels.
         labels: Label map to fill.
         probabilities: File to fill with the mean probabilities; None for none.
+        evidence: Filled with sums over the mean probabilities; None for none.
     """
     for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
         total = np.asarray(np.sum(slices, axis=0, dtype=np.uint32))
@@ -149,6 +164,8 @@ def write_mean_labels(
         if probabilities is not None:
             mean = np.rint(total / len(slices)).astype(np.uint16)
             probabilities.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+        if evidence is not None:
+            evidence.add_probabilities(torch.from_numpy(total / (len(slices) * int(TOP))).float())
 
 
 def _named(labels: Labels) -> str:

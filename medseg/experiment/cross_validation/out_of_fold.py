@@ -1,6 +1,7 @@
 """Out-of-fold predictions: each case is predicted by the model that was not trained on it.
 
-Predictions of an earlier model are repeated; see `medseg.inference.cohort.case_records`.
+Predictions of an earlier model are repeated; see `medseg.inference.cohort.case_records`. The records hold the evidence of each
+case, see `medseg.inference.uncertainty.case_evidence`; instances have none.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[Held
     Raises:
         ConfigError: Folds are not finished, so their models are missing.
     """
-    outputs = OutputFiles(run.predictions, instances=instances)
+    outputs = OutputFiles(run.predictions, instances=instances, evidence=not instances)
     records = CaseRecords(outputs.folder)
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
@@ -122,7 +123,7 @@ def predict_out_of_fold(
     Yields:
         One outcome per case, after its file and its record have been written.
     """
-    outputs = OutputFiles(run.predictions, instances=instances)
+    outputs = OutputFiles(run.predictions, instances=instances, evidence=not instances)
     for one in todo:
         if not one.cases:
             continue

@@ -15,7 +15,9 @@ from medseg.inference.cohort.voxel_state import InputWatch, VoxelState
 from medseg.inference.cohort.written_files import probabilities_path
 from medseg.inference.pipeline import pipelined
 from medseg.inference.sliding.prepared_prediction import Note
+from medseg.inference.uncertainty.case_evidence import CaseEvidence, EvidenceSums
 from medseg.io.files import write
+from medseg.labels.label_table import Labels
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.memory import ItemPeaks, process_memory
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
@@ -74,6 +76,10 @@ class Segmenter(Protocol):
     """A `Predictor` or a `PredictorEnsemble`."""
 
     @property
+    def labels(self) -> Labels:
+        """The labels that are predicted."""
+
+    @property
     def max_memory(self) -> int | None:
         """The resident bytes that the process must not exceed, or None without a budget."""
 
@@ -86,6 +92,7 @@ class Segmenter(Protocol):
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        evidence: EvidenceSums | None = None,
         note: Note = ...,
     ) -> Volume:
         """Segment a prepared image."""
@@ -110,6 +117,7 @@ class Outcome:
         input: Content of the image that was read; None if it could not be read.
         peak_memory: Largest resident bytes of the process from the reading of this case to its writing, including
             what overlapping cases took.
+        evidence: Sums over the probabilities; None unless they were wanted.
     """
 
     case: Case
@@ -121,6 +129,7 @@ class Outcome:
     writing: float = 0.0
     input: VoxelState | None = None
     peak_memory: int = 0
+    evidence: CaseEvidence | None = None
 
     @property
     def seconds(self) -> float:
@@ -161,6 +170,7 @@ def predict_files(
     *,
     progress: Progress | None = None,
     probabilities: bool = False,
+    evidence: bool = False,
     recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
     """Segment images and write their label maps.
@@ -172,6 +182,7 @@ def predict_files(
         pairs: Each case and the file of its label map.
         progress: Called with (done, total, "window") of each image.
         probabilities: Write ``NAME_probabilities.nii`` next to ``NAME.nii.gz``, too.
+        evidence: Add up the probabilities of each case, see `medseg.inference.uncertainty.case_evidence`.
         recording: Returns the context in which a label map is written, such as `CaseRecords.recording` with a model.
 
     Yields:
@@ -187,13 +198,17 @@ def predict_files(
     def segment(ready: tuple[Outcome, Any, InputWatch]) -> tuple[Outcome, Volume | None]:
         outcome, prepared, watch = ready
         file = probabilities_path(outcome.target) if probabilities else None
+        sums = EvidenceSums(predictor.labels) if evidence else None
         notes: list[str] = []
         outcome, labels = outcome.after(
             "network",
-            lambda: predictor.run(prepared, progress=progress, probabilities=file, note=notes.append),
+            lambda: predictor.run(
+                prepared, progress=progress, probabilities=file, evidence=sums, note=notes.append
+            ),
         )
         if labels is not None:
             notes += predictor.volume_notes(labels, str(outcome.case.images[0]))
+            outcome = replace(outcome, evidence=None if sums is None else sums.evidence())
         return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels
 
     def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:

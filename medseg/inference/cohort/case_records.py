@@ -25,6 +25,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash
 from medseg.inference.cohort.written_files import written_files
+from medseg.inference.uncertainty.case_evidence import CaseEvidence
 from medseg.io.files import read_labels, stem_of
 from medseg.labels.label_table import Labels
 from medseg.labels.label_volumes import LabelVolume, label_volumes
@@ -68,6 +69,7 @@ class Prediction:
         output: State of the label map.
         companions: State of the files that were written with it; None without any.
         volumes: Volume of each label or region.
+        evidence: Sums over the probabilities; None if they were not formed.
     """
 
     model: str
@@ -79,6 +81,7 @@ class Prediction:
     output: VoxelState | None = None
     companions: FileState | None = None
     volumes: tuple[LabelVolume, ...] = ()
+    evidence: CaseEvidence | None = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,21 @@ class CaseRecord:
             return UNFINISHED
         return None if self.prediction is None else self.prediction.model.partition(" ")[0] or None
 
-    def is_by(self, model_id: ModelId, *, instances: bool = False, probabilities: bool = False) -> bool:
+    def is_by(
+        self,
+        model_id: ModelId,
+        *,
+        instances: bool = False,
+        probabilities: bool = False,
+        evidence: bool = False,
+    ) -> bool:
         """Return whether a model wrote the files completely.
 
         Args:
             model_id: The model and its settings.
             instances: Whether instances must have been written.
             probabilities: Whether probabilities must have been written.
+            evidence: Whether sums over the probabilities must have been recorded.
 
         Returns:
             True only if the files are complete, come from the same models and settings, and include what is required.
@@ -131,7 +142,10 @@ class CaseRecord:
         found = self.prediction
         if found is None or self.is_unfinished or ModelId(found.model, found.settings) != model_id:
             return False
-        return found.instances >= instances and found.probabilities >= probabilities
+        has_evidence = found.evidence is not None
+        return (
+            found.instances >= instances and found.probabilities >= probabilities and has_evidence >= evidence
+        )
 
     def is_unchanged(self, case: Case, label_map: Path) -> bool:
         """Return whether the files are those that were written, predicted from the present image.
@@ -284,6 +298,7 @@ class CaseRecords:
             output=VoxelState(stamp_of([target]), hashed),
             companions=FileState.of(files[1:]) if len(files) > 1 else None,
             volumes=volumes,
+            evidence=outcome.evidence,
         )
         seconds = outcome.seconds + time.perf_counter() - began
         self.write(
@@ -359,6 +374,7 @@ def _parsed(values: dict[str, Any]) -> CaseRecord:
             "output": VoxelState(**found["output"]) if found["output"] else None,
             "companions": FileState(**found["companions"]) if found["companions"] else None,
             "volumes": tuple(LabelVolume(**one) for one in found["volumes"]),
+            "evidence": CaseEvidence.from_plain(found["evidence"]) if found.get("evidence") else None,
         }
         tuples = {key: tuple(map(str, found[key])) for key in ("settings", "notes")}
         prediction = Prediction(**{**found, **states, **tuples})

@@ -145,6 +145,7 @@ def predict_pairs(
             pairs,
             progress=progress,
             probabilities=outputs.probabilities,
+            evidence=outputs.evidence,
             recording=recording,
         )
     for outcome in outcomes:

@@ -51,6 +51,7 @@ class OutputFiles:
         suffix: Suffix of the label maps, such as ``.nii.gz``.
         instances: Whether ``NAME_instances`` and its table are written, too.
         probabilities: Whether ``NAME_probabilities.nii`` is written, too.
+        evidence: Whether sums over the probabilities are recorded, too, see `medseg.inference.uncertainty.case_evidence`.
 
     Examples:
         >>> outputs = OutputFiles(Path("out"), probabilities=True)
@@ -62,6 +63,7 @@ class OutputFiles:
     suffix: str = ".nii.gz"
     instances: bool = False
     probabilities: bool = False
+    evidence: bool = False
 
     def label_map(self, name: str) -> Path:
         """Return the path of the label map called `name`."""
@@ -113,7 +115,12 @@ class OutputFiles:
             return PredictionState.MISSING
         if not record.is_by(model_id):
             return PredictionState.OTHER_MODEL
-        wanted = record.is_by(model_id, instances=self.instances, probabilities=self.probabilities)
+        wanted = record.is_by(
+            model_id,
+            instances=self.instances,
+            probabilities=self.probabilities,
+            evidence=self.evidence,
+        )
         if wanted and record.is_unchanged(case, label_map):
             return PredictionState.CURRENT
         return PredictionState.MISSING

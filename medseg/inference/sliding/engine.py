@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.data.preprocessing.prepare import LabelTarget
 from medseg.errors import ResourceError, warn_once
@@ -20,7 +22,7 @@ from medseg.inference.sliding.memory_plan import (
     MemoryPlan,
     plan_memory,
 )
-from medseg.inference.sliding.prepared_prediction import Band, Note, PreparedPrediction
+from medseg.inference.sliding.prepared_prediction import Band, LogitObserver, Note, PreparedPrediction
 from medseg.inference.sliding.slab import SlabStorage
 from medseg.inference.sliding.to_file_grid import export_labels
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
@@ -40,6 +42,22 @@ from medseg.runtime.progress import Progress
 _AMPLE_FRACTION = (
     0.8  # of the free budget; a plan that needs less than this does not have to measure the network
 )
+
+
+@dataclass(frozen=True)
+class SideOutputs:
+    """What is produced besides the label map, while it is predicted.
+
+    Attributes:
+        probabilities: File to fill with the probabilities; None for none.
+        observer: Sees the logits on the network's grid; None for none.
+    """
+
+    probabilities: ProbabilityFile | None = None
+    observer: LogitObserver | None = None
+
+
+NO_SIDE_OUTPUTS = SideOutputs()
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Engine:
         self,
         prepared: PreparedPrediction,
         progress: Progress | None = None,
-        probabilities: ProbabilityFile | None = None,
+        more: SideOutputs = NO_SIDE_OUTPUTS,
         note: Note = warn_once,
     ) -> None:
         """Predict an image and fill its label map.
@@ -76,7 +94,7 @@ class Engine:
         Args:
             prepared: The image, and the label map to fill.
             progress: Called with (done, total, "window").
-            probabilities: File to fill with the probabilities; None for none.
+            more: What is produced besides the label map.
             note: Called with a sentence if the image had to be predicted in another way than planned.
 
         Raises:
@@ -85,7 +103,7 @@ class Engine:
             ModelError: The network returned NaN or infinity.
         """
         try:
-            return self._run_in_memory(prepared, progress, probabilities, note)
+            return self._run_in_memory(prepared, progress, more, note)
         except NotFiniteError:
             if self.network.safer is None:
                 raise
@@ -94,20 +112,22 @@ class Engine:
         )
         note(f"{prepared.where}: logits were not finite in {unsafe}; predicted in {safer} instead")
         with self.network.in_precision(self.network.safer):
-            return self._run_in_memory(prepared, progress, probabilities, note)
+            return self._run_in_memory(prepared, progress, more, note)
 
     def _run_in_memory(
         self,
         prepared: PreparedPrediction,
         progress: Progress | None,
-        probabilities: ProbabilityFile | None,
+        more: SideOutputs,
         note: Note,
     ) -> None:
         """Run an image in its planned layout, and in smaller ones if memory does not suffice."""
-        plan = self.plan(prepared, probabilities=probabilities)
+        plan = self.plan(prepared, probabilities=more.probabilities)
         while True:
+            if more.observer is not None:
+                more.observer.begin(prepared)
             try:
-                return self._run_plan(prepared, plan, progress, probabilities)
+                return self._run_plan(prepared, plan, progress, more)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -141,7 +161,7 @@ class Engine:
         prepared: PreparedPrediction,
         plan: MemoryPlan,
         progress: Progress | None,
-        probabilities: ProbabilityFile | None,
+        more: SideOutputs,
     ) -> None:
         """Run an image in one layout, band by band."""
         sliding, bands = self.windows_for(prepared, plan), prepared.bands(plan.bands, self.sliding)
@@ -149,7 +169,7 @@ class Engine:
         with keep_freed_memory(plan.keeps_memory):
             for number, band in enumerate(bands):
                 progress = _offset_progress(progress, sum(counts[:number]), sum(counts))
-                self._run_band(prepared, sliding, band, progress, probabilities)
+                self._run_band(prepared, sliding, band, progress, more)
 
     def _run_band(
         self,
@@ -157,9 +177,11 @@ class Engine:
         sliding: SlidingWindow,
         band: Band,
         progress: Progress | None,
-        probabilities: ProbabilityFile | None,
+        more: SideOutputs,
     ) -> None:
         blocks = window_slices(prepared.image, self.network, sliding, columns=band.columns, progress=progress)
+        if more.observer is not None and band.own.start < band.own.stop:
+            blocks = _observed(blocks, band, more.observer)
         export = export_labels if sliding.storage.device.type == "cpu" else export_on_device
         export(
             blocks,
@@ -167,8 +189,8 @@ class Engine:
             self.rule,
             prepared.target.view.transpose(SLAB_FIRST)[:, band.targets],
             None
-            if probabilities is None
-            else partial(_write_probabilities, probabilities, prepared.target, band.targets),
+            if more.probabilities is None
+            else partial(_write_probabilities, more.probabilities, prepared.target, band.targets),
         )
 
     def windows_for(self, prepared: PreparedPrediction, plan: MemoryPlan) -> SlidingWindow:
@@ -238,6 +260,15 @@ class Engine:
         if self.max_device_memory is None:
             return int(FRACTION_OF_DEVICE * free)
         return min(free, self.max_device_memory - torch.cuda.memory_allocated(device))
+
+
+def _observed(blocks: Iterator[Tensor], band: Band, observer: LogitObserver) -> Iterator[Tensor]:
+    """Yield blocks of logits `(slices, columns, *rest, k)` of a band after showing the observer its own columns."""
+    first, own = 0, slice(band.own.start - band.columns.start, band.own.stop - band.columns.start)
+    for block in blocks:
+        observer.see(block[:, own], first, band.own)
+        first += len(block)
+        yield block
 
 
 def _write_probabilities(

@@ -9,6 +9,7 @@ needs to be interpolated there; see `medseg.inference.sliding.to_file_grid`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -87,8 +88,21 @@ class LabelRule(Protocol):
     def classes(self, logits: Tensor, check: FiniteCheck | None = None) -> Tensor:
         """Return classes `(*shape)` int16 of logits `(*shape, k)`, which `check` is given if there is one."""
 
+    def present(self, logits: Tensor) -> Tensor:
+        """Return which outputs are present, a bool tensor `(*shape, k)`: the largest class, or regions above 0."""
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities `(*shape, k)`."""
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Return the entropy of probabilities `(*shape, k)`, divided by its maximum.
+
+        Args:
+            probabilities: Probabilities of all classes or regions.
+
+        Returns:
+            Entropy between 0 and 1: `(*shape, 1)` of all classes together, or `(*shape, k)` of each region.
+        """
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
         """Return classes from the mean probabilities of several models.
@@ -152,9 +166,19 @@ class Argmax:
             check.add(largest)
         return index.to(torch.int16)
 
+    def present(self, logits: Tensor) -> Tensor:
+        """Return which class is the largest, see `LabelRule`."""
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        return torch.eq(logits.argmax(-1, keepdim=True), classes)
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the softmax."""
         return torch.softmax(logits, -1)
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Return the entropy over all classes `(*shape, 1)` by log k, see `LabelRule`."""
+        entropy: Tensor = torch.special.entr(probabilities).sum(-1, keepdim=True)
+        return entropy / math.log(probabilities.shape[-1])
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
         """Return classes from the mean probabilities of several models, see `LabelRule`."""
@@ -213,6 +237,11 @@ class RegionThreshold:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the sigmoid."""
         return torch.sigmoid(logits)
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Return the entropy of each region `(*shape, k)` by log 2, see `LabelRule`."""
+        entropy: Tensor = torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
+        return entropy / math.log(2)
 
     def classes_of_sums(self, sums: NDArray[Any], count: int) -> NDArray[Any]:
         """Return classes from the mean probabilities of several models, see `LabelRule`."""

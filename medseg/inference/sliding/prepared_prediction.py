@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from medseg.data.preprocessing.prepare import LabelTarget
+from medseg.data.preprocessing.prepare import LabelTarget, Prepared
 from medseg.errors import warn_once
 from medseg.inference.sliding.slices import Slices
 from medseg.inference.sliding.to_file_grid import LinearWeights
@@ -20,6 +22,23 @@ Note = Callable[[str], None]
 """Takes a sentence about a prediction, for the user and for the record."""
 
 
+class LogitObserver(Protocol):
+    """Sees the blended logits of an image before they are interpolated, each voxel of the network's grid once."""
+
+    def begin(self, prepared: PreparedPrediction) -> None:
+        """Forget everything: the prediction begins, or begins again in a smaller layout or another precision."""
+
+    def see(self, logits: Tensor, first: int, columns: slice) -> None:
+        """Take the logits of some voxels.
+
+        Args:
+            logits: Logits `(slices, columns, *rest, k)` in the number format of the sums, on their device. They are valid
+                during the call only.
+            first: Index of the first slice.
+            columns: Their voxels along the second axis.
+        """
+
+
 @dataclass(frozen=True)
 class Band:
     """A part of the target along its second axis, which is predicted by itself to save memory.
@@ -28,11 +47,13 @@ class Band:
         targets: Voxels of the target along the second axis.
         axis: How these are interpolated from `columns`, counted from the first column.
         columns: Voxels of the network's grid that they are interpolated from.
+        own: The part of `columns` that belongs to this band only; together, the bands own every column once.
     """
 
     targets: slice
     axis: LinearWeights
     columns: slice
+    own: slice
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,7 @@ class PreparedPrediction:
             the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
         where: Name of the image for messages.
         notes: Sentences about the image for the user and for the record, such as how it differs from the training images.
+        geometry: The prepared image with its grid; None for an image without one.
     """
 
     image: Slices
@@ -58,6 +80,12 @@ class PreparedPrediction:
     run_first_stage: Callable[[Progress | None, Note], Slices] | None = None
     where: str = "image"
     notes: tuple[str, ...] = ()
+    geometry: Prepared | None = None
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel of the network's grid in ml; 0 for an image without a grid."""
+        return 0.0 if self.geometry is None else self.geometry.grid.voxel_volume / 1000
 
     def with_first_stage(
         self, progress: Progress | None = None, note: Note = warn_once
@@ -86,7 +114,7 @@ class PreparedPrediction:
             sliding: The windows.
 
         Returns:
-            The bands in ascending order; together they cover the target once.
+            The bands in ascending order; together they cover the target once, and own each of the network's columns once.
         """
         axis = self.axes[1]
         voxels = len(axis.lower)
@@ -95,7 +123,18 @@ class PreparedPrediction:
             _nearest_edge(voxels * i // count, window_edges, voxels // (2 * count)) for i in range(1, count)
         )
         pieces = [slice(a, b) for a, b in pairwise([0, *cuts, voxels]) if a < b]
-        return [Band(piece, *axis.part(piece)) for piece in pieces]
+        parts = [axis.part(piece) for piece in pieces]
+        firsts = [0, *(sources.start for _, sources in parts[1:]), self.image.shape[2]]
+        return [
+            _band(piece, *part, slice(*own))
+            for piece, part, own in zip(pieces, parts, pairwise(firsts), strict=True)
+        ]
+
+
+def _band(targets: slice, axis: LinearWeights, sources: slice, own: slice) -> Band:
+    """Return a band of the columns that its targets are interpolated from and of those that it owns."""
+    columns = slice(own.start, max(own.stop, sources.stop))
+    return Band(targets, axis.shifted(sources.start - own.start), columns, own)
 
 
 def _nearest_edge(wanted: int, edges: NDArray[np.int64], reach: int) -> int:

@@ -87,6 +87,10 @@ class LinearWeights:
         first, last = int(lower.min()), int(upper.max())
         return LinearWeights(lower - first, upper - first, weight), slice(first, last + 1)
 
+    def shifted(self, by: int) -> LinearWeights:
+        """Return the weights for a source that begins `by` samples earlier."""
+        return LinearWeights(self.lower + by, self.upper + by, self.weight) if by else self
+
     def to(self, device: torch.device) -> LinearWeights:
         """Return the weights on another device."""
         return LinearWeights(self.lower.to(device), self.upper.to(device), self.weight.to(device))

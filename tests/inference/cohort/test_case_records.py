@@ -16,6 +16,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import UNFINISHED, CaseRecords, CaseState
 from medseg.inference.cohort.model_id import ModelId, model_hash
 from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.uncertainty.case_evidence import CaseEvidence, OutputEvidence
 
 ONE = ModelId("one")
 LABELS = medseg.Labels.from_names({"background": 0, "liver": 2})
@@ -34,13 +35,18 @@ def written(tmp_path, image):
     """Return a function that records a prediction and writes its label map."""
     volume, label_map = image
 
-    def write(name="a", model_id=ONE, fails=None, source_names=True, **kinds):
+    def write(name="a", model_id=ONE, fails=None, source_names=True, evidence=None, **kinds):
         target = tmp_path / f"{name}.nii.gz"
         case = Case(name, (tmp_path / "image.nii.gz",))
         watch = InputWatch(case)
         watch(volume)
         outcome = Outcome(
-            case, target, input=watch.state, notes=(f"{case.images[0]}: in bfloat16",), reading=2.0
+            case,
+            target,
+            input=watch.state,
+            notes=(f"{case.images[0]}: in bfloat16",),
+            reading=2.0,
+            evidence=evidence,
         )
         records = CaseRecords(tmp_path, source_names=source_names)
         with records.recording(outcome, label_map, model_id=model_id, labels=LABELS, **kinds):
@@ -83,6 +89,16 @@ def test_records_are_kept_and_compared(tmp_path, written):
     assert second.id != record.id
     assert second.seconds >= 2.0
     assert second.peak_memory > 10**6
+
+
+def test_evidence_is_kept_and_its_absence_is_noticed(written):
+    evidence = CaseEvidence((OutputEvidence("liver", 2, 1.5, 1.25, 0.75, 0.5, 0.25, 0.125),))
+    records, _ = written("a")
+    assert records.get("a").is_by(ONE)
+    assert not records.get("a").is_by(ONE, evidence=True)
+    written("a", evidence=evidence)
+    assert records.get("a").prediction.evidence == evidence
+    assert records.get("a").is_by(ONE, evidence=True)
 
 
 @pytest.mark.parametrize(
