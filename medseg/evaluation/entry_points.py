@@ -6,7 +6,7 @@ metrics, and their values for empty masks, are defined in `medseg.evaluation.lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from medseg.data.datasets.cases import ReadingOptions
 from medseg.errors import DataError
+from medseg.evaluation.instances.instance_options import InstanceOptions
 from medseg.evaluation.instances.metrics import InstanceMetrics
 from medseg.evaluation.instances.pairs import (
     InstancePair,
@@ -22,6 +23,7 @@ from medseg.evaluation.instances.pairs import (
     instance_pairs,
 )
 from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, BothEmpty, MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps, label_map
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
@@ -32,9 +34,11 @@ from medseg.volumes.volume import Volume
 
 __all__ = [
     "InstanceMetrics",
+    "InstanceOptions",
     "InstancePair",
     "InstanceTable",
     "LabelMetrics",
+    "MetricOptions",
     "Pair",
     "Statistics",
     "Table",
@@ -57,6 +61,8 @@ def evaluate(
     labels: Labels | None = None,
     *,
     tolerance_mm: float = 1.0,
+    metrics: Sequence[str] = (),
+    both_empty: BothEmpty = "leave_out",
     orientation_from: OrientationFrom | None = None,
     trust_label_array: bool = False,
 ) -> Table:
@@ -67,6 +73,9 @@ def evaluate(
         reference: A label volume, a file or a folder; folders are matched by file name (see `pair_files`).
         labels: Names of the values; None names each value that occurs ``label_1``, ``label_2`` and so on.
         tolerance_mm: Tolerance of the surface Dice in mm.
+        metrics: Metrics to compute besides those of every evaluation: ``surface_dice_area``, ``cldice``, ``boundary_iou``,
+            ``lesion_wise``, or ``all``; see `MetricOptions` and, for its other options, `evaluate_cases`.
+        both_empty: What a case counts whose masks are both empty, see `MetricOptions`.
         orientation_from: Description of the geometry to use where a NIfTI header leaves it open; see `medseg.read`.
         trust_label_array: Whether label maps with as many voxels as their reference, but another grid in their header,
             are compared voxel by voxel as they are stored.
@@ -76,7 +85,7 @@ def evaluate(
 
     Raises:
         DataError: Files are missing, are not label maps, or do not share a grid.
-        ConfigError: The tolerance is negative or not finite.
+        ConfigError: The tolerance is negative or not finite, or a metric is unknown.
 
     >>> import numpy as np
     >>> from medseg.volumes.grid import Grid
@@ -87,29 +96,31 @@ def evaluate(
     >>> table = evaluate(reference, reference)
     >>> table.mean()["label_1"]["dice"]
     1.0
+    >>> evaluate(reference, reference, metrics=["cldice"]).mean()["label_1"]["cldice"]
+    1.0
     """
     reading = ReadingOptions(orientation_from, trust_label_array)
     pairs = [replace(pair, reading=reading) for pair in _pairs(prediction, reference)]
-    rows = [row for case in evaluate_cases(pairs, labels, tolerance_mm=tolerance_mm) for row in case]
-    return Table(tuple(rows), tolerance_mm)
+    options = MetricOptions(tolerance_mm, tuple(metrics), both_empty)
+    rows = [row for case in evaluate_cases(pairs, labels, options) for row in case]
+    return Table(tuple(rows), options)
 
 
 def evaluate_cases(
-    pairs: Iterable[Pair], labels: Labels | None = None, *, tolerance_mm: float = 1.0
+    pairs: Iterable[Pair], labels: Labels | None = None, options: MetricOptions = DEFAULT_OPTIONS
 ) -> Iterator[list[LabelMetrics]]:
     """Yield the rows of each case, reading files only when their case is reached.
 
     Args:
         pairs: Predictions and references, for example from `pair_files`.
         labels: Names of the values; None names each value that occurs.
-        tolerance_mm: Tolerance of the surface Dice in mm.
+        options: Metrics to compute, and the conventions for them.
 
     Yields:
         The rows of one case.
 
     Raises:
         DataError: As in `evaluate`, raised at the faulty case.
-        ConfigError: As in `evaluate`.
 
     >>> import numpy as np
     >>> from medseg.evaluation import Pair
@@ -125,7 +136,7 @@ def evaluate_cases(
         if labels is None:
             _check_same_kind(prediction, reference, pair.case)
         yield compare_label_maps(
-            prediction, reference, table, tolerance_mm=tolerance_mm, case=pair.case, annotated=pair.annotated
+            prediction, reference, table, options, case=pair.case, annotated=pair.annotated
         )
 
 

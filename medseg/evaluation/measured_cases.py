@@ -10,7 +10,9 @@ from medseg.cluster.dask_cluster import connected
 from medseg.cluster.dask_tasks import WorkerLost, map_on_cluster
 from medseg.errors import DataError
 from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
+from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.labels.label_table import Labels
@@ -25,15 +27,15 @@ class MeasureLabelMaps:
 
     Attributes:
         labels: Names of the values; None names each value that occurs.
-        tolerance_mm: Tolerance of the surface Dice in mm.
+        options: Metrics to compute, and the conventions for them.
     """
 
     labels: Labels | None
-    tolerance_mm: float
+    options: MetricOptions = DEFAULT_OPTIONS
 
     def __call__(self, pair: Pair) -> list[LabelMetrics]:
         """Return the rows of a case."""
-        return next(evaluate_cases([pair], self.labels, tolerance_mm=self.tolerance_mm))
+        return next(evaluate_cases([pair], self.labels, self.options))
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ class MeasureInstances:
 
     Attributes:
         labels: Names of the classes; None names them by their values.
-        detection_iou: IoU from which a reference counts as detected.
+        options: How instances are matched, and by which sizes they are counted.
     """
 
     labels: Labels | None
-    detection_iou: float
+    options: InstanceOptions = DEFAULT_INSTANCE_OPTIONS
 
     def __call__(self, pair: InstancePair) -> list[Any]:
         """Return the rows of a case."""
-        return next(evaluate_instance_cases([pair], self.labels, detection_iou=self.detection_iou))
+        return next(evaluate_instance_cases([pair], self.labels, self.options))
 
 
 def measured_cases(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
 
 from medseg.config import Config
 from medseg.data.settings import (
@@ -17,11 +17,13 @@ from medseg.data.settings import (
 )
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
+from medseg.evaluation.label_maps.metric_catalog import checked_extra
 from medseg.model_folder.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
 from medseg.train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from medseg.evaluation.label_maps.metric_options import MetricOptions
     from medseg.models.base import Model
 
 DEFAULT_MODEL = "unet_3d"
@@ -91,14 +93,40 @@ class ModelChoice(Config):
         return {"name": self.name, **self.options().to_plain()}
 
 
+def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return checked_extra(names)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("metrics: ").removesuffix(".")) from None
+
+
 class EvaluateSettings(Config):
     """Settings for comparing predictions with references.
 
     Attributes:
         tolerance_mm: Distance in mm within which surfaces count as matching in the surface Dice.
+        metrics: Metrics to compute besides those of every evaluation: ``surface_dice_area``, ``cldice``,
+            ``boundary_iou``, ``lesion_wise``, or ``all``.
+        both_empty: What a case counts whose prediction and reference lack the label: ``leave_out`` of the means, or
+            ``perfect``, which is 1 for overlaps and 0 for distances and errors.
+        boundary_mm: Width in mm of the boundary of ``boundary_iou``; null for 2 % of the image's diagonal.
+        lesion_dilation: Voxels by which reference lesions are dilated for ``lesion_wise``; those that then touch are one.
+        lesion_min_mm3: Volume in mm³ up to which a reference lesion is not counted by ``lesion_wise``.
     """
 
     tolerance_mm: float = Field(1.0, gt=0)
+    metrics: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = ()
+    both_empty: Literal["leave_out", "perfect"] = "leave_out"
+    boundary_mm: float | None = Field(None, gt=0)
+    lesion_dilation: int = Field(3, ge=0)
+    lesion_min_mm3: float = Field(50.0, ge=0)
+
+    @property
+    def options(self) -> MetricOptions:
+        """The same settings as the evaluation takes them."""
+        from medseg.evaluation.label_maps.metric_options import MetricOptions
+
+        return MetricOptions(**self.to_plain())
 
 
 class ExperimentConfig(Config):

@@ -41,11 +41,18 @@ def write_comparison_report(path: str | Path, comparison: Comparison) -> None:
         "comparison.html.j2",
         title=f"Comparison of {len(comparison.runs)} runs",
         summary=[
-            (best.run, "highest mean Dice", f"{best.dice:.4f}, 95 % interval {best.interval}"),
+            (
+                best.run,
+                f"best mean {comparison.info.title}",
+                f"{best.mean:.4f}, 95 % interval {best.interval}",
+            ),
             (str(comparison.cases), "cases", f"of {comparison.subjects} subjects"),
         ],
         few=comparison.subjects < FEW_SUBJECTS,
-        runs=sorted(comparison.runs, key=lambda one: -one.dice),
+        metric=comparison.info.title,
+        runs=sorted(
+            comparison.runs, key=lambda one: -one.mean if comparison.info.higher_is_better else one.mean
+        ),
         best=best,
         others=others,
     )
@@ -54,7 +61,7 @@ def write_comparison_report(path: str | Path, comparison: Comparison) -> None:
 def _difference(one: ComparedRun, scores: RunScores, best: RunScores) -> dict[str, Any]:
     """Return the rows and the plot of the difference of a run to the best one."""
     cases = sorted(scores.subjects)
-    differences = scores.dice - best.dice
+    differences = scores.values - best.values
     values = {
         name: dict(zip(cases, differences[:, column].tolist(), strict=True))
         for column, name in enumerate(scores.labels)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.label_maps.metric_catalog import CATALOG
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.table import Table
 from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval
@@ -85,7 +86,9 @@ def write_evaluation_report(
         cases=rows,
         settings=context.settings,
         config=context.config,
-        tolerance=table.tolerance_mm,
+        tolerance=table.options.tolerance_mm,
+        extra=[CATALOG[metric].title for metric in table.options.columns],
+        empty_rule=table.options.rule_in_words(),
     )
 
 
@@ -103,7 +106,7 @@ def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, st
         (number(means["dice"]), "foreground mean Dice", f"95 % interval {_interval(intervals['dice'])}"),
         (
             number(means["surface_dice"]),
-            f"surface Dice at {table.tolerance_mm:g} mm",
+            f"surface Dice at {table.options.tolerance_mm:g} mm",
             f"95 % interval {_interval(intervals['surface_dice'])}",
         ),
         (f"{number(means['hd95_mm'], 2)} mm", "HD95", f"95 % interval {_interval(intervals['hd95_mm'], 2)}"),
@@ -137,6 +140,7 @@ def _label_rows(table: Table, colours: Mapping[str, Colour]) -> list[dict[str, A
                 "hd95": own["hd95_mm"].mean,
                 "hd95_interval": _interval(intervals["hd95_mm"], 2),
                 "volume_error": own["volume_error_percent"].mean,
+                "extra": [CATALOG[metric].shown(own[metric].mean) for metric in table.options.columns],
             }
         )
     return rows

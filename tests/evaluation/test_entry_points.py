@@ -7,6 +7,7 @@ import pytest
 
 from medseg.errors import DataError
 from medseg.evaluation.entry_points import evaluate, evaluate_cases
+from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.io.files import write
 from medseg.labels.label_table import Labels
@@ -70,7 +71,7 @@ def test_folders_match_by_case(folders: tuple[Path, Path]) -> None:
     table = evaluate(predictions, str(references), tolerance_mm=3)
     assert table.cases == CASES
     assert len(table) == 6
-    assert table.tolerance_mm == 3
+    assert table.options.tolerance_mm == 3
     assert table.foreground_mean()["dice"] == pytest.approx((6 / 7 + 1) / 2)
 
 
@@ -118,7 +119,11 @@ def test_cases_come_one_by_one_and_name_the_faulty_one(folders: tuple[Path, Path
 
 
 def test_pairs_may_be_in_memory() -> None:
-    rows = list(evaluate_cases([Pair("x", cube(3), cube(4)), Pair("y", cube(4), cube(4))], tolerance_mm=0))
+    rows = list(
+        evaluate_cases(
+            [Pair("x", cube(3), cube(4)), Pair("y", cube(4), cube(4))], options=MetricOptions(tolerance_mm=0)
+        )
+    )
     assert [case[0].case for case in rows] == ["x", "y"]
     assert rows[1][0].surface_dice == 1
 

@@ -26,7 +26,7 @@ def pairs(tmp_path, make_volume):
 
 
 def test_a_case_that_cannot_be_evaluated_does_not_stop_the_others(pairs):
-    found = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0)))
+    found = dict(measured_cases(pairs, MeasureLabelMaps(None)))
     assert list(found) == [0, 1, 2, 3]
     assert isinstance(found.pop(1), DataError)
     for index, rows in found.items():
@@ -39,15 +39,15 @@ def test_instances_are_measured_alike():
     lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
     from medseg.evaluation import InstancePair
 
-    ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], MeasureInstances(None, 0.0))
+    ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], MeasureInstances(None))
     assert (index, row.metrics.references) == (0, 2)
 
 
 @pytest.mark.slow
 def test_a_cluster_returns_the_same_rows(pairs):
     pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
-    here = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0)))
-    there = dict(measured_cases(pairs, MeasureLabelMaps(None, 1.0), "local:2"))
+    here = dict(measured_cases(pairs, MeasureLabelMaps(None)))
+    there = dict(measured_cases(pairs, MeasureLabelMaps(None), "local:2"))
     assert sorted(there) == sorted(here)
     assert str(there.pop(1)) == str(here.pop(1))
     assert there == here

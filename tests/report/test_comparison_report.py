@@ -39,7 +39,7 @@ def test_every_figure_is_that_of_the_comparison(tmp_path: Path) -> None:
     first, second = rows_of(page, 'id="runs"')
     assert first == [
         "runs/b",
-        f"{best.dice:.4f}",
+        f"{best.mean:.4f}",
         str(best.interval),
         "",
         "",

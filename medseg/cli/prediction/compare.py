@@ -1,4 +1,4 @@
-"""``medseg compare``: rank cross-validated runs by Dice, and optionally ensembles of two of them."""
+"""``medseg compare``: rank cross-validated runs by Dice or another metric, and optionally ensembles of two of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also rank every ensemble of two runs; this predicts all cases again",
     )
+    parser.add_argument(
+        "--metric",
+        default="dice",
+        metavar="NAME",
+        help="column of cases.tsv by which to rank, such as surface_dice, hd95_mm or cldice (default: dice)",
+    )
     parser.add_argument("--report", action="store_true", help="also write comparison.html; needs --output")
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", help="folder for comparison.tsv and comparison_labels.tsv"
@@ -35,8 +41,14 @@ def run(options: argparse.Namespace) -> int:
 
     if options.report and not options.output:
         raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
+    if options.ensembles and options.metric != "dice":
+        raise ConfigError(
+            "--metric: found it with --ensembles, which are ranked by Dice. Remove one of them."
+        )
     comparison = (
-        _with_ensembles(options.runs) if options.ensembles else compare_cross_validations(options.runs)
+        _with_ensembles(options.runs)
+        if options.ensembles
+        else compare_cross_validations(options.runs, options.metric)
     )
     print(comparison)
     first, *others = (Path(run) / "model" for run in comparison.best.runs)

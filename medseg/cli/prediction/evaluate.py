@@ -9,6 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medseg.cli.prediction.evaluate_options import (
+    add_instance_options,
+    add_metric_options,
+    given_instance_options,
+    given_metric_options,
+)
 from medseg.cli.reading_options import add_cluster_option, add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
@@ -31,9 +37,6 @@ def add_parser(commands: Any) -> None:
         help="with two folders: skip references that have no prediction",
     )
     parser.add_argument("--labels", metavar="TSV", help="label table with the columns value and name")
-    parser.add_argument(
-        "--tolerance-mm", type=float, metavar="MM", help="tolerance of the surface Dice in mm (default: 1)"
-    )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="folder for cases.tsv and summary.json")
     parser.add_argument(
         "--report",
@@ -48,28 +51,8 @@ def add_parser(commands: Any) -> None:
     )
     add_cluster_option(parser, "cases")
     add_reading_options(parser)
-    _add_instance_options(parser)
-
-
-def _add_instance_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options about instances."""
-    group = parser.add_argument_group("instances")
-    group.add_argument(
-        "--instances",
-        action="store_true",
-        help="compare instance maps: AP, PQ, F1, detection; a table next to a map may give classes and scores",
-    )
-    group.add_argument(
-        "--components-of",
-        choices=("predictions", "both"),
-        help="treat these files as label maps and each of their connected components as an instance",
-    )
-    group.add_argument(
-        "--detection-iou",
-        type=float,
-        metavar="IOU",
-        help="IoU from which a reference counts as detected (default: 0, any shared voxel)",
-    )
+    add_metric_options(parser)
+    add_instance_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,11 +72,13 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
     if options.image_folder and not options.report:
         raise ConfigError("--images: found it without --report, expected both. Add --report.")
-    if options.detection_iou is not None and not by_instance:
-        raise ConfigError("--detection-iou: found it without --instances. Add --instances, or remove it.")
-    if options.tolerance_mm is not None and by_instance:
+    if not by_instance and (given := given_instance_options(options)):
+        name = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{name}: found it without --instances. Add --instances, or remove it.")
+    if by_instance and (given := given_metric_options(options)):
+        name = next(iter(given)).replace("_", "-")
         raise ConfigError(
-            "--tolerance-mm: found it with --instances, for which no surfaces are measured. Remove one of them."
+            f"--{name}: found it with --instances, which measures no label maps. Remove one of them."
         )
     _check_output(options.output)
     return _instances(options) if by_instance else _label_maps(options)
@@ -112,14 +97,14 @@ def _check_output(folder: str | None) -> None:
 
 
 def _label_maps(options: argparse.Namespace) -> int:
+    from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS
     from medseg.evaluation.label_maps.pairs import pair_files
-    from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.evaluation.label_maps.table import Table
     from medseg.evaluation.measured_cases import MeasureLabelMaps
     from medseg.experiment.run_folder import RunFolder
     from medseg.labels.label_table import Labels
 
-    prediction, tolerance = Path(options.prediction), options.tolerance_mm
+    prediction, base = Path(options.prediction), DEFAULT_OPTIONS
     if options.reference is None and RunFolder(prediction).is_cross_validation:
         return _folds(RunFolder(prediction), options)
     if options.reference is None:
@@ -127,14 +112,14 @@ def _label_maps(options: argparse.Namespace) -> int:
 
         pairs, known, settings = held_out_pairs(RunFolder(prediction), reading_options(options))
         labels: Labels | None = known
-        tolerance = settings.tolerance_mm if tolerance is None else tolerance
+        base = settings.options
     else:
         found = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
         pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    tolerance = checked_tolerance(1.0 if tolerance is None else tolerance)
-    rows, failed = _measured(pairs, MeasureLabelMaps(labels, tolerance), prediction, options.cluster)
-    table = Table(tuple(rows), tolerance)
+    wanted = replace(base, **given_metric_options(options))
+    rows, failed = _measured(pairs, MeasureLabelMaps(labels, wanted), prediction, options.cluster)
+    table = Table(tuple(rows), wanted)
     code = _report(table, failed, len(pairs), options)
     if options.report:
         _write_page(table, pairs, labels, options)
@@ -166,18 +151,17 @@ def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argpars
 
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     """Evaluate the out-of-fold predictions of a cross-validation and return the exit code."""
-    from medseg.evaluation.label_maps.surface import checked_tolerance
     from medseg.experiment.cross_validation.aggregate import fold_table, no_post_processing_reason
     from medseg.experiment.cross_validation.out_of_fold import held_out_by_fold
     from medseg.experiment.held_out import held_out_pairs
     from medseg.runtime.progress import progress_bar
 
     held_out_by_fold(run)  # raises if a fold is not finished
-    tolerance = None if options.tolerance_mm is None else checked_tolerance(options.tolerance_mm)
+    wanted = replace(run.read_experiment().evaluate.options, **given_metric_options(options))
     with progress_bar() as progress:
         table = fold_table(
             run,
-            tolerance_mm=tolerance,
+            options=wanted,
             reading=reading_options(options),
             progress=progress,
             cluster=options.cluster,
@@ -193,12 +177,13 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
 
 
 def _instances(options: argparse.Namespace) -> int:
-    from medseg.evaluation.instances.pairs import checked_iou, instance_pairs
+    from medseg.evaluation.instances.instance_options import InstanceOptions
+    from medseg.evaluation.instances.pairs import instance_pairs
     from medseg.evaluation.instances.table import InstanceTable
     from medseg.evaluation.measured_cases import MeasureInstances
     from medseg.labels.label_table import Labels
 
-    prediction, detection_iou = Path(options.prediction), checked_iou(options.detection_iou or 0.0)
+    prediction, wanted = Path(options.prediction), InstanceOptions(**given_instance_options(options))
     if options.reference is None:
         from medseg.experiment.held_out import held_out_instances
         from medseg.experiment.run_folder import RunFolder
@@ -209,8 +194,13 @@ def _instances(options: argparse.Namespace) -> int:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    rows, failed = _measured(pairs, MeasureInstances(labels, detection_iou), prediction, options.cluster)
-    return _report(InstanceTable(tuple(rows), detection_iou), failed, len(pairs), options)
+    rows, failed = _measured(pairs, MeasureInstances(labels, wanted), prediction, options.cluster)
+    table = InstanceTable(tuple(rows), wanted)
+    code = _report(table, failed, len(pairs), options)
+    if wanted.size_bounds_mm3 and (options.output or options.reference is None):
+        table.write_sizes_tsv(_output_folder(options) / "sizes.tsv")
+        print(f"by size: {_output_folder(options) / 'sizes.tsv'}")
+    return code
 
 
 def _measured(

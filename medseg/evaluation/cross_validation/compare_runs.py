@@ -1,19 +1,20 @@
-"""Ranking of cross-validated runs by foreground-mean Dice over all held-out cases, with confidence intervals.
+"""Ranking of cross-validated runs by the foreground mean of a metric over all held-out cases, with confidence intervals.
 
-nnU-Net selects its best configuration by the same score (Isensee et al. 2021).
+nnU-Net selects its best configuration by the foreground-mean Dice (Isensee et al. 2021).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
+from medseg.evaluation.label_maps.metric_catalog import CATALOG, EXTRA, MetricInfo
 from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
 from medseg.evaluation.statistics.table_intervals import subjects_note
@@ -24,7 +25,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.formats import check_format
 from medseg.storage.tsv import read_tsv, to_tsv
 
-_DIGITS = 5  # two Dice values that agree in these digits are equal
+_DIGITS = 5  # two means that agree in these digits are equal
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,18 @@ class ComparedRun:
 
     Attributes:
         runs: The folder of the run, or the folders of the members of the ensemble.
-        dice: Foreground-mean Dice over all held-out cases.
-        interval: 95 % interval of `dice`.
-        difference: Dice minus the Dice of the best run.
+        mean: Foreground mean of the metric over all held-out cases.
+        interval: 95 % interval of `mean`.
+        difference: Mean minus the mean of the best run.
         difference_interval: 95 % interval of the difference, from the same resamples of subjects for both runs.
-        share_first: Share of the resamples of subjects in which this run has the highest Dice, which shows how stable the ranking
+        share_first: Share of the resamples of subjects in which this run is the best, which shows how stable the ranking
             is.
-        by_label: Difference to the best run for each label, with tests; empty for the best run.
+        by_label: Difference to the best run for each label, with tests; empty for the best run. Wins are subjects in which this
+            run is better than the best one.
     """
 
     runs: tuple[str, ...]
-    dice: float
+    mean: float
     interval: Interval
     difference: float
     difference_interval: Interval
@@ -64,18 +66,26 @@ class Comparison:
         runs: The runs, in the order in which they were given.
         cases: Number of cases on which all runs were evaluated.
         subjects: Number of subjects of these cases.
-        scores: The Dice of every case of each run, in the order of the runs.
+        scores: The metric of every case of each run, in the order of the runs.
+        metric: Name of the metric.
     """
 
     runs: tuple[ComparedRun, ...]
     cases: int
     subjects: int
     scores: tuple[RunScores, ...] = ()
+    metric: str = "dice"
+
+    @property
+    def info(self) -> MetricInfo:
+        """How the metric is shown, and which values are better."""
+        return CATALOG[self.metric]
 
     @property
     def best(self) -> ComparedRun:
-        """The run with the highest Dice; the first of equals."""
-        return max(self.runs, key=lambda candidate: round(candidate.dice, _DIGITS))
+        """The run with the best mean; the first of equals."""
+        sign = 1 if self.info.higher_is_better else -1
+        return max(self.runs, key=lambda candidate: round(sign * candidate.mean, _DIGITS))
 
     def write_tsv(self, path: str | Path) -> None:
         """Write one row per run as tab-separated text with a header.
@@ -88,7 +98,7 @@ class Comparison:
         """
         columns = (
             "run",
-            "dice",
+            self.metric,
             "low",
             "high",
             "difference",
@@ -100,7 +110,7 @@ class Comparison:
         for one in self.runs:
             own, lag = one.interval, one.difference_interval
             rows.append(
-                [one.run, one.dice, own.low, own.high, one.difference, lag.low, lag.high, one.share_first]
+                [one.run, one.mean, own.low, own.high, one.difference, lag.low, lag.high, one.share_first]
             )
         write_text(path, to_tsv(columns, rows))
 
@@ -124,21 +134,34 @@ class Comparison:
 
     def __repr__(self) -> str:
         tables = [text_table(self._cells(), self._notes())]
-        tables += [text_table(_label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
+        tables += [text_table(self._label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
         return "\n\n".join(tables)
 
     def _repr_html_(self) -> str:
-        tables = [html_table(_label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
+        tables = [html_table(self._label_cells(one), [_TESTS]) for one in self.runs if one.by_label]
         return html_table(self._cells(), self._notes()) + "".join(tables)
 
     def _cells(self) -> list[list[str]]:
-        rows = [["run", "mean Dice", "95 % interval", "less than best", "95 % interval", "first in"]]
+        rows = [
+            ["run", f"mean {self.info.title}", "95 % interval", "less than best", "95 % interval", "first in"]
+        ]
         for one in self.runs:
             difference = (
                 ["", ""] if one is self.best else [f"{one.difference:+.4f}", str(one.difference_interval)]
             )
             rows.append(
-                [one.run, f"{one.dice:.4f}", str(one.interval), *difference, f"{one.share_first:.0%}"]
+                [one.run, f"{one.mean:.4f}", str(one.interval), *difference, f"{one.share_first:.0%}"]
+            )
+        return rows
+
+    def _label_cells(self, one: ComparedRun) -> list[list[str]]:
+        """Return a header and one row per label with the difference to the best run."""
+        title = self.info.title
+        rows = [[f"{one.run} - best", "subjects", title, "95 % interval", "wins", "losses", "p", "effect"]]
+        for found in one.by_label:
+            numbers = [str(found.subjects), f"{found.mean:+.4f}", str(found.interval), str(found.wins)]
+            rows.append(
+                [found.name, *numbers, str(found.losses), f"{found.holm:.4f}", f"{found.effect:+.2f}"]
             )
         return rows
 
@@ -154,53 +177,56 @@ class Comparison:
 _TESTS = "p by exchanging the runs within subjects, Holm's correction over the labels; effect: rank-biserial correlation"
 
 
-def _label_cells(one: ComparedRun) -> list[list[str]]:
-    """Return a header and one row per label with the difference to the best run."""
-    rows = [[f"{one.run} - best", "subjects", "Dice", "95 % interval", "wins", "losses", "p", "effect"]]
-    for found in one.by_label:
-        numbers = [str(found.subjects), f"{found.mean:+.4f}", str(found.interval), str(found.wins)]
-        rows.append([found.name, *numbers, str(found.losses), f"{found.holm:.4f}", f"{found.effect:+.2f}"])
-    return rows
-
-
 @dataclass(frozen=True)
 class RunScores:
-    """The Dice of every held-out case of a cross-validation, or of an ensemble of several.
+    """One metric of every held-out case of a cross-validation, or of an ensemble of several.
 
     Attributes:
         runs: The folder of the run, or the folders of the members of the ensemble.
-        dice: `(cases, labels)`, sorted by case id and by label name.
+        values: `(cases, labels)`, sorted by case id and by label name.
         labels: Names of the labels.
         subjects: Subject by case id.
+        metric: Name of the metric.
     """
 
     runs: tuple[str, ...]
-    dice: NDArray[np.float64]
+    values: NDArray[np.float64]
     labels: tuple[str, ...]
     subjects: dict[str, str]
+    metric: str = "dice"
 
 
-def compare_cross_validations(runs: Sequence[str | Path]) -> Comparison:
+def compare_cross_validations(runs: Sequence[str | Path], metric: str = "dice") -> Comparison:
     """Compare the results that cross-validations have written to ``RUN/evaluation``.
 
     Args:
         runs: At least two folders.
+        metric: Name of a column of ``cases.tsv`` whose values are better the higher, or the lower, they are.
 
     Returns:
         The ranking.
 
     Raises:
-        ConfigError: There are fewer than two runs, or one is given twice.
+        ConfigError: There are fewer than two runs, one is given twice, or the metric cannot be ranked.
         DataError: A run has no results yet, or its cases or labels differ from those of the first.
     """
-    return compare_scores(load_comparable_scores(runs))
+    return compare_scores(load_comparable_scores(runs, checked_metric(metric)))
 
 
-def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
+def checked_metric(metric: str) -> str:
+    """Return the name of a metric, or raise `ConfigError` unless runs can be ranked by it."""
+    ranked = [name for name, info in CATALOG.items() if info.higher_is_better is not None]
+    if metric not in ranked:
+        raise ConfigError(f"metric: found {metric!r}, expected one of {', '.join(ranked)}. Correct the name.")
+    return metric
+
+
+def load_comparable_scores(runs: Sequence[str | Path], metric: str = "dice") -> list[RunScores]:
     """Return the scores of each run; see `compare_cross_validations`.
 
     Args:
         runs: At least two folders.
+        metric: Name of a column of ``cases.tsv``.
 
     Returns:
         The scores, in the order of `runs`.
@@ -212,7 +238,7 @@ def load_comparable_scores(runs: Sequence[str | Path]) -> list[RunScores]:
     twice = [run for number, run in enumerate(runs) if _resolved(run) in map(_resolved, runs[:number])]
     if twice:
         raise ConfigError(f"compare: found {twice[0]} twice, expected different runs. Remove one of them.")
-    read = [_load_scores(Path(run)) for run in runs]
+    read = [_load_scores(Path(run), metric) for run in runs]
     first = read[0]
     for other in read:
         for what, mine, theirs in (
@@ -237,7 +263,7 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
     """Compare each run with the best one.
 
     Args:
-        measured: The scores of each run. All must be of the same cases and labels.
+        measured: The scores of each run. All must be of the same cases, labels and metric.
 
     Returns:
         The comparison, with the runs in the order of `measured`.
@@ -245,37 +271,49 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
     first = measured[0]
     subjects = [first.subjects[case] for case in sorted(first.subjects)]
     count = len(set(subjects))
-    dice = [float(mean_of_known(mean_of_known(one.dice.T)[None])[0]) for one in measured]
-    draws = [mean_of_known(resampled_means(one.dice, subjects)) for one in measured]
-    best = int(np.argmax(np.round(dice, _DIGITS)))
-    ahead = np.argmax(np.round(np.nan_to_num(np.stack(draws), nan=-1.0), _DIGITS), axis=0)
+    sign = 1 if CATALOG[first.metric].higher_is_better else -1
+    means = [float(mean_of_known(mean_of_known(one.values.T)[None])[0]) for one in measured]
+    draws = [mean_of_known(resampled_means(one.values, subjects)) for one in measured]
+    best = int(np.argmax(np.round(sign * np.array(means), _DIGITS)))
+    ahead = np.argmax(np.round(np.nan_to_num(sign * np.stack(draws), nan=-np.inf), _DIGITS), axis=0)
     compared = [
         ComparedRun(
             one.runs,
-            dice[place],
+            means[place],
             Interval.from_draws(draws[place], count),
-            dice[place] - dice[best],
+            means[place] - means[best],
             Interval.from_draws(draws[place] - draws[best], count),
             float(np.mean(ahead == place)),
-            ()
-            if place == best
-            else tuple(paired_differences(one.dice, measured[best].dice, one.labels, subjects)),
+            () if place == best else _by_label(one, measured[best], subjects, sign),
         )
         for place, one in enumerate(measured)
     ]
-    return Comparison(tuple(compared), len(subjects), count, tuple(measured))
+    return Comparison(tuple(compared), len(subjects), count, tuple(measured), first.metric)
 
 
-def _load_scores(run: Path) -> RunScores:
+def _by_label(
+    one: RunScores, best: RunScores, subjects: Sequence[str], sign: int
+) -> tuple[PairedDifference, ...]:
+    """Return the differences to the best run; for a metric of which less is better, wins are smaller values."""
+    found = paired_differences(one.values, best.values, one.labels, subjects)
+    if sign > 0:
+        return tuple(found)
+    return tuple(replace(d, wins=d.losses, losses=d.wins, effect=-d.effect) for d in found)
+
+
+def _load_scores(run: Path, metric: str) -> RunScores:
     folder = run / "evaluation"
     _check_summary_format(folder / "summary.json")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
         rows = [row.cells for row in read_tsv(folder / "cases.tsv").rows]
-        dice = {(row["case"], row["label"]): float(row["dice"]) for row in rows}
+        _require_column(folder / "cases.tsv", run, rows, metric)
+        values = {(row["case"], row["label"]): float(row[metric]) for row in rows}
         labels = tuple(sorted({row["label"] for row in rows}))
-        table = [[dice[case, name] for name in labels] for case in sorted(subjects)]
+        table = [[values[case, name] for name in labels] for case in sorted(subjects)]
+    except _MissingColumn:
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         if not (run / "fold_0").is_dir():
             raise DataError(
@@ -285,7 +323,19 @@ def _load_scores(run: Path) -> RunScores:
         raise DataError(
             f"{folder}: the table of the cross-validation is {reason}. Create it with: medseg train --resume {run}."
         ) from None
-    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects)
+    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects, metric)
+
+
+class _MissingColumn(DataError):
+    """The runs were evaluated without the metric."""
+
+
+def _require_column(path: Path, run: Path, rows: Sequence[Mapping[str, str]], metric: str) -> None:
+    requested = next((name for name, columns in EXTRA.items() if metric in columns), None)
+    if requested is not None and rows and metric not in rows[0]:
+        raise _MissingColumn(
+            f"{path}: found no column {metric}, expected it. Evaluate again: medseg evaluate {run} --metrics {requested}."
+        )
 
 
 def _check_summary_format(path: Path) -> None:

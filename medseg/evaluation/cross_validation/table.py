@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.evaluation.cross_validation.select_post_processing import PostProcessing
 from medseg.evaluation.instances.table import InstanceTable
-from medseg.evaluation.label_maps.table import METRICS, Table
+from medseg.evaluation.label_maps.table import Table
 from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.text_tables import html_table, text_table
@@ -44,7 +44,7 @@ class FoldTable:
             The rows of the cases that this fold held out.
         """
         rows = tuple(row for row in self.table.rows if self.folds[row.case] == fold)
-        return Table(rows, self.table.tolerance_mm, self.table.subjects)
+        return Table(rows, self.table.options, self.table.subjects)
 
     @cached_property
     def by_fold(self) -> dict[int, dict[str, float]]:
@@ -86,7 +86,7 @@ class FoldTable:
 
     def summary(self) -> dict[str, Any]:
         """Return `Table.summary` with folds and post-processing."""
-        means = {metric: self.over_folds(metric) for metric in METRICS}
+        means = {metric: self.over_folds(metric) for metric in self.table.metrics}
         return {
             **self.table.summary(),
             "folds": [self._fold(fold) for fold in self.by_fold],

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision, match_by_score
-from medseg.labels.instance_overlaps import overlaps_of
+from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
+from medseg.evaluation.instances.size_classes import SizeCounts, count_by_size, pool_sizes
+from medseg.labels.instance_overlaps import InstanceOverlaps, overlaps_of
 from medseg.labels.instances import Instances
-
-MATCHED_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class InstanceMetrics:
 
     Values for an absent class:
 
-    | predictions | references | f1, pq, rq | sq  | ap, ap50, ap75 | sensitivity | precision |
-    |-------------|------------|------------|-----|----------------|-------------|-----------|
-    | none        | none       | NaN        | NaN | NaN            | NaN         | NaN       |
-    | none        | some       | 0          | NaN | 0              | 0           | NaN       |
-    | some        | none       | 0          | NaN | NaN            | NaN         | 0         |
+    | predictions | references | f1, pq, rq, accuracy, aji | sq  | ap, ap50, ap75 | sensitivity | precision |
+    |-------------|------------|---------------------------|-----|----------------|-------------|-----------|
+    | none        | none       | NaN                       | NaN | NaN            | NaN         | NaN       |
+    | none        | some       | 0                         | NaN | 0              | 0           | NaN       |
+    | some        | none       | 0                         | NaN | NaN            | NaN         | 0         |
 
     Means leave out NaN. A class that is predicted where there is none lowers F1 and PQ but not AP, because its recall
     is undefined; over several cases it lowers AP, too.
@@ -33,7 +33,8 @@ class InstanceMetrics:
     Attributes:
         references: Number of reference instances.
         predictions: Number of predicted instances.
-        tp: Pairs of a prediction and a reference with IoU > 0.5; each instance is in at most one pair.
+        tp: Pairs of a prediction and a reference with an IoU above `InstanceOptions.matching_iou` (0.5); each instance is in at
+            most one pair.
         fn: References without such a prediction.
         fp: Predictions without such a reference.
         f1: 2 tp / (predictions + references).
@@ -47,6 +48,11 @@ class InstanceMetrics:
         ap: Average precision, the mean over IoU 0.5, 0.55, ... 0.95 (Lin et al. 2014).
         ap50: Average precision at IoU 0.5.
         ap75: Average precision at IoU 0.75.
+        accuracy: tp / (tp + fp + fn), also called critical success index; StarDist and Cellpose call it average precision.
+        mean_accuracy: Mean of the same ratio for pairs with IoU above 0.5, 0.55, ... 0.95: the score of the Data Science Bowl
+            2018 (Caicedo et al. 2019).
+        aji: Aggregated Jaccard index (Kumar et al. 2017): the voxels that each reference shares with the prediction of
+            highest IoU, divided by their unions and the voxels of all other predictions.
 
     >>> import numpy as np
     >>> from medseg.labels.instances import Instances
@@ -71,6 +77,9 @@ class InstanceMetrics:
     ap: float
     ap50: float
     ap75: float
+    accuracy: float
+    mean_accuracy: float
+    aji: float
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,14 @@ class MatchCounts:
         references: Number of reference instances.
         scores: Scores `(m,)` of the predictions.
         hits: Whether each prediction matches a reference, `(10, m)`, see `match_by_score`.
-        tp: Number of pairs with IoU > 0.5.
+        tp: Number of pairs with an IoU above that of the options.
         iou_sum: Sum of the IoU of these pairs.
         detected: See `InstanceMetrics`.
         false_detections: See `InstanceMetrics`.
+        pairs: Number of pairs `(10,)` with an IoU above each of the thresholds 0.5, 0.55, ... 0.95.
+        shared: Numerator of the aggregated Jaccard index, in voxels.
+        united: Its denominator.
+        by_size: Counts by size, see `InstanceOptions.size_bounds_mm3`.
     """
 
     references: int
@@ -94,6 +107,10 @@ class MatchCounts:
     iou_sum: float
     detected: int
     false_detections: int
+    pairs: NDArray[np.int64]
+    shared: int
+    united: int
+    by_size: tuple[SizeCounts, ...] = ()
 
     def metrics(self) -> InstanceMetrics:
         """Return the metrics, as defined by `InstanceMetrics`."""
@@ -118,18 +135,28 @@ class MatchCounts:
             ap=float(precisions.mean()),
             ap50=float(precisions[_index_of(0.5)]),
             ap75=float(precisions[_index_of(0.75)]),
+            accuracy=_ratio(self.tp, predictions + self.references - self.tp),
+            mean_accuracy=float(
+                np.mean([_ratio(int(tp), predictions + self.references - int(tp)) for tp in self.pairs])
+            ),
+            aji=_ratio(self.shared, self.united),
         )
 
 
 def match_instances(
-    prediction: Instances, reference: Instances, *, detection_iou: float = 0.0
+    prediction: Instances,
+    reference: Instances,
+    options: InstanceOptions = DEFAULT_INSTANCE_OPTIONS,
+    *,
+    voxel_mm3: float = 1.0,
 ) -> MatchCounts:
     """Compare the instances of one class of one image.
 
     Args:
         prediction: Instances of one class, with scores.
         reference: Instances of the same class.
-        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+        options: How instances are matched, and by which sizes they are counted.
+        voxel_mm3: Volume of a voxel in mm³, for the sizes.
 
     Returns:
         The counts, from which `MatchCounts.metrics` computes the metrics.
@@ -138,8 +165,15 @@ def match_instances(
         DataError: The images have different shapes.
     """
     overlaps = overlaps_of(prediction, reference)
-    pairs = overlaps.one_to_one(MATCHED_ABOVE)
-    founded, detected = overlaps.touched(detection_iou)
+    # Pairs are chosen from the highest IoU downwards, so those above a higher threshold are the first of them.
+    chosen = overlaps.one_to_one(min(options.matching_iou, float(THRESHOLDS[0])))
+    pairs = chosen[overlaps.iou[chosen] > options.matching_iou]
+    founded, detected = overlaps.touched(options.detection_iou)
+    matched = (np.zeros(len(prediction), bool), np.zeros(len(reference), bool))
+    matched[0][overlaps.predicted[pairs]] = matched[1][overlaps.expected[pairs]] = True
+    areas = prediction.areas, reference.areas
+    shared, united = _aggregated_jaccard(overlaps, *areas)
+    sizes = (np.asarray(areas[0] * voxel_mm3), np.asarray(areas[1] * voxel_mm3))
     return MatchCounts(
         references=len(reference),
         scores=prediction.scores,
@@ -148,7 +182,30 @@ def match_instances(
         iou_sum=float(overlaps.iou[pairs].sum()),
         detected=int(detected.sum()),
         false_detections=int((~founded).sum()),
+        pairs=np.array([np.count_nonzero(overlaps.iou[chosen] > at) for at in THRESHOLDS]),
+        shared=shared,
+        united=united,
+        by_size=count_by_size(sizes, matched, (founded, detected), options.size_bounds_mm3),
     )
+
+
+def _aggregated_jaccard(
+    overlaps: InstanceOverlaps, predicted: NDArray[np.int64], expected: NDArray[np.int64]
+) -> tuple[int, int]:
+    """Return numerator and denominator of the aggregated Jaccard index, in voxels."""
+    best = np.full(overlaps.references, -1)
+    for pair in np.argsort(-overlaps.iou, kind="stable")[
+        ::-1
+    ]:  # that of highest IoU, the first of equals, is written last
+        best[overlaps.expected[pair]] = pair
+    pairs = best[best >= 0]
+    shared = int(overlaps.shared[pairs].sum())
+    used = np.unique(overlaps.predicted[pairs])
+    repeated = predicted[
+        overlaps.predicted[pairs]
+    ].sum()  # a prediction counts for each reference that it suits best
+    united = expected.sum() + repeated - shared + predicted.sum() - predicted[used].sum()
+    return shared, int(united)
 
 
 def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
@@ -169,6 +226,10 @@ def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
         iou_sum=sum(part.iou_sum for part in parts),
         detected=sum(part.detected for part in parts),
         false_detections=sum(part.false_detections for part in parts),
+        pairs=np.sum([np.zeros(len(THRESHOLDS), np.int64), *(part.pairs for part in parts)], axis=0),
+        shared=sum(part.shared for part in parts),
+        united=sum(part.united for part in parts),
+        by_size=pool_sizes(part.by_size for part in parts),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,12 @@ import numpy as np
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.read_case import read_repaired_labels
-from medseg.errors import ConfigError, DataError
+from medseg.errors import DataError
+from medseg.evaluation.instances.instance_options import (
+    DEFAULT_INSTANCE_OPTIONS,
+    MATCHED_ABOVE,
+    InstanceOptions,
+)
 from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.label_maps.metrics import aligned_to, label_map
@@ -59,6 +64,8 @@ def evaluate_instances(
     *,
     components_of: ComponentsOf = "neither",
     detection_iou: float = 0.0,
+    matching_iou: float = MATCHED_ABOVE,
+    size_bounds_mm3: Sequence[float] = (),
     orientation_from: OrientationFrom | None = None,
     trust_label_array: bool = False,
 ) -> InstanceTable:
@@ -72,6 +79,8 @@ def evaluate_instances(
         components_of: ``"predictions"`` or ``"both"`` if these are label maps whose connected components are the
             instances.
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+        matching_iou: IoU above which a prediction and a reference are a pair, see `InstanceOptions`.
+        size_bounds_mm3: Volumes in mm³ between classes of size for which detection is counted separately.
         orientation_from: Description of the geometry to use where a NIfTI header leaves it open; see `medseg.read`.
         trust_label_array: Whether maps with as many voxels as their reference, but another grid in their header, are
             compared voxel by voxel as they are stored.
@@ -81,7 +90,7 @@ def evaluate_instances(
 
     Raises:
         DataError: Files are missing, are not maps, do not share a grid, or have an unknown class.
-        ConfigError: The detection IoU is not in [0, 1].
+        ConfigError: An IoU is not in its range, or the bounds are not ascending.
 
     >>> import numpy as np
     >>> from medseg.labels.instances import Instances
@@ -91,28 +100,28 @@ def evaluate_instances(
     """
     reading = ReadingOptions(orientation_from, trust_label_array)
     pairs = [replace(one, reading=reading) for one in instance_pairs(prediction, reference, components_of)]
-    rows = [
-        row for case in evaluate_instance_cases(pairs, labels, detection_iou=detection_iou) for row in case
-    ]
-    return InstanceTable(tuple(rows), detection_iou)
+    options = InstanceOptions(detection_iou, matching_iou, tuple(size_bounds_mm3))
+    rows = [row for case in evaluate_instance_cases(pairs, labels, options) for row in case]
+    return InstanceTable(tuple(rows), options)
 
 
 def evaluate_instance_cases(
-    pairs: Iterable[InstancePair], labels: Labels | None = None, *, detection_iou: float = 0.0
+    pairs: Iterable[InstancePair],
+    labels: Labels | None = None,
+    options: InstanceOptions = DEFAULT_INSTANCE_OPTIONS,
 ) -> Iterator[list[InstanceRow]]:
     """Yield the rows of each case, reading files only when their case is reached.
 
     Args:
         pairs: Predictions and references, for example from `instance_pairs`.
         labels: Names of the classes; None names them by their values.
-        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+        options: How instances are matched, and by which sizes they are counted.
 
     Yields:
         The rows of one case.
 
     Raises:
         DataError: As in `evaluate_instances`, raised at the faulty case.
-        ConfigError: As in `evaluate_instances`.
 
     >>> import numpy as np
     >>> from medseg.labels.instances import Instances
@@ -121,15 +130,15 @@ def evaluate_instance_cases(
     >>> row.metrics.references
     2
     """
-    checked_iou(detection_iou)
     for pair in pairs:
-        prediction, reference, table = _read_pair(pair, labels)
+        prediction, reference, table, voxel_mm3 = _read_pair(pair, labels)
         rows = []
         for index, label in enumerate(table.foreground, start=1):
             evidence = match_instances(
                 prediction.select(prediction.classes == index),
                 reference.select(reference.classes == index),
-                detection_iou=detection_iou,
+                options,
+                voxel_mm3=voxel_mm3,
             )
             rows.append(InstanceRow(pair.case, label.value, label.name, evidence, evidence.metrics()))
         yield rows
@@ -182,15 +191,6 @@ def _instances_next_to(prediction: Path, components_of: ComponentsOf) -> Path:
     return instances if components_of == "neither" and instances.is_file() else prediction
 
 
-def checked_iou(detection_iou: float) -> float:
-    """Return the IoU, or raise a `ConfigError` unless it is in [0, 1]."""
-    if not 0 <= detection_iou <= 1:
-        raise ConfigError(
-            f"detection_iou: found {detection_iou}, expected 0 to 1. Use 0 for any shared voxel."
-        )
-    return detection_iou
-
-
 @dataclass(frozen=True)
 class _Side:
     """One side of a pair: instances, their grid if they have one, and the meaning of their classes."""
@@ -200,8 +200,8 @@ class _Side:
     coded_as: Literal["classes", "values", "nothing"]
 
 
-def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels]:
-    """Return both sides on one grid, with class indices, and the label table of these indices."""
+def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels, float]:
+    """Return both sides on one grid, with class indices, the label table of these indices, and the volume of a voxel in mm³."""
     prefix = f"{pair.case}: " if pair.case else ""
     reference = _read(pair.reference, pair.components_of == "both", pair.reading, None, f"{prefix}reference")
     plain = ReadingOptions(
@@ -215,6 +215,7 @@ def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, In
         _classified(prediction, table, labels is None, f"{prefix}prediction"),
         _classified(reference, table, labels is None, f"{prefix}reference"),
         table,
+        1.0 if reference.volume is None else reference.volume.grid.voxel_volume,
     )
 
 

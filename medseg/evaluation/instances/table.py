@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.metrics import InstanceMetrics, MatchCounts, pool_counts
+from medseg.evaluation.instances.size_classes import COUNTS, RATIOS, SizeCounts, pool_sizes, size_names
 from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
 from medseg.evaluation.summary_json import finite_or_none, finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
@@ -17,8 +20,8 @@ METRICS = tuple(field.name for field in fields(InstanceMetrics))
 COLUMNS = ("case", "label_value", "label", *METRICS)
 _COUNTS = ("references", "predictions", "tp", "fn", "fp", "detected", "false_detections")
 _MEANS = tuple(name for name in METRICS if name not in _COUNTS)
-_SHOWN = ("references", "tp", "fn", "fp", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75")
-_TITLES = {"f1": "F1", "pq": "PQ", "sq": "SQ", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+_SHOWN = ("references", "tp", "fn", "fp", "f1", "pq", "sq", "sensitivity", "ap", "ap50", "ap75", "aji")
+_TITLES = {"f1": "F1", "pq": "PQ", "sq": "SQ", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "aji": "AJI"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class InstanceTable:
 
     Attributes:
         rows: One row per case and class, case by case.
-        detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.
+        options: How instances were matched, and by which sizes they were counted.
 
     >>> import numpy as np
     >>> from medseg.evaluation import evaluate_instances
@@ -58,7 +61,7 @@ class InstanceTable:
     """
 
     rows: tuple[InstanceRow, ...]
-    detection_iou: float = 0.0
+    options: InstanceOptions = DEFAULT_INSTANCE_OPTIONS
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -94,6 +97,36 @@ class InstanceTable:
             for name in self.labels
         }
 
+    def by_size(self) -> dict[str, tuple[SizeCounts, ...]]:
+        """Return, by label name, the counts of all cases together for each class of size; empty without classes."""
+        return {
+            name: pool_sizes(row.counts.by_size for row in self.rows if row.label == name)
+            for name in self.labels
+        }
+
+    def write_sizes_tsv(self, path: str | Path) -> None:
+        """Write the counts of every class of size of every row as tab-separated text with a header.
+
+        Args:
+            path: The file.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        names = size_names(self.options.size_bounds_mm3)
+        rows = (
+            (
+                row.case,
+                row.label_value,
+                row.label,
+                name,
+                *(getattr(one, column) for column in (*COUNTS, *RATIOS)),
+            )
+            for row in self.rows
+            for name, one in zip(names, row.counts.by_size, strict=True)
+        )
+        write_text(path, to_tsv(("case", "label_value", "label", "size", *COUNTS, *RATIOS), rows))
+
     def write_tsv(self, path: str | Path) -> None:
         """Write every row as tab-separated text with a header; NaN is written as ``nan``.
 
@@ -115,10 +148,10 @@ class InstanceTable:
         Raises:
             DataError: The file cannot be written.
         """
-        per_case = self.per_case()
+        per_case, by_size = self.per_case(), self.by_size()
         summary = {
             "cases": len(self.cases),
-            "detection_iou": self.detection_iou,
+            **self.options.to_plain(),
             "mean": finite_values(self.mean()),
             "labels": {
                 name: {
@@ -126,20 +159,46 @@ class InstanceTable:
                     "per_case": {
                         metric: finite_values(asdict(found)) for metric, found in per_case[name].items()
                     },
+                    **self._plain_sizes(by_size[name]),
                 }
                 for name, figures in self.pooled().items()
             },
         }
         write_summary_json(summary, path)
 
+    def _plain_sizes(self, counts: tuple[SizeCounts, ...]) -> dict[str, Any]:
+        """Return the counts of the classes of size of a label as plain values; nothing without classes."""
+        names = size_names(self.options.size_bounds_mm3)
+        by_size = {
+            name: finite_values({column: getattr(one, column) for column in (*COUNTS, *RATIOS)})
+            for name, one in zip(names, counts, strict=True)
+        }
+        return {"by_size": by_size} if by_size else {}
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return text_table(self._cells(), self._notes())
+        return "\n\n".join(text_table(cells, notes) for cells, notes in self._tables())
 
     def _repr_html_(self) -> str:
-        return html_table(self._cells(), self._notes())
+        return "".join(html_table(cells, notes) for cells, notes in self._tables())
+
+    def _tables(self) -> list[tuple[list[list[str]], list[str]]]:
+        """Return cells and notes of the table and, with classes of size, of the table by size."""
+        tables = [(self._cells(), self._notes())]
+        if self.options.size_bounds_mm3:
+            note = "by the size of the reference, and for false positives and precision by that of the prediction"
+            tables.append((self._size_cells(), [note]))
+        return tables
+
+    def _size_cells(self) -> list[list[str]]:
+        shown = ("references", "tp", "fn", "fp", *RATIOS)
+        rows = [["label", "size", *(_TITLES.get(name, name) for name in shown)]]
+        for label, counts in self.by_size().items():
+            for name, one in zip(size_names(self.options.size_bounds_mm3), counts, strict=True):
+                rows.append([label, name, *(_shown(getattr(one, column)) for column in shown)])
+        return rows
 
     def _cells(self) -> list[list[str]]:
         """Return the header, one row per label, and their mean if there are several labels."""
@@ -153,9 +212,10 @@ class InstanceTable:
 
     def _notes(self) -> list[str]:
         count = len(self.cases)
-        detected = f"met with IoU {self.detection_iou:g}" if self.detection_iou else "touched by a prediction"
+        at = self.options.detection_iou
+        detected = f"met with IoU {at:g}" if at else "touched by a prediction"
         return [
-            f"{pluralise(count, 'case')} together; found: IoU over 0.5; sensitivity: references {detected}"
+            f"{pluralise(count, 'case')} together; found: IoU over {self.options.matching_iou:g}; sensitivity: references {detected}"
         ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.evaluation.label_maps.surface import SurfaceDistances, checked_tolerance, surface_distances
+from medseg.evaluation.label_maps.extra_metrics import measure_extra
+from medseg.evaluation.label_maps.mask_pair import MaskPair
+from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
+from medseg.evaluation.label_maps.surface import surface_distances
 from medseg.labels.label_sets import AnnotatedLabels, unannotated_classes
 from medseg.labels.label_table import Labels, Region
 from medseg.labels.overlap import dice_from_counts
@@ -26,13 +30,16 @@ _BLOCK = 1 << 24  # voxels counted at a time, which limits the memory of the joi
 class LabelMetrics:
     """The metrics of one label in one case.
 
-    Values for an absent label:
+    Values for an absent label, unless `MetricOptions.both_empty` is ``perfect``:
 
     | prediction | reference | dice, iou, surface_dice | sensitivity | precision | distances | volume_error_percent |
     |------------|-----------|-------------------------|-------------|-----------|-----------|----------------------|
     | empty      | empty     | NaN                     | NaN         | NaN       | NaN       | NaN                  |
     | empty      | present   | 0                       | 0           | NaN       | infinite  | -100                 |
     | present    | empty     | 0                       | NaN         | 0         | infinite  | NaN                  |
+
+    Of the metrics on request, ``surface_dice_area``, ``cldice`` and ``boundary_iou`` have the values of the Dice. The lesion-wise
+    Dice and HD95 are 0 and 374 mm if one mask is empty.
 
     Means leave out NaN: a label that is correctly absent does not show how well it is outlined.
 
@@ -54,6 +61,7 @@ class LabelMetrics:
         reference_ml: Reference volume in ml.
         volume_error_ml: Predicted minus reference volume in ml.
         volume_error_percent: The same error in percent of the reference volume.
+        extra: The metrics on request by name, see `MetricOptions`.
 
     >>> from medseg.volumes.grid import Grid
     >>> liver = np.ones((1, 4, 4, 4), np.uint8)
@@ -79,6 +87,22 @@ class LabelMetrics:
     reference_ml: float
     volume_error_ml: float
     volume_error_percent: float
+    extra: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def value(self, metric: str) -> float:
+        """Return a metric by name, one on request included.
+
+        Args:
+            metric: Name of its column.
+
+        Returns:
+            The value.
+        """
+        return self.extra[metric] if metric in self.extra else float(getattr(self, metric))
+
+
+METRICS = tuple(one.name for one in fields(LabelMetrics)[3:-1])
+"""The metrics of every evaluation, without case, label_value and label."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +126,8 @@ def compare_label_maps(
     prediction: Volume,
     reference: Volume,
     labels: Labels,
+    options: MetricOptions = DEFAULT_OPTIONS,
     *,
-    tolerance_mm: float = 1.0,
     case: str = "",
     annotated: AnnotatedLabels | None = None,
 ) -> list[LabelMetrics]:
@@ -115,7 +139,7 @@ def compare_label_maps(
         prediction: Label map; its orientation may differ from that of the reference.
         reference: Label map on the same grid.
         labels: Labels to evaluate, in the order of the result.
-        tolerance_mm: Tolerance of the surface Dice in mm.
+        options: Metrics to compute, and the conventions for them.
         case: Case id for the rows and messages.
         annotated: Names of the labels annotated in the reference; None for all. Regions that contain other labels are
             not evaluated.
@@ -125,7 +149,6 @@ def compare_label_maps(
 
     Raises:
         DataError: The grids differ, a value is not in `labels`, or a volume is not a label map.
-        ConfigError: The tolerance is negative or not finite.
 
     >>> import numpy as np
     >>> from medseg.labels.label_table import Labels
@@ -138,7 +161,6 @@ def compare_label_maps(
     >>> row.label, row.dice, row.hd95_mm
     ('liver', 1.0, 0.0)
     """
-    checked_tolerance(tolerance_mm)
     prefix = f"{case}: " if case else ""
     prediction = aligned_to(prediction, reference, where=f"{prefix}prediction")
     classes, ignored = _classes(prediction, reference, labels, prefix)
@@ -148,6 +170,7 @@ def compare_label_maps(
     missing = unannotated_classes(labels, annotated, f"{prefix}reference")
     voxel_ml = reference.grid.voxel_volume / 1000
     steps = reference.grid.affine[:3, :3] if reference.grid.is_sheared else reference.spacing
+    diagonal_mm = _diagonal_mm(reference)
     rows = []
     for region in labels.evaluated:
         members = [labels.values.index(value) for value in region.values]
@@ -157,18 +180,18 @@ def compare_label_maps(
         box = union_of_boxes(
             [found[index - 1] for found in boxes for index in members], reference.grid.shape, margin=1
         )
-        masks = [
+        predicted, expected = (
             array[box] == members[0] if len(members) == 1 else np.isin(array[box], members)
             for array in classes
-        ]
-        distances = surface_distances(masks[0], masks[1], steps)
+        )
         found = VoxelCounts(
             int(counts[np.ix_(members, members)].sum()),
             int(counts[members].sum()),
             int(counts[:, members].sum()),
             voxels,
         )
-        rows.append(_row(case, region, found, voxel_ml, distances, tolerance_mm))
+        pair = MaskPair(predicted, expected, np.asarray(steps, dtype=np.float64), diagonal_mm)
+        rows.append(_row(case, region, found, voxel_ml, pair, options))
     return rows
 
 
@@ -254,17 +277,24 @@ def _values(volume: Volume, where: str) -> Array:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
+def _diagonal_mm(volume: Volume) -> float:
+    """Return the length of the diagonal of a volume in mm; axes of length 1 are left out."""
+    sizes = np.array([size if size > 1 else 0 for size in volume.grid.shape])
+    return float(np.linalg.norm(volume.grid.affine[:3, :3] @ sizes))
+
+
 def _row(
     case: str,
     region: Region,
     counts: VoxelCounts,
     voxel_ml: float,
-    distances: SurfaceDistances,
-    tolerance_mm: float,
+    pair: MaskPair,
+    options: MetricOptions,
 ) -> LabelMetrics:
     overlap, predicted, expected = counts.overlap, counts.predicted, counts.expected
     union = predicted + expected - overlap
-    return LabelMetrics(
+    distances = surface_distances(pair.prediction, pair.reference, pair.steps)
+    row = LabelMetrics(
         case=case,
         label_value=region.output_value,
         label=region.name,
@@ -273,7 +303,7 @@ def _row(
         hd95_mm=distances.hausdorff(95),
         assd_mm=distances.average(),
         masd_mm=distances.average_of_directions(),
-        surface_dice=distances.surface_dice(tolerance_mm),
+        surface_dice=distances.surface_dice(options.tolerance_mm),
         sensitivity=_ratio(overlap, expected),
         precision=_ratio(overlap, predicted),
         specificity=_ratio(counts.voxels - union, counts.voxels - expected),
@@ -281,7 +311,14 @@ def _row(
         reference_ml=expected * voxel_ml,
         volume_error_ml=(predicted - expected) * voxel_ml,
         volume_error_percent=100 * _ratio(predicted - expected, expected),
+        extra=measure_extra(pair, options),
     )
+    if union:
+        return row
+    values: dict[str, Any] = {
+        metric: options.when_both_empty(metric, row.value(metric)) for metric in METRICS
+    }
+    return replace(row, **values)
 
 
 def _ratio(part: int, whole: int) -> float:

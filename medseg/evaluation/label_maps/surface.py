@@ -21,8 +21,8 @@ from medseg.volumes.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
-_LEAF_SIZE = 32  # for a query of many points, larger leaves than SciPy's 10 are faster
-_SPACING_NOISE = 1e-6  # relative; a spacing derived from a float32 header is not exactly 0.7
+LEAF_SIZE = 32  # for a query of many points, larger leaves than SciPy's 10 are faster
+SPACING_NOISE = 1e-6  # relative; a spacing derived from a float32 header is not exactly 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class SurfaceDistances:
         checked_tolerance(tolerance_mm)
         if self._both.size == 0:
             return float("nan")
-        return float((self._both <= tolerance_mm * (1 + _SPACING_NOISE)).mean())
+        return float((self._both <= tolerance_mm * (1 + SPACING_NOISE)).mean())
 
 
 def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> SurfaceDistances:
@@ -100,6 +100,28 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> 
     Raises:
         DataError: The shapes differ, or the spacing does not have one entry per axis.
     """
+    masks, steps = without_single_axes(prediction, reference, spacing)
+    box = bounding_box(masks[0] | masks[1])
+    predicted, expected = (surface(mask[box]) for mask in masks)
+    return SurfaceDistances(_directed(predicted, expected, steps), _directed(expected, predicted, steps))
+
+
+def without_single_axes(
+    prediction: Mask, reference: Mask, spacing: ArrayLike
+) -> tuple[list[Mask], NDArray[np.float64]]:
+    """Return two masks without their axes of length 1, and the steps in mm along the others.
+
+    Args:
+        prediction: A mask.
+        reference: A mask of the same shape.
+        spacing: As for `surface_distances`.
+
+    Returns:
+        The masks, with one axis at least, and a matrix with the steps as columns.
+
+    Raises:
+        DataError: The shapes differ, or the spacing does not have one entry per axis.
+    """
     steps = np.asarray(spacing, dtype=np.float64)
     if prediction.shape != reference.shape or steps.shape[-1:] != (prediction.ndim,):
         raise DataError(
@@ -109,10 +131,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> 
     axes = [axis for axis, size in enumerate(prediction.shape) if size > 1] or [0]
     flat = tuple(prediction.shape[axis] for axis in axes)
     steps = np.diag(steps[axes]) if steps.ndim == 1 else steps[:, axes]
-    masks = [np.asarray(mask, dtype=bool).reshape(flat) for mask in (prediction, reference)]
-    box = bounding_box(masks[0] | masks[1])
-    predicted, expected = (surface(mask[box]) for mask in masks)
-    return SurfaceDistances(_directed(predicted, expected, steps), _directed(expected, predicted, steps))
+    return [np.asarray(mask, dtype=bool).reshape(flat) for mask in (prediction, reference)], steps
 
 
 def surface(mask: Mask) -> Mask:
@@ -141,6 +160,6 @@ def _directed(source: Mask, target: Mask, steps: NDArray[np.float64]) -> Distanc
     distances = np.zeros(count)
     unshared = np.argwhere(source & ~target) @ steps.T
     if len(unshared):
-        tree = KDTree(np.argwhere(target) @ steps.T, leafsize=_LEAF_SIZE)
+        tree = KDTree(np.argwhere(target) @ steps.T, leafsize=LEAF_SIZE)
         distances[: len(unshared)] = tree.query(unshared)[0]
     return distances

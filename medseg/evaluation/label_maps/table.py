@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.metric_catalog import CATALOG, MetricInfo
+from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
+from medseg.evaluation.label_maps.metrics import METRICS, LabelMetrics
 from medseg.evaluation.statistics.bootstrap import DRAWS, Interval
 from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals
 from medseg.evaluation.summary_json import finite_values, write_summary_json
@@ -19,15 +21,8 @@ from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
-COLUMNS = tuple(field.name for field in fields(LabelMetrics))
-METRICS = COLUMNS[3:]  # without case, label_value and label
-_SHOWN = {
-    "dice": ("Dice", "{:.3f}"),
-    "iou": ("IoU", "{:.3f}"),
-    "hd95_mm": ("HD95 mm", "{:.2f}"),
-    "surface_dice": ("surface Dice", "{:.3f}"),
-    "volume_error_percent": ("volume error %", "{:+.1f}"),
-}
+KEYS = ("case", "label_value", "label")
+_SHOWN = ("dice", "iou", "hd95_mm", "surface_dice", "volume_error_percent")
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class Table:
 
     Attributes:
         rows: One row per case and label, case by case.
-        tolerance_mm: Tolerance of the surface Dice in mm.
+        options: What was computed, and by which conventions.
         subjects: Subject by case id, for intervals; a case that is not listed is a subject of its own.
 
     >>> import medseg
@@ -108,8 +103,13 @@ class Table:
     """
 
     rows: tuple[LabelMetrics, ...]
-    tolerance_mm: float = 1.0
+    options: MetricOptions = DEFAULT_OPTIONS
     subjects: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, those on request last."""
+        return (*METRICS, *self.options.columns)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -127,7 +127,9 @@ class Table:
         for row in self.rows:
             groups[row.label].append(row)
         return {
-            name: {metric: Statistics.from_values(getattr(row, metric) for row in rows) for metric in METRICS}
+            name: {
+                metric: Statistics.from_values(row.value(metric) for row in rows) for metric in self.metrics
+            }
             for name, rows in groups.items()
         }
 
@@ -146,7 +148,7 @@ class Table:
         means = self.mean()
         return {
             metric: Statistics.from_values(by_metric[metric] for by_metric in means.values()).mean
-            for metric in METRICS
+            for metric in self.metrics
         }
 
     @cached_property
@@ -157,8 +159,8 @@ class Table:
     @cached_property
     def intervals(self) -> dict[str, dict[str, Interval]]:
         """The 95 % bootstrap intervals, by label name and then by metric; the foreground mean is under ``""``."""
-        values = {(row.case, row.label): [getattr(row, metric) for metric in METRICS] for row in self.rows}
-        return table_intervals(values, self.subject_of, METRICS)
+        values = {(row.case, row.label): [row.value(metric) for metric in self.metrics] for row in self.rows}
+        return table_intervals(values, self.subject_of, self.metrics)
 
     def write_tsv(self, path: str | Path) -> None:
         """Write every row as tab-separated text with a header; NaN and infinity are written as ``nan`` and ``inf``.
@@ -169,7 +171,12 @@ class Table:
         Raises:
             DataError: The file cannot be written.
         """
-        write_text(path, to_tsv(COLUMNS, (asdict(row).values() for row in self.rows)))
+        columns = (*KEYS, *METRICS)
+        rows = (
+            [*(getattr(row, name) for name in columns), *(row.value(m) for m in self.options.columns)]
+            for row in self.rows
+        )
+        write_text(path, to_tsv((*columns, *self.options.columns), rows))
 
     def summary(self) -> dict[str, Any]:
         """Return the foreground mean and the statistics of each label as plain values; None replaces NaN and infinity."""
@@ -180,7 +187,8 @@ class Table:
                 name: {metric: finite_values(asdict(found)) for metric, found in by_metric.items()}
                 for name, by_metric in self.statistics().items()
             },
-            "tolerance_mm": self.tolerance_mm,
+            **self.options.to_plain(),
+            "empty_masks": self.options.empty_rules(self.metrics),
             "bootstrap": {"draws": DRAWS, "by": "subject", "percent": 95},
             "foreground_mean_interval": plain_intervals(self.intervals[""]),
             "label_intervals": {
@@ -208,25 +216,37 @@ class Table:
     def _repr_html_(self) -> str:
         return html_table(self._cells(), self._notes())
 
+    def _shown(self) -> dict[str, MetricInfo]:
+        """Return the metrics of the printed table."""
+        return {metric: CATALOG[metric] for metric in (*_SHOWN, *self.options.columns)}
+
     def _cells(self) -> list[list[str]]:
         """Return the header, one row per label that occurs, and the foreground mean if there are several labels."""
-        first, *others = (title for title, _ in _SHOWN.values())
+        first, *others = (info.title for info in self._shown().values())
         rows = [["label", "n", first, "95 % interval", *others]]
         for name, by_metric in self.statistics().items():
             if by_metric["dice"].n == 0:
                 continue  # a label that occurs in no case is only counted in the notes
             means = {metric: found.mean for metric, found in by_metric.items()}
-            rows.append([name, str(by_metric["dice"].n), *_formatted(means, self.intervals[name]["dice"])])
+            rows.append(
+                [name, str(by_metric["dice"].n), *self._formatted(means, self.intervals[name]["dice"])]
+            )
         if len(rows) > 2:
             rows.append(
-                ["foreground mean", "", *_formatted(self.foreground_mean(), self.intervals[""]["dice"])]
+                ["foreground mean", "", *self._formatted(self.foreground_mean(), self.intervals[""]["dice"])]
             )
         return rows
+
+    def _formatted(self, means: Mapping[str, float], dice: Interval) -> list[str]:
+        """Return the shown means as texts, with the interval of the Dice after it."""
+        first, *others = (info.shown(means[metric]) for metric, info in self._shown().items())
+        return [first, "-" if np.isnan(dice.low) else str(dice), *others]
 
     def _notes(self) -> list[str]:
         subjects = subjects_note(len(set(self.subject_of.values())))
         notes = [
-            f"{pluralise(len(self.cases), 'case')} of {subjects}; surface Dice at {self.tolerance_mm:g} mm"
+            f"{pluralise(len(self.cases), 'case')} of {subjects}; surface Dice at {self.options.tolerance_mm:g} mm",
+            self.options.rule_in_words(),
         ]
         found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
         absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())
@@ -250,12 +270,3 @@ def plain_intervals(intervals: Mapping[str, Interval]) -> dict[str, dict[str, fl
         ``low`` and ``high`` by metric.
     """
     return {metric: finite_values(asdict(interval)) for metric, interval in intervals.items()}
-
-
-def _formatted(means: Mapping[str, float], dice: Interval) -> list[str]:
-    """Return the shown means as texts, with the interval of the Dice after it."""
-    first, *others = (
-        pattern.format(means[metric]) if np.isfinite(means[metric]) else "-"
-        for metric, (_, pattern) in _SHOWN.items()
-    )
-    return [first, "-" if np.isnan(dice.low) else str(dice), *others]

@@ -27,6 +27,7 @@ from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.entry_points import evaluate_cases
 from medseg.evaluation.instances.pairs import evaluate_instance_cases
 from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
@@ -116,7 +117,7 @@ def instance_table(run: RunFolder) -> InstanceTable:
 def fold_table(
     run: RunFolder,
     *,
-    tolerance_mm: float | None = None,
+    options: MetricOptions | None = None,
     reading: ReadingOptions = UNDECIDED,
     progress: Progress | None = None,
     cluster: str | None = None,
@@ -125,7 +126,7 @@ def fold_table(
 
     Args:
         run: Run folder of a cross-validation with all its predictions.
-        tolerance_mm: Tolerance of the surface Dice in mm; None for that of the experiment.
+        options: Metrics to compute, and the conventions for them; None for those of the experiment.
         reading: What the user decided about files whose headers are wrong; what it leaves open is as in the run.
         progress: Called with (done, total, text), where the text is such as "measuring CASE".
         cluster: Dask cluster on which cases are measured; its workers need the files under the same paths. None for this
@@ -139,9 +140,9 @@ def fold_table(
         DataError: Predictions are missing, or cannot be measured.
     """
     pairs, labels, settings = held_out_pairs(run if cluster is None else run.absolute(), reading)
-    tolerance = settings.tolerance_mm if tolerance_mm is None else tolerance_mm
+    options = settings.options if options is None else options
     learns = no_post_processing_reason(run) is None
-    measure = partial(_measured, labels=labels, tolerance_mm=tolerance, learns=learns)
+    measure = partial(_measured, labels=labels, options=options, learns=learns)
     names = [pair.case for pair in pairs]
     rows: list[LabelMetrics] = []
     tried = []
@@ -153,7 +154,7 @@ def fold_table(
         tried += outcome[1]
     splits = run.read_splits()
     return FoldTable(
-        Table(tuple(rows), tolerance, {case.id: case.subject for case in held_out_cases(run)}),
+        Table(tuple(rows), options, {case.id: case.subject for case in held_out_cases(run)}),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
         post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
         if learns
@@ -167,12 +168,12 @@ def _measuring(progress: Progress | None) -> Progress | None:
 
 
 def _measured(
-    pair: Pair, labels: Labels, tolerance_mm: float, learns: bool
+    pair: Pair, labels: Labels, options: MetricOptions, learns: bool
 ) -> tuple[list[LabelMetrics], list[NDArray[np.float64]]]:
     """Return the rows of one case and, if post-processing is selected, the Dice of its candidates; volumes are read once."""
     prediction, reference = pair.volumes()
     loaded = Pair(pair.case, prediction, reference, pair.annotated)
-    rows = next(evaluate_cases([loaded], labels, tolerance_mm=tolerance_mm))
+    rows = next(evaluate_cases([loaded], labels, options))
     if not learns:
         return rows, []
     return rows, [candidate_dice(prediction, reference, labels, where=pair.case, annotated=pair.annotated)]

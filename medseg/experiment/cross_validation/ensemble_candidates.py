@@ -71,7 +71,7 @@ def compare_with_ensembles(
     columns = [names.index(name) for name in alone[0].labels]
     for (one, other), of_cases in dice.items():
         table = np.stack([of_cases[case] for case in sorted(of_cases)])[:, columns]
-        alone.append(replace(alone[0], runs=(str(runs[one]), str(runs[other])), dice=table))
+        alone.append(replace(alone[0], runs=(str(runs[one]), str(runs[other])), values=table))
     return compare_scores(alone)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,14 +11,14 @@ from medseg.cli.main import main
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
 from medseg.evaluation.cross_validation.table import FoldTable
-from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.metrics import METRICS, LabelMetrics
 from medseg.evaluation.label_maps.table import Table
 
 NAMES = ("liver", "spleen")
 
 
 def row(case: str, name: str, dice: float) -> LabelMetrics:
-    rest = {field.name: dice / 2 for field in fields(LabelMetrics)}
+    rest = dict.fromkeys(METRICS, dice / 2)
     return LabelMetrics(
         **{**rest, "case": case, "label_value": NAMES.index(name) + 1, "label": name, "dice": dice}
     )
@@ -153,3 +152,29 @@ def test_other_cases_and_missing_tables_raise(tmp_path):
         compare_cross_validations([one, tmp_path / "absent"])
     with pytest.raises(ConfigError, match="found 1 run, expected at least two"):
         compare_cross_validations([one])
+
+
+def test_runs_are_ranked_by_another_metric_of_which_less_is_better(tmp_path, capsys):
+    runs = [gathered(tmp_path, "far", dice_of(7, shift=0.1)), gathered(tmp_path, "near", dice_of(7))]
+    found = compare_cross_validations(runs, "hd95_mm")  # half of the Dice in these tables
+    assert found.best.run == runs[1]
+    far, near = found.runs
+    assert far.difference == pytest.approx(0.05)
+    assert near.share_first == 1
+    assert all((one.wins, one.losses, one.effect) == (0, 24, -1) for one in far.by_label)
+    assert main(["compare", *runs, "--metric", "hd95_mm", "-o", str(tmp_path / "out"), "--report"]) == 0
+    assert "mean HD95 mm" in capsys.readouterr().out
+    header = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()[0]
+    assert header.split("\t")[:2] == ["run", "hd95_mm"]
+    assert "best mean HD95 mm" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_a_metric_that_was_not_computed_or_has_no_order_is_refused(tmp_path, capsys):
+    runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
+    with pytest.raises(DataError, match=r"found no column cldice.*medseg evaluate .*a --metrics cldice"):
+        compare_cross_validations(runs, "cldice")
+    for name in ("volume_ml", "dise"):
+        with pytest.raises(ConfigError, match=f"metric: found '{name}', expected one of dice, iou"):
+            compare_cross_validations(runs, name)
+    assert main(["compare", *runs, "--metric", "iou", "--ensembles"]) == 1
+    assert "which are ranked by Dice" in capsys.readouterr().err

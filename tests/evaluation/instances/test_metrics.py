@@ -11,6 +11,7 @@ import pytest
 
 from medseg.errors import DataError
 from medseg.evaluation.instances.average_precision import THRESHOLDS, average_precision
+from medseg.evaluation.instances.instance_options import InstanceOptions
 from medseg.evaluation.instances.metrics import match_instances, pool_counts
 from medseg.labels.instance_overlaps import overlaps_of
 from medseg.labels.instances import Instances
@@ -142,7 +143,7 @@ def test_counts_by_hand():
     assert (found.sensitivity, found.precision) == (0.75, 0.75)
     # Of four of equal score two hit: precision 1/2 up to recall 1/2, which 51 of the 101 recalls do not exceed.
     assert found.ap50 == pytest.approx(1 / 2 * 51 / 101)
-    stricter = match_instances(prediction, reference, detection_iou=0.5).metrics()
+    stricter = match_instances(prediction, reference, InstanceOptions(detection_iou=0.5)).metrics()
     assert (stricter.detected, stricter.false_detections) == (2, 2)
 
 
@@ -228,3 +229,70 @@ def test_many_instances_of_an_image_and_of_a_volume():
 def test_different_shapes_raise():
     with pytest.raises(DataError, match="equal shapes"):
         overlaps_of(squares([]), squares([], shape=(9, 9)))
+
+
+def test_another_matching_iou_changes_pairs_and_what_follows_from_them() -> None:
+    reference = squares([(2, 2), (12, 2)])
+    prediction = squares([(2, 4), (12, 2)])  # IoU 1/3 and 1
+    strict = match_instances(prediction, reference).metrics()
+    loose = match_instances(prediction, reference, InstanceOptions(matching_iou=0.3)).metrics()
+    assert (strict.tp, strict.fp, strict.fn, strict.accuracy) == (1, 1, 1, pytest.approx(1 / 3))
+    assert (loose.tp, loose.fp, loose.fn, loose.accuracy) == (2, 0, 0, 1)
+    assert loose.sq == pytest.approx((1 + 1 / 3) / 2)
+    assert (loose.ap, loose.mean_accuracy) == (strict.ap, strict.mean_accuracy)
+    above = match_instances(prediction, reference, InstanceOptions(matching_iou=0.99)).metrics()
+    assert above.tp == 1
+
+
+def test_below_one_half_each_instance_is_still_in_one_pair() -> None:
+    reference = squares([(2, 2)], size=8)
+    prediction = squares([(2, 2), (6, 2), (2, 6)], size=4)
+    found = match_instances(prediction, reference, InstanceOptions(matching_iou=0.1)).metrics()
+    assert (found.tp, found.fp, found.fn) == (1, 2, 0)
+
+
+def test_mean_accuracy_is_the_mean_over_ten_thresholds() -> None:
+    reference, prediction = squares([(2, 2)], size=10), squares([(2, 3)], size=10)
+    iou = 90 / 110  # above 0.5 to 0.8, seven thresholds
+    assert match_instances(prediction, reference).metrics().mean_accuracy == pytest.approx(0.7)
+    assert 0.8 < iou < 0.85
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_aji_equals_the_algorithm_of_its_paper(seed) -> None:
+    """Kumar et al. 2017, algorithm 1, on masks of the size of the image."""
+    rng = np.random.default_rng(seed)
+    prediction, reference = random_pair(rng)
+    ours, theirs = prediction.to_masks(), reference.to_masks()
+    shared = united = 0
+    used = set()
+    for mask in theirs:
+        iou = [(mask & other).sum() / (mask | other).sum() for other in ours]
+        best = int(np.argmax(iou))
+        if iou[best] > 0:
+            shared += (mask & ours[best]).sum()
+            united += (mask | ours[best]).sum()
+            used.add(best)
+        else:
+            united += mask.sum()
+    united += sum(other.sum() for index, other in enumerate(ours) if index not in used)
+    assert match_instances(prediction, reference).metrics().aji == pytest.approx(shared / united)
+
+
+def test_aji_and_accuracy_of_absent_instances() -> None:
+    some, none = squares([(2, 2)]), Instances.empty((24, 24))
+    for pair in ((some, none), (none, some)):
+        found = match_instances(*pair).metrics()
+        assert (found.aji, found.accuracy, found.mean_accuracy) == (0, 0, 0)
+    nothing = match_instances(none, none).metrics()
+    assert np.isnan([nothing.aji, nothing.accuracy, nothing.mean_accuracy]).all()
+
+
+def test_pooled_cases_are_counted_together() -> None:
+    options = InstanceOptions(size_bounds_mm3=(10,))
+    first = match_instances(squares([(2, 2)]), squares([(2, 2)]), options)
+    second = match_instances(squares([(2, 2), (12, 12)]), squares([(2, 4)]), options)
+    pooled = pool_counts([first, second])
+    assert pooled.metrics().aji == pytest.approx((16 + 8) / (16 + 24 + 16))
+    assert [one.references for one in pooled.by_size] == [0, 2]
+    assert pooled.by_size[1].fp == 2

@@ -162,7 +162,7 @@ def test_incompatible_flags_raise(folders, capsys):
     assert main(["evaluate", predictions, references, "--detection-iou", "0.1"]) == 1
     assert "without --instances" in capsys.readouterr().err
     assert main(["evaluate", predictions, references, "--components-of", "both", "--tolerance-mm", "1"]) == 1
-    assert "no surfaces are measured" in capsys.readouterr().err
+    assert "measures no label maps" in capsys.readouterr().err
     (folders[0] / "b.nii.gz").write_bytes(b"")
     assert main(["evaluate", predictions, references, "--instances"]) == 2
     told = capsys.readouterr()

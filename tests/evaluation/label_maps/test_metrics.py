@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 
 from medseg.errors import ConfigError, DataError
+from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.metrics import compare_label_maps, confusion
 from medseg.evaluation.label_maps.surface import surface, surface_distances
 from medseg.labels.label_table import Labels
@@ -40,7 +41,9 @@ def boxes(prediction: slice, reference: slice) -> tuple[Volume, Volume]:
 
 
 def test_overlap_and_volumes_by_hand() -> None:
-    row = compare_label_maps(*boxes(slice(4, 12), slice(2, 10)), LABELS, tolerance_mm=2, case="a")[0]
+    row = compare_label_maps(
+        *boxes(slice(4, 12), slice(2, 10)), LABELS, MetricOptions(tolerance_mm=2), case="a"
+    )[0]
     assert (row.case, row.label_value, row.label) == ("a", 3, "liver")
     assert row.dice == pytest.approx(2 * 6 / 16)
     assert row.iou == pytest.approx(6 / 10)
@@ -60,7 +63,7 @@ def test_volume_error_has_the_sign_of_too_much() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_monai(seed: int) -> None:
     prediction, reference = random_map(seed), random_map(seed + 50)
-    rows = compare_label_maps(prediction, reference, LABELS, tolerance_mm=1.5)
+    rows = compare_label_maps(prediction, reference, LABELS, MetricOptions(tolerance_mm=1.5))
     p, r = (
         torch.from_numpy(np.stack([v.data[0] == value for value in LABELS.values])[None]).float()
         for v in (prediction, reference)
@@ -93,7 +96,7 @@ def test_one_slice_is_measured_in_its_plane() -> None:
     arrays = [np.zeros((20, 20, 1), np.uint8) for _ in range(2)]
     arrays[0][5:15, 5:15], arrays[1][7:13, 7:13] = 3, 3
     row = compare_label_maps(
-        volume(arrays[0], (1, 1, 5)), volume(arrays[1], (1, 1, 5)), LABELS, tolerance_mm=1.9
+        volume(arrays[0], (1, 1, 5)), volume(arrays[1], (1, 1, 5)), LABELS, MetricOptions(tolerance_mm=1.9)
     )[0]
     assert row.hd95_mm == pytest.approx(math.sqrt(8), rel=0.2)
     assert row.surface_dice == 0  # by area instead of outline the inner square would lie on the outer
@@ -168,7 +171,7 @@ def test_inputs_other_than_label_maps_raise() -> None:
     with pytest.raises(DataError, match=r"1 channels of float32.*read_labels"):
         compare_label_maps(image, reference, LABELS)
     with pytest.raises(ConfigError, match="tolerance_mm"):
-        compare_label_maps(reference, reference, LABELS, tolerance_mm=-1)
+        compare_label_maps(reference, reference, LABELS, MetricOptions(tolerance_mm=-1))
 
 
 def test_integer_types_give_equal_metrics() -> None:

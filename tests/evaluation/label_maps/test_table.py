@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
-from medseg.evaluation.label_maps.table import COLUMNS, Statistics, Table
+from medseg.evaluation.label_maps.table import KEYS, METRICS, Statistics, Table
 
+COLUMNS = (*KEYS, *METRICS)
 NAN, INF = math.nan, math.inf
 
 
@@ -30,7 +32,7 @@ ROWS = (
     row("b", "spleen", 2, 0.5, 9.0),
     row("b", "rare", 3, NAN, NAN),
 )
-TABLE = Table(ROWS, 2.0)
+TABLE = Table(ROWS, MetricOptions(tolerance_mm=2.0))
 
 
 def test_means_leave_out_absent_labels_and_infinite_distances() -> None:
@@ -110,6 +112,7 @@ def test_text_is_aligned_and_counts_what_is_left_out() -> None:
     assert len({len(line) for line in lines[:5]}) == 1
     assert lines[5:] == [
         "2 cases of 2 subjects, which are few; surface Dice at 2 mm",
+        "empty masks: both, not counted; one, overlaps 0, infinite distances left out",
         "1 label occurs in no case",
         "HD95 leaves out cases where only prediction or reference is empty: spleen (1)",
     ]

@@ -61,7 +61,7 @@ def test_an_ensemble_of_runs_averages_the_folds_that_held_out_a_case(whole, othe
         ):
             by_label.setdefault(row.label, []).append(row.dice)
     expected = np.mean([np.nanmean(values) for values in by_label.values()])
-    assert comparison.runs[2].dice == pytest.approx(expected)
+    assert comparison.runs[2].mean == pytest.approx(expected)
     assert 0 < expected < 1
 
 
@@ -70,8 +70,8 @@ def test_a_run_with_its_copy_is_that_run(whole, other, workplace, capsys):
     shutil.copytree(whole, copy)
     comparison = compare_with_ensembles([whole, copy, other])
     alone, again, _, itself, *mixed = comparison.runs
-    assert alone.dice == again.dice == pytest.approx(itself.dice, abs=1e-5)  # tables are rounded
-    assert mixed[0].dice == mixed[1].dice
+    assert alone.mean == again.mean == pytest.approx(itself.mean, abs=1e-5)  # tables are rounded
+    assert mixed[0].mean == mixed[1].mean
     assert main(["compare", str(whole), str(copy), "--ensembles"]) == 0
     output = capsys.readouterr().out
     assert f"{whole} + {copy}" in output
