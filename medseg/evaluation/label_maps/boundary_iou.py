@@ -30,7 +30,7 @@ def boundary_iou(pair: MaskPair, width_mm: float | None) -> float:
     >>> square[:, 2:7, 2:7] = True
     >>> shifted = np.roll(square, 1, axis=1)
     >>> round(boundary_iou(MaskPair(shifted, square, np.ones(3), 1.0), 1.0), 2)
-    0.39
+    0.33
     """
     width = DIAGONAL_SHARE * pair.diagonal_mm if width_mm is None else width_mm
     return overlap_over_union(

@@ -37,7 +37,7 @@ def centerline_dice(pair: MaskPair) -> float:
 
 def _share_inside(mask: Mask, other: Mask) -> float:
     line = skeleton(mask)
-    return np.count_nonzero(line & other) / np.count_nonzero(line)
+    return float(np.count_nonzero(line & other) / np.count_nonzero(line))
 
 
 def skeleton(mask: Mask) -> Mask:

@@ -35,4 +35,4 @@ class MaskPair:
 def overlap_over_union(first: Mask, second: Mask) -> float:
     """Return the intersection over union of two masks; NaN if both are empty."""
     union = int(np.count_nonzero(first | second))
-    return np.count_nonzero(first & second) / union if union else float("nan")
+    return int(np.count_nonzero(first & second)) / union if union else float("nan")
