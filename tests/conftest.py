@@ -30,6 +30,7 @@ if os.environ.get("MEDSEG_TESTS_OFFLINE") != "1":
     runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 
 pytest_plugins = (
+    "tests.helpers.children",
     "tests.helpers.golden_preprocessing",
     "tests.helpers.predictors",
     "tests.helpers.stored_cases",

@@ -34,33 +34,33 @@ OPTIONS = (
 )
 
 
-def launch(*program: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a module or a file in two processes, and check its exit code."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+@pytest.fixture(scope="module")
+def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
+    """A run of two processes, started by torchrun, and their output."""
+    config, run = tmp_path_factory.mktemp("together") / "toy.yaml", workplace / "together"
+    config.write_text(make_experiment(*OPTIONS, "train.batch_size=1").to_yaml())
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
     done = subprocess.run(
-        [sys.executable, *torchrun, *program],
+        [sys.executable, *torchrun, "medseg", "train", str(config), "--run", str(run)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=300,
     )
-    assert done.returncode == code, done.stderr
-    return done
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
 
 
-def two_processes(experiment, config: Path, run: Path) -> str:
-    """Train with the command in two processes and return their output."""
-    config.write_text(experiment.to_yaml())
-    return launch("-m", "--", "medseg", "train", str(config), "--run", str(run)).stdout
+@pytest.fixture
+def train_in_two(run_ranks, tmp_path):
+    """Function that trains an experiment with the command in two processes."""
 
+    def train(experiment: Experiment, run: Path) -> None:
+        (tmp_path / "toy.yaml").write_text(experiment.to_yaml())
+        run_ranks("-m", "medseg", "train", str(tmp_path / "toy.yaml"), "--run", str(run))
 
-@pytest.fixture(scope="module")
-def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
-    """A run of two processes, started by the command, and their output."""
-    run = workplace / "together"
-    experiment = make_experiment(*OPTIONS, "train.batch_size=1")
-    return run, two_processes(experiment, tmp_path_factory.mktemp("together") / "toy.yaml", run)
+    return train
 
 
 def test_two_processes_equal_one_with_twice_the_batch(make_experiment, workplace, together):
@@ -79,7 +79,7 @@ def test_two_processes_equal_one_with_twice_the_batch(make_experiment, workplace
         assert two_row["samples_per_second"] == pytest.approx(2 / two_row["seconds_per_step"])
 
 
-def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, tmp_path):
+def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, train_in_two):
     """The numbers of regions differ and there are batch norms, so means and statistics of each process alone would differ."""
     width = {"depths": [1, 1, 1, 1], "widths": [8, 16, 32, 64], "stem_channels": 8}
     decoder = {
@@ -101,7 +101,7 @@ def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, 
     run, alone = workplace / "two_of_maskformer", workplace / "one_of_maskformer"
     values["train"]["optimizer"] = {"name": "adamw", "lr": 1e-4}
     values["train"]["batch_size"] = 2
-    two_processes(Experiment.parse(values), tmp_path / "toy.yaml", run)
+    train_in_two(Experiment.parse(values), run)
     values["train"]["batch_size"] = 4
     list(Experiment.parse(values).trainer(alone))
     ones, twos = (read_metrics(path / "metrics.jsonl") for path in (alone, run))
@@ -110,7 +110,7 @@ def test_two_processes_have_the_losses_of_one_for_a_mask_transformer(workplace, 
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
 
 
-def test_two_processes_thaw_a_frozen_part_like_one(make_experiment, workplace, tmp_path):
+def test_two_processes_thaw_a_frozen_part_like_one(make_experiment, workplace, train_in_two):
     frozen = (
         "train.freeze=[encoder.0]",
         "train.freeze_steps=2",
@@ -119,7 +119,7 @@ def test_two_processes_thaw_a_frozen_part_like_one(make_experiment, workplace, t
     )
     options = (*OPTIONS, *frozen, "train.steps=4", "train.report_every=1", "train.validation_batches=0")
     run, alone = workplace / "two_thaw", workplace / "one_thaws"
-    two_processes(make_experiment(*options, "train.batch_size=1"), tmp_path / "toy.yaml", run)
+    train_in_two(make_experiment(*options, "train.batch_size=1"), run)
     list(make_experiment(*options, "train.batch_size=2").trainer(alone))
     ones, twos = (read_metrics(path / "metrics.jsonl") for path in (alone, run))
     assert [row["loss"] for row in twos] == pytest.approx([row["loss"] for row in ones], abs=1e-4)
@@ -184,13 +184,13 @@ list(Experiment.load(sys.argv[1]).trainer(sys.argv[2]))
 """
 
 
-def test_a_broken_image_of_one_process_skips_the_step_of_all(make_experiment, workplace, tmp_path):
+def test_a_broken_image_of_one_process_skips_the_step_of_all(make_experiment, workplace, run_ranks, tmp_path):
     """With batch norms and accumulated gradients, in which only the last image of one process is broken."""
     config, program, run = tmp_path / "toy.yaml", tmp_path / "broken.py", workplace / "broken"
     recipe = ("train.gradient_accumulation=2", "model.norm=batch", "train.steps=4", "train.batch_size=1")
     config.write_text(make_experiment(*OPTIONS, *recipe).to_yaml())
     program.write_text(BROKEN_STEP)
-    launch(str(program), str(config), str(run))
+    run_ranks(str(program), str(config), str(run))
     for rank in range(2):
         rows = [json.loads(line) for line in Path(f"{run}.{rank}").read_text().splitlines()]
         assert rows == [{"step": number, "same": number == 2, "finite": number != 2} for number in range(4)]
@@ -223,10 +223,10 @@ with processes.main_first():
 """
 
 
-def test_processes_wait_for_the_main_process_however_long_but_not_after_its_error(tmp_path):
+def test_processes_wait_for_the_main_process_however_long_but_not_after_its_error(run_ranks, tmp_path):
     """They neither give up after the timeout of a step, nor repeat what has failed in the main process."""
     (tmp_path / "waiting.py").write_text(WAITING)
-    done = launch(str(tmp_path / "waiting.py"), code=1)
+    done = run_ranks(str(tmp_path / "waiting.py"), code=1)
     assert done.stdout.count("received prepared") == 2
     assert done.stdout.index("entered 0") < done.stdout.index("entered 1")
     assert done.stdout.count("[1.0, 0.5]") == 2
@@ -255,15 +255,15 @@ except DataError as error:
 """
 
 
-def test_an_error_of_one_process_is_raised_by_all(tmp_path):
+def test_an_error_of_one_process_is_raised_by_all(run_ranks, tmp_path):
     (tmp_path / "gathering.py").write_text(GATHERING)
-    done = launch(str(tmp_path / "gathering.py"))
+    done = run_ranks(str(tmp_path / "gathering.py"))
     assert done.stdout.count("gathered [0, 10]") == 2
     for rank in (0, 1):
         assert f"raised {rank} case b: found a fault." in done.stdout
 
 
-def test_processes_share_the_preparation(make_experiment, workplace, tmp_path):
+def test_processes_share_the_preparation(make_experiment, workplace, run_ranks, tmp_path):
     """Each prepares a part of the cases, and a case that fails in one of them ends all with its name."""
     config, data = tmp_path / "toy.yaml", tmp_path / "data"
     shutil.copytree(workplace / "data", data)
@@ -277,7 +277,7 @@ def test_processes_share_the_preparation(make_experiment, workplace, tmp_path):
     config.write_text(make_experiment(*options).to_yaml())
     program = tmp_path / "program.py"
     program.write_text(PREPARING)
-    launch(str(program), str(config), str(tmp_path / "run"))
+    run_ranks(str(program), str(config), str(tmp_path / "run"))
     writers = [line.split() for line in Path(f"{tmp_path / 'run'}.log").read_text().splitlines()]
     assert {rank for rank, _ in writers} == {"0", "1"}
     cases = sorted(case for _, case in writers)
@@ -286,7 +286,7 @@ def test_processes_share_the_preparation(make_experiment, workplace, tmp_path):
     shutil.rmtree(tmp_path / ".prepared")
     broken = sorted((data / "labelsTr").iterdir())[-1]
     broken.write_bytes(b"no image")
-    failed = launch(str(program), str(config), str(tmp_path / "other"), code=1)
+    failed = run_ranks(str(program), str(config), str(tmp_path / "other"), code=1)
     for rank in (0, 1):
         assert f"[rank{rank}]: medseg.errors.CasesFailedError" in failed.stderr
         assert f"[rank{rank}]:   {broken}" in failed.stderr

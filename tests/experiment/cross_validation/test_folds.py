@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -356,19 +354,10 @@ def test_slices_by_a_splits_file_that_leaves_cases_out(workplace, make_experimen
     assert summary["post_processing"] is None
 
 
-def test_two_processes_share_each_fold_and_one_aggregates(make_experiment, workplace, tmp_path):
+def test_two_processes_share_each_fold_and_one_aggregates(make_experiment, workplace, run_ranks, tmp_path):
     config, run = tmp_path / "toy.yaml", workplace / "together"
     config.write_text(make_experiment("data.folds=2", "train.steps=2", "train.batch_size=1").to_yaml())
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
-    done = subprocess.run(
-        [sys.executable, *launch, "medseg", "train", str(config), "--run", str(run), "--all-folds"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_ranks("-m", "medseg", "train", str(config), "--run", str(run), "--all-folds")
     for text in (
         "fold 0: Trainer(",
         "fold 1: Trainer(",
