@@ -91,7 +91,7 @@ def connected(text: str) -> Iterator[Client]:
     check_cluster(text)
     dask, distributed = _library("dask"), _library("distributed")
     local = _LOCAL.fullmatch(text)
-    with dask.config.set(_SETTINGS):
+    with dask.config.set(_SETTINGS), _silent_client():
         try:
             if _ADDRESS.fullmatch(text):
                 client = distributed.Client(text)
@@ -112,6 +112,18 @@ def connected(text: str) -> Iterator[Client]:
             client.close(timeout=10)
             if cluster is not None:
                 cluster.close(timeout=30)
+
+
+@contextmanager
+def _silent_client() -> Iterator[None]:
+    """Return a context in which Dask does not print tracebacks of a lost connection, which is an error of its own."""
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _local_cluster(workers: int) -> Any:

@@ -97,8 +97,8 @@ def _result(client: Client, future: Any) -> Any:
             f"the worker ended unexpectedly each of the {RETRIES + 1} times that this was tried. Most often, memory ran out: "
             "use fewer workers per machine, or limit the memory."
         )
-    except (CancelledError, OSError) as error:
+    except (CancelledError, OSError):
         raise ResourceError(
-            f"cluster: lost the connection to the scheduler ({error}), expected it to run until the end. What was finished is "
+            "cluster: lost the connection to the scheduler, expected it to run until the end. What was finished is "
             "kept. Start the scheduler again, and continue with the same command."
         ) from None

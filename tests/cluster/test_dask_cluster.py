@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -85,54 +83,6 @@ def test_a_worker_that_does_not_start_again_is_replaced(tmp_path, monkeypatch):
                 (nanny,) = client.cluster.workers.values()
                 client.sync(nanny.close)
     assert found == {str(number): str(number) for number in range(8)}
-
-
-@pytest.mark.slow
-def test_a_killed_scheduler_ends_the_operation_with_one_message(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--dashboard-address",
-        "127.0.0.1:0",
-    ]
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        scheduler = subprocess.Popen(command, stdout=file, stderr=file)
-    workers = []
-
-    def consume(client):
-        for number, _ in enumerate(map_on_cluster(client, Tries(tmp_path, 0.2), map(str, range(500)))):
-            if number == 3:
-                scheduler.kill()
-
-    try:
-        end = time.monotonic() + 120
-        while not (match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", log.read_text())):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        worker = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            match[1],
-            "--nthreads",
-            "1",
-            "--dashboard-address",
-            "127.0.0.1:0",
-        ]
-        workers.append(subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        with connected(match[1]) as client, pytest.raises(ResourceError, match="lost the connection"):
-            consume(client)
-        assert not (tmp_path / "400").exists()
-    finally:
-        for process in (scheduler, *workers):
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "4", "host:8786", "cluster.json"])

@@ -28,6 +28,11 @@ def slow_down(notes: Path, seconds: float) -> None:
     Predictor.run = slow  # type: ignore[method-assign]
 
 
+def dask_setup(worker: Any) -> None:
+    """Prepare a worker that was started with ``dask worker --preload tests.helpers.slow_prediction``."""
+    slow_down(Path(os.environ["MEDSEG_TESTS_NOTES"]), float(os.environ["MEDSEG_TESTS_SLOW_NETWORK"]))
+
+
 if __name__ == "__mp_main__":  # in a worker process of the command
     slow_down(Path(sys.argv[1]), float(os.environ["MEDSEG_TESTS_SLOW_NETWORK"]))
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +67,10 @@ def check(out: Path, expected: dict[str, np.ndarray]) -> None:
     assert not list(out.glob(".tmp*"))
 
 
-def command(cohort, out: Path, notes: Path, seconds: float, *options: str) -> subprocess.Popen[str]:
-    """Start ``medseg predict`` on two workers with a slow network."""
+def command(
+    cohort, out: Path, notes: Path, seconds: float, *options: str, cluster: str = "local:2"
+) -> subprocess.Popen[str]:
+    """Start ``medseg predict`` on a cluster, by default two workers, with a slow network."""
     model, images, _ = cohort
     call = [
         "predict",
@@ -76,7 +81,7 @@ def command(cohort, out: Path, notes: Path, seconds: float, *options: str) -> su
         "--device",
         "cpu",
         "--cluster",
-        "local:2",
+        cluster,
         *options,
     ]
     program = [sys.executable, "-m", "tests.helpers.slow_prediction", str(notes), str(seconds), *call]
@@ -166,6 +171,55 @@ def test_a_killed_command_continues(cohort, tmp_path):
         process.kill()
         process.communicate()
     again = command(cohort, out, notes, 0.0, "--skip-existing")
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    check(out, cohort[2])
+    kept = [name for name, at in written.items() if (out / name).stat().st_mtime_ns == at]
+    assert len(kept) >= len(written) - 2  # all but those that were being recorded
+
+
+@contextmanager
+def dask_process(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a scheduler or a worker of its own."""
+    program = [sys.executable, "-m", *arguments, "--dashboard-address", "127.0.0.1:0"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            program, cwd=ROOT, env={**os.environ, **environment}, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def address_in(log: Path) -> str:
+    """Wait for the address of a scheduler in its log."""
+    end = time.monotonic() + 120
+    while not (match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", log.read_text())):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return match[1]
+
+
+def test_a_killed_scheduler_ends_the_command_which_continues(cohort, tmp_path):
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+    worker = ("distributed.cli.dask_worker", "--nthreads", "1", "--preload", "tests.helpers.slow_prediction")
+    slow = {"MEDSEG_TESTS_NOTES": str(notes), "MEDSEG_TESTS_SLOW_NETWORK": "0.5"}
+    with dask_process(tmp_path / "scheduler.log", *scheduler) as first:
+        address = address_in(tmp_path / "scheduler.log")
+        with dask_process(tmp_path / "worker.log", *worker, address, **slow):
+            process = command(cohort, out, notes, 0.5, cluster=address)
+            wait_for_files(out, 3, process)
+            first.kill()
+            _, errors = process.communicate(timeout=240)
+    assert process.returncode == 4
+    assert "medseg predict: cluster: lost the connection to the scheduler" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.nii.gz")}
+    assert 3 <= len(written) < CASES
+    again = command(cohort, out, notes, 0.0, "--skip-existing", cluster="local:1")
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     check(out, cohort[2])
