@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ import pytest
 from medseg.errors import DataError, DataWarning, DiskFullError, MedsegError, ResourceError, warn_once
 from medseg.runtime import process_map
 from medseg.runtime.process_map import map_in_processes, worthwhile_processes
+
+pytestmark = pytest.mark.usefixtures("measured_children")
 
 
 def squared(number: int) -> int:
@@ -64,10 +66,20 @@ def process(_: int) -> tuple[int, int]:
     return os.getpid(), int(os.environ["OMP_NUM_THREADS"])
 
 
-def span(seconds: float) -> tuple[float, float]:
-    start = time.time()
-    time.sleep(seconds)
-    return start, time.time()
+def meets_another(folder: Path, seconds: float) -> bool:
+    """Return whether another item is in work at the same time."""
+    own = folder / str(os.getpid())
+    own.touch()
+    try:
+        end = time.monotonic() + seconds
+        while len(list(folder.iterdir())) < 2:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        (folder / f"{os.getpid()} met").touch()
+        return True
+    finally:
+        own.unlink()
 
 
 both = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -144,22 +156,19 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("free", "together"), [(4e9, True), (2e9, False)])
 def test_items_that_do_not_fit_into_memory_wait(
-    monkeypatch: pytest.MonkeyPatch, free: float, together: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, together: bool
 ) -> None:
     """Each item needs 1.2 GB, and a process 0.3 GB; nine tenths of the free memory may be used."""
-    estimated: list[float] = []
+    estimated: list[Path] = []
 
-    def memory(seconds: float) -> int:
-        estimated.append(seconds)
+    def memory(folder: Path) -> int:
+        estimated.append(folder)
         return 1_200_000_000
 
     monkeypatch.setattr(process_map, "free_memory", lambda: int(free))
-    spans = map_in_processes(span, [2.0 if together else 0.3] * 3, list("abc"), 3, memory=memory)
+    work = partial(meets_another, seconds=60 if together else 0.3)
+    assert map_in_processes(work, [tmp_path] * 3, list("abc"), 3, memory=memory) == [together] * 3
     assert len(estimated) == 3
-    times = sorted(one for one in spans if not isinstance(one, MedsegError))
-    assert len(times) == 3
-    overlaps = [later[0] < earlier[1] for earlier, later in pairwise(times)]
-    assert any(overlaps) == together
 
 
 @pytest.mark.slow

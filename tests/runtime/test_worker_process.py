@@ -198,7 +198,9 @@ def test_ranks_end_with_torchrun_and_not_with_another_launcher(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one_line", [True, False])
-def test_workers_print_warnings_as_their_parent_does(tmp_path: Path, one_line: bool) -> None:
+def test_workers_print_warnings_as_their_parent_does(
+    tmp_path: Path, one_line: bool, measured_children: None
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(WARNING.format(one_line=one_line))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import ConfigError, ModelError, ResourceError
+from medseg.inference.cohort import several_devices
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.model_folder.folder import save_model
@@ -44,12 +46,19 @@ class Copy:
             yield Outcome(case, target)
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the processes, which saves the imports of new interpreters; these tests run no network."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(several_devices.multiprocessing, "get_context", lambda method: fork)
+
+
 def pairs_of(folder, *names):
     return [(Case(name, (folder / name,)), folder / f"{name}.txt") for name in names]
 
 
 @pytest.mark.slow
-def test_every_case_is_done_once_on_one_of_the_devices(tmp_path):
+def test_every_case_is_done_once_on_one_of_the_devices(tmp_path, forked):
     names = [str(number) for number in range(12)]
     outcomes = list(predict_on_devices(Copy(tmp_path), ("a", "b"), pairs_of(tmp_path, *names)))
     assert sorted(outcome.case.id for outcome in outcomes) == sorted(names)
@@ -58,7 +67,7 @@ def test_every_case_is_done_once_on_one_of_the_devices(tmp_path):
 
 
 @pytest.mark.slow
-def test_only_a_case_that_ends_its_process_twice_fails(tmp_path):
+def test_only_a_case_that_ends_its_process_twice_fails(tmp_path, forked):
     notes = []
     pairs = pairs_of(tmp_path, "one", "fatal", "once", "two", "three", "four", "five", "six", "seven")
     outcomes = list(predict_on_devices(Copy(tmp_path), ("a", "b"), pairs, notes.append))
@@ -73,9 +82,7 @@ def test_only_a_case_that_ends_its_process_twice_fails(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_prediction_leaves_no_process(tmp_path):
-    import multiprocessing
-
+def test_an_interrupted_prediction_leaves_no_process(tmp_path, forked):
     outcomes = predict_on_devices(Copy(tmp_path), ("a",), pairs_of(tmp_path, "one", "slow", "two"))
     assert next(outcomes).case.id == "one"
     outcomes.close()
@@ -84,7 +91,7 @@ def test_an_interrupted_prediction_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_start_its_work_says_why(tmp_path):
+def test_a_process_that_cannot_start_its_work_says_why(tmp_path, forked):
     with pytest.raises(ModelError, match="cannot be loaded"):
         list(predict_on_devices(Copy(tmp_path), ("broken",), pairs_of(tmp_path, "one")))
 
@@ -97,7 +104,7 @@ def test_a_process_that_is_stopped_while_it_ends_prints_nothing(tmp_path, capfd)
 
 
 @pytest.mark.slow
-def test_label_maps_are_those_of_one_process(make_predictor, tmp_path):
+def test_label_maps_are_those_of_one_process(make_predictor, tmp_path, measured_children):
     made = make_predictor()
     save_model(tmp_path / "model", made.model, made.saved, made.labels)
     images = []
