@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class DicomHeader:
         values: Values of the elements of the top level by tag, as text; numbers of two bytes as decimals.
         pixel_bytes: Bytes of the pixel data, None without any.
         pixel_offset: Byte of the pixel data in the file (in its decompressed part, if it is deflated).
+        start: Byte of the first element after the meta information, from which on a deflated file is compressed.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class DicomHeader:
     values: dict[int, str]
     pixel_bytes: int | None
     pixel_offset: int
+    start: int = 0
 
     def text(self, tag: int) -> str:
         """Return the value of an element; an empty text if there is none."""
@@ -54,7 +57,7 @@ class DicomHeader:
     def number(self, tag: int, default: int = 0) -> int:
         """Return the whole number in an element; `default` if there is none."""
         text = self.text(tag).split("\\")[0].strip()
-        return int(text) if text.lstrip("+-").isdecimal() else default
+        return int(text) if re.fullmatch("[+-]?[0-9]{1,10}", text) else default
 
 
 def has_mark(path: Path) -> bool:
@@ -88,7 +91,8 @@ def read_header(path: Path) -> DicomHeader:
         meta.read_into(values, group=2)
         syntax = values.get(0x00020010, _IMPLICIT)
         source: BinaryIO = file
-        end, start = size, file.tell()
+        begin = file.tell()
+        end, start = size, begin
         if syntax == _DEFLATED:
             content = zlib.decompressobj(-15).decompress(file.read(), _MOST_INFLATED)
             source, end, start = io.BytesIO(content), len(content), 0
@@ -98,7 +102,27 @@ def read_header(path: Path) -> DicomHeader:
         implicit = syntax == _IMPLICIT or not (named.isalpha() and named.isupper())
         data = _Reader(source, end, path, implicit=implicit, big=syntax == _BIG)
         data.read_into(values)
-    return DicomHeader(path, syntax, values, data.pixel_bytes, data.pixel_offset)
+    return DicomHeader(path, syntax, values, data.pixel_bytes, data.pixel_offset, begin)
+
+
+def replace_before_pixels(header: DicomHeader, old: bytes, new: bytes) -> bytes:
+    """Return the content of a file with some bytes replaced, except in its pixel data.
+
+    Args:
+        header: Description of the file.
+        old: Bytes to replace.
+        new: As many other bytes.
+
+    Returns:
+        The content, compressed again if the file is deflated.
+    """
+    content = header.path.read_bytes()
+    if header.syntax != _DEFLATED:
+        return content[: header.pixel_offset].replace(old, new) + content[header.pixel_offset :]
+    inner = zlib.decompressobj(-15).decompress(content[header.start :])
+    inner = inner[: header.pixel_offset].replace(old, new) + inner[header.pixel_offset :]
+    packer = zlib.compressobj(wbits=-15)
+    return content[: header.start] + packer.compress(inner) + packer.flush()
 
 
 class _Reader:

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import DataError
-from medseg.io.dicom.dicom_header import DicomHeader
+from medseg.io.dicom.dicom_header import DicomHeader, replace_before_pixels
 from medseg.io.dicom.series_files import only_series
-from medseg.io.dicom.slice_stack import slice_of, stack, without_copies
+from medseg.io.dicom.slice_stack import PROJECTIONS, slice_of, stack, without_copies
 from medseg.io.sitk import LPS_TO_RAS, read_dicom_pixels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _MODALITY, _PHOTOMETRIC = 0x00080060, 0x00280004
-_QUANTITATIVE = ("CT", "PT")
 
 
 def read_dicom_series(folder: Path) -> Volume:
@@ -56,14 +55,15 @@ def read_dicom_series(folder: Path) -> Volume:
 
 @contextlib.contextmanager
 def _uninverted(headers: Sequence[DicomHeader]) -> Iterator[list[Path]]:
-    """Yield the files to decode; those whose decoder would invert Hounsfield units or activities are copied with another mark.
+    """Yield the files to decode; those that the decoder would invert are copied with another mark.
 
-    MONOCHROME1 says that the lowest value is shown white. That concerns the display of a CT, not its values.
+    MONOCHROME1 says that the lowest value is shown white. That concerns the display of a CT, PET or MR, not its values. Only
+    values of projections, such as X-rays, are inverted, so that dense tissue is bright in all of them.
     """
     marked = [
         one
         for one in headers
-        if one.text(_PHOTOMETRIC) == "MONOCHROME1" and one.text(_MODALITY) in _QUANTITATIVE
+        if one.text(_PHOTOMETRIC) == "MONOCHROME1" and one.text(_MODALITY) not in PROJECTIONS
     ]
     if not marked:
         yield [one.path for one in headers]
@@ -71,9 +71,7 @@ def _uninverted(headers: Sequence[DicomHeader]) -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for number, one in enumerate(headers):
-            content = one.path.read_bytes()
-            head, rest = content[: one.pixel_offset], content[one.pixel_offset :]
             copy = Path(folder, f"{number:06d}.dcm")
-            copy.write_bytes(head.replace(b"MONOCHROME1", b"MONOCHROME2") + rest)
+            copy.write_bytes(replace_before_pixels(one, b"MONOCHROME1", b"MONOCHROME2"))
             files.append(copy)
         yield files

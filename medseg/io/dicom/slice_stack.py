@@ -30,7 +30,7 @@ _DECODED = (
     *(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)),
     "1.2.840.10008.1.2.5",
 )
-_WITHOUT_POSITION = (
+PROJECTIONS = (
     "CR",
     "DX",
     "DR",
@@ -89,7 +89,7 @@ def slice_of(header: DicomHeader) -> Slice:
     file, tag = header.path, header.text
     if header.number(_FRAMES, 1) > 1 or tag(PER_FRAME) or PER_FRAME in header.values:
         raise DataError(
-            f"{file}: found a multi-frame file of {max(1, header.number(_FRAMES, 1))} frames, expected one file per slice. Convert it, "
+            f"{file}: found a multi-frame file of {pluralise(max(1, header.number(_FRAMES, 1)), 'frame')}, expected one file per slice. Convert it, "
             "for example with dcm2niix."
         )
     if "MOSAIC" in tag(_IMAGE_TYPE).upper().split("\\"):
@@ -115,7 +115,7 @@ def slice_of(header: DicomHeader) -> Slice:
 def _no_geometry(header: DicomHeader) -> DataError:
     named = [name for key, name in _GEOMETRY_TAGS.items() if not header.text(key)]
     modality = header.text(_MODALITY)
-    if modality in _WITHOUT_POSITION and named:
+    if modality in PROJECTIONS and named:
         return DataError(
             f"{header.path}: {' or '.join(named)}: found none in an image of modality {modality}, expected slices with a position in "
             "the patient. Save it as PNG or TIFF to use it as a natural image."

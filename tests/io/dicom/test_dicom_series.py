@@ -181,7 +181,9 @@ def test_truncated_slice_is_named_at_any_position(series: Series, which: int, ke
 
 def test_folders_without_one_series_raise(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("x")
-    with pytest.raises(DataError, match=r"found no DICOM series, expected one"):
+    with pytest.raises(
+        DataError, match=r"found no DICOM series but 1 other file \(note\.txt: text\), expected one"
+    ):
         read(tmp_path)
 
 
@@ -429,7 +431,7 @@ def _x_ray(series: Series) -> None:
     ("change", "message"),
     [
         (_multi_frame, r"found a multi-frame file of 2 frames, expected one file per slice\. .*dcm2niix"),
-        (_enhanced, r"found a multi-frame file of 1 frames"),
+        (_enhanced, r"found a multi-frame file of 1 frame"),
         (_mosaic, r"found a mosaic of slices, expected one file per slice\. Convert it with dcm2niix"),
         (
             _film,
@@ -444,8 +446,10 @@ def test_kinds_of_files_that_are_not_read(series: Series, change: Any, message: 
         read(series.save())
 
 
-@pytest.mark.parametrize(("modality", "inverted"), [("CT", False), ("PT", False), ("MR", True)])
-def test_monochrome1_does_not_invert_hounsfield_units(series: Series, modality: str, inverted: bool) -> None:
+@pytest.mark.parametrize(
+    ("modality", "inverted"), [("CT", False), ("PT", False), ("MR", False), ("XA", True)]
+)
+def test_monochrome1_inverts_only_projections(series: Series, modality: str, inverted: bool) -> None:
     for one in series.slices:
         one.PhotometricInterpretation, one.Modality = "MONOCHROME1", modality
     same = np.array_equal(read(series.save()).data[0], series.array.T - 24)
