@@ -1,4 +1,4 @@
-"""Natural images that SimpleITK cannot read correctly: palettes, and grey with transparency."""
+"""Natural images that SimpleITK cannot read correctly: palettes, grey bitmaps, and grey with transparency."""
 
 from __future__ import annotations
 
@@ -54,6 +54,28 @@ def grey_with_alpha(path: Path) -> NDArray[np.uint8 | np.uint16] | None:
     with path.open("rb") as stream:
         head = stream.read(26)
     return _sixteen_bits(path, head) if head[24] == 16 else _opened(path, "LA")
+
+
+def grey_bitmap(path: Path) -> NDArray[np.uint8] | None:
+    """Return the voxels of a BMP with a palette of greys, which SimpleITK reads as colours, or not at all if it has one bit.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Grey values `(Y, X, 1)`, 0 and 255 for one bit, as from a PNG; None for any other file.
+
+    Raises:
+        DataError: The file is such an image, but damaged or too large.
+    """
+    rows = _opened(path, "L")
+    if rows is None:
+        rows = _opened(path, "1")
+    return (
+        None
+        if rows is None
+        else rows.astype(np.uint8)[..., None] * np.uint8(255 if rows.dtype == bool else 1)
+    )
 
 
 def _sixteen_bits(path: Path, head: bytes) -> NDArray[np.uint16]:

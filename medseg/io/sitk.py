@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
-from medseg.io.natural_images import grey_with_alpha
+from medseg.io.natural_images import grey_bitmap, grey_with_alpha
 from medseg.io.nifti.nifti_files import storable
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
@@ -49,7 +49,7 @@ def read_sitk(path: Path) -> Volume:
     if path.suffix.lower() in HEADER_SUFFIXES:
         check_header(path)
     try:
-        grey = grey_with_alpha(path) if path.suffix.lower() == ".png" else None
+        grey = _grey(path)
         with _quiet():
             image = sitk.ReadImage(str(path)) if grey is None else sitk.GetImageFromArray(grey, isVector=True)
     except RuntimeError as error:
@@ -68,6 +68,13 @@ def read_sitk(path: Path) -> Volume:
     if path.suffix.lower() == ".png" and volume.channels in (2, 4) and _opaque(volume.data[-1]):
         return volume.with_data(volume.data[:-1].copy())
     return volume
+
+
+def _grey(path: Path) -> NDArray[np.uint8 | np.uint16] | None:
+    """Return the voxels `(Y, X, C)` of a grey image that SimpleITK reads as something else; None for any other file."""
+    if path.suffix.lower() == ".bmp":
+        return grey_bitmap(path)
+    return grey_with_alpha(path) if path.suffix.lower() == ".png" else None
 
 
 def _natural_grid(grid: Grid, suffix: str) -> Grid:
