@@ -105,10 +105,12 @@ def message_parts(message: str, *paths: Path | str) -> MessageParts:
     statement, remedy = (text, "") if last is None else (text[: last.start()], text[last.end() :])
     field, mark, rest = statement.partition("found ")
     if not mark:
-        field, _, rest = statement.rpartition(": ")
+        statement, *more = re.split(r"[,;] expected ", statement, maxsplit=1)
+        field, _, found = statement.rpartition(": ")
+        rest = f"{found}, expected {more[0]}" if more else found
     found, *more = re.split(r"[,;] expected ", rest, maxsplit=1)
     expected = more[0] if more else ""
-    return MessageParts(field.strip(": "), found.strip(), expected.strip(), remedy.strip())
+    return MessageParts(field.strip(": "), found.strip().rstrip("."), expected.strip(), remedy.strip())
 
 
 def relative_name(path: Path, root: Path) -> str:

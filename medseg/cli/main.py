@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -213,7 +214,7 @@ def _for_user(error: Exception) -> MedsegError | None:
         )
     if isinstance(error, PermissionError) and error.filename is not None:
         return permission_denied(Path(error.filename))
-    if isinstance(error, OSError) and is_full(error):
+    if isinstance(error, OSError) and (is_full(error) or error.errno == errno.EFBIG):
         return write_error(Path(error.filename or "the disk"), error)
     return None
 

@@ -18,7 +18,14 @@ from medseg.errors import DataError
 from medseg.experiment.run_folder import PREPARED, RECORD
 from medseg.storage.atomic import write_error, write_text
 from medseg.storage.json_files import read_object
-from medseg.storage.temporary_names import abandoned, in_work, sweep, temporary_file, temporary_folder
+from medseg.storage.temporary_names import (
+    abandoned,
+    in_work,
+    sweep,
+    sweep_once,
+    temporary_file,
+    temporary_folder,
+)
 
 STORE = ".prepared"
 FORMAT = 1
@@ -110,12 +117,15 @@ def find_unused(folder: Path) -> UnusedFiles:
 def store_in_use(store: Path) -> Iterator[None]:
     """Return a context in which `find_unused` keeps all prepared cases of a store, because a new run may need them.
 
+    The marks of trainings that were killed in this context are removed.
+
     Args:
         store: The folder of prepared cases; it is created.
     """
     mark = temporary_file(store / "in.use")
     with suppress(OSError):
         store.mkdir(parents=True, exist_ok=True)
+        sweep_once(store)
         mark.touch()
     try:
         yield

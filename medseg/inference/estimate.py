@@ -175,10 +175,10 @@ def _export_seconds(axes: Sequence[LinearWeights], rule: LabelRule) -> float:
 
     The logits are those of background, since in most images few voxels lie between classes.
     """
-    along = int((axes[0].upper <= 1).sum())
-    sizes = [int(axis.upper.max()) + 1 for axis in axes]
-    block = torch.tensor(rule.background_logits).repeat(min(2, sizes[0]), *sizes[1:], 1)
-    part, _ = axes[0].part(slice(0, along))
+    along = max(1, int((axes[0].upper <= 1).sum()))  # a thick first slice may begin after the second source
+    part, sources = axes[0].part(slice(0, along))
+    sizes = [int(axis.upper.max()) + 1 for axis in axes[1:]]
+    block = torch.tensor(rule.background_logits).repeat(sources.stop - sources.start, *sizes, 1)
     out = np.empty((along, *(len(axis.lower) for axis in axes[1:])), rule.values.dtype)
     began = time.perf_counter()
     export_labels([block], (part, *axes[1:]), rule, out)

@@ -118,7 +118,10 @@ def _differing_checksum(file: Stream) -> str:
             packed = member.unconsumed_tail or content.take()
             if not packed:
                 break
-            part = member.decompress(packed, _READ_BYTES)
+            try:
+                part = member.decompress(packed, _READ_BYTES)
+            except zlib.error as error:  # stricter than the reader that found the difference
+                return f"invalid compressed data: {error}"
             found, length = zlib.crc32(part, found), length + len(part)
         content.put_back(member.unused_data)
         trailer = content.take(8)

@@ -34,6 +34,7 @@ _GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ALPHA = (1, 2)
 _SLICES, _CHANNELS = "ZIQ", "TCS"
 _CHANNEL_NUMBER = re.compile(r"(.+)_\d{4}")
+_SAME_SIZE = 0.01  # fraction by which two statements of one voxel size may differ
 _LARGEST_RATIO = 4000  # of a compressed file; only bilevel images, which are small, are packed more tightly
 _ALWAYS_READ = 1 << 30  # bytes
 _UNITS = (  # in mm, with the names that OME and ImageJ use
@@ -247,14 +248,15 @@ def _upright(array: NDArray[Any], orientation: int) -> tuple[NDArray[Any], bool]
 
 def _spacing(file: tifffile.TiffFile, path: Path, depth: int) -> _Spacing | None:
     """Return the voxel size along X, Y and Z in mm; None if the file does not state one."""
-    beside = _spacing_beside(path)
-    if beside is not None:
-        return beside
+    beside = _spacing_beside(path, depth)
     found, field = (None, "")
     if file.is_ome:
         found, field = _ome_spacing(file.ome_metadata or ""), "PhysicalSize"
     elif file.is_imagej:
         found, field = _imagej_spacing(file, path), "spacing"
+    if beside is not None:
+        _warn_of_other_spacing(path, beside, found or (), field)
+        return beside
     if found is None or None in found[:2]:
         return None
     x, y, z = found
@@ -273,6 +275,16 @@ def _spacing(file: tifffile.TiffFile, path: Path, depth: int) -> _Spacing | None
     return (x, y, z)
 
 
+def _warn_of_other_spacing(path: Path, used: _Spacing, found: tuple[float | None, ...], field: str) -> None:
+    """Warn if the metadata of a file state another voxel size than the JSON file next to it."""
+    pairs = [(size, stated) for size, stated in zip(used, found, strict=False) if stated is not None]
+    if len(pairs) > 1 and any(abs(size - stated) > _SAME_SIZE * size for size, stated in pairs):
+        sizes = ["x".join(f"{value:g}" for value in column) for column in zip(*pairs, strict=True)]
+        warn_once(
+            f"{path}: {field}: found {sizes[1]} mm, expected {sizes[0]} mm as in {spacing_file(path)}, which is used. Correct one of them."
+        )
+
+
 def spacing_file(path: Path) -> Path | None:
     """Return the existing JSON file next to an image that may hold its spacing.
 
@@ -282,12 +294,13 @@ def spacing_file(path: Path) -> Path | None:
     Returns:
         ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``; None if there is none.
     """
-    numbered = _CHANNEL_NUMBER.fullmatch(path.stem)
-    names = [path.stem, *([numbered[1]] if numbered else [])]
+    stem = re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+    numbered = _CHANNEL_NUMBER.fullmatch(stem)
+    names = [path.stem, stem, *([numbered[1]] if numbered else [])]
     return next((one for name in names if (one := path.with_name(f"{name}.json")).is_file()), None)
 
 
-def _spacing_beside(path: Path) -> _Spacing | None:
+def _spacing_beside(path: Path, depth: int) -> _Spacing | None:
     """Return the spacing in the JSON file next to an image: ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``."""
     beside = spacing_file(path)
     values = read_json(beside) if beside is not None else None
@@ -300,7 +313,7 @@ def _spacing_beside(path: Path) -> _Spacing | None:
         else []
     )
     if (
-        len(numbers) not in (2, 3)
+        len(numbers) not in ((3,) if depth > 1 else (2, 3))
         or len(numbers) != len(found)
         or not all(0 < value < math.inf for value in numbers)
     ):

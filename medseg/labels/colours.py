@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255 each."""
@@ -47,6 +48,6 @@ def colour_from_hex(text: str) -> Colour:
         ValueError: The text is not six hexadecimal digits.
     """
     digits = text.strip().lstrip("#")
-    if len(digits) != 6:
-        raise ValueError(f"colour {text!r}")
+    if not re.fullmatch("[0-9a-fA-F]{6}", digits):
+        raise ValueError(f"colour: found {text[:20]!r}, expected six hexadecimal digits such as #ff8000")
     return (int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from medseg.labels.colours import Colour, colour_from_hex, colour_to_hex
 from medseg.storage.tsv import read_tsv
 
 RowKind = Literal["label", "region", "ignore"]
+LARGEST_VALUE = 2**31 - 1
+"""Largest value of int32, the largest integer type that all formats and tools support."""
+_LONGEST_SHOWN = 40
 _KINDS: tuple[RowKind, ...] = ("label", "region", "ignore")
 _EXPECTED = (
     "expected tab-separated columns value, name and optionally colour (#rrggbb) and kind (label, ignore or "
@@ -53,10 +57,28 @@ class LabelRow:
         found, *members = (cells.get("kind") or "label").split()
         kind = next((kind for kind in _KINDS if kind == found), None)
         if kind is None or (kind == "region") != bool(members):
-            raise ValueError(f"kind {cells.get('kind')!r}")
+            raise ValueError(
+                f"kind: found {_shortened(cells['kind'])}, expected label, ignore, or region and values such as region 1 2 3"
+            )
         colour = colour_from_hex(cells["colour"]) if cells.get("colour") else None
-        value = int(cells.get("value") or cells.get("index") or "")
-        return cls(value, cells["name"].strip(), colour, kind, tuple(map(int, members)))
+        value = _value(cells.get("value") or cells.get("index") or "", "value")
+        name = cells["name"].strip()
+        if not name:
+            raise ValueError("name: found an empty cell, expected a name")
+        return cls(value, name, colour, kind, tuple(_value(member, "kind") for member in members))
+
+
+def _value(text: str, field: str) -> int:
+    """Return the value that digits stand for; `int` would also read underscores and values that no file holds."""
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > LARGEST_VALUE:
+        raise ValueError(
+            f"{field}: found {_shortened(text)}, expected a whole number from 0 to {LARGEST_VALUE}"
+        )
+    return int(text)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
 def label_rows_to_tsv(rows: Sequence[LabelRow]) -> str:
@@ -103,7 +125,7 @@ def read_label_rows(path: Path) -> list[LabelRow]:
         try:
             rows.append(LabelRow.from_cells(row.cells))
         except ValueError as error:
-            raise DataError(f"{table.where(row)}: {error}: {_EXPECTED}. Fix the row.") from None
+            raise DataError(f"{table.where(row)}: {error}. Fix the row.") from None
     for kind in ("label", "region"):
         names = [row.name for row in rows if row.kind == kind]
         if len(set(names)) < len(names):

@@ -7,6 +7,7 @@ such as a whole tumour and its core. One value in files can mean *ignore*: the v
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,11 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, did_you_mean
 from medseg.labels.colours import IGNORED_COLOUR, Colour, distinct_colour
-from medseg.labels.label_files import LabelRow, label_rows_to_tsv, read_label_rows
+from medseg.labels.label_files import LARGEST_VALUE, LabelRow, label_rows_to_tsv, read_label_rows
 from medseg.labels.left_right import opposite_names
 
 _LARGEST_LOOKUP = 1 << 20
-_LARGEST_VALUE = (
-    2**31 - 1
-)  # largest value of int32, the largest integer type that all formats and tools support
+_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that a table of lines cannot hold
 
 
 @dataclass(frozen=True)
@@ -89,21 +88,21 @@ class Labels(Sequence[Label]):
             raise DataError(
                 f"labels: found {dict(zip(names, values, strict=True))}, expected unique names and values. Fix the table."
             )
-        if not values or values[0] != 0 or list(values) != sorted(values) or values[-1] > _LARGEST_VALUE:
+        if not values or values[0] != 0 or list(values) != sorted(values) or values[-1] > LARGEST_VALUE:
             raise DataError(
                 f"labels: found values {list(values)}, expected background = 0 first, then ascending values up to "
-                f"{_LARGEST_VALUE}. Fix the table."
+                f"{LARGEST_VALUE}. Fix the table."
             )
         if unusable := [name for name in names if not _is_one_line(name)]:
             raise DataError(
-                f"labels: found the names {unusable}, expected names that are not empty and have no tab or line break. "
+                f"labels: found the names {unusable}, expected names that are not empty and have no tab, line break or control character. "
                 "Rename these labels."
             )
         self._check_regions()
-        if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= _LARGEST_VALUE):
+        if self.ignore is not None and (self.ignore in values or not 0 < self.ignore <= LARGEST_VALUE):
             raise DataError(
                 f"labels: ignore: found {self.ignore}, expected a value that no label has ({_listed(values)}), "
-                f"from 1 to {_LARGEST_VALUE}. Choose another value."
+                f"from 1 to {LARGEST_VALUE}. Choose another value."
             )
 
     def _check_regions(self) -> None:
@@ -113,8 +112,8 @@ class Labels(Sequence[Label]):
             unknown = sorted({*region.values, region.output_value} - set(self.values[1:]))
             if unknown:
                 raise DataError(
-                    f"{where}: unknown value {_listed(unknown)}, expected values of labels other than the background: "
-                    f"{_listed(self.values[1:])}. Correct it."
+                    f"{where}: found the unknown value {_listed(unknown)}, expected values of labels other than the background "
+                    f"({_listed(self.values[1:]) or 'there is none'}). Correct it."
                 )
             if not region.values or list(region.values) != sorted(set(region.values)):
                 raise DataError(
@@ -128,7 +127,7 @@ class Labels(Sequence[Label]):
                 )
             if not _is_one_line(region.name):
                 raise DataError(
-                    f"regions: found the name {region.name!r}, expected one that is not empty and has no tab or line break. "
+                    f"regions: found the name {region.name!r}, expected one that is not empty and has no tab, line break or control character. "
                     "Rename it."
                 )
 
@@ -185,6 +184,13 @@ class Labels(Sequence[Label]):
             DataError: The file cannot be read or is not a valid table.
         """
         rows = read_label_rows(Path(path))
+        try:
+            return cls._from_rows(rows)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_rows(cls, rows: Sequence[LabelRow]) -> Labels:
         labels, regions, ignored = (
             [row for row in rows if row.kind == k] for k in ("label", "region", "ignore")
         )
@@ -383,7 +389,7 @@ def unnamed_label(value: int) -> str:
 
 
 def _is_one_line(name: str) -> bool:
-    return bool(name.strip()) and not any(character in name for character in "\t\r\n")
+    return bool(name.strip()) and not any(unicodedata.category(letter) in _NOT_IN_A_LINE for letter in name)
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import DataError, DiskFullError, MedsegError
+from medseg.errors import DataError, DiskFullError, MedsegError, ResourceError
 from medseg.storage.temporary_names import sweep_once, temporary_file, temporary_folder
 
 _ALMOST_NOTHING = 1 << 16
@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Raises:
         DataError: The folder cannot be written.
-        DiskFullError: The disk is full.
+        ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     path = Path(path)
     temporary = temporary_file(path)
@@ -66,7 +66,7 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
 
     Raises:
         DataError: The folder cannot be written.
-        DiskFullError: The disk is full.
+        ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     path = Path(path)
     temporary, previous = temporary_folder(path), temporary_folder(path, "old")
@@ -110,7 +110,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_error(path: Path, error: OSError) -> DataError | DiskFullError:
+def write_error(path: Path, error: OSError) -> DataError | ResourceError:
     """Return the error to raise if a file could not be written.
 
     Args:
@@ -123,6 +123,8 @@ def write_error(path: Path, error: OSError) -> DataError | DiskFullError:
     what = f"{path}: cannot be written ({error.strerror or error})."
     if is_full(error):
         return DiskFullError(f"{what} Free space, or choose another folder.")
+    if error.errno == errno.EFBIG:
+        return ResourceError(f"{what} Raise the limit of file sizes (ulimit -f), or choose another folder.")
     if error.errno == errno.ENAMETOOLONG:
         return DataError(f"{what} Shorten the name of the file or of its folder.")
     return DataError(f"{what} Choose another folder.")
@@ -157,7 +159,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
     Raises:
         DataError: The folder cannot be written.
-        DiskFullError: The disk is full.
+        ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -172,7 +174,7 @@ def write_text(path: str | Path, text: str) -> None:
 
     Raises:
         DataError: The folder cannot be written.
-        DiskFullError: The disk is full.
+        ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     write_bytes(path, text.encode())
 

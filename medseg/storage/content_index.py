@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medseg.errors import DataError, DiskFullError
+from medseg.errors import DataError, ResourceError
 from medseg.storage.atomic import write_text
 from medseg.storage.file_state import FileState
 from medseg.storage.json_files import read_object
@@ -88,7 +88,7 @@ class ContentIndex:
             self._known = _read(self._file) | self._new
             self._new = {}
             files = {name: [state.stamp, state.content] for name, state in sorted(self._known.items())}
-            with contextlib.suppress(DataError, DiskFullError):
+            with contextlib.suppress(DataError, ResourceError):
                 write_text(self._file, json.dumps({"format": FORMAT, "files": files}, indent=0))
 
 

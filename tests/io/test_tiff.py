@@ -203,10 +203,8 @@ def test_the_json_beside_a_stack_gives_its_spacing(tmp_path: Path, name: str) ->
     assert read(path).spacing == (0.25, 0.5, 4.0)
     (tmp_path / "c.json").write_text('{"shapes": []}')
     assert read_grid(path).in_pixels
-    for wrong in ('{"spacing": [4.0, 0.5]}', '{"spacing": [2, 1]}'):
-        (tmp_path / "c.json").write_text(wrong)
-        assert not read_grid(path).in_pixels
     for wrong in (
+        '{"spacing": [4.0, 0.5]}',
         '{"spacing": 4.0}',
         '{"spacing": [1, 2, 0]}',
         '{"spacing": [1, "2", 3]}',

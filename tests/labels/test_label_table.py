@@ -146,17 +146,17 @@ def test_reads_an_index_column_and_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "expected"),
     [
-        "name,value\na,1\n",
-        "value\tname\nx\ta\n",
-        "value\tname\tcolour\n1\ta\t#12\n",
+        ("name,value\na,1\n", "found columns name,value, expected tab-separated columns"),
+        ("value\tname\nx\ta\n", "line 2: value: found 'x', expected a whole number from 0"),
+        ("value\tname\tcolour\n1\ta\t#12\n", "line 2: colour: found '#12', expected six hexadecimal digits"),
     ],
 )
-def test_bad_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_bad_files_are_refused_by_name(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "labels.tsv"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"labels\.tsv: .*expected tab-separated columns.*Fix"):
+    with pytest.raises(DataError, match=rf"labels\.tsv: {expected}.*Fix"):
         Labels.from_tsv(path)
 
 
@@ -243,9 +243,9 @@ def test_without_regions_the_classes_are_the_outputs() -> None:
 @pytest.mark.parametrize(
     ("regions", "written", "message"),
     [
-        ({"whole": [1, 4]}, {}, "regions: whole: unknown value 4, expected values of labels"),
-        ({"whole": [0, 1]}, {}, "regions: whole: unknown value 0"),
-        ({"whole": [1, 2]}, {"whole": 9}, "regions: whole: unknown value 9"),
+        ({"whole": [1, 4]}, {}, "regions: whole: found the unknown value 4, expected values of labels"),
+        ({"whole": [0, 1]}, {}, "regions: whole: found the unknown value 0"),
+        ({"whole": [1, 2]}, {"whole": 9}, "regions: whole: found the unknown value 9"),
         ({"enhancing": [2, 3]}, {}, "regions: enhancing: another label or region has this name"),
         ({"background": [2]}, {}, "regions: background: another label or region has this name"),
         ({"whole": []}, {"whole": 1}, r"regions: whole: found values \[\], expected one or more"),
@@ -307,12 +307,12 @@ def test_regions_and_ignore_survive_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("1\ta\tregion", "kind 'region'"),
-        ("1\ta\tlabel 2", "kind 'label 2'"),
-        ("1\ta\tmask", "kind 'mask'"),
+        ("1\ta\tregion", "kind: found 'region', expected"),
+        ("1\ta\tlabel 2", "kind: found 'label 2', expected"),
+        ("1\ta\tmask", "kind: found 'mask', expected"),
         ("1\ta\tlabel\n8\tb\tignore\n9\tc\tignore", "found 2 rows of kind ignore"),
         ("1\ta\tlabel\n1\tr\tregion 1\n1\tr\tregion 1", "name 'r' twice"),
-        ("1\ta\tlabel\n1\tr\tregion 1 x", "invalid literal"),
+        ("1\ta\tlabel\n1\tr\tregion 1 x", "kind: found 'x', expected a whole number"),
     ],
 )
 def test_bad_kinds_are_refused_by_file(tmp_path: Path, rows: str, message: str) -> None:

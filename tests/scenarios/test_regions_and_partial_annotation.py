@@ -101,7 +101,7 @@ def test_partially_annotated_cases_are_trained_on_and_evaluated(folder: Path, tm
         ),
         (["data.partially_annotated={phantom_*: [livre]}"], "labels: unknown label 'livre'"),
         (["data.ignore=5"], "ignore: found 5, expected a value that no label has"),
-        (["data.regions={whole: [1, 2]}"], "regions: whole: unknown value 2"),
+        (["data.regions={whole: [1, 2]}"], "regions: whole: found the unknown value 2"),
         (["train.loss=tversky"], "train.loss: found tversky with partially annotated cases"),
         (["train.class_weights={spin: 2}"], "train.class_weights: unknown name 'spin'. Did you mean 'spine'"),
         (

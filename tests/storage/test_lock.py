@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import RunFolder
 from medseg.storage.lock import RunLock
@@ -113,7 +113,11 @@ def test_only_one_of_two_processes_takes_over(tmp_path, monkeypatch):
 
 
 def test_full_disk_leaves_no_lock(tmp_path):
-    with pytest.raises(DataError, match="lock: cannot be written"), files_of_at_most(0), RunLock(tmp_path):
+    with (
+        pytest.raises(ResourceError, match="lock: cannot be written"),
+        files_of_at_most(0),
+        RunLock(tmp_path),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.errors import DataError, DataWarning, ModelError
+from medseg.errors import DataWarning, ModelError, ResourceError
 from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint, remove_old_checkpoints, save_checkpoint
 from tests.helpers.runs import files_of_at_most
@@ -58,7 +58,7 @@ def test_round_trip_keeps_bits_and_plain_types(tmp_path):
 def test_a_full_disk_raises_an_error_and_keeps_the_last_checkpoint(tmp_path):
     state = {"step": 2, "optimizer": torch.zeros(5000)}
     save(tmp_path / "last", 1)
-    with pytest.raises(DataError, match=r"step-0000002: cannot be written \("), files_of_at_most(13000):
+    with pytest.raises(ResourceError, match=r"step-0000002: cannot be written \("), files_of_at_most(13000):
         save_checkpoint(tmp_path / "last", 2, {"w": torch.zeros(3)}, state)
     assert [path.name for path in (tmp_path / "last").iterdir()] == ["step-0000001"]
     assert step_in(tmp_path / "last") == 1

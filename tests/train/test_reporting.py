@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from medseg.errors import DataError
+from medseg.errors import ResourceError
 from medseg.train.reporting import Report, ReportLog, read_metrics
 from tests.helpers.runs import files_of_at_most
 
@@ -39,7 +39,7 @@ def test_reports_list_few_labels_completely_and_the_lowest_of_many():
 
 def test_a_full_disk_raises_an_error(tmp_path):
     log = ReportLog(tmp_path, 0)
-    with pytest.raises(DataError, match=r"metrics\.jsonl: cannot be written \("), files_of_at_most(0):
+    with pytest.raises(ResourceError, match=r"metrics\.jsonl: cannot be written \("), files_of_at_most(0):
         log.add(report({"liver": 0.5}))
     log.close()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]

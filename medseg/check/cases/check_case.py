@@ -251,6 +251,14 @@ def _compare_grids(
     """Add a finding if a grid, brought into the same orientation, is not that of the image."""
     axes, flips = reorientation_like(grid, expected)
     turned = grid.permuted(axes, flips)
+    if expected.in_pixels and not grid.in_pixels and min(expected.shape) > 1:
+        work.add(
+            "READER_NOTE",
+            work.case.images[0],
+            "voxel size",
+            "none",
+            f"{sizes(grid.spacing)} mm as in {work.name(path)}",
+        )
     unknown = path in work.guessed or work.case.images[0] in work.guessed  # which is an error of its own
     if turned.matches(expected) or ((trusted or unknown) and grid.shape == expected.shape):
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.data.datasets.cases import Dataset, ReadingOptions
+from medseg.data.datasets.dataset_json import training_counts
 from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
 from medseg.data.datasets.names import persons_by_name, visible_files
@@ -20,6 +21,7 @@ from medseg.storage.json_files import read_object
 
 _FOLDERS = ("imagesTr", "labelsTr")
 _COUNTS = ("numTraining", "numTest")
+_TABLES = ("labels.tsv", "cases.tsv", "dataset.json")
 _MOST_LISTED = 12
 
 
@@ -71,10 +73,11 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
             for file in error.maps
         ]
     except DataError as error:
-        parts = message_parts(str(error), path, root / description, root)
+        file = next((name for name in _TABLES if str(error).startswith(f"{root / name}: ")), description)
+        parts = message_parts(str(error), path, root / file, root)
         found = parts.found if parts.found else str(error)
         finding = Finding(
-            "DATASET_UNREADABLE", description, parts.field or "cases", found, parts.expected, parts.remedy
+            "DATASET_UNREADABLE", file, parts.field or "cases", found, parts.expected, parts.remedy
         )
         return ListedDataset(None, root, description, (finding,))
     findings += _stated_counts(dataset, root, description)
@@ -111,14 +114,17 @@ def _stated_counts(dataset: Dataset, root: Path, description: str) -> Iterator[F
         return
     values: dict[str, Any] = read_object(root / description)
     test = values.get("test")
+    labelled = sum(case.label is not None for case in dataset.cases)
     counts = {
-        "numTraining": sum(case.label is not None for case in dataset.cases),
-        "numTest": len(test) if isinstance(test, list) else None,
+        "numTraining": training_counts(values, labelled),
+        "numTest": (len(test),) if isinstance(test, list) else (),
     }
-    for key, count in counts.items():
+    for key, expected in counts.items():
         stated = values.get(key)
-        if type(stated) is int and count is not None and stated != count:
-            yield Finding("COUNT_DIFFERS", description, key, str(stated), f"{count}, the number of cases")
+        if type(stated) is int and expected and stated not in expected:
+            yield Finding(
+                "COUNT_DIFFERS", description, key, str(stated), f"{expected[0]}, the number of cases"
+            )
 
 
 def _reader_notes(notes: list[str], root: Path, description: str) -> Iterator[Finding]:

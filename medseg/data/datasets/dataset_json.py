@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import CHANNEL_FILE, folder_name, path_inside, visible_files
 from medseg.errors import DataError, warn_once
 from medseg.io.files import NATURAL_IMAGES, stem_of, suffix_of
+from medseg.labels.label_files import LARGEST_VALUE
 from medseg.labels.label_table import Labels, unnamed_label
+from medseg.runtime.formatting import pluralise
 from medseg.storage.json_files import read_object
+
+_LISTS = ("training", "validation", "test")
 
 
 def is_msd(path: Path) -> bool:
@@ -35,7 +40,8 @@ def read_msd(path: Path, files_root: str | None = None) -> Dataset:
     """Read the layout of the Decathlon: lists ``training`` (image, label) and ``test`` (images only).
 
     A list ``validation``, which other datasets of this layout have, is read like ``training``; the experiment decides on
-    the split.
+    the split. Label maps in ``test`` are not read, so that no test case is trained on, and other lists of images are not
+    read either; a warning names both.
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named without the
     ``_0000`` of their files; those are found. An entry of ``training`` may list its annotated labels:
@@ -53,12 +59,36 @@ def read_msd(path: Path, files_root: str | None = None) -> Dataset:
     """
     root, description, values = _described(path)
     where = str(description)
-    cases = [
-        _msd_case(entry, root, f"{where}: {key}[{i}]", files_root)
-        for key in ("training", "validation", "test")
-        for i, entry in enumerate(_list_of(values, key, where))
-    ]
-    return _dataset(root, where, values, cases)
+    listed = {
+        key: [
+            _msd_case(entry, root, f"{where}: {key}[{i}]", files_root)
+            for i, entry in enumerate(_list_of(values, key, where))
+        ]
+        for key in _LISTS
+    }
+    _warn_of_unread(values, listed["test"], where)
+    tests = [replace(case, label=None) for case in listed["test"]]
+    return _dataset(root, where, values, [*listed["training"], *listed["validation"], *tests])
+
+
+def _warn_of_unread(values: Mapping[str, Any], tests: Sequence[Case], where: str) -> None:
+    """Warn of label maps of test cases, and of lists of images under other names."""
+    labelled = sum(case.label is not None for case in tests)
+    if labelled:
+        warn_once(
+            f"{where}: test: found {pluralise(labelled, 'label map')}, expected images only; test cases are not trained on, so these are not "
+            "read. List the cases in training to train on them."
+        )
+    for key, entries in values.items():
+        if key not in _LISTS and isinstance(entries, list) and entries and _lists_image(entries[0]):
+            warn_once(
+                f"{where}: {key}: found a list of {pluralise(len(entries), 'case')}, expected the names {', '.join(_LISTS)}; it is not read. "
+                "Rename it, or remove it."
+            )
+
+
+def _lists_image(entry: Any) -> bool:
+    return isinstance(entry, dict) and "image" in entry
 
 
 def _msd_case(entry: Any, root: Path, where: str, files_root: str | None) -> Case:
@@ -176,7 +206,8 @@ def _scanned_cases(root: Path, ending: Any, channels: int, where: str) -> list[C
 
 def _check_ending(files: Sequence[Path], ending: str, where: str) -> None:
     """Raise if there are images with another ending than the ``dataset.json`` states."""
-    others = {suffix_of(file) for file in files if CHANNEL_FILE.fullmatch(stem_of(file))} - {ending, ""}
+    numbered = [file.name for file in files if CHANNEL_FILE.fullmatch(stem_of(file))]
+    others = {name[len(stem_of(name)) :] for name in numbered} - {ending, ""}
     if others:
         raise DataError(
             f"{where}: file_ending: found {ending!r}, expected {' or '.join(sorted(others))} like the files in imagesTr. Correct it."
@@ -195,7 +226,7 @@ def _described(path: Path) -> tuple[Path, Path, dict[str, Any]]:
 def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Case]) -> Dataset:
     name = values.get("name")
     stated, labelled = values.get("numTraining"), sum(case.label is not None for case in cases)
-    if isinstance(stated, int) and stated != labelled:
+    if isinstance(stated, int) and stated not in training_counts(values, labelled):
         warn_once(
             f"{where}: numTraining: found {stated}, expected {labelled}, the number of cases with a label map. These are used; "
             "correct the number, or add the missing files."
@@ -209,8 +240,26 @@ def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Cas
     return Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
 
 
+def training_counts(values: Mapping[str, Any], labelled: int) -> tuple[int, ...]:
+    """Return the numbers that ``numTraining`` may state: of all cases with a label map, or of those in ``training``.
+
+    Args:
+        values: Content of the ``dataset.json``.
+        labelled: Number of cases with a label map.
+
+    Returns:
+        One number, or two if there is a list ``validation``.
+    """
+    training, validation = values.get("training"), values.get("validation")
+    if validation and isinstance(training, list) and "file_ending" not in values:
+        return labelled, len(training)
+    return (labelled,)
+
+
 def _list_of(values: dict[str, Any], key: str, where: str) -> list[Any]:
-    found = values.get(key, [])
+    found = values.get(key)
+    if found is None:
+        return []
     if not isinstance(found, list):
         raise DataError(f"{where}: {key}: found a {type(found).__name__}, expected a list. Correct it.")
     return found
@@ -255,7 +304,11 @@ def parse_labels(table: Any, where: str, order: Any = None) -> Labels:
         raise DataError(f'{where}: found {table!r}, expected {{"background": 0, ...}}. Correct it.')
     if all(key.isdecimal() for key in table) and all(isinstance(name, str) for name in table.values()):
         table = _inverted(table, where)
-    entries = {name: _whole_numbers(value, f"{where}: {name}") for name, value in table.items()}
+    if len({name.strip() for name in table}) < len(table):
+        raise DataError(
+            f"{where}: found names that differ only by spaces, expected unique names. Rename one of them."
+        )
+    entries = {name.strip(): _whole_numbers(value, f"{where}: {name}") for name, value in table.items()}
     ignore = entries.pop("ignore", None)
     try:
         if all(len(values) == 1 for values in entries.values()):
@@ -287,9 +340,11 @@ def _with_regions(entries: dict[str, tuple[int, ...]], where: str, order: Any) -
 def _whole_numbers(found: Any, where: str) -> tuple[int, ...]:
     """Return the value of a label, or the values of a region."""
     values = found if isinstance(found, list) and found else [found]
-    numbers = [int(v) if isinstance(v, str) and v.isdecimal() else v for v in values]
-    if any(not isinstance(v, int) or isinstance(v, bool) or v < 0 for v in numbers):
-        raise DataError(f"{where}: found {found!r}, expected a whole number from 0. Correct it.")
+    numbers = [int(v) if isinstance(v, str) and re.fullmatch("[0-9]{1,10}", v) else v for v in values]
+    if any(type(v) is not int or not 0 <= v <= LARGEST_VALUE for v in numbers):
+        raise DataError(
+            f"{where}: found {repr(found)[:60]}, expected a whole number from 0 to {LARGEST_VALUE}. Correct it."
+        )
     return tuple(numbers)
 
 
@@ -299,11 +354,12 @@ def _only(values: tuple[int, ...], where: str) -> int:
     return values[0]
 
 
-def _inverted(table: dict[str, str], where: str) -> dict[str, int]:
+def _inverted(table: dict[str, str], where: str) -> dict[str, str]:
+    """Return the values, as text, by name."""
     names = list(table.values())
     if len(set(names)) < len(names):
         doubled = next(name for name in names if names.count(name) > 1)
         raise DataError(
             f"{where}: found the name {doubled!r} for several values, expected unique names. Rename one of them."
         )
-    return {name: int(value) for value, name in table.items()}
+    return {name: value for value, name in table.items()}

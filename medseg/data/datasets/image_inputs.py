@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
-from medseg.errors import DataError
+from medseg.errors import DataError, warn_once
 from medseg.io.dicom.series_files import holds_dicom
 from medseg.io.files import IMAGE_SUFFIXES, NATURAL_IMAGES, stem_of, suffix_of
 from medseg.runtime.formatting import pluralise
@@ -56,7 +56,7 @@ def output_stem(case: Case) -> str:
 def image_files(path: Path) -> list[Path]:
     """Return the images at a path: a file, the image files of a folder, or folders with one DICOM series each.
 
-    A natural image next to DICOM slices is a preview and no image of its own.
+    A natural image next to DICOM slices, or next to folders with DICOM series, is a preview and no image of its own.
 
     Args:
         path: A file or folder.
@@ -65,7 +65,7 @@ def image_files(path: Path) -> list[Path]:
         Files, or folders of DICOM series.
 
     Raises:
-        DataError: There is none, or a folder holds both volumes and DICOM slices.
+        DataError: There is none, or a folder holds both volumes and DICOM slices or series.
     """
     if path.is_dir():
         return _images_of_folder(path)
@@ -79,25 +79,43 @@ def _images_of_folder(path: Path) -> list[Path]:
     images = [file for file in files if suffix_of(file)]
     headers = {stem_of(file) for file in images if suffix_of(file) == ".hdr"}
     images = [f for f in images if suffix_of(f) != ".img" or stem_of(f) not in headers]
+    volumes = [file for file in images if suffix_of(file) not in NATURAL_IMAGES]
     if holds_dicom(path, IMAGE_SUFFIXES):
-        volumes = [file for file in images if suffix_of(file) not in NATURAL_IMAGES]
         if volumes:
             raise DataError(
                 f"{path}: found DICOM slices and {pluralise(len(volumes), 'volume')} ({volumes[0].name}), expected one or the other. "
                 "Give the files, or move them to a folder of their own."
             )
         return [path]
-    if images:
-        return images
     folders = [item for item in sorted(path.iterdir()) if item.is_dir() and not item.name.startswith(".")]
+    series = [folder for folder in folders if files and holds_dicom(folder, IMAGE_SUFFIXES)]
+    if series and images:
+        _without_previews(path, images, volumes, series)
+    if images and not series:
+        return images
     if files:  # on the disks of hospitals, the files beside the folders are a directory and a viewer
-        return [folder for folder in folders if holds_dicom(folder, IMAGE_SUFFIXES)] or [path]
+        return series or [path]
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
         raise DataError(
             f"{path}: found no image, expected image files or a DICOM series. Check the path, or copy the images there."
         )
     return series
+
+
+def _without_previews(
+    path: Path, images: Sequence[Path], volumes: Sequence[Path], series: Sequence[Path]
+) -> None:
+    """Raise if volumes are next to folders with DICOM series; warn if only natural images, which are previews, are."""
+    if volumes:
+        raise DataError(
+            f"{path}: found {pluralise(len(series), 'folder')} with a DICOM series ({series[0].name}) and {pluralise(len(volumes), 'volume')} "
+            f"({volumes[0].name}), expected one or the other. Give the files, or move them to a folder of their own."
+        )
+    warn_once(
+        f"{path}: found {pluralise(len(images), 'natural image')} ({images[0].name}) beside {pluralise(len(series), 'folder')} with a DICOM "
+        "series; ignored as a preview. Give the files to use them as images."
+    )
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[Case]:

@@ -109,7 +109,7 @@ def path_inside(root: Path, name: Any, where: str, files_root: str | None = None
     if not drive and any(path.is_relative_to(os.path.normpath(folder.absolute())) for folder in folders):
         return path
     raise DataError(
-        f"{where}: {name!r} is outside {files_root or root}. Give a path inside, relative to it, or name the folder that holds all "
+        f"{where}: found {name!r}, which is outside of {files_root or root}, expected a path inside. Give one relative to it, or name the folder that holds all "
         "files with --files-root (data.files_root in a config)."
     )
 

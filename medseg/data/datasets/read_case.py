@@ -262,6 +262,12 @@ def _aligned_labels(case: Case, path: Path, grid: Grid, what: str) -> Volume:
 
 def _aligned_to_grid(volume: Volume, grid: Grid, path: Path, case: Case, what: str) -> Volume:
     """Place a file that belongs to an image on the image's grid, or raise."""
+    if grid.in_pixels and not volume.grid.in_pixels and min(grid.shape) > 1:
+        size = "x".join(f"{value:g}" for value in volume.grid.spacing)
+        warn_once(
+            f"{case.images[0]}: voxel size: found none, expected {size} mm as in {path}; the image is used with 1 mm per voxel. Add its voxel "
+            "size: for a TIFF, in a JSON file next to it."
+        )
     fix = "Resample it to the grid of that image, or use the file that belongs to it"
     trusted = volume.is_label and case.reading.trust_label_array
     if volume.is_label and not trusted and volume.grid.shape == grid.shape:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medseg.errors import warn_once
+from medseg.errors import shown_text, warn_once
 from medseg.io.files import NIFTI, stem_of, suffix_of
 from medseg.io.nifti.nifti_label_names import nifti_label_names
 from medseg.labels.colours import Colour
+from medseg.labels.label_files import LARGEST_VALUE
 from medseg.labels.label_table import Labels
 
 
@@ -36,16 +37,22 @@ def label_names_of(path: str | Path) -> Labels | None:
 
 
 def _labels(names: Mapping[int, tuple[str, Colour | None]], path: Path) -> Labels:
-    """Return a table; names that occur twice are made different by their value, and negative values are left out."""
-    kept = {value: (name, colour) for value, (name, colour) in names.items() if value > 0}
+    """Return a table; names that occur twice are made different by their value, and impossible values are left out."""
+    kept = {
+        value: (shown_text(name), colour)
+        for value, (name, colour) in names.items()
+        if 0 < value <= LARGEST_VALUE
+    }
     if left_out := sorted(set(names) - set(kept) - {0}):
         warn_once(
-            f"{path}: header: found names of the values {left_out}, expected values from 1; they are ignored."
+            f"{path}: header: found names of the values {left_out[:5]}, expected values from 1 to {LARGEST_VALUE}; they are ignored."
         )
     seen: dict[str, int] = {"background": 0}
     colours: dict[str, Colour] = {}
     for value, (name, colour) in sorted(kept.items()):
-        unique = f"{name} ({value})" if name in seen else name
+        unique = name
+        while unique in seen:
+            unique = f"{unique} ({value})"
         seen[unique] = value
         if colour is not None:
             colours[unique] = colour

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from medseg.errors import DataError, warn_once
@@ -15,7 +17,13 @@ from medseg.io.dicom.dicom_header import (
     has_mark,
     read_header,
 )
-from medseg.io.file_content import head_of, permission_denied, recognised_content, require_readable
+from medseg.io.file_content import (
+    head_of,
+    permission_denied,
+    recognised_content,
+    recognised_file,
+    require_readable,
+)
 from medseg.runtime.formatting import pluralise
 
 _CLASS, _SERIES, _ROWS, _COLUMNS = 0x00080016, 0x0020000E, 0x00280010, 0x00280011
@@ -23,6 +31,7 @@ _DERIVED = (  # dose, segmentation, real-world mapping and registration are no i
     *("1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.5"),
     *("1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.67", "1.2.840.10008.5.1.4.1.1.66.1"),
 )
+_MOST_SEARCHED = 2000  # files and folders below one without a series
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 
 
@@ -59,14 +68,14 @@ def only_series(folder: Path) -> list[DicomHeader]:
     Raises:
         DataError: There is no series or more than one, or a slice is damaged.
     """
-    files = [file for file in _visible(folder) if not file.is_dir()]
+    files = [file for file in _visible(folder) if not file.is_dir() and file.name.upper() != "DICOMDIR"]
     marked = [file for file in files if file.is_file() and has_mark(file)]
     damaged, headers = _read_headers(marked)
     images = [one for one in headers if one.pixel_bytes is not None and one.text(_CLASS) not in _DERIVED]
     unmarked = [file for file in files if file not in marked]
     damaged |= _lost_slices(unmarked, images or headers, alone=not marked)
     if damaged:
-        shown = ", ".join(damaged[name] for name in sorted(damaged)[:3])
+        shown = " ".join(damaged[name] for name in sorted(damaged)[:3])
         raise DataError(
             f"{folder}: slices that cannot be read: found {len(damaged)} ({', '.join(sorted(damaged)[:3])}) of "
             f"{len(images) + len(damaged)}, expected none. {shown}"
@@ -76,10 +85,9 @@ def only_series(folder: Path) -> list[DicomHeader]:
         groups[one.text(_SERIES)].append(one)
     if len(groups) != 1:
         raise DataError(
-            f"{folder}: found {_described(groups, headers)}, expected one. Give a folder with one series."
+            f"{folder}: found {_described(groups, headers) or _without_series(folder, files)}, expected one. Give a folder with one series."
         )
     others = [file.name for file in files if file not in {one.path for one in images}]
-    others = [name for name in others if name.upper() != "DICOMDIR"]
     if others:
         shown = ", ".join(others[:3])
         warn_once(
@@ -130,6 +138,7 @@ def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHead
 def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone: bool) -> dict[str, str]:
     """Return the reasons against files without the mark that are named like slices, or look like DICOM."""
     kinds = {_kind_of_name(one.path) for one in headers}
+    patterns = {_pattern_of_name(one.path) for one in headers}
     found: dict[str, str] = {}
     for file in files:
         named_alike = _kind_of_name(file) in kinds
@@ -143,11 +152,15 @@ def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone
             continue
         head = head_of(file)
         bare = head[:6] == b"\x02\x00\x00\x00UL" or head[132:138] == b"\x02\x00\x00\x00UL"
-        unknown = recognised_content(head)[0] in ("unknown content", "only zeros")
-        if bare or (named_alike and unknown and not alone):
+        content, remedy = recognised_content(head)
+        if bare or (named_alike and content in ("unknown content", "only zeros") and not alone):
             found[file.name] = (
                 f"{file}: found no DICM at byte 128, expected it after the preamble of a DICOM file. Export or copy the file again."
             )
+        elif _pattern_of_name(file) in patterns or (
+            _kind_of_name(file) and named_alike and content != "text"
+        ):
+            found[file.name] = f"{file}: found {content}, expected a slice. {remedy}."
     return found
 
 
@@ -166,6 +179,12 @@ def _kind_of_name(file: Path) -> str:
     return suffix if suffix[1:].isalpha() else ""
 
 
+def _pattern_of_name(file: Path) -> str:
+    """Return a numbered name with a sign in place of each number; an empty text for a name without a number."""
+    name, numbers = re.subn(r"\d+", "#", file.name)
+    return name if numbers else ""
+
+
 def _described(groups: dict[str, list[DicomHeader]], headers: Sequence[DicomHeader]) -> str:
     """Return the series of a folder for a message, or what there is instead."""
     if groups:
@@ -177,4 +196,14 @@ def _described(groups: dict[str, list[DicomHeader]], headers: Sequence[DicomHead
         return f"{len(groups)} series: {', '.join(each)}"
     if headers:
         return f"no DICOM series of images but {pluralise(len(headers), 'DICOM file')} of other kinds ({headers[0].path.name})"
-    return "no DICOM series"
+    return ""
+
+
+def _without_series(folder: Path, files: Sequence[Path]) -> str:
+    """Return what is in a folder without any DICOM image, for a message."""
+    if files:
+        what = next((recognised_file(file)[0] for file in files[:1] if file.is_file()), "no file")
+        return f"no DICOM series but {pluralise(len(files), 'other file')} ({files[0].name}: {what})"
+    deeper = (file for file in islice(folder.rglob("*"), _MOST_SEARCHED) if file.is_file() and has_mark(file))
+    series = next((file.parent for file in deeper if file.name.upper() != "DICOMDIR"), None)
+    return f"no DICOM series here but one in {series.relative_to(folder)}" if series else "no DICOM series"

@@ -5,6 +5,8 @@ They are a header extension that holds a ``LabelTable`` in XML, in the form of t
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,8 +51,18 @@ def _parsed(content: bytes) -> dict[int, tuple[str, Colour | None]]:
     for label in ElementTree.fromstring(content).iter("Label"):
         name = " ".join("".join(label.itertext()).split())
         if name:
-            found[int(label.get("Key", ""))] = (name, _colour(label))
+            value = _value(label.get("Key", ""))
+            if value in found:
+                raise ValueError(f"the value {value} twice")
+            found[value] = (name, _colour(label))
     return found
+
+
+def _value(text: str) -> int:
+    """Return the value that digits stand for; `int` would also read underscores and digits of other scripts."""
+    if not re.fullmatch(r"\s*-?[0-9]{1,12}\s*", text):
+        raise ValueError(f"the value {text[:20]!r}")
+    return int(text)
 
 
 def _colour(label: ElementTree.Element) -> Colour | None:
@@ -58,5 +70,8 @@ def _colour(label: ElementTree.Element) -> Colour | None:
     shares = [label.get(part) for part in ("Red", "Green", "Blue")]
     if None in shares:
         return None
-    red, green, blue = (round(255 * min(max(float(share or 0), 0.0), 1.0)) for share in shares)
+    numbers = [float(share or 0) for share in shares]
+    if any(math.isnan(number) for number in numbers):
+        raise ValueError(f"the colour {shares}")
+    red, green, blue = (round(255 * min(max(number, 0.0), 1.0)) for number in numbers)
     return red, green, blue

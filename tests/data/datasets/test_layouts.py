@@ -276,7 +276,7 @@ def test_files_elsewhere_are_read_where_the_user_allows_it(tmp_path):
     inside = ReadingOptions(files_root=str(tmp_path / "store"))
     absolute = {"c": {"images": [str(tmp_path / "store" / "a.nii")], "label": "../store/l.nii"}}
     describe(root, dataset=absolute)
-    with pytest.raises(DataError, match=r"c: images: .* is outside .*--files-root \(data\.files_root"):
+    with pytest.raises(DataError, match=r"c: images: .* is outside of .*--files-root \(data\.files_root"):
         read_dataset(root)
     case = read_dataset(root, reading=inside).case("c")
     assert [path.resolve() for path in case.files] == [
@@ -289,7 +289,7 @@ def test_files_elsewhere_are_read_where_the_user_allows_it(tmp_path):
         "../storeroom/a.nii",
     ):
         describe(root, dataset={"c": {"images": [name]}})
-        with pytest.raises(DataError, match="is outside"):
+        with pytest.raises(DataError, match="is outside of"):
             read_dataset(root, reading=inside)
     describe(root, training=[{"image": "../store/a.nii", "label": "../store/l.nii"}])
     assert read_dataset(root, reading=inside).ids == ("a",)
@@ -298,7 +298,7 @@ def test_files_elsewhere_are_read_where_the_user_allows_it(tmp_path):
         f"case\timage\tlabel\nc\t../store/a.nii\t{tmp_path / 'store' / 'l.nii'}\n"
     )
     assert read_dataset(root, reading=inside).ids == ("c",)
-    with pytest.raises(DataError, match=r"line 2: image: .* is outside"):
+    with pytest.raises(DataError, match=r"line 2: image: .* is outside of"):
         read_dataset(root)
 
 

@@ -1,0 +1,108 @@
+"""Relatives of reported faults of commands: estimates, limits of file sizes, and what killed processes leave."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.cli.main import main
+from medseg.experiment.prepared_cases import store_in_use
+from medseg.io.gzip_stream import GzipStream
+from medseg.storage import temporary_names
+from medseg.storage.temporary_names import temporary_file
+from tests.catalogue.bench import Shared
+from tests.helpers.nifti_files import save
+from tests.helpers.runs import files_of_at_most
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with voxels of 1x1x2 mm."""
+    return Shared(tmp_path_factory.mktemp("shared")).model
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "estimated"),
+    [
+        ((4, 12, 12), (24, 1, 2), "96x12x12 voxels"),
+        ((12, 4, 12), (1, 24, 2), "12x96x12 voxels"),
+        ((12, 12, 4), (1, 1, 24), "12x12x48 voxels"),
+        ((12, 12, 1), (1, 1, 24), "12x12x12 voxels"),
+        ((1, 12, 12), (12, 1, 2), "12x12x12 voxels"),
+        ((12, 12, 12), (0.05, 0.05, 0.05), "1x1x1 voxels"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::medseg.errors.DataWarning")
+def test_images_of_other_voxel_sizes_are_estimated(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    estimated: str,
+) -> None:
+    path = save(tmp_path / "a.nii", RNG.normal(size=shape), np.diag([*spacing, 1.0]))
+    assert main(["predict", str(model), str(path), "--estimate", "--device", "cpu"]) == 0
+    assert estimated in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["view", "plan", "check", "predict", "evaluate"])
+def test_a_limit_of_file_sizes_ends_commands_as_a_full_disk_does(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    dataset = (
+        Shared(model.parent).dataset if not (model.parent / "dataset").exists() else model.parent / "dataset"
+    )
+    image, labels = dataset / "imagesTr" / "c0_0000.nii.gz", dataset / "labelsTr"
+    words = {
+        "view": [image, "-o", tmp_path / "v.html"],
+        "plan": [dataset, "-o", tmp_path / "p.yaml", "--workers", "1"],
+        "check": [dataset, "--html", tmp_path / "c.html", "--workers", "1"],
+        "predict": [model, image, "-o", tmp_path / "p", "--device", "cpu"],
+        "evaluate": [labels, labels, "-o", tmp_path / "e"],
+    }
+    with files_of_at_most(100):
+        assert main([command, *map(str, words[command])]) == 4
+    assert "cannot be written (File too large). Raise the limit of file sizes" in capsys.readouterr().err
+    assert not [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and "lock" not in path.name and path.stat().st_size
+    ]
+
+
+def test_the_mark_of_a_killed_preparation_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait(60)
+    store = tmp_path / ".prepared"
+    store.mkdir()
+    mark = temporary_file(store / "in.use")
+    mark.with_name(mark.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")).touch()
+    monkeypatch.setattr(temporary_names, "_swept", set())
+    with store_in_use(store):
+        (mine,) = store.iterdir()
+        assert f"-{os.getpid()}-" in mine.name
+    assert not list(store.iterdir())
+
+
+@pytest.mark.parametrize("place", range(18, 30))
+def test_a_damaged_stream_is_refused_whatever_the_decoder_says(place: int) -> None:
+    """The fast decoder and that of zlib, which describes the damage, do not notice the same faults first."""
+    voxels = np.random.default_rng(0).integers(0, 9, (9, 9, 9)).astype(np.int16)
+    whole = gzip.compress(nib.Nifti1Image(voxels, np.eye(4)).to_bytes(), mtime=0)
+    for bit in range(8):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        with pytest.raises((OSError, EOFError)):
+            GzipStream(io.BytesIO(damaged)).read(1 << 20)
