@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import util
+from multiprocessing import forkserver, util
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def measured_children_of_module() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunRanks]:
     """Function that runs a program in two ranks, as torchrun does, and returns the exit code and what both printed.
 
     The ranks are forked from one process that has loaded torch and the trainer, which saves some ten seconds each time.
@@ -91,7 +91,8 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
         assert found == code, err
         return subprocess.CompletedProcess(program, found, out, err)
 
-    return run
+    yield run
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # before coverage is combined
 
 
 def _rank(rank: int, port: int, program: list[str], folder: Path) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 
 import numpy as np
 import pytest
 
+from medseg.io.file_content import GZIP
 from medseg.io.gzip_stream import GzipStream, compressing
 
 REPEATED = b"voxel" * 100_000
@@ -61,3 +63,24 @@ def test_what_is_written_is_read_by_others_and_always_the_same() -> None:
             stream.write(NOISE)
     assert files[0].getvalue() == files[1].getvalue()
     assert gzip.decompress(files[0].getvalue()) == REPEATED + NOISE
+
+
+def member_with_all_fields(data: bytes, checksum: int) -> bytes:
+    """A gzip member with an extra field, a name, a comment and a checksum of its header."""
+    fields = b"\x02\x00ab" + b"name\0" + b"comment\0"
+    header = GZIP + b"\x08" + bytes([2 | 4 | 8 | 16]) + bytes(6) + fields
+    header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = packer.compress(data) + packer.flush()
+    return header + body + checksum.to_bytes(4, "little") + len(data).to_bytes(4, "little")
+
+
+def test_the_checksum_of_a_later_member_with_all_fields_is_compared() -> None:
+    right = member_with_all_fields(b"voxels", zlib.crc32(b"voxels"))
+    assert content(right, 777) == (b"voxels", 0)
+    with pytest.raises(OSError, match=f"CRC: found 0x{zlib.crc32(b'voxels'):08x}, expected 0x00000007"):
+        content(right + member_with_all_fields(b"voxels", 7), 777)
+
+
+def test_many_bytes_after_the_content_are_counted() -> None:
+    assert content(gzip.compress(b"voxels") + b"garbage" * 300_000, 777) == (b"voxels", 2_100_000)

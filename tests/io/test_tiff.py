@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import DataError, DataWarning
 from medseg.io.files import read, read_grid, read_labels
+from medseg.io.tiff import _ome_spacing
 
 GENERATOR = np.random.default_rng(0)
 COLOURS = GENERATOR.integers(0, 255, (30, 40, 7)).astype(np.uint8)
@@ -324,4 +325,45 @@ def test_pages_that_refer_to_each_other_in_a_circle_are_refused(
     content = path.read_bytes()
     path.write_bytes(content[:at] + target + content[at + len(target) :])
     with pytest.raises(DataError, match=rf"a\.tif: page {pages}: found an earlier page as the next one"):
+        read(path)
+
+
+def test_an_image_that_lies_on_its_side_keeps_the_voxel_size_of_each_axis(tmp_path: Path) -> None:
+    rows = STACK[0]
+    path = written(
+        tmp_path / "a.tif",
+        rows,
+        imagej=True,
+        resolution=(1 / 0.5, 1 / 0.25),
+        metadata={"unit": "mm"},
+        extratags=[(274, "H", 1, 6, True)],  # rotated by 90 degrees
+    )
+    volume = read(path)
+    assert volume.grid.shape[:2] == rows.shape
+    assert volume.grid.spacing[:2] == pytest.approx((0.25, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        ("", None),
+        (
+            '<Pixels PhysicalSizeX="0.5" PhysicalSizeY="250" PhysicalSizeYUnit="&#181;m"/>',
+            (0.0005, 0.25, None),
+        ),
+        ('<Pixels PhysicalSizeX="half" PhysicalSizeY="1" PhysicalSizeYUnit="pixel"/>', (None, None, None)),
+    ],
+)
+def test_voxel_sizes_in_ome_metadata(pixels: str, found: Any) -> None:
+    assert _ome_spacing(f"<OME><Image>{pixels}</Image></OME>") == (found and pytest.approx(found))
+
+
+def test_too_little_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.tif", STACK)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", full)
+    with pytest.raises(DataError, match=r"a.tif: not enough memory for its pixels"):
         read(path)

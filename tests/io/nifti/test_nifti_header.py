@@ -149,3 +149,15 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monke
     ) as caught:
         read(path)
     assert "damaged" not in str(caught.value)
+
+
+def test_voxels_start_at_the_usual_place_if_none_is_stated(tmp_path: Path) -> None:
+    path = patched(save(tmp_path / "a.nii", VOXELS), 108, np.float32(0).tobytes())
+    np.testing.assert_array_equal(read(path).data[0], VOXELS)
+
+
+def test_zeros_instead_of_an_extension_are_padding(tmp_path: Path) -> None:
+    raw = bytearray(save(tmp_path / "a.nii", VOXELS).read_bytes())
+    raw[108:112], raw[348] = np.float32(368).tobytes(), 1
+    (tmp_path / "a.nii").write_bytes(bytes(raw[:352]) + bytes(16) + bytes(raw[352:]))
+    np.testing.assert_array_equal(read(tmp_path / "a.nii").data[0], VOXELS)
