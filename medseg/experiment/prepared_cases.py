@@ -171,9 +171,12 @@ def _names(run: Path) -> Sequence[str]:
     if not file.is_file():
         raise DataError(f"{file}: missing, so that the prepared cases of this run are not known. {advice}")
     values = read_object(file)
-    if values.get("format") != FORMAT or not isinstance(values.get("folders"), list):
+    folders = values.get("folders")
+    if values.get("format") != FORMAT or not isinstance(folders, list):
         raise DataError(f"{file}: found another format, expected {FORMAT}. {advice}")
-    return [str(name) for name in values["folders"]]
+    if not all(isinstance(name, str) for name in folders):
+        raise DataError(f"{file}: folders: found something else than names, expected names only. {advice}")
+    return folders
 
 
 def _runs(folder: Path) -> Iterator[Path]:

@@ -19,8 +19,8 @@ from medseg.data.datasets.dataset_json import parse_labels
 from medseg.data.datasets.layouts import list_cases, read_dataset
 from medseg.data.datasets.read_case import read_case_label
 from medseg.errors import DataError, DataWarning, collected_warnings
+from medseg.io.companions.label_names import label_names_of
 from medseg.io.files import read, read_grid, read_labels
-from medseg.io.label_names import label_names_of
 from medseg.labels.label_table import Labels
 
 RNG = np.random.default_rng(0)

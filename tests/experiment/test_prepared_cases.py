@@ -112,7 +112,10 @@ def test_a_case_that_is_used_by_now_is_kept(runs):
     assert (runs / STORE / "b-2").is_dir()
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"format": 2, "folders": []}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", '{"format": 2, "folders": []}', '{"format": 1}', '{"format": 1, "folders": [["b-2"]]}'],
+)
 def test_all_cases_are_kept_if_those_of_a_run_are_not_known(runs, content):
     file = runs / "second" / "prepared.json"
     file.unlink()
