@@ -32,6 +32,7 @@ from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
+from medseg.experiment.cross_validation.quality_cases import fitted_quality
 from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.reference_output import write_reference
@@ -200,7 +201,7 @@ def no_post_processing_reason(run: RunFolder) -> str | None:
 
 
 def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
-    """Write ``RUN/model``: an ensemble of the networks of all folds, with the selected post-processing.
+    """Write ``RUN/model``: an ensemble of the networks of all folds, with the selected post-processing and a quality model.
 
     The weights of one fold at a time are in memory.
 
@@ -226,7 +227,14 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
     del first
     stage = first_stage_folder(folders[0], saved)
     weights = _weights(folders, saved, labels)
-    write_model_folder(run.model, weights, together, labels, parameters, stage, write_reference)
+    quality = fitted_quality(run, table)
+
+    def finish(folder: Path) -> None:
+        if quality is not None:
+            quality.write(folder)
+        write_reference(folder)
+
+    write_model_folder(run.model, weights, together, labels, parameters, stage, finish)
     return run.model
 
 

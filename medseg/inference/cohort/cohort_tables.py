@@ -10,18 +10,43 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from medseg.cluster.claims import Claims
-from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, read_record
+from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, Prediction, read_record
 from medseg.inference.cohort.process_record import FORMAT, read_process
+from medseg.inference.quality.case_quality import CaseQuality
+from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
 from medseg.storage.temporary_names import sweep
-from medseg.storage.tsv import to_tsv
+from medseg.storage.tsv import read_tsv, to_tsv
 
 CASES, FAILED, VOLUMES, RUN = "cases.tsv", "failed.tsv", "volumes.tsv", "run.json"
+CASE_COLUMNS = (
+    "case",
+    "state",
+    "source",
+    "input_hash",
+    "output_hash",
+    "seconds",
+    "peak_memory_bytes",
+    "flags",
+    "reasons",
+)
+VOLUME_COLUMNS = (
+    "case",
+    "label_value",
+    "label",
+    "volume_ml",
+    "volume_low_ml",
+    "volume_high_ml",
+    "expected_dice",
+    "expected_dice_low",
+    "expected_dice_high",
+    "coverage",
+)
 _INTERVAL = 30.0  # seconds between two versions of the tables
 _SHARE = 0.05  # of the time that may be spent on them
 _LOCK = ".tables"  # no case begins with a dot
@@ -109,6 +134,29 @@ def complete_tables(folder: Path) -> None:
             CohortTables(folder, claims).write()
 
 
+def review_line(folder: Path, names: Collection[str], most: int = 3) -> str:
+    """Return a line that says which predicted cases have flags, from ``cases.tsv``.
+
+    Args:
+        folder: Folder of the label maps.
+        names: Names of the cases that count.
+        most: Number of cases that are named.
+
+    Returns:
+        One line, such as ``2 of 120 cases to review: a (volume), b (border, image)``.
+
+    Raises:
+        DataError: The table cannot be read.
+    """
+    wanted = set(names)
+    rows = [row.cells for row in read_tsv(folder / CASES).rows]
+    predicted = [row for row in rows if row["case"] in wanted and row["state"] == CaseState.PREDICTED]
+    flagged = [f"{row['case']} ({row['flags']})" for row in predicted if row.get("flags")]
+    more = [f"{len(flagged) - most} more"] if len(flagged) > most else []
+    listed = f": {', '.join([*flagged[:most], *more])}" if flagged else ""
+    return f"{len(flagged)} of {pluralise(len(predicted), 'case')} to review{listed}"
+
+
 def sweep_records(folder: Path) -> None:
     """Remove what killed processes left among the records, also where the next one has nothing to write.
 
@@ -141,13 +189,23 @@ def _tables(records: Iterable[CaseRecord]) -> dict[str, str]:
         if record.state is CaseState.FAILED:
             failed.append((record.name, record.message))
         elif record.state is CaseState.PREDICTED and record.prediction is not None:
-            volumes += [(record.name, one.value, one.name, one.ml) for one in record.prediction.volumes]
-    columns = ("case", "state", "source", "input_hash", "output_hash", "seconds", "peak_memory_bytes")
+            volumes += _volume_rows(record.name, record.prediction)
     return {
-        CASES: to_tsv(columns, cases),
+        CASES: to_tsv(CASE_COLUMNS, cases),
         FAILED: to_tsv(("case", "message"), failed),
-        VOLUMES: to_tsv(("case", "label_value", "label", "volume_ml"), volumes),
+        VOLUMES: to_tsv(VOLUME_COLUMNS, volumes),
     }
+
+
+def _volume_rows(name: str, prediction: Prediction) -> Iterator[tuple[Any, ...]]:
+    """Yield one row per label with its volume and estimates; what is not known is empty."""
+    quality = prediction.quality or CaseQuality()
+    for one in prediction.volumes:
+        found = quality.label(one.name)
+        ends = (found.volume_low_ml, found.volume_high_ml)
+        known = any(end is not None for end in (*ends, found.dice_low))
+        dice = (found.dice, found.dice_low, found.dice_high)
+        yield (name, one.value, one.name, one.ml, *ends, *dice, quality.coverage if known else None)
 
 
 def _case_row(record: CaseRecord) -> tuple[Any, ...]:
@@ -155,7 +213,11 @@ def _case_row(record: CaseRecord) -> tuple[Any, ...]:
     states = (None, None) if found is None else (found.input, found.output)
     hashes = [None if state is None else state.hash for state in states]
     source = " ".join(record.source) or None
-    return record.name, record.state, source, *hashes, round(record.seconds, 3), record.peak_memory
+    flags = () if found is None or found.quality is None else found.quality.flags
+    kinds = ", ".join(dict.fromkeys(flag.kind.value for flag in flags)) or None
+    reasons = "; ".join(flag.sentence for flag in flags) or None
+    seconds = round(record.seconds, 3)
+    return record.name, record.state, source, *hashes, seconds, record.peak_memory, kinds, reasons
 
 
 def _run(records: Iterable[CaseRecord], processes: Iterable[dict[str, Any] | None]) -> str:

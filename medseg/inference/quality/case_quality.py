@@ -1,0 +1,111 @@
+"""What is known about the quality of one prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FlagKind(StrEnum):
+    """Why a case is to be reviewed.
+
+    Attributes:
+        IMAGE: The image is unlike those of the training.
+        VOLUME: The volume of a label is beyond what was seen.
+        EMPTY: A label that is rarely absent was not found.
+        BORDER: A label that rarely touches the border of the scan does so.
+        COMPONENTS: A label has more connected components than was seen.
+        SHAPE: A label is more spread out or more compact than was seen.
+        DICE: The expected Dice is low.
+    """
+
+    IMAGE = "image"
+    VOLUME = "volume"
+    EMPTY = "empty"
+    BORDER = "border"
+    COMPONENTS = "components"
+    SHAPE = "shape"
+    DICE = "expected Dice"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason to review a prediction.
+
+    Attributes:
+        kind: Kind of reason.
+        field: The property, such as ``volume of liver``.
+        found: Its value.
+        expected: The range in which it usually is.
+    """
+
+    kind: FlagKind
+    field: str
+    found: str
+    expected: str
+
+    @property
+    def sentence(self) -> str:
+        """One line with property, value and range.
+
+        >>> Flag(FlagKind.VOLUME, "volume of liver", "310 ml", "900 to 2400 ml").sentence
+        'volume of liver: found 310 ml, expected 900 to 2400 ml'
+        """
+        return f"{self.field}: found {self.found}, expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class LabelEstimate:
+    """Estimates for one label or region of a prediction; None for what is not known.
+
+    Attributes:
+        name: Name of the label or region.
+        dice: Expected Dice with the reference, 0 to 1; None if the label was not found.
+        dice_low: Lower end of its interval.
+        dice_high: Upper end of its interval.
+        volume_low_ml: Lower end of the interval of the volume in the reference, in ml.
+        volume_high_ml: Upper end of this interval; None also if it is unbounded.
+    """
+
+    name: str
+    dice: float | None = None
+    dice_low: float | None = None
+    dice_high: float | None = None
+    volume_low_ml: float | None = None
+    volume_high_ml: float | None = None
+
+
+@dataclass(frozen=True)
+class CaseQuality:
+    """Estimates and flags of one prediction.
+
+    Attributes:
+        labels: One entry per label or region that the quality model knows; empty for a model without one.
+        flags: Reasons to review the prediction, the most unusual property first; empty for a usual prediction.
+        coverage: Probability with which each interval holds the true value; None without intervals.
+    """
+
+    labels: tuple[LabelEstimate, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    coverage: float | None = None
+
+    @property
+    def to_review(self) -> bool:
+        """Whether there is a reason to review the prediction."""
+        return bool(self.flags)
+
+    def label(self, name: str) -> LabelEstimate:
+        """Return the estimates for one label.
+
+        Args:
+            name: Name of the label or region.
+
+        Returns:
+            The estimates, without values if the quality model does not know the label.
+
+        Examples:
+            >>> quality = CaseQuality((LabelEstimate("liver", dice=0.93),))
+            >>> quality.label("liver").dice, quality.label("spleen").dice
+            (0.93, None)
+        """
+        return next((one for one in self.labels if one.name == name), LabelEstimate(name))
