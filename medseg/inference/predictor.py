@@ -20,10 +20,12 @@ from torch import Tensor
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.data.preprocessing.unlike_training import check_against_model, image_notes, volume_notes
+from medseg.data.preprocessing.unlike_training import check_against_model, image_notes
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances
 from medseg.inference.postprocess import component_groups
+from medseg.inference.quality.assessment import AssessedLabels, Assessment
+from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
 from medseg.inference.sliding.engine import Engine, SideOutputs
 from medseg.inference.sliding.labelling import LabelRule, label_rule
@@ -66,11 +68,13 @@ class Predictor:
         max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for a share of what is free.
         first_stage: Predictor of the first stage of a cascade, which runs first on every image that comes without a label
             map of the first stage.
+        quality: Quality model, fitted to out-of-fold predictions; None without a cross-validation.
 
     Attributes:
         saved: Settings of the model folder.
         labels: Labels of the classes.
         first_stage: Predictor of the first stage of a cascade, or None.
+        quality: Quality model, or None.
         max_memory: Maximum resident memory of the process in bytes, or None.
         max_device_memory: Maximum memory allocated on a CUDA device in bytes, or None.
         device: Device that the network runs on.
@@ -107,11 +111,13 @@ class Predictor:
         max_memory: int | str | None = None,
         max_device_memory: int | str | None = None,
         first_stage: Predictor | None = None,
+        quality: QualityModel | None = None,
     ) -> None:
         saved.check_first_stage(0 if first_stage is None else len(first_stage.labels.foreground), saved.name)
         self.saved = saved
         self.labels: Labels = labels
         self.first_stage: Predictor | None = first_stage
+        self.quality: QualityModel | None = quality
         self.max_memory = _bytes(max_memory, "max_memory")
         self.max_device_memory = _bytes(max_device_memory, "max_device_memory")
         self._component_groups = component_groups(saved.predict, labels)
@@ -157,6 +163,7 @@ class Predictor:
             max_memory=self.max_memory,
             max_device_memory=self.max_device_memory,
             first_stage=first_stage,
+            quality=self.quality,
         )
 
     def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
@@ -286,17 +293,38 @@ class Predictor:
             self.engine.run(prepared, progress, SideOutputs(file, evidence), note)
         return self.post_processed(prepared.target.volume)
 
-    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
-        """Return how volumes of predicted labels differ from those of the training cases.
+    def assess(self, source: Source, *, progress: Progress | None = None) -> AssessedLabels:
+        """Segment an image and estimate how good the result is.
 
         Args:
-            labels: A predicted label map.
-            where: Name of the image, for the sentences.
+            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+            progress: Called with (done, total, "window").
 
         Returns:
-            One sentence for each label whose volume is far from all training cases.
+            The label map as from a call, and its quality: expected Dice and volume with intervals, and reasons to review it. A
+            model folder without a quality model has flags from the training distribution only.
+
+        Raises:
+            DataError: The image cannot be read or does not fit the model.
+            ConfigError: `max_memory` is too small for the image.
         """
-        return volume_notes(labels, self.saved.training_data, self.labels, where)
+        assessment = self.assessment()
+        evidence = EvidenceSums(self.labels) if self.quality is not None else None
+        labels = self.run(self.prepare(source, seen=assessment), progress=progress, evidence=evidence)
+        return AssessedLabels(
+            labels, assessment.finish(labels, None if evidence is None else evidence.evidence())
+        )
+
+    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+        """Return the assessment of one case, to be called with its image and then with its prediction.
+
+        Args:
+            then: Called with the image, too; None for nothing.
+
+        Returns:
+            The assessment, as `prepare` takes it for `seen`.
+        """
+        return Assessment(self.saved, self.labels, self.quality, then)
 
     @property
     def background_probabilities(self) -> dict[str, float]:
@@ -486,6 +514,7 @@ def load(
         max_memory=max_memory,
         max_device_memory=max_device_memory,
         first_stage=first_stage,
+        quality=QualityModel.from_folder(folder),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from medseg.errors import ModelError, warn_once
 from medseg.inference.predictor import Predictor, Source
+from medseg.inference.quality.assessment import Assessment
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.inference.uncertainty.case_evidence import EvidenceSums
@@ -118,9 +119,15 @@ class PredictorEnsemble:
                 write_mean_labels(paths, first.engine.rule, labels, mean, evidence)
         return first.post_processed(labels)
 
-    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
-        """Return how volumes of predicted labels differ from the first model's training; see `Predictor.volume_notes`."""
-        return self.predictors[0].volume_notes(labels, where)
+    @property
+    def quality(self) -> None:
+        """Nothing, because a quality model is fitted to the predictions of one model folder."""
+        return None
+
+    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+        """Return the assessment of one case, with flags from the first model's training data; see `Predictor.assessment`."""
+        first = self.predictors[0]
+        return Assessment(first.saved, first.labels, None, then)
 
 
 def require_same_task(predictors: Sequence[Predictor]) -> None:

@@ -16,6 +16,7 @@ from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_image
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
 from medseg.inference.cohort.output_files import OutputFiles
+from medseg.inference.quality.case_quality import CaseQuality
 from medseg.io.files import read_labels
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.labels.label_table import Labels
@@ -61,7 +62,7 @@ def write_prediction_report(
     for name, case, record in found:
         rows.append({**_row(name, record), **page.add(_report_case(name, case, record, outputs, labels))})
     states = [row["state"] for row in rows]
-    to_review = sum(bool(row["notes"]) for row in rows)
+    to_review = sum(bool(row["flags"]) for row in rows)
     page.write(
         path,
         "prediction.html.j2",
@@ -69,21 +70,27 @@ def write_prediction_report(
         summary=[
             (str(states.count(CaseState.PREDICTED.value)), "predicted", f"of {len(rows)} cases"),
             (str(states.count(CaseState.FAILED.value)), "failed", ""),
-            (str(to_review), "with remarks", "listed first"),
+            (str(to_review), "to review", "listed first"),
         ],
         labels=_label_rows(rows, labels),
         plot=_volume_plot(rows, labels),
         cases=rows,
         models=models,
+        coverage=next((one.coverage for one in map(_quality, (r for *_, r in found)) if one.coverage), None),
     )
 
 
-def _order(item: tuple[str, Case, CaseRecord | None]) -> tuple[bool, bool, str]:
-    """Return the place of a case: failed ones first, then those with remarks, then by name."""
+def _order(item: tuple[str, Case, CaseRecord | None]) -> tuple[bool, int, bool, str]:
+    """Return the place of a case: failed ones first, then those with most flags, then those with remarks, then by name."""
     name, _, record = item
     done = record is not None and record.state is CaseState.PREDICTED
     remarks = done and record is not None and record.prediction is not None and bool(record.prediction.notes)
-    return done, not remarks, name
+    return done, -len(_quality(record).flags), not remarks, name
+
+
+def _quality(record: CaseRecord | None) -> CaseQuality:
+    found = None if record is None or record.prediction is None else record.prediction.quality
+    return found or CaseQuality()
 
 
 def _row(name: str, record: CaseRecord | None) -> dict[str, Any]:
@@ -95,6 +102,8 @@ def _row(name: str, record: CaseRecord | None) -> dict[str, Any]:
         "message": "" if record is None else record.message,
         "seconds": 0.0 if record is None else record.seconds,
         "volumes": {} if prediction is None else {one.name: one.ml for one in prediction.volumes},
+        "flags": [flag.kind.value for flag in _quality(record).flags],
+        "estimates": {one.name: one for one in _quality(record).labels},
     }
 
 

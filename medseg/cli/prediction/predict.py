@@ -166,6 +166,7 @@ def _predict_cases(
 ) -> int:
     """Predict cases into a folder as the options say and return the exit code."""
     from medseg.cluster.parts import Part
+    from medseg.inference.cohort.cohort_tables import review_line
     from medseg.inference.cohort.output_files import OutputFiles
     from medseg.inference.cohort.predict_folder import Cluster, Existing, FolderPrediction
 
@@ -181,6 +182,8 @@ def _predict_cases(
         cluster=Cluster(options.cluster, options.device) if options.cluster else None,
     )
     code = _predict(prediction, skips=options.skip_existing)
+    if not options.instances:
+        print(review_line(folder, [name for name, _ in cases]))
     if options.report:
         _write_report(models, cases, outputs)
     return code
@@ -199,11 +202,14 @@ def _write_report(models: LoadedModels, cases: Sequence[NamedCase], outputs: Out
 
 
 def _introduce(predictor: Predictor) -> None:
-    """Print what is about to predict, and whether images can be compared with its training images."""
+    """Print what is about to predict, and with what images and predictions can be compared."""
     print(predictor, flush=True)
+    name = predictor.saved.name
     if predictor.saved.training_data is None:
+        print(f"{name}: no record of the training images, with which images could be compared")
+    if predictor.quality is None:
         print(
-            f"{predictor.saved.name}: no record of the training images, with which images could be compared"
+            f"{name}: no quality model, which a cross-validation fits; cases are compared with the training data only"
         )
 
 

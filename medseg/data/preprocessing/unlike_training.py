@@ -15,11 +15,9 @@ from medseg.data.preprocessing.training_data import (
     ImageMeasures,
     Range,
     TrainingData,
-    label_volumes,
     measure_image,
 )
 from medseg.errors import DataError, warn_once
-from medseg.labels.label_table import Labels
 from medseg.volumes.plausible import sizes
 from medseg.volumes.volume import Volume
 
@@ -98,10 +96,25 @@ class Deviation:
         Returns:
             One line with file, property, value, range and remedy.
         """
-        return (
-            f"{where}: {self.field}: found {self.found}, expected {self.expected}, which the model was trained on. Check the labels: "
-            "models may fail on images unlike those of their training."
-        )
+        return unlike_sentence(where, self.field, self.found, self.expected)
+
+
+def unlike_sentence(where: str, field: str, found: str, expected: str) -> str:
+    """Return a message about a property that is outside of its range.
+
+    Args:
+        where: The file.
+        field: The property.
+        found: Its value.
+        expected: The range.
+
+    Returns:
+        One line with file, property, value, range and remedy.
+    """
+    return (
+        f"{where}: {field}: found {found}, expected {expected}, which the model was trained on. Check the labels: "
+        "models may fail on images unlike those of their training."
+    )
 
 
 def image_notes(
@@ -123,24 +136,6 @@ def image_notes(
         return ()
     found = image_deviations(measure_image(image, settings), data, settings, names)
     return tuple(one.sentence(where) for one in found)
-
-
-def volume_notes(label_map: Volume, data: TrainingData | None, labels: Labels, where: str) -> tuple[str, ...]:
-    """Return sentences about how volumes of predicted labels differ from those of the training cases.
-
-    Args:
-        label_map: The predicted label map.
-        data: Record of the training cases; None if there is none.
-        labels: Labels of the model.
-        where: Name of the image, for the sentences.
-
-    Returns:
-        One sentence for each label whose volume is far from all training cases.
-    """
-    if data is None or not data.volumes_ml or label_map.grid.in_pixels:
-        return ()
-    found = label_volumes(label_map.data, label_map.grid.voxel_volume, labels)
-    return tuple(one.sentence(where) for one in volume_deviations(found, data))
 
 
 def image_deviations(

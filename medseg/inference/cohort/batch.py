@@ -14,6 +14,10 @@ from medseg.errors import MedsegError, ResourceError
 from medseg.inference.cohort.voxel_state import InputWatch, VoxelState
 from medseg.inference.cohort.written_files import probabilities_path
 from medseg.inference.pipeline import pipelined
+from medseg.inference.quality.assessment import Assessment
+from medseg.inference.quality.case_quality import CaseQuality
+from medseg.inference.quality.image_features import Features
+from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, EvidenceSums
 from medseg.io.files import write
@@ -97,8 +101,12 @@ class Segmenter(Protocol):
     ) -> Volume:
         """Segment a prepared image."""
 
-    def volume_notes(self, labels: Volume, where: str) -> tuple[str, ...]:
-        """Return how volumes of predicted labels differ from those of the training cases."""
+    @property
+    def quality(self) -> QualityModel | None:
+        """The quality model, which needs the evidence of each case; None if there is none."""
+
+    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+        """Return the assessment of one case, which is called with the image and then with its prediction."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class Outcome:
         peak_memory: Largest resident bytes of the process from the reading of this case to its writing, including
             what overlapping cases took.
         evidence: Sums over the probabilities; None unless they were wanted.
+        features: Properties of the image and the prediction by kind; None unless evidence was wanted.
+        quality: Estimates and flags; None if there is no label map, or for instances.
     """
 
     case: Case
@@ -130,6 +140,8 @@ class Outcome:
     input: VoxelState | None = None
     peak_memory: int = 0
     evidence: CaseEvidence | None = None
+    features: Features | None = None
+    quality: CaseQuality | None = None
 
     @property
     def seconds(self) -> float:
@@ -182,33 +194,42 @@ def predict_files(
         pairs: Each case and the file of its label map.
         progress: Called with (done, total, "window") of each image.
         probabilities: Write ``NAME_probabilities.nii`` next to ``NAME.nii.gz``, too.
-        evidence: Add up the probabilities of each case, see `medseg.inference.uncertainty.case_evidence`.
+        evidence: Add up the probabilities of each case, see `medseg.inference.uncertainty.case_evidence`, and keep the properties
+            of the image and its prediction. Both are done anyway for a model with a quality model.
         recording: Returns the context in which a label map is written, such as `CaseRecords.recording` with a model.
 
     Yields:
         One outcome per case, in order, once its file is written. A case that fails does not stop the others.
     """
+    Read = tuple[Outcome, Any, InputWatch, Assessment]
 
-    def read(pair: tuple[Case, Path]) -> tuple[Outcome, Any, InputWatch]:
+    def read(pair: tuple[Case, Path]) -> Read:
         outcome, watch = Outcome(*pair), InputWatch(pair[0])
+        assessment = predictor.assessment(watch)
         peaks.start(outcome.target)
-        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=watch))
-        return outcome, prepared, watch
+        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=assessment))
+        return outcome, prepared, watch, assessment
 
-    def segment(ready: tuple[Outcome, Any, InputWatch]) -> tuple[Outcome, Volume | None]:
-        outcome, prepared, watch = ready
+    def segment(ready: Read) -> tuple[Outcome, Volume | None]:
+        outcome, prepared, watch, assessment = ready
         file = probabilities_path(outcome.target) if probabilities else None
-        sums = EvidenceSums(predictor.labels) if evidence else None
+        sums = EvidenceSums(predictor.labels) if evidence or predictor.quality is not None else None
         notes: list[str] = []
-        outcome, labels = outcome.after(
-            "network",
-            lambda: predictor.run(
+
+        def predict() -> tuple[Volume, CaseQuality]:
+            labels = predictor.run(
                 prepared, progress=progress, probabilities=file, evidence=sums, note=notes.append
-            ),
-        )
-        if labels is not None:
-            notes += predictor.volume_notes(labels, str(outcome.case.images[0]))
-            outcome = replace(outcome, evidence=None if sums is None else sums.evidence())
+            )
+            return labels, assessment.finish(labels, None if sums is None else sums.evidence())
+
+        outcome, found = outcome.after("network", predict)
+        if found is not None:
+            where = str(outcome.case.images[0])
+            notes += [flag.note(where) for flag in found[1].flags]
+            outcome = replace(outcome, quality=found[1])
+            if sums is not None:
+                outcome = replace(outcome, evidence=sums.evidence(), features=assessment.features)
+        labels = None if found is None else found[0]
         return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels
 
     def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:

@@ -25,6 +25,8 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash
 from medseg.inference.cohort.written_files import written_files
+from medseg.inference.quality.case_quality import CaseQuality
+from medseg.inference.quality.image_features import Features
 from medseg.inference.uncertainty.case_evidence import CaseEvidence
 from medseg.io.files import read_labels, stem_of
 from medseg.labels.label_table import Labels
@@ -70,6 +72,8 @@ class Prediction:
         companions: State of the files that were written with it; None without any.
         volumes: Volume of each label or region.
         evidence: Sums over the probabilities; None if they were not formed.
+        features: Properties of the image and the prediction, by kind and by what was measured; None if they were not kept.
+        quality: Estimates and flags; None for instances.
     """
 
     model: str
@@ -82,6 +86,8 @@ class Prediction:
     companions: FileState | None = None
     volumes: tuple[LabelVolume, ...] = ()
     evidence: CaseEvidence | None = None
+    features: Features | None = None
+    quality: CaseQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ class CaseRecord:
             model_id: The model and its settings.
             instances: Whether instances must have been written.
             probabilities: Whether probabilities must have been written.
-            evidence: Whether sums over the probabilities must have been recorded.
+            evidence: Whether sums over the probabilities and properties must have been recorded.
 
         Returns:
             True only if the files are complete, come from the same models and settings, and include what is required.
@@ -142,7 +148,7 @@ class CaseRecord:
         found = self.prediction
         if found is None or self.is_unfinished or ModelId(found.model, found.settings) != model_id:
             return False
-        has_evidence = found.evidence is not None
+        has_evidence = found.evidence is not None and found.features is not None
         return (
             found.instances >= instances and found.probabilities >= probabilities and has_evidence >= evidence
         )
@@ -299,6 +305,8 @@ class CaseRecords:
             companions=FileState.of(files[1:]) if len(files) > 1 else None,
             volumes=volumes,
             evidence=outcome.evidence,
+            features=outcome.features,
+            quality=outcome.quality,
         )
         seconds = outcome.seconds + time.perf_counter() - began
         self.write(
@@ -375,6 +383,7 @@ def _parsed(values: dict[str, Any]) -> CaseRecord:
             "companions": FileState(**found["companions"]) if found["companions"] else None,
             "volumes": tuple(LabelVolume(**one) for one in found["volumes"]),
             "evidence": CaseEvidence.from_plain(found["evidence"]) if found.get("evidence") else None,
+            "quality": CaseQuality.from_plain(found["quality"]) if found.get("quality") else None,
         }
         tuples = {key: tuple(map(str, found[key])) for key in ("settings", "notes")}
         prediction = Prediction(**{**found, **states, **tuples})

@@ -30,10 +30,10 @@ CASE_COLUMNS = (
     "source",
     "input_hash",
     "output_hash",
-    "seconds",
-    "peak_memory_bytes",
     "flags",
     "reasons",
+    "seconds",
+    "peak_memory_bytes",
 )
 VOLUME_COLUMNS = (
     "case",
@@ -143,7 +143,7 @@ def review_line(folder: Path, names: Collection[str], most: int = 3) -> str:
         most: Number of cases that are named.
 
     Returns:
-        One line, such as ``2 of 120 cases to review: a (volume), b (border, image)``.
+        One line, such as ``2 of 120 cases to review: a (volume), b (border, image); see out/volumes.tsv and cases.tsv``.
 
     Raises:
         DataError: The table cannot be read.
@@ -154,7 +154,7 @@ def review_line(folder: Path, names: Collection[str], most: int = 3) -> str:
     flagged = [f"{row['case']} ({row['flags']})" for row in predicted if row.get("flags")]
     more = [f"{len(flagged) - most} more"] if len(flagged) > most else []
     listed = f": {', '.join([*flagged[:most], *more])}" if flagged else ""
-    return f"{len(flagged)} of {pluralise(len(predicted), 'case')} to review{listed}"
+    return f"{len(flagged)} of {pluralise(len(predicted), 'case')} to review{listed}; see {folder / VOLUMES} and {CASES}"
 
 
 def sweep_records(folder: Path) -> None:
@@ -183,7 +183,8 @@ def _listing(folder: Path) -> _Listing:
 
 def _tables(records: Iterable[CaseRecord]) -> dict[str, str]:
     """Return the text of each table by its name."""
-    cases, failed, volumes = [], [], []
+    cases, failed = [], []
+    volumes: list[tuple[Any, ...]] = []
     for record in records:
         cases.append(_case_row(record))
         if record.state is CaseState.FAILED:
@@ -217,7 +218,7 @@ def _case_row(record: CaseRecord) -> tuple[Any, ...]:
     kinds = ", ".join(dict.fromkeys(flag.kind.value for flag in flags)) or None
     reasons = "; ".join(flag.sentence for flag in flags) or None
     seconds = round(record.seconds, 3)
-    return record.name, record.state, source, *hashes, seconds, record.peak_memory, kinds, reasons
+    return record.name, record.state, source, *hashes, kinds, reasons, seconds, record.peak_memory
 
 
 def _run(records: Iterable[CaseRecord], processes: Iterable[dict[str, Any] | None]) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Self
+
+from medseg.data.preprocessing.unlike_training import unlike_sentence
 
 
 class FlagKind(StrEnum):
@@ -53,6 +57,17 @@ class Flag:
         """
         return f"{self.field}: found {self.found}, expected {self.expected}"
 
+    def note(self, where: str) -> str:
+        """Return a message.
+
+        Args:
+            where: The file.
+
+        Returns:
+            One line with file, property, value, range and remedy.
+        """
+        return unlike_sentence(where, self.field, self.found, self.expected)
+
 
 @dataclass(frozen=True)
 class LabelEstimate:
@@ -88,6 +103,19 @@ class CaseQuality:
     labels: tuple[LabelEstimate, ...] = ()
     flags: tuple[Flag, ...] = ()
     coverage: float | None = None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Return the quality that `dataclasses.asdict` made plain, as in a file of JSON.
+
+        Args:
+            values: The values.
+
+        Returns:
+            The quality.
+        """
+        flags = tuple(Flag(**{**one, "kind": FlagKind(one["kind"])}) for one in values["flags"])
+        return cls(tuple(LabelEstimate(**one) for one in values["labels"]), flags, values["coverage"])
 
     @property
     def to_review(self) -> bool:

@@ -257,7 +257,7 @@ def _calibrated(
     found: list[dict[tuple[str, str], float]] = [{} for _ in cases]
     for group in np.unique(groups):
         others = _usual([case for case, one in zip(cases, groups, strict=True) if one != group])
-        for index in np.flatnonzero(groups == group):
+        for index in np.flatnonzero(groups == group).tolist():
             found[index] = {(kind, on): one for kind, on, one in deviations(cases[index].features, others)}
     usual = _usual(cases)
     largest = np.zeros(len(cases))

@@ -13,10 +13,11 @@ from scipy import ndimage
 from medseg.inference.quality.image_features import Features, IntensitySample
 from medseg.labels.components import connected_components
 from medseg.labels.label_table import Labels
+from medseg.labels.label_volumes import label_volumes
 from medseg.volumes.boxes import union_of_boxes
 from medseg.volumes.volume import Volume
 
-_COMPONENT_VOXELS = 8_000_000  # of the box of a label; larger ones are sampled
+_MASK_VOXELS = 8_000_000  # of the box of a label; larger ones are sampled for components and extent
 _LEAST_SAMPLED = 20  # voxels of a label for the mean of their intensities
 _DIGITS = 6
 
@@ -42,24 +43,32 @@ def label_features(
         - ``extent``: standard deviation of its voxels' distance from their centre, relative to the cube root of its volume.
         - ``intensity``, by label and channel: mean rank of its voxels among all voxels of the image, 0 to 1.
     """
-    data, boxes = label_map.data[0], _boxes(label_map.data[0])
+    data = label_map.data[0]
+    volumes = {one.name: one.ml for one in label_volumes(label_map, labels)}
+    boxes, at_border = _boxes(data), _border_counts(data)
+    voxel_mm3 = label_map.grid.voxel_volume
     found: Features = {}
+
+    def add(kind: str, subject: str, value: float) -> None:
+        found.setdefault(kind, {})[subject] = float(f"{value:.{_DIGITS}g}")
+
     for one in labels.evaluated:
         parts = [boxes[value] for value in one.values if value in boxes]
-        found.setdefault("empty", {})[one.name] = float(not parts)
+        add("empty", one.name, float(not parts))
         if parts:
+            voxels = round(volumes[one.name] * 1000 / voxel_mm3)
             box = union_of_boxes(parts, data.shape)
-            mask = np.isin(data[box], one.values)
-            for kind, value in _mask_features(mask, box, label_map).items():
-                found.setdefault(kind, {})[one.name] = float(f"{value:.{_DIGITS}g}")
-            if sample is not None:
-                inside = np.isin(data[sample.steps], one.values)
-                if inside.sum() >= _LEAST_SAMPLED:
-                    for name, ranks in zip(names, sample.ranks, strict=True):
-                        mean = float(ranks[inside].mean())
-                        found.setdefault("intensity", {})[f"{one.name} in {name}"] = float(
-                            f"{mean:.{_DIGITS}g}"
-                        )
+            step = math.ceil((math.prod(part.stop - part.start for part in box) / _MASK_VOXELS) ** (1 / 3))
+            mask = np.isin(data[box][::step, ::step, ::step], one.values)
+            spacing = [size * step for size in label_map.grid.spacing]
+            add("volume", one.name, volumes[one.name])
+            add("components", one.name, connected_components(mask)[1])
+            add("border", one.name, sum(at_border.get(value, 0) for value in one.values) / voxels)
+            add("extent", one.name, _extent(mask, spacing) / (voxels * voxel_mm3) ** (1 / 3))
+            inside = None if sample is None else np.isin(data[sample.steps], one.values)
+            if sample is not None and inside is not None and inside.sum() >= _LEAST_SAMPLED:
+                for name, ranks in zip(names, sample.ranks, strict=True):
+                    add("intensity", f"{one.name} in {name}", float(ranks[inside].mean()))
     return found
 
 
@@ -69,31 +78,18 @@ def _boxes(data: NDArray[Any]) -> dict[int, tuple[slice, ...]]:
     return {value: box for value, box in enumerate(found, start=1) if box is not None}
 
 
-def _mask_features(mask: NDArray[np.bool_], box: tuple[slice, ...], label_map: Volume) -> dict[str, float]:
-    voxels = int(mask.sum())
-    voxel_ml = label_map.grid.voxel_volume / 1000
-    return {
-        "volume": voxels * voxel_ml,
-        "components": float(_components(mask)),
-        "border": _at_border(mask, box, label_map.grid.shape) / voxels,
-        "extent": _extent(mask, label_map.grid.spacing) / (voxels * label_map.grid.voxel_volume) ** (1 / 3),
-    }
-
-
-def _components(mask: NDArray[np.bool_]) -> int:
-    """Return the number of components; of a regular sample if the mask is large."""
-    step = math.ceil((mask.size / _COMPONENT_VOXELS) ** (1 / 3))
-    return connected_components(mask[(slice(None, None, step),) * mask.ndim])[1]
-
-
-def _at_border(mask: NDArray[np.bool_], box: tuple[slice, ...], shape: Sequence[int]) -> int:
-    """Return the number of voxels in the outermost layer of the scan; axes of one voxel have no border."""
-    inner = []
-    for part, size in zip(box, shape, strict=True):
-        first = 1 if size > 1 and part.start == 0 else 0
-        last = part.stop - part.start - (1 if size > 1 and part.stop == size else 0)
-        inner.append(slice(first, max(first, last)))
-    return int(mask.sum() - mask[tuple(inner)].sum())
+def _border_counts(data: NDArray[Any]) -> dict[int, int]:
+    """Return the number of voxels of each value in the outermost layer of the scan; axes of one voxel have no border."""
+    counts: dict[int, int] = {}
+    for axis, size in enumerate(data.shape):
+        if size > 1:
+            for face in (data.take(0, axis), data.take(-1, axis)):
+                values, found = np.unique(face, return_counts=True)
+                for value, count in zip(values.tolist(), found.tolist(), strict=True):
+                    counts[value] = counts.get(value, 0) + count
+            # what the next faces have in common with these is not counted twice
+            data = data[(slice(None),) * axis + (slice(1, -1),)]
+    return counts
 
 
 def _extent(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
@@ -101,6 +97,8 @@ def _extent(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
     variance = 0.0
     for axis, size in enumerate(spacing):
         counts = mask.sum(axis=tuple(other for other in range(mask.ndim) if other != axis), dtype=np.float64)
+        if not counts.any():  # a few voxels between those of the sample
+            return 0.0
         places = np.arange(counts.size) * size
         mean = np.average(places, weights=counts)
         variance += float(np.average((places - mean) ** 2, weights=counts))

@@ -29,7 +29,7 @@ _MOST_DEVIATION = 1e6
 _LABEL_KINDS = frozenset(
     name for name, kind in FEATURE_KINDS.items() if kind.of_label and kind.flag not in (None, FlagKind.DICE)
 )
-_MOST_PLACE = 1.5  # beyond it, the regression is not continued
+_MOST_PLACE = 3.0  # beyond it, the regression is not continued
 
 
 class UsualRange(Config):
@@ -308,7 +308,7 @@ def place(features: Features, kind: str, subject: str, usual: UsualRanges) -> fl
         usual: The usual ranges.
 
     Returns:
-        `UsualRange.place`, at most 1.5 from the median; 0 for a property that is missing.
+        `UsualRange.place`, at most 3 from the median; 0 for a property that is missing.
     """
     value, known = features.get(kind, {}).get(subject), usual.get(kind, {}).get(subject)
     if value is None or known is None or not math.isfinite(value):

@@ -16,6 +16,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import UNFINISHED, CaseRecords, CaseState
 from medseg.inference.cohort.model_id import ModelId, model_hash
 from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind, LabelEstimate
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, OutputEvidence
 
 ONE = ModelId("one")
@@ -35,7 +36,7 @@ def written(tmp_path, image):
     """Return a function that records a prediction and writes its label map."""
     volume, label_map = image
 
-    def write(name="a", model_id=ONE, fails=None, source_names=True, evidence=None, **kinds):
+    def write(name="a", model_id=ONE, fails=None, source_names=True, known=None, **kinds):
         target = tmp_path / f"{name}.nii.gz"
         case = Case(name, (tmp_path / "image.nii.gz",))
         watch = InputWatch(case)
@@ -46,7 +47,7 @@ def written(tmp_path, image):
             input=watch.state,
             notes=(f"{case.images[0]}: in bfloat16",),
             reading=2.0,
-            evidence=evidence,
+            **(known or {}),
         )
         records = CaseRecords(tmp_path, source_names=source_names)
         with records.recording(outcome, label_map, model_id=model_id, labels=LABELS, **kinds):
@@ -96,8 +97,15 @@ def test_evidence_is_kept_and_its_absence_is_noticed(written):
     records, _ = written("a")
     assert records.get("a").is_by(ONE)
     assert not records.get("a").is_by(ONE, evidence=True)
-    written("a", evidence=evidence)
-    assert records.get("a").prediction.evidence == evidence
+    written("a", known={"evidence": evidence})
+    assert not records.get("a").is_by(
+        ONE, evidence=True
+    )  # properties of the image and prediction are missing
+    flag = Flag(FlagKind.VOLUME, "volume of liver", "3 ml", "1 to 2 ml")
+    quality = CaseQuality((LabelEstimate("liver", dice=0.5, volume_low_ml=1.0),), (flag,), 0.9)
+    written("a", known={"evidence": evidence, "features": {"noise": {"CT": 0.5}}, "quality": quality})
+    found = records.get("a").prediction
+    assert (found.evidence, found.features, found.quality) == (evidence, {"noise": {"CT": 0.5}}, quality)
     assert records.get("a").is_by(ONE, evidence=True)
 
 

@@ -66,8 +66,8 @@ def test_constant_and_damaged_channels_have_few_properties():
 
 def test_slices_and_large_images_are_measured(tissue):
     assert {"noise", "sharpness"} <= set(of(tissue[..., :1]))
-    large = ndimage.zoom(tissue, 8, order=1)
-    assert large.size > 10**7
+    large = np.tile(tissue.astype(np.float32), (4, 4, 4))
+    assert large.size > 10**6
     assert of(large)["brightness"] == pytest.approx(of(tissue)["brightness"], abs=0.05)
 
 

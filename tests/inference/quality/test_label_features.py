@@ -56,7 +56,7 @@ def test_the_intensity_is_the_mean_rank_in_each_channel(label_map):
 def test_regions_are_unions_of_labels(label_map):
     labels = Labels(
         LABELS.items[:3],
-        (Region("both", (5, 7), 1, (0, 0, 0)), Region("spleen only", (7,), 2, (0, 0, 0))),
+        (Region("both", (5, 7), 5, (0, 0, 0)), Region("spleen only", (7,), 7, (0, 0, 0))),
     )
     found = label_features(label_map, labels, None, ())
     assert found["volume"]["both"] == pytest.approx(377 * 2 / 1000)
