@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import medseg
 from medseg.data.datasets.cases import Case
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState, Prediction
 from medseg.inference.cohort.output_files import OutputFiles
+from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind, LabelEstimate
 from medseg.labels.label_table import Labels
 from medseg.labels.label_volumes import label_volumes
 from medseg.report.prediction_report import write_prediction_report
@@ -59,6 +61,26 @@ def test_failed_cases_come_first_then_those_with_remarks(folder: Path) -> None:
     assert "volume beyond what was seen" in table
     assert "not predicted" in table
     assert page.count('class="open"') == 3
+
+
+def test_flagged_cases_come_before_those_with_other_remarks_and_show_estimates(folder: Path) -> None:
+    records = CaseRecords(folder / "out")
+    record = records.get("case_1")
+    assert record is not None
+    assert record.prediction is not None
+    flag = Flag(FlagKind.BORDER, "voxels of liver at the border", "9 %", "at most 2 %")
+    estimate = LabelEstimate("liver", 0.87, 0.71, 0.93, 1.25, 3.5)
+    quality = CaseQuality((estimate,), (flag,), 0.9)
+    prediction = replace(record.prediction, notes=(flag.note("case_1"),), quality=quality)
+    records.write(replace(record, prediction=prediction))
+    page = written(folder)
+    table = re.sub(r"<script.*", "", page[page.index('id="cases"') :], flags=re.DOTALL)
+    order = dict.fromkeys(re.findall(r"case_\d", table))
+    assert list(order) == ["case_3", "case_4", "case_1", "case_2", "case_0"]
+    assert "found 9 %, expected at most 2 %" in table
+    assert "<td>1.25 to 3.50</td><td>0.87</td><td>0.71 to 0.93</td>" in table
+    assert "in 90 % of cases that are like those of the cross-validation" in page
+    assert "<b>1</b><span>to review</span>" in page
 
 
 def test_volumes_are_those_of_the_records(folder: Path) -> None:

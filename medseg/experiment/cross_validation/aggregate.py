@@ -230,9 +230,9 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
     quality = fitted_quality(run, table)
 
     def finish(folder: Path) -> None:
+        write_reference(folder)
         if quality is not None:
             quality.write(folder)
-        write_reference(folder)
 
     write_model_folder(run.model, weights, together, labels, parameters, stage, finish)
     return run.model

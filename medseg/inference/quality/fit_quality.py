@@ -122,30 +122,25 @@ def measure_quality(cases: Sequence[ReferenceCase], models: Mapping[int, Quality
 def _fitted(cases: Sequence[ReferenceCase], coverage: float, flagged_share: float) -> QualityModel:
     groups = _groups(cases)
     names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml))
-    usual, _ = _calibrated(cases, groups)
+    usual, largest = _calibrated(cases, groups)
     found = {name: _regression(cases, groups, name, usual, coverage) for name in names}
-    regressions = {name: one for name, one in found.items() if one is not None}
+    known = [(name, one) for name, one in found.items() if one is not None]
     expected = [
         replace(
             case,
-            features={
-                **case.features,
-                EXPECTED_DICE: {
-                    name: values[index] for name, (_, values) in regressions.items() if index in values
-                },
-            },
+            features={EXPECTED_DICE: {name: values[index] for name, (_, values) in known if index in values}},
         )
         for index, case in enumerate(cases)
     ]
-    usual, largest = _calibrated(expected, groups)
+    of_dice, largest_of_dice = _calibrated(expected, groups)
     return QualityModel(
         cases=len(cases),
         coverage=coverage,
         flagged_share=flagged_share,
-        threshold=_finite(conformal_quantile(largest, 1 - flagged_share)),
-        dice={name: one for name, (one, _) in regressions.items()},
+        threshold=_finite(conformal_quantile(np.maximum(largest, largest_of_dice), 1 - flagged_share)),
+        dice={name: regression for name, (regression, _) in known},
         volumes={name: _ratios(cases, name, coverage) for name in names},
-        usual=usual,
+        usual={**usual, **of_dice},
     )
 
 

@@ -113,6 +113,15 @@ def test_the_ensemble_predicts_the_mean_of_its_folds(whole, workplace, tmp_path,
     assert "| folds | 3 |" in card
 
 
+def test_the_ensemble_has_a_quality_model_of_all_held_out_cases(whole):
+    quality = medseg.load(whole / "model", device="cpu").quality
+    assert quality.cases == len(held_out_cases(RunFolder(whole)))
+    assert quality.threshold is None  # a few phantoms are too few to learn what is usual
+    assert not (whole / "fold_0" / "model" / "quality.json").exists()
+    labels = {one.name for one in medseg.load(whole / "model", device="cpu").labels.evaluated}
+    assert set(quality.volumes) == labels
+
+
 def test_the_summary_contains_folds_intervals_and_post_processing(whole, workplace):
     summary = json.loads((whole / "evaluation" / "summary.json").read_text())
     splits = read_splits(whole / "splits.json")

@@ -12,8 +12,14 @@ import medseg
 from medseg.cluster.claims import Claims
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
-from medseg.inference.cohort.cohort_tables import CohortTables, complete_tables
+from medseg.inference.cohort.cohort_tables import CohortTables, complete_tables, review_line
 from medseg.inference.cohort.model_id import model_hash
+from medseg.inference.quality.quality_model import (
+    DiceRegression,
+    QualityModel,
+    UsualRange,
+    VolumeRatios,
+)
 from medseg.model_folder.folder import save_model
 from medseg.storage.temporary_names import temporary_file
 from medseg.storage.tsv import read_tsv
@@ -112,6 +118,40 @@ def test_the_next_start_removes_what_a_killed_process_left_among_the_records(
         medseg.predict(model, image, out, device="cpu", existing="keep")
     assert not any(file.exists() for file in left)
     assert [row["state"] for row in rows(out / "cases.tsv")] == ["predicted"]
+
+
+def test_estimates_and_flags_are_in_the_tables_and_in_the_closing_line(make_predictor, cohort, tmp_path):
+    model, images = cohort
+    medseg.write(medseg.read(images / "phantom_002.nii.gz"), images / "phantom_001.nii.gz")
+    made, out = make_predictor(), tmp_path / "out"
+    quality = QualityModel(
+        cases=40,
+        threshold=1.5,
+        dice={"liver": DiceRegression(intercept=0.8, low=-0.1, high=0.1, cases=40)},
+        volumes={"liver": VolumeRatios(low=0.5, high=2.0, cases=40), "spleen": VolumeRatios(cases=4)},
+        usual={"volume": {"liver": UsualRange(median=-9.0, below=0.1, above=0.1)}},
+    )
+    save_model(model, made.model, made.saved, made.labels, finish=quality.write)
+    medseg.predict(model, images, out, device="cpu", part="1/2", source_names=False)
+    medseg.predict(model, images, out, device="cpu", part="2/2", source_names=False)
+    medseg.predict(model, images, out, device="cpu", existing="keep", source_names=False)
+    liver, spleen, _ = [row for row in rows(out / "volumes.tsv") if row["case"] == "phantom_000"]
+    ml = float(liver["volume_ml"])
+    assert float(liver["volume_low_ml"]) == pytest.approx(ml / 2, rel=1e-4)
+    assert float(liver["volume_high_ml"]) == pytest.approx(ml * 2, rel=1e-4)
+    assert 0 < float(liver["expected_dice"]) < 0.8  # reduced, because the volume is flagged
+    assert (liver["expected_dice_low"], liver["expected_dice_high"], liver["coverage"]) == ("0", "0.9", "0.9")
+    assert [spleen[column] for column in list(spleen)[4:]] == [""] * 6
+    cases = rows(out / "cases.tsv")
+    assert [row["flags"] for row in cases] == ["volume"] * 3
+    assert f"volume of liver: found {ml:.3g} ml, expected " in cases[0]["reasons"]
+    assert str(images) not in (out / "cases.tsv").read_text()
+    names = [row["case"] for row in cases]
+    assert review_line(out, names, most=2).startswith(
+        "3 of 3 cases to review: phantom_000 (volume), phantom_001 (volume), 1 more; see "
+    )
+    assert review_line(out, names[:1]).startswith("1 of 1 case to review: phantom_000 (volume); see ")
+    assert f"see {out / 'volumes.tsv'}" in review_line(out, names)
 
 
 def test_no_tables_are_written_into_a_folder_without_predictions(tmp_path):
