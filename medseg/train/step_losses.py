@@ -33,19 +33,19 @@ class StepLosses:
             step: Number of the step.
             loss: Loss `()`, on the device.
         """
-        if loss.device.type != "cuda":
+        if loss.device.type == "cuda":  # pragma: gpu
+            copied = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
+            copied.copy_(loss, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._pending.append((step, copied, arrived))
+        else:
             self._pending.append((step, loss, None))
-            return
-        copied = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
-        copied.copy_(loss, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        self._pending.append((step, copied, arrived))
 
     def read(self, *, everything: bool = False) -> Iterator[tuple[int, float]]:
         """Yield step and loss, in order; the newest ones only with `everything`, which waits for the device."""
         while len(self._pending) > (0 if everything else self.lag):
             step, loss, arrived = self._pending.popleft()
-            if arrived is not None:
+            if arrived is not None:  # pragma: gpu
                 arrived.synchronize()
             yield step, float(loss)

@@ -49,11 +49,11 @@ class ToDevice:
         }
 
     def _copied(self, part: Tensor) -> Tensor:
-        if self._stream is None:
-            return part.to(self._device)
-        with torch.cuda.stream(self._stream):
-            moved = part.to(self._device, non_blocking=True)
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
-        moved.record_stream(current)  # so that its memory is not reused before the step has read it
-        return moved
+        if self._stream is not None:  # pragma: gpu
+            with torch.cuda.stream(self._stream):
+                moved = part.to(self._device, non_blocking=True)
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            moved.record_stream(current)  # so that its memory is not reused before the step has read it
+            return moved
+        return part.to(self._device)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from medseg.errors import ConfigError
 from medseg.planning import memory_budget as module
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.presets import PRESETS
 from medseg.runtime.memory import GIB
+
+ASKED = module._gpu  # which the fixtures of this folder replace
 
 
 @pytest.mark.parametrize(
@@ -49,3 +54,11 @@ def test_a_processor_gives_a_quarter_of_its_memory(total, amount, monkeypatch):
     found = choose_budget(PRESETS["unet"], None)
     assert (found.gib, found.on_gpu) == (amount, False)
     assert f"has {total:g} GiB of memory" in found.source
+
+
+@pytest.mark.parametrize("cards", [0, 1])
+def test_the_first_gpu_is_asked_for_its_name_and_memory(monkeypatch, cards):
+    properties = SimpleNamespace(name="a card", total_memory=80 * GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    assert ASKED() == (("a card", 80.0) if cards else ("", None))

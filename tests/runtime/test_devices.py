@@ -82,3 +82,7 @@ def test_only_a_float16_that_nobody_asked_for_has_something_safer():
     assert devices.safer_precision("auto", torch.float16) == torch.bfloat16
     assert devices.safer_precision("float16", torch.float16) is None
     assert devices.safer_precision("auto", torch.bfloat16) is None
+
+
+def test_auto_on_another_device_is_exact():
+    assert devices.resolve_precision("auto", torch.device("mps"), 3) == torch.float32

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from medseg.errors import ConfigError
 from medseg.inference.predictor import Predictor
@@ -178,3 +179,21 @@ def test_processes_of_one_machine_divide_what_is_free(monkeypatch):
     assert free_memory([]) == 6 * GIB // 4
     share_free_memory(0)
     assert free_memory([]) == 6 * GIB
+
+
+def test_memory_that_torch_keeps_on_a_device_is_free(monkeypatch):
+    for name, size in {
+        "mem_get_info": (3 * GIB, 80 * GIB),
+        "memory_reserved": 5 * GIB,
+        "memory_allocated": GIB,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert memory.free_device_memory(torch.device("cuda")) == 7 * GIB
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_is_given_back_on_each_device(monkeypatch, device):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    memory.release_memory(torch.device(device))
+    assert emptied == (["cuda"] if device == "cuda" else [])

@@ -73,7 +73,7 @@ class PackedPatches:
         parts = {name: change(part) for name, part in self._parts.items()}
         return PackedPatches(parts, self._shapes, self._patches)
 
-    def pin_memory(self) -> PackedPatches:
+    def pin_memory(self) -> PackedPatches:  # pragma: gpu
         """Return the batch in pinned memory; the loader calls it."""
         return self.map(lambda part: part.pin_memory())
 

@@ -89,7 +89,7 @@ class _Labels:
             signed = np.dtype(f"{'u' if self._values.itemsize == 1 else 'i'}{self._values.itemsize}")
             self._table = torch.from_numpy(self._values.view(signed)).to(classes.device)
         labels = self._table[classes.long()]
-        if labels.is_cuda:
+        if labels.is_cuda:  # pragma: gpu
             host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
             host.copy_(labels, non_blocking=True)
             copied = torch.cuda.Event()
@@ -106,7 +106,7 @@ class _Labels:
     def _complete(self, keep: int) -> None:
         while len(self._pending) > keep:
             first, labels, copied = self._pending.popleft()
-            if copied is not None:
+            if copied is not None:  # pragma: gpu
                 copied.synchronize()
             self._out[first : first + len(labels)] = labels.numpy().view(self._out.dtype)
 

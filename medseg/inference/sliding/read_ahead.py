@@ -56,7 +56,7 @@ class ReadAhead:
             raise AssertionError(f"slices {(first, last, columns)} were requested instead of {request}")
         self._start_next()
         values, copied = future.result()
-        if copied is not None:
+        if copied is not None:  # pragma: gpu
             current = torch.cuda.current_stream(self._device)
             current.wait_event(copied)
             values.record_stream(current)  # so that its memory is not reused before it has been read
@@ -72,13 +72,13 @@ class ReadAhead:
         values = self._image.slices(*request)
         if self._observe is not None:
             self._observe(first, values, columns)
-        if self._stream is None:
-            return values.to(self._device), None
-        with torch.cuda.stream(self._stream):
-            on_device = values.pin_memory().to(self._device, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record(self._stream)
-        return on_device, copied
+        if self._stream is not None:  # pragma: gpu
+            with torch.cuda.stream(self._stream):
+                on_device = values.pin_memory().to(self._device, non_blocking=True)
+                copied = torch.cuda.Event()
+                copied.record(self._stream)
+            return on_device, copied
+        return values.to(self._device), None
 
     def close(self) -> None:
         """End the thread; slices that were prepared and not requested are dropped."""

@@ -221,7 +221,7 @@ class LogitSlab:
             if self._dtype == torch.float32:
                 block /= weight_sum.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
         untouched = weight_sum == 0
-        if block.is_cuda:  # without asking the device whether there are any
+        if block.is_cuda:  # pragma: gpu; without asking the device whether there are any
             return block.addcmul_(untouched[..., None].to(block.dtype), self._background_on_device)
         if untouched.any():
             for output, logit in enumerate(self._background):

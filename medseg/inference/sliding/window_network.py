@@ -68,7 +68,7 @@ class WindowNetwork:
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the logits of a batch of windows, on the network's device."""
         wanted = len(batch)
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # pragma: gpu
             batch = self._on_cuda(batch)
         with torch.inference_mode(), autocast(self.dtype, self.device):
             if self._first_stage_labels:
@@ -76,7 +76,7 @@ class WindowNetwork:
             logits: Tensor = self.volumetric(batch.movedim(2, -1))
             return logits[:wanted].movedim(-1, 2)
 
-    def _on_cuda(self, batch: Tensor) -> Tensor:
+    def _on_cuda(self, batch: Tensor) -> Tensor:  # pragma: gpu
         """Return a batch on the CUDA device, whose kernels are set up for it.
 
         cuDNN searches for the fastest kernels once for each batch size; a smaller last batch is filled with zeros instead.
@@ -135,7 +135,7 @@ class WindowNetwork:
         return self._measured[key]
 
     def _measure(self, batch_size: int) -> tuple[int, float]:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # pragma: gpu
             self.with_batches_of(batch_size)
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
             self(batch)  # cuDNN searches for kernels, with memory that later calls do not need

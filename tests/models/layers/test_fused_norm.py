@@ -61,7 +61,7 @@ for name in ("unet_3d", "resunet_3d"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [_NUMBERS, _NETWORK])
-def test_kernel_has_the_numbers_of_torch(script):
+def test_kernel_has_the_numbers_of_torch(script, measured_children):
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False

@@ -101,3 +101,12 @@ def test_single_slices_are_neither_thick_nor_small(make_case, make_fingerprint):
         make_case(f"case_{n:02d}", shape=(200, 180, 1), spacing=(0.5, 0.5, depths[n % 3])) for n in range(40)
     ]
     assert codes(make_fingerprint(cases=cases, labels=2)) == []
+
+
+def test_cases_without_a_label_map_are_counted(make_fingerprint):
+    for count, text in ((1, "1 case has no label map"), (3, "3 cases have no label map")):
+        (finding,) = (
+            one for one in find(make_fingerprint(labels=2, unlabelled=count)) if one.code == "unlabelled"
+        )
+        assert finding.text == f"{text} and cannot be trained on."
+        assert not finding.severe
