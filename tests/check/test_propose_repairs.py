@@ -5,17 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.check.cases.check_case import CheckedCase
+from medseg.check.datasets.check_dataset import CheckedDataset
+from medseg.check.finding import Finding
+from medseg.check.propose_repairs import _of_finding, propose_repairs
 from medseg.cli.main import main
-from medseg.data.datasets.cases import Dataset, ReadingOptions
+from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_image, read_case_label
-from medseg.data.datasets.repairs import Repairs
+from medseg.data.datasets.repairs import Repair, Repairs
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import DataError
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.resolve_data import find_dataset
 from medseg.experiment.run_folder import RunFolder
+from medseg.labels.label_table import Labels
+from tests.helpers import nifti_files
 from tests.helpers.planted_faults import (
     CASES,
     LABELS,
@@ -180,3 +186,55 @@ def test_repairs_of_unknown_cases_and_formats_are_refused(tmp_path: Path) -> Non
     file.write_text("format: 2\nrepairs: []\n")
     with pytest.raises(DataError, match="newer medseg"):
         Repairs.read(file)
+
+
+HEADER = Finding("QFORM_SFORM_DIFFER", "a.nii", "sform", "another place", case="a")
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def of_finding(code: str, case: Case, counts: dict[int, int] | None = None) -> Repair | None:
+    dataset = Dataset(
+        "set", case.images[0].parent, (case,), ("CT",), Labels.from_names({"background": 0, "liver": 1})
+    )
+    checked = CheckedCase("a", "a", (), label_counts=counts)
+    return _of_finding(Finding(code, "a.nii", "voxels", "a fault", case="a"), case, checked, dataset)
+
+
+def test_a_contradictory_header_is_repaired_only_by_a_form_with_which_the_files_agree(tmp_path: Path) -> None:
+    voxels, shifted = np.zeros((4, 5, 6), np.uint8), AFFINE.copy()
+    shifted[0, 3] = 40
+    image, same, other, torn = (tmp_path / f"{name}.nii" for name in ("image", "same", "other", "torn"))
+    nifti_files.save(image, voxels, AFFINE)
+    nifti_files.save(same, voxels, AFFINE)
+    nifti_files.save(other, voxels, shifted)
+    torn.write_bytes(b"torn")
+    assert of_finding(HEADER.code, Case("a", (image,))) is None  # without another file
+    assert of_finding(HEADER.code, Case("a", (image,), label=other)) is None
+    assert of_finding(HEADER.code, Case("a", (image,), label=torn)) is None
+    found = of_finding(HEADER.code, Case("a", (image,), label=same))
+    assert found is not None
+    assert (found.action, found.orientation_from) == ("read_orientation_from", "sform")
+
+
+@pytest.mark.parametrize("code", ["GRID_LABEL_DIFFERS", "LABEL_NOT_WHOLE", "LABEL_VALUE_UNKNOWN"])
+def test_a_fault_of_an_instance_map_has_no_repair(tmp_path: Path, code: str) -> None:
+    image = nifti_files.save(tmp_path / "image.nii", np.zeros((4, 5, 6), np.uint8))
+    assert of_finding(code, Case("a", (image,), instances=image)) is None
+
+
+def test_a_label_map_that_cannot_be_read_has_no_repair(tmp_path: Path) -> None:
+    image = nifti_files.save(tmp_path / "image.nii", np.zeros((4, 5, 6), np.uint8))
+    assert of_finding("GRID_LABEL_DIFFERS", Case("a", (image,), label=tmp_path / "missing.nii")) is None
+
+
+def test_an_unknown_value_is_mapped_only_to_the_one_label_that_is_absent(tmp_path: Path) -> None:
+    image = nifti_files.save(tmp_path / "image.nii", np.zeros((4, 5, 6), np.uint8))
+    case = Case("a", (image,), label=image)
+    mapped = of_finding("LABEL_VALUE_UNKNOWN", case, {0: 5, 7: 3})
+    assert mapped is not None
+    assert mapped.values == {7: 1}
+    assert of_finding("LABEL_VALUE_UNKNOWN", case, {0: 5, 7: 3, 8: 2}) is None
+
+
+def test_a_dataset_without_a_usable_description_has_no_repairs(tmp_path: Path) -> None:
+    assert propose_repairs(CheckedDataset(tmp_path, (), (HEADER,), None)).repairs == ()

@@ -18,8 +18,13 @@ import psutil
 import pytest
 
 import medseg
+from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError
+from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.cluster_prediction import PredictOnWorker
+from medseg.inference.cohort.loaded_models import ModelSource
+from medseg.inference.cohort.output_files import OutputFiles
 from medseg.model_folder.folder import save_model
 from medseg.storage.tsv import read_tsv
 from tests.helpers.paths import ROOT
@@ -249,3 +254,19 @@ def test_a_wrong_cluster_is_refused_before_any_work(cohort, tmp_path):
     with pytest.raises(ConfigError, match="cluster: found 'nowhere'"):
         medseg.predict(model, images, tmp_path / "out", cluster="nowhere")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_predicts_a_case_unless_a_lost_one_has_recorded_it(cohort, tmp_path):
+    model, images, expected = cohort
+    name = min(expected)
+    source = ModelSource((str(model),), {}, None, None)
+    work = PredictOnWorker(source, OutputFiles(tmp_path), CaseRecords(tmp_path), "cpu", 2)
+    pair = Case("one", (images / name,)), tmp_path / "one.nii.gz"
+    assert work((pair, None)).error is None
+    assert np.array_equal(medseg.read_labels(pair[1]).data, expected[name])
+    written, record = pair[1].stat().st_mtime_ns, work.records.get("one")
+    again = work((pair, None))  # there was no record when the task was sent
+    assert (again.error, again.network) == (None, record.seconds)
+    assert pair[1].stat().st_mtime_ns == written
+    assert work((pair, record.id)).error is None  # the case is to be predicted again
+    assert pair[1].stat().st_mtime_ns > written

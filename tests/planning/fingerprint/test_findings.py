@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medseg.data.preprocessing.histogram import IntensityStatistics
-from medseg.planning.fingerprint.findings import find
+from medseg.planning.fingerprint.findings import _far_from_median, find
 from medseg.volumes.grid import SHEAR_TOLERANCE
 
 
@@ -110,3 +110,8 @@ def test_cases_without_a_label_map_are_counted(make_fingerprint):
         )
         assert finding.text == f"{text} and cannot be trained on."
         assert not finding.severe
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.0, 0.0, 5.0]])
+def test_no_value_is_far_from_a_median_of_zero(values):
+    assert _far_from_median(values, 2.0) == []
