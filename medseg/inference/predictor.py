@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,9 @@ from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.inference.uncertainty.case_evidence import EvidenceSums
+from medseg.inference.uncertainty.logit_sample import LogitSampler
 from medseg.io.files import decoded_bytes
-from medseg.io.probability_files import writing_probabilities
+from medseg.io.probability_files import ProbabilityFile, writing_probabilities, writing_uncertainty
 from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
@@ -123,7 +125,7 @@ class Predictor:
         self._component_groups = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
-        rule = label_rule(labels)
+        rule = label_rule(labels, _temperatures(saved, labels))
         afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._component_groups else 0
         self.engine = Engine(
             self.network, self._sliding(rule), rule, self.max_memory, self.max_device_memory, afterwards
@@ -257,7 +259,9 @@ class Predictor:
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        uncertainty: str | Path | None = None,
         evidence: EvidenceSums | None = None,
+        sampler: LogitSampler | None = None,
         note: Note = warn_once,
     ) -> Volume:
         """Segment a prepared image, which is the second half of a call.
@@ -266,8 +270,11 @@ class Predictor:
             prepared: What `prepare` returned; it can be used once.
             progress: Called with (done, total, "window").
             probabilities: ``.nii`` file to write with the probabilities of the classes or regions on the image's grid,
-                `(X, Y, Z, K)`; None for none.
+                `(X, Y, Z, K)`; None for none. They are calibrated if the model has temperatures.
+            uncertainty: ``.nii`` file to write with the entropy of these probabilities, `(X, Y, Z)` between 0 and 1; of
+                regions, with the largest entropy of any of them. None for none.
             evidence: Filled with sums over the probabilities, see `medseg.inference.uncertainty.case_evidence`; None for none.
+            sampler: Samples the logits of a case, see `medseg.inference.uncertainty.logit_sample`; None for none.
             note: Called with each sentence about the image or its prediction: how it differs from the training images, or
                 that it had to be predicted in another way than planned, such as in another precision.
 
@@ -282,15 +289,14 @@ class Predictor:
         for sentence in prepared.notes:
             note(sentence)
         prepared = prepared.with_first_stage(progress, note)
+        like, observers = prepared.target.volume, [one for one in (evidence, sampler) if one is not None]
         with contextlib.ExitStack() as stack:
-            file = None
+            file = entropy = None
             if probabilities is not None:
-                file = stack.enter_context(
-                    writing_probabilities(
-                        probabilities, prepared.target.volume, self.background_probabilities
-                    )
-                )
-            self.engine.run(prepared, progress, SideOutputs(file, evidence), note)
+                file = stack.enter_context(self.writing_probabilities(probabilities, like))
+            if uncertainty is not None:
+                entropy = stack.enter_context(writing_uncertainty(uncertainty, like))
+            self.engine.run(prepared, progress, SideOutputs(file, entropy, tuple(observers)), note)
         return self.post_processed(prepared.target.volume)
 
     def assess(self, source: Source, *, progress: Progress | None = None) -> AssessedLabels:
@@ -326,10 +332,36 @@ class Predictor:
         """
         return Assessment(self.saved, self.labels, self.quality, then)
 
-    @property
-    def background_probabilities(self) -> dict[str, float]:
-        """The probability of each class or region, by name, outside the box to which the image is cropped."""
-        return dict(zip(self.labels.output_names, self.engine.rule.background_probabilities, strict=True))
+    def logit_sampler(self, case: Case) -> LogitSampler:
+        """Return what samples the logits of a case that has a reference, for `run`.
+
+        Args:
+            case: The case.
+
+        Returns:
+            A sampler that reads the reference when the prediction begins.
+        """
+        return LogitSampler(case, self.saved.preprocessing, self.labels)
+
+    def writing_probabilities(
+        self, path: str | Path, like: Volume, *, calibrated: bool | None = None
+    ) -> AbstractContextManager[ProbabilityFile]:
+        """Return the context of a new file of probabilities, see `medseg.io.probability_files.writing_probabilities`.
+
+        Args:
+            path: Name that ends with ``.nii``.
+            like: Volume with the grid and geometry fields of the file.
+            calibrated: Whether the file says that its probabilities are calibrated; None if they are those of this model.
+
+        Returns:
+            A context with the open file.
+        """
+        rule = self.engine.rule
+        outside = dict(zip(self.labels.output_names, rule.background_probabilities, strict=True))
+        own = bool(self.saved.temperatures)
+        return writing_probabilities(
+            path, like, outside, calibrated=own if calibrated is None else calibrated
+        )
 
     def post_processed(self, labels: Volume) -> Volume:
         """Return a label map after the post-processing that the settings ask for.
@@ -447,6 +479,17 @@ class Predictor:
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
             f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{after})"
         )
+
+
+def _temperatures(saved: SavedModel, labels: Labels) -> tuple[float, ...]:
+    """Return the temperatures of a model, or raise `ModelError` unless there are none, one, or one per output."""
+    found = saved.temperatures
+    if len(found) not in (0, 1, labels.num_outputs):
+        raise ModelError(
+            f"{saved.name}: calibration: found {len(found)} temperatures, expected 1 or {labels.num_outputs}. Copy the model "
+            "folder again, or predict with calibrate=false."
+        )
+    return found
 
 
 def load(

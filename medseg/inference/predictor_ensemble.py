@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medseg.data.datasets.cases import Case
 from medseg.errors import ModelError, warn_once
 from medseg.inference.predictor import Predictor, Source
 from medseg.inference.quality.assessment import Assessment
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.inference.uncertainty.case_evidence import EvidenceSums
-from medseg.io.probability_files import TOP, ProbabilityFile, reading_probabilities, writing_probabilities
+from medseg.inference.uncertainty.logit_sample import LogitSampler
+from medseg.io.probability_files import TOP, ProbabilityFile, reading_probabilities, writing_uncertainty
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 from medseg.volumes.volume import Volume
@@ -42,7 +44,8 @@ class Unprepared:
 class PredictorEnsemble:
     """An ensemble of predictors with the same labels; call it with an image.
 
-    Labels follow from the mean probability of each class or region. The probabilities of each model are written to a
+    Labels follow from the mean probability of each class or region. Models with temperatures take part with their calibrated
+    probabilities, so that an overconfident model does not outvote the others. The probabilities of each model are written to a
     temporary file, so that the memory is that of one model. Post-processing is that of the first model. Keep folds of one
     model in one model folder instead, whose logits are averaged window by window.
 
@@ -94,10 +97,12 @@ class PredictorEnsemble:
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        uncertainty: str | Path | None = None,
         evidence: EvidenceSums | None = None,
+        sampler: LogitSampler | None = None,
         note: Note = warn_once,
     ) -> Volume:
-        """Segment an image; see `Predictor.run`."""
+        """Segment an image; see `Predictor.run`. There is no sampler, as of `logit_sampler`."""
         first = self.predictors[0]
         with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
@@ -109,15 +114,24 @@ class PredictorEnsemble:
                     note=note,
                 )
             with contextlib.ExitStack() as stack:
-                mean = None
+                mean = entropy = None
                 if probabilities is not None:
+                    calibrated = all(one.saved.temperatures for one in self.predictors)
                     mean = stack.enter_context(
-                        writing_probabilities(probabilities, labels, first.background_probabilities)
+                        first.writing_probabilities(probabilities, labels, calibrated=calibrated)
                     )
+                if uncertainty is not None:
+                    entropy = stack.enter_context(writing_uncertainty(uncertainty, labels))
                 if evidence is not None:
                     evidence.begin_grid(labels.grid.voxel_volume / 1000)
-                write_mean_labels(paths, first.engine.rule, labels, mean, evidence)
+                write_mean_labels(paths, first.engine.rule, labels, mean, entropy, evidence)
         return first.post_processed(labels)
+
+    def logit_sampler(self, case: Case) -> LogitSampler:
+        """Raise `ModelError`: the models have logits on different grids, and no temperatures are fitted for an ensemble of folders."""
+        raise ModelError(
+            f"{case.id}: sample of logits: found {len(self.predictors)} models, expected one. Predict with one model."
+        )
 
     @property
     def quality(self) -> None:
@@ -154,6 +168,7 @@ def write_mean_labels(
     rule: LabelRule,
     labels: Volume,
     probabilities: ProbabilityFile | None = None,
+    uncertainty: ProbabilityFile | None = None,
     evidence: EvidenceSums | None = None,
 ) -> None:
     """Fill a label map from the mean of probabilities, with one slice of each file in memory.
@@ -163,6 +178,7 @@ def write_mean_labels(
         rule: How probabilities become labels.
         labels: Label map to fill.
         probabilities: File to fill with the mean probabilities; None for none.
+        uncertainty: File to fill with their entropy; None for none.
         evidence: Filled with sums over the mean probabilities; None for none.
     """
     for index, slices in enumerate(zip(*map(reading_probabilities, files), strict=True)):
@@ -171,8 +187,14 @@ def write_mean_labels(
         if probabilities is not None:
             mean = np.rint(total / len(slices)).astype(np.uint16)
             probabilities.array()[:, :, :, index] = np.moveaxis(mean, -1, 0)
+        if uncertainty is None and evidence is None:
+            continue
+        values = torch.from_numpy(total / (len(slices) * int(TOP))).float()
+        if uncertainty is not None:
+            entropy = rule.entropy(values).amax(-1).clamp(0, 1).numpy()
+            uncertainty.array()[0, :, :, index] = uncertainty.encoded(entropy)
         if evidence is not None:
-            evidence.add_probabilities(torch.from_numpy(total / (len(slices) * int(TOP))).float())
+            evidence.add_probabilities(values)
 
 
 def _named(labels: Labels) -> str:

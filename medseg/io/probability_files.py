@@ -7,7 +7,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,16 +97,18 @@ class ProbabilityFile:
 
 @contextlib.contextmanager
 def writing_probabilities(
-    path: str | Path, like: Volume, outside: Mapping[str, float]
+    path: str | Path, like: Volume, outside: Mapping[str, float], *, calibrated: bool = False
 ) -> Iterator[ProbabilityFile]:
     """Create a 4D NIfTI file of probabilities; it has a temporary name until it is complete.
 
-    A header extension of the type "comment" holds the names as a JSON object ``{"volumes": [...]}``.
+    A header extension of the type "comment" holds a JSON object with the names of the volumes, and whether they are
+    calibrated: ``{"volumes": [...], "calibrated": true}``.
 
     Args:
         path: Name that ends with ``.nii``; compressed files cannot be written in arbitrary order.
         like: Volume with the grid and geometry fields of the file.
         outside: Name of each class or region, with its probability where none is written.
+        calibrated: Whether the probabilities are those of logits that were divided by fitted temperatures.
 
     Yields:
         The open file.
@@ -114,24 +116,51 @@ def writing_probabilities(
     Raises:
         DataError: The suffix is another one, or the folder cannot be written.
     """
-    path = Path(path)
+    comment = {"volumes": list(outside), "calibrated": calibrated}
+    shape = (*like.grid.shape, len(outside))
+    with _writing(Path(path), like, shape, comment, tuple(outside.values())) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def writing_uncertainty(path: str | Path, like: Volume) -> Iterator[ProbabilityFile]:
+    """Create a 3D NIfTI file of entropies between 0 and 1; it has a temporary name until it is complete.
+
+    Args:
+        path: Name that ends with ``.nii``; compressed files cannot be written in arbitrary order.
+        like: Volume with the grid and geometry fields of the file.
+
+    Yields:
+        The open file, whose array has one volume; 0 where nothing is written.
+
+    Raises:
+        DataError: The suffix is another one, or the folder cannot be written.
+    """
+    with _writing(Path(path), like, like.grid.shape, {"volume": "entropy"}, (0.0,)) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _writing(
+    path: Path, like: Volume, shape: tuple[int, ...], comment: Mapping[str, Any], outside: Sequence[float]
+) -> Iterator[ProbabilityFile]:
+    """Create a NIfTI file of multiples of 1/65535, one volume per value of `outside`."""
     if path.suffix != ".nii":
         raise DataError(f"{path}: found suffix {path.suffix!r}, expected .nii for probabilities. Rename it.")
-    shape = (*like.grid.shape, len(outside))
     header = geometry_header(like, shape, np.dtype("<u2"))
     header.set_slope_inter(1 / TOP, 0)
-    names = json.dumps({"volumes": list(outside)}, ensure_ascii=False)
-    header.extensions.append(nib.nifti1.Nifti1Extension("comment", names.encode()))
+    text = json.dumps(comment, ensure_ascii=False)
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", text.encode()))
     header["vox_offset"] = offset = int(header["sizeof_hdr"]) + 4 + header.extensions.get_sizeondisk()
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             header.write_to(file)
-            for index, value in enumerate(outside.values()):
+            for index, value in enumerate(outside):
                 if value:
                     file.seek(offset + index * _bytes_of(like.grid.shape))
                     _fill(file, like.grid.shape, value)
             _reserve(file, offset + _bytes_of(shape))
-        opened = ProbabilityFile(temporary, offset, shape)
+        opened = ProbabilityFile(temporary, offset, (*like.grid.shape, len(outside)))
         try:
             yield opened
         finally:

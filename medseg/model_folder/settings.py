@@ -64,6 +64,8 @@ class PredictSettings(Config):
         crop_to_body: Predict only a box around the body with a margin of 2 cm; for CT only. It moves the windows, so labels
             change a little; more with a model that has seen little air in training.
         compile: Compile the network first, which pays off for many or large images. The code is kept for later runs.
+        calibrate: Divide logits by the temperatures of the model folder, if it has any, before they become probabilities.
+            Label maps do not depend on it.
         min_instance_score: Minimum score of an instance, where instances are predicted.
         link: Linking of the instances of slices into those of a volume.
         keep_largest_foreground: Keep only the largest connected component of all labels together.
@@ -80,6 +82,7 @@ class PredictSettings(Config):
     skip_empty: bool = True
     crop_to_body: bool = False
     compile: bool = False
+    calibrate: bool = True
     min_instance_score: float = Field(0.5, ge=0, le=1)
     link: LinkSettings = LinkSettings()
     keep_largest_foreground: bool = False
@@ -114,6 +117,18 @@ class PredictSettings(Config):
         return self.replace(**{key: joined(key, value) for key, value in changes.items()})
 
 
+class Calibration(Config):
+    """Temperatures by which logits are divided before they become probabilities (Guo et al. 2017).
+
+    Attributes:
+        temperatures: One for all outputs, or one per class or region, in their order.
+        cases: Number of held-out cases that they were fitted on.
+    """
+
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    cases: int = Field(ge=1)
+
+
 class SavedModel(Config):
     """The ``config.yaml`` of a model folder: all that prediction needs besides labels and weights.
 
@@ -134,6 +149,7 @@ class SavedModel(Config):
         predict: Prediction settings.
         trained_on: Counts and figures for the model's README.
         training_data: Ranges of the training images, with which new images are compared; null if they were not recorded.
+        calibration: Temperatures that a cross-validation fitted; null if there are none.
     """
 
     format: Literal[1] = 1
@@ -150,6 +166,14 @@ class SavedModel(Config):
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
     training_data: TrainingData | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The temperatures to predict with; empty if there are none or the settings turn them off."""
+        if self.calibration is None or not self.predict.calibrate:
+            return ()
+        return self.calibration.temperatures
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Self:

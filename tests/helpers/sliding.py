@@ -86,7 +86,7 @@ def run_in_bands(predictor, image, bands, **changes):
     plan = MemoryPlan(
         bands, changes.pop("batch_size", 1), changes.pop("sums", torch.float32), torch.device("cpu"), 0
     )
-    object.__setattr__(engine, "plan", lambda prepared, probabilities=None: plan)
+    object.__setattr__(engine, "plan", lambda prepared, files=(): plan)
     try:
         return predictor.run(prepared).data
     finally:

@@ -205,7 +205,9 @@ def test_skip_existing_checks_both_files(trained, tmp_path, image_folder, capsys
     assert (tmp_path / "0.nii.gz").stat().st_mtime_ns == after
 
 
-@pytest.mark.parametrize("flag", [["--estimate"], ["--probabilities"], ["--max-memory", "4GB"]])
+@pytest.mark.parametrize(
+    "flag", [["--estimate"], ["--probabilities"], ["--uncertainty"], ["--max-memory", "4GB"]]
+)
 def test_options_of_sliding_windows_are_refused(flag, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "a.png", "-o", str(tmp_path), "--instances", *flag]) == 1
     assert f"--instances: found it with {flag[0]}" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_a_predictor_writes_regions_on_the_files_grid(make_predictor, tmp_path, 
         expected[probabilities[..., region] > 0.5] = value
     assert (expected == labels.data[0]).mean() > 0.999  # within 1/65535 of a half
     (extension,) = file.header.extensions
-    assert extension.get_content() == b'{"volumes": ["organs", "spleen part", "tumour"]}'
+    assert extension.get_content() == b'{"volumes": ["organs", "spleen part", "tumour"], "calibrated": false}'
     if spacing is None:
         prepared = predictor.prepare(image).image
         logits = predictor.logits(prepared.slices(0, prepared.shape[1]).movedim(1, -1))

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 def _check_output(folder: str | None) -> None:
     """Raise `ConfigError` if the tables would replace those of a prediction."""
     from medseg.errors import ConfigError
-    from medseg.inference.cohort.case_records import FOLDER
+    from medseg.inference.cohort.written_files import FOLDER
 
     if folder is not None and (Path(folder) / FOLDER).is_dir():
         raise ConfigError(

@@ -74,10 +74,23 @@ def add_parser(commands: Any) -> None:
         metavar="MODEL",
         help="another model folder for the same labels, to average probabilities with (repeatable)",
     )
+    _add_output_options(parser)
+    add_reading_options(parser, labels=False)
+    add_files_root(parser, "a table")
+    _add_cohort_options(parser)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about what is written besides label maps."""
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="also write NAME_probabilities.nii: 4D, one volume per label or region",
+        help="also write NAME_probabilities.nii: 4D, one volume per label or region, calibrated if the model has temperatures",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write NAME_uncertainty.nii: the entropy of the probabilities, from 0 (certain) to 1",
     )
     parser.add_argument(
         "--instances",
@@ -89,9 +102,6 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also write report.html: every case with a viewer, volumes of all labels, failed cases first",
     )
-    add_reading_options(parser, labels=False)
-    add_files_root(parser, "a table")
-    _add_cohort_options(parser)
 
 
 def _add_cohort_options(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +180,13 @@ def _predict_cases(
     from medseg.inference.cohort.output_files import OutputFiles
     from medseg.inference.cohort.predict_folder import Cluster, Existing, FolderPrediction
 
-    outputs = OutputFiles(folder, options.suffix or ".nii.gz", options.instances, options.probabilities)
+    outputs = OutputFiles(
+        folder,
+        options.suffix or ".nii.gz",
+        options.instances,
+        options.probabilities,
+        options.uncertainty,
+    )
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
     prediction = FolderPrediction(
         models,

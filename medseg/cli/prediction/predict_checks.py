@@ -70,7 +70,10 @@ def check_options(given: Collection[str], images: bool) -> None:
         raise ConfigError("--report: found it with --estimate, which predicts nothing. Remove one of them.")
     if "--instances" in given:
         reason = "instances are found in whole slices by one model. Remove one of the options"
-        others = ("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with", "--probabilities")
+        others = (
+            *("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with"),
+            *("--probabilities", "--uncertainty"),
+        )
         _refuse("--instances", given, others, reason)
 
 
@@ -90,6 +93,7 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
             "--report",
             "--ensemble-with",
             "--probabilities",
+            "--uncertainty",
             "--orientation-from",
             "--files-root",
         ),

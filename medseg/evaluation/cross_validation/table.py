@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.evaluation.calibration.cross_fitted import CrossFitted
 from medseg.evaluation.cross_validation.select_post_processing import PostProcessing
 from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.table import Table
@@ -27,12 +28,14 @@ class FoldTable:
         folds: The fold that held out each case, by case id.
         post_processing: Effect of keeping the largest components; None if it was not evaluated.
         instances: Instance metrics of the same cases; None if no instances were predicted.
+        calibration: Temperatures and calibration; a sentence that says why there are none; None if nothing was asked for.
     """
 
     table: Table
     folds: Mapping[str, int]
     post_processing: PostProcessing | None = None
     instances: InstanceTable | None = None
+    calibration: CrossFitted | str | None = None
 
     def rows_of_fold(self, fold: int) -> Table:
         """Return the table of one fold.
@@ -85,7 +88,7 @@ class FoldTable:
         self.table.write_tsv(path)
 
     def summary(self) -> dict[str, Any]:
-        """Return `Table.summary` with folds and post-processing."""
+        """Return `Table.summary` with folds, post-processing and calibration."""
         means = {metric: self.over_folds(metric) for metric in self.table.metrics}
         return {
             **self.table.summary(),
@@ -93,6 +96,7 @@ class FoldTable:
             "over_folds": {m: finite_values({"mean": mean, "std": std}) for m, (mean, std) in means.items()},
             "subjects": dict(self.subjects),
             "post_processing": self.post_processing.to_plain() if self.post_processing else None,
+            "calibration": self.calibration.to_plain() if isinstance(self.calibration, CrossFitted) else None,
         }
 
     def write_summary(self, path: str | Path) -> None:
@@ -138,7 +142,8 @@ class FoldTable:
         dice, interval = self.table.foreground_mean()["dice"], self.intervals[""]["dice"]
         subjects = len(set(self.subjects.values()))
         note = f"foreground mean Dice {dice:.3f} (95 % interval {interval}, {subjects} subjects)"
-        return [note, *([str(self.post_processing)] if self.post_processing else [])]
+        more = (self.post_processing, self.calibration)
+        return [note, *(str(one) for one in more if one is not None)]
 
 
 def _number(value: float, digits: int) -> str:

@@ -18,6 +18,7 @@ from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.preprocessing.training_data import TrainingData
 from medseg.errors import DataError, MedsegError, ModelError
+from medseg.evaluation.calibration.cross_fitted import CrossFitted
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
     candidate_dice,
@@ -31,6 +32,7 @@ from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
+from medseg.experiment.cross_validation.calibrate import fold_calibration
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 from medseg.experiment.cross_validation.quality_cases import fitted_quality
 from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs
@@ -123,7 +125,7 @@ def fold_table(
     progress: Progress | None = None,
     cluster: str | None = None,
 ) -> FoldTable:
-    """Measure the out-of-fold predictions and select post-processing by them; a process has one case in memory.
+    """Measure the out-of-fold predictions, select post-processing and fit temperatures; a process has one case in memory.
 
     Args:
         run: Run folder of a cross-validation with all its predictions.
@@ -135,7 +137,7 @@ def fold_table(
 
     Returns:
         The metrics of every case and label, with fold and subject of each case. Its `post_processing` is None if
-        `no_post_processing_reason` names a reason.
+        `no_post_processing_reason` names a reason, and its `calibration` may be such a reason.
 
     Raises:
         DataError: Predictions are missing, or cannot be measured.
@@ -160,6 +162,7 @@ def fold_table(
         post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
         if learns
         else None,
+        calibration=fold_calibration(run, labels),
     )
 
 
@@ -201,7 +204,7 @@ def no_post_processing_reason(run: RunFolder) -> str | None:
 
 
 def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
-    """Write ``RUN/model``: an ensemble of the networks of all folds, with the selected post-processing and a quality model.
+    """Write ``RUN/model``: an ensemble of all folds, with the selected post-processing, temperatures and a quality model.
 
     The weights of one fold at a time are in memory.
 
@@ -222,6 +225,7 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
         predict=_predict_settings(saved.predict, table.post_processing).to_plain(),
         trained_on=_card_lines(saved, table, len(folders)),
         training_data=_together(folders),
+        calibration=_calibration(table.calibration),
     )
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
     del first
@@ -269,6 +273,13 @@ def _predict_settings(settings: PredictSettings, found: PostProcessing | None) -
     )
 
 
+def _calibration(found: CrossFitted | str | None) -> dict[str, Any] | None:
+    """Return the temperatures for the model folder of the ensemble."""
+    if not isinstance(found, CrossFitted):
+        return None
+    return {"temperatures": list(found.temperatures), "cases": found.cases}
+
+
 def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, Any]:
     """Return the facts about training for the README of the ensemble."""
     dice, means = table.table.foreground_mean()["dice"], table.table.mean()
@@ -282,4 +293,7 @@ def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, An
     }
     if table.post_processing is not None and table.post_processing.helps:
         lines["with_post-processing"] = f"{table.post_processing.foreground_means[1]:.4f}"
+    if isinstance(table.calibration, CrossFitted):
+        before, after = table.calibration.before["near"].ece, table.calibration.after["near"].ece
+        lines["calibration_error_near_foreground"] = f"{before:.2%}, with temperatures {after:.2%}"
     return lines

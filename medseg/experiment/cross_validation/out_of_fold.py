@@ -1,7 +1,8 @@
 """Out-of-fold predictions: each case is predicted by the model that was not trained on it.
 
 Predictions of an earlier model are repeated; see `medseg.inference.cohort.case_records`. The records hold the evidence of each
-case, see `medseg.inference.uncertainty.case_evidence`; instances have none.
+case, see `medseg.inference.uncertainty.case_evidence`, and a sample of its logits is kept, from which temperatures are
+fitted; instances have neither.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def held_out_by_fold(run: RunFolder) -> list[HeldOut]:
     ]
 
 
+def _outputs(run: RunFolder, instances: bool) -> OutputFiles:
+    """Return what is written for each held-out case."""
+    label_maps = not instances
+    return OutputFiles(run.predictions, instances=instances, logit_sample=label_maps, evidence=label_maps)
+
+
 def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[HeldOut]:
     """Return, for every fold, the held-out cases that its current model has not predicted yet.
 
@@ -82,7 +89,7 @@ def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[Held
     Raises:
         ConfigError: Folds are not finished, so their models are missing.
     """
-    outputs = OutputFiles(run.predictions, instances=instances, evidence=not instances)
+    outputs = _outputs(run, instances)
     records = CaseRecords(outputs.folder)
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
@@ -123,7 +130,7 @@ def predict_out_of_fold(
     Yields:
         One outcome per case, after its file and its record have been written.
     """
-    outputs = OutputFiles(run.predictions, instances=instances, evidence=not instances)
+    outputs = _outputs(run, instances)
     for one in todo:
         if not one.cases:
             continue

@@ -6,13 +6,21 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
 from medseg.inference.cohort.voxel_state import InputWatch, VoxelState
-from medseg.inference.cohort.written_files import probabilities_path
+from medseg.inference.cohort.written_files import (
+    NO_KINDS,
+    FileKind,
+    FileKinds,
+    logit_sample_path,
+    probabilities_path,
+    uncertainty_path,
+)
 from medseg.inference.pipeline import pipelined
 from medseg.inference.quality.assessment import Assessment
 from medseg.inference.quality.case_quality import CaseQuality
@@ -20,6 +28,7 @@ from medseg.inference.quality.image_features import Features
 from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, EvidenceSums
+from medseg.inference.uncertainty.logit_sample import LogitSampler
 from medseg.io.files import write
 from medseg.labels.label_table import Labels
 from medseg.runtime.glibc_memory import keep_freed_memory
@@ -96,10 +105,15 @@ class Segmenter(Protocol):
         *,
         progress: Progress | None = None,
         probabilities: str | Path | None = None,
+        uncertainty: str | Path | None = None,
         evidence: EvidenceSums | None = None,
+        sampler: LogitSampler | None = None,
         note: Note = ...,
     ) -> Volume:
         """Segment a prepared image."""
+
+    def logit_sampler(self, case: Case) -> LogitSampler:
+        """Return what samples the logits of a case; only of a single model."""
 
     @property
     def quality(self) -> QualityModel | None:
@@ -181,7 +195,7 @@ def predict_files(
     pairs: Iterable[tuple[Case, Path]],
     *,
     progress: Progress | None = None,
-    probabilities: bool = False,
+    kinds: FileKinds = NO_KINDS,
     evidence: bool = False,
     recording: Recording = without_recording,
 ) -> Iterator[Outcome]:
@@ -193,7 +207,7 @@ def predict_files(
         predictor: The loaded model, used for all images.
         pairs: Each case and the file of its label map.
         progress: Called with (done, total, "window") of each image.
-        probabilities: Write ``NAME_probabilities.nii`` next to ``NAME.nii.gz``, too.
+        kinds: The kinds of files to write next to ``NAME.nii.gz``, except instances.
         evidence: Add up the probabilities of each case, see `medseg.inference.uncertainty.case_evidence`, and keep the properties
             of the image and its prediction. Both are done anyway for a model with a quality model.
         recording: Returns the context in which a label map is written, such as `CaseRecords.recording` with a model.
@@ -210,16 +224,21 @@ def predict_files(
         outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=assessment))
         return outcome, prepared, watch, assessment
 
-    def segment(ready: Read) -> tuple[Outcome, Volume | None]:
+    def segment(ready: Read) -> tuple[Outcome, Volume | None, LogitSampler | None]:
         outcome, prepared, watch, assessment = ready
-        file = probabilities_path(outcome.target) if probabilities else None
+        target = outcome.target
+        run = partial(
+            predictor.run,
+            progress=progress,
+            probabilities=probabilities_path(target) if FileKind.PROBABILITIES in kinds else None,
+            uncertainty=uncertainty_path(target) if FileKind.UNCERTAINTY in kinds else None,
+        )
+        sampler = predictor.logit_sampler(outcome.case) if FileKind.LOGIT_SAMPLE in kinds else None
         sums = EvidenceSums(predictor.labels) if evidence or predictor.quality is not None else None
         notes: list[str] = []
 
         def predict() -> tuple[Volume, CaseQuality]:
-            labels = predictor.run(
-                prepared, progress=progress, probabilities=file, evidence=sums, note=notes.append
-            )
+            labels = run(prepared, evidence=sums, sampler=sampler, note=notes.append)
             return labels, assessment.finish(labels, None if sums is None else sums.evidence())
 
         outcome, found = outcome.after("network", predict)
@@ -230,14 +249,16 @@ def predict_files(
             if sums is not None:
                 outcome = replace(outcome, evidence=sums.evidence(), features=assessment.features)
         labels = None if found is None else found[0]
-        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels
+        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels, sampler
 
-    def write_labels(done: tuple[Outcome, Volume | None]) -> Outcome:
-        outcome, labels = done
+    def write_labels(done: tuple[Outcome, Volume | None, LogitSampler | None]) -> Outcome:
+        outcome, labels, sampler = done
 
         def write_recorded() -> None:
             assert labels is not None
             with recording(outcome, labels, lambda: peaks.peak(outcome.target)):
+                if sampler is not None:
+                    sampler.write(logit_sample_path(outcome.target))
                 write(labels, outcome.target)
 
         written, _ = outcome.after("writing", write_recorded)

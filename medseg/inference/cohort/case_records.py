@@ -24,7 +24,7 @@ from medseg.errors import MedsegError
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash
-from medseg.inference.cohort.written_files import written_files
+from medseg.inference.cohort.written_files import FOLDER, NO_KINDS, FileKind, FileKinds, written_files
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.inference.quality.image_features import Features
 from medseg.inference.uncertainty.case_evidence import CaseEvidence
@@ -38,7 +38,6 @@ from medseg.storage.formats import check_format
 from medseg.volumes.volume import Volume
 from medseg.volumes.voxel_hash import voxel_hash
 
-FOLDER = ".cohort"
 FORMAT = 1
 UNFINISHED = "unfinished"
 
@@ -64,8 +63,7 @@ class Prediction:
     Attributes:
         model: As in `ModelId`.
         settings: As in `ModelId`.
-        instances: Whether instances were written.
-        probabilities: Whether probabilities were written.
+        kinds: The kinds of files that were written with the label map.
         notes: Sentences about a prediction that was not done as planned, such as in another precision.
         input: State of the image.
         output: State of the label map.
@@ -78,8 +76,7 @@ class Prediction:
 
     model: str
     settings: tuple[str, ...] = ()
-    instances: bool = False
-    probabilities: bool = False
+    kinds: FileKinds = NO_KINDS
     notes: tuple[str, ...] = ()
     input: VoxelState | None = None
     output: VoxelState | None = None
@@ -126,20 +123,12 @@ class CaseRecord:
             return UNFINISHED
         return None if self.prediction is None else self.prediction.model.partition(" ")[0] or None
 
-    def is_by(
-        self,
-        model_id: ModelId,
-        *,
-        instances: bool = False,
-        probabilities: bool = False,
-        evidence: bool = False,
-    ) -> bool:
+    def is_by(self, model_id: ModelId, kinds: FileKinds = NO_KINDS, *, evidence: bool = False) -> bool:
         """Return whether a model wrote the files completely.
 
         Args:
             model_id: The model and its settings.
-            instances: Whether instances must have been written.
-            probabilities: Whether probabilities must have been written.
+            kinds: The kinds of files that must have been written with the label map.
             evidence: Whether sums over the probabilities and properties must have been recorded.
 
         Returns:
@@ -149,9 +138,7 @@ class CaseRecord:
         if found is None or self.is_unfinished or ModelId(found.model, found.settings) != model_id:
             return False
         has_evidence = found.evidence is not None and found.features is not None
-        return (
-            found.instances >= instances and found.probabilities >= probabilities and has_evidence >= evidence
-        )
+        return found.kinds >= kinds and has_evidence >= evidence
 
     def is_unchanged(self, case: Case, label_map: Path) -> bool:
         """Return whether the files are those that were written, predicted from the present image.
@@ -166,7 +153,7 @@ class CaseRecord:
         found = self.prediction
         if found is None or found.input is None or found.output is None:
             return False
-        others = written_files(label_map, instances=found.instances, probabilities=found.probabilities)[1:]
+        others = written_files(label_map, found.kinds)[1:]
         return (
             found.input.still_holds(input_files(case), lambda: input_hash(case, read_case_image(case)))
             and found.output.still_holds((label_map,), lambda: voxel_hash(read_labels(label_map)))
@@ -215,7 +202,7 @@ class CaseRecords:
             DiskFullError: The disk is full.
         """
         content = {"format": FORMAT, **asdict(record)}
-        write_text(self.path / f"{record.name}.json", json.dumps(content, indent=1) + "\n")
+        write_text(self.path / f"{record.name}.json", json.dumps(content, indent=1, default=sorted) + "\n")
 
     def write_failure(self, outcome: Outcome) -> None:
         """Record that a case failed; files of an earlier attempt still count as such.
@@ -256,8 +243,7 @@ class CaseRecords:
         *,
         model_id: ModelId,
         labels: Labels,
-        instances: bool = False,
-        probabilities: bool = False,
+        kinds: FileKinds = NO_KINDS,
     ) -> Iterator[None]:
         """Record a prediction around the writing of its files, and delete outdated companion files.
 
@@ -270,8 +256,7 @@ class CaseRecords:
             peak: Returns the largest resident bytes of the process since the case was begun.
             model_id: The model and its settings.
             labels: Labels of the label map.
-            instances: Whether instances are written with it.
-            probabilities: Whether probabilities are written with it.
+            kinds: The kinds of files that are written with it.
 
         Raises:
             DataError: The record cannot be written.
@@ -281,10 +266,8 @@ class CaseRecords:
         former = self.get(stem_of(target))
         had = Prediction("") if former is None or former.prediction is None else former.prediction
         notes = tuple(self._without_source(note, case) for note in outcome.notes)
-        wanted = Prediction(model_id.model, model_id.settings, instances, probabilities, notes, outcome.input)
-        both = replace(
-            wanted, instances=instances or had.instances, probabilities=probabilities or had.probabilities
-        )
+        wanted = Prediction(model_id.model, model_id.settings, kinds, notes, outcome.input)
+        both = replace(wanted, kinds=kinds | had.kinds)
         record = CaseRecord(stem_of(target), CaseState.UNFINISHED, both, self._source(case))
         self.write(record)
         hashed, volumes = voxel_hash(label_map), label_volumes(label_map, labels)
@@ -294,9 +277,9 @@ class CaseRecords:
             if former is not None:
                 self.write(former)
             raise
-        files = written_files(target, instances=instances, probabilities=probabilities)
+        files = written_files(target, kinds)
         # Before the record says that all is done: a process that is killed in between leaves a case to be predicted again.
-        outdated = written_files(target, instances=had.instances, probabilities=had.probabilities)
+        outdated = written_files(target, had.kinds)
         for file in set(outdated) - set(files):
             file.unlink(missing_ok=True)
         done = replace(
@@ -382,6 +365,7 @@ def _parsed(values: dict[str, Any]) -> CaseRecord:
             "output": VoxelState(**found["output"]) if found["output"] else None,
             "companions": FileState(**found["companions"]) if found["companions"] else None,
             "volumes": tuple(LabelVolume(**one) for one in found["volumes"]),
+            "kinds": frozenset(map(FileKind, found["kinds"])),
             "evidence": CaseEvidence.from_plain(found["evidence"]) if found.get("evidence") else None,
             "quality": CaseQuality.from_plain(found["quality"]) if found.get("quality") else None,
         }

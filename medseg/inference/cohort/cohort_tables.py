@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cluster.claims import Claims
-from medseg.inference.cohort.case_records import FOLDER, CaseRecord, CaseState, Prediction, read_record
+from medseg.inference.cohort.case_records import CaseRecord, CaseState, Prediction, read_record
 from medseg.inference.cohort.process_record import FORMAT, read_process
+from medseg.inference.cohort.written_files import FOLDER
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text

@@ -133,8 +133,7 @@ def predict_pairs(
         records.recording,
         model_id=models.model_id,
         labels=models.predictors[0].labels,
-        instances=outputs.instances,
-        probabilities=outputs.probabilities,
+        kinds=outputs.kinds,
     )
     if outputs.instances:
         predictor = models.predictors[0]
@@ -144,7 +143,7 @@ def predict_pairs(
             models.segmenter(outputs.folder),
             pairs,
             progress=progress,
-            probabilities=outputs.probabilities,
+            kinds=outputs.kinds,
             evidence=outputs.evidence,
             recording=recording,
         )

@@ -19,7 +19,7 @@ from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError, DataError, collected_warnings
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.model_id import ModelId
-from medseg.inference.cohort.written_files import written_files
+from medseg.inference.cohort.written_files import FileKind, FileKinds, written_files
 from medseg.io.files import NATURAL_IMAGES, read_grid, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.storage.letter_case import ignores_case
@@ -44,13 +44,16 @@ class PredictionState(StrEnum):
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """The files that are written for each case: a label map and, if wanted, instances or probabilities.
+    """The files that are written for each case: a label map, and others if they are wanted.
 
     Attributes:
         folder: Folder of the label maps. Other files are written next to them.
         suffix: Suffix of the label maps, such as ``.nii.gz``.
         instances: Whether ``NAME_instances`` and its table are written, too.
         probabilities: Whether ``NAME_probabilities.nii`` is written, too.
+        uncertainty: Whether ``NAME_uncertainty.nii`` is written, too.
+        logit_sample: Whether a sample of the logits of cases with references is written, too, see
+            `medseg.inference.uncertainty.logit_sample`.
         evidence: Whether sums over the probabilities are recorded, too, see `medseg.inference.uncertainty.case_evidence`.
 
     Examples:
@@ -63,7 +66,20 @@ class OutputFiles:
     suffix: str = ".nii.gz"
     instances: bool = False
     probabilities: bool = False
+    uncertainty: bool = False
+    logit_sample: bool = False
     evidence: bool = False
+
+    @property
+    def kinds(self) -> FileKinds:
+        """The kinds of files that are written with each label map."""
+        wanted = {
+            FileKind.INSTANCES: self.instances,
+            FileKind.PROBABILITIES: self.probabilities,
+            FileKind.UNCERTAINTY: self.uncertainty,
+            FileKind.LOGIT_SAMPLE: self.logit_sample,
+        }
+        return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
     def label_map(self, name: str) -> Path:
         """Return the path of the label map called `name`."""
@@ -71,7 +87,7 @@ class OutputFiles:
 
     def files_of(self, label_map: Path) -> list[Path]:
         """Return the label map and all files that are written with it."""
-        return written_files(label_map, instances=self.instances, probabilities=self.probabilities)
+        return written_files(label_map, self.kinds)
 
     def least_bytes(self, cases: Iterable[Case], num_outputs: int) -> int:
         """Return how many bytes the files of some cases take at least; only headers are read.
@@ -84,7 +100,7 @@ class OutputFiles:
         Returns:
             Bytes; 0 if only compressed label maps are written, whose size is not known before.
         """
-        per_voxel = num_outputs * BYTES_PER_PROBABILITY if self.probabilities else 0
+        per_voxel = BYTES_PER_PROBABILITY * (num_outputs * self.probabilities + self.uncertainty)
         per_voxel += self.suffix == ".nii"
         if not per_voxel:
             return 0
@@ -115,12 +131,7 @@ class OutputFiles:
             return PredictionState.MISSING
         if not record.is_by(model_id):
             return PredictionState.OTHER_MODEL
-        wanted = record.is_by(
-            model_id,
-            instances=self.instances,
-            probabilities=self.probabilities,
-            evidence=self.evidence,
-        )
+        wanted = record.is_by(model_id, self.kinds, evidence=self.evidence)
         if wanted and record.is_unchanged(case, label_map):
             return PredictionState.CURRENT
         return PredictionState.MISSING

@@ -23,13 +23,14 @@ from medseg.data.datasets.image_inputs import output_stem, read_images
 from medseg.errors import ConfigError, MedsegError, warn_once
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_queue import CaseQueue, record_ids
-from medseg.inference.cohort.case_records import FOLDER, CaseRecords
+from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.cluster_prediction import prediction_on_cluster
 from medseg.inference.cohort.cohort_tables import CohortTables, sweep_records
 from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, PredictInProcess, predict_pairs
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.process_record import Counts, ProcessRecord
 from medseg.inference.cohort.several_devices import predict_on_devices
+from medseg.inference.cohort.written_files import FOLDER
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
 from medseg.io.files import stem_of
@@ -242,11 +243,12 @@ class FolderPrediction:
     def _check_instances(self) -> None:
         """Raise unless a single model finds instances and nothing but these is wanted."""
         first, *others = self._models.predictors
-        if others or self.outputs.probabilities:
-            found = "several models" if others else "probabilities"
+        if others or self.outputs.probabilities or self.outputs.uncertainty:
+            kind = "probabilities" if self.outputs.probabilities else "uncertainty"
+            found = "several models" if others else kind
             raise ConfigError(
-                f"instances: found {found}, expected one model and no probabilities, because instances are found in whole "
-                "slices by one model. Leave one out."
+                f"instances: found {found}, expected one model, no probabilities and no uncertainty, because instances are found "
+                "in whole slices by one model. Leave one out."
             )
         require_instance_model(first.model, first.saved, first.labels)
 
@@ -273,6 +275,7 @@ def predict(
     *,
     suffix: str = ".nii.gz",
     probabilities: bool = False,
+    uncertainty: bool = False,
     instances: bool = False,
     existing: Existing = "overwrite",
     source_names: bool = True,
@@ -296,6 +299,7 @@ def predict(
         output: Folder of the label maps; created if necessary.
         suffix: Suffix of the label maps, such as ``.nii.gz``, or ``.png`` for natural images.
         probabilities: Write ``NAME_probabilities.nii``, too: one volume per label or region.
+        uncertainty: Write ``NAME_uncertainty.nii``, too: the entropy of the probabilities, between 0 and 1.
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
@@ -351,7 +355,7 @@ def predict(
         max_memory=max_memory,
         max_device_memory=max_device_memory,
     )
-    outputs = OutputFiles(Path(output), suffix, instances, probabilities)
+    outputs = OutputFiles(Path(output), suffix, instances, probabilities, uncertainty)
     cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
     prediction = FolderPrediction(
         models,

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medseg.inference.cohort.case_records import FOLDER, read_versioned
+from medseg.inference.cohort.case_records import read_versioned
 from medseg.inference.cohort.model_id import ModelId
+from medseg.inference.cohort.written_files import FOLDER
 from medseg.runtime.machine import environment
 from medseg.storage.atomic import write_text
 

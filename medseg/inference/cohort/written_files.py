@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from medseg.io.companions.instance_files import instance_map_path, instance_table_path
 from medseg.io.files import stem_of
+
+FOLDER = ".cohort"
+"""Name of the folder of records in a folder of label maps."""
+
+
+class FileKind(StrEnum):
+    """The kinds of files that may be written with a label map.
+
+    Attributes:
+        INSTANCES: ``NAME_instances`` and its table.
+        PROBABILITIES: ``NAME_probabilities.nii``.
+        UNCERTAINTY: ``NAME_uncertainty.nii``.
+        LOGIT_SAMPLE: ``.cohort/logits/NAME.npz``, see `medseg.inference.uncertainty.logit_sample`.
+    """
+
+    INSTANCES = "instances"
+    PROBABILITIES = "probabilities"
+    UNCERTAINTY = "uncertainty"
+    LOGIT_SAMPLE = "logit_sample"
+
+
+FileKinds = frozenset[FileKind]
+NO_KINDS: FileKinds = frozenset()
 
 
 def probabilities_path(target: Path) -> Path:
@@ -13,21 +37,34 @@ def probabilities_path(target: Path) -> Path:
     return target.with_name(f"{stem_of(target)}_probabilities.nii")
 
 
-def written_files(target: Path, *, instances: bool, probabilities: bool) -> list[Path]:
+def uncertainty_path(target: Path) -> Path:
+    """Return the file for the uncertainty map that belongs to a label map."""
+    return target.with_name(f"{stem_of(target)}_uncertainty.nii")
+
+
+def logit_sample_path(target: Path) -> Path:
+    """Return the file for the sample of logits that belongs to a label map."""
+    return target.parent / FOLDER / "logits" / f"{stem_of(target)}.npz"
+
+
+def written_files(target: Path, kinds: FileKinds) -> list[Path]:
     """Return the label map and all files that are written with it.
 
     Args:
         target: The label map.
-        instances: Whether ``NAME_instances`` and its table are written, too.
-        probabilities: Whether ``NAME_probabilities.nii`` is written, too.
+        kinds: The kinds of files besides the label map.
 
     Returns:
         The files, the label map first.
     """
     files = [target]
-    if instances:
+    if FileKind.INSTANCES in kinds:
         instance_map = instance_map_path(target)
         files += [instance_map, instance_table_path(instance_map)]
-    if probabilities:
+    if FileKind.PROBABILITIES in kinds:
         files.append(probabilities_path(target))
+    if FileKind.UNCERTAINTY in kinds:
+        files.append(uncertainty_path(target))
+    if FileKind.LOGIT_SAMPLE in kinds:
+        files.append(logit_sample_path(target))
     return files

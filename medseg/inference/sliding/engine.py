@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,11 +50,18 @@ class SideOutputs:
 
     Attributes:
         probabilities: File to fill with the probabilities; None for none.
-        observer: Sees the logits on the network's grid; None for none.
+        uncertainty: File to fill with the entropy of the probabilities; None for none.
+        observers: See the logits on the network's grid.
     """
 
     probabilities: ProbabilityFile | None = None
-    observer: LogitObserver | None = None
+    uncertainty: ProbabilityFile | None = None
+    observers: tuple[LogitObserver, ...] = ()
+
+    @property
+    def files(self) -> tuple[ProbabilityFile, ...]:
+        """The files that are filled."""
+        return tuple(file for file in (self.probabilities, self.uncertainty) if file is not None)
 
 
 NO_SIDE_OUTPUTS = SideOutputs()
@@ -122,10 +129,10 @@ class Engine:
         note: Note,
     ) -> None:
         """Run an image in its planned layout, and in smaller ones if memory does not suffice."""
-        plan = self.plan(prepared, probabilities=more.probabilities)
+        plan = self.plan(prepared, files=more.files)
         while True:
-            if more.observer is not None:
-                more.observer.begin(prepared)
+            for observer in more.observers:
+                observer.begin(prepared)
             try:
                 return self._run_plan(prepared, plan, progress, more)
             except (MemoryError, RuntimeError) as error:
@@ -180,17 +187,15 @@ class Engine:
         more: SideOutputs,
     ) -> None:
         blocks = window_slices(prepared.image, self.network, sliding, columns=band.columns, progress=progress)
-        if more.observer is not None and band.own.start < band.own.stop:
-            blocks = _observed(blocks, band, more.observer)
+        if more.observers and band.own.start < band.own.stop:
+            blocks = _observed(blocks, band, more.observers)
         export = export_labels if sliding.storage.device.type == "cpu" else export_on_device
         export(
             blocks,
             (prepared.axes[0], band.axis, prepared.axes[2]),
             self.rule,
             prepared.target.view.transpose(SLAB_FIRST)[:, band.targets],
-            None
-            if more.probabilities is None
-            else partial(_write_probabilities, more.probabilities, prepared.target, band.targets),
+            partial(_write_slice, more, self.rule, prepared.target, band.targets) if more.files else None,
         )
 
     def windows_for(self, prepared: PreparedPrediction, plan: MemoryPlan) -> SlidingWindow:
@@ -214,7 +219,7 @@ class Engine:
         self,
         prepared: PreparedPrediction,
         *,
-        probabilities: ProbabilityFile | None = None,
+        files: Sequence[ProbabilityFile] = (),
         measure: bool = False,
     ) -> MemoryPlan:
         """Choose the layout for an image.
@@ -223,7 +228,7 @@ class Engine:
 
         Args:
             prepared: The image; not changed.
-            probabilities: File that will be filled with the probabilities, if wanted.
+            files: Files that will be filled with probabilities or their entropy.
             measure: Measure the network in any case.
 
         Returns:
@@ -236,8 +241,7 @@ class Engine:
         used = process_memory()
         held = used + labels.nbytes
         later = held + self.postprocess_bytes_per_voxel * labels.size
-        if probabilities is not None:
-            held += probabilities.resident_bytes(prepared.target.file_axis(SLAB_FIRST[0]))
+        held += sum(file.resident_bytes(prepared.target.file_axis(SLAB_FIRST[0])) for file in files)
         allowed = self.max_memory or used + int(FRACTION_OF_FREE * free_memory())
         budget = MemoryBudget(allowed, held, later, self._device_budget())
         keeps = False
@@ -262,27 +266,38 @@ class Engine:
         return min(free, self.max_device_memory - torch.cuda.memory_allocated(device))
 
 
-def _observed(blocks: Iterator[Tensor], band: Band, observer: LogitObserver) -> Iterator[Tensor]:
-    """Yield blocks of logits `(slices, columns, *rest, k)` of a band after showing the observer its own columns."""
+def _observed(blocks: Iterator[Tensor], band: Band, observers: Sequence[LogitObserver]) -> Iterator[Tensor]:
+    """Yield blocks of logits `(slices, columns, *rest, k)` of a band after showing the observers its own columns."""
     first, own = 0, slice(band.own.start - band.columns.start, band.own.stop - band.columns.start)
     for block in blocks:
-        observer.see(block[:, own], first, band.own)
+        for observer in observers:
+            observer.see(block[:, own], first, band.own)
         first += len(block)
         yield block
 
 
-def _write_probabilities(
-    probabilities: ProbabilityFile,
+def _write_slice(
+    more: SideOutputs,
+    rule: LabelRule,
     target: LabelTarget,
     columns: slice,
     number: int,
     values: NDArray[np.float32],
 ) -> None:
-    """Write the probabilities `(columns, B, k)` of one target slice into the file."""
-    view = target.view_of(probabilities.array(target.file_axis(SLAB_FIRST[0]))).transpose(
-        0, *(axis + 1 for axis in SLAB_FIRST)
-    )
-    view[:, number, columns] = probabilities.encoded(np.moveaxis(values, -1, 0))
+    """Write the probabilities `(columns, B, k)` of one target slice, and their entropy, into the files."""
+    if more.probabilities is not None:
+        _view(more.probabilities, target)[:, number, columns] = more.probabilities.encoded(
+            np.moveaxis(values, -1, 0)
+        )
+    if more.uncertainty is not None:
+        entropy = rule.entropy(torch.from_numpy(values)).amax(-1).clamp(0, 1).numpy()
+        _view(more.uncertainty, target)[0, number, columns] = more.uncertainty.encoded(entropy)
+
+
+def _view(file: ProbabilityFile, target: LabelTarget) -> NDArray[np.uint16]:
+    """Return the encoded values of a file `(K, Z, X, Y)` for writing, with the axes of the engine."""
+    array = file.array(target.file_axis(SLAB_FIRST[0]))
+    return target.view_of(array).transpose(0, *(axis + 1 for axis in SLAB_FIRST))
 
 
 def _offset_progress(progress: Progress | None, before: int, total: int) -> Progress | None:

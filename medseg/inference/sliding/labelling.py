@@ -10,6 +10,7 @@ needs to be interpolated there; see `medseg.inference.sliding.to_file_grid`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -116,11 +117,13 @@ class LabelRule(Protocol):
         """
 
 
-def label_rule(labels: Labels) -> LabelRule:
+def label_rule(labels: Labels, temperatures: Sequence[float] = ()) -> LabelRule:
     """Return the rule for the outputs of a network.
 
     Args:
         labels: Labels that the network learned, and its regions if it predicts these.
+        temperatures: One temperature, or one per class or region, by which logits are divided before they become
+            probabilities; none leaves them as they are. Classes never depend on temperatures.
 
     Returns:
         `RegionThreshold` if the network predicts regions, else `Argmax`.
@@ -131,9 +134,11 @@ def label_rule(labels: Labels) -> LabelRule:
         array([5, 0], dtype=uint8)
     """
     values = labels.to_values(np.arange(len(labels)))
+    given = tuple(temperatures)
     if not labels.regions:
-        return Argmax(values)
-    return RegionThreshold(np.array([0, *(region.output_value for region in labels.regions)], values.dtype))
+        return Argmax(values, given)
+    output_values = [0, *(region.output_value for region in labels.regions)]
+    return RegionThreshold(np.array(output_values, values.dtype), given)
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,11 @@ class Argmax:
 
     Attributes:
         values: Label value of each class in files, background first.
+        temperatures: See `label_rule`.
     """
 
     values: NDArray[Any]
+    temperatures: tuple[float, ...] = ()
 
     @property
     def background_logits(self) -> tuple[float, ...]:
@@ -172,8 +179,10 @@ class Argmax:
         return torch.eq(logits.argmax(-1, keepdim=True), classes)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the softmax."""
-        return torch.softmax(logits, -1)
+        """Return the softmax, of logits by their temperatures; with one per class, of logits less their mean."""
+        if len(self.temperatures) > 1:
+            logits = logits - logits.mean(-1, keepdim=True)
+        return torch.softmax(_tempered(logits, self.temperatures), -1)
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Return the entropy over all classes `(*shape, 1)` by log k, see `LabelRule`."""
@@ -199,9 +208,11 @@ class RegionThreshold:
 
     Attributes:
         values: 0, then the label value that is written for each region.
+        temperatures: See `label_rule`.
     """
 
     values: NDArray[Any]
+    temperatures: tuple[float, ...] = ()
 
     @property
     def background_logits(self) -> tuple[float, ...]:
@@ -235,8 +246,8 @@ class RegionThreshold:
         return self.present(logits).mul(self._numbers_on(logits.device)).amax(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the sigmoid."""
-        return torch.sigmoid(logits)
+        """Return the sigmoid, of logits by their temperatures."""
+        return torch.sigmoid(_tempered(logits, self.temperatures))
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Return the entropy of each region `(*shape, k)` by log 2, see `LabelRule`."""
@@ -247,3 +258,12 @@ class RegionThreshold:
         """Return classes from the mean probabilities of several models, see `LabelRule`."""
         present = 2 * sums.astype(np.int64) > count * int(TOP)
         return np.asarray((present * np.arange(1, len(self.values))).max(-1))
+
+
+def _tempered(logits: Tensor, temperatures: tuple[float, ...]) -> Tensor:
+    """Return logits `(*shape, k)` by their temperatures: none, one, or one per output."""
+    if not temperatures:
+        return logits
+    if len(temperatures) == 1:
+        return logits / temperatures[0]
+    return logits / torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)

@@ -6,7 +6,8 @@ entropy follow from them. They are about the network's decisions: label maps may
 
 The probabilities are those before calibration (softmax or sigmoid of the logits). They do not depend on temperatures, which
 are fitted later, so that the evidence of held-out cases and that of new images are comparable. An ensemble of model
-folders adds up the mean of its models' probabilities on the grid of the file instead, because only there do they meet.
+folders adds up the mean of its models' probabilities, calibrated where these have temperatures, on the grid of the file
+instead, because only there do they meet.
 """
 
 from __future__ import annotations

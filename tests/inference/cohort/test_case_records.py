@@ -16,6 +16,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import UNFINISHED, CaseRecords, CaseState
 from medseg.inference.cohort.model_id import ModelId, model_hash
 from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.cohort.written_files import FileKind
 from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind, LabelEstimate
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, OutputEvidence
 
@@ -70,13 +71,13 @@ def test_records_are_kept_and_compared(tmp_path, written):
     model_id = ModelId.from_folders([one], {"overlap": 0.25})
     (tmp_path / "a_instances.nii.gz").touch()
     (tmp_path / "a_instances.tsv").touch()
-    written("a", model_id, instances=True)
+    written("a", model_id, kinds=frozenset({FileKind.INSTANCES}))
     record = CaseRecords(tmp_path).get("a")
     assert CaseRecords(tmp_path).get("b") is None
     assert record.state is CaseState.PREDICTED
     assert record.is_by(model_id)
-    assert record.is_by(model_id, instances=True)
-    assert not record.is_by(model_id, probabilities=True)
+    assert record.is_by(model_id, frozenset({FileKind.INSTANCES}))
+    assert not record.is_by(model_id, frozenset({FileKind.PROBABILITIES}))
     for other in (
         ModelId.from_folders([one]),
         ModelId.from_folders([two], {"overlap": 0.25}),
@@ -85,7 +86,7 @@ def test_records_are_kept_and_compared(tmp_path, written):
         assert not record.is_by(other)
     written("b", ModelId.from_folders([two, one]))
     second = CaseRecords(tmp_path).get("b")
-    assert not second.is_by(ModelId.from_folders([two, one]), instances=True)
+    assert not second.is_by(ModelId.from_folders([two, one]), frozenset({FileKind.INSTANCES}))
     assert second.model == model_hash(two) != model_hash(one)
     assert second.id != record.id
     assert second.seconds >= 2.0
@@ -197,7 +198,7 @@ def test_only_recorded_companion_files_are_deleted(tmp_path, written):
         file.write_text("somebody's")
     written()
     assert all(file.is_file() for file in beside)
-    written(instances=True, probabilities=True)
+    written(kinds=frozenset({FileKind.INSTANCES, FileKind.PROBABILITIES}))
     with pytest.raises(OSError, match="disk"):
         written(fails=OSError("disk full"))
     assert all(file.is_file() for file in beside)
@@ -210,7 +211,7 @@ def test_a_process_killed_while_it_deletes_outdated_files_leaves_an_unfinished_c
 ):
     beside = tmp_path / "a_probabilities.nii"
     beside.touch()
-    written(probabilities=True)
+    written(kinds=frozenset({FileKind.PROBABILITIES}))
 
     plain = Path.unlink
 
@@ -225,7 +226,7 @@ def test_a_process_killed_while_it_deletes_outdated_files_leaves_an_unfinished_c
             written()
     record = CaseRecords(tmp_path).get("a")
     assert record.is_unfinished
-    assert record.prediction.probabilities
+    assert record.prediction.kinds == {FileKind.PROBABILITIES}
     written()
     assert not beside.exists()
 
@@ -237,7 +238,7 @@ def test_a_folder_without_a_model_has_no_hash(tmp_path):
 def test_a_change_of_an_image_or_of_an_output_is_noticed(tmp_path, written):
     probabilities = tmp_path / "a_probabilities.nii"
     probabilities.write_text("probabilities")
-    records, outcome = written(probabilities=True)
+    records, outcome = written(kinds=frozenset({FileKind.PROBABILITIES}))
     record = records.get("a")
     for path in (*outcome.case.images, outcome.target, probabilities):
         assert record.is_unchanged(outcome.case, outcome.target)

@@ -17,6 +17,7 @@ from medseg.inference.cohort.batch import predict_files
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
 from medseg.inference.cohort.model_id import ModelId
+from medseg.inference.cohort.written_files import FileKind
 from medseg.inference.predictor import Predictor
 from medseg.io.companions.instance_files import read_instances
 from medseg.io.files import read, read_labels, write
@@ -103,7 +104,7 @@ def test_files_are_written_and_an_unreadable_image_does_not_stop_the_others(scen
     (tmp_path / "out").mkdir()
     recording = partial(CaseRecords(tmp_path / "out").recording, model_id=ModelId("one"), labels=LABELS)
     bad, good = predict_instance_files(
-        predictor_of(Threshold()), pairs, recording=partial(recording, instances=True)
+        predictor_of(Threshold()), pairs, recording=partial(recording, kinds=frozenset({FileKind.INSTANCES}))
     )
     assert isinstance(bad.error, DataError)
     assert not bad.target.exists()
@@ -122,15 +123,17 @@ def test_files_are_written_and_an_unreadable_image_does_not_stop_the_others(scen
     (again,) = predict_files(
         predictor_of(Threshold()),
         [pairs[1]],
-        probabilities=True,
-        recording=partial(recording, probabilities=True),
+        kinds=frozenset({FileKind.PROBABILITIES}),
+        recording=partial(recording, kinds=frozenset({FileKind.PROBABILITIES})),
     )
     assert again.error is None
     expected = [".cohort", "a.nii.gz", "a_probabilities.nii"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == expected
     list(
         predict_instance_files(
-            predictor_of(Threshold()), [pairs[1]], recording=partial(recording, instances=True)
+            predictor_of(Threshold()),
+            [pairs[1]],
+            recording=partial(recording, kinds=frozenset({FileKind.INSTANCES})),
         )
     )
     assert not (tmp_path / "out" / "a_probabilities.nii").exists()

@@ -92,6 +92,19 @@ def test_an_ensemble_writes_the_mean_probabilities(model, images, tmp_path):
     assert np.array_equal(medseg.read_labels(outcomes[0].target).data, expected.data)
 
 
+def test_uncertainty_maps_are_written_kept_and_removed(model, images, tmp_path):
+    def predicted(**options):
+        return names(medseg.predict(model, images, tmp_path / "out", device="cpu", **options))
+
+    both, maps = predicted(uncertainty=True), sorted((tmp_path / "out").glob("*_uncertainty.nii"))
+    assert [path.name for path in maps] == ["phantom_000_uncertainty.nii", "phantom_001_uncertainty.nii"]
+    assert predicted(uncertainty=True, existing="keep") == []
+    maps[0].unlink()
+    assert predicted(uncertainty=True, existing="keep") == both[:1]
+    assert predicted() == both
+    assert not list((tmp_path / "out").glob("*_uncertainty.nii"))
+
+
 def test_a_damaged_image_does_not_stop_the_others(model, images, tmp_path):
     (images / "phantom_000.nii.gz").write_bytes(b"no image")
     bad, good = medseg.predict(model, images, tmp_path / "out", device="cpu")
@@ -140,7 +153,7 @@ def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path, make_volum
         file.touch()
     assert state() is PredictionState.MISSING  # nothing says who wrote them
     table = medseg.Labels.from_names({"background": 0, "liver": 1})
-    with records.recording(outcome, labels, model_id=model_id, labels=table, instances=True):
+    with records.recording(outcome, labels, model_id=model_id, labels=table, kinds=outputs.kinds):
         medseg.write(labels, label_map)
         assert state() is PredictionState.MISSING  # unfinished
     assert state() is PredictionState.CURRENT

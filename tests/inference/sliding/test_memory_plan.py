@@ -120,10 +120,8 @@ def test_a_prediction_with_probabilities_counts_their_pages(make_predictor, tmp_
     predictor = make_predictor()
     prepared = predictor.prepare(phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))[0])
     plain = predictor.engine.plan(prepared).peak
-    with writing_probabilities(
-        tmp_path / "p.nii", prepared.target.volume, predictor.background_probabilities
-    ) as probabilities:
-        counted = predictor.engine.plan(prepared, probabilities=probabilities).peak
+    with predictor.writing_probabilities(tmp_path / "p.nii", prepared.target.volume) as probabilities:
+        counted = predictor.engine.plan(prepared, files=[probabilities]).peak
     assert counted > plain
 
 

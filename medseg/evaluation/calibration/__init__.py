@@ -1,0 +1,1 @@
+"""Calibration: temperatures, and how far probabilities are from frequencies."""
