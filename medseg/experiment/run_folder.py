@@ -32,7 +32,7 @@ from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object
 from medseg.storage.lock import NAME as LOCK
 from medseg.storage.lock import RunLock
-from medseg.train.reporting import METRICS
+from medseg.train.reports.reporting import METRICS
 from medseg.train.training_run import BEST, CHECKPOINTS, MODEL
 
 FORMAT = 1

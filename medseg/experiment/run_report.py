@@ -17,7 +17,7 @@ from medseg.labels.label_table import Labels
 from medseg.report.case_files import cases_of_pairs
 from medseg.report.evaluation_report import ReportContext, write_evaluation_report
 from medseg.runtime.progress import Progress
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 
 
 def write_run_report(

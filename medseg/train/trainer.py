@@ -38,11 +38,11 @@ from medseg.train.optimization.schedule import (
     learning_rate,
     new_schedule,
 )
-from medseg.train.reporting import Meter, Report, ReportLog, mean_loss_terms
+from medseg.train.reports.reporting import Meter, Report, ReportLog, mean_loss_terms
 from medseg.train.settings import TrainSettings
 from medseg.train.step_losses import StepLosses
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
-from medseg.train.time_budget import StepPlanner
+from medseg.train.timing.time_budget import StepPlanner
 from medseg.train.to_device import ToDevice
 from medseg.train.training_run import TrainingRun
 from medseg.train.validation import validate

@@ -15,7 +15,7 @@ from medseg.labels.overlap import dice_from_counts
 from medseg.models.base import Model
 from medseg.train.batches import Batches, load_batches
 from medseg.train.distributed_training import Distributed
-from medseg.train.reporting import ReportLog
+from medseg.train.reports.reporting import ReportLog
 from medseg.train.to_device import ToDevice
 
 PICTURE = "validation/image_reference_prediction"

@@ -12,7 +12,7 @@ import pytest
 from medseg.cli.main import main
 from medseg.data.datasets.repairs import Repairs
 from medseg.io.files import read_labels
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from tests.helpers.planted_faults import (
     AFFINE,
     arrays,

@@ -12,7 +12,7 @@ import pytest
 
 import medseg
 from medseg.cli.main import main
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 
 pytestmark = pytest.mark.slow
 

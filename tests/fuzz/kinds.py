@@ -38,7 +38,7 @@ from medseg.model_folder.folder import load_model, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.storage.archives import extract
 from medseg.storage.torch_files import read_torch_file
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.volumes.volume import Volume
 from tests.helpers.dicom_series import Series
 

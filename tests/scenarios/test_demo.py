@@ -9,7 +9,7 @@ import pytest
 import medseg
 from medseg.cli.main import main
 from medseg.cli.training.demo import DEMO
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.yaml_dialect import read_yaml
 from tests.helpers.paths import ROOT
 

@@ -20,7 +20,7 @@ from medseg.io.companions.instance_files import read_instances
 from medseg.io.files import read, read_labels
 from medseg.model_folder.folder import load_model
 from medseg.models.mask_rcnn.network import MaskRCNN
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from medseg.io.files import read_labels, write
 from medseg.runtime.stop_signals import SIGNALS, Interrupted
 from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint
-from medseg.train.reporting import Meter, read_metrics
+from medseg.train.reports.reporting import Meter, read_metrics
 from medseg.train.trainer import Trainer
 from tests.helpers.runs import toy_experiment, write_toy_data
 
@@ -273,7 +273,7 @@ def test_an_abandoned_loop_does_not_keep_its_process_alive(killed, workplace):
 def test_command_stopped_by_sigterm_says_how_to_resume(
     make_experiment, workplace, tmp_path, monkeypatch, capsys
 ):
-    from medseg.train.reporting import Report, ReportLog
+    from medseg.train.reports.reporting import Report, ReportLog
 
     plain = ReportLog.add
 

@@ -17,7 +17,7 @@ from medseg.errors import ConfigError, ModelError
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import RunFolder
 from medseg.train.checkpoint import load_checkpoint, save_checkpoint
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from medseg.errors import ConfigError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.runtime.launch import is_main_process, process_count, processes_per_machine
 from medseg.train.distributed_training import Distributed, lost_ranks_explained
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.train.settings import TrainSettings
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from medseg.cli.main import main
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
 from medseg.models.base import Model
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.train.trainer import Diverged, Trainer, compile_forward
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_tensorboard_holds_curves_and_images(finished):
 
 
 def test_mean_dice_leaves_out_labels_that_do_not_occur():
-    from medseg.train.reporting import Report
+    from medseg.train.reports.reporting import Report
 
     report = Report(1, 2, 0.5, 0.1, 1.0, 2.0, 0.0, {"a": 0.5, "b": math.nan, "c": 1.0})
     assert report.mean_dice == 0.75

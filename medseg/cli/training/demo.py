@@ -68,7 +68,7 @@ def _write_figures(folder: Path, most: int = 3) -> list[Path]:
     from medseg.experiment.held_out import held_out_cases, held_out_pairs
     from medseg.experiment.run_folder import RunFolder
     from medseg.io.files import read_labels
-    from medseg.train.reporting import read_metrics
+    from medseg.train.reports.reporting import read_metrics
     from medseg.viz.figures import save_overlay, training_curves
 
     run, written = RunFolder(folder), [folder / "figures" / "training.png"]

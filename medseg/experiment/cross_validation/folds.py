@@ -24,7 +24,7 @@ from medseg.experiment.training_setup import TrainingSetup
 from medseg.inference.postprocess import component_groups
 from medseg.runtime.formatting import pluralise
 from medseg.train.distributed_training import Distributed
-from medseg.train.reporting import Report
+from medseg.train.reports.reporting import Report
 
 if TYPE_CHECKING:
     from medseg.experiment.config import ExperimentConfig

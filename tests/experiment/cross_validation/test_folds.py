@@ -26,7 +26,7 @@ from medseg.experiment.cross_validation.aggregate import aggregate, no_post_proc
 from medseg.experiment.held_out import held_out_cases, held_out_pairs
 from medseg.experiment.run_folder import RunFolder
 from medseg.model_folder.folder import load_model, save_model
-from medseg.train.reporting import read_metrics
+from medseg.train.reports.reporting import read_metrics
 from medseg.train.trainer import Trainer
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from medseg.errors import ResourceError
-from medseg.train.reporting import Report, ReportLog, read_metrics
+from medseg.train.reports.reporting import Report, ReportLog, read_metrics
 from tests.helpers.runs import files_of_at_most
 
 

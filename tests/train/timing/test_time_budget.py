@@ -10,7 +10,7 @@ import pytest
 
 from medseg.train.optimization.schedule import ScheduleProgress, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
-from medseg.train.time_budget import PLANS, StepPlanner
+from medseg.train.timing.time_budget import PLANS, StepPlanner
 
 Pace = Callable[[int, float], float]
 

@@ -1,0 +1,1 @@
+"""Reports of a training: figures, files, and the loggers of other packages."""
