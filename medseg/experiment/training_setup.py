@@ -52,6 +52,7 @@ from medseg.storage.atomic import make_folder
 from medseg.train.batches import TrainingPatches
 from medseg.train.checkpoint import has_checkpoint
 from medseg.train.distributed_training import Distributed
+from medseg.train.reports.loggers import check_loggers
 from medseg.train.trainer import ENDLESS, Trainer
 from medseg.train.training_run import TrainingRun
 
@@ -149,13 +150,17 @@ class TrainingSetup:
             TrainingPatches(
                 self._patches(train, self.augmentation), self._patches(held_out, None) if validates else None
             ),
-            TrainingRun(self.run.path, self._described_model(train), self.labels, self._extensions),
+            self._training_run(train),
             settings=self.experiment.train,
             label_sets=self.label_sets,
             seed=self.experiment.seed,
             distributed=self.processes,
             resume=self.resume,
         )
+
+    def _training_run(self, train: list[StoredCase]) -> TrainingRun:
+        described, settings = self._described_model(train), self.experiment.to_plain()
+        return TrainingRun(self.run.path, described, self.labels, self._extensions, settings)
 
     def check(self) -> None:
         """Refuse what can be refused before the data are prepared, which may take hours.
@@ -165,6 +170,7 @@ class TrainingSetup:
             DataError: The dataset cannot be used.
         """
         component_groups(self.experiment.predict, self.labels)  # refuses unknown names
+        check_loggers(self.experiment.train.loggers)
         _ = (
             self.label_sets,
             self.augmentation,

@@ -23,6 +23,8 @@ item ("window", "slice"). An exception that it raises ends the operation.
 """
 
 
+# The time that is left is in the postfix.
+_BAR_WITH_POSTFIX = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 LINE_EVERY = 30.0
 """Seconds between two lines about the progress where no bar can be shown."""
 
@@ -38,6 +40,8 @@ class ProgressBar:
         done: Completed items.
         total: All items, None if unknown.
         began: Time of the monotonic clock at which the items began; a smaller number of completed items begins others.
+        left: Seconds that are left by the estimate of the caller at `reported`; None if it has none.
+        reported: Time of the last call.
     """
 
     def __init__(self, bar: tqdm[Any], *, describe: bool = False) -> None:
@@ -45,15 +49,17 @@ class ProgressBar:
         self._describe = describe
         self.done: int = bar.n
         self.total: int | None = bar.total
-        self.began = time.monotonic()
+        self.began = self.reported = time.monotonic()
+        self.left: float | None = None
 
-    def __call__(self, done: int, total: int | None, what: str) -> None:
+    def __call__(self, done: int, total: int | None, what: str, *, left: float | None = None) -> None:
         """Show that `done` of `total` items are complete.
 
         Args:
             done: Completed items.
             total: All items, None if unknown; it may change from call to call.
             what: Name or kind of the last item.
+            left: Seconds that are left, if the caller knows better than by the mean time of the items.
         """
         if self._describe:
             self._bar.set_description(what.split()[0], refresh=False)
@@ -61,6 +67,10 @@ class ProgressBar:
         if done < self.done:
             self.began = time.monotonic()
         self.done, self.total = done, total
+        self.left, self.reported = left, time.monotonic()
+        if left is not None:
+            self._bar.bar_format = _BAR_WITH_POSTFIX
+            self._bar.set_postfix_str(f"{timedelta(seconds=round(left))} left", refresh=False)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
 
@@ -132,8 +142,10 @@ def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
     def write() -> None:
         while not stop.wait(LINE_EVERY):
             before = initial if bar.began == began else 0
-            elapsed = time.monotonic() - bar.began
-            print(progress_line(bar.done, bar.total, unit, elapsed, before), file=sys.stderr, flush=True)
+            now = time.monotonic()
+            left = None if bar.left is None else max(0.0, bar.left - (now - bar.reported))
+            line = progress_line(bar.done, bar.total, unit, now - bar.began, before, left)
+            print(line, file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -144,7 +156,14 @@ def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
         thread.join()
 
 
-def progress_line(done: int, total: int | None, unit: str, elapsed: float, initial: int = 0) -> str:
+def progress_line(
+    done: int,
+    total: int | None,
+    unit: str,
+    elapsed: float,
+    initial: int = 0,
+    left: float | None = None,
+) -> str:
     """Return a line about the progress of a long operation.
 
     Args:
@@ -153,6 +172,7 @@ def progress_line(done: int, total: int | None, unit: str, elapsed: float, initi
         unit: Kind of item that is counted.
         elapsed: Seconds since the operation began.
         initial: Items that were complete before it.
+        left: Seconds that are left, if the caller knows; None for an estimate by the mean time of the items.
 
     Returns:
         The items, the time since the beginning, and the time that is left if it is known.
@@ -164,7 +184,8 @@ def progress_line(done: int, total: int | None, unit: str, elapsed: float, initi
         return f"working for {timedelta(seconds=round(elapsed))}"
     of_all = f"{done} of {pluralise(total, unit)}" if total else pluralise(done, unit)
     words = [of_all, str(timedelta(seconds=round(elapsed)))]
-    if total and done > initial:
+    if left is None and total and done > initial:
         left = elapsed / (done - initial) * (total - done)
+    if left is not None:
         words.append(f"{timedelta(seconds=round(left))} left")
     return ", ".join(words)

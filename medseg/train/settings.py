@@ -37,12 +37,26 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
+def _checked_interval(value: Any) -> Any:
+    """Check steps or a duration; a boolean, which is a number in Python, is neither."""
+    if isinstance(value, str) and not value.isdecimal():
+        try:
+            seconds_of(value)
+        except ValueError:
+            raise ValueError("expected a number of steps such as 25, or a time such as 30s or 1m") from None
+        return value
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise ValueError("expected a number of steps such as 25, or a time such as 30s or 1m")
+    return int(value)
+
+
 def _checked_duration(value: Any) -> Any:
     seconds_of(str(value))
     return value
 
 
 Duration = Annotated[str, BeforeValidator(_checked_duration)]
+Interval = Annotated[int | str, BeforeValidator(_checked_interval)]
 
 
 class OptimizerSettings(Config):
@@ -109,7 +123,10 @@ class TrainSettings(Config):
             with one process per core; it cuts patches in the main process on a processor, and on a CUDA device with one
             process for each core that the process may use, at most 12. No more cases are prepared at once than fit into
             the free memory. The number does not change the patches.
-        report_every: Steps between reports.
+        report_every: Steps between reports, such as 25, or the time between them, such as ``30s`` or ``1m``. Every validation
+            is reported, too.
+        loggers: Names of loggers that receive the reports besides ``metrics.jsonl`` and TensorBoard: ``mlflow`` (extra
+            ``medseg[mlflow]``), or those of installed packages.
         validate_every: Steps between validations.
         validation_batches: Batches of held-out patches per validation; 0 switches validation off.
         early_stopping_patience: Validations without a better mean Dice after which training ends; null trains to the end.
@@ -132,7 +149,8 @@ class TrainSettings(Config):
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     workers: Count | Literal["auto"] = "auto"
-    report_every: Positive = 25
+    report_every: Interval = 25
+    loggers: tuple[str, ...] = ()
     validate_every: Positive = 250
     validation_batches: Count = 8
     early_stopping_patience: Positive | None = None
@@ -153,6 +171,11 @@ class TrainSettings(Config):
                 "early_stopping_patience: found validation_batches 0, expected a validation to watch. Change one of the two"
             )
         return self
+
+    @property
+    def report_seconds(self) -> float | None:
+        """`report_every` in seconds; None if it is a number of steps."""
+        return seconds_of(self.report_every) if isinstance(self.report_every, str) else None
 
     @property
     def max_seconds(self) -> float | None:

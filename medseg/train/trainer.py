@@ -38,11 +38,13 @@ from medseg.train.optimization.schedule import (
     learning_rate,
     new_schedule,
 )
-from medseg.train.reports.reporting import Meter, Report, ReportLog, mean_loss_terms
+from medseg.train.reports.loggers import LoggerGroup, create_loggers
+from medseg.train.reports.reporting import BestValidation, Meter, Report, ReportLog, mean_loss_terms
 from medseg.train.settings import TrainSettings
 from medseg.train.step_losses import StepLosses
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
 from medseg.train.timing.time_budget import StepPlanner
+from medseg.train.timing.time_left import TimeLeft
 from medseg.train.to_device import ToDevice
 from medseg.train.training_run import TrainingRun
 from medseg.train.validation import validate
@@ -77,9 +79,10 @@ class Trainer:
     Attributes:
         step: Steps done.
         seconds: Seconds spent on them.
-        best: Mean Dice of the best validation.
+        best: The best validation so far.
         finished: Whether the model only remains to be exported.
         on_step: Called after each step with the steps done and the total number, None if that is not known yet.
+        time_left: Estimator of the time that is left.
     """
 
     def __init__(
@@ -117,12 +120,16 @@ class Trainer:
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.on_step: Callable[[int, int | None], None] | None = None
         self._measured = Meter().state()  # since the last report, before this process
-        self.best, self._validations_without_gain = -math.inf, 0
+        self.best = BestValidation()
         self._schedule = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
         self._overhead = (0.0, 0.0)  # seconds of the last validation and of the last checkpoint
         if resume:
             self._resume()
+        self._reported_at, self._report_due = self.seconds - float(self._measured["seconds"]), False
+        self.time_left = self._time_left()
+        # Before the training starts, so that a missing package is noticed.
+        self._loggers = LoggerGroup(create_loggers(settings.loggers) if distributed.is_main else {})
         if settings.compile:
             compile_forward(model)
         with lost_ranks_explained():
@@ -157,6 +164,7 @@ class Trainer:
             log = stack.enter_context(
                 closing(ReportLog(self.run.folder, self.step, silent=not self.distributed.is_main))
             )
+            stack.enter_context(self._loggers.session(self.run.folder, self.run.settings))
             stop = stack.enter_context(StopRequest(again=self.distributed.size > 1))
             self._began = time.perf_counter() - self.seconds
             self._meter, self._bad_steps = Meter.restored(self._measured), 0
@@ -173,7 +181,7 @@ class Trainer:
                 report = self._report(log, last) if self._reports_now(last) else None
                 self.finished = last or self._out_of_patience
                 # Asked once: a signal that arrives after the save is handled at the next boundary, with its own save.
-                stopped_by = self._sync_step(stop, planner)
+                stopped_by = self._sync_step(stop, planner, reported=report is not None)
                 if self._due(self.settings.save_every) or self.finished or stopped_by is not None:
                     self._save(Meter() if report is not None else self._meter)
                 if self.on_step is not None:
@@ -200,16 +208,17 @@ class Trainer:
         return self.step % every == 0
 
     def _reports_now(self, last: bool) -> bool:
-        return last or self._due(self.settings.report_every) or self._due(self.settings.validate_every)
+        by_steps = isinstance(self.settings.report_every, int) and self._due(self.settings.report_every)
+        return last or by_steps or self._report_due or self._due(self.settings.validate_every)
 
     @property
     def _out_of_patience(self) -> bool:
         return (
             self.settings.early_stopping_patience is not None
-            and self._validations_without_gain >= self.settings.early_stopping_patience
+            and self.best.without_gain >= self.settings.early_stopping_patience
         )
 
-    def _sync_step(self, stop: StopRequest, planner: StepPlanner | None) -> int | None:
+    def _sync_step(self, stop: StopRequest, planner: StepPlanner | None, *, reported: bool) -> int | None:
         """Let all processes agree on the time and on a stop signal between two steps; return the signal."""
         signal, spent, validation, saving = self.distributed.max(
             stop.received or 0,
@@ -218,11 +227,29 @@ class Trainer:
             self._spans["saving"],
         )
         self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
+        self._overhead = (validation or self._overhead[0], saving or self._overhead[1])
+        self.time_left.update(self.step, spent, validation=validation, saving=saving)
+        self._time_report(reported)
         end = planner.update(self.step, spent, validation=validation, saving=saving) if planner else None
-        self._overhead = planner.overhead if planner else self._overhead
         if end is not None and not self.finished:
             self._schedule = self._schedule.replanned(self.step, end)
         return int(signal) if signal and not self.finished else None
+
+    def _time_report(self, reported: bool) -> None:
+        """Decide by the time that all processes agree on whether the next step is reported."""
+        every = self.settings.report_seconds
+        self._reported_at = self.seconds if reported else self._reported_at
+        self._report_due = every is not None and self.seconds - self._reported_at >= every
+
+    def _time_left(self) -> TimeLeft:
+        """Return an estimator that begins with the next step."""
+        return TimeLeft(
+            self.settings,
+            validates=self.patches.validation is not None,
+            step=self.step,
+            spent=self.seconds,
+            overhead=self._overhead,
+        )
 
     def _step_planner(self) -> StepPlanner | None:
         if self.settings.max_time is None:
@@ -333,9 +360,16 @@ class Trainer:
             data_wait_fraction=meter.waited / seconds,
             val_dice=self._validate(log) if validates else {},
             seconds=time.perf_counter() - self._began,
+            best_dice=None if self.best.step is None else self.best.dice,
+            best_step=self.best.step,
+            seconds_left=self.time_left.seconds(
+                self.steps, step=self.step, spent=time.perf_counter() - self._began
+            ),
         )
         log.add(report)
-        self._spans["validation"] = time.perf_counter() - now
+        self._loggers.log(report)
+        if validates:
+            self._spans["validation"] = time.perf_counter() - now
         return report
 
     def _validate(self, log: ReportLog) -> dict[str, float]:
@@ -347,9 +381,7 @@ class Trainer:
         )
         known = [value for value in dice.values() if not math.isnan(value)]
         mean = sum(known) / len(known) if known else -math.inf
-        self._validations_without_gain += 1
-        if mean > self.best:
-            self.best, self._validations_without_gain = mean, 0
+        if self.best.update(mean, self.step):
             self._finite_weights()
             self.export(self.run.best)
         return dice
@@ -373,8 +405,7 @@ class Trainer:
             + self._overhead[1],  # this checkpoint takes as long as the last one
             "overhead": list(self._overhead),
             "finished": self.finished,
-            "best": self.best,
-            "validations_without_gain": self._validations_without_gain,
+            "best": asdict(self.best),
             "seed": self.seed,
             "meter": meter.state(),
             "schedule": asdict(self._schedule),
@@ -406,18 +437,13 @@ class Trainer:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._measured = state["meter"]
         self._overhead = (state["overhead"][0], state["overhead"][1])
-        self.best, self._validations_without_gain = (
-            float(state["best"]),
-            int(state["validations_without_gain"]),
-        )
+        self.best = BestValidation(**state["best"])
         if state["extensions"] == self.run.extensions:
             self._schedule = ScheduleProgress(**state["schedule"])
             self.finished = bool(state["finished"]) or self.step == self.steps
         else:
-            self._schedule, self._validations_without_gain = (
-                extended_schedule(self.settings, self.step, self.seconds),
-                0,
-            )
+            self._schedule = extended_schedule(self.settings, self.step, self.seconds)
+            self.best.without_gain = 0
 
     def _divergence(self, found: str, step: int) -> str:
         rate = self._optimizer.param_groups[0]["lr"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
@@ -25,12 +27,14 @@ class TrainingRun:
         saved: The settings of the exported model.
         labels: The labels of the exported model.
         extensions: How often the finished run was extended.
+        settings: All settings of the experiment as plain values, for loggers.
     """
 
     folder: Path
     saved: SavedModel
     labels: Labels
     extensions: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Path:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 NNUNET_EPOCH = 250
 """Steps of one of nnU-Net's 1,000 epochs (Isensee et al. 2021)."""
-_BEST = "  (best so far)"
 
 
 def add_parser(commands: Any) -> None:
@@ -204,10 +203,10 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
     try:
         with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
             if is_main_process():
-                trainer.on_step = _shown_steps(bar)
+                trainer.on_step = _shown_steps(bar, trainer)
             for report in trainer:
                 if is_main_process():
-                    bar.write(f"{report}{_BEST if report.mean_dice == trainer.best else ''}")
+                    bar.write(str(report))
         max_time = trainer.settings.max_time
         if max_time is not None and trainer.step == trainer.steps and is_main_process():
             print(f"{name}: {steps_in_words(trainer.step, max_time)}", flush=True)
@@ -219,13 +218,13 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
         raise
 
 
-def _shown_steps(bar: ProgressBar) -> Callable[[int, int | None], None]:
+def _shown_steps(bar: ProgressBar, trainer: Trainer) -> Callable[[int, int | None], None]:
     """Return a callback that moves the bar with every step and prints a line about the first one."""
     began, first = time.monotonic(), True
 
     def show(step: int, steps: int | None) -> None:
         nonlocal first
-        bar(step, steps, "step")
+        bar(step, steps, "step", left=trainer.time_left.seconds(steps))
         if first:
             first = False
             seconds = time.monotonic() - began

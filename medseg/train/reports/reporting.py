@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from medseg.storage.atomic import write_error, write_text
 
 METRICS = "metrics.jsonl"
-_MOST_TOLD, _LOWEST_TOLD = 12, 5
+_MOST_LISTED, _LOWEST_LISTED = 12, 5
+_OPTIONAL = ("val_dice", "loss_terms", "best_dice", "best_step", "seconds_left")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Report:
         val_dice: Dice over all held-out patches together, by label; empty without a validation.
         seconds: Total seconds of training, with validations, checkpoints and the time before an interruption.
         loss_terms: Mean of each term of the loss; empty if the loss has one term.
+        best_dice: Highest mean Dice of all validations so far; None before the first.
+        best_step: The step of that validation.
+        seconds_left: Estimated seconds until the training ends; None before they can be estimated.
     """
 
     step: int
@@ -47,6 +52,14 @@ class Report:
     val_dice: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     loss_terms: Mapping[str, float] = field(default_factory=dict)
+    best_dice: float | None = None
+    best_step: int | None = None
+    seconds_left: float | None = None
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the validation of this report is the best so far."""
+        return bool(self.val_dice) and self.best_step == self.step
 
     @property
     def mean_dice(self) -> float | None:
@@ -60,17 +73,50 @@ class Report:
             f"{self.seconds_per_step:.3f} s/step  {self.samples_per_second:.1f} samples/s  data wait {self.data_wait_fraction:.0%}"
         )
         if self.mean_dice is not None:
-            text += f"  patch Dice {self.mean_dice:.3f} ({_told(self.val_dice)})"
+            text += f"  patch Dice {self.mean_dice:.3f} ({_listed(self.val_dice)})"
+        if self.is_best:
+            text += "  (best so far)"
+        elif self.best_dice is not None:
+            text += f"  best {self.best_dice:.3f} at step {self.best_step}"
+        if self.seconds_left is not None:
+            text += f"  {timedelta(seconds=round(self.seconds_left))} left"
         return text
 
 
-def _told(dice: Mapping[str, float]) -> str:
+def _listed(dice: Mapping[str, float]) -> str:
     """Return the Dice of each label as text; of many labels, only the lowest values."""
     known = {name: value for name, value in dice.items() if not math.isnan(value)}
-    if len(dice) <= _MOST_TOLD:
+    if len(dice) <= _MOST_LISTED:
         return ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
-    lowest = sorted(known, key=lambda name: known[name])[:_LOWEST_TOLD]
+    lowest = sorted(known, key=lambda name: known[name])[:_LOWEST_LISTED]
     return f"{len(known)} labels seen; " + ", ".join(f"{name} {known[name]:.3f}" for name in lowest) + " ..."
+
+
+@dataclass
+class BestValidation:
+    """The best validation so far.
+
+    Attributes:
+        dice: Its mean Dice.
+        step: Its step; None before the first validation.
+        without_gain: Number of validations since then.
+    """
+
+    dice: float = -math.inf
+    step: int | None = None
+    without_gain: int = 0
+
+    def update(self, dice: float, step: int) -> bool:
+        """Record a validation and return whether it is the best so far."""
+        if dice > self.dice:
+            self.dice, self.step, self.without_gain = dice, step, 0
+            return True
+        self.without_gain += 1
+        return False
+
+
+def _now() -> float:
+    return time.perf_counter()
 
 
 @dataclass
@@ -87,7 +133,7 @@ class Meter:
     losses: list[float] = field(default_factory=list)
     loss_terms: list[dict[str, Any]] = field(default_factory=list)
     waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    began: float = field(default_factory=_now)
 
     def state(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, so that a resumed training reports the same figures."""
@@ -128,7 +174,11 @@ class ReportLog:
         """Append one report; NaN becomes null."""
         if self.silent:
             return
-        row = {k: v for k, v in asdict(report).items() if k not in ("val_dice", "loss_terms") or v}
+        row = {
+            key: value
+            for key, value in asdict(report).items()
+            if key not in _OPTIONAL or value not in ({}, None)
+        }
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
         with self._written():

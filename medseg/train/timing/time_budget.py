@@ -5,15 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from medseg.train.settings import TrainSettings
+from medseg.train.timing.time_left import COLD_STEPS, FORWARD_SHARE
 
 # Shares of the time that this process began with. Plans are frequent at first, when little is known, and at the end,
 # when little can still be corrected; between plans the schedule is a straight line.
 PLANS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-COLD_STEPS = (
-    3  # slow first steps of a process: code is compiled, workers start, files are read for the first time
-)
 PATIENCE_FOR_WARM = 0.1
-FORWARD_SHARE = 0.5  # assumed time of a validation batch, relative to a training batch, until one is measured
 
 
 class _MeanTime:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from medseg.errors import ResourceError
-from medseg.train.reports.reporting import Report, ReportLog, read_metrics
+from medseg.train.reports.reporting import BestValidation, Report, ReportLog, read_metrics
 from tests.helpers.runs import files_of_at_most
 
 
@@ -49,3 +51,34 @@ def test_a_damaged_line_of_the_metrics_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"st\xffep": 2\n{"step": 3}\n')
     assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
+def test_a_line_names_the_best_validation_so_far_and_the_time_that_is_left():
+    before = replace(report({}), seconds_left=3.4)
+    assert str(before).endswith("0:00:03 left")
+    assert "best" not in str(before)
+    best = replace(report({"liver": 0.5}), step=1, best_dice=0.5, best_step=1, seconds_left=3700.0)
+    assert str(best).endswith("patch Dice 0.500 (liver 0.500)  (best so far)  1:01:40 left")
+    worse = replace(report({"liver": 0.4}), step=2, best_dice=0.5, best_step=1)
+    assert str(worse).endswith("patch Dice 0.400 (liver 0.400)  best 0.500 at step 1")
+    between = replace(report({}), step=3, best_dice=0.5, best_step=1)
+    assert str(between).endswith("best 0.500 at step 1")
+
+
+def test_the_best_validation_is_the_first_of_equals():
+    best = BestValidation()
+    assert best.update(0.5, 10)
+    assert not best.update(0.5, 20)
+    assert not best.update(-math.inf, 30)
+    assert (best.dice, best.step, best.without_gain) == (0.5, 10, 2)
+    assert best.update(0.6, 40)
+    assert best.without_gain == 0
+
+
+def test_rows_leave_out_what_is_not_known(tmp_path):
+    with closing(ReportLog(tmp_path, 0)) as log:
+        log.add(report({}))
+        log.add(replace(report({}), step=2, best_dice=0.5, best_step=1, seconds_left=2.0))
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert not {"best_dice", "best_step", "seconds_left", "val_dice"} & first.keys()
+    assert (second["best_dice"], second["best_step"], second["seconds_left"]) == (0.5, 1, 2.0)
