@@ -128,7 +128,9 @@ def _same_shape(case: Case) -> bool:
 def _nearly_whole(case: Case) -> bool:
     if case.label is None:
         return False
-    data = read_stored_labels(case.label, orientation_from=case.reading.orientation_from).data
+    data = read_stored_labels(
+        case.label, orientation_from=case.reading.orientation_from, like=case.images[0]
+    ).data
     return bool((np.abs(data - np.round(data)) < ROUNDED_WITHIN).all())
 
 

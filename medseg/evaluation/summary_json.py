@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import write_text
 
 SUMMARY_FORMAT = 1
@@ -36,12 +36,5 @@ def write_summary_json(summary: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    values = {**summary, "format": SUMMARY_FORMAT, "medseg_version": _installed_version()}
+    values = {**summary, "format": SUMMARY_FORMAT, "medseg_version": installed_version()}
     write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
-
-
-def _installed_version() -> str:
-    try:
-        return version("medseg")
-    except PackageNotFoundError:  # a source folder on the path that was never installed
-        return "unknown"

@@ -177,7 +177,7 @@ def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None
 def _components_of_label(case: Case) -> InstanceFile:
     """Return the connected components of a case's label map as instances."""
     assert case.label is not None
-    label = read_repaired_labels(case.label, case.reading)
+    label = read_repaired_labels(case.label, case.reading, like=case.images[0])
     parts = Instances.from_components(label.data[0])
     values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
     return InstanceFile(label.with_data(parts.to_map()[None]), values)

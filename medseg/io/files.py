@@ -9,18 +9,26 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
+from medseg.io.segmentation_files import (
+    DICOM_SEGMENTATIONS,
+    read_segmentation,
+    segmentation_kind,
+    write_segmentation,
+)
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.io.nifti.nifti_geometry import OrientationFrom
+    from medseg.labels.label_table import Labels
+    from medseg.labels.segments import Algorithm, Segments
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 TIFF = (".tif", ".tiff")
 NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF)
+IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, *DICOM_SEGMENTATIONS)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 WHOLE_WITHIN = 1e-3
 """Largest distance to a whole number at which a label value counts as that number."""
@@ -63,6 +71,8 @@ def stem_of(path: str | Path) -> str:
 def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
     """Read an image: a NIfTI, NRRD, MHA or natural-image file, or a folder with one DICOM series.
 
+    From a DICOM segmentation, the values of its segments are read; `read_labels` reads it as a label map.
+
     Args:
         path: The file or folder.
         orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
@@ -70,7 +80,8 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
 
     Returns:
         Volume `(C, X, Y, Z)` in the file's own orientation. A 2D image is one slice. A fourth axis or colour becomes
-        channels, as does the alpha channel of a PNG unless it is opaque everywhere.
+        channels, as does the alpha channel of a PNG unless it is opaque everywhere. Segments that overlap are in
+        several channels.
 
     Raises:
         DataError: The file is missing, damaged, or not an image; the message names it.
@@ -84,6 +95,8 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
     ((1, 4, 3, 2), (1.0, 1.0, 5.0))
     """
     path = Path(path)
+    if kind := segmentation_kind(path):
+        return read_segmentation(path, kind).volume
     if path.is_dir():
         from medseg.io.dicom.dicom_series import read_dicom_series
 
@@ -132,8 +145,13 @@ def decoded_bytes(path: str | Path) -> int:
     return nifti_bytes(Path(path))
 
 
-def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
-    """Read a label map: one channel of whole numbers, stored in any type.
+def read_labels(
+    path: str | Path,
+    *,
+    orientation_from: OrientationFrom | None = None,
+    like: Volume | Grid | str | Path | None = None,
+) -> Volume:
+    """Read a label map: one channel of whole numbers, stored in any type, or a DICOM segmentation.
 
     From a natural image with a palette, the indices are read instead of the colours.
 
@@ -141,12 +159,14 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
         path: The file or folder.
         orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
             itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
+        like: For DICOM segmentations, the image that they belong to, its file or folder, or its grid. A structure set (RTSTRUCT)
+            states no grid; None looks for its series near the file. Other formats have a grid of their own.
 
     Returns:
         Volume `(1, X, Y, Z)` of an integer type.
 
     Raises:
-        DataError: `read` raises it, there is more than one channel, or values are not whole numbers.
+        DataError: `read` raises it, there is more than one channel, segments overlap, or values are not whole numbers.
 
     >>> import tempfile, medseg, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +176,7 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
     >>> labels.data.dtype.kind, int(labels.data.sum())
     ('i', 3)
     """
-    volume = read_stored_labels(path, orientation_from=orientation_from)
+    volume = read_stored_labels(path, orientation_from=orientation_from, like=like)
     data = volume.data
     if data.dtype.kind == "f":
         rounded = np.round(data)
@@ -180,19 +200,27 @@ def read_labels(path: str | Path, *, orientation_from: OrientationFrom | None = 
     return volume.with_data(data, kind="label")
 
 
-def read_stored_labels(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
+def read_stored_labels(
+    path: str | Path,
+    *,
+    orientation_from: OrientationFrom | None = None,
+    like: Volume | Grid | str | Path | None = None,
+) -> Volume:
     """Read a label map with its values as stored, also if they are not whole numbers.
 
     Args:
         path: The file or folder.
         orientation_from: As for `read_labels`.
+        like: As for `read_labels`.
 
     Returns:
         Volume `(1, X, Y, Z)`; from a natural image with a palette, the indices.
 
     Raises:
-        DataError: `read` raises it, or there is more than one channel.
+        DataError: `read` raises it, there is more than one channel, or segments overlap.
     """
+    if kind := segmentation_kind(Path(path)):
+        return read_segmentation(Path(path), kind, _grid_of(like)).label_map()
     if suffix_of(path) in TIFF:
         from medseg.io.tiff import read_tiff
 
@@ -207,6 +235,45 @@ def read_stored_labels(path: str | Path, *, orientation_from: OrientationFrom | 
         advice = "Convert its colours to one whole number per label." if coloured else "Split it."
         raise DataError(f"{path}: found {volume.channels} channels, expected a label map with one. {advice}")
     return volume
+
+
+def read_segments(path: str | Path, *, like: Volume | Grid | str | Path | None = None) -> Segments:
+    """Read a DICOM segmentation with the names and colours of its segments, which may overlap.
+
+    Args:
+        path: A file in DICOM format: SEG of type BINARY or LABELMAP, or RTSTRUCT.
+        like: The image that it belongs to, its file or folder, or its grid, as for `read_labels`.
+
+    Returns:
+        The segments; `Segments.label_map` merges them.
+
+    Raises:
+        DataError: The file is missing or damaged, or no segmentation.
+
+    >>> import tempfile, medseg
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_segments(f"{folder}/lesions.seg.dcm")
+    Traceback (most recent call last):
+    ...
+    medseg.errors.DataError: ...lesions.seg.dcm: no such file. Check the path.
+    """
+    from medseg.io.file_content import require_readable
+
+    path = Path(path)
+    kind = segmentation_kind(path)
+    if kind is None:
+        if not path.is_dir():
+            require_readable(path, "a DICOM segmentation")
+        raise DataError(
+            f"{path}: found no DICOM segmentation, expected SEG or RTSTRUCT. Read other label maps with read_labels."
+        )
+    return read_segmentation(path, kind, _grid_of(like))
+
+
+def _grid_of(like: Volume | Grid | str | Path | None) -> Grid | None:
+    if isinstance(like, (str, Path)):
+        return read_grid(like)
+    return like.grid if isinstance(like, Volume) else like
 
 
 def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Grid:
@@ -235,20 +302,39 @@ def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = No
         from medseg.io.nifti.nifti_files import read_nifti_grid
 
         return read_nifti_grid(Path(path), orientation_from)
+    if Path(path).is_dir() and not segmentation_kind(Path(path)):
+        from medseg.io.dicom.dicom_series import read_series_geometry
+
+        return read_series_geometry(Path(path)).grid
     return read(path, orientation_from=orientation_from).grid
 
 
-def write(volume: Volume, path: str | Path) -> None:
+def write(
+    volume: Volume,
+    path: str | Path,
+    *,
+    names: Labels | None = None,
+    like: Volume | str | Path | None = None,
+    algorithm: Algorithm | None = None,
+) -> None:
     """Write a volume as .nii, .nii.gz, .nrrd or .mha, or the label map of a natural image as .png, in one step.
 
-    A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file.
+    A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file. The label map
+    of a DICOM series can also be written as .seg.dcm (SEG of type BINARY), .labelmap.dcm (SEG of type LABELMAP)
+    or .rtstruct.dcm (RTSTRUCT).
 
     Args:
         volume: The volume.
         path: The file to create or replace; its suffix chooses the format.
+        names: For DICOM, names and colours of the values of a label map; None for ``label_1`` and so on.
+        like: For DICOM, the source series: its folder, or a volume that was read from it. None for the series that `volume`
+            was predicted for, or has the grid of.
+        algorithm: For DICOM, the model that predicted a label map; None if it is unknown.
 
     Raises:
-        DataError: The suffix is unknown, or the file cannot be written; an existing file is then unchanged.
+        DataError: The suffix is unknown, the file cannot be written, or a DICOM segmentation has no source series; an
+            existing file is then unchanged.
+        ConfigError: The extra ``dicom`` is needed and not installed.
 
     >>> import tempfile, medseg, numpy as np
     >>> label_map = medseg.Volume(np.ones((1, 4, 3, 2), np.uint8), medseg.Grid.from_spacing((4, 3, 2)))
@@ -259,7 +345,10 @@ def write(volume: Volume, path: str | Path) -> None:
     """
     path = Path(path)
     suffix = suffix_of(path)
-    if suffix in (".nii", ".nii.gz"):
+    if suffix in DICOM_SEGMENTATIONS:
+        source = Path(like) if isinstance(like, str) else like
+        write_segmentation(volume, path, names, source, algorithm)
+    elif suffix in (".nii", ".nii.gz"):
         from medseg.io.nifti.nifti_files import write_nifti
 
         write_nifti(volume, path)
@@ -273,6 +362,6 @@ def write(volume: Volume, path: str | Path) -> None:
         write_sitk(volume, path)
     else:
         raise DataError(
-            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, or .png "
-            "for the label map of a natural image. Rename it."
+            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, .png for the label map of a natural image, or "
+            f"{', '.join(DICOM_SEGMENTATIONS)} for that of a DICOM series. Rename it."
         )

@@ -117,7 +117,12 @@ def _report_case(
 
 
 def _opened(name: str, case: Case, label_map: Path, labels: Labels) -> ViewerCase:
-    return ViewerCase(name, read_case_image(case), {"prediction": read_labels(label_map)}, labels=labels)
+    return ViewerCase(
+        name,
+        read_case_image(case),
+        {"prediction": read_labels(label_map, like=case.images[0])},
+        labels=labels,
+    )
 
 
 def _colours(labels: Labels) -> dict[str, Colour]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 
 def usable_cores() -> int:
@@ -12,6 +12,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # systems without affinity, such as macOS
+
+
+def installed_version() -> str:
+    """Return the version of medseg; ``unknown`` for a source folder that was never installed."""
+    try:
+        return version("medseg")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def environment() -> dict[str, object]:

@@ -31,8 +31,9 @@ class Volume:
         data: Voxels `(C, X, Y, Z)`. A label map has one channel of integers.
         grid: Positions of the voxels in RAS+ world coordinates, mm.
         kind: ``"image"`` is interpolated as intensities, ``"label"`` label by label.
-        header: Geometry fields of the file it was read from, so that a volume on the same grid can be written with
-            exactly that geometry. Empty for computed grids.
+        header: What the grid does not hold of the file it was read from: geometry fields of NIfTI, so that a volume on the
+            same grid can be written with exactly that geometry, or the files of a DICOM series, to which a segmentation
+            refers. Empty for computed grids.
 
     Examples:
         >>> image = Volume(np.zeros((1, 10, 20, 30), np.float32), Grid.from_spacing((10, 20, 30), (1, 1, 2)))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medseg.volumes.volume import Volume
 
 
 class Series:
@@ -41,3 +44,57 @@ class Series:
         for index, one in enumerate(self.slices):
             one.save_as(self.folder / f"{(index * 7) % 100:02d}.dcm", enforce_file_format=True)
         return self.folder
+
+
+def save_series(folder: Path, volume: Volume, **attributes: object) -> Path:
+    """Write a volume as a complete CT series with one file per slice along its third axis, and return the folder.
+
+    Args:
+        folder: Folder to create.
+        volume: Image of one channel of whole numbers, on any grid.
+        attributes: DICOM attributes of every slice, such as the name of the patient; None leaves one out.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.grid.affine
+    directions = affine[:3, :3] / volume.spacing
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    for index in range(volume.grid.shape[2]):
+        one = Dataset()
+        one.file_meta = FileMetaDataset()
+        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
+        one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = (
+            "Test^Case",
+            "7",
+            "19700101",
+            "O",
+        )
+        one.StudyDate, one.StudyTime, one.StudyID, one.AccessionNumber = "20200101", "120000", "1", "A1"
+        one.PatientPosition, one.Laterality = "HFS", ""
+        one.ReferringPhysicianName, one.Manufacturer, one.Modality = "", "test", "CT"
+        one.SeriesNumber, one.InstanceNumber, one.AcquisitionNumber = 3, index + 1, 1
+        one.ImageType, one.KVP, one.PositionReferenceIndicator = ["ORIGINAL", "PRIMARY", "AXIAL"], "120", ""
+        one.ImageOrientationPatient = [f"{value:.12g}" for value in directions[:, :2].T.ravel()]
+        one.ImagePositionPatient = [f"{value:.10g}" for value in affine[:3, 3] + index * affine[:3, 2]]
+        one.PixelSpacing = [volume.spacing[1], volume.spacing[0]]
+        one.SliceThickness = volume.spacing[2]
+        pixels = volume.data[0, :, :, index].T.astype(np.int16)
+        one.Rows, one.Columns = pixels.shape
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.BitsAllocated = one.BitsStored = 16
+        one.HighBit, one.PixelRepresentation = 15, 1
+        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, 0, "HU"
+        one.PixelData = np.ascontiguousarray(pixels).tobytes()
+        with pydicom.config.disable_value_validation():  # tests also write values that break the standard
+            for name, value in attributes.items():
+                if name in one:
+                    delattr(one, name)
+                if value is not None:
+                    setattr(one, name, value)
+            one.save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
+    return folder

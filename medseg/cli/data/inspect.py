@@ -177,7 +177,7 @@ def _values_in_natural_images(cases: Sequence[Case]) -> list[int]:
     for case in cases:
         if case.label is not None and suffix_of(case.label) in NATURAL_IMAGES:
             with suppress(DataError):
-                values.update(np.unique(read_labels(case.label).data).tolist())
+                values.update(np.unique(read_labels(case.label, like=case.images[0]).data).tolist())
     return sorted(values)
 
 
@@ -201,5 +201,5 @@ def _check_natural_images(case: Case, dataset: Dataset, grid: Grid) -> None:
     if len(case.images) == 1 and suffix_of(case.images[0]) in NATURAL_IMAGES:
         check_image(read(case.images[0]), len(dataset.channel_names), f"case {case.id}")
     if case.label is not None and suffix_of(case.label) in NATURAL_IMAGES:
-        labels = dataset.labels or Labels.from_values(read_labels(case.label).data)
+        labels = dataset.labels or Labels.from_values(read_labels(case.label, like=case.images[0]).data)
         read_case_label(case, labels, grid)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
 
 
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".seg.dcm", ".labelmap.dcm", ".rtstruct.dcm")
+
+
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
     parser = commands.add_parser("predict", help="segment images with a trained model", description=__doc__)
@@ -55,8 +58,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--suffix",
-        choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".png"),
-        help="file format of the label maps (default: .nii.gz); .png for those of natural images",
+        choices=_SUFFIXES,
+        help="file format of the label maps (default: .nii.gz); .png for those of natural images; for DICOM series also .seg.dcm "
+        "(DICOM-SEG of type BINARY), .labelmap.dcm (of type LABELMAP) or .rtstruct.dcm (RTSTRUCT)",
     )
     parser.add_argument(
         "--held-out", action="store_true", help="predict the cases that the run held out, instead of images"

@@ -12,6 +12,7 @@ from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError, warn_once
 from medseg.io.dicom.series_files import holds_dicom
 from medseg.io.files import IMAGE_SUFFIXES, NATURAL_IMAGES, stem_of, suffix_of
+from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
 from medseg.runtime.formatting import pluralise
 
 
@@ -76,7 +77,7 @@ def image_files(path: Path) -> list[Path]:
 
 def _images_of_folder(path: Path) -> list[Path]:
     files = visible_files(path)
-    images = [file for file in files if suffix_of(file)]
+    images = [file for file in files if suffix_of(file) and suffix_of(file) not in DICOM_SEGMENTATIONS]
     headers = {stem_of(file) for file in images if suffix_of(file) == ".hdr"}
     images = [f for f in images if suffix_of(f) != ".img" or stem_of(f) not in headers]
     volumes = [file for file in images if suffix_of(file) not in NATURAL_IMAGES]

@@ -117,12 +117,15 @@ def _check_annotated(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
             )
 
 
-def read_repaired_labels(path: Path, reading: ReadingOptions) -> Volume:
+def read_repaired_labels(
+    path: Path, reading: ReadingOptions, *, like: Volume | Grid | Path | None = None
+) -> Volume:
     """Read a label map with the repairs of its values.
 
     Args:
         path: The file.
         reading: What was decided about it.
+        like: The image that it belongs to, see `medseg.read_labels`.
 
     Returns:
         Volume `(1, X, Y, Z)` of an integer type, with values as in files, on the file's own grid.
@@ -131,8 +134,8 @@ def read_repaired_labels(path: Path, reading: ReadingOptions) -> Volume:
         DataError: The file cannot be read, or values are not whole numbers, also after the repair.
     """
     if not reading.round_labels and not reading.label_values:
-        return read_labels(path, orientation_from=reading.orientation_from)
-    stored = read_stored_labels(path, orientation_from=reading.orientation_from)
+        return read_labels(path, orientation_from=reading.orientation_from, like=like)
+    stored = read_stored_labels(path, orientation_from=reading.orientation_from, like=like)
     return stored.with_data(repaired_values(stored.data, reading, path), kind="label")
 
 
@@ -256,7 +259,7 @@ def read_case_objects(case: Case, labels: Labels, grid: Grid | None = None) -> I
 
 def _aligned_labels(case: Case, path: Path, grid: Grid, what: str) -> Volume:
     """Read a label map or instance map of a case onto the grid of its image, or raise."""
-    volume = read_repaired_labels(path, case.reading)
+    volume = read_repaired_labels(path, case.reading, like=grid)
     return _aligned_to_grid(volume, grid, path, case, what)
 
 

@@ -60,7 +60,7 @@ def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str]
     check_image(image, len(channel_names), where=f"case {case.id}")
     if labels is None:
         labels = (
-            Labels.from_values(read_repaired_labels(case.label, case.reading).data)
+            Labels.from_values(read_repaired_labels(case.label, case.reading, like=case.images[0]).data)
             if case.label
             else Labels.from_names({})
         )

@@ -10,6 +10,7 @@ from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.read_case import read_repaired_labels
 from medseg.errors import DataError, did_you_mean
 from medseg.io.files import stem_of, suffix_of
+from medseg.io.segmentation_files import segmentation_kind
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.volume import Volume
@@ -40,7 +41,12 @@ class Pair:
     def volumes(self) -> tuple[Volume, Volume]:
         """Return prediction and reference, reading files."""
         plain = ReadingOptions(self.reading.orientation_from)  # repairs are those of the reference
-        prediction, reference = _volume(self.prediction, plain), _volume(self.reference, self.reading)
+        if _has_no_own_grid(self.prediction):
+            reference = _volume(self.reference, self.reading)
+            prediction = _volume(self.prediction, plain, reference)
+        else:
+            prediction = _volume(self.prediction, plain)
+            reference = _volume(self.reference, self.reading, prediction)
         if self.reading.trust_label_array and prediction.grid.shape == reference.grid.shape:
             # The header of the reference is the one that is wrong: distances are those of the prediction's grid.
             where = f"{self.case}: reference"
@@ -51,9 +57,16 @@ class Pair:
         return prediction, reference
 
 
-def _volume(source: Volume | Path | Callable[[], Volume], reading: ReadingOptions) -> Volume:
+def _has_no_own_grid(source: Volume | Path) -> bool:
+    """Return whether a file is a DICOM segmentation, which may lack slices or state no grid at all."""
+    return isinstance(source, Path) and segmentation_kind(source) is not None
+
+
+def _volume(
+    source: Volume | Path | Callable[[], Volume], reading: ReadingOptions, like: Volume | None = None
+) -> Volume:
     if isinstance(source, Path):
-        return read_repaired_labels(source, reading)
+        return read_repaired_labels(source, reading, like=like)
     return source if isinstance(source, Volume) else source()
 
 

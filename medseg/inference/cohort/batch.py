@@ -29,7 +29,8 @@ from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.prepared_prediction import Note
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, EvidenceSums
 from medseg.inference.uncertainty.logit_sample import LogitSampler
-from medseg.io.files import write
+from medseg.io.files import suffix_of, write
+from medseg.io.segmentation_files import DICOM_SEGMENTATIONS, check_source_series
 from medseg.labels.label_table import Labels
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.memory import ItemPeaks, process_memory
@@ -198,6 +199,7 @@ def predict_files(
     kinds: FileKinds = NO_KINDS,
     evidence: bool = False,
     recording: Recording = without_recording,
+    write: Callable[[Volume, Path], None] = write,
 ) -> Iterator[Outcome]:
     """Segment images and write their label maps.
 
@@ -211,6 +213,7 @@ def predict_files(
         evidence: Add up the probabilities of each case, see `medseg.inference.uncertainty.case_evidence`, and keep the properties
             of the image and its prediction. Both are done anyway for a model with a quality model.
         recording: Returns the context in which a label map is written, such as `CaseRecords.recording` with a model.
+        write: Writes a label map to its file, such as `medseg.write` with the names of the labels.
 
     Yields:
         One outcome per case, in order, once its file is written. A case that fails does not stop the others.
@@ -221,7 +224,8 @@ def predict_files(
         outcome, watch = Outcome(*pair), InputWatch(pair[0])
         assessment = predictor.assessment(watch)
         peaks.start(outcome.target)
-        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=assessment))
+        seen = _checking_source(assessment, outcome.target)
+        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=seen))
         return outcome, prepared, watch, assessment
 
     def segment(ready: Read) -> tuple[Outcome, Volume | None, LogitSampler | None]:
@@ -268,3 +272,15 @@ def predict_files(
     read_ahead = predictor.max_memory is None
     with keep_freed_memory(read_ahead), ItemPeaks() as peaks:
         yield from pipelined(pairs, read, segment, write_labels, read_ahead=read_ahead)
+
+
+def _checking_source(seen: Callable[[Volume], None], target: Path) -> Callable[[Volume], None]:
+    """Return what is called with an image: `seen`, after a check that a DICOM segmentation can refer to the image."""
+    if suffix_of(target) not in DICOM_SEGMENTATIONS:
+        return seen
+
+    def check_and_see(volume: Volume) -> None:
+        check_source_series(volume, target)
+        seen(volume)
+
+    return check_and_see

@@ -156,7 +156,9 @@ class CaseRecord:
         others = written_files(label_map, found.kinds)[1:]
         return (
             found.input.still_holds(input_files(case), lambda: input_hash(case, read_case_image(case)))
-            and found.output.still_holds((label_map,), lambda: voxel_hash(read_labels(label_map)))
+            and found.output.still_holds(
+                (label_map,), lambda: voxel_hash(read_labels(label_map, like=case.images[0]))
+            )
             and (found.companions is None or found.companions.still_holds(others))
         )
 

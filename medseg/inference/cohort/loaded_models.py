@@ -15,10 +15,13 @@ from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
+from medseg.io.files import write
+from medseg.labels.segments import Algorithm
 from medseg.model_folder.folder import find_model_folder
 from medseg.runtime.devices import device_list
 from medseg.runtime.progress import Progress
 
+_VERSION_DIGITS = 12
 ModelFolders = str | Path | Sequence[str | Path]
 
 
@@ -104,6 +107,13 @@ class LoadedModels:
         """The number of channels of an image."""
         return len(self.predictors[0].saved.channel_names)
 
+    @property
+    def algorithm(self) -> Algorithm:
+        """Names of the models, and the beginning of the hash of each model folder as its version."""
+        names = dict.fromkeys(one.saved.name for one in self.predictors)
+        versions = (version[:_VERSION_DIGITS] for version in self.model_id.model.split())
+        return Algorithm(" + ".join(names), " + ".join(versions) or "unknown")
+
     def segmenter(self, scratch: Path) -> Segmenter:
         """Return the predictor, or the ensemble of all, with temporary files in `scratch`."""
         several = len(self.predictors) > 1
@@ -146,6 +156,7 @@ def predict_pairs(
             kinds=outputs.kinds,
             evidence=outputs.evidence,
             recording=recording,
+            write=partial(write, names=models.predictors[0].labels, algorithm=models.algorithm),
         )
     for outcome in outcomes:
         if outcome.error is not None:

@@ -22,6 +22,7 @@ from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.written_files import FileKind, FileKinds, written_files
 from medseg.io.files import NATURAL_IMAGES, read_grid, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
+from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
 from medseg.storage.letter_case import ignores_case
 
 _MOST_COUNTED = 1000
@@ -137,7 +138,13 @@ class OutputFiles:
         return PredictionState.MISSING
 
     def check_suffix(self, cases: Iterable[Case]) -> None:
-        """Raise `ConfigError` if label maps of volumes would be stored in a format for natural images."""
+        """Raise `ConfigError` if the format of the label maps does not suit all images.
+
+        Formats for natural images cannot hold volumes, and DICOM segmentations refer to a DICOM series.
+        """
+        if self.suffix in DICOM_SEGMENTATIONS:
+            self._check_series(cases)
+            return
         if self.suffix not in NATURAL_IMAGES:
             return
         volume = next(
@@ -147,6 +154,19 @@ class OutputFiles:
             raise ConfigError(
                 f"suffix {self.suffix}: found {volume}, expected natural images, because a {self.suffix} file cannot hold "
                 "a volume. Leave the suffix out."
+            )
+
+    def _check_series(self, cases: Iterable[Case]) -> None:
+        if self.instances:
+            raise ConfigError(
+                f"suffix {self.suffix}: found it with instances, expected label maps only, because a DICOM segmentation has few named segments. "
+                "Leave the suffix out."
+            )
+        other = next((case.images[0] for case in cases if not case.images[0].is_dir()), None)
+        if other is not None:
+            raise ConfigError(
+                f"suffix {self.suffix}: found {other}, expected folders with DICOM series, because a DICOM segmentation refers to the images of its "
+                "source. Leave the suffix out, or give the DICOM series."
             )
 
     def check_targets(self, cases: Iterable[Case], label_maps: Sequence[Path]) -> None:

@@ -297,7 +297,8 @@ def predict(
         model: Model folder, or several, whose probabilities are averaged.
         images: Image files, folders of images, DICOM folders, tables with the columns case and image, cases, or a dataset.
         output: Folder of the label maps; created if necessary.
-        suffix: Suffix of the label maps, such as ``.nii.gz``, or ``.png`` for natural images.
+        suffix: Suffix of the label maps, such as ``.nii.gz``; ``.png`` for natural images; for DICOM series also
+            ``.seg.dcm``, ``.labelmap.dcm`` or ``.rtstruct.dcm``.
         probabilities: Write ``NAME_probabilities.nii``, too: one volume per label or region.
         uncertainty: Write ``NAME_uncertainty.nii``, too: the entropy of the probabilities, between 0 and 1.
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.

@@ -64,7 +64,7 @@ def input_hash(case: Case, image: Volume) -> str:
     found = voxel_hash(image)
     if case.first_stage is None:
         return found
-    first_stage = voxel_hash(read_labels(case.first_stage))
+    first_stage = voxel_hash(read_labels(case.first_stage, like=case.images[0]))
     return hashlib.blake2b(f"{found} {first_stage}".encode(), digest_size=16).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 from medseg.errors import DataError
 from medseg.io.dicom.dicom_header import DicomHeader, replace_before_pixels
 from medseg.io.dicom.series_files import only_series
-from medseg.io.dicom.slice_stack import PROJECTIONS, slice_of, stack, without_copies
+from medseg.io.dicom.slice_stack import PROJECTIONS, Slice, slice_of, stack, without_copies
+from medseg.io.dicom.source_series import HEADER_KEY, SourceSeries
 from medseg.io.sitk import LPS_TO_RAS, read_dicom_pixels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-_MODALITY, _PHOTOMETRIC = 0x00080060, 0x00280004
+_MODALITY, _PHOTOMETRIC, _ROWS, _COLUMNS = 0x00080060, 0x00280004, 0x00280010, 0x00280011
 
 
 def read_dicom_series(folder: Path) -> Volume:
@@ -30,27 +32,69 @@ def read_dicom_series(folder: Path) -> Volume:
         folder: Folder with the files of one series.
 
     Returns:
-        Volume `(C, X, Y, Z)` of kind ``image``, usually with a single channel; CT intensities in HU.
+        Volume `(C, X, Y, Z)` of kind ``image``, usually with a single channel; CT intensities in HU. Its header refers to the
+        files of the slices, so that a label map on the same grid can be written as a DICOM segmentation.
 
     Raises:
         DataError: There is no series or more than one, a slice is damaged, has no position or another size, or gaps
             between slices differ. The message names the files.
     """
+    series, slices = _series(folder)
+    with _uninverted([one.header for one in slices]) as files:
+        data = read_dicom_pixels(files, folder, as_float=len({one.rescale for one in slices}) > 1)
+    if data.shape[1:] != series.grid.shape:
+        raise DataError(
+            f"{folder}: found pixels of {data.shape[1:]}, expected {series.grid.shape}. Copy the series again."
+        )
+    return Volume(data, series.grid, header={HEADER_KEY: series.source})
+
+
+@dataclass(frozen=True)
+class SeriesGeometry:
+    """The positions of the slices of a series.
+
+    Attributes:
+        grid: Grid of the volume; the third axis counts slices.
+        source: The files in the order of the slices.
+    """
+
+    grid: Grid
+    source: SourceSeries
+
+
+def read_series_geometry(folder: Path) -> SeriesGeometry:
+    """Read the grid of the DICOM series in a folder from the headers, without pixels.
+
+    Args:
+        folder: Folder with the files of one series.
+
+    Returns:
+        The geometry.
+
+    Raises:
+        DataError: `read_dicom_series` would raise it, other than for pixels that cannot be decoded.
+    """
+    return _series(folder)[0]
+
+
+def _series(folder: Path) -> tuple[SeriesGeometry, list[Slice]]:
+    """Return the geometry of the series in a folder, and its slices in order."""
     headers = only_series(folder)
     slices = without_copies([slice_of(header) for header in headers], folder)
     order, first, step = stack(slices, folder)
-    with _uninverted([slices[i].header for i in order]) as files:
-        data = read_dicom_pixels(files, folder, as_float=len({one.rescale for one in slices}) > 1)
+    slices = [slices[i] for i in order]
+    one = slices[0]
     affine = np.eye(4)
-    one = slices[order[0]]
     affine[:3, 0] = one.orientation[0] * one.spacing[1]
     affine[:3, 1] = one.orientation[1] * one.spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = first
+    shape = (one.header.number(_COLUMNS), one.header.number(_ROWS), len(slices))
     try:
-        return Volume(data, Grid(data.shape[1:], LPS_TO_RAS @ affine))
+        grid = Grid(shape, LPS_TO_RAS @ affine)
     except DataError as error:
         raise DataError(f"{folder}: {error}") from None
+    return SeriesGeometry(grid, SourceSeries(tuple(one.header.path for one in slices))), slices
 
 
 @contextlib.contextmanager

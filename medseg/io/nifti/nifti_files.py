@@ -136,13 +136,14 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
         A nibabel header: NIfTI-2 if the source file was NIfTI-2 or an axis is too long for NIfTI-1, else NIfTI-1.
     """
     # NIfTI-2 keeps the affine in double precision, so a volume from such a file is written as NIfTI-2.
-    double = volume.header and volume.header["srow_x"].dtype.itemsize == 8
+    nifti = "srow_x" in volume.header
+    double = nifti and volume.header["srow_x"].dtype.itemsize == 8
     header = (nib.Nifti2Header if double or max(shape) > _NIFTI1_LARGEST_AXIS else nib.Nifti1Header)()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header["descrip"] = b"medseg"
     header.set_xyzt_units("mm")
-    if volume.header:
+    if nifti:
         kept = header.copy()
         for name in _GEOMETRY_FIELDS:
             kept[name] = volume.header[name]

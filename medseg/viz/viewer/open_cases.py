@@ -46,13 +46,15 @@ def open_image(
     """
     orientation_from = None if reading is None else reading.orientation_from
     files = _named(label_maps, None if reference is None else Path(reference))
-    maps = {name: read_labels(path, orientation_from=orientation_from) for name, path in files.items()}
+    volume = read(image, orientation_from=orientation_from)
+    maps = {
+        name: read_labels(path, orientation_from=orientation_from, like=volume)
+        for name, path in files.items()
+    }
     known = names
     for path in files.values():
         known = known or label_names_of(path)
-    return ViewerCase(
-        stem_of(image), read(image, orientation_from=orientation_from), maps, labels=known, window=window
-    )
+    return ViewerCase(stem_of(image), volume, maps, labels=known, window=window)
 
 
 def open_dataset(
@@ -102,10 +104,13 @@ def _opened(case: Case, predictions: Mapping[str, Path], names: Labels | None, w
     files = dict(predictions)
     if (reference := case.label or case.instances) is not None:
         files[REFERENCE] = reference
-    maps = {name: read_labels(path, orientation_from=orientation_from) for name, path in files.items()}
+    image = read_case_image(case)
+    maps = {
+        name: read_labels(path, orientation_from=orientation_from, like=image) for name, path in files.items()
+    }
     if case.label is None and case.instances is not None:
         names = _instance_names(maps.values())
-    return ViewerCase(case.id, read_case_image(case), maps, labels=names, window=window)
+    return ViewerCase(case.id, image, maps, labels=names, window=window)
 
 
 def _instance_names(maps: Iterable[Volume]) -> Labels:
