@@ -6,6 +6,7 @@ The command line prints `MedsegError` and its subclasses without a traceback.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 
+_MOST_COMPARED = 2000  # names of a folder that are compared with a wrong one
 _LINE_BREAKS = "\n\t"
 _JOINERS = "\u200c\u200d"  # part of ordinary words in several scripts
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -216,6 +219,33 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     matches = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def no_such_path(
+    path: str | Path, kind: str = "file or folder", *, expected: str = "", fix: str = "Check the path."
+) -> str:
+    """Return the message about a path that does not exist, with the most similar name in the same folder.
+
+    Args:
+        path: The path.
+        kind: What there is not: "file", "folder" or "file or folder".
+        expected: What was expected there; empty for nothing more than a path.
+        fix: What the user can do.
+
+    Returns:
+        Text such as ``ct.nii: no such file. Did you mean 'ct.nii.gz'? Check the path.``
+
+    >>> no_such_path("nowhere/model", "folder", expected="a model folder")
+    'nowhere/model: no such folder, expected a model folder. Check the path.'
+    """
+    path = Path(path)
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_COMPARED)]
+    except OSError:
+        names = []
+    ending = f", expected {expected}" if expected else ""
+    return f"{path}: no such {kind}{ending}.{did_you_mean(path.name, names)} {fix}"
 
 
 def shown_text(text: str) -> str:

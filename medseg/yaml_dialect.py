@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from medseg.errors import ConfigError, did_you_mean
+from medseg.errors import ConfigError, no_such_path
 
 MAX_NESTING = 20
 MAX_BYTES = 4 * 2**20  # the parser takes about a second per million bytes
@@ -80,9 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             )
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, siblings)
-        raise ConfigError(f"{path}: no such file.{hint} Give the path of a YAML experiment.") from None
+        raise ConfigError(no_such_path(path, "file", fix="Give the path of a YAML experiment.")) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}). Give a YAML experiment.") from None
     try:

@@ -15,7 +15,7 @@ from medseg.check.finding import Finding, message_parts
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.layouts import checked_layout, is_dataset
-from medseg.errors import DataError, MedsegError
+from medseg.errors import DataError, MedsegError, no_such_path
 from medseg.storage.manifest import NAME as MANIFEST
 from medseg.storage.manifest import check_manifest
 
@@ -39,13 +39,13 @@ def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None
     options = options or CheckOptions()
     checked_layout(options.layout)
     if options.splits is not None and not options.splits.is_file():
-        raise DataError(f"{options.splits}: found no such file, expected splits as JSON. Check the path.")
+        raise DataError(no_such_path(options.splits, "file", expected="splits as JSON"))
     reports: list[Report] = []
     images: list[Path] = []
     models: list[Path] = []
     for path in map(Path, paths):
         if not path.exists() and not path.is_symlink():
-            raise DataError(f"{path}: found no such file or folder. Check the path.")
+            raise DataError(no_such_path(path))
         if is_run(path):
             reports.append(_check_run(path, options))
             if (path / "model").is_dir():

@@ -15,7 +15,7 @@ from medseg.data.datasets.read_case import ROUNDED_WITHIN
 from medseg.data.datasets.repairs import Repair, Repairs, files_state
 from medseg.errors import MedsegError
 from medseg.io.files import read_grid, read_stored_labels
-from medseg.io.nifti.nifti_geometry import ORIENTATION_SOURCES, OrientationFrom
+from medseg.io.nifti.orientation_sources import ORIENTATION_SOURCES, OrientationFrom
 from medseg.volumes.grid import reorientation_like
 
 _HEADER = ("ORIENTATION_UNKNOWN", "QFORM_SFORM_AXES_DIFFER", "QFORM_SFORM_DIFFER", "PIXDIM_DIFFERS")

@@ -10,7 +10,7 @@ from medseg.config import Config
 from medseg.data.datasets.cases import ReadingOptions
 from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS, LAYOUTS
 from medseg.errors import DataError, did_you_mean
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.volumes.orientation import checked_axcodes
 
 Range = tuple[float, float]

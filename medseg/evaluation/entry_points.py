@@ -28,7 +28,7 @@ from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_map
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
 from medseg.io.files import stem_of
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from medseg.errors import DataError
+from medseg.errors import DataError, no_such_path
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 2048
@@ -64,7 +64,7 @@ def require_readable(path: Path, expected: str = "an image file") -> None:
                 "Restore the target, or make a link to its new place."
             ) from None
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            raise DataError(f"{path}: no such file. Check the path.") from None
+            raise DataError(no_such_path(path, "file")) from None
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check the disk and the path.") from None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.errors import DataError
+from medseg.errors import DataError, no_such_path
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
 from medseg.io.segmentation_files import (
     DICOM_SEGMENTATIONS,
@@ -20,7 +20,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from medseg.io.nifti.nifti_geometry import OrientationFrom
+    from medseg.io.nifti.orientation_sources import OrientationFrom
     from medseg.labels.label_table import Labels
     from medseg.labels.segments import Algorithm, Segments
 
@@ -117,7 +117,7 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
     from medseg.io.file_content import recognised_file, require_readable
 
     if not path.exists() and not path.is_symlink():
-        raise DataError(f"{path}: no such file or folder. Check the path.")
+        raise DataError(no_such_path(path))
     require_readable(path)
     content, remedy = recognised_file(path)
     if content == "a DICOM file" or path.suffix.lower() in (".dcm", ".ima"):

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import DataError, no_such_path
 from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
 from medseg.io.natural_images import grey_bitmap, grey_with_alpha
 from medseg.io.nifti.nifti_files import storable
@@ -45,7 +45,7 @@ def read_sitk(path: Path) -> Volume:
         DataError: The file is missing, damaged, or not an image.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Check the path.")
+        raise DataError(no_such_path(path, "file"))
     if path.suffix.lower() in HEADER_SUFFIXES:
         check_header(path)
     try:

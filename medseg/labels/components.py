@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.volumes.boxes import union_of_boxes
 
@@ -38,6 +37,8 @@ def connected_components(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
         >>> count
         2
     """
+    from scipy import ndimage
+
     components, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     return components, count
 
@@ -93,6 +94,8 @@ def keep_largest_components(
         >>> keep_largest_components(np.array([[1, 1, 0, 1, 0, 2]]), [1])
         array([[1, 1, 0, 0, 0, 2]])
     """
+    from scipy import ndimage
+
     result = classes.copy()
     groups = [list(wanted)] if together else [[value] for value in wanted]
     # One pass finds the boxes of all classes, so that each is then searched in its own box.

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from medseg.errors import DataError
 from medseg.labels.components import connected_components
@@ -161,6 +160,8 @@ class Instances:
         Raises:
             DataError: The map does not hold integers, an id is negative, or an id is missing in `classes` or `scores`.
         """
+        from scipy import ndimage
+
         values, numbered = _numbered(ids, "instance map")
         found = [(i, box) for i, box in enumerate(ndimage.find_objects(numbered), start=1) if box is not None]
         boxes = [box for _, box in found]
@@ -188,6 +189,8 @@ class Instances:
         Raises:
             DataError: The map does not hold integers, or a value is negative.
         """
+        from scipy import ndimage
+
         values, numbered = _numbered(label, "label map")
         starts: list[list[int]] = []
         crops: list[Mask] = []

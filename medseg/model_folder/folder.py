@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medseg.data.settings import Spacing
-from medseg.errors import ModelError
+from medseg.errors import ModelError, no_such_path
 from medseg.labels.label_table import Labels, Region
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
@@ -199,7 +199,7 @@ def find_model_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise ModelError(f"{folder}: no such folder, expected a model folder. Check the path.")
+        raise ModelError(no_such_path(folder, "folder", expected="a model folder"))
     if (folder / "splits.json").is_file():
         folder = _model_of_run(folder)
     if not (folder / "config.yaml").is_file():

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
-from medseg.errors import DataError
+from medseg.errors import DataError, no_such_path
 from medseg.storage.atomic import is_full, sync_folder, write_error
 from medseg.storage.temporary_names import sweep_once, temporary_folder
 
@@ -60,7 +60,7 @@ def extract(
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
-        raise DataError(f"{archive}: no such file or folder. Check the path.")
+        raise DataError(no_such_path(archive))
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: exists already, expected a new folder. Choose another, or remove it.")
     temporary = temporary_folder(folder)

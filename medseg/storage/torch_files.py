@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import ModelError
+from medseg.errors import ModelError, no_such_path
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
@@ -56,7 +56,7 @@ def _check_container(path: Path) -> None:
             packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
             damaged = None if packed else archive.testzip()
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file. Check the path.") from None
+        raise ModelError(no_such_path(path, "file")) from None
     except PermissionError:
         raise ModelError(f"{path}: cannot be read (Permission denied). Ask its owner for access.") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import nibabel.orientations as orientations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -86,6 +85,8 @@ class Grid:
     @property
     def axcodes(self) -> str:
         """The nearest anatomical direction of each array axis, such as ``"RAS"`` or ``"LPI"``."""
+        import nibabel.orientations as orientations
+
         return "".join(orientations.aff2axcodes(self.affine))
 
     @property
@@ -314,6 +315,8 @@ def reorientation_like(source: Grid, target: Grid) -> tuple[tuple[int, int, int]
     Returns:
         The source axis of each target axis, and whether it is reversed.
     """
+    import nibabel.orientations as orientations
+
     to_target = np.linalg.inv(target.affine) @ source.affine
     return reorientation("".join(orientations.aff2axcodes(to_target)), AXES)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import nibabel.orientations as orientations
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +48,8 @@ def reorientation(source: str, target: str) -> tuple[tuple[int, int, int], tuple
         >>> reorientation("RAS", "SPR")
         ((2, 1, 0), (False, True, False))
     """
+    import nibabel.orientations as orientations
+
     source, target = checked_axcodes(source), checked_axcodes(target)
     transform = orientations.ornt_transform(
         orientations.axcodes2ornt(tuple(source)), orientations.axcodes2ornt(tuple(target))

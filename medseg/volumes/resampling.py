@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.volumes.boxes import Box, span
 from medseg.volumes.largest_share import LargestShare
@@ -183,6 +182,8 @@ def axis_matrix(axis_map: AxisMap, order: int) -> NDArray[np.float64]:
     Returns:
         Read-only matrix `(n_out, n_in)`.
     """
+    from scipy import ndimage
+
     unit = np.eye(axis_map.n_in)
     if order == 0:
         matrix = unit[nearest_index(axis_map)]

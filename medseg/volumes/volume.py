@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.errors import DataError
 from medseg.volumes.grid import Grid, checked_spacing, relative_affine, reorientation_like, separable_maps
@@ -210,6 +209,8 @@ class Volume:
         matrix = relative_affine(self.grid, target)
 
         def interpolate(channel: Array, order: int, mode: str = "nearest") -> Array:
+            from scipy import ndimage
+
             values = channel.astype(np.float32, copy=False)
             moved = ndimage.affine_transform(
                 values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=order, mode=mode
@@ -229,6 +230,8 @@ class Volume:
         self, matrix: NDArray[np.float64], target: Grid, interpolate: Callable[[Array], Array]
     ) -> Array:
         """Return the label map `(1, X, Y, Z)` on `target`, by the rule of `medseg.volumes.largest_share`."""
+        from scipy import ndimage
+
         labels = self.data[0].astype(np.uint8) if self.data.dtype == bool else self.data[0]
         nearest = ndimage.affine_transform(
             labels, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="nearest"

@@ -11,8 +11,9 @@ from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.errors import DataError, collected_warnings
 from medseg.io.file_content import recognised_file, require_readable
 from medseg.io.files import NATURAL_IMAGES, NIFTI, read, read_stored_labels, suffix_of
-from medseg.io.nifti.nifti_geometry import OrientationFrom, placement
+from medseg.io.nifti.nifti_geometry import placement
 from medseg.io.nifti.nifti_header import open_nifti
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.volumes.grid import Grid
 from medseg.volumes.plausible import LARGEST_SPACING_MM, check_plausible, sizes
 from medseg.volumes.volume import Volume

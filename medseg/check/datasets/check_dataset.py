@@ -16,7 +16,7 @@ from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits
 from medseg.data.preprocessing.case_memory import measuring_bytes
-from medseg.errors import DataError, MedsegError, cases_failed
+from medseg.errors import DataError, MedsegError, cases_failed, no_such_path
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 
@@ -87,7 +87,7 @@ def check_dataset(path: str | Path, options: CheckOptions | None = None) -> Chec
     options = options or CheckOptions()
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: found no such folder or file, expected a dataset. Check the path.")
+        raise DataError(no_such_path(path, expected="a dataset"))
     listed = list_dataset(path, options.layout, options.reading)
     if listed.dataset is None:
         return CheckedDataset(listed.root, (), listed.findings, None)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.reading_options import add_dataset_options, reading_options
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.repair}: found a file, expected a new one, because a file of repairs may have been edited. Choose another "
             "name, or give --overwrite."
         )
+    require_paths(options.paths)
     from medseg.check.check_paths import check_paths
     from medseg.check.datasets.check_dataset import CheckOptions
     from medseg.runtime.progress import progress_bar

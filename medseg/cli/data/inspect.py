@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_path(path: Path, most: int, reading: ReadingOptions) -> int:
     """Print a description of a path; return the number of faulty files or cases, which are reported on standard error."""
+    require_paths([path])
     from medseg.data.datasets.layouts import is_dataset, read_dataset
 
     if is_dataset(path) or _lacks_images(path):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.reading_options import add_cluster_option, add_dataset_options, reading_options
 
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
@@ -61,6 +62,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
+    require_paths([options.dataset], expected="a dataset", fix=fix)
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
         PAGE_NAME,

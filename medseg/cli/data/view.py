@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.reading_options import add_reading_options, reading_options
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    require_paths([options.image, *options.label_maps])
     from medseg.runtime.memory import format_size, parse_size
     from medseg.storage.atomic import make_folder
     from medseg.viz.viewer.viewer_page import write_viewer

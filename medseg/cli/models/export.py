@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.early_checks import require_paths
+from medseg.errors import ModelError
+
 
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
@@ -33,6 +36,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    require_paths([options.model], "folder", expected="a model folder", error=ModelError)
     from medseg.errors import ConfigError
     from medseg.interop.onnx import export_onnx
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.early_checks import require_paths
+
 EXAMPLE = """\
 example of the config file:
 
@@ -61,6 +63,7 @@ def add_parser(sources: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    require_paths([options.weights, options.config, options.labels])
     from medseg.errors import ConfigError
     from medseg.interop.monai.import_weights import import_monai
 

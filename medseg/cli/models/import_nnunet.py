@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.early_checks import require_paths
+
 
 def add_parser(sources: Any) -> None:
     """Add the command and its options to the parser."""
@@ -38,6 +40,7 @@ def add_parser(sources: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    require_paths([options.model, options.first_stage])
     from medseg.interop.nnunet.model import import_nnunet
 
     saved = import_nnunet(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
+
 if TYPE_CHECKING:
     from medseg.evaluation.cross_validation.compare_runs import Comparison
 
@@ -37,7 +39,6 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from medseg.errors import ConfigError
-    from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
 
     if options.report and not options.output:
         raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
@@ -45,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--metric: found it with --ensembles, which are ranked by Dice. Remove one of them."
         )
+    require_paths(options.runs, "folder", expected="a cross-validation", error=ConfigError)
+    from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
+
     comparison = (
         _with_ensembles(options.runs)
         if options.ensembles

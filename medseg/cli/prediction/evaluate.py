@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.prediction.evaluate_options import (
     add_instance_options,
     add_metric_options,
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--{name}: found it with --instances, which measures no label maps. Remove one of them."
         )
+    require_paths([options.prediction, options.reference, options.labels, options.image_folder])
     _check_output(options.output)
     return _instances(options) if by_instance else _label_maps(options)
 

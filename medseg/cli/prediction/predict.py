@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.prediction.predict_checks import (
     check_options,
     check_out_of_fold,
@@ -21,6 +22,7 @@ from medseg.cli.reading_options import (
     add_reading_options,
     reading_options,
 )
+from medseg.errors import ModelError
 from medseg.runtime.formatting import pluralise
 
 if TYPE_CHECKING:
@@ -149,14 +151,18 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    given = given_options(options)
+    images, settings = images_and_settings(options.images)
+    check_options(given, bool(images))
+    require_paths(
+        [options.model, *options.ensemble_with], "folder", expected="a model folder", error=ModelError
+    )
+    require_paths(images)
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.cohort.loaded_models import LoadedModels
     from medseg.inference.cohort.predict_folder import named_cases
 
-    given = given_options(options)
-    images, settings = images_and_settings(options.images)
-    check_options(given, bool(images))
     run, model = _run_and_model(Path(options.model))
     cross_validation = _cross_validation(Path(options.model)) if options.held_out else None
     if cross_validation is not None:

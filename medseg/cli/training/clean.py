@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.early_checks import require_paths
+
 
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
@@ -18,6 +20,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    require_paths([options.folder], "folder", expected="the folder of runs", fix="Give that folder.")
     from medseg.experiment.prepared_cases import find_unused
     from medseg.runtime.formatting import pluralise
     from medseg.runtime.memory import format_size

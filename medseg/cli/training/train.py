@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.cli.early_checks import require_paths
 from medseg.cli.reading_options import add_cluster_option, add_reading_options
 
 if TYPE_CHECKING:
@@ -56,12 +57,16 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    from medseg.errors import ConfigError
     from medseg.runtime.worker_process import end_with_torchrun
 
+    require_paths([options.config], "file", fix="Give the path of a YAML experiment.", error=ConfigError)
+    require_paths([options.resume], "folder", expected="a run", error=ConfigError)
+    fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
+    require_paths([options.data], expected="a dataset", fix=fix)
+
     end_with_torchrun()  # before torch is loaded, which takes seconds
-    from medseg.errors import ConfigError
     from medseg.experiment.experiment import Experiment
-    from medseg.experiment.run_folder import RunFolder
 
     if options.resume:
         others = {"a config": options.config, "--data": options.data, "--run": options.run}
@@ -90,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
             data.append(f"data.repairs={options.repairs}")
         experiment = Experiment.load(options.config, *options.overrides, *data)
         folder = Path(options.run or f"runs/{experiment.name}")
+    from medseg.experiment.run_folder import RunFolder  # after the experiment, because it loads torch
+
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation
     if options.all_folds or options.fold is not None or resumes_folds:
         _train_one_or_all_folds(experiment, folder, options)

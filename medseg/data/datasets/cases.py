@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.data.datasets.names import FORBIDDEN, LONGEST_ID, is_valid_id
 from medseg.errors import DataError, did_you_mean
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
-from medseg.errors import DataError, warn_once
+from medseg.errors import DataError, no_such_path, warn_once
 from medseg.io.dicom.series_files import holds_dicom
 from medseg.io.files import IMAGE_SUFFIXES, NATURAL_IMAGES, stem_of, suffix_of
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
@@ -71,7 +71,7 @@ def image_files(path: Path) -> list[Path]:
     if path.is_dir():
         return _images_of_folder(path)
     if not path.exists() and not path.is_symlink():
-        raise DataError(f"{path}: found no such file or folder. Check the path.")
+        raise DataError(no_such_path(path))
     return [path]
 
 

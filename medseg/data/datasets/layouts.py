@@ -15,7 +15,7 @@ from medseg.data.datasets.cases import Dataset, ReadingOptions, require_files
 from medseg.data.datasets.image_folders import IMAGES
 from medseg.data.datasets.layout_registry import LAYOUTS, Layout, ordered_layouts
 from medseg.data.datasets.repairs import apply_repairs
-from medseg.errors import DataError, did_you_mean
+from medseg.errors import DataError, did_you_mean, no_such_path
 
 
 def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions | None = None) -> Dataset:
@@ -64,9 +64,8 @@ def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions |
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(
-            f"{path}: found no such folder or file, expected a dataset. Give a dataset's folder or a table of cases (TSV or CSV)."
-        )
+        fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
+        raise DataError(no_such_path(path, expected="a dataset", fix=fix))
     chosen = _recognised(path) if layout == "auto" else _named(layout)
     dataset = (
         chosen.read(path, reading.files_root if reading else None)

@@ -16,7 +16,7 @@ from pydantic import Field
 from medseg.config import Config
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.errors import ConfigError, DataError
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.storage.atomic import write_text
 from medseg.storage.file_state import FileState
 from medseg.storage.formats import check_format

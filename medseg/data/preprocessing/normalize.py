@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.config import Config
 from medseg.data.preprocessing.histogram import IntensityStatistics
@@ -140,6 +139,8 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
 
     A single slice encloses nothing, because all its voxels touch the outside (nnU-Net's rule).
     """
+    from scipy import ndimage
+
     return np.asarray(ndimage.binary_fill_holes((data != 0).any(axis=0)), dtype=bool)
 
 

@@ -23,7 +23,7 @@ from medseg.evaluation.label_maps.metrics import aligned_to, label_map
 from medseg.evaluation.label_maps.pairs import pair_files
 from medseg.io.companions.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.io.files import stem_of
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.datasets.read_case import read_repaired_labels
-from medseg.errors import DataError, did_you_mean
+from medseg.errors import DataError, did_you_mean, no_such_path
 from medseg.io.files import stem_of, suffix_of
 from medseg.io.segmentation_files import segmentation_kind
 from medseg.labels.label_sets import AnnotatedLabels
@@ -106,7 +106,7 @@ def pair_files(
     prediction, reference = Path(prediction), Path(reference)
     for path in (prediction, reference):
         if not path.exists():
-            raise DataError(f"{path}: found no such file or folder. Check the path.")
+            raise DataError(no_such_path(path))
     if prediction.is_dir() != reference.is_dir():
         raise DataError(
             f"{prediction}, {reference}: found a file and a folder, expected two of the same kind. "

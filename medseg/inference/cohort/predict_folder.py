@@ -34,7 +34,7 @@ from medseg.inference.cohort.written_files import FOLDER
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
 from medseg.io.files import stem_of
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import make_folder
 from medseg.storage.free_space import require_space

@@ -15,7 +15,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.io.files import read_labels, stem_of, suffix_of, write
-from medseg.io.nifti.nifti_geometry import OrientationFrom
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.storage.atomic import write_text

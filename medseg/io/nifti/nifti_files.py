@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, warn_once
 from medseg.io.file_content import permission_denied
 from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
-from medseg.io.nifti.nifti_geometry import UNITS_MASK, OrientationFrom, Placement, in_mm, placement
+from medseg.io.nifti.nifti_geometry import UNITS_MASK, Placement, in_mm, placement
 from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.nifti.nifti_header import NiftiFile
+from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.volumes.grid import EQUAL_WITHIN_VOXELS, Grid
 
-OrientationFrom = Literal["sform", "qform", "pixdim"]
-ORIENTATION_SOURCES: tuple[OrientationFrom, ...] = get_args(OrientationFrom)
 UNITS_MASK = 0b111
 _MM = {1: 1000.0, 3: 0.001}  # per metre and per micron; all other codes count as mm
 _CHOOSE = "choose with --orientation-from (data.orientation_from in a config)"

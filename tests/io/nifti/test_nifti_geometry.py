@@ -12,7 +12,7 @@ import pytest
 
 from medseg.errors import DataError, DataWarning
 from medseg.io.files import read, read_grid, read_labels, write
-from medseg.io.nifti.nifti_geometry import ORIENTATION_SOURCES
+from medseg.io.nifti.orientation_sources import ORIENTATION_SOURCES
 from tests.helpers.nifti_files import OBLIQUE, patched, save
 
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
