@@ -162,7 +162,7 @@ def test_unknown_layouts_and_missing_splits_are_refused(
     assert main(["check", str(root), "--layout", "msdd"]) == 1
     assert "Did you mean 'msd'?" in capsys.readouterr().err
     assert main(["check", str(root), "--splits", str(tmp_path / "no.json")]) == 1
-    assert "no.json: found no such file" in capsys.readouterr().err
+    assert "no.json: no such file" in capsys.readouterr().err
 
 
 def test_an_hdr_without_its_img(tmp_path: Path) -> None:

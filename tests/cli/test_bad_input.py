@@ -161,7 +161,7 @@ def test_missing_data_path(refused, workplace, tmp_path):
     told = refused("train", config, "--run", tmp_path / "run")
     holds(told, "data.path: missing", "--data PATH")
     told = refused("train", config, "--run", tmp_path / "run", "--data", tmp_path / "nowhere")
-    holds(told, tmp_path / "nowhere", "no such folder", "Give a dataset's folder")
+    holds(told, tmp_path / "nowhere", "no such file or folder, expected a dataset", "Give a dataset's folder")
     assert not (tmp_path / "run").exists()
 
 
@@ -191,7 +191,7 @@ def test_no_labels_at_all(refused, tmp_path, workplace):
 
 
 def test_a_run_without_model(refused, workplace, tmp_path):
-    told = refused("predict", tmp_path, "x.nii.gz", "-o", tmp_path / "o")
+    told = refused("predict", tmp_path, __file__, "-o", tmp_path / "o")
     holds(told, "not a model folder", "Give RUN/model")
 
 

@@ -49,7 +49,7 @@ def test_existing_plan_is_overwritten_only_on_request(phantoms, cache, tmp_path,
 
 def test_missing_dataset_is_reported(tmp_path, capsys):
     assert main(["plan", str(tmp_path / "nothing")]) == 1
-    assert "no such folder or file" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_help_lists_all_presets():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,12 +152,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     given = given_options(options)
-    images, settings = images_and_settings(options.images)
-    check_options(given, bool(images))
-    require_paths(
-        [options.model, *options.ensemble_with], "folder", expected="a model folder", error=ModelError
-    )
-    require_paths(images)
+    images, settings = _checked(options, given)
     from medseg.experiment.held_out import held_out_cases
     from medseg.experiment.run_folder import RunFolder
     from medseg.inference.cohort.loaded_models import LoadedModels
@@ -179,6 +174,16 @@ def run(options: argparse.Namespace) -> int:
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])
     return _predict_cases(models, cases, Path(options.output or run / "predictions"), options)
+
+
+def _checked(options: argparse.Namespace, given: Collection[str]) -> tuple[list[Path], dict[str, Any]]:
+    """Return images and settings after checking what can be checked without a model."""
+    images, settings = images_and_settings(options.images)
+    check_options(given, bool(images))
+    models = [options.model, *options.ensemble_with]
+    require_paths(models, "folder", expected="a model folder", error=ModelError)
+    require_paths(images)
+    return images, settings
 
 
 def _predict_cases(

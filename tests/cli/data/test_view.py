@@ -75,7 +75,7 @@ def test_names_come_from_a_given_table(data: Path, tmp_path: Path) -> None:
         (["IMAGE", "--window", "lungs"], "unknown window"),
         (["DATA", "--reference", "IMAGE"], "--reference"),
         (["DATA", "EMPTY"], "found no label map of a case"),
-        (["DATA", "nowhere"], "found no folder"),
+        (["DATA", "nowhere"], "no such file or folder"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(data: Path, tmp_path: Path, capsys, arguments, message) -> None:

@@ -333,7 +333,7 @@ def test_nothing_recognised(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"found no dataset\.json, cases\.tsv or sub-\* folder"):
         read_dataset(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder, expected a dataset"):
         read_dataset(tmp_path / "absent")
 
 
