@@ -62,6 +62,8 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     ("ORIENTATIONS_MIXED", "note", "Images are stored in several orientations", "one orientation", "Nothing needs to be done unless one was exported in another way: medseg reorients all images."),
     # Images
     ("CHANNEL_COUNT_DIFFERS", "error", "A case has another number of channels than the dataset", "one channel for each channel name", "Give all channels of the case."),
+    ("IMAGE_SEVERAL_CHANNELS", "note", "A volume that belongs to no dataset holds several channels, volumes or colours", "one volume", "Split it, or use a model with as many channels."),
+    ("IMAGE_BITS_DIFFER", "note", "Some images are stored with 8 bits and others with more, so some may have been scaled", "the same number of bits", "Check whether the images with 8 bits were scaled; if so, export them again."),
     ("IMAGE_NOT_FINITE", "error", "An image contains NaN or infinity", "finite voxels", "Replace these voxels, for example by the value of the background."),
     ("IMAGE_NOT_EXACT", "warning", "An image contains whole numbers that float32 rounds", "at most 16777216", "Scale the intensities if small differences between them matter."),
     ("IMAGE_CONSTANT", "warning", "All voxels of a channel have the same value", "an image with contrast", "Restore the image, or leave the case out."),

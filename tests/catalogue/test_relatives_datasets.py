@@ -299,3 +299,27 @@ def test_a_voxel_size_that_only_the_label_map_has_is_named(tmp_path: Path) -> No
     with collected_warnings() as notes:
         assert read_case_label(case, Labels.from_names({"a": 1})).grid.spacing == (1, 1, 1)
     assert "i.tif: voxel size: found none, expected 0.5x0.5x4 mm as in" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((4, 4, 4, 20), 20), ((4, 4, 4, 2), 2), ((4, 4, 4), 1), ((4, 4, 4, 1), 1)]
+)
+def test_several_volumes_in_a_loose_file_are_named(
+    tmp_path: Path, shape: tuple[int, ...], channels: int
+) -> None:
+    nib.save(nib.Nifti1Image(RNG.normal(size=shape), np.eye(4)), tmp_path / "a.nii")
+    found = [one.found for one in check_paths([tmp_path / "a.nii"]).findings]
+    assert found == [f"{channels} channels"] * (channels > 1)
+
+
+def test_a_label_map_without_its_image_is_compared_with_the_others(tmp_path: Path) -> None:
+    decathlon(tmp_path, training=[entry(case) for case in "abcd"], numTraining=4)
+    for number, case in enumerate("abcd"):
+        image = nib.Nifti1Image(RNG.normal(size=(9, 9, 9)), np.eye(4))
+        nib.save(image, tmp_path / "imagesTr" / f"{case}.nii")
+        labels = np.zeros((60, 60, 60) if case == "d" else (9, 9, 9), np.uint8)
+        labels[number, 2:5] = 1
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "labelsTr" / f"{case}.nii")
+    (tmp_path / "imagesTr" / "d.nii").unlink()
+    found = {one.code: one.file for one in check_paths([tmp_path]).findings}
+    assert found == {"IMAGE_MISSING": "imagesTr/d.nii", "SHAPE_OUTLIER": "labelsTr/d.nii"}

@@ -50,3 +50,34 @@ def test_many_outliers_are_one_finding() -> None:
     )
     assert found.cases == tuple(f"c{n}" for n in range(8))
     assert found.found.startswith("8 cases such as c0 with ")
+
+
+def test_one_of_a_few_cases_is_an_outlier_only_if_it_is_far_from_all_others() -> None:
+    def found(*sizes: float) -> list[str]:
+        grids = [Grid((8, 8, 8), np.diag([size, size, size, 1.0])) for size in sizes]
+        checked = [replace(case, grid=grid) for case, grid in zip(cases(len(sizes)), grids, strict=True)]
+        return [
+            one.case
+            for one in findings_across_cases(checked, None, ("CT",), "d")
+            if one.code == "SPACING_OUTLIER"
+        ]
+
+    assert found(1, 1.2, 9.7, 0.9) == ["c2"]
+    assert found(1, 1.2, 0.1, 0.9, 1) == ["c2"]
+    assert found(1, 1.2, 7, 0.9) == []  # less than 8 times
+    assert found(1, 1.2, 9.7) == []  # too few
+    assert found(1, 9.7, 1.2, 9.7) == []  # two of them
+    assert found(1, 2.5, 30, 1.2) == []  # the others differ
+
+
+def test_images_of_8_bits_among_others_are_named() -> None:
+    grid = Grid((8, 8, 8), np.eye(4))
+    mixed = [replace(case, grid=grid, bits=8 if n < 2 else 16) for n, case in enumerate(cases(5))]
+    (found,) = (
+        one
+        for one in findings_across_cases(mixed, None, ("CT",), "d.json")
+        if one.code == "IMAGE_BITS_DIFFER"
+    )
+    assert (found.file, found.found) == ("d.json", "2 with 8 bits, 3 with more")
+    for same in (8, 16):
+        assert "IMAGE_BITS_DIFFER" not in codes([replace(case, bits=same) for case in mixed])

@@ -52,13 +52,15 @@ class CheckedCase:
         id: Id of the case.
         subject: The person.
         findings: Findings about its files.
-        grid: Grid of the image; None if it cannot be read.
+        grid: Grid of the image, or of the label map if the image cannot be read; None without either.
         channels: Intensities of each channel; empty if the image cannot be read.
         image_hash: Hash of the voxels in RAS orientation, empty if the image cannot be read.
         label_counts: Voxels by label value; None without a readable label map.
         label_hash: Hash of the label map in RAS orientation, empty if it has no labelled voxel.
         image_file: Name of the first image, relative to the dataset.
         label_file: Name of the label map, relative to the dataset; empty without one.
+        placed_by: Name of the file that `grid` is that of.
+        bits: Bits per voxel of the first image as it is read; 0 if it cannot be read.
         png: Small image of one slice with the outlines of the labels; empty if none was requested.
     """
 
@@ -72,6 +74,8 @@ class CheckedCase:
     label_hash: str = ""
     image_file: str = ""
     label_file: str = ""
+    placed_by: str = ""
+    bits: int = 0
     png: bytes = b""
 
 
@@ -122,6 +126,7 @@ def check_case(
     label, counts = _check_label(work, grid)
     instances = _check_instances(work, grid)
     shown = None
+    lone = None if grid is not None or label is None else label.grid
     label_hash = _voxel_hash(label) if label is not None and label.data.any() else ""
     label = instances if label is None else label
     if label is not None and grid is not None:
@@ -131,13 +136,15 @@ def check_case(
         case.id,
         case.subject,
         tuple(work.findings),
-        None if case.images[0] in work.guessed else grid,
+        None if case.images[0] in work.guessed else grid or lone,
         channels,
         digest,
         counts,
         label_hash,
         work.name(case.images[0]),
         work.name(case.label) if case.label else "",
+        work.name(case.label if lone is not None and case.label else case.images[0]),
+        0 if image is None else 8 * image.data.dtype.itemsize,
         thumbnail(image, shown) if images and image is not None else b"",
     )
 
@@ -156,6 +163,8 @@ def _check_images(work: _Work) -> tuple[Volume | None, tuple[ChannelRange, ...],
         else:
             _compare_grids(work, path, volume.grid, first.grid, "CHANNEL")
     complete = len(hashes) == len(case.images)
+    if not work.channel_names and first is not None and first.channels > 1 and not first.grid.in_pixels:
+        work.add("IMAGE_SEVERAL_CHANNELS", case.images[0], "channels", f"{first.channels} channels")
     expected = len(work.channel_names)
     if complete and expected and len(ranges) != expected:
         names = ", ".join(work.channel_names)

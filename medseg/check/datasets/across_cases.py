@@ -16,6 +16,7 @@ from medseg.runtime.formatting import format_number
 from medseg.volumes.plausible import sizes
 
 FEWEST_CASES = 8  # below, "unlike the others" means little
+_FEWEST_OF_ALL = 4
 ROBUST_Z = 6.0
 _SMALLEST_SPREAD = 0.05  # of logarithms, so that a dataset of nearly equal values has no outliers by rounding
 SPACING_RATIO, EXTENT_RATIO, INTENSITY_RATIO = 2.0, 4.0, 20.0
@@ -42,6 +43,7 @@ def findings_across_cases(
     return [
         *duplicates(cases),
         *_orientations(cases, description),
+        *_bits(cases, description),
         *_grouped(list(_spacings(cases)), description),
         *_grouped(list(_extents(cases)), description),
         *_intensities(cases, channel_names, description),
@@ -98,6 +100,18 @@ def _orientations(cases: Sequence[CheckedCase], description: str) -> Iterator[Fi
         yield Finding("ORIENTATIONS_MIXED", description, "axis codes", shown, cases=named)
 
 
+def _bits(cases: Sequence[CheckedCase], description: str) -> Iterator[Finding]:
+    """Yield a finding if some images have 8 bits and others have more; natural images have 8 by custom."""
+    counts = Counter(
+        "8 bits" if case.bits == 8 else "more bits"
+        for case in cases
+        if case.bits and case.grid is not None and not case.grid.in_pixels
+    )
+    if len(counts) > 1:
+        found = f"{counts['8 bits']} with 8 bits, {counts['more bits']} with more"
+        yield Finding("IMAGE_BITS_DIFFER", description, "images", found)
+
+
 def _spacings(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
     placed = [case for case in cases if case.grid is not None and not case.grid.in_pixels]
     if not placed:
@@ -110,7 +124,7 @@ def _spacings(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
     for case, values in ((placed[i], spacings[i]) for i in np.flatnonzero(far)):
         yield Finding(
             "SPACING_OUTLIER",
-            case.image_file,
+            case.placed_by,
             "voxel size",
             f"{sizes(values)} mm",
             f"about {typical} mm, the median",
@@ -133,7 +147,7 @@ def _extents(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
         found = f"{sizes([round(one, 1) for one in lengths[i]])} mm"
         yield Finding(
             "SHAPE_OUTLIER",
-            placed[i].image_file,
+            placed[i].placed_by,
             "field of view",
             found,
             f"about {typical} mm, the median",
@@ -226,19 +240,33 @@ def outliers(values: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
         values: Positive numbers, one per case.
         ratio: Smallest factor from the median.
 
+    Fewer than `FEWEST_CASES` values have no spread that could be relied on: then a value is an outlier only if it is the only
+    one that is more than ``ratio ** 3`` times larger or smaller than all others, which are within `ratio` of each other.
+
     Returns:
-        Boolean array; all False for fewer than `FEWEST_CASES` values.
+        Boolean array; all False for fewer than four values.
 
     >>> outliers(np.array([1.0, 1.1, 0.9, 1.0, 1.2, 1.0, 1.0, 5.0]), 2.0).tolist()
     [False, False, False, False, False, False, False, True]
     """
-    if len(values) < FEWEST_CASES:
-        return np.zeros(len(values), dtype=bool)
     logs = np.log(np.maximum(np.abs(values), 1e-12))
+    if len(values) < FEWEST_CASES:
+        return _lone(logs, np.log(ratio))
     away = np.abs(logs - np.median(logs))
     spread = max(1.4826 * float(np.median(away)), _SMALLEST_SPREAD)
     far: NDArray[np.bool_] = (away > ROBUST_Z * spread) & (away > np.log(ratio))
     return far
+
+
+def _lone(logs: NDArray[np.float64], step: float) -> NDArray[np.bool_]:
+    """Return which logarithm of a few is the only one that is far from all others, which are near each other."""
+    lone = np.zeros(len(logs), dtype=bool)
+    if len(logs) < _FEWEST_OF_ALL:
+        return lone
+    for index, value in enumerate(logs):
+        others = np.delete(logs, index)
+        lone[index] = np.ptp(others) <= step and float(np.abs(others - value).min()) > 3 * step
+    return lone
 
 
 def _listed(ids: Sequence[str]) -> str:
