@@ -17,7 +17,9 @@ from medseg.data.datasets.phantom import write_phantoms
 from medseg.experiment.config import ExperimentConfig
 from medseg.experiment.experiment import Experiment
 from medseg.inference.predictor import load
+from medseg.io.files import read
 from medseg.model_folder.settings import PredictSettings
+from tests.helpers.dicom_series import save_series
 from tests.helpers.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -49,6 +51,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert case.label is not None
     for name, source in (("ct", case.images[0]), ("reference", case.label), ("ct_labels", case.label)):
         shutil.copy(source, folder / f"{name}.nii.gz")
+    save_series(folder / "ct_series", read(case.images[0]))
     (folder / "scans").mkdir()
     shutil.copy(case.images[0], folder / "scans")
     small = {
