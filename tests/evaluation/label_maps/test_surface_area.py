@@ -1,4 +1,4 @@
-"""Equal to DeepMind's package ``surface-distance``; by hand where shapes are simple."""
+"""Equal to DeepMind's package ``surface-distance`` and to MONAI; by hand where shapes are simple."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import compute_surface_dice
 from scipy import ndimage
 
 from medseg.errors import ConfigError, DataError
@@ -40,6 +42,20 @@ def test_equals_the_package_of_deepmind(drawn, shape, spacing) -> None:
         for percentile in (50, 95, 100):
             distance = theirs.compute_robust_hausdorff(expected, percentile)
             assert ours.hausdorff(percentile) == pytest.approx(distance, abs=1e-12)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_equals_monai(spacing) -> None:
+    for seed in range(3):
+        prediction, reference = blob(seed, (11, 10, 9)), blob(seed + 50, (11, 10, 9), 0.1)
+        p, r = (
+            torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32))
+            for mask in (prediction, reference)
+        )
+        for tolerance in (0.3, 1.0, 2.5):
+            theirs = compute_surface_dice(p, r, [tolerance], spacing=list(spacing), use_subvoxels=True)
+            ours = area_distances(prediction, reference, spacing).surface_dice(tolerance)
+            assert ours == pytest.approx(theirs.item(), abs=1e-5)
 
 
 def test_every_neighbourhood_has_the_area_of_the_package() -> None:
