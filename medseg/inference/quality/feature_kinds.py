@@ -82,8 +82,9 @@ def _image(field: str, least: float, **more: Any) -> FeatureKind:
 FEATURE_KINDS = {
     "voxel size": _image("voxel size along {}", 0.05, log=True, unit=" mm"),
     "field of view": _image("field of view along {}", 0.05, log=True, unit=" mm"),
-    "brightness": _image("place of the median intensity of {}", 0.02),
-    "contrast": _image("distance between the quartiles of {}", 0.02),
+    "brightness": _image("mean intensity of {} between its usual extremes", 0.02),
+    "edges": _image("correlation of intensity and differences in {}", 0.02),
+    "contrast": _image("distance between the quartiles of {} relative to its usual extremes", 0.02),
     "noise": _image("noise of {}", 0.05, log=True),
     "sharpness": _image("sharpness of {}", 0.02, log=True),
     "constant part": _image("constant part of {}", 0.02, low=False, percent=True),

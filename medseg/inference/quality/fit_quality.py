@@ -32,8 +32,10 @@ from medseg.inference.quality.quality_model import (
 )
 
 COVERAGE = 0.9
-FLAGGED_SHARE = 0.04
-"""Nominal fraction of usual cases with a flag; below 5 %, so that the measured fraction stays below it, too."""
+FLAGGED_SHARE = 0.02
+"""Nominal fraction of usual cases with a flag. Networks of other folds and chance add to it, and 5 % is to be kept."""
+LEAST_FOR_FLAGS = 24
+"""Fewest cases for flags; with fewer than 49 cases, the nominal fraction is one of the next case and all of these."""
 LEAST_CASES = 20
 """Fewest cases with a property, or with a Dice of a label, for a usual range or a line."""
 _PERCENTILES = (2, 50, 98)
@@ -124,6 +126,8 @@ def _fitted(cases: Sequence[ReferenceCase], coverage: float, flagged_share: floa
     names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml))
     usual, largest = _calibrated(cases, groups)
     found = {name: _regression(cases, groups, name, usual, coverage) for name in names}
+    if len(cases) >= LEAST_FOR_FLAGS:
+        flagged_share = max(flagged_share, 1 / (len(cases) + 1))
     known = [(name, one) for name, one in found.items() if one is not None]
     expected = [
         replace(

@@ -64,8 +64,9 @@ def image_features(image: Volume, names: Sequence[str]) -> Features:
     Returns:
         By kind and then by channel, without what cannot be measured, as in a constant channel:
 
-        - ``brightness``: place of the median between the 2nd and the 98th percentile, 0 to 1; changes if dark and bright are
-          exchanged.
+        - ``brightness``: place of the mean between the 2nd and the 98th percentile, 0 to 1.
+        - ``edges``: correlation of intensity and absolute difference between neighbours, -1 to 1. Borders of bright structures are
+          usually not like those of dark ones, so that it changes its sign if dark and bright are exchanged.
         - ``contrast``: distance between the quartiles as a fraction of that between the 2nd and the 98th percentile.
         - ``noise``: median second difference between neighbours, as a fraction of the same distance.
         - ``sharpness``: mean squared difference of neighbours, relative to that of voxels two apart; 0.25 if blurred, 1 if
@@ -88,15 +89,15 @@ def _channel_features(channel: NDArray[Any]) -> Iterator[tuple[str, float]]:
         return
     _, counts = np.unique(finite, return_counts=True)
     yield "constant part", counts.max() / finite.size
-    low, first, middle, third, high = np.percentile(finite, (_LOW, 25, 50, 75, _HIGH))
+    low, first, third, high = np.percentile(finite, (_LOW, 25, 75, _HIGH))
     width = high - low
     if width <= 0:
         return
-    yield "brightness", (middle - low) / width
     yield "contrast", (third - first) / width
     usual = np.clip(np.nan_to_num(sample, nan=low, posinf=high, neginf=low), low, high)
+    yield "brightness", (float(usual.mean()) - low) / width
     yield "one-sidedness", _one_sidedness((usual - low) / width)
-    second, ratios = [], []
+    second, ratios, correlations = [], [], []
     for axis, size in enumerate(channel.shape):
         if size >= _LEAST_ALONG_AXIS:
             lines = _lines(channel, axis, low, high)
@@ -104,9 +105,17 @@ def _channel_features(channel: NDArray[Any]) -> Iterator[tuple[str, float]]:
             second.append(np.abs(np.diff(near))[far != 0])
             if np.any(far):
                 ratios.append(float(np.mean(near**2) / np.mean(far**2)))
+                correlations.append(_correlation(lines[:, 1:] + lines[:, :-1], np.abs(near)))
     if ratios:
         yield "noise", float(np.median(np.concatenate(second))) / width
         yield "sharpness", float(np.exp(np.mean(np.log(ratios))))
+        yield "edges", float(np.mean(correlations))
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return Pearson's correlation; 0 if one of both is constant."""
+    spread = float(first.std() * second.std())
+    return float(np.mean((first - first.mean()) * (second - second.mean()))) / spread if spread > 0 else 0.0
 
 
 def _one_sidedness(values: NDArray[np.float64]) -> float:

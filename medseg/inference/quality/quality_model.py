@@ -172,7 +172,7 @@ class QualityModel(Config):
         format: Version of the file's format.
         cases: Number of out-of-fold cases.
         coverage: Nominal coverage of the intervals.
-        flagged_share: Largest fraction of usual cases that is to be flagged.
+        flagged_share: Nominal fraction of usual cases with a flag.
         threshold: Deviation from which a property is flagged; null if there were too few cases.
         dice: Expected Dice by label.
         volumes: Intervals of volumes by label.
@@ -183,7 +183,7 @@ class QualityModel(Config):
     format: Literal[1] = 1
     cases: int = Field(ge=1)
     coverage: float = Field(0.9, gt=0, lt=1)
-    flagged_share: float = Field(0.04, gt=0, lt=1)
+    flagged_share: float = Field(0.02, gt=0, lt=1)
     threshold: float | None = None
     dice: dict[str, DiceRegression] = Field(default_factory=dict)
     volumes: dict[str, VolumeRatios] = Field(default_factory=dict)

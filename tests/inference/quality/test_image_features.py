@@ -42,6 +42,7 @@ def test_the_scale_of_intensities_does_not_matter(tissue):
         (lambda values: ndimage.gaussian_filter(values, 2), "noise", False),
         (lambda values: ndimage.gaussian_filter(values, 2), "sharpness", False),
         (lambda values: -values, "brightness", True),
+        (lambda values: -values, "edges", False),
         (lambda values: np.where(np.arange(26) < 13, values.min(), values), "constant part", True),
         (lambda values: np.where(np.arange(26) < 13, values.min(), values), "one-sidedness", True),
         (lambda values: np.where(values > np.median(values), 1.0, 0.0), "contrast", True),

@@ -86,7 +86,13 @@ def test_a_usual_case_has_no_flag(model, usual):
             "liver: found no voxel, expected a label that is rarely absent",
         ),
         ("noise", "MRI", 0.9, FlagKind.IMAGE, "noise of MRI: found 0.9, expected 0.0"),
-        ("brightness", "MRI", 0.75, FlagKind.IMAGE, "median intensity of MRI: found 0.75, expected 0."),
+        (
+            "brightness",
+            "MRI",
+            0.75,
+            FlagKind.IMAGE,
+            "mean intensity of MRI between its usual extremes: found 0.75, expected 0.",
+        ),
     ],
 )
 def test_unusual_properties_are_flagged_with_found_and_expected(
