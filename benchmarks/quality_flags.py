@@ -17,7 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +28,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import medseg
 from medseg.errors import DataWarning
-from medseg.evaluation.entry_points import evaluate_cases
-from medseg.evaluation.label_maps.pairs import Pair
-from medseg.experiment.cross_validation.aggregate import fold_table
 from medseg.experiment.cross_validation.out_of_fold import (
-    HeldOut,
     held_out_by_fold,
     pending_predictions,
     predict_out_of_fold,
 )
-from medseg.experiment.cross_validation.quality_cases import reference_cases
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.cohort.case_records import CaseRecords
-from medseg.inference.predictor import Predictor
-from medseg.inference.quality.assessment import Assessment
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.inference.quality.fit_quality import ReferenceCase, fit_quality, measure_quality
+from medseg.inference.quality.image_features import Features
 from medseg.inference.quality.quality_model import QualityModel
-from medseg.inference.uncertainty.case_evidence import CaseEvidence, EvidenceSums
+from medseg.inference.uncertainty.case_evidence import EvidenceSums
+from medseg.labels.label_table import Labels
+from medseg.labels.label_volumes import label_volumes
 from medseg.volumes.volume import Volume
 
 KINDS = ("noise", "half cut off", "inverted contrast", "blur", "wrong region")
@@ -64,6 +60,19 @@ class Judged:
     expected: float
     baseline: float
     quality: CaseQuality
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The prediction of a clean or spoilt case, before a quality model judges it."""
+
+    case: str
+    fold: int
+    kind: str
+    dice: float
+    baseline: float
+    features: Features
+    training_flags: CaseQuality
 
 
 def spoilt(
@@ -102,81 +111,91 @@ def _region(values: np.ndarray, shape: tuple[int, ...], random: np.random.Genera
             return box.astype(np.float32)
 
 
-def judge_spoilt(
-    predictor: Predictor, model: QualityModel, image: Volume, reference: Volume, case: str
-) -> tuple[float, CaseQuality, CaseEvidence]:
-    """Return the true mean Dice of a prediction, its quality and its evidence."""
-    sums = EvidenceSums(predictor.labels)
-    assessment = Assessment(predictor.saved, predictor.labels, model)
-    labels = predictor.run(
-        predictor.prepare(image, seen=assessment), evidence=sums, note=lambda sentence: None
-    )
-    quality = assessment.finish(labels, sums.evidence())
-    rows = next(evaluate_cases([Pair(case, labels, reference)], predictor.labels))
-    known = [row.dice for row in rows if np.isfinite(row.dice)]
-    # Nothing found where nothing is: the labels did not fall, and the case has no Dice.
-    return (float(np.mean(known)) if known else float("nan")), quality, sums.evidence()
+def predict_spoilt(
+    run: RunFolder, kinds: dict[str, str], others: Sequence[Volume], seed: int, device: str | None
+) -> list[Predicted]:
+    """Return the predictions of spoilt cases by the networks that held them out."""
+    found = []
+    for one in held_out_by_fold(run):
+        predictor = medseg.load(one.model, device=device)
+        for case in one.cases:
+            if case.id in kinds:
+                assert case.label is not None
+                random = np.random.default_rng([seed, list(kinds).index(case.id)])
+                image, label = medseg.read(case.images[0]), medseg.read_labels(case.label)
+                image, reference = spoilt(kinds[case.id], image, label, others, random)
+                assessment, sums = predictor.assessment(), EvidenceSums(predictor.labels)
+                labels = predictor.run(
+                    predictor.prepare(image, seen=assessment), evidence=sums, note=lambda sentence: None
+                )
+                quality = assessment.finish(labels, sums.evidence())
+                dice = list(dice_of(labels, reference, predictor.labels).values())
+                mean = float(np.mean(dice)) if dice else float("nan")  # nothing found where nothing is
+                baseline = sums.evidence().mean_max_probability or 0.0
+                found.append(
+                    Predicted(case.id, one.fold, kinds[case.id], mean, baseline, assessment.features, quality)
+                )
+                print(case.id, kinds[case.id], f"Dice {mean:.3f}", file=sys.stderr)
+    return found
+
+
+def dice_of(labels: Volume, reference: Volume, table: Labels) -> dict[str, float]:
+    """Return the Dice of each label that the prediction or the reference has."""
+    found = {}
+    for one in table.evaluated:
+        first, second = np.isin(labels.data, one.values), np.isin(reference.data, one.values)
+        if first.any() or second.any():
+            found[one.name] = float(2 * np.sum(first & second) / (first.sum() + second.sum()))
+    return found
+
+
+def out_of_fold(run: RunFolder) -> tuple[list[ReferenceCase], list[Predicted]]:
+    """Return the out-of-fold predictions with their references, and what the records say about them."""
+    records, cases, found = CaseRecords(run.predictions), [], []
+    for one in held_out_by_fold(run):
+        table = medseg.load(one.model, device="cpu").labels
+        for case in one.cases:
+            record = records.get(case.id)
+            assert record is not None
+            assert case.label is not None
+            prediction = record.prediction
+            assert prediction is not None
+            assert prediction.evidence is not None
+            assert prediction.features is not None
+            assert prediction.quality is not None
+            labels, reference = (
+                medseg.read_labels(run.predictions / f"{case.id}.nii.gz"),
+                medseg.read_labels(case.label),
+            )
+            dice = dice_of(labels, reference, table)
+            volumes = (
+                {item.name: item.ml for item in label_volumes(one_map, table)}
+                for one_map in (labels, reference)
+            )
+            cases.append(ReferenceCase(case.id, one.fold, prediction.features, dice, *volumes))
+            mean, baseline = (
+                float(np.mean(list(dice.values()))),
+                prediction.evidence.mean_max_probability or 0.0,
+            )
+            found.append(
+                Predicted(case.id, one.fold, "clean", mean, baseline, prediction.features, prediction.quality)
+            )
+    return cases, found
+
+
+def judged(one: Predicted, clean_dice: float, model: QualityModel) -> Judged:
+    """Return a prediction as a quality model judges it; flags from the ranges of the training images count, too."""
+    quality = model.judge(one.features)
+    kinds = {flag.kind for flag in quality.flags}
+    more = [flag for flag in one.training_flags.flags if flag.kind not in kinds]
+    quality = replace(quality, flags=(*quality.flags, *more))
+    fall = clean_dice - one.dice
+    return Judged(one.case, one.fold, one.kind, one.dice, fall, expected_of(quality), one.baseline, quality)
 
 
 def expected_of(quality: CaseQuality) -> float:
     """Return the mean expected Dice; 0 for a label that was not found."""
     return float(np.mean([one.dice or 0.0 for one in quality.labels]))
-
-
-def clean_cases(
-    run: RunFolder, cases: Sequence[ReferenceCase], models: dict[int, QualityModel]
-) -> dict[str, Judged]:
-    """Return all out-of-fold cases, judged by the quality model of the other folds.
-
-    Flags from the ranges of the training images, which the records of the predictions hold, count, too.
-    """
-    records, found = CaseRecords(run.predictions), {}
-    for case in cases:
-        record = records.get(case.case)
-        assert record is not None
-        assert record.prediction is not None
-        assert record.prediction.evidence is not None
-        assert record.prediction.quality is not None
-        quality = models[case.fold].judge(case.features)
-        kinds = {flag.kind for flag in quality.flags}
-        more = [flag for flag in record.prediction.quality.flags if flag.kind not in kinds]
-        quality = replace(quality, flags=(*quality.flags, *more))
-        baseline = record.prediction.evidence.mean_max_probability or 0.0
-        dice = float(np.mean(list(case.dice.values())))
-        found[case.case] = Judged(
-            case.case, case.fold, "clean", dice, 0.0, expected_of(quality), baseline, quality
-        )
-    return found
-
-
-def spoilt_cases(
-    clean: dict[str, Judged],
-    folds: Sequence[HeldOut],
-    models: dict[int, QualityModel],
-    others: Sequence[Volume],
-    seed: int,
-    options: argparse.Namespace,
-) -> list[Judged]:
-    """Return the spoilt cases, each judged by the quality model of the other folds."""
-    chosen = np.random.default_rng(seed).permutation(sorted(clean))[: options.each * len(KINDS)].tolist()
-    kinds = {case: KINDS[number % len(KINDS)] for number, case in enumerate(chosen)}
-    found = []
-    for one in folds:
-        predictor = medseg.load(one.model, device=options.device)
-        for case in one.cases:
-            if case.id in kinds:
-                random = np.random.default_rng([seed, chosen.index(case.id)])
-                image, label = medseg.read(case.images[0]), medseg.read_labels(case.label)
-                image, reference = spoilt(kinds[case.id], image, label, others, random)
-                dice, quality, evidence = judge_spoilt(predictor, models[one.fold], image, reference, case.id)
-                fall = clean[case.id].dice - dice
-                baseline = evidence.mean_max_probability or 0.0
-                found.append(
-                    Judged(
-                        case.id, one.fold, kinds[case.id], dice, fall, expected_of(quality), baseline, quality
-                    )
-                )
-    return found
 
 
 def report(clean: Sequence[Judged], bad: Sequence[Judged]) -> dict[str, float]:
@@ -239,33 +258,50 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=16, help="spoilt images of each kind")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--device")
+    parser.add_argument(
+        "--spoilt", type=Path, help="file that keeps the predictions of spoilt images; used if it exists"
+    )
     parser.add_argument("--json", type=Path, help="also write figures and cases to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore", DataWarning)
     run = RunFolder(options.run)
+    folds = held_out_by_fold(run)
+    ids = sorted(case.id for one in folds for case in one.cases)
+    chosen = np.random.default_rng(options.seed).permutation(ids)[: options.each * len(KINDS)].tolist()
+    kinds = {case: KINDS[number % len(KINDS)] for number, case in enumerate(chosen)}
+    others = [medseg.read(path).reoriented("RAS") for path in options.wrong_region]
+    if options.spoilt is not None and options.spoilt.is_file():
+        values = json.loads(options.spoilt.read_text())
+        bad = [
+            Predicted(**{**one, "training_flags": CaseQuality.from_plain(one["training_flags"])})
+            for one in values
+        ]
+    else:
+        bad = predict_spoilt(run, kinds, others, options.seed, options.device)
+        if options.spoilt is not None:
+            options.spoilt.write_text(json.dumps([asdict(one) for one in bad]))
     for outcome in predict_out_of_fold(run, pending_predictions(run), device=options.device):
         print(outcome.case.id, outcome.error or f"{outcome.seconds:.1f} s", file=sys.stderr)
-    cases = reference_cases(run, fold_table(run))
-    folds = held_out_by_fold(run)
+    cases, predicted = out_of_fold(run)
     models = {one.fold: fit_quality([case for case in cases if case.fold != one.fold]) for one in folds}
-    clean = clean_cases(run, cases, models)
-    others = [medseg.read(path).reoriented("RAS") for path in options.wrong_region]
-    bad = spoilt_cases(clean, folds, models, others, options.seed, options)
-    figures = {**report(list(clean.values()), bad), **report_coverage(cases, models)}
+    dice = {one.case: one.dice for one in predicted}
+    clean = [judged(one, dice[one.case], models[one.fold]) for one in predicted]
+    spoilt_ones = [judged(one, dice[one.case], models[one.fold]) for one in bad]
+    figures = {**report(clean, spoilt_ones), **report_coverage(cases, models)}
     print()
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
-    for one in clean.values():
+    for one in clean:
         if one.quality.to_review:
             print(f"clean, flagged: {one.case} (Dice {one.dice:.3f}): {one.quality.flags[0].sentence}")
-    for one in bad:
+    for one in spoilt_ones:
         if one.fall > FALL and not one.quality.to_review:
             print(f"missed: {one.case}, {one.kind}, Dice {one.dice:.3f}, expected {one.expected:.3f}")
     if options.json is not None:
         rows = [
             {"case": one.case, "fold": one.fold, "kind": one.kind, "dice": one.dice, "expected": one.expected,
              "baseline": one.baseline, "flags": [flag.sentence for flag in one.quality.flags]}
-            for one in (*clean.values(), *bad)
+            for one in (*clean, *spoilt_ones)
         ]  # fmt: skip
         options.json.write_text(json.dumps({"figures": figures, "cases": rows}, indent=1))
 
