@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.evaluation.calibration.cross_fitted import CrossFitted, Part
 from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.label_maps.metric_catalog import CATALOG
 from medseg.evaluation.label_maps.metrics import LabelMetrics
@@ -22,7 +23,7 @@ from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.report.report_case import ReportCase
 from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
-from medseg.report.svg_plots import bland_altman, line_plot, strip_plot
+from medseg.report.svg_plots import bland_altman, line_plot, reliability_plot, strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
 
@@ -82,6 +83,7 @@ def write_evaluation_report(
         few=len(set(table.subject_of.values())) < FEW_SUBJECTS,
         labels=_label_rows(table, context.colours),
         plots=_plots(table, context.colours),
+        calibration=_calibration(result),
         curves=_curves(context.curves),
         cases=rows,
         settings=context.settings,
@@ -190,6 +192,30 @@ def _plots(table: Table, colours: Mapping[str, Colour]) -> dict[str, Any]:
         "dice": strip_plot(dice, chosen, low=0.0, high=1.0) if table.rows else "",
         "volumes": agreement[:_MOST_AGREEMENT_PLOTS],
         "left_out": max(len(agreement) - _MOST_AGREEMENT_PLOTS, 0),
+    }
+
+
+def _calibration(result: Table | FoldTable) -> dict[str, Any] | None:
+    """Return temperatures, figures and diagrams of a cross-validation; None without any."""
+    found = result.calibration if isinstance(result, FoldTable) else None
+    if not isinstance(found, CrossFitted):
+        return None
+    parts: tuple[tuple[Part, str], ...] = (("near", "near foreground"), ("whole", "whole image"))
+    rows: list[tuple[str, str, float, float]] = []
+    for part, where in parts:
+        before, after = found.before[part], found.after[part]
+        rows.append(("expected calibration error", where, before.ece, after.ece))
+        rows += [
+            (f"error of {name}", where, one, after.by_label[name]) for name, one in before.by_label.items()
+        ]
+        rows.append(("Brier score", where, before.brier, after.brier))
+        rows.append(("negative log-likelihood", where, before.nll, after.nll))
+    return {
+        "temperatures": ", ".join(number(one) for one in found.temperatures),
+        "cases": found.cases,
+        "rows": rows,
+        "before": reliability_plot(found.before["near"].diagram),
+        "after": reliability_plot(found.after["near"].diagram),
     }
 
 

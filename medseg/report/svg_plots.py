@@ -9,6 +9,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.evaluation.calibration.reliability import Bin
 from medseg.labels.colours import Colour
 
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 26, 190, 20
@@ -110,6 +111,47 @@ def bland_altman(cases: Sequence[str], predicted: Array, reference: Array, colou
         )
     parts.append(
         f'<text x="{(left + width) / 2:.0f}" y="{height - 4}" text-anchor="middle">mean of both, ml</text>'
+    )
+    return _svg(width, height, parts)
+
+
+def reliability_plot(bins: Sequence[Bin]) -> str:
+    """Draw a reliability diagram: the share of right voxels over the mean probability of each bin, and the diagonal.
+
+    Args:
+        bins: The bins; the area of a point is the share of the voxels in it.
+
+    Returns:
+        An ``svg`` element.
+    """
+    width, height, left, bottom, top = 340, 300, 50, 40, 12
+
+    def x(value: float) -> float:
+        return left + (width - left - 14) * value
+
+    def y(value: float) -> float:
+        return top + (height - bottom - top) * (1 - value)
+
+    parts = [_horizontal(left, width - 14, y(tick), _tick(tick)) for tick in ticks(0, 1)]
+    parts += [
+        f'<text x="{x(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">{_tick(tick)}</text>'
+        for tick in ticks(0, 1)
+    ]
+    parts.append(
+        f'<line x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}" stroke="{_PALE}" stroke-dasharray="5 4"/>'
+    )
+    points = " ".join(f"{x(one.confidence):.1f},{y(one.frequency):.1f}" for one in bins)
+    parts.append(f'<polyline points="{points}" fill="none" stroke="#2b6cb0" stroke-width="1.6"/>')
+    for one in bins:
+        text = f"probability {one.confidence:.3f}, right {one.frequency:.3f}, {one.share:.1%} of the voxels"
+        parts.append(
+            f'<circle cx="{x(one.confidence):.1f}" cy="{y(one.frequency):.1f}" r="{2.5 + 12 * math.sqrt(one.share):.1f}" '
+            f'fill="#2b6cb0" opacity="0.6"><title>{text}</title></circle>'
+        )
+    middle = (left + width) / 2
+    parts.append(f'<text x="{middle:.0f}" y="{height - 6}" text-anchor="middle">mean probability</text>')
+    parts.append(
+        f'<text transform="translate(14 {(height - bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">share of right voxels</text>'
     )
     return _svg(width, height, parts)
 

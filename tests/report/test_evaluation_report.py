@@ -13,12 +13,16 @@ import pytest
 import medseg
 from medseg.cli.main import main
 from medseg.errors import DataError
-from medseg.evaluation.label_maps.table import Table
+from medseg.evaluation.calibration.cross_fitted import cross_fitted
+from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.label_maps.metrics import LabelMetrics
+from medseg.evaluation.label_maps.table import METRICS, Table
 from medseg.report.evaluation_report import ReportContext, write_evaluation_report
 from medseg.report.report_case import ReportCase
 from medseg.viz.viewer.viewer_case import ViewerCase
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.evaluation.calibration.test_cross_fitted import LABELS, folds
 from tests.helpers.browser import Browser, needs_chromium
 
 GRID = Grid.from_spacing((16, 14, 12), (1, 1, 2))
@@ -207,3 +211,37 @@ def test_a_click_opens_the_viewer_of_the_case_and_headers_sort(browser: Browser,
     assert browser.run("document.querySelector('dialog iframe')") is None
     assert browser.requests == []
     assert browser.errors == []
+
+
+def test_the_calibration_of_a_cross_validation_is_that_of_the_summary(tmp_path: Path) -> None:
+    samples = folds((2.5,), size=1000)
+    calibration = cross_fitted(samples, LABELS)
+    rows = [
+        LabelMetrics(
+            **{**dict.fromkeys(METRICS, 0.5), "case": f"case_{case}", "label_value": 1, "label": "edema"}
+        )
+        for case in range(4)
+    ]
+    result = FoldTable(
+        Table(tuple(rows)), folds={f"case_{case}": case % 2 for case in range(4)}, calibration=calibration
+    )
+    write_evaluation_report(tmp_path / "report.html", result, [], ReportContext("Folds"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    _, *shown = cells(page, "calibration")
+    figures = result.summary()["calibration"]
+    for name, where, before, after in shown:
+        part = {"near foreground": "near", "whole image": "whole"}[where]
+        for when, text in (("before", before), ("after", after)):
+            own = figures[when][part]
+            label = name.removeprefix("error of ")
+            expected = (
+                own["by_label"].get(label)
+                or own[{"Brier score": "brier", "negative log-likelihood": "nll"}.get(name, "ece")]
+            )
+            assert text == f"{expected:.4f}"
+    assert len(shown) == 2 * (3 + 2)
+    assert page.count("near foreground</figcaption>") == 2
+    write_evaluation_report(
+        tmp_path / "without.html", replace(result, calibration="none"), [], ReportContext("Folds")
+    )
+    assert "Calibration" not in (tmp_path / "without.html").read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from medseg.report.svg_plots import bland_altman, line_plot, strip_plot, ticks
+from medseg.evaluation.calibration.reliability import Bin
+from medseg.report.svg_plots import bland_altman, line_plot, reliability_plot, strip_plot, ticks
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -65,3 +66,13 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     assert 1 <= len(found) <= 12
     steps = {f"{b - a:.3g}" for a, b in itertools.pairwise(found)}
     assert all(re.match(r"[125]", step.lstrip("0.")) for step in steps)
+
+
+def test_a_reliability_diagram_has_a_point_per_bin_at_its_place() -> None:
+    bins = (Bin(0.0, 0.5, 0.25, 0.3, 0.2), Bin(0.5, 1.0, 0.75, 0.9, 0.6))
+    svg = reliability_plot(bins)
+    points = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    scale = (points[1][0] - points[0][0]) / (0.9 - 0.3)
+    assert points[1][0] == pytest.approx(50 + 0.9 * scale, abs=0.2)
+    assert points[0][1] - points[1][1] == pytest.approx(248 * 0.4, abs=0.2)
+    assert "probability 0.900, right 0.600, 75.0% of the voxels" in svg

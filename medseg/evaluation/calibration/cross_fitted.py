@@ -32,7 +32,7 @@ from medseg.labels.label_table import Labels
 
 WORTHWHILE = 0.01
 """Share of the negative log-likelihood by which one temperature per output must be better than one."""
-MOST_VALUES = 1 << 25
+MOST_VALUES = 1 << 22
 """Logits that are fitted on; of larger samples, every n-th voxel is used."""
 
 Method = Literal["one", "per_label"]
