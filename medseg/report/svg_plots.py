@@ -15,6 +15,7 @@ from medseg.labels.colours import Colour
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 26, 190, 20
 _INK, _GRID, _PALE = "#2d3748", "#e2e8f0", "#cbd5e0"
 _NAME_LENGTH = 26
+_RARE = 1e-3  # share of the voxels below which a bin says little and is not joined with the others
 
 Array = NDArray[np.float64]
 
@@ -140,7 +141,8 @@ def reliability_plot(bins: Sequence[Bin]) -> str:
     parts.append(
         f'<line x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}" stroke="{_PALE}" stroke-dasharray="5 4"/>'
     )
-    points = " ".join(f"{x(one.confidence):.1f},{y(one.frequency):.1f}" for one in bins)
+    common = [one for one in bins if one.share >= _RARE]
+    points = " ".join(f"{x(one.confidence):.1f},{y(one.frequency):.1f}" for one in common)
     parts.append(f'<polyline points="{points}" fill="none" stroke="#2b6cb0" stroke-width="1.6"/>')
     for one in bins:
         text = f"probability {one.confidence:.3f}, right {one.frequency:.3f}, {one.share:.1%} of the voxels"
