@@ -11,6 +11,7 @@ from medseg.errors import DataError, no_such_path
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
 from medseg.io.segmentation_files import (
     DICOM_SEGMENTATIONS,
+    SLICER,
     read_segmentation,
     segmentation_kind,
     write_segmentation,
@@ -28,7 +29,7 @@ NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 TIFF = (".tif", ".tiff")
 NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, *DICOM_SEGMENTATIONS)
+IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, SLICER, *DICOM_SEGMENTATIONS)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 WHOLE_WITHIN = 1e-3
 """Largest distance to a whole number at which a label value counts as that number."""
@@ -151,7 +152,7 @@ def read_labels(
     orientation_from: OrientationFrom | None = None,
     like: Volume | Grid | str | Path | None = None,
 ) -> Volume:
-    """Read a label map: one channel of whole numbers, stored in any type, or a DICOM segmentation.
+    """Read a label map: one channel of whole numbers, stored in any type, or a segmentation of DICOM or 3D Slicer.
 
     From a natural image with a palette, the indices are read instead of the colours.
 
@@ -159,7 +160,7 @@ def read_labels(
         path: The file or folder.
         orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
             itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
-        like: For DICOM segmentations, the image that they belong to, its file or folder, or its grid. A structure set (RTSTRUCT)
+        like: For segmentations of DICOM and 3D Slicer, the image that they belong to, its file or folder, or its grid. A structure set (RTSTRUCT)
             states no grid; None looks for its series near the file. Other formats have a grid of their own.
 
     Returns:
@@ -238,10 +239,10 @@ def read_stored_labels(
 
 
 def read_segments(path: str | Path, *, like: Volume | Grid | str | Path | None = None) -> Segments:
-    """Read a DICOM segmentation with the names and colours of its segments, which may overlap.
+    """Read a segmentation with the names and colours of its segments, which may overlap.
 
     Args:
-        path: A file in DICOM format: SEG of type BINARY or LABELMAP, or RTSTRUCT.
+        path: A file in DICOM format (SEG of type BINARY or LABELMAP, or RTSTRUCT), or of 3D Slicer (.seg.nrrd).
         like: The image that it belongs to, its file or folder, or its grid, as for `read_labels`.
 
     Returns:
@@ -261,11 +262,11 @@ def read_segments(path: str | Path, *, like: Volume | Grid | str | Path | None =
 
     path = Path(path)
     kind = segmentation_kind(path)
+    if not path.is_dir():
+        require_readable(path, "a segmentation")
     if kind is None:
-        if not path.is_dir():
-            require_readable(path, "a DICOM segmentation")
         raise DataError(
-            f"{path}: found no DICOM segmentation, expected SEG or RTSTRUCT. Read other label maps with read_labels."
+            f"{path}: found no segmentation, expected SEG or RTSTRUCT in DICOM format, or .seg.nrrd. Read other label maps with read_labels."
         )
     return read_segmentation(path, kind, _grid_of(like))
 
@@ -317,7 +318,7 @@ def write(
     like: Volume | str | Path | None = None,
     algorithm: Algorithm | None = None,
 ) -> None:
-    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or the label map of a natural image as .png, in one step.
+    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or a label map as .seg.nrrd or (of a natural image) .png, in one step.
 
     A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file. The label map
     of a DICOM series can also be written as .seg.dcm (SEG of type BINARY), .labelmap.dcm (SEG of type LABELMAP)
@@ -326,7 +327,7 @@ def write(
     Args:
         volume: The volume.
         path: The file to create or replace; its suffix chooses the format.
-        names: For DICOM, names and colours of the values of a label map; None for ``label_1`` and so on.
+        names: For DICOM and .seg.nrrd, names and colours of the values of a label map; None for ``label_1`` and so on.
         like: For DICOM, the source series: its folder, or a volume that was read from it. None for the series that `volume`
             was predicted for, or has the grid of.
         algorithm: For DICOM, the model that predicted a label map; None if it is unknown.
@@ -345,7 +346,11 @@ def write(
     """
     path = Path(path)
     suffix = suffix_of(path)
-    if suffix in DICOM_SEGMENTATIONS:
+    if suffix == SLICER:
+        from medseg.io.slicer_segmentation import write_slicer_segmentation
+
+        write_slicer_segmentation(volume, path, names)
+    elif suffix in DICOM_SEGMENTATIONS:
         source = Path(like) if isinstance(like, str) else like
         write_segmentation(volume, path, names, source, algorithm)
     elif suffix in (".nii", ".nii.gz"):
@@ -362,6 +367,6 @@ def write(
         write_sitk(volume, path)
     else:
         raise DataError(
-            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, .png for the label map of a natural image, or "
+            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, {SLICER} for a label map, .png for that of a natural image, or "
             f"{', '.join(DICOM_SEGMENTATIONS)} for that of a DICOM series. Rename it."
         )

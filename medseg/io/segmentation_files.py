@@ -1,4 +1,4 @@
-"""Files of named segments: DICOM-SEG and RTSTRUCT, by their suffix or by what they hold."""
+"""Files of named segments: DICOM-SEG, RTSTRUCT and segmentations of 3D Slicer, by their suffix or by what they hold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from medseg.volumes.grid import Grid
     from medseg.volumes.volume import Volume
 
-Kind = Literal["seg", "rtstruct"]
+Kind = Literal["seg", "rtstruct", "slicer"]
 DICOM_SEGMENTATIONS = (".seg.dcm", ".labelmap.dcm", ".rtstruct.dcm")
 """Suffixes of DICOM segmentations: SEG of type BINARY, SEG of type LABELMAP, and structure sets."""
+SLICER = ".seg.nrrd"
+"""Suffix of segmentations of 3D Slicer."""
 _DICOM_SUFFIXES = ("", ".dcm", ".ima")
 _CLASS = 0x00080016
 
@@ -34,6 +36,8 @@ def segmentation_kind(path: Path) -> Kind | None:
     from medseg.io.dicom.dicom_header import has_mark, read_header
     from medseg.io.dicom.pydicom_files import LABELMAP_SEG, RTSTRUCT, SEG
 
+    if path.name.lower().endswith(SLICER):
+        return "slicer"
     file = segmentation_file(path)
     if file is None or file.suffix.lower() not in _DICOM_SUFFIXES or not file.is_file() or not has_mark(file):
         return None
@@ -71,9 +75,14 @@ def read_segmentation(path: Path, kind: Kind, grid: Grid | None = None) -> Segme
         from medseg.io.dicom.rtstruct_input import read_rtstruct
 
         return read_rtstruct(file, grid)
-    from medseg.io.dicom.seg_input import read_seg
+    if kind == "slicer":
+        from medseg.io.slicer_segmentation import read_slicer_segmentation
 
-    found = read_seg(file)
+        found = read_slicer_segmentation(file)
+    else:
+        from medseg.io.dicom.seg_input import read_seg
+
+        found = read_seg(file)
     return found if grid is None else found.placed(grid)
 
 
@@ -92,10 +101,12 @@ def segmentation_names(path: Path, kind: Kind) -> Labels:
     """
     from medseg.io.dicom.rtstruct_input import read_rtstruct_segments
     from medseg.io.dicom.seg_input import read_seg_segments
+    from medseg.io.slicer_segmentation import slicer_segments
     from medseg.labels.segments import unique_labels
 
     file = segmentation_file(path) or path
-    items = (read_rtstruct_segments if kind == "rtstruct" else read_seg_segments)(file)
+    readers = {"rtstruct": read_rtstruct_segments, "seg": read_seg_segments, "slicer": slicer_segments}
+    items = readers[kind](file)
     return unique_labels({item.value: (item.name, item.colour) for item in items}, str(path))
 
 

@@ -37,7 +37,17 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
 
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".seg.dcm", ".labelmap.dcm", ".rtstruct.dcm")
+_SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".mha",
+    ".seg.nrrd",
+    ".png",
+    ".seg.dcm",
+    ".labelmap.dcm",
+    ".rtstruct.dcm",
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -61,7 +71,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--suffix",
         choices=_SUFFIXES,
-        help="file format of the label maps (default: .nii.gz); .png for those of natural images; for DICOM series also .seg.dcm "
+        help="file format of the label maps (default: .nii.gz); .seg.nrrd for 3D Slicer, with names and colours; .png for those of natural images; for DICOM series also .seg.dcm "
         "(DICOM-SEG of type BINARY), .labelmap.dcm (of type LABELMAP) or .rtstruct.dcm (RTSTRUCT)",
     )
     parser.add_argument(

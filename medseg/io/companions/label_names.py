@@ -15,7 +15,7 @@ def label_names_of(path: str | Path) -> Labels | None:
     """Return the labels that are known for the file of a label map.
 
     The first of these counts: a table with the name of the file and the suffix ``.tsv`` beside it, ``labels.tsv`` beside it,
-    and what the file itself holds: the segments of a DICOM segmentation, or the header of a NIfTI file, see
+    and what the file itself holds: the segments of a segmentation of DICOM or 3D Slicer, or the header of a NIfTI file, see
     `medseg.io.nifti.nifti_label_names`.
 
     Args:
@@ -31,7 +31,8 @@ def label_names_of(path: str | Path) -> Labels | None:
     for table in (path.with_name(f"{stem_of(path)}.tsv"), path.with_name("labels.tsv")):
         if table.is_file():
             return Labels.from_tsv(table)
-    if kind := segmentation_kind(path):
-        return segmentation_names(path, kind)
+    if path.exists() and (kind := segmentation_kind(path)):
+        found = segmentation_names(path, kind)
+        return found if found.foreground else None
     names = nifti_label_names(path) if path.is_file() and suffix_of(path) in NIFTI else {}
     return unique_labels(names, str(path)) if names else None

@@ -367,7 +367,7 @@ def test_fractional_and_damaged_files_are_refused(folder: Path, tmp_path: Path) 
     dataset.save_as(tmp_path / "none.dcm")
     with pytest.raises(DataError, match="breaks the DICOM standard"):
         read_labels(tmp_path / "none.dcm")
-    with pytest.raises(DataError, match="found no DICOM segmentation"):
+    with pytest.raises(DataError, match="found no segmentation"):
         read_segments(sorted((folder / "series").iterdir())[0])
 
 
