@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from medseg.config import field_descriptions
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -162,7 +164,7 @@ def _config_classes(annotation: Any) -> list[type[BaseModel]]:
 
 def _table(config: type[BaseModel], prefix: str) -> list[str]:
     """Return the rows of a Markdown table, one per field of a config class."""
-    described = _field_descriptions(config)
+    described = field_descriptions(config)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in config.model_fields.items():
         kind = _type_text(config, name)
@@ -170,16 +172,6 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
             f"| `{prefix}{name}` | {kind} | {_default_text(field)} | {_cell(described.get(name, ''))} |"
         )
     return [*rows, ""]
-
-
-def _field_descriptions(config: type[BaseModel]) -> dict[str, str]:
-    """Return the `Attributes` (or `Args`) entries of a class and its bases, by field name."""
-    found: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        for section in Docstring(base.__doc__ or "").parse("google", warnings=False):
-            if section.kind.value in ("attributes", "parameters"):
-                found |= {entry.name: entry.description for entry in section.value}
-    return found
 
 
 def _paragraphs(config: type[BaseModel]) -> list[str]:

@@ -6,7 +6,9 @@ mistakes of a file are reported at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,6 +99,35 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """Return every field, defaults included, as YAML."""
         return to_yaml(self.to_plain())
+
+
+def field_descriptions(config: type[BaseModel]) -> dict[str, str]:
+    """Return the descriptions of the fields of a class, from the section ``Attributes`` of its docstring and of its bases.
+
+    Args:
+        config: The class.
+
+    Returns:
+        Text by name of the field, without line breaks.
+
+    >>> class Paper(Config):
+    ...     '''A size of paper.
+    ...
+    ...     Attributes:
+    ...         width: Width in mm,
+    ...             without margins.
+    ...     '''
+    ...     width: float = 210
+    >>> field_descriptions(Paper)
+    {'width': 'Width in mm, without margins.'}
+    """
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        _, _, section = cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
+        entries = re.split(r"^ {4}(\w+): ", re.split(r"^\S", section, maxsplit=1, flags=re.M)[0], flags=re.M)
+        texts = (" ".join(text.split()) for text in entries[2::2])
+        found |= dict(zip(entries[1::2], texts, strict=True))
+    return {name: text for name, text in found.items() if name in config.model_fields}
 
 
 def differences(found: Config, expected: Config, most: int = 3) -> str:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medseg.cli.completion import SHELLS, PrintCompletion
 from medseg.cli.terminal import safe_output
 from medseg.errors import MedsegError, ResourceError, did_you_mean, format_warning
 from medseg.io.file_content import permission_denied
@@ -96,6 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medseg {version('medseg')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print the script that completes commands, options and files in a shell: {', '.join(SHELLS)}",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         _module(name).add_parser(commands)
@@ -180,7 +188,12 @@ def _run(options: argparse.Namespace) -> int:
 def _answer(options: argparse.Namespace) -> int:
     """Run the command and return its exit code; errors that a user can act on become one message."""
     try:
-        return int(_module(options.command).run(options))
+        module = _module(options.command)
+        code = int(module.run(options))
+        following = getattr(module, "next_command", None)
+        if code == 0 and following is not None and (words := following(options)):
+            print(f"next: medseg {' '.join(words)}")
+        return code
     except KeyboardInterrupt as stop:
         _ignore_sigterm()
         advice = (

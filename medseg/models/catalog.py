@@ -159,6 +159,12 @@ class ModelEntry:
     preset: Mapping[str, Any] = field(default_factory=dict)
     size: ModelSize | None = None
 
+    @property
+    def family(self) -> str:
+        """The package of the model: a key of `FAMILIES`, or the name of another package that added the model."""
+        parts = self.options.__module__.split(".")
+        return parts[2] if parts[:2] == ["medseg", "models"] and len(parts) > 3 else parts[0]
+
 
 MODELS: Registry[ModelEntry] = Registry(
     "model",
@@ -172,6 +178,16 @@ MODELS: Registry[ModelEntry] = Registry(
     ),
     entry_point="medseg.models",
 )
+
+FAMILIES = {
+    "unet": "U-Nets for volumes and slices; medseg plan proposes unet_3d, or unet_2d for single slices",
+    "segresnet": "MONAI's SegResNet for volumes and slices",
+    "fcn": "FCN for slices and natural images; start with fcn_resnet_50",
+    "mask_rcnn": "Mask R-CNN, which finds instances in slices and natural images; start with mask_rcnn_resnet_50_fpn",
+    "maskformer": "MaskFormer and Mask2Former for slices and natural images; start with mask2former_resnet_50",
+    "monai": "MONAI's U-Nets, for weights that were trained with it",
+}
+"""What each package of models is for, in the order in which they are listed."""
 
 OptionsClass = TypeVar("OptionsClass", bound=type[ModelOptions])
 

@@ -397,3 +397,19 @@ def test_predict_killed_leaves_only_complete_files(workplace, tmp_path):
     assert 0 < len(names) < 60
     assert all(name.endswith(".nii.gz") and not name.startswith(".") for name in names)
     assert len({medseg.read_labels(path).data.shape for path in output.glob("*.nii*")}) == 1
+
+
+def test_a_command_names_the_one_that_usually_follows(workplace, tmp_path, monkeypatch, capsys):
+    def last_line(*words: str) -> str:
+        assert main(list(words)) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    monkeypatch.chdir(workplace)
+    assert last_line("inspect", "data") == "next: medseg check data"
+    assert last_line("check", "data") == "next: medseg plan data -o plan.yaml"
+    assert not last_line("inspect", "data/imagesTr/phantom_000.nii.gz").startswith("next:")
+    assert not last_line("check", "data", "--json", "-").startswith("next:")
+    out = str(tmp_path / "out put")
+    expected = f"next: medseg evaluate '{out}' REFERENCES -o EVALUATION --report"
+    assert last_line("predict", "run", "data/imagesTr/phantom_000.nii.gz", "-o", out) == expected
+    assert last_line("predict", "run", "--held-out") == "next: medseg evaluate run --report"

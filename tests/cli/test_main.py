@@ -15,6 +15,7 @@ import pytest
 
 from medseg.cli.main import COMMANDS, RENAMED_OPTIONS, build_parser, main
 from medseg.errors import DataError, ResourceError
+from medseg.yaml_dialect import parse_yaml
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "tensorboard", "lightning_fabric")
 
@@ -148,13 +149,20 @@ def test_closed_pipe_prints_no_traceback():
 def test_models_lists_and_describes(capsys):
     assert main(["models", "unet*"]) == 0
     listed = capsys.readouterr().out
-    assert listed.splitlines()[0].startswith("unet_2d")
-    assert len(listed.splitlines()) == 3
-    assert "1,926,466 (1→2)" in listed.splitlines()[0]
+    family, first, _, *notes = listed.splitlines()
+    assert family.startswith("U-Nets for volumes and slices")
+    assert first.split()[0] == "unet_2d"
+    assert "1,926,466 (1→2)" in first
+    assert len(notes) == 2
     assert main(["models", "unet_3d", "channels=[4, 8]", "--input", "1,16,16,16", "--classes", "3"]) == 0
     told = capsys.readouterr().out
-    assert "channels: 4" in told or "channels: [4" in told or "4" in told
     assert "parameters" in told
+    (norm,) = (line.split(maxsplit=2) for line in told.splitlines() if line.startswith("  norm "))
+    assert norm[:2] == ["norm", "instance"]
+    assert norm[2].startswith("instance, batch, group")
+    assert main(["models", "unet_3d", "channels=[4, 8]", "--yaml"]) == 0
+    stages = parse_yaml(capsys.readouterr().out.partition("\n")[2])["encoder_stages"]
+    assert [stage["channels"] for stage in stages] == [4, 8]
     assert main(["models", "unet_4d"]) == 1
     assert "Did you mean" in capsys.readouterr().err
     assert main(["models", "unet_3d", "--input", "1,x"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,16 @@ def run(options: argparse.Namespace) -> int:
         )
     _write(report, options)
     return EXIT_ERRORS if report.counts["error"] else 0
+
+
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    from medseg.data.datasets.layouts import is_dataset
+
+    (path, *others) = options.paths
+    if others or options.json == "-" or not is_dataset(Path(path)):
+        return ()
+    return ("plan", shlex.quote(path), "-o", "plan.yaml")
 
 
 def _write_repairs(report: Report, options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -42,6 +43,14 @@ def run(options: argparse.Namespace) -> int:
             failed += 1
             print(error, file=sys.stderr, flush=True)
     return 2 if failed else 0
+
+
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    from medseg.data.datasets.layouts import is_dataset
+
+    (path, *others) = options.paths
+    return ("check", shlex.quote(path)) if not others and is_dataset(Path(path)) else ()
 
 
 def _print_path(path: Path, most: int, reading: ReadingOptions) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from importlib import import_module
 from typing import Any
 
@@ -22,3 +23,8 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     return int(import_module(f"medseg.cli.models.import_{options.source}").run(options))
+
+
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    return ("predict", shlex.quote(options.output), "IMAGES", "-o", "FOLDER")

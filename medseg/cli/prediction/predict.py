@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -184,6 +185,16 @@ def run(options: argparse.Namespace) -> int:
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])
     return _predict_cases(models, cases, Path(options.output or run / "predictions"), options)
+
+
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    if options.estimate:
+        return ()
+    if options.held_out:
+        run, _ = _run_and_model(Path(options.model))
+        return ("evaluate", shlex.quote(str(run)), "--report")
+    return ("evaluate", shlex.quote(str(options.output)), "REFERENCES", "-o", "EVALUATION", "--report")
 
 
 def _checked(options: argparse.Namespace, given: Collection[str]) -> tuple[list[Path], dict[str, Any]]:

@@ -62,6 +62,11 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    return ("plan", "YOUR_DATASET", "-o", "plan.yaml")
+
+
 def _write_figures(folder: Path, most: int = 3) -> list[Path]:
     """Write the training curves and overlays of at most `most` held-out cases, and return the files."""
     from medseg.data.datasets.read_case import read_case_image

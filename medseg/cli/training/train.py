@@ -94,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
         if options.repairs:
             data.append(f"data.repairs={options.repairs}")
         experiment = Experiment.load(options.config, *options.overrides, *data)
-        folder = Path(options.run or f"runs/{experiment.name}")
+        options.run = options.run or f"runs/{experiment.name}"
+        folder = Path(options.run)
     from medseg.experiment.run_folder import RunFolder  # after the experiment, because it loads torch
 
     resumes_folds = bool(options.resume) and RunFolder(folder).is_cross_validation
@@ -103,6 +104,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         train(experiment, folder, resume=bool(options.resume), extend=options.extend, cluster=options.cluster)
     return 0
+
+
+def next_command(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words of the command that usually follows; none if there is none."""
+    from medseg.runtime.launch import is_main_process
+
+    model = Path(options.resume or options.run or "") / "model"
+    if not is_main_process() or not (model / "config.yaml").is_file():
+        return ()
+    return ("predict", shlex.quote(str(model)), "IMAGES", "-o", "FOLDER")
 
 
 def train(

@@ -12,8 +12,11 @@ from medseg.errors import ConfigError
 from medseg.experiment.experiment import Experiment
 
 
-def test_decisions_about_headers_are_keys_of_the_config(monkeypatch, capsys):
+def test_decisions_about_headers_are_keys_of_the_config(monkeypatch, capsys, tmp_path):
     seen = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").touch()
+    (tmp_path / "data").mkdir()
 
     def load(path, *overrides):
         seen.extend(overrides)
@@ -29,10 +32,10 @@ def test_decisions_about_headers_are_keys_of_the_config(monkeypatch, capsys):
         "--repairs",
         "r.yaml",
     )
-    assert main(["train", "toy.yaml", "--data", "/data", *options, "train.steps=2"]) == 1
+    assert main(["train", "toy.yaml", "--data", "data", *options, "train.steps=2"]) == 1
     assert "stop." in capsys.readouterr().err
     keys = (
-        "path=/data",
+        "path=data",
         "orientation_from=sform",
         "trust_label_array=true",
         "files_root=/images",
