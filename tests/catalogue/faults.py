@@ -24,7 +24,7 @@ from tests.catalogue.bench import AFFINE, CONFIG, Bench
 from tests.catalogue.promise import Answer, Broken, joined, recipe
 from tests.helpers.runs import files_of_at_most
 
-SECONDS = 90
+SECONDS = 180
 
 
 def config_of(bench: Bench, **train: Any) -> Path:
@@ -55,7 +55,7 @@ def end_of(process: subprocess.Popen[str], seconds: int = SECONDS) -> tuple[int,
     except subprocess.TimeoutExpired:
         process.kill()
         raise Broken(f"not ended after {seconds} s") from None
-    alive = psutil.wait_procs(children, timeout=10)[1]
+    alive = psutil.wait_procs(children, timeout=60)[1]
     for child in alive:
         child.kill()
     if alive:

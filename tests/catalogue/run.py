@@ -13,7 +13,7 @@ from tests.catalogue.promise import RECIPES, Broken, Promise, require_kept
 
 __all__ = ["Shared", "run_entry"]
 
-SECONDS = 120
+SECONDS = 300
 for _name in (
     "volume_files",
     "geometry",

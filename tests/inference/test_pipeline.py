@@ -22,7 +22,7 @@ def recorded(read_ahead: bool) -> list[str]:
 
     def work(item: int) -> int:
         if item == 1 and read_ahead:
-            assert read_next.wait(10)
+            assert read_next.wait(60)
         events.append(f"work {item}")
         return item
 

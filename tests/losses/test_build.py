@@ -138,7 +138,7 @@ class _Rendezvous:
     """Two threads in place of two processes: sums through which gradients flow to both."""
 
     def __init__(self) -> None:
-        self.barrier, self.given = threading.Barrier(2, timeout=20), {}
+        self.barrier, self.given = threading.Barrier(2, timeout=60), {}
 
     def sum(self, tensor):
         self.given[threading.get_ident()] = tensor

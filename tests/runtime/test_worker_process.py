@@ -104,7 +104,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str) -> N
         parent.kill()
         parent.wait()
     try:
-        assert until(lambda: not any(runs(worker) for worker in workers), 20)
+        assert until(lambda: not any(runs(worker) for worker in workers), 60)
     finally:
         for worker in filter(runs, workers):
             os.kill(worker, signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_a_worker_ends_with_its_parent_while_it_imports(tmp_path: Path) -> None:
         parent.wait()
     worker = int((tmp_path / "importing").read_text())
     try:
-        assert until(lambda: not runs(worker), 20)
+        assert until(lambda: not runs(worker), 60)
     finally:
         if runs(worker):
             os.kill(worker, signal.SIGKILL)
@@ -181,14 +181,14 @@ def test_ranks_end_with_torchrun_and_not_with_another_launcher(
     variables = {"TORCHELASTIC_RUN_ID": "one"} if by_torchrun else {}
     parent = subprocess.Popen([sys.executable, "-c", launcher], env={**os.environ, **variables})
     try:
-        assert until(file.exists, 60)
+        assert until(file.exists, 120)
     finally:
         parent.kill()
         parent.wait()
     pid = int(file.read_text())
     try:
         if by_torchrun:
-            assert until(lambda: not runs(pid), 20)
+            assert until(lambda: not runs(pid), 60)
         else:
             assert not until(lambda: not runs(pid), 2)
     finally:

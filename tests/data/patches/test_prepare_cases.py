@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from psutil import process_iter
 
 import medseg
 from medseg.cluster.case_map import Workforce
@@ -133,8 +134,12 @@ def test_finished_cases_stay_after_an_interruption(tmp_path, dataset, number):
         process.stdout.close()
     (finished,) = (tmp_path / "store").glob(f"{done}-*")
     before = finished.stat().st_mtime_ns
-    if number == signal.SIGKILL:
-        time.sleep(1)  # until the workers have ended
+    end = time.monotonic() + 60
+    while any(
+        f"serve({process.pid})" in " ".join(one.info["cmdline"] or ()) for one in process_iter(["cmdline"])
+    ):
+        assert time.monotonic() < end, "workers outlive their parent"
+        time.sleep(0.05)
     cases = store_in(tmp_path / "store").fill(dataset.cases)
     assert finished.stat().st_mtime_ns == before
     assert sorted(path.name for path in (tmp_path / "store").iterdir() if path.is_dir()) == sorted(

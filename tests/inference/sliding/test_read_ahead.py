@@ -88,7 +88,7 @@ def test_the_next_slices_are_prepared_before_they_are_requested():
     image = torch.arange(6.0).reshape(1, 6)
     with ReadAhead(Image(image), [(0, 2, None), (2, 6, None)], CPU) as ahead:
         assert torch.equal(ahead.slices(0, 2), image[:, :2])
-        assert prepared.wait(20)
+        assert prepared.wait(60)
         assert torch.equal(ahead.slices(2, 6), image[:, 2:])
 
 
