@@ -10,6 +10,7 @@ from medseg.errors import (
     collected_warnings,
     did_you_mean,
     error_message,
+    format_warning,
     shown_text,
     warn_once,
 )
@@ -67,3 +68,7 @@ def test_messages_show_the_control_characters_of_files() -> None:
     with collected_warnings() as messages:
         warn_once("a.raw\x1b[2J: found 3 bytes after the voxels.")
     assert messages == ["a.raw\\x1b[2J: found 3 bytes after the voxels."]
+
+
+def test_a_warning_of_a_library_keeps_its_place():
+    assert format_warning("old.", UserWarning, "file.py", 3) == "file.py:3: UserWarning: old.\n"

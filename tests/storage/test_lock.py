@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from medseg.errors import ConfigError, ResourceError
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.run_folder import RunFolder
-from medseg.storage.lock import RunLock
+from medseg.storage.lock import RunLock, _link
 from tests.helpers.runs import files_of_at_most
 
 
@@ -207,3 +209,24 @@ def test_checkpoint_is_loaded_only_when_resuming(make_experiment, workplace):
         patch.setattr(RunFolder, "open", with_checkpoint)
         assert experiment.trainer(run).step == 0
     assert experiment.trainer(run, resume=True).step == 2
+
+
+def test_a_lock_that_cannot_be_written_without_links_is_removed(tmp_path, monkeypatch):
+    temporary, path = tmp_path / "temporary", tmp_path / "lock"
+    temporary.write_text("{}")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links")
+
+    def full(self: Path) -> bytes:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert _link(temporary, path)
+    assert path.read_text() == "{}"
+    assert not _link(temporary, path)
+    path.unlink()
+    monkeypatch.setattr(Path, "read_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        _link(temporary, path)
+    assert not path.exists()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from medseg.data.preprocessing.histogram import Histogram, pool_histograms
+from medseg.data.preprocessing.histogram import Histogram, foreground_histograms, pool_histograms
+from medseg.errors import DataError
 
 
 def draw(seed: int, size: int = 5001) -> np.ndarray:
@@ -91,3 +92,10 @@ def test_the_histogram_of_a_ct_is_short_and_a_damaged_one_is_refused():
     assert len(packed) < 12_000
     with pytest.raises(ValueError, match=r"incorrect|invalid|incomplete"):
         Histogram.unpack(packed[:-40])
+
+
+def test_intensities_beyond_float32_are_refused():
+    image = np.full((1, 2, 2, 2), 1e39)
+    with pytest.raises(DataError, match="case a: found intensities beyond 3e38"):
+        foreground_histograms(image, np.ones((2, 2, 2), bool), "case a")
+    assert foreground_histograms(image, np.zeros((2, 2, 2), bool), "case a") == ()

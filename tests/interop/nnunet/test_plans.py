@@ -11,7 +11,7 @@ import pytest
 
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.errors import MedsegError
-from medseg.interop.nnunet.plans import read_plans
+from medseg.interop.nnunet.plans import _modern, read_plans
 from tests.helpers.nnunet_models import architecture, configuration, plans_of
 
 FULL = configuration([16, 16, 12], [1.0, 1.0, 2.0], architecture(3), ["CTNormalization"], [False])
@@ -130,3 +130,30 @@ def test_unsupported_plans_raise(tmp_path, place, value, told):
     with pytest.raises(MedsegError, match=told) as caught:
         read(tmp_path, with_value(place, value))
     assert "plans.json" in str(caught.value)
+
+
+OLD = {
+    "UNet_class_name": "PlainConvUNet",
+    "UNet_base_num_features": 32,
+    "unet_max_num_features": 320,
+    "n_conv_per_stage_encoder": [2, 2],
+    "n_conv_per_stage_decoder": [2],
+    "pool_op_kernel_sizes": [[1, 1], [2, 2]],
+    "conv_kernel_sizes": [[3, 3], [3, 3]],
+    "patch_size": [16, 16],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("patch_size", "16x16"),
+        ("n_conv_per_stage_encoder", 2),
+        ("UNet_base_num_features", "32"),
+        ("unet_max_num_features", None),
+    ],
+)
+def test_wrong_types_of_the_older_form_are_left_for_the_schema_to_name(key, wrong):
+    assert "architecture" in _modern(dict(OLD))
+    values = {**OLD, key: wrong}
+    assert _modern(dict(values)) == values
