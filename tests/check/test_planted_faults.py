@@ -69,7 +69,8 @@ def test_the_command_prints_the_worst_first_and_ends_with_2(
 
 def test_the_command_ends_with_0_without_errors(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(clean)]) == 0
-    assert capsys.readouterr().out == f"{clean}: 0 errors, 0 warnings, 0 notes in {CASES} cases\n"
+    counts = f"{clean}: 0 errors, 0 warnings, 0 notes in {CASES} cases\n"
+    assert capsys.readouterr().out == f"{counts}next: medseg plan {clean} -o plan.yaml\n"
 
 
 def test_json_lists_every_field(

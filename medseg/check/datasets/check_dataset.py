@@ -14,7 +14,7 @@ from medseg.check.datasets.split_findings import split_findings
 from medseg.check.finding import Finding, message_parts, relative_name
 from medseg.cluster.case_map import Workforce
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
-from medseg.data.datasets.splits import Split, k_fold, read_splits
+from medseg.data.datasets.splits import Split, k_fold, read_splits, subjects_of
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.errors import DataError, MedsegError, cases_failed, no_such_path
 from medseg.labels.label_table import Labels
@@ -166,7 +166,7 @@ def _split_findings(dataset: Dataset, cases: Sequence[CheckedCase], options: Che
         (dataset.root / name for name in _SPLIT_FILES if (dataset.root / name).is_file()), None
     )
     if file is None:
-        if len({case.subject for case in dataset.labelled_cases}) < DEFAULT_FOLDS:
+        if len(set(subjects_of(dataset.labelled_cases).values())) < DEFAULT_FOLDS:
             return []
         splits, name = k_fold(dataset.labelled_cases, DEFAULT_FOLDS), f"default {DEFAULT_FOLDS} folds"
         found = split_findings(splits, cases, dataset.labels, name)

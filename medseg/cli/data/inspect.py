@@ -143,6 +143,8 @@ def _print_dataset(dataset: Dataset, most: int) -> int:
 
 def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
     """Return a summary of a dataset."""
+    from medseg.data.datasets.splits import subjects_of
+
     maps = [f"{sum(case.label is not None for case in dataset.cases)} with a label map"]
     with_instances = sum(case.instances is not None for case in dataset.cases)
     if with_instances:
@@ -150,7 +152,7 @@ def _describe_dataset(dataset: Dataset, shown: Sequence[Case]) -> str:
     lines = [
         f"{dataset.root}: {dataset.name}",
         f"  {pluralise(len(dataset.cases), 'case')}, {', '.join(maps)}, "
-        f"{pluralise(len({case.subject for case in dataset.cases}), 'subject')}",
+        f"{pluralise(len(set(subjects_of(dataset.cases).values())), 'subject')}",
         f"  channels: {', '.join(dataset.channel_names)}",
         *_describe_labels(dataset, shown),
     ]

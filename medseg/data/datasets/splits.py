@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datasets.cases import Case
+from medseg.data.datasets.names import persons_by_name
 from medseg.errors import DataError, did_you_mean
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
@@ -45,10 +46,31 @@ class Split:
             )
 
 
+def subjects_of(cases: Iterable[Case]) -> dict[str, str]:
+    """Return the subject of each case: the declared ones or, if none is declared, persons inferred from the names of cases.
+
+    Args:
+        cases: The cases.
+
+    Returns:
+        Subjects by id of the case, in the order of the cases. Names count as those of one person as in `persons_by_name`; a
+        case without others of its person is a subject of its own.
+
+    >>> cases = [Case(name, (Path(f"{name}.nii.gz"),)) for name in ("p1_a", "p1_b", "p2_a")]
+    >>> subjects_of(cases)
+    {'p1_a': 'p1', 'p1_b': 'p1', 'p2_a': 'p2_a'}
+    """
+    subjects = {case.id: case.subject for case in cases}
+    if any(case_id != subject for case_id, subject in subjects.items()):
+        return subjects
+    inferred = {case_id: person for person, ids in persons_by_name(subjects).items() for case_id in ids}
+    return {**subjects, **inferred}
+
+
 def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
     """Divide cases into folds, so that each subject is a validation subject in exactly one of them.
 
-    All cases of a subject are in the same fold. The numbers of validation subjects of two folds differ by at most one.
+    All cases of a subject, see `subjects_of`, are in the same fold. The numbers of validation subjects of two folds differ by at most one.
 
     Args:
         cases: Cases of the dataset. Their order has no influence, because subjects are sorted before they are permuted.
@@ -67,7 +89,8 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
         >>> [len(split.validation) for split in k_fold(cases, folds=2)]
         [2, 2]
     """
-    subjects = sorted({case.subject for case in cases})
+    subject = subjects_of(cases)
+    subjects = sorted(set(subject.values()))
     if folds < 2:
         raise DataError(f"folds: found {folds}, expected at least 2. Give more folds.")
     if len(subjects) < folds:
@@ -82,8 +105,8 @@ def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:
     ordered = sorted(cases, key=lambda case: case.id)
     return [
         Split(
-            train=tuple(case.id for case in ordered if fold_of[case.subject] != fold),
-            validation=tuple(case.id for case in ordered if fold_of[case.subject] == fold),
+            train=tuple(case.id for case in ordered if fold_of[subject[case.id]] != fold),
+            validation=tuple(case.id for case in ordered if fold_of[subject[case.id]] == fold),
         )
         for fold in range(folds)
     ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from medseg.cluster.case_map import Workforce
 from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.datasets.splits import subjects_of
 from medseg.data.preprocessing.training_data import TrainingData
 from medseg.errors import DataError, MedsegError, ModelError
 from medseg.evaluation.calibration.cross_fitted import CrossFitted
@@ -157,7 +158,7 @@ def fold_table(
         tried += outcome[1]
     splits = run.read_splits()
     return FoldTable(
-        Table(tuple(rows), options, {case.id: case.subject for case in held_out_cases(run)}),
+        Table(tuple(rows), options, subjects_of(held_out_cases(run))),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
         post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
         if learns

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from medseg.data.datasets.names import persons_by_name
 from medseg.data.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.planning.nnunet.spacing import THICK_SLICES
@@ -46,6 +47,15 @@ def _few_cases(f: Fingerprint) -> Iterator[Finding]:
             code="few-cases",
             text=f"Only {pluralise(f.subjects, 'subject')} with a label map: results on a "
             "held-out fold are a weak estimate of results on new cases.",
+        )
+    persons = persons_by_name(case.id for case in f.cases)
+    if persons and f.subjects == len(f.cases) - sum(len(ids) - 1 for ids in persons.values()):
+        person, ids = next(iter(persons.items()))
+        yield Finding(
+            code="subjects-inferred",
+            text=f"{pluralise(f.subjects, 'subject')}: by their names, several cases are of one person, such as {' and '.join(ids[:2])} "
+            f"of {person}. Folds keep them together. If this is wrong, list the cases in a table with a column subject.",
+            severe=False,
         )
     if f.unlabelled:
         yield Finding(

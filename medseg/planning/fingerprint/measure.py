@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.cluster.case_map import HERE, Workforce
 from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.splits import subjects_of
 from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
 from medseg.data.preprocessing.case_memory import measuring_bytes
@@ -67,7 +68,7 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
     return (
         set(measures) == {case.id for case in cases}
         and known.unlabelled == len(dataset.cases) - len(cases)
-        and known.subjects == len({case.subject for case in cases})
+        and known.subjects == len(set(subjects_of(cases).values()))
         and all(is_unchanged(case, measures[case.id], dataset.root) for case in cases)
     )
 
@@ -107,7 +108,7 @@ def _assembled(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprin
         regions=regions,
         ignore=ignore,
         unlabelled=len(dataset.cases) - len(cases),
-        subjects=len({case.subject for case in dataset.labelled_cases}),
+        subjects=len(set(subjects_of(dataset.labelled_cases).values())),
         cases=cases,
         intensities=_over_cases(histograms),
     )

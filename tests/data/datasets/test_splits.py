@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.splits import Split, k_fold, read_splits, write_splits
+from medseg.data.datasets.splits import Split, k_fold, read_splits, subjects_of, write_splits
 from medseg.errors import DataError
 
 
@@ -114,3 +114,27 @@ def test_splits_that_cannot_be_used(tmp_path, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_splits(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "persons"),
+    [
+        ([f"p{n}_{part}" for n in range(12) for part in "ab"], 12),
+        ([f"patient{n:03}_frame{frame:02}" for n in range(20) for frame in (1, 12)], 20),
+        ([f"sub{n}_visit{visit}" for n in range(8) for visit in (1, 2, 3)], 8),
+        ([f"liver_{n}" for n in range(30)], 30),
+        ([f"site{site}_{n:03}" for site in (1, 2) for n in range(15)], 30),
+    ],
+)
+def test_cases_of_one_person_stay_together_although_no_subject_is_declared(names, persons):
+    cases = [Case(name, (Path(f"{name}.nii.gz"),)) for name in names]
+    subject = subjects_of(cases)
+    assert len(set(subject.values())) == persons
+    for split in k_fold(cases, 5):
+        assert not {subject[name] for name in split.train} & {subject[name] for name in split.validation}
+        assert sorted((*split.train, *split.validation)) == sorted(names)
+
+
+def test_declared_subjects_count_more_than_names():
+    cases = [Case(name, (Path("x.nii"),), subject=name[-1]) for name in ("p1_a", "p1_b", "p2_a", "p2_b")]
+    assert subjects_of(cases) == {"p1_a": "a", "p1_b": "b", "p2_a": "a", "p2_b": "b"}

@@ -115,3 +115,11 @@ def test_cases_without_a_label_map_are_counted(make_fingerprint):
 @pytest.mark.parametrize("values", [[], [0.0, 0.0, 0.0, 5.0]])
 def test_no_value_is_far_from_a_median_of_zero(values):
     assert _far_from_median(values, 2.0) == []
+
+
+def test_persons_that_were_inferred_from_names_are_shown(make_case, make_fingerprint):
+    cases = [make_case(f"patient{n:03}_frame{frame:02}") for n in range(20) for frame in (1, 12)]
+    findings = {one.code: one for one in find(make_fingerprint(cases=cases, labels=2, subjects=20))}
+    assert "20 subjects" in findings["subjects-inferred"].text
+    assert "patient000_frame01 and patient000_frame12 of patient000" in findings["subjects-inferred"].text
+    assert "subjects-inferred" not in codes(make_fingerprint(cases=cases, labels=2, subjects=40))
