@@ -22,6 +22,7 @@ from medseg.labels.label_files import LARGEST_VALUE, LabelRow, label_rows_to_tsv
 from medseg.labels.left_right import opposite_names
 
 _LARGEST_LOOKUP = 1 << 20
+_MOST_NAMES = 12  # in a message
 _NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that a table of lines cannot hold
 
 
@@ -85,12 +86,14 @@ class Labels(Sequence[Label]):
     def __post_init__(self) -> None:
         values, names = self.values, self.names
         if len(set(values)) != len(values) or len(set(names)) != len(names):
-            raise DataError(
-                f"labels: found {dict(zip(names, values, strict=True))}, expected unique names and values. Fix the table."
-            )
+            doubled = [
+                item for item in self.items if names.count(item.name) > 1 or values.count(item.value) > 1
+            ]
+            shown = ", ".join(f"{item.name!r}: {item.value}" for item in doubled[:_MOST_NAMES])
+            raise DataError(f"labels: found {{{shown}}}, expected unique names and values. Fix the table.")
         if not values or values[0] != 0 or list(values) != sorted(values) or values[-1] > LARGEST_VALUE:
             raise DataError(
-                f"labels: found values {list(values)}, expected background = 0 first, then ascending values up to "
+                f"labels: found values [{_listed(values)}], expected background = 0 first, then ascending values up to "
                 f"{LARGEST_VALUE}. Fix the table."
             )
         if unusable := [name for name in names if not _is_one_line(name)]:

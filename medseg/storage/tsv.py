@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError, did_you_mean, warn_once
+from medseg.errors import DataError, did_you_mean, shown_text, warn_once
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
@@ -164,7 +164,7 @@ def to_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     Args:
         columns: Names of the columns.
         rows: Cells of each row. Floats get six significant digits (``nan`` and ``inf`` as such), None becomes an
-            empty cell, and tabs and line breaks in text become spaces.
+            empty cell, tabs and line breaks in text become spaces, and other control characters are written as escapes.
 
     Returns:
         The header and one line per row, each with a line break at its end.
@@ -178,4 +178,5 @@ def to_tsv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))
+    text = "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))
+    return _CONTROL.sub(lambda found: shown_text(found[0]), text)

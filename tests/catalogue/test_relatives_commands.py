@@ -17,6 +17,7 @@ from medseg.experiment.prepared_cases import store_in_use
 from medseg.io.gzip_stream import GzipStream
 from medseg.storage import temporary_names
 from medseg.storage.temporary_names import temporary_file
+from medseg.storage.tsv import read_tsv
 from tests.catalogue.bench import Shared
 from tests.helpers.nifti_files import save
 from tests.helpers.runs import files_of_at_most
@@ -106,3 +107,21 @@ def test_a_damaged_stream_is_refused_whatever_the_decoder_says(place: int) -> No
         damaged[place] ^= 1 << bit
         with pytest.raises((OSError, EOFError)):
             GzipStream(io.BytesIO(damaged)).read(1 << 20)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\x9bb", "-x", "--debug", "k=v", "a\u202eb"])
+@pytest.mark.filterwarnings("ignore::medseg.errors.DataWarning")
+def test_images_of_any_name_are_predicted_and_listed(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path(f"{name}.nii"), RNG.normal(size=(6, 6, 6)), np.diag([1.0, 1.0, 2.0, 1.0]))
+    assert main(["predict", str(model), "-o", "out", "--device", "cpu", "--", f"{name}.nii"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert not {"\x1b", "\x9b", "\u202e"} & set(printed)
+    (row,) = read_tsv(Path("out/cases.tsv")).rows
+    assert row.cells["state"] == "predicted"
