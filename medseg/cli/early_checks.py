@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,3 +32,21 @@ def require_paths(
     for path in paths:
         if path is not None and not Path(path).exists() and not Path(path).is_symlink():
             raise error(no_such_path(path, kind, expected=expected, fix=fix))
+
+
+def positive(text: str) -> int:
+    """Return the whole number above 0 that an option states; for the parser of a command."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """Return the whole number from 0 on that an option states; for the parser of a command."""
+    return _at_least(0, text)
+
+
+def _at_least(smallest: int, text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < smallest:
+        raise ArgumentTypeError(f"found {text[:40]!r}, expected a whole number from {smallest}")
+    return int(text)

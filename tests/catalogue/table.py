@@ -216,7 +216,7 @@ COHORTS = (
 
 FILE_SYSTEM = (
     P(122, "output folder without write permission", "refused", r"cannot be written", r"Permission denied|Read-only|Not a directory", r"", r"Choose another folder"),
-    P(123, "disk full in a prediction", "refused", r"cannot be written", r"No space left|File too large", r"", r"Choose another folder|Free space"),
+    P(123, "disk full in a prediction", "refused", r"cannot be written", r"No space left|File too large", r"", r"[Cc]hoose another folder|Free space"),
     P(124, "less free space than the outputs need", "refused", r"space", r"found .*(bytes|B)", r"expected .*(bytes|B)", r"[Ff]ree space|[Cc]hoose"),
     P(125, "letters of other scripts, spaces, long paths", "read"),
     P(126, "dashes, quotes and semicolons in names", "read"),

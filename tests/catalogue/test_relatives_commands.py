@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,3 +126,79 @@ def test_images_of_any_name_are_predicted_and_listed(
     assert not {"\x1b", "\x9b", "\u202e"} & set(printed)
     (row,) = read_tsv(Path("out/cases.tsv")).rows
     assert row.cells["state"] == "predicted"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["view", "i.nii", "-o", "i.nii"],
+            "--output: found i.nii, expected a file name that ends with .html",
+        ),
+        (["view", "i.nii", "-o", "model/README.md"], "expected a file name that ends with .html"),
+        (
+            ["check", "i.nii", "--html", "i.nii"],
+            "--html: found i.nii, expected a file name that ends with .html",
+        ),
+        (
+            ["check", "i.nii", "--json", "i.nii"],
+            "--json: found i.nii, expected a file name that ends with .json",
+        ),
+        (["check", "data", "--json", "data/dataset.json"], "which is no report"),
+        (
+            ["check", "data", "--repair", "data/dataset.json", "--overwrite"],
+            "--repair: found data/dataset.json",
+        ),
+        (["plan", "data", "-o", "data/dataset.json", "--overwrite"], "--output: found data/dataset.json"),
+        (["predict", "model", "i.nii", "-o", "model"], "found a model folder"),
+        (["predict", "model", "i.nii", "-o", "table"], "found cases.tsv, which belongs to no prediction"),
+        (
+            ["evaluate", "data/labelsTr", "data/labelsTr", "-o", "table"],
+            "found a cases.tsv that is no evaluation",
+        ),
+    ],
+)
+def test_no_output_replaces_another_file(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = model.parent / "dataset"
+    shutil.copytree(shared if shared.exists() else Shared(model.parent).dataset, "data")
+    shutil.copytree(model, "model")
+    Path("table").mkdir()
+    Path("table/cases.tsv").write_text("case\timage\na\ta.nii\n")
+    save(Path("i.nii"), RNG.normal(size=(6, 6, 6)), np.diag([1.0, 1.0, 2.0, 1.0]))
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert main(words) == 1
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    image, report = save(tmp_path / "i.nii", RNG.normal(size=(6, 6, 6))), tmp_path / "r.json"
+    for _ in range(2):
+        assert main(["check", str(image), "--json", str(report)]) == 0
+    assert "findings" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "number"), [("view", "0"), ("view", "-1"), ("view", "x"), ("inspect", "-1")]
+)
+def test_numbers_of_cases_are_plausible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, number: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(tmp_path), f"--cases={number}"])
+    assert ended.value.code == 1
+    assert f"argument --cases: found '{number}', expected a whole number from" in capsys.readouterr().err
+
+
+def test_the_same_folder_of_predictions_may_be_viewed_twice(model: Path, tmp_path: Path) -> None:
+    data = model.parent / "dataset" if (model.parent / "dataset").exists() else Shared(model.parent).dataset
+    labels = str(data / "labelsTr")
+    assert main(["view", str(data), labels, labels, "--cases", "1", "-o", str(tmp_path / "v.html")]) == 0

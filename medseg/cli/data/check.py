@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.early_checks import require_paths
+from medseg.cli.output_names import HTML, YAML, check_output_name, check_report_name
 from medseg.cli.reading_options import add_dataset_options, reading_options
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def run(options: argparse.Namespace) -> int:
             f"{options.repair}: found a file, expected a new one, because a file of repairs may have been edited. Choose another "
             "name, or give --overwrite."
         )
+    check_output_name(options.html, "--html", HTML)
+    check_output_name(options.repair, "--repair", YAML)
+    check_report_name(options.json, "--json")
     require_paths(options.paths)
     from medseg.check.check_paths import check_paths
     from medseg.check.datasets.check_dataset import CheckOptions

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.cli.early_checks import require_paths
+from medseg.cli.early_checks import not_negative, require_paths
 from medseg.cli.reading_options import add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
@@ -24,7 +24,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="describe files or datasets", description=__doc__)
     parser.add_argument("paths", nargs="+", help="image files, DICOM folders, dataset folders or tables")
     parser.add_argument(
-        "--cases", type=int, default=10, help="maximum number of cases to list (default: 10; 0 lists all)"
+        "--cases",
+        type=not_negative,
+        default=10,
+        help="maximum number of cases to list (default: 10; 0 lists all)",
     )
     add_reading_options(parser, datasets=True)
 

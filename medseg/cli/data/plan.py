@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli.early_checks import require_paths
+from medseg.cli.output_names import YAML, check_output_name
 from medseg.cli.reading_options import add_cluster_option, add_dataset_options, reading_options
 
 PRESETS = ("unet", "resenc", "resenc-m", "resenc-l", "resenc-xl")
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from medseg.storage.atomic import make_folder
 
     target = Path(options.output)
+    check_output_name(str(target), "--output", YAML)
     check_target(target, overwrite=options.overwrite)
     make_folder(target.parent)
     chosen = PlanOptions(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.cli.early_checks import require_paths
+from medseg.cli.early_checks import positive, require_paths
+from medseg.cli.output_names import HTML, check_output_name
 from medseg.cli.reading_options import add_reading_options, reading_options
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_parser(commands: Any) -> None:
         help="size of the page; images are reduced until it fits (default: 12MB)",
     )
     parser.add_argument(
-        "--cases", type=int, default=10, help="maximum number of cases of a dataset (default: 10)"
+        "--cases", type=positive, default=10, help="maximum number of cases of a dataset (default: 10)"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_reading_options(parser, labels=False, datasets=True)
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from medseg.storage.atomic import make_folder
     from medseg.viz.viewer.viewer_page import write_viewer
 
+    check_output_name(options.output, "--output", HTML)
     most = parse_size(options.max_size, "--max-size")
     cases = _cases(options)
     target = Path(

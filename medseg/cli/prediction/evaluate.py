@@ -96,6 +96,15 @@ def _check_output(folder: str | None) -> None:
             f"--output: {folder}: found a folder of predictions, whose cases.tsv would be replaced, expected another one. "
             f"Give for example {Path(folder) / 'evaluation'}."
         )
+    if (
+        folder is not None
+        and (Path(folder) / "cases.tsv").is_file()
+        and not (Path(folder) / "summary.json").is_file()
+    ):
+        raise ConfigError(
+            f"--output: {folder}: found a cases.tsv that is no evaluation and would be replaced, expected another folder. "
+            f"Give for example {Path(folder) / 'evaluation'}."
+        )
 
 
 def _label_maps(options: argparse.Namespace) -> int:

@@ -18,12 +18,14 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError, DataError, collected_warnings
 from medseg.inference.cohort.case_records import CaseRecords
+from medseg.inference.cohort.cohort_tables import CASES, FAILED, RUN, VOLUMES
 from medseg.inference.cohort.model_id import ModelId
-from medseg.inference.cohort.written_files import FileKind, FileKinds, written_files
+from medseg.inference.cohort.written_files import FOLDER, FileKind, FileKinds, written_files
 from medseg.io.files import NATURAL_IMAGES, read_grid, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
 from medseg.storage.letter_case import ignores_case
+from medseg.storage.manifest import NAME as MANIFEST
 
 _MOST_COUNTED = 1000
 
@@ -169,6 +171,19 @@ class OutputFiles:
                 "source. Leave the suffix out, or give the DICOM series."
             )
 
+    def _check_folder(self) -> None:
+        """Raise `ConfigError` if the folder holds a model, or other tables that those of a prediction would replace."""
+        if (self.folder / MANIFEST).is_file():
+            raise ConfigError(
+                f"{self.folder}: found a model folder, expected a folder for label maps. Choose another output folder."
+            )
+        foreign = [name for name in (CASES, FAILED, VOLUMES, RUN) if (self.folder / name).exists()]
+        if foreign and not (self.folder / FOLDER).exists():
+            raise ConfigError(
+                f"{self.folder}: found {foreign[0]}, which belongs to no prediction and would be replaced, expected another folder. "
+                "Choose another output folder."
+            )
+
     def check_targets(self, cases: Iterable[Case], label_maps: Sequence[Path]) -> None:
         """Raise `ConfigError` if two cases share an output file or an output file is an input.
 
@@ -178,6 +193,7 @@ class OutputFiles:
             cases: The cases to predict.
             label_maps: The label map of each case.
         """
+        self._check_folder()
         files = [file for label_map in label_maps for file in self.files_of(label_map)]
         fold = ignores_case(self.folder)
         names = Counter(str(file).casefold() if fold else str(file) for file in files)

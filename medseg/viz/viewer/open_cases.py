@@ -83,7 +83,9 @@ def open_dataset(
         DataError: The dataset or a file cannot be read, or no case has a label map in a folder of predictions.
     """
     found = read_dataset(dataset, reading=reading)
-    by_folder = {_folder_name(folder, predictions): _by_stem(Path(folder)) for folder in predictions}
+    by_folder = {
+        _folder_name(place, predictions): _by_stem(Path(folder)) for place, folder in enumerate(predictions)
+    }
     for folder, files in zip(predictions, by_folder.values(), strict=True):
         if not set(files) & set(found.ids):
             raise DataError(
@@ -130,8 +132,8 @@ def _named(label_maps: Sequence[str | Path], reference: Path | None) -> dict[str
     return files if reference is None else {**files, REFERENCE: reference}
 
 
-def _folder_name(folder: str | Path, folders: Sequence[str | Path]) -> str:
-    return "prediction" if len(folders) == 1 else f"{Path(folder).name} ({list(folders).index(folder) + 1})"
+def _folder_name(place: int, folders: Sequence[str | Path]) -> str:
+    return "prediction" if len(folders) == 1 else f"{Path(folders[place]).name} ({place + 1})"
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
