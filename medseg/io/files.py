@@ -327,7 +327,8 @@ def write(
     Args:
         volume: The volume.
         path: The file to create or replace; its suffix chooses the format.
-        names: For DICOM and .seg.nrrd, names and colours of the values of a label map; None for ``label_1`` and so on.
+        names: Names and colours of the values of a label map, for NIfTI, DICOM and .seg.nrrd; other formats cannot hold them.
+            None for none in NIfTI, and for ``label_1`` and so on in the other two.
         like: For DICOM, the source series: its folder, or a volume that was read from it. None for the series that `volume`
             was predicted for, or has the grid of.
         algorithm: For DICOM, the model that predicted a label map; None if it is unknown.
@@ -356,7 +357,7 @@ def write(
     elif suffix in (".nii", ".nii.gz"):
         from medseg.io.nifti.nifti_files import write_nifti
 
-        write_nifti(volume, path)
+        write_nifti(volume, path, names)
     elif suffix == ".png":
         from medseg.io.sitk import write_natural_image
 

@@ -17,7 +17,9 @@ from medseg.io.file_content import permission_denied
 from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
 from medseg.io.nifti.nifti_geometry import UNITS_MASK, Placement, in_mm, placement
 from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
+from medseg.io.nifti.nifti_label_names import label_table
 from medseg.io.nifti.orientation_sources import OrientationFrom
+from medseg.labels.label_table import Labels
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -98,7 +100,7 @@ def _placed(file: NiftiFile, orientation_from: OrientationFrom | None) -> Placem
     return placed
 
 
-def write_nifti(volume: Volume, path: Path) -> None:
+def write_nifti(volume: Volume, path: Path, names: Labels | None = None) -> None:
     """Write a volume; a grid that came from a NIfTI file is written with the geometry of that file, bit for bit.
 
     One channel is written as 3D, several as 4D. NIfTI-2, which not every tool reads, is written only if the geometry
@@ -108,6 +110,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     Args:
         volume: The volume.
         path: The file to create or replace, ``.nii`` or ``.nii.gz``.
+        names: Names and colours of label values, which are stored in a header extension; None for none.
 
     Raises:
         DataError: Voxels are not real numbers, or the file cannot be written.
@@ -115,6 +118,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
     data = storable(volume.data, path)
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, -1)
     header = geometry_header(volume, data.shape, data.dtype)
+    if names is not None:
+        header.extensions.append(nib.nifti1.Nifti1Extension("ignore", label_table(names)))
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(data, header.get_best_affine(), header)  # in the units of the header
     with replacing(path) as temporary, temporary.open("wb") as raw:

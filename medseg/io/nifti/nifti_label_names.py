@@ -14,7 +14,9 @@ import nibabel as nib
 
 from medseg.errors import warn_once
 from medseg.labels.colours import Colour
+from medseg.labels.label_table import Labels
 
+_PARTS = ("Red", "Green", "Blue")
 _LONGEST = 4 << 20  # bytes of a table: some ten thousand names
 
 
@@ -44,6 +46,31 @@ def nifti_label_names(path: Path) -> dict[int, tuple[str, Colour | None]]:
     return {}
 
 
+def label_table(labels: Labels) -> bytes:
+    """Return the content of the header extension that names the values of a label map.
+
+    Args:
+        labels: The labels; a value that represents a region has the name of the region.
+
+    Returns:
+        XML that `nifti_label_names`, TotalSegmentator and 3D Slicer read.
+
+    >>> label_table(Labels.from_names({"liver": 1}))[:58]
+    b'<CaretExtension><VolumeInformation Index="0"><LabelTable><'
+    """
+    root = ElementTree.Element("CaretExtension")
+    information = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    table = ElementTree.SubElement(information, "LabelTable")
+    named = {label.value: (label.name, label.colour) for label in labels}
+    named |= {region.output_value: (region.name, region.colour) for region in labels.regions}
+    for value, (name, colour) in sorted(named.items()):
+        shares = {part: f"{one / 255:.6g}" for part, one in zip(_PARTS, colour, strict=True)}
+        label = ElementTree.SubElement(table, "Label", Key=str(value), **shares, Alpha="1" if value else "0")
+        label.text = name
+    ElementTree.SubElement(information, "VolumeType").text = "Label"
+    return ElementTree.tostring(root, encoding="utf-8")
+
+
 def _parsed(content: bytes) -> dict[int, tuple[str, Colour | None]]:
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise ValueError("a document type, which could expand without end")
@@ -67,7 +94,7 @@ def _value(text: str) -> int:
 
 def _colour(label: ElementTree.Element) -> Colour | None:
     """Return the colour of a label, which the file gives as shares of 1."""
-    shares = [label.get(part) for part in ("Red", "Green", "Blue")]
+    shares = [label.get(part) for part in _PARTS]
     if None in shares:
         return None
     numbers = [float(share or 0) for share in shares]
