@@ -65,10 +65,11 @@ def label_table(labels: Labels) -> bytes:
     named |= {region.output_value: (region.name, region.colour) for region in labels.regions}
     for value, (name, colour) in sorted(named.items()):
         shares = {part: f"{one / 255:.6g}" for part, one in zip(_PARTS, colour, strict=True)}
-        label = ElementTree.SubElement(table, "Label", Key=str(value), **shares, Alpha="1" if value else "0")
+        attributes = {"Key": str(value), **shares, "Alpha": "1" if value else "0"}
+        label = ElementTree.SubElement(table, "Label", attributes)
         label.text = name
     ElementTree.SubElement(information, "VolumeType").text = "Label"
-    return ElementTree.tostring(root, encoding="utf-8")
+    return ElementTree.tostring(root, encoding="unicode").encode()
 
 
 def _parsed(content: bytes) -> dict[int, tuple[str, Colour | None]]:
