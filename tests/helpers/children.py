@@ -43,14 +43,6 @@ def measured_children(monkeypatch: pytest.MonkeyPatch) -> None:
     _measure_children(monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def measured_children_of_module() -> Iterator[None]:
-    """As `measured_children`, for all tests of a module and for its fixtures."""
-    with pytest.MonkeyPatch.context() as patch:
-        _measure_children(patch)
-        yield
-
-
 @pytest.fixture(scope="session")
 def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunRanks]:
     """Function that runs a program in two ranks, as torchrun does, and returns the exit code and what both printed.
