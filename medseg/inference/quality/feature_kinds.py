@@ -61,6 +61,8 @@ class FeatureKind:
         if self.percent:
             ends = [min(max(end, 0.0), 1.0) for end in ends]
         first, last = map(self._text, ends)
+        if self.flag is FlagKind.COMPONENTS:
+            last = str(math.floor(ends[1]))
         if not self.low:
             expected = f"at most {last}"
         elif not self.high:
