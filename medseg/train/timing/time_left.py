@@ -108,7 +108,7 @@ class TimeLeft:
         elif not validation:
             validation = FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
         # The last step validates and saves in any case, and the model is exported.
-        validations = times_between(settings.validate_every, step, end - 1) + 1
+        validations = times_between(settings.validate_every, step, end - 1) + (step < end)
         saves = times_between(settings.save_every, step, end - 1) + 2
         return (end - step) * pace + validations * validation + saves * saving
 

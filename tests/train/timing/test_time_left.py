@@ -59,6 +59,12 @@ def test_within_a_fifth_after_a_tenth_of_the_run(pace, options, times) -> None:
         assert left == pytest.approx(really, rel=0.2), share
 
 
+def test_after_the_last_validation_only_the_files_are_left() -> None:
+    found = simulated(settings_of(), lambda step: 0.5, validation=4.0, saving=1.0, export=1.0)
+    assert found[300] == (2.0, 2.0)  # the checkpoint and the model
+    assert found[299][0] == pytest.approx(0.5 + 4.0 + 2.0)
+
+
 def test_a_slow_first_step_alone_gives_no_estimate() -> None:
     found = simulated(settings_of(), slow_start)
     assert found[1][0] is None
