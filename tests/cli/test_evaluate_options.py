@@ -1,0 +1,100 @@
+"""Options of ``medseg evaluate`` about metrics, from the command line to tables, summary and page."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from medseg.cli.main import main
+from medseg.errors import ConfigError
+from medseg.evaluation.label_maps.metric_options import MetricOptions
+from medseg.experiment.config import ExperimentConfig
+from medseg.io.files import write
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two cases with two labels; the second label is in neither map of the second case."""
+    place = tmp_path_factory.mktemp("evaluated")
+    grid = Grid.from_spacing((14, 12, 10), (1, 1, 2))
+    for side, shift in (("predictions", 1), ("references", 0)):
+        (place / side).mkdir()
+        for case, values in (("a", (1, 2)), ("b", (1,))):
+            data = np.zeros((1, *grid.shape), np.uint8)
+            for value in values:
+                start = 1 + 6 * (value - 1) + shift
+                data[0, start : start + 4, 2:9, 2:8] = value
+            write(Volume(data, grid, "label"), place / side / f"{case}.nii.gz")
+    (place / "labels.tsv").write_text("value\tname\n0\tbackground\n1\torgan\n2\tlesion\n")
+    return place
+
+
+def evaluated(folders, out, *options: str) -> dict:
+    sides = [str(folders / name) for name in ("predictions", "references")]
+    assert main(["evaluate", *sides, "--labels", str(folders / "labels.tsv"), "-o", str(out), *options]) == 0
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_metrics_on_request_are_in_the_table_the_files_and_the_page(folders, tmp_path, capsys):
+    summary = evaluated(folders, tmp_path, "--metrics", "cldice, lesion_wise", "--report")
+    printed = capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    for title in ("clDice", "lesion-wise Dice", "lesion-wise HD95 mm"):
+        assert title in printed
+        assert f"<th>{title}</th>" in page
+    assert "empty masks: both, not counted" in printed
+    assert "empty masks: both, not counted" in page
+    assert {"cldice", "lesion_dice", "lesion_hd95_mm"} <= summary["labels"]["organ"].keys()
+    assert "boundary_iou" not in summary["labels"]["organ"]
+    assert summary["labels"]["lesion"]["dice"]["n"] == 1
+
+
+def test_both_empty_and_the_widths_reach_the_figures(folders, tmp_path):
+    narrow = evaluated(folders, tmp_path / "1", "--metrics", "boundary_iou", "--boundary-mm", "1")
+    wide = evaluated(folders, tmp_path / "2", "--metrics", "boundary_iou", "--boundary-mm", "50")
+    ours = [found["labels"]["organ"] for found in (narrow, wide)]
+    assert ours[0]["boundary_iou"]["mean"] < ours[1]["boundary_iou"]["mean"]
+    assert ours[1]["boundary_iou"]["mean"] == pytest.approx(ours[1]["iou"]["mean"])
+    perfect = evaluated(folders, tmp_path / "3", "--both-empty", "perfect")
+    lesion = perfect["labels"]["lesion"]
+    assert lesion["dice"]["n"] == 2
+    assert lesion["dice"]["mean"] == pytest.approx((1 + narrow["labels"]["lesion"]["dice"]["mean"]) / 2)
+    assert lesion["hd95_mm"]["n"] == 2
+    large = evaluated(folders, tmp_path / "4", "--metrics", "lesion_wise", "--lesion-min-mm3", "1000")
+    assert large["labels"]["organ"]["lesion_dice"]["n"] == 0
+    assert (large["lesion_min_mm3"], large["lesion_dilation"]) == (1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metrics", "cldise"], "Did you mean 'cldice'"),
+        (["--metrics", "cldice", "--instances"], "--metrics: found it with --instances"),
+        (["--boundary-mm", "-1"], "boundary_mm: found -1.0"),
+        (["--matching-iou", "0.3"], "--matching-iou: found it without --instances"),
+        (["--instances", "--size-bounds-mm3", "5,1"], "size_bounds_mm3: found 5, 1"),
+    ],
+)
+def test_faulty_options_are_answered(folders, capsys, options, message):
+    sides = [str(folders / name) for name in ("predictions", "references")]
+    assert main(["evaluate", *sides, *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_experiment_has_the_same_options():
+    chosen = {
+        "metrics": ["all"],
+        "both_empty": "perfect",
+        "boundary_mm": 2.0,
+        "lesion_dilation": 1,
+        "lesion_min_mm3": 2,
+    }
+    config = ExperimentConfig.parse({"name": "lesions", "evaluate": {"tolerance_mm": 2, **chosen}})
+    assert config.evaluate.options == MetricOptions(2.0, ("all",), "perfect", 2.0, 1, 2.0)
+    assert ExperimentConfig.parse(config.to_plain()) == config
+    with pytest.raises(ConfigError, match=r"evaluate\.metrics.*found 'cldise', expected surface_dice_area"):
+        ExperimentConfig.parse({"name": "lesions", "evaluate": {"metrics": ["cldise"]}})
