@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medseg.cli.main import main
+from medseg.errors import DataWarning
 from medseg.experiment.prepared_cases import store_in_use
 from medseg.io.gzip_stream import GzipStream
 from medseg.storage import temporary_names
@@ -202,3 +203,24 @@ def test_the_same_folder_of_predictions_may_be_viewed_twice(model: Path, tmp_pat
     data = model.parent / "dataset" if (model.parent / "dataset").exists() else Shared(model.parent).dataset
     labels = str(data / "labelsTr")
     assert main(["view", str(data), labels, labels, "--cases", "1", "-o", str(tmp_path / "v.html")]) == 0
+
+
+@pytest.mark.parametrize(("shape", "shift"), [((6, 6, 5), 0.0), ((6, 6, 6), 3.0)])
+def test_a_label_map_on_another_grid_is_named_by_the_viewer(
+    tmp_path: Path, shape: tuple[int, ...], shift: float
+) -> None:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    image = save(tmp_path / "i.nii", RNG.normal(size=(6, 6, 6)), affine)
+    affine[0, 3] = shift
+    labels = save(tmp_path / "l.nii", np.ones(shape, np.uint8), affine)
+    with pytest.warns(DataWarning, match=r"l\.nii: found .*, expected the grid of .*i\.nii"):
+        assert main(["view", str(image), str(labels), "-o", str(tmp_path / "v.html")]) == 0
+
+
+def test_a_folder_of_several_images_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        save(tmp_path / f"{name}.nii", RNG.normal(size=(6, 6, 6)))
+    assert main(["view", str(tmp_path), "-o", str(tmp_path / "v.html")]) == 1
+    assert "found 2 images, expected one image, a DICOM series or a dataset" in capsys.readouterr().err
+    (tmp_path / "b.nii").unlink()
+    assert main(["view", str(tmp_path), "-o", str(tmp_path / "v.html")]) == 0

@@ -22,7 +22,15 @@ from medseg.storage.torch_files import read_torch_file
 _TEMPORARY = ".tmp-"
 # What a run measures of itself, and what the disk and the system number.
 _MEASURED = {
-    *("seconds", "seconds_per_step", "samples_per_second", "data_wait_fraction", "overhead", "peak_memory"),
+    *(
+        "seconds",
+        "seconds_per_step",
+        "samples_per_second",
+        "data_wait_fraction",
+        "overhead",
+        "peak_memory",
+        "seconds_left",
+    ),
     *("peak_memory_bytes", "stamp", "id", "processes"),
 }
 

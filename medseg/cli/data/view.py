@@ -92,12 +92,26 @@ def _cases(options: argparse.Namespace) -> Sequence[ViewerCase]:
     names = Labels.from_tsv(options.names) if options.names else None
     shared: dict[str, Any] = {"names": names, "window": options.window, "reading": reading_options(options)}
     if not is_dataset(Path(options.image)):
-        return [open_image(options.image, options.label_maps, reference=options.reference, **shared)]
+        image = _only_image(Path(options.image))
+        return [open_image(image, options.label_maps, reference=options.reference, **shared)]
     if options.reference:
         raise ConfigError(
             "--reference: found a dataset, whose own label maps are the reference. Leave the option out."
         )
     return open_dataset(options.image, options.label_maps, most=options.cases, **shared)
+
+
+def _only_image(path: Path) -> Path:
+    """Return a file, a DICOM folder, or the only image of another folder."""
+    from medseg.data.datasets.image_inputs import image_files
+    from medseg.errors import DataError
+
+    images = image_files(path)
+    if len(images) > 1:
+        raise DataError(
+            f"{path}: found {len(images)} images, expected one image, a DICOM series or a dataset. Give one of them, such as {images[0]}."
+        )
+    return images[0]
 
 
 def _title(image: str, cases: Sequence[ViewerCase]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_image
-from medseg.errors import DataError
+from medseg.errors import DataError, warn_once
 from medseg.io.companions.label_names import label_names_of
 from medseg.io.files import IMAGE_SUFFIXES, read, read_labels, stem_of
 from medseg.labels.label_table import Labels
@@ -54,6 +54,8 @@ def open_image(
     known = names
     for path in files.values():
         known = known or label_names_of(path)
+    for name, path in files.items():
+        _warn_of_other_grid(maps[name], path, volume, image)
     return ViewerCase(stem_of(image), volume, maps, labels=known, window=window)
 
 
@@ -118,6 +120,16 @@ def _opened(case: Case, predictions: Mapping[str, Path], names: Labels | None, w
 def _instance_names(maps: Iterable[Volume]) -> Labels:
     ids = {int(value) for volume in maps for value in np.unique(volume.data)} - {0}
     return Labels.from_names({f"instance {value}": value for value in ids})
+
+
+def _warn_of_other_grid(labels: Volume, path: Path, image: Volume, image_path: str | Path) -> None:
+    """Warn if a label map is on another grid than the image that it is shown on."""
+    turned = labels.reoriented_like(image.grid).grid
+    if not turned.matches(image.grid):
+        warn_once(
+            f"{path}: found {turned}, expected the grid of {image_path} ({image.grid}); the labels are shown at their own place, resampled "
+            "to the image. Give the label map of this image."
+        )
 
 
 def _named(label_maps: Sequence[str | Path], reference: Path | None) -> dict[str, Path]:
