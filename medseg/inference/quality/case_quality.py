@@ -41,12 +41,14 @@ class Flag:
         field: The property, such as ``volume of liver``.
         found: Its value.
         expected: The range in which it usually is.
+        learned: Whether the range follows from the out-of-fold cases of a cross-validation, and not from the training data.
     """
 
     kind: FlagKind
     field: str
     found: str
     expected: str
+    learned: bool = False
 
     @property
     def sentence(self) -> str:
@@ -66,6 +68,8 @@ class Flag:
         Returns:
             One line with file, property, value, range and remedy.
         """
+        if self.learned:
+            return f"{where}: {self.sentence}, as in the cross-validation of the model. Check the labels."
         return unlike_sentence(where, self.field, self.found, self.expected)
 
 

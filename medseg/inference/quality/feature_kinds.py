@@ -56,7 +56,7 @@ class FeatureKind:
         """
         assert self.flag is not None
         if self.flag is FlagKind.EMPTY:
-            return Flag(self.flag, subject, "no voxel", "a label that is rarely absent")
+            return Flag(self.flag, subject, "no voxel", "a label that is rarely absent", learned=True)
         ends = [math.exp(end) if self.log else end for end in (low, high)]
         if self.percent:
             ends = [min(max(end, 0.0), 1.0) for end in ends]
@@ -69,9 +69,8 @@ class FeatureKind:
             expected = f"at least {first}"
         else:
             expected = f"{first} to {last}"
-        return Flag(
-            self.flag, self.field.format(subject), self._text(value) + self.unit, expected + self.unit
-        )
+        field, found = self.field.format(subject), self._text(value) + self.unit
+        return Flag(self.flag, field, found, expected + self.unit, learned=True)
 
     def _text(self, value: float) -> str:
         return f"{100 * value:.3g} %" if self.percent else f"{value:.3g}"

@@ -102,7 +102,10 @@ def test_unusual_properties_are_flagged_with_found_and_expected(
     (first, *_) = model.judge(usual).flags
     assert first.kind is flag
     assert sentence in first.sentence
-    assert first.sentence in first.note("case.nii.gz")
+    assert (
+        first.note("a.nii.gz")
+        == f"a.nii.gz: {first.sentence}, as in the cross-validation of the model. Check the labels."
+    )
 
 
 def test_a_label_that_often_touches_the_border_is_not_flagged_for_it(model, usual):
