@@ -111,9 +111,9 @@ def _keyhole(contours: Sequence[Points]) -> Points:
     channels: dict[int, list[int]] = defaultdict(
         list
     )  # first corners of holes by the corner at the other end
-    for index, hole in enumerate(holes, start=1):
-        corner = int(starts[index] + hole[:, 0].argmin())
-        channels[_corner_further_back(corner, points, owner, tree)].append(corner)
+    firsts = starts[1:] + np.array([hole[:, 0].argmin() for hole in holes])
+    for corner, end in zip(firsts.tolist(), _corners_further_back(firsts, points, owner, tree), strict=True):
+        channels[end].append(corner)
     order: list[int] = []
     pending = [
         (corner, False) for corner in range(int(sizes[0]) - 1, -1, -1)
@@ -131,11 +131,20 @@ def _keyhole(contours: Sequence[Points]) -> Points:
     return points[order]
 
 
-def _corner_further_back(corner: int, points: Points, owner: NDArray[np.int64], tree: KDTree) -> int:
-    """Return a corner of another contour that is close and has a smaller first coordinate."""
+def _corners_further_back(
+    corners: NDArray[np.int64], points: Points, owner: NDArray[np.int64], tree: KDTree
+) -> list[int]:
+    """Return for each corner one of another contour that is close and has a smaller first coordinate."""
+    found = np.full(len(corners), -1)
     for count in (min(32, len(points)), len(points)):
-        near = tree.query(points[corner], k=count)[1]
-        back = near[(points[near, 0] < points[corner, 0]) & (owner[near] != owner[corner])]
-        if len(back):
-            return int(back[0])
-    raise AssertionError("a hole is inside its island")
+        left = np.flatnonzero(found < 0)
+        for part in np.array_split(
+            left, max(1, len(left) * count >> 22)
+        ):  # a few million distances at a time
+            own = corners[part, None]
+            near = tree.query(points[corners[part]], k=count)[1].reshape(-1, count)
+            back = (points[near, 0] < points[own, 0]) & (owner[near] != owner[own])
+            place = back.argmax(axis=1)
+            nearest = near[np.arange(len(part)), place]
+            found[part] = np.where(back.any(axis=1), nearest, -1)
+    return [int(corner) for corner in found]
