@@ -283,8 +283,16 @@ def _faults_of_message(job: Job, code: int | None, output: str) -> list[str]:
     found = []
     if code != _ENDED_BY_LACK and job.launcher != "torchrun":
         found.append(f"exit code {code}, expected {_ENDED_BY_LACK}: {_last_line(output)}")
-    messages = [line for line in output.splitlines() if "cannot be written" in line]
-    if len(messages) != 1 or "No space left on device" not in messages[0] or "Free space" not in messages[0]:
+    reasons = (
+        "No space left on device",
+        "free space: found",
+    )  # while a file was written, or before work began
+    messages = [line for line in output.splitlines() if "cannot be written" in line or reasons[1] in line]
+    if (
+        len(messages) != 1
+        or not any(reason in messages[0] for reason in reasons)
+        or "Free space" not in messages[0]
+    ):
         found.append(f"{len(messages)} messages: {messages[:3] or _last_line(output)}")
     if "Traceback" in output and job.launcher != "torchrun":
         found.append("traceback")

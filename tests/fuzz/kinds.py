@@ -327,7 +327,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("splits.json", _text("splits.json", json.dumps([{"train": ["a"], "val": ["b"]}])), read_splits),
     Kind("experiment", _text("a.yaml", EXPERIMENT), ExperimentConfig.load),
     Kind("metrics.jsonl", _text("metrics.jsonl", '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'), read_metrics),
-    Kind("record of a case", _text("a.json", json.dumps(CASE_RECORD)), read_record),
+    Kind("record of a case", _text("a.json", json.dumps(CASE_RECORD, default=sorted)), read_record),
     *(
         Kind(f"{name} of a model folder", _model_folder(name), lambda path: load_model(path.parent)[0].state_dict(), True)
         for name in ("config.yaml", "labels.tsv", "model.safetensors", "manifest.json")
