@@ -58,6 +58,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": load_file,
     ".pt": read_torch_file,
     ".npy": lambda path: np.load(path, allow_pickle=False),
+    ".npz": lambda path: dict(np.load(path, allow_pickle=False)),
     ".gz": read,
     ".nii": read,
     ".tsv": _table,
