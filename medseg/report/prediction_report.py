@@ -76,6 +76,7 @@ def write_prediction_report(
         plot=_volume_plot(rows, labels),
         cases=rows,
         models=models,
+        any_flags=to_review > 0,
         coverage=next((one.coverage for one in map(_quality, (r for *_, r in found)) if one.coverage), None),
     )
 
@@ -102,7 +103,7 @@ def _row(name: str, record: CaseRecord | None) -> dict[str, Any]:
         "message": "" if record is None else record.message,
         "seconds": 0.0 if record is None else record.seconds,
         "volumes": {} if prediction is None else {one.name: one.ml for one in prediction.volumes},
-        "flags": [flag.kind.value for flag in _quality(record).flags],
+        "flags": [{"kind": flag.kind.value, "sentence": flag.sentence} for flag in _quality(record).flags],
         "estimates": {one.name: one for one in _quality(record).labels},
     }
 
@@ -112,8 +113,10 @@ def _report_case(
 ) -> ReportCase:
     if record is None or record.state is not CaseState.PREDICTED:
         return ReportCase(name)
+    flagged = [flag.sentence for flag in _quality(record).flags]  # which are listed by themselves
     notes = () if record.prediction is None else record.prediction.notes
-    return ReportCase(name, partial(_opened, name, case, outputs.label_map(name), labels), notes)
+    others = tuple(note for note in notes if not any(sentence in note for sentence in flagged))
+    return ReportCase(name, partial(_opened, name, case, outputs.label_map(name), labels), others)
 
 
 def _opened(name: str, case: Case, label_map: Path, labels: Labels) -> ViewerCase:
