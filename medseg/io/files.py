@@ -112,7 +112,7 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
 
         return read_tiff(path)
     if suffix in ITK:
-        from medseg.io.sitk import read_sitk
+        from medseg.io.itk.sitk import read_sitk
 
         return read_sitk(path)
     from medseg.io.file_content import recognised_file, require_readable
@@ -348,7 +348,7 @@ def write(
     path = Path(path)
     suffix = suffix_of(path)
     if suffix == SLICER:
-        from medseg.io.slicer_segmentation import write_slicer_segmentation
+        from medseg.io.itk.slicer_segmentation import write_slicer_segmentation
 
         write_slicer_segmentation(volume, path, names)
     elif suffix in DICOM_SEGMENTATIONS:
@@ -359,11 +359,11 @@ def write(
 
         write_nifti(volume, path, names)
     elif suffix == ".png":
-        from medseg.io.sitk import write_natural_image
+        from medseg.io.itk.sitk import write_natural_image
 
         write_natural_image(volume, path)
     elif suffix in WRITABLE:
-        from medseg.io.sitk import write_sitk
+        from medseg.io.itk.sitk import write_sitk
 
         write_sitk(volume, path)
     else:

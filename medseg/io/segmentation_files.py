@@ -76,7 +76,7 @@ def read_segmentation(path: Path, kind: Kind, grid: Grid | None = None) -> Segme
 
         return read_rtstruct(file, grid)
     if kind == "slicer":
-        from medseg.io.slicer_segmentation import read_slicer_segmentation
+        from medseg.io.itk.slicer_segmentation import read_slicer_segmentation
 
         found = read_slicer_segmentation(file)
     else:
@@ -101,7 +101,7 @@ def segmentation_names(path: Path, kind: Kind) -> Labels:
     """
     from medseg.io.dicom.rtstruct_input import read_rtstruct_segments
     from medseg.io.dicom.seg_input import read_seg_segments
-    from medseg.io.slicer_segmentation import slicer_segments
+    from medseg.io.itk.slicer_segmentation import slicer_segments
     from medseg.labels.segments import unique_labels
 
     file = segmentation_file(path) or path

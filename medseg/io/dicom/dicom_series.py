@@ -15,7 +15,7 @@ from medseg.io.dicom.dicom_header import DicomHeader, replace_before_pixels
 from medseg.io.dicom.series_files import only_series
 from medseg.io.dicom.slice_stack import PROJECTIONS, Slice, slice_of, stack, without_copies
 from medseg.io.dicom.source_series import HEADER_KEY, SourceSeries
-from medseg.io.sitk import LPS_TO_RAS, read_dicom_pixels
+from medseg.io.itk.sitk import LPS_TO_RAS, read_dicom_pixels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 

@@ -16,7 +16,7 @@ from medseg.io.dicom.dicom_header import has_mark, read_header
 from medseg.io.dicom.dicom_series import read_series_geometry
 from medseg.io.dicom.planar_contours import contours_mask
 from medseg.io.dicom.pydicom_files import read_dataset, without_content
-from medseg.io.sitk import LPS_TO_RAS
+from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.colours import Colour
 from medseg.labels.segments import Planes, Segment, Segments, layered
 from medseg.volumes.grid import Grid

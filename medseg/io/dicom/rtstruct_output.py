@@ -15,7 +15,7 @@ from medseg.io.dicom.planar_contours import mask_contours
 from medseg.io.dicom.pydicom_files import RTSTRUCT, require_dicom_packages, without_content, write_dataset
 from medseg.io.dicom.seg_output import LONGEST_NAME, segments_of, series_description, series_number
 from medseg.io.dicom.source_series import SourceSeries
-from medseg.io.sitk import LPS_TO_RAS
+from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.label_table import Label, Labels
 from medseg.labels.segments import Algorithm
 from medseg.runtime.machine import installed_version

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.dicom.pydicom_files import LABELMAP_SEG, read_dataset, without_content
-from medseg.io.sitk import LPS_TO_RAS
+from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.colours import Colour
 from medseg.labels.segments import Planes, Segment, Segments, layered
 from medseg.volumes.grid import Grid

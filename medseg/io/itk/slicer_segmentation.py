@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.gzip_stream import compressing
+from medseg.io.itk.sitk import LPS_TO_RAS, read_sitk
 from medseg.io.nifti.nifti_files import storable
-from medseg.io.sitk import LPS_TO_RAS, read_sitk
 from medseg.labels.colours import Colour
 from medseg.labels.label_table import Labels
 from medseg.labels.segments import Planes, Segment, Segments, layered

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, no_such_path
-from medseg.io.itk_headers import HEADER_SUFFIXES, check_header
+from medseg.io.itk.itk_headers import HEADER_SUFFIXES, check_header
 from medseg.io.natural_images import grey_bitmap, grey_with_alpha
 from medseg.io.nifti.nifti_files import storable
 from medseg.storage.atomic import replacing

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from medseg.errors import DataError
-from medseg.io.compressed_voxels import check_compressed
+from medseg.io.itk.compressed_voxels import check_compressed
 
 HEADER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _LONGEST = 1 << 20  # bytes; segmentations name each label in their header
