@@ -10,7 +10,6 @@ from medseg.errors import DataError, no_such_path
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 2048
-_FREESURFER = (".mgz", ".mgh")
 _GIT_LFS = b"version https://git-lfs"
 _SIGNATURES = (
     (GZIP, "gzip data", "Add .gz to its name if the content is right, or unpack it"),
@@ -31,7 +30,11 @@ _SIGNATURES = (
     (b"CDF\x01", "a MINC (netCDF) file", "Convert it to NIfTI"),
     (b"\x93NUMPY", "a NumPy array", "Save it as NIfTI with its affine"),
     (b"%PDF", "a PDF document", "Give the image"),
-    (b"\x00\x00\x00\x01\x00\x00", "a FreeSurfer MGH image", "Convert it with mri_convert"),
+    (
+        b"\x00\x00\x00\x01\x00\x00",
+        "a FreeSurfer MGH image",
+        "Rename it to .mgh, or to .mgz if it is compressed",
+    ),
 )
 
 
@@ -121,8 +124,6 @@ def recognised_file(path: Path) -> tuple[str, str]:
     Returns:
         What it is, and what to do, as from `recognised_content`.
     """
-    if path.suffix.lower() in _FREESURFER:
-        return "a FreeSurfer MGH image", "Convert it with mri_convert"
     return recognised_content(head_of(path))
 
 

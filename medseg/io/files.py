@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 TIFF = (".tif", ".tiff")
+FREESURFER = (".mgz", ".mgh")
 NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, SLICER, *DICOM_SEGMENTATIONS)
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, *FREESURFER, SLICER, *DICOM_SEGMENTATIONS)
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *FREESURFER)
 WHOLE_WITHIN = 1e-3
 """Largest distance to a whole number at which a label value counts as that number."""
 _LABEL_LIMIT = 2**31
@@ -70,7 +71,7 @@ def stem_of(path: str | Path) -> str:
 
 
 def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
-    """Read an image: a NIfTI, NRRD, MHA or natural-image file, or a folder with one DICOM series.
+    """Read an image: a NIfTI, NRRD, MHA, FreeSurfer or natural-image file, or a folder with one DICOM series.
 
     From a DICOM segmentation, the values of its segments are read; `read_labels` reads it as a label map.
 
@@ -111,6 +112,10 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         from medseg.io.tiff import read_tiff
 
         return read_tiff(path)
+    if suffix in FREESURFER:
+        from medseg.io.freesurfer import read_freesurfer
+
+        return read_freesurfer(path)
     if suffix in ITK:
         from medseg.io.itk.sitk import read_sitk
 
@@ -318,7 +323,7 @@ def write(
     like: Volume | str | Path | None = None,
     algorithm: Algorithm | None = None,
 ) -> None:
-    """Write a volume as .nii, .nii.gz, .nrrd or .mha, or a label map as .seg.nrrd or (of a natural image) .png, in one step.
+    """Write a volume as .nii, .nii.gz, .nrrd, .mha or .mgz, or a label map as .seg.nrrd or (of a natural image) .png, in one step.
 
     A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file. The label map
     of a DICOM series can also be written as .seg.dcm (SEG of type BINARY), .labelmap.dcm (SEG of type LABELMAP)
@@ -362,6 +367,10 @@ def write(
         from medseg.io.itk.sitk import write_natural_image
 
         write_natural_image(volume, path)
+    elif suffix in FREESURFER:
+        from medseg.io.freesurfer import write_freesurfer
+
+        write_freesurfer(volume, path)
     elif suffix in WRITABLE:
         from medseg.io.itk.sitk import write_sitk
 

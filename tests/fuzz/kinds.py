@@ -299,6 +299,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("voxels of a pair", _pair("a.img", "a.img"), read),
     Kind("NRRD", _itk("a.nrrd"), read),
     Kind("NRRD, gzip", _itk("a.nrrd", packed=True), read, covered_after=b"\n\n"),
+    Kind("MGH", _image("a.mgh", nib.MGHImage(VOXELS, AFFINE)), read),
+    Kind("MGZ", _image("a.mgz", nib.MGHImage(VOXELS, AFFINE)), read, True),
     Kind("MetaImage", _itk("a.mha"), read),
     Kind("MetaImage, zlib", _itk("a.mha", packed=True), read, covered_after=b"LOCAL\n"),
     Kind("NRRD, voxels in gzip", _itk("a.nhdr", packed=True, damaged="a.raw.gz"), lambda path: read(path.with_name("a.nhdr")), True),

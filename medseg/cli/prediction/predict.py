@@ -43,6 +43,7 @@ _SUFFIXES = (
     ".nii",
     ".nrrd",
     ".mha",
+    ".mgz",
     ".seg.nrrd",
     ".png",
     ".seg.dcm",
