@@ -124,7 +124,10 @@ def recognised_file(path: Path) -> tuple[str, str]:
     Returns:
         What it is, and what to do, as from `recognised_content`.
     """
-    return recognised_content(head_of(path))
+    content, remedy = recognised_content(head_of(path))
+    if content == "gzip data" and path.suffix.lower() == ".mgz":
+        return "an image of FreeSurfer", "Convert the file again"
+    return content, remedy
 
 
 def recognised_content(head: bytes) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, warn_once
-from medseg.io.file_content import recognised_file, require_readable
+from medseg.io.file_content import require_readable
 from medseg.io.gzip_stream import Stream, compressing, opened, skip
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
@@ -57,9 +57,8 @@ def read_freesurfer(path: Path) -> Volume:
                     f"{path}: found {stream.trailing} bytes after the compressed data, expected none; they are ignored."  # type: ignore[attr-defined]
                 )
     except (EOFError, OSError) as error:
-        content, _ = recognised_file(path)
         raise DataError(
-            f"{path}: not readable ({error}): found {content}, expected an image of FreeSurfer. Copy or convert the file again."
+            f"{path}: found damaged or incomplete voxels ({error}), expected an image of FreeSurfer. Copy or convert the file again."
         ) from None
     grid = Grid((shape[0], shape[1], shape[2]), _affine(header, path))
     return Volume(np.ascontiguousarray(np.moveaxis(data, -1, 0)), grid)

@@ -13,6 +13,7 @@ from medseg.errors import DataError
 
 PALETTE_SUFFIXES = (".png", ".bmp")
 _DEFLATE_LIMIT = 1100  # packed data cannot expand to more than about 1032 times their size
+_BMP_LIMIT = 128  # pixels per byte of a bitmap, which run-length coding reaches
 _PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
 
 
@@ -128,6 +129,8 @@ def _opened(path: Path, mode: str) -> NDArray[np.uint8] | None:
 
     try:
         with Image.open(path) as image:
+            if image.format == "BMP" and image.width * image.height > _BMP_LIMIT * path.stat().st_size:
+                raise ValueError(f"{path.stat().st_size} bytes for {image.width}x{image.height} pixels")
             if image.mode != mode or getattr(image, "n_frames", 1) != 1:
                 return None
             rows: NDArray[Any] = np.asarray(image)
