@@ -94,8 +94,8 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
     """Return the memory that this process may still take.
 
     This is the memory that the machine has available, or what is left of a control group (container, SLURM job) if
-    that is less. Cached files count as free, because the kernel drops them when memory is needed. Processes that were told
-    of each other by `share_free_memory` divide it.
+    that is less. Cached files count as free, because the kernel drops them when memory is needed. Processes that
+    share it, see `share_free_memory`, divide it.
 
     Args:
         groups: Folders of control groups; None for the group of this process and all groups above it.

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 
 NAN, INF = math.nan, math.inf
 
@@ -105,10 +104,8 @@ def checked_extra(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(wanted - EXTRA.keys()):
         if name in CATALOG:
             raise ConfigError(f"metrics: found {name!r}, which is always computed. Remove it.")
-        near = get_close_matches(name, EXTRA, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"metrics: found {name!r}, expected {', '.join(EXTRA)} or {ALL}.{hint} Correct the name."
+            f"metrics: found {name!r}, expected {', '.join(EXTRA)} or {ALL}.{did_you_mean(name, EXTRA)} Correct the name."
         )
     return tuple(name for name in EXTRA if name in wanted)
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
-from medseg.errors import ConfigError, DataWarning
+from medseg.errors import ConfigError, DataWarning, did_you_mean
 from medseg.runtime.stop_signals import Interrupted
 from medseg.train.reports.reporting import Report
 
@@ -69,10 +68,8 @@ def check_loggers(names: Sequence[str]) -> None:
     known = {*_BUILTIN, *(point.name for point in entry_points(group=GROUP))}
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                f"train.loggers: found {name!r}, expected names of installed loggers: {', '.join(sorted(known))}.{hint} "
+                f"train.loggers: found {name!r}, expected names of installed loggers: {', '.join(sorted(known))}.{did_you_mean(name, known)} "
                 "Install the package of the logger, or remove the name."
             )
 
