@@ -54,6 +54,7 @@ def write_comparison_report(path: str | Path, comparison: Comparison) -> None:
             comparison.runs, key=lambda one: -one.mean if comparison.info.higher_is_better else one.mean
         ),
         best=best,
+        options=comparison.options_in_words,
         others=others,
     )
 

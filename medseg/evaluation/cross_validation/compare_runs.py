@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.label_maps.metric_catalog import CATALOG, EXTRA, MetricInfo
+from medseg.evaluation.label_maps.metric_options import options_of_metric
 from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
 from medseg.evaluation.statistics.table_intervals import subjects_note
@@ -39,7 +41,7 @@ class ComparedRun:
         difference: Mean minus the mean of the best run.
         difference_interval: 95 % interval of the difference, from the same resamples of subjects for both runs.
         share_first: Share of the resamples of subjects in which this run is the best, which shows how stable the ranking
-            is.
+            is; resamples with several best runs are divided equally among these.
         by_label: Difference to the best run for each label, with tests; empty for the best run. Wins are subjects in which this
             run is better than the best one.
     """
@@ -168,10 +170,17 @@ class Comparison:
     def _notes(self) -> list[str]:
         unsure = [c.run for c in self.runs if c is not self.best and 0 in c.difference_interval]
         doubt = f"; not clearly better than {', '.join(unsure)}" if unsure else ""
-        return [
+        notes = [
             f"{pluralise(self.cases, 'case')} of {subjects_note(self.subjects)}",
             f"best: {self.best.run}{doubt}",
         ]
+        return [*notes, f"evaluated with {self.options_in_words}"] if self.options_in_words else notes
+
+    @property
+    def options_in_words(self) -> str:
+        """The options of the evaluations on which the metric depends; empty if they are not known."""
+        options = self.scores[0].options if self.scores else {}
+        return ", ".join(f"{name} {_shown_option(value)}" for name, value in options.items())
 
 
 _TESTS = "p by exchanging the runs within subjects, Holm's correction over the labels; effect: rank-biserial correlation"
@@ -187,6 +196,7 @@ class RunScores:
         labels: Names of the labels.
         subjects: Subject by case id.
         metric: Name of the metric.
+        options: The options of the evaluation on which the metric depends, by the names of ``summary.json``.
     """
 
     runs: tuple[str, ...]
@@ -194,6 +204,7 @@ class RunScores:
     labels: tuple[str, ...]
     subjects: dict[str, str]
     metric: str = "dice"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compare_cross_validations(runs: Sequence[str | Path], metric: str = "dice") -> Comparison:
@@ -207,7 +218,8 @@ def compare_cross_validations(runs: Sequence[str | Path], metric: str = "dice") 
         The ranking.
 
     Raises:
-        ConfigError: There are fewer than two runs, one is given twice, or the metric cannot be ranked.
+        ConfigError: There are fewer than two runs, one is given twice, the metric cannot be ranked, or the runs were
+            evaluated with different options on which the metric depends.
         DataError: A run has no results yet, or its cases or labels differ from those of the first.
     """
     return compare_scores(load_comparable_scores(runs, checked_metric(metric)))
@@ -252,7 +264,28 @@ def load_comparable_scores(runs: Sequence[str | Path], metric: str = "dice") -> 
                     f"{other.runs[0]}: {what}: found a difference to {first.runs[0]} ({', '.join(differing[:3])}{more}), expected "
                     "the same, because other means cannot be compared. Cross-validate both on the same cases and labels."
                 )
+        _require_same_options(first, other)
     return read
+
+
+def _require_same_options(first: RunScores, other: RunScores) -> None:
+    """Raise `ConfigError` if two runs were evaluated with different options on which the metric depends."""
+    for name, expected in first.options.items():
+        found = other.options[name]
+        if found != expected:
+            one, two = (Path(scores.runs[0]) / "evaluation" / "summary.json" for scores in (first, other))
+            raise ConfigError(
+                f"{two}: {name}: found {_shown_option(found)}, expected {_shown_option(expected)} as in {one}, because "
+                f"{first.metric} depends on it. Evaluate both runs with the same options: medseg evaluate RUN "
+                f"--{name.replace('_', '-')} VALUE."
+            )
+
+
+def _shown_option(value: Any) -> str:
+    """Return the value of an option as text; a value of None depends on the image."""
+    if value is None:
+        return "automatic"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _resolved(run: str | Path) -> Path:
@@ -275,7 +308,9 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
     means = [float(mean_of_known(mean_of_known(one.values.T)[None])[0]) for one in measured]
     draws = [mean_of_known(resampled_means(one.values, subjects)) for one in measured]
     best = int(np.argmax(np.round(sign * np.array(means), _DIGITS)))
-    ahead = np.argmax(np.round(np.nan_to_num(sign * np.stack(draws), nan=-np.inf), _DIGITS), axis=0)
+    ranked = np.round(np.nan_to_num(sign * np.stack(draws), nan=-np.inf), _DIGITS)
+    ahead = ranked == ranked.max(axis=0)
+    shares = (ahead / ahead.sum(axis=0)).mean(axis=1)  # ties are divided equally
     compared = [
         ComparedRun(
             one.runs,
@@ -283,7 +318,7 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
             Interval.from_draws(draws[place], count),
             means[place] - means[best],
             Interval.from_draws(draws[place] - draws[best], count),
-            float(np.mean(ahead == place)),
+            float(shares[place]),
             () if place == best else _by_label(one, measured[best], subjects, sign),
         )
         for place, one in enumerate(measured)
@@ -312,6 +347,7 @@ def _load_scores(run: Path, metric: str) -> RunScores:
         values = {(row["case"], row["label"]): float(row[metric]) for row in rows}
         labels = tuple(sorted({row["label"] for row in rows}))
         table = [[values[case, name] for name in labels] for case in sorted(subjects)]
+        options = {name: summary[name] for name in options_of_metric(metric)}
     except _MissingColumn:
         raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
@@ -323,7 +359,7 @@ def _load_scores(run: Path, metric: str) -> RunScores:
         raise DataError(
             f"{folder}: the table of the cross-validation is {reason}. Create it with: medseg train --resume {run}."
         ) from None
-    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects, metric)
+    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects, metric, options)
 
 
 class _MissingColumn(DataError):

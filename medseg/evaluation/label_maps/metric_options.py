@@ -118,5 +118,29 @@ class MetricOptions:
         return plain
 
 
+_OPTIONS_BY_COLUMN = {
+    "surface_dice": ("tolerance_mm",),
+    "surface_dice_area": ("tolerance_mm",),
+    "boundary_iou": ("boundary_mm",),
+    "lesion_dice": ("lesion_dilation", "lesion_min_mm3"),
+    "lesion_hd95_mm": ("lesion_dilation", "lesion_min_mm3"),
+}
+
+
+def options_of_metric(column: str) -> tuple[str, ...]:
+    """Return the names of the options of `MetricOptions` on which a metric depends.
+
+    Args:
+        column: Name of the metric.
+
+    Returns:
+        The names, as stored in ``summary.json``.
+
+    >>> options_of_metric("surface_dice")
+    ('both_empty', 'tolerance_mm')
+    """
+    return ("both_empty", *_OPTIONS_BY_COLUMN.get(column, ()))
+
+
 DEFAULT_OPTIONS = MetricOptions()
 """What ``medseg evaluate`` computes without options."""

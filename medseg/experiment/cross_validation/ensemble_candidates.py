@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.datasets.cases import Case
+from medseg.errors import ConfigError
 from medseg.evaluation.cross_validation.compare_runs import Comparison, compare_scores, load_comparable_scores
 from medseg.evaluation.cross_validation.select_post_processing import label_dice
 from medseg.evaluation.label_maps.pairs import Pair
@@ -52,11 +53,17 @@ def compare_with_ensembles(
         The ranking of the runs and of the ensembles of two runs.
 
     Raises:
-        ConfigError: There are fewer than two runs, or folds are not finished.
+        ConfigError: There are fewer than two runs, folds are not finished, or the runs were evaluated with different rules
+            for empty masks, or another one than ``leave_out``.
         DataError: A run has not been aggregated, or its cases or labels differ from those of the first run.
         ModelError: The models take different images, or differ in their labels.
     """
     alone = load_comparable_scores(runs)
+    if (rule := alone[0].options["both_empty"]) != "leave_out":
+        raise ConfigError(
+            f"{runs[0]}: both_empty: found {rule}, expected leave_out, because ensembles are evaluated by this rule. Evaluate "
+            "the runs again: medseg evaluate RUN --both-empty leave_out."
+        )
     pairs, labels, _ = held_out_pairs(RunFolder(Path(runs[0])))
     by_case = {pair.case: pair for pair in pairs}
     dice: dict[_Two, dict[str, _Dice]] = {two: {} for two in combinations(range(len(runs)), 2)}

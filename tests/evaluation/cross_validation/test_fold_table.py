@@ -13,6 +13,7 @@ from medseg.evaluation.cross_validation.compare_runs import compare_cross_valida
 from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.label_maps.metrics import METRICS, LabelMetrics
 from medseg.evaluation.label_maps.table import Table
+from medseg.experiment.cross_validation.ensemble_candidates import compare_with_ensembles
 
 NAMES = ("liver", "spleen")
 
@@ -137,9 +138,53 @@ def test_a_newer_summary_is_refused(tmp_path):
         compare_cross_validations(runs)
 
 
-def test_first_of_equal_runs_is_the_best(tmp_path):
+def test_first_of_equal_runs_is_the_best_and_both_are_first_equally_often(tmp_path):
     runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
-    assert compare_cross_validations(runs).best.run == runs[0]
+    found = compare_cross_validations([*runs, gathered(tmp_path, "worse", dice_of(5, shift=-0.2))])
+    assert found.best.run == runs[0]
+    assert [one.share_first for one in found.runs] == [0.5, 0.5, 0]
+
+
+def evaluated_with(folder, name: str, **options: object) -> str:
+    """Return a run whose summary has other options."""
+    run = gathered(folder, name, dice_of(5))
+    path = folder / name / "evaluation" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("metric", "option", "value", "shown"),
+    [
+        ("surface_dice", "tolerance_mm", 20.0, "tolerance_mm: found 20, expected 1 as in"),
+        ("dice", "both_empty", "perfect", "both_empty: found perfect, expected leave_out as in"),
+    ],
+)
+def test_runs_evaluated_with_different_options_of_the_metric_are_refused(
+    tmp_path, metric, option, value, shown
+):
+    one, other = gathered(tmp_path, "one", dice_of(5)), evaluated_with(tmp_path, "other", **{option: value})
+    with pytest.raises(ConfigError, match=shown) as refused:
+        compare_cross_validations([one, other], metric)
+    message = str(refused.value)
+    assert f"{other}/evaluation/summary.json: {option}" in message
+    assert f"as in {one}/evaluation/summary.json" in message
+    assert f"medseg evaluate RUN --{option.replace('_', '-')} VALUE" in message
+
+
+def test_options_that_do_not_affect_the_metric_are_ignored_and_others_are_printed(tmp_path):
+    runs = [gathered(tmp_path, "one", dice_of(5)), evaluated_with(tmp_path, "other", tolerance_mm=20.0)]
+    assert "evaluated with both_empty leave_out" in repr(compare_cross_validations(runs, "dice"))
+    same = [evaluated_with(tmp_path, name, tolerance_mm=2.5) for name in "ab"]
+    found = compare_cross_validations(same, "surface_dice")
+    assert "evaluated with both_empty leave_out, tolerance_mm 2.5" in repr(found)
+    assert "tolerance_mm 2.5" in found._repr_html_()
+
+
+def test_ensembles_of_runs_evaluated_by_another_rule_for_empty_masks_are_refused(tmp_path):
+    runs = [evaluated_with(tmp_path, name, both_empty="perfect") for name in "ab"]
+    with pytest.raises(ConfigError, match="both_empty: found perfect, expected leave_out"):
+        compare_with_ensembles(runs)
 
 
 def test_other_cases_and_missing_tables_raise(tmp_path):
