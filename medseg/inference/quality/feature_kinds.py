@@ -101,6 +101,6 @@ FEATURE_KINDS = {
     "expected soft Dice": FeatureKind(None, "expected soft Dice of {}", 0.005),
     "confidence": FeatureKind(None, "mean probability inside {}", 0.005),
     "uncertain band": FeatureKind(None, "uncertain volume of {} relative to its volume", 0.02, log=True),
-    "expected Dice": FeatureKind(FlagKind.DICE, "expected Dice of {}", 0.005, high=False),
+    "expected Dice": FeatureKind(FlagKind.DICE, "expected Dice of {} for a usual case", 0.005, high=False),
 }
 """Kinds by the key of the features of a case."""

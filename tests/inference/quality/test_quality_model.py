@@ -138,7 +138,7 @@ def test_a_low_expected_dice_is_flagged(model, usual):
     usual["expected soft Dice"]["liver"], usual["noise"]["MRI"] = 0.3, 0.08
     (flag, *_) = model.judge(usual).flags
     assert flag.kind is FlagKind.DICE
-    assert flag.sentence.startswith("expected Dice of liver: found 0.")
+    assert flag.sentence.startswith("expected Dice of liver for a usual case: found 0.")
     assert ", expected at least 0." in flag.sentence
 
 
