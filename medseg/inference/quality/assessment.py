@@ -90,14 +90,14 @@ class Assessment:
         found = CaseQuality() if self._model is None else self._model.judge(self.features)
         data = self._saved.training_data
         if data is None:
-            return found
+            return found.with_flags(found.flags)
         deviations = list(self._deviations)
         if not label_map.grid.in_pixels:
             volumes = label_volumes(label_map.data, label_map.grid.voxel_volume, self._labels)
             deviations += volume_deviations(volumes, data)
         kinds = {flag.kind for flag in found.flags}
         more = [flag for flag in _flags(deviations) if flag.kind not in kinds]
-        return CaseQuality(found.labels, (*found.flags, *more), found.coverage)
+        return found.with_flags((*found.flags, *more))
 
 
 def evidence_features(evidence: CaseEvidence | None) -> Features:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -82,8 +82,8 @@ class LabelEstimate:
         dice: Expected Dice with the reference, 0 to 1; None if the label was not found.
         dice_low: Lower end of its interval.
         dice_high: Upper end of its interval.
-        volume_low_ml: Lower end of the interval of the volume in the reference, in ml.
-        volume_high_ml: Upper end of this interval; None also if it is unbounded.
+        volume_low_ml: Lower end of the interval of the volume in the reference, in ml; None for a case with a flag.
+        volume_high_ml: Upper end of this interval; None for a case with a flag and if it is unbounded.
     """
 
     name: str
@@ -101,7 +101,8 @@ class CaseQuality:
     Attributes:
         labels: One entry per label or region that the quality model knows; empty for a model without one.
         flags: Reasons to review the prediction, the most unusual property first; empty for a usual prediction.
-        coverage: Probability with which each interval holds the true value; None without intervals.
+        coverage: Probability with which each interval holds the true value; None without intervals, and for a case with a flag,
+            because nothing was learned about such cases.
     """
 
     labels: tuple[LabelEstimate, ...] = ()
@@ -120,6 +121,36 @@ class CaseQuality:
         """
         flags = tuple(Flag(**{**one, "kind": FlagKind(one["kind"])}) for one in values["flags"])
         return cls(tuple(LabelEstimate(**one) for one in values["labels"]), flags, values["coverage"])
+
+    def with_flags(self, flags: Iterable[Flag]) -> Self:
+        """Return the estimates with other flags, and without what does not hold for a case with flags.
+
+        Args:
+            flags: All flags of the case.
+
+        Returns:
+            The quality. If there are flags, volumes have no interval, there is no coverage, and the interval of the Dice starts
+            at 0 unless a low expected Dice is the only reason.
+
+        Examples:
+            >>> quality = CaseQuality((LabelEstimate("liver", 0.93, 0.9, 0.95, 1400.0, 1600.0),), coverage=0.9)
+            >>> quality.with_flags([Flag(FlagKind.BORDER, "voxels of liver at the border", "9 %", "at most 2 %")]).label("liver")
+            LabelEstimate(name='liver', dice=0.93, dice_low=0.0, dice_high=0.95, volume_low_ml=None, volume_high_ml=None)
+        """
+        flags = tuple(flags)
+        if not flags:
+            return replace(self, flags=())
+        unlike = any(flag.kind is not FlagKind.DICE for flag in flags)
+        labels = tuple(
+            replace(
+                one,
+                dice_low=0.0 if unlike and one.dice_low is not None else one.dice_low,
+                volume_low_ml=None,
+                volume_high_ml=None,
+            )
+            for one in self.labels
+        )
+        return replace(self, labels=labels, flags=flags, coverage=None)
 
     @property
     def to_review(self) -> bool:

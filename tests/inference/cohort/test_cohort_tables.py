@@ -137,10 +137,9 @@ def test_estimates_and_flags_are_in_the_tables_and_in_the_closing_line(make_pred
     medseg.predict(model, images, out, device="cpu", existing="keep", source_names=False)
     liver, spleen, _ = [row for row in rows(out / "volumes.tsv") if row["case"] == "phantom_000"]
     ml = float(liver["volume_ml"])
-    assert float(liver["volume_low_ml"]) == pytest.approx(ml / 2, rel=1e-4)
-    assert float(liver["volume_high_ml"]) == pytest.approx(ml * 2, rel=1e-4)
     assert 0 < float(liver["expected_dice"]) < 0.8  # reduced, because the volume is flagged
-    assert (liver["expected_dice_low"], liver["expected_dice_high"], liver["coverage"]) == ("0", "0.9", "0.9")
+    assert (liver["volume_low_ml"], liver["volume_high_ml"]) == ("", "")  # likewise
+    assert (liver["expected_dice_low"], liver["expected_dice_high"], liver["coverage"]) == ("0", "0.9", "")
     assert [spleen[column] for column in list(spleen)[4:]] == [""] * 6
     cases = rows(out / "cases.tsv")
     assert [row["flags"] for row in cases] == ["volume"] * 3

@@ -72,10 +72,14 @@ def test_a_quality_model_gives_estimates_and_learned_flags(make_predictor, image
     found = with_quality(make_predictor(), model).assess(image)
     liver = label_volumes(found.labels.data, GRID.voxel_volume, make_predictor().labels)["liver"]
     estimate = found.quality.label("liver")
+    assert (estimate.volume_low_ml, estimate.volume_high_ml, found.quality.coverage) == (None, None, None)
+    assert (estimate.dice, estimate.dice_low, estimate.dice_high) == pytest.approx((0.9, 0.0, 0.95))
+    usual = with_quality(make_predictor(), quality_model()).assess(image).quality
+    estimate = usual.label("liver")
     assert (estimate.volume_low_ml, estimate.volume_high_ml) == pytest.approx(
         (liver / 2, liver * 2), rel=1e-5
     )
-    assert (estimate.dice, estimate.dice_low, estimate.dice_high) == pytest.approx((0.9, 0.0, 0.95))
+    assert (estimate.dice_low, usual.coverage, usual.flags) == (pytest.approx(0.8), 0.9, ())
     (flag,) = found.quality.flags
     assert flag.kind is FlagKind.IMAGE
     assert "channel 0" in flag.sentence
@@ -87,6 +91,16 @@ def test_a_learned_flag_replaces_the_one_of_the_training_data(make_predictor, im
     model = quality_model(volume={"liver": UsualRange(median=7.0, below=0.1, above=0.1)})
     flags = with_quality(predictor, model, data).assess(image).quality.flags
     assert [flag.kind for flag in flags] == [FlagKind.VOLUME]
+
+
+def test_intervals_do_not_hold_for_a_case_that_is_unlike_the_training_data_only(make_predictor, image):
+    predictor = make_predictor()
+    data = TrainingData.from_images([measure_image(image, predictor.saved.preprocessing, {"liver": 900.0})])
+    found = with_quality(predictor, quality_model(), data).assess(image).quality
+    assert [flag.kind for flag in found.flags] == [FlagKind.VOLUME]
+    estimate = found.label("liver")
+    assert (estimate.dice_low, estimate.volume_low_ml, estimate.volume_high_ml) == (0.0, None, None)
+    assert found.coverage is None
 
 
 def test_the_quality_model_comes_from_the_model_folder(make_predictor, image, tmp_path):
