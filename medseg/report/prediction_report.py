@@ -103,7 +103,7 @@ def _row(name: str, record: CaseRecord | None) -> dict[str, Any]:
         "message": "" if record is None else record.message,
         "seconds": 0.0 if record is None else record.seconds,
         "volumes": {} if prediction is None else {one.name: one.ml for one in prediction.volumes},
-        "flags": [{"kind": flag.kind.value, "sentence": flag.sentence} for flag in _quality(record).flags],
+        "flags": _quality(record).flags,
         "estimates": {one.name: one for one in _quality(record).labels},
     }
 

@@ -11,6 +11,10 @@ from PIL import Image
 
 import medseg
 from medseg.cli.main import main
+from medseg.cli.prediction.predict import _shown_notes
+from medseg.data.datasets.cases import Case
+from medseg.inference.cohort.batch import Outcome
+from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind
 from medseg.storage.atomic import write_text
 
 pytestmark = pytest.mark.slow
@@ -135,3 +139,16 @@ def test_a_volume_model_is_refused_for_single_slices(workplace, tmp_path, capsys
     assert not (tmp_path / "run" / "config.yaml").exists()
     assert main([*call, "model.name=unet_2d", "patch.size=[8,8]"]) == 0
     assert medseg.load(tmp_path / "run").saved.model["name"] == "unet_2d"
+
+
+def test_at_most_three_reasons_per_case_are_printed(tmp_path):
+    kinds = [FlagKind.VOLUME, FlagKind.BORDER, FlagKind.SHAPE, FlagKind.IMAGE, FlagKind.IMAGE]
+    flags = tuple(Flag(kind, f"property {number}", "1", "2") for number, kind in enumerate(kinds))
+    case = Case("a", (tmp_path / "a.nii.gz",))
+    notes = ("a.nii.gz: read with another orientation", *(flag.note(str(case.images[0])) for flag in flags))
+    shown = list(
+        _shown_notes(Outcome(case, tmp_path / "out.nii.gz", notes=notes, quality=CaseQuality(flags=flags)))
+    )
+    assert shown == [*notes[:4], f"{case.images[0]}: and 2 more in cases.tsv"]
+    few = Outcome(case, tmp_path / "out.nii.gz", notes=notes[:3], quality=CaseQuality(flags=flags[:2]))
+    assert list(_shown_notes(few)) == list(notes[:3])

@@ -77,7 +77,7 @@ def test_flagged_cases_come_before_those_with_other_remarks_and_show_estimates(f
     table = re.sub(r"<script.*", "", page[page.index('id="cases"') :], flags=re.DOTALL)
     order = dict.fromkeys(re.findall(r"case_\d", table))
     assert list(order) == ["case_3", "case_4", "case_1", "case_2", "case_0"]
-    assert "found 9 %, expected at most 2 %" in table
+    assert "<li><b>voxels of liver at the border</b>: found 9 %, expected at most 2 %</li>" in table
     assert "<td>1.25 to 3.50</td><td>0.87</td><td>0.71 to 0.93</td>" in table
     assert "in 90 % of cases that are like those of the cross-validation" in page
     assert "<b>1</b><span>to review</span>" in page

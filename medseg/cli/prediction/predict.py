@@ -52,6 +52,9 @@ _SUFFIXES = (
 )
 
 
+_MOST_REASONS = 3  # per case on the terminal
+
+
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
     parser = commands.add_parser("predict", help="segment images with a trained model", description=__doc__)
@@ -347,10 +350,19 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
                 failed += 1
                 cases.write(f"{outcome.case.id}: {outcome.error}", file=sys.stderr)
             else:
-                for note in outcome.notes:
+                for note in _shown_notes(outcome):
                     cases.write(note, file=sys.stderr)
                 cases.write(f"{outcome.target}  {outcome.seconds:.1f} s")
     return failed
+
+
+def _shown_notes(outcome: Outcome) -> Iterator[str]:
+    """Yield the notes about a prediction with at most three of the reasons to review it."""
+    where, flags = str(outcome.case.images[0]), () if outcome.quality is None else outcome.quality.flags
+    more = [flag.note(where) for flag in flags[_MOST_REASONS:]]
+    yield from (note for note in outcome.notes if note not in more)
+    if more:
+        yield f"{where}: and {len(more)} more in cases.tsv"
 
 
 def _print_estimates(models: LoadedModels, cases: Sequence[Case]) -> int:

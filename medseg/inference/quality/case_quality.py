@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,6 +31,18 @@ class FlagKind(StrEnum):
     COMPONENTS = "components"
     SHAPE = "shape"
     DICE = "expected Dice"
+
+
+_CLEAREST_FIRST = (
+    FlagKind.VOLUME,
+    FlagKind.EMPTY,
+    FlagKind.BORDER,
+    FlagKind.COMPONENTS,
+    FlagKind.SHAPE,
+    FlagKind.DICE,
+    FlagKind.IMAGE,
+)
+"""Kinds in the order in which they are listed: what a reader can check in the labels comes before figures of the image."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,28 @@ class Flag:
         return unlike_sentence(where, self.field, self.found, self.expected)
 
 
+def ordered_flags(flags: Iterable[Flag]) -> tuple[Flag, ...]:
+    """Return flags so that the first ones are of different kinds.
+
+    Args:
+        flags: Flags of one case, the most unusual property first.
+
+    Returns:
+        The first flag of each kind, those about labels before the expected Dice and the image; then the second ones, and so on.
+
+    Examples:
+        >>> kinds = [FlagKind.IMAGE, FlagKind.IMAGE, FlagKind.VOLUME]
+        >>> [flag.kind.value for flag in ordered_flags(Flag(kind, "", "", "") for kind in kinds)]
+        ['volume', 'image', 'image']
+    """
+    rounds: list[tuple[int, int, int, Flag]] = []
+    seen: Counter[FlagKind] = Counter()
+    for index, flag in enumerate(flags):
+        rounds.append((seen[flag.kind], _CLEAREST_FIRST.index(flag.kind), index, flag))
+        seen[flag.kind] += 1
+    return tuple(flag for *_, flag in sorted(rounds, key=lambda one: one[:3]))
+
+
 @dataclass(frozen=True)
 class LabelEstimate:
     """Estimates for one label or region of a prediction; None for what is not known.
@@ -100,7 +135,7 @@ class CaseQuality:
 
     Attributes:
         labels: One entry per label or region that the quality model knows; empty for a model without one.
-        flags: Reasons to review the prediction, the most unusual property first; empty for a usual prediction.
+        flags: Reasons to review the prediction, as `ordered_flags` lists them; empty for a usual prediction.
         coverage: Probability with which each interval holds the true value; None without intervals, and for a case with a flag,
             because nothing was learned about such cases.
     """
@@ -137,7 +172,7 @@ class CaseQuality:
             >>> quality.with_flags([Flag(FlagKind.BORDER, "voxels of liver at the border", "9 %", "at most 2 %")]).label("liver")
             LabelEstimate(name='liver', dice=0.93, dice_low=0.0, dice_high=0.95, volume_low_ml=None, volume_high_ml=None)
         """
-        flags = tuple(flags)
+        flags = ordered_flags(flags)
         if not flags:
             return replace(self, flags=())
         unlike = any(flag.kind is not FlagKind.DICE for flag in flags)

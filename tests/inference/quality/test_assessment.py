@@ -61,10 +61,10 @@ def test_a_model_without_a_cross_validation_has_flags_from_its_training_data(mak
     other = usual.replace(volumes_ml={"liver": [liver / 20, liver / 10]}, spacing=[[5, 6], [5, 6], [5, 6]])
     with pytest.warns(DataWarning, match="voxel size"):
         found = with_quality(predictor, None, other).assess(image).quality
-    assert [flag.kind for flag in found.flags] == [FlagKind.IMAGE, FlagKind.VOLUME]
+    assert [flag.kind for flag in found.flags] == [FlagKind.VOLUME, FlagKind.IMAGE]
     assert found.labels == ()
     assert found.coverage is None
-    assert f"volume of liver: found {liver:.3g} ml, expected " in found.flags[1].sentence
+    assert f"volume of liver: found {liver:.3g} ml, expected " in found.flags[0].sentence
 
 
 def test_a_quality_model_gives_estimates_and_learned_flags(make_predictor, image):
