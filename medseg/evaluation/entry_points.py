@@ -24,7 +24,12 @@ from medseg.evaluation.instances.pairs import (
 )
 from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, BothEmpty, MetricOptions
-from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps, label_map
+from medseg.evaluation.label_maps.metrics import (
+    LabelMetrics,
+    compare_label_maps,
+    label_map,
+    with_absent_labels,
+)
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
 from medseg.io.files import stem_of
@@ -71,7 +76,7 @@ def evaluate(
     Args:
         prediction: A label volume, a file, or a folder of files that have the same names as the references.
         reference: A label volume, a file or a folder; folders are matched by file name (see `pair_files`).
-        labels: Names of the values; None names each value that occurs ``label_1``, ``label_2`` and so on.
+        labels: Names of the values; None names each value that occurs in any case ``label_1``, ``label_2`` and so on.
         tolerance_mm: Tolerance of the surface Dice in mm.
         metrics: Metrics to compute besides those of every evaluation: ``surface_dice_area``, ``cldice``, ``boundary_iou``,
             ``lesion_wise``, or ``all``; see `MetricOptions` and, for its other options, `evaluate_cases`.
@@ -102,8 +107,10 @@ def evaluate(
     reading = ReadingOptions(orientation_from, trust_label_array)
     pairs = [replace(pair, reading=reading) for pair in _pairs(prediction, reference)]
     options = MetricOptions(tolerance_mm, tuple(metrics), both_empty)
-    rows = [row for case in evaluate_cases(pairs, labels, options) for row in case]
-    return Table(tuple(rows), options)
+    found = zip((pair.case for pair in pairs), evaluate_cases(pairs, labels, options), strict=True)
+    if labels is None:
+        return Table(tuple(with_absent_labels(list(found), options)), options)
+    return Table(tuple(row for _, rows in found for row in rows), options)
 
 
 def evaluate_cases(
@@ -113,7 +120,7 @@ def evaluate_cases(
 
     Args:
         pairs: Predictions and references, for example from `pair_files`.
-        labels: Names of the values; None names each value that occurs.
+        labels: Names of the values; None names each value that occurs in the case.
         options: Metrics to compute, and the conventions for them.
 
     Yields:

@@ -9,6 +9,7 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.errors import ConfigError
+from medseg.evaluation.entry_points import evaluate
 from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.experiment.config import ExperimentConfig
 from medseg.io.files import write
@@ -98,3 +99,52 @@ def test_an_experiment_has_the_same_options():
     assert ExperimentConfig.parse(config.to_plain()) == config
     with pytest.raises(ConfigError, match=r"evaluate\.metrics.*found 'cldise', expected surface_dice_area"):
         ExperimentConfig.parse({"name": "lesions", "evaluate": {"metrics": ["cldise"]}})
+
+
+@pytest.fixture(scope="module")
+def unnamed(tmp_path_factory):
+    """Three cases without a label table: labels 1 and 2, label 1, and no label at all."""
+    place = tmp_path_factory.mktemp("unnamed")
+    grid = Grid.from_spacing((8, 6, 5), (1, 1, 2))
+    for side in ("predictions", "references"):
+        (place / side).mkdir()
+        for case, values in (("a", (1, 2)), ("b", (1,)), ("c", ())):
+            data = np.zeros((1, *grid.shape), np.uint8)
+            for value in values:
+                data[0, 3 * value - 2 : 3 * value, 1:4, 1:4] = value
+            write(Volume(data, grid, "label"), place / side / f"{case}.nii.gz")
+    return place
+
+
+@pytest.mark.parametrize(("rule", "counted"), [("leave_out", (2, 1)), ("perfect", (3, 3))])
+def test_without_a_label_table_labels_are_those_of_all_cases(unnamed, tmp_path, rule, counted):
+    sides = [str(unnamed / name) for name in ("predictions", "references")]
+    metrics = ["--metrics", "all", "--both-empty", rule]
+    assert main(["evaluate", *sides, "-o", str(tmp_path / "plain"), *metrics]) == 0
+    summary = json.loads((tmp_path / "plain" / "summary.json").read_text())
+    assert summary["cases"] == 3
+    assert tuple(summary["labels"][name]["dice"]["n"] for name in ("label_1", "label_2")) == counted
+    # The added rows are those that a label table leads to.
+    table = tmp_path / "labels.tsv"
+    table.write_text("value\tname\n0\tbackground\n1\tlabel_1\n2\tlabel_2\n")
+    assert main(["evaluate", *sides, "-o", str(tmp_path / "named"), *metrics, "--labels", str(table)]) == 0
+    texts = [(tmp_path / name / "cases.tsv").read_text() for name in ("plain", "named")]
+    assert texts[0] == texts[1]
+    options = {"metrics": ["all"], "both_empty": rule}
+    evaluate(*sides, **options).write_tsv(tmp_path / "python.tsv")
+    assert (tmp_path / "python.tsv").read_text() == texts[0]
+
+
+def test_the_page_lists_cases_without_any_label(unnamed, tmp_path):
+    sides = [str(unnamed / name) for name in ("predictions", "references")]
+    assert main(["evaluate", *sides, "-o", str(tmp_path), "--report"]) == 0
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_maps_without_any_label_need_a_label_table(unnamed, capsys):
+    files = [str(unnamed / side / "c.nii.gz") for side in ("predictions", "references")]
+    assert main(["evaluate", *files]) == 1
+    message = capsys.readouterr().err
+    assert "found no label in the predictions and references of 1 case" in message
+    assert "--labels TSV" in message
+    assert "listed above" not in message

@@ -109,6 +109,7 @@ def _check_output(folder: str | None) -> None:
 
 def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS
+    from medseg.evaluation.label_maps.metrics import with_absent_labels
     from medseg.evaluation.label_maps.pairs import pair_files
     from medseg.evaluation.label_maps.table import Table
     from medseg.evaluation.measured_cases import MeasureLabelMaps
@@ -129,7 +130,8 @@ def _label_maps(options: argparse.Namespace) -> int:
         pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
     wanted = replace(base, **given_metric_options(options))
-    rows, failed = _measured(pairs, MeasureLabelMaps(labels, wanted), prediction, options.cluster)
+    measured, failed = _measured(pairs, MeasureLabelMaps(labels, wanted), prediction, options.cluster)
+    rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
     table = Table(tuple(rows), wanted)
     code = _report(table, failed, len(pairs), options)
     if options.report:
@@ -205,8 +207,8 @@ def _instances(options: argparse.Namespace) -> int:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    rows, failed = _measured(pairs, MeasureInstances(labels, wanted), prediction, options.cluster)
-    table = InstanceTable(tuple(rows), wanted)
+    measured, failed = _measured(pairs, MeasureInstances(labels, wanted), prediction, options.cluster)
+    table = InstanceTable(tuple(_flat(measured)), wanted)
     code = _report(table, failed, len(pairs), options)
     if wanted.size_bounds_mm3 and (options.output or options.reference is None):
         table.write_sizes_tsv(_output_folder(options) / "sizes.tsv")
@@ -216,8 +218,8 @@ def _instances(options: argparse.Namespace) -> int:
 
 def _measured(
     pairs: Sequence[Any], measure: Callable[[Any], list[Row]], prediction: Path, cluster: str | None
-) -> tuple[list[Row], int]:
-    """Return the rows of all cases that can be evaluated, and how many cannot; these are reported on standard error."""
+) -> tuple[list[tuple[str, list[Row]]], int]:
+    """Return id and rows of the cases that can be evaluated, and how many cannot; these are reported on standard error."""
     from medseg.errors import DataError
     from medseg.evaluation.measured_cases import measured_cases
     from medseg.runtime.progress import progress_bar
@@ -232,13 +234,22 @@ def _measured(
             else:
                 bar.write(str(result), file=sys.stderr)
             bar(number, len(pairs), pairs[index].case)
-    rows = [row for index in sorted(found) for row in found[index]]
     failed = len(pairs) - len(found)
-    if not rows:
+    if not found:
         raise DataError(
             f"{prediction}: none of {pluralise(len(pairs), 'case')} could be evaluated. Fix the errors listed above."
         )
-    return rows, failed
+    if not any(found.values()):
+        raise DataError(
+            f"{prediction}: found no label in the predictions and references of {pluralise(len(found), 'case')}, expected at "
+            "least one. Name the labels to evaluate with --labels TSV."
+        )
+    return [(pairs[index].case, found[index]) for index in sorted(found)], failed
+
+
+def _flat(cases: Sequence[tuple[str, list[Row]]]) -> list[Row]:
+    """Return the rows of all cases."""
+    return [row for _, rows in cases for row in rows]
 
 
 def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:

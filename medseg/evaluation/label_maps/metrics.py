@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -193,6 +193,39 @@ def compare_label_maps(
         pair = MaskPair(predicted, expected, np.asarray(steps, dtype=np.float64), diagonal_mm)
         rows.append(_row(case, region, found, voxel_ml, pair, options))
     return rows
+
+
+def with_absent_labels(
+    cases: Sequence[tuple[str, Sequence[LabelMetrics]]], options: MetricOptions = DEFAULT_OPTIONS
+) -> list[LabelMetrics]:
+    """Return the rows of all cases, adding those of labels that occur in other cases only.
+
+    Where labels are named by the values that occur, a label that is in neither map of a case has no row. What counts there
+    does not depend on voxels.
+
+    Args:
+        cases: Case ids with the rows of each case, which may be none.
+        options: Metrics that were computed, and the conventions for them.
+
+    Returns:
+        The rows, case by case, in ascending order of label values.
+    """
+    names = {row.label: row.label_value for _, rows in cases for row in rows}
+    regions = {one.output_value: one for one in Labels.from_names({"background": 0} | names).evaluated}
+    complete = []
+    for case, rows in cases:
+        known = {row.label_value: row for row in rows}
+        complete += [
+            known.get(value) or _absent_row(case, regions[value], options) for value in sorted(regions)
+        ]
+    return complete
+
+
+def _absent_row(case: str, region: Region, options: MetricOptions) -> LabelMetrics:
+    """Return the row of a label that is in neither map."""
+    empty = np.zeros((1, 1, 1), dtype=bool)
+    pair = MaskPair(empty, empty, np.ones(3), diagonal_mm=1.0)
+    return _row(case, region, VoxelCounts(0, 0, 0, voxels=1), 1.0, pair, options)
 
 
 def _classes(prediction: Volume, reference: Volume, labels: Labels, prefix: str) -> tuple[list[Array], int]:
