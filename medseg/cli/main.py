@@ -51,6 +51,8 @@ RENAMED_OPTIONS = {
 }
 """What replaces an old option, by command and option."""
 
+_KEEP_RESULTS = ("demo", "train", "predict")  # commands that write results before they end
+
 _MARK = "\ue000"  # a character without meaning, which no file name begins with
 
 EXIT_REFUSED = 1
@@ -201,7 +203,8 @@ def _answer(options: argparse.Namespace) -> int:
             if hasattr(options, "skip_existing")
             else ""
         )
-        print(f"medseg {options.command}: interrupted; finished results are kept.{advice}", file=sys.stderr)
+        kept = f"; finished results are kept.{advice}" if options.command in _KEEP_RESULTS else "."
+        print(f"medseg {options.command}: interrupted{kept}", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has closed it (medseg models | head).

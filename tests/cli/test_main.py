@@ -287,3 +287,23 @@ def test_a_lack_of_resources_is_one_message_with_its_own_code(error, code, messa
 def test_escape_sequences_in_a_file_name_are_shown(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "a\x1b[2J.nii.gz")]) == 1
     assert "a\\x1b[2J.nii.gz: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["data.view", "view", "a.nii"], False),
+        (["prediction.evaluate", "evaluate", "a", "b"], False),
+        (["prediction.predict", "predict", "model", "a.nii", "-o", "out"], True),
+        (["training.train", "train", "a.yaml"], True),
+    ],
+)
+def test_only_commands_that_write_results_in_between_claim_to_keep_them(words, kept, monkeypatch, capsys):
+    def stop(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module(f"medseg.cli.{words[0]}"), "run", stop)
+    assert main(words[1:]) == 130
+    message = capsys.readouterr().err
+    assert message.startswith(f"medseg {words[1]}: interrupted")
+    assert ("finished results are kept" in message) == kept
