@@ -148,3 +148,19 @@ def test_maps_without_any_label_need_a_label_table(unnamed, capsys):
     assert "found no label in the predictions and references of 1 case" in message
     assert "--labels TSV" in message
     assert "listed above" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "metric"),
+    [
+        (["--boundary-mm", "2"], "boundary_iou"),
+        (["--lesion-dilation", "0", "--metrics", "boundary_iou"], "boundary_iou,lesion_wise"),
+        (["--lesion-min-mm3", "0"], "lesion_wise"),
+    ],
+)
+def test_options_without_their_metric_are_refused(unnamed, capsys, words, metric):
+    sides = [str(unnamed / name) for name in ("predictions", "references")]
+    assert main(["evaluate", *sides, *words]) == 1
+    message = capsys.readouterr().err
+    assert f"{words[0]}: found it without the metric {metric.split(',')[-1]}, expected both" in message
+    assert f"Add --metrics {metric}, or remove it" in message

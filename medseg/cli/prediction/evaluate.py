@@ -15,6 +15,7 @@ from medseg.cli.prediction.evaluate_options import (
     add_metric_options,
     given_instance_options,
     given_metric_options,
+    require_metrics_of_options,
 )
 from medseg.cli.reading_options import add_cluster_option, add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
@@ -130,6 +131,7 @@ def _label_maps(options: argparse.Namespace) -> int:
         pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
     wanted = replace(base, **given_metric_options(options))
+    require_metrics_of_options(options, wanted.metrics)
     measured, failed = _measured(pairs, MeasureLabelMaps(labels, wanted), prediction, options.cluster)
     rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
     table = Table(tuple(rows), wanted)
@@ -171,6 +173,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
 
     held_out_by_fold(run)  # raises if a fold is not finished
     wanted = replace(run.read_experiment().evaluate.options, **given_metric_options(options))
+    require_metrics_of_options(options, wanted.metrics)
     with progress_bar() as progress:
         table = fold_table(
             run,

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
+from medseg.errors import ConfigError
+
 _NAMES = ("tolerance_mm", "metrics", "both_empty", "boundary_mm", "lesion_dilation", "lesion_min_mm3")
+_METRIC_OF_OPTION = {
+    "boundary_mm": "boundary_iou",
+    "lesion_dilation": "lesion_wise",
+    "lesion_min_mm3": "lesion_wise",
+}
 _INSTANCE_NAMES = ("detection_iou", "matching_iou", "size_bounds_mm3")
 
 
@@ -50,6 +58,25 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
 def given_metric_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, by the names of `MetricOptions`."""
     return {name: getattr(options, name) for name in _NAMES if getattr(options, name) is not None}
+
+
+def require_metrics_of_options(options: argparse.Namespace, metrics: Collection[str]) -> None:
+    """Raise `ConfigError` if an option was given whose metric is not computed.
+
+    Args:
+        options: The parsed options.
+        metrics: The metrics on request that are computed, those of a run included.
+
+    Raises:
+        ConfigError: An option has no effect.
+    """
+    for name, metric in _METRIC_OF_OPTION.items():
+        if getattr(options, name) is not None and metric not in metrics:
+            wanted = ",".join((*metrics, metric))
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: found it without the metric {metric}, expected both. "
+                f"Add --metrics {wanted}, or remove it."
+            )
 
 
 def add_instance_options(parser: argparse.ArgumentParser) -> None:
