@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -164,3 +165,20 @@ def test_options_without_their_metric_are_refused(unnamed, capsys, words, metric
     message = capsys.readouterr().err
     assert f"{words[0]}: found it without the metric {metric.split(',')[-1]}, expected both" in message
     assert f"Add --metrics {metric}, or remove it" in message
+
+
+def test_predictions_without_a_reference_are_named(unnamed, tmp_path, capsys):
+    references = tmp_path / "references"
+    references.mkdir()
+    shutil.copy(unnamed / "references" / "a.nii.gz", references)
+    predictions = tmp_path / "predictions"
+    shutil.copytree(unnamed / "predictions", predictions)
+    shutil.copy(predictions / "a.nii.gz", predictions / "a_uncertainty.nii.gz")
+    assert main(["evaluate", str(predictions), str(references)]) == 0
+    assert "2 predictions without a reference were left out: b, c\n" in capsys.readouterr().out
+    (predictions / "c.nii.gz").unlink()
+    assert main(["evaluate", str(predictions), str(references), "--components-of", "both"]) == 0
+    assert "1 prediction without a reference was left out: b\n" in capsys.readouterr().out
+    (predictions / "b.nii.gz").unlink()
+    assert main(["evaluate", str(predictions), str(references)]) == 0
+    assert "without a reference" not in capsys.readouterr().out

@@ -258,6 +258,8 @@ def _flat(cases: Sequence[tuple[str, list[Row]]]) -> list[Row]:
 def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
     """Print and write a table; return the exit code, which is 2 if cases are missing from it."""
     print(table)
+    if options.reference is not None:
+        _print_left_out(options.prediction, options.reference)
     if failed:
         print(
             f"{failed} of {pluralise(cases, 'case')} could not be evaluated and {'is' if failed == 1 else 'are'} not in the means"
@@ -268,6 +270,17 @@ def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) ->
         table.write_summary(output / "summary.json")
         print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
     return 2 if failed else 0
+
+
+def _print_left_out(prediction: str, reference: str) -> None:
+    """Print one line if there are predictions without a reference."""
+    from medseg.evaluation.label_maps.pairs import predictions_without_reference
+
+    cases = predictions_without_reference(prediction, reference)
+    if cases:
+        names = ", ".join(cases[:5]) + (" ..." if len(cases) > 5 else "")
+        verb = "was" if len(cases) == 1 else "were"
+        print(f"{pluralise(len(cases), 'prediction')} without a reference {verb} left out: {names}")
 
 
 def _output_folder(options: argparse.Namespace) -> Path:

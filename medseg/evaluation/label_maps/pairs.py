@@ -15,6 +15,9 @@ from medseg.labels.label_sets import AnnotatedLabels
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.volume import Volume
 
+_COMPANIONS = ("_instances", "_probabilities", "_uncertainty")
+"""Ends of the names of files that `medseg predict` writes for a case next to its label map."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -127,6 +130,23 @@ def pair_files(
             "--only-predicted."
         )
     return [Pair(case, predictions[case], references[case]) for case in wanted]
+
+
+def predictions_without_reference(prediction: str | Path, reference: str | Path) -> list[str]:
+    """Return the cases of a folder of predictions that `pair_files` leaves out; files that belong to another case are none.
+
+    Args:
+        prediction: File or folder.
+        reference: File or folder, of the same kind as `prediction`.
+
+    Returns:
+        The case ids, sorted; empty for files.
+    """
+    if not Path(prediction).is_dir():
+        return []
+    predictions, references = label_files(Path(prediction)), label_files(Path(reference))
+    companions = {f"{case}{ending}" for case in predictions for ending in _COMPANIONS}
+    return [case for case in predictions if case not in references and case not in companions]
 
 
 def label_files(folder: Path) -> dict[str, Path]:
