@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from medseg.errors import DataError
 from medseg.report.report_case import ReportCase
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -93,6 +94,31 @@ class ReportPage:
             **values,
         )
         write_text(path, page)
+
+
+def remove_outdated_page(path: str | Path, kind: Literal["Evaluation", "Comparison"]) -> bool:
+    """Remove the page of earlier tables, whose figures are no longer those of the tables next to it.
+
+    Args:
+        path: The HTML file, which need not exist.
+        kind: First word of the lead of the page; files that are no such page are kept.
+
+    Returns:
+        Whether a page was removed.
+
+    Raises:
+        DataError: The file cannot be removed.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file() or f'<p class="lead">{kind} by medseg '.encode() not in path.read_bytes():
+            return False
+        path.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{path}: found the page of earlier tables, which cannot be removed ({error.strerror}). Remove it."
+        ) from None
+    return True
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

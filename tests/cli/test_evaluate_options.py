@@ -182,3 +182,18 @@ def test_predictions_without_a_reference_are_named(unnamed, tmp_path, capsys):
     (predictions / "b.nii.gz").unlink()
     assert main(["evaluate", str(predictions), str(references)]) == 0
     assert "without a reference" not in capsys.readouterr().out
+
+
+def test_the_page_of_an_earlier_evaluation_is_removed_and_other_files_are_kept(unnamed, tmp_path, capsys):
+    files = [str(unnamed / side / "a.nii.gz") for side in ("predictions", "references")]
+    page = tmp_path / "report.html"
+    for options, exists in ((["--report"], True), (["--tolerance-mm", "3"], False), ([], False)):
+        before = page.exists()
+        assert main(["evaluate", *files, "-o", str(tmp_path), *options]) == 0
+        assert page.exists() == exists
+        assert (f"removed: {page}, the page of an earlier" in capsys.readouterr().out) == (
+            before and not exists
+        )
+    page.write_text("<p>notes</p>")
+    assert main(["evaluate", *files, "-o", str(tmp_path)]) == 0
+    assert page.read_text() == "<p>notes</p>"

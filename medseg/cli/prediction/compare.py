@@ -66,10 +66,15 @@ def run(options: argparse.Namespace) -> int:
 def _write(comparison: Comparison, folder: Path, *, report: bool) -> None:
     """Write the tables and, if wanted, the page."""
     from medseg.report.comparison_report import write_comparison_report
+    from medseg.report.report_page import remove_outdated_page
 
     comparison.write_tsv(folder / "comparison.tsv")
     comparison.write_labels_tsv(folder / "comparison_labels.tsv")
     print(f"tables: {folder / 'comparison.tsv'}, {folder / 'comparison_labels.tsv'}")
+    if remove_outdated_page(folder / "comparison.html", "Comparison") and not report:
+        print(
+            f"removed: {folder / 'comparison.html'}, the page of an earlier comparison (--report writes a new one)"
+        )
     if report:
         write_comparison_report(folder / "comparison.html", comparison)
         print(f"report: {folder / 'comparison.html'}")

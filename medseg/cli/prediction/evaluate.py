@@ -257,6 +257,8 @@ def _flat(cases: Sequence[tuple[str, list[Row]]]) -> list[Row]:
 
 def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) -> int:
     """Print and write a table; return the exit code, which is 2 if cases are missing from it."""
+    from medseg.report.report_page import remove_outdated_page
+
     print(table)
     if options.reference is not None:
         _print_left_out(options.prediction, options.reference)
@@ -269,6 +271,10 @@ def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) ->
         table.write_tsv(output / "cases.tsv")
         table.write_summary(output / "summary.json")
         print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
+        if remove_outdated_page(output / "report.html", "Evaluation") and not options.report:
+            print(
+                f"removed: {output / 'report.html'}, the page of an earlier evaluation (--report writes a new one)"
+            )
     return 2 if failed else 0
 
 

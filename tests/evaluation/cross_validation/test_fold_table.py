@@ -145,6 +145,15 @@ def test_first_of_equal_runs_is_the_best_and_both_are_first_equally_often(tmp_pa
     assert [one.share_first for one in found.runs] == [0.5, 0.5, 0]
 
 
+def test_the_page_of_an_earlier_comparison_is_removed(tmp_path, capsys):
+    runs = [gathered(tmp_path, name, dice_of(5)) for name in "ab"]
+    page = tmp_path / "out" / "comparison.html"
+    for options, exists in ((["--report"], True), (["--metric", "iou"], False)):
+        assert main(["compare", *runs, "-o", str(page.parent), *options]) == 0
+        assert page.exists() == exists
+    assert f"removed: {page}, the page of an earlier comparison" in capsys.readouterr().out
+
+
 def evaluated_with(folder, name: str, **options: object) -> str:
     """Return a run whose summary has other options."""
     run = gathered(folder, name, dice_of(5))
