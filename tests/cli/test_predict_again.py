@@ -56,9 +56,9 @@ def test_label_maps_of_two_models_or_settings_are_not_mixed(workplace, tmp_path,
     assert main(call) == 0
     first = capsys.readouterr().out
     assert first.count("no quality model, which a cross-validation fits") == 2
-    assert first.splitlines()[-1].endswith(f"to review; see {tmp_path / 'volumes.tsv'} and cases.tsv") or (
-        "1 of 1 case to review: phantom_000 (" in first.splitlines()[-1]
-    )
+    assert first.splitlines()[-1].endswith(
+        f"to review; see {tmp_path / 'volumes.tsv'} and {tmp_path / 'cases.tsv'}"
+    ) or ("1 of 1 case to review: phantom_000 (" in first.splitlines()[-1])
     assert main([*call, "overlap=0.25"]) == 1
     assert (
         "phantom_000.nii.gz: found a label map of another model or other settings" in capsys.readouterr().err

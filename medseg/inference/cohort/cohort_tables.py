@@ -144,7 +144,7 @@ def review_line(folder: Path, names: Collection[str], most: int = 3) -> str:
         most: Number of cases that are named.
 
     Returns:
-        One line, such as ``2 of 120 cases to review: a (volume), b (border, image); see out/volumes.tsv and cases.tsv``.
+        One line, such as ``2 of 120 cases to review: a (volume), b (border, image); see out/volumes.tsv and out/cases.tsv``.
 
     Raises:
         DataError: The table cannot be read.
@@ -155,7 +155,7 @@ def review_line(folder: Path, names: Collection[str], most: int = 3) -> str:
     flagged = [f"{row['case']} ({row['flags']})" for row in predicted if row.get("flags")]
     more = [f"{len(flagged) - most} more"] if len(flagged) > most else []
     listed = f": {', '.join([*flagged[:most], *more])}" if flagged else ""
-    return f"{len(flagged)} of {pluralise(len(predicted), 'case')} to review{listed}; see {folder / VOLUMES} and {CASES}"
+    return f"{len(flagged)} of {pluralise(len(predicted), 'case')} to review{listed}; see {folder / VOLUMES} and {folder / CASES}"
 
 
 def sweep_records(folder: Path) -> None:

@@ -150,7 +150,7 @@ def test_estimates_and_flags_are_in_the_tables_and_in_the_closing_line(make_pred
         "3 of 3 cases to review: phantom_000 (volume), phantom_001 (volume), 1 more; see "
     )
     assert review_line(out, names[:1]).startswith("1 of 1 case to review: phantom_000 (volume); see ")
-    assert f"see {out / 'volumes.tsv'}" in review_line(out, names)
+    assert review_line(out, names).endswith(f"see {out / 'volumes.tsv'} and {out / 'cases.tsv'}")
 
 
 def test_no_tables_are_written_into_a_folder_without_predictions(tmp_path):
