@@ -327,7 +327,11 @@ def test_predict_within_a_budget_and_with_probabilities_and_together(workplace, 
     labels = medseg.read_labels(tmp_path / "a" / "phantom_000.nii.gz")
     probabilities = nib.load(tmp_path / "a" / "phantom_000_probabilities.nii")
     assert probabilities.shape == (*labels.grid.shape, 6)
+    capsys.readouterr()
     assert main(["predict", model, file, "-o", str(tmp_path / "b"), "--ensemble-with", model]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ensembles of several model folders have no estimates") == 1
+    assert "no quality model" not in out
     assert np.array_equal(medseg.read_labels(tmp_path / "b" / "phantom_000.nii.gz").data, labels.data)
     tables = {"cases.tsv", "failed.tsv", "volumes.tsv", "run.json"}
     assert {path.name for path in (tmp_path / "b").iterdir()} == {".cohort", "phantom_000.nii.gz", *tables}

@@ -184,8 +184,7 @@ def run(options: argparse.Namespace) -> int:
     models = LoadedModels.load([model, *options.ensemble_with], settings, **{**_machine(options), **machine})
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
     cases = named_cases(given_cases, models.num_channels, reading_options(options))
-    for predictor in models.predictors:
-        _introduce(predictor)
+    _introduce(models.predictors)
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])
     return _predict_cases(models, cases, Path(options.output or run / "predictions"), options)
@@ -257,15 +256,27 @@ def _write_report(models: LoadedModels, cases: Sequence[NamedCase], outputs: Out
     print(f"report: {page}")
 
 
-def _introduce(predictor: Predictor) -> None:
+def _introduce(predictors: Sequence[Predictor]) -> None:
     """Print what is about to predict, and with what images and predictions can be compared."""
-    print(predictor, flush=True)
-    name = predictor.saved.name
-    if predictor.saved.training_data is None:
-        print(f"{name}: no record of the training images, with which images could be compared")
-    if predictor.quality is None:
+    from medseg.inference.quality.too_few_cases import too_few_cases
+
+    several = len(predictors) > 1
+    for predictor in predictors:
+        print(predictor, flush=True)
+        name = predictor.saved.name
+        if predictor.saved.training_data is None:
+            print(f"{name}: no record of the training images, with which images could be compared")
+        if predictor.quality is None and not several:
+            print(
+                f"{name}: no quality model, which a cross-validation fits; cases are compared with the training data only"
+            )
+        missing = None if several or predictor.quality is None else too_few_cases(predictor.quality)
+        if missing is not None:
+            print(f"{name}: {missing}")
+    if several:
         print(
-            f"{name}: no quality model, which a cross-validation fits; cases are compared with the training data only"
+            "ensembles of several model folders have no estimates, also where each folder has a quality model; cases are compared "
+            "with the training data only"
         )
 
 

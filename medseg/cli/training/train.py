@@ -189,6 +189,8 @@ def _train_fold(validation: CrossValidation, fold: int, go_on: str) -> None:
 def _gather(validation: CrossValidation, go_on: str) -> None:
     """Predict and evaluate the held-out cases of all folds and write the ensemble, with a progress bar."""
     from medseg.experiment.cross_validation.aggregate import no_post_processing_reason
+    from medseg.inference.quality.quality_model import QualityModel
+    from medseg.inference.quality.too_few_cases import too_few_cases
     from medseg.runtime.progress import progress_bar
 
     print("aggregating: predicting and evaluating the held-out cases of each fold", flush=True)
@@ -199,9 +201,13 @@ def _gather(validation: CrossValidation, go_on: str) -> None:
         print(f"continue with: {go_on}", file=sys.stderr)
         raise
     print(table)
-    reason = no_post_processing_reason(validation.run)
-    if reason is not None:
-        print(reason)
+    quality = QualityModel.from_folder(validation.run.model)
+    for reason in (
+        no_post_processing_reason(validation.run),
+        None if quality is None else too_few_cases(quality),
+    ):
+        if reason is not None:
+            print(reason)
     print(f"predictions: {validation.run.predictions}, tables: {validation.run.evaluation}")
     print(f"model: {validation.run.model}")
 

@@ -30,14 +30,11 @@ from medseg.inference.quality.quality_model import (
     deviations,
     place,
 )
+from medseg.inference.quality.too_few_cases import LEAST_CASES, LEAST_FOR_FLAGS
 
 COVERAGE = 0.9
 FLAGGED_SHARE = 0.02
 """Nominal fraction of usual cases with a flag. Networks of other folds and chance add to it, and 5 % is to be kept."""
-LEAST_FOR_FLAGS = 24
-"""Fewest cases for flags; with fewer than 49 cases, the nominal fraction is one of the next case and all of these."""
-LEAST_CASES = 20
-"""Fewest cases with a property, or with a Dice of a label, for a usual range or a line."""
 _PERCENTILES = (2, 50, 98)
 _GROUPS = 5  # for cross-fitting within a single fold
 _PENALTIES = np.geomspace(1e-2, 1e2, 9)  # per case
