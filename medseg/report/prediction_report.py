@@ -77,7 +77,7 @@ def write_prediction_report(
         cases=rows,
         models=models,
         any_flags=to_review > 0,
-        coverage=next((one.coverage for one in map(_quality, (r for *_, r in found)) if one.coverage), None),
+        coverage=next((one.coverage for *_, r in found if (one := _quality(r)).has_intervals), None),
     )
 
 

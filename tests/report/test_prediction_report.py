@@ -70,7 +70,7 @@ def test_flagged_cases_come_before_those_with_other_remarks_and_show_estimates(f
     assert record.prediction is not None
     flag = Flag(FlagKind.BORDER, "voxels of liver at the border", "9 %", "at most 2 %")
     estimate = LabelEstimate("liver", 0.87, 0.71, 0.93, 1.25, 3.5)
-    quality = CaseQuality((estimate,), (flag,), 0.9)
+    quality = CaseQuality((estimate,), coverage=0.9).with_flags([flag])
     prediction = replace(record.prediction, notes=(flag.note("case_1"),), quality=quality)
     records.write(replace(record, prediction=prediction))
     page = written(folder)
@@ -78,9 +78,23 @@ def test_flagged_cases_come_before_those_with_other_remarks_and_show_estimates(f
     order = dict.fromkeys(re.findall(r"case_\d", table))
     assert list(order) == ["case_3", "case_4", "case_1", "case_2", "case_0"]
     assert "<li><b>voxels of liver at the border</b>: found 9 %, expected at most 2 %</li>" in table
-    assert "<td>1.25 to 3.50</td><td>0.87</td><td>0.71 to 0.93</td>" in table
-    assert "in 90 % of cases that are like those of the cross-validation" in page
+    assert "<td>–</td><td>0.87</td><td>0.00 to 0.93</td>" in table
+    assert "of cases that are like those of the cross-validation" not in page
     assert "<b>1</b><span>to review</span>" in page
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_coverage_is_named_only_if_there_is_an_interval(known: bool, folder: Path) -> None:
+    records = CaseRecords(folder / "out")
+    record = records.get("case_1")
+    assert record is not None
+    assert record.prediction is not None
+    estimate = LabelEstimate("liver", 0.87, 0.71, 0.93, 1.25, 3.5) if known else LabelEstimate("liver")
+    quality = CaseQuality((estimate,), coverage=0.9)
+    records.write(replace(record, prediction=replace(record.prediction, quality=quality)))
+    page = written(folder)
+    assert ("in 90 % of cases that are like those of the cross-validation" in page) is known
+    assert ("<td>1.25 to 3.50</td><td>0.87</td><td>0.71 to 0.93</td>" in page) is known
 
 
 def test_volumes_are_those_of_the_records(folder: Path) -> None:

@@ -192,6 +192,12 @@ class CaseQuality:
         """Whether there is a reason to review the prediction."""
         return bool(self.flags)
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether there is an interval that holds with the coverage."""
+        ends = (end for one in self.labels for end in (one.dice_low, one.volume_low_ml, one.volume_high_ml))
+        return self.coverage is not None and any(end is not None for end in ends)
+
     def label(self, name: str) -> LabelEstimate:
         """Return the estimates for one label.
 
