@@ -42,6 +42,7 @@ def test_cascade_is_planned_if_a_low_resolution_covers_more(make_fingerprint, mo
         places = [stage.text.index(line) for line in order]
         assert places == sorted(places)
     assert "plan_cascade.yaml is this network as the second stage" in made.text.replace("\n# ", " ")
+    (tmp_path / "data").mkdir()
     assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8GiB"]) == 0
     told = capsys.readouterr().out
     assert (

@@ -281,7 +281,7 @@ def test_mistakes_are_found_before_cases_are_prepared(make_experiment, workplace
     run = workplace / "refused"
     with pytest.raises(DataError, match=r"unknown label 'lver'\. Did you mean 'liver'"):
         make_experiment("predict.keep_largest=[lver]").trainer(run, progress=lambda *case: seen.append(case))
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder, expected a dataset"):
         make_experiment("data.path=/nowhere/at/all").trainer(run, progress=lambda *case: seen.append(case))
     assert seen == []
     assert not run.exists()  # so the same command works once the mistake is mended
