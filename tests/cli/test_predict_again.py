@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,12 +149,18 @@ def test_a_volume_model_is_refused_for_single_slices(workplace, tmp_path, capsys
 
 def test_at_most_three_reasons_per_case_are_printed(tmp_path):
     kinds = [FlagKind.VOLUME, FlagKind.BORDER, FlagKind.SHAPE, FlagKind.IMAGE, FlagKind.IMAGE]
-    flags = tuple(Flag(kind, f"property {number}", "1", "2") for number, kind in enumerate(kinds))
+    flags = tuple(
+        Flag(kind, f"property {number}", "1", "2", learned=True) for number, kind in enumerate(kinds)
+    )
     case = Case("a", (tmp_path / "a.nii.gz",))
     notes = ("a.nii.gz: read with another orientation", *(flag.note(str(case.images[0])) for flag in flags))
     shown = list(
         _shown_notes(Outcome(case, tmp_path / "out.nii.gz", notes=notes, quality=CaseQuality(flags=flags)))
     )
     assert shown == [*notes[:4], f"{case.images[0]}: and 2 more in cases.tsv"]
+    known = tuple(replace(flag, learned=False) for flag in flags)  # of the training ranges
+    plain = tuple(flag.note(str(case.images[0])) for flag in known)
+    every = Outcome(case, tmp_path / "out.nii.gz", notes=plain, quality=CaseQuality(flags=known))
+    assert list(_shown_notes(every)) == list(plain)
     few = Outcome(case, tmp_path / "out.nii.gz", notes=notes[:3], quality=CaseQuality(flags=flags[:2]))
     assert list(_shown_notes(few)) == list(notes[:3])
