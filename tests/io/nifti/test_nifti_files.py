@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import DataError
@@ -147,7 +147,10 @@ def test_units_are_converted_to_mm_and_back(
 def test_computed_grids_round_trip_in_single_precision(
     tmp_path_factory: pytest.TempPathFactory, spacing: Any, angles: Any, origin: Any, side: int
 ) -> None:
-    axes = nib.eulerangles.euler2mat(*angles) @ np.diag(spacing) * [side, 1, 1]
+    rotation = nib.eulerangles.euler2mat(*angles)
+    # Within two degrees of a rotation by 180 degrees, the quaternion states the axes too coarsely for their equality.
+    assume(abs(nib.quaternions.mat2quat(rotation)[0]) > 0.02)
+    axes = rotation @ np.diag(spacing) * [side, 1, 1]
     volume = Volume(np.zeros((1, 3, 2, 4), np.uint8), Grid((3, 2, 4), nib.affines.from_matvec(axes, origin)))
     path = tmp_path_factory.mktemp("nifti") / "a.nii"
     write(volume, path)
