@@ -370,7 +370,8 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
 def _shown_notes(outcome: Outcome) -> Iterator[str]:
     """Yield the notes about a prediction with at most three of the reasons that follow from a cross-validation."""
     where, flags = str(outcome.case.images[0]), () if outcome.quality is None else outcome.quality.flags
-    more = [flag.note(where) for flag in [flag for flag in flags if flag.learned][_MOST_REASONS:]]
+    learned = [flag for flag in flags if flag.learned]
+    more = [flag.note(where) for flag in learned[_MOST_REASONS:]]
     yield from (note for note in outcome.notes if note not in more)
     if more:
         yield f"{where}: and {len(more)} more in cases.tsv"

@@ -162,6 +162,10 @@ def geometry_header(volume: Volume, shape: Sequence[int], dtype: np.dtype[Any]) 
     header.set_sform(volume.grid.affine, code=1)
     if not volume.grid.is_sheared:  # a quaternion cannot hold shear
         header.set_qform(volume.grid.affine, code=1)
+        # Near rotations by 180 degrees, single precision states the angle so coarsely that the quaternion would contradict
+        # the sform.
+        if not Grid(volume.grid.shape, header.get_qform()).matches(volume.grid):
+            header["qform_code"] = 0
     return header
 
 
