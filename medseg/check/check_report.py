@@ -28,7 +28,7 @@ class Report:
         findings: Findings, the worst first.
         cases: The checked cases.
         passed: What was checked without a finding, one sentence each, such as the self-test of a model.
-        datasets: The datasets among what was checked.
+        datasets: The checked datasets, including those of runs.
     """
 
     title: str

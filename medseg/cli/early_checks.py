@@ -17,7 +17,7 @@ def require_paths(
     fix: str = "Check the path.",
     error: type[MedsegError] = DataError,
 ) -> None:
-    """Raise unless all paths exist; what is there is looked at later.
+    """Raise unless all paths exist; their content is checked later.
 
     Args:
         paths: Paths from the command line; None for an option that was not given.

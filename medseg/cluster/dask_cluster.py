@@ -181,5 +181,5 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise ConfigError(
-            f"cluster: found no {name}, expected it to be installed. Install it: pip install 'medseg[cluster]'."
+            f"cluster: found no {name}, expected this package for clusters. Install it: pip install 'medseg[cluster]'."
         ) from None

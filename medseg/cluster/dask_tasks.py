@@ -32,11 +32,11 @@ def map_on_cluster(
     Args:
         client: The connection to the cluster.
         function: Function that can be pickled; an exception that it raises ends the operation.
-        items: Arguments that can be pickled; consumed a few ahead.
+        items: Arguments that can be pickled; only a few are requested in advance.
 
     Yields:
-        The item and the result, in the order in which they are finished; an error instead of the result if the task ended its
-        worker three times.
+        Each item with its result, as soon as it is finished; with `WorkerLost` instead of a result if the worker ended
+        unexpectedly each of the three times that the task was tried.
 
     Raises:
         ResourceError: The connection to the scheduler was lost.

@@ -47,7 +47,7 @@ def resolve_mirroring(experiment: ExperimentConfig, labels: Labels) -> Augmentat
     pairs = labels.left_right_pairs()
     chosen, predicted = experiment.augment.mirror_axes, experiment.predict.mirror_axes
     if pairs:
-        sideways = _along(orientation, "LR")
+        sideways = _axes_along(orientation, "LR")
         _refuse(
             "augment.mirror_axes", chosen or (), [in_patch.index(a) for a in sideways if a in in_patch], pairs
         )
@@ -70,15 +70,15 @@ def opposite_axes(names: Sequence[str], orientation: str | None) -> tuple[int, .
     Returns:
         Indices of the axes, ascending.
     """
-    found = set(_along(orientation, "LR") if opposite_names(names, "left", "right") else ())
+    found = set(_axes_along(orientation, "LR") if opposite_names(names, "left", "right") else ())
     if orientation is not None:
         for word, opposite, letters in _OTHER_OPPOSITES:
             if opposite_names(names, word, opposite):
-                found |= set(_along(orientation, letters))
+                found |= set(_axes_along(orientation, letters))
     return tuple(sorted(found))
 
 
-def _along(orientation: str | None, letters: str) -> list[int]:
+def _axes_along(orientation: str | None, letters: str) -> list[int]:
     """Return the axes that may run along a direction such as ``LR``: all of them if files keep their own axes."""
     return [axis for axis in range(3) if orientation is None or orientation[axis] in letters]
 

@@ -567,7 +567,7 @@ def _bytes(size: int | str | None, setting: str) -> int | None:
 
 
 def _batch_size(settings: PredictSettings, device: torch.device) -> int:
-    """Return the number of windows per call of the network, if memory suffices."""
+    """Return the number of windows per call of the network, which the memory plan may reduce."""
     if settings.batch_size != "auto":
         return settings.batch_size
     return _BATCH_ON_DEVICE if device.type == "cuda" else 1

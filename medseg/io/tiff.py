@@ -178,7 +178,7 @@ def _check(series: Any, path: Path) -> None:
     needed = math.prod(series.shape) * series.dtype.itemsize
     if needed > max(_ALWAYS_READ, size * _LARGEST_RATIO):
         raise DataError(
-            f"{path}: found {size} bytes, expected more for {series.shape} voxels. Copy the file again."
+            f"{path}: found {size} bytes, expected more for the shape {series.shape}. Copy the file again."
         )
     for number, one in enumerate(series.pages, 1):
         if one is None:
@@ -248,15 +248,15 @@ def _upright(array: NDArray[Any], orientation: int) -> tuple[NDArray[Any], bool]
 
 def _spacing(file: tifffile.TiffFile, path: Path, depth: int) -> _Spacing | None:
     """Return the voxel size along X, Y and Z in mm; None if the file does not state one."""
-    beside = _spacing_beside(path, depth)
+    sidecar = _json_spacing(path, depth)
     found, field = (None, "")
     if file.is_ome:
         found, field = _ome_spacing(file.ome_metadata or ""), "PhysicalSize"
     elif file.is_imagej:
         found, field = _imagej_spacing(file, path), "spacing"
-    if beside is not None:
-        _warn_of_other_spacing(path, beside, found or (), field)
-        return beside
+    if sidecar is not None:
+        _warn_of_other_spacing(path, sidecar, found or (), field)
+        return sidecar
     if found is None or None in found[:2]:
         return None
     x, y, z = found
@@ -300,10 +300,10 @@ def spacing_file(path: Path) -> Path | None:
     return next((one for name in names if (one := path.with_name(f"{name}.json")).is_file()), None)
 
 
-def _spacing_beside(path: Path, depth: int) -> _Spacing | None:
+def _json_spacing(path: Path, depth: int) -> _Spacing | None:
     """Return the spacing in the JSON file next to an image: ``ID.json`` for ``ID.tif`` and for ``ID_0000.tif``."""
-    beside = spacing_file(path)
-    values = read_json(beside) if beside is not None else None
+    sidecar = spacing_file(path)
+    values = read_json(sidecar) if sidecar is not None else None
     if not isinstance(values, dict) or "spacing" not in values:
         return None
     found = values["spacing"]
@@ -318,7 +318,7 @@ def _spacing_beside(path: Path, depth: int) -> _Spacing | None:
         or not all(0 < value < math.inf for value in numbers)
     ):
         raise DataError(
-            f"{beside}: spacing: found {found!r:.80}, expected three sizes above 0 in mm, in the order z, y, x. Correct it."
+            f"{sidecar}: spacing: found {found!r:.80}, expected three sizes above 0 in mm, in the order z, y, x. Correct it."
         )
     x, y, z = (*reversed([float(value) for value in numbers]), 1.0)[:3]
     return (x, y, z)

@@ -253,7 +253,7 @@ class _RegionSums(torch.autograd.Function):
         x = logits.flatten(2)
         overlaps, totals, costs = [], [], []
         for region, (inside, known) in _regions(values, meaning):
-            own = _single(x[:, region])
+            own = _at_least_float32(x[:, region])
             p = own.sigmoid()
             overlaps.append((p * inside).sum(1))
             totals.append((p * known).sum(1))
@@ -271,7 +271,7 @@ class _RegionSums(torch.autograd.Function):
         x = logits.flatten(2)
         gradient = torch.empty_like(x)
         for region, (inside, known) in _regions(values, ctx.meaning):
-            p = _single(x[:, region]).sigmoid()
+            p = _at_least_float32(x[:, region]).sigmoid()
             slope = for_overlap[:, region, None] * inside + for_predicted[:, region, None] * known
             cost = (p - inside.to(p.dtype)) * known * (for_cost * ctx.meaning.weights[region])
             gradient[:, region] = slope * p * (1 - p) + cost
@@ -284,8 +284,8 @@ def _regions(values: Tensor, meaning: _Meaning) -> Iterator[tuple[int, tuple[Ten
         yield region, (meaning.certain[:, region][values], meaning.known[:, region][values])
 
 
-def _single(x: Tensor) -> Tensor:
-    """Return a tensor in single precision, or in double precision if it is."""
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32; one in float64 is returned unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -296,7 +296,7 @@ def _parts(classes: int) -> Iterator[slice]:
 
 def _log_probabilities(part: Tensor, top: Tensor, log_total: Tensor) -> Tensor:
     """Return log p of a part of the logits, as a new tensor."""
-    return (_single(part) - top).sub_(log_total)
+    return (_at_least_float32(part) - top).sub_(log_total)
 
 
 def _log_sum_exp(x: Tensor, members: slice | Tensor) -> tuple[Tensor, Tensor]:
@@ -304,9 +304,15 @@ def _log_sum_exp(x: Tensor, members: slice | Tensor) -> tuple[Tensor, Tensor]:
     step = -(-x.shape[1] // _PARTS)
     if isinstance(members, slice):
         pieces: Sequence[Tensor] = x.split(step, 1)
-        top = _single(x.amax(1, keepdim=True))
-        return top, torch.stack([(_single(p) - top).exp_().sum(1) for p in pieces]).sum(0).log_()[:, None]
+        top = _at_least_float32(x.amax(1, keepdim=True))
+        return top, torch.stack([(_at_least_float32(p) - top).exp_().sum(1) for p in pieces]).sum(0).log_()[
+            :, None
+        ]
     indices = members.split(step)
-    top = _single(torch.stack([x.index_select(1, index).amax(1) for index in indices]).amax(0)[:, None])
-    total = torch.stack([(_single(x.index_select(1, i)) - top).exp_().sum(1) for i in indices]).sum(0)
+    top = _at_least_float32(
+        torch.stack([x.index_select(1, index).amax(1) for index in indices]).amax(0)[:, None]
+    )
+    total = torch.stack([(_at_least_float32(x.index_select(1, i)) - top).exp_().sum(1) for i in indices]).sum(
+        0
+    )
     return top, total.log_()[:, None]

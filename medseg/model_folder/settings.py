@@ -49,8 +49,8 @@ class PredictSettings(Config):
     """Settings for cutting a volume into windows and for post-processing its label map.
 
     Attributes:
-        overlap: Fraction of a window that its neighbour covers.
-        blend: Weights within a window.
+        overlap: Fraction of a window that it shares with its neighbour.
+        blend: Weights of the voxels of a window: ``gaussian``, largest at its centre, or ``constant``.
         mirror_axes: Array axes along which predictions of flipped copies are averaged; empty for none.
         batch_size: Number of windows per call of the network; ``auto`` is 1 on a processor, and as many as fit, up to 4, on a
             CUDA device.

@@ -53,9 +53,11 @@ class Summary:
     multiply_adds: int
 
     def __str__(self) -> str:
-        rows = [(p.name, _shape(p.shape), f"{p.parameters:,}", _amount(p.multiply_adds)) for p in self.parts]
+        rows = [
+            (p.name, _shape(p.shape), f"{p.parameters:,}", _with_prefix(p.multiply_adds)) for p in self.parts
+        ]
         header = (self.model, "output", "parameters", "multiply-adds")
-        total = ("total", _shape(self.output_shape), f"{self.parameters:,}", _amount(self.multiply_adds))
+        total = ("total", _shape(self.output_shape), f"{self.parameters:,}", _with_prefix(self.multiply_adds))
         return f"input {_shape(self.input_shape)}\n{text_table([header, *rows, total], total=True)}"
 
 
@@ -140,7 +142,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "–" if shape is None else "×".join(str(n) for n in shape)
 
 
-def _amount(count: int) -> str:
+def _with_prefix(count: int) -> str:
+    """Return a number with the prefix k, M or G, such as ``1.20 M``."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"

@@ -1,4 +1,4 @@
-"""``comparison.html``: cross-validated runs beside each other, and their differences to the best one, label by label.
+"""``comparison.html``: cross-validated runs side by side, and their differences to the best one, label by label.
 
 The figures are those of ``comparison.tsv`` and ``comparison_labels.tsv``.
 """

@@ -142,7 +142,7 @@ def _label_rows(table: Table, colours: Mapping[str, Colour]) -> list[dict[str, A
                 "hd95": own["hd95_mm"].mean,
                 "hd95_interval": _interval(intervals["hd95_mm"], 2),
                 "volume_error": own["volume_error_percent"].mean,
-                "extra": [CATALOG[metric].shown(own[metric].mean) for metric in table.options.columns],
+                "extra": [CATALOG[metric].format_value(own[metric].mean) for metric in table.options.columns],
             }
         )
     return rows

@@ -126,28 +126,28 @@ class Distributed:
         distributed.barrier(self._host_group)
 
     @lost_ranks_explained()
-    def broadcast(self, make: Callable[[], T]) -> T:
-        """Return on every process what the main process creates, however long that takes."""
+    def broadcast(self, create: Callable[[], T]) -> T:
+        """Call `create` on the main process and return its result on every process, however long that takes."""
         with self.main_first():
-            created = make() if self.is_main else None
+            created = create() if self.is_main else None
         result: T = self.fabric.broadcast(created)  # type: ignore[assignment]
         return result
 
-    def gather(self, make: Callable[[], T]) -> list[T]:
-        """Return what every process creates, in the order of their ranks, however long that takes.
+    def gather(self, create: Callable[[], T]) -> list[T]:
+        """Call `create` on every process and return all results, in the order of the ranks, however long that takes.
 
         Args:
-            make: What each process does.
+            create: Function that each process calls.
 
         Returns:
-            One object per process.
+            One result per process.
 
         Raises:
-            MedsegError: `make` failed in one of the processes; all of them raise its error.
+            MedsegError: `create` failed in one of the processes; all of them raise its error.
         """
         own: T | MedsegError
         try:
-            own = make()
+            own = create()
         except MedsegError as error:
             if self.size == 1:
                 raise

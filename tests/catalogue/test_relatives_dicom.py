@@ -32,7 +32,7 @@ def test_a_preview_next_to_folders_of_series_is_no_image(tmp_path: Path, name: s
     with collected_warnings() as notes:
         assert image_files(tmp_path) == folders
     assert notes[0].startswith(
-        f"{tmp_path}: found 1 natural image ({name}) beside 2 folders with a DICOM series"
+        f"{tmp_path}: found 1 natural image ({name}) next to 2 folders with a DICOM series"
     )
 
 

@@ -50,7 +50,9 @@ def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
     tries = {item: len((tmp_path / item).read_text().split()) for item in items}
     assert tries.pop("fatal") == 3
     assert tries.pop("once") >= 2
-    lost_workers = 4  # "fatal" ends three of them, "once" one; results that a lost worker still held are lost, too
+    lost_workers = (
+        4  # "fatal" ends three of them, "once" one; results that a lost worker still held are lost, too
+    )
     assert max(tries.values()) <= 1 + lost_workers
     assert not [process for process in sys.modules["multiprocessing"].active_children() if process.is_alive()]
 

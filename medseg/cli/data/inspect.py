@@ -208,7 +208,7 @@ def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
 
 
 def _check_natural_images(case: Case, dataset: Dataset, grid: Grid) -> None:
-    """Raise `DataError` for a natural image that training would refuse; volumes take too long to read for this check."""
+    """Raise `DataError` if training would refuse a natural image or its label map; reading volumes takes too long."""
     from medseg.data.datasets.read_case import read_case_label
     from medseg.data.preprocessing.prepare import check_image
     from medseg.io.files import NATURAL_IMAGES, read, read_labels, suffix_of

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--names",
         metavar="FILE",
-        help="labels.tsv with names and colours (default: the one beside the label map, or the names in its header)",
+        help="labels.tsv with names and colours (default: the one next to the label map, or the names in its header)",
     )
     parser.add_argument(
         "--window", metavar="NAME", help="soft tissue, lung, bone or brain (default: by the intensities)"

@@ -94,7 +94,7 @@ def _images_of_folder(path: Path) -> list[Path]:
         _without_previews(path, images, volumes, series)
     if images and not series:
         return images
-    if files:  # on the disks of hospitals, the files beside the folders are a directory and a viewer
+    if files:  # on the disks of hospitals, the files next to the folders are a directory and a viewer
         return series or [path]
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
@@ -114,7 +114,7 @@ def _without_previews(
             f"({volumes[0].name}), expected one or the other. Give the files, or move them to a folder of their own."
         )
     warn_once(
-        f"{path}: found {pluralise(len(images), 'natural image')} ({images[0].name}) beside {pluralise(len(series), 'folder')} with a DICOM "
+        f"{path}: found {pluralise(len(images), 'natural image')} ({images[0].name}) next to {pluralise(len(series), 'folder')} with a DICOM "
         "series; ignored as a preview. Give the files to use them as images."
     )
 

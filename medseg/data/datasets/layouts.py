@@ -47,7 +47,7 @@ def read_dataset(path: str | Path, layout: str = "auto", reading: ReadingOptions
 
 
 def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions | None = None) -> Dataset:
-    """Find the cases of a dataset without a test that their files exist.
+    """Find the cases of a dataset without checking that their files exist.
 
     Args:
         path: As for `read_dataset`.
@@ -135,8 +135,8 @@ def _recognised(path: Path) -> Layout:
         return layout
     if (path / IMAGES).is_dir():
         raise DataError(
-            f"{path}: found {IMAGES}/ without labels/, masks/ or instances/, expected one of them next to it. Add a map "
-            "of the same name there for each image that has one."
+            f"{path}: found {IMAGES}/ without labels/, masks/ or instances/, expected one of these folders next to it. Add "
+            "it, with a map of the same name for each annotated image."
         )
     if path.is_dir() and not any(not item.name.startswith(".") for item in path.iterdir()):
         raise DataError(

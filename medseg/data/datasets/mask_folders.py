@@ -12,7 +12,7 @@ MASKS = "masks"
 
 
 def is_mask_folder(path: Path) -> bool:
-    """Return whether there are folders ``images`` and ``masks``."""
+    """Return whether a folder contains ``images`` and ``masks``."""
     return (path / IMAGES).is_dir() and (path / MASKS).is_dir()
 
 

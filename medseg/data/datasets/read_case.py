@@ -59,7 +59,7 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
 
 
 def _warn_of_large_integers(data: NDArray[Any], case: Case) -> None:
-    """Warn if whole numbers are too large to be told apart in float32, which preprocessing uses."""
+    """Warn if whole numbers are too large to be distinguished in float32, which preprocessing uses."""
     if data.dtype.kind not in "iu" or data.dtype.itemsize < 4:
         return
     largest = max(int(data.max()), -int(data.min()))

@@ -92,11 +92,11 @@ def locations_table(label: NDArray[Any], label_sets: LabelSets | None = None) ->
 
 
 class _Sample:
-    """At most `LOCATIONS_PER_CLASS` random voxels of `total`, which arrive in blocks.
+    """A random sample of at most `LOCATIONS_PER_CLASS` of the voxels of a class, which arrive in blocks.
 
     Args:
-        number: Number of the class, which seeds the choice.
-        total: Number of voxels that will arrive.
+        number: Number of the class, which is the random seed.
+        total: Number of voxels of the class in all blocks together.
     """
 
     def __init__(self, number: int, total: int) -> None:
@@ -108,7 +108,7 @@ class _Sample:
         self._taken: list[NDArray[np.int64]] = []
 
     def take(self, places: NDArray[np.int64], offset: int) -> None:
-        """Keep the chosen ones among the next voxels, whose flat index is ``places + offset``."""
+        """Add those of the next voxels that are in the sample; their flat indices are ``places + offset``."""
         if self._chosen is not None:
             low, high = np.searchsorted(self._chosen, (self._seen, self._seen + len(places)))
             chosen = self._chosen[low:high] - self._seen
@@ -119,12 +119,12 @@ class _Sample:
 
     @property
     def places(self) -> NDArray[np.int64]:
-        """The flat indices of the chosen voxels, in ascending order."""
+        """The flat indices of the sample, in ascending order."""
         return np.concatenate(self._taken) if self._taken else np.zeros(0, np.int64)
 
 
 def _groups(present: NDArray[np.int64], label_sets: LabelSets | None) -> Iterator[tuple[int, list[int]]]:
-    """Yield the numbers that are present, in ascending order, each with the values of the label map that it includes."""
+    """Yield the numbers that are present, in ascending order, each with the label values that it includes."""
     if label_sets is None or label_sets.is_fully_annotated:
         yield from ((int(value), [int(value)]) for value in present if value)
         return

@@ -198,7 +198,7 @@ def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> 
     upright = reorient_array(label.data[0], label.grid.axcodes, codes)
     x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     grid = label.grid.reoriented(codes).cropped(prepared.start, prepared.shape)
-    return LabelSlices(upright[x, y, z], *_label_maps(grid, prepared, settings))
+    return LabelSlices(upright[x, y, z], *_label_resampling(grid, prepared, settings))
 
 
 def prepare_masks(prepared: Prepared, settings: Preprocessing) -> NDArray[np.uint8] | None:
@@ -220,14 +220,14 @@ def prepare_masks(prepared: Prepared, settings: Preprocessing) -> NDArray[np.uin
         return None
     codes = settings.axcodes(prepared.source)
     grid = prepared.source.reoriented(codes).cropped(prepared.start, prepared.shape)
-    maps, orders = _label_maps(grid, prepared, settings)
+    maps, orders = _label_resampling(grid, prepared, settings)
     return np.stack([LabelSlices(masks[row].view(np.uint8), maps, orders).whole() for row in sorted(masks)])
 
 
-def _label_maps(
+def _label_resampling(
     grid: Grid, prepared: Prepared, settings: Preprocessing
 ) -> tuple[list[AxisMap], tuple[int, ...]]:
-    """Return an `AxisMap` and an order per axis, from the cropped grid of a label map to that of the network."""
+    """Return an `AxisMap` and a spline order per axis, to resample a label map from its cropped `grid` to the prepared one."""
     maps = [AxisMap.resize(n, m) for n, m in zip(grid.shape, prepared.grid.shape, strict=True)]
     return maps, axis_orders(1, grid.spacing, settings.target_spacing(grid.spacing))
 
@@ -248,12 +248,12 @@ def _scales(
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """An empty label map on the grid of a file, with a view on it along the axes of the network.
+    """An empty label map on the grid of a file, with a view of it along the axes of the network.
 
     Attributes:
         volume: The label map, background everywhere, in the memory order of NIfTI files.
         maps: Positions of the voxels of `view` on the prepared grid, one `AxisMap` per axis.
-        thick_axis: The network's axis across thick slices by nnU-Net's rule, or None.
+        thick_axis: The network's axis perpendicular to thick slices by nnU-Net's rule; None without thick slices.
         codes: Axis codes of the network's arrays.
         box: The crop, in voxels along the network's axes.
     """
@@ -274,7 +274,7 @@ class LabelTarget:
         return int(reorientation(self.volume.grid.axcodes, self.codes)[0][axis])
 
     def view_of(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the same part of any array `(*leading, X, Y, Z)` on the grid of the file, as a view."""
+        """Return the part of an array `(*leading, X, Y, Z)` on the grid of the file that corresponds to `view`, as a view."""
         x, y, z = self.box
         return reorient_array(array, self.volume.grid.axcodes, self.codes)[..., x, y, z]
 

@@ -180,7 +180,7 @@ class Comparison:
     def options_in_words(self) -> str:
         """The options of the evaluations on which the metric depends; empty if they are not known."""
         options = self.scores[0].options if self.scores else {}
-        return ", ".join(f"{name} {_shown_option(value)}" for name, value in options.items())
+        return ", ".join(f"{name} {_option_text(value)}" for name, value in options.items())
 
 
 _TESTS = "p by exchanging the runs within subjects, Holm's correction over the labels; effect: rank-biserial correlation"
@@ -275,14 +275,14 @@ def _require_same_options(first: RunScores, other: RunScores) -> None:
         if found != expected:
             one, two = (Path(scores.runs[0]) / "evaluation" / "summary.json" for scores in (first, other))
             raise ConfigError(
-                f"{two}: {name}: found {_shown_option(found)}, expected {_shown_option(expected)} as in {one}, because "
+                f"{two}: {name}: found {_option_text(found)}, expected {_option_text(expected)} as in {one}, because "
                 f"{first.metric} depends on it. Evaluate both runs with the same options: medseg evaluate RUN "
                 f"--{name.replace('_', '-')} VALUE."
             )
 
 
-def _shown_option(value: Any) -> str:
-    """Return the value of an option as text; a value of None depends on the image."""
+def _option_text(value: Any) -> str:
+    """Return the value of an option as text: ``automatic`` for None, where the value depends on the image."""
     if value is None:
         return "automatic"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -329,7 +329,7 @@ def compare_scores(measured: Sequence[RunScores]) -> Comparison:
 def _by_label(
     one: RunScores, best: RunScores, subjects: Sequence[str], sign: int
 ) -> tuple[PairedDifference, ...]:
-    """Return the differences to the best run; for a metric of which less is better, wins are smaller values."""
+    """Return the differences to the best run by label; if lower values are better, a win is a smaller value."""
     found = paired_differences(one.values, best.values, one.labels, subjects)
     if sign > 0:
         return tuple(found)

@@ -193,7 +193,14 @@ def _instances_next_to(prediction: Path, components_of: ComponentsOf) -> Path:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair: instances, their grid if they have one, and the meaning of their classes."""
+    """The prediction or the reference of a pair.
+
+    Attributes:
+        instances: The instances.
+        volume: The map that they come from; None if they were in memory.
+        coded_as: What their class numbers are: ``classes`` for class indices, ``values`` for label values, ``nothing``
+            if their classes are not known.
+    """
 
     instances: Instances
     volume: Volume | None

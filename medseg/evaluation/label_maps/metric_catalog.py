@@ -36,7 +36,7 @@ class MetricInfo:
     invented: float
     higher_is_better: bool | None = None
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """Return a value as text; a dash for one that is not finite."""
         return self.pattern.format(value) if math.isfinite(value) else "-"
 

@@ -239,7 +239,7 @@ class Table:
 
     def _formatted(self, means: Mapping[str, float], dice: Interval) -> list[str]:
         """Return the shown means as texts, with the interval of the Dice after it."""
-        first, *others = (info.shown(means[metric]) for metric, info in self._shown().items())
+        first, *others = (info.format_value(means[metric]) for metric, info in self._shown().items())
         return [first, "-" if np.isnan(dice.low) else str(dice), *others]
 
     def _notes(self) -> list[str]:

@@ -81,7 +81,7 @@ def holm(p_values: Array) -> Array:
     """Return p values that are corrected for their number by the step-down rule of Holm (1979).
 
     Args:
-        p_values: One p value per test; NaN for a test that could not be made, which does not count.
+        p_values: One p value per test; NaN for a test that could not be computed, which does not count.
 
     Returns:
         The corrected values, at most 1.
@@ -141,7 +141,7 @@ def _wilcoxon_p(differences: Array) -> float:
 
 
 def _permutation_p(differences: Array, seed: int) -> float:
-    """Return the p value of the mean under changes of sign: exact if all can be tried, else from random ones."""
+    """Return the p value of the mean under sign flips: exact if all of them can be computed, else from random ones."""
     from scipy import stats
 
     rounded = np.where(np.abs(differences) < _SAME, 0.0, differences)

@@ -185,7 +185,7 @@ def _measured(
 
 
 def no_post_processing_reason(run: RunFolder) -> str | None:
-    """Return why no post-processing is selected, or None if it is.
+    """Return why this cross-validation does not select post-processing; None if it does.
 
     Args:
         run: Run folder of a cross-validation.
@@ -207,7 +207,7 @@ def no_post_processing_reason(run: RunFolder) -> str | None:
 def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
     """Write ``RUN/model``: an ensemble of all folds, with the selected post-processing, temperatures and a quality model.
 
-    The weights of one fold at a time are in memory.
+    Weights are copied fold by fold, so that only those of one fold are in memory.
 
     Args:
         run: Run folder of a cross-validation.

@@ -38,11 +38,11 @@ class ModelId:
         Returns:
             The hashes of the models, in the given order, and the settings, sorted by name.
         """
-        listed = (f"{key}={_text(value)}" for key, value in sorted((settings or {}).items()))
+        listed = (f"{key}={_setting_text(value)}" for key, value in sorted((settings or {}).items()))
         return cls(" ".join(map(model_hash, models)), tuple(listed))
 
 
-def _text(value: object) -> str:
+def _setting_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

@@ -168,8 +168,8 @@ class FolderPrediction:
         that process is killed.
 
         Args:
-            progress: Called with (done, total, "window") of each image; with slices if instances are wanted. Not called on
-                several devices.
+            progress: Called with (done, total, "window") for each image, or with "slice" if instances are wanted. Not called
+                on several devices.
 
         Yields:
             One outcome per case that is predicted here, once its files are written; in order on one device. A case that fails
@@ -215,7 +215,7 @@ class FolderPrediction:
 
     @contextmanager
     def _executor(self, progress: Progress | None) -> Iterator[Predict]:
-        """Return what predicts cases: this process, one process per device, or a cluster."""
+        """Return the function that predicts cases: in this process, in one process per device, or on a cluster."""
         models, source = self._models, self._models.source
         if self._cluster is not None:
             if source is None:
@@ -295,7 +295,8 @@ def predict(
 
     Args:
         model: Model folder, or several, whose probabilities are averaged.
-        images: Image files, folders of images, DICOM folders, tables with the columns case and image, cases, or a dataset.
+        images: Image files, folders of images, DICOM folders, tables with the columns case and image,
+            `Case` objects, or a dataset.
         output: Folder of the label maps; created if necessary.
         suffix: Suffix of the label maps, such as ``.nii.gz``; ``.png`` for natural images; for DICOM series also
             ``.seg.dcm``, ``.labelmap.dcm`` or ``.rtstruct.dcm``.
@@ -307,15 +308,16 @@ def predict(
         source_names: Record the names of image files. If False, tables and messages name the cases only.
         part: ``"I/N"`` to predict the I-th of N parts of the cases, for job arrays; None for all.
         cluster: ``"local:N"`` for N processes, the address of a Dask scheduler, or a YAML file that describes jobs of SLURM, to
-            spread cases over workers, each on `device`; None for this process. `progress` is not called then.
+            spread cases over workers, each on `device`; `progress` is then not called. None for this process.
         orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
             leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
             spread cases over; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
-            free. On several devices, that of each process.
-        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for nine tenths of what is free.
-        progress: Called with (done, total, "window") of each image.
+            free. With several devices, the limit applies to each process.
+        max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size; None for nine tenths of what
+            is free.
+        progress: Called with (done, total, "window") for each image.
         **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``; see `medseg.load`.
 
     Returns:
@@ -384,11 +386,12 @@ def estimate(
 
     Args:
         model: Model folder, or several, as for `predict`.
-        images: Image files, folders of images, DICOM folders, tables with the columns case and image, cases, or a dataset.
+        images: Image files, folders of images, DICOM folders, tables with the columns case and image,
+            `Case` objects, or a dataset.
         orientation_from: As for `predict`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
-        max_device_memory: Maximum memory allocated on a CUDA device, likewise.
+        max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size.
         **settings: Prediction settings that replace the stored ones, such as ``overlap=0.25``.
 
     Returns:

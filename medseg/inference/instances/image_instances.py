@@ -37,7 +37,7 @@ def find_instances(
 
     Args:
         model: A 2D instance model applied slice by slice, in evaluation mode.
-        image: Image `(c, X, Y, Z)`, or slices prepared on request for a model of slices across the last axis.
+        image: Image `(c, X, Y, Z)`, or slices prepared on request for a model whose slice axis is the last one.
         settings: Link settings; None for the defaults.
         device: Device of the model, to which some slices at a time are copied; None if the image is there.
         progress: Called with (done, total, "slice").
@@ -64,11 +64,13 @@ def find_instances(
 
 
 def _slices(image: Tensor | PreparedSlices, axis: int, first: int, last: int) -> Tensor:
-    """Return slices of an image across `axis`, as a volume `(c, X, Y, Z)`."""
+    """Return the slices from `first` to before `last` along `axis`, as a volume `(c, X, Y, Z)`."""
     if isinstance(image, Tensor):
         return image.narrow(1 + axis, first, last - first)
     if axis != 2:
-        raise ValueError(f"found axis {axis}, expected 2, because slices are prepared across axis 2")
+        raise ValueError(
+            f"slice axis: found {axis}, expected 2, because slices prepared on request are perpendicular to axis 2"
+        )
     return torch.from_numpy(image.slices(first, last)).movedim(1, 3)
 
 

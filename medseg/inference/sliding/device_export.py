@@ -154,7 +154,7 @@ class _Rows:
 def _target_slices(
     blocks: Iterable[Tensor], axes: Sequence[LinearWeights]
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None, list[_Rows]]]:
-    """Yield each target slice: its index, the source slices below and above, the upper one's weight, and its rows."""
+    """Yield each target slice: index, source slices below and above, weight of the upper one (None for 0), and its rows."""
     along = axes[0]
     lower, upper = along.lower.tolist(), along.upper.tolist()
     between = (along.weight > 0).tolist()

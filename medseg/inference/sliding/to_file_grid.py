@@ -164,8 +164,8 @@ class _Slice:
     owned: bool = False
 
     @classmethod
-    def each(cls, block: Tensor, rule: LabelRule, check: FiniteCheck) -> Iterator[_Slice]:
-        """Yield the slices of a block of logits `(slices, a, b, k)`."""
+    def from_block(cls, block: Tensor, rule: LabelRule, check: FiniteCheck) -> Iterator[_Slice]:
+        """Yield the slices of a block of logits `(slices, a, b, k)`, with the class of each voxel."""
         for piece in split_slices(block):
             classes = rule.classes(piece, check)
             uniform = torch.ones_like(classes, dtype=torch.bool)
@@ -204,7 +204,7 @@ _TargetSlice = tuple[int, _Slice, _Slice, float, _InPlaneWeights]
 def _target_slices(
     blocks: Iterable[Tensor], axes: Sequence[LinearWeights], rule: LabelRule, check: FiniteCheck
 ) -> Iterator[_TargetSlice]:
-    """Yield each target slice: its index, the source slices below and above, the upper one's weight, the other axes."""
+    """Yield each target slice: index, source slices below and above, weight of the upper one, and in-plane weights."""
     along = axes[0]
     held: dict[int, _Slice] = {}
     across: _InPlaneWeights | None = None
@@ -212,7 +212,7 @@ def _target_slices(
     for block in blocks:
         if across is None:
             across = _InPlaneWeights.from_axes(axes[1], axes[2], block.shape[2])
-        for item in _Slice.each(block, rule, check):
+        for item in _Slice.from_block(block, rule, check):
             held[received] = item
             received += 1
         while target < len(along.lower) and along.upper[target] < received:

@@ -40,9 +40,9 @@ class SlidingWindow:
 
     Attributes:
         window: Voxels per axis.
-        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        overlap: Fraction of a window that it shares with its neighbour, in [0, 1).
         batch_size: Number of windows per call of the network.
-        blend: Weights within a window.
+        blend: Weights of the voxels of a window: ``gaussian``, largest at its centre, or ``constant``.
         mirror_axes: Spatial axes. Logits are the mean over all combinations of flips along them.
         background: Logits `(k,)` of voxels that are in no predicted window.
         empty_up_to: Intensity of each channel up to which a window is empty; empty windows are not predicted. None to
@@ -193,9 +193,9 @@ def predict_windows(
         image: Image `(c, *spatial)`.
         network: Maps windows `(n, c, *window)` to logits `(n, k, *window)`.
         window: Voxels per axis.
-        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        overlap: Fraction of a window that it shares with its neighbour, in [0, 1).
         batch_size: Number of windows per call of the network.
-        blend: Weights within a window.
+        blend: Weights of the voxels of a window: ``gaussian``, largest at its centre, or ``constant``.
         mirror_axes: Spatial axes. Logits are the mean over all combinations of flips along them.
         progress: Called with (done, total, "window") after each batch.
 
@@ -203,7 +203,7 @@ def predict_windows(
         Logits `(k, *spatial)` float32 on the image's device.
 
     Raises:
-        ConfigError: `overlap` is out of range, or the window does not fit the image's axes.
+        ConfigError: `overlap` is out of range, or the window is empty or has another number of axes than the image.
 
     Examples:
         >>> image = torch.arange(24.0).reshape(1, 4, 6)
@@ -341,7 +341,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     Args:
         size: Voxels of the axis.
         window: Voxels of a window.
-        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        overlap: Fraction of a window that it shares with its neighbour, in [0, 1).
 
     Returns:
         Positions in ascending order, beginning with 0; only 0 if the axis is not longer than a window.
@@ -367,7 +367,7 @@ def window_positions(
     Args:
         sizes: Voxels of the image per axis.
         window: Voxels of a window per axis.
-        overlap: Fraction of a window that its neighbour covers, in [0, 1).
+        overlap: Fraction of a window that it shares with its neighbour, in [0, 1).
 
     Returns:
         Iterator over positions, one index per axis.

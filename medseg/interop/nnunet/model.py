@@ -168,7 +168,7 @@ class FileAxes:
 
     Attributes:
         transpose: ``transpose_forward`` of the plans.
-        dims: Number of spatial axes of the network; a 2D network sees the slices across tensor axis 0.
+        dims: Number of spatial axes of the network; a 2D network sees slices perpendicular to tensor axis 0.
     """
 
     transpose: tuple[int, int, int]
@@ -181,7 +181,7 @@ class FileAxes:
 
     @property
     def slice_axis(self) -> int:
-        """The file axis across the slices of a 2D network; 2 for a 3D network, which does not use it."""
+        """The file axis perpendicular to the slices of a 2D network; 2 for a 3D network, which ignores it."""
         return self.file_axes[0] if self.dims == 2 else 2
 
     @property
@@ -198,7 +198,7 @@ class FileAxes:
         return tuple(turned)
 
     def sorted_file_axes(self, axes: Sequence[int]) -> tuple[int, ...]:
-        """Return the file axes of some axes of the network, in ascending order; axes that it does not have are ignored."""
+        """Return the file axes of network axes, in ascending order; axes that the network does not have are ignored."""
         places = self.file_axes[-self.dims :]
         return tuple(sorted(places[axis] for axis in axes if axis < self.dims))
 

@@ -38,6 +38,6 @@ def companion_files(path: Path) -> list[Path]:
             names = _DATA_FILE.findall(stream.read(_LONGEST))
         found = [path.parent / name.decode("latin-1").strip() for name in names]
     elif suffix_of(path) in TIFF:
-        beside = spacing_file(path)
-        found = [] if beside is None else [beside]
+        sidecar = spacing_file(path)
+        found = [] if sidecar is None else [sidecar]
     return [file for file in dict.fromkeys(found) if file != path and file.is_file()]

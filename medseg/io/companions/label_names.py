@@ -1,4 +1,4 @@
-"""The names of a label map's values: from a table beside the file, or from the file's header."""
+"""The names of a label map's values: from a table next to the file, or from the file's header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medseg.labels.segments import unique_labels
 def label_names_of(path: str | Path) -> Labels | None:
     """Return the labels that are known for the file of a label map.
 
-    The first of these counts: a table with the name of the file and the suffix ``.tsv`` beside it, ``labels.tsv`` beside it,
+    The first of these counts: a table with the name of the file and the suffix ``.tsv`` next to it, ``labels.tsv`` next to it,
     and what the file itself holds: the segments of a segmentation of DICOM or 3D Slicer, or the header of a NIfTI file, see
     `medseg.io.nifti.nifti_label_names`.
 

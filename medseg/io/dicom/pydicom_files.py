@@ -29,7 +29,7 @@ def require_dicom_packages(where: str | Path) -> None:
         where: The file, for the message.
 
     Raises:
-        ConfigError: One is missing.
+        ConfigError: A package is missing.
     """
     for name in ("pydicom", "highdicom"):
         try:
@@ -38,7 +38,7 @@ def require_dicom_packages(where: str | Path) -> None:
                 importlib.import_module(name)
         except ImportError:
             raise ConfigError(
-                f"{where}: DICOM segmentations: found no {name}, expected it to be installed. Install it: pip install 'medseg[dicom]'."
+                f"{where}: found no {name}, expected this package for DICOM segmentations. Install it: pip install 'medseg[dicom]'."
             ) from None
 
 
@@ -82,7 +82,7 @@ def read_dataset(path: Path, *, pixels: bool = True, only: Sequence[str] | None 
 
     Args:
         path: The file.
-        pixels: Whether pixel data are read, too.
+        pixels: Whether the pixel data are also read.
         only: Names of the attributes to read; None for all.
 
     Returns:

@@ -135,7 +135,7 @@ def _planes(item: Any, grid: Grid, path: Path, name: str) -> Planes:
         if np.abs(indices[:, 2] - k).max() > _OFF_SLICE or not 0 <= k < grid.shape[2]:
             raise DataError(
                 f"{path}: structure {name}: found a contour at slice {place:.2f}, expected contours in the slices 0 to {grid.shape[2] - 1} of the "
-                "series. Give the series that they were drawn on."
+                "series. Give the series on which the structures were delineated."
             )
         by_slice[k].append(indices[:, :2])
     if ignored:
@@ -160,7 +160,7 @@ def _series_grid(dataset: Any, path: Path) -> Grid:
             with collected_warnings(), suppress(DataError):
                 return read_series_geometry(folder).grid
     raise DataError(
-        f"{path}: found no series that it refers to in {path.parent} or the folders next to it, expected the images that it was drawn on, because a "
+        f"{path}: found no series that it refers to in {path.parent} or the folders next to it, expected the images on which its structures were delineated, because a "
         "structure set states no grid. Give them: read_labels(FILE, like=SERIES), or copy the folder of the series next to the file."
     )
 

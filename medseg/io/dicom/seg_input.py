@@ -26,7 +26,7 @@ _COPY = "Export or copy the file again"
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame: its position in LPS (mm), its segment number (None in a LABELMAP), and the slice that it was drawn on."""
+    """One frame: its position in LPS (mm), its segment number (None in a LABELMAP), and the slice that it annotates."""
 
     position: NDArray[np.float64]
     number: int | None

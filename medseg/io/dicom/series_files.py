@@ -91,7 +91,7 @@ def only_series(folder: Path) -> list[DicomHeader]:
     if others:
         shown = ", ".join(others[:3])
         warn_once(
-            f"{folder}: found {pluralise(len(others), 'other file')} ({shown}) beside the {len(images)} slices; ignored."
+            f"{folder}: found {pluralise(len(others), 'other file')} ({shown}) next to the {len(images)} slices; ignored."
         )
     return images
 

@@ -72,7 +72,7 @@ def _check_meta_image(head: bytes, path: Path) -> None:
             "Write the image again."
         )
     if not local:
-        _check_beside(name, "ElementDataFile", path)
+        _check_same_folder(name, "ElementDataFile", path)
     _check_axes(fields, "NDims", "DimSize", path)
     channels = fields.get("ElementNumberOfChannels", "1")
     if not _is_whole(channels):
@@ -126,7 +126,7 @@ def _check_nrrd(head: bytes, path: Path) -> None:
             "Write the image again."
         )
     for name in names:
-        _check_beside(name, "data file", path)
+        _check_same_folder(name, "data file", path)
     lower = [line.lower() for line in lines]  # field names are case-insensitive in NRRD, but not in MetaImage
     fields = _fields(lower, ":(?!=)", _NRRD_FIELDS, path)
     _check_axes(fields, "dimension", "sizes", path)
@@ -178,7 +178,7 @@ def _check_length(voxels: Path, start: int, expected: int | None, header: Path) 
 
 
 def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path) -> dict[str, str]:
-    """Return the values of the fields called `names`; each may occur once."""
+    """Return the value of each field in `names` that the header has, or raise if one occurs twice."""
     found: dict[str, str] = {}
     for line in lines:
         key, *rest = re.split(separator, line, maxsplit=1)
@@ -191,12 +191,12 @@ def _fields(lines: list[str], separator: str, names: tuple[str, ...], path: Path
     return found
 
 
-def _check_beside(name: str, field: str, path: Path) -> None:
+def _check_same_folder(name: str, field: str, path: Path) -> None:
     """Raise unless `name` is the plain name of a file in the folder of `path`."""
     plain = name.removeprefix("./")
     if not plain or plain == ".." or re.search(r"[/\\%:\0]", plain) or plain.upper().startswith("LIST"):
         raise DataError(
-            f"{path}: {field}: found {name!r:.100}, expected the name of one file in the same folder. Write the image in one file."
+            f"{path}: {field}: found {name!r:.100}, expected the name of one file in the same folder. Write the image as a single .mha or .nrrd file."
         )
 
 

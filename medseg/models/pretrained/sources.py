@@ -153,7 +153,7 @@ def _hub_file(source: str, *, download: bool) -> Path:
     match = _HUB.fullmatch(source)
     if match is None:
         fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
-        raise ModelError(error_message("weights", f"not the name of a hub repository: {source!r}", fix=fix))
+        raise ModelError(error_message("weights", f"{source!r} is not the name of a hub repository", fix=fix))
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 

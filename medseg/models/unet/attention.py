@@ -75,7 +75,7 @@ class AttentionUNet(UNet):
     def __init__(self, config: AttentionUNetConfig, spatial_dims: int) -> None:
         super().__init__(config, spatial_dims)
         settings = block_settings(config, spatial_dims)
-        for level, switched_on in enumerate(config.gate.switches(config.num_decoder_levels)):
+        for level, switched_on in enumerate(config.gate.gated_levels(config.num_decoder_levels)):
             decoder_level = self.decoder[level]
             if switched_on and isinstance(decoder_level, DecoderLevel):
                 decoder_level.gate = make_gate(config, level, settings)

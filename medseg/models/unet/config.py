@@ -283,7 +283,7 @@ class AttentionUNetOptions(UNetOptions):
     Examples:
         >>> from medseg.models import AttentionUNetOptions
         >>> options = AttentionUNetOptions(channels=(8, 16, 32), gate={"include_shallowest": True})
-        >>> options.downsample, options.upsample, options.gate.switches(options.num_decoder_levels)
+        >>> options.downsample, options.upsample, options.gate.gated_levels(options.num_decoder_levels)
         ('maxpool', 'linear', (True, True))
     """
 

@@ -27,7 +27,7 @@ class GateOptions(Config):
 
     Examples:
         >>> from medseg.models import GateOptions
-        >>> GateOptions(include_shallowest=True).switches(levels=3)
+        >>> GateOptions(include_shallowest=True).gated_levels(levels=3)
         (True, True, True)
         >>> GateOptions().widths(skip_widths=(64, 32, 16))
         (32, 16, 8)
@@ -48,7 +48,7 @@ class GateOptions(Config):
             )
         return self
 
-    def switches(self, levels: int) -> tuple[bool, ...]:
+    def gated_levels(self, levels: int) -> tuple[bool, ...]:
         """Return whether each of the `levels` decoder levels is gated, deepest first."""
         return (True,) * (levels - 1) + (self.include_shallowest,) if self.enabled is None else self.enabled
 
@@ -82,7 +82,7 @@ class GateOptions(Config):
                 raise ValueError(
                     f"gate.{key} has {len(found)} entries, expected {levels}: one per decoder level, deepest first"
                 )
-        for width, gated in zip(skip_widths, self.switches(levels), strict=True):
+        for width, gated in zip(skip_widths, self.gated_levels(levels), strict=True):
             if gated and width % self.num_coefficients:
                 raise ValueError(
                     f"gate.num_coefficients is {self.num_coefficients}, expected a divisor of the skip's {width} channels"

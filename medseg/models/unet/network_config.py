@@ -105,6 +105,6 @@ class AttentionUNetConfig(AttentionUNetOptions, UNetConfig):
     Examples:
         >>> from medseg.models import AttentionUNetConfig
         >>> config = AttentionUNetConfig.from_channels(1, 2, channels=(8, 16, 32))
-        >>> config.deep_supervision, config.gate.switches(config.num_decoder_levels)
+        >>> config.deep_supervision, config.gate.gated_levels(config.num_decoder_levels)
         (True, (True, False))
     """

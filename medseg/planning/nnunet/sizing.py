@@ -93,7 +93,7 @@ def size_network(
     while values * share > budget:
         topology = plan_topology(spacing, _shrunk(topology, spacing, median_shape))
         values = feature_map_values(topology, num_labels, preset)
-    batch, limit = _batch(
+    batch, limit = _batch_size(
         values, budget, reference_batch, dataset_voxels * preset.voxel_share, topology.patch
     )
     return NetworkSize(tuple(spacing), tuple(median_shape), topology, batch, limit, values)
@@ -117,9 +117,10 @@ def _shrunk(topology: Topology, spacing: Sequence[float], median_shape: Sequence
     return patch
 
 
-def _batch(
+def _batch_size(
     values: int, budget: float, reference_batch: int, most_voxels: float, patch: Sequence[int]
 ) -> tuple[int, BatchLimit]:
+    """Return the number of patches per step and what limits it."""
     by_memory = round(budget / values * reference_batch)
     by_voxels = round(most_voxels / prod(patch))
     batch = max(min(by_memory, by_voxels), _LEAST_BATCH)

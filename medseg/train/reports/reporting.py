@@ -99,7 +99,7 @@ class BestValidation:
     Attributes:
         dice: Its mean Dice.
         step: Its step; None before the first validation.
-        without_gain: Number of validations since then.
+        without_gain: Number of validations since then, none of which was better.
     """
 
     dice: float = -math.inf
@@ -166,7 +166,7 @@ class ReportLog:
         self.path = run / METRICS
         rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        with self._written():
+        with self._write_errors_converted():
             self._file = self.path.open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
 
@@ -181,7 +181,7 @@ class ReportLog:
         }
         if report.mean_dice is not None:
             row["mean_dice"] = report.mean_dice
-        with self._written():
+        with self._write_errors_converted():
             self._file.write(json.dumps(_without_nan(row)) + "\n")
             self._file.flush()
             self._draw(report)
@@ -203,22 +203,22 @@ class ReportLog:
     def add_image(self, name: str, rgb: NDArray[np.uint8], step: int) -> None:
         """Add an RGB image `(H, W, 3)`."""
         if not self.silent:
-            with self._written():
+            with self._write_errors_converted():
                 self._board.add_image(name, rgb, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush both files."""
         if self.silent:
             return
-        with self._written():
+        with self._write_errors_converted():
             try:
                 self._file.close()
             finally:
                 self._board.close()
 
     @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        """Convert the error of a full disk; TensorBoard's thread raises it at the next curve."""
+    def _write_errors_converted(self) -> Iterator[None]:
+        """Convert an `OSError`, such as that of a full disk; one in TensorBoard's thread is raised by its next write."""
         try:
             yield
         except OSError as error:

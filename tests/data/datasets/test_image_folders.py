@@ -183,7 +183,8 @@ def test_folders_that_lack_something_for_a_dataset(nuclei, capsys):
     (nuclei / "notes.txt").write_text("about the images")
     assert main(["inspect", str(nuclei)]) == 1
     assert (
-        "found images/ without labels/, masks/ or instances/, expected one of them" in capsys.readouterr().err
+        "found images/ without labels/, masks/ or instances/, expected one of these folders"
+        in capsys.readouterr().err
     )
     assert main(["inspect", str(nuclei / "images")]) == 0
     (nuclei / "empty").mkdir()

@@ -90,7 +90,7 @@ def test_rounded_positions_are_accepted_and_other_files_ignored(series: Series) 
     (series.folder / "empty").write_text("")
     (series.folder / "below").mkdir()
     with pytest.warns(
-        DataWarning, match=r"found 2 other files \(empty, readme\.txt\) beside the 5 slices; ignored"
+        DataWarning, match=r"found 2 other files \(empty, readme\.txt\) next to the 5 slices; ignored"
     ):
         assert read(series.folder).spacing == pytest.approx((0.9, 0.7, 2.5))
 
@@ -360,7 +360,7 @@ def test_a_preview_or_a_directory_does_not_hide_a_series(series: Series, tmp_pat
     (case,) = read_images(series.folder)
     assert case.images == (series.folder,)
     with pytest.warns(
-        DataWarning, match=r"found 2 other files \(thumb\.jpg, thumb\.png\) beside the 5 slices"
+        DataWarning, match=r"found 2 other files \(thumb\.jpg, thumb\.png\) next to the 5 slices"
     ):
         assert read(series.folder).data.shape == (1, 8, 6, 5)
     disk = tmp_path / "disk"
@@ -385,7 +385,7 @@ def test_other_objects_beside_a_series_are_ignored(series: Series) -> None:
     dose.slices[0].Modality = "RTDOSE"
     series.save()
     dose.slices[0].save_as(series.folder / "dose.dcm", enforce_file_format=True)
-    with pytest.warns(DataWarning, match=r"found 1 other file \(dose\.dcm\) beside the 5 slices"):
+    with pytest.warns(DataWarning, match=r"found 1 other file \(dose\.dcm\) next to the 5 slices"):
         assert read(series.folder).data.shape == (1, 8, 6, 5)
     for path in series.folder.glob("[0-9]*"):
         path.unlink()

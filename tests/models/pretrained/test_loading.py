@@ -235,7 +235,7 @@ def test_damaged_files_raise(tmp_path, name, content, words):
         ("deit_tiny_patch16_244", "Did you mean 'deit_tiny_patch16_224'?"),
         ("ResNet50_Weights.IMAGENET1K_V9", "torchvision has no weights called"),
         ("ResNet50_Weights.IMAGENET1K_V2", "not on this machine: .*resnet50-11ad3fa6.pth"),
-        ("hub:one", "not the name of a hub repository: 'hub:one'"),
+        ("hub:one", "'hub:one' is not the name of a hub repository"),
         ("hub:org/name", "hub:org/name: not on this machine"),
         (f"hub:org/name@{COMMIT}", "not on this machine: .* Set download: true"),
         ("deit_small_patch16_224", "hub:timm/deit_small_patch16_224.fb_in1k: not on this machine"),
