@@ -72,7 +72,7 @@ class ResourceError(MedsegError):
 
 
 class DiskFullError(ResourceError):
-    """The disk, or the user's share of it, is full, so that further files cannot be written either."""
+    """The disk, or the user's quota, is full, so that further files cannot be written either."""
 
 
 def cases_failed(
@@ -249,7 +249,7 @@ def no_such_path(
 
 
 def shown_text(text: str) -> str:
-    r"""Return text with control characters, changes of direction and invalid characters written as escapes.
+    r"""Return text with control characters, bidirectional overrides and invalid characters written as escapes.
 
     Args:
         text: Text of unknown origin; line breaks and tabs stay, and so does a carriage return at its beginning, by which

@@ -128,5 +128,5 @@ def merged(reports: Sequence[Report]) -> Report:
 
 
 def _located(finding: Finding, report: Report) -> Finding:
-    """Return a finding whose file is not relative to one dataset among several."""
+    """Return a finding with the path of its dataset in front of its file, because the merged report has several."""
     return replace(finding, file=f"{report.title}/{finding.file}") if report.datasets else finding

@@ -20,7 +20,7 @@ from medseg.storage.atomic import write_error, write_text
 from medseg.storage.json_files import read_object
 from medseg.storage.temporary_names import (
     abandoned,
-    in_work,
+    in_use,
     sweep,
     sweep_once,
     temporary_file,
@@ -148,7 +148,7 @@ def write_prepared(run: Path, cases: Iterable[StoredCase]) -> None:
 def _unused_cases(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the prepared cases that no run names, and why others are kept; none if it cannot be known."""
     store = folder / STORE
-    working = [path for path in in_work(store) if path.suffix == ".use"]
+    working = [path for path in in_use(store) if path.suffix == ".use"]
     if working:
         return [], [f"{store}: a training is being prepared ({working[0].name}). Wait for it, then clean."]
     used: set[str] = set()

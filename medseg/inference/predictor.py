@@ -67,7 +67,8 @@ class Predictor:
         device: Device to run on; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for a share of what
             is free.
-        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for a share of what is free.
+        max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size; None for a share of what is
+            free.
         first_stage: Predictor of the first stage of a cascade, which runs first on every image that comes without a label
             map of the first stage.
         quality: Quality model, fitted to out-of-fold predictions; None without a cross-validation.
@@ -333,7 +334,7 @@ class Predictor:
         return Assessment(self.saved, self.labels, self.quality, then)
 
     def logit_sampler(self, case: Case) -> LogitSampler:
-        """Return what samples the logits of a case that has a reference, for `run`.
+        """Return the object that samples the logits of a case with a reference, for `run`.
 
         Args:
             case: The case.
@@ -434,7 +435,7 @@ class Predictor:
             The image, and its name for messages.
 
         Raises:
-            DataError: The image cannot be read, or has other channels than the model.
+            DataError: The image cannot be read, or has another number of channels than the model.
             ConfigError: `max_memory` is too small for its voxels.
         """
         if isinstance(source, Volume):
@@ -508,7 +509,8 @@ def load(
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
             free.
-        max_device_memory: Maximum memory allocated on a CUDA device, likewise; None for nine tenths of what is free.
+        max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size; None for nine tenths of what
+            is free.
         **settings: Fields of `PredictSettings` that replace the stored ones, such as ``overlap=0.25``; a mapping such as
             ``link={"max_gap_slices": 2}`` joins the stored one. In a cascade, overlap, batch_size, precision and compile
             change both stages, and all others only the second one.

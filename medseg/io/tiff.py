@@ -352,7 +352,7 @@ def _imagej_spacing(file: tifffile.TiffFile, path: Path) -> tuple[float | None, 
 
 
 def _in_mm(value: Any, unit: str) -> float | None:
-    """Return a length in mm; None for no length, or for a unit that is none, such as ``pixel``."""
+    """Return a length in mm; None without a value, or for a unit that is not a length, such as ``pixel``."""
     factor = _MM.get(unit.strip().casefold())
     try:
         return None if value is None or factor is None else abs(float(value)) * factor

@@ -82,7 +82,7 @@ _sharing = {"processes": 1}  # that do the same work on this machine, see `share
 
 
 def share_free_memory(processes: int) -> None:
-    """Let `free_memory` return the part of one of several processes that do the same work on this machine.
+    """Let `free_memory` return an equal share for each of several processes on this machine.
 
     Args:
         processes: Number of processes, this one included.
@@ -111,7 +111,7 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
 
 
 def total_memory(groups: Iterable[Path] | None = None) -> int:
-    """Return the memory that this process may take at most, regardless of what is in use at the moment.
+    """Return the memory that this process may take at most, regardless of what is currently in use.
 
     This is the memory of the machine, or the limit of a control group (container, SLURM job) if that is less.
 
@@ -194,10 +194,10 @@ def free_device_memory(device: torch.device) -> int:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give memory back that freed tensors left with torch's allocator.
+    """Return memory of freed tensors, which torch's allocator caches, to the device.
 
     Args:
-        device: Device whose memory is given back.
+        device: Device whose cached memory is released.
     """
     import gc
 
@@ -232,7 +232,7 @@ class PeakMemory:
 
     @property
     def taken(self) -> int:
-        """The bytes by which memory grew at most."""
+        """The largest growth of the memory so far, in bytes."""
         return self.peak - self.start
 
     def _watch(self) -> None:
@@ -255,7 +255,7 @@ class PeakMemory:
 
 
 class ItemPeaks:
-    """Context manager that samples the resident memory of this process while items are worked on.
+    """Context manager that samples the resident memory of this process while items are processed.
 
     Items may overlap; each of them gets the memory of the whole process.
 
@@ -271,19 +271,19 @@ class ItemPeaks:
         self._peaks: dict[Hashable, int] = {}
 
     def start(self, item: Hashable) -> None:
-        """Begin to watch an item.
+        """Start watching an item.
 
         Args:
-            item: What identifies it.
+            item: Its identifier.
         """
         with self._lock:
             self._peaks[item] = process_memory()
 
     def peak(self, item: Hashable) -> int:
-        """Return the largest resident bytes of this process since an item was begun.
+        """Return the largest resident bytes of this process since the item was started.
 
         Args:
-            item: What identifies it.
+            item: Its identifier.
 
         Returns:
             Bytes; those at this moment for an item that is not watched.
@@ -293,10 +293,10 @@ class ItemPeaks:
             return self._peaks.get(item, process_memory())
 
     def end(self, item: Hashable) -> int:
-        """Stop to watch an item.
+        """Stop watching an item.
 
         Args:
-            item: What identifies it.
+            item: Its identifier.
 
         Returns:
             The largest resident bytes of this process meanwhile.

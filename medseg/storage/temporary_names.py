@@ -93,8 +93,8 @@ def abandoned(folder: Path) -> list[Path]:
     return [path for path, runs in _temporary(folder) if not runs]
 
 
-def in_work(folder: Path) -> list[Path]:
-    """Return the temporary files and folders of processes that run, or may run on another host.
+def in_use(folder: Path) -> list[Path]:
+    """Return the temporary files and folders of running processes, and those of other hosts, which may be running.
 
     Args:
         folder: The folder; its subfolders are not searched.
@@ -113,14 +113,14 @@ def _temporary(folder: Path) -> list[tuple[Path, bool]]:
         return []
     matches = [(path, _PATTERN.match(path.name)) for path in paths]
     return [
-        (path, found["host"] != _host() or _runs(int(found["pid"])))
+        (path, found["host"] != _host() or _is_running(int(found["pid"])))
         for path, found in matches
         if found is not None
     ]
 
 
-def _runs(pid: int) -> bool:
-    """Return whether a process runs; a killed one whose parent does not ask for it, as in some containers, does not."""
+def _is_running(pid: int) -> bool:
+    """Return whether a process is running; a zombie, which its parent has not collected as in some containers, is not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

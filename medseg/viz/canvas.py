@@ -81,8 +81,8 @@ class Panel:
         rgb: Pixels `(H, W, 3)`.
         pixel_mm: Size of a pixel, mm.
         caption: Text above the panel.
-        edges: Letters of the patient's sides at the top, right, bottom and left, such as ``ALPR``. Empty for a natural
-            image, whose sides and size in mm are unknown; its panel has no scale bar.
+        edges: Letters of the patient's sides at the top, right, bottom and left, such as ``ALPR``. If empty, the
+            panel has neither letters nor a scale bar, as for a natural image, whose sides and size in mm are unknown.
     """
 
     rgb: Rgb

@@ -111,7 +111,7 @@ def _lacks_images(path: Path) -> bool:
 
 
 def _images_in(path: Path) -> list[Path]:
-    """Return the images and DICOM series in a folder; an empty list for a file, a single series, or a folder of others."""
+    """Return the images and DICOM series in a folder; an empty list for a file, a single series, or a folder of other files."""
     from medseg.data.datasets.image_inputs import image_files
     from medseg.data.datasets.names import visible_files
     from medseg.io.dicom.series_files import holds_dicom

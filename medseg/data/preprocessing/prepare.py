@@ -108,7 +108,7 @@ def check_image(image: Volume, channels: int, where: str) -> None:
         where: File or case, for messages.
 
     Raises:
-        DataError: It has other channels, NaN or infinite voxels, or a grid that no scanner produces.
+        DataError: It has another number of channels, NaN or infinite voxels, or a grid that no scanner produces.
     """
     if image.channels != channels:
         advice = channels_advice(image, channels)
@@ -145,7 +145,8 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
         The prepared image, whose voxels are still to be computed.
 
     Raises:
-        DataError: The image has other channels, NaN or infinite voxels, or intensities that its normalisation refuses.
+        DataError: The image has another number of channels, NaN or infinite voxels, or intensities that its
+            normalisation refuses.
     """
     check_image(image, len(settings.channels), where)
     codes = settings.axcodes(image.grid)

@@ -18,7 +18,7 @@ NAN, INF = math.nan, math.inf
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is shown, and what it is where masks are empty.
+    """The display of a metric, and its values for empty masks.
 
     Attributes:
         title: Heading of its column.

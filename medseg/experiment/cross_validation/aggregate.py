@@ -225,7 +225,7 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
         members=len(folders),
         predict=_predict_settings(saved.predict, table.post_processing).to_plain(),
         trained_on=_card_lines(saved, table, len(folders)),
-        training_data=_together(folders),
+        training_data=_merged_training_data(folders),
         calibration=_calibration(table.calibration),
     )
     parameters = len(folders) * sum(p.numel() for p in first.parameters())
@@ -259,7 +259,7 @@ def _what_counts(saved: SavedModel) -> dict[str, Any]:
     return {key: value for key, value in saved.to_plain().items() if key not in own}
 
 
-def _together(folders: Sequence[Path]) -> dict[str, Any] | None:
+def _merged_training_data(folders: Sequence[Path]) -> dict[str, Any] | None:
     """Return the ranges over the training images of all folds; None if a fold has no record."""
     records = [SavedModel.load(folder / "config.yaml").training_data for folder in folders]
     known = [record for record in records if record is not None]

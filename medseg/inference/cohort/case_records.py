@@ -43,7 +43,7 @@ UNFINISHED = "unfinished"
 
 
 class CaseState(StrEnum):
-    """How far a case is.
+    """The progress of a case.
 
     Attributes:
         UNFINISHED: Writing its files has begun and not ended.

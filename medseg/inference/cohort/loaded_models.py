@@ -76,7 +76,7 @@ class LoadedModels:
             device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
                 spread cases over; None for CUDA if available.
             max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
-            max_device_memory: Maximum memory allocated on a CUDA device, likewise.
+            max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size.
 
         Returns:
             The predictors, in the order of the folders, and their identity for the provenance record.

@@ -241,7 +241,7 @@ class FolderPrediction:
             yield outcome
 
     def _check_instances(self) -> None:
-        """Raise unless a single model finds instances and nothing but these is wanted."""
+        """Raise unless a single model finds instances and no other output is requested."""
         first, *others = self._models.predictors
         if others or self.outputs.probabilities or self.outputs.uncertainty:
             kind = "probabilities" if self.outputs.probabilities else "uncertainty"

@@ -52,7 +52,7 @@ def link_slices(
 
     Args:
         slices: Instances of each slice `(a, b)`, in order, including empty slices.
-        axis: Array axis across the slices, which is where the slice axis is inserted into `(a, b)`.
+        axis: Array axis perpendicular to the slices, at which it is inserted into `(a, b)`.
         settings: Link settings; None for the defaults.
 
     Returns:

@@ -51,7 +51,7 @@ def one_of(known: Sequence[str], what: str) -> AfterValidator:
 
 
 class Foreign(Config):
-    """A part of a file, whose other keys are ignored because prediction does not need them."""
+    """A part of a file of nnU-Net; keys that prediction does not need are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 

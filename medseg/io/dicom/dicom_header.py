@@ -61,7 +61,7 @@ class DicomHeader:
 
 
 def has_mark(path: Path) -> bool:
-    """Return whether a file has the mark of DICOM after its preamble."""
+    """Return whether a file has the prefix ``DICM`` after its preamble."""
     try:
         with path.open("rb") as file:
             return file.read(PREAMBLE + len(MARK))[PREAMBLE:] == MARK
@@ -75,7 +75,7 @@ def read_header(path: Path) -> DicomHeader:
     """Read the elements of a file up to its pixel data.
 
     Args:
-        path: A file with the mark of DICOM.
+        path: A file with the prefix ``DICM``.
 
     Returns:
         The description.

@@ -80,7 +80,7 @@ def read_rtstruct_segments(path: Path) -> tuple[Segment, ...]:
 
 
 def _segments(dataset: Any) -> dict[int, Segment]:
-    """Return the segments by the number of their structure; numbers from 0 are moved to values from 1."""
+    """Return the segments by the number of their structure; if a number is below 1, all values are shifted to begin at 1."""
     colours: dict[int, Colour] = {}
     for item in dataset.get("ROIContourSequence") or ():
         if stated := item.get("ROIDisplayColor"):

@@ -119,7 +119,7 @@ class StageMaskHead(nn.Module):
         self._width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stage's map; without regions an empty one, as batch norm would use the statistics of nothing."""
+        """Return the stage's map; without regions an empty one, because batch norm would have no values."""
         if len(x) == 0:
             return x.new_zeros(0, self._width, x.shape[2] // 2, x.shape[3] // 2)
         out: Tensor = self._shared[0].layer4(x)

@@ -153,7 +153,7 @@ class UNet(Model):
         return maps
 
     def losses(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the criterion, under deep supervision its weighted sum over the heads.
+        """Return the value of the criterion; with deep supervision, its weighted sum over the heads.
 
         Args:
             image: Images (n c *spatial).

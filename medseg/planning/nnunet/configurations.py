@@ -44,7 +44,7 @@ class Configurations:
     """All networks planned for a dataset; their axes are in the order `order` of z, y, x.
 
     Attributes:
-        order: The axes, coarsest first: slices are cut across the first axis, which the 2D network leaves out.
+        order: The axes, coarsest first: the 2D network sees slices perpendicular to the first axis.
         median_spacing: Median spacing of the files, in this order.
         median_shape: Median shape of the files, in this order.
         config_2d: The 2D network.

@@ -54,7 +54,7 @@ class EMA:
 
 
 def lerp_unless(skipped: Tensor, kept: list[Tensor], fresh: list[Tensor], weight: float) -> None:
-    """Move `kept` towards `fresh` in place by `weight`, or not at all if `skipped`, which the host does not read.
+    """Move `kept` towards `fresh` in place by `weight`, or not at all if `skipped`, without waiting for the device.
 
     Args:
         skipped: Flag `()` bool on the device of the tensors.
