@@ -152,7 +152,7 @@ class Architecture(Foreign):
     def _counts(self) -> Architecture:
         wanted = "n_conv_per_stage" if self.kind == "plain" else "n_blocks_per_stage"
         if getattr(self.arch_kwargs, wanted) is None:
-            raise ValueError(f"arch_kwargs: {wanted} is missing")
+            raise ValueError(f"arch_kwargs: found no {wanted}, expected a number, or one per stage")
         return self
 
     @property

@@ -105,7 +105,7 @@ def test_ct_without_statistics_raises(tmp_path):
         ),
         ("architecture.arch_kwargs.kernel_sizes", [[3, 3]] * 3, r"kernel_sizes: found \[3, 3\], expected 3"),
         ("architecture.arch_kwargs.n_stages", 10**9, "n_stages"),
-        ("architecture.arch_kwargs.n_conv_per_stage", None, "n_conv_per_stage is missing"),
+        ("architecture.arch_kwargs.n_conv_per_stage", None, "found no n_conv_per_stage, expected a number"),
         (
             "resampling_fn_data",
             "resample_torch_fornnunet",
