@@ -16,8 +16,9 @@ from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_image
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
 from medseg.inference.cohort.output_files import OutputFiles
+from medseg.inference.cohort.written_files import uncertainty_path
 from medseg.inference.quality.case_quality import CaseQuality
-from medseg.io.files import read_labels
+from medseg.io.files import read, read_labels
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.labels.label_table import Labels
 from medseg.report.report_case import ReportCase
@@ -116,15 +117,19 @@ def _report_case(
     flagged = [flag.sentence for flag in _quality(record).flags]  # which are listed by themselves
     notes = () if record.prediction is None else record.prediction.notes
     others = tuple(note for note in notes if not any(sentence in note for sentence in flagged))
-    return ReportCase(name, partial(_opened, name, case, outputs.label_map(name), labels), others)
+    label_map = outputs.label_map(name)
+    uncertainty = uncertainty_path(label_map) if outputs.uncertainty else None
+    return ReportCase(name, partial(_opened, name, case, label_map, labels, uncertainty), others)
 
 
-def _opened(name: str, case: Case, label_map: Path, labels: Labels) -> ViewerCase:
+def _opened(name: str, case: Case, label_map: Path, labels: Labels, uncertainty: Path | None) -> ViewerCase:
+    overlays = {} if uncertainty is None else {"uncertainty": read(uncertainty)}
     return ViewerCase(
         name,
         read_case_image(case),
         {"prediction": read_labels(label_map, like=case.images[0])},
         labels=labels,
+        overlays=overlays,
     )
 
 

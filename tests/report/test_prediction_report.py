@@ -97,6 +97,18 @@ def test_the_coverage_is_named_only_if_there_is_an_interval(known: bool, folder:
     assert ("<td>1.25 to 3.50</td><td>0.87</td><td>0.71 to 0.93</td>" in page) is known
 
 
+def test_the_viewer_shows_the_uncertainty_if_it_was_written(folder: Path) -> None:
+    assert '"overlays": []' in written(folder)
+    numbers = np.linspace(0, 1, 800, dtype=np.float32).reshape(1, 10, 10, 8)
+    for number in range(3):
+        medseg.write(Volume(numbers, GRID), folder / "out" / f"case_{number}_uncertainty.nii")
+    outputs = OutputFiles(folder / "out", uncertainty=True)
+    cases = [("case_0", Case("case_0", (folder / "0.nii.gz",)))]
+    write_prediction_report(folder / "b.html", cases, outputs, LABELS)
+    page = (folder / "b.html").read_text(encoding="utf-8")
+    assert '"overlays": [{"name": "uncertainty", "data": ' in page
+
+
 def test_volumes_are_those_of_the_records(folder: Path) -> None:
     page = written(folder)
     rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('id="labels"') : page.index("</table>")], re.DOTALL)

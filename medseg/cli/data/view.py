@@ -31,6 +31,14 @@ def add_parser(commands: Any) -> None:
         "--reference", metavar="FILE", help="label map with which the first label map is compared"
     )
     parser.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="map of numbers to show over the image in a scale of colours, such as NAME_uncertainty.nii or "
+        "NAME_probabilities.nii of `medseg predict`; may be given several times",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
@@ -59,7 +67,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    require_paths([options.image, *options.label_maps])
+    require_paths([options.image, *options.label_maps, *options.overlay])
     from medseg.runtime.memory import format_size, parse_size
     from medseg.storage.atomic import make_folder
     from medseg.viz.viewer.viewer_page import write_viewer
@@ -93,7 +101,10 @@ def _cases(options: argparse.Namespace) -> Sequence[ViewerCase]:
     shared: dict[str, Any] = {"names": names, "window": options.window, "reading": reading_options(options)}
     if not is_dataset(Path(options.image)):
         image = _only_image(Path(options.image))
-        return [open_image(image, options.label_maps, reference=options.reference, **shared)]
+        files = {"reference": options.reference, "overlays": options.overlay}
+        return [open_image(image, options.label_maps, **files, **shared)]
+    if options.overlay:
+        raise ConfigError("--overlay: found a dataset, expected one image. Give the image of the map.")
     if options.reference:
         raise ConfigError(
             "--reference: found a dataset, whose own label maps are the reference. Leave the option out."

@@ -18,12 +18,16 @@ from medseg.viz.slice_images import Window
 from medseg.viz.viewer.viewer_case import REFERENCE, ViewerCase
 from medseg.volumes.volume import Volume
 
+_FEW_VALUES = 30
+_CONTINUED = 0.5  # share of the neighbours along the best axis that have the same value, in label maps and instance maps
+
 
 def open_image(
     image: str | Path,
     label_maps: Sequence[str | Path] = (),
     *,
     reference: str | Path | None = None,
+    overlays: Sequence[str | Path] = (),
     names: Labels | None = None,
     window: Window = None,
     reading: ReadingOptions | None = None,
@@ -34,6 +38,7 @@ def open_image(
         image: An image file, or a folder with a DICOM series.
         label_maps: Files of label maps.
         reference: File of the label map with which the first of `label_maps` is compared.
+        overlays: Files of maps of numbers, such as the uncertainty that `medseg predict --uncertainty` writes.
         names: Names and colours of the values; None looks for them, see `medseg.io.companions.label_names.label_names_of`.
         window: Intensity window; see `medseg.viz.slice_images.window_of`.
         reading: What the user decided about files whose headers are wrong.
@@ -42,7 +47,7 @@ def open_image(
         The case, named as the image file.
 
     Raises:
-        DataError: A file cannot be read, or is no label map.
+        DataError: A file cannot be read, or a label map is an image.
     """
     orientation_from = None if reading is None else reading.orientation_from
     files = _named(label_maps, None if reference is None else Path(reference))
@@ -52,11 +57,27 @@ def open_image(
         for name, path in files.items()
     }
     known = names
-    for path in files.values():
-        known = known or label_names_of(path)
     for name, path in files.items():
-        _warn_of_other_grid(maps[name], path, volume, image)
-    return ViewerCase(stem_of(image), volume, maps, labels=known, window=window)
+        _require_label_map(maps[name], path)
+        known = known or label_names_of(path)
+    measured = {
+        stem_of(path).removeprefix(f"{stem_of(image)}_"): read(path, orientation_from=orientation_from)
+        for path in overlays
+    }
+    notes = [_other_grid(name, maps[name], path, volume, image) for name, path in files.items()]
+    notes += [
+        _other_grid(name, shown, Path(path), volume, image)
+        for path, (name, shown) in zip(overlays, measured.items(), strict=True)
+    ]
+    return ViewerCase(
+        stem_of(image),
+        volume,
+        maps,
+        labels=known,
+        window=window,
+        notes=tuple(filter(None, notes)),
+        overlays=measured,
+    )
 
 
 def open_dataset(
@@ -122,14 +143,38 @@ def _instance_names(maps: Iterable[Volume]) -> Labels:
     return Labels.from_names({f"instance {value}": value for value in ids})
 
 
-def _warn_of_other_grid(labels: Volume, path: Path, image: Volume, image_path: str | Path) -> None:
-    """Warn if a label map is on another grid than the image that it is shown on."""
-    turned = labels.reoriented_like(image.grid).grid
-    if not turned.matches(image.grid):
-        warn_once(
-            f"{path}: found {turned}, expected the grid of {image_path} ({image.grid}); the labels are shown at their own place, resampled "
-            "to the image. Give the label map of this image."
+def _require_label_map(labels: Volume, path: Path) -> None:
+    """Raise `DataError` if the whole numbers of a file are intensities: many, and seldom the same in neighbouring voxels."""
+    data = labels.data[0]
+    values = np.unique(data)
+    if len(values) <= _FEW_VALUES:
+        return
+    shares = []
+    for axis in range(3):
+        one, other = (
+            np.take(data, range(start, data.shape[axis] - 1 + start), axis=axis) for start in (0, 1)
         )
+        shares.append(float((one == other)[one != 0].mean()) if (one != 0).any() else 0.0)
+    if max(shares) < _CONTINUED:
+        raise DataError(
+            f"{path}: found {len(values)} values from {values[0]} to {values[-1]}, and only {max(shares):.0%} of neighbouring voxels "
+            "with the same one, expected a label map. Give the label map, not an image; a map of numbers can be an overlay."
+        )
+
+
+def _other_grid(name: str, shown: Volume, path: Path, image: Volume, image_path: str | Path) -> str:
+    """Return a remark for the page, and warn, if a map is on another grid than the image; empty otherwise."""
+    turned = shown.reoriented_like(image.grid).grid
+    if turned.matches(image.grid):
+        return ""
+    warn_once(
+        f"{path}: found {turned}, expected the grid of {image_path} ({image.grid}); it is shown at its own place, resampled "
+        "to the image. Give the map of this image."
+    )
+    return (
+        f"{name} is on another grid than the image, and is shown at its own place, resampled to the image: found {turned}, "
+        f"expected {image.grid}."
+    )
 
 
 def _named(label_maps: Sequence[str | Path], reference: Path | None) -> dict[str, Path]:

@@ -87,15 +87,18 @@ def reduce_labels(labels: Volume, factors: Factors) -> Volume:
     return Volume(data, _reduced_grid(labels.grid, factors), labels.kind)
 
 
-def packed_nifti(data: NDArray[Any], grid: Grid, *, rounded: bool = False, labels: bool = False) -> bytes:
+def packed_nifti(
+    data: NDArray[Any], grid: Grid, *, rounded: bool = False, labels: bool = False, steps: int = 2**16 - 1
+) -> bytes:
     """Return voxels as the bytes of a compressed NIfTI file that names nothing.
 
     Args:
         data: Voxels `(X, Y, Z)`, or `(X, Y, Z, 3)` of bytes for colours.
         grid: Their grid.
-        rounded: Whether fractions are rounded to 65,535 steps between the smallest and the largest, which takes half the
-            bytes.
+        rounded: Whether fractions are rounded to `steps` steps between the smallest and the largest, which takes half the
+            bytes, or less.
         labels: Whether voxels are labels; the header then says so, without which niivue draws no outlines.
+        steps: Number of steps, at most 65,535.
 
     Returns:
         The file's bytes, compressed by gzip, the same for the same voxels.
@@ -107,8 +110,8 @@ def packed_nifti(data: NDArray[Any], grid: Grid, *, rounded: bool = False, label
         stored = np.ascontiguousarray(data).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
     elif rounded and has_fractions(data):
         shift = float(data.min())
-        scale = (float(data.max()) - shift) / np.iinfo(np.uint16).max
-        stored = np.rint((data - shift) / scale).astype(np.uint16)
+        scale = (float(data.max()) - shift) / steps or 1.0
+        stored = np.rint((data - shift) / scale).astype(np.uint8 if steps < 2**8 else np.uint16)
     else:
         stored = data.astype(_storage_type(data))
     header = nibabel.nifti1.Nifti1Header(endianness="<")

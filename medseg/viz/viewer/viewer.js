@@ -60,6 +60,27 @@
     loadingText: "",
   };
 
+  // The scale of colours of maps of numbers: places from 0 to 1, red, green, blue and opacity. Small numbers are transparent.
+  const SCALE = [
+    [0, 0, 0, 4, 0],
+    [0.25, 120, 28, 109, 120],
+    [0.75, 237, 105, 37, 220],
+    [1, 252, 255, 164, 255],
+  ];
+
+  function scaleColour(share) {
+    const next = Math.max(1, SCALE.findIndex(([place]) => place >= share));
+    const [one, two] = [SCALE[next - 1], SCALE[next]];
+    const part = (share - one[0]) / (two[0] - one[0]);
+    return one.slice(1).map((value, channel) => value + part * (two[channel + 1] - value));
+  }
+
+  function addScale() {
+    const columns = [0, 1, 2, 3, 4].map((column) => SCALE.map((row) => row[column]));
+    const [I, R, G, B, A] = columns;
+    nv.addColormap("scale", { R, G, B, A, I: I.map((place) => Math.round(255 * place)) });
+  }
+
   const options = (select, names) => {
     select.replaceChildren(...names.map((name, index) => new Option(name, index)));
     select.parentElement.hidden = names.length < 2;
@@ -84,7 +105,7 @@
     const { content } = state;
     const found = content.maps.map((map, index) => ({ name: map.name, data: map.data, index }));
     if (content.difference) found.push({ name: "difference", data: content.difference, agreement: true });
-    return found;
+    return found.concat(content.overlays.map((one) => ({ ...one, numbers: true })));
   };
   const shownMap = () => maps()[Number(element("map").value)] || { data: null };
 
@@ -94,15 +115,18 @@
   }
 
   // Outlines have their own opacity. With outlines alone the inside is almost invisible; niivue omits maps of opacity 0.
-  const opacity = () => (element("outline").checked ? 0.001 : Number(element("opacity").value));
+  const outlined = () => element("outline").checked && !shownMap().numbers;
+  const opacity = () => (outlined() ? 0.001 : Number(element("opacity").value));
 
   async function showMap() {
     if (state.overlay) nv.removeVolume(state.overlay);
     state.overlay = state.painted = null;
     const map = shownMap();
     if (map.data) {
-      const volume = await volumeOf(map.data, { colorbarVisible: false });
+      const scale = map.numbers ? { colormap: "scale", cal_min: map.low, cal_max: map.high } : {};
+      const volume = await volumeOf(map.data, { colorbarVisible: false, ...scale });
       volume.opacity = opacity();
+      state.numberOf = (raw) => raw * volume.hdr.scl_slope + volume.hdr.scl_inter;
       if (state.colours) {
         state.painted = volume.img;
       } else {
@@ -110,26 +134,49 @@
         state.overlay = volume;
       }
     }
+    document.querySelectorAll(".outlines").forEach((one) => { one.hidden = !state.content.maps.length || map.numbers; });
+    element("list-name").textContent = map.numbers ? map.name : "Labels";
+    restyle();
     listLabels();
-    recolour();
-    report();
+    nv.createOnLocationChange(); // reports the value of the new map
   }
 
   function recolour() {
-    if (state.overlay) state.overlay.setColormapLabel(colours());
+    if (state.overlay && !shownMap().numbers) state.overlay.setColormapLabel(colours());
     if (state.painted) paint();
     nv.updateGLVolume();
   }
 
   function restyle() {
-    element("opacity").disabled = element("outline").checked;
+    element("opacity").disabled = outlined();
     if (state.overlay) state.overlay.opacity = opacity();
     recolour();
   }
 
   function paint() {
+    const map = shownMap();
+    const pixels = map.numbers ? paintedNumbers(map) : paintedLabels();
+    nv.volumes[0].img = pixels;
+  }
+
+  function paintedNumbers({ low, high }) {
+    const pixels = state.colours.slice();
+    const table = Array.from({ length: 256 }, (_, place) => scaleColour(place / 255));
+    state.painted.forEach((raw, place) => {
+      const share = (state.numberOf(raw) - low) / (high - low || 1);
+      const colour = table[Math.round(255 * Math.min(Math.max(share, 0), 1))];
+      const part = (opacity() * colour[3]) / 255;
+      for (let channel = 0; channel < 3; channel++) {
+        const at = 3 * place + channel;
+        pixels[at] = (1 - part) * pixels[at] + part * colour[channel];
+      }
+    });
+    return pixels;
+  }
+
+  function paintedLabels() {
     const { R, G, B, A } = colours();
-    const outline = element("outline").checked;
+    const outline = outlined();
     const pixels = state.colours.slice();
     const labels = state.painted;
     const width = nv.volumes[0].hdr.dims[1];
@@ -145,11 +192,26 @@
         pixels[at] = (1 - share) * pixels[at] + share * table[label];
       });
     }
-    nv.volumes[0].img = pixels;
+    return pixels;
+  }
+
+  function listScale({ low, high }) {
+    const item = document.createElement("li");
+    const [from, to, bar] = [0, 1, 2].map(() => document.createElement("span"));
+    [from.textContent, to.textContent] = [number(low), number(high)];
+    bar.className = "scale";
+    const stops = SCALE.map(([place, ...rgba]) => `rgb(${rgba.slice(0, 3).join(",")}) ${100 * place}%`);
+    bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
+    item.append(from, bar, to);
+    element("labels").replaceChildren(item);
   }
 
   function listLabels() {
     const map = shownMap();
+    if (map.numbers) {
+      listScale(map);
+      return;
+    }
     const rows = map.agreement ? state.content.agreement : state.content.labels;
     element("labels").replaceChildren(...rows.map((row) => {
       const item = document.createElement("li");
@@ -215,7 +277,7 @@
     Object.assign(state, { content, hidden: new Set() });
     options(element("channel"), content.channels.map((one) => one.name));
     options(element("map"), maps().map((one) => one.name));
-    document.querySelectorAll(".maps").forEach((one) => { one.hidden = !content.maps.length; });
+    document.querySelectorAll(".maps").forEach((one) => { one.hidden = !maps().length; });
     document.querySelectorAll(".several").forEach((one) => { one.hidden = maps().length < 2; });
     document.querySelectorAll(".body").forEach((one) => { one.hidden = content.inPixels; });
     element("voxel-name").textContent = content.inPixels ? "pixel" : "voxel";
@@ -248,7 +310,14 @@
     element("value").textContent = image ? valueText(image, voxel) : "–";
     const map = shownMap();
     const rows = map.agreement ? content.agreement : content.labels;
-    const label = state.painted ? state.painted[placeOf(voxel)] : overlay && Math.round(overlay.value);
+    const found = state.painted ? state.painted[placeOf(voxel)] : overlay && overlay.value;
+    if (map.numbers) {
+      element("map-name").textContent = map.name;
+      const shown = state.painted ? state.numberOf(found) : found;
+      element("label").textContent = shown === undefined ? "–" : Number(shown.toPrecision(3)).toString();
+      return;
+    }
+    const label = Math.round(found);
     const named = map.data ? rows[label - 1] || { name: "background" } : { name: "" };
     element("map-name").textContent = named.name && map.name;
     element("label").textContent = named.name;
@@ -313,6 +382,7 @@
     nv.onLocationChange = report;
     nv.onIntensityChange = showRange;
     await nv.attachToCanvas(element("canvas"));
+    addScale();
     connect();
     await showCase();
     say("");

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,9 @@ AGREEMENT: Mapping[int, tuple[str, Colour]] = MappingProxyType(
 )
 
 
+_OVERLAY_STEPS = 255
+
+
 @dataclass(frozen=True)
 class ViewerCase:
     """An image and its label maps, as the viewer shows them.
@@ -48,6 +51,8 @@ class ViewerCase:
         labels: Names and colours of the values, or None; a value without a name is called ``label_1`` and so on.
         window: Intensity window; see `medseg.viz.slice_images.window_of`.
         notes: Sentences shown below the image, for example about the quality of the prediction.
+        overlays: Maps of numbers by name that are shown over the image in a scale of colours, such as the uncertainty of a
+            prediction; each channel is one map. They are interpolated if their grid differs from the image's.
     """
 
     name: str
@@ -56,6 +61,7 @@ class ViewerCase:
     labels: Labels | None = None
     window: Window = None
     notes: tuple[str, ...] = ()
+    overlays: Mapping[str, Volume] = field(default_factory=dict)
 
     def payload(self, max_bytes: int) -> dict[str, Any]:
         """Return the content of the page for this case, which can be written as JSON.
@@ -73,7 +79,8 @@ class ViewerCase:
         maps = {name: labels_on_grid_of(self.image, volume) for name, volume in self.maps.items()}
         values = _values_in(maps)
         numbered = {name: _numbered(volume, values) for name, volume in maps.items()}
-        room = _image_bytes(max_bytes, numbered)
+        measured = dict(_by_channel(self.image, self.overlays))
+        room = _image_bytes(max_bytes, numbered, measured)
         rounded = fitting_factors(self.image, room) != (1, 1, 1) and has_fractions(self.image.data)
         factors = fitting_factors(self.image, room, rounded=rounded)
         shown = reduce_image(self.image, factors)
@@ -91,19 +98,44 @@ class ViewerCase:
             "channels": _channels(shown, self.image, self.window, rounded=rounded),
             "maps": [{"name": name, "data": _packed(volume)} for name, volume in small.items()],
             "difference": _difference(small),
+            "overlays": [
+                _scaled(name, volume, reduce_image(volume, factors)) for name, volume in measured.items()
+            ],
             "agreement": [_entry(value, *shown) for value, shown in AGREEMENT.items()],
             "labels": _label_entries(values, self.maps, self.labels),
         }
 
 
-def _image_bytes(max_bytes: int, maps: Mapping[str, Volume]) -> int:
+def _image_bytes(max_bytes: int, maps: Mapping[str, Volume], overlays: Mapping[str, Volume]) -> int:
     """Return the bytes for the compressed image: base64 takes four characters for three bytes, and maps go first."""
     taken = sum(len(_packed(volume)) for volume in maps.values())
+    taken += sum(len(_packed_overlay(volume)) for volume in overlays.values())
     return max((max_bytes - taken) * 3 // 4, max_bytes // 8)
 
 
 def _packed(volume: Volume) -> str:
     return _text(packed_nifti(volume.data[0], volume.grid, labels=True))
+
+
+def _packed_overlay(volume: Volume) -> str:
+    return _text(packed_nifti(volume.data[0], volume.grid, rounded=True, steps=_OVERLAY_STEPS))
+
+
+def _by_channel(image: Volume, overlays: Mapping[str, Volume]) -> Iterator[tuple[str, Volume]]:
+    """Yield the name and the numbers of each channel of each overlay on the grid of the image; what is not finite becomes 0."""
+    for name, volume in overlays.items():
+        on_grid = volume.resampled(like=image.grid, order=1)
+        for number, channel in enumerate(on_grid.data, start=1):
+            finite = np.nan_to_num(channel[None], nan=0.0, posinf=0.0, neginf=0.0)
+            yield name if volume.channels == 1 else f"{name} {number}", on_grid.with_data(finite, "image")
+
+
+def _scaled(name: str, volume: Volume, shown: Volume) -> dict[str, Any]:
+    """Return name, packed voxels and the ends of the scale of colours: 0 to 1 if all numbers are in between."""
+    low, high = float(volume.data.min()), float(volume.data.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return {"name": name, "data": _packed_overlay(shown), "low": low, "high": high}
 
 
 def _text(content: bytes) -> str:

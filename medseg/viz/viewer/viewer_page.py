@@ -14,14 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError
-from medseg.runtime.formatting import single_line
+from medseg.errors import ConfigError, DataError
+from medseg.runtime.formatting import pluralise, single_line
+from medseg.runtime.memory import format_size
 from medseg.storage.atomic import write_text
 from medseg.viz.viewer.viewer_case import ViewerCase
 
 DEFAULT_MAX_BYTES = 12 * 10**6
 SHELL_TITLE = "TITLE-OF-THE-VIEWER"
 SHELL_CASE = "CASE-OF-THE-VIEWER"
+_LEAST_OF_A_CASE = 100_000  # bytes
 _FOLDER = Path(__file__).parent
 
 
@@ -37,7 +39,7 @@ def write_viewer(
         max_bytes: Size of the page; see `viewer_page`.
 
     Raises:
-        ConfigError: A window is unknown.
+        ConfigError: A window is unknown, or the size does not suffice for the viewer and its cases.
         DataError: There is no case, a label map does not hold whole numbers, or the file cannot be written.
     """
     write_text(path, viewer_page(cases, title=title, max_bytes=max_bytes))
@@ -58,12 +60,19 @@ def viewer_page(cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int 
         HTML text.
 
     Raises:
-        ConfigError: A window is unknown.
+        ConfigError: A window is unknown, or the size does not suffice for the viewer and its cases.
         DataError: There is no case, or a label map does not hold whole numbers.
     """
     if not cases:
         raise DataError("viewer: found no case, expected at least one. Give an image.")
-    each = max((max_bytes - len(_niivue())) // len(cases), 100_000)
+    each = (max_bytes - len(_niivue())) // len(cases)
+    if each < _LEAST_OF_A_CASE:
+        least = len(_niivue()) + _LEAST_OF_A_CASE * len(cases)
+        raise ConfigError(
+            f"size of the page (--max-size): found {format_size(max_bytes)}, expected at least {format_size(least)} for "
+            f"{pluralise(len(cases), 'case')}, because the viewer alone takes {format_size(len(_niivue()))}. Allow more, or show "
+            "fewer cases."
+        )
     return _rendered(
         single_line(title or cases[0].name),
         [single_line(case.name) for case in cases],

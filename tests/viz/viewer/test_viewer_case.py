@@ -91,3 +91,31 @@ def test_mistakes_are_reported() -> None:
         ViewerCase("a", IMAGE, window="sofft tissue").payload(10**6)
     with pytest.raises(DataError, match="one channel of integers"):
         ViewerCase("a", IMAGE, {"labels": IMAGE.with_data(IMAGE.data / 7)}).payload(10**6)
+
+
+def test_overlays_are_rounded_to_255_steps_of_their_range_and_have_one_entry_per_channel() -> None:
+    random = np.random.default_rng(0)
+    shares = IMAGE.with_data(random.random((2, *SHAPE)).astype(np.float32))
+    wide = IMAGE.with_data(random.normal(0, 9, (1, *SHAPE)).astype(np.float32))
+    wide.data[0, 0, 0, 0] = np.nan
+    content = ViewerCase("a", IMAGE, overlays={"probabilities": shares, "score": wide}).payload(10**6)
+    first, second, score = content["overlays"]
+    assert [first["name"], second["name"], score["name"]] == ["probabilities 1", "probabilities 2", "score"]
+    assert (second["low"], second["high"]) == (0.0, 1.0)
+    known = np.nan_to_num(wide.data[0])
+    assert (score["low"], score["high"]) == (known.min(), known.max())
+    np.testing.assert_allclose(voxels(second["data"]), shares.data[1], atol=0.51 / 255)
+    np.testing.assert_allclose(voxels(score["data"]), known, atol=0.51 / 255 * np.ptp(known))
+
+
+def test_a_constant_overlay_keeps_its_number() -> None:
+    half = IMAGE.with_data(np.full((1, *SHAPE), 0.5, np.float32))
+    (overlay,) = ViewerCase("a", IMAGE, overlays={"half": half}).payload(10**6)["overlays"]
+    np.testing.assert_allclose(voxels(overlay["data"]), 0.5)
+
+
+def test_overlays_of_another_grid_are_placed_on_the_image() -> None:
+    coarse = Grid.from_spacing((6, 5, 8), (2, 2, 2))
+    overlay = Volume(np.ones((1, 6, 5, 8), np.float32), coarse)
+    (found,) = ViewerCase("a", IMAGE, overlays={"one": overlay}).payload(10**6)["overlays"]
+    assert voxels(found["data"]).shape == SHAPE

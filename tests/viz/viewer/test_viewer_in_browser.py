@@ -168,6 +168,31 @@ def test_switches_of_labels_maps_cases_and_windows(browser: Browser, tmp_path: P
     assert browser.errors == []
 
 
+@pytest.mark.parametrize("colours", [False, True])
+def test_numbers_of_an_overlay_under_a_click_equal_the_file(
+    browser: Browser, tmp_path: Path, colours: bool
+) -> None:
+    image, labels = scene(oblique())
+    if colours:
+        imsave(tmp_path / "cells.png", np.zeros((24, 32, 3), np.float32))
+        image = medseg.read(tmp_path / "cells.png")
+        labels = Volume(np.ones((1, *image.grid.shape), np.uint8), image.grid, "label")
+    numbers = np.random.default_rng(3).random((1, *image.grid.shape)).astype(np.float32)
+    overlays = {"uncertainty": Volume(numbers, image.grid)}
+    write_viewer(tmp_path / "a.html", [ViewerCase("a", image, {"labels": labels}, overlays=overlays)])
+    browser.open(tmp_path / "a.html", READY)
+    before = pixels(browser)
+    browser.run("map.value = 1; map.dispatchEvent(new Event('change'))")
+    browser.wait_for("document.getElementById('map-name').textContent === 'uncertainty'")
+    assert (pixels(browser) != before).any()
+    for place in PLACES[:4]:
+        found = clicked(browser, place)
+        at = (*map(int, found["voxel"].split(", ")), 0)[:3] if colours else voxel_at(image.grid, found)
+        assert float(found["label"]) == pytest.approx(numbers[(0, *at)], abs=0.0051 / 2)
+    assert browser.run("document.querySelector('.outlines').hidden")
+    assert browser.errors == []
+
+
 def test_a_natural_image_is_upright_and_shows_colours_and_instances(browser: Browser, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels_of_file = rng.integers(0, 256, (24, 32, 3)).astype(np.float32) / 255
