@@ -3,15 +3,19 @@
     python benchmarks/simulated_studies.py --studies 2000
 
 A study draws the Dice of n subjects. Three populations are simulated: Dice near 1 (skewed), a normal distribution, and Dice of
-which one in twenty is a failure with Dice 0. Prints a table of coverage (claimed: 95 %), then one of the share of studies in
-which the paired test rejects at the level of 5 %, for two equal methods and for a difference of 0.01.
+which one in twenty is a failure with Dice 0. Prints a table of coverage (claimed: 95 %), of all studies and of those in which a
+subject fails, then one of the share of studies in which the paired test rejects at the level of 5 %, for two equal methods and
+for a difference of 0.01.
+
+The table ends with the reach of the intervals of studies without a failure: how many standard errors below the mean of the study
+they would have to extend to contain the true mean of a population in which one in twenty fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +43,24 @@ POPULATIONS: dict[str, tuple[Draw, float]] = {
 }
 
 
-def coverage(draw: Draw, truth: float, subjects: int, studies: int) -> float:
-    """Return the share of studies whose interval contains the true mean."""
+def covered_studies(draw: Draw, truth: float, subjects: int, studies: int) -> NDArray[np.bool_]:
+    """Return, for each study `(studies, 2)`, whether its interval contains the true mean, and whether a subject fails."""
     random = np.random.default_rng(subjects)
     names = [str(number) for number in range(subjects)]
-    covered = 0
+    found = []
     for start in range(0, studies, 500):
         values = draw(random, (subjects, min(500, studies - start)))
         draws = resampled_means(values, names, seed=start)
-        covered += sum(truth in Interval.from_draws(study, subjects) for study in draws.T)
-    return covered / studies
+        covered = [truth in Interval.from_draws(study, subjects) for study in draws.T]
+        found.append(np.stack([covered, (values == 0).any(axis=0)], axis=1))
+    return np.concatenate(found)
+
+
+def needed_reach(subjects: int) -> float:
+    """Return how many standard errors the mean of a study without failures is above the true mean with failures, on average."""
+    (_, one), (_, failing) = POPULATIONS["Dice near 1, beta(20, 2)"], POPULATIONS["one in 20 fails"]
+    error = float(np.sqrt(one * (1 - one) / (20 + 2 + 1) / subjects))
+    return (one - failing) / error
 
 
 def rejections(difference: float, subjects: int, studies: int) -> tuple[float, float]:
@@ -78,18 +90,26 @@ def main() -> None:
     print("| population | " + " | ".join(f"n = {n}" for n in SUBJECTS) + " |")
     print("|---|" + "---|" * len(SUBJECTS))
     for name, (draw, truth) in POPULATIONS.items():
-        shares = [coverage(draw, truth, n, studies) for n in SUBJECTS]
-        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |", flush=True)
+        found = [covered_studies(draw, truth, n, studies) for n in SUBJECTS]
+        _print_row(name, [one[:, 0].mean() for one in found])
+        if draw is with_failures:
+            _print_row("… studies in which a subject fails", [one[:, 1].mean() for one in found])
+            _print_row("… coverage of these", [one[one[:, 1], 0].mean() for one in found])
+    reach = " | ".join(f"{needed_reach(n):.1f}" for n in SUBJECTS)
+    print(f"| standard errors from the mean of a study without failures | {reach} |")
     print(
         f"\nrejected at 5 %, paired differences with standard deviation {PAIR_SD}, {studies} studies per cell"
     )
     print("| difference | test | " + " | ".join(f"n = {n}" for n in SUBJECTS) + " |")
     print("|---|---|" + "---|" * len(SUBJECTS))
     for difference in (0.0, DIFFERENCE):
-        found = [rejections(difference, n, studies) for n in SUBJECTS]
+        rejected = [rejections(difference, n, studies) for n in SUBJECTS]
         for place, test in enumerate(("permutation", "Wilcoxon")):
-            cells = " | ".join(f"{one[place]:.1%}" for one in found)
-            print(f"| {difference:g} | {test} | {cells} |", flush=True)
+            _print_row(f"{difference:g} | {test}", [one[place] for one in rejected])
+
+
+def _print_row(name: str, shares: Sequence[float]) -> None:
+    print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medseg.evaluation.cross_validation.compare_runs import ComparedRun, Comparison, RunScores
-from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS
+from medseg.evaluation.statistics.table_intervals import cautions
 from medseg.labels.colours import distinct_colour
 from medseg.report.report_page import ReportPage
 from medseg.report.svg_plots import strip_plot
@@ -48,7 +48,7 @@ def write_comparison_report(path: str | Path, comparison: Comparison) -> None:
             ),
             (str(comparison.cases), "cases", f"of {comparison.subjects} subjects"),
         ],
-        few=comparison.subjects < FEW_SUBJECTS,
+        cautions=cautions(comparison.subjects),
         metric=comparison.info.title,
         runs=sorted(
             comparison.runs, key=lambda one: -one.mean if comparison.info.higher_is_better else one.mean

@@ -19,7 +19,8 @@ from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.label_maps.metric_catalog import CATALOG
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.table import Table
-from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval
+from medseg.evaluation.statistics.bootstrap import Interval
+from medseg.evaluation.statistics.table_intervals import cautions
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.report.report_case import ReportCase
 from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
@@ -80,7 +81,7 @@ def write_evaluation_report(
         "evaluation.html.j2",
         title=single_line(context.title),
         summary=_summary(result, table),
-        few=len(set(table.subject_of.values())) < FEW_SUBJECTS,
+        cautions=cautions(len(set(table.subject_of.values()))),
         labels=_label_rows(table, context.colours),
         plots=_plots(table, context.colours),
         calibration=_calibration(result),

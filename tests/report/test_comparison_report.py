@@ -57,6 +57,10 @@ def test_every_figure_is_that_of_the_comparison(tmp_path: Path) -> None:
         ]
     assert page.count("<circle") == 24
     assert "few subjects" in page
+    assert (
+        "Failures in up to 22 % of patients may be absent from 12 subjects, and then from every interval."
+        in page
+    )
 
 
 def test_names_cannot_become_code(tmp_path: Path) -> None:

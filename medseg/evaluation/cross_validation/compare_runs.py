@@ -19,7 +19,7 @@ from medseg.evaluation.label_maps.metric_catalog import CATALOG, EXTRA, MetricIn
 from medseg.evaluation.label_maps.metric_options import options_of_metric
 from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
-from medseg.evaluation.statistics.table_intervals import subjects_note
+from medseg.evaluation.statistics.table_intervals import subjects_note, unseen_failures_note
 from medseg.evaluation.summary_json import SUMMARY_FORMAT
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
@@ -173,6 +173,7 @@ class Comparison:
         notes = [
             f"{pluralise(self.cases, 'case')} of {subjects_note(self.subjects)}",
             f"best: {self.best.run}{doubt}",
+            *filter(None, [unseen_failures_note(self.subjects)]),
         ]
         return [*notes, f"evaluated with {self.options_in_words}"] if self.options_in_words else notes
 

@@ -14,7 +14,7 @@ from medseg.evaluation.label_maps.metric_catalog import CATALOG, MetricInfo
 from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
 from medseg.evaluation.label_maps.metrics import METRICS, LabelMetrics
 from medseg.evaluation.statistics.bootstrap import DRAWS, Interval
-from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals
+from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals, unseen_failures_note
 from medseg.evaluation.summary_json import finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
@@ -243,10 +243,11 @@ class Table:
         return [first, "-" if np.isnan(dice.low) else str(dice), *others]
 
     def _notes(self) -> list[str]:
-        subjects = subjects_note(len(set(self.subject_of.values())))
+        subjects = len(set(self.subject_of.values()))
         notes = [
-            f"{pluralise(len(self.cases), 'case')} of {subjects}; surface Dice at {self.options.tolerance_mm:g} mm",
+            f"{pluralise(len(self.cases), 'case')} of {subjects_note(subjects)}; surface Dice at {self.options.tolerance_mm:g} mm",
             self.options.rule_in_words(),
+            *filter(None, [unseen_failures_note(subjects)]),
         ]
         found = {name: by_metric["hd95_mm"] for name, by_metric in self.statistics().items()}
         absent = sum(hd95.n + hd95.infinite == 0 for hd95 in found.values())

@@ -3,6 +3,9 @@
 The percentile bootstrap (Efron 1979) covers the true mean too rarely if there are few subjects. Its percentiles are
 therefore moved outwards so that they cover as often as an interval of Student's t would for a normal distribution (Hesterberg
 2015, What Teachers Should Know About the Bootstrap). ``benchmarks/simulated_studies.py`` measures the coverage.
+
+No interval that is computed from the values of a study can contain the effect of a failure that no subject of the study shows,
+unless it is as wide for every study without failures. `unseen_failure_rate` says how frequent such failures can be.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from numpy.typing import NDArray
 DRAWS = 2000
 FEW_SUBJECTS = 40
 """Below this number of subjects, intervals of skewed measures cover the truth less often than they claim."""
+UNSEEN_FAILURES_BELOW = 100
+"""Below this number of subjects, failures in 3 % of all patients may be absent from a study."""
 _OUTSIDE = 0.025  # on each side of a 95 % interval
 
 Array = NDArray[np.float64]
@@ -65,6 +70,25 @@ def _expanded(subjects: int) -> float:
 
     wider = math.sqrt(subjects / (subjects - 1)) * stats.t.isf(_OUTSIDE, subjects - 1)
     return float(stats.norm.sf(wider))
+
+
+def unseen_failure_rate(subjects: int) -> float:
+    """Return the share of failing patients that a study without any failure does not exclude at 95 %.
+
+    This is the upper end of the exact one-sided interval of a share of which no event was seen; it is close to 3 / `subjects`
+    (the rule of three: Hanley and Lippman-Hand 1983, If Nothing Goes Wrong, Is Everything All Right?).
+
+    Args:
+        subjects: Number of subjects, at least 1.
+
+    Returns:
+        A share from 0 to 1.
+
+    Examples:
+        >>> [round(unseen_failure_rate(subjects), 3) for subjects in (10, 40, 200)]
+        [0.259, 0.072, 0.015]
+    """
+    return float(1 - (2 * _OUTSIDE) ** (1 / subjects))
 
 
 def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, draws: int = DRAWS) -> Array:

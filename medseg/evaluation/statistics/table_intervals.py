@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medseg.evaluation.statistics.bootstrap import FEW_SUBJECTS, Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import (
+    FEW_SUBJECTS,
+    UNSEEN_FAILURES_BELOW,
+    Interval,
+    mean_of_known,
+    resampled_means,
+    unseen_failure_rate,
+)
 from medseg.runtime.formatting import pluralise
 
 
@@ -61,3 +68,33 @@ def subjects_note(subjects: int) -> str:
         Such as "12 subjects, which are few".
     """
     return pluralise(subjects, "subject") + (", which are few" if subjects < FEW_SUBJECTS else "")
+
+
+def unseen_failures_note(subjects: int) -> str:
+    """Return a sentence without a full stop about failures that too few subjects may not show.
+
+    Args:
+        subjects: Number of subjects.
+
+    Returns:
+        The sentence; empty if there are many subjects, or one, for which there is no interval.
+    """
+    if not 1 < subjects < UNSEEN_FAILURES_BELOW:
+        return ""
+    rate = unseen_failure_rate(subjects)
+    return f"failures in up to {100 * rate:.0f} % of patients may be absent from {subjects} subjects, and then from every interval"
+
+
+def cautions(subjects: int) -> list[str]:
+    """Return what a page says about intervals if there are few subjects.
+
+    Args:
+        subjects: Number of subjects.
+
+    Returns:
+        Sentences with full stops.
+    """
+    few = f"These are few subjects: below {FEW_SUBJECTS}, an interval can miss the true mean more often than in 5 of 100 studies."
+    unseen = unseen_failures_note(subjects)
+    found = [few] if subjects < FEW_SUBJECTS else []
+    return [*found, f"{unseen[0].upper()}{unseen[1:]}."] if unseen else found

@@ -113,6 +113,7 @@ def test_text_is_aligned_and_counts_what_is_left_out() -> None:
     assert lines[5:] == [
         "2 cases of 2 subjects, which are few; surface Dice at 2 mm",
         "empty masks: both, not counted; one, overlaps 0, infinite distances left out",
+        "failures in up to 78 % of patients may be absent from 2 subjects, and then from every interval",
         "1 label occurs in no case",
         "HD95 leaves out cases where only prediction or reference is empty: spleen (1)",
     ]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
+from medseg.evaluation.statistics.bootstrap import (
+    Interval,
+    mean_of_known,
+    resampled_means,
+    unseen_failure_rate,
+)
+from medseg.evaluation.statistics.table_intervals import cautions
 
 
 @pytest.mark.parametrize(("subjects", "ones"), [(50, 15), (200, 150), (9, 3)])
@@ -76,3 +82,26 @@ def test_intervals_cover_the_mean_of_normal_values_as_often_as_they_claim(subjec
     draws = resampled_means(values, names, draws=1000)
     covered = [0.8 in Interval.from_draws(study, subjects) for study in draws.T]
     assert 0.92 < np.mean(covered) < 0.97
+
+
+@pytest.mark.parametrize("subjects", [1, 2, 40, 1000])
+def test_failures_of_the_unseen_rate_are_absent_from_one_study_in_twenty(subjects):
+    rate = unseen_failure_rate(subjects)
+    assert stats.binom(subjects, rate).pmf(0) == pytest.approx(0.05)
+    if subjects >= 40:
+        assert rate == pytest.approx(3 / subjects, rel=0.05)  # the rule of three
+
+
+@pytest.mark.parametrize(("subjects", "sentences"), [(1, 1), (2, 2), (39, 2), (40, 1), (99, 1), (100, 0)])
+def test_pages_warn_of_few_subjects_and_of_failures_that_they_may_not_show(subjects, sentences):
+    assert len(cautions(subjects)) == sentences
+
+
+def test_a_study_without_failures_is_the_same_in_both_populations():
+    """No interval from the values alone can cover both means: this is the argument of the documentation."""
+    random = np.random.default_rng(0)
+    names = [str(number) for number in range(40)]
+    values = random.beta(20, 2, (40, 400))
+    draws = resampled_means(values, names, draws=1000)
+    lows = [Interval.from_draws(study, 40).low for study in draws.T]
+    assert np.mean(np.array(lows) > 0.95 * 20 / 22) > 0.95
