@@ -334,7 +334,7 @@ class Predictor:
         return Assessment(self.saved, self.labels, self.quality, then)
 
     def logit_sampler(self, case: Case) -> LogitSampler:
-        """Return the object that samples the logits of a case with a reference, for `run`.
+        """Return an object that records a sample of the logits of a case with a reference, for `run`.
 
         Args:
             case: The case.
@@ -436,7 +436,7 @@ class Predictor:
 
         Raises:
             DataError: The image cannot be read, or has another number of channels than the model.
-            ConfigError: `max_memory` is too small for its voxels.
+            ConfigError: `max_memory` is too small to read it.
         """
         if isinstance(source, Volume):
             return source, "image"
@@ -468,7 +468,7 @@ class Predictor:
         if voxels > _ALWAYS_READ and needed > self.max_memory:
             raise ConfigError(
                 f"{paths[0]}: max_memory: found {format_size(self.max_memory)}, expected more than {format_size(needed, round_up=True)}, "
-                "the size of its voxels. Allow more memory."
+                "which the process and the voxels of this image need together. Allow more memory."
             )
 
     def __repr__(self) -> str:

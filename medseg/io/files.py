@@ -60,7 +60,7 @@ def stem_of(path: str | Path) -> str:
         path: File name or path.
 
     Returns:
-        The name in its own case; the complete name if the suffix is not that of an image.
+        The name, with upper and lower case kept; the complete name if the suffix is not that of an image.
 
     >>> stem_of("scans/ct_01.nii.gz")
     'ct_01'
@@ -377,6 +377,6 @@ def write(
         write_sitk(volume, path)
     else:
         raise DataError(
-            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}, {SLICER} for a label map, .png for that of a natural image, or "
-            f"{', '.join(DICOM_SEGMENTATIONS)} for that of a DICOM series. Rename it."
+            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}; for a label map also {SLICER}, for the label map of a natural image "
+            f"also .png, and for that of a DICOM series also {', '.join(DICOM_SEGMENTATIONS)}. Rename it."
         )

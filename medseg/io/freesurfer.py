@@ -54,7 +54,7 @@ def read_freesurfer(path: Path) -> Volume:
             )  # the footer; reaching the end verifies the checksum
             if getattr(stream, "trailing", 0):
                 warn_once(
-                    f"{path}: found {stream.trailing} bytes after the compressed data, expected none; they are ignored."  # type: ignore[attr-defined]
+                    f"{path}: found {stream.trailing} bytes after the compressed data, expected none; these bytes are ignored."  # type: ignore[attr-defined]
                 )
     except (EOFError, OSError) as error:
         raise DataError(

@@ -50,13 +50,13 @@ class ProbabilityFile:
         Returns:
             Bytes, at most those of the whole file.
         """
-        return min(_bytes_of(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
+        return min(_stored_bytes(self._shape), max(_PAGES, 2 * self._slice_bytes(axis)))
 
     def _slice_bytes(self, axis: int) -> int:
         """Return the bytes of the pages that hold one slice across an axis; in the file, x varies fastest."""
         x, y, z, k = self._shape
         runs, length = ((y * z * k, 2), (z * k, 2 * x), (k, 2 * x * y))[axis]
-        return min(_bytes_of(self._shape), runs * (length + _PAGE))
+        return min(_stored_bytes(self._shape), runs * (length + _PAGE))
 
     def array(self, axis: int = 2) -> NDArray[np.uint16]:
         """Return the encoded probabilities for writing; call it before each slice is written.
@@ -114,7 +114,7 @@ def writing_probabilities(
         The open file.
 
     Raises:
-        DataError: The suffix is another one, or the folder cannot be written.
+        DataError: The suffix is not ``.nii``, or the folder cannot be written.
     """
     comment = {"volumes": list(outside), "calibrated": calibrated}
     shape = (*like.grid.shape, len(outside))
@@ -134,7 +134,7 @@ def writing_uncertainty(path: str | Path, like: Volume) -> Iterator[ProbabilityF
         The open file, whose array has one volume; 0 where nothing is written.
 
     Raises:
-        DataError: The suffix is another one, or the folder cannot be written.
+        DataError: The suffix is not ``.nii``, or the folder cannot be written.
     """
     with _writing(Path(path), like, like.grid.shape, {"volume": "entropy"}, (0.0,)) as file:
         yield file
@@ -157,9 +157,9 @@ def _writing(
             header.write_to(file)
             for index, value in enumerate(outside):
                 if value:
-                    file.seek(offset + index * _bytes_of(like.grid.shape))
+                    file.seek(offset + index * _stored_bytes(like.grid.shape))
                     _fill(file, like.grid.shape, value)
-            _reserve(file, offset + _bytes_of(shape))
+            _reserve(file, offset + _stored_bytes(shape))
         opened = ProbabilityFile(temporary, offset, (*like.grid.shape, len(outside)))
         try:
             yield opened
@@ -174,8 +174,9 @@ def _fill(file: BinaryIO, shape: tuple[int, ...], value: float) -> None:
         file.write(plane)
 
 
-def _bytes_of(shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * 2
+def _stored_bytes(shape: tuple[int, ...]) -> int:
+    """Return the size in bytes of an array of this shape in the file."""
+    return math.prod(shape) * BYTES_PER_PROBABILITY
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

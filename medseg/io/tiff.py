@@ -317,8 +317,9 @@ def _json_spacing(path: Path, depth: int) -> _Spacing | None:
         or len(numbers) != len(found)
         or not all(0 < value < math.inf for value in numbers)
     ):
+        wanted = "three sizes (z, y, x)" if depth > 1 else "two sizes (y, x) or three (z, y, x)"
         raise DataError(
-            f"{sidecar}: spacing: found {found!r:.80}, expected three sizes above 0 in mm, in the order z, y, x. Correct it."
+            f"{sidecar}: spacing: found {found!r:.80}, expected {wanted} above 0 in mm. Correct it."
         )
     x, y, z = (*reversed([float(value) for value in numbers]), 1.0)[:3]
     return (x, y, z)

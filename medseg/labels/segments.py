@@ -207,7 +207,7 @@ def unique_labels(names: Mapping[int, tuple[str, Colour | None]], where: str) ->
     }
     if left_out := sorted(set(names) - set(kept) - {0}):
         warn_once(
-            f"{where}: header: found names of the values {left_out[:5]}, expected values from 1 to {LARGEST_VALUE}; they are ignored."
+            f"{where}: header: found names of the values {left_out[:5]}, expected values from 1 to {LARGEST_VALUE}; these names are ignored."
         )
     seen: dict[str, int] = {"background": 0}
     colours: dict[str, Colour] = {}

@@ -61,8 +61,9 @@ def _check_container(path: Path) -> None:
         raise ModelError(f"{path}: cannot be read (Permission denied). Ask its owner for access.") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
         raise ModelError(
-            f"{path}: not a checkpoint in torch's zip format ({error}). Older formats cannot be read safely; load "
-            "and save it again with a newer torch on the machine where it was created."
+            f"{path}: not a checkpoint in torch's zip format ({error}). If the file is damaged, copy it again. "
+            "Formats before torch 1.6 cannot be read safely: load the file and save it again with a newer torch, where it "
+            "was created."
         ) from None
     if packed:
         raise ModelError(

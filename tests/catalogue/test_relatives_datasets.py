@@ -259,7 +259,8 @@ def test_voxel_sizes_next_to_a_tiff(
     tifffile.imwrite(tmp_path / name, STACK[:depth].squeeze(), photometric="minisblack", metadata=axes)
     (tmp_path / "c.json").write_text(json.dumps({"spacing": spacing}))
     if expected is None:
-        with pytest.raises(DataError, match=r"c\.json: spacing: found .*expected three sizes above 0"):
+        wanted = r"two sizes \(y, x\) or three \(z, y, x\)" if depth == 1 else r"three sizes \(z, y, x\)"
+        with pytest.raises(DataError, match=rf"c\.json: spacing: found .*expected {wanted} above 0 in mm"):
             read_grid(tmp_path / name)
     else:
         assert read_grid(tmp_path / name).spacing == pytest.approx(expected)

@@ -85,7 +85,9 @@ def test_missing_predictions_are_all_named(folders: tuple[Path, Path]) -> None:
 
 
 def test_cases_without_reference_are_named(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(DataError, match=r"references are missing for case_3\. Did you mean 'case_"):
+    with pytest.raises(
+        DataError, match=r"found no reference of case_3, expected one per case\. Did you mean 'case_"
+    ):
         pair_files(*folders, ["case_01", "case_3"])
 
 

@@ -213,7 +213,7 @@ def test_the_json_beside_a_stack_gives_its_spacing(tmp_path: Path, name: str) ->
     ):
         (tmp_path / "c.json").write_text(wrong)
         with pytest.raises(
-            DataError, match=r"c\.json: spacing: found .*, expected three sizes above 0 in mm"
+            DataError, match=r"c\.json: spacing: found .*, expected three sizes \(z, y, x\) above 0 in mm"
         ):
             read(path)
 

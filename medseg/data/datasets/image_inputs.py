@@ -47,7 +47,17 @@ def read_images(
 
 
 def output_stem(case: Case) -> str:
-    """Return the file name stem for results of a case of `read_images`: its file name without suffix and channel number."""
+    """Return the stem of the result files of a case from `read_images`: its id as spelt in the name of its image file.
+
+    In an id, characters that some systems do not allow in file names are replaced by ``_``; the stem keeps them.
+
+    Args:
+        case: A case from `read_images`.
+
+    Returns:
+        The image's file name without its suffix, and without the channel number that the id lacks; the id if neither
+        matches it.
+    """
     stem = stem_of(case.images[0])
     match = CHANNEL_FILE.fullmatch(stem)
     own = (stem, match["id"] if match else stem)
@@ -85,7 +95,7 @@ def _images_of_folder(path: Path) -> list[Path]:
         if volumes:
             raise DataError(
                 f"{path}: found DICOM slices and {pluralise(len(volumes), 'volume')} ({volumes[0].name}), expected one or the other. "
-                "Give the files, or move them to a folder of their own."
+                "Give the paths of the files to use, or move one kind to another folder."
             )
         return [path]
     folders = [item for item in sorted(path.iterdir()) if item.is_dir() and not item.name.startswith(".")]
@@ -94,7 +104,7 @@ def _images_of_folder(path: Path) -> list[Path]:
         _without_previews(path, images, volumes, series)
     if images and not series:
         return images
-    if files:  # on the disks of hospitals, the files next to the folders are a directory and a viewer
+    if files:  # on CDs from hospitals, the other files are a DICOMDIR and the files of a viewer
         return series or [path]
     series = [folder for folder in folders if visible_files(folder)]
     if not series:
@@ -107,11 +117,12 @@ def _images_of_folder(path: Path) -> list[Path]:
 def _without_previews(
     path: Path, images: Sequence[Path], volumes: Sequence[Path], series: Sequence[Path]
 ) -> None:
-    """Raise if volumes are next to folders with DICOM series; warn if only natural images, which are previews, are."""
+    """Raise if there are volumes next to folders with DICOM series; warn if there are only natural images, which are previews."""
     if volumes:
         raise DataError(
             f"{path}: found {pluralise(len(series), 'folder')} with a DICOM series ({series[0].name}) and {pluralise(len(volumes), 'volume')} "
-            f"({volumes[0].name}), expected one or the other. Give the files, or move them to a folder of their own."
+            f"({volumes[0].name}), expected one or the other. Give the paths of the files to use, or move one kind to "
+            "another folder."
         )
     warn_once(
         f"{path}: found {pluralise(len(images), 'natural image')} ({images[0].name}) next to {pluralise(len(series), 'folder')} with a DICOM "

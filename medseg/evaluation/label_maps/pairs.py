@@ -186,7 +186,7 @@ def _wanted(references: dict[str, Path], cases: Collection[str] | None, folder: 
     absent = [case for case in cases if case not in references]
     if absent:
         raise DataError(
-            f"{folder}: references are missing for {', '.join(absent)}.{did_you_mean(absent[0], references)} "
-            "Give cases that have a reference."
+            f"{folder}: found no reference of {', '.join(absent)}, expected one per case.{did_you_mean(absent[0], references)} "
+            "Remove these cases, or add their references."
         )
     return list(cases)

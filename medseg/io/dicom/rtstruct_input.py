@@ -134,8 +134,8 @@ def _planes(item: Any, grid: Grid, path: Path, name: str) -> Planes:
         k = round(place)
         if np.abs(indices[:, 2] - k).max() > _OFF_SLICE or not 0 <= k < grid.shape[2]:
             raise DataError(
-                f"{path}: structure {name}: found a contour at slice {place:.2f}, expected contours in the slices 0 to {grid.shape[2] - 1} of the "
-                "series. Give the series on which the structures were delineated."
+                f"{path}: structure {name}: found a contour at slice {place:.2f}, expected each contour in one of the slices 0 to "
+                f"{grid.shape[2] - 1} of the series. Give the series on which the structures were delineated."
             )
         by_slice[k].append(indices[:, :2])
     if ignored:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medseg.io.dicom.coded_names import Code, coded_name, report_unknown
 from medseg.io.dicom.planar_contours import mask_contours
 from medseg.io.dicom.pydicom_files import RTSTRUCT, require_dicom_packages, without_content, write_dataset
-from medseg.io.dicom.seg_output import LONGEST_NAME, segments_of, series_description, series_number
+from medseg.io.dicom.seg_output import LONGEST_NAME, occurring_labels, series_description, series_number
 from medseg.io.dicom.source_series import SourceSeries
 from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.label_table import Label, Labels
@@ -58,7 +58,7 @@ def write_rtstruct(
     """
     require_dicom_packages(path)
     headers = source.datasets()
-    present = segments_of(label_map, names, path)
+    present = occurring_labels(label_map, names, path)
     report_unknown([label.name for label in present])
     with without_content(path, "Write .nii.gz instead, and report the error"):
         dataset = _structure_set(headers, algorithm)

@@ -26,7 +26,7 @@ _COPY = "Export or copy the file again"
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame: its position in LPS (mm), its segment number (None in a LABELMAP), and the slice that it annotates."""
+    """One frame: its position in LPS (mm), its segment number (None in a LABELMAP), and the UID of its source image."""
 
     position: NDArray[np.float64]
     number: int | None
@@ -35,7 +35,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Grid of a segmentation, and the slice of each frame."""
+    """The grid of a segmentation, and the index of the slice of each frame."""
 
     grid: Grid
     slices: list[int]
@@ -44,17 +44,18 @@ class _Geometry:
 def read_seg(path: Path) -> Segments:
     """Read a DICOM segmentation of type BINARY or LABELMAP.
 
-    Frames without a voxel are usually left out of such a file. The slices that are missing at its ends are restored from the
-    list of source images, if that is in the order of the slices.
+    Such files usually leave out frames in which no voxel is segmented. Empty slices before the first and after the last frame
+    are restored from the list of source images, if that list is in the order of the slices.
 
     Args:
         path: The file.
 
     Returns:
-        The segments, with the values of the label map if medseg wrote the file, else with the numbers of the segments.
+        The segments. Their values are those of the original label map if medseg wrote the file, and the segment numbers
+        otherwise.
 
     Raises:
-        DataError: The file is damaged, its type is FRACTIONAL, or its frames are no stack of evenly spaced slices.
+        DataError: The file is damaged, its type is FRACTIONAL, or its frames are not evenly spaced parallel slices.
     """
     dataset = read_dataset(path)
     with without_content(path, _COPY):
@@ -63,7 +64,7 @@ def read_seg(path: Path) -> Segments:
             raise DataError(
                 f"{path}: SegmentationType: found {kind}, expected BINARY or LABELMAP. Convert it to a label map with a threshold."
             )
-        frames = [_frame(dataset, group) for group in dataset.PerFrameFunctionalGroupsSequence]
+        frames = [_frame(dataset, group, path) for group in dataset.PerFrameFunctionalGroupsSequence]
         geometry = _geometry(dataset, frames, path)
         labelmap = str(dataset.SOPClassUID) == LABELMAP_SEG
         found = [
@@ -91,7 +92,7 @@ def read_seg_segments(path: Path) -> tuple[Segment, ...]:
 
 
 def _segments(dataset: Any, *, labelmap: bool) -> dict[int, Segment]:
-    """Return the segments by their number."""
+    """Return the description of each segment, by segment number."""
     items = {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
     if labelmap:
         items.pop(0, None)  # the background
@@ -115,8 +116,8 @@ def _colour(item: Any) -> Colour | None:
     return red, green, blue
 
 
-def _frame(dataset: Any, group: Any) -> _Frame:
-    position = _shared_or_own(dataset, group, "PlanePositionSequence").ImagePositionPatient
+def _frame(dataset: Any, group: Any, path: Path) -> _Frame:
+    position = _shared_or_own(dataset, group, "PlanePositionSequence", path).ImagePositionPatient
     number = None
     shared = dataset.SharedFunctionalGroupsSequence[0]
     if identified := group.get("SegmentIdentificationSequence") or shared.get(
@@ -130,11 +131,11 @@ def _frame(dataset: Any, group: Any) -> _Frame:
     return _Frame(np.array(position, dtype=np.float64), number, source)
 
 
-def _shared_or_own(dataset: Any, group: Any, name: str) -> Any:
+def _shared_or_own(dataset: Any, group: Any, name: str, path: Path) -> Any:
     """Return a functional group of a frame, or the one that all frames share."""
     found = group.get(name) or dataset.SharedFunctionalGroupsSequence[0].get(name)
     if not found:
-        raise DataError(f"{name}: found none")
+        raise DataError(f"{path}: {name}: found none for a frame, expected one. {_COPY}.")
     return found[0]
 
 
@@ -143,13 +144,13 @@ def _geometry(dataset: Any, frames: list[_Frame], path: Path) -> _Geometry:
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
     directions = _equal(
         [
-            _shared_or_own(dataset, group, "PlaneOrientationSequence").ImageOrientationPatient
+            _shared_or_own(dataset, group, "PlaneOrientationSequence", path).ImageOrientationPatient
             for group in groups
         ],
         "ImageOrientationPatient",
         path,
     ).reshape(2, 3)
-    measures = [_shared_or_own(dataset, group, "PixelMeasuresSequence") for group in groups]
+    measures = [_shared_or_own(dataset, group, "PixelMeasuresSequence", path) for group in groups]
     spacing = _equal([one.PixelSpacing for one in measures], "PixelSpacing", path)
     thickness = float(measures[0].get("SpacingBetweenSlices") or measures[0].get("SliceThickness") or 1)
     normal = np.cross(*directions)
@@ -167,7 +168,7 @@ def _geometry(dataset: Any, frames: list[_Frame], path: Path) -> _Geometry:
 
 
 def _equal(values: list[Any], name: str, path: Path) -> NDArray[np.float64]:
-    """Return a value that all frames share."""
+    """Return the value of an attribute, which has to be the same in all frames."""
     found = np.array(values, dtype=np.float64)
     if np.abs(found - found[0]).max() > 1e-4:
         raise DataError(
@@ -177,7 +178,7 @@ def _equal(values: list[Any], name: str, path: Path) -> NDArray[np.float64]:
 
 
 def _source_order(dataset: Any, frames: list[_Frame]) -> dict[str, int]:
-    """Return the place of each source image in the list of the referenced series; empty if frames do not name theirs."""
+    """Return the position of each source image in the list of the referenced series; empty if a frame names no image of it."""
     series = list(dataset.get("ReferencedSeriesSequence") or ())
     if len(series) != 1:
         return {}

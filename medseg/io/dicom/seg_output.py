@@ -55,7 +55,7 @@ def write_seg(
     from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
     headers = source.datasets()
-    present = segments_of(label_map, names, path)
+    present = occurring_labels(label_map, names, path)
     frames = np.moveaxis(label_map.data[0], (0, 1, 2), (2, 1, 0)).astype(np.uint16)
     numbers = {
         label.value: label.value if labelmap else place for place, label in enumerate(present, start=1)
@@ -101,7 +101,7 @@ def _state_distances(headers: Sequence[Any], grid: Grid) -> None:
             header.SliceThickness = distance
 
 
-def segments_of(label_map: Volume, names: Labels, path: Path) -> list[Label]:
+def occurring_labels(label_map: Volume, names: Labels, path: Path) -> list[Label]:
     """Return the labels that occur in a label map; for an empty one, the first label of the table.
 
     Args:

@@ -57,7 +57,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def only_series(folder: Path) -> list[DicomHeader]:
-    """Return the headers of the only series in a folder, and warn of other files.
+    """Return the headers of the only series in a folder, and warn about other files.
 
     Args:
         folder: The folder.
@@ -97,7 +97,7 @@ def only_series(folder: Path) -> list[DicomHeader]:
 
 
 def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHeader]]:
-    """Return the reasons against damaged files by name, and the headers of the others."""
+    """Return what is wrong with each damaged file, by name, and the headers of the other files."""
     damaged: dict[str, str] = {}
     headers = []
     for file in files:
@@ -136,7 +136,7 @@ def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHead
 
 
 def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone: bool) -> dict[str, str]:
-    """Return the reasons against files without the mark that are named like slices, or look like DICOM."""
+    """Return, by name, what is wrong with files that lack the DICOM prefix but are named like slices or look like DICOM."""
     kinds = {_kind_of_name(one.path) for one in headers}
     patterns = {_pattern_of_name(one.path) for one in headers}
     found: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone
 
 
 def _why_unreadable(file: Path) -> str:
-    """Return what is wrong with a path that is no file."""
+    """Return why a path that is not a regular file, such as a broken link or a pipe, cannot be read."""
     try:
         require_readable(file, "a slice")
     except DataError as error:
@@ -174,19 +174,19 @@ def _why_unreadable(file: Path) -> str:
 
 
 def _kind_of_name(file: Path) -> str:
-    """Return the suffix of a name, or an empty text if what follows the last dot is part of a number."""
+    """Return the suffix of a name, or an empty string if what follows the last dot is not letters only."""
     suffix = file.suffix.lower()
     return suffix if suffix[1:].isalpha() else ""
 
 
 def _pattern_of_name(file: Path) -> str:
-    """Return a numbered name with a sign in place of each number; an empty text for a name without a number."""
+    """Return a file name with ``#`` in place of each number; an empty string if it has no number."""
     name, numbers = re.subn(r"\d+", "#", file.name)
     return name if numbers else ""
 
 
 def _described(groups: dict[str, list[DicomHeader]], headers: Sequence[DicomHeader]) -> str:
-    """Return the series of a folder for a message, or what there is instead."""
+    """Describe, for a message, the series of a folder or what DICOM files it has instead; empty if it has none."""
     if groups:
         each = (
             f"{uid or 'without UID'} ({pluralise(len(group), 'file')} of {group[0].number(_COLUMNS)}x{group[0].number(_ROWS)}, such as "
@@ -200,7 +200,7 @@ def _described(groups: dict[str, list[DicomHeader]], headers: Sequence[DicomHead
 
 
 def _without_series(folder: Path, files: Sequence[Path]) -> str:
-    """Return what is in a folder without any DICOM image, for a message."""
+    """Describe, for a message, what is in a folder without any DICOM file."""
     if files:
         what = next((recognised_file(file)[0] for file in files[:1] if file.is_file()), "no file")
         return f"no DICOM series but {pluralise(len(files), 'other file')} ({files[0].name}: {what})"

@@ -212,6 +212,7 @@ def _array(image: Any, path: Path) -> NDArray[Any]:
 
 
 def _grid(data: NDArray[Any], affine_lps: NDArray[np.float64], path: Path) -> Grid:
+    """Return the grid of an array whose affine is in LPS coordinates, as ITK uses them."""
     try:
         return Grid(data.shape[1:], LPS_TO_RAS @ affine_lps)
     except DataError as error:

@@ -367,6 +367,12 @@ def test_fractional_and_damaged_files_are_refused(folder: Path, tmp_path: Path) 
     dataset.save_as(tmp_path / "none.dcm")
     with pytest.raises(DataError, match="breaks the DICOM standard"):
         read_labels(tmp_path / "none.dcm")
+    del dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
+    dataset.save_as(tmp_path / "unplaced.dcm")
+    with pytest.raises(
+        DataError, match=r"unplaced\.dcm: PlanePositionSequence: found none for a frame, .*Export or copy"
+    ):
+        read_labels(tmp_path / "unplaced.dcm")
     with pytest.raises(DataError, match="found no segmentation"):
         read_segments(sorted((folder / "series").iterdir())[0])
 
