@@ -19,21 +19,23 @@ from medseg.io.nifti.orientation_sources import ORIENTATION_SOURCES, Orientation
 from medseg.volumes.grid import reorientation_like
 
 _HEADER = ("ORIENTATION_UNKNOWN", "QFORM_SFORM_AXES_DIFFER", "QFORM_SFORM_DIFFER", "PIXDIM_DIFFERS")
-_FOLLOWS_HEADER = ("GRID_LABEL_DIFFERS", "GRID_CHANNEL_DIFFERS")  # may vanish with another form of a header
+# These may vanish with another description of the geometry.
+_FOLLOWS_HEADER = ("GRID_LABEL_DIFFERS", "GRID_CHANNEL_DIFFERS")
 
 
 def propose_repairs(checked: CheckedDataset) -> Repairs:
     """Return repairs for findings that can be repaired when files are read.
 
-    A contradictory header is decided by the other files of the case: the description that places the image on the grid of
-    its label map or of another channel is believed. A case with an error that has no repair is left out, as are all but
-    the first of several cases with the same voxels. Warnings that are no contradiction of headers are left as they are.
+    If a header contradicts itself, the other files of the case decide: the description of the geometry that puts the
+    image on the grid of its label map or of another channel is used. A case with an error that has no repair is left out,
+    as are all but the first of several cases with the same voxels. There are no repairs for warnings other than those
+    about contradictory headers.
 
     Args:
         checked: The result of a check.
 
     Returns:
-        The repairs, each with its reason and the state of its files. They are proposals, to be read before they are used.
+        The repairs, each with its reason and the state of its files. They are proposals; read them before you use them.
     """
     dataset = checked.dataset
     if dataset is None:
@@ -54,7 +56,7 @@ def propose_repairs(checked: CheckedDataset) -> Repairs:
 
 
 def _of_case(case: Case, checked: CheckedCase, findings: list[Finding], dataset: Dataset) -> list[Repair]:
-    """Return the repairs of one case: one for each finding, or to leave it out if one finding has none."""
+    """Return the repairs of one case: one per finding, or only to leave the case out if an error has no repair."""
     repairs: dict[str, Repair] = {}
     for finding in findings:
         repair = _of_finding(finding, case, checked, dataset)
@@ -66,21 +68,21 @@ def _of_case(case: Case, checked: CheckedCase, findings: list[Finding], dataset:
 
 
 def _follows(finding: Finding, findings: Iterable[Finding], repairs: dict[str, Repair]) -> bool:
-    """Return whether a difference of grids vanishes with the form of a header that a repair chooses."""
+    """Return whether a difference of grids may vanish with the description of the geometry that a repair chooses."""
     return finding.code in _FOLLOWS_HEADER and "read_orientation_from" in repairs
 
 
 def _of_finding(finding: Finding, case: Case, checked: CheckedCase, dataset: Dataset) -> Repair | None:
-    """Return the repair of one finding, None if there is none."""
+    """Return the repair of one finding, or None if there is none."""
     files = files_state(case.files, dataset.root)
     reason = str(finding)
     if finding.code in _HEADER:
-        form = _agreeing_form(case)
-        if form is None:
+        source = _agreeing_source(case)
+        if source is None:
             return None
-        agreed = f"{reason} With the {form}, image and label map or channels share one grid."
+        agreed = f"{reason} With the {source}, image and label map or channels share one grid."
         return Repair(
-            case=case.id, action="read_orientation_from", reason=agreed, files=files, orientation_from=form
+            case=case.id, action="read_orientation_from", reason=agreed, files=files, orientation_from=source
         )
     if finding.code == "GRID_LABEL_DIFFERS" and _same_shape(case):
         return Repair(case=case.id, action="take_image_grid", reason=reason, files=files)
@@ -100,26 +102,29 @@ def _left_out(case: Case, findings: list[Finding], dataset: Dataset) -> Repair:
     )
 
 
-def _agreeing_form(case: Case) -> OrientationFrom | None:
-    """Return the description with which all files of a case share a grid; None without another file, or if none does."""
+def _agreeing_source(case: Case) -> OrientationFrom | None:
+    """Return the description of the geometry (sform, qform or pixdim) by which all files of a case share one grid.
+
+    None if the case has a single file, or if no description does.
+    """
     if len(case.files) < 2:
         return None
-    for form in ORIENTATION_SOURCES:
+    for source in ORIENTATION_SOURCES:
         try:
-            first, *others = (read_grid(path, orientation_from=form) for path in case.files)
+            first, *others = (read_grid(path, orientation_from=source) for path in case.files)
         except MedsegError:
             continue
         if all(one.permuted(*reorientation_like(one, first)).matches(first) for one in others):
-            return form
+            return source
     return None
 
 
 def _same_shape(case: Case) -> bool:
     if case.label is None:
         return False
-    form = case.reading.orientation_from
+    source = case.reading.orientation_from
     try:
-        label, image = (read_grid(path, orientation_from=form) for path in (case.label, case.images[0]))
+        label, image = (read_grid(path, orientation_from=source) for path in (case.label, case.images[0]))
     except MedsegError:
         return False
     return label.shape == image.shape

@@ -1,4 +1,4 @@
-"""Evaluation of many cases, here or on a Dask cluster; a case that cannot be evaluated does not stop the others."""
+"""Evaluation of many cases, in this process or on a Dask cluster; a case that cannot be evaluated does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _Rows = TypeVar("_Rows")
 
 
 @dataclass(frozen=True)
-class MeasureLabelMaps:
-    """The comparison of label maps; it can be sent to workers.
+class LabelMapEvaluator:
+    """A function that evaluates the label map of one case; picklable, so that workers can run it.
 
     Attributes:
         labels: Names of the values; None names each value that occurs.
@@ -39,12 +39,12 @@ class MeasureLabelMaps:
 
 
 @dataclass(frozen=True)
-class MeasureInstances:
-    """The comparison of instances; it can be sent to workers.
+class InstanceEvaluator:
+    """A function that evaluates the instances of one case; picklable, so that workers can run it.
 
     Attributes:
         labels: Names of the classes; None names them by their values.
-        options: How instances are matched, and by which sizes they are counted.
+        options: How instances are matched, and the size classes in which they are counted.
     """
 
     labels: Labels | None
@@ -62,7 +62,7 @@ def measured_cases(
 
     Args:
         pairs: Predictions and references.
-        measure: Returns the rows of a case, such as `MeasureLabelMaps`.
+        measure: Returns the rows of a case, such as `LabelMapEvaluator`.
         cluster: Dask cluster to evaluate on, see `connected`; its workers need the files under the same paths. None for
             this process.
 
@@ -85,7 +85,7 @@ def measured_cases(
 
 @dataclass(frozen=True)
 class _Attempt(Generic[_Pair, _Rows]):
-    """Returns the error of a case instead of raising it."""
+    """A function that evaluates a case and returns its error instead of raising it."""
 
     measure: Callable[[_Pair], _Rows]
 

@@ -67,12 +67,12 @@ class PredictorEnsemble:
 
     @property
     def max_memory(self) -> int | None:
-        """The maximum resident memory of the process in bytes, as of the first predictor."""
+        """The maximum resident memory of the process in bytes, taken from the first predictor."""
         return self.predictors[0].max_memory
 
     @property
     def labels(self) -> Labels:
-        """The labels that all predictors have in common."""
+        """The label table, which is the same for all predictors."""
         return self.predictors[0].labels
 
     def __call__(self, source: Source, *, progress: Progress | None = None) -> Volume:
@@ -102,7 +102,7 @@ class PredictorEnsemble:
         sampler: LogitSampler | None = None,
         note: Note = warn_once,
     ) -> Volume:
-        """Segment an image; see `Predictor.run`. There is no sampler, as of `logit_sampler`."""
+        """Segment an image; see `Predictor.run`. `sampler` is not supported, see `logit_sampler`."""
         first = self.predictors[0]
         with tempfile.TemporaryDirectory(prefix=".medseg-", dir=self._scratch) as folder:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
@@ -128,7 +128,7 @@ class PredictorEnsemble:
         return first.post_processed(labels)
 
     def logit_sampler(self, case: Case) -> LogitSampler:
-        """Raise `ModelError`: the models have logits on different grids, and no temperatures are fitted for an ensemble of folders."""
+        """Raise `ModelError`: the logits of the models may be on different grids, and temperatures belong to one model."""
         raise ModelError(
             f"{case.id}: sample of logits: found {len(self.predictors)} models, expected one. Predict with one model."
         )

@@ -121,7 +121,7 @@ class Calibration(Config):
     """Temperatures by which logits are divided before they become probabilities (Guo et al. 2017).
 
     Attributes:
-        temperatures: One for all outputs, or one per class or region, in their order.
+        temperatures: One temperature for all outputs, or one per class or region, in their order.
         cases: Number of held-out cases that they were fitted on.
     """
 
@@ -170,7 +170,7 @@ class SavedModel(Config):
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """The temperatures to predict with; empty if there are none or the settings turn them off."""
+        """The temperatures of the outputs, as in `Calibration`; empty if none were fitted or ``predict.calibrate`` is false."""
         if self.calibration is None or not self.predict.calibrate:
             return ()
         return self.calibration.temperatures
@@ -187,7 +187,7 @@ class SavedModel(Config):
             The validated contents of the file, with the overrides applied in order.
 
         Raises:
-            ModelError: Another version of medseg wrote the file in another format.
+            ModelError: The file has the format of another version of medseg.
             ConfigError: The file is missing, is not YAML, or holds values that do not fit.
         """
         check_format(read_yaml(Path(path)).get("format"), FORMAT, path, "model folder", error=ModelError)

@@ -20,13 +20,14 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """The result of loading pretrained weights; ``str`` gives one sentence.
+    """The result of loading pretrained weights; ``str`` returns it as one sentence.
 
     Attributes:
         source: Source of the weights, as written in the options.
         loaded: Names of the model's tensors that were loaded.
-        adapted: Those of them that were converted: kernels for other numbers of channels, position tables.
-        fresh: Names of the model's tensors that keep fresh weights.
+        adapted: Names of the loaded tensors that were converted first: kernels to another number of channels, position tables to
+            another image size.
+        fresh: Names of the model's tensors that keep their initial weights.
         unused: Names of the source's tensors that the model does not use.
 
     Examples:

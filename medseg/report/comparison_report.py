@@ -20,7 +20,7 @@ _SMALLEST_RANGE = 0.02  # of Dice, so that rounding does not fill a plot
 
 
 def write_comparison_report(path: str | Path, comparison: Comparison) -> None:
-    """Write the page of a comparison, whole or not at all.
+    """Write the page of a comparison atomically.
 
     Args:
         path: The HTML file.

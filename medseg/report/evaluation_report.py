@@ -59,7 +59,7 @@ def write_evaluation_report(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write the page of an evaluation, whole or not at all.
+    """Write the page of an evaluation atomically.
 
     Args:
         path: The HTML file.

@@ -42,7 +42,7 @@ def write_prediction_report(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write the page of predicted cases, whole or not at all.
+    """Write the page of predicted cases atomically.
 
     Args:
         path: The HTML file.
@@ -117,7 +117,7 @@ def _report_case(
     flagged = [flag.sentence for flag in _quality(record).flags]  # which are listed by themselves
     notes = () if record.prediction is None else record.prediction.notes
     others = tuple(note for note in notes if not any(sentence in note for sentence in flagged))
-    label_map = outputs.label_map(name)
+    label_map = outputs.label_map_path(name)
     uncertainty = uncertainty_path(label_map) if outputs.uncertainty else None
     return ReportCase(name, partial(_opened, name, case, label_map, labels, uncertainty), others)
 
@@ -137,8 +137,8 @@ def _colours(labels: Labels) -> dict[str, Colour]:
     return {one.name: one.colour for one in (*labels, *labels.regions)}
 
 
-def _by_label(rows: Sequence[Mapping[str, Any]], labels: Labels) -> dict[str, dict[str, float]]:
-    """Return the volumes in ml by label and then by case."""
+def _volumes_by_label(rows: Sequence[Mapping[str, Any]], labels: Labels) -> dict[str, dict[str, float]]:
+    """Return, for each label, its volume in ml in each case where it was measured."""
     names = [one.name for one in labels.evaluated]
     return {
         name: {row["id"]: row["volumes"][name] for row in rows if name in row["volumes"]} for name in names
@@ -147,7 +147,7 @@ def _by_label(rows: Sequence[Mapping[str, Any]], labels: Labels) -> dict[str, di
 
 def _label_rows(rows: Sequence[Mapping[str, Any]], labels: Labels) -> list[dict[str, Any]]:
     colours, found = _colours(labels), []
-    for place, (name, by_case) in enumerate(_by_label(rows, labels).items(), start=1):
+    for place, (name, by_case) in enumerate(_volumes_by_label(rows, labels).items(), start=1):
         present = np.array([ml for ml in by_case.values() if ml > 0])
         middle = np.percentile(present, (0, 25, 50, 75, 100)) if present.size else [None] * 5
         found.append(
@@ -165,7 +165,7 @@ def _label_rows(rows: Sequence[Mapping[str, Any]], labels: Labels) -> list[dict[
 def _volume_plot(rows: Sequence[Mapping[str, Any]], labels: Labels) -> str:
     """Draw the volumes of each label relative to its median."""
     relative = {}
-    for name, by_case in _by_label(rows, labels).items():
+    for name, by_case in _volumes_by_label(rows, labels).items():
         present = [ml for ml in by_case.values() if ml > 0]
         if present:
             median = float(np.median(present))

@@ -16,8 +16,8 @@ from medseg.storage.atomic import write_text
 from medseg.viz.viewer.viewer_page import (
     SHELL_CASE,
     SHELL_TITLE,
-    content_hash,
     embedded_json,
+    script_hash_source,
     viewer_scripts,
     viewer_shell,
 )
@@ -68,7 +68,7 @@ class ReportPage:
         }
 
     def write(self, path: str | Path, template: str, **values: Any) -> None:
-        """Write the page, whole or not at all.
+        """Write the page atomically.
 
         Args:
             path: The HTML file.
@@ -90,7 +90,7 @@ class ReportPage:
             shell=embedded_json(shell) if shell else "",
             views=self._views,
             script=script,
-            hashes=[content_hash(one) for one in scripts],
+            hashes=[script_hash_source(one) for one in scripts],
             **values,
         )
         write_text(path, page)

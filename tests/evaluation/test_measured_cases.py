@@ -8,7 +8,7 @@ import pytest
 import medseg
 from medseg.errors import DataError
 from medseg.evaluation import Pair
-from medseg.evaluation.measured_cases import MeasureInstances, MeasureLabelMaps, measured_cases
+from medseg.evaluation.measured_cases import InstanceEvaluator, LabelMapEvaluator, measured_cases
 from medseg.labels.instances import Instances
 
 
@@ -26,7 +26,7 @@ def pairs(tmp_path, make_volume):
 
 
 def test_a_case_that_cannot_be_evaluated_does_not_stop_the_others(pairs):
-    found = dict(measured_cases(pairs, MeasureLabelMaps(None)))
+    found = dict(measured_cases(pairs, LabelMapEvaluator(None)))
     assert list(found) == [0, 1, 2, 3]
     assert isinstance(found.pop(1), DataError)
     for index, rows in found.items():
@@ -39,15 +39,15 @@ def test_instances_are_measured_alike():
     lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
     from medseg.evaluation import InstancePair
 
-    ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], MeasureInstances(None))
+    ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], InstanceEvaluator(None))
     assert (index, row.metrics.references) == (0, 2)
 
 
 @pytest.mark.slow
 def test_a_cluster_returns_the_same_rows(pairs):
     pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
-    here = dict(measured_cases(pairs, MeasureLabelMaps(None)))
-    there = dict(measured_cases(pairs, MeasureLabelMaps(None), "local:2"))
+    here = dict(measured_cases(pairs, LabelMapEvaluator(None)))
+    there = dict(measured_cases(pairs, LabelMapEvaluator(None), "local:2"))
     assert sorted(there) == sorted(here)
     assert str(there.pop(1)) == str(here.pop(1))
     assert there == here

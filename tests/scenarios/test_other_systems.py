@@ -76,7 +76,7 @@ def test_outputs_that_differ_in_case_are_refused_where_case_is_ignored(
 ) -> None:
     cases = [Case("A", (tmp_path / "in" / "A.nii.gz",)), Case("a", (tmp_path / "in" / "a.nii.gz",))]
     outputs = OutputFiles(tmp_path / "out")
-    label_maps = [outputs.label_map(case.id) for case in cases]
+    label_maps = [outputs.label_map_path(case.id) for case in cases]
     outputs.check_targets(cases, label_maps)
     monkeypatch.setattr("medseg.inference.cohort.output_files.ignores_case", lambda folder: True)
     with pytest.raises(ConfigError, match="two images with this output file"):

@@ -113,7 +113,7 @@ def _label_maps(options: argparse.Namespace) -> int:
     from medseg.evaluation.label_maps.metrics import with_absent_labels
     from medseg.evaluation.label_maps.pairs import pair_files
     from medseg.evaluation.label_maps.table import Table
-    from medseg.evaluation.measured_cases import MeasureLabelMaps
+    from medseg.evaluation.measured_cases import LabelMapEvaluator
     from medseg.experiment.run_folder import RunFolder
     from medseg.labels.label_table import Labels
 
@@ -132,7 +132,7 @@ def _label_maps(options: argparse.Namespace) -> int:
         labels = Labels.from_tsv(options.labels) if options.labels else None
     wanted = replace(base, **given_metric_options(options))
     require_metrics_of_options(options, wanted.metrics)
-    measured, failed = _measured(pairs, MeasureLabelMaps(labels, wanted), prediction, options.cluster)
+    measured, failed = _measured(pairs, LabelMapEvaluator(labels, wanted), prediction, options.cluster)
     rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
     table = Table(tuple(rows), wanted)
     code = _report(table, failed, len(pairs), options)
@@ -196,7 +196,7 @@ def _instances(options: argparse.Namespace) -> int:
     from medseg.evaluation.instances.instance_options import InstanceOptions
     from medseg.evaluation.instances.pairs import instance_pairs
     from medseg.evaluation.instances.table import InstanceTable
-    from medseg.evaluation.measured_cases import MeasureInstances
+    from medseg.evaluation.measured_cases import InstanceEvaluator
     from medseg.labels.label_table import Labels
 
     prediction, wanted = Path(options.prediction), InstanceOptions(**given_instance_options(options))
@@ -210,7 +210,7 @@ def _instances(options: argparse.Namespace) -> int:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
-    measured, failed = _measured(pairs, MeasureInstances(labels, wanted), prediction, options.cluster)
+    measured, failed = _measured(pairs, InstanceEvaluator(labels, wanted), prediction, options.cluster)
     table = InstanceTable(tuple(_flat(measured)), wanted)
     code = _report(table, failed, len(pairs), options)
     if wanted.size_bounds_mm3 and (options.output or options.reference is None):

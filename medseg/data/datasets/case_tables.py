@@ -56,21 +56,22 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
         table.parent,
         tuple(cases),
         tuple(column.removeprefix(_CHANNEL) for column in columns),
-        labels_beside(table.parent, cases),
+        labels_in_folder(table.parent, cases),
     )
 
 
-def labels_beside(folder: Path, cases: Sequence[Case]) -> Labels | None:
-    """Return the labels in the ``labels.tsv`` of a folder.
+def labels_in_folder(folder: Path, cases: Sequence[Case]) -> Labels | None:
+    """Return the label table in the ``labels.tsv`` of a folder.
 
-    Without this file, cases that have only instance maps have the single class ``instance``; others return None.
+    Without this file, the table has the single class ``instance`` if the cases have instance maps and no label maps; otherwise
+    there is none.
 
     Args:
         folder: Folder of the dataset.
         cases: All cases of the dataset.
 
     Returns:
-        The labels, or None.
+        The label table, or None.
 
     Raises:
         DataError: The ``labels.tsv`` cannot be read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.data.datasets.case_tables import labels_beside
+from medseg.data.datasets.case_tables import labels_in_folder
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name, sanitised_id, visible_files
@@ -87,7 +87,7 @@ def read_paired_folders(path: Path, *, images: str, labels: str, instances: str 
     )
     first = read(next(iter(image_files.values())))
     names = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
-    dataset = Dataset(folder_name(path), path, cases, names, labels_beside(path, cases))
+    dataset = Dataset(folder_name(path), path, cases, names, labels_in_folder(path, cases))
     _require_images(dataset, image_files, label_files, instance_files, images)
     return dataset
 

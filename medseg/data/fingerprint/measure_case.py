@@ -157,7 +157,7 @@ def _state(case: Case) -> FileState:
 
 
 def _files(case: Case) -> list[Path]:
-    """Return all files of a case, each followed by those that are read with it."""
+    """Return the files of a case, each followed by its companion files, such as the raw data of an MHD header."""
     return [one for file in case.files for one in (file, *companion_files(file))]
 
 

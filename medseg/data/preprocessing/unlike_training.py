@@ -1,4 +1,4 @@
-"""Images that cannot be what a model was trained on: other channels, constant intensities, a single slice, other ranges."""
+"""Images unlike those that a model was trained on: another number of channels, constant, a single slice, other ranges."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VOLUME_FACTOR = 3.0
 def check_against_model(
     image: Volume, names: Sequence[str], window: Sequence[int], files: Sequence[str], where: str
 ) -> None:
-    """Refuse an image with other channels than a model has, and warn of one on which the model finds nothing.
+    """Raise if an image has another number of channels than a model, and warn if the model will find nothing in it.
 
     Args:
         image: Image as read from its files.

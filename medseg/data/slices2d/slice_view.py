@@ -76,7 +76,7 @@ class SliceView:
 
     @cached_property
     def radiological_view(self) -> RadiologicalView | None:
-        """The turn from slices to images; None if slices keep their axes."""
+        """The reorientation of slices to images; None if slices keep their axes."""
         if not self.settings.radiological_view:
             return None
         if not self.orientation:
@@ -86,7 +86,14 @@ class SliceView:
         return RadiologicalView.from_orientation(self.axis, self.orientation)
 
     def patch_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the voxels to read for a patch of size 1 across the slices: neighbours add slices on both sides."""
+        """Return the size of the array to read for a patch of one slice.
+
+        Args:
+            size: Voxels of the patch per axis; 1 across the slices.
+
+        Returns:
+            The same size, with the neighbouring slices on both sides included if they are channels.
+        """
         thickness = self.settings.thickness
         return tuple(thickness if axis == self.axis else length for axis, length in enumerate(size))
 

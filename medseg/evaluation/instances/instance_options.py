@@ -1,4 +1,4 @@
-"""How instances are matched, and by which sizes they are counted."""
+"""How instances are matched, and the size classes in which they are counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MATCHED_ABOVE = 0.5
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """How instances are matched, and by which sizes they are counted.
+    """How instances are matched, and the size classes in which they are counted.
 
     Attributes:
         detection_iou: IoU from which a reference counts as detected; 0 for any shared voxel.

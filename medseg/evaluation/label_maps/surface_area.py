@@ -110,8 +110,8 @@ def area_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> Are
     areas = _areas(steps)
     surfaces = [(code != 0) & (code != len(areas) - 1) for code in codes]
     return AreaDistances(
-        _to(surfaces[0], surfaces[1], steps),
-        _to(surfaces[1], surfaces[0], steps),
+        _distances_to(surfaces[0], surfaces[1], steps),
+        _distances_to(surfaces[1], surfaces[0], steps),
         areas[codes[0][surfaces[0]]],
         areas[codes[1][surfaces[1]]],
     )
@@ -126,8 +126,8 @@ def _codes(mask: Mask) -> NDArray[np.uint8]:
     return codes
 
 
-def _to(source: Mask, target: Mask, steps: NDArray[np.float64]) -> Distances:
-    """Return the distance of each point of one surface to another surface, in array order."""
+def _distances_to(source: Mask, target: Mask, steps: NDArray[np.float64]) -> Distances:
+    """Return the distance in mm from each point of surface `source`, in array order, to surface `target`."""
     if not target.any():
         return np.full(int(source.sum()), np.inf)
     distances = np.zeros(int(source.sum()))

@@ -26,7 +26,7 @@ def fold_calibration(run: RunFolder, labels: Labels) -> CrossFitted | str:
     """
     outputs = OutputFiles(run.predictions)
     files = {
-        one.fold: [logit_sample_path(outputs.label_map(case.id)) for case in one.cases]
+        one.fold: [logit_sample_path(outputs.label_map_path(case.id)) for case in one.cases]
         for one in held_out_by_fold(run)
     }
     if not all(file.is_file() for of_fold in files.values() for file in of_fold):

@@ -93,7 +93,7 @@ def pending_predictions(run: RunFolder, *, instances: bool = False) -> list[Held
     records = CaseRecords(outputs.folder)
 
     def is_current(held_out: HeldOut, case: Case) -> bool:
-        label_map = outputs.label_map(case.id)
+        label_map = outputs.label_map_path(case.id)
         return outputs.state(case, label_map, records, held_out.model_id) is PredictionState.CURRENT
 
     return [

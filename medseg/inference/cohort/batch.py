@@ -114,7 +114,7 @@ class Segmenter(Protocol):
         """Segment a prepared image."""
 
     def logit_sampler(self, case: Case) -> LogitSampler:
-        """Return what samples the logits of a case; only of a single model."""
+        """Return an object that records a sample of the logits of a case; an ensemble raises `ModelError`."""
 
     @property
     def quality(self) -> QualityModel | None:

@@ -61,7 +61,7 @@ class OutputFiles:
 
     Examples:
         >>> outputs = OutputFiles(Path("out"), probabilities=True)
-        >>> [path.name for path in outputs.files_of(outputs.label_map("case_1"))]
+        >>> [path.name for path in outputs.files_of(outputs.label_map_path("case_1"))]
         ['case_1.nii.gz', 'case_1_probabilities.nii']
     """
 
@@ -84,7 +84,7 @@ class OutputFiles:
         }
         return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
-    def label_map(self, name: str) -> Path:
+    def label_map_path(self, name: str) -> Path:
         """Return the path of the label map called `name`."""
         return self.folder / f"{name}{self.suffix}"
 
@@ -185,9 +185,10 @@ class OutputFiles:
             )
 
     def check_targets(self, cases: Iterable[Case], label_maps: Sequence[Path]) -> None:
-        """Raise `ConfigError` if two cases share an output file or an output file is an input.
+        """Raise `ConfigError` if two cases share an output file, or if the folder or an output file is unsuitable.
 
-        On file systems that ignore case, ``A.nii.gz`` and ``a.nii.gz`` are the same file.
+        An output file may be neither an input nor a symbolic link. The folder may hold neither a model nor tables other
+        than those of a prediction. On file systems that ignore case, ``A.nii.gz`` and ``a.nii.gz`` are the same file.
 
         Args:
             cases: The cases to predict.

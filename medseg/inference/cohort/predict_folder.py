@@ -137,7 +137,7 @@ class FolderPrediction:
         if outputs.instances:
             self._check_instances()
         listed = [case for _, case in cases]
-        targets = [outputs.label_map(name) for name, _ in cases]
+        targets = [outputs.label_map_path(name) for name, _ in cases]
         outputs.check_suffix(listed)
         outputs.check_targets(listed, targets)
         make_folder(outputs.folder)
@@ -148,7 +148,7 @@ class FolderPrediction:
         self.num_cases = len(pairs)
         self._before = record_ids(self._records, [target for _, target in pairs])
         if existing != "overwrite":
-            pairs = [pair for pair in pairs if self._is_pending(*pair, existing)]
+            pairs = [pair for pair in pairs if self._needs_prediction(*pair, existing)]
         self.pending: list[tuple[Case, Path]] = pairs
         self.by_others = 0
         first = models.predictors[0]
@@ -256,7 +256,11 @@ class FolderPrediction:
         state = self.outputs.state(case, target, self._records, self._models.model_id)
         return state is PredictionState.CURRENT
 
-    def _is_pending(self, case: Case, target: Path, existing: Existing) -> bool:
+    def _needs_prediction(self, case: Case, target: Path, existing: Existing) -> bool:
+        """Return whether a case still has to be predicted; if not, its recorded failure, if any, is removed.
+
+        Raise `ConfigError` if another model has predicted it and `existing` is ``keep``.
+        """
         state = self.outputs.state(case, target, self._records, self._models.model_id)
         if state is PredictionState.OTHER_MODEL and existing == "keep":
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Prediction of many cases on several devices: one process per device, which take their cases from one queue.
 
-A process that ends unexpectedly is reported, and the cases that it had are each predicted again in a process of their own, so
-that only the case that ends it fails.
+A process that ends unexpectedly is reported. Each of its unfinished cases is then predicted again in a separate process, so
+that only the case that ended it fails.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PATIENCE = 20.0  # seconds for a process to end by itself before it is killed
 
 
 class Work(Protocol):
-    """What a process does; it is sent there, so it has to be picklable."""
+    """The function that a process runs; it has to be picklable, because it is sent to the process."""
 
     def __call__(self, device: str, pairs: Iterator[Pair]) -> Iterator[Outcome]:
         """Predict the pairs of case and label map on a device and yield one outcome each, in order."""
@@ -42,10 +42,10 @@ def predict_on_devices(
     """Predict cases on several devices.
 
     Args:
-        work: What each process does.
-        devices: The devices, one process each.
+        work: Function that each process runs.
+        devices: The devices; one process runs on each.
         pairs: Each case and the file of its label map; consumed a few cases ahead.
-        on_restart: Called with a sentence when a process ended unexpectedly; None for nothing.
+        on_restart: Called with a sentence when a process ended unexpectedly; None ignores it.
 
     Yields:
         One outcome per case, in the order in which they are done.
@@ -91,7 +91,7 @@ def predict_on_devices(
 
 
 def _predicted_alone(worker: _Worker, pair: Pair) -> Outcome:
-    """Return the outcome of a case in a process of its own, which is an error if the process ends again."""
+    """Return the outcome of a case that is predicted in a separate process; it is an error if the process ends again."""
     worker.feed(_Queue([pair]))
     worker.feed(_Queue([]))
     outcome = worker.receive()
@@ -111,16 +111,16 @@ def _note(on_restart: Any, sentence: str) -> None:
 
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
-    """Wait until processes have something to say or have ended, and return them."""
+    """Wait until processes have sent something or have ended, and return them."""
     found = wait([worker.connection for worker in workers])
     return [worker for worker in workers if worker.connection in found]
 
 
 class _Queue:
-    """Pairs that are taken one by one; true as long as there is another one.
+    """A queue of pairs of case and label map; it is true as long as another pair remains.
 
     Args:
-        pairs: The pairs; consumed one ahead.
+        pairs: The pairs; the next one is always fetched ahead.
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
@@ -131,7 +131,7 @@ class _Queue:
         return self._next is not None
 
     def next(self) -> Pair | None:
-        """Return the next pair, or None if there is none."""
+        """Remove and return the next case with its label map, or None if there is none."""
         found = self._next
         if found is not None:
             self._next = next(self._pairs, None)
@@ -140,13 +140,13 @@ class _Queue:
 
 @dataclass
 class _Worker:
-    """A process and the cases that it has.
+    """A process and the cases that were sent to it.
 
     Attributes:
-        work: What it does.
+        work: Function that it runs.
         device: Its device.
         processes: Number of processes on this machine, which share its memory.
-        pairs: The cases that it was sent and has not finished, in order.
+        pairs: The cases that were sent to it and are not finished, in order.
     """
 
     work: Work
@@ -166,7 +166,7 @@ class _Worker:
         self._send(partial(_run, self.work, self.device, self.processes))
 
     def feed(self, queue: _Queue) -> None:
-        """Send the next case of the queue, or the end if there is none."""
+        """Send the next case of the queue, or None as the end if there is none."""
         if self._fed:
             return
         pair = queue.next()
@@ -201,7 +201,7 @@ class _Worker:
         return f"with signal {-code}" if code < 0 else f"with exit code {code}"
 
     def stop(self) -> None:
-        """End the process; files that it has not completed are removed by itself."""
+        """End the process, which removes the files that it has not completed."""
         self.process.terminate()
         self.process.join(_PATIENCE)
         if self.process.exitcode is None:

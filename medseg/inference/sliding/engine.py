@@ -46,12 +46,12 @@ _AMPLE_FRACTION = (
 
 @dataclass(frozen=True)
 class SideOutputs:
-    """What is produced besides the label map, while it is predicted.
+    """The outputs of a prediction other than the label map.
 
     Attributes:
-        probabilities: File to fill with the probabilities; None for none.
-        uncertainty: File to fill with the entropy of the probabilities; None for none.
-        observers: See the logits on the network's grid.
+        probabilities: Open file to which the probabilities are written; None for none.
+        uncertainty: Open file to which the entropy of the probabilities is written; None for none.
+        observers: Objects that receive the logits on the network's grid, before they are interpolated.
     """
 
     probabilities: ProbabilityFile | None = None
@@ -60,7 +60,7 @@ class SideOutputs:
 
     @property
     def files(self) -> tuple[ProbabilityFile, ...]:
-        """The files that are filled."""
+        """The files that are written."""
         return tuple(file for file in (self.probabilities, self.uncertainty) if file is not None)
 
 
@@ -146,7 +146,7 @@ class Engine:
                 raise ResourceError(self._out_of_memory(prepared, plan, reason))
             plan = smaller
             where = "sums on the host" if plan.device != self.network.device else "on the device"
-            self.network.with_batches_of(plan.batch_size)
+            self.network.limit_batch_padding(plan.batch_size)
             note(
                 f"{prepared.where}: memory did not suffice; predicted with batches of {plan.batch_size}, {where}"
             )

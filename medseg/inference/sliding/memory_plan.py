@@ -133,7 +133,7 @@ def _plan_on_device(
             prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands
         )
         # Two blocks of slices are read ahead, one here and one in pinned memory of the host.
-        needed = 2 * image + logits + _copies_of_logits(sliding, batch, reduced) + EXPORT_ON_DEVICE
+        needed = 2 * image + logits + _bytes_of_logit_copies(sliding, batch, reduced) + EXPORT_ON_DEVICE
         if needed < budget.device:
             needed += network.measured_cost(batch)[0]
         if needed <= budget.device:
@@ -142,8 +142,11 @@ def _plan_on_device(
     return None
 
 
-def _copies_of_logits(sliding: SlidingWindow, batch: int, reduced: bool) -> int:
-    """Return the bytes of logits besides the network's: a float32 copy; the sum over flips and one flipped copy."""
+def _bytes_of_logit_copies(sliding: SlidingWindow, batch: int, reduced: bool) -> int:
+    """Return the bytes of copies of the logits that exist in addition to the network's output.
+
+    In reduced precision, this is a copy in float32; with mirroring, the sum over the flips and one flipped copy.
+    """
     logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
     return logits * (reduced + (2 if sliding.mirror_axes else 0))
 
@@ -165,7 +168,7 @@ def _plan_on_host(
             _slab_parts(prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands)
         )
         logits = batch * sliding.num_outputs * math.prod(sliding.window) * 4
-        copies = _copies_of_logits(sliding, batch, reduced)
+        copies = _bytes_of_logit_copies(sliding, batch, reduced)
         used = network.measured_cost(batch)[0] if measure else 0
         peak = max(budget.held + slab + max(logits, used) + copies, budget.postprocess) + OVERHEAD
         if peak <= budget.allowed:

@@ -23,7 +23,7 @@ Note = Callable[[str], None]
 
 
 class LogitObserver(Protocol):
-    """Sees the blended logits of an image before they are interpolated, each voxel of the network's grid once."""
+    """An object that receives the blended logits of an image, each voxel of the network's grid once."""
 
     def begin(self, prepared: PreparedPrediction) -> None:
         """Forget everything: the prediction begins, or begins again in a smaller layout or another precision."""

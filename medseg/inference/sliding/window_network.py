@@ -102,8 +102,8 @@ class WindowNetwork:
         finally:
             self.dtype = usual
 
-    def with_batches_of(self, batch_size: int) -> None:
-        """Fill smaller batches up to this size only, after larger ones took too much memory.
+    def limit_batch_padding(self, batch_size: int) -> None:
+        """Pad later batches to at most this size, because larger batches take too much memory.
 
         Args:
             batch_size: Number of windows.
@@ -129,14 +129,14 @@ class WindowNetwork:
                 if self.device.type == "cpu" or not is_out_of_memory(error):
                     raise
                 self._measured[key] = sys.maxsize, math.inf
-                self.with_batches_of(batch_size - 1)
+                self.limit_batch_padding(batch_size - 1)
             if self.device.type == "cuda":
                 release_memory(self.device)
         return self._measured[key]
 
     def _measure(self, batch_size: int) -> tuple[int, float]:
         if self.device.type == "cuda":  # pragma: gpu
-            self.with_batches_of(batch_size)
+            self.limit_batch_padding(batch_size)
             batch = torch.zeros((batch_size, self._channels, *self.window), device=self.device)
             self(batch)  # cuDNN searches for kernels, with memory that later calls do not need
             torch.cuda.synchronize(self.device)

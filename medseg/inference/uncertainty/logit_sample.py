@@ -105,7 +105,7 @@ class VoxelSample:
 
 
 class LogitSampler:
-    """Samples the logits of a case with a reference while it is predicted; a `LogitObserver`.
+    """A `LogitObserver` that draws a random sample of the logits of a case with a reference while the case is predicted.
 
     Nothing is sampled from a partially annotated case, whose background may hold other labels; and no voxel with the ignore
     value.

@@ -74,13 +74,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def convert_weights(
     weights: Mapping[str, Tensor], config: UNetConfig, kind: str, order: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Convert a state dict of nnU-Net to medseg, with the axes of all kernels permuted.
+    """Convert a state dict of nnU-Net to medseg and permute the spatial axes of all kernels.
 
     Args:
         weights: State dict of ``PlainConvUNet`` or ``ResidualEncoderUNet``.
-        config: The same network, with kernels and strides already in medseg's order of axes.
+        config: Configuration of the same network in medseg, whose kernels and strides are already in medseg's order of axes.
         kind: ``plain`` or ``residual``.
-        order: Axis ``order[i]`` of nnU-Net's network is axis i of medseg's.
+        order: Spatial axis of nnU-Net's network for each axis of medseg's: axis ``order[i]`` becomes axis `i`.
 
     Returns:
         The state dict of medseg's U-Net.

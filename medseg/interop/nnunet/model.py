@@ -310,7 +310,7 @@ def _preprocessing(plans: Plans, axes: FileAxes, orientation: str | None, channe
 def _origin(
     plans: Plans, configuration: str, first: Checkpoint, checkpoints: Sequence[Path]
 ) -> dict[str, Any]:
-    """Return the origin of the model, for its README."""
+    """Return where the model comes from, as the entries of a section in its README."""
     return {
         "imported_from": "nnU-Net v2",
         "dataset": plans.dataset_name,

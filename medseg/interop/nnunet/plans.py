@@ -167,7 +167,7 @@ def read_plans(path: Path, configuration: str) -> Plans:
         ModelError: The configuration does not exist, or configurations inherit in a circle.
     """
     values = read_object(path)
-    resolved = _resolved(values.get("configurations"), configuration, path)
+    resolved = _with_inherited_keys(values.get("configurations"), configuration, path)
     intensities = values.get(
         "foreground_intensity_properties_per_channel",
         values.get("foreground_intensity_properties_by_modality", {}),
@@ -176,8 +176,8 @@ def read_plans(path: Path, configuration: str) -> Plans:
     return Plans.parse({**values, **chosen}, source=str(path))
 
 
-def _resolved(table: Any, name: str, path: Path) -> dict[str, Any]:
-    """Return the configuration called `name`, with inherited keys from its parents."""
+def _with_inherited_keys(table: Any, name: str, path: Path) -> dict[str, Any]:
+    """Return the configuration called `name` with the keys that it inherits from its parents; its own keys take precedence."""
     chain: list[dict[str, Any]] = []
     visited: list[str] = []
     wanted: Any = name

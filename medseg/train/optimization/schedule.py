@@ -15,14 +15,15 @@ POLY_EXPONENT = 0.9
 class ScheduleProgress:
     """The completed fraction of the schedule at each step: a line through (`anchor`, `done`) to (`end`, 1).
 
-    A new plan moves the anchor to the current step, so the line bends there and never jumps.
+    With a time budget, the total number of steps is estimated again during training. Each new estimate moves the anchor to
+    the current step, so that the line changes its slope there but never jumps.
 
     Attributes:
         begin: First step of this part: 0, or the step at which the run was extended.
         warmup: Steps from `begin` over which the learning rate warms up.
         anchor: Step at which the line begins.
-        done: Completed fraction at that step, in [0, 1].
-        end: Total number of steps; None while a time budget has no plan yet, when the fraction stays at `done`.
+        done: Completed fraction at `anchor`, in [0, 1].
+        end: Total number of steps; None with a time budget for which none was estimated yet. The fraction is `done` until then.
     """
 
     begin: int

@@ -30,16 +30,16 @@ _FOLDER = Path(__file__).parent
 def write_viewer(
     path: str | Path, cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES
 ) -> None:
-    """Write the viewer of one or more cases as one HTML file, which is written whole or not at all.
+    """Write the viewer of one or more cases as one HTML file; the file is written atomically.
 
     Args:
         path: The HTML file.
         cases: Cases in the order of the menu.
         title: Title of the page; the name of the first case if empty.
-        max_bytes: Size of the page; see `viewer_page`.
+        max_bytes: Largest size of the file; images are reduced to fit, see `viewer_page`.
 
     Raises:
-        ConfigError: A window is unknown, or the size does not suffice for the viewer and its cases.
+        ConfigError: The intensity window of a case is unknown, or `max_bytes` does not suffice for the viewer and its cases.
         DataError: There is no case, a label map does not hold whole numbers, or the file cannot be written.
     """
     write_text(path, viewer_page(cases, title=title, max_bytes=max_bytes))
@@ -48,19 +48,20 @@ def write_viewer(
 def viewer_page(cases: Sequence[ViewerCase], *, title: str = "", max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     """Return the viewer of one or more cases as one HTML page.
 
-    The page needs no network and may not use one: its content security policy admits its own two scripts only. It names
-    nothing but what is given here.
+    The page needs no network and may not use one: its content security policy admits its own two scripts only. It contains
+    no names, such as file paths, other than those that are passed here.
 
     Args:
         cases: Cases in the order of the menu.
         title: Title of the page; the name of the first case if empty.
-        max_bytes: Size of the page. Images are reduced until they fit, which the page states; about 1.1 MB are the viewer.
+        max_bytes: Largest size of the page, of which the viewer itself takes about 1.1 MB. Images are reduced until they fit,
+            and the page says so. At least 100 kB are needed for each case.
 
     Returns:
         HTML text.
 
     Raises:
-        ConfigError: A window is unknown, or the size does not suffice for the viewer and its cases.
+        ConfigError: The intensity window of a case is unknown, or `max_bytes` does not suffice for the viewer and its cases.
         DataError: There is no case, or a label map does not hold whole numbers.
     """
     if not cases:
@@ -108,7 +109,7 @@ def _rendered(title: str, names: Sequence[str], cases: Sequence[str]) -> str:
         cases=cases,
         niivue=_niivue(),
         script=scripts[0],
-        hashes=[content_hash(script) for script in scripts],
+        hashes=[script_hash_source(script) for script in scripts],
     )
 
 
@@ -126,10 +127,17 @@ def embedded_json(values: Any) -> str:
 
 @cache
 def _niivue() -> str:
-    """Return niivue's code as the page holds it: compressed, in base64."""
+    """Return niivue's code as it is embedded in the page: compressed, in base64."""
     return base64.b64encode(gzip.compress(viewer_scripts()[1].encode(), mtime=0)).decode()
 
 
-def content_hash(script: str) -> str:
-    """Return the source expression by which a content security policy admits a script."""
+def script_hash_source(script: str) -> str:
+    """Return the hash by which a content security policy admits an inline script.
+
+    Args:
+        script: The text of the script.
+
+    Returns:
+        ``sha256-`` and the hash in base64, without quotes.
+    """
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

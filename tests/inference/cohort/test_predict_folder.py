@@ -138,7 +138,7 @@ def test_unwritable_outputs_raise_before_any_work(model, images, tmp_path):
 
 def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path, make_volume):
     outputs, model_id = OutputFiles(tmp_path, instances=True), ModelId("one", ("overlap=0.25",))
-    label_map, case = outputs.label_map("a"), Case("a", (tmp_path / "image.nii.gz",))
+    label_map, case = outputs.label_map_path("a"), Case("a", (tmp_path / "image.nii.gz",))
     image, labels = make_volume(), make_volume(kind="label")
     medseg.write(image, case.images[0])
     records, watch = CaseRecords(tmp_path), InputWatch(case)
