@@ -132,8 +132,8 @@ def check_image(image: Volume, channels: int, where: str) -> None:
 def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: Box | None = None) -> Prepared:
     """Reorient, crop to non-zero, normalise and resample an image (cubic; nnU-Net's rule for thick slices).
 
-    Statistics for the normalisation are measured immediately. Voxels are computed when slices of the result are requested, so that no copy of
-    the image is created.
+    Statistics for the normalisation are measured immediately. Voxels are computed when slices of the result are
+    requested, so that no copy of the image is created.
 
     Args:
         image: Image as read from its file.
