@@ -31,7 +31,7 @@ _MOST_COUNTED = 1000
 
 
 class PredictionState(StrEnum):
-    """How the files of a case compare with the prediction that is asked for.
+    """The state of the prediction of a case, by its output files.
 
     Attributes:
         MISSING: Some files do not exist, were written by another program, or were not written completely; or they or the
@@ -93,7 +93,7 @@ class OutputFiles:
         return written_files(label_map, self.kinds)
 
     def least_bytes(self, cases: Iterable[Case], num_outputs: int) -> int:
-        """Return how many bytes the files of some cases take at least; only headers are read.
+        """Return a lower bound of the bytes that the output files of cases take; only headers are read.
 
         Args:
             cases: Cases to predict. Those whose header cannot be read, and DICOM series, are not counted; nor are cases
@@ -116,7 +116,7 @@ class OutputFiles:
         return voxels * per_voxel
 
     def state(self, case: Case, label_map: Path, records: CaseRecords, model_id: ModelId) -> PredictionState:
-        """Return whether a case is already predicted.
+        """Return the state of the prediction of a case.
 
         Args:
             case: The case.

@@ -69,7 +69,7 @@ NO_SIDE_OUTPUTS = SideOutputs()
 
 @dataclass(frozen=True)
 class Engine:
-    """Runs prepared images through a network and writes their label maps, within a memory limit.
+    """The engine that runs prepared images through a network and writes their label maps within a memory limit.
 
     Attributes:
         network: The network.
@@ -101,7 +101,7 @@ class Engine:
         Args:
             prepared: The image, and the label map to fill.
             progress: Called with (done, total, "window").
-            more: What is produced besides the label map.
+            more: Outputs other than the label map.
             note: Called with a sentence if the image had to be predicted in another way than planned.
 
         Raises:

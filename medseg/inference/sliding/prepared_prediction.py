@@ -19,23 +19,23 @@ from medseg.inference.sliding.windows import SlidingWindow
 from medseg.runtime.progress import Progress
 
 Note = Callable[[str], None]
-"""Takes a sentence about a prediction, for the user and for the record."""
+"""A function that is called with a sentence about a prediction, for the user and for its record."""
 
 
 class LogitObserver(Protocol):
     """An object that receives the blended logits of an image, each voxel of the network's grid once."""
 
     def begin(self, prepared: PreparedPrediction) -> None:
-        """Forget everything: the prediction begins, or begins again in a smaller layout or another precision."""
+        """Discard what was received: the prediction begins, or begins again in a smaller layout or another precision."""
 
     def see(self, logits: Tensor, first: int, columns: slice) -> None:
-        """Take the logits of some voxels.
+        """Receive the logits of some voxels.
 
         Args:
             logits: Logits `(slices, columns, *rest, k)` in the number format of the sums, on their device. They are valid
                 during the call only.
             first: Index of the first slice.
-            columns: Their voxels along the second axis.
+            columns: Range of the voxels along the second axis.
         """
 
 

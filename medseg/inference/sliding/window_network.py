@@ -27,7 +27,7 @@ logits are always formed in the same order."""
 
 
 class WindowNetwork:
-    """Maps windows `(n, c, Z, X, Y)` to logits `(n, k, Z, X, Y)`.
+    """A network that maps windows `(n, c, Z, X, Y)` to logits `(n, k, Z, X, Y)`.
 
     In the second stage of a cascade, the last channel of a window holds the class indices of the first stage. It becomes
     one channel per label here, window by window, so that an image with that many channels is never in memory.

@@ -75,17 +75,17 @@ def extended_schedule(settings: TrainSettings, step: int, seconds: float) -> Sch
     return ScheduleProgress(step, rise, step, done, end)
 
 
-def learning_rate(settings: OptimizerSettings, step: int, course: ScheduleProgress) -> float:
+def learning_rate(settings: OptimizerSettings, step: int, progress: ScheduleProgress) -> float:
     """Return the learning rate of the step that follows `step` finished ones.
 
-    ``wsd`` falls as 1 − √x over its last part, which Hägele et al. 2024 (arXiv:2405.18392) found better than a line.
+    ``wsd`` falls as 1 − √x over its last part, which Hägele et al. 2024 (arXiv:2405.18392) found better than a linear decay.
     """
-    rise = min(1.0, (step - course.begin + 1) / course.warmup) if course.warmup else 1.0
-    share = course.fraction_done(step)
-    falling = max(0.0, 1 - (1 - share) / settings.decay_fraction)
+    rise = min(1.0, (step - progress.begin + 1) / progress.warmup) if progress.warmup else 1.0
+    fraction = progress.fraction_done(step)
+    falling = max(0.0, 1 - (1 - fraction) / settings.decay_fraction)
     falls = {
-        "poly": float((1 - share) ** POLY_EXPONENT),
-        "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+        "poly": float((1 - fraction) ** POLY_EXPONENT),
+        "cosine": 0.5 * (1 + math.cos(math.pi * fraction)),
         "constant": 1.0,
         "wsd": 1 - math.sqrt(falling),
     }

@@ -24,7 +24,7 @@ _FIRST_VOXEL = 352  # bytes of a NIfTI-1 header without extensions
 
 
 def fitting_factors(image: Volume, max_bytes: int, *, rounded: bool = False) -> Factors:
-    """Return by how many voxels each axis has to be reduced so that an image fits into a number of bytes.
+    """Return the factors by which the axes have to be reduced so that an image fits into a number of bytes.
 
     The axis with the smallest voxels is reduced first, so that voxels become more nearly cubic.
 
@@ -34,7 +34,7 @@ def fitting_factors(image: Volume, max_bytes: int, *, rounded: bool = False) -> 
         rounded: Whether fractions are rounded, see `packed_nifti`.
 
     Returns:
-        One factor per axis; ``(1, 1, 1)`` if the image fits as it is.
+        One factor per axis; ``(1, 1, 1)`` if the image fits without reduction.
     """
     per_voxel = _compressed_bytes_per_voxel(image, rounded)
     most = min(MOST_VOXELS, max(1, int(max_bytes / per_voxel)))
@@ -48,7 +48,7 @@ def fitting_factors(image: Volume, max_bytes: int, *, rounded: bool = False) -> 
 
 
 def reduce_image(image: Volume, factors: Factors) -> Volume:
-    """Return an image of which each voxel is the mean of a block of voxels.
+    """Reduce an image; each voxel of the result is the mean of a block of voxels.
 
     Args:
         image: The image.
@@ -69,7 +69,7 @@ def reduce_image(image: Volume, factors: Factors) -> Volume:
 
 
 def reduce_labels(labels: Volume, factors: Factors) -> Volume:
-    """Return a label map of which each voxel is the one next to the centre of a block.
+    """Reduce a label map; each voxel of the result is the voxel of a block that is nearest to its centre.
 
     Args:
         labels: The label map.
@@ -90,7 +90,7 @@ def reduce_labels(labels: Volume, factors: Factors) -> Volume:
 def packed_nifti(
     data: NDArray[Any], grid: Grid, *, rounded: bool = False, labels: bool = False, steps: int = 2**16 - 1
 ) -> bytes:
-    """Return voxels as the bytes of a compressed NIfTI file that names nothing.
+    """Return voxels as the bytes of a compressed NIfTI file without names or other text.
 
     Args:
         data: Voxels `(X, Y, Z)`, or `(X, Y, Z, 3)` of bytes for colours.

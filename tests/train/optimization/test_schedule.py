@@ -18,25 +18,29 @@ from medseg.train.settings import DEFAULT_STEPS, OptimizerSettings, TrainSetting
 
 
 def test_a_plain_training_runs_straight_to_the_end():
-    course = new_schedule(TrainSettings(steps=8))
-    assert [course.fraction_done(step) for step in range(9)] == [step / 8 for step in range(9)]
+    progress = new_schedule(TrainSettings(steps=8))
+    assert [progress.fraction_done(step) for step in range(9)] == [step / 8 for step in range(9)]
 
 
 def test_a_new_plan_bends_the_line_and_never_jumps():
-    course = ScheduleProgress(0, 0, 0, 0.0, None)
-    assert course.fraction_done(7) == 0.0
-    course = course.replanned(10, 110)
-    assert (course.fraction_done(10), course.fraction_done(60), course.fraction_done(110)) == (0.0, 0.5, 1.0)
-    bent = course.replanned(60, 260)
-    assert bent.fraction_done(60) == course.fraction_done(60)
+    progress = ScheduleProgress(0, 0, 0, 0.0, None)
+    assert progress.fraction_done(7) == 0.0
+    progress = progress.replanned(10, 110)
+    assert (progress.fraction_done(10), progress.fraction_done(60), progress.fraction_done(110)) == (
+        0.0,
+        0.5,
+        1.0,
+    )
+    bent = progress.replanned(60, 260)
+    assert bent.fraction_done(60) == progress.fraction_done(60)
     assert bent.fraction_done(160) == 0.75
     assert bent.replanned(260, 260).fraction_done(260) == 1.0
 
 
 def test_wsd_warms_up_stays_and_decays():
     settings = OptimizerSettings(lr=1.0, schedule="wsd", warmup_steps=4, decay_fraction=0.5)
-    course = new_schedule(TrainSettings(steps=16, optimizer=settings))
-    rates = [learning_rate(settings, step, course) for step in range(16)]
+    progress = new_schedule(TrainSettings(steps=16, optimizer=settings))
+    rates = [learning_rate(settings, step, progress) for step in range(16)]
     assert rates[:8] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
     assert rates[8:] == pytest.approx([1 - math.sqrt(step / 8) for step in range(8)])
 
@@ -45,23 +49,23 @@ def test_wsd_warms_up_stays_and_decays():
 def test_an_extension_rises_to_the_schedule_of_the_whole_length(schedule):
     settings = OptimizerSettings(lr=1.0, schedule=schedule)
     whole = TrainSettings(steps=1000, optimizer=settings)
-    course = extended_schedule(whole, 600, 60.0)
-    assert course.warmup == 20
+    progress = extended_schedule(whole, 600, 60.0)
+    assert progress.warmup == 20
     straight = [learning_rate(settings, step, new_schedule(whole)) for step in range(600, 1000)]
-    rates = [learning_rate(settings, step, course) for step in range(600, 1000)]
+    rates = [learning_rate(settings, step, progress) for step in range(600, 1000)]
     assert rates[0] == pytest.approx(straight[0] / 20)
     assert rates[19:] == pytest.approx(straight[19:])
 
 
 def test_a_constant_rate_is_extended_unchanged():
     settings = TrainSettings(steps=10, optimizer=OptimizerSettings(schedule="constant", warmup_steps=3))
-    course = extended_schedule(settings, 6, 1.0)
-    assert {learning_rate(settings.optimizer, step, course) for step in range(6, 10)} == {0.01}
+    progress = extended_schedule(settings, 6, 1.0)
+    assert {learning_rate(settings.optimizer, step, progress) for step in range(6, 10)} == {0.01}
 
 
 def test_an_extension_by_time_starts_with_the_previous_speed():
-    course = extended_schedule(TrainSettings(max_time="300s"), 400, 100.0)
-    assert (course.begin, course.anchor, course.done, course.end) == (400, 400, 1 / 3, 1200)
+    progress = extended_schedule(TrainSettings(max_time="300s"), 400, 100.0)
+    assert (progress.begin, progress.anchor, progress.done, progress.end) == (400, 400, 1 / 3, 1200)
 
 
 @pytest.mark.parametrize(
