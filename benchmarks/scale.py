@@ -11,6 +11,7 @@ The former formulas are the plain definitions, which work class by class; they a
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import sys
@@ -162,7 +163,7 @@ def organs() -> NDArray[np.uint8]:
 
 
 def preparation(count: int) -> None:
-    """Prepare CT phantoms with one process and with two, alternating."""
+    """Prepare CT phantoms with one process and with two, alternating; each turn is a new program, as a command is."""
     settings = Preprocessing(
         spacing=(1.5, 1.5, 1.5),
         channels=(Normalization(method="ct", mean=100, std=150, low=-300, high=400),),
@@ -181,7 +182,13 @@ def preparation(count: int) -> None:
         for turn, workers in enumerate((1, 2, 2, 1)):
             store = CaseStore(folder / f"store_{turn}", settings, LabelSets.from_annotations(labels))
             began, used = time.perf_counter(), cpu_seconds()
-            store.fill(cases, Workforce(workers))
+            program = multiprocessing.get_context("spawn").Process(
+                target=store.fill, args=(cases, Workforce(workers))
+            )
+            program.start()
+            program.join()
+            if program.exitcode:
+                raise SystemExit(f"the preparation with {workers} processes failed")
             wall, cpu = time.perf_counter() - began, cpu_seconds() - used
             size = sum(file.stat().st_size for file in store.folder.rglob("*"))
             print(
