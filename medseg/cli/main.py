@@ -38,6 +38,7 @@ COMMANDS = {
     "clean": "training.clean",
     "import": "models.import_model",
     "export": "models.export",
+    "quantize": "models.quantize",
 }
 """Each command with the module below `medseg.cli` that defines its parser and runs it."""
 

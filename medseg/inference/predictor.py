@@ -197,8 +197,13 @@ class Predictor:
 
         Raises:
             ModelError: The model does not find instances; a U-Net does not, for example.
+            ConfigError: The settings name another engine than PyTorch.
             DataError: The image cannot be read or does not fit the model.
         """
+        if self.settings.engine != "torch":
+            raise ConfigError(
+                f"engine: found {self.settings.engine}, expected torch for instances. Predict with engine=torch."
+            )
         volume, where = self.read(source)
         return image_instances(self.network, self.saved, self.labels, volume, where=where, progress=progress)
 

@@ -332,7 +332,14 @@ def _predictor(folder: Path, window: tuple[int, int, int]) -> Predictor:
     model, saved, labels = load_model(folder)
     inner = first_stage_folder(folder, saved)
     predict = saved.predict.merged(
-        {"mirror_axes": (), "precision": "float32", "batch_size": 1, "compile": False, "skip_empty": False}
+        {
+            "mirror_axes": (),
+            "engine": "torch",
+            "precision": "float32",
+            "batch_size": 1,
+            "compile": False,
+            "skip_empty": False,
+        }
     )
     smaller = saved.replace(window=window, predict=predict.to_plain(), training_data=None)
     first_stage = None

@@ -23,17 +23,15 @@ the network is in the file's ``metadata_props``, each value as JSON:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medseg.errors import MedsegError, ModelError, error_message
+from medseg.errors import ModelError, error_message
+from medseg.inference.engines.onnx_graph import require_packages, require_size, to_onnx
+from medseg.inference.engines.runtimes import onnxruntime_session
 from medseg.model_folder.folder import FIRST_STAGE, load_model
 from medseg.models.layers.memory_format import round_up
 from medseg.storage.atomic import replacing
@@ -44,11 +42,8 @@ if TYPE_CHECKING:
     from medseg.models.base import Model
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-OPSET = 20
 TOLERANCE = 1e-4
 """Maximum difference from PyTorch's logits, relative to the largest logit if that exceeds 1."""
-LARGEST = 2**31 - 2**24
-"""Maximum bytes of weights: a protocol buffer is limited to 2 GiB, and the graph needs some of it."""
 SEED = 0
 FORMAT = 1
 """Version of the metadata keys; raised when a key changes its name or meaning."""
@@ -89,7 +84,7 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
         ModelError: Packages are missing, the model cannot be read or expressed as ONNX, or its logits differ.
         DataError: The file cannot be written.
     """
-    require_packages()
+    require_packages(PACKAGES, "onnx", "export onnx")
     model, saved, labels = load_model(folder)
     if saved.num_first_stage_labels:
         fix = f"Export the first stage in {FIRST_STAGE}/ of the folder, or predict with medseg"
@@ -97,7 +92,7 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
             error_message(str(folder), "the second stage of a cascade cannot be exported as ONNX", fix=fix)
         )
     window = network_window(model, saved)
-    _require_size(model, folder)
+    require_size(model, folder)
     graph = to_onnx(model, window, metadata(model, saved, labels), dynamic=dynamic)
     with replacing(output) as temporary:
         temporary.write_bytes(graph.SerializeToString())
@@ -110,16 +105,6 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
                 error_message(output, what, found=found, expected=f"at most {TOLERANCE:g}", fix=fix)
             )
     return parity
-
-
-def require_packages() -> None:
-    """Raise `ModelError` unless the packages of the extra ``onnx`` are installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        fix = 'Install them with: pip install "medseg[onnx]"'
-        raise ModelError(
-            error_message("export onnx", "packages are missing", found=f"no {', '.join(missing)}", fix=fix)
-        )
 
 
 def network_window(model: Model, saved: SavedModel) -> tuple[int, ...]:
@@ -170,59 +155,6 @@ def _outputs(labels: Labels) -> dict[str, Any]:
     }
 
 
-def to_onnx(model: Model, window: tuple[int, ...], notes: Mapping[str, str], *, dynamic: bool) -> Any:
-    """Trace a model as an ``onnx.ModelProto``; see `export_onnx`.
-
-    The model is set to evaluation mode, float32 and the default memory format.
-
-    Args:
-        model: The model; changed in place.
-        window: Spatial sizes of the input.
-        notes: Metadata of the file.
-        dynamic: Whether the spatial sizes are free.
-
-    Returns:
-        The graph with its metadata.
-
-    Raises:
-        ModelError: An operation of the model has no ONNX form, or its sizes cannot be free.
-    """
-    model.cpu().float().to(memory_format=torch.contiguous_format).eval()
-    size = window
-    shape: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if dynamic:
-        # The exporter would treat an axis of size one divisor as a constant.
-        size = tuple(
-            max(n, 2 * d) for n, d in zip(round_up(window, model.divisor), model.divisor, strict=True)
-        )
-        for axis, (name, step) in enumerate(zip("xyz", model.divisor, strict=False), start=2):
-            dimension = torch.export.Dim(name, min=1)
-            shape[axis] = step * dimension if step > 1 else dimension
-    example = torch.zeros(2, model.in_channels, *size)
-    try:
-        with torch.no_grad(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            # Traced here, because the ONNX exporter's own tracing would fix the sizes.
-            traced = torch.export.export(model, (example,), dynamic_shapes=(shape,))
-            program = torch.onnx.export(
-                traced,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_shapes=(shape,),  # for the names of the free axes
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except MedsegError:
-        raise
-    except Exception as error:  # tracing can raise any exception of the model's code
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        fix = "Omit --dynamic" if dynamic else "Predict with medseg"
-        what = f"this model has no ONNX form{' with free sizes' if dynamic else ''} ({reason})"
-        raise ModelError(error_message(type(model).__name__, what, fix=fix)) from None
-    assert program is not None
-    return _annotated(program.model_proto, notes)
-
-
 def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic: bool) -> Parity:
     """Compare onnxruntime's logits of `file` with the model's, on noise, with batches of one and two.
 
@@ -235,7 +167,7 @@ def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic
     Returns:
         The measured agreement.
     """
-    session = _session(file)
+    session = onnxruntime_session(file, "export onnx")
     size = round_up(window, model.divisor) if dynamic else window
     shapes = [(1, model.in_channels, *size), (2, model.in_channels, *size)]
     if dynamic:
@@ -252,40 +184,3 @@ def measure_parity(model: Model, file: Path, window: tuple[int, ...], *, dynamic
         differences.append((found - expected).abs().max())
         largest.append(expected.abs().max())
     return Parity(float(torch.stack(differences).max()), float(torch.stack(largest).max()), tuple(shapes))
-
-
-def _session(file: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        fix = "Predict with medseg"
-        raise ModelError(
-            error_message("export onnx", f"onnxruntime cannot run this model ({reason})", fix=fix)
-        ) from None
-
-
-def _require_size(model: Model, folder: str | Path) -> None:
-    size = 4 * sum(tensor.numel() for tensor in model.state_dict().values())
-    if size > LARGEST:
-        fix = "Predict with medseg"
-        raise ModelError(
-            error_message(
-                folder, "bytes of weights", found=f"{size:,}", expected=f"at most {LARGEST:,}", fix=fix
-            )
-        )
-
-
-def _annotated(graph: Any, notes: Mapping[str, str]) -> Any:
-    """Set the metadata, and remove the exporter's own, which contains paths of the exporting machine."""
-    inner = graph.graph
-    for part in (inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
-        del part.metadata_props[:]
-    del graph.metadata_props[:]
-    for key, value in notes.items():
-        graph.metadata_props.add(key=key, value=value)
-    return graph

@@ -4,7 +4,7 @@ A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``R
 model computed for a generated image, see `medseg.inference.reference_output`) and ``manifest.json``, whose
 hashes are checked before any file is read. An ensemble has ``member_0.safetensors`` and so on instead of
 ``model.safetensors``. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
-its manifest covers, too.
+its manifest covers, too. ``medseg quantize`` adds the network with 8-bit integers in ``int8/``, which has a manifest of its own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 FIRST_STAGE = "first_stage"
 """Name of the folder in a model folder, or in a run, that holds the model folder of the first stage of a cascade."""
+
+INT8 = "int8"
+"""Name of the folder in a model folder that holds the network with 8-bit integers and what was measured of it."""
 
 
 def save_model(
@@ -169,7 +172,9 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
         )
         _fill(model, path)
         models.append(model)
-    return (LogitEnsemble(models) if len(models) > 1 else models[0]), saved, labels
+    network = LogitEnsemble(models) if len(models) > 1 else models[0]
+    network.int8_folder = folder / INT8 if (folder / INT8).is_dir() else None
+    return network, saved, labels
 
 
 def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:

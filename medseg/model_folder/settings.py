@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.config import Config
 from medseg.data.preprocessing.prepare import Preprocessing
@@ -21,7 +21,7 @@ from medseg.yaml_dialect import read_yaml
 FORMAT = 1
 """Version of the layout of a model folder."""
 
-SHARED_BY_STAGES = ("overlap", "batch_size", "precision", "compile")
+SHARED_BY_STAGES = ("overlap", "batch_size", "engine", "precision", "compile")
 """Prediction settings that do not depend on labels or axes, so that changing them changes all stages of a cascade."""
 
 
@@ -54,10 +54,13 @@ class PredictSettings(Config):
         mirror_axes: Array axes along which predictions of flipped copies are averaged; empty for none.
         batch_size: Number of windows per call of the network; ``auto`` is 1 on a processor, and as many as fit, up to 4, on a
             CUDA device.
+        engine: Program that runs the network: PyTorch, or on a processor ONNX Runtime (extra ``onnx``) or OpenVINO (extra
+            ``openvino``). The network is converted when prediction begins, which takes some seconds.
         precision: Number format of the network. ``auto`` is float16 for 3D networks on CUDA devices, bfloat16 for other
             networks where the hardware multiplies it natively, and float32 elsewhere. Where ``auto`` chose float16, an image
             whose logits are not finite is predicted again in bfloat16. ``float32`` is exact; ``tf32`` is float32 whose products
-            keep 10 bits on CUDA devices.
+            keep 10 bits on CUDA devices. ``int8`` is the network that ``medseg quantize`` stored in the model folder, with
+            ``engine=openvino``. Other engines than ``torch`` compute in float32 otherwise.
         thick_slices: Interpolation of logits across slices thicker than three times the pixels (on the file's or the
             network's grid): ``linear``, or ``nearest`` as in nnU-Net.
         skip_empty: Label windows that are constant, or only air in CT, as background without running the network.
@@ -77,7 +80,8 @@ class PredictSettings(Config):
     blend: Literal["gaussian", "constant"] = "gaussian"
     mirror_axes: Axes = ()
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
+    engine: Literal["torch", "onnx", "openvino"] = "torch"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16", "int8"] = "auto"
     thick_slices: Literal["linear", "nearest"] = "linear"
     skip_empty: bool = True
     crop_to_body: bool = False
@@ -87,6 +91,20 @@ class PredictSettings(Config):
     link: LinkSettings = LinkSettings()
     keep_largest_foreground: bool = False
     keep_largest: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        """Refuse number formats that the engine does not have."""
+        formats = {"onnx": ("auto", "float32"), "openvino": ("auto", "float32", "int8")}.get(self.engine)
+        if formats is not None and self.precision not in formats:
+            raise ValueError(
+                f"precision: found {self.precision}, expected one of {', '.join(formats)} with engine={self.engine}"
+            )
+        if formats is None and self.precision == "int8":
+            raise ValueError("precision: found int8 with engine=torch, expected engine=openvino")
+        if formats is not None and self.compile:
+            raise ValueError(f"compile: found true, expected false with engine={self.engine}")
+        return self
 
     def merged(self, changes: Mapping[str, object]) -> PredictSettings:
         """Return the settings with some replaced.

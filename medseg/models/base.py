@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class Model(nn.Module):
         divisor: Sizes that are multiples of it need no padding, one number per spatial axis; None for all 1.
 
     Attributes:
+        int8_folder: Folder with the 8-bit form of the network, as `medseg quantize` adds it to a model folder; None without.
         pretrained_part: Name of the submodule filled by published backbone weights; None for models without one.
         computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries, which need
             fully annotated label maps.
@@ -85,6 +87,7 @@ class Model(nn.Module):
     divisor: tuple[int, ...]
     criterion: Criterion | None = None
     loaded_weights: LoadedWeights | None = None
+    int8_folder: Path | None = None
     pretrained_part: str | None = None
     computes_own_losses: bool = False
 

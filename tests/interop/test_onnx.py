@@ -17,7 +17,8 @@ from medseg.cli.main import main
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ModelError
-from medseg.interop.onnx import Parity, export_onnx, to_onnx
+from medseg.inference.engines.onnx_graph import to_onnx
+from medseg.interop.onnx import Parity, export_onnx
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_model, save_model
 from medseg.model_folder.settings import SavedModel
@@ -313,7 +314,7 @@ def test_window_error_of_the_model_is_reported(tmp_path, make_folder):
 
 
 def test_too_many_weights_raise(make_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg.interop.onnx.LARGEST", 1000)
+    monkeypatch.setattr("medseg.inference.engines.onnx_graph.LARGEST", 1000)
     with pytest.raises(ModelError, match=r"bytes of weights: found [\d,]+, expected at most 1,000"):
         export_onnx(make_folder("unet_2d", **TOY), tmp_path / "toy.onnx")
 

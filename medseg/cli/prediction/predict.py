@@ -153,6 +153,12 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         "(default: CUDA if available)",
     )
     parser.add_argument(
+        "--engine",
+        choices=("torch", "onnx", "openvino"),
+        help="program that runs the network on a processor (default: torch); with precision=int8, openvino runs what medseg quantize "
+        "stored",
+    )
+    parser.add_argument(
         "--max-memory",
         metavar="SIZE",
         help="maximum resident memory, such as 6GB (default: half of the free memory)",
@@ -203,6 +209,8 @@ def next_command(options: argparse.Namespace) -> tuple[str, ...]:
 def _checked(options: argparse.Namespace, given: Collection[str]) -> tuple[list[Path], dict[str, Any]]:
     """Return images and settings after checking what can be checked without a model."""
     images, settings = images_and_settings(options.images)
+    if options.engine:
+        settings["engine"] = options.engine
     check_options(given, bool(images))
     models = [options.model, *options.ensemble_with]
     require_paths(models, "folder", expected="a model folder", error=ModelError)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.model_folder.folder import INT8
 from medseg.storage.manifest import NAME as MANIFEST
 
 
@@ -39,7 +40,13 @@ class ModelId:
             The hashes of the models, in the given order, and the settings, sorted by name.
         """
         listed = (f"{key}={_setting_text(value)}" for key, value in sorted((settings or {}).items()))
-        return cls(" ".join(map(model_hash, models)), tuple(listed))
+        hashes = map(_int8_hash if (settings or {}).get("precision") == "int8" else model_hash, models)
+        return cls(" ".join(hashes), tuple(listed))
+
+
+def _int8_hash(model: Path) -> str:
+    """Return a hash of a model folder with its 8-bit network, which is not part of the model's own identity."""
+    return hashlib.sha256(f"{model_hash(model)} {model_hash(model / INT8)}".encode()).hexdigest()
 
 
 def _setting_text(value: object) -> str:
@@ -47,6 +54,6 @@ def _setting_text(value: object) -> str:
 
 
 def model_hash(model: Path) -> str:
-    """Return a hash of all files of a model folder; an empty string if there is none."""
+    """Return a hash of all files of a model folder except its 8-bit network; an empty string if there is none."""
     manifest = model / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""

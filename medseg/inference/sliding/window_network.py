@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from medseg.data.patches.first_stage_channels import append_one_hot
+from medseg.inference.engines.engine_model import on_engine
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.multiplane import as_volumetric
 from medseg.runtime.compilation import prepare_compilation
-from medseg.runtime.devices import autocast, resolve_precision, safer_precision, set_tf32, to_fast_format
+from medseg.runtime.devices import (
+    Precision,
+    autocast,
+    resolve_precision,
+    safer_precision,
+    set_tf32,
+    to_fast_format,
+)
 from medseg.runtime.memory import PeakMemory, release_memory
 from medseg.runtime.out_of_memory import is_out_of_memory
 
@@ -52,18 +60,26 @@ class WindowNetwork:
 
     def __init__(self, model: Model, saved: SavedModel, device: torch.device) -> None:
         self.device = device
-        self._precision = saved.predict.precision
+        settings = saved.predict
+        self._precision: Precision = "float32"
+        if settings.engine == "torch" and settings.precision != "int8":
+            self._precision = settings.precision
         self.dtype = resolve_precision(self._precision, device, model.spatial_dims)
         self.safer = safer_precision(self._precision, self.dtype)
+        model = on_engine(model, settings.engine, settings.precision, device)
         self.model = to_fast_format(model.to(device).eval(), device, model.spatial_dims)
         volumetric = as_volumetric(model, saved.slice_view)
-        self.volumetric = compile_for_windows(volumetric) if saved.predict.compile else volumetric
+        self.volumetric = compile_for_windows(volumetric) if settings.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._first_stage_labels = saved.num_first_stage_labels
         self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
         self._measured: dict[tuple[int, torch.dtype], tuple[int, float]] = {}
         self._largest_batch = 0
         self.exclusive = threading.Lock()
+        if settings.engine != "torch":
+            self(
+                torch.zeros((1, self._channels, *self.window))
+            )  # starts the engine, whose memory is not a window's
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the logits of a batch of windows, on the network's device."""
