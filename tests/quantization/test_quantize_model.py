@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_the_command_stores_a_network_that_predicts_like_the_original(run, workp
     assert "calibrating on 2 cases, measuring 2" in out
     assert "loss of mean Dice" in out
     measured = json.loads((run / "model/int8/measured.json").read_text())
-    assert measured["windows"] == 12 and measured["cases"] == 2
+    assert (measured["windows"], measured["cases"]) == (12, 2)
     assert measured["dice"].keys() == measured["dice_int8"].keys()
     assert sorted(path.name for path in (run / "model/int8").iterdir()) == [
         "manifest.json",
@@ -61,12 +62,9 @@ def test_the_command_stores_a_network_that_predicts_like_the_original(run, workp
 
 @needs_openvino
 def test_a_larger_loss_is_refused_and_stores_nothing(run, monkeypatch, capfd, tmp_path):
-    import shutil
-
     shutil.copytree(run / "model", tmp_path / "model", ignore=shutil.ignore_patterns("int8"))
-    monkeypatch.setattr(
-        "medseg.quantization.quantize_model._mean", lambda dice, means=iter([0.9, 0.8] * 9): next(means)
-    )
+    means = iter([0.9, 0.8] * 9)
+    monkeypatch.setattr("medseg.quantization.quantize_model._mean", lambda dice: next(means))
     data = str(Path(medseg.Experiment.from_run(run).data.path))
     assert main(["quantize", str(tmp_path / "model"), "--data", data, "--windows", "4"]) == 1
     assert "found 0.1000 on 1 cases" in capfd.readouterr().err
@@ -76,8 +74,6 @@ def test_a_larger_loss_is_refused_and_stores_nothing(run, monkeypatch, capfd, tm
 
 @needs_openvino
 def test_a_changed_file_of_the_network_is_refused(run, tmp_path):
-    import shutil
-
     if not (run / "model/int8").is_dir():
         main(["quantize", str(run), "--max-loss", "1", "--windows", "4"])
     shutil.copytree(run / "model", tmp_path / "model")
