@@ -18,6 +18,7 @@ from medseg.data.settings import (
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
 from medseg.evaluation.label_maps.metric_catalog import checked_extra
+from medseg.fine_tuning.settings import AdaptSettings
 from medseg.model_folder.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
 from medseg.train.settings import TrainSettings
@@ -30,14 +31,20 @@ DEFAULT_MODEL = "unet_3d"
 
 
 class ModelChoice(Config):
-    """The model of an experiment: its registered name and, as further keys, all options of that model.
+    """The model of an experiment: its registered name, its first weights and, as further keys, all options of that model.
 
     Attributes:
         name: Registered name of the model; ``medseg models`` lists them.
+        weights: Trained weights to start from; null for fresh ones. A model folder, a run, a ``.safetensors`` file, a checkpoint
+            of nnU-Net v2, or a file of MONAI's state dicts; what is taken is matched by the names of labels and channels. Models
+            with published weights also take a name of torchvision or of timm, or ``hub:ORGANISATION/NAME@COMMIT``.
+        adapt: How the weights of a trained model are fitted to this one.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = DEFAULT_MODEL
+    weights: str | None = Field(None, min_length=1)
+    adapt: AdaptSettings = AdaptSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -46,15 +53,34 @@ class ModelChoice(Config):
         name = values.get("name", DEFAULT_MODEL) if isinstance(values, dict) else None
         if not isinstance(name, str):
             return values
-        chosen = {key: value for key, value in values.items() if key != "name"}
+        own = {key: value for key, value in values.items() if key in cls.model_fields}
+        chosen = {key: value for key, value in values.items() if key not in cls.model_fields}
         try:
-            return {"name": name, **parse_options(name, chosen, source=name).to_plain()}
+            options = parse_options(name, chosen, source=name).to_plain()
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        options.pop("weights", None)
+        return {**options, **own, "name": name}
 
     def options(self) -> ModelOptions:
-        """Return the typed options of the model."""
-        return parse_options(self.name, self.model_extra or {}, source=self.name)
+        """Return the typed options of the model, with the published weights if it can have some."""
+        published = {"weights": self.weights} if self.has_published_weights else {}
+        return parse_options(self.name, {**(self.model_extra or {}), **published}, source=self.name)
+
+    @property
+    def has_published_weights(self) -> bool:
+        """Whether the model takes published weights by their names."""
+        return "weights" in MODELS.get(self.name).options.model_fields
+
+    @property
+    def trained_source(self) -> Path | None:
+        """The model folder or file whose weights are matched by names; None for fresh and for published weights."""
+        if self.weights is None:
+            return None
+        from medseg.fine_tuning.weight_source import is_trained_model
+
+        path = Path(self.weights)
+        return path if not self.has_published_weights or is_trained_model(path) else None
 
     @property
     def spatial_dims(self) -> int:
@@ -62,20 +88,21 @@ class ModelChoice(Config):
         return MODELS.get(self.name).dims
 
     def to_shared(self) -> dict[str, Any]:
-        """Return plain values for a folder that is shared: of a file with published weights, only its name."""
-        plain = self.to_plain()
+        """Return plain values for a folder that is shared: of published weights in a file, only the name."""
+        plain = self.options().to_plain()
         weights = plain.get("weights")
         if weights and not weights.startswith("hub:"):
             plain["weights"] = Path(weights).name  # names of torchvision and timm have no folder
-        return plain
+        return {"name": self.name, **plain}
 
-    def without_pretrained(self) -> ModelChoice:
-        """Return the same architecture without published weights."""
-        plain = self.to_plain()
-        return type(self).parse({**plain, "weights": None}) if plain.get("weights") else self
+    def with_fresh_weights(self) -> ModelChoice:
+        """Return the same architecture without first weights."""
+        if self.weights is None:
+            return self
+        return type(self).parse({**self.to_plain(), "weights": None, "adapt": {}})
 
     def build(self, in_channels: int, num_classes: int) -> Model:
-        """Build the model with fresh weights, or with the published weights that its options name.
+        """Build the model with fresh weights, or with published weights if `weights` names some.
 
         Args:
             in_channels: Number of input channels.
@@ -90,7 +117,8 @@ class ModelChoice(Config):
 
     @model_serializer
     def _resolved(self) -> dict[str, Any]:
-        return {"name": self.name, **self.options().to_plain()}
+        options = self.options().to_plain() | {"weights": self.weights}
+        return {"name": self.name, "weights": None, "adapt": self.adapt.to_plain(), **options}
 
 
 def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:

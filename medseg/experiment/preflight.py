@@ -70,7 +70,7 @@ def check_patch(experiment: ExperimentConfig, channels: int, labels: Labels) -> 
     size, batch = tuple(experiment.patch.size), experiment.train.batch_size
     try:
         with torch.device("meta"):
-            model = experiment.model.without_pretrained().build(channels, labels.num_outputs)
+            model = experiment.model.with_fresh_weights().build(channels, labels.num_outputs)
             if model.computes_own_losses:  # they need values, which the meta device lacks
                 return
             image, label = torch.empty(batch, channels, *size), torch.zeros(batch, 1, *size).long()

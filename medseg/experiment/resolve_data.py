@@ -38,7 +38,7 @@ def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     }
     model = experiment.model.to_plain()
     weights = model.get("weights")
-    if weights is not None and Path(weights).is_file():  # else it is a name of published weights
+    if weights is not None and Path(weights).exists():  # else it is a name of published weights
         model["weights"] = str(Path(weights).resolve())
     changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
     if experiment.cascade is not None:

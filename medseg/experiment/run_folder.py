@@ -18,16 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from safetensors.torch import save
+
 from medseg.config import Config, differences
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
+from medseg.fine_tuning.start_model import StartedModel
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import FIRST_STAGE
+from medseg.model_folder.started_from import NAME as STARTED_FROM
+from medseg.model_folder.started_from import StartedFrom
 from medseg.runtime.machine import environment
-from medseg.storage.atomic import copy_folder, replacing_folder, write_text
+from medseg.storage.atomic import copy_folder, replacing_folder, write_bytes, write_text
 from medseg.storage.formats import check_format
 from medseg.storage.json_files import read_object
 from medseg.storage.lock import NAME as LOCK
@@ -39,10 +44,11 @@ FORMAT = 1
 RECORD = "run.json"
 PREPARED = "prepared.json"  # the prepared cases of the run, which `medseg clean` keeps
 _REPAIRS = "repairs.yaml"  # a copy of data.repairs
+_FIRST_WEIGHTS = "first.safetensors"
 _FOLD = re.compile(r"fold_([0-9]+)")
 _BEFORE_CONFIG = {
     LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE, _REPAIRS,
-    PREPARED,
+    PREPARED, STARTED_FROM, _FIRST_WEIGHTS,
 }  # fmt: skip
 
 
@@ -134,6 +140,11 @@ class RunFolder:
     def first_stage(self) -> Path:
         """A copy of the first stage's model folder, in the run of a second stage."""
         return self.path / FIRST_STAGE
+
+    @property
+    def first_weights(self) -> Path:
+        """A copy of the weights that a fine-tuning started with, so that it can be resumed without their source."""
+        return self.path / _FIRST_WEIGHTS
 
     @property
     def predictions(self) -> Path:
@@ -240,6 +251,25 @@ class RunFolder:
     def read_preprocessing(self) -> Preprocessing:
         """Read the preprocessing that the training started with."""
         return Preprocessing.load(self.preprocessing)
+
+    def read_started_from(self) -> StartedFrom | None:
+        """Read where the first weights came from; None for fresh ones."""
+        path = self.path / STARTED_FROM
+        return StartedFrom.parse(read_object(path), source=str(path)) if path.is_file() else None
+
+    def keep_first_weights(self, started: StartedModel) -> None:
+        """Write where the first weights came from, and those of a trained model themselves.
+
+        Args:
+            started: The model before its first step; nothing is written for fresh weights.
+        """
+        for left in (self.path / STARTED_FROM, self.first_weights):  # by a process that was stopped
+            left.unlink(missing_ok=True)
+        if started.record is not None:
+            write_text(self.path / STARTED_FROM, json.dumps(started.record.to_plain(), indent=1) + "\n")
+        if started.source is not None:
+            state = {name: tensor.cpu().contiguous() for name, tensor in started.model.state_dict().items()}
+            write_bytes(self.first_weights, save(state))
 
     def check_resumable(self, experiment: ExperimentConfig) -> None:
         """Check that the folder holds this very experiment.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
+from safetensors.torch import load_file
 
 from medseg.data.datasets.cases import Dataset
 from medseg.data.datasets.splits import Split
@@ -43,9 +44,12 @@ from medseg.experiment.resolve_data import (
     with_absolute_paths,
 )
 from medseg.experiment.training_warnings import warn_of_cases
+from medseg.fine_tuning.network_ends import Ends, input_names
+from medseg.fine_tuning.start_model import StartedModel, published_record, start_from
 from medseg.inference.postprocess import component_groups
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
+from medseg.model_folder.folder import load_weights
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.storage.atomic import make_folder
@@ -238,17 +242,40 @@ class TrainingSetup:
         image_channels = self.experiment.slices.num_channels(len(self.dataset.channel_names))
         return image_channels + self.num_first_stage_labels
 
-    @cached_property
+    @property
     def model(self) -> Model:
-        """The model with fresh weights, or with the published ones that the experiment names.
+        """The model with its first weights."""
+        return self.started.model
 
-        Published weights are not read, and need not exist, if a checkpoint replaces them.
+    @cached_property
+    def started(self) -> StartedModel:
+        """The model with fresh weights, or with those that the experiment names, and where they come from.
+
+        The source is not read, and need not exist, if the run has a copy of its first weights or a checkpoint.
         """
-        choice = self.experiment.model
-        if self.resume and has_checkpoint(self.run.checkpoints):
-            choice = choice.without_pretrained()
+        choice, classes = self.experiment.model, self.labels.num_outputs
+        fresh = choice.with_fresh_weights()
+        record = self.run.read_started_from() if self.resume else None
         torch.manual_seed(self.experiment.seed)
-        return choice.build(self.in_channels, self.labels.num_outputs)
+        if self.resume and (has_checkpoint(self.run.checkpoints) or self.run.first_weights.is_file()):
+            model = fresh.build(self.in_channels, classes)
+            if not has_checkpoint(self.run.checkpoints):
+                load_weights(model, load_file(self.run.first_weights), self.run.first_weights)
+            return StartedModel(model, record)
+        if choice.trained_source is None:
+            model = choice.build(self.in_channels, classes)
+            loaded = model.loaded_weights
+            shown = str(choice.to_shared().get("weights"))
+            return StartedModel(model, None if loaded is None else published_record(loaded, shown))
+        model = fresh.build(self.in_channels, classes)
+        return start_from(model, fresh.build, self.ends, choice.trained_source, choice.adapt)
+
+    @property
+    def ends(self) -> Ends:
+        """The names of the channels and outputs of the model."""
+        stage = () if self.first_stage is None else tuple(label.name for label in self.first_stage.foreground)
+        inputs = input_names(self.dataset.channel_names, self.experiment.slices, stage)
+        return Ends(inputs, self.labels.output_names, bool(self.labels.regions))
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -285,6 +312,7 @@ class TrainingSetup:
             slices=experiment.slices,
             num_first_stage_labels=self.num_first_stage_labels,
             predict=experiment.predict,
+            started_from=self.started.record,
             trained_on={
                 "dataset": self.dataset.name,
                 "training_cases": len(self.split.train),
@@ -389,4 +417,5 @@ class TrainingSetup:
             write_prepared(self.run.path, cases)
             cascade = self.experiment.cascade
             stage = first_stage_run(cascade).model if cascade is not None else None
+            self.run.keep_first_weights(self.started)
             self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)

@@ -157,24 +157,51 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     check_manifest(folder)
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
-    # The pretrained weights that training started from are not needed any more.
-    options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
-    paths = [folder / name for name in _weight_files(saved)]
-    for path in paths:
-        if not path.is_file():
-            raise ModelError(
-                f"{path}: no such file, expected the weights of {pluralise(saved.members, 'model')}. Copy the folder again."
-            )
-    models = []
-    for path in paths:
-        model = build_model(
-            saved.model["name"], in_channels=saved.in_channels, num_classes=labels.num_outputs, **options
-        )
-        _fill(model, path)
-        models.append(model)
+    models = [load_member(folder, saved, labels, member) for member in range(saved.members)]
     network = LogitEnsemble(models) if len(models) > 1 else models[0]
     network.int8_folder = folder / INT8 if (folder / INT8).is_dir() else None
     return network, saved, labels
+
+
+def load_member(folder: Path, saved: SavedModel, labels: Labels, member: int = 0) -> Model:
+    """Read one network of a model folder whose manifest was checked.
+
+    Args:
+        folder: The model folder.
+        saved: Its settings.
+        labels: Its labels.
+        member: Number of the network, from 0.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: The file of its weights is missing, or they do not fit the settings.
+    """
+    path = member_path(folder, saved, member)
+    if not path.is_file():
+        raise ModelError(
+            f"{path}: no such file, expected the weights of {pluralise(saved.members, 'model')}. Copy the folder again."
+        )
+    model = network_builder(saved)(saved.in_channels, labels.num_outputs)
+    _fill(model, path)
+    return model
+
+
+def member_path(folder: Path, saved: SavedModel, member: int = 0) -> Path:
+    """Return the file with the weights of one network of a model folder."""
+    return folder / _weight_files(saved)[member]
+
+
+def network_builder(saved: SavedModel) -> Callable[[int, int], Model]:
+    """Return a function that builds the network of a model folder for numbers of channels and outputs."""
+    # The published weights that training started from are not needed any more.
+    options = {key: value for key, value in saved.model.items() if key not in ("name", "weights")}
+
+    def build(in_channels: int, num_classes: int) -> Model:
+        return build_model(saved.model["name"], in_channels=in_channels, num_classes=num_classes, **options)
+
+    return build
 
 
 def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:
@@ -284,6 +311,8 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
             f"| first stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} additional channels |"
         )
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
+    if saved.started_from is not None:
+        lines.append(f"| started from | {saved.started_from.in_words} |")
     lines += [
         "",
         "```python",

@@ -15,6 +15,7 @@ from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
+from medseg.model_folder.started_from import StartedFrom
 from medseg.storage.formats import check_format
 from medseg.yaml_dialect import read_yaml
 
@@ -168,6 +169,7 @@ class SavedModel(Config):
         trained_on: Counts and figures for the model's README.
         training_data: Ranges of the training images, with which new images are compared; null if they were not recorded.
         calibration: Temperatures that a cross-validation fitted; null if there are none.
+        started_from: The trained weights that the training started from; null for fresh ones.
     """
 
     format: Literal[1] = 1
@@ -185,6 +187,7 @@ class SavedModel(Config):
     trained_on: dict[str, Any] = Field(default_factory=dict)
     training_data: TrainingData | None = None
     calibration: Calibration | None = None
+    started_from: StartedFrom | None = None
 
     @property
     def temperatures(self) -> tuple[float, ...]:

@@ -221,6 +221,9 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
     with progress_bar(description="preparing", hidden=hidden) as progress:
         trainer = make(progress)
     if is_main_process():
+        record = trainer.run.saved.started_from
+        if record is not None and trainer.step == 0:
+            print(record)
         print(f"{name}: {trainer}", flush=True)
     if trainer.finished and is_main_process():
         print(f"finished already; to continue training: {go_on} --extend 2000")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Checkpoint:
         configuration: Configuration, such as ``3d_fullres``.
         epochs: Number of trained epochs, or None if the file does not contain it.
         mirror_axes: Tensor axes along which nnU-Net mirrors in prediction; empty for none.
+        plans: Contents of ``plans.json``, which nnU-Net stores with the weights; empty if they are missing.
+        dataset: Contents of ``dataset.json``, likewise.
     """
 
     weights: dict[str, Tensor]
@@ -36,6 +38,8 @@ class Checkpoint:
     configuration: str
     epochs: int | None
     mirror_axes: tuple[int, ...]
+    plans: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -68,7 +72,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
         configuration=_field(settings, "configuration", str, path),
         epochs=epochs if isinstance(epochs, int) else None,
         mirror_axes=_mirror_axes(values.get("inference_allowed_mirroring_axes"), path),
+        plans=found if isinstance(found := settings.get("plans"), dict) else {},
+        dataset=found if isinstance(found := settings.get("dataset_json"), dict) else {},
     )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file of ``torch.save`` is a checkpoint of nnU-Net v2.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True if it has the entries of one.
+
+    Raises:
+        ModelError: The file is missing, damaged, or contains anything other than tensors, plain values and NumPy numbers.
+    """
+    values = read_torch_file(path, _numpy_numbers(), mapped=True)
+    return isinstance(values, dict) and {"network_weights", "init_args"} <= values.keys()
 
 
 def convert_weights(

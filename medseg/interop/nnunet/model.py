@@ -21,7 +21,7 @@ from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError, ModelError
 from medseg.inference.reference_output import write_reference
 from medseg.interop.nnunet.checkpoint_files import Checkpoint, convert_weights, read_checkpoint
-from medseg.interop.nnunet.plans import Plans, read_plans
+from medseg.interop.nnunet.plans import Plans, parse_plans, read_plans
 from medseg.interop.nnunet.postprocessing import find_postprocessing, in_words, read_postprocessing
 from medseg.interop.nnunet.training_record import training_record
 from medseg.labels.label_table import Labels
@@ -109,24 +109,12 @@ def _import_folder(
             f"Import it with --configuration {first.configuration}."
         )
     stage = _first_stage_folder(folder, plans.configuration.previous_stage, first_stage)
-    network = plans.configuration.architecture.model(axes.order)
-    if first.has_batch_norm:
-        network["norm"] = "batch"
-    saved = SavedModel.parse(
-        {
-            "medseg": version("medseg"),
-            "name": plans.dataset_name,
-            "model": {"name": network["name"], **_resolved_options(network, folder)},
-            "channel_names": names,
-            "preprocessing": _preprocessing(plans, axes, options.orientation, len(names)),
-            "window": axes.per_file_axis(plans.configuration.patch_size, across=1),
-            "slice_axis": axes.slice_axis,
-            "members": len(checkpoints),
-            "num_first_stage_labels": len(labels.foreground) if stage is not None else 0,
-            "predict": _AS_NNUNET.replace(mirror_axes=axes.sorted_file_axes(first.mirror_axes)),
-            "trained_on": _origin(plans, configuration, first, checkpoints),
-        },
-        source=str(folder),
+    stage_labels = len(labels.foreground) if stage is not None else 0
+    preprocessing = _preprocessing(plans, axes, options.orientation, len(names))
+    saved = _settings(folder, plans, first, preprocessing, names).replace(
+        members=len(checkpoints),
+        num_first_stage_labels=stage_labels,
+        trained_on=_origin(plans, configuration, first, checkpoints),
     )
     record = training_record(folder, plans, len(names))
     saved = _with_postprocessing(saved, folder, labels).replace(
@@ -143,6 +131,66 @@ def _import_folder(
             _import_folder(stage, inner, plans.configuration.previous_stage, options, None)
         write_model_folder(output, weights, saved, labels, parameters, inner, write_reference)
     return saved
+
+
+def _settings(
+    where: Path, plans: Plans, first: Checkpoint, preprocessing: Preprocessing, names: tuple[str, ...]
+) -> SavedModel:
+    """Return the settings of a single network that was trained with these plans."""
+    axes = FileAxes(plans.transpose_forward, plans.configuration.architecture.arch_kwargs.dims)
+    network = plans.configuration.architecture.model(axes.order)
+    if first.has_batch_norm:
+        network["norm"] = "batch"
+    return SavedModel.parse(
+        {
+            "medseg": version("medseg"),
+            "name": plans.dataset_name,
+            "model": {"name": network["name"], **_resolved_options(network, where)},
+            "channel_names": names,
+            "preprocessing": preprocessing,
+            "window": axes.per_file_axis(plans.configuration.patch_size, across=1),
+            "slice_axis": axes.slice_axis,
+            "predict": _AS_NNUNET.replace(mirror_axes=axes.sorted_file_axes(first.mirror_axes)),
+        },
+        source=str(where),
+    )
+
+
+def read_single_checkpoint(path: Path) -> tuple[SavedModel, Labels, dict[str, Tensor]]:
+    """Read a ``checkpoint_*.pth`` by itself; nnU-Net stores plans and description of the dataset in it.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        Settings and labels as those of an imported model folder with this network alone, and its weights.
+
+    Raises:
+        ConfigError: A value in the plans does not fit.
+        ModelError: The file is missing or damaged, is no checkpoint of nnU-Net, is the second stage of a cascade, or uses
+            something that medseg cannot reproduce.
+    """
+    first = read_checkpoint(path)
+    if not first.plans or not first.dataset:
+        raise ModelError(
+            f"{path}: init_args: found no plans and dataset_json, expected those that nnU-Net v2 stores. Import the trained "
+            "folder with medseg import nnunet, and give the model folder."
+        )
+    plans = parse_plans(first.plans, first.configuration, path)
+    if plans.configuration.previous_stage is not None:
+        raise ModelError(
+            f"{path}: found the second stage of a cascade, expected a network that sees images only. Import the folder with "
+            "medseg import nnunet, and give the model folder."
+        )
+    axes = FileAxes(plans.transpose_forward, plans.configuration.architecture.arch_kwargs.dims)
+    names, labels = _parsed_dataset(first.dataset, path)
+    preprocessing = _preprocessing(plans, axes, None, len(names))
+    saved = _settings(path, plans, first, preprocessing, names).replace(
+        trained_on=_origin(plans, first.configuration, first, [path])
+    )
+    kind = plans.configuration.architecture.kind
+    (weights,) = _weights([path], saved, labels.num_outputs, kind, axes.order)
+    return saved, labels, weights
 
 
 def _first_stage_folder(folder: Path, configuration: str | None, given: Path | None) -> Path | None:
@@ -233,7 +281,10 @@ def _configuration_of(folder: Path) -> str:
 
 def _dataset(path: Path) -> tuple[tuple[str, ...], Labels]:
     """Return channel names and labels; the ignore label of training is not a class of the network."""
-    values = read_object(path)
+    return _parsed_dataset(read_object(path), path)
+
+
+def _parsed_dataset(values: dict[str, Any], path: Path) -> tuple[tuple[str, ...], Labels]:
     labels = parse_labels(values.get("labels"), f"{path}: labels", values.get("regions_class_order"))
     if not labels.regions and labels.values != tuple(range(len(labels))):
         raise ModelError(

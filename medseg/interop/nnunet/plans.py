@@ -6,6 +6,7 @@ nnU-Net's order: file axes reversed, then permuted by ``transpose_forward``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,7 +167,24 @@ def read_plans(path: Path, configuration: str) -> Plans:
         ConfigError: Values are unknown or do not fit.
         ModelError: The configuration does not exist, or configurations inherit in a circle.
     """
-    values = read_object(path)
+    return parse_plans(read_object(path), configuration, path)
+
+
+def parse_plans(values: Mapping[str, Any], configuration: str, path: Path) -> Plans:
+    """Return one configuration of the contents of a ``plans.json``; see `read_plans`.
+
+    Args:
+        values: Contents of the file.
+        configuration: Name of the configuration, such as ``3d_fullres``.
+        path: File that holds them, for messages.
+
+    Returns:
+        The plans with this configuration.
+
+    Raises:
+        ConfigError: Values are unknown or do not fit.
+        ModelError: The configuration does not exist, or configurations inherit in a circle.
+    """
     resolved = _with_inherited_keys(values.get("configurations"), configuration, path)
     intensities = values.get(
         "foreground_intensity_properties_per_channel",

@@ -1,0 +1,1 @@
+"""Training that starts from trained weights: sources, the matching of names, and inflation of kernels."""
