@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medseg.data.datasets.cases import Case
 from medseg.evaluation.cross_validation.table import FoldTable
+from medseg.evaluation.instances.pairs import InstancePair
+from medseg.evaluation.instances.table import InstanceTable
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.held_out import dataset_of_run, held_out_cases
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.cohort.model_id import model_hash
 from medseg.labels.label_table import Labels
-from medseg.report.case_files import cases_of_pairs
+from medseg.report.case_files import cases_of_instance_pairs, cases_of_pairs
 from medseg.report.evaluation_report import ReportContext, write_evaluation_report
+from medseg.report.instance_report import write_instance_report
 from medseg.runtime.progress import Progress
 from medseg.train.reports.reporting import read_metrics
 
@@ -43,15 +47,49 @@ def write_run_report(
         ConfigError: The folder is not a run.
         DataError: The dataset cannot be read, or the file cannot be written.
     """
-    images = {case.id: replace(case, label=None) for case in held_out_cases(run)}
-    context = ReportContext(
+    cases = cases_of_pairs(pairs, _images(run), labels)
+    write_evaluation_report(path, result, cases, _context(run, labels), progress=progress)
+
+
+def write_run_instance_report(
+    run: RunFolder,
+    path: str | Path,
+    table: InstanceTable,
+    pairs: Sequence[InstancePair],
+    labels: Labels,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write the page of the instances of an evaluated run.
+
+    Args:
+        run: The run, or the cross-validation.
+        path: The HTML file.
+        table: Its evaluation.
+        pairs: Predictions and references of its held-out cases.
+        labels: Labels of the run.
+        progress: Called with the number of cases done, their total number and a word.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: The dataset cannot be read, or the file cannot be written.
+    """
+    cases = cases_of_instance_pairs(pairs, _images(run), labels, table.options.matching_iou)
+    write_instance_report(path, table, cases, _context(run, labels), progress=progress)
+
+
+def _images(run: RunFolder) -> dict[str, Case]:
+    return {case.id: replace(case, label=None) for case in held_out_cases(run)}
+
+
+def _context(run: RunFolder, labels: Labels) -> ReportContext:
+    return ReportContext(
         f"Evaluation of {run.path.name}",
         {label.name: label.colour for label in (*labels, *labels.regions)},
         _origin(run),
         read_metrics(run.metrics) if run.metrics.is_file() else (),
         run.config.read_text(encoding="utf-8"),
     )
-    write_evaluation_report(path, result, cases_of_pairs(pairs, images, labels), context, progress=progress)
 
 
 def _origin(run: RunFolder) -> dict[str, str]:
@@ -65,6 +103,8 @@ def _origin(run: RunFolder) -> dict[str, str]:
     if run.environment.is_file():
         environment = json.loads(run.environment.read_text(encoding="utf-8"))
         rows |= {
-            name: str(value) for name, value in environment.items() if isinstance(value, str | int | float)
+            name: str(value)
+            for name, value in {**environment, **environment.get("packages", {})}.items()
+            if isinstance(value, str | int | float)
         }
     return rows

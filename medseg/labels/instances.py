@@ -260,13 +260,21 @@ class Instances:
         Where instances overlap, the higher score wins, and the earlier instance if scores are equal. An instance that is
         completely covered has no voxels in the map.
         """
-        return self._painted(np.arange(1, len(self) + 1))
+        return self.painted(np.arange(1, len(self) + 1))
 
     def to_label_map(self) -> NDArray[np.int32]:
         """Return class indices `(*spatial)`; overlaps are resolved as in `to_map`."""
-        return self._painted(self.classes)
+        return self.painted(self.classes)
 
-    def _painted(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def painted(self, values: NDArray[Any]) -> NDArray[np.int32]:
+        """Return a map `(*spatial)` with a value for the voxels of each instance; overlaps are resolved as in `to_map`.
+
+        Args:
+            values: Whole numbers `(m,)`, one per instance.
+
+        Returns:
+            The map; 0 is background.
+        """
         result = np.zeros(self.shape, dtype=np.int32)
         for index in np.argsort(-self.scores, kind="stable")[::-1]:
             result[self.box(int(index))][self.masks[index]] = values[index]

@@ -7,15 +7,30 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import image_files
 from medseg.data.datasets.names import CHANNEL_FILE
 from medseg.data.datasets.read_case import read_case_image
+from medseg.evaluation.instances.metrics import paired_instances
+from medseg.evaluation.instances.pairs import InstancePair, read_instance_pair
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.io.files import stem_of
 from medseg.labels.label_table import Labels
 from medseg.report.report_case import ReportCase
-from medseg.viz.viewer.viewer_case import REFERENCE, ViewerCase
+from medseg.viz.viewer.viewer_case import AGREEMENT, REFERENCE, ViewerCase
+from medseg.volumes.volume import Volume
+
+_PAIRED, _FALSE_POSITIVE, _MISSED = 1, 2, 3
+_MATCHES = Labels.from_names(
+    {"paired": _PAIRED, "false positive": _FALSE_POSITIVE, "missed": _MISSED},
+    {
+        "paired": AGREEMENT[_PAIRED][1],
+        "false positive": AGREEMENT[_FALSE_POSITIVE][1],
+        "missed": AGREEMENT[_MISSED][1],
+    },
+)
 
 
 def cases_of_pairs(
@@ -34,6 +49,31 @@ def cases_of_pairs(
     return [
         ReportCase(
             pair.case, partial(_opened, pair, images[pair.case], labels) if pair.case in images else None
+        )
+        for pair in pairs
+    ]
+
+
+def cases_of_instance_pairs(
+    pairs: Sequence[InstancePair], images: Mapping[str, Case], labels: Labels | None, matching_iou: float
+) -> list[ReportCase]:
+    """Return the cases of a report for evaluated pairs of instances.
+
+    Args:
+        pairs: Predictions and references.
+        images: A case with the image by case id; pairs without one have no viewer.
+        labels: Names of the classes; None names them by their values.
+        matching_iou: IoU above which a prediction and a reference are a pair.
+
+    Returns:
+        One case per pair, in the same order, whose viewer shows which instances are in a pair. Nothing is read yet.
+    """
+    return [
+        ReportCase(
+            pair.case,
+            partial(_opened_instances, pair, images[pair.case], labels, matching_iou)
+            if pair.case in images
+            else None,
         )
         for pair in pairs
     ]
@@ -62,3 +102,23 @@ def _opened(pair: Pair, image: Case, labels: Labels | None) -> ViewerCase:
     prediction, reference = pair.volumes()
     maps = {"prediction": prediction, REFERENCE: reference}
     return ViewerCase(pair.case, read_case_image(image), maps, labels=labels)
+
+
+def _opened_instances(
+    pair: InstancePair, image: Case, labels: Labels | None, matching_iou: float
+) -> ViewerCase:
+    prediction, reference, volume = read_instance_pair(pair, labels)
+    opened = read_case_image(image)
+    grid = opened.grid if volume is None else volume.grid
+    matched = [np.zeros(len(prediction), bool), np.zeros(len(reference), bool)]
+    for index in np.unique([*prediction.classes, *reference.classes]):
+        sides = prediction.classes == index, reference.classes == index
+        found = paired_instances(prediction.select(sides[0]), reference.select(sides[1]), matching_iou)
+        for flags, side, own in zip(matched, sides, found, strict=True):
+            flags[side] = own
+    maps = {
+        "predictions": prediction.painted(np.where(matched[0], _PAIRED, _FALSE_POSITIVE)),
+        "references": reference.painted(np.where(matched[1], _PAIRED, _MISSED)),
+    }
+    shown = {name: Volume(values[None].astype(np.uint8), grid, "label") for name, values in maps.items()}
+    return ViewerCase(pair.case, opened, shown, labels=_MATCHES)

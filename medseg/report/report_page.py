@@ -24,7 +24,7 @@ from medseg.viz.viewer.viewer_page import (
 
 MAX_BYTES = 28 * 10**6
 _MOST_OF_A_CASE = 4 * 10**6
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "templates"
 
 
 class ReportPage:
@@ -72,7 +72,7 @@ class ReportPage:
 
         Args:
             path: The HTML file.
-            template: File name of the template, in this folder.
+            template: File name of the template, in the folder ``templates``.
             **values: Values for the template.
 
         Raises:

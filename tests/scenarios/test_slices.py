@@ -112,7 +112,9 @@ def run_with_instances(tmp_path):
 
 def test_a_run_is_evaluated_by_instances_and_by_label_maps(run_with_instances, capsys):
     run = run_with_instances
-    assert main(["evaluate", str(run), "--instances"]) == 0
+    assert main(["evaluate", str(run), "--instances", "--report"]) == 0
+    page = (run / "evaluation" / "instances" / "report.html").read_text(encoding="utf-8")
+    assert 'data-case="b"' in page  # with a viewer
     summary = json.loads((run / "evaluation" / "instances" / "summary.json").read_text())
     figures = summary["labels"]["instance"]["pooled"]
     assert (figures["tp"], figures["fn"], figures["fp"]) == (2, 1, 0)

@@ -17,6 +17,7 @@ from medseg.cli.prediction.evaluate_options import (
     given_metric_options,
     require_metrics_of_options,
 )
+from medseg.cli.prediction.evaluate_page import write_page
 from medseg.cli.reading_options import add_cluster_option, add_reading_options, reading_options
 from medseg.runtime.formatting import pluralise
 
@@ -65,10 +66,6 @@ def run(options: argparse.Namespace) -> int:
     if options.only_predicted and (by_instance or options.reference is None):
         raise ConfigError(
             "--only-predicted: found it without two folders of label maps, expected these. Remove it."
-        )
-    if options.report and by_instance:
-        raise ConfigError(
-            "--report: found it with --instances, whose tables have no page. Remove one of them."
         )
     if options.report and options.reference is not None and options.output is None:
         raise ConfigError("--report: found no folder for it, expected --output FOLDER. Add it.")
@@ -137,31 +134,8 @@ def _label_maps(options: argparse.Namespace) -> int:
     table = Table(tuple(rows), wanted)
     code = _report(table, failed, len(pairs), options)
     if options.report:
-        _write_page(table, pairs, labels, options)
+        write_page(options, _output_folder(options), table, pairs, labels)
     return code
-
-
-def _write_page(result: Any, pairs: Sequence[Any], labels: Any, options: argparse.Namespace) -> None:
-    """Write ``report.html`` next to the tables."""
-    from medseg.experiment.run_folder import RunFolder
-    from medseg.experiment.run_report import write_run_report
-    from medseg.report.case_files import cases_of_pairs, images_of_folder
-    from medseg.report.evaluation_report import ReportContext, write_evaluation_report
-    from medseg.runtime.progress import progress_bar
-
-    page = _output_folder(options) / "report.html"
-    with progress_bar() as progress:
-        if options.reference is None:
-            write_run_report(
-                RunFolder(Path(options.prediction)), page, result, pairs, labels, progress=progress
-            )
-        else:
-            colours = {} if labels is None else {one.name: one.colour for one in (*labels, *labels.regions)}
-            images = images_of_folder(options.image_folder) if options.image_folder else {}
-            context = ReportContext(f"Evaluation of {Path(options.prediction).name}", colours)
-            cases = cases_of_pairs(pairs, images, labels)
-            write_evaluation_report(page, result, cases, context, progress=progress)
-    print(f"report: {page}")
 
 
 def _folds(run: RunFolder, options: argparse.Namespace) -> int:
@@ -185,7 +159,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     code = _report(table, 0, len(table.table.cases), options)
     if options.report:
         pairs, labels, _ = held_out_pairs(run, reading_options(options))
-        _write_page(table, pairs, labels, options)
+        write_page(options, _output_folder(options), table, pairs, labels)
     reason = no_post_processing_reason(run)
     if reason is not None:
         print(reason)
@@ -216,6 +190,8 @@ def _instances(options: argparse.Namespace) -> int:
     if wanted.size_bounds_mm3 and (options.output or options.reference is None):
         table.write_sizes_tsv(_output_folder(options) / "sizes.tsv")
         print(f"by size: {_output_folder(options) / 'sizes.tsv'}")
+    if options.report:
+        write_page(options, _output_folder(options), table, pairs, labels)
     return code
 
 

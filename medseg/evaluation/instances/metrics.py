@@ -169,8 +169,7 @@ def match_instances(
     chosen = overlaps.one_to_one(min(options.matching_iou, float(THRESHOLDS[0])))
     pairs = chosen[overlaps.iou[chosen] > options.matching_iou]
     founded, detected = overlaps.touched(options.detection_iou)
-    matched = (np.zeros(len(prediction), bool), np.zeros(len(reference), bool))
-    matched[0][overlaps.predicted[pairs]] = matched[1][overlaps.expected[pairs]] = True
+    matched = _matched(overlaps, pairs)
     areas = prediction.areas, reference.areas
     shared, united = _aggregated_jaccard(overlaps, *areas)
     sizes = (np.asarray(areas[0] * voxel_mm3), np.asarray(areas[1] * voxel_mm3))
@@ -187,6 +186,32 @@ def match_instances(
         united=united,
         by_size=count_by_size(sizes, matched, (founded, detected), options.size_bounds_mm3),
     )
+
+
+def paired_instances(
+    prediction: Instances, reference: Instances, matching_iou: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which instances of one class are in a pair, see `InstanceMetrics.tp`.
+
+    Args:
+        prediction: Predicted instances `(m,)`.
+        reference: Reference instances `(n,)`.
+        matching_iou: IoU above which a prediction and a reference are a pair.
+
+    Returns:
+        One flag per prediction `(m,)` and one per reference `(n,)`.
+    """
+    overlaps = overlaps_of(prediction, reference)
+    return _matched(overlaps, overlaps.one_to_one(matching_iou))
+
+
+def _matched(
+    overlaps: InstanceOverlaps, pairs: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which predictions and which references are in a pair."""
+    matched = (np.zeros(overlaps.predictions, bool), np.zeros(overlaps.references, bool))
+    matched[0][overlaps.predicted[pairs]] = matched[1][overlaps.expected[pairs]] = True
+    return matched
 
 
 def _aggregated_jaccard(

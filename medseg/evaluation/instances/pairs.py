@@ -131,7 +131,8 @@ def evaluate_instance_cases(
     2
     """
     for pair in pairs:
-        prediction, reference, table, voxel_mm3 = _read_pair(pair, labels)
+        prediction, reference, table, volume = _read_pair(pair, labels)
+        voxel_mm3 = 1.0 if volume is None else volume.grid.voxel_volume
         rows = []
         for index, label in enumerate(table.foreground, start=1):
             evidence = match_instances(
@@ -185,6 +186,32 @@ def instance_pairs(
     return [InstancePair(stem_of(files[0]) if files else "", sources[0], sources[1], components_of)]
 
 
+def read_instance_pair(
+    pair: InstancePair, labels: Labels | None = None
+) -> tuple[Instances, Instances, Volume | None]:
+    """Read both sides of a pair as `evaluate_instances` does.
+
+    Args:
+        pair: The pair.
+        labels: Names of the classes; None names them by their values.
+
+    Returns:
+        Predictions and references with class indices, and the volume of the references, whose grid both have; None if they
+        are in memory.
+
+    Raises:
+        DataError: As in `evaluate_instances`.
+
+    >>> import numpy as np
+    >>> from medseg.labels.instances import Instances
+    >>> lesions = Instances.from_map(np.array([[[1, 0, 2]]]))
+    >>> len(read_instance_pair(InstancePair("a", lesions, lesions))[0])
+    2
+    """
+    prediction, reference, _, volume = _read_pair(pair, labels)
+    return prediction, reference, volume
+
+
 def _instances_next_to(prediction: Path, components_of: ComponentsOf) -> Path:
     """Return the instance map predicted next to a label map, if it exists and components are not requested."""
     instances = instance_map_path(prediction)
@@ -207,8 +234,10 @@ class _Side:
     coded_as: Literal["classes", "values", "nothing"]
 
 
-def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, Instances, Labels, float]:
-    """Return both sides on one grid, with class indices, the label table of these indices, and the volume of a voxel in mm³."""
+def _read_pair(
+    pair: InstancePair, labels: Labels | None
+) -> tuple[Instances, Instances, Labels, Volume | None]:
+    """Return both sides on one grid, with class indices, the label table of these indices, and the volume of the reference."""
     prefix = f"{pair.case}: " if pair.case else ""
     reference = _read(pair.reference, pair.components_of == "both", pair.reading, None, f"{prefix}reference")
     plain = ReadingOptions(
@@ -222,7 +251,7 @@ def _read_pair(pair: InstancePair, labels: Labels | None) -> tuple[Instances, In
         _classified(prediction, table, labels is None, f"{prefix}prediction"),
         _classified(reference, table, labels is None, f"{prefix}reference"),
         table,
-        1.0 if reference.volume is None else reference.volume.grid.voxel_volume,
+        reference.volume,
     )
 
 
