@@ -16,13 +16,12 @@ from medseg.models.unet.config import UNetOptions
 from medseg.planning.commented_yaml import Explained, ExplainedValues
 from medseg.planning.nnunet.configurations import normalization_schemes
 from medseg.planning.propose import Proposal
-from medseg.runtime.formatting import percent, pluralise
+from medseg.runtime.formatting import format_duration, percent, pluralise
+from medseg.train.settings import seconds_of
+from medseg.train.timing.nominal_processor import described, step_seconds
+from medseg.train.timing.step_estimate import fitting_in_words
 
-LONG_STEPS, SHORT_BUDGET = 250_000, "40m"
 _ORIENTATION = "RAS"
-_PROCESSORS_VOXELS = 1 << 16  # of a batch without a GPU, where a step takes long
-_PROCESSORS_WIDTH = 2  # divisor of the channels without a GPU: a quarter of the arithmetic
-_LONG = 20_000  # steps from which nnU-Net's recipe with SGD is used
 _MOST_SLICES_AT_ONCE = 32
 _PAPERS_BATCH = 16
 _DUMMY_2D = 3.0  # a patch with this ratio of width to depth is rotated only within its slices
@@ -62,17 +61,18 @@ class OtherModel:
     Attributes:
         name: Name of the model.
         divisor: Number per axis that must divide the size of its patch.
+        forward_flops: Floating-point operations of its forward pass per voxel of the patch; None if unknown.
     """
 
     name: str
     divisor: tuple[int, ...]
+    forward_flops: float | None = None
 
 
 def explained_experiment(
     fingerprint: Fingerprint,
     proposal: Proposal,
     source: DatasetSource,
-    steps: int | None,
     other: OtherModel | None,
 ) -> ExplainedValues:
     """Return all values of an experiment that a plan decides.
@@ -81,7 +81,6 @@ def explained_experiment(
         fingerprint: Measurements of the dataset.
         proposal: The planned network.
         source: Location of the cases.
-        steps: Number of training steps; None chooses by the recipe.
         other: Model to train instead of the planned U-Net; the patch is enlarged to fit it.
 
     Returns:
@@ -94,11 +93,11 @@ def explained_experiment(
         "preprocess": _preprocess(fingerprint, proposal),
         "model": {"name": Explained(other.name, "its options are left at their defaults")}
         if other
-        else _unet(proposal, long=_is_long(proposal, steps)),
+        else _unet(proposal),
         "patch": _patch(proposal, other),
-        "augment": _augment(fingerprint, proposal, long=_is_long(proposal, steps)),
-        "train": _train(proposal, steps, other),
-        "predict": _predict(fingerprint, proposal, other, long=_is_long(proposal, steps)),
+        "augment": _augment(fingerprint, proposal),
+        "train": _train(proposal, other),
+        "predict": _predict(fingerprint, proposal, other),
     }
 
 
@@ -185,24 +184,18 @@ def _normalize(f: Fingerprint) -> Explained:
     return Explained(methods, reason)
 
 
-def _is_long(p: Proposal, steps: int | None) -> bool:
-    """Return whether the training is as long as nnU-Net's recipe assumes: on a GPU, or because of the requested steps."""
-    return p.budget.on_gpu if steps is None else steps >= _LONG
-
-
-def _channels(p: Proposal, *, long: bool) -> Explained:
-    if p.budget.on_gpu or long:
+def _channels(p: Proposal) -> Explained:
+    if p.trained_channels == p.channels:
         return Explained(list(p.channels), "per stage")
-    narrow = [width // _PROCESSORS_WIDTH for width in p.channels]
-    return Explained(
-        narrow, f"per stage: half of nnU-Net's {list(p.channels)}, so that more steps fit into the time"
-    )
+    narrow = f"per stage: half of nnU-Net's {list(p.channels)}, so that more steps fit into the time"
+    return Explained(list(p.trained_channels), narrow)
 
 
-def _unet(p: Proposal, *, long: bool) -> ExplainedValues:
-    channels = _channels(p, long=long)
+def _unet(p: Proposal) -> ExplainedValues:
+    channels = _channels(p)
+    why = f"; {p.kind_reason}" if p.kind_reason else ""
     tree: dict[str, Explained | ExplainedValues] = {
-        "name": Explained(_unet_name(p), f"preset {p.preset.name}"),
+        "name": Explained(_unet_name(p), f"preset {p.preset.name}{why}"),
         "channels": channels,
         "strides": Explained(
             [list(s) for s in p.strides],
@@ -228,7 +221,7 @@ def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
     median = " x ".join(f"{n:g}" for n in p.median_shape)
     what = "slice" if p.dims == 2 else "volume"
     divisor = other.divisor if other else p.divisor
-    size = [-(-n // d) * d for n, d in zip(p.patch, divisor, strict=True)]
+    size = _patch_size(p, other)
     why = (
         f"covers {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
         f"{' x '.join(map(str, divisor))}"
@@ -239,11 +232,16 @@ def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
     return tree
 
 
-def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> ExplainedValues:
+def _patch_size(p: Proposal, other: OtherModel | None) -> list[int]:
+    divisor = other.divisor if other else p.divisor
+    return [-(-n // d) * d for n, d in zip(p.patch, divisor, strict=True)]
+
+
+def _augment(f: Fingerprint, p: Proposal) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
-    if not _mirrors_all(p, long=long):
+    if not _mirrors_all(p):
         # If the patch has axis 0 of the volume, it is also axis 0 of the patch.
-        tree["mirror_axes"] = Explained(_mirrored(f, p, long=long), _SIDES_ALONE)
+        tree["mirror_axes"] = Explained(_mirrored(f, p), _SIDES_ALONE)
     if p.dims == 2:
         degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
         why = "the patch is elongated" if degrees < 180 else "slices are rotated freely in their plane"
@@ -255,30 +253,29 @@ def _augment(f: Fingerprint, p: Proposal, *, long: bool) -> ExplainedValues:
     return tree
 
 
-def _mirrors_all(p: Proposal, *, long: bool) -> bool:
+def _mirrors_all(p: Proposal) -> bool:
     """Return whether all axes are mirrored: in a long training, and for natural images, which have no fixed orientation."""
-    return long or p.median_shape[p.slice_axis] <= 1
+    return p.length.is_long or p.median_shape[p.slice_axis] <= 1
 
 
-def _mirrored(f: Fingerprint, p: Proposal, *, long: bool) -> list[int]:
+def _mirrored(f: Fingerprint, p: Proposal) -> list[int]:
     """Return the mirrored axes of the volume: axes of the patch along which no left and right labels or regions differ."""
     opposite = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
     across = (p.slice_axis,) if p.dims == 2 else ()
-    axes = range(3) if _mirrors_all(p, long=long) else (0,)
+    axes = range(3) if _mirrors_all(p) else (0,)
     return [axis for axis in axes if axis not in (*opposite, *across)]
 
 
-def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> ExplainedValues:
-    long = _is_long(p, steps)
+def _train(p: Proposal, other: OtherModel | None) -> ExplainedValues:
     dice = (
         "Dice loss: overlaps are summed over the batch" if p.batch_dice else "overlaps are computed per patch"
     )
     tree: dict[str, Explained | ExplainedValues] = {
-        **_length(steps, long=long),
+        **_length(p, other),
         "batch_size": _batch(p, other),
         "batch_dice": Explained(p.batch_dice, dice),
         "oversample_foreground": Explained(0.33, "fraction of patches centred on a label"),
-        "optimizer": _optimizer(long, other),
+        "optimizer": _optimizer(other, long=p.length.is_long),
     }
     if p.budget.on_gpu:
         reason = "processes that prepare patches while the GPU computes: one per core, at most 12"
@@ -286,20 +283,47 @@ def _train(p: Proposal, steps: int | None, other: OtherModel | None) -> Explaine
     return tree
 
 
-def _length(steps: int | None, *, long: bool) -> dict[str, Explained]:
-    if steps is not None:
-        return {"steps": Explained(steps, "as requested")}
-    if long:
-        return {"steps": Explained(LONG_STEPS, "nnU-Net's 1000 epochs of 250")}
-    why = "a first result on a processor; more time gives better results"
-    return {"max_time": Explained(SHORT_BUDGET, why)}
+def _length(p: Proposal, other: OtherModel | None) -> dict[str, Explained]:
+    length, time = p.length, planned_time(p, other)
+    lasts = "" if time is None else f"; {time}"
+    if length.max_time is not None:
+        if length.on_gpu:
+            return {"max_time": Explained(length.max_time, "as requested")}
+        why = (
+            "as requested" if length.time else "a first result on a processor; more time gives better results"
+        )
+        return {"max_time": Explained(length.max_time, why + lasts)}
+    why = "as requested" if length.steps is not None else "nnU-Net's 1000 epochs of 250"
+    return {"steps": Explained(length.total_steps, why + lasts)}
+
+
+def planned_time(p: Proposal, other: OtherModel | None) -> str | None:
+    """Return how many steps fit into the time of a plan without a GPU, or how long its steps take.
+
+    Args:
+        p: The planned network.
+        other: Model to train instead of the planned U-Net.
+
+    Returns:
+        A phrase for the plan; None for a GPU, and for models whose arithmetic is unknown.
+    """
+    patch, length = _patch_size(p, other), p.length
+    flops = p.forward_flops if other is None else other.forward_flops
+    if length.on_gpu or flops is None:
+        return None
+    flops *= 1 if other is None else math.prod(patch)
+    seconds = step_seconds(flops, _batch(p, other).value)
+    step = f"a step takes about {format_duration(seconds)} on {described()}"
+    if length.max_time is None:
+        return f"{step}, {length.total_steps:,} steps {format_duration(seconds * (length.total_steps or 0))}"
+    return f"{step}; {fitting_in_words(int(seconds_of(length.max_time) / seconds), seconds, length.max_time)}"
 
 
 def _batch(p: Proposal, other: OtherModel | None) -> Explained:
-    quick = max(2, _PROCESSORS_VOXELS // math.prod(p.patch))
-    if not p.budget.on_gpu and p.batch_size > quick:
+    if p.trained_batch_size < p.batch_size:
         allowed = f"{p.batch_size}: {batch_reason(p)}"
-        return Explained(quick, f"allows many steps in a short time; nnU-Net's rules allow {allowed}")
+        why = f"allows many steps in a short time; nnU-Net's rules allow {allowed}"
+        return Explained(p.trained_batch_size, why)
     if _is_foreign(other) and p.batch_size > _PAPERS_BATCH:
         return Explained(_PAPERS_BATCH, "as in the papers of such models, which are larger than a U-Net")
     return Explained(p.batch_size, batch_reason(p))
@@ -327,7 +351,7 @@ def batch_reason(p: Proposal) -> str:
     }[p.batch_limit]
 
 
-def _optimizer(long: bool, other: OtherModel | None) -> Explained:
+def _optimizer(other: OtherModel | None, *, long: bool) -> Explained:
     if _is_foreign(other):
         values: dict[str, Any] = {"name": "adamw", "lr": 0.0001, "weight_decay": 0.05, "warmup_steps": 50}
         return Explained(values, "Mask2Former's (Cheng et al. 2022), slow enough for large models")
@@ -338,10 +362,10 @@ def _optimizer(long: bool, other: OtherModel | None) -> Explained:
     return Explained(values, "converges in fewer steps than SGD, which needs a long training")
 
 
-def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None, *, long: bool) -> ExplainedValues:
+def _predict(f: Fingerprint, p: Proposal, other: OtherModel | None) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
     if not _is_foreign(other):
-        axes = _mirrored(f, p, long=long)
+        axes = _mirrored(f, p)
         if axes:
             why = f"averages predictions of flipped copies: better, {2 ** len(axes)} times slower; [] turns it off"
         else:

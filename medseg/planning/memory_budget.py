@@ -1,12 +1,15 @@
-"""The memory that a plan may use: the requested amount, or that of this machine."""
+"""The memory that a plan may use: the requested amount, that of a GPU, or that of the nominal processor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medseg.planning.nnunet.presets import Preset
-from medseg.runtime.memory import GIB, parse_size, total_memory
+from medseg.runtime.memory import GIB, parse_size
+from medseg.train.timing.nominal_processor import MEMORY
 
+Device = Literal["cpu", "cuda"]
 TOTAL_SHARE = 0.5  # of the memory without a GPU; the rest is for the data, the system and other programs
 FLOAT32_SHARE = 0.5  # a step in single precision was measured to take 1.4 to 1.9 times what the presets count
 
@@ -27,15 +30,16 @@ class MemoryBudget:
     on_gpu: bool
 
 
-def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
-    """Return the requested budget, or the preset's own, or what this machine has if that is less.
+def choose_budget(preset: Preset, memory: str | None, device: Device | None = None) -> MemoryBudget:
+    """Return the requested budget, or the preset's own, or what the device has if that is less.
 
-    Without a GPU, half of the memory of the machine or of its control group (container, SLURM job) counts. What other
-    programs use at the moment has no influence, so that the same machine always plans the same network.
+    Without a GPU, the nominal processor has 8 GB. Neither the memory of this machine nor what is free at the moment has an
+    influence, so that every machine plans the same network.
 
     Args:
         preset: The preset to plan for, with the GPU memory that it is meant for.
-        memory: Memory of a GPU, such as ``8GiB`` or ``8GB``; None if the user requested none.
+        memory: Memory of the GPU or, without one, of the machine, such as ``8GiB`` or ``8GB``; None if the user requested none.
+        device: Device to plan for, of whatever machine; None for the GPU of this machine or, without one, the processor.
 
     Returns:
         The budget and its origin.
@@ -43,25 +47,37 @@ def choose_budget(preset: Preset, memory: str | None) -> MemoryBudget:
     Raises:
         ConfigError: `memory` has no unit or is not a positive size.
     """
-    if memory is not None:
-        amount = parse_size(str(memory), "memory") / GIB
-        return MemoryBudget(amount, f"{amount:.3g} GiB of GPU memory, as requested", on_gpu=True)
-    name, gpu = _gpu()
-    preset_source = f"{preset.memory_gib:g} GiB, the memory that the preset {preset.name} is meant for"
-    if gpu is not None:
-        if gpu < preset.memory_gib:
-            return MemoryBudget(gpu, f"the {gpu:.3g} GiB of this machine's {name}", on_gpu=True)
-        source = f"{preset_source}; this machine's {name} has {gpu:.3g} GiB"
-        return MemoryBudget(preset.memory_gib, source, on_gpu=True)
-    total = total_memory() / GIB
+    requested = None if memory is None else parse_size(str(memory), "memory") / GIB
+    name, found = _gpu() if device is None else ("", None)
+    if device == "cuda" or found is not None:
+        return _of_gpu(preset, requested, name, found)
+    total = parse_size(MEMORY) / GIB if requested is None else requested
+    origin = (
+        f"{MEMORY} of memory, as assumed without --memory"
+        if memory is None
+        else f"{memory} of memory, as requested"
+    )
     usable = total * TOTAL_SHARE * FLOAT32_SHARE
-    found = f"found no GPU; this machine, container or job has {total:.3g} GiB of memory"
     if usable < preset.memory_gib:
-        source = (
-            f"{usable:.3g} GiB ({found}: half for training, in single precision, which takes twice as much)"
-        )
+        source = f"{usable:.3g} GiB (a processor with {origin}: half for training, in single precision, which takes twice as much)"
         return MemoryBudget(usable, source, on_gpu=False)
-    return MemoryBudget(preset.memory_gib, f"{preset_source} ({found})", on_gpu=False)
+    return MemoryBudget(preset.memory_gib, f"{_meant(preset)} (a processor with {origin})", on_gpu=False)
+
+
+def _of_gpu(preset: Preset, requested: float | None, name: str, found: float | None) -> MemoryBudget:
+    """Return the budget on a GPU; the memory of this machine's GPU is `found`, None to plan for another one."""
+    if requested is not None:
+        return MemoryBudget(requested, f"{requested:.3g} GiB of GPU memory, as requested", on_gpu=True)
+    if found is None:
+        return MemoryBudget(preset.memory_gib, f"{_meant(preset)}, on a GPU as requested", on_gpu=True)
+    if found < preset.memory_gib:
+        return MemoryBudget(found, f"the {found:.3g} GiB of this machine's {name}", on_gpu=True)
+    source = f"{_meant(preset)}; this machine's {name} has {found:.3g} GiB"
+    return MemoryBudget(preset.memory_gib, source, on_gpu=True)
+
+
+def _meant(preset: Preset) -> str:
+    return f"{preset.memory_gib:g} GiB, the memory that the preset {preset.name} is meant for"
 
 
 def _gpu() -> tuple[str, float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from medseg.cluster.case_map import Workforce
@@ -16,14 +17,21 @@ from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, parse_options
 from medseg.planning.cascade_plans import FIRST, SECOND, commands, explained, second_stage, stage_file
 from medseg.planning.commented_yaml import ExplainedValues, plain_values, render_yaml
-from medseg.planning.explained_experiment import DatasetSource, OtherModel, explained_experiment
+from medseg.planning.explained_experiment import (
+    DatasetSource,
+    OtherModel,
+    explained_experiment,
+    planned_time,
+)
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.plan_options import PlanOptions
 from medseg.planning.propose import Proposal, propose
+from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import percent, pluralise, single_line
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
+from medseg.train.timing.step_estimate import forward_flops
 
 _MOST_WARNINGS = 5
 _TRAIN_COMMAND = (
@@ -43,6 +51,8 @@ class Plan:
         proposal: The network and the numbers that led to it.
         cascade: The plans of both stages of a cascade, the low resolution first, if a low resolution would see
             more of a volume; else empty.
+        time: Without a GPU, how many steps fit into the time, or how long the steps take, on the nominal processor; None if
+            it is unknown.
     """
 
     experiment: Experiment
@@ -50,6 +60,7 @@ class Plan:
     fingerprint: Fingerprint
     proposal: Proposal
     cascade: tuple[Plan, ...] = ()
+    time: str | None = None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the YAML, and next to it ``fingerprint.json``, ``fingerprint.html`` and the stages of a cascade.
@@ -71,7 +82,7 @@ class Plan:
         for target in (path, *stages):
             check_target(target, overwrite=overwrite)
         self.fingerprint.save(path.with_name(FINGERPRINT_NAME))
-        write_page(self.fingerprint, path.with_name(PAGE_NAME), self.proposal, self.experiment)
+        write_page(self.fingerprint, path.with_name(PAGE_NAME), self.proposal, self.experiment, self.time)
         for target, stage in stages.items():
             write_text(target, stage.text)
         write_text(path, self.text)
@@ -84,6 +95,8 @@ class Plan:
                 f"  spacing   {_times(p.spacing)} mm, median volume {_times(p.median_shape)}",
                 f"  patch     {_times(e.patch.size)} ({percent(p.covered)} of the median), batch {e.train.batch_size}",
                 f"  memory    {p.budget.source}",
+                *([f"  kind      {p.kind_reason}"] if p.kind_reason else []),
+                *([f"  time      {self.time}"] if self.time else []),
             )
         )
 
@@ -109,7 +122,7 @@ def plan(
 
     Args:
         dataset: Folder or table, as for `medseg.read_dataset`.
-        options: Preset, dimensions, memory and length of the training; None takes the defaults.
+        options: Preset, dimensions, device, memory and length of the training; None takes the defaults.
         layout: Layout of the dataset.
         reading: What the user decided about files whose headers are wrong; it becomes part of the experiment. None decides
             nothing.
@@ -132,7 +145,7 @@ def plan(
     >>> from medseg.data.datasets.phantom import write_phantoms
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = write_phantoms(folder, cases=2, shape=(16, 16, 12), spacing=(5, 5, 8))
-    ...     proposed = plan(folder, PlanOptions(memory="8GiB"))
+    ...     proposed = plan(folder, PlanOptions(device="cuda"))
     >>> proposed.experiment.model.name
     'unet_3d'
     """
@@ -141,21 +154,30 @@ def plan(
     source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED, stored)
     found = read_dataset(dataset if cluster is None else source.path, layout, reading)
     measured = fingerprint(found, workforce=Workforce(workers, cluster), cache=cache, progress=progress)
-    preset, steps = options.chosen_preset, options.steps
-    proposal = propose(measured, preset, choose_budget(preset, options.memory), options.kind)
-    other = _other_model(options.model, measured) if options.model else None
-    tree = explained_experiment(measured, proposal, source, steps, other)
-    single = _plan(_heading(measured, proposal, other), tree, measured, proposal)
+    preset = options.chosen_preset
+    budget = choose_budget(preset, options.memory, options.device)
+    length = TrainingLength(budget.on_gpu, options.steps, options.time)
+    proposal = propose(measured, preset, budget, options.kind, length)
+    other = _other_model(options.model, measured, proposal) if options.model else None
+    tree = explained_experiment(measured, proposal, source, other)
+    single = _plan(_heading(measured, proposal, other), tree, measured, proposal, other)
     if proposal.kind != "3d" or not proposal.low_resolution or other is not None:
         return single
-    low = propose(measured, preset, proposal.budget, "lowres")
-    low_tree = explained_experiment(measured, low, source, steps, None)
+    low = propose(measured, preset, budget, "lowres", length)
+    low_tree = explained_experiment(measured, low, source, None)
     return replace(single, cascade=_cascade(single, tree, low, low_tree))
 
 
-def _plan(heading: str, tree: ExplainedValues, measured: Fingerprint, proposal: Proposal) -> Plan:
+def _plan(
+    heading: str,
+    tree: ExplainedValues,
+    measured: Fingerprint,
+    proposal: Proposal,
+    other: OtherModel | None = None,
+) -> Plan:
     experiment = Experiment.parse(plain_values(tree), source="plan")
-    return Plan(experiment, render_yaml(heading, tree), measured, proposal)
+    text = render_yaml(heading, tree)
+    return Plan(experiment, text, measured, proposal, time=planned_time(proposal, other))
 
 
 def _cascade(
@@ -172,8 +194,8 @@ def _cascade(
     )
 
 
-def _other_model(name: str, measured: Fingerprint) -> OtherModel:
-    """Return a model with its divisor, for which it is built without allocating memory."""
+def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherModel:
+    """Return a model with its divisor and its arithmetic, for which it is built without allocating memory."""
     import torch
 
     entry = MODELS.get(name)
@@ -181,7 +203,9 @@ def _other_model(name: str, measured: Fingerprint) -> OtherModel:
         built = parse_options(name).build(
             in_channels=len(measured.channel_names), num_classes=measured.num_outputs, spatial_dims=entry.dims
         )
-    return OtherModel(name, built.divisor)
+    patch = [-(-n // d) * d for n, d in zip(proposal.patch, built.divisor, strict=True)]
+    flops = None if proposal.length.on_gpu else forward_flops(built, len(measured.channel_names), patch)
+    return OtherModel(name, built.divisor, None if flops is None else flops / prod(patch))
 
 
 def _heading(
@@ -193,6 +217,8 @@ def _heading(
         f"({single_line(', '.join(f.channel_names))}), "
         f"{pluralise(len(f.labels) - 1, 'label')} besides background.",
         f"Memory: {p.budget.source}.",
+        *([f"Kind: {p.kind_reason}."] if p.kind_reason else []),
+        *([f"Time: {time}."] if (time := planned_time(p, other)) else []),
         *_warnings(f),
         *_advice(p, other, is_stage=cascade is not None),
         "",

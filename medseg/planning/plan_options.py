@@ -7,8 +7,10 @@ from typing import Literal
 
 from medseg.errors import ConfigError
 from medseg.models.catalog import MODELS
+from medseg.planning.memory_budget import Device
 from medseg.planning.nnunet.presets import Preset, PresetName, find_preset
 from medseg.planning.propose import Kind
+from medseg.train.settings import seconds_of
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,17 @@ class PlanOptions:
     Attributes:
         preset: Size of the planned network: ``unet`` is nnU-Net's default; ``resenc-m``, ``resenc-l`` and
             ``resenc-xl`` are its residual encoders for GPUs of 8, 24 and 40 GB.
-        dims: Number of spatial axes of the network, 2 or 3; None chooses 3, or 2 for a dataset of single slices.
+        dims: Number of spatial axes of the network, 2 or 3; None chooses 3, or 2 for a dataset of single slices. Without a
+            GPU, None also chooses 2 for few thick slices, and a low resolution where patches would see too little.
         lowres: Whether to plan at a low resolution, for volumes that are much larger than a full-resolution patch.
         model: Name of a model in `medseg.list_models` that is trained with its default options instead of the
             planned U-Net.
-        memory: Memory of the GPU with a unit, such as ``"8GiB"``; None takes the preset's memory, or the memory of
-            this machine if that is less.
-        steps: Number of training steps; None takes 250,000 on a GPU, and as many as fit into 40 minutes on a processor.
+        memory: Memory with a unit, such as ``"8GiB"``, of the GPU or, in a plan without a GPU, of the machine; None takes the
+            preset's memory, or that of this machine's GPU if that is less, and 8 GB without a GPU.
+        steps: Number of training steps; None takes 250,000 on a GPU, and as many as fit into `time` on a processor.
+        device: ``cuda`` plans for a GPU and ``cpu`` for a processor, of whatever machine; None plans for the GPU of this
+            machine, or for a processor if it has none.
+        time: Time of the training, such as ``"20m"``; None takes 40 minutes on a processor, and counts steps on a GPU.
 
     Raises:
         ConfigError: A name is unknown, a value is out of range, or options contradict each other.
@@ -39,6 +45,8 @@ class PlanOptions:
     model: str | None = None
     memory: str | None = None
     steps: int | None = None
+    device: Device | None = None
+    time: str | None = None
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
@@ -54,10 +62,25 @@ class PlanOptions:
             )
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps: found {self.steps}, expected at least 1. Correct it.")
+        if self.device not in (None, "cpu", "cuda"):
+            raise ConfigError(f"device: found {self.device!r}, expected cpu or cuda. Correct it.")
+        self._check_time()
         if self.model is not None and self.preset != "unet":
             raise ConfigError(
                 f"preset: found {self.preset} and the model {self.model}, expected one of them, because a preset "
                 "plans its own model. Give either --model or --preset."
+            )
+
+    def _check_time(self) -> None:
+        if self.time is None:
+            return
+        try:
+            seconds_of(self.time)
+        except ValueError as error:
+            raise ConfigError(f"time: found {self.time!r}, {error}. Correct it.") from None
+        if self.steps is not None:
+            raise ConfigError(
+                f"time: found {self.time} and {self.steps} steps, expected one of them. Remove --time or --steps."
             )
 
     @property

@@ -35,7 +35,11 @@ Row = tuple[str, ...]
 
 
 def write_page(
-    f: Fingerprint, path: str | Path, proposal: Proposal | None = None, experiment: Experiment | None = None
+    f: Fingerprint,
+    path: str | Path,
+    proposal: Proposal | None = None,
+    experiment: Experiment | None = None,
+    time: str | None = None,
 ) -> None:
     """Write the page of a fingerprint and of the plan derived from it, atomically.
 
@@ -44,6 +48,7 @@ def write_page(
         path: The HTML file.
         proposal: The plan, whose spacing is marked in the figures.
         experiment: The experiment of the plan; its table is shown if `proposal` is given, too.
+        time: How many steps fit into the time of the plan, in words; None if it is unknown.
 
     Raises:
         DataError: The file cannot be written.
@@ -59,7 +64,7 @@ def write_page(
         tiles=_tiles(f),
         findings=f.findings,
         most_ids=_MOST_IDS,
-        plan=_plan_rows(f, proposal, experiment) if proposal and experiment else None,
+        plan=_plan_rows(f, proposal, experiment, time) if proposal and experiment else None,
         figures={name: base64.b64encode(as_png(figure)).decode() for name, figure in figures.items()},
         channels=_channel_rows(f),
         labels=[_label_row(f, name, value) for name, value in f.foreground_labels.items()],
@@ -88,17 +93,19 @@ def _tiles(f: Fingerprint) -> dict[str, str]:
     }
 
 
-def _plan_rows(f: Fingerprint, p: Proposal, experiment: Experiment) -> list[Row]:
+def _plan_rows(f: Fingerprint, p: Proposal, experiment: Experiment, time: str | None) -> list[Row]:
     kind = {"2d": "2D", "3d": "3D, full resolution", "lowres": "3D, low resolution"}[p.kind]
     covered = f"{percent(p.covered)} of the median {_times(p.median_shape)}"
     batch = experiment.train.batch_size
     return [
         ("model", f"{experiment.model.name}, {kind}, preset {p.preset.name}"),
+        *([("kind", p.kind_reason)] if p.kind_reason else []),
         ("spacing", f"{_times(p.spacing)} mm"),
         ("patch", f"{_times(experiment.patch.size)} voxels, {covered}"),
         ("batch", f"{batch}: {batch_reason(p)}" if batch == p.batch_size else f"{batch}"),
         ("normalisation", ", ".join(normalization_methods(f))),
         ("memory", p.budget.source),
+        *([("time", time)] if time else []),
     ]
 
 

@@ -16,6 +16,13 @@ from medseg.planning.nnunet.configurations import Configurations, DatasetMeasure
 from medseg.planning.nnunet.presets import Preset, widths
 from medseg.planning.nnunet.sizing import BatchLimit, NetworkSize
 from medseg.planning.nnunet.small_datasets import adapted_to_small_data, deep_supervision
+from medseg.planning.processor_plans import (
+    NetworkCost,
+    fitting_gib,
+    reason_for_2d,
+    reason_for_low_resolution,
+)
+from medseg.planning.training_length import TrainingLength
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
@@ -30,6 +37,7 @@ class Proposal:
 
     Attributes:
         kind: 2D, 3D at full resolution, or 3D at a low resolution.
+        kind_reason: Why another kind than 3D at full resolution was chosen; empty if it was requested or follows from the data.
         spacing: Target spacing of the three axes in mm.
         slice_axis: The axis across slices.
         patch: Voxels per axis of the network.
@@ -37,19 +45,24 @@ class Proposal:
         median_shape: Voxels of the median case at this spacing, three axes.
         strides: Strides per stage and axis.
         kernels: Kernel sizes per stage and axis.
-        channels: Channels per stage.
+        channels: Channels per stage by nnU-Net's rules.
+        trained_channels: Channels per stage of the network that is trained.
         blocks: Convolutions or residual blocks per stage.
-        batch_size: Patches per step.
+        batch_size: Patches per step by nnU-Net's rules.
+        trained_batch_size: Patches per step of the training.
         batch_limit: What limits the batch size.
         batch_dice: Whether the Dice loss sums overlaps over the batch.
         deep_supervision: Whether intermediate resolutions are supervised.
         covered: Fraction of the median volume that one patch covers.
         preset: The preset.
         budget: The memory budget.
+        length: The length of the training.
+        forward_flops: Floating-point operations of the forward pass of one patch.
         low_resolution: Whether a low-resolution network would see more of a volume.
     """
 
     kind: Kind
+    kind_reason: str
     spacing: tuple[float, float, float]
     slice_axis: Axis
     patch: tuple[int, ...]
@@ -58,14 +71,18 @@ class Proposal:
     strides: tuple[tuple[int, ...], ...]
     kernels: tuple[tuple[int, ...], ...]
     channels: tuple[int, ...]
+    trained_channels: tuple[int, ...]
     blocks: tuple[int, ...]
     batch_size: int
+    trained_batch_size: int
     batch_limit: BatchLimit
     batch_dice: bool
     deep_supervision: bool
     covered: float
     preset: Preset
     budget: MemoryBudget
+    length: TrainingLength
+    forward_flops: int
     low_resolution: bool
 
     @property
@@ -75,7 +92,11 @@ class Proposal:
 
 
 def propose(
-    fingerprint: Fingerprint, preset: Preset, budget: MemoryBudget, kind: Kind | None = None
+    fingerprint: Fingerprint,
+    preset: Preset,
+    budget: MemoryBudget,
+    kind: Kind | None = None,
+    length: TrainingLength | None = None,
 ) -> Proposal:
     """Plan the network of one kind for a dataset.
 
@@ -83,7 +104,9 @@ def propose(
         fingerprint: Measurements of the dataset.
         preset: Size of the network.
         budget: Memory to fill.
-        kind: Kind of network; None chooses 3D, or 2D for a dataset of single slices.
+        kind: Kind of network; None chooses 3D, or 2D for a dataset of single slices. For a short training without a GPU, it
+            also chooses 2D for few thick slices, and a low resolution where patches would see too little of a volume.
+        length: Length of the training; None for the usual one on the device of the budget.
 
     Returns:
         The planned network.
@@ -92,15 +115,14 @@ def propose(
         ConfigError: The kind does not fit the dataset: 3D for single slices, or a low resolution although the full
             resolution sees enough; or the memory is too small.
     """
-    measures = measures_of(fingerprint)
-    planned = plan_configurations(measures, preset, budget.gib)
-    chosen = kind or ("3d" if planned.config_3d_fullres else "2d")
-    size = _sized(planned, chosen, fingerprint.dataset)
-    cases, num_labels = len(fingerprint.cases), measures.num_labels
-    size = adapted_to_small_data(size, cases, num_labels, preset)
+    length = length or TrainingLength(budget.on_gpu)
+    cost = NetworkCost(preset, length, len(fingerprint.channel_names), fingerprint.num_outputs)
+    chosen, planned, reason = _chosen(fingerprint, cost, budget.gib, kind)
+    size = _adapted(_sized(planned, chosen, fingerprint.dataset), fingerprint, preset)
     topology = size.topology
     return Proposal(
         kind=chosen,
+        kind_reason=reason,
         spacing=_spacing(planned, size, fingerprint),
         slice_axis=_AXES_XYZ[planned.order[0]],
         patch=_in_xyz(size.patch, planned),
@@ -109,16 +131,56 @@ def propose(
         strides=tuple(_in_xyz(stride, planned) for stride in topology.strides),
         kernels=tuple(_in_xyz(kernel, planned) for kernel in topology.kernels),
         channels=widths(topology.num_stages, len(size.patch)),
+        trained_channels=cost.widths(topology),
         blocks=preset.blocks(topology.num_stages),
         batch_size=size.batch_size,
+        trained_batch_size=cost.batch_size(size.batch_size, size.patch),
         batch_limit=size.batch_limit,
         batch_dice=chosen == "2d" or (chosen == "3d" and planned.config_3d_lowres is not None),
         deep_supervision=deep_supervision(topology),
         covered=prod(min(1.0, p / m) for p, m in zip(size.patch, size.median_shape, strict=True)),
         preset=preset,
         budget=budget,
+        length=length,
+        forward_flops=cost.forward_flops(topology),
         low_resolution=planned.config_3d_lowres is not None,
     )
+
+
+def _chosen(
+    fingerprint: Fingerprint, cost: NetworkCost, gib: float, kind: Kind | None
+) -> tuple[Kind, Configurations, str]:
+    """Return the kind of network, the configurations within the memory and the time, and the reason for the kind."""
+    measures = measures_of(fingerprint)
+
+    def fitted(kind: Kind, memory: float) -> float:
+        def size_within(memory: float) -> NetworkSize:
+            planned = plan_configurations(measures, cost.preset, memory)
+            return _adapted(_sized(planned, kind, fingerprint.dataset), fingerprint, cost.preset)
+
+        return fitting_gib(size_within, memory, cost)
+
+    def within(kind: Kind) -> Configurations:
+        # A low resolution is planned where the patch at full resolution, which has to fit the time, too, sees too little.
+        memory = fitted("3d", gib) if kind == "lowres" else gib
+        return plan_configurations(measures, cost.preset, fitted(kind, memory))
+
+    if kind is not None:
+        return kind, within(kind), ""
+    full = plan_configurations(measures, cost.preset, gib).config_3d_fullres
+    if full is None:
+        return "2d", within("2d"), ""
+    short = cost.length.step_gflop is not None
+    if short and (reason := reason_for_2d(full.spacing, full.median_shape)):
+        return "2d", within("2d"), reason
+    planned = within("3d")
+    if short and (reason := reason_for_low_resolution(fingerprint, planned)):
+        return "lowres", within("lowres"), reason
+    return "3d", planned, ""
+
+
+def _adapted(size: NetworkSize, fingerprint: Fingerprint, preset: Preset) -> NetworkSize:
+    return adapted_to_small_data(size, len(fingerprint.cases), fingerprint.counted_labels, preset)
 
 
 def measures_of(fingerprint: Fingerprint) -> DatasetMeasures:

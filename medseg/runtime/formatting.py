@@ -74,3 +74,24 @@ def pluralise(number: int, noun: str) -> str:
         Text such as ``1 case`` or ``1,205 cases``.
     """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def format_duration(seconds: float) -> str:
+    """Return an approximate time for people, with two digits.
+
+    Args:
+        seconds: Seconds.
+
+    Returns:
+        Seconds up to 100 s, minutes up to 90 min, and hours beyond.
+
+    >>> format_duration(1.62), format_duration(715), format_duration(12_600)
+    ('1.6 s', '12 min', '3.5 h')
+    """
+    if seconds < 100:
+        return f"{_two_digits(seconds)} s"
+    return f"{_two_digits(seconds / 60)} min" if seconds < 5400 else f"{_two_digits(seconds / 3600)} h"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{float(f'{value:.2g}'):g}"

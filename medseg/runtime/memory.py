@@ -110,20 +110,6 @@ def free_memory(groups: Iterable[Path] | None = None) -> int:
     return free // _sharing["processes"]
 
 
-def total_memory(groups: Iterable[Path] | None = None) -> int:
-    """Return the memory that this process may take at most, regardless of what is currently in use.
-
-    This is the memory of the machine, or the limit of a control group (container, SLURM job) if that is less.
-
-    Args:
-        groups: Folders of control groups; None for the group of this process and all groups above it.
-
-    Returns:
-        Bytes.
-    """
-    return min([int(psutil.virtual_memory().total), *(limit for _, limit, _ in _limits(groups))])
-
-
 def _limits(groups: Iterable[Path] | None) -> Iterator[tuple[Path, int, int | None]]:
     """Yield the folder, the limit and the usage of each control group with a limit, in bytes; None for an unknown usage."""
     for folder in control_groups() if groups is None else groups:

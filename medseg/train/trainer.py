@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ from medseg.train.reports.reporting import BestValidation, Meter, Report, Report
 from medseg.train.settings import TrainSettings
 from medseg.train.step_losses import StepLosses
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
+from medseg.train.timing.step_estimate import StepEstimate, estimate_steps
 from medseg.train.timing.time_budget import StepPlanner
 from medseg.train.timing.time_left import TimeLeft
 from medseg.train.to_device import ToDevice
@@ -83,6 +85,7 @@ class Trainer:
         finished: Whether the model only remains to be exported.
         on_step: Called after each step with the steps done and the total number, None if that is not known yet.
         time_left: Estimator of the time that is left.
+        step_seconds: Seconds per step by which the steps of a time budget were planned last; None before that.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Trainer:
         self._frozen = FrozenParts(model, settings.freeze, settings.freeze_steps)
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.on_step: Callable[[int, int | None], None] | None = None
+        self.step_seconds: float | None = None
         self._measured = Meter().state()  # since the last report, before this process
         self.best = BestValidation()
         self._schedule = new_schedule(settings)
@@ -140,6 +144,13 @@ class Trainer:
     def steps(self) -> int | None:
         """The total number of optimiser steps; None before a time budget has its first plan."""
         return self._schedule.end
+
+    @property
+    def estimate(self) -> StepEstimate | None:
+        """The steps that are expected to fit into the time budget; None after the first step, and see `estimate_steps`."""
+        return (
+            None if self.step else estimate_steps(self.model, self.settings, self.patches.train.spatial_size)
+        )
 
     @property
     def _end_in_words(self) -> str:
@@ -231,7 +242,8 @@ class Trainer:
         self.time_left.update(self.step, spent, validation=validation, saving=saving)
         self._time_report(reported)
         end = planner.update(self.step, spent, validation=validation, saving=saving) if planner else None
-        if end is not None and not self.finished:
+        if planner is not None and end is not None and not self.finished:
+            self.step_seconds = planner.pace
             self._schedule = self._schedule.replanned(self.step, end)
         return int(signal) if signal and not self.finished else None
 
@@ -243,24 +255,19 @@ class Trainer:
 
     def _time_left(self) -> TimeLeft:
         """Return an estimator that begins with the next step."""
-        return TimeLeft(
-            self.settings,
-            validates=self.patches.validation is not None,
-            step=self.step,
-            spent=self.seconds,
-            overhead=self._overhead,
-        )
+        return TimeLeft(self.settings, **self._so_far)
 
     def _step_planner(self) -> StepPlanner | None:
-        if self.settings.max_time is None:
-            return None
-        return StepPlanner(
-            self.settings,
-            validates=self.patches.validation is not None,
-            step=self.step,
-            spent=self.seconds,
-            overhead=self._overhead,
-        )
+        return None if self.settings.max_time is None else StepPlanner(self.settings, **self._so_far)
+
+    @property
+    def _so_far(self) -> dict[str, Any]:
+        return {
+            "validates": self.patches.validation is not None,
+            "step": self.step,
+            "spent": self.seconds,
+            "overhead": self._overhead,
+        }
 
     @property
     def evaluated_model(self) -> Model:

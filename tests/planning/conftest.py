@@ -16,7 +16,6 @@ from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.data.preprocessing.histogram import IntensityStatistics
 from medseg.planning import memory_budget
 from medseg.planning.fingerprint.measure import fingerprint
-from medseg.runtime.memory import GIB
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -116,9 +115,8 @@ def write_table(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same plan on every machine: a processor with 32 GiB, as much as the preset unet asks for."""
+    """The same plan on every machine: for the nominal processor."""
     monkeypatch.setattr(memory_budget, "_gpu", lambda: ("", None))
-    monkeypatch.setattr(memory_budget, "total_memory", lambda: 32 * GIB)
 
 
 @pytest.fixture(scope="session")

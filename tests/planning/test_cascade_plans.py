@@ -22,7 +22,7 @@ def test_cascade_is_planned_if_a_low_resolution_covers_more(make_fingerprint, mo
     large = make_fingerprint((260, 260, 260), count=60, labels=2)
     monkeypatch.setattr(module, "read_dataset", lambda *_: None)
     monkeypatch.setattr(module, "fingerprint", lambda *_, **__: large)
-    made = plan(tmp_path / "data", PlanOptions(memory="8GiB"))
+    made = plan(tmp_path / "data", PlanOptions(device="cuda"))
     low, behind = made.cascade
     assert low.experiment.name == "made_up_unet_3d_lowres"
     assert low.experiment.preprocess.spacing[0] > 1.2
@@ -43,7 +43,7 @@ def test_cascade_is_planned_if_a_low_resolution_covers_more(make_fingerprint, mo
         assert places == sorted(places)
     assert "plan_cascade.yaml is this network as the second stage" in made.text.replace("\n# ", " ")
     (tmp_path / "data").mkdir()
-    assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--memory", "8GiB"]) == 0
+    assert main(["plan", str(tmp_path / "data"), "-o", str(tmp_path / "big.yaml"), "--device", "cuda"]) == 0
     told = capsys.readouterr().out
     assert (
         f"cascade: medseg train {tmp_path}/big_lowres.yaml --run runs/made_up_unet_3d_lowres --all-folds"
@@ -56,7 +56,7 @@ def test_cascade_is_planned_if_a_low_resolution_covers_more(make_fingerprint, mo
         made.save(tmp_path / "big.yaml")
     assert not (tmp_path / "big.yaml").exists()
     for others in ({"lowres": True}, {"dims": 2}, {"model": "unet_3d"}):
-        assert plan(tmp_path / "data", PlanOptions(memory="8GiB", **others)).cascade == ()
+        assert plan(tmp_path / "data", PlanOptions(device="cuda", **others)).cascade == ()
 
 
 def test_no_cascade_is_planned_if_the_patch_covers_enough(phantoms, cache, tmp_path):

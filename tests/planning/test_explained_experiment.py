@@ -8,7 +8,6 @@ from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS, ModelEntry, ModelOptions
 from medseg.planning.commented_yaml import plain_values
 from medseg.planning.explained_experiment import (
-    LONG_STEPS,
     DatasetSource,
     OtherModel,
     explained_experiment,
@@ -16,6 +15,7 @@ from medseg.planning.explained_experiment import (
 from medseg.planning.memory_budget import MemoryBudget
 from medseg.planning.nnunet.presets import PRESETS
 from medseg.planning.propose import propose
+from medseg.planning.training_length import LONG_STEPS, TrainingLength
 
 EIGHT = MemoryBudget(8, "a test", on_gpu=True)
 
@@ -28,7 +28,7 @@ def test_other_model_has_its_own_recipe(make_fingerprint, monkeypatch):
     assert flat.batch_size > 16
     other = OtherModel("picture_model", (32, 32))
     tree = plain_values(
-        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "auto"), None, other)
+        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "auto"), other)
     )
     assert tree["model"] == {"name": "picture_model"}
     assert tree["patch"]["size"] == [64, 64]
@@ -39,12 +39,12 @@ def test_other_model_has_its_own_recipe(make_fingerprint, monkeypatch):
 def test_rotation_of_flat_patches_stays_in_the_plane(make_fingerprint):
     thick = propose(make_fingerprint((200, 180, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT)
     tree = plain_values(
-        explained_experiment(make_fingerprint(), thick, DatasetSource(Path("data"), "auto"), None, None)
+        explained_experiment(make_fingerprint(), thick, DatasetSource(Path("data"), "auto"), None)
     )
     assert tree["augment"] == {"dummy_2d_axis": 2, "rotate_degrees": 180.0}
     flat = propose(make_fingerprint((300, 150, 20), (0.8, 0.8, 5.0)), PRESETS["unet"], EIGHT, "2d")
     tree = plain_values(
-        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "table"), None, None)
+        explained_experiment(make_fingerprint(), flat, DatasetSource(Path("data"), "table"), None)
     )
     assert tree["augment"] == {"rotate_degrees": 15.0}
     assert tree["data"]["layout"] == "table"
@@ -55,10 +55,8 @@ def test_short_training_mirrors_only_left_and_right(make_fingerprint):
     budget = MemoryBudget(8, "a test", on_gpu=False)
 
     def axes(measured, dims=None, steps=None):
-        made = propose(measured, PRESETS["unet"], budget, dims)
-        tree = plain_values(
-            explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), steps, None)
-        )
+        made = propose(measured, PRESETS["unet"], budget, dims, TrainingLength(False, steps))
+        tree = plain_values(explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), None))
         return tree["augment"].get("mirror_axes"), tree["predict"]["mirror_axes"]
 
     volumes, pictures = make_fingerprint((50, 60, 40)), make_fingerprint((50, 60, 1))
@@ -70,9 +68,8 @@ def test_short_training_mirrors_only_left_and_right(make_fingerprint):
 
 def test_regions_with_sides_are_not_mirrored(make_fingerprint):
     measured = make_fingerprint((50, 60, 40), regions=("organs", "left_kidney", "right_kidney"))
-    made = propose(measured, PRESETS["unet"], MemoryBudget(8, "a test", on_gpu=False))
     for steps, axes in ((None, []), (LONG_STEPS, [1, 2])):
-        tree = plain_values(
-            explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), steps, None)
-        )
+        budget = MemoryBudget(8, "a test", on_gpu=False)
+        made = propose(measured, PRESETS["unet"], budget, length=TrainingLength(False, steps))
+        tree = plain_values(explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), None))
         assert tree["predict"]["mirror_axes"] == axes

@@ -21,7 +21,7 @@ ASKED = module._gpu  # which the fixtures of this folder replace
     [("8GiB", 8), ("8GB", 8e9 / 2**30), ("2048 MiB", 2), ("0.5gib", 0.5), ("1TiB", 1024)],
 )
 def test_a_requested_size_is_counted_in_gibibytes_as_presets_are(text, gibibytes):
-    assert choose_budget(PRESETS["unet"], text).gib == gibibytes
+    assert choose_budget(PRESETS["unet"], text, "cuda").gib == gibibytes
 
 
 @pytest.mark.parametrize("number", ["8", 8])
@@ -31,9 +31,16 @@ def test_a_number_without_a_unit_is_refused_with_both_units(number):
 
 
 def test_a_requested_size_is_used():
-    found = choose_budget(PRESETS["resenc-l"], "11GiB")
+    found = choose_budget(PRESETS["resenc-l"], "11GiB", "cuda")
     assert (found.gib, found.on_gpu) == (11, True)
     assert "as requested" in found.source
+
+
+def test_a_requested_device_is_planned_for_on_every_machine(monkeypatch):
+    monkeypatch.setattr(module, "_gpu", lambda: pytest.fail("this machine was asked for its GPU"))
+    found = choose_budget(PRESETS["resenc-l"], None, "cuda")
+    assert (found.gib, found.on_gpu) == (24, True)
+    assert not choose_budget(PRESETS["resenc-l"], None, "cpu").on_gpu
 
 
 @pytest.mark.parametrize(
@@ -47,13 +54,19 @@ def test_a_gpu_bounds_the_preset(gpu, amount, told, monkeypatch):
     assert "Made-up GPU" in found.source
 
 
-@pytest.mark.parametrize(("total", "amount"), [(16.0, 4.0), (500.0, 8.0)])
-def test_a_processor_gives_a_quarter_of_its_memory(total, amount, monkeypatch):
-    monkeypatch.setattr(module, "_gpu", lambda: ("", None))
-    monkeypatch.setattr(module, "total_memory", lambda: total * GIB)
-    found = choose_budget(PRESETS["unet"], None)
-    assert (found.gib, found.on_gpu) == (amount, False)
-    assert f"has {total:g} GiB of memory" in found.source
+@pytest.mark.parametrize(
+    ("memory", "amount", "told"),
+    [
+        (None, 2e9 / GIB, "8GB of memory, as assumed without --memory"),
+        ("8GB", 2e9 / GIB, "8GB of memory, as requested"),
+        ("16GiB", 4, "16GiB of memory, as requested"),
+        ("500GiB", 8, "8 GiB, the memory that the preset unet is meant for"),
+    ],
+)
+def test_a_quarter_of_the_memory_of_a_processor_is_used(memory, amount, told):
+    found = choose_budget(PRESETS["unet"], memory)
+    assert (found.gib, found.on_gpu) == (pytest.approx(amount), False)
+    assert told in found.source
 
 
 @pytest.mark.parametrize("cards", [0, 1])

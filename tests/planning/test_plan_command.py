@@ -17,7 +17,23 @@ pytestmark = pytest.mark.slow
 
 def test_command_writes_a_plan_that_trains(phantoms, tmp_path, capsys):
     target = tmp_path / "plans" / "plan.yaml"
-    assert main(["plan", str(phantoms), "-o", str(target), "--memory", "150MiB", "--steps", "2"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                str(phantoms),
+                "-o",
+                str(target),
+                "--device",
+                "cuda",
+                "--memory",
+                "150MiB",
+                "--steps",
+                "2",
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr().out
     assert "phantom_ct_unet_3d" in told
     assert "! Only 6 subjects" in told

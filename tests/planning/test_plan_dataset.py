@@ -14,12 +14,9 @@ import medseg
 from medseg.errors import ConfigError, DataError
 from medseg.experiment.experiment import Experiment
 from medseg.models.catalog import MODELS
-from medseg.planning.explained_experiment import (
-    LONG_STEPS,
-    SHORT_BUDGET,
-)
 from medseg.planning.plan_dataset import plan
 from medseg.planning.plan_options import PlanOptions
+from medseg.planning.training_length import LONG_STEPS, SHORT_BUDGET
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +41,7 @@ def test_short_training_on_a_processor_has_half_the_widths(phantoms, cache):
     short, long = (
         plan(phantoms, PlanOptions(preset="resenc-m", steps=steps), cache=cache) for steps in (None, 100_000)
     )
-    on_gpu = plan(phantoms, PlanOptions(preset="resenc-m", memory="8GiB"), cache=cache)
+    on_gpu = plan(phantoms, PlanOptions(preset="resenc-m", device="cuda"), cache=cache)
     whole = [stage["channels"] for stage in on_gpu.experiment.model.to_plain()["encoder_stages"]]
     assert whole == list(on_gpu.proposal.channels)
     for made, widths in ((short, [width // 2 for width in whole]), (long, whole)):
@@ -92,14 +89,14 @@ def test_patch_is_divisible_by_the_chosen_model(phantoms, cache):
 
 
 def test_memory_determines_recipe_and_patch(phantoms, cache):
-    gpu = plan(phantoms, PlanOptions(memory="8GiB"), cache=cache)
+    gpu = plan(phantoms, PlanOptions(device="cuda"), cache=cache)
     assert gpu.experiment.train.steps == LONG_STEPS
     assert gpu.experiment.train.optimizer.name == "sgd"
     assert gpu.experiment.train.workers == "auto"
-    little = plan(phantoms, PlanOptions(memory="5MiB"), cache=cache)
+    little = plan(phantoms, PlanOptions(device="cuda", memory="5MiB"), cache=cache)
     assert np.prod(little.experiment.patch.size) < np.prod(gpu.experiment.patch.size)
     assert (
-        plan(phantoms, PlanOptions(memory="8GiB", steps=50), cache=cache).experiment.train.optimizer.name
+        plan(phantoms, PlanOptions(device="cuda", steps=50), cache=cache).experiment.train.optimizer.name
         == "adamw"
     )
     for wrong in (
@@ -107,6 +104,9 @@ def test_memory_determines_recipe_and_patch(phantoms, cache):
         {"dims": 4},
         {"lowres": True, "dims": 2},
         {"memory": "much"},
+        {"device": "tpu"},
+        {"time": "20"},
+        {"time": "20m", "steps": 5},
         {"preset": "unets"},
     ):
         with pytest.raises(ConfigError, match="found"):
@@ -124,7 +124,7 @@ def test_plan_handles_channels_margins_and_missing_names(write_table):
         label[14:20, 3:6, 14:22] = 3
         cases[name] = (image, label)
     grids = [medseg.Grid.from_spacing((40, 12, 44), (1.0, 5.0, 1.0))] * 2
-    made = plan(write_table(cases, grids))
+    made = plan(write_table(cases, grids), PlanOptions(dims=3))
     experiment = made.experiment
     assert experiment.preprocess.normalize == ("zscore_mask", "zscore_mask")
     assert experiment.data.labels == {"background": 0, "label_3": 3}
@@ -157,17 +157,43 @@ def test_saving_to_an_impossible_folder_raises(phantoms, cache, tmp_path):
         plan(phantoms, cache=cache).save(tmp_path / "file" / "plan.yaml")
 
 
-def test_planning_with_given_memory_does_not_import_torch(phantoms, cache):
+def test_planning_for_a_given_gpu_does_not_import_torch(phantoms, cache):
     code = (
-        f"import sys, medseg; medseg.plan({str(phantoms)!r}, medseg.PlanOptions(memory='8GiB'), cache={str(cache)!r}); "
+        f"import sys, medseg; medseg.plan({str(phantoms)!r}, medseg.PlanOptions(device='cuda', memory='8GiB'), cache={str(cache)!r}); "
         "print([name for name in ('torch', 'matplotlib', 'monai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_text_of_a_plan_has_four_lines(phantoms, cache):
+def test_text_of_a_plan_says_what_fits_into_its_time(phantoms, cache):
     made = plan(phantoms, cache=cache)
     lines = str(made).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "6 cases, 6 classes" in lines[0]
+    assert "steps fit into train.max_time=40m" in lines[4]
+    assert "on 2 cores of 40 GFLOP/s" in made.text.replace("\n# ", " ")
+    assert len(str(plan(phantoms, PlanOptions(device="cuda"), cache=cache)).splitlines()) == 4
+
+
+def test_a_requested_time_sizes_the_network_and_ends_the_training(phantoms, cache):
+    made = plan(phantoms, PlanOptions(time="20s"), cache=cache)
+    assert (made.experiment.train.steps, made.experiment.train.max_time) == (None, "20s")
+    assert "fit into train.max_time=20s" in str(made)
+    other = plan(phantoms, PlanOptions(model="attention_unet_2d", steps=100, device="cpu"), cache=cache)
+    assert "100 steps" in (other.time or "")
+
+
+def test_the_reason_for_2d_is_printed_and_stored(write_table):
+    rng = np.random.default_rng(0)
+    label = np.zeros((40, 36, 5), np.uint8)
+    label[10:20, 12:22] = 1
+    cases = {f"p{n}": (rng.normal(0, 10, (1, 40, 36, 5)).astype(np.float32), label) for n in range(3)}
+    table = write_table(cases, [medseg.Grid.from_spacing((40, 36, 5), (1.0, 1.0, 8.0))] * 3)
+    made = plan(table)
+    assert made.experiment.model.name == "unet_2d"
+    for text in (str(made), made.text.replace("\n  # ", " ")):
+        assert (
+            "slices are thick (8.0 times as thick as pixels are wide, more than 3) and few (median 5" in text
+        )
+    assert plan(table, PlanOptions(dims=3)).experiment.model.name == "unet_3d"

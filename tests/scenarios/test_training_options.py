@@ -170,8 +170,12 @@ def test_a_budget_ends_a_training_in_time(make_experiment, workplace, monkeypatc
     trainer = make_experiment(*BUDGET).trainer(run)
     assert "step 0 of 20s, batch 1" in repr(trainer)
     assert trainer.steps is None
+    assert trainer.step_seconds is None
+    assert trainer.estimate is not None
+    assert trainer.estimate.steps > 1000  # of a toy network, on a nominal processor
     reports = list(trainer)
     assert clock.now - 100 == pytest.approx(20, rel=0.05)
+    assert trainer.step_seconds == pytest.approx(0.1)
     # 0.1 s a step, 1.5 s for each 50 of them and the end
     assert 150 <= reports[-1].step <= 165
     assert reports[-1].steps == reports[-1].step == trainer.step
@@ -194,6 +198,22 @@ def test_a_resumed_run_has_the_remaining_time_of_its_budget(make_experiment, wor
     assert trainer.steps is not None
     list(trainer)
     assert clock.now - 1100 == pytest.approx(20, rel=0.05)
+
+
+def test_a_training_says_what_fits_into_its_time_before_and_after_the_first_steps(
+    make_experiment, workplace, tmp_path, capsys
+):
+    config, run = tmp_path / "toy.yaml", workplace / "told"
+    config.write_text(make_experiment("train.steps=30", "train.max_time=1s").to_yaml())
+    assert main(["train", str(config), "--run", str(run)]) == 0
+    captured = capsys.readouterr()
+    assert f"{run}: expected: about " in captured.out
+    assert "on 1 core of 40 GFLOP/s; about " in captured.out
+    measured = [line for line in (captured.out + captured.err).splitlines() if "measured: " in line]
+    assert len(measured) == 1
+    assert "fit into train.max_time=1s" in measured[0]
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "expected: about" not in capsys.readouterr().out
 
 
 def test_a_finished_run_is_extended_by_steps(make_experiment, workplace, tmp_path, capsys):

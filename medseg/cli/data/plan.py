@@ -40,7 +40,8 @@ def add_parser(commands: Any) -> None:
         "--dims",
         type=int,
         choices=(2, 3),
-        help="spatial axes of the network (default: 3, or 2 for a dataset of single slices)",
+        help="spatial axes of the network (default: 3, or 2 for a dataset of single slices; without a GPU also 2 for few thick "
+        "slices, and 3 at a low resolution where patches would see too little of a volume, which --dims 3 prevents)",
     )
     parser.add_argument(
         "--lowres",
@@ -50,11 +51,20 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="8GiB",
-        help="memory of the GPU, with a unit (a GPU sold with 8 GB has 8GiB; default: the preset's, or this machine's "
-        "if less)",
+        help="memory of the GPU or, without one, of the machine, with a unit (a GPU sold with 8 GB has 8GiB; default: the "
+        "preset's, or that of this machine's GPU if less; 8GB without a GPU, whatever this machine has)",
     )
     parser.add_argument(
-        "--steps", type=int, help="training steps (default: 250000 on a GPU, 40 minutes on a processor)"
+        "--device",
+        choices=("cpu", "cuda"),
+        help="plan for a processor or for a GPU, of whatever machine (default: the GPU of this machine, or a processor if it "
+        "has none)",
+    )
+    parser.add_argument("--steps", type=int, help="training steps (default: 250000 on a GPU)")
+    parser.add_argument(
+        "--time",
+        metavar="20m",
+        help="time of the training instead of a number of steps (default: 40m on a processor, for which the network is sized)",
     )
     add_dataset_options(parser, "measure")
     add_cluster_option(parser, "measuring of the cases")
@@ -82,7 +92,14 @@ def run(options: argparse.Namespace) -> int:
     check_target(target, overwrite=options.overwrite)
     make_folder(target.parent)
     chosen = PlanOptions(
-        options.preset, options.dims, options.lowres, options.model, options.memory, options.steps
+        options.preset,
+        options.dims,
+        options.lowres,
+        options.model,
+        options.memory,
+        options.steps,
+        options.device,
+        options.time,
     )
     with progress_bar(description="measuring") as progress:
         proposed = plan(

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from medseg.runtime.progress import Progress, ProgressBar
     from medseg.train.trainer import Trainer
 
-NNUNET_EPOCH = 250
-"""Steps of one of nnU-Net's 1,000 epochs (Isensee et al. 2021)."""
-
 
 def add_parser(commands: Any) -> None:
     """Add the command and its options to the parser."""
@@ -216,6 +213,7 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
     """Create a trainer and train with a progress bar; if training stops, print how to resume. Only the main process prints."""
     from medseg.runtime.launch import is_main_process
     from medseg.runtime.progress import progress_bar
+    from medseg.train.timing.step_estimate import trained_in_words
 
     hidden = not is_main_process()
     with progress_bar(description="preparing", hidden=hidden) as progress:
@@ -227,6 +225,8 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
         print(f"{name}: {trainer}", flush=True)
     if trainer.finished and is_main_process():
         print(f"finished already; to continue training: {go_on} --extend 2000")
+    elif trainer.estimate is not None and is_main_process():
+        print(f"{name}: {trainer.estimate}", flush=True)
     try:
         with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
             if is_main_process():
@@ -236,7 +236,7 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
                     bar.write(str(report))
         max_time = trainer.settings.max_time
         if max_time is not None and trainer.step == trainer.steps and is_main_process():
-            print(f"{name}: {steps_in_words(trainer.step, max_time)}", flush=True)
+            print(f"{name}: {trained_in_words(trainer.step, max_time)}", flush=True)
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -246,11 +246,13 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
 
 
 def _shown_steps(bar: ProgressBar, trainer: Trainer) -> Callable[[int, int | None], None]:
-    """Return a callback that moves the bar with every step and prints a line about the first one."""
-    began, first = time.monotonic(), True
+    """Return a callback that moves the bar with every step and prints a line about the first one and about a time budget."""
+    from medseg.train.timing.step_estimate import measured_in_words
+
+    began, first, measured = time.monotonic(), True, False
 
     def show(step: int, steps: int | None) -> None:
-        nonlocal first
+        nonlocal first, measured
         bar(step, steps, "step", left=trainer.time_left.seconds(steps))
         if first:
             first = False
@@ -258,26 +260,8 @@ def _shown_steps(bar: ProgressBar, trainer: Trainer) -> Callable[[int, int | Non
             bar.write(
                 f"step {step}/{steps or '?'} done after {seconds:.1f} s, with starting up; the time left is shown from now on"
             )
+        if not measured and trainer.step_seconds is not None and steps is not None:
+            measured = True
+            bar.write(measured_in_words(steps, trainer.step_seconds, str(trainer.settings.max_time)))
 
     return show
-
-
-def steps_in_words(steps: int, max_time: str) -> str:
-    """Return how many steps were trained within a time budget, with advice if they are too few to learn much.
-
-    Args:
-        steps: Steps of the finished training.
-        max_time: Its ``train.max_time``.
-
-    Returns:
-        One sentence, or two.
-    """
-    from medseg.runtime.formatting import pluralise
-
-    found = f"train.max_time={max_time} was enough for {pluralise(steps, 'step')}"
-    if steps >= NNUNET_EPOCH:
-        return found
-    return (
-        f"{found}, fewer than the {NNUNET_EPOCH} of one of nnU-Net's 1,000 epochs. Give more time, or take smaller patches "
-        "or a smaller network."
-    )

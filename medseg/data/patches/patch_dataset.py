@@ -82,6 +82,14 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
         return self.sampler.cases
 
     @property
+    def spatial_size(self) -> tuple[int, ...]:
+        """The voxels per axis that the model sees, in the order of the volume's axes."""
+        size = list(self.sampler.size)
+        if self.view is not None:
+            del size[self.view.axis]
+        return tuple(size)
+
+    @property
     def sample_bytes(self) -> int:
         """The least number of bytes of a sample: its image as float32."""
         channels = self.sampler.cases[0].image.shape[0] if self.sampler.cases else 0

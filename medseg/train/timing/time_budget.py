@@ -37,6 +37,7 @@ class StepPlanner:
 
     Attributes:
         overhead: Seconds that the last validation and the last checkpoint took; 0 if unknown.
+        pace: Seconds per step in the last plan; 0 before the first.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StepPlanner:
         self._first = step
         self._cold, self._before, self._recent = _MeanTime(), _MeanTime(), _MeanTime()
         self.overhead = overhead
+        self.pace = 0.0
 
     def update(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
         """Record a step and plan again if it is time to do so.
@@ -85,7 +87,7 @@ class StepPlanner:
         """Return the number of steps that fit into the rest, including validations, checkpoints and the final ones."""
         settings = self._settings
         windows = (self._before, self._recent) if self._recent.steps else (self._cold,)
-        pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
+        self.pace = pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
         validation, saving = self.overhead
         if not self._validates:
             validation = 0.0
