@@ -81,7 +81,16 @@ def _prepare(options: argparse.Namespace) -> None:
     if not (options.work / "plan.yaml").is_file():
         _medseg("plan", str(options.data), "-o", str(options.work / "plan.yaml"))
     if not (options.work / "same.yaml").is_file():
-        _medseg("plan", str(options.data), "-o", str(options.work / "same.yaml"), "--memory", "8GiB")
+        _medseg(
+            "plan",
+            str(options.data),
+            "-o",
+            str(options.work / "same.yaml"),
+            "--device",
+            "cuda",
+            "--memory",
+            "8GiB",
+        )
 
 
 def _step(options: argparse.Namespace) -> None:

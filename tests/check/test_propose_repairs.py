@@ -142,7 +142,7 @@ def test_the_repair_of_a_changed_file_is_refused_by_name(
 def test_a_plan_and_its_experiment_use_the_repairs(written: tuple[Path, Path], tmp_path: Path) -> None:
     root, repairs = written
     plan = tmp_path / "plan.yaml"
-    assert main(["plan", str(root), "--repairs", str(repairs), "--memory", "8GiB", "-o", str(plan)]) == 0
+    assert main(["plan", str(root), "--repairs", str(repairs), "--device", "cuda", "-o", str(plan)]) == 0
     experiment = Experiment.load(plan)
     assert experiment.data.repairs == str(repairs)
     case = find_dataset(experiment, tmp_path).case(name(25))

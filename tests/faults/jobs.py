@@ -68,7 +68,7 @@ def _train(*words: str) -> tuple[str, ...]:
 
 
 _PREDICT = ("predict", "INPUTS/model", "INPUTS/images", "-o", "out")
-_PLAN = ("plan", "INPUTS/data", "-o", "plan/plan.yaml", "--memory", "8GiB")
+_PLAN = ("plan", "INPUTS/data", "-o", "plan/plan.yaml", "--device", "cuda")
 _CHECK = (
     "check",
     "INPUTS/data",

@@ -57,7 +57,7 @@ def test_files_without_codes_need_a_decision_that_the_plan_keeps(
     label = files(dataset)[-1]
     assert printed(capsys, "evaluate", label, label, "--orientation-from", "sform")[0] == 0
     code, _ = printed(
-        capsys, "plan", dataset, "-o", target, "--orientation-from", "sform", "--memory", "8GiB"
+        capsys, "plan", dataset, "-o", target, "--orientation-from", "sform", "--device", "cuda"
     )
     assert code == 0
     assert Experiment.load(target).config.data.reading == ReadingOptions("sform", False)
@@ -82,7 +82,7 @@ def test_labels_with_the_header_of_another_image_can_be_trusted(
 ) -> None:
     for file in sorted(dataset.glob("labelsTr/*.nii.gz")):
         nib.save(nib.Nifti1Image(np.asarray(nib.load(file).dataobj), np.diag([-1.0, -1, 1, 1])), file)
-    plan = ("plan", dataset, "--memory", "8GiB", "-o", tmp_path / "plan.yaml")
+    plan = ("plan", dataset, "--device", "cuda", "-o", tmp_path / "plan.yaml")
     code, text = printed(capsys, *plan)
     assert code == 1
     assert "--trust-label-array (data.trust_label_array in a config)" in text
