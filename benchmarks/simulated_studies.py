@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from medseg.evaluation.statistics.agreement import LIMIT_SD, Agreement
 from medseg.evaluation.statistics.bootstrap import Interval, resampled_means
 from medseg.evaluation.statistics.paired_tests import paired_differences
 
@@ -63,6 +64,17 @@ def needed_reach(subjects: int) -> float:
     return (one - failing) / error
 
 
+def agreement_coverage(subjects: int, studies: int) -> tuple[float, float]:
+    """Return the shares of studies of normal differences whose intervals contain the true bias, and the true upper limit."""
+    random, names = np.random.default_rng(2000 + subjects), [str(number) for number in range(subjects)]
+    covered = np.zeros(2)
+    for differences in random.normal(0, 1, (studies, subjects)):
+        found = Agreement.of(differences, np.zeros(subjects), names)
+        covered += (0 in found.bias_interval, LIMIT_SD in found.high_interval)
+    bias, limit = covered / studies
+    return float(bias), float(limit)
+
+
 def rejections(difference: float, subjects: int, studies: int) -> tuple[float, float]:
     """Return the share of studies in which the permutation test and the Wilcoxon test reject."""
     random = np.random.default_rng(1000 + subjects)
@@ -97,6 +109,9 @@ def main() -> None:
             _print_row("… coverage of these", [one[one[:, 1], 0].mean() for one in found])
     reach = " | ".join(f"{needed_reach(n):.1f}" for n in SUBJECTS)
     print(f"| standard errors from the mean of a study without failures | {reach} |")
+    agreements = [agreement_coverage(n, studies) for n in SUBJECTS]
+    _print_row("bias, normal differences", [bias for bias, _ in agreements])
+    _print_row("limit of agreement, normal differences", [limit for _, limit in agreements])
     print(
         f"\nrejected at 5 %, paired differences with standard deviation {PAIR_SD}, {studies} studies per cell"
     )

@@ -95,10 +95,10 @@ def write_evaluation_report(
     )
 
 
-def _interval(interval: Interval, digits: int = 3) -> str:
+def _interval(interval: Interval, digits: int = 3, *, sign: bool = False) -> str:
     if math.isnan(interval.low):
         return "unknown"
-    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+    return f"{number(interval.low, digits, sign)} to {number(interval.high, digits, sign)}"
 
 
 def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, str]]:
@@ -172,7 +172,7 @@ def _case_rows(table: Table) -> list[dict[str, Any]]:
 
 
 def _plots(table: Table, colours: Mapping[str, Colour]) -> dict[str, Any]:
-    """Return the distributions of the Dice and the agreement of volumes, labels with the widest limits first."""
+    """Return the distributions of the Dice and the agreement of volumes."""
     chosen = {
         name: colours.get(name, distinct_colour(place)) for place, name in enumerate(table.labels, start=1)
     }
@@ -182,17 +182,28 @@ def _plots(table: Table, colours: Mapping[str, Colour]) -> dict[str, Any]:
         dice[row.label][row.case] = row.dice
         if row.reference_ml > 0 or row.volume_ml > 0:
             volumes[row.label].append((row.case, row.volume_ml, row.reference_ml))
-    agreement = []
-    for name, found in volumes.items():
-        if len(found) < 2:
-            continue
-        cases = [case for case, _, _ in found]
-        predicted, reference = np.array([[p, r] for _, p, r in found]).T
-        agreement.append((name, bland_altman(cases, predicted, reference, chosen[name])))
+    drawn = []
+    for name, one in list(table.volume_agreement.items())[:_MOST_AGREEMENT_PLOTS]:
+        cases = [case for case, _, _ in volumes[name]]
+        predicted, reference = np.array([[p, r] for _, p, r in volumes[name]]).T
+        drawn.append((name, bland_altman(cases, predicted, reference, one, chosen[name])))
     return {
         "dice": strip_plot(dice, chosen, low=0.0, high=1.0) if table.rows else "",
-        "volumes": agreement[:_MOST_AGREEMENT_PLOTS],
-        "left_out": max(len(agreement) - _MOST_AGREEMENT_PLOTS, 0),
+        "volumes": drawn,
+        "left_out": len(table.volume_agreement) - len(drawn),
+        "agreement": [
+            {
+                "name": name,
+                "colour": css(chosen[name]),
+                "n": one.cases,
+                "figures": [
+                    (one.bias, _interval(one.bias_interval, 2, sign=True)),
+                    (one.low, _interval(one.low_interval, 2, sign=True)),
+                    (one.high, _interval(one.high_interval, 2, sign=True)),
+                ],
+            }
+            for name, one in table.volume_agreement.items()
+        ],
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.evaluation.calibration.reliability import Bin
+from medseg.evaluation.statistics.agreement import Agreement
 from medseg.labels.colours import Colour
 
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 26, 190, 20
@@ -68,24 +69,29 @@ def strip_plot(
     return _svg(_WIDTH, height, parts)
 
 
-def bland_altman(cases: Sequence[str], predicted: Array, reference: Array, colour: Colour) -> str:
+def bland_altman(
+    cases: Sequence[str], predicted: Array, reference: Array, agreement: Agreement, colour: Colour
+) -> str:
     """Draw the differences of two measurements over their means, with the mean difference and the limits of agreement.
 
     Args:
         cases: Case ids.
         predicted: Measured values, such as volumes in ml.
         reference: Reference values.
+        agreement: Their mean difference and limits of agreement, which are drawn as lines, and their intervals as bands.
         colour: Colour of the points.
 
     Returns:
-        An ``svg`` element; see Bland and Altman 1986. The limits are the mean ± 1.96 standard deviations of the differences.
+        An ``svg`` element; see Bland and Altman 1986.
     """
     width, height, left, bottom, top = 340, 220, 56, 34, 12
     mean, difference = (predicted + reference) / 2, predicted - reference
-    centre = float(difference.mean())
-    spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
-    lines = {"mean": centre, "+1.96 sd": centre + 1.96 * spread, "−1.96 sd": centre - 1.96 * spread}
-    low, high = _padded([*difference, *lines.values(), 0.0])
+    lines = {
+        "mean": (agreement.bias, agreement.bias_interval),
+        "+1.96 sd": (agreement.high, agreement.high_interval),
+        "−1.96 sd": (agreement.low, agreement.low_interval),
+    }
+    low, high = _padded([*difference, *(value for value, _ in lines.values()), 0.0])
     start, end = _padded(mean)
 
     def x(value: float) -> float:
@@ -99,7 +105,13 @@ def bland_altman(cases: Sequence[str], predicted: Array, reference: Array, colou
         f'<text x="{x(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">{_tick(tick)}</text>'
         for tick in ticks(start, end, 4)
     ]
-    for name, value in lines.items():
+    for name, (value, interval) in lines.items():
+        if math.isfinite(interval.low):
+            upper, lower = (y(min(max(end, low), high)) for end in (interval.high, interval.low))
+            parts.append(
+                f'<rect x="{left}" width="{width - 10 - left}" y="{upper:.1f}" height="{lower - upper:.1f}" fill="{_PALE}" '
+                'opacity="0.35"/>'
+            )
         dash = "" if name == "mean" else ' stroke-dasharray="5 4"'
         parts.append(
             f'<line x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="{_INK}"{dash}>'

@@ -106,6 +106,21 @@ def test_every_figure_is_that_of_the_summary(folder: Path) -> None:
     assert f"<b>{summary['foreground_mean']['dice']:.3f}</b>" in page
 
 
+def test_the_agreement_of_volumes_is_that_of_the_summary(folder: Path) -> None:
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    summary = json.loads((folder / "out" / "summary.json").read_text())["volume_agreement"]
+    _, *rows = cells(page, "agreement")
+    assert [row[0] for row in rows] == ["liver", EVIL]
+    assert set(summary) == {"liver", EVIL}
+    for row in rows:
+        own = summary[row[0]]
+        for value, interval, name in zip(row[2::2], row[3::2], ("bias", "low", "high"), strict=True):
+            ends = own[f"{name}_interval"]
+            assert value.replace("−", "-") == f"{own[name]:+.2f}"
+            assert interval.replace("−", "-") == f"{ends['low']:+.2f} to {ends['high']:+.2f}"
+    assert rows[0][2] == "+0.00"
+
+
 def test_cases_are_listed_worst_first_with_the_figures_of_the_table(folder: Path) -> None:
     page = (folder / "out" / "report.html").read_text(encoding="utf-8")
     lines = [line.split("\t") for line in (folder / "out" / "cases.tsv").read_text().splitlines()]

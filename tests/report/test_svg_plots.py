@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medseg.evaluation.calibration.reliability import Bin
+from medseg.evaluation.statistics.agreement import Agreement
 from medseg.report.svg_plots import bland_altman, line_plot, reliability_plot, strip_plot, ticks
 
 NS = "{http://www.w3.org/2000/svg}"
@@ -35,7 +36,9 @@ def test_a_label_without_values_has_a_row_and_no_point() -> None:
 
 def test_bland_altman_draws_the_mean_and_the_limits_of_agreement() -> None:
     predicted, reference = np.array([11.0, 19.0, 32.0]), np.array([10.0, 20.0, 30.0])
-    root = parsed(bland_altman(["a", "b", "c"], predicted, reference, (0, 0, 255)))
+    agreement = Agreement.of(predicted, reference, ["a", "b", "c"])
+    root = parsed(bland_altman(["a", "b", "c"], predicted, reference, agreement, (0, 0, 255)))
+    assert len(root.findall("rect")) == 3
     difference = predicted - reference
     lines = {line.find("title").text for line in root.findall("line") if line.find("title") is not None}
     mean, sd = difference.mean(), difference.std(ddof=1)
@@ -48,7 +51,8 @@ def test_bland_altman_draws_the_mean_and_the_limits_of_agreement() -> None:
 
 
 def test_bland_altman_of_equal_volumes_can_be_drawn() -> None:
-    parsed(bland_altman(["a", "b"], np.ones(2), np.ones(2), (0, 0, 255)))
+    equal = Agreement.of(np.ones(2), np.ones(2), ["a", "b"])
+    parsed(bland_altman(["a", "b"], np.ones(2), np.ones(2), equal, (0, 0, 255)))
 
 
 def test_lines_rise_where_values_do() -> None:

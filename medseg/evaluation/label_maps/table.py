@@ -13,6 +13,7 @@ import numpy as np
 from medseg.evaluation.label_maps.metric_catalog import CATALOG, MetricInfo
 from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
 from medseg.evaluation.label_maps.metrics import METRICS, LabelMetrics
+from medseg.evaluation.statistics.agreement import Agreement, agreement_cells
 from medseg.evaluation.statistics.bootstrap import DRAWS, Interval
 from medseg.evaluation.statistics.table_intervals import subjects_note, table_intervals, unseen_failures_note
 from medseg.evaluation.summary_json import finite_values, write_summary_json
@@ -22,6 +23,7 @@ from medseg.storage.atomic import write_text
 from medseg.storage.tsv import to_tsv
 
 KEYS = ("case", "label_value", "label")
+_AGREEMENT = "volumes, prediction minus reference: mean difference and limits of agreement (± 1.96 standard deviations)"
 _SHOWN = ("dice", "iou", "hd95_mm", "surface_dice", "volume_error_percent")
 
 
@@ -162,6 +164,26 @@ class Table:
         values = {(row.case, row.label): [row.value(metric) for metric in self.metrics] for row in self.rows}
         return table_intervals(values, self.subject_of, self.metrics)
 
+    @cached_property
+    def volume_agreement(self) -> dict[str, Agreement]:
+        """The agreement of predicted and reference volumes in ml, for labels in at least two cases.
+
+        A case counts if the prediction or the reference contains the label.
+        """
+        found: dict[str, list[LabelMetrics]] = {name: [] for name in self.labels}
+        for row in self.rows:
+            if row.volume_ml > 0 or row.reference_ml > 0:
+                found[row.label].append(row)
+        return {
+            name: Agreement.of(
+                np.array([row.volume_ml for row in rows]),
+                np.array([row.reference_ml for row in rows]),
+                [self.subject_of[row.case] for row in rows],
+            )
+            for name, rows in found.items()
+            if len(rows) > 1
+        }
+
     def write_tsv(self, path: str | Path) -> None:
         """Write every row as tab-separated text with a header; NaN and infinity are written as ``nan`` and ``inf``.
 
@@ -194,6 +216,7 @@ class Table:
             "label_intervals": {
                 name: plain_intervals(found) for name, found in self.intervals.items() if name
             },
+            "volume_agreement": {name: found.to_plain() for name, found in self.volume_agreement.items()},
         }
 
     def write_summary(self, path: str | Path) -> None:
@@ -211,10 +234,16 @@ class Table:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return text_table(self._cells(), self._notes())
+        tables = [text_table(self._cells(), self._notes())]
+        if self.volume_agreement:
+            tables.append(text_table(agreement_cells(self.volume_agreement), [_AGREEMENT]))
+        return "\n\n".join(tables)
 
     def _repr_html_(self) -> str:
-        return html_table(self._cells(), self._notes())
+        table = html_table(self._cells(), self._notes())
+        if not self.volume_agreement:
+            return table
+        return table + html_table(agreement_cells(self.volume_agreement), [_AGREEMENT])
 
     def _shown(self) -> dict[str, MetricInfo]:
         """Return the metrics of the printed table."""
