@@ -1,4 +1,4 @@
-"""Options that several commands share: how datasets are read, files whose headers are wrong, and clusters."""
+"""Options that several commands share: how datasets are read, files that can be read in several ways, and clusters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 _SOURCES = ("sform", "qform", "pixdim")
 
 
-def add_reading_options(parser: Any, *, labels: bool = True, datasets: bool = False) -> None:
+def add_reading_options(
+    parser: Any, *, images: bool = True, labels: bool = True, datasets: bool = False
+) -> None:
     """Add the options to the parser of a command.
 
     Args:
         parser: The parser.
+        images: Whether the command reads images.
         labels: Whether the command reads label maps.
         datasets: Whether the command reads datasets.
     """
@@ -27,6 +30,18 @@ def add_reading_options(parser: Any, *, labels: bool = True, datasets: bool = Fa
         help="description of the geometry to use where a NIfTI header leaves it open or contradicts itself (default: refuse "
         "files in which left and right are a guess)",
     )
+    if images:
+        parser.add_argument(
+            "--series",
+            metavar="UID or NUMBER",
+            help="DICOM series to read in folders with several; medseg inspect FOLDER lists them (default: the only one that is a volume)",
+        )
+        parser.add_argument(
+            "--uneven",
+            choices=("refuse", "resample"),
+            help="what to do with DICOM series with uneven gaps between slices: refuse them, or interpolate slices linearly between "
+            "their true positions (default: refuse)",
+        )
     if labels:
         parser.add_argument(
             "--trust-label-array",
@@ -101,5 +116,7 @@ def reading_options(options: argparse.Namespace) -> ReadingOptions:
         options.orientation_from,
         getattr(options, "trust_label_array", False),
         getattr(options, "files_root", None),
+        getattr(options, "series", None),
+        getattr(options, "uneven", None) or "refuse",
         getattr(options, "repairs", None),
     )

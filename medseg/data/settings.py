@@ -10,6 +10,7 @@ from medseg.config import Config
 from medseg.data.datasets.cases import ReadingOptions
 from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS, LAYOUTS
 from medseg.errors import DataError, did_you_mean
+from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.volumes.orientation import checked_axcodes
 
@@ -118,6 +119,10 @@ class DataSettings(Config):
             on the grid of the image as it is stored; otherwise it is refused.
         files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
             into; null allows only the folder of the dataset.
+        series: UID of the DICOM series to read in folders with several, or its number in the list that ``medseg inspect FOLDER`` shows.
+            Null reads the only volume of a folder.
+        uneven: What to do with DICOM series with uneven gaps between slices: ``refuse`` them, or ``resample`` them by linear
+            interpolation between the true positions of their slices.
         repairs: File written by ``medseg check --repair`` with repairs to apply when files are read; null for none.
         fingerprint: ``fingerprint.json`` that ``medseg plan`` has written. Cases that have not changed since are not read
             again for the statistics of ``ct``, which are the same with and without it. Null, or a file that is no longer
@@ -137,14 +142,23 @@ class DataSettings(Config):
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
     files_root: str | None = None
+    series: str | Annotated[int, Field(ge=1)] | None = None
+    uneven: Uneven = "refuse"
     repairs: str | None = None
     fingerprint: str | None = None
     splits: str | None = None
 
     @property
     def reading(self) -> ReadingOptions:
-        """What is decided about files whose headers are wrong, and about where files may be."""
-        return ReadingOptions(self.orientation_from, self.trust_label_array, self.files_root, self.repairs)
+        """What is decided about files that can be read in several ways, and about where files may be."""
+        return ReadingOptions(
+            self.orientation_from,
+            self.trust_label_array,
+            self.files_root,
+            self.series,
+            self.uneven,
+            self.repairs,
+        )
 
 
 class PreprocessSettings(Config):

@@ -16,7 +16,6 @@ from medseg.data.datasets.cases import Case
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ConfigError, DataError, ModelError, collected_warnings
-from medseg.io.files import read_grid
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
 from medseg.losses.build import build_loss
@@ -104,7 +103,7 @@ def check_space(store: Path, cases: Sequence[Case], preprocessing: Preprocessing
         if case.images[0].is_dir() or any(store.glob(f"{glob.escape(case.id)}-*")):
             continue
         with suppress(DataError), collected_warnings():
-            grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+            grid = case.reading.read_grid(case.images[0])
             own = grid.reoriented(preprocessing.axcodes(grid))
             shape = shape_at_spacing(own.shape, own.spacing, preprocessing.target_spacing(own.spacing))
             needed += kept * math.prod(shape) * (len(preprocessing.channels) * _IMAGE_BYTES + _LABEL_BYTES)

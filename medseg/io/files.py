@@ -21,6 +21,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from medseg.io.dicom.uneven_gaps import Uneven
     from medseg.io.nifti.orientation_sources import OrientationFrom
     from medseg.labels.label_table import Labels
     from medseg.labels.segments import Algorithm, Segments
@@ -30,6 +31,8 @@ TIFF = (".tif", ".tiff")
 FREESURFER = (".mgz", ".mgh")
 NATURAL_IMAGES = (".png", *TIFF, ".bmp", ".jpg", ".jpeg")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".bmp", ".jpg", ".jpeg")
+DICOM = (".dcm", ".ima")
+"""Suffixes of DICOM files, which often have none; a file is recognised by its content."""
 IMAGE_SUFFIXES = (*NIFTI, *ITK, *TIFF, *FREESURFER, SLICER, *DICOM_SEGMENTATIONS)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *FREESURFER)
 WHOLE_WITHIN = 1e-3
@@ -66,12 +69,26 @@ def stem_of(path: str | Path) -> str:
     'ct_01'
     """
     name = Path(path).name
-    suffix = suffix_of(path)
-    return name[: -len(suffix)] if suffix else name
+    suffix = suffix_of(path) or Path(name.lower()).suffix
+    known = suffix in IMAGE_SUFFIXES or suffix in DICOM
+    return name[: -len(suffix)] if known else name
 
 
-def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Volume:
-    """Read an image: a NIfTI, NRRD, MHA, FreeSurfer or natural-image file, or a folder with one DICOM series.
+def is_dicom(path: Path) -> bool:
+    """Return whether a path is a folder, which can only hold DICOM files if it is an image, or a DICOM file."""
+    from medseg.io.dicom.dicom_header import has_mark
+
+    return path.is_dir() or (not suffix_of(path) and path.is_file() and has_mark(path))
+
+
+def read(
+    path: str | Path,
+    *,
+    orientation_from: OrientationFrom | None = None,
+    series: str | int | None = None,
+    uneven: Uneven = "refuse",
+) -> Volume:
+    """Read an image: a NIfTI, NRRD, MHA, FreeSurfer, DICOM or natural-image file, or a folder with a DICOM series.
 
     From a DICOM segmentation, the values of its segments are read; `read_labels` reads it as a label map.
 
@@ -79,6 +96,10 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         path: The file or folder.
         orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
             itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
+        series: For a folder with several DICOM series, the one to read: its UID, or its number in the list that the error
+            message and ``medseg inspect`` show; None if only one of them is a volume.
+        uneven: For DICOM series with uneven gaps between slices: ``"refuse"``, or ``"resample"`` to interpolate slices between
+            their true positions.
 
     Returns:
         Volume `(C, X, Y, Z)` in the file's own orientation. A 2D image is one slice. A fourth axis or colour becomes
@@ -99,10 +120,10 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
     path = Path(path)
     if kind := segmentation_kind(path):
         return read_segmentation(path, kind).volume
-    if path.is_dir():
-        from medseg.io.dicom.dicom_series import read_dicom_series
+    if is_dicom(path):
+        from medseg.io.dicom.dicom_series import read_dicom
 
-        return read_dicom_series(path)
+        return read_dicom(path, series, uneven)
     suffix = suffix_of(path)
     if suffix in NIFTI:
         from medseg.io.nifti.nifti_files import read_nifti
@@ -126,10 +147,6 @@ def read(path: str | Path, *, orientation_from: OrientationFrom | None = None) -
         raise DataError(no_such_path(path))
     require_readable(path)
     content, remedy = recognised_file(path)
-    if content == "a DICOM file" or path.suffix.lower() in (".dcm", ".ima"):
-        raise DataError(
-            f"{path}: found one DICOM file, expected the folder of its series. Give {path.parent}."
-        )
     if content not in ("text", "unknown content"):
         raise DataError(f"{path}: found {content}, expected a file with the suffix of an image. {remedy}.")
     raise DataError(f"{path}: unknown file format: expected one of {', '.join(IMAGE_SUFFIXES)}. Convert it.")
@@ -282,13 +299,21 @@ def _grid_of(like: Volume | Grid | str | Path | None) -> Grid | None:
     return like.grid if isinstance(like, Volume) else like
 
 
-def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = None) -> Grid:
-    """Read the grid of an image; only the header of a NIfTI file is read.
+def read_grid(
+    path: str | Path,
+    *,
+    orientation_from: OrientationFrom | None = None,
+    series: str | int | None = None,
+    uneven: Uneven = "refuse",
+) -> Grid:
+    """Read the grid of an image; only the headers of NIfTI and DICOM files are read.
 
     Args:
         path: The file or folder.
         orientation_from: For NIfTI, the description of the geometry to use where the header leaves it open or contradicts
             itself: ``"sform"``, ``"qform"`` or ``"pixdim"``; None refuses files in which left and right are a guess.
+        series: For a folder with several DICOM series, the one to read, as for `read`.
+        uneven: What to do with a DICOM series with uneven gaps, as for `read`.
 
     Returns:
         Shape and affine (voxel indices to mm).
@@ -308,10 +333,10 @@ def read_grid(path: str | Path, *, orientation_from: OrientationFrom | None = No
         from medseg.io.nifti.nifti_files import read_nifti_grid
 
         return read_nifti_grid(Path(path), orientation_from)
-    if Path(path).is_dir() and not segmentation_kind(Path(path)):
+    if is_dicom(Path(path)) and not segmentation_kind(Path(path)):
         from medseg.io.dicom.dicom_series import read_series_geometry
 
-        return read_series_geometry(Path(path)).grid
+        return read_series_geometry(Path(path), series, uneven).grid
     return read(path, orientation_from=orientation_from).grid
 
 

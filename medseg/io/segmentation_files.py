@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from medseg.errors import DataError
 
 if TYPE_CHECKING:
-    from medseg.io.dicom.dicom_series import SeriesGeometry
+    from medseg.io.dicom.source_series import SourceSeries
     from medseg.labels.label_table import Labels
     from medseg.labels.segments import Algorithm, Segments
     from medseg.volumes.grid import Grid
@@ -72,7 +72,7 @@ def read_segmentation(path: Path, kind: Kind, grid: Grid | None = None) -> Segme
     """
     file = segmentation_file(path) or path
     if kind == "rtstruct":
-        from medseg.io.dicom.rtstruct_input import read_rtstruct
+        from medseg.io.dicom.segmentations.rtstruct_input import read_rtstruct
 
         return read_rtstruct(file, grid)
     if kind == "slicer":
@@ -80,7 +80,7 @@ def read_segmentation(path: Path, kind: Kind, grid: Grid | None = None) -> Segme
 
         found = read_slicer_segmentation(file)
     else:
-        from medseg.io.dicom.seg_input import read_seg
+        from medseg.io.dicom.segmentations.seg_input import read_seg
 
         found = read_seg(file)
     return found if grid is None else found.placed(grid)
@@ -99,8 +99,8 @@ def segmentation_names(path: Path, kind: Kind) -> Labels:
     Raises:
         DataError: The file is damaged.
     """
-    from medseg.io.dicom.rtstruct_input import read_rtstruct_segments
-    from medseg.io.dicom.seg_input import read_seg_segments
+    from medseg.io.dicom.segmentations.rtstruct_input import read_rtstruct_segments
+    from medseg.io.dicom.segmentations.seg_input import read_seg_segments
     from medseg.io.itk.slicer_segmentation import slicer_segments
     from medseg.labels.segments import unique_labels
 
@@ -135,19 +135,19 @@ def write_segmentation(
 
     if not label_map.is_label:
         raise DataError(f"{path}: found an image, expected a label map. Read it with read_labels.")
-    series = _series(label_map if like is None else like, path)
+    grid, source = _source(label_map if like is None else like, path)
     fix = "Resample it with resampled(like=SERIES)"
-    aligned = align_to_grid(label_map, series.grid, where=str(path), grid_of="the source series", fix=fix)
+    aligned = align_to_grid(label_map, grid, where=str(path), grid_of="the source series", fix=fix)
     names = Labels.from_values(aligned.data) if names is None else names
     if path.name.lower().endswith(".rtstruct.dcm"):
-        from medseg.io.dicom.rtstruct_output import write_rtstruct
+        from medseg.io.dicom.segmentations.rtstruct_output import write_rtstruct
 
-        write_rtstruct(aligned, path, series.source, names, algorithm)
+        write_rtstruct(aligned, path, source, names, algorithm)
     else:
-        from medseg.io.dicom.seg_output import write_seg
+        from medseg.io.dicom.segmentations.seg_output import write_seg
 
         labelmap = path.name.lower().endswith(".labelmap.dcm")
-        write_seg(aligned, path, series.source, names, algorithm, labelmap=labelmap)
+        write_seg(aligned, path, source, names, algorithm, labelmap=labelmap)
 
 
 def check_source_series(source: Volume | Path, path: Path) -> None:
@@ -164,24 +164,29 @@ def check_source_series(source: Volume | Path, path: Path) -> None:
     from medseg.io.dicom.pydicom_files import require_dicom_packages
 
     require_dicom_packages(path)
-    _series(source, path).source.datasets()
+    _source(source, path)[1].datasets()
 
 
-def _series(source: Volume | Path, path: Path) -> SeriesGeometry:
-    """Return the geometry of a source series."""
-    from medseg.io.dicom.dicom_series import SeriesGeometry, read_series_geometry
+def _source(source: Volume | Path, path: Path) -> tuple[Grid, SourceSeries]:
+    """Return grid and files of a source series."""
+    from medseg.io.dicom.dicom_series import read_series_geometry
     from medseg.io.dicom.source_series import source_series_of
 
     if isinstance(source, Path):
-        if not source.is_dir():
+        if not source.exists():
             raise DataError(
                 f"{source}: found no folder, expected that of a DICOM series. Give the folder of the series."
             )
-        return read_series_geometry(source)
+        geometry = read_series_geometry(source)
+        if geometry.source is None:
+            raise DataError(
+                f"{source}: found a single image without a position in the patient, expected a DICOM series. Write .nii.gz or .png instead."
+            )
+        return geometry.grid, geometry.source
     found = source_series_of(source)
     if found is None:
         raise DataError(
-            f"{path}: found a volume that was not read from a DICOM series, expected one, because a DICOM segmentation refers to the images of its "
-            "source. Give the series with like=FOLDER, or write .nii.gz instead."
+            f"{path}: found a volume that was not read from a DICOM series, or only after its slices were resampled, expected the volume of a series, because "
+            "a DICOM segmentation refers to the images of its source. Give the series with like=FOLDER, or write .nii.gz instead."
         )
-    return SeriesGeometry(source.grid, found)
+    return source.grid, found

@@ -123,6 +123,10 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         tree["trust_label_array"] = Explained(True, "as requested")
     if source.reading.files_root is not None:
         tree["files_root"] = Explained(str(Path(source.reading.files_root).resolve()), "as requested")
+    if source.reading.series is not None:
+        tree["series"] = Explained(source.reading.series, "as requested")
+    if source.reading.uneven != "refuse":
+        tree["uneven"] = Explained(source.reading.uneven, "as requested")
     if source.reading.repairs is not None:
         tree["repairs"] = Explained(str(Path(source.reading.repairs).resolve()), "as requested")
     if source.fingerprint is not None and "ct" in normalization_methods(f):

@@ -31,7 +31,7 @@ class FileState:
         """Read the state of files.
 
         Args:
-            paths: Files, and folders such as a DICOM series, for which all files directly in them count.
+            paths: Files, and folders such as a DICOM series, for which all files in them count, also in folders within them.
 
         Returns:
             The state of all of them together.
@@ -76,7 +76,7 @@ def stamp_of(paths: Iterable[Path]) -> str:
     """Return the stamp of files without reading them, see `FileState`.
 
     Args:
-        paths: Files, and folders such as a DICOM series, for which all files directly in them count.
+        paths: Files, and folders such as a DICOM series, for which all files in them count, also in folders within them.
 
     Returns:
         Hash of sizes, times and numbers on the disk.
@@ -92,7 +92,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if not file.is_dir())
+    """Return the files of a folder and of the folders within it, as of the disk of a hospital."""
+    return sorted(file for file in folder.rglob("*") if not file.is_dir())
 
 
 def _stamp(files: list[Path]) -> str:

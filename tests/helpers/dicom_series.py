@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medseg.volumes.volume import Volume
 
@@ -98,3 +99,61 @@ def save_series(folder: Path, volume: Volume, **attributes: object) -> Path:
                     setattr(one, name, value)
             one.save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
     return folder
+
+
+def enhanced(series: Series, order: Sequence[int] | None = None) -> Dataset:
+    """Return the slices of a series as the frames of one enhanced multi-frame CT.
+
+    Args:
+        series: The series; fields of its slices may have been changed.
+        order: The slice of each frame; None for the order of the slices.
+
+    Returns:
+        The dataset, whose pixels are not compressed.
+    """
+    slices = series.slices if order is None else [series.slices[i] for i in order]
+    first = slices[0]
+    whole = Dataset()
+    whole.file_meta = FileMetaDataset()
+    whole.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for name in _SHARED:
+        setattr(whole, name, first.get(name))
+    whole.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    whole.NumberOfFrames = len(slices)
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_item(first, "PixelSpacing", "SliceThickness")]
+    shared.PlaneOrientationSequence = [_item(first, "ImageOrientationPatient")]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = []
+    for one in slices:
+        group = Dataset()
+        group.PlanePositionSequence = [_item(one, "ImagePositionPatient")]
+        group.PixelValueTransformationSequence = [_item(one, "RescaleSlope", "RescaleIntercept")]
+        whole.PerFrameFunctionalGroupsSequence.append(group)
+    whole.PixelData = b"".join(one.PixelData for one in slices)
+    return whole
+
+
+_SHARED = (
+    *(
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "Modality",
+        "PatientID",
+        "Rows",
+        "Columns",
+    ),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+    "PixelRepresentation",
+)
+
+
+def _item(source: Dataset, *names: str) -> Dataset:
+    item = Dataset()
+    for name in names:
+        if name in source:
+            setattr(item, name, source.get(name))
+    return item

@@ -92,7 +92,7 @@ class _Work:
 
     def read(self, path: Path, *, label: bool = False) -> Volume | None:
         """Read a file, add its findings, and return its voxels if they can be read."""
-        done = read_file(path, self.root, self.case.id, self.case.reading.orientation_from, label=label)
+        done = read_file(path, self.root, self.case.id, self.case.reading, label=label)
         self.findings += done.findings
         if done.guessed:
             self.guessed.add(path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.check.finding import Finding, message_parts, relative_name
+from medseg.data.datasets.cases import ReadingOptions
 from medseg.errors import DataError, collected_warnings
 from medseg.io.file_content import recognised_file, require_readable
-from medseg.io.files import NATURAL_IMAGES, NIFTI, read, read_stored_labels, suffix_of
+from medseg.io.files import NATURAL_IMAGES, NIFTI, read_stored_labels, suffix_of
 from medseg.io.nifti.nifti_geometry import placement
 from medseg.io.nifti.nifti_header import open_nifti
 from medseg.io.nifti.orientation_sources import OrientationFrom
@@ -75,16 +76,14 @@ class ReadFile:
     guessed: bool = False
 
 
-def read_file(
-    path: Path, root: Path, case: str, orientation_from: OrientationFrom | None, *, label: bool = False
-) -> ReadFile:
+def read_file(path: Path, root: Path, case: str, reading: ReadingOptions, *, label: bool = False) -> ReadFile:
     """Read a file and describe everything that is unusual about it.
 
     Args:
         path: The file or DICOM folder.
         root: Folder of the dataset, for names.
         case: Id of the case.
-        orientation_from: What the user decided about contradictory headers.
+        reading: What the user decided about contradictory headers and DICOM series.
         label: Whether it is a label map or instance map; its values are then returned as stored.
 
     Returns:
@@ -95,22 +94,24 @@ def read_file(
     if missing is not None:
         return ReadFile(None, (missing,))
     findings: list[Finding] = []
-    form = orientation_from
+    form = reading.orientation_from
     if suffix_of(path) in NIFTI:
-        found, form = _header_findings(path, name, case, orientation_from)
+        found, form = _header_findings(path, name, case, reading.orientation_from)
         findings += found
         if any(finding.code in _UNUSABLE for finding in found):
             return ReadFile(None, tuple(findings))
-    reader: Callable[..., Volume] = read_stored_labels if label else read
     with collected_warnings() as notes:
         try:
-            volume = reader(path, orientation_from=form)
+            if label:
+                volume = read_stored_labels(path, orientation_from=form)
+            else:
+                volume = replace(reading, orientation_from=form).read_image(path)
         except DataError as error:
             return ReadFile(None, (*findings, _voxel_finding(error, path, name, case)))
     known = {finding.found for finding in findings}
     findings += [note for note in _reader_notes(notes, path, name, case) if note.found not in known]
     findings += _grid_findings(volume.grid, path, name, case)
-    return ReadFile(volume, tuple(findings), form != orientation_from)
+    return ReadFile(volume, tuple(findings), form != reading.orientation_from)
 
 
 _UNUSABLE = {

@@ -65,6 +65,8 @@ def _print_path(path: Path, most: int, reading: ReadingOptions) -> int:
         return _print_dataset(read_dataset(path, reading=reading), most)
     images = _images_in(path)
     if not images:
+        if _print_series(path, reading):
+            return 0
         print(_describe_image(path, reading), flush=True)
         return 0
     shown = images[: most or None]
@@ -72,6 +74,23 @@ def _print_path(path: Path, most: int, reading: ReadingOptions) -> int:
     if len(images) > len(shown):
         print(f"... {len(images) - len(shown)} more images (--cases 0 shows all)", flush=True)
     return faulty
+
+
+def _print_series(path: Path, reading: ReadingOptions) -> bool:
+    """Print the list of the series of a folder; return False without a list if there is one series or one is chosen."""
+    from medseg.io.dicom.series_choice import list_series
+
+    folder = path.parent if path.name.upper() == "DICOMDIR" else path
+    if reading.series is not None or not folder.is_dir():
+        return False
+    found = list_series(folder)
+    if len(found) < 2:
+        return False
+    print(f"{folder}: {len(found)} DICOM series", flush=True)
+    for one in found:
+        print(f"  {one.described()}", flush=True)
+    print("Choose one by its number or UID with --series.", flush=True)
+    return True
 
 
 def _print_description(describe: Callable[..., str], *of: Any) -> bool:
@@ -89,9 +108,7 @@ def _print_description(describe: Callable[..., str], *of: Any) -> bool:
 def _describe_image(path: Path, reading: ReadingOptions) -> str:
     import numpy as np
 
-    from medseg.io.files import read
-
-    volume = read(path, orientation_from=reading.orientation_from)
+    volume = reading.read_image(path)
     origin = ", ".join(f"{value:.6g}" for value in volume.grid.affine[:3, 3])
     lines = [f"{path}", f"  {volume!r}", f"  origin ({origin}) mm, voxel {volume.grid.voxel_volume:.4g} mm3"]
     if volume.grid.is_sheared:
@@ -198,9 +215,8 @@ def _values_in_natural_images(cases: Sequence[Case]) -> list[int]:
 
 
 def _describe_case(case: Case, dataset: Dataset, width: int) -> str:
-    from medseg.io.files import read_grid
 
-    grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    grid = case.reading.read_grid(case.images[0])
     _check_natural_images(case, dataset, grid)
     shape = "x".join(map(str, grid.shape))
     spacing = "x".join(f"{value:.3g}" for value in grid.spacing)

@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         help="with --report and files: the images, named as the predictions",
     )
     add_cluster_option(parser, "cases")
-    add_reading_options(parser)
+    add_reading_options(parser, images=False)
     add_metric_options(parser)
     add_instance_options(parser)
 

@@ -88,6 +88,10 @@ def run(options: argparse.Namespace) -> int:
             data.append("data.trust_label_array=true")
         if options.files_root:
             data.append(f"data.files_root={options.files_root}")
+        if options.series:
+            data.append(f"data.series={options.series}")
+        if options.uneven:
+            data.append(f"data.uneven={options.uneven}")
         if options.repairs:
             data.append(f"data.repairs={options.repairs}")
         experiment = Experiment.load(options.config, *options.overrides, *data)

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from medseg.data.datasets.names import FORBIDDEN, LONGEST_ID, is_valid_id
 from medseg.errors import DataError, did_you_mean
+from medseg.io.dicom.uneven_gaps import Uneven
+from medseg.io.files import read, read_grid
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
+from medseg.volumes.grid import Grid
+from medseg.volumes.volume import Volume
 
 _MOST_LISTED = 100
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What the user decided about files whose headers are wrong, and about where files may be.
+    """What the user decided about files that can be read in several ways, and about where files may be.
 
     Attributes:
         orientation_from: Description of the geometry to use where a NIfTI header leaves it open or contradicts itself; None
@@ -27,6 +31,9 @@ class ReadingOptions:
             on the grid of the image as it is stored.
         files_root: Folder that absolute paths and paths with ``..`` in a ``dataset.json`` or a table of cases may point
             into; None allows only the folder of the dataset.
+        series: UID of the DICOM series to read in folders with several, or its number in the list of a folder; None if only one of
+            them is a volume. See `medseg.read`.
+        uneven: What to do with DICOM series with uneven gaps between slices: ``"refuse"``, or ``"resample"`` to interpolate slices.
         repairs: File of repairs to apply to a dataset, as `medseg.data.datasets.repairs` describes it.
         label_values: Old and new label value of a repair.
         round_labels: Whether label values within 0.1 of whole numbers are rounded, by a repair.
@@ -35,12 +42,14 @@ class ReadingOptions:
     orientation_from: OrientationFrom | None = None
     trust_label_array: bool = False
     files_root: str | None = None
+    series: str | int | None = None
+    uneven: Uneven = "refuse"
     repairs: str | None = None
     label_values: tuple[tuple[int, int], ...] = ()
     round_labels: bool = False
 
     def updated(self, later: ReadingOptions) -> ReadingOptions:
-        """Return these options, with the description of the geometry and the trust in label maps that `later` decides.
+        """Return these options, with what `later` decides about geometries, DICOM series and label maps.
 
         Args:
             later: Options given for one command, such as an evaluation of the cases of a run.
@@ -52,7 +61,17 @@ class ReadingOptions:
             self,
             orientation_from=later.orientation_from or self.orientation_from,
             trust_label_array=later.trust_label_array or self.trust_label_array,
+            series=self.series if later.series is None else later.series,
+            uneven=self.uneven if later.uneven == "refuse" else later.uneven,
         )
+
+    def read_image(self, path: Path) -> Volume:
+        """Read an image with these options; see `medseg.read`."""
+        return read(path, orientation_from=self.orientation_from, series=self.series, uneven=self.uneven)
+
+    def read_grid(self, path: Path) -> Grid:
+        """Read the grid of an image with these options; see `medseg.io.read_grid`."""
+        return read_grid(path, orientation_from=self.orientation_from, series=self.series, uneven=self.uneven)
 
 
 UNDECIDED = ReadingOptions()

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError, no_such_path, warn_once
-from medseg.io.dicom.series_files import holds_dicom
+from medseg.io.dicom.series_files import dicom_files, holds_dicom
 from medseg.io.files import IMAGE_SUFFIXES, NATURAL_IMAGES, stem_of, suffix_of
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
 from medseg.runtime.formatting import pluralise
@@ -39,7 +39,8 @@ def read_images(
         DataError: Nothing is found, channels are missing (all are listed), or two files have the same id.
     """
     given = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    files = [file for path in given for file in image_files(path)]
+    uid = reading is not None and "." in str(reading.series)  # of one series, wherever it is
+    files = [file for path in given for file in ([path] if uid and path.is_dir() else image_files(path))]
     cases = sorted(_grouped(files, channels), key=lambda case: case.id)
     require_unique(cases, "images")
     require_files(cases, "images")
@@ -107,6 +108,8 @@ def _images_of_folder(path: Path) -> list[Path]:
     if files:  # on CDs from hospitals, the other files are a DICOMDIR and the files of a viewer
         return series or [path]
     series = [folder for folder in folders if visible_files(folder)]
+    if not series and dicom_files(path).headers:
+        return [path]
     if not series:
         raise DataError(
             f"{path}: found no image, expected image files or a DICOM series. Check the path, or copy the images there."

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.errors import DataError, error_message, warn_once
 from medseg.io.companions.instance_files import InstanceFile
-from medseg.io.files import WHOLE_WITHIN, read, read_grid, read_labels, read_stored_labels
+from medseg.io.files import WHOLE_WITHIN, read_labels, read_stored_labels
+from medseg.io.segmentation_files import segmentation_kind
 from medseg.labels.label_sets import unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.volumes.alignment import align_to_grid
@@ -37,7 +38,7 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
     Raises:
         DataError: A file is unreadable, two files have different grids, or the number of channels is not `channels`.
     """
-    first, *others = (read(path, orientation_from=case.reading.orientation_from) for path in case.images)
+    first, *others = (case.reading.read_image(path) for path in case.images)
     parts = [first.data]
     for path, volume in zip(case.images[1:], others, strict=True):
         parts.append(_aligned_to_grid(volume, first.grid, path, case, "channel").data)
@@ -99,7 +100,7 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
         raise DataError(
             f"case {case.id}: found no label map, expected one. Add its label map, or remove the case."
         )
-    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    grid = grid or case.reading.read_grid(case.images[0])
     volume = _aligned_labels(case, case.label, grid, "label map")
     classes = labels.to_classes(volume.data, str(case.label))
     _check_annotated(case, labels, classes)
@@ -133,6 +134,8 @@ def read_repaired_labels(
     Raises:
         DataError: The file cannot be read, or values are not whole numbers, also after the repair.
     """
+    if isinstance(like, Path) and segmentation_kind(path):
+        like = reading.read_grid(like)
     if not reading.round_labels and not reading.label_values:
         return read_labels(path, orientation_from=reading.orientation_from, like=like)
     stored = read_stored_labels(path, orientation_from=reading.orientation_from, like=like)
@@ -191,7 +194,7 @@ def read_case_first_stage(case: Case, labels: Labels, grid: Grid | None = None) 
         raise DataError(
             f"case {case.id}: found no label map of the first stage, expected one. Predict it with that stage."
         )
-    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    grid = grid or case.reading.read_grid(case.images[0])
     volume = _aligned_labels(case, case.first_stage, grid, "label map of the first stage")
     return Volume(labels.to_classes(volume.data, str(case.first_stage)), grid, "label")
 
@@ -213,7 +216,7 @@ def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
         raise DataError(
             f"case {case.id}: found no instance map, expected one. Add its instances, or remove the case."
         )
-    grid = grid or read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+    grid = grid or case.reading.read_grid(case.images[0])
     volume = _aligned_labels(case, case.instances, grid, "instance map")
     low, high = int(volume.data.min()), int(volume.data.max())
     if low < 0 or high > _LARGEST_ID:

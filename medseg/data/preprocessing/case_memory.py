@@ -11,7 +11,6 @@ from math import prod
 from medseg.data.datasets.cases import Case
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import MedsegError
-from medseg.io.files import read_grid
 from medseg.volumes.grid import Grid, shape_at_spacing
 
 _BUFFERS = 50_000_000  # bytes whatever the size of a case
@@ -57,6 +56,6 @@ def preparing_bytes(case: Case, settings: Preprocessing) -> int:
 
 def _grid(case: Case) -> Grid | None:
     try:
-        return read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+        return case.reading.read_grid(case.images[0])
     except MedsegError:
         return None

@@ -23,7 +23,7 @@ from medseg.data.datasets.read_case import read_case_image
 from medseg.errors import MedsegError
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.model_id import ModelId
-from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash
+from medseg.inference.cohort.voxel_state import VoxelState, input_files, input_hash, input_stamp
 from medseg.inference.cohort.written_files import FOLDER, NO_KINDS, FileKind, FileKinds, written_files
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.inference.quality.image_features import Features
@@ -155,9 +155,12 @@ class CaseRecord:
             return False
         others = written_files(label_map, found.kinds)[1:]
         return (
-            found.input.still_holds(input_files(case), lambda: input_hash(case, read_case_image(case)))
+            found.input.still_holds(
+                lambda: input_stamp(case), lambda: input_hash(case, read_case_image(case))
+            )
             and found.output.still_holds(
-                (label_map,), lambda: voxel_hash(read_labels(label_map, like=case.images[0]))
+                lambda: stamp_of((label_map,)),
+                lambda: voxel_hash(read_labels(label_map, like=case.images[0])),
             )
             and (found.companions is None or found.companions.still_holds(others))
         )

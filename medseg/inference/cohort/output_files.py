@@ -21,7 +21,7 @@ from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.cohort_tables import CASES, FAILED, RUN, VOLUMES
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.written_files import FOLDER, FileKind, FileKinds, written_files
-from medseg.io.files import NATURAL_IMAGES, read_grid, stem_of, suffix_of
+from medseg.io.files import NATURAL_IMAGES, is_dicom, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
 from medseg.storage.letter_case import ignores_case
@@ -111,7 +111,7 @@ class OutputFiles:
         for case in islice(cases, _MOST_COUNTED):
             if not case.images[0].is_dir():
                 with suppress(DataError), collected_warnings():
-                    grid = read_grid(case.images[0], orientation_from=case.reading.orientation_from)
+                    grid = case.reading.read_grid(case.images[0])
                     voxels += math.prod(grid.shape)
         return voxels * per_voxel
 
@@ -164,7 +164,7 @@ class OutputFiles:
                 f"suffix {self.suffix}: found it with instances, expected label maps only, because a DICOM segmentation has few named segments. "
                 "Leave the suffix out."
             )
-        other = next((case.images[0] for case in cases if not case.images[0].is_dir()), None)
+        other = next((case.images[0] for case in cases if not is_dicom(case.images[0])), None)
         if other is not None:
             raise ConfigError(
                 f"suffix {self.suffix}: found {other}, expected folders with DICOM series, because a DICOM segmentation refers to the images of its "

@@ -33,6 +33,7 @@ from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.inference.cohort.written_files import FOLDER
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
+from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.io.files import stem_of
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.runtime.progress import Progress
@@ -286,6 +287,8 @@ def predict(
     part: str | None = None,
     cluster: str | None = None,
     orientation_from: OrientationFrom | None = None,
+    series: str | int | None = None,
+    uneven: Uneven = "refuse",
     device: str | None = None,
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
@@ -315,6 +318,9 @@ def predict(
             spread cases over workers, each on `device`; `progress` is then not called. None for this process.
         orientation_from: ``"sform"``, ``"qform"`` or ``"pixdim"``: description of the geometry to use where a NIfTI header
             leaves it open or contradicts itself; None refuses files in which left and right are a guess. See `medseg.read`.
+        series: UID of the DICOM series to read in folders with several, or its number in the list of a folder; None if only one of
+            them is a volume. See `medseg.read`.
+        uneven: What to do with DICOM series with uneven gaps between slices: ``"refuse"``, or ``"resample"`` to interpolate slices.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; several such as ``"cuda:0,cuda:1"``, or ``"all"`` CUDA devices, to
             spread cases over; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
@@ -363,7 +369,8 @@ def predict(
         max_device_memory=max_device_memory,
     )
     outputs = OutputFiles(Path(output), suffix, instances, probabilities, uncertainty)
-    cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
+    reading = ReadingOptions(orientation_from, series=series, uneven=uneven)
+    cases = named_cases(images, models.num_channels, reading)
     prediction = FolderPrediction(
         models,
         cases,
@@ -381,6 +388,8 @@ def estimate(
     images: Images,
     *,
     orientation_from: OrientationFrom | None = None,
+    series: str | int | None = None,
+    uneven: Uneven = "refuse",
     device: str | None = None,
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
@@ -393,6 +402,8 @@ def estimate(
         images: Image files, folders of images, DICOM folders, tables with the columns case and image,
             `Case` objects, or a dataset.
         orientation_from: As for `predict`.
+        series: As for `predict`.
+        uneven: As for `predict`.
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``.
         max_device_memory: Maximum memory allocated on a CUDA device, in bytes or as a size.
@@ -427,5 +438,6 @@ def estimate(
     models = LoadedModels.load(
         model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
     )
-    cases = named_cases(images, models.num_channels, ReadingOptions(orientation_from))
+    reading = ReadingOptions(orientation_from, series=series, uneven=uneven)
+    cases = named_cases(images, models.num_channels, reading)
     return list(estimate_cases(models.predictors, [case for _, case in cases]))

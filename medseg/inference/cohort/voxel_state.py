@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import UNDECIDED, Case, ReadingOptions
 from medseg.errors import MedsegError
 from medseg.io.files import read_labels
 from medseg.storage.file_state import stamp_of
+from medseg.storage.stamps import short_hash
 from medseg.volumes.volume import Volume
 from medseg.volumes.voxel_hash import voxel_hash
 
@@ -27,18 +28,18 @@ class VoxelState:
     stamp: str
     hash: str
 
-    def still_holds(self, paths: tuple[Path, ...], read: Callable[[], str]) -> bool:
+    def still_holds(self, stamp: Callable[[], str], read: Callable[[], str]) -> bool:
         """Return whether the files have the same content as then.
 
         Args:
-            paths: The files.
+            stamp: Returns their stamp now.
             read: Reads them and returns their hash; called only if the stamp differs.
 
         Returns:
             False also if a file is missing or damaged.
         """
         try:
-            return stamp_of(paths) == self.stamp or read() == self.hash
+            return stamp() == self.stamp or read() == self.hash
         except (OSError, MedsegError):
             return False
 
@@ -46,6 +47,23 @@ class VoxelState:
 def input_files(case: Case) -> tuple[Path, ...]:
     """Return the files that a case is predicted from."""
     return case.images if case.first_stage is None else (*case.images, case.first_stage)
+
+
+def input_stamp(case: Case) -> str:
+    """Return the stamp of the files that a case is predicted from, and of how they are read.
+
+    Args:
+        case: The case.
+
+    Returns:
+        The stamp of the files, see `FileState`, if nothing was decided about their reading.
+
+    Raises:
+        OSError: A file is missing.
+    """
+    reading, stamp = case.reading, stamp_of(input_files(case))
+    plain = ReadingOptions(reading.orientation_from, series=reading.series, uneven=reading.uneven)
+    return stamp if plain == UNDECIDED else short_hash([stamp, asdict(plain)])
 
 
 def input_hash(case: Case, image: Volume) -> str:
@@ -82,7 +100,7 @@ class InputWatch:
         self._case = case
         self.state: VoxelState | None = None
         try:
-            self._stamp = stamp_of(input_files(case))
+            self._stamp = input_stamp(case)
         except OSError:  # the reader reports what is missing
             self._stamp = ""
 

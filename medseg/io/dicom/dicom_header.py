@@ -18,7 +18,8 @@ from medseg.errors import DataError
 from medseg.io.file_content import permission_denied
 
 PREAMBLE, MARK = 128, b"DICM"
-PIXEL_DATA, PER_FRAME = 0x7FE00010, 0x52009230
+PIXEL_DATA, PER_FRAME = (0x7FE00008, 0x7FE00009, 0x7FE00010), 0x52009230  # floats, doubles, whole numbers
+_META_CLASS, _CLASS = 0x00020002, 0x00080016
 DIRECTORY = "1.2.840.10008.1.3.10"
 _IMPLICIT, _BIG, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _LONG_LENGTHS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -53,6 +54,11 @@ class DicomHeader:
     def text(self, tag: int) -> str:
         """Return the value of an element; an empty text if there is none."""
         return self.values.get(tag, "")
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is the directory of an export (DICOMDIR)."""
+        return DIRECTORY in (self.text(_META_CLASS), self.text(_CLASS))
 
     def number(self, tag: int, default: int = 0) -> int:
         """Return the whole number in an element; `default` if there is none."""
@@ -144,7 +150,7 @@ class _Reader:
             if group is not None and tag >> 16 != group:
                 self._file.seek(start)
                 return
-            if tag == PIXEL_DATA:
+            if tag in PIXEL_DATA:
                 self.pixel_offset = self._file.tell()
                 self.pixel_bytes = self._fragments() if length == _UNDEFINED else self._checked(length, tag)
                 return

@@ -23,7 +23,7 @@ SEG, LABELMAP_SEG, RTSTRUCT = (
 
 
 def require_dicom_packages(where: str | Path) -> None:
-    """Raise unless the packages of the extra ``dicom`` are installed.
+    """Raise unless the packages of the extra ``dicom`` are installed, which read and write DICOM segmentations.
 
     Args:
         where: The file, for the message.
@@ -31,14 +31,31 @@ def require_dicom_packages(where: str | Path) -> None:
     Raises:
         ConfigError: A package is missing.
     """
-    for name in ("pydicom", "highdicom"):
+    _require(("pydicom", "highdicom"), where, "DICOM segmentations")
+
+
+def require_pydicom(where: str | Path, what: str) -> None:
+    """Raise unless pydicom is installed.
+
+    Args:
+        where: The file, for the message.
+        what: What needs it, for the message.
+
+    Raises:
+        ConfigError: It is missing.
+    """
+    _require(("pydicom",), where, what)
+
+
+def _require(names: Sequence[str], where: str | Path, what: str) -> None:
+    for name in names:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 importlib.import_module(name)
         except ImportError:
             raise ConfigError(
-                f"{where}: found no {name}, expected this package for DICOM segmentations. Install it: pip install 'medseg[dicom]'."
+                f"{where}: found no {name}, expected this package for {what}. Install it: pip install 'medseg[dicom]'."
             ) from None
 
 
@@ -92,7 +109,7 @@ def read_dataset(path: Path, *, pixels: bool = True, only: Sequence[str] | None 
         DataError: The file is missing or damaged.
         ConfigError: pydicom is not installed.
     """
-    require_dicom_packages(path)
+    require_pydicom(path, "a DICOM file with sequences")
     require_readable(path, "a DICOM file")
     import pydicom
 

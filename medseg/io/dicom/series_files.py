@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import DataError, warn_once
+from medseg.errors import DataError
 from medseg.io.dicom.dicom_header import (
-    DIRECTORY,
     PER_FRAME,
     DicomHeader,
     expected_pixel_bytes,
@@ -26,12 +27,12 @@ from medseg.io.file_content import (
 )
 from medseg.runtime.formatting import pluralise
 
-_CLASS, _SERIES, _ROWS, _COLUMNS = 0x00080016, 0x0020000E, 0x00280010, 0x00280011
+_CLASS, _SERIES, _NUMBER, _ROWS = 0x00080016, 0x0020000E, 0x00200011, 0x00280010
 _DERIVED = (  # dose, segmentation, real-world mapping and registration are no images of their own
     *("1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.5"),
     *("1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.67", "1.2.840.10008.5.1.4.1.1.66.1"),
 )
-_MOST_SEARCHED = 2000  # files and folders below one without a series
+_DEEPEST = 8  # folders of patient, study and series, with some to spare
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 
 
@@ -56,61 +57,147 @@ def _visible(folder: Path) -> list[Path]:
         raise permission_denied(folder) from None
 
 
-def only_series(folder: Path) -> list[DicomHeader]:
-    """Return the headers of the only series in a folder, and warn about other files.
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder, by what they are.
+
+    Attributes:
+        folder: The folder.
+        files: All visible files of the folder; if none of them is a DICOM file, those of the folders within it.
+        headers: Descriptions of the DICOM files.
+        images: Those of images.
+        damaged: Reasons against files that are slices or look like it, but cannot be read.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    headers: tuple[DicomHeader, ...]
+    images: tuple[DicomHeader, ...]
+    damaged: dict[Path, str]
+
+    def by_series(self) -> dict[str, list[DicomHeader]]:
+        """Return the images by the UID of their series, in the order of the number of the series."""
+        groups: dict[str, list[DicomHeader]] = defaultdict(list)
+        for one in self.images:
+            groups[one.text(_SERIES)].append(one)
+        return dict(sorted(groups.items(), key=lambda item: (item[1][0].number(_NUMBER), item[0])))
+
+    def require_intact(self, chosen: Sequence[DicomHeader]) -> None:
+        """Raise if a file that may belong to a series is damaged: one in a folder of its files.
+
+        Args:
+            chosen: The images of the series.
+
+        Raises:
+            DataError: There is one.
+        """
+        folders = {one.path.parent for one in chosen}
+        damaged = {
+            file.name: why for file, why in self.damaged.items() if file.parent in folders or not chosen
+        }
+        if damaged:
+            shown = " ".join(damaged[name] for name in sorted(damaged)[:3])
+            raise DataError(
+                f"{self.folder}: slices that cannot be read: found {len(damaged)} ({', '.join(sorted(damaged)[:3])}) of "
+                f"{len(chosen) + len(damaged)}, expected none. {shown}"
+            )
+
+    def without_images(self) -> str:
+        """Return what there is instead of an image, for a message."""
+        if self.headers:
+            return f"no DICOM series of images but {pluralise(len(self.headers), 'DICOM file')} of other kinds ({self.headers[0].path.name})"
+        if self.files:
+            first = self.files[0]
+            what = recognised_file(first)[0] if first.is_file() else "no file"
+            return f"no DICOM series but {pluralise(len(self.files), 'other file')} ({first.name}: {what})"
+        return "no DICOM series"
+
+
+def dicom_files(folder: Path) -> FolderFiles:
+    """Return the DICOM files of a folder.
+
+    In a folder without any, such as the disk of a hospital with a DICOMDIR, they are looked for in the folders within it.
 
     Args:
         folder: The folder.
 
     Returns:
-        The headers, in the order of the file names.
+        The files. Nothing is raised for damaged ones.
 
     Raises:
-        DataError: There is no series or more than one, or a slice is damaged.
+        DataError: The folder may not be read.
     """
-    files = [file for file in _visible(folder) if not file.is_dir() and file.name.upper() != "DICOMDIR"]
+    files = _image_candidates(_visible(folder))
     marked = [file for file in files if file.is_file() and has_mark(file)]
+    if not marked and not _looks_like_slices(files):
+        deeper = _image_candidates(_below(folder))
+        found = [file for file in deeper if has_mark(file)]
+        if found:
+            folders = {file.parent for file in found}
+            files, marked = [file for file in deeper if file.parent in folders], found
     damaged, headers = _read_headers(marked)
     images = [one for one in headers if one.pixel_bytes is not None and one.text(_CLASS) not in _DERIVED]
-    unmarked = [file for file in files if file not in marked]
-    damaged |= _lost_slices(unmarked, images or headers, alone=not marked)
-    if damaged:
-        shown = " ".join(damaged[name] for name in sorted(damaged)[:3])
-        raise DataError(
-            f"{folder}: slices that cannot be read: found {len(damaged)} ({', '.join(sorted(damaged)[:3])}) of "
-            f"{len(images) + len(damaged)}, expected none. {shown}"
-        )
-    groups: dict[str, list[DicomHeader]] = defaultdict(list)
-    for one in images:
-        groups[one.text(_SERIES)].append(one)
-    if len(groups) != 1:
-        raise DataError(
-            f"{folder}: found {_described(groups, headers) or _without_series(folder, files)}, expected one. Give a folder with one series."
-        )
-    others = [file.name for file in files if file not in {one.path for one in images}]
-    if others:
-        shown = ", ".join(others[:3])
-        warn_once(
-            f"{folder}: found {pluralise(len(others), 'other file')} ({shown}) next to the {len(images)} slices; ignored."
-        )
-    return images
+    chosen = set(marked)
+    damaged |= _lost_slices(
+        [file for file in files if file not in chosen], images or headers, alone=not marked
+    )
+    return FolderFiles(folder, tuple(files), tuple(headers), tuple(images), damaged)
 
 
-def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHeader]]:
-    """Return what is wrong with each damaged file, by name, and the headers of the other files."""
-    damaged: dict[str, str] = {}
+def same_series(header: DicomHeader) -> list[Path]:
+    """Return the files of the same series as a file in its folder, the file itself included.
+
+    Args:
+        header: Description of the file.
+
+    Returns:
+        The files; those that cannot be read are left out.
+    """
+    uid, found = header.text(_SERIES), []
+    for file in _visible(header.path.parent):
+        if file == header.path:
+            found.append(file)
+        elif file.is_file() and has_mark(file):
+            with suppress(DataError):
+                found += [file] if read_header(file).text(_SERIES) == uid else []
+    return found
+
+
+def _image_candidates(files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if not file.is_dir() and file.name.upper() != "DICOMDIR"]
+
+
+def _looks_like_slices(files: Sequence[Path]) -> bool:
+    """Return whether files without the mark of DICOM seem to be slices all the same."""
+    return bool(_lost_slices(files, (), alone=True))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the visible files in the folders within a folder, down to the depth of exports."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEEPEST)
+        if depth:
+            found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+def _read_headers(files: Sequence[Path]) -> tuple[dict[Path, str], list[DicomHeader]]:
+    """Return what is wrong with each damaged file, and the headers of the other files."""
+    damaged: dict[Path, str] = {}
     headers = []
     for file in files:
         try:
             header = read_header(file)
         except DataError as error:
-            damaged[file.name] = str(error)
+            damaged[file] = str(error)
             continue
-        if header.text(_CLASS) == DIRECTORY:
+        if header.is_directory:
             continue
         if not (header.text(_CLASS) or header.text(_SERIES) or header.number(_ROWS) or header.pixel_bytes):
             size = file.stat().st_size
-            damaged[file.name] = (
+            damaged[file] = (
                 f"{file}: found {size} bytes without SOPClassUID, SeriesInstanceUID and pixels, expected a slice. Copy the file again."
             )
             continue
@@ -121,13 +208,11 @@ def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHead
             and header.text(_SERIES)
             and not header.text(PER_FRAME)
         ):
-            damaged[file.name] = (
-                f"{file}: found no pixel data, expected {expected} bytes. Copy the file again."
-            )
+            damaged[file] = f"{file}: found no pixel data, expected {expected} bytes. Copy the file again."
         elif (
             header.syntax in UNCOMPRESSED and header.pixel_bytes is not None and header.pixel_bytes < expected
         ):
-            damaged[file.name] = (
+            damaged[file] = (
                 f"{file}: PixelData: found {header.pixel_bytes} bytes, expected {expected}. Copy the file again."
             )
         else:
@@ -135,32 +220,32 @@ def _read_headers(files: Sequence[Path]) -> tuple[dict[str, str], list[DicomHead
     return damaged, headers
 
 
-def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone: bool) -> dict[str, str]:
-    """Return, by name, what is wrong with files that lack the DICOM prefix but are named like slices or look like DICOM."""
+def _lost_slices(files: Sequence[Path], headers: Sequence[DicomHeader], *, alone: bool) -> dict[Path, str]:
+    """Return what is wrong with files that lack the DICOM prefix but are named like slices or look like DICOM."""
     kinds = {_kind_of_name(one.path) for one in headers}
     patterns = {_pattern_of_name(one.path) for one in headers}
-    found: dict[str, str] = {}
+    found: dict[Path, str] = {}
     for file in files:
         named_alike = _kind_of_name(file) in kinds
         if not file.is_file():
             if named_alike:
-                found[file.name] = _why_unreadable(file)
+                found[file] = _why_unreadable(file)
             continue
         if file.stat().st_size == 0:
             if named_alike:
-                found[file.name] = f"{file}: found 0 bytes, expected a slice. Copy the file again."
+                found[file] = f"{file}: found 0 bytes, expected a slice. Copy the file again."
             continue
         head = head_of(file)
         bare = head[:6] == b"\x02\x00\x00\x00UL" or head[132:138] == b"\x02\x00\x00\x00UL"
         content, remedy = recognised_content(head)
         if bare or (named_alike and content in ("unknown content", "only zeros") and not alone):
-            found[file.name] = (
+            found[file] = (
                 f"{file}: found no DICM at byte 128, expected it after the preamble of a DICOM file. Export or copy the file again."
             )
         elif _pattern_of_name(file) in patterns or (
             _kind_of_name(file) and named_alike and content != "text"
         ):
-            found[file.name] = f"{file}: found {content}, expected a slice. {remedy}."
+            found[file] = f"{file}: found {content}, expected a slice. {remedy}."
     return found
 
 
@@ -183,27 +268,3 @@ def _pattern_of_name(file: Path) -> str:
     """Return a file name with ``#`` in place of each number; an empty string if it has no number."""
     name, numbers = re.subn(r"\d+", "#", file.name)
     return name if numbers else ""
-
-
-def _described(groups: dict[str, list[DicomHeader]], headers: Sequence[DicomHeader]) -> str:
-    """Describe, for a message, the series of a folder or what DICOM files it has instead; empty if it has none."""
-    if groups:
-        each = (
-            f"{uid or 'without UID'} ({pluralise(len(group), 'file')} of {group[0].number(_COLUMNS)}x{group[0].number(_ROWS)}, such as "
-            f"{group[0].path.name})"
-            for uid, group in list(groups.items())[:4]
-        )
-        return f"{len(groups)} series: {', '.join(each)}"
-    if headers:
-        return f"no DICOM series of images but {pluralise(len(headers), 'DICOM file')} of other kinds ({headers[0].path.name})"
-    return ""
-
-
-def _without_series(folder: Path, files: Sequence[Path]) -> str:
-    """Describe, for a message, what is in a folder without any DICOM file."""
-    if files:
-        what = next((recognised_file(file)[0] for file in files[:1] if file.is_file()), "no file")
-        return f"no DICOM series but {pluralise(len(files), 'other file')} ({files[0].name}: {what})"
-    deeper = (file for file in islice(folder.rglob("*"), _MOST_SEARCHED) if file.is_file() and has_mark(file))
-    series = next((file.parent for file in deeper if file.name.upper() != "DICOMDIR"), None)
-    return f"no DICOM series here but one in {series.relative_to(folder)}" if series else "no DICOM series"

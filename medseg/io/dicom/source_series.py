@@ -49,6 +49,7 @@ class SourceSeries:
 
     Attributes:
         files: One file per slice, along the third axis of the volume.
+        frames: Index of the frame of each slice in its file from 0 on, None for a file of one slice; empty if all are.
 
     Examples:
         >>> SourceSeries((Path("1.dcm"), Path("2.dcm")))
@@ -56,6 +57,7 @@ class SourceSeries:
     """
 
     files: tuple[Path, ...]
+    frames: tuple[int | None, ...] = ()
 
     def datasets(self) -> list[Any]:
         """Return the headers of all slices, with the attributes that a segmentation must take over, and no others.
@@ -68,6 +70,13 @@ class SourceSeries:
         Raises:
             DataError: A file is missing or damaged, or the series was stripped of its UIDs.
         """
+        several = next(
+            (file for file, frame in zip(self.files, self.frames, strict=False) if frame is not None), None
+        )
+        if several is not None:
+            raise DataError(
+                f"{several}: found a multi-frame file, expected one file per slice as the source of a DICOM segmentation. Write .nii.gz or .seg.nrrd instead."
+            )
         headers = [read_dataset(file, pixels=False, only=_TAKEN_OVER) for file in self.files]
         folder = self.files[0].parent
         with without_content(folder, "Export the series again"):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.data.datasets.cases import Case, ReadingOptions
+from medseg.data.datasets.cases import UNDECIDED, Case, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.read_case import read_case_image
 from medseg.errors import DataError, warn_once
 from medseg.io.companions.label_names import label_names_of
-from medseg.io.files import IMAGE_SUFFIXES, read, read_labels, stem_of
+from medseg.io.files import IMAGE_SUFFIXES, read_labels, stem_of
 from medseg.labels.label_table import Labels
 from medseg.viz.slice_images import Window
 from medseg.viz.viewer.viewer_case import REFERENCE, ViewerCase
@@ -49,11 +49,11 @@ def open_image(
     Raises:
         DataError: A file cannot be read, or a label map is an image.
     """
-    orientation_from = None if reading is None else reading.orientation_from
+    reading = reading or UNDECIDED
     files = _named(label_maps, None if reference is None else Path(reference))
-    volume = read(image, orientation_from=orientation_from)
+    volume = reading.read_image(Path(image))
     maps = {
-        name: read_labels(path, orientation_from=orientation_from, like=volume)
+        name: read_labels(path, orientation_from=reading.orientation_from, like=volume)
         for name, path in files.items()
     }
     known = names

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from medseg.io.dicom.coded_names import coded_name
+from medseg.io.dicom.segmentations.coded_names import coded_name
 from medseg.storage.tsv import read_tsv
 from tests.helpers.paths import SHARED_FOLDER
 
-TABLE = Path(__file__).parents[3] / "medseg" / "io" / "dicom" / "coded_names.tsv"
+TABLE = Path(__file__).parents[4] / "medseg" / "io" / "dicom" / "segmentations" / "coded_names.tsv"
 
 
 @pytest.mark.parametrize(

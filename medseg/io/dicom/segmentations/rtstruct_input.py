@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, collected_warnings, warn_once
 from medseg.io.dicom.dicom_header import has_mark, read_header
 from medseg.io.dicom.dicom_series import read_series_geometry
-from medseg.io.dicom.planar_contours import contours_mask
 from medseg.io.dicom.pydicom_files import read_dataset, without_content
+from medseg.io.dicom.segmentations.planar_contours import contours_mask
 from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.colours import Colour
 from medseg.labels.segments import Planes, Segment, Segments, layered
@@ -156,9 +156,9 @@ def _series_grid(dataset: Any, path: Path) -> Grid:
     }
     for folder in _folders_near(path):
         uids = {read_header(file).text(_SERIES) for file in _first_marked(folder, path)}
-        if uids & wanted:
+        for uid in sorted(uids & wanted):
             with collected_warnings(), suppress(DataError):
-                return read_series_geometry(folder).grid
+                return read_series_geometry(folder, uid).grid
     raise DataError(
         f"{path}: found no series that it refers to in {path.parent} or the folders next to it, expected the images on which its structures were delineated, because a "
         "structure set states no grid. Give them: read_labels(FILE, like=SERIES), or copy the folder of the series next to the file."

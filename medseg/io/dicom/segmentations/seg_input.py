@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.io.dicom.pydicom_files import LABELMAP_SEG, read_dataset, without_content
+from medseg.io.dicom.pydicom_files import LABELMAP_SEG, read_dataset, require_dicom_packages, without_content
 from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.colours import Colour
 from medseg.labels.segments import Planes, Segment, Segments, layered
@@ -57,6 +57,7 @@ def read_seg(path: Path) -> Segments:
     Raises:
         DataError: The file is damaged, its type is FRACTIONAL, or its frames are not evenly spaced parallel slices.
     """
+    require_dicom_packages(path)
     dataset = read_dataset(path)
     with without_content(path, _COPY):
         kind = str(dataset.get("SegmentationType"))
@@ -86,6 +87,7 @@ def read_seg_segments(path: Path) -> tuple[Segment, ...]:
     Raises:
         DataError: The file is damaged.
     """
+    require_dicom_packages(path)
     dataset = read_dataset(path, pixels=False)
     with without_content(path, _COPY):
         return tuple(_segments(dataset, labelmap=str(dataset.SOPClassUID) == LABELMAP_SEG).values())

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 from skimage.draw import polygon2mask
 
-from medseg.io.dicom.planar_contours import contours_mask, mask_contours
+from medseg.io.dicom.segmentations.planar_contours import contours_mask, mask_contours
 
 
 @settings(deadline=None, max_examples=100)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import DataError
-from medseg.io.dicom.coded_names import Code, coded_name, report_unknown
 from medseg.io.dicom.pydicom_files import require_dicom_packages, without_content, write_dataset
+from medseg.io.dicom.segmentations.coded_names import Code, coded_name, report_unknown
 from medseg.io.dicom.source_series import SourceSeries
 from medseg.labels.label_table import Label, Labels
 from medseg.labels.segments import Algorithm

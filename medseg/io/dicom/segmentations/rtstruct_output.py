@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.io.dicom.coded_names import Code, coded_name, report_unknown
-from medseg.io.dicom.planar_contours import mask_contours
 from medseg.io.dicom.pydicom_files import RTSTRUCT, require_dicom_packages, without_content, write_dataset
-from medseg.io.dicom.seg_output import LONGEST_NAME, occurring_labels, series_description, series_number
+from medseg.io.dicom.segmentations.coded_names import Code, coded_name, report_unknown
+from medseg.io.dicom.segmentations.planar_contours import mask_contours
+from medseg.io.dicom.segmentations.seg_output import (
+    LONGEST_NAME,
+    occurring_labels,
+    series_description,
+    series_number,
+)
 from medseg.io.dicom.source_series import SourceSeries
 from medseg.io.itk.sitk import LPS_TO_RAS
 from medseg.labels.label_table import Label, Labels
@@ -43,7 +48,7 @@ def write_rtstruct(
     """Write a label map as a structure set that refers to its source series.
 
     Every island of a label in a slice is a closed planar contour; holes are cut out as
-    `medseg.io.dicom.planar_contours` describes.
+    `medseg.io.dicom.segmentations.planar_contours` describes.
 
     Args:
         label_map: Label map on the grid of the series: the third axis counts slices.

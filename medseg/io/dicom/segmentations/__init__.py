@@ -1,0 +1,1 @@
+"""DICOM segmentations (SEG) and structure sets (RTSTRUCT)."""
