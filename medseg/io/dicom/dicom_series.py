@@ -11,10 +11,10 @@ from medseg.errors import DataError
 from medseg.io.dicom.dicom_header import DicomHeader, read_header
 from medseg.io.dicom.frame_pixels import read_pixels
 from medseg.io.dicom.multi_frame import slices_of
+from medseg.io.dicom.placed_slices import PROJECTIONS, Slice, has_position, is_multi_frame, without_copies
 from medseg.io.dicom.series_choice import choose_series
 from medseg.io.dicom.series_files import same_series
 from medseg.io.dicom.slice_stack import Stack, resampled_slices, stack
-from medseg.io.dicom.slices import PROJECTIONS, Slice, has_position, is_multi_frame, without_copies
 from medseg.io.dicom.source_series import HEADER_KEY, SourceSeries
 from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.io.itk.sitk import LPS_TO_RAS

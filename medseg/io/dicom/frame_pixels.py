@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.io.dicom.dicom_header import DicomHeader, replace_before_pixels
+from medseg.io.dicom.placed_slices import PROJECTIONS, Slice
 from medseg.io.dicom.pydicom_files import read_dataset, require_pydicom, without_content
 from medseg.io.dicom.series_files import UNCOMPRESSED
-from medseg.io.dicom.slices import PROJECTIONS, Slice
 from medseg.io.itk.sitk import read_dicom_pixels
 
 _MODALITY, _PHOTOMETRIC = 0x00080060, 0x00280004
@@ -112,7 +112,7 @@ def _require_decoder(path: Path, syntax: str) -> None:
     except NotImplementedError:
         raise DataError(
             f"{path}: TransferSyntaxUID: found {uid.name} ({syntax}), expected an uncompressed one, JPEG, JPEG-LS, JPEG 2000 or RLE. Decompress the "
-            "file with the program that wrote it."
+            "series, for example with gdcmconv --raw."
         ) from None
     if missing:
         packages = next((names for start, names in _PLUGINS if syntax.startswith(start)), "pylibjpeg")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.dicom.dicom_header import DicomHeader
+from medseg.io.dicom.placed_slices import Slice, is_multi_frame, require_still_image, slice_of
 from medseg.io.dicom.pydicom_files import read_dataset, without_content
-from medseg.io.dicom.slices import Slice, is_multi_frame, require_still_image, slice_of
 from medseg.runtime.formatting import pluralise
 
 _EXPORT = "Export the file again"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, collected_warnings, warn_once
 from medseg.io.dicom.dicom_header import DicomHeader
 from medseg.io.dicom.multi_frame import slices_of
+from medseg.io.dicom.placed_slices import Slice, has_position
 from medseg.io.dicom.series_files import dicom_files
-from medseg.io.dicom.slices import Slice, has_position
 from medseg.runtime.formatting import pluralise
 
 _MODALITY, _IMAGE_TYPE, _FRAMES, _ROWS, _COLUMNS = 0x00080060, 0x00080008, 0x00280008, 0x00280010, 0x00280011

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, warn_once
-from medseg.io.dicom.slices import Slice
+from medseg.io.dicom.placed_slices import Slice
 from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.runtime.formatting import pluralise
 

@@ -61,8 +61,7 @@ def open_image(
         _require_label_map(maps[name], path)
         known = known or label_names_of(path)
     measured = {
-        stem_of(path).removeprefix(f"{stem_of(image)}_"): read(path, orientation_from=orientation_from)
-        for path in overlays
+        stem_of(path).removeprefix(f"{stem_of(image)}_"): reading.read_image(Path(path)) for path in overlays
     }
     notes = [_other_grid(name, maps[name], path, volume, image) for name, path in files.items()]
     notes += [

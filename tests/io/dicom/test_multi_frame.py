@@ -183,12 +183,14 @@ def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
     for one in series.slices:
         one.compress(RLELossless)
         one.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.94")
-    with pytest.raises(DataError, match=r"TransferSyntaxUID: found JPIP Referenced .*Decompress the file"):
+    with pytest.raises(DataError, match=r"TransferSyntaxUID: found JPIP Referenced .*Decompress the series"):
         read(series.save())
 
 
 def test_multi_frame_files_need_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(enhanced(Series(tmp_path)), tmp_path / "a.dcm")
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(ConfigError, match=r"a\.dcm: .*found no pydicom, expected this package.*pip install 'medseg\[dicom\]'"):
+    with pytest.raises(
+        ConfigError, match=r"a\.dcm: .*found no pydicom, expected this package.*pip install 'medseg\[dicom\]'"
+    ):
         read(path)
