@@ -39,6 +39,7 @@ COMMANDS = {
     "import": "models.import_model",
     "export": "models.export",
     "quantize": "models.quantize",
+    "tune": "training.tune",
 }
 """Each command with the module below `medseg.cli` that defines its parser and runs it."""
 
@@ -52,7 +53,7 @@ RENAMED_OPTIONS = {
 }
 """What replaces an old option, by command and option."""
 
-_KEEP_RESULTS = ("demo", "train", "predict")  # commands that write results before they end
+_KEEP_RESULTS = ("demo", "train", "tune", "predict")  # commands that write results before they end
 
 _MARK = "\ue000"  # a character without meaning, which no file name begins with
 

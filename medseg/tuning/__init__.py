@@ -1,0 +1,1 @@
+"""Search for better settings of an experiment: short trainings, compared by their validation."""
