@@ -19,6 +19,7 @@ from medseg.experiment.experiment import Experiment
 from medseg.inference.predictor import load
 from medseg.io.files import read
 from medseg.model_folder.settings import PredictSettings
+from medseg.tuning.settings import TuneSettings
 from tests.helpers.dicom_series import save_series
 from tests.helpers.paths import ROOT
 
@@ -121,7 +122,9 @@ def check_values(options: argparse.Namespace, words: list[str], line: str) -> No
 def test_experiments_are_accepted(page: Path) -> None:
     for text in blocks(page, "yaml"):
         values = yaml.safe_load(text)
-        if "network" not in values:  # a file for `medseg import monai`
+        if "search" in values:  # a file for `medseg tune`
+            TuneSettings.parse(values, source=f"{page.name}: {text}").check({"data": {"path": "my_ct"}})
+        elif "network" not in values:  # a file for `medseg import monai`
             ExperimentConfig.parse(values, source=f"{page.name}: {text}")
 
 
