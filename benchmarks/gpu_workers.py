@@ -341,7 +341,7 @@ def train_medseg(bench: Bench, data: str, seconds: str) -> None:
 def _plan(bench: Bench, data: str) -> Path:
     plan = bench.work / "plan.yaml"
     if not plan.is_file():
-        memory = [] if bench.device.startswith("cuda") else ["--memory", "8GB"]
+        memory = [] if bench.device.startswith("cuda") else ["--device", "cuda"]
         _medseg("plan", data, "-o", str(plan), *memory)
     return plan
 

@@ -243,22 +243,29 @@ def _patch_size(p: Proposal, other: OtherModel | None) -> list[int]:
 
 def _augment(f: Fingerprint, p: Proposal) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
-    if not _mirrors_all(p):
+    if not _has_any_pose(p):
         # If the patch has axis 0 of the volume, it is also axis 0 of the patch.
         tree["mirror_axes"] = Explained(_mirrored(f, p), _SIDES_ALONE)
     if p.dims == 2:
-        degrees = 15.0 if max(p.patch) / min(p.patch) > _ELONGATED else 180.0
-        why = "the patch is elongated" if degrees < 180 else "slices are rotated freely in their plane"
-        tree["rotate_degrees"] = Explained(degrees, why)
+        tree["rotate_degrees"] = _rotation(p, elongated=max(p.patch) / min(p.patch) > _ELONGATED)
     elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
         why = "the patch is flat, so it is rotated and scaled only within its thick slices"
         tree["dummy_2d_axis"] = Explained(p.slice_axis, why)
-        tree["rotate_degrees"] = Explained(180.0, "slices are rotated freely in their plane")
+        tree["rotate_degrees"] = _rotation(p, elongated=False)
     return tree
 
 
-def _mirrors_all(p: Proposal) -> bool:
-    """Return whether all axes are mirrored: in a long training, and for natural images, which have no fixed orientation."""
+def _rotation(p: Proposal, *, elongated: bool) -> Explained:
+    """Return the largest rotation within slices: any in a long training, and for natural images, which have no top."""
+    if elongated:
+        return Explained(15.0, "the patch is elongated")
+    if _has_any_pose(p):
+        return Explained(180.0, "slices are rotated freely in their plane")
+    return Explained(30.0, "bodies lie alike in scans; a short training does not learn poses that never occur")
+
+
+def _has_any_pose(p: Proposal) -> bool:
+    """Return whether patches are shown in any pose: in a long training, and for natural images, which have no fixed orientation."""
     return p.length.is_long or p.median_shape[p.slice_axis] <= 1
 
 
@@ -266,7 +273,7 @@ def _mirrored(f: Fingerprint, p: Proposal) -> list[int]:
     """Return the mirrored axes of the volume: axes of the patch along which no left and right labels or regions differ."""
     opposite = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
     across = (p.slice_axis,) if p.dims == 2 else ()
-    axes = range(3) if _mirrors_all(p) else (0,)
+    axes = range(3) if _has_any_pose(p) else (0,)
     return [axis for axis in axes if axis not in (*opposite, *across)]
 
 

@@ -51,6 +51,22 @@ def test_rotation_of_flat_patches_stays_in_the_plane(make_fingerprint):
     assert Experiment.parse(tree).patch.slice_axis == 2
 
 
+def test_short_training_rotates_volumes_little_and_natural_images_freely(make_fingerprint):
+    budget = MemoryBudget(8, "a test", on_gpu=False)
+
+    def degrees(measured, kind, steps=None):
+        made = propose(measured, PRESETS["unet"], budget, kind, TrainingLength(False, steps))
+        tree = explained_experiment(measured, made, DatasetSource(Path("data"), "auto"), None)
+        return plain_values(tree)["augment"]["rotate_degrees"]
+
+    thick = make_fingerprint((60, 60, 8), (1.0, 1.0, 8.0))
+    for kind in ("2d", "3d"):
+        assert degrees(thick, kind) == 30
+        assert degrees(thick, kind, LONG_STEPS) == 180
+    assert degrees(make_fingerprint((60, 60, 1)), "2d") == 180
+    assert degrees(make_fingerprint((90, 50, 1)), "2d") == 15
+
+
 def test_short_training_mirrors_only_left_and_right(make_fingerprint):
     budget = MemoryBudget(8, "a test", on_gpu=False)
 
