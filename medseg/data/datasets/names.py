@@ -23,15 +23,88 @@ LONGEST_ID = 128
 _LONGEST_ID_BYTES = 200  # of the 255 that file systems allow; results add their own prefixes and suffixes
 _JOINERS = "\u200c\u200d"  # needed by the scripts of Persian and of India
 
-_VISIT = (
-    r"frame|fr|slice|sl|visit|vis|ses|session|scan|time|timepoint|tp|day|week|month|run|rep|exam|study|phase|part|"
-    r"baseline|base|followup|follow|fu|pre|post|left|right|ed|es|lh|rh|t|v|s|f|r|l"
+# What follows the number of a person in the name of a case. Surely not a person: a visit, a time, a sequence, a side, a letter.
+_VISIT_WORDS = (
+    r"frame|fr|slice|sl|visit|vis|ses|session|scan|time|timepoint|tp|day|week|month|year|run|rep|repeat|exam|study|phase|part|"
+    r"baseline|base|bl|follow[_-]?up|follow|fu|pre|post|acq|echo|view|patch|tile|crop|roi"
 )
+_SURE = (
+    rf"(?:{_VISIT_WORDS})[_\-. ]?\d*|[vtmdwy]\d{{1,4}}|left|right|lh|rh|ed|es|sys|dia|systole|diastole|insp|exp|sa|la|"
+    r"t1w?|t2w?|t1c|t1ce|t1gd|t1n|t2f|flair|dwi|adc|pd|swi|space|dixon|ct|mri?\d*|pet|cbct|ax|axial|cor|coronal|sag|sagittal|"
+    r"art|arterial|ven|venous|portal|delayed|native|[a-z]"
+)
+# Perhaps the number of a person within a study.
+_PERHAPS = r"[sfrlpn]?\d{1,3}"
 _CASE_OF_PERSON = re.compile(
-    rf"(?P<person>(?:.*[^0-9a-z])?[a-z]*\d+)[_-](?P<visit>(?:{_VISIT})[_-]?\d*|[a-z]|\d{{1,2}})",
+    rf"(?P<person>(?:.*?[^0-9a-z])??[0-9a-z]*\d)"
+    rf"(?:[_\-. ](?P<sure>(?:{_SURE})(?:[_\-. ](?:{_SURE}))*(?:[_\-. ]{_PERHAPS})?)|[_\-. ](?P<perhaps>{_PERHAPS})|(?P<side>[a-hlr]))",
     re.IGNORECASE,
 )
-_MOST_PER_PERSON = 0.5  # of all cases: a larger group is a data set, not a person
+_LAST_NUMBER = re.compile(r"(?P<word>[a-z]*)[_\-. ]?(?P<number>\d+)", re.IGNORECASE)
+_PERSON_WORDS = [
+    "p",
+    "pt",
+    "pat",
+    "patient",
+    "sub",
+    "subj",
+    "subject",
+    "person",
+    "id",
+    "case",
+    "mouse",
+    "rat",
+    "animal",
+    "donor",
+    "volunteer",
+]
+_GROUP_WORDS = [
+    "site",
+    "center",
+    "centre",
+    "hosp",
+    "hospital",
+    "clinic",
+    "scanner",
+    "vendor",
+    "study",
+    "dataset",
+    "data",
+    "ds",
+    "batch",
+    "set",
+    "group",
+    "cohort",
+    "fold",
+    "task",
+    "part",
+    "phase",
+    "train",
+    "training",
+    "tr",
+    "test",
+    "testing",
+    "ts",
+    "val",
+    "validation",
+    "visit",
+    "ses",
+    "session",
+    "day",
+    "week",
+    "month",
+    "year",
+    "run",
+    "rep",
+    "timepoint",
+    "tp",
+]
+_DATE = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d[_\-.](?:0[1-9]|1[0-2])[_\-.][0-3]\d")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_LONG_NUMBER = (
+    5  # digits of a person's number after which three digits count the visits, as in BraTS-GLI-00008-001
+)
+_MOST_PER_PERSON = 0.5  # of all cases: a larger group of plain numbers is a data set, not a person
 
 
 def is_valid_id(name: str) -> bool:
@@ -122,8 +195,9 @@ def folder_name(path: Path) -> str:
 def persons_by_name(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return persons who seem to have several cases.
 
-    A name counts as that of a person if it ends with a number and is followed by a visit, a frame, a single letter or a
-    number of at most two digits. Numbered cases of one study, such as ``liver_1`` and ``site1_001``, are not grouped.
+    A name counts as that of a person if it ends with a number and is followed by visits, frames, sequences, sides, a single
+    letter, or a number of at most two digits that is no longer than that of the person. Numbered cases of one study, such as
+    ``liver_1`` and ``site1_001``, are not grouped, nor are dates, and cases of a site, a study or another group.
 
     Args:
         ids: Ids of cases.
@@ -140,11 +214,31 @@ def persons_by_name(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """
     names = sorted(ids)
     groups: dict[str, list[str]] = defaultdict(list)
+    unsure: set[str] = set()
     for name in names:
         match = _CASE_OF_PERSON.fullmatch(name)
-        if match:
+        if match and _names_a_person(name, match):
             groups[match["person"]].append(name)
+            if match["perhaps"]:
+                unsure.add(match["person"])
     several = {person: tuple(cases) for person, cases in groups.items() if len(cases) > 1}
-    if any(len(cases) > max(2, _MOST_PER_PERSON * len(names)) for cases in several.values()):
-        return {}
+    most = max(2, _MOST_PER_PERSON * len(names))
+    if any(len(cases) > most for person, cases in several.items() if person in unsure):
+        return {person: cases for person, cases in several.items() if person not in unsure}
     return several
+
+
+def _names_a_person(name: str, match: re.Match[str]) -> bool:
+    """Return whether what precedes a visit is the number of a person, and not of a site, a study or a date."""
+    if _DATE.fullmatch(name):
+        return False
+    last = list(_LAST_NUMBER.finditer(match["person"]))[-1]
+    word, number, visit = last["word"].lower(), last["number"], match["perhaps"]
+    if word in _GROUP_WORDS:
+        return False
+    if visit is None or word in _PERSON_WORDS:
+        return True
+    digits = len(visit.lstrip("sfrlpnSFRLPN"))
+    if _YEAR.fullmatch(number):
+        return False
+    return digits <= len(number) if digits < 3 else len(number) >= _LONG_NUMBER
