@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.data.datasets.cases import ReadingOptions
+from medseg.data.datasets.names import subjects_by_name
 from medseg.errors import DataError
 from medseg.evaluation.instances.instance_options import InstanceOptions
 from medseg.evaluation.instances.metrics import InstanceMetrics
@@ -108,9 +109,10 @@ def evaluate(
     pairs = [replace(pair, reading=reading) for pair in _pairs(prediction, reference)]
     options = MetricOptions(tolerance_mm, tuple(metrics), both_empty)
     found = zip((pair.case for pair in pairs), evaluate_cases(pairs, labels, options), strict=True)
+    subjects = subjects_by_name(pair.case for pair in pairs)
     if labels is None:
-        return Table(tuple(with_absent_labels(list(found), options)), options)
-    return Table(tuple(row for _, rows in found for row in rows), options)
+        return Table(tuple(with_absent_labels(list(found), options)), options, subjects)
+    return Table(tuple(row for _, rows in found for row in rows), options, subjects)
 
 
 def evaluate_cases(

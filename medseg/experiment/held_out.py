@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.read_case import read_case_label, read_case_objects, read_repaired_labels
+from medseg.data.datasets.splits import subjects_of
 from medseg.errors import DataError
 from medseg.evaluation.instances.pairs import ComponentsOf, InstancePair
 from medseg.evaluation.label_maps.pairs import Pair
@@ -62,6 +63,22 @@ def held_out_cases(run: RunFolder, reading: ReadingOptions = UNDECIDED) -> tuple
         )
     held_out = dataset.subset(case for split in splits for case in split.validation).cases
     return tuple(replace(case, reading=case.reading.updated(reading)) for case in held_out)
+
+
+def subjects_of_run(run: RunFolder) -> dict[str, str]:
+    """Return the subject of each labelled case of a run's dataset, by which its cases were split and intervals are computed.
+
+    Args:
+        run: Run folder, finished or not.
+
+    Returns:
+        Subjects by id of the case; see `medseg.data.datasets.splits.subjects_of`.
+
+    Raises:
+        ConfigError: The folder is not a run.
+        DataError: The dataset cannot be read.
+    """
+    return subjects_of(dataset_of_run(run).labelled_cases)
 
 
 def held_out_pairs(

@@ -261,7 +261,9 @@ def _rotation(p: Proposal, *, elongated: bool) -> Explained:
         return Explained(15.0, "the patch is elongated")
     if _has_any_pose(p):
         return Explained(180.0, "slices are rotated freely in their plane")
-    return Explained(30.0, "bodies lie alike in scans; a short training does not learn poses that never occur")
+    return Explained(
+        30.0, "bodies lie alike in scans; a short training does not learn poses that never occur"
+    )
 
 
 def _has_any_pose(p: Proposal) -> bool:

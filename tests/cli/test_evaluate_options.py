@@ -55,6 +55,18 @@ def test_metrics_on_request_are_in_the_table_the_files_and_the_page(folders, tmp
     assert summary["labels"]["lesion"]["dice"]["n"] == 1
 
 
+def test_cases_of_one_person_are_one_subject(folders, tmp_path, capsys):
+    """By their names, because files have no table of subjects."""
+    for side in ("predictions", "references"):
+        (tmp_path / side).mkdir()
+        for name in ("p1_a", "p1_b", "p2_a"):
+            shutil.copy(folders / side / "a.nii.gz", tmp_path / side / f"{name}.nii.gz")
+    sides = [str(tmp_path / side) for side in ("predictions", "references")]
+    assert main(["evaluate", *sides, "-o", str(tmp_path / "out")]) == 0
+    assert "3 cases of 2 subjects" in capsys.readouterr().out
+    assert evaluate(*sides).subject_of == {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2_a"}
+
+
 def test_both_empty_and_the_widths_reach_the_figures(folders, tmp_path):
     narrow = evaluated(folders, tmp_path / "1", "--metrics", "boundary_iou", "--boundary-mm", "1")
     wide = evaluated(folders, tmp_path / "2", "--metrics", "boundary_iou", "--boundary-mm", "50")

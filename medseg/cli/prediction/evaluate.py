@@ -106,6 +106,7 @@ def _check_output(folder: str | None) -> None:
 
 
 def _label_maps(options: argparse.Namespace) -> int:
+    from medseg.data.datasets.names import subjects_by_name
     from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS
     from medseg.evaluation.label_maps.metrics import with_absent_labels
     from medseg.evaluation.label_maps.pairs import pair_files
@@ -118,20 +119,22 @@ def _label_maps(options: argparse.Namespace) -> int:
     if options.reference is None and RunFolder(prediction).is_cross_validation:
         return _folds(RunFolder(prediction), options)
     if options.reference is None:
-        from medseg.experiment.held_out import held_out_pairs
+        from medseg.experiment.held_out import held_out_pairs, subjects_of_run
 
         pairs, known, settings = held_out_pairs(RunFolder(prediction), reading_options(options))
+        subjects = subjects_of_run(RunFolder(prediction))
         labels: Labels | None = known
         base = settings.options
     else:
         found = pair_files(prediction, Path(options.reference), only_predicted=options.only_predicted)
         pairs = [replace(pair, reading=reading_options(options)) for pair in found]
         labels = Labels.from_tsv(options.labels) if options.labels else None
+        subjects = subjects_by_name(pair.case for pair in pairs)
     wanted = replace(base, **given_metric_options(options))
     require_metrics_of_options(options, wanted.metrics)
     measured, failed = _measured(pairs, LabelMapEvaluator(labels, wanted), prediction, options.cluster)
     rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
-    table = Table(tuple(rows), wanted)
+    table = Table(tuple(rows), wanted, subjects)
     code = _report(table, failed, len(pairs), options)
     if options.report:
         write_page(options, _output_folder(options), table, pairs, labels)

@@ -228,6 +228,23 @@ def persons_by_name(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return several
 
 
+def subjects_by_name(ids: Iterable[str]) -> dict[str, str]:
+    """Return the subject of each case by the names of all cases, as far as names suggest one.
+
+    Args:
+        ids: Ids of cases.
+
+    Returns:
+        Subjects by id; a case without others of its person is a subject of its own.
+
+    >>> subjects_by_name(["p1_a", "p1_b", "p2_a"])
+    {'p1_a': 'p1', 'p1_b': 'p1', 'p2_a': 'p2_a'}
+    """
+    names = list(ids)
+    inferred = {case: person for person, cases in persons_by_name(names).items() for case in cases}
+    return {name: name for name in names} | inferred
+
+
 def _names_a_person(name: str, match: re.Match[str]) -> bool:
     """Return whether what precedes a visit is the number of a person, and not of a site, a study or a date."""
     if _DATE.fullmatch(name):

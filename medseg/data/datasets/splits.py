@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.names import persons_by_name
+from medseg.data.datasets.names import subjects_by_name
 from medseg.errors import DataError, did_you_mean
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import write_text
@@ -53,8 +53,7 @@ def subjects_of(cases: Iterable[Case]) -> dict[str, str]:
         cases: The cases.
 
     Returns:
-        Subjects by id of the case, in the order of the cases. Names count as those of one person as in `persons_by_name`; a
-        case without others of its person is a subject of its own.
+        Subjects by id of the case, in the order of the cases; see `subjects_by_name`.
 
     >>> cases = [Case(name, (Path(f"{name}.nii.gz"),)) for name in ("p1_a", "p1_b", "p2_a")]
     >>> subjects_of(cases)
@@ -63,8 +62,7 @@ def subjects_of(cases: Iterable[Case]) -> dict[str, str]:
     subjects = {case.id: case.subject for case in cases}
     if any(case_id != subject for case_id, subject in subjects.items()):
         return subjects
-    inferred = {case_id: person for person, ids in persons_by_name(subjects).items() for case_id in ids}
-    return {**subjects, **inferred}
+    return subjects_by_name(subjects)
 
 
 def k_fold(cases: Sequence[Case], folds: int = 5, seed: int = 0) -> list[Split]:

@@ -16,7 +16,6 @@ from torch import Tensor
 from medseg.cluster.case_map import Workforce
 from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
-from medseg.data.datasets.splits import subjects_of
 from medseg.data.preprocessing.training_data import TrainingData
 from medseg.errors import DataError, MedsegError, ModelError
 from medseg.evaluation.calibration.cross_fitted import CrossFitted
@@ -36,7 +35,7 @@ from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.cross_validation.calibrate import fold_calibration
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 from medseg.experiment.cross_validation.quality_cases import fitted_quality
-from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs
+from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs, subjects_of_run
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
@@ -158,7 +157,7 @@ def fold_table(
         tried += outcome[1]
     splits = run.read_splits()
     return FoldTable(
-        Table(tuple(rows), options, subjects_of(held_out_cases(run))),
+        Table(tuple(rows), options, subjects_of_run(run)),
         folds={case: fold for fold, split in enumerate(splits) for case in split.validation},
         post_processing=select_post_processing(np.stack(tried), [one.name for one in labels.evaluated])
         if learns
