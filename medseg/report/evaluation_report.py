@@ -225,6 +225,7 @@ def _calibration(result: Table | FoldTable) -> dict[str, Any] | None:
     return {
         "temperatures": ", ".join(number(one) for one in found.temperatures),
         "cases": found.cases,
+        "limit_note": found.limit_note,
         "rows": rows,
         "before": reliability_plot(found.before["near"].diagram),
         "after": reliability_plot(found.after["near"].diagram),

@@ -5,6 +5,7 @@ The figures are those of the records of the folder, as in ``cases.tsv`` and ``vo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,7 @@ def write_prediction_report(
         cases=rows,
         models=models,
         any_flags=to_review > 0,
+        any_expected=any(row["expected"][1] for row in rows),
         coverage=next((one.coverage for *_, r in found if (one := _quality(r)).has_intervals), None),
     )
 
@@ -106,7 +108,14 @@ def _row(name: str, record: CaseRecord | None) -> dict[str, Any]:
         "volumes": {} if prediction is None else {one.name: one.ml for one in prediction.volumes},
         "flags": _quality(record).flags,
         "estimates": {one.name: one for one in _quality(record).labels},
+        "expected": _lowest_expected(_quality(record)),
     }
+
+
+def _lowest_expected(quality: CaseQuality) -> tuple[float, str]:
+    """Return the lowest expected Dice of a case and its label; NaN if there is no estimate."""
+    known = [(one.dice, one.name) for one in quality.labels if one.dice is not None]
+    return min(known, default=(math.nan, ""))
 
 
 def _report_case(

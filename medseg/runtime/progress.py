@@ -35,8 +35,13 @@ class ProgressBar:
     Args:
         bar: The bar of tqdm.
         describe: Show the first word of `what` in front of the bar.
+        description: Text in front of the bar, at first.
+        unit: Kind of item that is counted.
 
     Attributes:
+        description: Text in front of the bar.
+        unit: Kind of item that is counted.
+        inner: The bar of the parts of one item; None if there is none.
         done: Completed items.
         total: All items, None if unknown.
         began: Time of the monotonic clock at which the items began; a smaller number of completed items begins others.
@@ -44,8 +49,12 @@ class ProgressBar:
         reported: Time of the last call.
     """
 
-    def __init__(self, bar: tqdm[Any], *, describe: bool = False) -> None:
+    def __init__(
+        self, bar: tqdm[Any], *, describe: bool = False, description: str = "", unit: str = "case"
+    ) -> None:
         self._bar = bar
+        self.description, self.unit = description, unit
+        self.inner: ProgressBar | None = None
         self._describe = describe
         self.done: int = bar.n
         self.total: int | None = bar.total
@@ -62,11 +71,14 @@ class ProgressBar:
             left: Seconds that are left, if the caller knows better than by the mean time of the items.
         """
         if self._describe:
-            self._bar.set_description(what.split()[0], refresh=False)
+            self.description = what.split()[0]
+            self._bar.set_description(self.description, refresh=False)
         self._bar.total = total
         if done < self.done:
             self.began = time.monotonic()
         self.done, self.total = done, total
+        if self.inner is not None:
+            self.inner.done = 0  # of the next item
         self.left, self.reported = left, time.monotonic()
         if left is not None:
             self._bar.bar_format = _BAR_WITH_POSTFIX
@@ -94,13 +106,13 @@ def progress_bar(
     total: int | None = None,
     initial: int = 0,
     describe: bool = False,
-    nested: bool = False,
+    within: ProgressBar | None = None,
     hidden: bool = False,
 ) -> Iterator[ProgressBar]:
     """Show a progress bar where standard error is a terminal.
 
-    A file or a pipe gets a line every 30 seconds instead, with the time that is left; of nested bars, only the outer one
-    writes lines.
+    A file or a pipe gets a line every 30 seconds instead, with the time that is left. A bar within another one writes no lines;
+    those of the outer bar name its parts.
 
     Args:
         unit: Kind of item that is counted.
@@ -108,7 +120,7 @@ def progress_bar(
         total: Number of items, if known before the first call.
         initial: Items that were complete before this operation.
         describe: Replace the description by the first word of each call's `what`.
-        nested: Show the bar below another one, and remove it at the end.
+        within: Bar of which each item has the parts that this one counts; it is shown below that bar, and removed at the end.
         hidden: Show no bar, as in processes other than the main one.
 
     Yields:
@@ -123,19 +135,21 @@ def progress_bar(
         unit=unit,
         file=sys.stderr,
         disable=True if hidden else None,
-        leave=not nested,
-        position=1 if nested else None,
+        leave=within is None,
+        position=None if within is None else 1,
     ) as bar:
-        shown = ProgressBar(bar, describe=describe)
-        if hidden or nested or not bar.disable:
+        shown = ProgressBar(bar, describe=describe, description=description or "", unit=unit)
+        if within is not None:
+            within.inner = shown
+        if hidden or within is not None or not bar.disable:
             yield shown
             return
-        with _lines(shown, unit, initial):
+        with _lines(shown, initial):
             yield shown
 
 
 @contextmanager
-def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
+def _lines(bar: ProgressBar, initial: int) -> Iterator[None]:
     """Write a line about the progress to standard error every now and then, also while one item takes long."""
     stop, began = threading.Event(), bar.began
 
@@ -144,8 +158,8 @@ def _lines(bar: ProgressBar, unit: str, initial: int) -> Iterator[None]:
             before = initial if bar.began == began else 0
             now = time.monotonic()
             left = None if bar.left is None else max(0.0, bar.left - (now - bar.reported))
-            line = progress_line(bar.done, bar.total, unit, now - bar.began, before, left)
-            print(line, file=sys.stderr, flush=True)
+            line = progress_line(bar.done, bar.total, bar.unit, now - bar.began, before, left, bar.inner)
+            print(f"{bar.description}: {line}" if bar.description else line, file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -163,6 +177,7 @@ def progress_line(
     elapsed: float,
     initial: int = 0,
     left: float | None = None,
+    inner: ProgressBar | None = None,
 ) -> str:
     """Return a line about the progress of a long operation.
 
@@ -173,6 +188,7 @@ def progress_line(
         elapsed: Seconds since the operation began.
         initial: Items that were complete before it.
         left: Seconds that are left, if the caller knows; None for an estimate by the mean time of the items.
+        inner: Progress within the present item, which counts as a part of it; None if it is not known.
 
     Returns:
         The items, the time since the beginning, and the time that is left if it is known.
@@ -180,12 +196,15 @@ def progress_line(
     >>> progress_line(30, 120, "case", 60.0)
     '30 of 120 cases, 0:01:00, 0:03:00 left'
     """
+    part = inner.done / inner.total if inner is not None and inner.total else 0.0
     if not total and not done:
         return f"working for {timedelta(seconds=round(elapsed))}"
     of_all = f"{done} of {pluralise(total, unit)}" if total else pluralise(done, unit)
+    if inner is not None and part:
+        of_all += f" and {inner.done} of {pluralise(inner.total or 0, inner.unit)}"
     words = [of_all, str(timedelta(seconds=round(elapsed)))]
-    if left is None and total and done > initial:
-        left = elapsed / (done - initial) * (total - done)
+    if left is None and total and done + part > initial:
+        left = max(elapsed / (done + part - initial) * (total - done - part), 0.0)
     if left is not None:
         words.append(f"{timedelta(seconds=round(left))} left")
     return ", ".join(words)

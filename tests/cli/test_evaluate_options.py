@@ -209,3 +209,14 @@ def test_the_page_of_an_earlier_evaluation_is_removed_and_other_files_are_kept(u
     page.write_text("<p>notes</p>")
     assert main(["evaluate", *files, "-o", str(tmp_path)]) == 0
     assert page.read_text() == "<p>notes</p>"
+
+
+@pytest.mark.parametrize("options", [[], ["--instances"]])
+def test_a_folder_that_cannot_be_written_is_named_before_cases_are_measured(
+    folders, tmp_path, capsys, monkeypatch, options
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("medseg.evaluation.measured_cases.measured_cases", None)  # would fail
+    sides = [str(folders / name) for name in ("predictions", "references")]
+    assert main(["evaluate", *sides, *options, "-o", str(tmp_path / "file" / "out")]) == 1
+    assert "out: cannot be written" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from medseg.labels.label_volumes import label_volumes
 from medseg.report.prediction_report import write_prediction_report
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.report.test_evaluation_report import cells
 
 GRID = Grid.from_spacing((10, 10, 8), (1, 1, 2))
 EVIL = '<script>alert("x")</script>'
@@ -81,6 +82,27 @@ def test_flagged_cases_come_before_those_with_other_remarks_and_show_estimates(f
     assert "<td>–</td><td>0.87</td><td>0.00 to 0.93</td>" in table
     assert "of cases that are like those of the cross-validation" not in page
     assert "<b>1</b><span>to review</span>" in page
+
+
+def test_cases_can_be_sorted_by_the_lowest_expected_dice(folder: Path) -> None:
+    assert "lowest expected Dice" not in written(folder)
+    records = CaseRecords(folder / "out")
+    record = records.get("case_1")
+    assert record is not None
+    assert record.prediction is not None
+    labels = (
+        LabelEstimate("liver", 0.87, 0.7, 0.9),
+        LabelEstimate(EVIL, 0.5, 0.2, 0.9),
+        LabelEstimate("rare"),
+    )
+    records.write(replace(record, prediction=replace(record.prediction, quality=CaseQuality(labels))))
+    page = written(folder)
+    header, *rows = cells(page, "cases")
+    column = header.index("lowest expected Dice")
+    assert {row[1][:6]: row[column] for row in rows}["case_1"].startswith("0.50")
+    assert {row[1][:6]: row[column] for row in rows}["case_2"] == "–"
+    assert '<td data-value="0.5">' in page
+    assert '<td data-value="">' in page
 
 
 @pytest.mark.parametrize("known", [True, False])

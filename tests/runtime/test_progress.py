@@ -93,7 +93,10 @@ def test_a_file_or_a_pipe_gets_a_line_now_and_then(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr("medseg.runtime.progress.LINE_EVERY", 0.02)
-    with progress_bar(total=4) as bar, progress_bar("window", nested=True) as inner:
+    with (
+        progress_bar(total=4, description="predicting") as bar,
+        progress_bar("window", within=bar) as inner,
+    ):
         bar(1, 4, "case_1")
         inner(5, 9, "window")
         end = time.monotonic() + 60
@@ -101,8 +104,29 @@ def test_a_file_or_a_pipe_gets_a_line_now_and_then(monkeypatch):
             time.sleep(0.01)
     lines = stream.getvalue().splitlines()
     assert len(lines) >= 3
-    assert all(re.fullmatch(r"[01] of 4 cases, 0:00:\d\d(, 0:00:\d\d left)?", line) for line in lines)
-    assert lines[-1].startswith("1 of 4")
+    form = r"predicting: [01] of 4 cases( and 5 of 9 windows)?, 0:00:\d\d(, 0:00:\d\d left)?"
+    assert all(re.fullmatch(form, line) for line in lines)
+    assert lines[-1].startswith("predicting: 1 of 4 cases and 5 of 9 windows")
+
+
+def test_a_line_counts_the_parts_of_one_large_item(monkeypatch):
+    with progress_bar(total=4, hidden=True) as bar, progress_bar("window", within=bar) as inner:
+        inner(0, 9, "window")
+        assert progress_line(0, 1, "case", 60.0, inner=bar.inner) == "0 of 1 case, 0:01:00"
+        inner(3, 9, "window")
+        line = progress_line(0, 1, "case", 60.0, inner=bar.inner)
+        assert line == "0 of 1 case and 3 of 9 windows, 0:01:00, 0:02:00 left"
+        line = progress_line(1, 2, "case", 80.0, inner=bar.inner)
+        assert line == "1 of 2 cases and 3 of 9 windows, 0:01:20, 0:00:40 left"
+        bar(1, 4, "case_1")
+        assert inner.done == 0  # the windows of the next case
+
+
+def test_a_line_names_what_is_done(monkeypatch):
+    with progress_bar(description="measuring", describe=True, hidden=True) as bar:
+        assert bar.description == "measuring"
+        bar(2, 2, "fitting temperatures")
+        assert bar.description == "fitting"
 
 
 def test_the_time_left_of_a_second_series_does_not_count_the_first(monkeypatch):

@@ -132,6 +132,7 @@ def _label_maps(options: argparse.Namespace) -> int:
         subjects = subjects_by_name(pair.case for pair in pairs)
     wanted = replace(base, **given_metric_options(options))
     require_metrics_of_options(options, wanted.metrics)
+    _make_output_folder(options)
     measured, failed = _measured(pairs, LabelMapEvaluator(labels, wanted), prediction, options.cluster)
     rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
     table = Table(tuple(rows), wanted, subjects)
@@ -151,7 +152,8 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     held_out_by_fold(run)  # raises if a fold is not finished
     wanted = replace(run.read_experiment().evaluate.options, **given_metric_options(options))
     require_metrics_of_options(options, wanted.metrics)
-    with progress_bar() as progress:
+    _make_output_folder(options)
+    with progress_bar(description="measuring", describe=True) as progress:
         table = fold_table(
             run,
             options=wanted,
@@ -187,6 +189,7 @@ def _instances(options: argparse.Namespace) -> int:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
+    _make_output_folder(options)
     measured, failed = _measured(pairs, InstanceEvaluator(labels, wanted), prediction, options.cluster)
     table = InstanceTable(tuple(_flat(measured)), wanted)
     code = _report(table, failed, len(pairs), options)
@@ -207,7 +210,7 @@ def _measured(
     from medseg.runtime.progress import progress_bar
 
     found: dict[int, list[Row]] = {}
-    with progress_bar(total=len(pairs)) as bar:
+    with progress_bar(description="measuring", total=len(pairs)) as bar:
         for number, (index, result) in enumerate(measured_cases(pairs, measure, cluster), 1):
             if isinstance(result, list):
                 found[index] = result
@@ -266,6 +269,14 @@ def _print_left_out(prediction: str, reference: str) -> None:
         names = ", ".join(cases[:5]) + (" ..." if len(cases) > 5 else "")
         verb = "was" if len(cases) == 1 else "were"
         print(f"{pluralise(len(cases), 'prediction')} without a reference {verb} left out: {names}")
+
+
+def _make_output_folder(options: argparse.Namespace) -> None:
+    """Create the folder for tables, if there are any; raise `DataError` before cases are measured if it cannot be written."""
+    from medseg.storage.atomic import make_folder
+
+    if options.output or options.reference is None:
+        make_folder(_output_folder(options))
 
 
 def _output_folder(options: argparse.Namespace) -> Path:

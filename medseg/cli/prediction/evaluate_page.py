@@ -34,7 +34,7 @@ def write_page(
     from medseg.runtime.progress import progress_bar
 
     page = folder / "report.html"
-    with progress_bar() as progress:
+    with progress_bar(description="writing the report", total=len(pairs)) as progress:
         if options.reference is None:
             _of_run(page, options, result, pairs, labels, progress)
         else:

@@ -259,7 +259,7 @@ def _write_report(models: LoadedModels, cases: Sequence[NamedCase], outputs: Out
 
     page, lines = outputs.folder / "report.html", [str(predictor) for predictor in models.predictors]
     labels = models.predictors[0].labels
-    with progress_bar(total=len(cases)) as progress:
+    with progress_bar(description="writing the report", total=len(cases)) as progress:
         write_prediction_report(page, cases, outputs, labels, models=lines, progress=progress)
     print(f"report: {page}")
 
@@ -360,7 +360,7 @@ def _follow(outcomes: Callable[[Progress], Iterator[Outcome]], total: int, unit:
     from medseg.runtime.progress import progress_bar
 
     failed = 0
-    with progress_bar(total=total) as cases, progress_bar(unit, nested=True) as one_case:
+    with progress_bar(total=total) as cases, progress_bar(unit, within=cases) as one_case:
         for number, outcome in enumerate(outcomes(one_case), 1):
             cases(number, total, outcome.case.id)
             if isinstance(outcome.error, DiskFullError):

@@ -21,9 +21,11 @@ from medseg.evaluation.calibration.reliability import (
     reliability,
 )
 from medseg.evaluation.calibration.temperature import (
+    LARGEST,
     Temperatures,
     fit_temperature,
     fit_temperatures,
+    is_at_limit,
     negative_log_likelihood,
     probabilities,
 )
@@ -63,6 +65,26 @@ class CrossFitted:
     before: dict[Part, CalibrationFigures]
     after: dict[Part, CalibrationFigures]
 
+    @property
+    def at_limit(self) -> tuple[str, ...]:
+        """The outputs whose temperature is the smallest or largest that is tried; ``"all"`` if there is one temperature."""
+        names = ["background", *self.before["near"].by_label][-len(self.temperatures) :]
+        return tuple(
+            "all" if len(self.temperatures) == 1 else name
+            for name, value in zip(names, self.temperatures, strict=True)
+            if is_at_limit(value)
+        )
+
+    @property
+    def limit_note(self) -> str:
+        """What to do about temperatures at a limit, as a sentence without a full stop; empty if there are none."""
+        if not self.at_limit:
+            return ""
+        return (
+            f"temperatures at the limit of {1 / LARGEST:g} to {LARGEST:g}, so that probabilities stay uncalibrated ({', '.join(self.at_limit)}): "
+            "the label hardly occurs in held-out cases, or the network is always right or wrong there; look at these cases"
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """Return everything as plain values, as in ``summary.json``."""
         figures = {
@@ -75,6 +97,7 @@ class CrossFitted:
             "temperatures_of_folds": [list(one) for one in self.of_folds],
             "cases": self.cases,
             "voxels": self.voxels,
+            "at_limit": list(self.at_limit),
             "held_out_nll": dict(self.held_out_nll),
             **figures,
         }
@@ -83,9 +106,10 @@ class CrossFitted:
         before, after = self.before["near"], self.after["near"]
         shown = ", ".join(f"{one:.3g}" for one in self.temperatures)
         noun = "temperature" if len(self.temperatures) == 1 else "temperatures"
+        note = f"\n{self.limit_note}" if self.limit_note else ""
         return (
             f"calibration near foreground: expected calibration error {before.ece:.2%} -> {after.ece:.2%}, "
-            f"Brier score {before.brier:.4f} -> {after.brier:.4f} ({noun} {shown}; each fold with those of the others)"
+            f"Brier score {before.brier:.4f} -> {after.brier:.4f} ({noun} {shown}; each fold with those of the others){note}"
         )
 
 

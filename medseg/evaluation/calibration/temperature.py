@@ -21,8 +21,14 @@ from medseg.inference.uncertainty.logit_sample import VoxelSample
 Temperatures = tuple[float, ...]
 """None, one, or one per output."""
 
-_LARGEST = 20.0
+LARGEST = 20.0
 """Temperatures are between this and its inverse."""
+_NEAR_LIMIT = 0.01  # of the logarithm; the search for one temperature stops short of the limit
+
+
+def is_at_limit(temperature: float) -> bool:
+    """Return whether a temperature is the smallest or the largest that is tried, so that a better one may lie outside."""
+    return abs(math.log(temperature)) > math.log(LARGEST) - _NEAR_LIMIT
 
 
 def scaled(logits: NDArray[np.float32], temperatures: Temperatures, *, regions: bool) -> NDArray[np.float64]:
@@ -105,7 +111,7 @@ def fit_temperature(sample: VoxelSample, members: NDArray[np.bool_], *, regions:
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(sample, members, (math.exp(log_temperature),), regions=regions)
 
-    bound = math.log(_LARGEST)
+    bound = math.log(LARGEST)
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-4})
     return (float(math.exp(found.x)),)
 
@@ -141,7 +147,7 @@ def fit_temperatures(
         gradient = -(weight[:, None] * slope * values).sum(0)
         return float(weight @ losses), gradient
 
-    bound = math.log(_LARGEST)
+    bound = math.log(LARGEST)
     begin = np.full(count, math.log(start[0]))
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(-bound, bound)] * count)
     return tuple(map(float, np.exp(found.x)))

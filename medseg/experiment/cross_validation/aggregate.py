@@ -41,6 +41,7 @@ from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, load_model, write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
+from medseg.report.report_page import remove_outdated_page
 
 if TYPE_CHECKING:
     from medseg.runtime.progress import Progress
@@ -58,7 +59,8 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None, cluster: str 
             this process.
 
     Returns:
-        The metrics of every case and their means per fold, which are also written to ``RUN/evaluation``.
+        The metrics of every case and their means per fold, which are also written to ``RUN/evaluation``; the page of an earlier
+        evaluation is removed there.
 
     Raises:
         ConfigError: Folds are not finished, or another process aggregates.
@@ -86,9 +88,11 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None, cluster: str 
             found = instance_table(run)
             found.write_tsv(run.evaluation / "instances" / "cases.tsv")
             found.write_summary(run.evaluation / "instances" / "summary.json")
+            remove_outdated_page(run.evaluation / "instances" / "report.html", "Evaluation")
             table = replace(table, instances=found)
         table.write_tsv(run.evaluation / "cases.tsv")
         table.write_summary(run.evaluation / "summary.json")
+        remove_outdated_page(run.evaluation / "report.html", "Evaluation")
         write_ensemble(run, table)
     return table
 
@@ -131,7 +135,7 @@ def fold_table(
         run: Run folder of a cross-validation with all its predictions.
         options: Metrics to compute, and the conventions for them; None for those of the experiment.
         reading: What the user decided about files whose headers are wrong; what it leaves open is as in the run.
-        progress: Called with (done, total, text), where the text is such as "measuring CASE".
+        progress: Called with (done, total, text), where the text is such as "measuring CASE" or "fitting temperatures".
         cluster: Dask cluster on which cases are measured; its workers need the files under the same paths. None for this
             process.
 
@@ -155,6 +159,8 @@ def fold_table(
             raise outcome
         rows += outcome[0]
         tried += outcome[1]
+    if progress is not None:
+        progress(len(pairs), len(pairs), "fitting temperatures")
     splits = run.read_splits()
     return FoldTable(
         Table(tuple(rows), options, subjects_of_run(run)),

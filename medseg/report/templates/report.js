@@ -25,10 +25,11 @@
     const valueOf = (row) => {
       const text = row.children[column].dataset.value ?? row.children[column].textContent;
       const number = Number(text);
-      return Number.isNaN(number) ? text : number;
+      return text === "" ? null : Number.isNaN(number) ? text : number;
     };
     const rows = [...table.tBodies[0].rows].sort((one, other) => {
       const [a, b] = [valueOf(one), valueOf(other)];
+      if (a === null || b === null) return (a === null) - (b === null); // unknown values are last
       const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
       return ascending ? order : -order;
     });

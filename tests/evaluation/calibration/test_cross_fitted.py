@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +90,25 @@ def test_the_calibration_becomes_json():
     assert stored["temperatures"] == list(found.temperatures)
     assert stored["after"]["near"]["ece"] == found.after["near"].ece
     assert "expected calibration error" in str(found)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(20.0, True), (0.05, True), (19.99, True), (5.0, False)])
+def test_temperatures_at_the_limit_are_noted(value, expected):
+    found = cross_fitted(folds((2.0,)), LABELS)
+    assert found.at_limit == ()
+    assert "limit" not in str(found)
+    one = replace(found, temperatures=(value,))
+    assert one.at_limit == (("all",) if expected else ())
+    several = replace(found, temperatures=(1.0, value, 2.0))
+    label = next(iter(LABELS.foreground)).name
+    assert several.at_limit == ((label,) if expected else ())
+    assert (f"stay uncalibrated ({label})" in str(several)) is expected
+    assert several.to_plain()["at_limit"] == list(several.at_limit)
+
+
+def test_a_fit_that_reaches_the_limit_is_at_it():
+    samples = {
+        fold: [VoxelSample(one.logits * 1e-3, one.reference, one.weight, one.near) for one in cases]
+        for fold, cases in folds((1.0,)).items()
+    }
+    assert cross_fitted(samples, LABELS).at_limit != ()

@@ -125,6 +125,9 @@ def test_best_run_is_reported_with_those_not_clearly_worse(tmp_path, capsys):
     header, first, *_ = (tmp_path / "out" / "comparison.tsv").read_text().splitlines()
     assert header.split("\t")[:2] == ["run", "dice"]
     assert float(first.split("\t")[4]) == pytest.approx(worse.difference, abs=1e-5)
+    (tmp_path / "file").write_text("")
+    assert main(["compare", *runs, "-o", str(tmp_path / "file" / "out")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["evaluate", *runs])
     assert "unrecognized arguments" in capsys.readouterr().err

@@ -242,6 +242,8 @@ def test_predictions_of_another_model_are_repeated(copied, whole):
             parameter.add_(0.05 * torch.randn_like(parameter))
     save_model(copied / "fold_1" / "model", model, saved, labels)
     files = {file.name: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
+    outdated = copied / "evaluation" / "report.html"
+    outdated.write_text('<p class="lead">Evaluation by medseg 0.1.')
     seen = []
     table = aggregate(RunFolder(copied), progress=lambda done, total, what: seen.append(what))
     held_out = read_splits(copied / "splits.json")[1].validation
@@ -249,6 +251,8 @@ def test_predictions_of_another_model_are_repeated(copied, whole):
     assert [what for what in seen if what.startswith("measuring")] == [
         f"measuring {i}" for i in table.table.cases
     ]
+    assert seen[-1] == "fitting temperatures"
+    assert not outdated.exists()
     again = {
         name for name, stamp in files.items() if (copied / "predictions" / name).stat().st_mtime_ns != stamp
     }
