@@ -19,7 +19,7 @@ from medseg.errors import DataError, MedsegError, no_such_path
 from medseg.storage.manifest import NAME as MANIFEST
 from medseg.storage.manifest import check_manifest
 
-_DESCRIPTIONS = ("dataset.json", "cases.tsv")
+_DESCRIPTIONS = ("dataset.json", "cases.tsv", "cases.csv")
 
 
 def check_paths(paths: Sequence[str | Path], options: CheckOptions | None = None) -> Report:

@@ -348,7 +348,7 @@ def write(
     like: Volume | str | Path | None = None,
     algorithm: Algorithm | None = None,
 ) -> None:
-    """Write a volume as .nii, .nii.gz, .nrrd, .mha or .mgz, or a label map as .seg.nrrd or (of a natural image) .png, in one step.
+    """Write a volume as .nii, .nii.gz, .nrrd, .mha, .mgz or .tif, or a label map as .seg.nrrd or (of a natural image) .png, in one step.
 
     A volume on the grid of the NIfTI file that it came from is written with exactly the geometry of that file. The label map
     of a DICOM series can also be written as .seg.dcm (SEG of type BINARY), .labelmap.dcm (SEG of type LABELMAP)
@@ -392,6 +392,10 @@ def write(
         from medseg.io.itk.sitk import write_natural_image
 
         write_natural_image(volume, path)
+    elif suffix in TIFF:
+        from medseg.io.tiff_output import write_tiff
+
+        write_tiff(volume, path)
     elif suffix in FREESURFER:
         from medseg.io.freesurfer import write_freesurfer
 
@@ -402,6 +406,6 @@ def write(
         write_sitk(volume, path)
     else:
         raise DataError(
-            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}; for a label map also {SLICER}, for the label map of a natural image "
+            f"{path}: cannot write this file format: expected {', '.join(WRITABLE)}; for a label map also {SLICER}, for an image without a position in space also {TIFF[0]}, for the label map of a natural image "
             f"also .png, and for that of a DICOM series also {', '.join(DICOM_SEGMENTATIONS)}. Rename it."
         )

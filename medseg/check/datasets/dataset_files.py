@@ -21,7 +21,15 @@ from medseg.storage.json_files import read_object
 
 _FOLDERS = ("imagesTr", "labelsTr")
 _COUNTS = ("numTraining", "numTest")
-_TABLES = ("labels.tsv", "cases.tsv", "dataset.json")
+_TABLES = (
+    "labels.tsv",
+    "labels.csv",
+    "channels.tsv",
+    "channels.csv",
+    "cases.tsv",
+    "cases.csv",
+    "dataset.json",
+)
 _MOST_LISTED = 12
 
 
@@ -104,7 +112,7 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
 
 def _description(path: Path, root: Path) -> str:
     """Return the name of the file that lists the cases, or ``.`` if the folders do."""
-    names = [path.name] if path.is_file() else ["cases.tsv", "dataset.json"]
+    names = [path.name] if path.is_file() else ["cases.tsv", "cases.csv", "dataset.json"]
     return next((name for name in names if (root / name).is_file()), ".")
 
 

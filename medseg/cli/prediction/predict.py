@@ -42,6 +42,7 @@ _SUFFIXES = (
     ".nii.gz",
     ".nii",
     ".nrrd",
+    ".tif",
     ".mha",
     ".mgz",
     ".seg.nrrd",
@@ -76,7 +77,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--suffix",
         choices=_SUFFIXES,
-        help="file format of the label maps (default: .nii.gz); .seg.nrrd for 3D Slicer, with names and colours; .png for those of natural images; for DICOM series also .seg.dcm "
+        help="file format of the label maps (default: .nii.gz); .seg.nrrd for 3D Slicer, with names and colours; .png or .tif for those of natural images; for DICOM series also .seg.dcm "
         "(DICOM-SEG of type BINARY), .labelmap.dcm (of type LABELMAP) or .rtstruct.dcm (RTSTRUCT)",
     )
     parser.add_argument(
@@ -117,6 +118,21 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--instances",
         action="store_true",
         help="also write NAME_instances.nii.gz and a table (id, label_value, score); for instance models",
+    )
+    parser.add_argument(
+        "--split-labels",
+        action="store_true",
+        help="also write the folder NAME_labels with one mask per label; masks of regions may overlap",
+    )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="also write NAME_layers.seg.nrrd for 3D Slicer, in which regions that overlap are in layers",
+    )
+    parser.add_argument(
+        "--label-table",
+        action="store_true",
+        help="also write NAME_labels.tsv with values, names and colours of the labels",
     )
     parser.add_argument(
         "--report",
@@ -226,6 +242,7 @@ def _predict_cases(
     from medseg.inference.cohort.cohort_tables import review_line
     from medseg.inference.cohort.output_files import OutputFiles
     from medseg.inference.cohort.predict_folder import Cluster, Existing, FolderPrediction
+    from medseg.inference.cohort.written_files import copies_named
 
     outputs = OutputFiles(
         folder,
@@ -233,6 +250,7 @@ def _predict_cases(
         options.instances,
         options.probabilities,
         options.uncertainty,
+        copies=copies_named(_copies(options)),
     )
     existing: Existing = ("update" if options.held_out else "keep") if options.skip_existing else "overwrite"
     prediction = FolderPrediction(
@@ -250,6 +268,11 @@ def _predict_cases(
     if options.report:
         _write_report(models, cases, outputs)
     return code
+
+
+def _copies(options: argparse.Namespace) -> list[str]:
+    """Return the names of the copies of label maps that are wanted."""
+    return [name for name in ("split_labels", "layers", "label_table") if getattr(options, name)]
 
 
 def _write_report(models: LoadedModels, cases: Sequence[NamedCase], outputs: OutputFiles) -> None:

@@ -14,15 +14,17 @@ from medseg.labels.label_table import Labels
 from medseg.storage.tsv import TsvTable, read_tsv
 
 TABLE_NAME = "cases.tsv"
-LABELS_NAME = "labels.tsv"
+_TABLE_NAMES, _LABELS_NAMES, _CHANNELS_NAMES = (
+    (f"{name}.tsv", f"{name}.csv") for name in ("cases", "labels", "channels")
+)
 _CHANNEL = "image_"
 _NONE = ("", "na", "n/a", "nan", "none", "null")
 """Cells, in lower case, that say that a case has no such file or value."""
 
 
 def is_case_table(path: Path) -> bool:
-    """Return whether the path is a TSV or CSV file, or a folder with a ``cases.tsv``."""
-    return path.suffix.lower() in (".tsv", ".csv") or (path / TABLE_NAME).is_file()
+    """Return whether the path is a TSV or CSV file, or a folder with a ``cases.tsv`` or ``cases.csv``."""
+    return path.suffix.lower() in (".tsv", ".csv") or _table_in(path, _TABLE_NAMES) is not None
 
 
 @register_layout("table", recognise=is_case_table, lists_paths=True)
@@ -37,7 +39,8 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
     called ``instance``. With a single column ``image``, the channel is called ``image``.
 
     Args:
-        path: The table, tab-separated or with the suffix ``.csv`` comma-separated, or a folder with a ``cases.tsv``.
+        path: The table, tab-separated or with the suffix ``.csv`` comma-separated, or a folder with a ``cases.tsv`` or
+            ``cases.csv``.
         files_root: Another folder that paths may point into.
 
     Returns:
@@ -47,7 +50,7 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
         DataError: A column is missing or misspelt, a row has more or fewer cells, a cell is empty (each with its line), or
             a path leaves the table's folder and `files_root`.
     """
-    table = path / TABLE_NAME if path.is_dir() else path
+    table = (_table_in(path, _TABLE_NAMES) or path / TABLE_NAME) if path.is_dir() else path
     read = read_tsv(table)
     columns = _image_columns(read)
     cases = [_case(read.where(row), row.cells, columns, table, files_root) for row in read.rows]
@@ -55,15 +58,67 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
         folder_name(table),
         table.parent,
         tuple(cases),
-        tuple(column.removeprefix(_CHANNEL) for column in columns),
+        _channel_names(table.parent, columns),
         labels_in_folder(table.parent, cases),
     )
 
 
-def labels_in_folder(folder: Path, cases: Sequence[Case]) -> Labels | None:
-    """Return the label table in the ``labels.tsv`` of a folder.
+def _channel_names(folder: Path, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the channels that the columns name; a single column ``image`` can be named by ``channels.tsv``."""
+    names = tuple(column.removeprefix(_CHANNEL) for column in columns)
+    return channels_in_folder(folder, names) if columns == ["image"] else names
 
-    Without this file, the table has the single class ``instance`` if the cases have instance maps and no label maps; otherwise
+
+def _table_in(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the table of a folder, separated by tabs or commas; None if there is none.
+
+    Raises:
+        DataError: There are both.
+    """
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{folder}: found {' and '.join(file.name for file in found)}, expected one of them. Remove the other one."
+        )
+    return found[0] if found else None
+
+
+def channels_in_folder(folder: Path, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the channels in the ``channels.tsv`` or ``channels.csv`` of a folder.
+
+    The table has one row per channel and the column ``name``. A channel called ``CT`` is treated as Hounsfield units.
+
+    Args:
+        folder: Folder of the dataset.
+        default: Names without such a table, one per channel.
+
+    Returns:
+        One name per channel.
+
+    Raises:
+        DataError: The table cannot be read, has another number of channels, or names one twice or not at all.
+    """
+    path = _table_in(folder, _CHANNELS_NAMES)
+    if path is None:
+        return default
+    table = read_tsv(path)
+    table.check_columns(("name",), expected="name", ignore_others=True)
+    names = tuple(row.cells["name"] for row in table.rows)
+    if len(names) != len(default):
+        raise DataError(
+            f"{path}: name: found {len(names)} ({', '.join(names)}), expected {len(default)}, one per channel of the images. Correct the table."
+        )
+    if "" in names or len(set(names)) < len(names):
+        raise DataError(
+            f"{path}: name: found {', '.join(map(repr, names))}, expected a different name for each channel. Correct the table."
+        )
+    return names
+
+
+def labels_in_folder(folder: Path, cases: Sequence[Case]) -> Labels | None:
+    """Return the label table in the ``labels.tsv`` or ``labels.csv`` of a folder.
+
+    Without such a file, the table has the single class ``instance`` if the cases have instance maps and no label maps; otherwise
     there is none.
 
     Args:
@@ -76,8 +131,8 @@ def labels_in_folder(folder: Path, cases: Sequence[Case]) -> Labels | None:
     Raises:
         DataError: The ``labels.tsv`` cannot be read.
     """
-    table = folder / LABELS_NAME
-    if table.is_file():
+    table = _table_in(folder, _LABELS_NAMES)
+    if table is not None:
         return Labels.from_tsv(table)
     alone = all(case.label is None for case in cases) and any(case.instances is not None for case in cases)
     return Labels.from_names({"instance": 1}) if alone else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.data.datasets.case_tables import labels_in_folder
+from medseg.data.datasets.case_tables import channels_in_folder, labels_in_folder
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name, sanitised_id, visible_files
@@ -69,11 +69,12 @@ def read_paired_folders(path: Path, *, images: str, labels: str, instances: str 
         instances: Name of the folder of instance maps, which may be missing; None for none.
 
     Returns:
-        The dataset. Its channels are named by the number of channels of the first image.
+        The dataset. Its channels are named by a ``channels.tsv`` next to the folders, else by the number of channels of the first
+        image.
 
     Raises:
-        DataError: There is no image, a folder has two files of the same name, maps lack an image (all are listed), or the
-            first image cannot be read.
+        DataError: There is no image, a folder has two files of the same name, maps lack an image (all are listed), the
+            first image cannot be read, or ``channels.tsv`` names another number of channels.
     """
     image_files, label_files = _files_by_stem(path / images), _files_by_stem(path / labels)
     instance_files = {} if instances is None else _files_by_stem(path / instances)
@@ -86,7 +87,8 @@ def read_paired_folders(path: Path, *, images: str, labels: str, instances: str 
         for stem, image in image_files.items()
     )
     first = read(next(iter(image_files.values())))
-    names = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
+    plain = _COLOURS.get(first.channels) or tuple(f"channel_{i}" for i in range(first.channels))
+    names = channels_in_folder(path, plain)
     dataset = Dataset(folder_name(path), path, cases, names, labels_in_folder(path, cases))
     _require_images(dataset, image_files, label_files, instance_files, images)
     return dataset

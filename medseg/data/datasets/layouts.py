@@ -135,7 +135,7 @@ def _recognised(path: Path) -> Layout:
         return layout
     if (path / IMAGES).is_dir():
         raise DataError(
-            f"{path}: found {IMAGES}/ without labels/, masks/ or instances/, expected one of these folders next to it. Add "
+            f"{path}: found {IMAGES}/ without labels/, masks/, segmentations/ or instances/, expected one of these folders next to it. Add "
             "it, with a map of the same name for each annotated image."
         )
     if path.is_dir() and not any(not item.name.startswith(".") for item in path.iterdir()):
@@ -143,6 +143,6 @@ def _recognised(path: Path) -> Layout:
             f"{path}: found an empty folder, expected a dataset or images. Check the path, or copy the files there."
         )
     raise DataError(
-        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images next to labels, masks or instances, "
+        f"{path}: found no dataset.json, {TABLE_NAME} or sub-* folder, nor images next to labels, masks, segmentations or instances, "
         "expected one of them. Write a table with the columns case, image and label."
     )

@@ -15,7 +15,7 @@ from medseg.labels.label_sets import AnnotatedLabels
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.volume import Volume
 
-_COMPANIONS = ("_instances", "_probabilities", "_uncertainty")
+_COMPANIONS = ("_instances", "_probabilities", "_uncertainty", "_layers")
 """Ends of the names of files that `medseg predict` writes for a case next to its label map."""
 
 

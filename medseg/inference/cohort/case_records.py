@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -286,7 +287,10 @@ class CaseRecords:
         # Before the record says that all is done: a process that is killed in between leaves a case to be predicted again.
         outdated = written_files(target, had.kinds)
         for file in set(outdated) - set(files):
-            file.unlink(missing_ok=True)
+            if file.is_dir():
+                shutil.rmtree(file)
+            else:
+                file.unlink(missing_ok=True)
         done = replace(
             wanted,
             output=VoxelState(stamp_of([target]), hashed),

@@ -13,13 +13,16 @@ from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles
+from medseg.inference.cohort.written_files import FileKind, FileKinds
 from medseg.inference.predictor import Predictor, load
 from medseg.inference.predictor_ensemble import PredictorEnsemble, require_same_task
+from medseg.io.companions.label_copies import write_label_table, write_layers, write_masks
 from medseg.io.files import write
 from medseg.labels.segments import Algorithm
 from medseg.model_folder.folder import find_model_folder
 from medseg.runtime.devices import device_list
 from medseg.runtime.progress import Progress
+from medseg.volumes.volume import Volume
 
 _VERSION_DIGITS = 12
 ModelFolders = str | Path | Sequence[str | Path]
@@ -156,12 +159,24 @@ def predict_pairs(
             kinds=outputs.kinds,
             evidence=outputs.evidence,
             recording=recording,
-            write=partial(write, names=models.predictors[0].labels, algorithm=models.algorithm),
+            write=partial(_write_with_copies, models, outputs.copies),
         )
     for outcome in outcomes:
         if outcome.error is not None:
             records.write_failure(outcome)
         yield outcome
+
+
+def _write_with_copies(models: LoadedModels, copies: FileKinds, label_map: Volume, path: Path) -> None:
+    """Write the copies of a label map in other forms, then the label map."""
+    labels = models.predictors[0].labels
+    if FileKind.SPLIT_LABELS in copies:
+        write_masks(label_map, path, labels)
+    if FileKind.LAYERS in copies:
+        write_layers(label_map, path, labels)
+    if FileKind.LABEL_TABLE in copies:
+        write_label_table(path, labels)
+    write(label_map, path, names=labels, algorithm=models.algorithm)
 
 
 @dataclass(frozen=True)

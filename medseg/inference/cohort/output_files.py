@@ -20,7 +20,7 @@ from medseg.errors import ConfigError, DataError, collected_warnings
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.cohort_tables import CASES, FAILED, RUN, VOLUMES
 from medseg.inference.cohort.model_id import ModelId
-from medseg.inference.cohort.written_files import FOLDER, FileKind, FileKinds, written_files
+from medseg.inference.cohort.written_files import FOLDER, NO_KINDS, FileKind, FileKinds, written_files
 from medseg.io.files import NATURAL_IMAGES, is_dicom, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
@@ -58,6 +58,7 @@ class OutputFiles:
         logit_sample: Whether a sample of the logits of cases with references is written, too, see
             `medseg.inference.uncertainty.logit_sample`.
         evidence: Whether sums over the probabilities are recorded, too, see `medseg.inference.uncertainty.case_evidence`.
+        copies: Copies of the label map in other forms: kinds of `medseg.inference.cohort.written_files.COPIES`.
 
     Examples:
         >>> outputs = OutputFiles(Path("out"), probabilities=True)
@@ -72,6 +73,7 @@ class OutputFiles:
     uncertainty: bool = False
     logit_sample: bool = False
     evidence: bool = False
+    copies: FileKinds = NO_KINDS
 
     @property
     def kinds(self) -> FileKinds:
@@ -82,7 +84,7 @@ class OutputFiles:
             FileKind.UNCERTAINTY: self.uncertainty,
             FileKind.LOGIT_SAMPLE: self.logit_sample,
         }
-        return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
+        return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted) | self.copies
 
     def label_map_path(self, name: str) -> Path:
         """Return the path of the label map called `name`."""
@@ -129,7 +131,7 @@ class OutputFiles:
             completely by this model, and they and the image have the same content as then; else `MISSING`.
         """
         record = records.get(stem_of(label_map))
-        exist = all(file.is_file() for file in self.files_of(label_map))
+        exist = all(file.exists() for file in self.files_of(label_map))
         if not exist or record is None or record.is_unfinished or record.prediction is None:
             return PredictionState.MISSING
         if not record.is_by(model_id):

@@ -30,7 +30,7 @@ from medseg.inference.cohort.loaded_models import LoadedModels, ModelFolders, Pr
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.process_record import Counts, ProcessRecord
 from medseg.inference.cohort.several_devices import predict_on_devices
-from medseg.inference.cohort.written_files import FOLDER
+from medseg.inference.cohort.written_files import FOLDER, copies_named
 from medseg.inference.estimate import CaseEstimate, estimate_cases
 from medseg.inference.instances.image_instances import require_instance_model
 from medseg.io.dicom.uneven_gaps import Uneven
@@ -244,6 +244,10 @@ class FolderPrediction:
     def _check_instances(self) -> None:
         """Raise unless a single model finds instances and no other output is requested."""
         first, *others = self._models.predictors
+        if self.outputs.copies:
+            raise ConfigError(
+                f"instances: found {', '.join(sorted(self.outputs.copies))}, expected no copies of label maps, because instances may overlap. Leave one out."
+            )
         if others or self.outputs.probabilities or self.outputs.uncertainty:
             kind = "probabilities" if self.outputs.probabilities else "uncertainty"
             found = "several models" if others else kind
@@ -282,6 +286,7 @@ def predict(
     probabilities: bool = False,
     uncertainty: bool = False,
     instances: bool = False,
+    copies: Sequence[str] = (),
     existing: Existing = "overwrite",
     source_names: bool = True,
     part: str | None = None,
@@ -310,6 +315,9 @@ def predict(
         probabilities: Write ``NAME_probabilities.nii``, too: one volume per label or region.
         uncertainty: Write ``NAME_uncertainty.nii``, too: the entropy of the probabilities, between 0 and 1.
         instances: Write ``NAME_instances.nii.gz`` and a table of classes and scores, too; for instance models.
+        copies: Copies of the label map in other forms to write, too: ``"split_labels"`` for the folder ``NAME_labels`` with one
+            mask per label, ``"layers"`` for ``NAME_layers.seg.nrrd``, in which regions overlap, ``"label_table"`` for
+            ``NAME_labels.tsv``.
         existing: ``"overwrite"`` existing predictions; ``"keep"`` those of this model and refuse others; or
             ``"update"``: keep those of this model and replace others.
         source_names: Record the names of image files. If False, tables and messages name the cases only.
@@ -368,7 +376,9 @@ def predict(
         max_memory=max_memory,
         max_device_memory=max_device_memory,
     )
-    outputs = OutputFiles(Path(output), suffix, instances, probabilities, uncertainty)
+    outputs = OutputFiles(
+        Path(output), suffix, instances, probabilities, uncertainty, copies=copies_named(copies)
+    )
     reading = ReadingOptions(orientation_from, series=series, uneven=uneven)
     cases = named_cases(images, models.num_channels, reading)
     prediction = FolderPrediction(

@@ -14,7 +14,7 @@ from medseg.labels.segments import unique_labels
 def label_names_of(path: str | Path) -> Labels | None:
     """Return the labels that are known for the file of a label map.
 
-    The first of these counts: a table with the name of the file and the suffix ``.tsv`` next to it, ``labels.tsv`` next to it,
+    The first of these counts: a table ``NAME.tsv`` or ``NAME_labels.tsv`` next to the file ``NAME``, ``labels.tsv`` next to it,
     and what the file itself holds: the segments of a segmentation of DICOM or 3D Slicer, or the header of a NIfTI file, see
     `medseg.io.nifti.nifti_label_names`.
 
@@ -28,7 +28,8 @@ def label_names_of(path: str | Path) -> Labels | None:
         DataError: ``labels.tsv`` or the file's own table is no valid table of labels.
     """
     path = Path(path)
-    for table in (path.with_name(f"{stem_of(path)}.tsv"), path.with_name("labels.tsv")):
+    for name in (f"{stem_of(path)}.tsv", f"{stem_of(path)}_labels.tsv", "labels.tsv"):
+        table = path.with_name(name)
         if table.is_file():
             return Labels.from_tsv(table)
     if path.exists() and (kind := segmentation_kind(path)):

@@ -183,7 +183,7 @@ def test_folders_that_lack_something_for_a_dataset(nuclei, capsys):
     (nuclei / "notes.txt").write_text("about the images")
     assert main(["inspect", str(nuclei)]) == 1
     assert (
-        "found images/ without labels/, masks/ or instances/, expected one of these folders"
+        "found images/ without labels/, masks/, segmentations/ or instances/, expected one of these folders"
         in capsys.readouterr().err
     )
     assert main(["inspect", str(nuclei / "images")]) == 0

@@ -19,6 +19,7 @@ from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
 from medseg.inference.cohort.voxel_state import InputWatch
 from medseg.model_folder.folder import save_model
+from tests.helpers.dicom_series import Series
 
 
 @pytest.fixture
@@ -216,3 +217,41 @@ def test_a_table_lists_the_cases(model, images, tmp_path):
     table.write_text("case,image\nfirst,/etc/passwd\n")
     with pytest.raises(DataError, match="is outside"):
         medseg.predict(model, table, tmp_path / "out", device="cpu")
+
+
+def test_copies_of_label_maps_follow_the_label_map(model, images, tmp_path):
+    copies, out = ["split_labels", "layers", "label_table"], tmp_path / "out"
+    medseg.predict(model, images, out, device="cpu", copies=copies)
+    label_map = medseg.read_labels(out / "phantom_000.nii.gz")
+    predictor = medseg.load(model, device="cpu")
+    for label in predictor.labels.foreground:
+        mask = nib.load(out / "phantom_000_labels" / f"{label.name}.nii.gz")
+        assert np.array_equal(np.asarray(mask.dataobj), label_map.data[0] == label.value)
+    assert np.array_equal(medseg.read_labels(out / "phantom_000_layers.seg.nrrd").data, label_map.data)
+    assert medseg.Labels.from_tsv(out / "phantom_000_labels.tsv").names == predictor.labels.names
+
+    assert medseg.predict(model, images, out, device="cpu", copies=copies, existing="keep") == []
+    (out / "phantom_000_labels" / f"{predictor.labels.names[1]}.nii.gz").unlink()
+    again = medseg.predict(model, images, out, device="cpu", copies=copies, existing="keep")
+    assert names(again) == ["phantom_000.nii.gz"]
+
+    medseg.predict(model, images, out, device="cpu")
+    assert not list(out.glob("phantom_*_*"))
+    with pytest.raises(
+        ConfigError, match=r"copies: found split, expected any of label_table, layers, split_labels"
+    ):
+        medseg.predict(model, images, out, device="cpu", copies=["split"])
+
+
+def test_another_choice_of_the_same_folder_is_predicted_again(model, tmp_path):
+    series = Series(tmp_path / "ct", 12)
+    for k, one in enumerate(series.slices):
+        one.SeriesInstanceUID = "1.2.3.1" if k < 6 else "1.2.3.2"
+        one.SeriesNumber = 1 if k < 6 else 2
+    folder, out = series.save(), tmp_path / "out"
+    with pytest.raises(DataError, match="found 2 series"):
+        raise medseg.predict(model, folder, out, device="cpu")[0].error
+    for number in (1, 2):
+        (outcome,) = medseg.predict(model, folder, out, device="cpu", existing="update", series=number)
+        assert outcome.error is None
+        assert medseg.predict(model, folder, out, device="cpu", existing="update", series=number) == []
