@@ -25,6 +25,7 @@ from medseg.planning.explained_experiment import (
 )
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
+from medseg.planning.nnunet.spacing import THICK_SLICES
 from medseg.planning.plan_options import PlanOptions
 from medseg.planning.propose import Proposal, propose
 from medseg.planning.training_length import TrainingLength
@@ -251,9 +252,23 @@ def _advice(p: Proposal, other: OtherModel | None, *, is_stage: bool) -> list[st
             f"A patch covers only {percent(p.covered)} of the median volume. plan_lowres.yaml is a coarser network that "
             "sees more; plan_cascade.yaml is this network as the second stage after it."
         )
+    if other is None and not is_stage and (flag := _other_kind(p)) is not None:
+        lines.append(
+            f"To find out whether {flag} or an ensemble of both is better, plan with it, too, train both with --all-folds, and give "
+            "both runs to medseg compare."
+        )
     if other is not None:
         lines.append("Patch and batch are planned for a U-Net: lower train.batch_size if memory runs out.")
     return lines
+
+
+def _other_kind(p: Proposal) -> str | None:
+    """Return the option for the kind of network that may also suit the dataset; None if there is none."""
+    if p.kind_reason:
+        return "--dims 3"
+    across = p.spacing[p.slice_axis]
+    thick = across > THICK_SLICES * max(mm for axis, mm in enumerate(p.spacing) if axis != p.slice_axis)
+    return "--dims 2" if p.kind == "3d" and thick else None
 
 
 def _times(values: Iterable[float]) -> str:

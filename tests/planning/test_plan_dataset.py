@@ -196,4 +196,9 @@ def test_the_reason_for_2d_is_printed_and_stored(write_table):
         assert (
             "slices are thick (8.0 times as thick as pixels are wide, more than 3) and few (median 5" in text
         )
-    assert plan(table, PlanOptions(dims=3)).experiment.model.name == "unet_3d"
+    assert "whether --dims 3 or an ensemble of both is better" in made.text.replace("\n# ", " ")
+    deep = plan(table, PlanOptions(dims=3))
+    assert deep.experiment.model.name == "unet_3d"
+    assert "whether --dims 2 or an ensemble of both is better" in deep.text.replace("\n# ", " ")
+    flat = plan(table, PlanOptions(dims=2, device="cuda"))
+    assert "ensemble" not in flat.text

@@ -229,8 +229,8 @@ def _follow(make: Callable[[Progress], Trainer], name: Path | str, go_on: str) -
         print(f"{name}: {trainer}", flush=True)
     if trainer.finished and is_main_process():
         print(f"finished already; to continue training: {go_on} --extend 2000")
-    elif trainer.estimate is not None and is_main_process():
-        print(f"{name}: {trainer.estimate}", flush=True)
+    elif is_main_process() and (estimate := trainer.estimate) is not None:
+        print(f"{name}: {estimate}", flush=True)
     try:
         with progress_bar("step", total=trainer.steps, initial=trainer.step, hidden=hidden) as bar:
             if is_main_process():

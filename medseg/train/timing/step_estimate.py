@@ -105,12 +105,13 @@ def estimate_steps(
         cores: Number of cores; None for the threads that torch uses.
 
     Returns:
-        The estimate; None without a budget, on a GPU, and for models whose forward pass needs values, such as those that
-        find instances.
+        The estimate; None without a budget, on a GPU, for compiled models, and for models whose forward pass needs values,
+        such as those that find instances.
     """
     import torch
 
-    if settings.max_time is None or next(model.parameters()).device.type != "cpu":
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if settings.max_time is None or settings.compile or not on_cpu:
         return None
     flops = forward_flops(model, model.in_channels, size)
     if not flops:
