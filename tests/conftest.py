@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Kind, Volume
@@ -33,6 +34,10 @@ if os.environ.get("MEDSEG_TESTS_OFFLINE") != "1":
         filter(None, (str(_OFFLINE), os.environ.get("PYTHONPATH", "")))
     )
     runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("medseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("medseg")
 
 pytest_plugins = (
     "tests.helpers.children",

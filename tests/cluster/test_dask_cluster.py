@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,10 @@ class Tries:
 
 @pytest.mark.slow
 def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
-    items = ["one", "once", "fatal", *map(str, range(12))]
+    before = set(multiprocessing.active_children())
+    numbers = [str(number) for number in range(12)]
+    # Dask keeps the first tasks at a worker in advance, where they are lost with it without having been tried.
+    items = [*numbers[:6], "once", "fatal", *numbers[6:]]
     with connected("local:2") as client:
         assert workers_per_host(client) == 2
         found = dict(map_on_cluster(client, Tries(tmp_path), items))
@@ -54,7 +57,9 @@ def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
         4  # "fatal" ends three of them, "once" one; results that a lost worker still held are lost, too
     )
     assert max(tries.values()) <= 1 + lost_workers
-    assert not [process for process in sys.modules["multiprocessing"].active_children() if process.is_alive()]
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(60)
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.slow

@@ -197,18 +197,18 @@ def test_a_broken_image_of_one_process_skips_the_step_of_all(make_experiment, wo
 
 
 WAITING = """
-import functools, time
+import time
 from datetime import timedelta
-from lightning_fabric.strategies.ddp import DDPStrategy
-from medseg.train import distributed_training
+from torch.distributed import distributed_c10d
+from medseg.train.distributed_training import Distributed
 from medseg.train.settings import TrainSettings
 
-# Much shorter than the wait, as the usual minutes are shorter than a preparation of hours.
-distributed_training.DDPStrategy = functools.partial(DDPStrategy, timeout=timedelta(seconds=2))
-processes = distributed_training.Distributed(TrainSettings(), 3)
+processes = Distributed(TrainSettings(), 3)
+# Shorter than the wait, as the usual minutes are shorter than a preparation of hours; but only once the processes have met.
+distributed_c10d._set_pg_timeout(timedelta(seconds=5))
 
 def prepare():
-    time.sleep(4)
+    time.sleep(7)
     return "prepared"
 
 print("received", processes.broadcast(prepare))
@@ -217,7 +217,6 @@ with processes.main_first():
 print("largest", processes.max(processes.rank, 0.5), flush=True)
 with processes.main_first():
     if processes.is_main:
-        time.sleep(1)
         raise OSError("the disk is full")
     print("repeated", flush=True)
 """

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,13 @@ from medseg.inference.cohort.loaded_models import ModelSource
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.model_folder.folder import save_model
 from medseg.storage.tsv import read_tsv
+from tests.helpers.held_prediction import begun, release
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
 CASES = 12
+SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -72,41 +74,43 @@ def check(out: Path, expected: dict[str, np.ndarray]) -> None:
     assert not list(out.glob(".tmp*"))
 
 
+@contextmanager
 def command(
-    cohort, out: Path, notes: Path, seconds: float, *options: str, cluster: str = "local:2"
-) -> subprocess.Popen[str]:
-    """Start ``medseg predict`` on a cluster, by default two workers, with a slow network."""
+    cohort, out: Path, passing: int, cluster: str = "local:2"
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Start ``medseg predict`` on a cluster, by default two workers, which hold all but the first cases.
+
+    Yields:
+        The process, and the notes of `held_prediction`.
+    """
     model, images, _ = cohort
-    call = [
-        "predict",
-        str(model),
-        str(images),
-        "-o",
-        str(out),
-        "--device",
-        "cpu",
-        "--cluster",
-        cluster,
-        *options,
-    ]
-    program = [sys.executable, "-m", "tests.helpers.slow_prediction", str(notes), str(seconds), *call]
-    environment = {**os.environ, "MEDSEG_TESTS_SLOW_NETWORK": f"{seconds}"}
-    return subprocess.Popen(
-        program,
+    notes = out.with_name("notes")
+    call = ["predict", str(model), str(images), "-o", str(out), "--device", "cpu", "--cluster", cluster]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.held_prediction", str(notes), str(passing), *call],
         cwd=ROOT,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    try:
+        yield process, notes
+    finally:
+        release(notes)
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, process.poll()
+        time.sleep(0.05)
 
 
 def wait_for_files(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 180
-    while len(list(out.glob("*.nii.gz"))) < count:
-        assert time.monotonic() < end, process.poll()
-        time.sleep(0.05)
+    wait_until(lambda: len(list(out.glob("*.nii.gz"))) >= count, process)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -133,54 +137,59 @@ def test_label_maps_and_tables_are_those_of_one_process(cohort, tmp_path, monkey
 
 
 def test_killed_workers_cost_nothing_but_time(cohort, tmp_path):
-    """Five workers are killed at random moments; each label map is there once and as from an undisturbed prediction."""
-    out, chance = tmp_path / "out", random.Random(0)
-    process = command(cohort, out, tmp_path / "notes", 2.5)
-    try:
-        wait_for_files(out, 1, process)
-        killed = 0
-        for _ in range(5):
-            end, target = time.monotonic() + 60, None
-            while target is None and process.poll() is None and time.monotonic() < end:
-                time.sleep(chance.uniform(0.2, 1.5))
-                busy = workers_of(process)
-                target = chance.choice(busy) if busy else None
-            if target is not None:
-                target.send_signal(signal.SIGKILL)
-                killed += 1
-                time.sleep(3)  # so that no case is hit three times in a row
-        printed, errors = process.communicate(timeout=240)
+    """Two workers are killed while they predict a case, and one at any moment; each label map is there as from an undisturbed one.
+
+    A case is given up after three lost workers, so no case loses more than two.
+    """
+    out = tmp_path / "out"
+    with command(cohort, out, passing=4) as (process, notes):
+        hit: list[tuple[str, int]] = []
+        while len(hit) < 2:
+            names, pids = {name for name, _ in hit}, {pid for _, pid in hit}
+
+            def held(names=names, pids=pids) -> list[tuple[str, int]]:
+                return [
+                    (name, pid) for name, pid in begun(notes)[4:] if name not in names and pid not in pids
+                ]
+
+            wait_until(lambda held=held: bool(held()), process)
+            hit.append(held()[0])
+            os.kill(hit[-1][1], signal.SIGKILL)
+        release(notes)
+        time.sleep(random.Random(0).uniform(0, 1))
+        for worker in workers_of(process)[:1]:
+            worker.send_signal(signal.SIGKILL)
+        printed, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, errors
-        assert killed == 5
         assert f"{CASES} of {CASES} cases in" in printed
-        check(out, cohort[2])
-    finally:
-        process.kill()
-        process.communicate()
+    check(out, cohort[2])
+    names = [name for name, _ in begun(notes)]
+    assert all(names.count(name) > 1 for name, _ in hit)
 
 
 def test_a_killed_command_continues(cohort, tmp_path):
     """With local:N, the scheduler is part of the command."""
-    out, notes = tmp_path / "out", tmp_path / "notes"
-    process = command(cohort, out, notes, 0.5)
-    try:
+    out = tmp_path / "out"
+    with command(cohort, out, passing=3) as (process, _):
         wait_for_files(out, 3, process)
         workers = workers_of(process)
+        assert workers
         process.kill()
-        _, alive = psutil.wait_procs(workers, timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=SECONDS)
         assert not alive
-        written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.nii.gz")}
-        for name in written:
-            assert np.array_equal(medseg.read_labels(out / name).data, cohort[2][name])
-    finally:
-        process.kill()
-        process.communicate()
-    again = command(cohort, out, notes, 0.0, "--skip-existing")
-    _, errors = again.communicate(timeout=240)
-    assert again.returncode == 0, errors
+    continue_and_check(cohort, out, cluster="local:1")
+
+
+def continue_and_check(cohort, out: Path, **options: str) -> None:
+    """Predict what the three label maps of a folder leave, which are kept unless they were being recorded."""
+    written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.nii.gz")}
+    assert len(written) == 3
+    for name in written:
+        assert np.array_equal(medseg.read_labels(out / name).data, cohort[2][name])
+    medseg.predict(*cohort[:2], out, device="cpu", existing="keep", **options)
     check(out, cohort[2])
     kept = [name for name, at in written.items() if (out / name).stat().st_mtime_ns == at]
-    assert len(kept) >= len(written) - 2  # all but those that were being recorded
+    assert len(kept) >= len(written) - 2
 
 
 @contextmanager
@@ -200,7 +209,7 @@ def dask_process(log: Path, *arguments: str, **environment: str) -> Iterator[sub
 
 def address_in(log: Path) -> str:
     """Wait for the address of a scheduler in its log."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + SECONDS
     while not (match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", log.read_text())):
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -208,45 +217,37 @@ def address_in(log: Path) -> str:
 
 
 def test_a_killed_scheduler_ends_the_command_which_continues(cohort, tmp_path):
-    out, notes = tmp_path / "out", tmp_path / "notes"
+    out = tmp_path / "out"
     scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-    worker = ("distributed.cli.dask_worker", "--nthreads", "1", "--preload", "tests.helpers.slow_prediction")
-    slow = {"MEDSEG_TESTS_NOTES": str(notes), "MEDSEG_TESTS_SLOW_NETWORK": "0.5"}
+    worker = ("distributed.cli.dask_worker", "--nthreads", "1", "--preload", "tests.helpers.held_prediction")
+    held = {"MEDSEG_TESTS_NOTES": str(tmp_path / "notes"), "MEDSEG_TESTS_PASSING": "3"}
     with dask_process(tmp_path / "scheduler.log", *scheduler) as first:
         address = address_in(tmp_path / "scheduler.log")
-        with dask_process(tmp_path / "worker.log", *worker, address, **slow):
-            process = command(cohort, out, notes, 0.5, cluster=address)
+        with (
+            dask_process(tmp_path / "worker.log", *worker, address, **held),
+            command(cohort, out, passing=3, cluster=address) as (process, _),
+        ):
             wait_for_files(out, 3, process)
             first.kill()
-            _, errors = process.communicate(timeout=240)
+            _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 4
     assert "medseg predict: cluster: lost the connection to the scheduler" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.nii.gz")}
-    assert 3 <= len(written) < CASES
-    again = command(cohort, out, notes, 0.0, "--skip-existing", cluster="local:1")
-    _, errors = again.communicate(timeout=240)
-    assert again.returncode == 0, errors
-    check(out, cohort[2])
-    kept = [name for name, at in written.items() if (out / name).stat().st_mtime_ns == at]
-    assert len(kept) >= len(written) - 2  # all but those that were being recorded
+    continue_and_check(cohort, out)
 
 
 def test_an_interrupted_command_ends_with_one_message(cohort, tmp_path):
     """Ctrl-C reaches all processes of a terminal."""
     out = tmp_path / "out"
-    process = command(cohort, out, tmp_path / "notes", 1.0)
-    try:
+    with command(cohort, out, passing=1) as (process, notes):
         wait_for_files(out, 1, process)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        release(notes)
+        _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 130
         assert errors.splitlines()[-1].startswith("medseg predict: interrupted; finished results are kept.")
         assert "Traceback" not in errors
         assert not (out / ".cohort" / "claims").exists()
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_wrong_cluster_is_refused_before_any_work(cohort, tmp_path):

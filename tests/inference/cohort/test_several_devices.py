@@ -83,10 +83,11 @@ def test_only_a_case_that_ends_its_process_twice_fails(tmp_path, forked):
 
 @pytest.mark.slow
 def test_an_interrupted_prediction_leaves_no_process(tmp_path, forked):
+    before = set(multiprocessing.active_children())  # loops that other tests have left
     outcomes = predict_on_devices(Copy(tmp_path), ("a",), pairs_of(tmp_path, "one", "slow", "two"))
     assert next(outcomes).case.id == "one"
     outcomes.close()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
     assert not (tmp_path / "two.txt").exists()
 
 
