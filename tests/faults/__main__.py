@@ -23,6 +23,12 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="folder to work in, which is kept (default: a temporary one)"
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        help="seconds in which all processes must end after a disturbance (default: 10); more on a busy machine",
+    )
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", CUDA_VISIBLE_DEVICES="")
 
@@ -31,7 +37,9 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         names = options.jobs.split(",") if options.jobs else None
-        return run(folder, options.kills, options.disks, options.seed, names, options.results)
+        return run(
+            folder, options.kills, options.disks, options.seed, names, options.results, options.patience
+        )
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)

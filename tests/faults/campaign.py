@@ -21,6 +21,7 @@ def run(
     seed: int = 0,
     names: Sequence[str] | None = None,
     file: Path | None = None,
+    patience: float = 10.0,
 ) -> int:
     """Run a campaign, print each trial and a table, and return the exit code: 1 if there are faults.
 
@@ -31,11 +32,12 @@ def run(
         seed: Seed of all trials.
         names: Names of the jobs; None for all.
         file: JSON lines of the trials that are done, to which new ones are appended; None keeps none.
+        patience: Seconds in which all processes must end after a disturbance.
     """
     jobs = [job for job in JOBS if names is None or job.name in names]
     if names is not None and (unknown := sorted(set(names) - {job.name for job in jobs})):
         raise ValueError(f"unknown jobs: {unknown}; known are {[job.name for job in JOBS]}")
-    place = Place(folder.resolve())
+    place = Place(folder.resolve(), patience)
     place.work.mkdir(parents=True, exist_ok=True)
     adopt_orphans()
     if not place.inputs.is_dir():

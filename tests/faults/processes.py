@@ -8,7 +8,6 @@ import ctypes
 import os
 import select
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -288,9 +287,10 @@ def _count_changes(work: Path, sending: int, event: FileEvent | None) -> list[in
 
 def _ranks(words: Sequence[str], work: Path, sending: int, event: FileEvent | None) -> int:
     """Run two ranks as torchrun does: when one fails, the other is asked to end. They are forked, which saves imports."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    from torch.distributed import TCPStore
+
+    # As at that of torchrun; a free port that is only looked up may be taken before the ranks use it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = []
     for rank in range(2):
         pid = os.fork()
@@ -298,7 +298,8 @@ def _ranks(words: Sequence[str], work: Path, sending: int, event: FileEvent | No
             os.setsid()
             os.environ.update(
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="faults",
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), TORCHELASTIC_RUN_ID="faults",
+                TORCHELASTIC_USE_AGENT_STORE="True",
             )  # fmt: skip
             awaited = event if rank == 0 else None
             _end(partial(_command, words, work, sending, awaited))

@@ -1,4 +1,4 @@
-"""A dozen killed processes and full disks, and proof that the campaign finds what it looks for."""
+"""Some killed processes and full disks, and proof that the campaign finds what it looks for."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and adopted as on Linux"),
     pytest.mark.slow,
 ]
-QUICK = "plan,train workers,train ranks,predict"
+QUICK = "train workers,train ranks,predict"
 
 
-def test_a_dozen_kills_and_full_disks_leave_nothing_torn() -> None:
+def test_six_kills_and_full_disks_leave_nothing_torn() -> None:
+    """The main process and a worker, a rank, and all processes, at random moments."""
+    options = ["--kills", "6", "--disks", "2", "--jobs", QUICK, "--patience", "120"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", "--kills", "10", "--disks", "2", "--jobs", QUICK],
+        [sys.executable, "-m", "tests.faults", *options],
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = [line for line in done.stdout.splitlines() if re.match(r"(kill|disk) \d+", line)]
-    assert sum(line.startswith("kill") for line in trials) == 10
+    assert sum(line.startswith("kill") for line in trials) == 6
     assert all(line.endswith("passed") for line in trials)
     assert len([line for line in trials if line.startswith("disk")]) == 2 or "may not mount" in done.stdout
 
@@ -135,6 +137,6 @@ assert "is alive after 0.5 s" in found and "time.sleep(300)" in found, found
 assert running.alive_after(60) == []
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr

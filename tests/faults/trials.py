@@ -15,7 +15,6 @@ from tests.faults.jobs import Job, Victim
 from tests.faults.processes import FileEvent, Running, import_what_was_imported, kill, start
 from tests.faults.whole import differences, left_behind, results, torn
 
-SECONDS_TO_END = 10.0
 _SECONDS_OF_A_RUN = 300.0
 _ENDED_BY_LACK = 4
 _ATTEMPTS = 6
@@ -64,9 +63,11 @@ class Place:
 
     Attributes:
         root: Folder that holds everything.
+        patience: Seconds in which all processes must end after a disturbance.
     """
 
     root: Path
+    patience: float = 10.0
 
     @property
     def inputs(self) -> Path:
@@ -115,7 +116,7 @@ def undisturbed(job: Job, place: Place) -> Baseline:
         ended = running.wait(_SECONDS_OF_A_RUN)
         seconds = time.monotonic() - began
         wrong = [] if ended and running.code == 0 else [f"exit code {running.code}"]
-        wrong += running.alive_after(SECONDS_TO_END) + torn(place.work) + left_behind(place.work)
+        wrong += running.alive_after(place.patience) + torn(place.work) + left_behind(place.work)
         if wrong:
             raise AssertionError(f"{job.name}: {wrong}\n{running.output()}")
         size = _size(place.work)
@@ -156,10 +157,10 @@ def kill_trial(job: Job, victim: Victim, baseline: Baseline, place: Place, rng: 
     began = time.monotonic()
     if not after_main and not running.wait(_SECONDS_OF_A_RUN):
         trial.faults.append(f"runs on for {_SECONDS_OF_A_RUN:g} s")
-    trial.faults += running.alive_after(SECONDS_TO_END)
+    trial.faults += running.alive_after(place.patience)
     trial.code, trial.seconds = running.code, time.monotonic() - began
     if not after_main:
-        trial.faults += _faults_of_end(job, running, trial.seconds)
+        trial.faults += _faults_of_end(job, running, trial.seconds, place)
     running.close()
     trial.faults += torn(place.work)
     trial.faults += _continued(job, baseline, place)
@@ -203,7 +204,7 @@ def _killed(
 
 def _victims(victim: Victim, running: Running, rng: random.Random) -> list[int]:
     if victim == "worker":
-        end = time.monotonic() + SECONDS_TO_END
+        end = time.monotonic() + 60  # seconds
         while not (workers := running.workers()) and running.code is None and time.monotonic() < end:
             time.sleep(0.01)  # not started yet
         return [rng.choice(workers)] if workers else []
@@ -213,7 +214,7 @@ def _victims(victim: Victim, running: Running, rng: random.Random) -> list[int]:
     return found if victim == "all" else [running.pid]
 
 
-def _faults_of_end(job: Job, running: Running, seconds: float) -> list[str]:
+def _faults_of_end(job: Job, running: Running, seconds: float, place: Place) -> list[str]:
     """Return what is wrong with the end of a command that lost a worker or a rank."""
     output, found = running.output(), []
     expected = {0, 1 if job.launcher != "command" else _ENDED_BY_LACK}  # torchrun has codes of its own
@@ -222,7 +223,7 @@ def _faults_of_end(job: Job, running: Running, seconds: float) -> list[str]:
     # torchrun prints its own.
     if "Traceback" in output and job.launcher != "torchrun":
         found.append(f"traceback: {_last_line(output)}")
-    if running.code == _ENDED_BY_LACK and seconds > SECONDS_TO_END:
+    if running.code == _ENDED_BY_LACK and seconds > place.patience:
         found.append(f"ended after {seconds:.1f} s")
     return found
 
@@ -237,7 +238,7 @@ def _continued(job: Job, baseline: Baseline, place: Place) -> list[str]:
     place.log.rename(place.log.with_name("log of the disturbed run"))
     running = start(job.next_arguments(place.inputs, place.work), place.work, place.log, job.launcher)
     ended = running.wait(_SECONDS_OF_A_RUN)
-    found = running.alive_after(SECONDS_TO_END)
+    found = running.alive_after(place.patience)
     if not ended or running.code != 0:
         found.append(f"next start: exit code {running.code}: {_last_line(running.output())}")
     running.close()
@@ -265,7 +266,7 @@ def disk_trial(job: Job, baseline: Baseline, place: Place, rng: random.Random) -
             ended = running.wait(_SECONDS_OF_A_RUN)
             trial.code, trial.seconds = running.code, time.monotonic() - began
             trial.faults = [] if ended else ["hangs"]
-            trial.faults += running.alive_after(SECONDS_TO_END)
+            trial.faults += running.alive_after(place.patience)
             output = running.output()
             running.close()
             if trial.code == 0 and not trial.faults:
