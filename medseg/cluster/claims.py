@@ -28,6 +28,7 @@ from typing import Self
 
 from medseg.cluster.process_identity import ProcessIdentity
 from medseg.storage.atomic import write_error
+from medseg.storage.json_files import parse_json
 from medseg.storage.temporary_names import temporary_file
 
 BEAT = 5.0
@@ -206,17 +207,17 @@ class Claims:
         if content is None:
             return False  # it was removed at this moment
         try:
-            values = json.loads(content)
+            values = parse_json(content)
             process = str(values.pop("process"))
             identity = ProcessIdentity(**values)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            if process == self._id:
+                return False
+            if identity == self._identity:  # an abandoned loop of this process, as in a notebook
+                return True
+            if identity.is_here and self._identity.is_here:
+                return not identity.is_running
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return self._is_silent(path.name)  # its process was killed while it wrote the claim
-        if process == self._id:
-            return False
-        if identity == self._identity:  # an abandoned loop of this process, as in a notebook
-            return True
-        if identity.is_here and self._identity.is_here:
-            return not identity.is_running
         return self._is_silent(process)
 
     def _is_silent(self, process: str) -> bool:
@@ -249,8 +250,8 @@ class Claims:
         for path in self._listed():
             if path.suffix != ".heartbeat":
                 continue
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-                values = json.loads(path.read_text(encoding="utf-8"))
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                values = parse_json(path.read_text(encoding="utf-8"))
                 values.pop("beat")
                 identity = ProcessIdentity(**values)
                 dead = not identity.is_running if identity.is_here else self._is_silent(path.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from medseg.report.case_files import cases_of_instance_pairs, cases_of_pairs
 from medseg.report.evaluation_report import ReportContext, write_evaluation_report
 from medseg.report.instance_report import write_instance_report
 from medseg.runtime.progress import Progress
+from medseg.storage.json_files import read_object
 from medseg.train.reports.reporting import read_metrics
 
 
@@ -101,7 +101,7 @@ def _origin(run: RunFolder) -> dict[str, str]:
         "model": model_hash(run.model) if run.is_finished else "not finished",
     }
     if run.environment.is_file():
-        environment = json.loads(run.environment.read_text(encoding="utf-8"))
+        environment = read_object(run.environment)
         rows |= {
             name: str(value)
             for name, value in {**environment, **environment.get("packages", {})}.items()

@@ -8,6 +8,28 @@ from typing import Any, NoReturn
 
 from medseg.errors import DataError
 
+MAX_BYTES = (
+    32 * 2**20
+)  # some hundred thousand cases; larger files take long and a multiple of their size in memory
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the values of a JSON text that medseg wrote, for callers that have an answer to a damaged one.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Nested dicts, lists and scalars.
+
+    Raises:
+        ValueError: The text is not valid, or nested too deeply, for which Python raises another error.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
 
 def read_json(path: Path) -> Any:
     """Read a UTF-8 JSON file, with or without a byte order mark.
@@ -19,7 +41,7 @@ def read_json(path: Path) -> Any:
         Nested dicts, lists and scalars.
 
     Raises:
-        DataError: The file is missing, not UTF-8 or not JSON (with line and column), a number has more than 4300 digits, a key occurs twice in one object,
+        DataError: The file is missing, larger than `MAX_BYTES`, not UTF-8 or not JSON (with line and column), a number has more than 4300 digits, a key occurs twice in one object,
             or it holds NaN or Infinity, which JSON does not have.
     """
 
@@ -39,6 +61,10 @@ def read_json(path: Path) -> Any:
         )
 
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise DataError(
+                f"{path}: found {size:,} bytes, expected at most {MAX_BYTES:,}, as descriptions have. Give the right file."
+            )
         text = path.read_text(encoding="utf-8-sig")
         return json.loads(text, object_pairs_hook=unique, parse_constant=refused)
     except json.JSONDecodeError as error:

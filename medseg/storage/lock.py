@@ -16,6 +16,7 @@ import psutil
 
 from medseg.errors import ConfigError
 from medseg.storage.atomic import write_error, write_text
+from medseg.storage.json_files import parse_json
 from medseg.storage.temporary_names import temporary_file
 
 NAME = "lock"
@@ -99,11 +100,11 @@ class RunLock:
             ConfigError: See `__enter__`.
         """
         try:
-            holder = json.loads(self.path.read_text(encoding="utf-8"))
+            holder = parse_json(self.path.read_text(encoding="utf-8"))
             host, pid = str(holder["host"]), int(holder["pid"])
         except (FileNotFoundError, NotADirectoryError):
             return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             host, pid = "an unknown host", 0
         if host == platform.node() and (pid == os.getpid() or not _is_alive(pid)):
             return

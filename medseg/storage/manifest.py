@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.errors import ModelError
 from medseg.storage.atomic import write_text
 from medseg.storage.formats import check_format
+from medseg.storage.json_files import parse_json
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -35,7 +36,7 @@ def check_manifest(folder: Path) -> None:
     """
     path = folder / NAME
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
         if version == FORMAT and not all(isinstance(entry, dict) for entry in files.values()):
             raise TypeError

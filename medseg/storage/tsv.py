@@ -17,6 +17,7 @@ from typing import Any
 
 from medseg.errors import DataError, did_you_mean, shown_text, warn_once
 
+MAX_BYTES = 128 * 2**20  # a million rows; larger files take long and a multiple of their size in memory
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 
@@ -112,11 +113,15 @@ def read_tsv(path: str | Path) -> TsvTable:
         The columns and rows; cells without white space at either end, empty lines left out.
 
     Raises:
-        DataError: The file cannot be read, is empty, is not UTF-8 or holds control characters; a column occurs twice; a row has more or fewer
+        DataError: The file cannot be read, is larger than `MAX_BYTES` or empty, is not UTF-8 or holds control characters; a column occurs twice; a row has more or fewer
             cells than the header.
     """
     path = Path(path)
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise DataError(
+                f"{path}: found {size:,} bytes, expected at most {MAX_BYTES:,}, as tables have. Give the right file."
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check the path.") from None

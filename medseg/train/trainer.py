@@ -444,7 +444,7 @@ class Trainer:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._measured = state["meter"]
         self._overhead = (state["overhead"][0], state["overhead"][1])
-        self.best = BestValidation(**state["best"])
+        self.best = BestValidation.resumed(state["best"], self.run.best)
         if state["extensions"] == self.run.extensions:
             self._schedule = ScheduleProgress(**state["schedule"])
             self.finished = bool(state["finished"]) or self.step == self.steps

@@ -191,10 +191,19 @@ def test_an_abandoned_loop_of_this_process_loses_its_claims(folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"process": "x"}', "[]"])
+OTHER = '{"process": "x", "host": "a", "machine": "HERE", "pid": PID, "started": "1"}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", '{"process": "x"}', "[]", "[" * 100_000),
+        *(OTHER.replace("PID", pid) for pid in ('"\\u0000"', "1e400", "[]", '"' + "1" * 4000 + '"')),
+    ],
+)
 def test_a_claim_that_was_not_written_completely_expires(folder, content):
     folder.mkdir()
-    (folder / "a.0.claim").write_text(content)
+    (folder / "a.0.claim").write_text(content.replace("HERE", ProcessIdentity.current().machine))
     clock = Clock(0.0)
     with Claims(folder, clock=clock) as claims:
         assert not claims.take("a")

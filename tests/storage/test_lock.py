@@ -124,7 +124,13 @@ def test_full_disk_leaves_no_lock(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "b"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "[" * 100_000, '{"host": 1}'),
+        *('{"host": "a", "pid": "b"}', '{"host": "a", "pid": Infinity}'),
+    ],
+)
 def test_unreadable_lock_raises(tmp_path, content):
     (tmp_path / "lock").write_text(content)
     with pytest.raises(ConfigError, match="an unknown host"), RunLock(tmp_path):

@@ -73,6 +73,7 @@ def spoil(folder, how):
         ("", "damaged"),
         ('{"format": 1', "damaged"),
         ("[]", "damaged"),
+        ("[" * 100_000, "damaged"),
         ('{"format": 1, "files": 3}', "damaged"),
         ('{"format": 1, "files": [["a", 1, 2]]}', "damaged"),
         ('{"format": 1, "files": {"a.txt": 3, "b.bin": "x"}}', "damaged"),

@@ -36,6 +36,7 @@ from medseg.runtime.memory import process_memory
 from medseg.storage.atomic import write_text
 from medseg.storage.file_state import FileState, stamp_of
 from medseg.storage.formats import check_format
+from medseg.storage.json_files import parse_json
 from medseg.volumes.volume import Volume
 from medseg.volumes.voxel_hash import voxel_hash
 
@@ -335,9 +336,9 @@ def read_versioned(path: Path, version: int, what: str) -> dict[str, Any] | None
         DataError: Another version of medseg wrote the record in another format.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        values: dict[str, Any] = parse_json(path.read_text(encoding="utf-8", errors="replace"))
         found = values.pop("format")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     check_format(found, version, path, what)
     return values

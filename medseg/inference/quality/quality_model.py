@@ -20,6 +20,7 @@ from medseg.inference.quality.feature_kinds import FEATURE_KINDS
 from medseg.inference.quality.image_features import Features
 from medseg.storage.atomic import write_text
 from medseg.storage.formats import check_format
+from medseg.storage.json_files import parse_json
 
 FILE = "quality.json"
 FORMAT = 1
@@ -207,10 +208,10 @@ class QualityModel(Config):
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
             check_format(values.get("format"), FORMAT, path, "quality model", error=ModelError)
             return cls.parse(values, source=str(path))
-        except (ValueError, AttributeError, RecursionError, ConfigError) as error:
+        except (ValueError, AttributeError, ConfigError) as error:
             raise ModelError(
                 f"{path}: not readable ({error}). Copy the model folder again, or remove its quality model by aggregating "
                 "the cross-validation again."

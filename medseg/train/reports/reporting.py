@@ -10,15 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Self, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import warn_once
 from medseg.storage.atomic import write_error, write_text
+from medseg.storage.json_files import parse_json
+from medseg.storage.manifest import is_complete
 
 METRICS = "metrics.jsonl"
 _MOST_LISTED, _LOWEST_LISTED = 12, 5
+_LARGEST_EXACT = 1 << 53  # whole numbers up to here are exact as floats
 _OPTIONAL = ("val_dice", "loss_terms", "best_dice", "best_step", "seconds_left")
 
 
@@ -105,6 +109,26 @@ class BestValidation:
     dice: float = -math.inf
     step: int | None = None
     without_gain: int = 0
+
+    @classmethod
+    def resumed(cls, values: Mapping[str, Any], folder: Path) -> Self:
+        """Return the best validation of a training that is resumed; it starts anew if its model is gone.
+
+        Args:
+            values: The values of a checkpoint.
+            folder: The model folder of the best validation.
+
+        Returns:
+            The best validation so far.
+        """
+        best = cls(**values)
+        if best.step is None or is_complete(folder):
+            return best
+        warn_once(
+            f"{folder}: found it damaged or missing, expected the model of the best validation so far (step {best.step}). Training "
+            "goes on; the next validation counts as the best."
+        )
+        return cls(without_gain=best.without_gain)
 
     def update(self, dice: float, step: int) -> bool:
         """Record a validation and return whether it is the best so far."""
@@ -236,15 +260,33 @@ def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, f
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a ``metrics.jsonl``; a line that is damaged, or was cut off by a crash, is left out."""
+    """Read the rows of a ``metrics.jsonl``; a line that is damaged, or was cut off by a crash, is left out.
+
+    Args:
+        path: The file, which may be missing.
+
+    Returns:
+        One row per report.
+    """
     rows: list[dict[str, Any]] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                row = parse_json(line)
+                if _is_report(row):
+                    rows.append(row)
     return rows
+
+
+def _is_report(row: Any) -> bool:
+    """Return whether the values of a line are those of a report: a step, and numbers where the line has figures."""
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    figures = [row["step"], *(row.get(key) for key in ("loss", "mean_dice"))]
+    return all(
+        one is None or isinstance(one, float) or (type(one) is int and abs(one) <= _LARGEST_EXACT)
+        for one in figures
+    )
 
 
 def _without_nan(value: Any) -> Any:

@@ -53,6 +53,29 @@ def test_a_damaged_line_of_the_metrics_is_left_out(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        "[]",
+        "{}",
+        '{"step": "1"}',
+        '{"step": null}',
+        '{"step": 1.5}',
+        '{"step": true}',
+        '{"step": 1, "loss": "x"}',
+        '{"step": 1, "loss": [1]}',
+        '{"step": 1, "mean_dice": {}}',
+        f'{{"step": 1, "loss": 1{"0" * 400}}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_report_is_left_out(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": NaN}}\n{line}\n{{"step": 3, "loss": 1, "mean_dice": null}}\n')
+    assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
 def test_a_line_names_the_best_validation_so_far_and_the_time_that_is_left():
     before = replace(report({}), seconds_left=3.4)
     assert str(before).endswith("0:00:03 left")
