@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.evaluation.cross_validation.compare_runs import ComparedRun, Comparison, RunScores
+from medseg.evaluation.cross_validation.compare_runs import ComparedRun, Comparison
+from medseg.evaluation.cross_validation.run_scores import RunScores
 from medseg.evaluation.statistics.table_intervals import cautions
 from medseg.labels.colours import distinct_colour
 from medseg.report.report_page import ReportPage

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.evaluation.cross_validation.compare_runs import RunScores, compare_scores
+from medseg.evaluation.cross_validation.compare_runs import compare_scores
+from medseg.evaluation.cross_validation.run_scores import RunScores
 from medseg.report.comparison_report import write_comparison_report
 
 EVIL = '<script>alert("x")</script>'

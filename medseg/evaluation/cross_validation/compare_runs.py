@@ -5,27 +5,23 @@ nnU-Net selects its best configuration by the foreground-mean Dice (Isensee et a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.label_maps.metric_catalog import CATALOG, EXTRA, MetricInfo
-from medseg.evaluation.label_maps.metric_options import options_of_metric
+from medseg.evaluation.cross_validation.run_scores import RunScores, read_run_scores
+from medseg.evaluation.label_maps.metric_catalog import CATALOG, MetricInfo
 from medseg.evaluation.statistics.bootstrap import Interval, mean_of_known, resampled_means
 from medseg.evaluation.statistics.paired_tests import PairedDifference, paired_differences
 from medseg.evaluation.statistics.table_intervals import subjects_note, unseen_failures_note
-from medseg.evaluation.summary_json import SUMMARY_FORMAT
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
 from medseg.storage.atomic import write_text
-from medseg.storage.formats import check_format
-from medseg.storage.tsv import read_tsv, to_tsv
+from medseg.storage.tsv import to_tsv
 
 _DIGITS = 5  # two means that agree in these digits are equal
 
@@ -187,27 +183,6 @@ class Comparison:
 _TESTS = "p by exchanging the runs within subjects, Holm's correction over the labels; effect: rank-biserial correlation"
 
 
-@dataclass(frozen=True)
-class RunScores:
-    """One metric of every held-out case of a cross-validation, or of an ensemble of several.
-
-    Attributes:
-        runs: The folder of the run, or the folders of the members of the ensemble.
-        values: `(cases, labels)`, sorted by case id and by label name.
-        labels: Names of the labels.
-        subjects: Subject by case id.
-        metric: Name of the metric.
-        options: The options of the evaluation on which the metric depends, by the names of ``summary.json``.
-    """
-
-    runs: tuple[str, ...]
-    values: NDArray[np.float64]
-    labels: tuple[str, ...]
-    subjects: dict[str, str]
-    metric: str = "dice"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
 def compare_cross_validations(runs: Sequence[str | Path], metric: str = "dice") -> Comparison:
     """Compare the results that cross-validations have written to ``RUN/evaluation``.
 
@@ -251,7 +226,7 @@ def load_comparable_scores(runs: Sequence[str | Path], metric: str = "dice") -> 
     twice = [run for number, run in enumerate(runs) if _resolved(run) in map(_resolved, runs[:number])]
     if twice:
         raise ConfigError(f"compare: found {twice[0]} twice, expected different runs. Remove one of them.")
-    read = [_load_scores(Path(run), metric) for run in runs]
+    read = [read_run_scores(Path(run), metric) for run in runs]
     first = read[0]
     for other in read:
         for what, mine, theirs in (
@@ -335,50 +310,3 @@ def _by_label(
     if sign > 0:
         return tuple(found)
     return tuple(replace(d, wins=d.losses, losses=d.wins, effect=-d.effect) for d in found)
-
-
-def _load_scores(run: Path, metric: str) -> RunScores:
-    folder = run / "evaluation"
-    _check_summary_format(folder / "summary.json")
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        subjects = {str(case): str(subject) for case, subject in summary["subjects"].items()}
-        rows = [row.cells for row in read_tsv(folder / "cases.tsv").rows]
-        _require_column(folder / "cases.tsv", run, rows, metric)
-        values = {(row["case"], row["label"]): float(row[metric]) for row in rows}
-        labels = tuple(sorted({row["label"] for row in rows}))
-        table = [[values[case, name] for name in labels] for case in sorted(subjects)]
-        options = {name: summary[name] for name in options_of_metric(metric)}
-    except _MissingColumn:
-        raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, DataError) as error:
-        if not (run / "fold_0").is_dir():
-            raise DataError(
-                f"{run}: found no cross-validation, expected one. Create it with: medseg train CONFIG --run NEW --all-folds."
-            ) from None
-        reason = "missing" if isinstance(error, OSError) else f"damaged: {error}"
-        raise DataError(
-            f"{folder}: the table of the cross-validation is {reason}. Create it with: medseg train --resume {run}."
-        ) from None
-    return RunScores((str(run),), np.array(table, dtype=np.float64), labels, subjects, metric, options)
-
-
-class _MissingColumn(DataError):
-    """The runs were evaluated without the metric."""
-
-
-def _require_column(path: Path, run: Path, rows: Sequence[Mapping[str, str]], metric: str) -> None:
-    requested = next((name for name, columns in EXTRA.items() if metric in columns), None)
-    if requested is not None and rows and metric not in rows[0]:
-        raise _MissingColumn(
-            f"{path}: found no column {metric}, expected it. Evaluate again: medseg evaluate {run} --metrics {requested}."
-        )
-
-
-def _check_summary_format(path: Path) -> None:
-    """Raise `DataError` for a summary of another format; the caller reports missing and damaged files."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    check_format(found, SUMMARY_FORMAT, path, "summary")

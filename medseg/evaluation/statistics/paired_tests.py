@@ -16,6 +16,7 @@ from medseg.evaluation.statistics.bootstrap import Interval, resampled_means
 
 RESAMPLES = 9999
 _SAME = 1e-9  # differences below this are ties
+_MOST_VALUES = 1 << 23  # in memory at a time: those of 800 subjects in all resamples
 
 Array = NDArray[np.float64]
 
@@ -153,6 +154,7 @@ def _permutation_p(differences: Array, seed: int) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
+        batch=max(1, _MOST_VALUES // len(rounded)),
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)

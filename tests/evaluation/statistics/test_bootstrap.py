@@ -43,6 +43,13 @@ def test_a_subject_with_many_cases_counts_once():
     assert alone[:, 0].std() < 0.8 * once[:, 0].std()  # as if there were three times the people
 
 
+def test_draws_of_many_subjects_are_the_same_in_parts(monkeypatch):
+    values, names = np.random.default_rng(3).random((40, 3)), [f"s{number % 30}" for number in range(40)]
+    together = resampled_means(values, names)
+    monkeypatch.setattr("medseg.evaluation.statistics.bootstrap._MOST_WEIGHTS", 30 * 7)
+    assert np.allclose(resampled_means(values, names), together, rtol=0, atol=1e-13)
+
+
 def test_every_draw_is_a_mean_over_the_cases_of_its_subjects():
     values = np.array([[1.0, 2.0], [np.nan, 4.0], [5.0, np.inf], [7.0, 8.0]])
     owner = ["b", "a", "b", "c"]
