@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from medseg.cluster.dask_cluster import connected
-from medseg.cluster.dask_tasks import WorkerLost, map_on_cluster
-from medseg.errors import DataError
+from medseg.cluster.dask_tasks import map_on_cluster
+from medseg.errors import DataError, ResourceError
 from medseg.evaluation.entry_points import evaluate_cases
 from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
@@ -16,6 +16,7 @@ from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricO
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.labels.label_table import Labels
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 
 _Pair = TypeVar("_Pair")
 _Rows = TypeVar("_Rows")
@@ -57,7 +58,7 @@ class InstanceEvaluator:
 
 def measured_cases(
     pairs: Sequence[_Pair], measure: Callable[[_Pair], _Rows], cluster: str | None = None
-) -> Iterator[tuple[int, _Rows | DataError | WorkerLost]]:
+) -> Iterator[tuple[int, _Rows | DataError | ResourceError]]:
     """Evaluate cases.
 
     Args:
@@ -89,8 +90,16 @@ class _Attempt(Generic[_Pair, _Rows]):
 
     measure: Callable[[_Pair], _Rows]
 
-    def __call__(self, item: tuple[int, _Pair]) -> _Rows | DataError:
+    def __call__(self, item: tuple[int, _Pair]) -> _Rows | DataError | ResourceError:
         try:
             return self.measure(item[1])
         except DataError as error:
             return error
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            name = getattr(item[1], "case", "") or "evaluate"
+            return ResourceError(
+                f"{name}: found too little memory ({out_of_memory_reason(error)}), expected enough for its distance maps. Free memory, or "
+                "take a larger machine."
+            )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from medseg.errors import DataError, no_such_path
+from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 2048
@@ -78,6 +81,28 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+@contextlib.contextmanager
+def lack_of_memory_explained(path: str | Path) -> Iterator[None]:
+    """Name the file that memory does not suffice for, whatever library reports it; reading it again would not help.
+
+    Args:
+        path: The file or folder that is read.
+
+    Raises:
+        DataError: An error in the context means a lack of memory.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DataError(
+            f"{path}: not enough memory for its voxels ({out_of_memory_reason(error)}). Free memory, or crop the image."
+        ) from None
 
 
 def permission_denied(path: Path) -> DataError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.errors import DataError, no_such_path
+from medseg.io.file_content import lack_of_memory_explained
 from medseg.io.natural_images import PALETTE_SUFFIXES, palette_indices
 from medseg.io.segmentation_files import (
     DICOM_SEGMENTATIONS,
@@ -117,7 +118,12 @@ def read(
     >>> volume.data.shape, volume.spacing
     ((1, 4, 3, 2), (1.0, 1.0, 5.0))
     """
-    path = Path(path)
+    with lack_of_memory_explained(path):
+        return _read(Path(path), orientation_from)
+
+
+def _read(path: Path, orientation_from: OrientationFrom | None) -> Volume:
+    """Read an image with the reader of its format."""
     if kind := segmentation_kind(path):
         return read_segmentation(path, kind).volume
     if is_dicom(path):
@@ -242,6 +248,13 @@ def read_stored_labels(
     Raises:
         DataError: `read` raises it, there is more than one channel, or segments overlap.
     """
+    with lack_of_memory_explained(path):
+        return _stored_labels(path, orientation_from, like)
+
+
+def _stored_labels(
+    path: str | Path, orientation_from: OrientationFrom | None, like: Volume | Grid | str | Path | None
+) -> Volume:
     if kind := segmentation_kind(Path(path)):
         return read_segmentation(Path(path), kind, _grid_of(like)).label_map()
     if suffix_of(path) in TIFF:
@@ -290,7 +303,8 @@ def read_segments(path: str | Path, *, like: Volume | Grid | str | Path | None =
         raise DataError(
             f"{path}: found no segmentation, expected SEG or RTSTRUCT in DICOM format, or .seg.nrrd. Read other label maps with read_labels."
         )
-    return read_segmentation(path, kind, _grid_of(like))
+    with lack_of_memory_explained(path):
+        return read_segmentation(path, kind, _grid_of(like))
 
 
 def _grid_of(like: Volume | Grid | str | Path | None) -> Grid | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, warn_once
 from medseg.io.file_content import require_readable
 from medseg.io.gzip_stream import Stream, compressing, opened, skip
+from medseg.runtime.out_of_memory import is_out_of_memory
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -57,6 +58,8 @@ def read_freesurfer(path: Path) -> Volume:
                     f"{path}: found {stream.trailing} bytes after the compressed data, expected none; these bytes are ignored."  # type: ignore[attr-defined]
                 )
     except (EOFError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(
             f"{path}: found damaged or incomplete voxels ({error}), expected an image of FreeSurfer. Copy or convert the file again."
         ) from None

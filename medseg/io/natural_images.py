@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
+from medseg.runtime.out_of_memory import is_out_of_memory
 
 PALETTE_SUFFIXES = (".png", ".bmp")
 _DEFLATE_LIMIT = 1100  # packed data cannot expand to more than about 1032 times their size
 _BMP_LIMIT = 128  # pixels per byte of a bitmap, which run-length coding reaches
-_PNG, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 3, 4
+_PNG, _GREY, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 0, 3, 4
 
 
 def palette_indices(path: Path) -> NDArray[np.uint8] | None:
@@ -38,7 +39,9 @@ def palette_indices(path: Path) -> NDArray[np.uint8] | None:
 
 
 def grey_with_alpha(path: Path) -> NDArray[np.uint8 | np.uint16] | None:
-    """Return the voxels of a PNG with grey and alpha, which SimpleITK cannot read.
+    """Return the voxels of a PNG with grey and alpha, or with a grey that is transparent, which SimpleITK cannot read.
+
+    The checksums of all chunks are compared for any PNG: the decoders skip damaged chunks that they do not need.
 
     Args:
         path: The file.
@@ -47,13 +50,20 @@ def grey_with_alpha(path: Path) -> NDArray[np.uint8 | np.uint16] | None:
         Grey and alpha `(Y, X, 2)`; None for any other file.
 
     Raises:
-        DataError: The file is such a PNG, but damaged or too large.
+        DataError: The file is a PNG, but damaged or too large.
     """
-    if _png_colours(path) != _GREY_WITH_ALPHA:
+    colours = _png_colours(path)
+    if colours is None:
         return None
-    _check_chunks(path)
+    transparent = _checked_transparency(path)
     with path.open("rb") as stream:
         head = stream.read(26)
+    if colours == _GREY and transparent is not None and head[24] == 8:
+        grey = _opened(path, "L")
+        alpha = np.where(grey == int.from_bytes(transparent, "big"), np.uint8(0), np.uint8(255))
+        return None if grey is None else np.stack((grey, alpha), -1)
+    if colours != _GREY_WITH_ALPHA:
+        return None
     return _sixteen_bits(path, head) if head[24] == 16 else _opened(path, "LA")
 
 
@@ -93,12 +103,15 @@ def _sixteen_bits(path: Path, head: bytes) -> NDArray[np.uint16]:
     try:
         rows: NDArray[np.uint16] = imagecodecs.png_decode(content)
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(f"{path}: not readable ({error}). Copy the file again or convert it.") from None
     return rows
 
 
-def _check_chunks(path: Path) -> None:
-    """Raise unless the checksum of every chunk of a PNG is right; Pillow does not compare those of the pixels."""
+def _checked_transparency(path: Path) -> bytes | None:
+    """Compare the checksum of every chunk of a PNG, and return the content of its chunk ``tRNS``."""
+    found = None
     with path.open("rb") as stream:
         stream.seek(len(_PNG))
         while len(lead := stream.read(8)) == 8:
@@ -109,8 +122,11 @@ def _check_chunks(path: Path) -> None:
                 raise DataError(
                     f"{path}: not readable (the checksum of chunk {kind.decode('latin-1')!r} at byte {place} is wrong). Copy the file again."
                 )
+            if kind == b"tRNS":
+                found = content
             if kind == b"IEND":
-                return
+                break
+    return found
 
 
 def _png_colours(path: Path) -> int | None:
@@ -137,7 +153,9 @@ def _opened(path: Path, mode: str) -> NDArray[np.uint8] | None:
             return rows
     except UnidentifiedImageError:  # a format that only SimpleITK may know
         return None
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if is_out_of_memory(error):
+            raise
         if isinstance(error, OSError) and mode == "P":
             return None
         reason = " ".join(str(error).split())[:200] or type(error).__name__

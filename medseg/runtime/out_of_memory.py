@@ -9,6 +9,8 @@ _TEXTS = (
     "can't allocate memory",  # torch on the CPU
     "not enough memory",  # torch on the CPU, on Windows
     "bad_alloc",  # C++
+    "bad allocation",  # C++, on Windows
+    "Failed to allocate memory",  # ITK
     "out of memory",  # CUDA's runtime
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -52,5 +54,7 @@ def out_of_memory_reason(error: BaseException) -> str:
     # torch names the line of its source in front of the reason.
     text = text.rpartition("DefaultCPUAllocator: ")[2]
     # A full stop after a digit is a decimal point: numpy writes "9. TiB".
+    # ITK names its function, or the line of its source.
+    text = re.sub(r"^Exception thrown in SimpleITK \w+: |\S+\.[ch]xx:\d+: ", "", text)
     sentence = re.split(r"(?<!\d)\. ", text, maxsplit=1)[0]
-    return sentence[:200] or "an array could not be allocated"
+    return sentence[:200].rstrip(".") or "an array could not be allocated"

@@ -32,6 +32,22 @@ def test_devices_and_the_system() -> None:
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Exception thrown in SimpleITK ImageFileReader_Execute: std::bad_alloc", "std::bad_alloc"),
+        (
+            "Exception thrown in SimpleITK ImageFileReader_Execute: /tmp/itkImportImageContainer.hxx:179:\n"
+            "Failed to allocate memory for image.",
+            "Failed to allocate memory for image",
+        ),
+    ],
+)
+def test_the_allocator_of_itk_is_recognised(text: str, reason: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert out_of_memory_reason(RuntimeError(text)) == reason
+
+
 def test_the_reason_keeps_a_size_with_a_decimal_point() -> None:
     error = MemoryError("Unable to allocate 9. TiB for an array. Close other programs.")
     assert out_of_memory_reason(error) == "Unable to allocate 9. TiB for an array"

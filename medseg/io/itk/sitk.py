@@ -20,6 +20,7 @@ from medseg.errors import DataError, no_such_path
 from medseg.io.itk.itk_headers import HEADER_SUFFIXES, check_header
 from medseg.io.natural_images import grey_bitmap, grey_with_alpha
 from medseg.io.nifti.nifti_files import storable
+from medseg.runtime.out_of_memory import is_out_of_memory
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -53,6 +54,8 @@ def read_sitk(path: Path) -> Volume:
         with _quiet():
             image = sitk.ReadImage(str(path)) if grey is None else sitk.GetImageFromArray(grey, isVector=True)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         short = _ENDS_EARLY.search(_reason(error))
         if short:
             raise DataError(
@@ -175,6 +178,8 @@ def read_dicom_pixels(files: Sequence[Path], folder: Path, *, as_float: bool) ->
         try:
             image = reader.Execute()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise DataError(f"{folder}: not readable ({_reason(error)}). Export the series again.") from None
     data = _array(image, folder)
     if data.shape[3] != len(files):
