@@ -119,10 +119,12 @@ def read(
     ((1, 4, 3, 2), (1.0, 1.0, 5.0))
     """
     with lack_of_memory_explained(path):
-        return _read(Path(path), orientation_from)
+        return _read(Path(path), orientation_from, series, uneven)
 
 
-def _read(path: Path, orientation_from: OrientationFrom | None) -> Volume:
+def _read(
+    path: Path, orientation_from: OrientationFrom | None, series: str | int | None, uneven: Uneven
+) -> Volume:
     """Read an image with the reader of its format."""
     if kind := segmentation_kind(path):
         return read_segmentation(path, kind).volume

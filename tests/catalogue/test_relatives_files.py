@@ -18,7 +18,6 @@ from PIL import Image
 
 from medseg.cli.main import main
 from medseg.errors import DataError, DiskFullError, MedsegError, ResourceError, collected_warnings
-from medseg.io.dicom.dicom_series import read_dicom_series
 from medseg.io.files import read, read_labels, write
 from medseg.storage.atomic import write_error
 from medseg.storage.json_files import read_json
@@ -133,7 +132,7 @@ def test_lengths_beyond_the_file_take_no_memory(tmp_path: Path, tag: str) -> Non
     folder = Series(tmp_path / "ct", 5).save()
 
     def content() -> bytes:
-        return read_dicom_series(folder).data.tobytes()
+        return read(folder).data.tobytes()
 
     path = sorted(folder.iterdir())[2]
     raw = path.read_bytes()

@@ -200,7 +200,7 @@ def test_folder_is_opened_by_one_process_at_a_time(make_experiment, workplace):
 
 def test_checkpoint_is_loaded_only_when_resuming(make_experiment, workplace):
     run = workplace / "taken up"
-    experiment = make_experiment("train.steps=2")
+    experiment = make_experiment("train.steps=2", "train.validation_batches=0")
     list(experiment.trainer(run))
     away = (run / "last").rename(workplace / "last of another")
     for path in run.iterdir():
