@@ -161,6 +161,22 @@ class DataSettings(Config):
         )
 
 
+class ChannelIntensities(Config):
+    """Statistics by which ``ct`` normalises a channel.
+
+    Attributes:
+        mean: Intensity that becomes 0.
+        std: Difference that becomes 1.
+        low: Intensity below which values are clipped; null for none.
+        high: Intensity above which values are clipped; null for none.
+    """
+
+    mean: float
+    std: float = Field(gt=0)
+    low: float | None = None
+    high: float | None = None
+
+
 class PreprocessSettings(Config):
     """The preparation of images before they reach the network.
 
@@ -178,6 +194,8 @@ class PreprocessSettings(Config):
             of its non-zero voxels and the holes they enclose. ``rescale`` maps each image to 0 to 1, ``rgb`` divides by
             255, ``none`` changes nothing. ``hounsfield`` keeps the whole range of a CT: -1024 HU (air) becomes 0, and
             1000 HU are one unit.
+        intensities: Name of a ``ct`` channel → statistics to use instead of those of the training cases, such as the statistics
+            that the weights of a trained model have seen. Null, or a missing channel, measures them.
         crop_to_nonzero: Whether margins that are 0 in every channel are removed.
         stored_as: Type of prepared images on the disk. ``float32`` is exact. ``float16`` takes half the space and rounds each
             value by at most 1/2048 of it; a case with values beyond 65504 is stored as float32. ``auto`` is float16 if the
@@ -188,6 +206,7 @@ class PreprocessSettings(Config):
     orientation: Orientation | None = "RAS"
     spacing: Spacing | None = None
     normalize: NormalizeChoice | tuple[NormalizeChoice, ...] = "auto"
+    intensities: dict[str, ChannelIntensities] | None = None
     crop_to_nonzero: bool = True
     stored_as: Literal["auto", "float32", "float16"] = "auto"
 

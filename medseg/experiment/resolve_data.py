@@ -17,7 +17,7 @@ from medseg.data.fingerprint.training_intensities import training_intensities
 from medseg.data.preprocessing.channel_methods import resolve_methods
 from medseg.data.preprocessing.normalize import normalizations
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.settings import RegionSettings
+from medseg.data.settings import ChannelIntensities, RegionSettings
 from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.experiment.first_stage import with_first_stage
 from medseg.labels.label_sets import LabelSets
@@ -212,11 +212,13 @@ def resolve_preprocessing(
         Preprocessing with one entry per channel, which is stored in the model folder.
 
     Raises:
+        ConfigError: Statistics are given for a channel that does not exist or is not normalised by them.
         DataError: A case cannot be read.
     """
     chosen = experiment.preprocess
     methods = resolve_methods(chosen.normalize, dataset.channel_names)
-    measured = [channel for channel, method in enumerate(methods) if method == "ct"]
+    given = _given_intensities(chosen.intensities or {}, dataset.channel_names, methods)
+    measured = [channel for channel, method in enumerate(methods) if method == "ct" and channel not in given]
     intensities = None
     if measured:
         intensities = training_intensities(
@@ -231,8 +233,29 @@ def resolve_preprocessing(
         orientation=chosen.orientation,
         spacing=chosen.spacing,
         crop_to_nonzero=chosen.crop_to_nonzero,
-        channels=normalizations(methods, intensities),
+        channels=normalizations(methods, intensities, given),
     )
+
+
+def _given_intensities(
+    given: Mapping[str, ChannelIntensities], channel_names: Sequence[str], methods: Sequence[str]
+) -> dict[int, ChannelIntensities]:
+    """Return the statistics that the experiment gives by index of the channel."""
+    found = {}
+    for name, statistics in given.items():
+        if name not in channel_names:
+            raise ConfigError(
+                f"preprocess.intensities: found {name!r}, expected one of {', '.join(channel_names)}."
+                f"{did_you_mean(name, channel_names)} Correct the name."
+            )
+        channel = list(channel_names).index(name)
+        if methods[channel] != "ct":
+            raise ConfigError(
+                f"preprocess.intensities.{name}: found statistics with the method {methods[channel]}, expected ct. Set "
+                "preprocess.normalize to ct, or remove the statistics."
+            )
+        found[channel] = statistics
+    return found
 
 
 def preparation_workforce(experiment: ExperimentConfig, cluster: str | None = None) -> Workforce:

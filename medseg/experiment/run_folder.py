@@ -26,6 +26,7 @@ from medseg.data.datasets.splits import Split, read_splits, write_splits
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.errors import ConfigError
 from medseg.experiment.config import ExperimentConfig
+from medseg.fine_tuning.old_labels import write_old_model
 from medseg.fine_tuning.start_model import StartedModel
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import FIRST_STAGE
@@ -45,10 +46,11 @@ RECORD = "run.json"
 PREPARED = "prepared.json"  # the prepared cases of the run, which `medseg clean` keeps
 _REPAIRS = "repairs.yaml"  # a copy of data.repairs
 _FIRST_WEIGHTS = "first.safetensors"
+_OLD_MODEL = "old_model"
 _FOLD = re.compile(r"fold_([0-9]+)")
 _BEFORE_CONFIG = {
     LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE, _REPAIRS,
-    PREPARED, STARTED_FROM, _FIRST_WEIGHTS,
+    PREPARED, STARTED_FROM, _FIRST_WEIGHTS, _OLD_MODEL,
 }  # fmt: skip
 
 
@@ -145,6 +147,11 @@ class RunFolder:
     def first_weights(self) -> Path:
         """A copy of the weights that a fine-tuning started with, so that it can be resumed without their source."""
         return self.path / _FIRST_WEIGHTS
+
+    @property
+    def old_model(self) -> Path:
+        """A copy of the network that teaches its labels with ``train.keep_old_labels``."""
+        return self.path / _OLD_MODEL
 
     @property
     def predictions(self) -> Path:
@@ -257,11 +264,12 @@ class RunFolder:
         path = self.path / STARTED_FROM
         return StartedFrom.parse(read_object(path), source=str(path)) if path.is_file() else None
 
-    def keep_first_weights(self, started: StartedModel) -> None:
+    def keep_first_weights(self, started: StartedModel, *, with_source: bool) -> None:
         """Write where the first weights came from, and those of a trained model themselves.
 
         Args:
             started: The model before its first step; nothing is written for fresh weights.
+            with_source: Whether the trained model is kept, too, because it teaches its labels.
         """
         for left in (self.path / STARTED_FROM, self.first_weights):  # by a process that was stopped
             left.unlink(missing_ok=True)
@@ -270,6 +278,8 @@ class RunFolder:
         if started.source is not None:
             state = {name: tensor.cpu().contiguous() for name, tensor in started.model.state_dict().items()}
             write_bytes(self.first_weights, save(state))
+            if with_source:
+                write_old_model(self.old_model, started.source)
 
     def check_resumable(self, experiment: ExperimentConfig) -> None:
         """Check that the folder holds this very experiment.

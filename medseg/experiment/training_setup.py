@@ -45,7 +45,9 @@ from medseg.experiment.resolve_data import (
 )
 from medseg.experiment.training_warnings import warn_of_cases
 from medseg.fine_tuning.network_ends import Ends, input_names
+from medseg.fine_tuning.old_labels import OldLabels, check_same_images
 from medseg.fine_tuning.start_model import StartedModel, published_record, start_from
+from medseg.fine_tuning.weight_source import WeightSource, read_model_folder
 from medseg.inference.postprocess import component_groups
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
@@ -146,10 +148,11 @@ class TrainingSetup:
             held_out = [stored[case] for case in self.split.validation]
             self._check_prepared(train)
             if self.processes.is_main:
-                warn_of_cases(self.dataset, self.split, self.labels, train, held_out)
+                taught = () if self.old_labels is None else self.old_labels.taught(self.labels)
+                warn_of_cases(self.dataset, self.split, self.labels, train, held_out, taught)
                 self._write_run([*train, *held_out])
         validates = self.experiment.train.validation_batches > 0 and len(held_out) > 0
-        return Trainer(
+        trainer = Trainer(
             self.model,
             TrainingPatches(
                 self._patches(train, self.augmentation), self._patches(held_out, None) if validates else None
@@ -161,6 +164,13 @@ class TrainingSetup:
             distributed=self.processes,
             resume=self.resume,
         )
+        return self._taught(trainer)
+
+    def _taught(self, trainer: Trainer) -> Trainer:
+        """Return the trainer, with the network that teaches its labels if there is one."""
+        if self.old_labels is not None:
+            trainer.keep_old_labels(self.old_labels)
+        return trainer
 
     def _training_run(self, train: list[StoredCase]) -> TrainingRun:
         described, settings = self._described_model(train), self.experiment.to_plain()
@@ -184,7 +194,7 @@ class TrainingSetup:
         if not self.resume:
             check_patch(self.experiment, self.in_channels, self.labels)
         check_learnable(self.experiment, self.model, self.label_sets)
-        _ = self.preprocessing, self.slice_view
+        _ = self.preprocessing, self.slice_view, self.old_labels
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -269,6 +279,33 @@ class TrainingSetup:
             return StartedModel(model, None if loaded is None else published_record(loaded, shown))
         model = fresh.build(self.in_channels, classes)
         return start_from(model, fresh.build, self.ends, choice.trained_source, choice.adapt)
+
+    @cached_property
+    def old_labels(self) -> OldLabels | None:
+        """The network that teaches its labels, read from the copy in a resumed run; None without it."""
+        if not self.experiment.train.keep_old_labels:
+            return None
+        source = read_model_folder(self.run.old_model) if self.resume else self.started.source
+        if source is None:
+            raise ConfigError(
+                "train.keep_old_labels: found true without the weights of a trained model, expected its folder in "
+                "model.weights. Set both, or none."
+            )
+        self._check_old_model(source)
+        return OldLabels.of(source, self.ends, self.experiment.model.adapt, self.label_sets)
+
+    def _check_old_model(self, source: WeightSource) -> None:
+        """Raise `ConfigError` unless the old network sees the images of the new one."""
+        experiment, saved = self.experiment, source.saved
+        check_same_images(source, self.preprocessing, self.dataset.channel_names)
+        flat = experiment.model.spatial_dims == 2
+        slices = experiment.slices, experiment.patch.slice_axis
+        other_slices = flat and saved is not None and (saved.slices, saved.slice_axis) != slices
+        if source.weights.dims != experiment.model.spatial_dims or other_slices:
+            raise ConfigError(
+                f"train.keep_old_labels: found another number of axes or other slices than {source.path} has, expected the same. "
+                "Set it to false, or take the model, slices and patch.slice_axis of the source."
+            )
 
     @property
     def ends(self) -> Ends:
@@ -417,5 +454,5 @@ class TrainingSetup:
             write_prepared(self.run.path, cases)
             cascade = self.experiment.cascade
             stage = first_stage_run(cascade).model if cascade is not None else None
-            self.run.keep_first_weights(self.started)
+            self.run.keep_first_weights(self.started, with_source=self.experiment.train.keep_old_labels)
             self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from medseg.data.datasets.cases import Case, Dataset
 from medseg.data.datasets.names import persons_by_name
@@ -21,6 +21,7 @@ def warn_of_cases(
     labels: Labels,
     train: Sequence[StoredCase],
     held_out: Sequence[StoredCase],
+    taught: Collection[str] = (),
 ) -> None:
     """Warn of training cases without a label, labels without a training case, and persons on both sides of the split.
 
@@ -30,10 +31,11 @@ def warn_of_cases(
         labels: Labels of the model.
         train: The prepared training cases.
         held_out: The prepared held-out cases.
+        taught: Names of labels that an earlier network teaches, which need no case.
     """
     for message in (
         *_empty(dataset, train),
-        *_unlearnable(dataset, labels, train, held_out),
+        *_unlearnable(dataset, labels, train, held_out, taught),
         *_persons(dataset, split),
     ):
         warn_once(f"{dataset.root}: {message}")
@@ -49,14 +51,18 @@ def _empty(dataset: Dataset, train: Sequence[StoredCase]) -> Iterator[str]:
 
 
 def _unlearnable(
-    dataset: Dataset, labels: Labels, train: Sequence[StoredCase], held_out: Sequence[StoredCase]
+    dataset: Dataset,
+    labels: Labels,
+    train: Sequence[StoredCase],
+    held_out: Sequence[StoredCase],
+    taught: Collection[str],
 ) -> Iterator[str]:
     names = labels.output_names if labels.regions else labels.output_names[1:]
     learnt = {number for case in train for number in case.class_locations}
     absent: list[str] = []
     elsewhere: list[str] = []
     for number, name in enumerate(names, 1):
-        if number not in learnt:
+        if number not in learnt and name not in taught:
             seen = any(number in case.class_locations for case in held_out)
             (elsewhere if seen else absent).append(name)
     if elsewhere:

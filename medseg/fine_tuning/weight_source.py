@@ -107,6 +107,30 @@ def read_source(path: Path, model: Model, adapt: AdaptSettings) -> WeightSource:
     return WeightSource(path, path, TrainedWeights(path, tensors, ends, max(dims, 2)))
 
 
+def read_described_source(path: Path) -> WeightSource:
+    """Read trained weights with the settings of their model; of an ensemble the first network.
+
+    Args:
+        path: Model folder, run, file in a model folder, or checkpoint of nnU-Net v2.
+
+    Returns:
+        The weights with settings and labels.
+
+    Raises:
+        ModelError: The source is missing, damaged, holds code, or holds tensors only.
+    """
+    if is_trained_model(path):
+        return read_model_folder(path, None if path.is_file() else 0)
+    if not path.is_file():
+        raise ModelError(no_such_path(path, expected="a model folder, a run or a checkpoint of nnU-Net v2"))
+    if path.suffix == ".pth" and is_checkpoint(path):
+        return _nnunet_source(path)
+    raise ModelError(
+        f"{path}: found no settings of a model, expected a model folder, a run or a checkpoint of nnU-Net v2. Import the weights "
+        "with medseg import, and give the model folder."
+    )
+
+
 def read_model_folder(path: Path, member: int | None = None) -> WeightSource:
     """Read one network of a model folder.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from medseg.cluster.case_map import Workforce
-from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.datasets.cases import UNDECIDED, Dataset, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.errors import ConfigError
@@ -26,8 +27,9 @@ from medseg.planning.explained_experiment import (
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.spacing import THICK_SLICES
+from medseg.planning.plan_from_model import Start, adopted_proposal, fine_tuning_length, with_start
 from medseg.planning.plan_options import PlanOptions
-from medseg.planning.propose import Proposal, propose
+from medseg.planning.propose import Kind, Proposal, propose
 from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import percent, pluralise, single_line
 from medseg.runtime.progress import Progress
@@ -158,6 +160,8 @@ def plan(
     preset = options.chosen_preset
     budget = choose_budget(preset, options.memory, options.device)
     length = TrainingLength(budget.on_gpu, options.steps, options.time)
+    if options.start is not None:
+        return _fine_tuning_plan(measured, options, source, found)
     proposal = propose(measured, preset, budget, options.kind, length)
     other = _other_model(options.model, measured, proposal) if options.model else None
     tree = explained_experiment(measured, proposal, source, other)
@@ -167,6 +171,24 @@ def plan(
     low = propose(measured, preset, budget, "lowres", length)
     low_tree = explained_experiment(measured, low, source, None)
     return replace(single, cascade=_cascade(single, tree, low, low_tree))
+
+
+def _fine_tuning_plan(
+    measured: Fingerprint, options: PlanOptions, source: DatasetSource, dataset: Dataset
+) -> Plan:
+    """Return the plan of a training that starts from a trained model."""
+    assert options.start is not None
+    start = Start.read(options.start, keep_old_labels=options.keep_old_labels)
+    budget = choose_budget(options.chosen_preset, options.memory, options.device)
+    length = fine_tuning_length(on_gpu=budget.on_gpu, steps=options.steps, time=options.time)
+    kind: Kind = "2d" if start.dims == 2 else "3d"
+    planned = propose(measured, options.chosen_preset, budget, kind, length)
+    proposal = adopted_proposal(measured, planned, start)
+    other = _other_model(start.model, measured, proposal, start.options)
+    tree = explained_experiment(measured, proposal, source, other)
+    tree = with_start(tree, measured, proposal, start, dataset, requested=bool(options.steps or options.time))
+    heading = _heading(measured, proposal, other, start=start)
+    return _plan(heading, tree, measured, proposal, other)
 
 
 def _plan(
@@ -195,13 +217,15 @@ def _cascade(
     )
 
 
-def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherModel:
+def _other_model(
+    name: str, measured: Fingerprint, proposal: Proposal, options: Mapping[str, Any] | None = None
+) -> OtherModel:
     """Return a model with its divisor and its arithmetic, for which it is built without allocating memory."""
     import torch
 
     entry = MODELS.get(name)
     with torch.device("meta"):
-        built = parse_options(name).build(
+        built = parse_options(name, options).build(
             in_channels=len(measured.channel_names), num_classes=measured.num_outputs, spatial_dims=entry.dims
         )
     patch = [-(-n // d) * d for n, d in zip(proposal.patch, built.divisor, strict=True)]
@@ -210,7 +234,11 @@ def _other_model(name: str, measured: Fingerprint, proposal: Proposal) -> OtherM
 
 
 def _heading(
-    f: Fingerprint, p: Proposal, other: OtherModel | None, cascade: Sequence[str] | None = None
+    f: Fingerprint,
+    p: Proposal,
+    other: OtherModel | None,
+    cascade: Sequence[str] | None = None,
+    start: Start | None = None,
 ) -> str:
     """Return the comment at the top of a plan; `cascade` holds the commands of both stages of a cascade."""
     lines = [
@@ -221,7 +249,7 @@ def _heading(
         *([f"Kind: {p.kind_reason}."] if p.kind_reason else []),
         *([f"Time: {time}."] if (time := planned_time(p, other)) else []),
         *_warnings(f),
-        *_advice(p, other, is_stage=cascade is not None),
+        *(_advice(p, other, is_stage=cascade is not None) if start is None else start.in_words(f)),
         "",
         *(cascade or [_TRAIN_COMMAND]),
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from medseg.errors import ConfigError
@@ -31,6 +32,9 @@ class PlanOptions:
         device: ``cuda`` plans for a GPU and ``cpu`` for a processor, of whatever machine; None plans for the GPU of this
             machine, or for a processor if it has none.
         time: Time of the training, such as ``"20m"``; None takes 40 minutes on a processor, and counts steps on a GPU.
+        start: Trained model to fine-tune: a model folder, a run, or a checkpoint of nnU-Net v2. Network, spacing,
+            normalisation and patch are then its own. None for a new network.
+        keep_old_labels: Whether the network also keeps the labels of `start` that the dataset does not have.
 
     Raises:
         ConfigError: A name is unknown, a value is out of range, or options contradict each other.
@@ -47,6 +51,8 @@ class PlanOptions:
     steps: int | None = None
     device: Device | None = None
     time: str | None = None
+    start: str | Path | None = None
+    keep_old_labels: bool = False
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
@@ -65,6 +71,7 @@ class PlanOptions:
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device: found {self.device!r}, expected cpu or cuda. Correct it.")
         self._check_time()
+        self._check_start()
         if self.model is not None and self.preset != "unet":
             raise ConfigError(
                 f"preset: found {self.preset} and the model {self.model}, expected one of them, because a preset "
@@ -81,6 +88,21 @@ class PlanOptions:
         if self.steps is not None:
             raise ConfigError(
                 f"time: found {self.time} and {self.steps} steps, expected one of them. Remove --time or --steps."
+            )
+
+    def _check_start(self) -> None:
+        """Raise `ConfigError` for choices that the model to start from has already made."""
+        if self.start is None and self.keep_old_labels:
+            raise ConfigError(
+                "keep_old_labels: found it without a model, expected one whose labels are kept. Give the model with --from."
+            )
+        given = {"preset": self.preset != "unet", "model": self.model is not None}
+        given |= {"dims": self.dims is not None, "lowres": self.lowres}
+        found = [name for name, is_given in given.items() if is_given]
+        if self.start is not None and found:
+            raise ConfigError(
+                f"{found[0]}: found it together with a model to start from, expected none, because the network is that of the "
+                f"model. Remove --{found[0]} or --from."
             )
 
     @property

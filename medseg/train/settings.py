@@ -70,8 +70,8 @@ class OptimizerSettings(Config):
         weight_decay_on: ``all`` parameters, or ``kernels`` to exclude norms, biases and embeddings, as transformers are
             trained.
         backbone_lr_factor: Factor of the learning rate of a pretrained backbone, such as 0.1 with `model.weights`.
-        layerwise_lr_decay: Factor of the learning rate from each stage of the backbone (block of a vision transformer) to
-            the stage before it.
+        layerwise_lr_decay: Factor of the learning rate from each stage of the backbone (block of a vision transformer; stage of
+            decoder or encoder of a U-Net) to the stage before it.
         schedule: ``poly`` is (1 − step/steps)^0.9, as in nnU-Net; ``cosine`` falls to 0; ``constant`` does not change;
             ``wsd`` (warm-up, stable, decay) is constant and falls to 0 over the last `decay_fraction` of the steps.
         warmup_steps: Steps over which the learning rate rises linearly from near 0.
@@ -106,11 +106,13 @@ class TrainSettings(Config):
             uses the weights themselves.
         loss: Name of a loss in `medseg.losses.LOSSES`.
         batch_dice: Sum the overlaps over the batch before the Dice is computed, instead of one Dice per sample.
+        keep_old_labels: Whether the network that `model.weights` names teaches its labels where the annotation of a case leaves
+            them open, so that a network learns new labels without forgetting the old ones.
         class_weights: Weight of each label's or region's voxels in the cross-entropy of ``dice_ce`` or ``cross_entropy``,
             1 for labels that are not named; the sum is divided by the sum of the weights, as in PyTorch.
         oversample_foreground: Fraction of patches centred on foreground.
         freeze: Parts that keep their weights and statistics: ``backbone``, ``backbone.stem``, ``backbone.stage1`` and so
-            on, or prefixes of parameter names.
+            on, or prefixes of parameter names, such as ``encoder`` of a U-Net.
         freeze_steps: Steps after which the frozen parts are trained, too; null freezes them to the end.
         optimizer: Optimiser and learning rate.
         precision: Arithmetic of the network. ``auto`` is float16 with scaled gradients for 3D models on CUDA devices,
@@ -141,6 +143,7 @@ class TrainSettings(Config):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     loss: LossName = "dice_ce"
     batch_dice: bool = False
+    keep_old_labels: bool = False
     class_weights: dict[str, Weight] | None = None
     oversample_foreground: float = Field(0.33, ge=0, le=1)
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ConfigError, MedsegError
+from medseg.fine_tuning.old_labels import KeepOldLabels, OldLabels, show_to_old_model
 from medseg.labels.label_sets import LabelSets
 from medseg.losses.build import build_loss
 from medseg.model_folder.folder import load_weights
@@ -139,6 +140,14 @@ class Trainer:
         with lost_ranks_explained():
             self._module = self.fabric.setup_module(model)
         self._module.mark_forward_method("losses")
+
+    def keep_old_labels(self, old: OldLabels) -> None:
+        """Add the distillation of the labels of an earlier network to the loss; to be called before the training starts.
+
+        Args:
+            old: The earlier network, which is moved to the device.
+        """
+        self.model.criterion = KeepOldLabels(self.model.require_criterion(), old.on(self.fabric.device))
 
     @property
     def steps(self) -> int | None:
@@ -341,6 +350,7 @@ class Trainer:
         moved = self._to_device(batch)
         # The cases of some datasets have instance maps, too.
         maps = [moved[name] for name in ("label", "instances") if name in moved]
+        show_to_old_model(self.model, moved["image"])
         with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
             losses = self._module.losses(moved["image"], *maps)
             loss = torch.stack(list(losses.values())).sum()

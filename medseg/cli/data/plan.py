@@ -66,6 +66,18 @@ def add_parser(commands: Any) -> None:
         metavar="20m",
         help="time of the training instead of a number of steps (default: 40m on a processor, for which the network is sized)",
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="fine-tune this model (a model folder, a run, or a checkpoint of nnU-Net v2): the plan takes its network, spacing, "
+        "normalisation and patch",
+    )
+    parser.add_argument(
+        "--keep-old-labels",
+        action="store_true",
+        help="with --from: also keep the labels of the model that the dataset does not have, without annotations of them",
+    )
     add_dataset_options(parser, "measure")
     add_cluster_option(parser, "measuring of the cases")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
@@ -75,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
     require_paths([options.dataset], expected="a dataset", fix=fix)
+    require_paths([options.start], expected="a model folder, a run or a checkpoint")
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
         PAGE_NAME,
@@ -100,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
         options.steps,
         options.device,
         options.time,
+        options.start,
+        options.keep_old_labels,
     )
     with progress_bar(description="measuring") as progress:
         proposed = plan(

@@ -75,6 +75,7 @@ def phantom_case(
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
     oblique: bool = True,
+    organs: Sequence[str] = PHANTOM_LABELS.names[1:],
 ) -> tuple[Volume, Volume]:
     """Create one image and its label map; equal arguments give equal results.
 
@@ -87,12 +88,15 @@ def phantom_case(
         spacing: Voxel size in mm along the same directions.
         oblique: Whether to rotate the scan by up to 10 degrees against the patient and to store it in one of six
             orientations, so that array axes may be permuted. Otherwise the array is RAS, with exactly `shape`.
+        organs: Names of the tissues that have a label, besides those of `PHANTOM_LABELS` also ``stomach``, ``aorta``, ``gas`` and
+            ``rib``. Their values are 1, 2 and so on.
 
     Returns:
-        Image `(1, X, Y, Z)` and label map `(1, X, Y, Z)` uint8 with the values of `PHANTOM_LABELS`, on the same grid.
+        Image `(1, X, Y, Z)` and label map `(1, X, Y, Z)` uint8, by default with the values of `PHANTOM_LABELS`, on the same
+        grid.
 
     Raises:
-        DataError: The modality is unknown, or shape and spacing do not form a grid.
+        DataError: The modality or an organ is unknown, or shape and spacing do not form a grid.
 
     Examples:
         >>> image, label = phantom_case(0, shape=(12, 10, 8), spacing=(30, 30, 30), oblique=False)
@@ -101,13 +105,18 @@ def phantom_case(
     """
     if modality not in ("ct", "mr"):
         raise DataError(f"modality: found {modality!r}, expected 'ct' or 'mr'. Choose one.")
+    if unknown := [name for name in organs if name not in _TISSUES[1:]]:
+        raise DataError(
+            f"organs: found {unknown[0]!r}, expected some of {', '.join(_TISSUES[1:])}. Correct it."
+        )
     rng = np.random.default_rng(seed)
     spacing = checked_spacing(spacing)
     extent = np.array(shape) * np.array(spacing) / 2
     grid = _placed(tuple(shape), spacing, rng, oblique)
     tissues = _tissue_map(_body_coordinates(grid, extent, rng), rng)
     values = _ct(tissues, rng) if modality == "ct" else _mr(tissues, rng)
-    labels = np.where(tissues < len(PHANTOM_LABELS), tissues, 0).astype(np.uint8)
+    values_of = {name: number for number, name in enumerate(organs, 1)}
+    labels = np.array([values_of.get(name, 0) for name in _TISSUES], dtype=np.uint8)[tissues]
     stored_as = _STORED_AS[rng.integers(len(_STORED_AS))] if oblique else "RAS"
     image, label = Volume(values[None], grid), Volume(labels[None], grid, "label")
     return image.reoriented(stored_as), label.reoriented(stored_as)
@@ -121,6 +130,7 @@ def write_phantoms(
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
     oblique: bool = True,
+    organs: Sequence[str] = PHANTOM_LABELS.names[1:],
 ) -> Dataset:
     """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon, and read it.
 
@@ -134,6 +144,7 @@ def write_phantoms(
         shape: Number of voxels towards right, anterior and superior.
         spacing: Voxel size in mm along the same directions.
         oblique: Whether scans are rotated and stored in several orientations.
+        organs: Names of the tissues that have a label.
 
     Returns:
         The dataset as `read_dataset` reads it.
@@ -150,22 +161,24 @@ def write_phantoms(
         )
     entries = []
     for index in range(cases):
-        image, label = phantom_case((seed, index), modality, shape, spacing, oblique)
+        image, label = phantom_case((seed, index), modality, shape, spacing, oblique, organs)
         file = f"phantom_{index:03d}.nii.gz"
         write(image, folder / "imagesTr" / file)
         write(label, folder / "labelsTr" / file)
         entries.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
-    write_text(description, json.dumps(_description(name, modality, entries), indent=1) + "\n")
+    write_text(description, json.dumps(_description(name, modality, organs, entries), indent=1) + "\n")
     return read_dataset(folder)
 
 
-def _description(name: str, modality: Modality, entries: list[dict[str, str]]) -> dict[str, Any]:
+def _description(
+    name: str, modality: Modality, organs: Sequence[str], entries: list[dict[str, str]]
+) -> dict[str, Any]:
     return {
         "name": name,
         "description": "Synthetic torsos; no patient was scanned",
         "tensorImageSize": "3D",
         "modality": {"0": modality.upper()},
-        "labels": {str(label.value): label.name for label in PHANTOM_LABELS},
+        "labels": {str(value): label for value, label in enumerate(("background", *organs))},
         "numTraining": len(entries),
         "numTest": 0,
         "training": entries,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.data.preprocessing.histogram import IntensityStatistics
-from medseg.data.settings import Method
+from medseg.data.settings import ChannelIntensities, Method
 
 STD_FLOOR = 1e-8
 RGB_TOP = 255
@@ -169,6 +169,7 @@ def mask_rows(channels: Sequence[Normalization]) -> tuple[int | None, ...]:
 def normalizations(
     methods: Sequence[Method | Literal["hounsfield"]],
     intensities: Mapping[int, IntensityStatistics] | None = None,
+    given: Mapping[int, ChannelIntensities] | None = None,
 ) -> tuple[Normalization, ...]:
     """Return the normalisation of each channel.
 
@@ -177,6 +178,7 @@ def normalizations(
     Args:
         methods: One method per channel.
         intensities: Statistics of the foreground of the training cases by index of the channel; only needed for ``ct``.
+        given: Statistics that are used instead, by index of the channel.
 
     Returns:
         One normalisation per channel. ``ct`` has the percentiles 0.5 and 99.5 as limits, and mean and standard deviation.
@@ -191,6 +193,8 @@ def normalizations(
         if method == "hounsfield":
             low, high = LOWEST_STORED_HU, HIGHEST_STORED_HU
             found.append(Normalization(method="ct", mean=low, std=1000, low=low, high=high))
+        elif given and channel in given:
+            found.append(Normalization.parse({"method": "ct", **given[channel].to_plain()}))
         elif method == "ct":
             assert intensities is not None
             measured = intensities[channel]

@@ -117,6 +117,12 @@ class UNet(Model):
             make_head(config, decoder[-1 - i].channels, spatial_dims)
             for i in range(1, len(self.head_weights))
         )
+        self.layers = (
+            "stem",
+            *(f"encoder.{stage}" for stage in range(len(self.encoder))),
+            "bottleneck",
+            *(f"decoder.{level}" for level in range(len(self.decoder))),
+        )
         initialise(self, settings)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     """Return the trained weights in groups for an optimiser.
 
     Weights of the model's published part have ``backbone_lr_factor`` times the rate of the others. A
-    ``layerwise_lr_decay`` below 1 multiplies that rate again for each stage (in a vision transformer, each block)
-    from the head down to the stem, as in Bao et al. 2022 (BEiT, arXiv:2106.08254). ``weight_decay_on=kernels`` leaves
-    norms, biases and embeddings without weight decay, as in Liu et al. 2021 (Swin, arXiv:2103.14030).
+    ``layerwise_lr_decay`` below 1 multiplies that rate again for each stage (in a vision transformer, each block; in a
+    U-Net, each stage of decoder and encoder) from the head down to the stem, as in Bao et al. 2022 (BEiT,
+    arXiv:2106.08254). ``weight_decay_on=kernels`` leaves norms, biases and embeddings without weight decay, as in Liu
+    et al. 2021 (Swin, arXiv:2103.14030).
 
     Args:
         model: Model whose trained weights require gradients.
@@ -111,6 +112,14 @@ def backbone_parameters(model: nn.Module) -> dict[str, int]:
     return {name: deepest if depth is None else depth for name, depth in depths.items()}
 
 
+def _layer_depths(model: nn.Module) -> dict[str, int]:
+    """Return the depth of each weight by name, from the layer that sees the image; the heads are left out."""
+    layers = model.layers if isinstance(model, Model) else ()
+    names = [name for name, _ in model.named_parameters()]
+    used = [layer for layer in layers if any(name.startswith(f"{layer}.") for name in names)]
+    return {name: depth for depth, layer in enumerate(used) for name in names if name.startswith(f"{layer}.")}
+
+
 def _depth(name: str) -> int | None:
     found = _STAGES.match(name)
     if found is not None:
@@ -123,6 +132,8 @@ def _factors(model: nn.Module, settings: OptimizerSettings) -> dict[str, float]:
     if settings.backbone_lr_factor == 1 and settings.layerwise_lr_decay == 1:
         return {}
     depths = backbone_parameters(model)
+    if not depths and settings.backbone_lr_factor == 1:
+        depths = _layer_depths(model)
     if not depths:
         raise ConfigError(
             f"train.optimizer.backbone_lr_factor: found a rate for the backbone, but {type(model).__name__} has none, expected a "

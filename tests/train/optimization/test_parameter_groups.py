@@ -133,3 +133,25 @@ def test_a_backbone_rate_needs_a_backbone():
         ConfigError, match=r"backbone_lr_factor: found a rate for the backbone, but UNet2d has none"
     ):
         parameter_groups(model, OptimizerSettings(backbone_lr_factor=0.1))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stem_channels": 4, "bottleneck": "infer", "deep_supervision": True}]
+)
+def test_rates_of_a_unet_fall_from_the_last_decoder_level_to_the_first_layer(options):
+    model = build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8, 8], **options)
+    factors = names_by(model, parameter_groups(model, OptimizerSettings(layerwise_lr_decay=0.5)), "lr_factor")
+    layers = [*(["stem"] if options else []), *(f"encoder.{n}" for n in range(3))]
+    layers += [*(["bottleneck"] if options else []), "decoder.0", "decoder.1"]
+    for exponent, layer in enumerate(reversed(layers), 1):
+        found = {factor for name, factor in factors.items() if name.startswith(f"{layer}.")}
+        assert found == {0.5**exponent}, layer
+    assert all(factor == 1 for name, factor in factors.items() if "head" in name)
+    assert len(factors) == len(list(model.parameters()))
+
+
+def test_the_encoder_of_a_unet_is_frozen_by_its_name():
+    model = build_model("unet_2d", in_channels=1, num_classes=2, channels=[4, 8])
+    FrozenParts(model, ["encoder"]).apply(0)
+    frozen = {name.split(".")[0] for name, one in model.named_parameters() if not one.requires_grad}
+    assert frozen == {"encoder"}
