@@ -76,7 +76,7 @@ class Plan:
             ConfigError: A file exists and `overwrite` is False.
             DataError: The folder cannot be written.
         """
-        from medseg.planning.plan_page import write_page
+        from medseg.planning.page.plan_page import write_page
 
         path = Path(path)
         stages = {

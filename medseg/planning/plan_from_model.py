@@ -125,7 +125,9 @@ def fine_tuning_length(*, on_gpu: bool, steps: int | None, time: str | None) -> 
     """Return the length of a fine-tuning: the requested one, or a part of that of a new training."""
     if steps is not None or time is not None:
         return TrainingLength(on_gpu, steps, time)
-    return TrainingLength(True, FINE_TUNING_STEPS) if on_gpu else TrainingLength(False, None, FINE_TUNING_BUDGET)
+    return (
+        TrainingLength(True, FINE_TUNING_STEPS) if on_gpu else TrainingLength(False, None, FINE_TUNING_BUDGET)
+    )
 
 
 def adopted_proposal(f: Fingerprint, p: Proposal, start: Start) -> Proposal:

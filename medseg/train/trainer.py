@@ -21,7 +21,6 @@ from medseg.labels.label_sets import LabelSets
 from medseg.losses.build import build_loss
 from medseg.model_folder.folder import load_weights
 from medseg.models.base import Model
-from medseg.runtime.compilation import prepare_compilation
 from medseg.runtime.devices import memory_format
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
@@ -30,6 +29,7 @@ from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, 
 from medseg.train.checkpoint import load_checkpoint, remove_old_checkpoints, save_checkpoint
 from medseg.train.distributed_training import Distributed, lost_ranks_explained
 from medseg.train.loader_workers import lost_workers_explained
+from medseg.train.optimization.compile_forward import compile_forward
 from medseg.train.optimization.ema import EMA
 from medseg.train.optimization.optimizer import build_optimizer, restore_optimizer
 from medseg.train.optimization.optimizer_step import OptimizerStep
@@ -485,23 +485,3 @@ class Trainer:
             f"{batch}, {self.distributed.precision} on {self.fabric.device}, "
             f"{pluralise(len(self.patches.train.cases), 'case')}{held_out})"
         )
-
-
-def compile_forward(model: Model) -> None:
-    """Let a model compile its forward pass at the first call.
-
-    The names of its weights stay, and copies of the model, such as the moving average, are not compiled.
-
-    Args:
-        model: The model, changed in place.
-
-    Raises:
-        ConfigError: The model computes its losses without the forward pass, or there is no C++ compiler.
-    """
-    if model.computes_own_losses:
-        raise ConfigError(
-            f"train.compile: found true for {type(model).__name__}, expected false, because models that compute their own losses "
-            "do not train with the forward pass. Set train.compile=false."
-        )
-    prepare_compilation("train.compile")
-    model.compile(dynamic=False)

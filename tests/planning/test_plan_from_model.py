@@ -113,7 +113,9 @@ def test_every_value_that_is_taken_has_a_reason(dataset, cache, tmp_path):
 @pytest.mark.slow
 def test_old_labels_are_added_with_free_values_and_marked_as_not_annotated(dataset, cache, tmp_path):
     source = saved_model(tmp_path / "model", labels=("pancreas", "liver", "stomach"))
-    experiment = plan(dataset, PlanOptions(start=source, keep_old_labels=True, device="cpu"), cache=cache).experiment
+    experiment = plan(
+        dataset, PlanOptions(start=source, keep_old_labels=True, device="cpu"), cache=cache
+    ).experiment
     own = ["liver", "spleen", "right_kidney", "left_kidney", "spine"]
     values = {"background": 0, **{name: n + 1 for n, name in enumerate(own)}, "pancreas": 6, "stomach": 7}
     assert experiment.data.labels == values

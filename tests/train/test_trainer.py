@@ -16,8 +16,9 @@ from medseg.cli.main import main
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, DataError
 from medseg.models.base import Model
+from medseg.train.optimization.compile_forward import compile_forward
 from medseg.train.reports.reporting import read_metrics
-from medseg.train.trainer import Diverged, Trainer, compile_forward
+from medseg.train.trainer import Diverged, Trainer
 
 pytestmark = pytest.mark.slow
 

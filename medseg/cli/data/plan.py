@@ -24,6 +24,14 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="YAML file to write (default: plan.yaml); fingerprint.json and fingerprint.html go into the same folder",
     )
+    _add_network_options(parser)
+    add_dataset_options(parser, "measure")
+    add_cluster_option(parser, "measuring of the cases")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide about the network and its training."""
     parser.add_argument(
         "--preset",
         default="unet",
@@ -78,9 +86,6 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="with --from: also keep the labels of the model that the dataset does not have, without annotations of them",
     )
-    add_dataset_options(parser, "measure")
-    add_cluster_option(parser, "measuring of the cases")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing plan")
 
 
 def run(options: argparse.Namespace) -> int:

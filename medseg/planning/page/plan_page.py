@@ -15,7 +15,7 @@ import numpy as np
 from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint
 from medseg.experiment.experiment import Experiment
 from medseg.planning.explained_experiment import batch_reason, normalization_methods
-from medseg.planning.plan_figures import (
+from medseg.planning.page.plan_figures import (
     as_png,
     geometry_figure,
     intensity_figure,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from medseg.planning.commented_yaml import Explained, render_yaml
+from medseg.planning.page.plan_page import write_page
 from medseg.planning.plan_dataset import _heading, plan
-from medseg.planning.plan_page import write_page
 
 pytestmark = pytest.mark.slow
 
