@@ -33,12 +33,12 @@ METADATA = {
 }
 # Shorter trainings of the same cells, for a test; the stored pages show the whole ones.
 SHORTER = {
-    "03": {'"train.steps=200"': '"train.steps=75"', "report.step == 100": "report.step == 50"},
+    "03": {'"train.steps=200"': '"train.steps=50"', "report.step == 100": "report.step == 25"},
     "04": {
-        '"steps": 100': '"steps": 15',
-        '"steps": 30': '"steps": 5',
-        '"steps": 130': '"steps": 15',
-        '"steps": 150': '"steps": 15',
+        '"steps": 100': '"steps": 6',
+        '"steps": 30': '"steps": 3',
+        '"steps": 130': '"steps": 6',
+        '"steps": 150': '"steps": 6',
     },
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
