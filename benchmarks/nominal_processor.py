@@ -26,7 +26,7 @@ from medseg.train.timing.nominal_processor import BACKWARD_COST
 from medseg.train.timing.step_estimate import forward_flops
 
 # Spacing, patch, divisor of nnU-Net's channels, input channels.
-NETWORKS = (
+NETWORKS: tuple[tuple[Sequence[float], Sequence[int], int, int], ...] = (
     ((1.5, 1.5), (224, 256), 2, 1),
     ((1.5, 1.5), (224, 256), 1, 1),
     ((0.5, 0.5), (512, 512), 2, 1),
