@@ -40,7 +40,7 @@ def write_instance_report(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write the page of an evaluation of instances, whole or not at all.
+    """Write the page of an evaluation of instances atomically.
 
     Args:
         path: The HTML file.

@@ -8,6 +8,9 @@ import numpy as np
 from medseg.evaluation.cross_validation.compare_runs import compare_scores
 from medseg.evaluation.cross_validation.run_scores import RunScores
 from medseg.report.comparison_report import write_comparison_report
+from medseg.report.report_case import ReportCase
+from medseg.viz.viewer.viewer_case import ViewerCase
+from tests.report.test_evaluation_report import cells, volumes
 
 EVIL = '<script>alert("x")</script>'
 
@@ -69,3 +72,25 @@ def test_names_cannot_become_code(tmp_path: Path) -> None:
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert "&lt;script&gt;" in page
+
+
+def test_cases_with_the_largest_difference_between_runs_come_first_and_have_viewers(tmp_path: Path) -> None:
+    comparison = compare_scores([scores("runs/a", 0.0), scores("runs/b", 0.03)])
+    image, predicted, reference = volumes(1)
+    case = sorted(comparison.scores[0].subjects)[0]
+    maps = {"a": predicted, "b": predicted, "reference": reference}
+    sources = [ReportCase(case, lambda: ViewerCase(case, image, maps))]
+    write_comparison_report(tmp_path / "a.html", comparison, sources)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    header, *rows = cells(page, "cases")
+    assert header[2:] == ["runs/a", "runs/b", "range"]
+    means = {
+        name: [float(np.nanmean(one.values[place])) for one in comparison.scores]
+        for place, name in enumerate(sorted(comparison.scores[0].subjects))
+    }
+    expected = sorted(means, key=lambda name: (-abs(means[name][0] - means[name][1]), name))
+    assert [row[1][:7] for row in rows] == expected
+    for row in rows:
+        assert row[2:4] == [f"{value:.4f}" for value in means[row[1][:7]]]
+    assert page.count('class="open"') == 1
+    assert page.count("no image") == len(rows) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from medseg.cli.early_checks import require_paths
 
 if TYPE_CHECKING:
     from medseg.evaluation.cross_validation.compare_runs import Comparison
+    from medseg.report.report_case import ReportCase
 
 
 def add_parser(commands: Any) -> None:
@@ -70,6 +72,7 @@ def _write(comparison: Comparison, folder: Path, *, report: bool) -> None:
     """Write the tables and, if wanted, the page."""
     from medseg.report.comparison_report import write_comparison_report
     from medseg.report.report_page import remove_outdated_page
+    from medseg.runtime.progress import progress_bar
 
     comparison.write_tsv(folder / "comparison.tsv")
     comparison.write_labels_tsv(folder / "comparison_labels.tsv")
@@ -79,8 +82,24 @@ def _write(comparison: Comparison, folder: Path, *, report: bool) -> None:
             f"removed: {folder / 'comparison.html'}, the page of an earlier comparison (--report writes a new one)"
         )
     if report:
-        write_comparison_report(folder / "comparison.html", comparison)
+        with progress_bar(description="writing the report", total=comparison.cases) as progress:
+            write_comparison_report(
+                folder / "comparison.html", comparison, _cases(comparison), progress=progress
+            )
         print(f"report: {folder / 'comparison.html'}")
+
+
+def _cases(comparison: Comparison) -> Sequence[ReportCase]:
+    """Return the cases with the predictions of all runs, those of the best one first; print why if there are none."""
+    from medseg.errors import MedsegError
+    from medseg.experiment.cross_validation.comparison_cases import comparison_cases
+
+    ordered = (comparison.best, *(one for one in comparison.runs if one is not comparison.best))
+    try:
+        return comparison_cases(list(dict.fromkeys(run for one in ordered for run in one.runs)))
+    except MedsegError as error:
+        print(f"the page has no viewers: {error}", file=sys.stderr)
+        return []
 
 
 def _with_ensembles(runs: Sequence[str]) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_folds_trained_separately_and_resumed_are_bit_identical(
     assert results(run) == results(whole)
 
 
-def test_a_second_call_and_evaluate_change_nothing(copied, whole, capsys):
+def test_a_second_call_and_evaluate_change_nothing(copied, whole, tmp_path, capsys):
     stamps = {file: file.stat().st_mtime_ns for file in (copied / "predictions").glob("*.nii.gz")}
     assert main(["train", "--resume", str(copied)]) == 0
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
@@ -206,6 +207,13 @@ def test_a_second_call_and_evaluate_change_nothing(copied, whole, capsys):
     assert main(["evaluate", str(copied), "--report"]) == 0
     page = (copied / "evaluation" / "report.html").read_text(encoding="utf-8")
     (copied / "evaluation" / "report.html").unlink()
+    assert main(["compare", str(whole), str(copied), "-o", str(tmp_path), "--report"]) == 0
+    compared = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert compared.count('class="open"') == page.count('class="open"')
+    names = [
+        one["name"] for one in json.loads(re.findall(r'id="view-0">(.*?)</script>', compared)[0])["maps"]
+    ]
+    assert names == [whole.name, copied.name, "reference"]
     assert "Dice over 3 folds" in page
     assert page.count('class="open"') == len(list((copied / "predictions").glob("*.nii.gz")))
     assert "mean ± sd" in capsys.readouterr().out
