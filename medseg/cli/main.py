@@ -40,6 +40,7 @@ COMMANDS = {
     "export": "models.export",
     "quantize": "models.quantize",
     "tune": "training.tune",
+    "serve": "prediction.serve",
 }
 """Each command with the module below `medseg.cli` that defines its parser and runs it."""
 

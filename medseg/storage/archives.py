@@ -38,6 +38,22 @@ _DAMAGED = (
 )
 
 
+class ArchiveError(DataError):
+    """An archive is damaged, or holds something that is not unpacked.
+
+    Args:
+        message: The whole message, with the names of the archive and the member.
+        reason: What is wrong, without any name; names of members often identify a patient.
+
+    Attributes:
+        reason: As given.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def extract(
     archive: str | Path, folder: str | Path, *, max_bytes: int = MAX_BYTES, max_members: int = MAX_MEMBERS
 ) -> Path:
@@ -72,8 +88,9 @@ def extract(
         temporary.rename(folder)
         sync_folder(folder.parent)
     except _DAMAGED as error:
-        raise DataError(
-            f"{archive}: damaged or not readable ({error}). Download the archive again."
+        raise ArchiveError(
+            f"{archive}: damaged or not readable ({error}). Download the archive again.",
+            "damaged or not readable",
         ) from None
     except OSError as error:
         if is_full(error):
@@ -98,9 +115,9 @@ class _Target:
     used: int = 0
     names: set[str] = field(default_factory=set)
 
-    def refuse(self, name: str, what: str) -> DataError:
-        return DataError(
-            f"{self.archive}: member {name!r}: {what}. Do not unpack archives of unknown origin."
+    def refuse(self, name: str, what: str) -> ArchiveError:
+        return ArchiveError(
+            f"{self.archive}: member {name!r}: {what}. Do not unpack archives of unknown origin.", what
         )
 
     def admit(self, name: str) -> Path:
@@ -144,7 +161,8 @@ def _unpack(archive: Path, target: _Target) -> None:
     else:
         _unpack_tar(archive, target)
     if not target.names:
-        raise DataError(f"{archive}: found no file in it, expected some. Download the archive again.")
+        found = "found no file in it, expected some"
+        raise ArchiveError(f"{archive}: {found}. Download the archive again.", found)
 
 
 def _unpack_zip(archive: Path, target: _Target) -> None:

@@ -1,4 +1,4 @@
-"""One writer per run folder: a lock file that names the process that holds it."""
+"""One writer per folder of a run or a service: a lock file that names the process that holds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "lock"
 
 
 class RunLock:
-    """Context manager in which only this process writes to a run folder.
+    """Context manager in which only this process writes to a folder.
 
     The file ``RUN/lock`` holds host and process ID. A lock is stale and is taken over if its process no longer runs on
     this host. A lock with the ID of this process is stale, too: an abandoned loop in a notebook, or an earlier start of
@@ -31,10 +31,12 @@ class RunLock:
 
     Args:
         run: Run folder, which must exist.
+        activity: What writes to the folder, for the message.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, activity: str = "training") -> None:
         self.path = run / NAME
+        self._activity = activity
         self._content = json.dumps({"host": platform.node(), "pid": os.getpid(), "id": uuid.uuid4().hex})
 
     def __enter__(self) -> Self:
@@ -109,7 +111,7 @@ class RunLock:
         if host == platform.node() and (pid == os.getpid() or not _is_alive(pid)):
             return
         raise ConfigError(
-            f"{self.path}: found a running training (process {pid} on {host}), expected none in this run folder. "
+            f"{self.path}: found a running {self._activity} (process {pid} on {host}), expected none in this folder. "
             "Wait for it or stop it; if it no longer runs, delete this file."
         )
 

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens pages of files without a network, driven through its debugging pipe."""
+"""A headless Chromium that opens pages of files and of this machine without a network, driven through its debugging pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLAGS = (
     "--disable-sync",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
 
@@ -81,9 +81,10 @@ class Browser:
         os.close(self._answers)
         self._profile.cleanup()
 
-    def open(self, path: Path, ready: str = "document.readyState === 'complete'") -> None:
-        """Open a file and wait until a JavaScript expression is true."""
-        self._command("Page.navigate", url=path.resolve().as_uri())
+    def open(self, path: Path | str, ready: str = "document.readyState === 'complete'") -> None:
+        """Open a file, or an address of this machine, and wait until a JavaScript expression is true."""
+        url = path if isinstance(path, str) else path.resolve().as_uri()
+        self._command("Page.navigate", url=url)
         self.wait_for(ready)
 
     def wait_for(self, expression: str) -> None:

@@ -1,0 +1,198 @@
+"""The queue: one thread that gives the jobs to the prediction process, in the order of their arrival."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from medseg.errors import MedsegError
+from medseg.serve.event_log import EventLog
+from medseg.serve.job import Failure, Job, JobState
+from medseg.serve.job_store import JobStore
+from medseg.serve.refusals import RequestRefused
+from medseg.serve.worker.messages import Failed, Finished, ModelInfo, Task
+from medseg.serve.worker.model_worker import Stopped
+
+_TICK = 0.5  # seconds between two looks for expired jobs
+_PATIENCE = 15.0  # seconds for the thread to end
+_UNPACKED = 10  # an archive may expand to this multiple of the largest upload
+
+
+class Worker(Protocol):
+    """What predicts: `ModelWorker`."""
+
+    models: tuple[ModelInfo, ...]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can predict."""
+
+    def start(self, stopped: Callable[[], bool]) -> None:
+        """Load the models."""
+
+    def predict(
+        self,
+        task: Task,
+        timeout: float,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int], None],
+    ) -> Finished | Failed:
+        """Predict a job."""
+
+    def stop(self) -> str:
+        """End the process."""
+
+
+class JobQueue:
+    """The thread that predicts jobs.
+
+    Args:
+        store: The jobs.
+        worker: The prediction process.
+        log: Receives the events.
+
+    Attributes:
+        progress: Windows that are done and their number, of the job that runs.
+    """
+
+    def __init__(self, store: JobStore, worker: Worker, log: EventLog) -> None:
+        self.progress: dict[str, tuple[int, int]] = {}
+        self._store, self._worker, self._log = store, worker, log
+        self._stop, self._wake, self._ready = threading.Event(), threading.Event(), threading.Event()
+        self._error: MedsegError | None = None
+        self._thread = threading.Thread(target=self._serve, name="medseg serve: queue", daemon=True)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether jobs are predicted."""
+        return self._thread.is_alive() and not self.is_stopping
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The loaded models."""
+        return self._worker.models
+
+    def start(self) -> None:
+        """Load the models and begin with the jobs that wait.
+
+        Raises:
+            ModelError: A model cannot be loaded.
+        """
+        self._thread.start()  # starts the process, too, which ends with the thread that started it
+        while not self._ready.wait(_TICK):  # not forever, so that Ctrl-C is noticed on every system
+            pass
+        if self._error is not None:
+            raise self._error
+
+    def wake(self) -> None:
+        """Let the thread look for a new job at once."""
+        self._wake.set()
+
+    def request_stop(self) -> None:
+        """Let the thread end soon; a job that runs will wait again."""
+        self._stop.set()
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let the thread and the process end, and wait for them."""
+        self.request_stop()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    def _serve(self) -> None:
+        try:
+            self._worker.start(self._stop.is_set)
+        except MedsegError as error:
+            self._error = error
+            return
+        except Stopped:
+            return
+        finally:
+            self._ready.set()
+        try:
+            while not self._stop.is_set():
+                self._wake.clear()
+                self._store.expire()
+                job = self._store.next()
+                if job is None:
+                    self._wake.wait(_TICK)
+                else:
+                    self._run_safely(job)
+        finally:
+            self._worker.stop()
+
+    def _run_safely(self, job: Job) -> None:
+        """Predict a job; what cannot be recorded, as on a full disk, must not end the thread."""
+        try:
+            self._run(job)
+        except Stopped:
+            self._take_back(job)
+        except RequestRefused:  # deleted before it began
+            pass
+        except MedsegError as error:
+            self._log("not-recorded", job=job.id, error=type(error).__name__)
+            self._stop.wait(_TICK)
+        finally:
+            self.progress.pop(job.id, None)
+
+    def _run(self, job: Job) -> None:
+        if not self._worker.is_running and not self._restart(job):
+            return
+        job = self._store.update(job.id, state=JobState.RUNNING, started=time.time(), starts=job.starts + 1)
+        self._log("started", job=job.id)
+        settings = self._store.settings
+        unpacked = min(self._store.free_space, _UNPACKED * settings.max_upload)
+        task = Task(self._store.folder_of(job.id), job.upload, job.model, job.suffix, unpacked)
+
+        def note(done: int, total: int) -> None:
+            self.progress[job.id] = done, total
+
+        answer = self._worker.predict(task, settings.timeout, lambda: self._is_unwanted(job.id), note)
+        if isinstance(answer, Finished):
+            self._finish(job, JobState.DONE, label_map_hash=answer.label_map_hash, notes=answer.notes)
+            return
+        if answer.place:
+            self._log("error", job=job.id, place=answer.place)
+        self._finish(job, JobState.FAILED, message=answer.message, failure=answer.failure)
+
+    def _finish(self, job: Job, state: JobState, **changes: object) -> None:
+        try:
+            self._store.finish(job.id, state, **changes)
+        except RequestRefused:  # deleted at this moment
+            self._store.remove_files(job.id)
+
+    def _restart(self, job: Job) -> bool:
+        """Start the process again; if that fails, so does the job."""
+        try:
+            self._worker.start(lambda: self._is_unwanted(job.id))
+        except MedsegError as error:
+            self._log("error", job=job.id, place=type(error).__name__)
+            message = "the models cannot be loaded. Ask the administrator of the service."
+            self._store.finish(job.id, JobState.FAILED, message=message, failure=Failure.INTERNAL)
+            return False
+        return True
+
+    def _is_unwanted(self, job_id: str) -> bool:
+        return self._stop.is_set() or not self._exists(job_id)
+
+    def _exists(self, job_id: str) -> bool:
+        try:
+            self._store.get(job_id)
+        except RequestRefused:
+            return False
+        return True
+
+    def _take_back(self, job: Job) -> None:
+        """Let a stopped job wait again, with the number of starts that it had; or remove what is left of a deleted one."""
+        if self._exists(job.id):
+            self._store.update(job.id, state=JobState.QUEUED, started=None, starts=job.starts)
+            self._log("requeued", job=job.id)
+        else:
+            self._store.remove_files(job.id)

@@ -1,0 +1,107 @@
+"""The page, used in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+
+import medseg
+from medseg.serve.web.app import create_app
+from medseg.serve.web.run_server import listen
+from tests.helpers.browser import Browser, needs_chromium
+from tests.helpers.dicom_series import save_series
+from tests.helpers.services import ALICE, Running, image_bytes
+
+GIVE = """(files => {
+  const transfer = new DataTransfer();
+  for (const [name, content] of files) {
+    transfer.items.add(new File([Uint8Array.from(atob(content), (one) => one.charCodeAt(0))], name));
+  }
+  const input = document.getElementById(INPUT);
+  input.files = transfer.files;
+  input.dispatchEvent(new Event("change"));
+})(FILES)"""
+
+
+@pytest.fixture
+def address(service: Running) -> Iterator[str]:
+    """Address of the service on a free port of this machine."""
+    with listen("127.0.0.1", 0) as socket:
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(service.service), log_config=None, access_log=False, lifespan="off")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+        thread.start()
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+
+def give(browser: Browser, element: str, files: dict[str, bytes]) -> None:
+    """Choose files on the page, as a user does."""
+    content = [(name, base64.b64encode(data).decode()) for name, data in files.items()]
+    browser.run(GIVE.replace("INPUT", json.dumps(element)).replace("FILES", json.dumps(content)))
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_study_is_sent_and_its_result_is_seen(address: str, service: Running, tmp_path: Path) -> None:
+    with Browser() as browser:
+        browser.open(f"{address}#token={ALICE}", "document.body.dataset.ready === 'true'")
+        assert browser.run("location.hash") == ""
+        assert browser.run("document.getElementById('labels').textContent") == "liver, spleen"
+        give(browser, "file", {"Doe_Jane.nii.gz": image_bytes(tmp_path)})
+        browser.wait_for("document.querySelector('#rows tr')?.dataset.state === 'done'")
+        browser.wait_for("document.querySelector('#result iframe')?.srcdoc.includes('button class')")
+        assert "Doe_Jane" not in browser.run("document.body.innerHTML")
+
+        data = np.random.default_rng(0).integers(-200, 300, (1, 12, 10, 8)).astype(np.int16)
+        volume = medseg.Volume(data, medseg.Grid.from_spacing((12, 10, 8), (1, 1, 2)))
+        series = save_series(tmp_path / "series", volume)
+        give(browser, "folder", {file.name: file.read_bytes() for file in series.iterdir()})
+        browser.wait_for("[...document.querySelectorAll('#rows tr')].length === 2")
+        browser.wait_for("document.querySelector('#rows tr').dataset.state === 'done'")
+
+        give(browser, "file", {"notes.txt": b"no image"})
+        browser.wait_for("document.getElementById('problem').textContent.includes('unknown suffix')")
+        jobs = service.client.get("/api/jobs").json()
+        browser.run(
+            "[...document.querySelectorAll('#rows button')].filter((one) => one.textContent === 'delete')[0].click()"
+        )
+        browser.wait_for("[...document.querySelectorAll('#rows tr')].length === 1")
+        assert service.client.get(f"/api/jobs/{jobs[0]['id']}").status_code == 404
+        assert all(url.startswith(address) for url in browser.requests)
+        assert not [text for text in browser.errors if "415" not in text]
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_viewer_works_in_the_frame_of_the_page(address: str, tmp_path: Path) -> None:
+    with Browser() as browser:
+        browser.open(address)
+        browser.run(f"document.getElementById('token').value = {ALICE!r}")
+        browser.run("document.querySelector('#login button').click()")
+        browser.wait_for("document.body.dataset.ready === 'true'")
+        give(browser, "file", {"ct.nii.gz": image_bytes(tmp_path)})
+        browser.wait_for("document.querySelector('#result iframe') !== null")
+        place = "document.querySelector('#result iframe').getBoundingClientRect()"
+        browser.wait_for(f"{place}.height > 100")
+        (tmp_path / "page.png").write_bytes(browser.screenshot())
+        assert not browser.errors
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_wrong_token_is_asked_for_again(address: str) -> None:
+    with Browser() as browser:
+        browser.open(f"{address}#token=wrong-token-0123456789")
+        browser.wait_for("!document.getElementById('problem').hidden")
+        assert browser.run("document.getElementById('work').hidden") is True
+        assert browser.run("document.getElementById('login').hidden") is False
