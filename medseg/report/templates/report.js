@@ -38,6 +38,8 @@
 
   document.querySelectorAll("button.open").forEach((button) => button.addEventListener("click", () => openViewer(button)));
   dialog.addEventListener("close", () => dialog.querySelector("iframe")?.remove());
+  // A page that shows the report of one case in a frame sets this, so that the viewer is open at once.
+  if (document.documentElement.dataset.open === "viewer") document.querySelector("button.open")?.click();
   if (!table) return;
   [...table.tHead.rows[0].cells].forEach((header, column) => {
     if (!header.dataset.sortable) return;

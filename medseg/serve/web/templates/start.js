@@ -146,7 +146,8 @@
     const frame = document.createElement("iframe");
     frame.title = "report with viewer";
     frame.setAttribute("sandbox", "allow-scripts");
-    frame.srcdoc = await (await ask(`api/jobs/${id}/report`)).text();
+    const report = await (await ask(`api/jobs/${id}/report`)).text();
+    frame.srcdoc = report.replace("<html", '<html data-open="viewer"'); // closed, it uncovers the report
     byId("result").replaceChildren(frame);
     byId("result").hidden = false;
     byId("result").dataset.job = id;

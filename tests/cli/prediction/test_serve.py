@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg.cli.main import main
+from medseg.cli.prediction.serve import _address
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "no such folder, expected a model folder"),
+        (["key=value"], "MODEL: found none"),
+        ([".", "--port", "70000"], "--port: found 70000"),
+        ([".", "--port", "-1"], "expected a whole number"),
+        ([".", "--max-upload", "2"], "--max-upload: found '2', a number without a unit"),
+        ([".", "--max-disk", "x"], "--max-disk: found 'x'"),
+        ([".", "--max-memory", "x"], "--max-memory: found 'x'"),
+        ([".", "--timeout", "60"], "--timeout: found '60'"),
+        ([".", "--keep", "0h"], "--keep: found '0h'"),
+        ([".", "--max-queue", "0"], "expected a whole number from 1"),
+        ([".", "--token-file", "nowhere"], "nowhere: no such file"),
+        ([".", "device=cpu"], "Give --device instead"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_loaded(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["serve", *words])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert (code, message in capsys.readouterr().err) == (1, True)
+
+
+def test_a_token_of_the_environment_that_is_too_short_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDSEG_TOKEN", "secret")
+    assert main(["serve", "."]) == 1
+    error = capsys.readouterr().err
+    assert "MEDSEG_TOKEN: token 1: found 6 characters" in error
+    assert "secret" not in error.replace("secrets.", "").replace("import secrets", "")
+
+
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", str(tmp_path)]) == 1
+    assert "pip install 'medseg[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "address"),
+    [
+        ("127.0.0.1", "", "http://127.0.0.1:8000/"),
+        ("::1", "abc", "http://[::1]:8000/#token=abc"),
+    ],
+)
+def test_the_address_holds_a_token_that_was_created(host: str, token: str, address: str) -> None:
+    assert _address(host, 8000, token) == address
