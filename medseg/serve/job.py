@@ -61,6 +61,7 @@ class Job(BaseModel):
         owner: Identifier of the token that created it, see `Tokens.owner`.
         model: Identifier of the model; empty until it is known.
         suffix: File format of the label map, one of `FORMATS`.
+        series: Number or UID of the DICOM series in an archive with several; empty if only one is a volume.
         upload: Name of the uploaded file in the job's folder; empty until it is known.
         state: How far it is.
         created: Time at which the upload began, in seconds since 1970.
@@ -81,6 +82,7 @@ class Job(BaseModel):
     owner: str
     model: str = ""
     suffix: str = FORMATS[0]
+    series: str = ""
     upload: str = ""
     state: JobState = JobState.UPLOADING
     created: float = Field(default_factory=time.time)

@@ -149,7 +149,7 @@ class JobQueue:
         self._log("started", job=job.id)
         settings = self._store.settings
         unpacked = min(self._store.free_space, _UNPACKED * settings.max_upload)
-        task = Task(self._store.folder_of(job.id), job.upload, job.model, job.suffix, unpacked)
+        task = Task(self._store.folder_of(job.id), job.upload, job.model, job.suffix, job.series, unpacked)
 
         def note(done: int, total: int) -> None:
             self.progress[job.id] = done, total

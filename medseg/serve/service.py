@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ from medseg.serve.job_store import JobStore
 from medseg.serve.refusals import RequestRefused
 from medseg.serve.settings import ServiceSettings
 from medseg.serve.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a client wants of its image.
+
+    Attributes:
+        model: Identifier of the model.
+        suffix: File format of the label map.
+        series: Number or UID of the DICOM series in an archive; empty if only one is a volume.
+        upload: Neutral name of the image in the job's folder.
+    """
+
+    model: str
+    suffix: str
+    series: str
+    upload: str
 
 
 class Service:
@@ -50,20 +68,21 @@ class Service:
         """Return the models as plain values."""
         return [asdict(model) for model in self.queue.models]
 
-    def check_request(self, model: str, suffix: str, file_name: str) -> tuple[str, str, str]:
+    def check_request(self, fields: Mapping[str, str], file_name: str) -> JobRequest:
         """Check what a client wants before its image is received.
 
         Args:
-            model: Identifier of the model; empty for the only one.
-            suffix: File format of the label map, with or without its first dot; empty for ``.nii.gz``.
+            fields: The fields ``model`` (not needed if there is one only), ``format`` (with or without its first dot; by default
+                ``.nii.gz``) and ``series``.
             file_name: Name of the image, whose suffix is its format.
 
         Returns:
-            The model, the suffix, and the neutral name under which the image is stored.
+            What is wanted.
 
         Raises:
             RequestRefused: There is no such model or format, or they do not fit.
         """
+        model, suffix = fields.get("model", ""), fields.get("format", "")
         known = [one.id for one in self.queue.models]
         if model not in known and (model or len(known) > 1):
             found = "no such model" if model else "none"
@@ -88,7 +107,7 @@ class Service:
                 f"format: found {suffix} for an image that is no DICOM series, expected .nii.gz, .nrrd or .seg.nrrd. A DICOM segmentation refers to the "
                 "images of its source: choose another format, or send the DICOM series.",
             )
-        return model or known[0], suffix, f"image{ending}"
+        return JobRequest(model or known[0], suffix, fields.get("series", "").strip(), f"image{ending}")
 
     def view(self, job: Job) -> dict[str, Any]:
         """Return what clients see of a job, as plain values."""
@@ -111,20 +130,18 @@ class Service:
             "label_map_hash": job.label_map_hash,
         }
 
-    def submit(self, job: Job, model: str, suffix: str, upload: str) -> Job:
+    def submit(self, job: Job, wanted: JobRequest) -> Job:
         """Let a job whose image is complete wait for its prediction.
 
         Args:
             job: The job.
-            model: Identifier of the model.
-            suffix: File format of the label map.
-            upload: Name of the image in the job's folder.
+            wanted: What the client wants.
 
         Returns:
             The waiting job.
         """
-        size = (self.store.folder_of(job.id) / upload).stat().st_size
-        job = self.store.update(job.id, state=JobState.QUEUED, model=model, suffix=suffix, upload=upload)
+        size = (self.store.folder_of(job.id) / wanted.upload).stat().st_size
+        job = self.store.update(job.id, state=JobState.QUEUED, **asdict(wanted))
         self.log("queued", job=job.id, bytes=size)
         self.queue.wake()
         return job

@@ -47,6 +47,10 @@ _FORM = {
                             "type": "string",
                             "description": "Identifier of the model; not needed if there is only one.",
                         },
+                        "series": {
+                            "type": "string",
+                            "description": "Number or UID of the DICOM series, if the archive holds several.",
+                        },
                         "format": {
                             "type": "string",
                             "default": "nii.gz",

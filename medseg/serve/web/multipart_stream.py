@@ -11,11 +11,11 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from medseg.serve.refusals import RequestRefused
 
 _LONGEST_FIELD = 1024  # bytes
-_FIELDS = ("model", "format", "file")
+_FIELDS = ("model", "format", "series", "file")
 
 
 class MultipartStream:
-    """The parser of a form with the field ``file`` and, optionally, ``model`` and ``format``, in any order.
+    """The parser of a form with the field ``file`` and, optionally, ``model``, ``format`` and ``series``, in any order.
 
     Args:
         content_type: The header ``Content-Type`` of the request.
@@ -24,7 +24,7 @@ class MultipartStream:
             refuses.
 
     Attributes:
-        fields: The fields ``model`` and ``format``.
+        fields: The other fields.
         file_name: Name of the file; None until it begins.
 
     Raises:

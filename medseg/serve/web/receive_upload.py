@@ -14,7 +14,7 @@ from medseg.errors import DiskFullError, MedsegError
 from medseg.runtime.memory import format_size
 from medseg.serve.job import Job
 from medseg.serve.refusals import RequestRefused, UploadEnded
-from medseg.serve.service import Service
+from medseg.serve.service import JobRequest, Service
 from medseg.serve.web.multipart_stream import MultipartStream
 from medseg.storage.atomic import is_full
 
@@ -45,8 +45,8 @@ async def receive_upload(service: Service, request: Request, owner: str) -> Job:
     job = await run_in_threadpool(service.store.create, owner)
     try:
         await run_in_threadpool(service.store.claim_space, job.id, length or 0)
-        model, suffix, name = await _receive(service, request, job, length)
-        return await run_in_threadpool(service.submit, job, model, suffix, name)
+        wanted = await _receive(service, request, job, length)
+        return await run_in_threadpool(service.submit, job, wanted)
     except UploadEnded as error:
         await run_in_threadpool(service.fail_upload, job, str(error))
         raise
@@ -55,18 +55,14 @@ async def receive_upload(service: Service, request: Request, owner: str) -> Job:
         raise
 
 
-async def _receive(service: Service, request: Request, job: Job, length: int | None) -> tuple[str, str, str]:
-    """Write the file of a form into the folder of its job and return model, suffix and the name of the file."""
+async def _receive(service: Service, request: Request, job: Job, length: int | None) -> JobRequest:
+    """Write the file of a form into the folder of its job and return what the form asks for."""
     folder = service.store.folder_of(job.id)
 
     def check(form: MultipartStream) -> None:
         if form.file_name is not None:  # else the model may follow
-            fields = form.fields
-            service.check_request(
-                fields.get("model") or _any_model(service),
-                fields.get("format", ""),
-                form.file_name,
-            )
+            fields = {**form.fields, "model": form.fields.get("model") or _any_model(service)}
+            service.check_request(fields, form.file_name)
 
     try:
         with (folder / _TEMPORARY).open("xb") as file:
@@ -83,11 +79,9 @@ async def _receive(service: Service, request: Request, job: Job, length: int | N
         )
     if form.file_name is None:
         raise RequestRefused(422, "file: found none in the form, expected one image. Add it.")
-    checked = service.check_request(
-        form.fields.get("model", ""), form.fields.get("format", ""), form.file_name
-    )
-    (folder / _TEMPORARY).rename(folder / checked[2])
-    return checked
+    wanted = service.check_request(form.fields, form.file_name)
+    (folder / _TEMPORARY).rename(folder / wanted.upload)
+    return wanted
 
 
 async def _read_body(

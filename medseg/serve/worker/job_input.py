@@ -48,30 +48,29 @@ def job_input(folder: Path, upload: str, max_bytes: int) -> Path:
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         extract(path, unpacked, max_bytes=max_bytes, max_members=MAX_MEMBERS)
+        series.mkdir()
+        _gather(unpacked, series)
     except ArchiveError as error:
         raise DataError(f"archive: {error.reason}. {_REMEDY}") from None
-    series.mkdir()
-    try:
-        _move(unpacked, series)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-    return _only_folder(series)
+    return series
 
 
-def _move(source: Path, target: Path) -> None:
-    """Move the files of a folder and of those in it, with numbers as names; hidden ones and directories of disks are left out."""
-    entries = [item for item in sorted(source.iterdir()) if not item.name.startswith((".", "__MACOSX"))]
-    entries = [item for item in entries if item.name.upper() != _DIRECTORY]
-    stems: dict[str, int] = {}
-    for number, entry in enumerate(entries):
-        if entry.is_dir():
-            (target / f"{number:05d}").mkdir()
-            _move(entry, target / f"{number:05d}")
-        else:
-            entry.rename(target / _neutral_name(entry, stems))
+def _gather(source: Path, target: Path) -> None:
+    """Move the files of a folder, and of all folders in it, into one folder under numbers.
+
+    Hidden files and directories of disks are left out. DICOM files say themselves which series they belong to.
+    """
+    stems: dict[tuple[Path, str], int] = {}
+    for file in sorted(source.rglob("*")):
+        words = file.relative_to(source).parts
+        hidden = any(word.startswith((".", "__MACOSX")) for word in words)
+        if file.is_file() and not hidden and file.name.upper() != _DIRECTORY:
+            file.rename(target / _neutral_name(file, stems))
 
 
-def _neutral_name(file: Path, stems: dict[str, int]) -> str:
+def _neutral_name(file: Path, stems: dict[tuple[Path, str], int]) -> str:
     """Return a name that keeps the suffix and the channel number; files with the same stem keep a common one."""
     suffix, stem = suffix_of(file), stem_of(file)
     if suffix in _DETACHED:
@@ -79,16 +78,6 @@ def _neutral_name(file: Path, stems: dict[str, int]) -> str:
             f"archive: found a header without its voxels ({suffix}), expected files that hold both. Send .mha or .nrrd."
         )
     match = CHANNEL_FILE.fullmatch(stem) if suffix else None
-    number = stems.setdefault(match["id"] if match else stem, len(stems))
+    number = stems.setdefault((file.parent, match["id"] if match else stem), len(stems))
     channel = f"_{match['channel']}" if match else ""
-    # Without an image suffix, names that differ in what follows the last dot would become the same.
     return f"{number:05d}{channel}{suffix}"
-
-
-def _only_folder(folder: Path) -> Path:
-    """Return the innermost folder, as long as a folder holds one folder and nothing else."""
-    while True:
-        entries = list(folder.iterdir())
-        if len(entries) != 1 or not entries[0].is_dir():
-            return folder
-        folder = entries[0]

@@ -51,6 +51,7 @@ class Task:
         upload: Name of the uploaded file in it.
         model: Identifier of the model.
         suffix: File format of the label map.
+        series: Number or UID of the DICOM series in an archive with several; empty if only one is a volume.
         max_unpacked: Largest size of an unpacked archive in bytes.
     """
 
@@ -58,6 +59,7 @@ class Task:
     upload: str
     model: str
     suffix: str
+    series: str
     max_unpacked: int
 
 

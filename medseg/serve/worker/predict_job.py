@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from medseg.data.datasets.cases import ReadingOptions
 from medseg.errors import DataError, DataWarning, MedsegError, ResourceError
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.loaded_models import LoadedModels
@@ -25,6 +26,7 @@ from medseg.serve.worker.job_input import job_input
 from medseg.serve.worker.messages import Advance, Answer, Failed, Finished, LabelInfo, ModelInfo, Task
 
 _BETWEEN = 0.25  # seconds between two messages about the progress
+_SERIES_OPTION = "--series (series in Python and configs)"
 _INTERNAL = "medseg met an unexpected error. Ask the administrator of the service, whose log names the place."
 
 
@@ -103,7 +105,7 @@ def predict_job(models: LoadedModels, task: Task, send: Callable[[Answer], None]
 
 
 def cleaned(message: str, folder: Path) -> str:
-    """Return a message without the path of the job.
+    """Return a message for clients: without the path of the job, and with the field of the form instead of an option.
 
     Args:
         message: The message.
@@ -117,7 +119,7 @@ def cleaned(message: str, folder: Path) -> str:
     """
     for path in (str(folder), str(folder.resolve())):
         message = message.replace(f"{path}/", "").replace(path, "upload")
-    return message
+    return message.replace(_SERIES_OPTION, "the field series")
 
 
 def place_of(error: BaseException) -> str:
@@ -129,7 +131,8 @@ def place_of(error: BaseException) -> str:
 
 def _predicted(models: LoadedModels, task: Task, send: Callable[[int, int, str], None]) -> Finished:
     image = job_input(task.folder, task.upload, task.max_unpacked)
-    cases = _only_case(named_cases(image, models.num_channels), task.upload)
+    reading = ReadingOptions(series=task.series or None)
+    cases = _only_case(named_cases(image, models.num_channels, reading), task.upload)
     output = task.folder / OUTPUT
     shutil.rmtree(output, ignore_errors=True)  # of an earlier start
     outputs = OutputFiles(output, task.suffix)

@@ -218,7 +218,7 @@ def test_the_schema_describes_all_requests(service: Running) -> None:
     paths = service.client.get("/openapi.json").json()["paths"]
     assert set(paths["/api/jobs"]) == {"get", "post"}
     form = paths["/api/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", "model", "format"}
+    assert set(form["properties"]) == {"file", "model", "format", "series"}
     page = service.client.get("/docs").text
     assert all(path in page for path in paths)
 

@@ -30,12 +30,12 @@ def test_a_single_dicom_file_becomes_a_series(tmp_path: Path) -> None:
     assert names(job_input(tmp_path, "image.dcm", 10)) == ["00000.dcm"]
 
 
-def test_members_get_neutral_names_and_folders_around_the_series_are_left(tmp_path: Path) -> None:
+def test_members_of_all_folders_get_neutral_names(tmp_path: Path) -> None:
     found = prepared(
         tmp_path,
         {
             "Doe^Jane/CT 1/IM.1": b"1",
-            "Doe^Jane/CT 1/IM.2": b"2",
+            "Doe^Jane/CT 2/IM.1": b"2",
             "Doe^Jane/DICOMDIR": b"d",
             "__MACOSX/Doe^Jane/._IM.1": b"m",
             ".DS_Store": b"s",

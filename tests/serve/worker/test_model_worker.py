@@ -21,7 +21,7 @@ def no() -> bool:
 @pytest.mark.slow
 def test_a_process_predicts_and_a_crash_fails_its_job(toy_model: Path, tmp_path: Path) -> None:
     image_bytes(tmp_path)
-    task = Task(tmp_path, "ct.nii.gz", "toy", ".nii.gz", 10**9)
+    task = Task(tmp_path, "ct.nii.gz", "toy", ".nii.gz", "", 10**9)
     seen: list[tuple[int, int]] = []
     worker = ModelWorker(ModelSettings((str(toy_model),), device="cpu"))
     worker.start(no)
@@ -43,7 +43,7 @@ def test_a_process_predicts_and_a_crash_fails_its_job(toy_model: Path, tmp_path:
 def test_a_prediction_that_takes_too_long_fails(tmp_path: Path) -> None:
     worker = ModelWorker(ModelSettings(()))
     worker._connection, other = multiprocessing.Pipe()
-    task = Task(tmp_path, "ct.nii.gz", "toy", ".nii.gz", 10**9)
+    task = Task(tmp_path, "ct.nii.gz", "toy", ".nii.gz", "", 10**9)
     late = worker.predict(task, 0.0, no, lambda *_: None)
     assert other.recv() == task
     other.close()

@@ -11,6 +11,7 @@ from medseg.serve.job import Failure
 from medseg.serve.worker import predict_job as module
 from medseg.serve.worker.messages import Failed, Finished, Task
 from medseg.serve.worker.predict_job import predict_job
+from tests.helpers.dicom_series import save_series
 from tests.helpers.services import image_bytes, save_toy_model
 from tests.helpers.zip_archives import zip_of
 
@@ -20,8 +21,10 @@ def models(toy_model: Path) -> LoadedModels:
     return LoadedModels.load(toy_model, device="cpu")
 
 
-def answer(models: LoadedModels, folder: Path, upload: str, suffix: str = ".nii.gz") -> Finished | Failed:
-    return predict_job(models, Task(folder, upload, "toy", suffix, 10**9), lambda _: None)
+def answer(
+    models: LoadedModels, folder: Path, upload: str, suffix: str = ".nii.gz", series: str = ""
+) -> Finished | Failed:
+    return predict_job(models, Task(folder, upload, "toy", suffix, series, 10**9), lambda _: None)
 
 
 def test_an_archive_with_several_images_is_refused(models: LoadedModels, tmp_path: Path) -> None:
@@ -86,3 +89,22 @@ def test_a_lack_of_memory_is_named(
     failed = answer(models, tmp_path, "image.nii")
     assert isinstance(failed, Failed)
     assert (failed.failure, "too little memory" in failed.message) == (Failure.RESOURCES, True)
+
+
+def test_one_of_several_series_in_an_archive_is_chosen_by_its_number(
+    models: LoadedModels, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(-200, 300, (1, 12, 10, 8)).astype(np.int16)
+    volume = medseg.Volume(data, medseg.Grid.from_spacing((12, 10, 8), (1, 1, 2)))
+    members = {
+        f"Doe/{name}/{file.name}": file.read_bytes()
+        for name in ("a", "b")
+        for file in save_series(tmp_path / name, volume).iterdir()
+    }
+    (tmp_path / "image.zip").write_bytes(zip_of(members))
+    failed = answer(models, tmp_path, "image.zip")
+    assert isinstance(failed, Failed)
+    assert "Choose one by its number or UID with the field series" in failed.message
+    assert "Doe" not in failed.message
+    assert str(tmp_path) not in failed.message
+    assert isinstance(answer(models, tmp_path, "image.zip", series="2"), Finished)

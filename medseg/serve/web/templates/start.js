@@ -176,6 +176,7 @@
     const form = new FormData();
     form.append("model", byId("model").value);
     form.append("format", byId("format").value);
+    if (byId("series").value) form.append("series", byId("series").value);
     form.append("file", file, file.name);
     byId("sending").hidden = false;
     byId("sending-text").textContent = "sending";
@@ -253,9 +254,8 @@
     const [parts, directory] = [[], []];
     let at = 0;
     for (const [index, file] of files.entries()) {
-      // Folders keep series apart, also without their names.
       const suffix = values.suffixes.find((one) => file.name.toLowerCase().endsWith(one)) ?? "";
-      const name = new TextEncoder().encode(`${folderNumber(file)}/${String(index).padStart(5, "0")}${suffix}`);
+      const name = new TextEncoder().encode(`${String(index).padStart(5, "0")}${suffix}`);
       const crc = crcOf(new Uint8Array(await file.arrayBuffer()));
       const shared = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, crc], [4, file.size], [4, file.size], [2, name.length], [2, 0]];
       const local = zipHeader(0x04034b50, shared);
@@ -269,17 +269,9 @@
     return [...parts, ...directory, end];
   }
 
-  const folders = [];
-  function folderNumber(file) {
-    const path = (file.folder ?? file.webkitRelativePath ?? "").split("/").slice(0, -1).join("/");
-    if (!folders.includes(path)) folders.push(path);
-    return folders.indexOf(path);
-  }
-
   async function filesOf(entry, found = []) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      file.folder = entry.fullPath;
       if (!file.name.startsWith(".") && file.name.toUpperCase() !== "DICOMDIR") found.push(file);
       return found;
     }
