@@ -16,6 +16,7 @@ from medseg.models.unet.config import UNetOptions
 from medseg.planning.commented_yaml import Explained, ExplainedValues
 from medseg.planning.nnunet.configurations import normalization_schemes
 from medseg.planning.propose import Proposal
+from medseg.planning.training_length import AIMED_STEPS
 from medseg.runtime.formatting import format_duration, percent, pluralise
 from medseg.train.settings import seconds_of
 from medseg.train.timing.nominal_processor import described, step_seconds
@@ -230,6 +231,8 @@ def _patch(p: Proposal, other: OtherModel | None) -> ExplainedValues:
         f"covers {percent(p.covered)} of the median {what} ({median} voxels at this spacing); multiples of "
         f"{' x '.join(map(str, divisor))}"
     )
+    if p.limited_by_time:
+        why += f"; no larger, so that about {AIMED_STEPS:,} steps fit into the time"
     tree: dict[str, Explained | ExplainedValues] = {"size": Explained(size, why)}
     if p.dims == 2:
         tree["slice_axis"] = Explained(p.slice_axis, "the coarsest axis")

@@ -58,6 +58,7 @@ class Proposal:
         budget: The memory budget.
         length: The length of the training.
         forward_flops: Floating-point operations of the forward pass of one patch.
+        limited_by_time: Whether the patch was shrunk so that enough steps fit into the time.
         low_resolution: Whether a low-resolution network would see more of a volume.
     """
 
@@ -83,6 +84,7 @@ class Proposal:
     budget: MemoryBudget
     length: TrainingLength
     forward_flops: int
+    limited_by_time: bool
     low_resolution: bool
 
     @property
@@ -117,12 +119,13 @@ def propose(
     """
     length = length or TrainingLength(budget.on_gpu)
     cost = NetworkCost(preset, length, len(fingerprint.channel_names), fingerprint.num_outputs)
-    chosen, planned, reason = _chosen(fingerprint, cost, budget.gib, kind)
+    choice = _choice(fingerprint, cost, budget.gib, kind)
+    chosen, planned = choice.kind, choice.planned
     size = _adapted(_sized(planned, chosen, fingerprint.dataset), fingerprint, preset)
     topology = size.topology
     return Proposal(
         kind=chosen,
-        kind_reason=reason,
+        kind_reason=choice.reason,
         spacing=_spacing(planned, size, fingerprint),
         slice_axis=_AXES_XYZ[planned.order[0]],
         patch=_in_xyz(size.patch, planned),
@@ -143,14 +146,22 @@ def propose(
         budget=budget,
         length=length,
         forward_flops=cost.forward_flops(topology),
+        limited_by_time=choice.limited_by_time,
         low_resolution=planned.config_3d_lowres is not None,
     )
 
 
-def _chosen(
-    fingerprint: Fingerprint, cost: NetworkCost, gib: float, kind: Kind | None
-) -> tuple[Kind, Configurations, str]:
-    """Return the kind of network, the configurations within the memory and the time, and the reason for the kind."""
+@dataclass(frozen=True)
+class _Choice:
+    """The kind of network, the configurations within memory and time, and what led to them."""
+
+    kind: Kind
+    planned: Configurations
+    limited_by_time: bool
+    reason: str = ""
+
+
+def _choice(fingerprint: Fingerprint, cost: NetworkCost, gib: float, kind: Kind | None) -> _Choice:
     measures = measures_of(fingerprint)
 
     def fitted(kind: Kind, memory: float) -> float:
@@ -160,23 +171,23 @@ def _chosen(
 
         return fitting_gib(size_within, memory, cost)
 
-    def within(kind: Kind) -> Configurations:
+    def chosen(kind: Kind, reason: str = "") -> _Choice:
         # A low resolution is planned where the patch at full resolution, which has to fit the time, too, sees too little.
-        memory = fitted("3d", gib) if kind == "lowres" else gib
-        return plan_configurations(measures, cost.preset, fitted(kind, memory))
+        memory = fitted(kind, fitted("3d", gib) if kind == "lowres" else gib)
+        return _Choice(kind, plan_configurations(measures, cost.preset, memory), memory < gib, reason)
 
     if kind is not None:
-        return kind, within(kind), ""
+        return chosen(kind)
     full = plan_configurations(measures, cost.preset, gib).config_3d_fullres
     if full is None:
-        return "2d", within("2d"), ""
+        return chosen("2d")
     short = cost.length.step_gflop is not None
     if short and (reason := reason_for_2d(full.spacing, full.median_shape)):
-        return "2d", within("2d"), reason
-    planned = within("3d")
-    if short and (reason := reason_for_low_resolution(fingerprint, planned)):
-        return "lowres", within("lowres"), reason
-    return "3d", planned, ""
+        return chosen("2d", reason)
+    volumes = chosen("3d")
+    if short and (reason := reason_for_low_resolution(fingerprint, volumes.planned)):
+        return chosen("lowres", reason)
+    return volumes
 
 
 def _adapted(size: NetworkSize, fingerprint: Fingerprint, preset: Preset) -> NetworkSize:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from medseg.models.catalog import MODELS
 from medseg.planning.plan_dataset import plan
 from medseg.planning.plan_options import PlanOptions
 from medseg.planning.training_length import LONG_STEPS, SHORT_BUDGET
+from medseg.runtime.memory import GIB
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +176,20 @@ def test_text_of_a_plan_says_what_fits_into_its_time(phantoms, cache):
     assert "steps fit into train.max_time=40m" in lines[4]
     assert "on 2 cores of 40 GFLOP/s" in made.text.replace("\n# ", " ")
     assert len(str(plan(phantoms, PlanOptions(device="cuda"), cache=cache)).splitlines()) == 4
+
+
+def test_plans_of_a_busy_and_an_idle_machine_are_the_same_file(phantoms, cache, tmp_path, monkeypatch):
+    written = []
+    for free, cores, load in ((4, 1, 12.0), (20, 64, 0.1)):
+        memory = SimpleNamespace(total=2 * free * GIB, available=free * GIB)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load,) * 3)
+        path = tmp_path / f"{free}" / "plan.yaml"
+        plan(phantoms, cache=cache).save(path)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
 
 
 def test_a_requested_time_sizes_the_network_and_ends_the_training(phantoms, cache):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import pytest
 
 from medseg.models.catalog import parse_options
 from medseg.planning import memory_budget
-from medseg.planning.explained_experiment import planned_time
+from medseg.planning.explained_experiment import DatasetSource, explained_experiment, planned_time
 from medseg.planning.memory_budget import MemoryBudget, choose_budget
 from medseg.planning.nnunet.presets import PRESETS, PresetName
 from medseg.planning.nnunet.small_datasets import deep_supervision
@@ -85,6 +86,7 @@ def test_enough_steps_fit_into_the_planned_time(name, make_fingerprint):
     shorter = on_processor(make_fingerprint(shape, spacing), time="10m")
     assert step_gflop(shorter) <= 600 * CORES * GFLOPS_PER_CORE / AIMED_STEPS
     assert prod(shorter.patch) < prod(found.patch)
+    assert shorter.limited_by_time
 
 
 def test_a_time_that_is_too_short_is_answered_with_the_time_that_is_needed(make_fingerprint):
@@ -95,13 +97,22 @@ def test_a_time_that_is_too_short_is_answered_with_the_time_that_is_needed(make_
     assert f"too few to learn much: {LEAST_STEPS} take about" in said
 
 
+def test_a_plan_says_that_time_limits_its_patch(make_fingerprint):
+    for shape, limited in (((200, 200, 200), True), ((30, 30, 30), False)):
+        fingerprint = make_fingerprint(shape)
+        tree = explained_experiment(
+            fingerprint, on_processor(fingerprint), DatasetSource(Path("data"), "auto"), None
+        )
+        assert ("no larger, so that about 1,000 steps fit" in tree["patch"]["size"].reason) == limited
+
+
 def test_small_volumes_are_planned_by_nnunets_rules_alone(make_fingerprint):
     fingerprint = make_fingerprint((35, 50, 35))
     found, ruled = (
         on_processor(fingerprint),
         propose(fingerprint, UNET, MemoryBudget(8, "a test", on_gpu=True)),
     )
-    assert (found.kind, found.kind_reason) == ("3d", "")
+    assert (found.kind, found.kind_reason, found.limited_by_time) == ("3d", "", False)
     assert (found.patch, found.strides, found.spacing) == (ruled.patch, ruled.strides, ruled.spacing)
     assert found.trained_channels == tuple(width // 2 for width in ruled.channels)
     assert ruled.trained_channels == ruled.channels
