@@ -23,87 +23,35 @@ LONGEST_ID = 128
 _LONGEST_ID_BYTES = 200  # of the 255 that file systems allow; results add their own prefixes and suffixes
 _JOINERS = "\u200c\u200d"  # needed by the scripts of Persian and of India
 
-# What follows the number of a person in the name of a case. Surely not a person: a visit, a time, a sequence, a side, a letter.
+# What follows the number of a person in the name of a case: a visit, a time, a sequence, a side, or a letter.
 _VISIT_WORDS = (
     r"frame|fr|slice|sl|visit|vis|ses|session|scan|time|timepoint|tp|day|week|month|year|run|rep|repeat|exam|study|phase|part|"
     r"baseline|base|bl|follow[_-]?up|follow|fu|pre|post|acq|echo|view|patch|tile|crop|roi"
 )
-_SURE = (
+_VISIT = (
     rf"(?:{_VISIT_WORDS})[_\-. ]?\d*|[vtmdwy]\d{{1,4}}|left|right|lh|rh|ed|es|sys|dia|systole|diastole|insp|exp|sa|la|"
     r"t1w?|t2w?|t1c|t1ce|t1gd|t1n|t2f|flair|dwi|adc|pd|swi|space|dixon|ct|mri?\d*|pet|cbct|ax|axial|cor|coronal|sag|sagittal|"
     r"art|arterial|ven|venous|portal|delayed|native|[a-z]"
 )
-# Perhaps the number of a person within a study.
-_PERHAPS = r"[sfrlpn]?\d{1,3}"
+# A visit, or the number of a person within a study.
+_NUMBER = r"[sfrlpn]?\d{1,3}"
 _CASE_OF_PERSON = re.compile(
     rf"(?P<person>(?:.*?[^0-9a-z])??[0-9a-z]*\d)"
-    rf"(?:[_\-. ](?P<sure>(?:{_SURE})(?:[_\-. ](?:{_SURE}))*(?:[_\-. ]{_PERHAPS})?)|[_\-. ](?P<perhaps>{_PERHAPS})|(?P<side>[a-hlr]))",
+    rf"(?:[_\-. ](?P<visit>(?:{_VISIT})(?:[_\-. ](?:{_VISIT}))*(?:[_\-. ]{_NUMBER})?)|[_\-. ](?P<number>{_NUMBER})|(?P<side>[a-hlr]))",
     re.IGNORECASE,
 )
 _LAST_NUMBER = re.compile(r"(?P<word>[a-z]*)[_\-. ]?(?P<number>\d+)", re.IGNORECASE)
-_PERSON_WORDS = [
-    "p",
-    "pt",
-    "pat",
-    "patient",
-    "sub",
-    "subj",
-    "subject",
-    "person",
-    "id",
-    "case",
-    "mouse",
-    "rat",
-    "animal",
-    "donor",
-    "volunteer",
-]
-_GROUP_WORDS = [
-    "site",
-    "center",
-    "centre",
-    "hosp",
-    "hospital",
-    "clinic",
-    "scanner",
-    "vendor",
-    "study",
-    "dataset",
-    "data",
-    "ds",
-    "batch",
-    "set",
-    "group",
-    "cohort",
-    "fold",
-    "task",
-    "part",
-    "phase",
-    "train",
-    "training",
-    "tr",
-    "test",
-    "testing",
-    "ts",
-    "val",
-    "validation",
-    "visit",
-    "ses",
-    "session",
-    "day",
-    "week",
-    "month",
-    "year",
-    "run",
-    "rep",
-    "timepoint",
-    "tp",
-]
+_PERSON = re.compile(
+    r"p|pt|pat|patient|sub|subj|subject|person|id|case|mouse|rat|animal|donor|volunteer", re.IGNORECASE
+)
+_GROUP = re.compile(
+    r"site|cent(?:er|re)|hosp(?:ital)?|clinic|scanner|vendor|study|dataset|ds|batch|set|group|cohort|fold|task|part|phase|"
+    r"visit|ses(?:sion)?|day|week|month|year|run|rep|timepoint|tp",
+    re.IGNORECASE,
+)
 _DATE = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d[_\-.](?:0[1-9]|1[0-2])[_\-.][0-3]\d")
 _YEAR = re.compile(r"(?:19|20)\d\d")
-_LONG_NUMBER = (
-    5  # digits of a person's number after which three digits count the visits, as in BraTS-GLI-00008-001
-)
+_LONG_NUMBER = 5  # digits of a person's number, after which three digits count visits: BraTS-GLI-00008-001
 _MOST_PER_PERSON = 0.5  # of all cases: a larger group of plain numbers is a data set, not a person
 
 
@@ -219,7 +167,7 @@ def persons_by_name(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         match = _CASE_OF_PERSON.fullmatch(name)
         if match and _names_a_person(name, match):
             groups[match["person"]].append(name)
-            if match["perhaps"]:
+            if match["number"]:
                 unsure.add(match["person"])
     several = {person: tuple(cases) for person, cases in groups.items() if len(cases) > 1}
     most = max(2, _MOST_PER_PERSON * len(names))
@@ -250,10 +198,10 @@ def _names_a_person(name: str, match: re.Match[str]) -> bool:
     if _DATE.fullmatch(name):
         return False
     last = list(_LAST_NUMBER.finditer(match["person"]))[-1]
-    word, number, visit = last["word"].lower(), last["number"], match["perhaps"]
-    if word in _GROUP_WORDS:
-        return False
-    if visit is None or word in _PERSON_WORDS:
+    word, number, visit = last["word"], last["number"], match["number"]
+    if _GROUP.fullmatch(word):  # site1_a may be a person; study_1_frame01 is a frame
+        return len(match["visit"] or "") > 1
+    if visit is None or _PERSON.fullmatch(word):
         return True
     digits = len(visit.lstrip("sfrlpnSFRLPN"))
     if _YEAR.fullmatch(number):

@@ -32,6 +32,9 @@ from medseg.data.datasets.names import persons_by_name
         (["p1.a", "p1.b", "p2.a", "p3.a"], "p1"),
         (["patient1_001", "patient1_002", "patient2_001", "patient3_001"], "patient1"),
         (["12_1", "12_2", "13_1", "14_1"], "12"),
+        (["train_001_frame01", "train_001_frame12", "train_002_frame01", "val_001_frame01"], "train_001"),
+        (["study_1_pre", "study_1_post", "study_2_pre", "study_3_pre"], "study_1"),
+        (["data_03_L", "data_03_R", "data_04_L", "data_05_L"], "data_03"),
         (["study1_p01_a", "study1_p01_b", "study1_p02_a", "study2_p01_a"], "study1_p01"),
     ],
 )
