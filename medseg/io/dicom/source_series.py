@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
+from medseg.io.dicom.dicom_header import read_header
+from medseg.io.dicom.multi_frame import frames_of
 from medseg.io.dicom.pydicom_files import read_dataset, without_content
 from medseg.volumes.volume import Volume
 
@@ -70,14 +72,10 @@ class SourceSeries:
         Raises:
             DataError: A file is missing or damaged, or the series was stripped of its UIDs.
         """
-        several = next(
-            (file for file, frame in zip(self.files, self.frames, strict=False) if frame is not None), None
-        )
-        if several is not None:
-            raise DataError(
-                f"{several}: found a multi-frame file, expected one file per slice as the source of a DICOM segmentation. Write .nii.gz or .seg.nrrd instead."
-            )
-        headers = [read_dataset(file, pixels=False, only=_TAKEN_OVER) for file in self.files]
+        if self.is_multi_frame:
+            headers = self._frame_headers()
+        else:
+            headers = [read_dataset(file, pixels=False, only=_TAKEN_OVER) for file in self.files]
         folder = self.files[0].parent
         with without_content(folder, "Export the series again"):
             missing = [name for name in _UIDS if not all(header.get(name) for header in headers)]
@@ -89,11 +87,38 @@ class SourceSeries:
                 f"{folder}: {', '.join(missing)}: found none, expected the UIDs of the source series, to which a DICOM segmentation refers. The "
                 "series was stripped of them; use the original series, or write .nii.gz instead."
             )
-        if len(uids) < len(headers):
+        if len(uids) < len(headers) and not self.is_multi_frame:
             raise DataError(
                 f"{folder}: SOPInstanceUID: found {len(uids)} different ones in {len(headers)} slices, expected one per slice. Use the original "
                 "series, or write .nii.gz instead."
             )
+        return headers
+
+    @property
+    def is_multi_frame(self) -> bool:
+        """Whether the slices are frames of multi-frame files."""
+        return any(frame is not None for frame in self.frames)
+
+    def _frame_headers(self) -> list[Any]:
+        """Return a header for each frame, with the geometry of the frame and its number as ReferencedFrameNumber."""
+        from pydicom.dataset import Dataset
+
+        file, *others = dict.fromkeys(self.files)
+        if others:
+            raise DataError(
+                f"{file.parent}: found {len(others) + 1} multi-frame files, expected one as the source of a DICOM segmentation. Write .nii.gz or .seg.nrrd instead."
+            )
+        whole = read_dataset(file, pixels=False, only=_TAKEN_OVER)
+        slices = frames_of(read_header(file))
+        headers = []
+        for frame in self.frames:
+            one, header = slices[frame or 0], Dataset()
+            header.update(whole)
+            header.ImageOrientationPatient = [f"{value:.12g}" for value in one.orientation.ravel()]
+            header.ImagePositionPatient = [f"{value:.12g}" for value in one.position]
+            header.PixelSpacing = list(one.spacing)
+            header.ReferencedFrameNumber = one.frame + 1 if one.frame is not None else None
+            headers.append(header)
         return headers
 
     def __repr__(self) -> str:

@@ -125,6 +125,8 @@ def _image(header: Any) -> Any:
 
     image = Dataset()
     image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    if header.get("ReferencedFrameNumber") is not None:
+        image.ReferencedFrameNumber = header.ReferencedFrameNumber
     return image
 
 

@@ -68,8 +68,8 @@ def write_seg(
     with without_content(path, "Write .nii.gz instead, and report the error"):
         _state_distances(headers, label_map.grid)
         dataset = Segmentation(
-            source_images=headers,
-            pixel_array=frames,
+            source_images=[_multi_frame_source(headers)] if source.is_multi_frame else headers,
+            pixel_array=frames[_frame_order(headers, path)] if source.is_multi_frame else frames,
             segmentation_type="LABELMAP" if labelmap else "BINARY",
             segment_descriptions=[_description(label, numbers[label.value], algorithm) for label in present],
             series_instance_uid=generate_uid(),
@@ -88,6 +88,39 @@ def write_seg(
             specific_character_set="ISO_IR 192",
         )
     write_dataset(dataset, path)
+
+
+def _frame_order(headers: Sequence[Any], path: Path) -> list[int]:
+    """Return the index of the slice of each frame of a multi-frame source."""
+    numbers = [int(header.ReferencedFrameNumber) for header in headers]
+    if sorted(numbers) != list(range(1, len(numbers) + 1)):
+        raise DataError(
+            f"{path}: found a multi-frame source with frames that repeat others, expected each slice once. Write .nii.gz instead."
+        )
+    return np.argsort(numbers).tolist()
+
+
+def _multi_frame_source(headers: Sequence[Any]) -> Any:
+    """Return a multi-frame dataset of frame headers, in the order of the frames, with functional groups for their geometry."""
+    from pydicom.dataset import Dataset
+
+    ordered = sorted(headers, key=lambda header: int(header.ReferencedFrameNumber))
+    whole, shared, measures, orientation = Dataset(), Dataset(), Dataset(), Dataset()
+    whole.update(ordered[0])
+    del whole.ReferencedFrameNumber
+    whole.NumberOfFrames = len(ordered)
+    measures.PixelSpacing, measures.SliceThickness = whole.PixelSpacing, whole.SliceThickness
+    measures.SpacingBetweenSlices = whole.SpacingBetweenSlices
+    orientation.ImageOrientationPatient = whole.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = []
+    for header in ordered:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = header.ImagePositionPatient
+        group.PlanePositionSequence = [position]
+        whole.PerFrameFunctionalGroupsSequence.append(group)
+    return whole
 
 
 def _state_distances(headers: Sequence[Any], grid: Grid) -> None:
