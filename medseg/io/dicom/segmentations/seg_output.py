@@ -97,7 +97,7 @@ def _frame_order(headers: Sequence[Any], path: Path) -> list[int]:
         raise DataError(
             f"{path}: found a multi-frame source with frames that repeat others, expected each slice once. Write .nii.gz instead."
         )
-    return np.argsort(numbers).tolist()
+    return sorted(range(len(numbers)), key=numbers.__getitem__)
 
 
 def _multi_frame_source(headers: Sequence[Any]) -> Any:
