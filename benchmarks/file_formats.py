@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, generate_uid
 
 import medseg
+from medseg.io import read_grid
 
 SLICES = 600
 GEOMETRY = ("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept")
@@ -96,14 +98,19 @@ def nifti_rows(volume: medseg.Volume, folder: Path) -> list[tuple[str, ...]]:
     plain = nib.Nifti1Image(volume.data[0], volume.grid.affine).to_bytes()
     for level in (1, 6):
         path = folder / f"level_{level}.nii.gz"
-        written, packed = timed(lambda level=level: gzip.compress(plain, level))
+        written, packed = timed(partial(gzip.compress, plain, level))
         path.write_bytes(packed)
-        read, unpacked = timed(lambda path=path: gzip.decompress(path.read_bytes()))
+        read, unpacked = timed(partial(unpacked_bytes, path))
         stored = nib.Nifti1Image.from_stream(io.BytesIO(unpacked))
         require_same(np.asarray(stored.dataobj)[None], volume)
         rows.append(row(f"`.nii.gz`, gzip of Python, level {level}", path, written, read))
         path.unlink()
     return rows
+
+
+def unpacked_bytes(path: Path) -> bytes:
+    """Return the decompressed content of a file."""
+    return gzip.decompress(path.read_bytes())
 
 
 def dicom_rows(volume: medseg.Volume, slices: list[Dataset], folder: Path) -> list[tuple[str, ...]]:
@@ -116,7 +123,7 @@ def dicom_rows(volume: medseg.Volume, slices: list[Dataset], folder: Path) -> li
     read, found = timed(lambda: medseg.read(single))
     require_same(found.data, volume)
     rows.append(row(f"DICOM, {SLICES} files", single, None, read))
-    grid, _ = timed(lambda: medseg.io.read_grid(single))
+    grid, _ = timed(lambda: read_grid(single))
     rows.append(row(f"DICOM, {SLICES} files, the grid only", single, None, grid))
     whole = enhanced(slices)
     path = folder / "enhanced.dcm"
