@@ -133,14 +133,14 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
         Text; a dash for an unknown number.
 
     Examples:
-        >>> number(0.12345), number(-2.0, 1, True), number(float("inf")), number(None)
-        ('0.123', '−2.0', '∞', '–')
+        >>> number(0.12345), number(-2.0, 1, True), number(-0.001, 2), number(float("inf")), number(None)
+        ('0.123', '−2.0', '0.00', '∞', '–')
     """
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")  # no negative zero
 
 
 def p_value(value: float) -> str:
