@@ -24,10 +24,10 @@ from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import single_line
 
 FINE_TUNING_STEPS, FINE_TUNING_BUDGET = 25_000, "10m"
-LOWER_RATE = 0.3
-"""Factor of the learning rate of a new training."""
+LOWER_RATE, SHORT_RATE = 0.3, 2.0
+"""Factors of the learning rate of a new training: the usual one, and that of the outputs in a short training of a U-Net."""
 
-_WARMUP_STEPS = 100
+_WARMUP, _LEAST_WARMUP, _MOST_WARMUP = 0.1, 20, 1000  # share of the steps, and steps
 _LAYERWISE = 0.9
 _NO_OPTIONS = ("name", "weights", "download")  # of the network of the source
 _ALWAYS = "RAS"  # the axes that the planner knows the directions of
@@ -193,7 +193,7 @@ def with_start(
     changed["patch"] = _patch(p, start)
     if slices := _different(start.saved.slices.to_plain(), type(start.saved.slices)().to_plain()):
         changed["slices"] = {key: Explained(value, "of the source") for key, value in slices.items()}
-    changed["train"] = _train(_section(tree, "train"), start, requested=requested)
+    changed["train"] = _train(_section(tree, "train"), p.length, start, requested=requested)
     if start.keep_old_labels:
         changed["data"] = {**_section(tree, "data"), **_old_labels(f, start, dataset)}
     if start.saved.preprocessing.orientation != _ALWAYS:
@@ -266,7 +266,11 @@ def _patch(p: Proposal, start: Start) -> ExplainedValues:
 
 
 def _train(
-    planned: Mapping[str, Explained | ExplainedValues], start: Start, *, requested: bool
+    planned: Mapping[str, Explained | ExplainedValues],
+    length: TrainingLength,
+    start: Start,
+    *,
+    requested: bool,
 ) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = dict(planned)
     lengths = {"steps": "a tenth of a new training", "max_time": "a quarter of a new training on a processor"}
@@ -278,14 +282,22 @@ def _train(
         tree["batch_size"] = Explained(start.batch_size, "as the source was trained")
     optimizer = planned["optimizer"]
     assert isinstance(optimizer, Explained)
-    values = {**optimizer.value, "lr": float(f"{optimizer.value['lr'] * LOWER_RATE:.3g}")}
-    values["warmup_steps"] = max(_WARMUP_STEPS, values.get("warmup_steps", 0))
-    why = (
-        f"{LOWER_RATE:g} times the rate of a new training, after a warm-up, so that the weights are not lost"
-    )
+    short = _is_unet(start) and not length.is_long
+    factor = SHORT_RATE if short else LOWER_RATE
+    warmup = round(_WARMUP * (length.total_steps or 0))
+    values = {**optimizer.value, "lr": float(f"{optimizer.value['lr'] * factor:.3g}")}
+    values["warmup_steps"] = min(max(_LEAST_WARMUP, warmup), _MOST_WARMUP)
+    if short:
+        why = (
+            f"{factor:g} times the rate of a new training, so that new outputs are learned in few steps, and less towards the "
+            "first layers, which fit most data; after a warm-up"
+        )
+    else:
+        why = (
+            f"{factor:g} times the rate of a new training, after a warm-up, so that the weights are not lost"
+        )
     if _is_unet(start):
         values["layerwise_lr_decay"] = _LAYERWISE
-        why += "; less towards the first layers, which fit most data"
         tree["freeze"] = Explained([], "[encoder] leaves the encoder unchanged, for very few cases")
     tree["optimizer"] = Explained(values, why)
     if start.keep_old_labels:

@@ -81,7 +81,7 @@ def test_the_plan_takes_what_belongs_to_the_weights(dataset, cache, tmp_path):
     train = experiment.train
     assert (train.steps, train.batch_size, train.freeze, train.keep_old_labels) == (25_000, 3, (), False)
     assert train.optimizer.lr == pytest.approx(0.003)
-    assert (train.optimizer.warmup_steps, train.optimizer.layerwise_lr_decay) == (100, 0.9)
+    assert (train.optimizer.warmup_steps, train.optimizer.layerwise_lr_decay) == (1000, 0.9)
     for line in (
         "Starts from the weights of organs (model).",
         "Labels that it knows: liver, spleen.",
@@ -92,7 +92,8 @@ def test_the_plan_takes_what_belongs_to_the_weights(dataset, cache, tmp_path):
     assert experiment.data.labels is None
     short = plan(dataset, PlanOptions(start=source, steps=7, device="cpu"), cache=cache)
     assert short.experiment.train.steps == 7
-    assert short.experiment.train.optimizer.lr == pytest.approx(0.0003)
+    assert short.experiment.train.optimizer.lr == pytest.approx(0.002)
+    assert short.experiment.train.optimizer.warmup_steps == 20
 
 
 def build_options():
