@@ -206,7 +206,7 @@ def test_skip_existing_checks_both_files(trained, tmp_path, image_folder, capsys
 
 
 @pytest.mark.parametrize(
-    "flag", [["--estimate"], ["--probabilities"], ["--uncertainty"], ["--max-memory", "4GB"]]
+    "flag", [["--estimate"], ["--probabilities"], ["--uncertainty"], ["--layers"], ["--max-memory", "4GB"]]
 )
 def test_options_of_sliding_windows_are_refused(flag, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "a.png", "-o", str(tmp_path), "--instances", *flag]) == 1

@@ -10,6 +10,9 @@ from typing import Any
 
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
+COPIES = ("--split-labels", "--layers", "--label-table")
+"""Options that write copies of label maps in other forms."""
+
 
 def given_options(options: argparse.Namespace) -> frozenset[str]:
     """Return the options that were given, as they are typed: ``{"--suffix", "--held-out"}``."""
@@ -72,7 +75,7 @@ def check_options(given: Collection[str], images: bool) -> None:
         reason = "instances are found in whole slices by one model. Remove one of the options"
         others = (
             *("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with"),
-            *("--probabilities", "--uncertainty"),
+            *("--probabilities", "--uncertainty", *COPIES),
         )
         _refuse("--instances", given, others, reason)
 
@@ -94,6 +97,8 @@ def check_out_of_fold(run: Path, given: Collection[str], settings: Mapping[str, 
             "--ensemble-with",
             "--probabilities",
             "--uncertainty",
+            *COPIES,
+            *("--series", "--uneven"),
             "--orientation-from",
             "--files-root",
         ),
