@@ -137,8 +137,8 @@ class JobQueue:
         except RequestRefused:  # deleted before it began
             pass
         except MedsegError as error:
-            self._log("not-recorded", job=job.id, error=type(error).__name__)
-            self._stop.wait(_TICK)
+            self._log("error", job=job.id, place=type(error).__name__)
+            self._store.give_up(job.id)
         finally:
             self.progress.pop(job.id, None)
 

@@ -194,6 +194,27 @@ class JobStore:
         self._log(job.state.value, job=job.id, seconds=seconds, **reason)
         return job
 
+    def give_up(self, job_id: str) -> None:
+        """Mark a job as failed because its state could not be recorded, for example on a full disk.
+
+        Its files are removed first, which may make room for the record. If it still cannot be written, the job has failed
+        until the next start, which begins with the record that exists.
+
+        Args:
+            job_id: The job, which may have been deleted meanwhile.
+        """
+        message = "the state of this job could not be written, often because the disk is full. Ask the administrator of the service."
+        changes = {"message": message, "failure": Failure.RESOURCES, "finished": time.time()}
+        with self._lock:
+            if job_id not in self._jobs:
+                return
+            job = self._jobs[job_id].model_copy(update={**changes, "state": JobState.FAILED})
+            self._remove_input(job)
+            self._jobs[job_id], self._sizes[job_id] = job, _size_of(self.folder_of(job_id))
+            with suppress(MedsegError):
+                self._write(job)
+        self._log("failed", job=job_id, failure=Failure.RESOURCES.value)
+
     def remove(self, job_id: str, event: str = "deleted") -> None:
         """Delete a job with all its files; its prediction is stopped by the queue, which no longer finds it.
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from medseg.errors import ModelError
+from medseg.errors import DiskFullError, ModelError
+from medseg.serve import job_store
 from medseg.serve.job import Failure, JobState
 from medseg.serve.worker.messages import Failed, Finished
 from tests.helpers.services import HeldWorker, Running, running
@@ -93,3 +95,29 @@ def test_a_process_that_cannot_be_started_again_fails_the_job_only(tmp_path: Pat
         jobs = [service.finished(job_id) for job_id in ids]
         assert [job["state"] for job in jobs] == ["failed", "failed", "done"]
         assert "/srv" not in jobs[1]["message"]
+
+
+@pytest.mark.parametrize("state", ["running", "done"])
+def test_a_state_that_cannot_be_written_fails_the_job_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    written = job_store.write_text
+    refused: list[Path] = []
+
+    def full(path: Path, text: str) -> None:
+        if json.loads(text)["state"] == state and not refused:
+            refused.append(path)
+            raise DiskFullError("disk: full.")
+        written(path, text)
+
+    worker = HeldWorker()
+    with running(tmp_path, worker=worker) as service:
+        monkeypatch.setattr(job_store, "write_text", full)
+        first, second = post(service), post(service)
+        for _ in range(2):
+            worker.answers.put(DONE)
+        job = service.finished(first)
+        assert (job["state"], job["failure"]) == ("failed", "resources")
+        assert "disk is full" in job["message"]
+        assert [one.name for one in (tmp_path / "jobs" / first).iterdir()] == ["job.json"]
+        assert service.finished(second)["state"] == "done"

@@ -48,7 +48,10 @@ async def receive_upload(service: Service, request: Request, owner: str) -> Job:
         wanted = await _receive(service, request, job, length)
         return await run_in_threadpool(service.submit, job, wanted)
     except UploadEnded as error:
-        await run_in_threadpool(service.fail_upload, job, str(error))
+        try:
+            await run_in_threadpool(service.fail_upload, job, str(error))
+        except MedsegError:
+            await run_in_threadpool(service.store.give_up, job.id)
         raise
     except BaseException:  # also if the service ends
         service.store.remove(job.id, "refused")
