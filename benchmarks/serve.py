@@ -42,7 +42,10 @@ from medseg.runtime.text_tables import align_columns
 from medseg.volumes.voxel_hash import voxel_hash
 
 TOKEN, OTHER, WRONG = "benchmark-token-0123456789", "another-token-0123456789", "wrong-token-0123456789"
-SHAPE = (136, 136, 136)  # 20 MB of float64, which noise hardly compresses
+SHAPE, CHANNELS = (
+    (68, 68, 68),
+    8,
+)  # 20 MB of float64; few voxels, because a toy network is not what is measured
 PATIENCE = 1800.0
 QUOTA = 2 * 10**9
 
@@ -66,7 +69,7 @@ def _prepare(folder: Path) -> None:
     (folder / "tokens").write_text(f"{TOKEN}\n{OTHER}\n")
     grid = medseg.Grid.from_spacing(SHAPE, (1, 1, 1))
     for index in range(2):
-        data = np.random.default_rng(index).normal(size=(1, *SHAPE))
+        data = np.random.default_rng(index).normal(size=(CHANNELS, *SHAPE))
         medseg.write(medseg.Volume(data, grid), folder / f"{index}.nii")
     options = {"channels": [4, 8], "num_blocks": 1}
     torch.manual_seed(3)
@@ -75,11 +78,11 @@ def _prepare(folder: Path) -> None:
         "medseg": "0",
         "name": "toy",
         "model": {"name": "unet_3d", **options},
-        "channel_names": ["CT"],
-        "preprocessing": {"spacing": (8, 8, 8), "channels": [{"method": "zscore"}]},
+        "channel_names": [f"channel {index}" for index in range(CHANNELS)],
+        "preprocessing": {"spacing": (8, 8, 8), "channels": [{"method": "zscore"}] * CHANNELS},
         "window": (16, 16, 16),
     }
-    network = build_model("unet_3d", in_channels=1, num_classes=3, **options)
+    network = build_model("unet_3d", in_channels=CHANNELS, num_classes=3, **options)
     save_model(folder / "model", network, SavedModel.parse(values), labels)
 
 
