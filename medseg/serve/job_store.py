@@ -49,7 +49,7 @@ class JobStore:
         self._folder = settings.folder.absolute() / "jobs"
         make_folder(self._folder)
         with suppress(OSError):  # on file systems without permissions
-            settings.folder.chmod(0o700)
+            self._folder.chmod(0o700)
         for folder in sorted(self._folder.iterdir()):
             self._recover(folder)
 

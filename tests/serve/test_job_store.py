@@ -129,10 +129,10 @@ def test_a_failed_job_keeps_only_its_record(tmp_path: Path) -> None:
     assert [one.name for one in store.folder_of(job.id).iterdir()] == ["job.json"]
 
 
-def test_only_the_user_may_read_the_folder(tmp_path: Path) -> None:
+def test_only_the_user_may_read_the_jobs(tmp_path: Path) -> None:
     store = store_of(tmp_path / "service")
     job = store.create("a")
-    for folder in (tmp_path / "service", store.folder_of(job.id)):
+    for folder in (tmp_path / "service" / "jobs", store.folder_of(job.id)):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
