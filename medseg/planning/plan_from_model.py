@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.data.datasets.cases import Dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.errors import ConfigError
-from medseg.fine_tuning.weight_source import WeightSource, read_described_source
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
 from medseg.models.catalog import MODELS, parse_options
@@ -22,6 +21,9 @@ from medseg.planning.explained_experiment import normalization_methods
 from medseg.planning.propose import Proposal
 from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import single_line
+
+if TYPE_CHECKING:
+    from medseg.fine_tuning.weight_source import WeightSource
 
 FINE_TUNING_STEPS, FINE_TUNING_BUDGET = 25_000, "10m"
 LOWER_RATE, SHORT_RATE = 0.3, 2.0
@@ -64,6 +66,8 @@ class Start:
             ConfigError: It is the second stage of a cascade, or predicts regions that were to be kept.
             ModelError: It is missing, damaged, or no model.
         """
+        from medseg.fine_tuning.weight_source import read_described_source  # loads torch
+
         source = read_described_source(Path(path).resolve())
         saved, labels = source.saved, source.labels
         assert saved is not None
