@@ -140,7 +140,9 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
         return "–"
     if math.isinf(value):
         return "∞"
-    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")  # no negative zero
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace(
+        "-", "−"
+    )  # no negative zero
 
 
 def p_value(value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -56,9 +55,9 @@ class Server:
 
 
 @contextmanager
-def serving(model: Path, folder: Path, tokens: Path, *, slow: bool = False) -> Iterator[Server]:
-    """The command on a free port; ``slow`` lets every prediction take ten minutes."""
-    program = ["tests.helpers.slow_prediction", str(folder.with_name("notes")), "0"] if slow else ["medseg"]
+def serving(model: Path, folder: Path, tokens: Path, *, held: bool = False) -> Iterator[Server]:
+    """The command on a free port; ``held`` lets its predictions wait."""
+    program = ["tests.helpers.held_prediction", str(folder.with_name("notes")), "0"] if held else ["medseg"]
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", *program, "serve", str(model), "--port", "0", "--device", "cpu"),
@@ -67,7 +66,6 @@ def serving(model: Path, folder: Path, tokens: Path, *, slow: bool = False) -> I
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "MEDSEG_TESTS_SLOW_NETWORK": "600"},
     )
     assert process.stdout is not None
     reader = threading.Thread(target=process.stdout.read)  # so that the pipe does not fill
@@ -95,7 +93,7 @@ def serving(model: Path, folder: Path, tokens: Path, *, slow: bool = False) -> I
 def test_a_job_survives_a_kill_and_gives_the_same_labels(toy_model: Path, tmp_path: Path) -> None:
     tokens, folder, content = tmp_path / "tokens", tmp_path / "service", image_bytes(tmp_path)
     tokens.write_text(f"{ALICE}\n")
-    with serving(toy_model, folder, tokens, slow=True) as first:
+    with serving(toy_model, folder, tokens, held=True) as first:
         job_id = first.post(content)
         first.wait_for(job_id, "running")
         children = psutil.Process(first.process.pid).children(recursive=True)
