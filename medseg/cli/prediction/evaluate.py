@@ -250,8 +250,9 @@ def _report(table: Any, failed: int, cases: int, options: argparse.Namespace) ->
         )
     if options.output or options.reference is None:
         output = _output_folder(options)
-        table.write_tsv(output / "cases.tsv")
+        # A cases.tsv without a summary would be refused as that of something else, also after a process was killed here.
         table.write_summary(output / "summary.json")
+        table.write_tsv(output / "cases.tsv")
         print(f"tables: {output / 'cases.tsv'}, {output / 'summary.json'}")
         if remove_outdated_page(output / "report.html", "Evaluation") and not options.report:
             print(
