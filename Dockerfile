@@ -23,7 +23,7 @@ COPY --from=build /wheels /opt/medseg/wheels
 
 FROM base AS cpu
 ARG TORCH_INDEX=""
-ARG EXTRAS=dicom,onnx,openvino
+ARG EXTRAS=dicom,onnx,openvino,serve
 # The versions of the constraints file belong to the build for CUDA devices; the index may hold others that fit together.
 RUN if [ -n "${TORCH_INDEX}" ]; then \
       pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.10" "torchvision>=0.25" \
@@ -40,7 +40,7 @@ ENTRYPOINT ["medseg"]
 CMD ["--help"]
 
 FROM base AS cuda
-ARG EXTRAS=dicom,onnx
+ARG EXTRAS=dicom,onnx,serve
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN wheel=$(echo /opt/medseg/wheels/medseg-*.whl) \
