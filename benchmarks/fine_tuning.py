@@ -73,9 +73,11 @@ def from_scratch(data: Path, steps: int, seed: int) -> Experiment:
     return Experiment.parse(values)
 
 
-def from_source(data: Path, source: Path, seed: int, *, keep_old_labels: bool) -> Experiment:
+def from_source(
+    data: Path, source: Path, seed: int, *, keep_old_labels: bool, steps: int = STEPS
+) -> Experiment:
     """Return the experiment of ``medseg plan --from``, on all cases."""
-    options = PlanOptions(start=source, steps=STEPS, device="cpu", keep_old_labels=keep_old_labels)
+    options = PlanOptions(start=source, steps=steps, device="cpu", keep_old_labels=keep_old_labels)
     planned = plan(data, options).experiment
     fixed = planned.data.replace(fold="all", folds=5).to_plain()
     train_settings = {**planned.train.to_plain(), **QUIET}
@@ -134,15 +136,17 @@ def main() -> None:
             scores.append(row(name, dice(run, THREE)))
         print(f"seed {seed}\n{text_table([header, *scores])}\n", flush=True)
 
-        kept = from_source(one, source, seed, keep_old_labels=True)
-        without = kept.replace(train={**kept.train.to_plain(), "keep_old_labels": False})
         table = [("a new label, six cases", *OLD, "mean of old"), row("before", dice(source, OLD))]
         new = []
-        for name, experiment in (("with distillation", kept), ("without distillation", without)):
-            run = runs / name.replace(" ", "_")
-            train(experiment, run)
-            table.append(row(name, dice(run, OLD)))
-            new.append(f"{name}: stomach {dice(run, NEW)['stomach']:.3f}")
+        for steps in (STEPS, 2 * STEPS):
+            kept = from_source(one, source, seed, keep_old_labels=True, steps=steps)
+            without = kept.replace(train={**kept.train.to_plain(), "keep_old_labels": False})
+            for name, experiment in (("with", kept), ("without", without)):
+                title = f"{steps} steps {name} distillation"
+                run = runs / title.replace(" ", "_")
+                train(experiment, run)
+                table.append(row(title, dice(run, OLD)))
+                new.append(f"{title}: stomach {dice(run, NEW)['stomach']:.3f}")
         print(text_table(table, new) + "\n", flush=True)
 
 

@@ -3,8 +3,9 @@
 Let S be the set of classes that a voxel may belong to (see `medseg.labels.label_sets`), p the probabilities of the old
 network and q those of the new one, both restricted to S and scaled to the sum 1. Labels that only one of the networks
 knows count as background, because the old network learned them as background (Cermelli et al. 2020, "Modeling the
-Background", arXiv:2002.00718). The loss is the mean of Σ p·log(p/q) over the voxels whose annotation leaves open whether
-they belong to an old label. Annotated voxels are left to the other losses.
+Background", arXiv:2002.00718). The loss counts the voxels whose annotation leaves open whether they belong to an old
+label: the mean of Σ p·log(p/q), plus 1 − 2·Σpq / (Σp² + Σq²) averaged over the old labels, so that small organs count as
+much as large ones. Both are 0 where the networks agree. Annotated voxels are left to the other losses.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from torch.nn import functional
 from medseg.labels.label_sets import LabelSets
 from medseg.runtime.distributed import mean_over_ranks
 
-_LEAST = 1e-6
+WEIGHT = 2.0
+"""Weight of the loss. It does not oppose the annotated labels, which are outside of S or not open, but larger ones delay them."""
+
+_LEAST, _SMOOTH = 1e-6, 1e-5
 
 
 class OldLabelDistillation(nn.Module):
-    """The mean Kullback-Leibler divergence from the old network's probabilities at open voxels.
+    """Kullback-Leibler divergence and overlap of the old and the new probabilities at open voxels.
 
     Args:
         label_sets: Classes that each label value may stand for.
@@ -66,4 +70,9 @@ class OldLabelDistillation(nn.Module):
         joined = torch.cat([p_others, p_own], -1)
         joined = joined / joined.sum(-1, keepdim=True).clamp(min=_LEAST)
         divergence = (torch.xlogy(joined, joined) - joined * log_q).sum()
-        return divergence / mean_over_ranks(is_open.sum().to(x.dtype)).clamp(min=1.0)
+        divergence = divergence / mean_over_ranks(is_open.sum().to(x.dtype)).clamp(min=1.0)
+        p_own, q_own = joined[:, 1:], log_q[:, 1:].exp() * allowed
+        products, squares = (p_own * q_own).sum(0), (p_own**2 + q_own**2).sum(0)
+        overlap = (2 * products + _SMOOTH) / (squares + _SMOOTH)
+        loss: Tensor = WEIGHT * (divergence + (1 - overlap).mean())
+        return loss
