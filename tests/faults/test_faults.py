@@ -26,9 +26,9 @@ pytestmark = [
 QUICK = "train workers,train ranks,predict"
 
 
-def test_six_kills_and_full_disks_leave_nothing_torn() -> None:
+def test_kills_and_a_full_disk_leave_nothing_torn() -> None:
     """The main process and a worker, a rank, and all processes, at random moments."""
-    options = ["--kills", "6", "--disks", "2", "--jobs", QUICK, "--patience", "120"]
+    options = ["--kills", "3", "--disks", "1", "--jobs", QUICK, "--patience", "120"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", *options],
         capture_output=True,
@@ -38,9 +38,9 @@ def test_six_kills_and_full_disks_leave_nothing_torn() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = [line for line in done.stdout.splitlines() if re.match(r"(kill|disk) \d+", line)]
-    assert sum(line.startswith("kill") for line in trials) == 6
+    assert sum(line.startswith("kill") for line in trials) == 3
     assert all(line.endswith("passed") for line in trials)
-    assert len([line for line in trials if line.startswith("disk")]) == 2 or "may not mount" in done.stdout
+    assert len([line for line in trials if line.startswith("disk")]) == 1 or "may not mount" in done.stdout
 
 
 def test_jobs_have_their_own_names() -> None:

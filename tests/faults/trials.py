@@ -144,10 +144,10 @@ def kill_trial(job: Job, victim: Victim, baseline: Baseline, place: Place, rng: 
         place: Its folders.
         rng: Source of the moment.
     """
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         place.clear()
         place.fill(job)
-        trial, running = _killed(job, victim, baseline, place, rng)
+        trial, running = _killed(job, victim, baseline, place, rng, share=0.97 * 0.6**attempt)
         if running is not None:
             break
     else:
@@ -168,13 +168,13 @@ def kill_trial(job: Job, victim: Victim, baseline: Baseline, place: Place, rng: 
 
 
 def _killed(
-    job: Job, victim: Victim, baseline: Baseline, place: Place, rng: random.Random
+    job: Job, victim: Victim, baseline: Baseline, place: Place, rng: random.Random, share: float
 ) -> tuple[Trial, Running | None]:
-    """Start a job and kill the victim; the run is None if it ended before."""
+    """Start a job and kill the victim within a share of the undisturbed time; the run is None if it ended before."""
     at_change = baseline.changes > 0 and rng.random() < 0.5
     number = rng.randint(1, max(1, baseline.changes))
     itself = at_change and victim == "main" and rng.random() < 0.5
-    delay = rng.uniform(0, 0.004) if at_change else rng.uniform(0, 0.97) * baseline.seconds
+    delay = rng.uniform(0, 0.004) if at_change else rng.uniform(0, share) * baseline.seconds
     when = (
         f"change {number}" + ("" if itself else f" + {delay * 1000:.1f} ms")
         if at_change
@@ -289,6 +289,8 @@ def _faults_of_message(job: Job, code: int | None, output: str) -> list[str]:
         "free space: found",
     )  # while a file was written, or before work began
     messages = [line for line in output.splitlines() if "cannot be written" in line or reasons[1] in line]
+    if job.launcher != "command":  # each rank may print it
+        messages = list(dict.fromkeys(messages))
     if (
         len(messages) != 1
         or not any(reason in messages[0] for reason in reasons)
