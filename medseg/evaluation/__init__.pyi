@@ -1,5 +1,4 @@
 from .entry_points import evaluate as evaluate
-from .entry_points import evaluate_cases as evaluate_cases
 from .instances.instance_options import InstanceOptions as InstanceOptions
 from .instances.metrics import InstanceMetrics as InstanceMetrics
 from .instances.pairs import InstancePair as InstancePair
@@ -7,6 +6,7 @@ from .instances.pairs import evaluate_instance_cases as evaluate_instance_cases
 from .instances.pairs import evaluate_instances as evaluate_instances
 from .instances.pairs import instance_pairs as instance_pairs
 from .instances.table import InstanceTable as InstanceTable
+from .label_maps.evaluate_cases import evaluate_cases as evaluate_cases
 from .label_maps.metric_options import MetricOptions as MetricOptions
 from .label_maps.metrics import LabelMetrics as LabelMetrics
 from .label_maps.metrics import compare_label_maps as compare_label_maps

@@ -1,16 +1,14 @@
 """Compare label maps with their references: overlap, surface distances in mm, volumes.
 
-`evaluate` returns a `Table`; `evaluate_cases` yields the rows case by case, for callers that show progress. The
-metrics, and their values for empty masks, are defined in `medseg.evaluation.label_maps.metrics.LabelMetrics`.
+`evaluate` returns a `Table`; `medseg.evaluation.label_maps.evaluate_cases` yields the rows case by case. The metrics, and their values for empty masks, are defined in `medseg.evaluation.label_maps.metrics.LabelMetrics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from medseg.data.datasets.cases import ReadingOptions
 from medseg.data.datasets.names import subjects_by_name
@@ -24,15 +22,16 @@ from medseg.evaluation.instances.pairs import (
     instance_pairs,
 )
 from medseg.evaluation.instances.table import InstanceTable
-from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, BothEmpty, MetricOptions
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
+from medseg.evaluation.label_maps.metric_options import BothEmpty, MetricOptions
 from medseg.evaluation.label_maps.metrics import (
     LabelMetrics,
     compare_label_maps,
-    label_map,
     with_absent_labels,
 )
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.evaluation.label_maps.table import Statistics, Table
+from medseg.evaluation.measured_cases import LabelMapEvaluator, measured_cases
 from medseg.io.files import stem_of
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_table import Labels
@@ -58,7 +57,6 @@ __all__ = [
 ]
 
 Source = Volume | str | Path
-_MANY_VALUES, _SHARED = 30, 0.25
 
 
 def evaluate(
@@ -71,6 +69,7 @@ def evaluate(
     both_empty: BothEmpty = "leave_out",
     orientation_from: OrientationFrom | None = None,
     trust_label_array: bool = False,
+    cluster: str | None = None,
 ) -> Table:
     """Compare label maps with their references.
 
@@ -85,13 +84,16 @@ def evaluate(
         orientation_from: Description of the geometry to use where a NIfTI header leaves it open; see `medseg.read`.
         trust_label_array: Whether label maps with as many voxels as their reference, but another grid in their header,
             are compared voxel by voxel as they are stored.
+        cluster: Dask cluster on which cases are compared, as for ``medseg evaluate --cluster``: ``local:N``, the address of a
+            scheduler, or a YAML file that describes jobs of SLURM. None for this process.
 
     Returns:
         One row per case and label.
 
     Raises:
         DataError: Files are missing, are not label maps, or do not share a grid.
-        ConfigError: The tolerance is negative or not finite, or a metric is unknown.
+        ConfigError: The tolerance is negative or not finite, a metric is unknown, or the cluster is described wrongly.
+        ResourceError: Memory did not suffice, or the cluster cannot be reached.
 
     >>> import numpy as np
     >>> from medseg.volumes.grid import Grid
@@ -108,71 +110,24 @@ def evaluate(
     reading = ReadingOptions(orientation_from, trust_label_array)
     pairs = [replace(pair, reading=reading) for pair in _pairs(prediction, reference)]
     options = MetricOptions(tolerance_mm, tuple(metrics), both_empty)
-    found = zip((pair.case for pair in pairs), evaluate_cases(pairs, labels, options), strict=True)
+    found = _measured(pairs, LabelMapEvaluator(labels, options), cluster)
     subjects = subjects_by_name(pair.case for pair in pairs)
     if labels is None:
-        return Table(tuple(with_absent_labels(list(found), options)), options, subjects)
+        return Table(tuple(with_absent_labels(found, options)), options, subjects)
     return Table(tuple(row for _, rows in found for row in rows), options, subjects)
 
 
-def evaluate_cases(
-    pairs: Iterable[Pair], labels: Labels | None = None, options: MetricOptions = DEFAULT_OPTIONS
-) -> Iterator[list[LabelMetrics]]:
-    """Yield the rows of each case, reading files only when their case is reached.
-
-    Args:
-        pairs: Predictions and references, for example from `pair_files`.
-        labels: Names of the values; None names each value that occurs in the case.
-        options: Metrics to compute, and the conventions for them.
-
-    Yields:
-        The rows of one case.
-
-    Raises:
-        DataError: As in `evaluate`, raised at the faulty case.
-
-    >>> import numpy as np
-    >>> from medseg.evaluation import Pair
-    >>> from medseg.volumes.grid import Grid
-    >>> from medseg.volumes.volume import Volume
-    >>> volume = Volume(np.ones((1, 4, 4, 4), np.uint8), Grid.from_spacing((4, 4, 4)), "label")
-    >>> [[row.dice for row in rows] for rows in evaluate_cases([Pair("a", volume, volume)])]
-    [[1.0]]
-    """
-    for pair in pairs:
-        prediction, reference = pair.volumes()
-        table = labels_in(prediction, reference) if labels is None else labels
-        if labels is None:
-            _check_same_kind(prediction, reference, pair.case)
-        yield compare_label_maps(
-            prediction, reference, table, options, case=pair.case, annotated=pair.annotated
-        )
-
-
-def labels_in(*volumes: Volume) -> Labels:
-    """Return labels for all values of these label maps, named ``label_1`` and so on; 0 is the background.
-
-    Args:
-        *volumes: Label maps.
-
-    Returns:
-        The labels.
-
-    Raises:
-        DataError: A volume is not a label map, or has a negative value.
-    """
-    return Labels.from_values(*(label_map(volume, "label map") for volume in volumes))
-
-
-def _check_same_kind(prediction: Volume, reference: Volume, case: str) -> None:
-    """Raise if one side is an image instead of a label map: it has many values that the other side lacks."""
-    found = [set(np.unique(volume.data).tolist()) - {0} for volume in (prediction, reference)]
-    if max(map(len, found)) > _MANY_VALUES and len(found[0] & found[1]) < _SHARED * max(map(len, found)):
-        raise DataError(
-            f"{case or 'evaluate'}: found {len(found[0])} values in the prediction and {len(found[1])} in the reference, "
-            "expected label maps of the same labels. Compare maps of ids with --instances; if neither is an image, name the "
-            "labels with --labels TSV."
-        )
+def _measured(
+    pairs: Sequence[Pair], measure: LabelMapEvaluator, cluster: str | None
+) -> list[tuple[str, list[LabelMetrics]]]:
+    """Return id and rows of each case, or raise the error of the first one that cannot be evaluated."""
+    rows: dict[int, list[LabelMetrics]] = {}
+    with closing(measured_cases(pairs, measure, cluster)) as outcomes:
+        for index, outcome in outcomes:
+            if not isinstance(outcome, list):
+                raise outcome
+            rows[index] = outcome
+    return [(pair.case, rows[index]) for index, pair in enumerate(pairs)]
 
 
 def _pairs(prediction: Source, reference: Source) -> list[Pair]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from medseg.cluster.dask_cluster import connected
 from medseg.cluster.dask_tasks import map_on_cluster
 from medseg.errors import DataError, ResourceError
-from medseg.evaluation.entry_points import evaluate_cases
 from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
 from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
@@ -58,7 +58,7 @@ class InstanceEvaluator:
 
 def measured_cases(
     pairs: Sequence[_Pair], measure: Callable[[_Pair], _Rows], cluster: str | None = None
-) -> Iterator[tuple[int, _Rows | DataError | ResourceError]]:
+) -> Generator[tuple[int, _Rows | DataError | ResourceError], None, None]:
     """Evaluate cases.
 
     Args:

@@ -42,16 +42,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_case_beyond_the_memory_does_not_end_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    from medseg.evaluation import entry_points
+    from medseg.evaluation.label_maps import evaluate_cases
 
-    plain = entry_points.compare_label_maps
+    plain = evaluate_cases.compare_label_maps
 
     def compare(*volumes: Any, case: str, **options: Any) -> Any:
         if case == "b":
             raise error
         return plain(*volumes, case=case, **options)
 
-    monkeypatch.setattr(entry_points, "compare_label_maps", compare)
+    monkeypatch.setattr(evaluate_cases, "compare_label_maps", compare)
     (tmp_path / "maps").mkdir()
     for name in "abc":
         save(tmp_path / "maps" / f"{name}.nii", np.ones((4, 4, 4), np.uint8))

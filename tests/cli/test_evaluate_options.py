@@ -12,6 +12,7 @@ from medseg.cli.main import main
 from medseg.errors import ConfigError
 from medseg.evaluation.entry_points import evaluate
 from medseg.evaluation.label_maps.metric_options import MetricOptions
+from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.config import ExperimentConfig
 from medseg.io.files import write
 from medseg.volumes.grid import Grid
@@ -53,6 +54,17 @@ def test_metrics_on_request_are_in_the_table_the_files_and_the_page(folders, tmp
     assert {"cldice", "lesion_dice", "lesion_hd95_mm"} <= summary["labels"]["organ"].keys()
     assert "boundary_iou" not in summary["labels"]["organ"]
     assert summary["labels"]["lesion"]["dice"]["n"] == 1
+
+
+@pytest.mark.parametrize("write", ["write_summary", "write_tsv"])
+def test_an_evaluation_that_was_stopped_between_its_tables_can_be_repeated(
+    folders, tmp_path, monkeypatch, write
+):
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Table, write, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        sides = [str(folders / name) for name in ("predictions", "references")]
+        assert main(["evaluate", *sides, "-o", str(tmp_path / "out")]) == 130
+    assert evaluated(folders, tmp_path / "out")["labels"].keys() >= {"organ", "lesion"}
 
 
 def test_cases_of_one_person_are_one_subject(folders, tmp_path, capsys):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.evaluation.entry_points import evaluate, evaluate_cases
+from medseg.evaluation.entry_points import evaluate
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
 from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.pairs import Pair, pair_files
 from medseg.io.files import write

@@ -51,3 +51,18 @@ def test_a_cluster_returns_the_same_rows(pairs):
     assert sorted(there) == sorted(here)
     assert str(there.pop(1)) == str(here.pop(1))
     assert there == here
+
+
+@pytest.mark.slow
+def test_folders_are_evaluated_on_a_cluster_in_python(tmp_path, make_volume):
+    pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+    for folder, first in (("predictions", 0), ("references", 5)):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            volume = make_volume(kind="label", seed=first + number)
+            medseg.write(volume, tmp_path / folder / f"case_{number}.nii.gz")
+    folders = (tmp_path / "predictions", tmp_path / "references")
+    assert medseg.evaluate(*folders, cluster="local:1").rows == medseg.evaluate(*folders).rows
+    (tmp_path / "predictions/case_1.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="case_1"):
+        medseg.evaluate(*folders, cluster="local:1")

@@ -13,7 +13,7 @@ from medseg.config import apply_overrides
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.patches.case_store import StoredCase
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
 from medseg.experiment.experiment import Experiment
 from medseg.experiment.held_out import held_out_pairs
 from medseg.experiment.run_folder import RunFolder

@@ -25,9 +25,9 @@ from medseg.evaluation.cross_validation.select_post_processing import (
     select_post_processing,
 )
 from medseg.evaluation.cross_validation.table import FoldTable
-from medseg.evaluation.entry_points import evaluate_cases
 from medseg.evaluation.instances.pairs import evaluate_instance_cases
 from medseg.evaluation.instances.table import InstanceTable
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
 from medseg.evaluation.label_maps.metric_options import MetricOptions
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError
-from medseg.evaluation.entry_points import evaluate_cases
+from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
 from medseg.evaluation.label_maps.metrics import compare_label_maps
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.evaluation.label_maps.table import Table
