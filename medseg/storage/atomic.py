@@ -150,6 +150,23 @@ def make_folder(path: str | Path) -> None:
         raise write_error(path, error) from None
 
 
+def check_folder(path: str | Path) -> None:
+    """Check that a folder can be created and written to, without leaving one that did not exist.
+
+    Args:
+        path: The folder; it may exist.
+
+    Raises:
+        DataError: The folder cannot be created or written to.
+    """
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    for folder in missing:
+        with contextlib.suppress(OSError):  # another process uses it already
+            folder.rmdir()
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file in one step: readers see the old file or the new one.
 

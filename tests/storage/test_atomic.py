@@ -11,7 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from medseg.errors import DataError, ResourceError
-from medseg.storage.atomic import replacing, replacing_folder, sync_folder, write_bytes, write_text
+from medseg.storage.atomic import (
+    check_folder,
+    replacing,
+    replacing_folder,
+    sync_folder,
+    write_bytes,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -270,3 +277,15 @@ def test_file_instead_of_the_folder_to_keep_raises(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="case: cannot be written"):
         fill(tmp_path / "case", "second", keep_existing=True)
     assert names(tmp_path) == ["case"]
+
+
+def test_a_checked_folder_is_not_left_behind(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    check_folder(tmp_path / "kept" / "new")
+    check_folder(tmp_path / "kept")
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file"):
+        check_folder(tmp_path / "file" / "new")

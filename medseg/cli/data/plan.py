@@ -103,12 +103,12 @@ def run(options: argparse.Namespace) -> int:
     )
     from medseg.planning.plan_options import PlanOptions
     from medseg.runtime.progress import progress_bar
-    from medseg.storage.atomic import make_folder
+    from medseg.storage.atomic import check_folder
 
     target = Path(options.output)
     check_output_name(str(target), "--output", YAML)
     check_target(target, overwrite=options.overwrite)
-    make_folder(target.parent)
+    check_folder(target.parent)
     chosen = PlanOptions(
         options.preset,
         options.dims,

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     require_paths([options.image, *options.label_maps, *options.overlay])
     from medseg.runtime.memory import format_size, parse_size
-    from medseg.storage.atomic import make_folder
+    from medseg.storage.atomic import check_folder
     from medseg.viz.viewer.viewer_page import write_viewer
 
     check_output_name(options.output, "--output", HTML)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     target = Path(
         options.output or f"{cases[0].name if len(cases) == 1 else Path(options.image).name}_view.html"
     )
-    make_folder(target.parent)
+    check_folder(target.parent)
     write_viewer(target, cases, title=_title(options.image, cases), max_bytes=most)
     print(
         f"{target}: {len(cases)} case{'s' * (len(cases) != 1)}, {format_size(target.stat().st_size)}",

@@ -50,10 +50,10 @@ def run(options: argparse.Namespace) -> int:
         )
     require_paths(options.runs, "folder", expected="a cross-validation", error=ConfigError)
     from medseg.evaluation.cross_validation.compare_runs import compare_cross_validations
-    from medseg.storage.atomic import make_folder
+    from medseg.storage.atomic import check_folder
 
     if options.output:
-        make_folder(options.output)
+        check_folder(options.output)
     comparison = (
         _with_ensembles(options.runs)
         if options.ensembles

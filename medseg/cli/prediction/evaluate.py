@@ -274,10 +274,10 @@ def _print_left_out(prediction: str, reference: str) -> None:
 
 def _make_output_folder(options: argparse.Namespace) -> None:
     """Create the folder for tables, if there are any; raise `DataError` before cases are measured if it cannot be written."""
-    from medseg.storage.atomic import make_folder
+    from medseg.storage.atomic import check_folder
 
     if options.output or options.reference is None:
-        make_folder(_output_folder(options))
+        check_folder(_output_folder(options))
 
 
 def _output_folder(options: argparse.Namespace) -> Path:
