@@ -39,6 +39,12 @@ if os.environ.get("MEDSEG_TESTS_OFFLINE") != "1":
 settings.register_profile("medseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("medseg")
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, because many tests wait for processes that they start."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 pytest_plugins = (
     "tests.helpers.children",
     "tests.helpers.golden_preprocessing",

@@ -67,7 +67,7 @@ class Model(nn.Module):
     Attributes:
         int8_folder: Folder with the 8-bit form of the network, as `medseg quantize` adds it to a model folder; None without.
         pretrained_part: Name of the submodule filled by published backbone weights; None for models without one.
-        layers: Prefixes of the names of parameters in the order of computation, without the heads, for learning rates by layer;
+        layer_prefixes: Prefixes of the names of parameters in the order of computation, without the heads, for learning rates by layer;
             empty if the order is not known.
         computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries, which need
             fully annotated label maps.
@@ -91,7 +91,7 @@ class Model(nn.Module):
     loaded_weights: LoadedWeights | None = None
     int8_folder: Path | None = None
     pretrained_part: str | None = None
-    layers: tuple[str, ...] = ()
+    layer_prefixes: tuple[str, ...] = ()
     computes_own_losses: bool = False
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,14 @@ from medseg.runtime.memory import (
     process_memory,
     share_free_memory,
 )
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Let no other process share the memory, whatever earlier tests of this process did."""
+    share_free_memory(1)
+    yield
+    share_free_memory(1)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class UNet(Model):
             make_head(config, decoder[-1 - i].channels, spatial_dims)
             for i in range(1, len(self.head_weights))
         )
-        self.layers = (
+        self.layer_prefixes = (
             "stem",
             *(f"encoder.{stage}" for stage in range(len(self.encoder))),
             "bottleneck",

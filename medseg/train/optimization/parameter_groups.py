@@ -114,7 +114,7 @@ def backbone_parameters(model: nn.Module) -> dict[str, int]:
 
 def _layer_depths(model: nn.Module) -> dict[str, int]:
     """Return the depth of each weight by name, from the layer that sees the image; the heads are left out."""
-    layers = model.layers if isinstance(model, Model) else ()
+    layers = model.layer_prefixes if isinstance(model, Model) else ()
     names = [name for name, _ in model.named_parameters()]
     used = [layer for layer in layers if any(name.startswith(f"{layer}.") for name in names)]
     return {name: depth for depth, layer in enumerate(used) for name in names if name.startswith(f"{layer}.")}
