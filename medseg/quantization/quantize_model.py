@@ -13,7 +13,7 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.read_case import read_case_label
 from medseg.errors import ModelError
-from medseg.evaluation.label_maps.metrics import compare_label_maps
+from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps
 from medseg.evaluation.label_maps.table import Table
 from medseg.inference.predictor import Predictor, load
 from medseg.labels.label_table import Labels
@@ -158,8 +158,13 @@ def _measured(predictor: Predictor, cases: Sequence[Case], progress: Progress | 
         )
         if progress is not None:
             progress(number, len(cases), case.id)
+    return _Measured(_mean_dice(rows), seconds)
+
+
+def _mean_dice(rows: Sequence[LabelMetrics]) -> dict[str, float]:
+    """Return the mean Dice of each label that occurs."""
     means = {name: values["dice"] for name, values in Table(tuple(rows)).mean().items()}
-    return _Measured({name: dice for name, dice in means.items() if not math.isnan(dice)}, seconds)
+    return {name: dice for name, dice in means.items() if not math.isnan(dice)}
 
 
 def _reference(case: Case, labels: Labels, grid: Grid) -> Volume:

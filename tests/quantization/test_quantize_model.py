@@ -16,10 +16,11 @@ from medseg.data.datasets.layouts import read_dataset
 from medseg.errors import ConfigError, ModelError
 from medseg.inference.cohort.model_id import ModelId, model_hash
 from medseg.labels.label_table import Labels
+from medseg.quantization import quantize_model
 from medseg.quantization.calibration_windows import calibration_windows
 from medseg.quantization.choose_cases import cases_of_dataset, cases_of_run, spread
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = pytest.mark.slow
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None or find_spec("nncf") is None,
     reason="the extra medseg[openvino] is not installed",
@@ -81,6 +82,36 @@ def test_a_changed_file_of_the_network_is_refused(run, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ModelError, match=r"int8/model\.bin: found SHA-256"):
         medseg.load(tmp_path / "model", engine="openvino", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("dice", "stored"), [([0.9, 0.89, 0.8995], True), ([0.9, 0.899, 0.8992], False), ([0.9, 0.7, 0.8], None)]
+)
+def test_the_better_form_is_stored_unless_it_loses_too_much(run, tmp_path, monkeypatch, dice, stored):
+    """With stand-ins for NNCF and OpenVINO: the figures decide between all layers and float ends."""
+    shutil.copytree(run / "model", tmp_path / "model", ignore=shutil.ignore_patterns("int8"))
+    measured = iter(dice)
+    monkeypatch.setattr(quantize_model, "int8_graph", lambda model, windows, float_ends: float_ends)
+    monkeypatch.setattr(
+        quantize_model, "save_graph", lambda graph, folder: (folder / "model.xml").write_text(str(graph))
+    )
+    monkeypatch.setattr(quantize_model, "_with_int8", lambda predictor, form: predictor)
+    monkeypatch.setattr(quantize_model, "_mean_dice", lambda rows: {"organ": next(measured)})
+    cases = cases_of_run_folder(run)
+    arguments = (tmp_path / "model", cases.calibrate, cases.measure)
+    if stored is None:
+        with pytest.raises(
+            ModelError, match=r"found 0\.1000 on 2 cases \(0\.9000 to 0\.8000\), expected at most 0\.002"
+        ):
+            quantize_model.quantize_model(*arguments, windows=3)
+        assert not (tmp_path / "model/int8").exists()
+        return
+    figures = quantize_model.quantize_model(*arguments, windows=3)
+    assert figures.float_ends is stored
+    assert (tmp_path / "model/int8/model.xml").read_text() == str(stored)
+    assert json.loads((tmp_path / "model/int8/measured.json").read_text())["windows"] == 3
+    assert figures.loss == pytest.approx(dice[0] - dice[2 if stored else 1])
+    assert model_hash(tmp_path / "model") == model_hash(run / "model")
 
 
 def test_windows_are_those_that_the_network_sees(run):

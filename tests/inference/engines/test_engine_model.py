@@ -14,7 +14,6 @@ from medseg.model_folder.settings import PredictSettings
 from medseg.models import build_model
 from tests.helpers.volumes import small_phantom
 
-pytestmark = pytest.mark.no_cover  # of the exporter, see tests/interop/test_onnx.py
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="the extra medseg[openvino] is not installed"
 )
