@@ -20,7 +20,9 @@ from medseg.models.base import Model
 _CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution")
 
 
-def int8_graph(model: Model, windows: Sequence[NDArray[np.float32]], *, float_ends: bool) -> Any:
+def int8_graph(
+    model: Model, windows: Sequence[NDArray[np.float32]], *, float_ends: bool
+) -> Any:  # pragma: extra
     """Convert a network to 8-bit integers, whose ranges follow from windows.
 
     Args:
@@ -50,7 +52,7 @@ def int8_graph(model: Model, windows: Sequence[NDArray[np.float32]], *, float_en
         )
 
 
-def save_graph(graph: Any, folder: Path) -> None:
+def save_graph(graph: Any, folder: Path) -> None:  # pragma: extra
     """Write a graph of OpenVINO as two files.
 
     Args:
@@ -70,7 +72,7 @@ def save_graph(graph: Any, folder: Path) -> None:
         ) from None
 
 
-def _ends(graph: Any) -> list[str]:
+def _ends(graph: Any) -> list[str]:  # pragma: extra
     """Return the names of the first and of the last convolution."""
     names = [
         node.get_friendly_name() for node in graph.get_ordered_ops() if node.get_type_name() in _CONVOLUTIONS

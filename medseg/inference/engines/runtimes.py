@@ -83,7 +83,7 @@ def run_with_onnx(model: Model, size: tuple[int, ...]) -> Run:
     return run
 
 
-def run_with_openvino(model: Model, size: tuple[int, ...]) -> Run:
+def run_with_openvino(model: Model, size: tuple[int, ...]) -> Run:  # pragma: extra
     """Return a function that runs a network in OpenVINO, in float32.
 
     Args:
@@ -99,7 +99,7 @@ def run_with_openvino(model: Model, size: tuple[int, ...]) -> Run:
     return compiled_by_openvino(openvino_graph(model, size), "engine=openvino")
 
 
-def run_int8(folder: Path, size: tuple[int, ...]) -> Run:
+def run_int8(folder: Path, size: tuple[int, ...]) -> Run:  # pragma: extra
     """Return a function that runs the 8-bit network of a model folder in OpenVINO.
 
     Args:
@@ -128,7 +128,7 @@ def run_int8(folder: Path, size: tuple[int, ...]) -> Run:
     return compiled_by_openvino(graph, "precision=int8")
 
 
-def openvino_core(where: str) -> Any:
+def openvino_core(where: str) -> Any:  # pragma: extra
     """Return OpenVINO's ``Core``; it sends no usage statistics.
 
     Args:
@@ -147,12 +147,12 @@ def openvino_core(where: str) -> Any:
     return openvino.Core()
 
 
-def without_telemetry() -> None:
+def without_telemetry() -> None:  # pragma: extra
     """Switch the usage statistics of OpenVINO and NNCF off; call it before they are imported."""
     os.environ["NNCF_CI"] = "1"  # NNCF's own switch: its events go to a stub
 
 
-def openvino_graph(model: Model, size: tuple[int, ...]) -> Any:
+def openvino_graph(model: Model, size: tuple[int, ...]) -> Any:  # pragma: extra
     """Convert a network for OpenVINO.
 
     Args:
@@ -180,7 +180,7 @@ def openvino_graph(model: Model, size: tuple[int, ...]) -> Any:
         ) from None
 
 
-def compiled_by_openvino(graph: Any, where: str) -> Run:
+def compiled_by_openvino(graph: Any, where: str) -> Run:  # pragma: extra
     """Return a function that runs a graph of OpenVINO on the processor.
 
     Operations in float32 are exact: OpenVINO would use bfloat16 on processors that have it.

@@ -35,7 +35,7 @@ _ENVIRONMENT = {
 class MLflowLogger:
     """The logger ``mlflow``: parameters, metrics and the state of a run; needs ``pip install medseg[mlflow]``."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # pragma: extra
         os.environ.update(_ENVIRONMENT)  # MLflow reads them when it is imported
         try:
             import mlflow.tracking as tracking
@@ -45,7 +45,7 @@ class MLflowLogger:
             ) from error
         self._tracking = tracking
 
-    def start(self, run: Path, settings: Mapping[str, Any]) -> None:
+    def start(self, run: Path, settings: Mapping[str, Any]) -> None:  # pragma: extra
         """Create the run in MLflow, or continue it if the training is resumed.
 
         Args:
@@ -74,7 +74,7 @@ class MLflowLogger:
             part = parameters[start : start + _MOST_PARAMETERS]
             client.log_batch(self._id, params=[_param(key, value) for key, value in part])
 
-    def log(self, report: Report) -> None:
+    def log(self, report: Report) -> None:  # pragma: extra
         """Log the figures of a report as metrics of its step.
 
         Args:
@@ -98,7 +98,7 @@ class MLflowLogger:
         ]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def finish(self, state: State) -> None:
+    def finish(self, state: State) -> None:  # pragma: extra
         """End the run with MLflow's name of the state.
 
         Args:
