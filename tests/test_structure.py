@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -72,3 +74,20 @@ def test_file_names_are_unique() -> None:
 def test_the_glossary_lists_the_shared_names() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in glossary for name in SHARED_NAMES)
+
+
+TOP_LEVEL = {
+    *("medseg", "configs", "tests", "notebooks", "data_scripts", "benchmarks", "docs", ".ci"),
+    *("pyproject.toml", "constraints.txt", "mkdocs.yml", "Dockerfile", "LICENSE", "CITATION.cff"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *(".gitignore", ".dockerignore", ".pre-commit-config.yaml"),
+}
+
+
+def test_the_top_level_holds_no_outputs() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout of git")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = {name.split("/")[0] for name in listed.stdout.split("\0") if name}
+    assert found <= TOP_LEVEL, sorted(found - TOP_LEVEL)

@@ -50,11 +50,7 @@ def onnxruntime_session(graph: bytes | Path, where: str) -> Any:
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        fix = "Predict with medseg and engine=torch"
-        raise ModelError(
-            error_message(where, f"onnxruntime cannot run this model ({reason})", fix=fix)
-        ) from None
+        raise _cannot("onnxruntime cannot run this model", error, where) from None
 
 
 def run_with_onnx(model: Model, size: tuple[int, ...]) -> Run:
@@ -117,8 +113,9 @@ def run_int8(folder: Path, size: tuple[int, ...]) -> Run:  # pragma: extra
     try:
         graph = core.read_model(file)
     except Exception as error:  # OpenVINO's errors have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{file}: not readable ({reason}). Copy the model folder again.") from None
+        raise ModelError(
+            f"{file}: not readable ({_first_line(error)}). Copy the model folder again."
+        ) from None
     expected = tuple(graph.input(0).partial_shape)[2:]
     found = tuple(int(one.get_length()) for one in expected)
     if found != size:
@@ -173,11 +170,7 @@ def openvino_graph(model: Model, size: tuple[int, ...]) -> Any:  # pragma: extra
     try:
         return core.read_model(graph)
     except Exception as error:  # OpenVINO's errors have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        fix = "Predict with engine=torch"
-        raise ModelError(
-            error_message(where, f"OpenVINO cannot read this model ({reason})", fix=fix)
-        ) from None
+        raise _cannot("OpenVINO cannot read this model", error, where) from None
 
 
 def compiled_by_openvino(graph: Any, where: str) -> Run:  # pragma: extra
@@ -203,13 +196,18 @@ def compiled_by_openvino(graph: Any, where: str) -> Run:  # pragma: extra
     try:
         compiled = openvino_core(where).compile_model(graph, "CPU", settings)
     except Exception as error:  # OpenVINO's errors have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        fix = "Predict with engine=torch"
-        raise ModelError(
-            error_message(where, f"OpenVINO cannot run this model ({reason})", fix=fix)
-        ) from None
+        raise _cannot("OpenVINO cannot run this model", error, where) from None
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.array(compiled(image)[0])  # a copy: the next call overwrites the result
 
     return run
+
+
+def _cannot(what: str, error: Exception, where: str) -> ModelError:
+    """Return the error of an engine that cannot be used for a model, with the first line of its own message."""
+    return ModelError(error_message(where, f"{what} ({_first_line(error)})", fix="Predict with engine=torch"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
