@@ -101,7 +101,7 @@ class CaseRecord:
         seconds: Seconds that the last attempt took.
         peak_memory: Largest resident bytes of the process during the last attempt.
         message: Why the last attempt failed; empty otherwise.
-        id: Differs whenever the record is written.
+        id: Differs between the records of a case, also between the unfinished and the finished one.
     """
 
     name: str
@@ -301,10 +301,15 @@ class CaseRecords:
             features=outcome.features,
             quality=outcome.quality,
         )
-        seconds = outcome.seconds + time.perf_counter() - began
-        self.write(
-            replace(record, state=CaseState.PREDICTED, prediction=done, seconds=seconds, peak_memory=peak())
+        predicted = CaseRecord(
+            record.name,
+            CaseState.PREDICTED,
+            done,
+            record.source,
+            outcome.seconds + time.perf_counter() - began,
+            peak(),
         )
+        self.write(predicted)
 
     def _source(self, case: Case) -> tuple[str, ...]:
         return tuple(map(str, case.images)) if self._source_names else ()

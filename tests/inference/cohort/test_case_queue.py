@@ -172,3 +172,22 @@ def test_without_skipping_only_what_was_predicted_meanwhile_is_skipped(cohort, t
     outcomes: list[Outcome] = list(one)
     assert len(outcomes) == 3  # those of the earlier call are predicted again
     assert list(other) == []  # it began before these
+
+
+def test_a_case_that_was_being_written_when_a_process_began_is_not_predicted_again(cohort, tmp_path):
+    model, images = cohort
+    models = LoadedModels.load(model, device="cpu")
+    cases = named_cases(images, 1)[:2]
+    others = []
+    write = CaseRecords.write
+
+    def begin_meanwhile(records, record):
+        write(records, record)
+        if record.is_unfinished:
+            others.append(FolderPrediction(models, cases, OutputFiles(tmp_path / "out"), "keep"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaseRecords, "write", begin_meanwhile)
+        assert len(list(FolderPrediction(models, cases, OutputFiles(tmp_path / "out")))) == 2
+    assert [len(other.pending) for other in others] == [2, 1]
+    assert [list(other) for other in others] == [[], []]
