@@ -19,11 +19,10 @@ from medseg.evaluation.cross_validation.table import FoldTable
 from medseg.evaluation.label_maps.metric_catalog import CATALOG
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.table import Table
-from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.evaluation.statistics.table_intervals import cautions
 from medseg.labels.colours import Colour, distinct_colour
 from medseg.report.report_case import ReportCase
-from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
+from medseg.report.report_page import MAX_BYTES, ReportPage, css, format_interval, number
 from medseg.report.svg_plots import bland_altman, line_plot, reliability_plot, strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -95,24 +94,26 @@ def write_evaluation_report(
     )
 
 
-def _interval(interval: Interval, digits: int = 3, *, sign: bool = False) -> str:
-    if math.isnan(interval.low):
-        return "unknown"
-    return f"{number(interval.low, digits, sign)} to {number(interval.high, digits, sign)}"
-
-
 def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, str]]:
     """Return the tiles at the top: value, name, and a remark."""
     means, intervals = table.foreground_mean(), table.intervals[""]
     subjects = len(set(table.subject_of.values()))
     tiles = [
-        (number(means["dice"]), "foreground mean Dice", f"95 % interval {_interval(intervals['dice'])}"),
+        (
+            number(means["dice"]),
+            "foreground mean Dice",
+            f"95 % interval {format_interval(intervals['dice'])}",
+        ),
         (
             number(means["surface_dice"]),
             f"surface Dice at {table.options.tolerance_mm:g} mm",
-            f"95 % interval {_interval(intervals['surface_dice'])}",
+            f"95 % interval {format_interval(intervals['surface_dice'])}",
         ),
-        (f"{number(means['hd95_mm'], 2)} mm", "HD95", f"95 % interval {_interval(intervals['hd95_mm'], 2)}"),
+        (
+            f"{number(means['hd95_mm'], 2)} mm",
+            "HD95",
+            f"95 % interval {format_interval(intervals['hd95_mm'], 2)}",
+        ),
         (str(len(table.cases)), "cases", f"of {subjects} subjects"),
     ]
     if isinstance(result, FoldTable):
@@ -138,10 +139,10 @@ def _label_rows(table: Table, colours: Mapping[str, Colour]) -> list[dict[str, A
                 "n": own["dice"].n,
                 "missed": own["hd95_mm"].infinite,
                 "dice": own["dice"],
-                "dice_interval": _interval(intervals["dice"]),
+                "dice_interval": format_interval(intervals["dice"]),
                 "surface_dice": own["surface_dice"].mean,
                 "hd95": own["hd95_mm"].mean,
-                "hd95_interval": _interval(intervals["hd95_mm"], 2),
+                "hd95_interval": format_interval(intervals["hd95_mm"], 2),
                 "volume_error": own["volume_error_percent"].mean,
                 "extra": [CATALOG[metric].format_value(own[metric].mean) for metric in table.options.columns],
             }
@@ -197,9 +198,9 @@ def _plots(table: Table, colours: Mapping[str, Colour]) -> dict[str, Any]:
                 "colour": css(chosen[name]),
                 "n": one.cases,
                 "figures": [
-                    (one.bias, _interval(one.bias_interval, 2, sign=True)),
-                    (one.low, _interval(one.low_interval, 2, sign=True)),
-                    (one.high, _interval(one.high_interval, 2, sign=True)),
+                    (one.bias, format_interval(one.bias_interval, 2, sign=True)),
+                    (one.low, format_interval(one.low_interval, 2, sign=True)),
+                    (one.high, format_interval(one.high_interval, 2, sign=True)),
                 ],
             }
             for name, one in table.volume_agreement.items()

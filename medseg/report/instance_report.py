@@ -14,10 +14,11 @@ from typing import Any
 from medseg.evaluation.instances.metrics import InstanceMetrics, pool_counts
 from medseg.evaluation.instances.size_classes import size_names
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
+from medseg.evaluation.statistics.table_intervals import cautions
 from medseg.labels.colours import distinct_colour
 from medseg.report.evaluation_report import ReportContext
 from medseg.report.report_case import ReportCase
-from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
+from medseg.report.report_page import MAX_BYTES, ReportPage, css, format_interval, number
 from medseg.report.svg_plots import strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -68,10 +69,17 @@ def write_instance_report(
         title=single_line(context.title),
         summary=_summary(table),
         labels=[
-            {"name": name, "colour": css(colours[name]), "metrics": found}
+            {
+                "name": name,
+                "colour": css(colours[name]),
+                "metrics": found,
+                "interval": format_interval(table.intervals[name]["f1"]),
+            }
             for name, found in table.pooled().items()
         ],
         mean=table.mean() if len(table.labels) > 1 else None,
+        mean_interval=format_interval(table.intervals[""]["f1"]) if table.rows else "",
+        cautions=cautions(len(set(table.subject_of.values()))),
         sizes=_size_rows(table),
         plot=strip_plot(f1, colours, low=0.0, high=1.0) if table.rows else "",
         cases=rows,
@@ -86,8 +94,10 @@ def _summary(table: InstanceTable) -> list[tuple[str, str, str]]:
     means, found = table.mean(), list(table.pooled().values())
     how = "mean of the labels" if len(found) > 1 else "all cases together"
     counts = {name: sum(getattr(one, name) for one in found) for name in ("references", "predictions")}
+    interval = table.intervals[""].get("f1")
+    remarks = {"f1": f"95 % interval {format_interval(interval)}"} if interval else {}
     return [
-        *((number(means[metric]), title, how) for metric, title in _TILES.items()),
+        *((number(means[metric]), title, remarks.get(metric, how)) for metric, title in _TILES.items()),
         (str(counts["references"]), "references", f"{counts['predictions']} predictions"),
         (str(len(table.cases)), "cases", ""),
     ]
@@ -110,5 +120,8 @@ def _case_rows(table: InstanceTable) -> list[dict[str, Any]]:
     found = []
     for case, rows in by_case.items():
         together: InstanceMetrics = pool_counts(row.counts for row in rows).metrics()
-        found.append({"id": case, "subject": "", "all": together, "rows": rows})
+        subject = table.subject_of[case]
+        found.append(
+            {"id": case, "subject": "" if subject == case else subject, "all": together, "rows": rows}
+        )
     return sorted(found, key=lambda one: (math.isnan(one["all"].f1), one["all"].f1, one["id"]))

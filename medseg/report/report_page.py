@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg.errors import DataError
+from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.report.report_case import ReportCase
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -143,6 +144,19 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace(
         "-", "−"
     )  # no negative zero
+
+
+def format_interval(interval: Interval, digits: int = 3, *, sign: bool = False) -> str:
+    """Format both ends of an interval; "unknown" if they are not known.
+
+    Args:
+        interval: The interval.
+        digits: Digits after the point.
+        sign: Whether positive numbers get a plus sign.
+    """
+    if math.isnan(interval.low):
+        return "unknown"
+    return f"{number(interval.low, digits, sign)} to {number(interval.high, digits, sign)}"
 
 
 def p_value(value: float) -> str:

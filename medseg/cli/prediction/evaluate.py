@@ -172,6 +172,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
 
 
 def _instances(options: argparse.Namespace) -> int:
+    from medseg.data.datasets.names import subjects_by_name
     from medseg.evaluation.instances.instance_options import InstanceOptions
     from medseg.evaluation.instances.pairs import instance_pairs
     from medseg.evaluation.instances.table import InstanceTable
@@ -180,18 +181,20 @@ def _instances(options: argparse.Namespace) -> int:
 
     prediction, wanted = Path(options.prediction), InstanceOptions(**given_instance_options(options))
     if options.reference is None:
-        from medseg.experiment.held_out import held_out_instances
+        from medseg.experiment.held_out import held_out_instances, subjects_of_run
         from medseg.experiment.run_folder import RunFolder
 
         pairs, known = held_out_instances(RunFolder(prediction), reading_options(options))
+        subjects = subjects_of_run(RunFolder(prediction))
         labels: Labels | None = known
     else:
         matched = instance_pairs(prediction, Path(options.reference), options.components_of or "neither")
         pairs = [replace(pair, reading=reading_options(options)) for pair in matched]
         labels = Labels.from_tsv(options.labels) if options.labels else None
+        subjects = subjects_by_name(pair.case for pair in pairs)
     _make_output_folder(options)
     measured, failed = _measured(pairs, InstanceEvaluator(labels, wanted), prediction, options.cluster)
-    table = InstanceTable(tuple(_flat(measured)), wanted)
+    table = InstanceTable(tuple(_flat(measured)), wanted, subjects)
     code = _report(table, failed, len(pairs), options)
     if wanted.size_bounds_mm3 and (options.output or options.reference is None):
         table.write_sizes_tsv(_output_folder(options) / "sizes.tsv")

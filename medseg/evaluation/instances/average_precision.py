@@ -40,7 +40,11 @@ def match_by_score(overlaps: InstanceOverlaps, scores: NDArray[np.float64]) -> N
 
 
 def average_precision(
-    scores: NDArray[np.float64], hits: NDArray[np.bool_], references: int
+    scores: NDArray[np.float64],
+    hits: NDArray[np.bool_],
+    references: float,
+    *,
+    copies: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the area under the precision-recall curve, with monotonic precision sampled at 101 recalls.
 
@@ -51,6 +55,7 @@ def average_precision(
         scores: Scores `(m,)` of the predictions of one class, over all images.
         hits: Matches `(t, m)`, see `match_by_score`.
         references: Number of reference instances, over all images.
+        copies: How often each prediction counts, `(m,)`, in a resample of the images; None for once.
 
     Returns:
         `(t,)`, one per threshold; NaN without references, 0 without predictions.
@@ -61,8 +66,9 @@ def average_precision(
         return np.zeros(len(hits))
     order = np.argsort(-scores, kind="stable")
     last_of_score = np.append(np.diff(scores[order]) != 0, True)
-    found = hits[:, order].cumsum(axis=1)[:, last_of_score]
-    precision = found / (np.flatnonzero(last_of_score) + 1)
+    counted = np.ones(len(scores)) if copies is None else copies[order]
+    found = (hits[:, order] * counted).cumsum(axis=1)[:, last_of_score]
+    precision = found / counted.cumsum()[last_of_score]
     recall = found / references
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     result = np.zeros(len(hits))

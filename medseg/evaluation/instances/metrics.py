@@ -133,8 +133,8 @@ class MatchCounts:
             sensitivity=_ratio(self.detected, self.references),
             precision=_ratio(predictions - self.false_detections, predictions),
             ap=float(precisions.mean()),
-            ap50=float(precisions[_index_of(0.5)]),
-            ap75=float(precisions[_index_of(0.75)]),
+            ap50=float(precisions[threshold_index(0.5)]),
+            ap75=float(precisions[threshold_index(0.75)]),
             accuracy=_ratio(self.tp, predictions + self.references - self.tp),
             mean_accuracy=float(
                 np.mean([_ratio(int(tp), predictions + self.references - int(tp)) for tp in self.pairs])
@@ -258,7 +258,12 @@ def pool_counts(parts: Iterable[MatchCounts]) -> MatchCounts:
     )
 
 
-def _index_of(threshold: float) -> int:
+def threshold_index(threshold: float) -> int:
+    """Return the place of an IoU in `THRESHOLDS`.
+
+    Args:
+        threshold: One of them.
+    """
     return int(np.abs(THRESHOLDS - threshold).argmin())
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
+from medseg.data.datasets.names import subjects_by_name
 from medseg.data.datasets.read_case import read_repaired_labels
 from medseg.errors import DataError
 from medseg.evaluation.instances.instance_options import (
@@ -102,7 +103,7 @@ def evaluate_instances(
     pairs = [replace(one, reading=reading) for one in instance_pairs(prediction, reference, components_of)]
     options = InstanceOptions(detection_iou, matching_iou, tuple(size_bounds_mm3))
     rows = [row for case in evaluate_instance_cases(pairs, labels, options) for row in case]
-    return InstanceTable(tuple(rows), options)
+    return InstanceTable(tuple(rows), options, subjects_by_name(pair.case for pair in pairs))
 
 
 def evaluate_instance_cases(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.metrics import InstanceMetrics, MatchCounts, pool_counts
+from medseg.evaluation.instances.resampled import instance_intervals
 from medseg.evaluation.instances.size_classes import COUNTS, RATIOS, SizeCounts, pool_sizes, size_names
-from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of
+from medseg.evaluation.label_maps.table import Statistics, cases_of, names_of, plain_intervals
+from medseg.evaluation.statistics.bootstrap import DRAWS, Interval
+from medseg.evaluation.statistics.table_intervals import subjects_note
 from medseg.evaluation.summary_json import finite_or_none, finite_values, write_summary_json
 from medseg.runtime.formatting import pluralise
 from medseg.runtime.text_tables import html_table, text_table
@@ -50,6 +57,7 @@ class InstanceTable:
     Attributes:
         rows: One row per case and class, case by case.
         options: How instances were matched, and by which sizes they were counted.
+        subjects: Subject by case id, for intervals; a case that is not listed is a subject of its own.
 
     >>> import numpy as np
     >>> from medseg.evaluation import evaluate_instances
@@ -62,6 +70,7 @@ class InstanceTable:
 
     rows: tuple[InstanceRow, ...]
     options: InstanceOptions = DEFAULT_INSTANCE_OPTIONS
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -84,6 +93,19 @@ class InstanceTable:
         """Return, by metric except counts, the mean of the labels' pooled metrics; labels that never occur are left out."""
         figures = self.pooled().values()
         return {name: Statistics.from_values(getattr(one, name) for one in figures).mean for name in _MEANS}
+
+    @cached_property
+    def subject_of(self) -> dict[str, str]:
+        """The subject of each case; that of a case without one is its id."""
+        return {case: self.subjects.get(case, case) for case in self.cases}
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, Interval]]:
+        """The 95 % bootstrap intervals of `pooled`, by label name and then by metric; those of `mean` are under ``""``."""
+        counts: dict[str, dict[str, MatchCounts]] = {name: {} for name in self.labels}
+        for row in self.rows:
+            counts[row.label][row.case] = row.counts
+        return instance_intervals(counts, self.subject_of)
 
     def per_case(self) -> dict[str, dict[str, Statistics]]:
         """Return, by label name and then by metric, statistics over the cases in which the metric is a number."""
@@ -153,9 +175,12 @@ class InstanceTable:
             "cases": len(self.cases),
             **self.options.to_plain(),
             "mean": finite_values(self.mean()),
+            "bootstrap": {"draws": DRAWS, "by": "subject", "percent": 95},
+            "mean_interval": plain_intervals(self.intervals[""]),
             "labels": {
                 name: {
                     "pooled": finite_values(asdict(figures)),
+                    "interval": plain_intervals(self.intervals[name]),
                     "per_case": {
                         metric: finite_values(asdict(found)) for metric, found in per_case[name].items()
                     },
@@ -208,14 +233,17 @@ class InstanceTable:
         if len(rows) > 2:
             mean = self.mean()
             rows.append(["mean", *(_shown(mean[name]) if name in mean else "" for name in _SHOWN)])
-        return rows
+        after = rows[0].index(_TITLES["f1"]) + 1
+        intervals = [self.intervals[name]["f1"] for name in (*self.labels, "")[: len(rows) - 1]]
+        texts = ["95 % interval", *("-" if np.isnan(one.low) else str(one) for one in intervals)]
+        return [[*row[:after], text, *row[after:]] for row, text in zip(rows, texts, strict=True)]
 
     def _notes(self) -> list[str]:
-        count = len(self.cases)
+        subjects = len(set(self.subject_of.values()))
         at = self.options.detection_iou
         detected = f"met with IoU {at:g}" if at else "touched by a prediction"
         return [
-            f"{pluralise(count, 'case')} together; found: IoU over {self.options.matching_iou:g}; sensitivity: references {detected}"
+            f"{pluralise(len(self.cases), 'case')} of {subjects_note(subjects)}, all instances together; found: IoU over {self.options.matching_iou:g}; sensitivity: references {detected}"
         ]
 
 

@@ -11,7 +11,7 @@ unless it is as wide for every study without failures. `unseen_failure_rate` say
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,23 @@ def unseen_failure_rate(subjects: int) -> float:
     return float(1 - (2 * _OUTSIDE) ** (1 / subjects))
 
 
+def resampled_weights(subjects: int, *, seed: int = 0, draws: int = DRAWS) -> Iterator[Array]:
+    """Yield how often each subject is drawn in resamples of the subjects with replacement.
+
+    Args:
+        subjects: Number of subjects, at least 1.
+        seed: Seed of the resampling.
+        draws: Number of resamples.
+
+    Yields:
+        `(n, subjects)`, as many resamples at a time as may be in memory.
+    """
+    generator, shares = np.random.default_rng(seed), np.full(subjects, 1 / subjects)
+    together = max(1, _MOST_WEIGHTS // subjects)
+    for start in range(0, draws, together):
+        yield generator.multinomial(subjects, shares, min(together, draws - start)).astype(np.float64)
+
+
 def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, draws: int = DRAWS) -> Array:
     """Return means over cases for many resamples of the subjects with replacement.
 
@@ -112,12 +129,8 @@ def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, dr
     sums, counts = (np.zeros((len(names), values.shape[1])) for _ in range(2))
     np.add.at(sums, owner, np.where(known, values, 0.0))
     np.add.at(counts, owner, known)
-    generator, shares = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
-    together = max(1, _MOST_WEIGHTS // len(names))
     parts = []
-    for start in range(0, draws, together):
-        times = generator.multinomial(len(names), shares, min(together, draws - start))
-        weights = times.astype(np.float64)
+    for weights in resampled_weights(len(names), seed=seed, draws=draws):
         with np.errstate(invalid="ignore"):
             parts.append((weights @ sums) / (weights @ counts))
     return np.concatenate(parts)

@@ -118,7 +118,8 @@ def instance_table(run: RunFolder) -> InstanceTable:
         DataError: Predictions are missing, or cannot be measured.
     """
     pairs, labels = held_out_instances(run)
-    return InstanceTable(tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows))
+    rows = tuple(row for rows in evaluate_instance_cases(pairs, labels) for row in rows)
+    return InstanceTable(rows, subjects=subjects_of_run(run))
 
 
 def fold_table(

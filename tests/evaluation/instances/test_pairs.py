@@ -145,7 +145,7 @@ def test_files_of_the_command(folders, tmp_path, capsys):
     predictions, references = map(str, folders)
     out = tmp_path / "out"
     assert main(["evaluate", predictions, references, "--instances", "-o", str(out)]) == 0
-    assert "2 cases together" in capsys.readouterr().out
+    assert "2 cases of 2 subjects, which are few, all instances together" in capsys.readouterr().out
     rows = list(csv.DictReader((out / "cases.tsv").read_text().splitlines(), delimiter="\t"))
     assert [row["case"] for row in rows] == ["a", "b"]
     assert [row["tp"] for row in rows] == ["1", "1"]
