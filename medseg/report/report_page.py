@@ -147,12 +147,15 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def format_interval(interval: Interval, digits: int = 3, *, sign: bool = False) -> str:
-    """Format both ends of an interval; "unknown" if they are not known.
+    """Format both ends of an interval.
 
     Args:
         interval: The interval.
         digits: Digits after the point.
         sign: Whether positive numbers get a plus sign.
+
+    Returns:
+        Such as "0.81 to 0.92"; "unknown" if the ends are not known.
     """
     if math.isnan(interval.low):
         return "unknown"

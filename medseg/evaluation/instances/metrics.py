@@ -263,6 +263,9 @@ def threshold_index(threshold: float) -> int:
 
     Args:
         threshold: One of them.
+
+    Returns:
+        The index.
     """
     return int(np.abs(THRESHOLDS - threshold).argmin())
 

@@ -101,4 +101,5 @@ def _resampled_precisions(parts: Sequence[MatchCounts], weights: Array) -> Array
 
 def _ratios(part: Array, whole: Array) -> Array:
     """Return quotients, NaN where the divisor is 0."""
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+    undefined = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    return np.asarray(np.divide(part, whole, out=undefined, where=whole > 0))
