@@ -107,6 +107,8 @@ class DataSettings(Config):
             follows the dataset.
         ignore: Value of voxels that are not annotated in any label map; they count neither in training nor in
             evaluation. Null if every voxel is annotated.
+        instances: Whether label maps are instance maps, in which each value above 0 is one instance, for folders that do not state
+            it themselves (``"instances": true`` in a ``dataset.json``). The dataset then has a single label.
         partially_annotated: Case id, or a pattern such as ``liver_*`` → names of the labels that are annotated in these
             cases. Later entries take precedence. Background voxels of these cases may belong to any other label.
         folds: Number of parts into which subjects are divided.
@@ -136,6 +138,7 @@ class DataSettings(Config):
     labels: dict[str, int] | None = None
     regions: dict[str, tuple[int, ...] | RegionSettings] | None = None
     ignore: int | None = None
+    instances: bool = False
     partially_annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0

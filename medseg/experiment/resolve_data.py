@@ -69,7 +69,8 @@ def find_dataset(experiment: ExperimentConfig, folder: Path) -> Dataset:
 def _read_or_create(experiment: ExperimentConfig, folder: Path) -> Dataset:
     data = experiment.data
     if data.path is not None:
-        return read_dataset(data.path, layout=data.layout, reading=data.reading)
+        found = read_dataset(data.path, layout=data.layout, reading=data.reading)
+        return found.with_instance_maps("data.instances") if data.instances else found
     if data.phantom is None:
         raise ConfigError("data.path: missing. Give the dataset with --data PATH or data.path=PATH.")
     modality, cases, seed = data.phantom.modality, data.phantom.cases, data.phantom.seed

@@ -198,6 +198,32 @@ class Dataset:
         chosen = {case_id: self.case(case_id) for case_id in ids}
         return replace(self, cases=tuple(chosen.values()))
 
+    def with_instance_maps(self, where: str) -> Dataset:
+        """Return the dataset with its label maps read as instance maps: each value above 0 is one instance.
+
+        Args:
+            where: File and field that states this, for messages.
+
+        Returns:
+            A dataset whose only label is the named one, or ``instance`` without names. Cases that have an instance map are not
+            changed.
+
+        Raises:
+            DataError: The dataset names several labels.
+        """
+        labels = self.labels or Labels.from_names({"instance": 1})
+        if len(labels.foreground) != 1 or labels.regions:
+            raise DataError(
+                f"{where}: found instance maps and the labels {', '.join(labels.names)}, expected one label besides background, "
+                "because values are ids of instances. Name the kind of the instances alone, or give label maps and instance "
+                "maps in a table of cases (columns label and instances)."
+            )
+        cases = (
+            replace(case, label=None, instances=case.label) if case.instances is None else case
+            for case in self.cases
+        )
+        return replace(self, cases=tuple(cases), labels=labels)
+
 
 def require_unique(cases: Iterable[Case], where: str) -> None:
     """Raise `DataError` if two cases have the same id; the message names the first image of both."""

@@ -45,7 +45,7 @@ def read_msd(path: Path, files_root: str | None = None) -> Dataset:
 
     An image may be a list of files, one per channel. nnU-Net v1 wrote the same lists, with images named without the
     ``_0000`` of their files; those are found. An entry of ``training`` may list its annotated labels:
-    ``"labels": ["liver"]``.
+    ``"labels": ["liver"]``. With ``"instances": true``, label maps are read as instance maps.
 
     Args:
         path: The dataset's folder, or its ``dataset.json``.
@@ -136,7 +136,8 @@ def read_nnunet(path: Path, files_root: str | None = None) -> Dataset:
 
     A case consists of ``imagesTr/<id>_0000.<ext>`` to the last channel and ``labelsTr/<id>.<ext>``; if one of them exists,
     the others are expected. Natural images hold all channels in ``<id>_0000.<ext>`` if there is no other number.
-    ``imagesTs`` is not read, and neither are lists such as ``training``.
+    ``imagesTs`` is not read, and neither are lists such as ``training``. With ``"instances": true``, label maps are read as
+    instance maps.
 
     Args:
         path: The dataset's folder, or its ``dataset.json``.
@@ -237,7 +238,18 @@ def _dataset(root: Path, where: str, values: dict[str, Any], cases: Sequence[Cas
         else None
     )
     chosen = name if isinstance(name, str) and name else folder_name(root)
-    return Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
+    dataset = Dataset(chosen, root, tuple(cases), channel_names(values, where), labels)
+    return dataset.with_instance_maps(f"{where}: instances") if _holds_instances(values, where) else dataset
+
+
+def _holds_instances(values: Mapping[str, Any], where: str) -> bool:
+    """Return whether the key ``instances`` states that label maps are instance maps."""
+    stated = values.get("instances", False)
+    if not isinstance(stated, bool):
+        raise DataError(
+            f"{where}: instances: found {stated!r}, expected true if the label maps hold one number per instance. Correct it."
+        )
+    return stated
 
 
 def training_counts(values: Mapping[str, Any], labelled: int) -> tuple[int, ...]:

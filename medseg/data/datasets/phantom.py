@@ -52,6 +52,7 @@ _HU = (-1000, 125, 150, 205, 205, 340, -100, 45, 10, 250, -850, 450)
 _HU_JITTER = (0, 14, 14, 18, 18, 50, 8, 6, 15, 20, 40, 60)
 _MR_SIGNAL = (0, 430, 270, 340, 340, 520, 820, 170, 110, 50, 10, 80)
 
+_MOST_PLACES = 200  # tries per ellipsoid
 _BUMP = 0.11  # amplitude of each of three waves on an organ's surface, in squared radii
 
 # Name, centre and radii (right, anterior, superior) in units of half the field of view.
@@ -170,12 +171,116 @@ def write_phantoms(
     return read_dataset(folder)
 
 
+def instance_phantom(
+    seed: int | Sequence[int],
+    count: int = 30,
+    shape: Sequence[int] = (64, 64, 64),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    radii: tuple[float, float] = (4.5, 9.0),
+) -> tuple[Volume, Volume]:
+    """Create an image of ellipsoids that touch each other, and its instance map; equal arguments give equal results.
+
+    Every ellipsoid after the first touches an earlier one. All are equally bright, so only their shape tells them apart.
+
+    Args:
+        seed: One or several integers.
+        count: Number of ellipsoids; there may be fewer if they do not fit.
+        shape: Number of voxels towards right, anterior and superior.
+        spacing: Voxel size in mm along the same directions.
+        radii: Smallest and largest radius in mm.
+
+    Returns:
+        Image `(1, X, Y, Z)` float32 and instance map `(1, X, Y, Z)` int32 on the same grid.
+
+    Raises:
+        DataError: Shape and spacing do not form a grid.
+
+    Examples:
+        >>> image, ids = instance_phantom(0, count=3, shape=(32, 32, 24))
+        >>> image.data.shape, int(ids.data.max())
+        ((1, 32, 32, 24), 3)
+    """
+    rng = np.random.default_rng(seed)
+    spacing = checked_spacing(spacing)
+    extent = np.array(shape) * np.array(spacing)
+    centres: list[NDArray[np.float64]] = []
+    shapes: list[NDArray[np.float64]] = []  # matrices that map ellipsoids to the unit ball
+    for _ in range(_MOST_PLACES * count):
+        if len(centres) == count:
+            break
+        axes = Rotation.random(random_state=rng).as_matrix()
+        unit = axes.T / rng.uniform(*radii, 3)[:, None]
+        if centres:
+            other = rng.integers(len(centres))
+            way = rng.normal(size=3)
+            reach = 1 / np.linalg.norm(unit @ way) + 1 / np.linalg.norm(shapes[other] @ way)
+            centre = centres[other] + 0.97 * reach * way
+        else:
+            centre = extent / 2
+        near = (np.linalg.norm(one @ (centre - c)) < 1.4 for c, one in zip(centres, shapes, strict=True))
+        own = (np.linalg.norm(unit @ (centre - c)) < 1.4 for c in centres)
+        if (centre < radii[0]).any() or (centre > extent - radii[0]).any() or any(near) or any(own):
+            continue
+        centres.append(centre)
+        shapes.append(unit)
+    index = np.indices(tuple(shape)).reshape(3, -1)
+    places = (index + 0.5) * np.array(spacing)[:, None]
+    nearest, ids = np.ones(places.shape[1]), np.zeros(places.shape[1], np.int32)
+    for number, (centre, unit) in enumerate(zip(centres, shapes, strict=True), start=1):
+        distance = np.linalg.norm(unit @ (places - centre[:, None]), axis=0)
+        ids[distance < nearest] = number
+        nearest = np.minimum(nearest, distance)
+    bright = ndimage.gaussian_filter((ids > 0).reshape(tuple(shape)).astype(np.float32), 0.7)
+    image = 100 + 60 * bright + _noise(bright.shape, rng, sigma=15, grain=0.5)
+    grid = Grid.from_spacing(shape, spacing)
+    return Volume(image.astype(np.float32)[None], grid), Volume(ids.reshape(1, *shape), grid, "label")
+
+
+def write_instance_phantoms(
+    folder: str | Path,
+    cases: int = 12,
+    seed: int = 0,
+    count: int = 30,
+    shape: Sequence[int] = (64, 64, 64),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    radii: tuple[float, float] = (4.5, 9.0),
+) -> Dataset:
+    """Write a dataset of `instance_phantom` in the layout of the Decathlon, which states that its maps hold instances.
+
+    Args:
+        folder: Folder for ``dataset.json``, ``imagesTr`` and ``labelsTr``.
+        cases: Number of cases; case i depends only on `seed`, i and the arguments below.
+        seed: Seed of the dataset.
+        count: Number of ellipsoids; see `instance_phantom` for this and the following arguments.
+        shape: Number of voxels towards right, anterior and superior.
+        spacing: Voxel size in mm along the same directions.
+        radii: Smallest and largest radius in mm.
+
+    Returns:
+        The dataset as `read_dataset` reads it.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    entries = []
+    for index in range(cases):
+        image, ids = instance_phantom((seed, index), count, shape, spacing, radii)
+        file = f"phantom_{index:03d}.nii.gz"
+        write(image, folder / "imagesTr" / file)
+        write(ids, folder / "labelsTr" / file)
+        entries.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
+    description = _description("phantom_instances", "mr", ["ellipsoid"], entries) | {"instances": True}
+    write_text(folder / "dataset.json", json.dumps(description, indent=1) + "\n")
+    return read_dataset(folder)
+
+
 def _description(
     name: str, modality: Modality, organs: Sequence[str], entries: list[dict[str, str]]
 ) -> dict[str, Any]:
     return {
         "name": name,
-        "description": "Synthetic torsos; no patient was scanned",
+        "description": "Synthetic images; no patient was scanned",
         "tensorImageSize": "3D",
         "modality": {"0": modality.upper()},
         "labels": {str(value): label for value, label in enumerate(("background", *organs))},
