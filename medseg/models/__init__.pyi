@@ -22,14 +22,18 @@ from .summary import summarize as summarize
 from .unet.attention import AttentionUNet2d as AttentionUNet2d
 from .unet.attention import AttentionUNet3d as AttentionUNet3d
 from .unet.config import AttentionUNetOptions as AttentionUNetOptions
+from .unet.config import InstanceUNetOptions as InstanceUNetOptions
 from .unet.config import ResUNetOptions as ResUNetOptions
 from .unet.config import UNetOptions as UNetOptions
 from .unet.gate import GateOptions as GateOptions
+from .unet.instance_unet import InstanceUNet2d as InstanceUNet2d
+from .unet.instance_unet import InstanceUNet3d as InstanceUNet3d
 from .unet.network import ResUNet2d as ResUNet2d
 from .unet.network import ResUNet3d as ResUNet3d
 from .unet.network import UNet2d as UNet2d
 from .unet.network import UNet3d as UNet3d
 from .unet.network_config import AttentionUNetConfig as AttentionUNetConfig
+from .unet.network_config import InstanceUNetConfig as InstanceUNetConfig
 from .unet.network_config import ResUNetConfig as ResUNetConfig
 from .unet.network_config import UNetConfig as UNetConfig
 from .unet.stage import Stage as Stage
@@ -46,6 +50,10 @@ __all__ = [
     "Detections",
     "FCNOptions",
     "GateOptions",
+    "InstanceUNet2d",
+    "InstanceUNet3d",
+    "InstanceUNetConfig",
+    "InstanceUNetOptions",
     "LoadedWeights",
     "Mask2FormerOptions",
     "MaskFormerOptions",

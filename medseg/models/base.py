@@ -56,7 +56,8 @@ class Model(nn.Module):
     """The base class of models that map images (n c *spatial) to class logits (n k *spatial) on the same grid.
 
     A subclass implements `forward`. Models that predict instances or queries also override `losses` and provide
-    ``instances(image)``. Models that compute probabilities return their logarithm.
+    ``instances(image)``, which returns `Detections` or `medseg.labels.instances.Instances` per image. Models that compute
+    probabilities return their logarithm.
 
     Args:
         spatial_dims: 2 or 3.
@@ -71,6 +72,7 @@ class Model(nn.Module):
             empty if the order is not known.
         computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries, which need
             fully annotated label maps.
+        voxel_size: Voxel size in mm of the training images, for models whose losses measure distances; None for others.
 
     Examples:
         >>> import torch
@@ -93,6 +95,7 @@ class Model(nn.Module):
     pretrained_part: str | None = None
     layer_prefixes: tuple[str, ...] = ()
     computes_own_losses: bool = False
+    voxel_size: tuple[float, ...] | None = None
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None

@@ -180,7 +180,7 @@ MODELS: Registry[ModelEntry] = Registry(
 )
 
 FAMILIES = {
-    "unet": "U-Nets for volumes and slices; medseg plan proposes unet_3d, or unet_2d for single slices",
+    "unet": "U-Nets for volumes and slices; medseg plan proposes unet_3d, unet_2d for single slices, or instance_unet for instances",
     "segresnet": "MONAI's SegResNet for volumes and slices",
     "fcn": "FCN for slices and natural images; start with fcn_resnet_50",
     "mask_rcnn": "Mask R-CNN, which finds instances in slices and natural images; start with mask_rcnn_resnet_50_fpn",

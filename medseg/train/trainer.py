@@ -110,6 +110,8 @@ class Trainer:
             label_sets=label_sets,
             class_weights=settings.class_weights,
         )
+        if model.voxel_size is not None:
+            model.voxel_size = patches.train.voxel_size
         device = self.fabric.device
         # On the device before the optimiser is built, so that a loaded state is placed with its parameters.
         self.model = distributed.to_device(model).to(memory_format=memory_format(device, model.spatial_dims))

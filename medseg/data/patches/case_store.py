@@ -24,6 +24,8 @@ from medseg.storage.json_files import read_object
 # Arrays that a process keeps mapped. Each needs a file descriptor, and some systems allow only 256 per process. In larger
 # datasets the least recently read arrays are unmapped, and mapped again when they are needed.
 MAPS = 128
+GRID = "grid.json"
+"""File of a prepared case with the shape and the voxel size of its arrays."""
 MEASURES = "measures.json"
 """File of a prepared case with what `StoredCase.measures` returns."""
 _EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}  # axes and kinds; other arrays are (4, "iu")
@@ -103,6 +105,19 @@ class StoredCase:
             raise DataError(
                 f"{error} Delete the folder {self.folder} and start or resume the training; the case is prepared again."
             ) from None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """The voxel size along X, Y, Z in mm."""
+        file = self.folder / GRID
+        try:
+            x, y, z = map(float, read_object(file)["spacing"])
+        except (MedsegError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{file}: found no voxel size ({error}), expected three numbers. Delete the folder {self.folder} and start or "
+                "resume the training; the case is prepared again."
+            ) from None
+        return x, y, z
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

@@ -90,6 +90,12 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
         return tuple(size)
 
     @property
+    def voxel_size(self) -> tuple[float, ...]:
+        """The median voxel size in mm per axis that the model sees."""
+        median = np.median([case.spacing for case in self.cases], axis=0).tolist()
+        return tuple(median) if self.view is None else self.view.of_image(median)
+
+    @property
     def sample_bytes(self) -> int:
         """The least number of bytes of a sample: its image as float32."""
         channels = self.sampler.cases[0].image.shape[0] if self.sampler.cases else 0

@@ -21,7 +21,7 @@ from medseg.data.datasets.read_case import (
     read_case_instances,
     read_case_label,
 )
-from medseg.data.patches.case_store import MEASURES, StoredCase
+from medseg.data.patches.case_store import GRID, MEASURES, StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
 from medseg.data.preprocessing.normalize import mask_rows
@@ -225,7 +225,7 @@ class CaseStore:
                 if array is not None:
                     np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
             grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
-            write_text(temporary / "grid.json", json.dumps(grid))
+            write_text(temporary / GRID, json.dumps(grid))
             write_text(temporary / MEASURES, json.dumps(measures.to_plain()))
 
     def _key(self, case: Case, states: _States) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.slices2d.radiological_view import RadiologicalView
@@ -13,6 +14,8 @@ from medseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class SliceView:
     def planes(self) -> tuple[SliceView, ...]:
         """The views across every axis on which predictions are averaged."""
         return tuple(replace(self, axis=axis) for axis in self.settings.planes or (self.axis,))
+
+    def of_image(self, values: Sequence[T]) -> tuple[T, ...]:
+        """Return the values of the two axes of an image that the model sees.
+
+        Args:
+            values: One value per axis of the volume.
+
+        Returns:
+            Two values in the order of the axes of the image.
+        """
+        seen = [value for axis, value in enumerate(values) if axis != self.axis]
+        turn = self.radiological_view
+        return tuple(reversed(seen) if turn is not None and turn.swapped else seen)
 
     @cached_property
     def radiological_view(self) -> RadiologicalView | None:

@@ -300,6 +300,33 @@ class AttentionUNetOptions(UNetOptions):
         return self
 
 
+@register_2d_and_3d(
+    "instance_unet",
+    summary="{} U-Net that finds instances: classes, distances to borders and offsets to centres",
+    reference="Cheng et al. 2020, Panoptic-DeepLab, arXiv:1911.10194",
+    parameters=(1_926_565, 5_601_286),
+)
+class InstanceUNetOptions(UNetOptions):
+    """The options of a U-Net that also finds instances, such as nuclei or lesions that touch each other.
+
+    Besides the logits of the classes, the network computes the distance of each voxel from the border of its instance and
+    the offset to the centre of its instance, from the map of the shallowest decoder level. It learns both from instance maps;
+    in a dataset without them, the connected components of the label maps are the instances.
+
+    Attributes:
+        instance_loss_weight: Weight of the losses of distances and offsets, relative to the loss of the classes.
+
+    Examples:
+        >>> from medseg.models import InstanceUNetOptions
+        >>> InstanceUNetOptions(channels=(8, 16), instance_loss_weight=0.5).num_decoder_levels
+        1
+    """
+
+    builder: ClassVar[str] = "medseg.models.unet.instance_unet:build"
+
+    instance_loss_weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 def _set(options: UNetOptions, key: str, value: object) -> None:
     # The object is frozen, but validators may still complete it.
     object.__setattr__(options, key, value)

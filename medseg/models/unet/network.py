@@ -172,9 +172,13 @@ class UNet(Model):
         Raises:
             ModelError: No criterion is set, or shapes do not fit.
         """
-        criterion = self.require_criterion()
+        self.require_criterion()
         self.check_label(image, label)
-        maps = self.features(image)
+        return {"loss": self._supervised(self.features(image), image, label)}
+
+    def _supervised(self, maps: list[Tensor], image: Tensor, label: Tensor) -> Tensor:
+        """Return the criterion of the logits of all heads, weighted."""
+        criterion = self.require_criterion()
         total = (
             criterion(self._logits(maps[-1], tuple(image.shape[2:])).float(), label) * self.head_weights[0]
         )
@@ -185,7 +189,7 @@ class UNet(Model):
             logits = head(maps[-1 - i])
             small = shrink_label(label, factor, tuple(logits.shape[2:]))
             total = total + criterion(logits.float(), small) * self.head_weights[i]
-        return {"loss": total}
+        return total
 
     def check_image(self, image: Tensor) -> None:
         """Raise `ModelError` if the image does not fit, or if a norm would see a single value per channel."""
@@ -207,11 +211,14 @@ class UNet(Model):
             raise ModelError(error_message(type(self).__name__, what, found=size, expected=expected, fix=fix))
 
     def _logits(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
-        logits: Tensor = self.head(x)
+        return self._on_image(self.head(x), size)
+
+    def _on_image(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Return what a head computes, on the grid of the image."""
         # If the first stage has a stride, the decoder's last grid is coarser than the image's.
         first = self.config.encoder_stages[0].strides(self.spatial_dims)
-        full = tuple(n * s for n, s in zip(logits.shape[2:], first, strict=True))
-        return crop_to(resize(logits, full, align_corners=self.config.align_corners), size)
+        full = tuple(n * s for n, s in zip(values.shape[2:], first, strict=True))
+        return crop_to(resize(values, full, align_corners=self.config.align_corners), size)
 
 
 class UNet2d(UNet):

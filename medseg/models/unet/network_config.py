@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 from pydantic import PositiveInt
 
 from medseg.models.layers.layer_names import Act, Downsample, Norm, Upsample
-from medseg.models.unet.config import AttentionUNetOptions, ResUNetOptions, UNetOptions
+from medseg.models.unet.config import AttentionUNetOptions, InstanceUNetOptions, ResUNetOptions, UNetOptions
 from medseg.models.unet.gate import GateOptions
 from medseg.models.unet.stage import Block, ResidualDownsample, SkipMerge, Stage
 
@@ -107,4 +107,14 @@ class AttentionUNetConfig(AttentionUNetOptions, UNetConfig):
         >>> config = AttentionUNetConfig.from_channels(1, 2, channels=(8, 16, 32))
         >>> config.deep_supervision, config.gate.gated_levels(config.num_decoder_levels)
         (True, (True, False))
+    """
+
+
+class InstanceUNetConfig(InstanceUNetOptions, UNetConfig):
+    """The complete architecture of a U-Net that finds instances.
+
+    Examples:
+        >>> from medseg.models import InstanceUNetConfig
+        >>> InstanceUNetConfig.from_channels(1, 2, channels=(8, 16)).instance_loss_weight
+        1.0
     """

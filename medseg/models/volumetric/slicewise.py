@@ -158,14 +158,14 @@ class SliceWise(Model):
         slices = self.view.images(image)
         found: list[Instances] = []
         for part in slices.split(self.batch_size or len(slices)):
-            found += [_in_memory(one) for one in _found(find, part)]
+            found += [one if isinstance(one, Instances) else _in_memory(one) for one in _found(find, part)]
         turn = self.view.radiological_view
         return found if turn is None else [turn.instances_back(one) for one in found]
 
 
-def _found(find: object, part: Tensor) -> Sequence[FoundInstances]:
+def _found(find: object, part: Tensor) -> Sequence[FoundInstances | Instances]:
     assert callable(find)
-    result: Sequence[FoundInstances] = find(part)
+    result: Sequence[FoundInstances | Instances] = find(part)
     return result
 
 
