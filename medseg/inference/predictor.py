@@ -23,7 +23,8 @@ from medseg.data.datasets.read_case import read_case_first_stage, read_case_imag
 from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
 from medseg.data.preprocessing.unlike_training import check_against_model, image_notes
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
-from medseg.inference.instances.image_instances import image_instances
+from medseg.inference.instances.image_instances import image_instances, require_instance_model
+from medseg.inference.instances.volume_instances import centre_engine, volume_instances
 from medseg.inference.postprocess import component_groups
 from medseg.inference.quality.assessment import AssessedLabels, Assessment
 from medseg.inference.quality.quality_model import QualityModel
@@ -46,6 +47,7 @@ from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
 from medseg.model_folder.settings import SHARED_BY_STAGES, PredictSettings, SavedModel
 from medseg.models.base import Model
+from medseg.models.unet.instance_unet import InstanceUNet
 from medseg.runtime.devices import checked_device
 from medseg.runtime.memory import format_size, parse_size, process_memory
 from medseg.runtime.progress import Progress
@@ -186,11 +188,14 @@ class Predictor:
         return self.run(self.prepare(source), progress=progress)
 
     def instances(self, source: Source, *, progress: Progress | None = None) -> Instances:
-        """Find the instances in an image with a 2D instance model, slice by slice and linked across slices.
+        """Find the instances in an image.
+
+        A 3D instance model (`instance_unet_3d`) finds them in the volume, window by window. A 2D one finds them in every slice,
+        and they are linked across slices.
 
         Args:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.
-            progress: Called with (done, total, "slice").
+            progress: Called with (done, total, "window"), or with "slice" for a 2D model.
 
         Returns:
             Instances of the volume `(X, Y, Z)` on the image's own grid; a natural image has one slice.
@@ -200,12 +205,66 @@ class Predictor:
             ConfigError: The settings name another engine than PyTorch.
             DataError: The image cannot be read or does not fit the model.
         """
+        return self.instances_in(*self.read(source), progress=progress)
+
+    def instances_in(
+        self,
+        volume: Volume,
+        where: str = "image",
+        *,
+        progress: Progress | None = None,
+        note: Note = warn_once,
+    ) -> Instances:
+        """Find the instances in an image that `read` returned; see `instances`.
+
+        Args:
+            volume: Image `(C, X, Y, Z)` as read from its file.
+            where: File or case, for messages.
+            progress: As for `instances`.
+            note: Called with each sentence about the image or its prediction, see `run`.
+
+        Returns:
+            As for `instances`.
+
+        Raises:
+            ModelError: The model does not find instances.
+            ConfigError: The settings name another engine than PyTorch, or `max_memory` is too small for the image.
+            DataError: The image does not fit the model.
+        """
+        self.require_instances()
+        model = self.model
+        if not isinstance(model, InstanceUNet) or model.spatial_dims == 2:
+            return image_instances(
+                self.network, self.saved, self.labels, volume, where=where, progress=progress
+            )
+        with self.network.exclusive:
+            prepared = self._prepare(volume, where)
+        for sentence in prepared.notes:
+            note(sentence)
+        engine = centre_engine(self.engine, model, self.saved)
+        prepared = prepared.with_first_stage(progress, note)
+        least = self.settings.min_instance_score
+        return volume_instances(engine, model, prepared, min_score=least, progress=progress, note=note)
+
+    def require_instances(self) -> None:
+        """Raise unless the model finds instances, and can do so with these settings.
+
+        Raises:
+            ModelError: The model does not find instances.
+            ConfigError: The settings name another engine than PyTorch, or limit the memory of a 2D model.
+        """
+        require_instance_model(self.model, self.saved, self.labels)
         if self.settings.engine != "torch":
             raise ConfigError(
                 f"engine: found {self.settings.engine}, expected torch for instances. Predict with engine=torch."
             )
-        volume, where = self.read(source)
-        return image_instances(self.network, self.saved, self.labels, volume, where=where, progress=progress)
+        limits = {"max_memory": self.max_memory, "max_device_memory": self.max_device_memory}
+        given = next((name for name, limit in limits.items() if limit is not None), None)
+        if given is not None and self.model.spatial_dims == 2:
+            raise ConfigError(
+                f"{given}: found {format_size(limits[given] or 0)}, expected no limit for instances of {self.saved.model['name']}, "
+                "which sees whole slices. Leave it out, or use a 3D model."
+            )
 
     def prepare(self, source: Source, *, seen: Callable[[Volume], None] | None = None) -> PreparedPrediction:
         """Read and prepare an image, which is the first half of a call and does not run the network.
@@ -223,13 +282,13 @@ class Predictor:
             ConfigError: `max_memory` is too small for the image's voxels.
         """
         with self.network.exclusive:
-            return self._prepare(source, seen)
+            volume, where = self.read(source)
+            if seen is not None:
+                seen(volume)
+            return self._prepare(volume, where, source)
 
-    def _prepare(self, source: Source, seen: Callable[[Volume], None] | None) -> PreparedPrediction:
+    def _prepare(self, volume: Volume, where: str, source: Source | None = None) -> PreparedPrediction:
         """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
-        volume, where = self.read(source)
-        if seen is not None:
-            seen(volume)
         settings = self.saved.preprocessing
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
         target = label_target(prepared, settings, self.engine.rule.values.dtype)

@@ -205,12 +205,24 @@ def test_skip_existing_checks_both_files(trained, tmp_path, image_folder, capsys
     assert (tmp_path / "0.nii.gz").stat().st_mtime_ns == after
 
 
-@pytest.mark.parametrize(
-    "flag", [["--estimate"], ["--probabilities"], ["--uncertainty"], ["--layers"], ["--max-memory", "4GB"]]
-)
+@pytest.mark.parametrize("flag", [["--estimate"], ["--probabilities"], ["--uncertainty"], ["--layers"]])
 def test_options_of_sliding_windows_are_refused(flag, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "a.png", "-o", str(tmp_path), "--instances", *flag]) == 1
     assert f"--instances: found it with {flag[0]}" in capsys.readouterr().err
+
+
+def test_a_limit_of_memory_is_refused_for_whole_slices(trained, image_folder, tmp_path, capsys):
+    run, _ = trained
+    command = [
+        "predict",
+        str(run),
+        str(image_folder / "images" / "0.png"),
+        "-o",
+        str(tmp_path),
+        "--instances",
+    ]
+    assert main([*command, "--max-memory", "4GB"]) == 1
+    assert "max_memory: found 4.0 GB, expected no limit for instances of mask_rcnn" in capsys.readouterr().err
 
 
 def test_weights_are_found_from_anywhere_and_not_read_again(image_folder, tmp_path, monkeypatch):

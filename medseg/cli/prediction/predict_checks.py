@@ -72,9 +72,9 @@ def check_options(given: Collection[str], images: bool) -> None:
     if {"--estimate", "--report"} <= set(given):
         raise ConfigError("--report: found it with --estimate, which predicts nothing. Remove one of them.")
     if "--instances" in given:
-        reason = "instances are found in whole slices by one model. Remove one of the options"
+        reason = "one model finds instances and writes their maps. Remove one of the options"
         others = (
-            *("--estimate", "--max-memory", "--max-device-memory", "--ensemble-with"),
+            *("--estimate", "--ensemble-with"),
             *("--probabilities", "--uncertainty", *COPIES),
         )
         _refuse("--instances", given, others, reason)

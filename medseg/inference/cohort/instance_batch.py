@@ -9,7 +9,6 @@ from pathlib import Path
 from medseg.data.datasets.cases import Case
 from medseg.inference.cohort.batch import Outcome, Recording, without_recording
 from medseg.inference.cohort.voxel_state import InputWatch
-from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.predictor import Predictor
 from medseg.io.companions.instance_files import instance_map_path, write_instances
 from medseg.io.files import write
@@ -44,9 +43,9 @@ def predict_instance_files(
     """Write the instance map, the table and the label map of each image, in this order.
 
     Args:
-        predictor: A 2D instance model.
+        predictor: An instance model.
         pairs: Each case and the file of its label map; see `instance_map_path` for the others.
-        progress: Called with (done, total, "slice") of each image.
+        progress: Called with (done, total, what) of each image.
         recording: Returns the context in which the files of a case are written, see `predict_files`.
 
     Yields:
@@ -55,7 +54,7 @@ def predict_instance_files(
     Raises:
         ModelError: The model does not find instances.
     """
-    require_instance_model(predictor.model, predictor.saved, predictor.labels)
+    predictor.require_instances()
     with ItemPeaks() as peaks:
         for case, target in pairs:
             peaks.start(target)
@@ -84,12 +83,13 @@ def _predicted(
         return outcome
     volume, where = image
 
+    notes: list[str] = []
+
     def find() -> Instances:
-        return image_instances(
-            predictor.network, predictor.saved, predictor.labels, volume, where=where, progress=progress
-        )
+        return predictor.instances_in(volume, where, progress=progress, note=notes.append)
 
     outcome, found = outcome.after("network", find)
+    outcome = replace(outcome, notes=tuple(dict.fromkeys(notes)))
     if found is None:
         return outcome
 

@@ -32,7 +32,6 @@ from medseg.inference.cohort.process_record import Counts, ProcessRecord
 from medseg.inference.cohort.several_devices import predict_on_devices
 from medseg.inference.cohort.written_files import FOLDER, copies_named
 from medseg.inference.estimate import CaseEstimate, estimate_cases
-from medseg.inference.instances.image_instances import require_instance_model
 from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.io.files import stem_of
 from medseg.io.nifti.orientation_sources import OrientationFrom
@@ -169,7 +168,7 @@ class FolderPrediction:
         that process is killed.
 
         Args:
-            progress: Called with (done, total, "window") for each image, or with "slice" if instances are wanted. Not called
+            progress: Called with (done, total, "window") for each image, or with "slice" if a 2D model finds instances. Not called
                 on several devices.
 
         Yields:
@@ -252,10 +251,10 @@ class FolderPrediction:
             kind = "probabilities" if self.outputs.probabilities else "uncertainty"
             found = "several models" if others else kind
             raise ConfigError(
-                f"instances: found {found}, expected one model, no probabilities and no uncertainty, because instances are found "
-                "in whole slices by one model. Leave one out."
+                f"instances: found {found}, expected one model, no probabilities and no uncertainty, because one model "
+                "finds instances. Leave one out."
             )
-        require_instance_model(first.model, first.saved, first.labels)
+        first.require_instances()
 
     def _is_current(self, case: Case, target: Path) -> bool:
         state = self.outputs.state(case, target, self._records, self._models.model_id)

@@ -5,8 +5,13 @@ The model finds instances in each slice; `link_slices` links them to instances o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from medseg.data.preprocessing.lazy_image import PreparedSlices
@@ -14,15 +19,18 @@ from medseg.data.preprocessing.prepare import prepare
 from medseg.errors import ModelError, error_message
 from medseg.inference.instances.link_slices import link_slices
 from medseg.inference.sliding.window_network import WindowNetwork
-from medseg.labels.instances import Instances
+from medseg.labels.instances import Instances, Mask
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import LinkSettings, SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
 from medseg.runtime.progress import Progress
-from medseg.volumes.grid import Grid
+from medseg.volumes.grid import Grid, reorientation_like, world_positions
 from medseg.volumes.volume import Volume
+
+_VOXELS_AT_ONCE = 8_000_000  # of a map of ids that is resampled, which takes several times its memory
+_MARGIN = 2  # slices on both sides, so that the border of the part is not repeated
 
 
 def find_instances(
@@ -78,7 +86,7 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
     """Return the instances of a volume on another grid, such as that of its file.
 
     Overlaps are resolved first, in favour of the higher score. A voxel gets the instance with the largest share in linear
-    interpolation; instances without any voxel on `target` are dropped.
+    interpolation; instances without any voxel on `target` are dropped. Some slices are computed at a time.
 
     Args:
         instances: Instances of a volume on `grid`.
@@ -88,13 +96,65 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
     Returns:
         Instances on `target`, in the order of the given ones.
     """
-    ids = Volume(instances.to_map()[None], grid, "label").resampled(like=target).data[0]
-    kept = np.unique(ids[ids > 0])
-    return Instances.from_map(
-        ids,
-        {int(k): int(instances.classes[k - 1]) for k in kept},
-        {int(k): float(instances.scores[k - 1]) for k in kept},
+    axis = reorientation_like(grid, target)[0].index(2)  # of the target, along the slices of the instances
+    voxels = max(1, math.prod(target.shape) // target.shape[axis])
+    count = max(1, _VOXELS_AT_ONCE // voxels)
+    parts: dict[int, list[tuple[NDArray[np.intp], Mask]]] = {}
+    for first in range(0, target.shape[axis], count):
+        start = np.zeros(3, np.intp)
+        start[axis] = first
+        shape = [min(count, size - first) if a == axis else size for a, size in enumerate(target.shape)]
+        part = target.cropped(start.tolist(), shape)
+        low, high = _slices_behind(part, grid)
+        ids = Volume(
+            _painted(instances, low, high)[None],
+            grid.cropped((0, 0, low), (*grid.shape[:2], high - low)),
+            "label",
+        )
+        resampled = ids.resampled(like=part).data[0]
+        for number, box in enumerate(ndimage.find_objects(resampled), start=1):
+            if box is not None:
+                corner = start + [side.start for side in box]
+                parts.setdefault(number, []).append((corner, resampled[box] == number))
+    joined = [_joined(parts[number]) for number in sorted(parts)]
+    kept = instances.select([number - 1 for number in sorted(parts)])
+    return Instances.from_crops(
+        target.shape,
+        np.array([corner for corner, _ in joined], np.intp),
+        [mask for _, mask in joined],
+        kept.classes,
+        kept.scores,
     )
+
+
+def _slices_behind(part: Grid, grid: Grid) -> tuple[int, int]:
+    """Return the range of slices of a grid from which a part of another grid is interpolated, with a margin."""
+    corners = world_positions(np.linalg.inv(grid.affine), part.corners)[:, 2]
+    depth = grid.shape[2]
+    low = min(max(int(np.floor(corners.min())) - _MARGIN, 0), depth - 1)
+    return low, max(min(int(np.ceil(corners.max())) + 1 + _MARGIN, depth), low + 1)
+
+
+def _painted(instances: Instances, first: int, last: int) -> NDArray[np.int32]:
+    """Return the instance map `(X, Y, last - first)` of some slices, with the ids of `Instances.to_map`."""
+    result = np.zeros((*instances.shape[:2], last - first), np.int32)
+    for index in np.argsort(-instances.scores, kind="stable")[::-1].tolist():
+        x, y, z = instances.box(index)
+        low, high = max(z.start, first), min(z.stop, last)
+        if low < high:
+            mask = instances.masks[index][..., low - z.start : high - z.start]
+            result[x, y, low - first : high - first][mask] = index + 1
+    return result
+
+
+def _joined(parts: Sequence[tuple[NDArray[np.intp], Mask]]) -> tuple[NDArray[np.intp], Mask]:
+    """Return the corner and mask of an instance from those of its parts."""
+    low = np.min([corner for corner, _ in parts], axis=0)
+    high = np.max([corner + mask.shape for corner, mask in parts], axis=0)
+    joined = np.zeros(high - low, bool)
+    for corner, mask in parts:
+        joined[tuple(slice(a, a + n) for a, n in zip(corner - low, mask.shape, strict=True))] |= mask
+    return low, joined
 
 
 def without_covered(instances: Instances, least: float = 0.5) -> Instances:
@@ -139,7 +199,7 @@ def require_instance_model(model: Model, saved: SavedModel, labels: Labels) -> N
         if callable(getattr(member, "instances", None)):
             fix = "Use one of its members, such as RUN/fold_0 of a cross-validation"
             raise ModelError(error_message(f"{saved.name}: ensemble", "finds no instances", fix=fix))
-        fix = "Use a model of mask_rcnn*, maskformer* or mask2former*; or evaluate the connected components of its label maps"
+        fix = "Use a model of instance_unet*, mask_rcnn*, maskformer* or mask2former*; or evaluate the connected components of its label maps"
         raise ModelError(error_message(saved.model["name"], "finds no instances", fix=fix))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from medseg.runtime.memory import (
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.runtime.progress import Progress
 
+Result = TypeVar("Result")
 _AMPLE_FRACTION = (
     0.8  # of the free budget; a plan that needs less than this does not have to measure the network
 )
@@ -109,8 +111,39 @@ class Engine:
             ResourceError: The memory did not suffice in any layout.
             ModelError: The network returned NaN or infinity.
         """
+
+        def run(plan: MemoryPlan) -> None:
+            for observer in more.observers:
+                observer.begin(prepared)
+            self._run_plan(prepared, plan, progress, more)
+
+        self.attempt(prepared, run, partial(self.plan, prepared, files=more.files), note)
+
+    def attempt(
+        self,
+        prepared: PreparedPrediction,
+        run: Callable[[MemoryPlan], Result],
+        plan: Callable[[], MemoryPlan],
+        note: Note = warn_once,
+    ) -> Result:
+        """Predict an image in the planned layout and precision, or in others if memory or precision do not suffice.
+
+        Args:
+            prepared: The image.
+            run: Predicts it in one layout; called again with a smaller one, or in another precision.
+            plan: Returns the layout to begin with.
+            note: Called with a sentence if the image had to be predicted in another way than planned.
+
+        Returns:
+            What `run` returned.
+
+        Raises:
+            ConfigError: The allowed memory is too small.
+            ResourceError: The memory did not suffice in any layout.
+            ModelError: The network returned NaN or infinity.
+        """
         try:
-            return self._run_in_memory(prepared, progress, more, note)
+            return self._run_in_memory(prepared, run, plan(), note)
         except NotFiniteError:
             if self.network.safer is None:
                 raise
@@ -119,22 +152,19 @@ class Engine:
         )
         note(f"{prepared.where}: logits were not finite in {unsafe}; predicted in {safer} instead")
         with self.network.in_precision(self.network.safer):
-            return self._run_in_memory(prepared, progress, more, note)
+            return self._run_in_memory(prepared, run, plan(), note)
 
     def _run_in_memory(
         self,
         prepared: PreparedPrediction,
-        progress: Progress | None,
-        more: SideOutputs,
+        run: Callable[[MemoryPlan], Result],
+        plan: MemoryPlan,
         note: Note,
-    ) -> None:
+    ) -> Result:
         """Run an image in its planned layout, and in smaller ones if memory does not suffice."""
-        plan = self.plan(prepared, files=more.files)
         while True:
-            for observer in more.observers:
-                observer.begin(prepared)
             try:
-                return self._run_plan(prepared, plan, progress, more)
+                return run(plan)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -221,6 +251,8 @@ class Engine:
         *,
         files: Sequence[ProbabilityFile] = (),
         measure: bool = False,
+        whole_planes: bool = False,
+        more: int = 0,
     ) -> MemoryPlan:
         """Choose the layout for an image.
 
@@ -230,6 +262,8 @@ class Engine:
             prepared: The image; not changed.
             files: Files that will be filled with probabilities or their entropy.
             measure: Measure the network in any case.
+            whole_planes: Do not divide the image into bands, because the results of whole slices are needed.
+            more: Bytes that are needed besides, in any layout.
 
         Returns:
             Number of bands, batch size, and number format and device of the sums.
@@ -239,20 +273,22 @@ class Engine:
         """
         labels = prepared.target.volume.data
         used = process_memory()
-        held = used + labels.nbytes
+        held = used + labels.nbytes + more
         later = held + self.postprocess_bytes_per_voxel * labels.size
         held += sum(file.resident_bytes(prepared.target.file_axis(SLAB_FIRST[0])) for file in files)
         allowed = self.max_memory or used + int(FRACTION_OF_FREE * free_memory())
         budget = MemoryBudget(allowed, held, later, self._device_budget())
         keeps = False
         if self.max_memory is None and budget.device is None:
-            unmeasured = plan_memory(prepared, self.sliding, budget, self.network, measure=False)
+            unmeasured = plan_memory(
+                prepared, self.sliding, budget, self.network, measure=False, whole_planes=whole_planes
+            )
             ample = unmeasured.peak - held < _AMPLE_FRACTION * (allowed - held)
             keeps = ample
             if ample and not measure:
                 return replace(unmeasured, keeps_memory=keeps)
         with keep_freed_memory(keeps):
-            measured = plan_memory(prepared, self.sliding, budget, self.network)
+            measured = plan_memory(prepared, self.sliding, budget, self.network, whole_planes=whole_planes)
         return replace(measured, keeps_memory=keeps)
 
     def _device_budget(self) -> int | None:

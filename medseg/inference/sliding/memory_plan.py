@@ -96,6 +96,7 @@ def plan_memory(
     network: MeasuredNetwork,
     *,
     measure: bool = True,
+    whole_planes: bool = False,
 ) -> MemoryPlan:
     """Choose the layout that fits the budget and predicts the fewest windows, and the smallest of several such layouts.
 
@@ -106,6 +107,7 @@ def plan_memory(
         network: The network. If it runs on a CUDA device, the slab is held there, too, in the fastest layout that fits;
             otherwise on the host. If it runs in reduced precision, float16 sums lose nothing that its logits contain.
         measure: Whether to measure the memory that the network uses; otherwise, it counts as 0.
+        whole_planes: Whether the image must not be divided into bands.
 
     Returns:
         The chosen layout with its expected peak of resident memory in bytes.
@@ -114,21 +116,25 @@ def plan_memory(
         ConfigError: No layout fits; the message names the smallest sufficient budget.
     """
     if budget.device is not None:
-        on_device = _plan_on_device(prepared, sliding, budget, network)
+        on_device = _plan_on_device(prepared, sliding, budget, network, whole_planes)
         if on_device is not None:
             return on_device
         # The network alone has to fit; its memory is not the host's.
         sliding, measure = replace(sliding, batch_size=1), False
-    return _plan_on_host(prepared, sliding, budget, network, measure=measure)
+    return _plan_on_host(prepared, sliding, budget, network, measure=measure, whole_planes=whole_planes)
 
 
 def _plan_on_device(
-    prepared: PreparedPrediction, sliding: SlidingWindow, budget: MemoryBudget, network: MeasuredNetwork
+    prepared: PreparedPrediction,
+    sliding: SlidingWindow,
+    budget: MemoryBudget,
+    network: MeasuredNetwork,
+    whole_planes: bool,
 ) -> MemoryPlan | None:
     """Return the fastest layout whose slab fits on the network's device, or None."""
     assert budget.device is not None
     reduced = network.dtype != torch.float32
-    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=False):
+    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=False, whole_planes=whole_planes):
         image, logits = _slab_parts(
             prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands
         )
@@ -158,12 +164,13 @@ def _plan_on_host(
     network: MeasuredNetwork,
     *,
     measure: bool,
+    whole_planes: bool,
 ) -> MemoryPlan:
     """Return the fastest layout whose slab fits into the memory of the host, see `plan_memory`."""
     shape = prepared.image.shape
     reduced = network.dtype != torch.float32
     smallest = None
-    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=True):
+    for bands, batch, sums in _layouts(prepared, sliding, reduced, tight=True, whole_planes=whole_planes):
         slab = sum(
             _slab_parts(prepared, replace(sliding, batch_size=batch, storage=SlabStorage(sums)), bands)
         )
@@ -195,7 +202,7 @@ def _slab_parts(prepared: PreparedPrediction, sliding: SlidingWindow, bands: int
 
 
 def _layouts(
-    prepared: PreparedPrediction, sliding: SlidingWindow, reduced: bool, *, tight: bool
+    prepared: PreparedPrediction, sliding: SlidingWindow, reduced: bool, *, tight: bool, whole_planes: bool
 ) -> list[tuple[int, int, torch.dtype]]:
     """Return layouts (bands, batch size, sums) from the fastest to the smallest.
 
@@ -203,7 +210,7 @@ def _layouts(
     these come first; otherwise the fewest.
     """
     width = prepared.image.shape[2]
-    most = max(1, 2 * width // sliding.window[1])
+    most = 1 if whole_planes else max(1, 2 * width // sliding.window[1])
     rows = {
         n: sum(sliding.num_columns(width, band.columns) for band in prepared.bands(n, sliding))
         for n in range(1, most + 1)
