@@ -103,7 +103,8 @@ def explained_experiment(
 
 
 def _unet_name(proposal: Proposal) -> str:
-    return f"{'resunet' if proposal.preset.residual else 'unet'}_{proposal.dims}d"
+    kind = "instance_unet" if proposal.instances else "resunet" if proposal.preset.residual else "unet"
+    return f"{kind}_{proposal.dims}d"
 
 
 def _experiment_name(dataset: str, model: str, proposal: Proposal) -> str:
@@ -199,6 +200,8 @@ def _channels(p: Proposal) -> Explained:
 def _unet(p: Proposal) -> ExplainedValues:
     channels = _channels(p)
     why = f"; {p.kind_reason}" if p.kind_reason else ""
+    if p.instances:
+        why += "; finds instances, because the dataset has instance maps"
     tree: dict[str, Explained | ExplainedValues] = {
         "name": Explained(_unet_name(p), f"preset {p.preset.name}{why}"),
         "channels": channels,
@@ -214,6 +217,8 @@ def _unet(p: Proposal) -> ExplainedValues:
         ),
     }
     if p.preset.residual:
+        if p.instances:
+            tree["block"] = Explained("res", "as in the residual encoder of nnU-Net")
         tree["decoder_block"] = Explained("basic", "only the encoder is residual")
         tree["decoder_num_blocks"] = Explained(p.preset.decoder_blocks)
         tree["stem_channels"] = Explained(channels.value[0])

@@ -162,7 +162,8 @@ def plan(
     length = TrainingLength(budget.on_gpu, options.steps, options.time)
     if options.start is not None:
         return _fine_tuning_plan(measured, options, source, found)
-    proposal = propose(measured, preset, budget, options.kind, length)
+    holds_instances = any(case.instances is not None for case in found.labelled_cases)
+    proposal = replace(propose(measured, preset, budget, options.kind, length), instances=holds_instances)
     other = _other_model(options.model, measured, proposal) if options.model else None
     tree = explained_experiment(measured, proposal, source, other)
     single = _plan(_heading(measured, proposal, other), tree, measured, proposal, other)

@@ -60,6 +60,7 @@ class Proposal:
         forward_flops: Floating-point operations of the forward pass of one patch.
         limited_by_time: Whether the patch was shrunk so that enough steps fit into the time.
         low_resolution: Whether a low-resolution network would see more of a volume.
+        instances: Whether the network finds instances, because the dataset has instance maps.
     """
 
     kind: Kind
@@ -86,6 +87,7 @@ class Proposal:
     forward_flops: int
     limited_by_time: bool
     low_resolution: bool
+    instances: bool = False
 
     @property
     def dims(self) -> int:

@@ -15,12 +15,12 @@ from medseg.data.datasets.cases import Case
 from medseg.errors import DataError
 from medseg.io.files import WHOLE_WITHIN
 from medseg.labels.components import component_sizes, connected_components
+from medseg.labels.instance_ids import look_like_instances
 from medseg.labels.label_sets import unannotated_classes
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.volume import Volume
 
-FEWEST_INSTANCES = 10
 _WHOLE_LABEL, _LARGEST_FRAGMENT = 0.99, 0.001  # fractions of a label's voxels
 _FEWEST_VOXELS = 1000  # of a label that is searched for fragments
 _MOST_LABELS = 200  # that are searched for fragments
@@ -87,20 +87,6 @@ def first_index(mask: NDArray[np.bool_]) -> str:
     return "(" + ", ".join(str(int(i)) for i in np.unravel_index(flat, mask.shape)) + ")"
 
 
-def looks_like_instances(values: Mapping[int, int], num_labels: int) -> bool:
-    """Return whether values are 1 to n without a gap, with n above that of the labels and at least ten.
-
-    Args:
-        values: Voxels by value.
-        num_labels: Number of foreground labels of the dataset.
-
-    Returns:
-        False for a label map of the dataset's own labels.
-    """
-    present = sorted(value for value in values if value > 0)
-    return len(present) >= max(FEWEST_INSTANCES, num_labels + 1) and present[-1] == len(present)
-
-
 def value_findings(
     counts: Mapping[int, int], labels: Labels | None, name: str, case: Case
 ) -> Iterator[Finding]:
@@ -122,7 +108,7 @@ def value_findings(
     known = {*labels.values, *([] if labels.ignore is None else [labels.ignore])}
     unknown = {value: count for value, count in counts.items() if value not in known}
     listed = ", ".join(map(str, sorted(known)[:12])) + (", ..." if len(known) > 12 else "")
-    if unknown and looks_like_instances(counts, len(labels.foreground)):
+    if unknown and look_like_instances(counts, len(labels.foreground)):
         found = f"the values 1 to {max(counts)} without a gap"
         yield Finding("LABEL_LOOKS_LIKE_INSTANCES", name, "values", found, f"one of {listed}", case=case.id)
     elif unknown:

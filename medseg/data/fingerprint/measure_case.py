@@ -19,10 +19,12 @@ from medseg.data.preprocessing.prepare import check_image
 from medseg.errors import DataError
 from medseg.io.companions.companion_files import companion_files
 from medseg.io.file_content import permission_denied
+from medseg.labels.instance_ids import STATE_INSTANCES, look_like_instances
 from medseg.labels.label_table import Labels
 from medseg.storage.file_state import FileState
 from medseg.storage.stamps import short_hash
 from medseg.volumes.boxes import bounding_box_of_channels
+from medseg.volumes.grid import Grid
 from medseg.volumes.orientation import AXES, reorientation
 
 
@@ -64,7 +66,7 @@ def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str]
             if case.label
             else Labels.from_names({})
         )
-    classes = read_case_label(case, labels, image.grid).data[0]
+    classes = _classes(case, labels, image.grid)
     grid = image.grid.reoriented(AXES)
     histograms = foreground_histograms(image.data, _foreground(classes, labels), f"case {case.id}")
     counts = np.bincount(classes.ravel(), minlength=len(labels))[: len(labels)]
@@ -90,6 +92,27 @@ def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str]
         ),
     )
     return MeasuredCase(measures, histograms)
+
+
+def _classes(case: Case, labels: Labels, grid: Grid) -> NDArray[Any]:
+    """Return the class indices `(X, Y, Z)` of a case; an error says so if the values look like ids of instances."""
+    try:
+        classes: NDArray[Any] = read_case_label(case, labels, grid).data[0]
+        return classes
+    except DataError as error:
+        if case.label is None or not look_like_instances(
+            _values(case, case.label, grid), len(labels.foreground)
+        ):
+            raise
+        raise DataError(f"{error} The values are consecutive numbers. {STATE_INSTANCES}") from None
+
+
+def _values(case: Case, label: Path, grid: Grid) -> list[int]:
+    """Return the values that occur in a label map; none if it cannot be read."""
+    try:
+        return [int(value) for value in np.unique(read_repaired_labels(label, case.reading, like=grid).data)]
+    except DataError:
+        return []
 
 
 def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogram, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from medseg.data.datasets.names import persons_by_name
 from medseg.data.fingerprint.fingerprint import CaseMeasures, Finding, Fingerprint
 from medseg.data.preprocessing.channel_methods import channel_method
+from medseg.labels.instance_ids import STATE_INSTANCES, look_like_instances
 from medseg.planning.nnunet.spacing import THICK_SLICES
 from medseg.runtime.formatting import pluralise
 from medseg.volumes.grid import SHEAR_TOLERANCE
@@ -101,6 +102,19 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
             text=f"{_count(tiny, 'label')} of few voxels (median where present), so that single voxels change the Dice "
             f"strongly: {_listed(tiny)}.",
             severe=False,
+        )
+
+
+def _instance_ids(f: Fingerprint) -> Iterator[Finding]:
+    """Find label maps without names whose values are consecutive numbers, of which there are more in some cases than in others."""
+    if f.named:
+        return
+    counts = {len(case.label_voxels) for case in f.cases}
+    if len(counts) > 1 and all(look_like_instances(case.label_voxels, 0) for case in f.cases):
+        yield Finding(
+            code="looks-like-instances",
+            text=f"The label maps hold the values 1 to {min(counts)} up to {max(counts)} without a gap, a different number in each case. "
+            + STATE_INSTANCES,
         )
 
 
@@ -253,6 +267,7 @@ _CHECKS: tuple[Callable[[Fingerprint], Iterator[Finding]], ...] = (
     _few_cases,
     _empty_cases,
     _labels,
+    _instance_ids,
     _foreground,
     _spacings,
     _sizes,
