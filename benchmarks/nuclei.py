@@ -1,8 +1,8 @@
 """Train, predict and evaluate the nuclei experiments, write the table to docs/measurements.md, and draw overlays.
 
-    python benchmarks/nuclei.py nuclei --runs runs/nuclei mask_rcnn unet_2d
+    python benchmarks/nuclei.py nuclei --runs runs/nuclei --minutes 5
 
-An existing run is not trained again. Instances of the U-Net are the connected components of its label maps. Metrics
+An existing run is not trained again. With `--minutes`, every training has the same time. Instances of the U-Net are the connected components of its label maps. Metrics
 are of all held-out images together. Minutes are wall time from the start of ``medseg train`` to the finished
 model, preparation and validation included.
 """
@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from medseg.experiment.held_out import held_out_cases
 from medseg.experiment.run_folder import RunFolder
 from medseg.io.companions.instance_files import instance_map_path
 from medseg.io.files import read_labels
+from medseg.train.reports.reporting import read_metrics
 from medseg.viz.instance_overlays import instance_figure
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("mask_rcnn", "unet_2d")
+NAMES = ("mask_rcnn", "unet_2d", "instance_unet")
 HEADER = (
     "config",
     "parameters",
@@ -58,9 +60,15 @@ def main() -> None:
     parser.add_argument(
         "--figures", type=int, default=3, metavar="N", help="number of held-out images to draw"
     )
+    parser.add_argument(
+        "--minutes", type=float, help="time of each training (default: the steps of its config)"
+    )
     options = parser.parse_intermixed_args()
+    length = (
+        [] if options.minutes is None else ["train.steps=null", f"train.max_time={options.minutes * 60:.0f}s"]
+    )
     for name in options.names:
-        _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data)
+        _run(options.runs / name, ROOT / "configs" / "nuclei" / f"{name}.yaml", options.data, length)
     rows = [_row(options.runs / name, name) for name in options.names]
     title = "Held-out fifth of 159 images of nuclei, trained from scratch (`benchmarks/nuclei.py`)."
     publish_section("nuclei", f"{title}\n\n{machine()}.\n\n{markdown(HEADER, rows)}")
@@ -69,9 +77,9 @@ def main() -> None:
             print(path)
 
 
-def _run(run: Path, config: Path, data: str) -> None:
+def _run(run: Path, config: Path, data: str, length: Sequence[str]) -> None:
     if not (run / "model").is_dir():
-        _medseg("train", str(config), "--data", data, "--run", str(run))
+        _medseg("train", str(config), "--data", data, "--run", str(run), *length)
     if not (run / "evaluation" / "instances" / "summary.json").is_file():
         _medseg("predict", str(run), "--held-out", *(["--instances"] if _finds_instances(run) else []))
         _medseg("evaluate", str(run), "--instances")
@@ -84,6 +92,11 @@ def _finds_instances(run: Path) -> bool:
 def _config(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
     return found
+
+
+def _steps(run: Path) -> int:
+    """Return the number of steps that a run took."""
+    return int(read_metrics(run / "metrics.jsonl")[-1]["step"])
 
 
 def _medseg(*arguments: str) -> None:
@@ -101,7 +114,7 @@ def _row(run: Path, name: str) -> list[str]:
     return [
         f"`{name}`",
         parameters.removesuffix(" parameters"),
-        f"{train['steps']} x {train['batch_size']}",
+        f"{_steps(run)} x {train['batch_size']}",
         f"{minutes:.0f}",
         *(f"{pooled[key]:.3f}" for key in ("ap", "ap50", "pq", "f1")),
         str(pooled["tp"]),
