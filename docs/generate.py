@@ -1,6 +1,6 @@
 """Generated pages of the documentation: configuration, models, commands and API.
 
-MkDocs calls `on_files` of this hook. The pages are made from the code itself, so that they cannot fall behind it.
+MkDocs calls `on_files` of this hook. The pages are generated from the code, so that they always agree with it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def models_page() -> str:
     lines = [
         "# Models",
         "",
-        "The `name` of a model stands under `model:` in an experiment, together with any of its options. "
+        "An experiment selects a model by its `name` under `model:`, together with any of its options. "
         "`medseg models NAME --input 1,64,64,64` prints the stages, shapes, parameters and multiply-adds of a network.",
         "",
         "| name | dimensions | parameters | description | reference |",
@@ -104,8 +104,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "Every command is a thin wrapper around the Python API. Exit codes: 0 done; 1 refused before any work; 2 some cases "
-        "failed and the others are complete; 3 training diverged; 130 interrupted and 143 terminated, with the state saved.",
+        "Every command is a thin wrapper around the Python API. "
+        "[Systems and security](systems.md#exit-codes) lists the exit codes.",
         "",
     ]
     for name, command in _commands(parser):

@@ -26,7 +26,12 @@ from tests.helpers.paths import ROOT
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-SHORTER = {"train.steps=2000": "train.steps=1"}
+REPLACED = {
+    "train.steps=2000": "train.steps=1",
+    "runs/demo/model": "runs/first/model",
+    "runs/phantom_ct_16_0/imagesTr/phantom_000.nii.gz": "ct.nii.gz",
+}
+"""What the examples name, and what the tests use instead because it is faster."""
 NEEDS_INSTANCES = "instances.md"  # its Python block needs a trained instance model
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -73,8 +78,8 @@ def test_python_blocks_run(
     code = "\n".join(blocks(page, "python"))
     if not code or page.name == NEEDS_INSTANCES or page.name.startswith("add_a_"):
         pytest.skip("no Python that runs here")
-    for long, short in SHORTER.items():
-        code = code.replace(long, short)
+    for old, new in REPLACED.items():
+        code = code.replace(old, new)
     shutil.copytree(workspace, tmp_path / "work")
     if 'run="runs/first"' in code:
         shutil.rmtree(tmp_path / "work" / "runs" / "first")
