@@ -93,6 +93,7 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     ("IMAGE_DUPLICATE", "warning", "Cases with different ids have the same voxels", "another image for each id", "Remove all but one of them."),
     ("LABEL_DUPLICATE", "warning", "Cases with different images have the same label map", "another label map for each image", "Find the label map that belongs to each image."),
     ("SUBJECTS_UNDECLARED", "warning", "The names of cases suggest that persons have several cases, but no subjects are declared; folds keep these cases together", "the subject of each case", "If the guess is wrong, list the cases in a table with a column subject."),
+    ("TEST_SHARES_SUBJECT", "note", "Cases without a label map, such as those of a test list, are of subjects who also have annotated cases", "test cases of other subjects", "Do not use these cases to measure how well a model does on new subjects."),
     ("REPAIR_OUTDATED", "error", "A file changed after its repair was written; no repair is applied", "the content that was checked", "Check the dataset again with --repair, or remove the entry."),
     ("SPLIT_INVALID", "error", "A file with splits does not fit the dataset", "splits of this dataset", "Correct the file."),
     ("SPLIT_LEAKS_IMAGE", "error", "The same voxels are in the training and in the validation cases of a fold", "each image on one side", "Remove one of the cases, or move both to one side."),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Box = tuple[slice, ...]
+_LARGEST_TABLE = 1 << 16
 
 
 def bounding_box(mask: NDArray[Any], margin: int = 0) -> Box:
@@ -36,6 +37,34 @@ def bounding_box(mask: NDArray[Any], margin: int = 0) -> Box:
     axes = range(mask.ndim)
     box = tuple(span(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes)
     return extended_box(box, mask.shape, margin)
+
+
+def boxes_of_values(array: NDArray[Any]) -> dict[int, Box]:
+    """Return the bounding box of every value that occurs in an integer array, in one pass over it.
+
+    Args:
+        array: Integers or booleans `(*spatial)`.
+
+    Returns:
+        Boxes by value, in ascending order of the values; 0 is a value like any other.
+
+    Examples:
+        >>> boxes_of_values(np.array([7, 7, 0, 9]))
+        {0: (slice(2, 3, None),), 7: (slice(0, 2, None),), 9: (slice(3, 4, None),)}
+    """
+    from scipy import ndimage
+
+    array = array.view(np.uint8) if array.dtype == np.bool_ else array
+    values = np.unique(array)
+    if not len(values):
+        return {}
+    if values[0] >= 0 and values[-1] < _LARGEST_TABLE:
+        numbers = np.zeros(int(values[-1]) + 1, np.int32)
+        numbers[values] = np.arange(1, len(values) + 1)
+        numbered = numbers[array]
+    else:
+        numbered = np.searchsorted(values, array).astype(np.int32) + 1
+    return dict(zip(values.tolist(), ndimage.find_objects(numbered), strict=True))
 
 
 def bounding_box_of_channels(image: NDArray[Any]) -> Box:

@@ -139,6 +139,21 @@ def test_cases_without_a_label_map(tmp_path: Path) -> None:
     assert (finding.code, finding.cases) == ("CASE_UNLABELLED", (name(2),))
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_cases_without_a_label_map_whose_subjects_have_others(tmp_path: Path, declared: bool) -> None:
+    names = ["a", "b", "c"] if declared else ["p1_a", "p2_a", "p1_b"]
+    lines = ["case\timage\tlabel" + "\tsubject" * declared]
+    for number, case in enumerate(names):
+        for kind, data in zip(("image", "label"), (arrays(number)[0], arrays(number)[2]), strict=True):
+            save(tmp_path / f"{case}_{kind}.nii.gz", data)
+        label = f"{case}_label.nii.gz" if number < 2 else ""
+        lines.append(f"{case}\t{case}_image.nii.gz\t{label}" + f"\tperson {number % 2}" * declared)
+    (tmp_path / "cases.tsv").write_text("\n".join(lines) + "\n")
+    (finding,) = [one for one in found(tmp_path) if one.code == "TEST_SHARES_SUBJECT"]
+    assert finding.cases == (names[2],)
+    assert finding.found == f"1 case: {names[2]} ({names[2]} is of the subject of {names[0]})"
+
+
 @pytest.mark.parametrize(("low", "code"), [(-1, "INSTANCES_INVALID"), (0, None)])
 def test_instance_maps(tmp_path: Path, low: int, code: str | None) -> None:
     for folder, data in (("images", arrays(0)[0]), ("instances", arrays(0)[2].astype(np.int16))):

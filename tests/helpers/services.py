@@ -33,11 +33,11 @@ ALICE, BOB = "token-of-alice-0123456789", "token-of-bob-0123456789"
 LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 
 
-def save_toy_model(folder: Path, *, name: str = "toy", channels: int = 1) -> Path:
+def save_toy_model(folder: Path, *, name: str = "toy", channels: int = 1, labels: Labels = LABELS) -> Path:
     """Write the model folder of a network with some hundred weights."""
     options = {"channels": [4, 8], "num_blocks": 1}
     torch.manual_seed(3)
-    model = build_model("unet_3d", in_channels=channels, num_classes=LABELS.num_outputs, **options)
+    model = build_model("unet_3d", in_channels=channels, num_classes=labels.num_outputs, **options)
     values: dict[str, Any] = {
         "medseg": "0",
         "name": name,
@@ -47,7 +47,7 @@ def save_toy_model(folder: Path, *, name: str = "toy", channels: int = 1) -> Pat
         "window": (8, 8, 8),
         "predict": {"precision": "float32"},
     }
-    save_model(folder, model, SavedModel.parse(values), LABELS)
+    save_model(folder, model, SavedModel.parse(values), labels)
     return folder
 
 

@@ -12,7 +12,14 @@ from medseg.data.preprocessing.prepare import Preprocessing, prepare
 from medseg.evaluation.label_maps.surface import surface_distances
 from medseg.labels.components import keep_largest_components
 from medseg.labels.instances import Instances
-from medseg.volumes.boxes import bounding_box, bounding_box_of_channels, extended_box, span, union_of_boxes
+from medseg.volumes.boxes import (
+    bounding_box,
+    bounding_box_of_channels,
+    boxes_of_values,
+    extended_box,
+    span,
+    union_of_boxes,
+)
 from medseg.volumes.grid import Grid
 from medseg.volumes.resampling import AxisMap, resample_labels
 from medseg.volumes.volume import Volume
@@ -81,3 +88,21 @@ def test_every_part_that_crops_to_a_mask_uses_the_same_box():
     assert bounding_box(dilated(mask, 1)) == bounding_box(mask, margin=1)
     doubled = [AxisMap.resize(n, 2 * n) for n in mask.shape]
     assert resample_labels(mask.astype(np.uint8), doubled, (1, 1, 1)).shape == (12, 10, 16)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, bool])
+@pytest.mark.parametrize("offset", [0, -3, 70_000])
+def test_boxes_of_values_are_those_of_each_mask(dtype, offset):
+    values = np.random.default_rng(0).integers(0, 6, (5, 7, 6))
+    values[values == 4] = 0  # a value between others that does not occur
+    if np.can_cast(np.min_scalar_type(offset), dtype) and dtype is not bool:
+        values = values + offset
+    array = values.astype(dtype)[:, ::-1]
+    found = boxes_of_values(array)
+    assert list(found) == sorted({int(value) for value in array.ravel()})
+    for value, box in found.items():
+        assert box == bounding_box(array == value)
+
+
+def test_an_empty_array_has_no_boxes():
+    assert boxes_of_values(np.zeros((0, 3), np.uint8)) == {}

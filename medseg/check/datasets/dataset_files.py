@@ -14,6 +14,7 @@ from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
 from medseg.data.datasets.names import persons_by_name, visible_files
 from medseg.data.datasets.repairs import OutdatedRepairsError, apply_repairs
+from medseg.data.datasets.splits import subjects_of
 from medseg.errors import DataError, collected_warnings
 from medseg.io.files import suffix_of
 from medseg.runtime.formatting import pluralise
@@ -107,6 +108,7 @@ def list_dataset(path: Path, layout: str, reading: ReadingOptions | None) -> Lis
             ]
     findings += _unlabelled(dataset, description)
     findings += _undeclared_subjects(dataset, description)
+    findings += _tests_of_training_subjects(dataset, description)
     return ListedDataset(dataset, root, description, tuple(findings))
 
 
@@ -173,6 +175,18 @@ def _undeclared_subjects(dataset: Dataset, description: str) -> Iterator[Finding
         found = f"{pluralise(len(persons), 'likely person')} with several cases ({shown}{'; ...' if len(persons) > 3 else ''})"
         together = tuple(case_id for ids in persons.values() for case_id in ids)
         yield Finding("SUBJECTS_UNDECLARED", description, "subject", found, cases=together)
+
+
+def _tests_of_training_subjects(dataset: Dataset, description: str) -> Iterator[Finding]:
+    """Yield a finding if cases without a label map, as in a test list, belong to subjects who have others."""
+    subjects = subjects_of(dataset.cases)
+    annotated = [case.id for case in dataset.labelled_cases]
+    trained = {subjects[case_id]: case_id for case_id in reversed(annotated)}
+    shared = sorted(case_id for case_id in subjects.keys() - set(annotated) if subjects[case_id] in trained)
+    if shared:
+        first = f"{shared[0]} is of the subject of {trained[subjects[shared[0]]]}"
+        found = f"{pluralise(len(shared), 'case')}: {_listed(shared)} ({first})"
+        yield Finding("TEST_SHARES_SUBJECT", description, "subject", found, cases=tuple(shared))
 
 
 def _listed(ids: list[str]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.cli.prediction.serve import _address
+from medseg.serve.web import run_server
+from medseg.serve.worker import model_worker
+from tests.helpers.services import ALICE, InlineWorker, save_toy_model
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,29 @@ def test_a_missing_package_is_named(
 )
 def test_the_address_holds_a_token_that_was_created(host: str, token: str, address: str) -> None:
     assert _address(host, 8000, token) == address
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_it_names_models_and_address_once_it_is_ready(
+    host: str,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = save_toy_model(tmp_path / "model")
+    monkeypatch.setattr(model_worker, "ModelWorker", lambda _: InlineWorker(model))
+    listen = run_server.listen
+    monkeypatch.setattr(run_server, "listen", lambda _, port: listen("127.0.0.1", port))
+    monkeypatch.setattr(run_server._Server, "run", lambda *_, **__: None)  # as if a signal came at once
+    words = [str(model), "--host", host, "--port", "0", "--folder", str(tmp_path / "jobs")]
+    assert main(["serve", *words]) == 0
+    out = capsys.readouterr().out
+    assert "models: toy" in out
+    assert ("not encrypted" in out) == warned
+    assert re.search(rf"open: http://{host}:\d+/#token=\S{{20,}}", out)
+    monkeypatch.setenv("MEDSEG_TOKEN", ALICE)
+    assert main(["serve", *words]) == 0
+    out = capsys.readouterr().out
+    assert "token" not in out.partition("open: ")[2]
+    assert ALICE not in out
