@@ -155,7 +155,7 @@ def check_source_series(source: Volume | Path, path: Path) -> None:
 
     Args:
         source: An image, or the folder of a series.
-        path: The file that shall be written, for messages.
+        path: The file to write, for messages.
 
     Raises:
         DataError: It is no DICOM series, or the series was stripped of its UIDs.

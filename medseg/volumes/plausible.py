@@ -44,7 +44,7 @@ def check_plausible(grid: Grid, where: str | Path) -> None:
     if grid.shear > _REPORTED_SHEAR:
         warn_once(
             f"{where}: affine: found axes that are {degrees:.2f} degrees from a right angle, as after a tilted gantry; the shear is "
-            "kept. Resample the image to an orthogonal grid if other programs shall show it."
+            "kept. Resample the image to an orthogonal grid if other programs must display it."
         )
     edges = [size for size, count in zip(grid.spacing, grid.shape, strict=True) if count > 1]
     if edges and max(edges) > LARGEST_ANISOTROPY * min(edges):

@@ -153,7 +153,7 @@ def without_copies(slices: list[Slice], folder: Path) -> list[Slice]:
         what = "file" if copies[0].frame is None else "frame"
         warn_once(
             f"{folder}: found {pluralise(len(copies), what)} ({shown}) that repeat another slice, expected each slice once. They are ignored; remove "
-            "them if other programs shall read the folder."
+            "them if other programs must read the folder."
         )
     return kept
 

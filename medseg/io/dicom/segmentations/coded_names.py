@@ -111,7 +111,7 @@ def report_unknown(names: Sequence[str]) -> None:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         warn_once(
             f"labels: {', '.join(unknown[:5])}{more}: found no code of SNOMED CT, expected names of common anatomy such as kidney_left; they are written as "
-            "free text under private codes. Rename the labels if other programs shall recognise them."
+            "free text under private codes. Rename the labels if other programs must recognise them."
         )
 
 
