@@ -41,10 +41,19 @@ def resnet(config: ResNetFields, in_channels: int, *, dilated: Dilated = (False,
         norm_layer=_NORMS[config.norm],
     )
     network.fc = nn.Identity()
+    if config.strided_kernel == "1x1":
+        _stride_in_first_kernel(network)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     return network
+
+
+def _stride_in_first_kernel(network: ResNet) -> None:
+    """Move the strides of bottlenecks from their 3×3 to their first 1×1 convolution."""
+    for block in network.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def stage_widths(config: ResNetFields) -> tuple[int, int, int, int]:

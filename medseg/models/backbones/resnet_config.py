@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from medseg.models.pretrained.config import PretrainedOptions
 
@@ -28,6 +28,8 @@ class ResNetFields(PretrainedOptions):
         block: ``bottleneck`` (1×1, 3×3 and 1×1 convolutions) or ``basic`` (two 3×3 convolutions).
         groups: Groups of the 3×3 convolution of a bottleneck.
         width_per_group: Scales the inner width of a bottleneck; 64 for a ResNet.
+        strided_kernel: The kernel of a bottleneck that halves the resolution: ``3x3``, as in torchvision, or ``1x1``, the first
+            one, as in the original networks and in the weights of Detectron2.
         norm: ``batch``, ``frozen`` (batch norm with constant statistics and factors, for pretrained weights) or
             ``group`` (for batches too small for batch statistics).
     """
@@ -36,4 +38,13 @@ class ResNetFields(PretrainedOptions):
     block: Literal["basic", "bottleneck"] = "bottleneck"
     groups: PositiveInt = 1
     width_per_group: PositiveInt = 64
+    strided_kernel: Literal["3x3", "1x1"] = "3x3"
     norm: Literal["batch", "frozen", "group"] = "batch"
+
+    @model_validator(mode="after")
+    def _check_strided_kernel(self) -> Self:
+        if self.strided_kernel == "1x1" and self.block == "basic":
+            raise ValueError(
+                "block 'basic' has no 1x1 kernel, as strided_kernel '1x1' requires; set block: bottleneck, or strided_kernel: 3x3"
+            )
+        return self

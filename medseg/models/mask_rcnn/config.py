@@ -48,6 +48,9 @@ class MaskRCNNFields(PretrainedOptions):
         score_threshold: Minimum score of a detection.
         max_detections: Maximum number of detections per image.
         mask_threshold: Probability above which a voxel belongs to the mask of an instance.
+        box_convention: How boxes relate to the voxels of a map. ``torchvision`` rounds anchors to whole voxels and samples 2×2
+            points of each cell of a region, half a voxel off. ``detectron2``, for weights of Detectron2 and MMDetection, does
+            not round, and samples as many points as a cell has voxels, at their true positions.
     """
 
     anchor_sizes: Annotated[Anchors, Field(min_length=1)] = COARSE_ANCHORS
@@ -69,6 +72,7 @@ class MaskRCNNFields(PretrainedOptions):
     score_threshold: Fraction = 0.05
     max_detections: PositiveInt = 100
     mask_threshold: Fraction = 0.5
+    box_convention: Literal["torchvision", "detectron2"] = "torchvision"
 
     @property
     def levels(self) -> int:
@@ -164,6 +168,8 @@ class SingleLevelMaskRCNNOptions(ResNetFields, MaskRCNNFields):
         feature_map: ``c4`` detects instances on the fourth stage of the ResNet, and boxes and masks share the fifth
             stage as their head; box_head_width is then unused, and only the last entry of mask_head_widths counts.
             ``dc5`` keeps the fifth stage at stride 16 by dilation and has the same heads as the feature pyramid.
+        dilate_first_block: Whether with ``dc5`` the first block of the fifth stage is dilated like the others, as in the
+            weights of Detectron2; in torchvision it is not.
 
     Examples:
         >>> from medseg.models import SingleLevelMaskRCNNOptions
@@ -175,6 +181,7 @@ class SingleLevelMaskRCNNOptions(ResNetFields, MaskRCNNFields):
     builder: ClassVar[str] = "medseg.models.mask_rcnn.on_resnet:build_single_level"
 
     feature_map: Literal["c4", "dc5"] = "c4"
+    dilate_first_block: bool = False
     anchor_sizes: Annotated[Anchors, Field(min_length=1)] = SINGLE_LEVEL_ANCHORS
     proposals_before_nms_train: PositiveInt = 12000
     proposals_before_nms_test: PositiveInt = 6000

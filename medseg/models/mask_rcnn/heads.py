@@ -10,6 +10,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
+from medseg.models.mask_rcnn.box_convention import region_pool
 from medseg.models.mask_rcnn.config import MaskRCNNFields
 
 BOX_SIZE, MASK_SIZE = 7, 14
@@ -51,10 +52,10 @@ def make_heads(config: MaskRCNNFields, channels: int, maps: tuple[str, ...], num
     """
     last = config.mask_head_widths[-1]
     return Heads(
-        box_pool=MultiScaleRoIAlign(list(maps), output_size=BOX_SIZE, sampling_ratio=2),
+        box_pool=region_pool(config, maps, BOX_SIZE),
         box_head=TwoMLPHead(channels * BOX_SIZE**2, config.box_head_width),
         box_predictor=FastRCNNPredictor(config.box_head_width, num_classes),
-        mask_pool=MultiScaleRoIAlign(list(maps), output_size=MASK_SIZE, sampling_ratio=2),
+        mask_pool=region_pool(config, maps, MASK_SIZE),
         mask_head=MaskRCNNHeads(channels, config.mask_head_widths, 1),
         mask_predictor=MaskRCNNPredictor(last, last, num_classes),
     )
@@ -87,10 +88,10 @@ def make_stage_heads(config: MaskRCNNFields, stage: nn.Module, width: int, num_c
     last = config.mask_head_widths[-1]
     box_head = StageBoxHead(stage)
     return Heads(
-        box_pool=MultiScaleRoIAlign(["0"], output_size=MASK_SIZE, sampling_ratio=2),
+        box_pool=region_pool(config, ("0",), MASK_SIZE),
         box_head=box_head,
         box_predictor=FastRCNNPredictor(width, num_classes),
-        mask_pool=MultiScaleRoIAlign(["0"], output_size=MASK_SIZE, sampling_ratio=2),
+        mask_pool=region_pool(config, ("0",), MASK_SIZE),
         mask_head=StageMaskHead(box_head, width),
         mask_predictor=MaskRCNNPredictor(width, last, num_classes),
     )

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -16,6 +15,7 @@ from medseg.errors import ModelError, error_message
 from medseg.models.base import Model, autocast_disabled
 from medseg.models.detections import Detections, Targets, instance_targets
 from medseg.models.layers.memory_format import match_model_format, pad_to, round_up
+from medseg.models.mask_rcnn.box_convention import anchor_generator
 from medseg.models.mask_rcnn.config import MaskRCNNFields
 from medseg.models.mask_rcnn.heads import Heads
 
@@ -215,10 +215,9 @@ class MaskRCNN(Model):
 
 def _assemble(config: MaskRCNNFields, backbone: nn.Module, heads: Heads) -> TorchvisionMaskRCNN:
     """Return torchvision's model; only its proposal network and heads are used."""
-    ratios = (config.aspect_ratios,) * len(config.anchor_sizes)
     return TorchvisionMaskRCNN(
         backbone,
-        rpn_anchor_generator=AnchorGenerator(config.anchor_sizes, ratios),
+        rpn_anchor_generator=anchor_generator(config),
         rpn_pre_nms_top_n_train=config.proposals_before_nms_train,
         rpn_pre_nms_top_n_test=config.proposals_before_nms_test,
         rpn_post_nms_top_n_train=config.proposals_train,

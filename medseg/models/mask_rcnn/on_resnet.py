@@ -69,6 +69,9 @@ def single_level_mask_rcnn(
         backbone = SingleMap(body, "layer3", third)
     else:
         body = resnet(config, in_channels, dilated=(False, False, True))
+        if config.dilate_first_block:
+            first = body.layer4[0].conv2
+            first.dilation = first.padding = (2, 2)
         heads = make_heads(config, fourth, ("0",), num_classes)
         backbone = SingleMap(body, "layer4", fourth)
     return MaskRCNN(
