@@ -21,6 +21,7 @@ from medseg.evaluation.label_maps.metric_catalog import checked_extra
 from medseg.fine_tuning.settings import AdaptSettings
 from medseg.model_folder.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
+from medseg.models.pretrained.config import is_published_name
 from medseg.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class ModelChoice(Config):
         name: Registered name of the model; ``medseg models`` lists them.
         weights: Trained weights to start from; null for fresh ones. A model folder, a run, a ``.safetensors`` file, a checkpoint
             of nnU-Net v2, or a file of MONAI's state dicts; what is taken is matched by the names of labels and channels. Models
-            with published weights also take a name of torchvision or of timm, or ``hub:ORGANISATION/NAME@COMMIT``.
+            with published weights also take a file of Detectron2 or ViT-Adapter, a name of torchvision or of timm, or
+            ``hub:ORGANISATION/NAME@COMMIT``.
         adapt: How the weights of a trained model are fitted to this one.
     """
 
@@ -74,13 +76,24 @@ class ModelChoice(Config):
 
     @property
     def trained_source(self) -> Path | None:
-        """The model folder or file whose weights are matched by names; None for fresh and for published weights."""
+        """The model folder or file whose weights are matched by names; None for fresh weights and those of a backbone.
+
+        A whole published model that is given by its name is looked up in the local cache, or downloaded if that is allowed.
+        """
         if self.weights is None:
             return None
         from medseg.fine_tuning.weight_source import is_trained_model
+        from medseg.models.pretrained.zoos.read_published import find_published_file
 
         path = Path(self.weights)
-        return path if not self.has_published_weights or is_trained_model(path) else None
+        if not self.has_published_weights or is_trained_model(path):
+            return path
+        return find_published_file(self.weights, download=bool((self.model_extra or {}).get("download")))
+
+    @property
+    def published_name(self) -> str | None:
+        """The name of torchvision or the hub under which the weights are published; None for a path."""
+        return self.weights if self.weights is not None and is_published_name(self.weights) else None
 
     @property
     def spatial_dims(self) -> int:

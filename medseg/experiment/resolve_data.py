@@ -22,6 +22,7 @@ from medseg.errors import ConfigError, DataError, did_you_mean
 from medseg.experiment.first_stage import with_first_stage
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
+from medseg.models.pretrained.config import COLOURS
 from medseg.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,12 +40,17 @@ def with_absolute_paths(experiment: ExperimentConfig) -> ExperimentConfig:
     model = experiment.model.to_plain()
     weights = model.get("weights")
     if weights is not None and Path(weights).exists():  # else it is a name of published weights
-        model["weights"] = str(Path(weights).resolve())
+        model["weights"] = _absolute(Path(weights))
     changed: dict[str, Any] = {"data": data.replace(**found).to_plain(), "model": model}
     if experiment.cascade is not None:
         stage = str(Path(experiment.cascade.first_stage).resolve())
         changed["cascade"] = experiment.cascade.replace(first_stage=stage).to_plain()
     return experiment.replace(**changed)
+
+
+def _absolute(path: Path) -> str:
+    """Return an absolute path that keeps the name of a file, because the cache of the hub has links to nameless files."""
+    return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
 def find_dataset(experiment: ExperimentConfig, folder: Path) -> Dataset:
@@ -213,12 +219,20 @@ def resolve_preprocessing(
         Preprocessing with one entry per channel, which is stored in the model folder.
 
     Raises:
-        ConfigError: Statistics are given for a channel that does not exist or is not normalised by them.
+        ConfigError: Statistics are given for a channel that does not exist or is not normalised by them, or colours are
+            normalised otherwise than the published weights expect.
         DataError: A case cannot be read.
     """
     chosen = experiment.preprocess
     methods = resolve_methods(chosen.normalize, dataset.channel_names)
-    given = _given_intensities(chosen.intensities or {}, dataset.channel_names, methods)
+    given_by_name = dict(chosen.intensities or {})
+    if published := _published_weights(experiment, dataset.channel_names):
+        from medseg.fine_tuning.published_source import as_published  # loads torch
+
+        methods, given_by_name = as_published(
+            published, chosen.normalize, methods, given_by_name, dataset.channel_names
+        )
+    given = _given_intensities(given_by_name, dataset.channel_names, methods)
     measured = [channel for channel, method in enumerate(methods) if method == "ct" and channel not in given]
     intensities = None
     if measured:
@@ -236,6 +250,17 @@ def resolve_preprocessing(
         crop_to_nonzero=chosen.crop_to_nonzero,
         channels=normalizations(methods, intensities, given),
     )
+
+
+def _published_weights(experiment: ExperimentConfig, channel_names: Sequence[str]) -> Path | None:
+    """Return the file of a whole published model that the training of colour images starts from; None for others."""
+    model = experiment.model
+    if model.weights is None or not model.has_published_weights or not set(COLOURS) & set(channel_names):
+        return None
+    from medseg.models.pretrained.zoos.read_published import is_published  # loads torch
+
+    source = model.trained_source
+    return source if source is not None and is_published(source) else None
 
 
 def _given_intensities(

@@ -272,13 +272,14 @@ class TrainingSetup:
             if not has_checkpoint(self.run.checkpoints):
                 load_weights(model, load_file(self.run.first_weights), self.run.first_weights)
             return StartedModel(model, record)
-        if choice.trained_source is None:
+        source = choice.trained_source
+        if source is None:
             model = choice.build(self.in_channels, classes)
             loaded = model.loaded_weights
             shown = str(choice.to_shared().get("weights"))
             return StartedModel(model, None if loaded is None else published_record(loaded, shown))
         model = fresh.build(self.in_channels, classes)
-        return start_from(model, fresh.build, self.ends, choice.trained_source, choice.adapt)
+        return start_from(model, fresh.build, self.ends, source, choice.adapt, choice.published_name)
 
     @cached_property
     def old_labels(self) -> OldLabels | None:

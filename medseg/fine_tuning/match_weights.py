@@ -38,6 +38,8 @@ class TrainedWeights:
         dims: Number of spatial axes.
         slice_axis: Array axis across the slices, if `dims` is 2.
         heads: Names of its tensors that depend on the outputs; those that the new network lacks may be left.
+        has_background: Whether its first output is the background.
+        new_channel_factor: Factor of the kernels of channels that it does not have, whose intensities have standard deviation 1.
     """
 
     where: Path
@@ -46,6 +48,8 @@ class TrainedWeights:
     dims: int
     slice_axis: int = 2
     heads: frozenset[str] = frozenset()
+    has_background: bool = True
+    new_channel_factor: float = 1.0
 
 
 Names = tuple[str, ...]
@@ -118,12 +122,14 @@ class _Matching:
         there: Names of the source; numbered where they are not known.
         places: Place in the source of each name of the new network.
         zero: Whether kernels of new channels are zero in any case.
+        factor: Factor of the other kernels of new channels.
     """
 
     here: Mapping[Kind, Names]
     there: Mapping[Kind, Names]
     places: Mapping[Kind, Places]
     zero: bool
+    factor: float
 
     @classmethod
     def of(
@@ -152,7 +158,7 @@ class _Matching:
             places["input"] = tuple(range(len(here["input"])))  # nothing but the order is known
         if source.ends.regions != ends.regions:
             places["output"] = (None,) * len(here["output"])  # sigmoids and a softmax have other logits
-        elif known["output"] is not None and not ends.regions:
+        elif known["output"] is not None and not ends.regions and source.has_background:
             places["output"] = (0, *(place or None for place in places["output"][1:]))
         if adapt.new_channels == "zero" and not any(place is not None for place in places["input"]):
             raise ConfigError(
@@ -160,7 +166,7 @@ class _Matching:
                 f"has {', '.join(there['input'])}), expected one at least. Set it to share, or name them in "
                 "model.adapt.channels."
             )
-        return cls(here, there, places, adapt.new_channels == "zero")
+        return cls(here, there, places, adapt.new_channels == "zero", source.new_channel_factor)
 
     def fitted(self, found: Tensor, fresh: Tensor, axes: Sequence[EndAxis]) -> Tensor | None:
         """Return a tensor of the source fitted to the channels and outputs; None if its shape does not allow it."""
@@ -189,7 +195,7 @@ class _Matching:
             if not self.zero:
                 for block in unused:
                     shared = shared if block is None else shared + block
-            filling = [shared / max(1, places.count(None))] * len(places)
+            filling = [shared * self.factor / max(1, places.count(None))] * len(places)
         chosen = [filling[n] if place is None else blocks[place] for n, place in enumerate(places)]
         return torch.cat([*(part for part in chosen if part is not None), rest], dim=end.axis)
 

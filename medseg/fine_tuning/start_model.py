@@ -30,15 +30,18 @@ class StartedModel:
     source: WeightSource | None = None
 
 
-def start_from(model: Model, build: Build, ends: Ends, path: Path, adapt: AdaptSettings) -> StartedModel:
+def start_from(
+    model: Model, build: Build, ends: Ends, path: Path, adapt: AdaptSettings, shown_name: str | None = None
+) -> StartedModel:
     """Copy the weights of a trained model into a network.
 
     Args:
         model: Network with fresh weights; changed in place.
         build: Function that builds the same network for other numbers of channels and outputs.
         ends: Names of its channels and outputs.
-        path: Model folder, run or file of weights.
+        path: Model folder, run, model of a model zoo, or file of weights.
         adapt: How the weights are adapted.
+        shown_name: Name of the source without private folders; None for that of the folder or file.
 
     Returns:
         The network with the record of what was taken.
@@ -49,9 +52,12 @@ def start_from(model: Model, build: Build, ends: Ends, path: Path, adapt: AdaptS
     """
     source = read_source(path, model, adapt)
     rows = take_weights(model, build, ends, source.weights, adapt)
+    published = source.published
+    if published is not None:
+        rows += tuple(_left_row(name, why) for name, why in published.left.items())
     saved = source.saved
     record = StartedFrom(
-        source=source.path.name,
+        source=shown_name or source.path.name,
         sha256=source.sha256(),
         name=None if saved is None else saved.name,
         dataset=None
@@ -59,7 +65,7 @@ def start_from(model: Model, build: Build, ends: Ends, path: Path, adapt: AdaptS
         else str(saved.trained_on["dataset"]),
         rows=rows,
     )
-    return StartedModel(model, record, source)
+    return StartedModel(model, record, source if published is None else None)
 
 
 def published_record(loaded: LoadedWeights, shown_name: str) -> StartedFrom:
@@ -80,6 +86,10 @@ def published_record(loaded: LoadedWeights, shown_name: str) -> StartedFrom:
         *_rows(loaded.unused, "left", ""),
     ]
     return StartedFrom(source=shown_name, rows=tuple(rows))
+
+
+def _left_row(name: str, why: str) -> TransferRow:
+    return TransferRow.parse({"part": "tensors", "here": "", "source": name, "result": "left", "note": why})
 
 
 def _rows(names: Sequence[str], result: str, note: str) -> list[TransferRow]:

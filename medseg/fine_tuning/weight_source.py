@@ -1,4 +1,4 @@
-"""Sources of trained weights: model folders and runs, checkpoints of nnU-Net v2, and files of tensors."""
+"""Sources of trained weights: model folders and runs, checkpoints of nnU-Net v2, models of model zoos, and files of tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.errors import ConfigError, ModelError, no_such_path
 from medseg.fine_tuning.match_weights import TrainedWeights
 from medseg.fine_tuning.network_ends import Ends, end_axes, input_names
+from medseg.fine_tuning.published_source import read_published_source
 from medseg.fine_tuning.settings import AdaptSettings
 from medseg.fine_tuning.tensor_files import read_tensors_for
 from medseg.interop.nnunet.checkpoint_files import is_checkpoint
@@ -27,9 +28,12 @@ from medseg.model_folder.folder import (
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.models.catalog import MODELS
+from medseg.models.pretrained.sources import file_in_repository
+from medseg.models.pretrained.zoos.published_model import PublishedModel
+from medseg.models.pretrained.zoos.read_published import PICKLE, find_published_file, is_published
 from medseg.storage.manifest import check_manifest
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 _NNUNET = "plans.json"
 
 
@@ -38,11 +42,12 @@ class WeightSource:
     """Trained weights with the settings of their model, as far as they are known.
 
     Attributes:
-        path: The model folder or the file.
+        path: The model folder, the file, or the name of published weights.
         file: The file with the weights.
         weights: The weights.
         saved: Settings of the model; None for a file that holds tensors only.
         labels: Its labels; None for a file that holds tensors only.
+        published: The published model that they are of; None for others.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class WeightSource:
     weights: TrainedWeights
     saved: SavedModel | None = None
     labels: Labels | None = None
+    published: PublishedModel | None = None
 
     def sha256(self) -> str:
         """Return the hash of the file with the weights."""
@@ -73,7 +79,7 @@ def read_source(path: Path, model: Model, adapt: AdaptSettings) -> WeightSource:
     """Read the weights that ``model.weights`` names.
 
     Args:
-        path: Model folder, run, file in a model folder, checkpoint of nnU-Net v2, or file of tensors.
+        path: Model folder, run, file in a model folder, checkpoint of nnU-Net v2, model of a model zoo, or file of tensors.
         model: Network that the weights are for, by which the names in a file of tensors are recognised.
         adapt: Member of an ensemble, entry of a file, and names of channels and outputs of a file of tensors.
 
@@ -84,6 +90,8 @@ def read_source(path: Path, model: Model, adapt: AdaptSettings) -> WeightSource:
         ConfigError: A setting in `adapt` does not fit the source.
         ModelError: The source is missing, damaged, holds code, or is no model.
     """
+    if path.is_dir() and is_published(path):
+        return _published_source(path, model, adapt)
     if is_trained_model(path):
         return read_model_folder(path, adapt.member)
     if not path.is_file():
@@ -99,19 +107,38 @@ def read_source(path: Path, model: Model, adapt: AdaptSettings) -> WeightSource:
         raise ConfigError(
             f"model.adapt.member: found {adapt.member}, expected null, because {path} holds a single network. Remove it."
         )
-    if path.suffix != ".safetensors" and is_checkpoint(path):
+    if path.suffix not in (".safetensors", PICKLE) and is_checkpoint(path):
         return _nnunet_source(path)
+    if is_published(path):
+        return _published_source(path, model, adapt)
     tensors = read_tensors_for(model, path, adapt.key)
     ends = Ends(adapt.source_channels, adapt.source_labels)
     dims = max((tensor.dim() - 2 for tensor in tensors.values()), default=0)
     return WeightSource(path, path, TrainedWeights(path, tensors, ends, max(dims, 2)))
 
 
+def find_source(source: str | Path) -> Path:
+    """Return the file or folder of a source that may be given by its published name, such as ``hub:ORGANISATION/NAME``.
+
+    Args:
+        source: Path, or name of published weights in the local cache.
+
+    Returns:
+        The absolute path, which may not exist.
+
+    Raises:
+        ModelError: Published weights of that name are not in the local cache.
+    """
+    path = Path(source)
+    published = None if path.exists() else find_published_file(str(source), download=False)
+    return path.resolve() if published is None else published
+
+
 def read_described_source(path: Path) -> WeightSource:
     """Read trained weights with the settings of their model; of an ensemble the first network.
 
     Args:
-        path: Model folder, run, file in a model folder, or checkpoint of nnU-Net v2.
+        path: Model folder, run, file in a model folder, checkpoint of nnU-Net v2, or model of a model zoo.
 
     Returns:
         The weights with settings and labels.
@@ -119,12 +146,16 @@ def read_described_source(path: Path) -> WeightSource:
     Raises:
         ModelError: The source is missing, damaged, holds code, or holds tensors only.
     """
+    if path.is_dir() and is_published(path):
+        return _published_source(path)
     if is_trained_model(path):
         return read_model_folder(path, None if path.is_file() else 0)
     if not path.is_file():
         raise ModelError(no_such_path(path, expected="a model folder, a run or a checkpoint of nnU-Net v2"))
     if path.suffix == ".pth" and is_checkpoint(path):
         return _nnunet_source(path)
+    if is_published(path):
+        return _published_source(path)
     raise ModelError(
         f"{path}: found no settings of a model, expected a model folder, a run or a checkpoint of nnU-Net v2. Import the weights "
         "with medseg import, and give the model folder."
@@ -183,6 +214,17 @@ def _chosen_member(folder: Path, saved: SavedModel, member: int | None, file: st
             "Correct it."
         )
     return member or 0
+
+
+def _published_source(
+    path: Path, model: Model | None = None, adapt: AdaptSettings | None = None
+) -> WeightSource:
+    """Return a model of a model zoo, refused if it is not the given model."""
+    source = read_published_source(path, adapt)
+    if model is not None:
+        source.published.require_options(model, path)
+    file = file_in_repository(path)
+    return WeightSource(path, file, source.weights, source.saved, source.labels, source.published)
 
 
 def _nnunet_source(path: Path) -> WeightSource:

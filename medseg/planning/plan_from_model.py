@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from medseg.errors import ConfigError
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
 from medseg.models.catalog import MODELS, parse_options
+from medseg.models.pretrained.config import is_published_name
 from medseg.models.unet.config import UNetOptions
 from medseg.planning.commented_yaml import Explained, ExplainedValues
 from medseg.planning.explained_experiment import normalization_methods
@@ -29,6 +30,7 @@ FINE_TUNING_STEPS, FINE_TUNING_BUDGET = 25_000, "10m"
 LOWER_RATE, SHORT_RATE = 0.3, 2.0
 """Factors of the learning rate of a new training: the usual one, and that of the outputs in a short training of a U-Net."""
 
+_STEP = 32  # voxels, of the patch of a published model
 _WARMUP, _LEAST_WARMUP, _MOST_WARMUP = 0.1, 20, 1000  # share of the steps, and steps
 _LAYERWISE = 0.9
 _NO_OPTIONS = ("name", "weights", "download")  # of the network of the source
@@ -56,19 +58,22 @@ class Start:
         """Read the source of a plan.
 
         Args:
-            path: Model folder, run, or checkpoint of nnU-Net v2.
+            path: Model folder, run, checkpoint of nnU-Net v2, or model of a model zoo.
             keep_old_labels: See the attribute.
 
         Returns:
             The source.
 
         Raises:
-            ConfigError: It is the second stage of a cascade, or predicts regions that were to be kept.
+            ConfigError: It is the second stage of a cascade, or its labels were to be kept and it predicts regions or was
+                published.
             ModelError: It is missing, damaged, or no model.
         """
-        from medseg.fine_tuning.weight_source import read_described_source  # loads torch
+        from medseg.fine_tuning.weight_source import find_source, read_described_source  # loads torch
 
-        source = read_described_source(Path(path).resolve())
+        source = read_described_source(find_source(path))
+        if is_published_name(str(path)):
+            source = replace(source, path=Path(path))
         saved, labels = source.saved, source.labels
         assert saved is not None
         assert labels is not None
@@ -81,6 +86,11 @@ class Start:
             raise ConfigError(
                 f"--keep-old-labels: {path}: found a network that predicts regions, expected one that predicts labels. Leave the "
                 "option out."
+            )
+        if keep_old_labels and source.published is not None:
+            raise ConfigError(
+                f"--keep-old-labels: {path}: found a published model, expected a model that medseg or nnU-Net trained. Leave the option "
+                "out."
             )
         return cls(source, saved, labels, keep_old_labels)
 
@@ -153,8 +163,10 @@ def adopted_proposal(f: Fingerprint, p: Proposal, start: Start) -> Proposal:
         for axis in range(3)
     ]
     axis = saved.slice_axis if start.dims == 2 else p.slice_axis
-    patch = tuple(size for number, size in enumerate(saved.window) if start.dims == 3 or number != axis)
     seen = [size for number, size in enumerate(sizes) if start.dims == 3 or number != axis]
+    patch = tuple(size for number, size in enumerate(saved.window) if start.dims == 3 or number != axis)
+    if start.source.published is not None:  # has seen images of many sizes
+        patch = tuple(min(own, _STEP * ceil(size / _STEP)) for own, size in zip(patch, seen, strict=True))
     batch = start.batch_size
     return replace(
         p,
@@ -261,12 +273,16 @@ def _model(start: Start) -> ExplainedValues:
 
 
 def _patch(p: Proposal, start: Start) -> ExplainedValues:
-    tree = {
-        "size": Explained(list(p.patch), "of the source, whose weights have seen as much around each voxel")
-    }
+    tree = {"size": Explained(list(p.patch), _patch_reason(start))}
     if start.dims == 2:
         tree["slice_axis"] = Explained(start.saved.slice_axis, "of the source")
     return tree
+
+
+def _patch_reason(start: Start) -> str:
+    if start.source.published is not None:
+        return "as large as the images, 512 at most"
+    return "of the source, whose weights have seen as much around each voxel"
 
 
 def _train(

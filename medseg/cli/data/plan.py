@@ -78,8 +78,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="start",
         metavar="MODEL",
-        help="fine-tune this model (a model folder, a run, or a checkpoint of nnU-Net v2): the plan takes its network, spacing, "
-        "normalisation and patch",
+        help="fine-tune this model (a model folder, a run, a checkpoint of nnU-Net v2, or a model of Detectron2, ViT-Adapter, "
+        "torchvision or transformers): the plan takes its network, spacing, normalisation and patch",
     )
     parser.add_argument(
         "--keep-old-labels",
@@ -90,9 +90,12 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    from medseg.models.pretrained.config import is_published_name
+
     fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
     require_paths([options.dataset], expected="a dataset", fix=fix)
-    require_paths([options.start], expected="a model folder, a run or a checkpoint")
+    if options.start is not None and not is_published_name(options.start):
+        require_paths([options.start], expected="a model folder, a run or a file of weights")
     from medseg.planning.plan_dataset import (
         FINGERPRINT_NAME,
         PAGE_NAME,

@@ -27,44 +27,28 @@ from medseg.models.maskformer.config import Mask2FormerOptions, MaskFormerOption
 from medseg.models.maskformer.outputs import Panoptic, panoptic, query_instances, semantic_scores
 from medseg.models.maskformer.query_losses import average_targets, rank_mean_class_loss
 from medseg.models.pretrained.loading import WeightMapping, load_pretrained
+from medseg.models.pretrained.zoos.transformers_names import ENCODER, MASKFORMER_RENAMES, SWIN_RENAMES
 
 FLOOR = 1e-6
 """Minimum score of a class, so that its logarithm is finite."""
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_ENCODER = "network.model.pixel_level_module.encoder."
-
-_SWIN_RENAMES = (
-    (rf"^({_ENCODER})(encoder\.layers|embeddings\.(patch_embeddings|norm))\.", r"\1swin.\2."),
-    (r"attention\.self\.(query|key|value)\.", lambda m: f"attention.{m[1][0]}_proj."),
-    (r"attention\.self\.(relative_position_bias_table)", r"attention.relative_position_bias.\1"),
-    (r"attention\.output\.dense\.", "attention.o_proj."),
-    (r"(swin\..*)intermediate\.dense\.", r"\1mlp.fc1."),
-    (r"(swin\..*)output\.dense\.", r"\1mlp.fc2."),
-)
-_DECODER = r"^(network\.model\.transformer_module\.decoder\.layers\.\d+\.)"
 
 MASK2FORMER_WEIGHTS = WeightMapping(
     prefixes=(
         ("", ""),
         ("", "network."),
-        ("", _ENCODER),
-        ("resnet.", _ENCODER),
-        ("swin.", f"{_ENCODER}swin."),
+        ("", ENCODER),
+        ("resnet.", ENCODER),
+        ("swin.", f"{ENCODER}swin."),
     ),
     heads=("network.class_predictor.", "network.criterion."),
     stems=("embedder.convolution.weight", "patch_embeddings.projection.weight"),
     optional=("hidden_states_norms",),
-    renames=_SWIN_RENAMES,
+    renames=SWIN_RENAMES,
 )
 
-MASKFORMER_WEIGHTS = replace(
-    MASK2FORMER_WEIGHTS,
-    renames=(
-        (rf"{_DECODER}(fc[12])\.", r"\1mlp.\2."),
-        (rf"{_DECODER}(self_attn|encoder_attn)\.out_proj\.", r"\1\2.o_proj."),
-    ),
-)
+MASKFORMER_WEIGHTS = replace(MASK2FORMER_WEIGHTS, renames=MASKFORMER_RENAMES)
 
 Layer = tuple[Tensor, Tensor]
 """Class logits (n q k+1) and mask logits (n q x/4 y/4) of one decoder layer."""
@@ -92,7 +76,7 @@ class MaskTransformer(Model):
         (True, torch.Size([1, 2, 32, 32]))
     """
 
-    pretrained_part = _ENCODER.removesuffix(".")
+    pretrained_part = ENCODER.removesuffix(".")
     computes_own_losses = True
 
     def __init__(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from medseg.errors import ModelError, error_message
 from medseg.models.base import LoadedWeights, Model
-from medseg.models.pretrained.config import PretrainedOptions
+from medseg.models.pretrained.config import COLOURS, PretrainedOptions
 from medseg.models.pretrained.sources import read_weights
+from medseg.models.pretrained.zoos.read_published import find_published_file, read_published
 
 State = Mapping[str, Tensor]
 M = TypeVar("M", bound=Model)
@@ -53,10 +55,25 @@ def load_pretrained(model: M, options: PretrainedOptions, mapping: WeightMapping
     Raises:
         ModelError: The weights are not found or do not fit.
     """
-    if options.weights is not None:
+    if options.weights is None:
+        return model
+    published = find_published_file(options.weights, download=options.download)
+    if published is not None:
+        model.loaded_weights = _load_published(model, published, mapping, options.weights)
+    else:
         state = read_weights(options.weights, download=options.download)
         model.loaded_weights = load_into(model, state, mapping, source=options.weights)
     return model
+
+
+def _load_published(model: Model, path: Path, mapping: WeightMapping, source: str) -> LoadedWeights:
+    """Copy a whole model of a zoo into `model`; heads for another number of classes keep fresh weights."""
+    published = read_published(path)
+    published.require_options(model, source)
+    colours = model.in_channels == len(COLOURS)
+    state = published.tensors if colours else published.scaled_to_unit_variance()
+    loaded = load_into(model, state, replace(mapping, prefixes=(("", ""),), renames=()), source=source)
+    return replace(loaded, unused=(*loaded.unused, *published.left))
 
 
 def load_into(model: Model, state: State, mapping: WeightMapping, *, source: str) -> LoadedWeights:

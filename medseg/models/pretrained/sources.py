@@ -1,7 +1,7 @@
 """Weights by name: files, torchvision names and the Hugging Face hub. Downloads happen only if they are allowed.
 
-Only tensors are read, from safetensors or from PyTorch files with ``weights_only=True``. Configuration files of a hub
-repository are never read.
+Only tensors are read, from safetensors or from PyTorch files with ``weights_only=True``. Of the configuration files of a hub
+repository, only names of classes and the normalisation of images are read.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ModelError, did_you_mean, error_message
+from medseg.models.pretrained.config import HUB, TORCHVISION
 from medseg.storage.atomic import make_folder, write_bytes
 from medseg.storage.torch_files import read_torch_file
 
@@ -32,9 +34,9 @@ TIMM_NAMES = {
 TIMEOUT = 20.0
 """Seconds to wait for an answer; requests are not repeated."""
 
-_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
-_HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+"""Files of a repository of transformers: the weights, the settings with the class names, and those of the images."""
 
 
 def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
@@ -50,24 +52,45 @@ def read_weights(source: str, *, download: bool) -> dict[str, Tensor]:
     Raises:
         ModelError: The source is unknown, missing, unreadable, or not in the local cache and may not be downloaded.
     """
-    if _TORCHVISION.fullmatch(source):
-        return read_tensors(_torchvision_file(source, download=download))
+    return read_tensors(weights_file(source, download=download))
+
+
+def weights_file(source: str, *, download: bool) -> Path:
+    """Return the file of a source of weights, downloaded if necessary and allowed.
+
+    Args:
+        source: File, repository folder or name; see ``weights`` of `PretrainedOptions`.
+        download: Whether weights that are not in the local cache may be downloaded.
+
+    Returns:
+        The file.
+
+    Raises:
+        ModelError: The source is unknown, missing, or not in the local cache and may not be downloaded.
+    """
+    if TORCHVISION.fullmatch(source):
+        return _torchvision_file(source, download=download)
     name, _, revision = source.partition("@")
     if name in TIMM_NAMES:
         source = f"hub:{TIMM_NAMES[name]}" + (f"@{revision}" if revision else "")
     if source.startswith("hub:"):
-        return read_tensors(_hub_file(source, download=download))
-    path = Path(source)
+        return _hub_file(source, download=download)
+    path = file_in_repository(Path(source))
     if not path.is_file():
         hint = did_you_mean(source, TIMM_NAMES)
         fix = (
-            "Give a .safetensors or .pth file, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, "
+            "Give a .safetensors, .pth or .pkl file, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, "
             "or hub:ORGANISATION/NAME"
         )
         raise ModelError(
             error_message("weights", f"no such file or name: {source!r}.{hint}".rstrip("."), fix=fix)
         )
-    return read_tensors(path)
+    return path
+
+
+def file_in_repository(path: Path) -> Path:
+    """Return the file of weights in the folder of a repository of transformers, or the path itself if it is none."""
+    return path / WEIGHTS if (path / CONFIG).is_file() else path
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -91,15 +114,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             reason = " ".join(str(error).split())[:200]
             fix = "Copy it again"
             raise ModelError(error_message(path, f"not a file of weights ({reason})", fix=fix)) from None
-    state = _unwrap(read_torch_file(path))
+    state = state_in(read_torch_file(path))
     if not state:
         fix = "Save the state dict of the model"
         raise ModelError(error_message(path, "the file contains no tensors by name", fix=fix))
     return state
 
 
-def _unwrap(found: Any) -> dict[str, Tensor]:
-    """Return the state dict itself, or the one under a common key of a checkpoint."""
+def state_in(found: Any) -> dict[str, Tensor]:
+    """Return the state dict itself, or the one under a common key of a checkpoint.
+
+    Args:
+        found: Content of a checkpoint.
+
+    Returns:
+        The tensors by name; empty if there are none.
+    """
     if not isinstance(found, Mapping):
         return {}
     for key in ("state_dict", "model", "model_state", "teacher"):
@@ -150,21 +180,19 @@ def _require_digits(content: bytes, path: Path, where: str) -> None:
 
 def _hub_file(source: str, *, download: bool) -> Path:
     """Return ``model.safetensors`` of a hub repository, from the local cache or, if allowed, downloaded."""
-    match = _HUB.fullmatch(source)
+    match = HUB.fullmatch(source)
     if match is None:
         fix = "Write hub:ORGANISATION/NAME or hub:ORGANISATION/NAME@COMMIT"
         raise ModelError(error_message("weights", f"{source!r} is not the name of a hub repository", fix=fix))
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     repository, revision = match["repository"], match["revision"]
     # Not hf_hub_download(local_files_only=True): it looks up a list of programs on the hub for its user agent.
-    cached = try_to_load_from_cache(
-        repository, "model.safetensors", cache_dir=constants.HF_HUB_CACHE, revision=revision
-    )
+    cached = try_to_load_from_cache(repository, WEIGHTS, cache_dir=constants.HF_HUB_CACHE, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
-    _require_leave(source, "model.safetensors in the local cache", download=download)
+    _require_leave(source, f"{WEIGHTS} in the local cache", download=download)
     if revision is None or not _COMMIT.fullmatch(revision):
         fix = "Write hub:ORGANISATION/NAME@COMMIT with the 40 digits of a commit"
         expected = "a commit, as branches and tags can be moved"
@@ -173,7 +201,11 @@ def _hub_file(source: str, *, download: bool) -> Path:
         )
     _require_connection()
     try:
-        return Path(hf_hub_download(repository, "model.safetensors", revision=revision, etag_timeout=TIMEOUT))
+        file = Path(hf_hub_download(repository, WEIGHTS, revision=revision, etag_timeout=TIMEOUT))
+        for settings in (CONFIG, PROCESSOR):  # the class names and the normalisation of images
+            with suppress(EntryNotFoundError):
+                hf_hub_download(repository, settings, revision=revision, etag_timeout=TIMEOUT)
+        return file
     except (OSError, HfHubHTTPError, ValueError) as error:
         raise _unreachable(source, error) from None
 

@@ -1,0 +1,1 @@
+"""Whole models of the model zoos: their files, names, classes and pixel statistics."""
