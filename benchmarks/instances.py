@@ -30,6 +30,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from medseg.data.datasets.cases import Dataset
+from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import instance_phantom, write_instance_phantoms
 from medseg.data.datasets.read_case import read_case_image, read_case_instances
 from medseg.evaluation.instances.pairs import evaluate_instances
@@ -44,15 +45,16 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 TRAINED, HELD_OUT = 20, 20
-DEPTHS = (64, 256, 1024)
+DEPTHS = (64, 192, 576)
 MODELS = {
     "volumes": {
         "model": {"name": "instance_unet_3d", "channels": [12, 24, 48]},
-        "patch": {"size": [32, 32, 32]},
+        "patch": {"size": [40, 40, 40]},
+        "predict": {"overlap": 0.4},
     },
     "slices": {"model": {"name": "instance_unet_2d", "channels": [16, 32, 64]}, "patch": {"size": [64, 64]}},
 }
-BATCHES = {"volumes": 2, "slices": 16}
+BATCHES = {"volumes": 1, "slices": 12}
 HEADER = ("method", "F1", "AP50", "AP", "PQ", "found", "matched", "references", "s per volume")
 
 
@@ -82,7 +84,8 @@ def main() -> None:
 
 
 def _dataset(folder: Path) -> Dataset:
-    dataset = write_instance_phantoms(folder, cases=TRAINED + HELD_OUT)
+    present = (folder / "dataset.json").is_file()
+    dataset = read_dataset(folder) if present else write_instance_phantoms(folder, cases=TRAINED + HELD_OUT)
     ids = dataset.ids
     split = {"train": ids[:TRAINED], "validation": ids[TRAINED:]}
     (folder / "splits.json").write_text(json.dumps([split]))
@@ -140,8 +143,8 @@ def _watershed(predictor: Predictor, image: Volume) -> Instances:
     )
     inside = (logits.argmax(dim=0) > 0).numpy()
     score = 1 - logits.softmax(dim=0)[0].numpy()
-    height = ndimage.gaussian_filter(distance, 1)
-    peaks = (ndimage.maximum_filter(height, 5) == height) & inside & (height > 0.2)
+    height = ndimage.gaussian_filter(distance, 2)
+    peaks = (ndimage.maximum_filter(height, 7) == height) & inside & (height > 0.2)
     seeds, _ = ndimage.label(peaks, np.ones((3, 3, 3)))
     ids: NDArray[np.int32] = watershed(-height, seeds, mask=inside)
     found = Instances.from_map(ids)

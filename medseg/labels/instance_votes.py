@@ -36,16 +36,17 @@ class VoteSettings:
     """How votes become centres.
 
     Attributes:
-        smoothing: Standard deviation of the Gaussian that smooths the density of votes, in voxels of the finest axis.
+        smoothing: Standard deviation of the Gaussian that smooths the density of votes, as a multiple of the mean length of the
+            offsets in an instance of typical size.
         suppression: Distance within which only the densest centre counts, as a multiple of the mean length of the offsets
             that point to a centre. The latter grows with the instance.
-        min_density: Smallest density of a centre, in votes of weight 1 per voxel.
+        min_votes: Number of votes of weight 1 for the same place that make a centre.
         min_voxels: Smallest number of voxels of an instance.
     """
 
-    smoothing: float = 1.0
-    suppression: float = 0.7
-    min_density: float = 0.1
+    smoothing: float = 0.4
+    suppression: float = 1.0
+    min_votes: float = 2.0
     min_voxels: int = 4
 
 
@@ -94,13 +95,14 @@ class VoteDecoder:
     Args:
         shape: Shape of the image, with the axis across slices first.
         spacing: Voxel size in mm along the same axes.
+        length: Mean length in mm of the offsets in an instance of typical size.
         reach: Number of slices that an offset may cross, beyond which it is cut; None for no limit.
         settings: How votes become centres.
 
     Examples:
         >>> ids = np.array([[1, 1, 2, 2, 2]])
         >>> offsets = np.array([[[0, 0, 0, 0, 0]], [[0, -1, 1, 0, -1]]], np.float32)
-        >>> decoder = VoteDecoder((1, 5), (1, 1), settings=VoteSettings(smoothing=0.5, min_voxels=1))
+        >>> decoder = VoteDecoder((1, 5), (1, 1), length=0.6, settings=VoteSettings(min_votes=1, min_voxels=1))
         >>> decoder.add(VotingSlices(ids > 0, np.ones((1, 5)), np.ones((1, 5)), offsets))
         >>> decoder.finish().to_map()
         array([[1, 1, 2, 2, 2]], dtype=int32)
@@ -110,6 +112,7 @@ class VoteDecoder:
         self,
         shape: Sequence[int],
         spacing: Sequence[float],
+        length: float,
         *,
         reach: int | None = None,
         settings: VoteSettings = DEFAULT_VOTES,
@@ -119,8 +122,10 @@ class VoteDecoder:
         self._reach = self._shape[0] if reach is None else max(1, min(reach, self._shape[0]))
         self._settings = settings
         self._known = 0  # slices that were added
-        self._density = _Density(self._shape, self._spacing, settings)
-        self._centres = _Centres(self._shape, self._spacing, settings)
+        self._density = _Density(self._shape, self._spacing, settings.smoothing * length)
+        self._centres = _Centres(
+            self._shape, self._spacing, settings.suppression, settings.min_votes * self._density.single
+        )
         self._waiting: list[_Voters] = []
         self._open: dict[int, list[tuple[NDArray[Any], ...]]] = {}
         self._found: list[tuple[int, tuple[int, ...], Mask, int, float]] = []
@@ -222,11 +227,22 @@ class VoteDecoder:
 
 
 class _Density:
-    """The number of votes per voxel in the slices that may still be needed, and the sum of the lengths of their offsets."""
+    """The number of votes per voxel in the slices that may still be needed, and the sum of the lengths of their offsets.
 
-    def __init__(self, shape: tuple[int, ...], spacing: Floats, settings: VoteSettings) -> None:
+    Args:
+        shape: Shape of the image.
+        spacing: Voxel size in mm per axis.
+        sigma: Standard deviation of the smoothing in mm.
+
+    Attributes:
+        margin: Slices on each side that the smoothing needs.
+        single: The largest density of a single vote after the smoothing.
+    """
+
+    def __init__(self, shape: tuple[int, ...], spacing: Floats, sigma: float) -> None:
         self._shape, self._finest = shape, float(spacing.min())
-        self._sigma = settings.smoothing * self._finest / spacing
+        self._sigma = sigma / spacing
+        self.single = float(np.minimum(1 / (np.sqrt(2 * np.pi) * np.maximum(self._sigma, 1e-6)), 1).prod())
         self.margin = int(_TRUNCATE * self._sigma[0] + 0.5)
         self._first = 0
         self._votes = np.zeros((0, *shape[1:]), np.int32)
@@ -269,10 +285,20 @@ class _Density:
 
 
 class _Centres:
-    """The local maxima of the density of votes, of which those near a denser one are suppressed."""
+    """The local maxima of the density of votes, of which those near a denser one are suppressed.
 
-    def __init__(self, shape: tuple[int, ...], spacing: Floats, settings: VoteSettings) -> None:
-        self._shape, self._spacing, self._settings = shape, spacing, settings
+    Args:
+        shape: Shape of the image.
+        spacing: Voxel size in mm per axis.
+        suppression: As in `VoteSettings`.
+        min_density: Smallest density of a maximum.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], spacing: Floats, suppression: float, min_density: float
+    ) -> None:
+        self._shape, self._spacing = shape, spacing
+        self._suppression, self._min_density = suppression, min_density
         self._searched = 0
         self._decided = 0  # all centres in slices before this one are known
         self._maxima = np.zeros((0, len(shape)), np.intp)
@@ -318,13 +344,13 @@ class _Centres:
         values, lengths = density.smoothed(low, high)
         largest = ndimage.maximum_filter(values, 3, mode="constant")
         seen = slice(first - low, last - low)
-        peaks = (values == largest)[seen] & (values[seen] >= self._settings.min_density)
+        peaks = (values == largest)[seen] & (values[seen] >= self._min_density)
         places = np.argwhere(peaks)
         at = tuple((places + np.array([first - low] + [0] * (places.shape[1] - 1))).T)
         places[:, 0] += first
         self._maxima = np.concatenate([self._maxima, places])
         self._values = np.concatenate([self._values, values[at]])
-        self._radii = np.concatenate([self._radii, self._settings.suppression * lengths[at]])
+        self._radii = np.concatenate([self._radii, self._suppression * lengths[at]])
         self._state = np.concatenate([self._state, np.full(len(places), -1, np.int8)])
 
     def _suppress(self) -> None:

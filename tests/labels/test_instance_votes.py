@@ -36,9 +36,9 @@ def part_of(slices, first, last):
     )
 
 
-def decoded(slices, spacing, size=None, reach=None):
+def decoded(slices, spacing, size=None, reach=None, length=4.0):
     shape = slices.classes.shape
-    decoder = VoteDecoder(shape, spacing, reach=reach)
+    decoder = VoteDecoder(shape, spacing, length, reach=reach)
     for first in range(0, shape[0], size or shape[0]):
         decoder.add(part_of(slices, first, first + (size or shape[0])))
     return decoder.finish()
@@ -107,13 +107,13 @@ def test_no_foreground_has_no_instances_and_small_ones_are_left_out():
     assert len(decoded(slices_of(empty), (1, 1, 1), size=2)) == 0
     empty[2, 2, 1:3] = 1
     assert len(decoded(slices_of(empty), (1, 1, 1))) == 0
-    decoder = VoteDecoder(empty.shape, (1, 1, 1), settings=VoteSettings(min_voxels=2))
+    decoder = VoteDecoder(empty.shape, (1, 1, 1), 1.0, settings=VoteSettings(min_votes=0.5, min_voxels=2))
     decoder.add(slices_of(empty))
     assert decoder.finish().areas.tolist() == [2]
 
 
 def test_slices_of_another_image_and_missing_ones_are_refused():
-    decoder = VoteDecoder((4, 3, 3), (1, 1, 1))
+    decoder = VoteDecoder((4, 3, 3), (1, 1, 1), 2.0)
     with pytest.raises(DataError, match=r"slices: found 5 of shape \(3, 3\) after 0, expected 4"):
         decoder.add(slices_of(np.zeros((5, 3, 3), np.int32)))
     decoder.add(slices_of(np.zeros((2, 3, 3), np.int32)))
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_the_depth():
     slices = slices_of(ids.data[0])
 
     def peak(repeats):
-        decoder = VoteDecoder((48 * repeats, 40, 40), (1, 1, 1), reach=12)
+        decoder = VoteDecoder((48 * repeats, 40, 40), (1, 1, 1), 4.0, reach=12)
         tracemalloc.start()
         for _ in range(repeats):
             for first in range(0, 48, 8):

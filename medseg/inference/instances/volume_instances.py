@@ -124,7 +124,8 @@ def _found(
     """Return the instances `(Z, X, Y)` of a volume, predicted in one layout."""
     sliding = replace(engine.windows_for(prepared, plan), mirror_axes=())
     network = partial(_mirrored_maps, engine.network, model.num_classes, engine.sliding.mirror_axes)
-    decoder = VoteDecoder(prepared.image.shape[1:], spacing, reach=-(-sliding.window[0] // 2))
+    length = model.typical_length(spacing)
+    decoder = VoteDecoder(prepared.image.shape[1:], spacing, length, reach=-(-sliding.window[0] // 2))
     check = FiniteCheck()
     for block in window_slices(prepared.image, network, sliding, progress=progress):
         check.add(block)

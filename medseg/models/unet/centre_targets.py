@@ -30,6 +30,7 @@ class CentreTargets:
         inside: Voxels (n 1 *spatial) bool of instances.
         known: Voxels (n 1 *spatial) bool whose distance is known. Where a patch cuts an instance, its border may be nearer
             outside of the patch than inside.
+        lengths: Mean length (m) of the offsets of each instance in mm.
         spacing: Voxel size in mm per axis.
     """
 
@@ -38,6 +39,7 @@ class CentreTargets:
     size: Tensor
     inside: Tensor
     known: Tensor
+    lengths: Tensor
     spacing: tuple[float, ...]
 
     def losses(self, predicted: Tensor) -> dict[str, Tensor]:
@@ -86,7 +88,10 @@ def centre_targets(
     else:
         ids = list(np.where((classes > 0) & ~unknown, instances[:, 0].cpu().numpy(), 0))
     found = [_targets(one, np.asarray(spacing, float)) for one in ids]
-    distance, offsets, size, known = (np.stack(part) for part in zip(*found, strict=True))
+    distance, offsets, size, known = (
+        np.stack(part) for part in zip(*(one[:4] for one in found), strict=True)
+    )
+    lengths = np.concatenate([one[4] for one in found])
     known &= ~unknown[:, None]
     inside = np.stack(ids)[:, None] > 0
     on_device = partial(torch.tensor, device=label.device)
@@ -96,19 +101,23 @@ def centre_targets(
         size=on_device(size),
         inside=on_device(inside),
         known=on_device(known),
+        lengths=on_device(lengths),
         spacing=tuple(float(mm) for mm in spacing),
     )
 
 
 def _targets(
     ids: NDArray[np.integer], spacing: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Return distance, offsets, size and known of one patch, each with a leading axis."""
+) -> tuple[
+    NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]
+]:
+    """Return distance, offsets, size and known of one patch, each with a leading axis, and the length of each instance."""
     distance = np.zeros((1, *ids.shape), np.float32)
     offsets = np.zeros((ids.ndim, *ids.shape), np.float32)
     size = np.ones((1, *ids.shape), np.float32)
     known = np.ones((1, *ids.shape), bool)
     instances = Instances.from_map(ids)
+    sizes = np.zeros(len(instances), np.float32)
     for index, mask in enumerate(instances.masks):
         box: Any = instances.box(index)
         places = np.argwhere(mask)
@@ -117,12 +126,12 @@ def _targets(
         to_centre = centre - places
         inner: Any = tuple(places.T)
         offsets[(slice(None), *box)][(slice(None), *inner)] = to_centre.T
-        lengths = np.sqrt(((to_centre * spacing) ** 2).sum(axis=1))
-        size[(0, *box)][inner] = max(float(lengths.mean()), float(spacing.min()) / 2)
+        mean = float(np.sqrt(((to_centre * spacing) ** 2).sum(axis=1)).mean())
+        size[(0, *box)][inner] = sizes[index] = max(mean, float(spacing.min()) / 2)
         depth, certain = _depth(mask, box, ids.shape, spacing)
         distance[(0, *box)][inner] = depth[inner] / depth.max()
         known[(0, *box)][inner] = certain[inner]
-    return distance, offsets, size, known
+    return distance, offsets, size, known, sizes
 
 
 def _depth(

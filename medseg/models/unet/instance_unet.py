@@ -19,6 +19,8 @@ from medseg.models.unet.stage import per_axis
 
 OFFSET_UNIT = 8.0
 """Voxels per unit of the head that predicts offsets, so that its outputs are about as large as logits."""
+MOMENTUM = 0.05
+"""Weight of a batch in the typical length of offsets."""
 
 
 class InstanceUNet(UNet):
@@ -33,13 +35,19 @@ class InstanceUNet(UNet):
 
     Attributes:
         voxel_size: Voxel size in mm of the training images, in which distances are measured.
+        offset_length: Mean length `(1,)` of the offsets in an instance of typical size, in voxels of the finest axis: a moving
+            geometric mean over the instances of the training.
     """
+
+    offset_length: Tensor
 
     def __init__(self, config: InstanceUNetConfig, spatial_dims: int) -> None:
         super().__init__(config, spatial_dims)
         kernel = per_axis(config.final_kernel_size, spatial_dims)
         self.instance_loss_weight = config.instance_loss_weight
         self.voxel_size = (1.0,) * spatial_dims
+        # A buffer, so that it is saved with the weights: it is measured in training, like running statistics.
+        self.register_buffer("offset_length", torch.full((1,), 4.0))
         self.instance_head = conv_nd(spatial_dims, config.decoder()[-1].channels, 1 + spatial_dims, kernel)
         initialise(self.instance_head, block_settings(config, spatial_dims))
 
@@ -81,6 +89,7 @@ class InstanceUNet(UNet):
         if image.is_meta:
             return {"classes": classes, "centres": predicted.sum()}
         targets = centre_targets(label, instances, num_classes=self.num_classes, spacing=self._spacing)
+        self._measure(targets.lengths)
         weight = self.instance_loss_weight
         return {
             "classes": classes,
@@ -102,10 +111,27 @@ class InstanceUNet(UNet):
         """
         found = []
         for maps in self.maps(image):
-            decoder = VoteDecoder(maps.shape[1:], self._spacing)
+            decoder = VoteDecoder(maps.shape[1:], self._spacing, self.typical_length(self._spacing))
             decoder.add(voting_slices(maps, self.num_classes))
             found.append(decoder.finish())
         return found
+
+    def typical_length(self, spacing: Sequence[float]) -> float:
+        """Return the mean length in mm of the offsets in an instance of typical size.
+
+        Args:
+            spacing: Voxel size in mm.
+
+        Returns:
+            Length in mm.
+        """
+        return float(self.offset_length) * min(spacing)
+
+    def _measure(self, lengths: Tensor) -> None:
+        """Update the typical length by the instances of a batch, lengths (m) in mm."""
+        if self.training and len(lengths):
+            typical = (lengths / min(self._spacing)).log().mean().exp()
+            self.offset_length.mul_(1 - MOMENTUM).add_(MOMENTUM * typical)
 
     @property
     def _spacing(self) -> tuple[float, ...]:
