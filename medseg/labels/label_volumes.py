@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
+
+_LARGEST_TABLE = 1 << 16  # values of some atlases have nine digits, which no table has room for
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,39 @@ def label_volumes(label_map: Volume, labels: Labels) -> tuple[LabelVolume, ...]:
     >>> label_volumes(organs, Labels.from_names({"background": 0, "liver": 5}))
     (LabelVolume(value=5, name='liver', ml=2.0),)
     """
-    voxels = _counts(label_map.data[0])
+    voxels = voxel_counts(label_map.data[0])
     voxel_ml = label_map.grid.voxel_volume / 1000
     return tuple(
-        LabelVolume(one.output_value, one.name, sum(voxels.get(value, 0) for value in one.values) * voxel_ml)
-        for one in labels.evaluated
+        LabelVolume(
+            region.output_value, region.name, sum(voxels.get(value, 0) for value in region.values) * voxel_ml
+        )
+        for region in labels.evaluated
     )
 
 
-def _counts(values: NDArray[np.integer]) -> dict[int, int]:
-    """Return the number of voxels of each value, counted slice by slice to save memory."""
-    counts = np.zeros(0, np.int64)
+def voxel_counts(values: NDArray[Any]) -> dict[int, int]:
+    """Count the voxels of each value of a label map, slice by slice to save memory.
+
+    Args:
+        values: Label map of any shape; slices are taken along its last axis.
+
+    Returns:
+        Number of voxels by value; values that do not occur are left out.
+
+    Examples:
+        >>> voxel_counts(np.array([[0, 7], [7, 614454277]]))
+        {0: 1, 7: 2, 614454277: 1}
+    """
+    counts: Counter[int] = Counter()
     for index in range(values.shape[-1]):
-        found = np.bincount(values[..., index].ravel(), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        counts.update(_counts_of_slice(values[..., index]))
+    return dict(sorted(counts.items()))
+
+
+def _counts_of_slice(values: NDArray[Any]) -> dict[int, int]:
+    if values.size and values.min() >= 0 and values.max() < _LARGEST_TABLE:
+        table = np.bincount(values.ravel())
+        present = np.flatnonzero(table)
+        return dict(zip(present.tolist(), table[present].tolist(), strict=True))
+    present, counts = np.unique(values, return_counts=True)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))

@@ -14,10 +14,13 @@ from medseg.inference.quality.image_features import Features, IntensitySample
 from medseg.labels.components import connected_components
 from medseg.labels.label_table import Labels
 from medseg.labels.label_volumes import label_volumes
-from medseg.volumes.boxes import union_of_boxes
+from medseg.volumes.boxes import Box, boxes_of_values, union_of_boxes
 from medseg.volumes.volume import Volume
 
 _MASK_VOXELS = 8_000_000  # of the box of a label; larger ones are sampled for components and extent
+_LARGEST_LIST = (
+    1 << 16
+)  # values up to here are found by a list of boxes, which takes no copy of the label map
 _LEAST_SAMPLED = 20  # voxels of a label for the mean of their intensities
 _DIGITS = 6
 
@@ -72,10 +75,12 @@ def label_features(
     return found
 
 
-def _boxes(data: NDArray[Any]) -> dict[int, tuple[slice, ...]]:
-    """Return the bounding box of each value except 0."""
-    found = ndimage.find_objects(data)
-    return {value: box for value, box in enumerate(found, start=1) if box is not None}
+def _boxes(data: NDArray[Any]) -> dict[int, Box]:
+    """Return the bounding box of each foreground value."""
+    if data.max() >= _LARGEST_LIST:
+        return boxes_of_values(data)
+    boxes = ndimage.find_objects(data)
+    return {value: box for value, box in enumerate(boxes, start=1) if box is not None}
 
 
 def _border_counts(data: NDArray[Any]) -> dict[int, int]:

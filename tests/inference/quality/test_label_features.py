@@ -68,3 +68,11 @@ def test_a_single_slice_is_not_at_the_border_along_its_axis():
     data[0, 4:9, 4:9] = 5
     found = label_features(Volume(data, Grid.from_spacing((20, 16, 1), (1, 1, 1)), "label"), LABELS, None, ())
     assert found["border"]["liver"] == 0
+
+
+def test_labels_with_values_of_nine_digits_are_measured_like_others(label_map):
+    large = Labels.from_names({"liver": 5, "spleen": 614454277, "tumour": 614454278})
+    data = label_map.data.astype(np.int32)
+    data[data == 7] = 614454277
+    found = label_features(label_map.with_data(data), large, None, ())
+    assert found == label_features(label_map, LABELS, None, ())
