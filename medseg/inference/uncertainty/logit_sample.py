@@ -12,6 +12,7 @@ kept. The sample therefore depends neither on the bands in which an image is pre
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,14 +78,14 @@ class VoxelSample:
             DataError: The file is missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return cls(
                     file["logits"].astype(np.float32),
                     file["reference"].astype(np.int64),
                     file["weight"],
                     file["near"],
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
                 f"{path}: not a sample of logits ({error}), expected one. Remove the file and run the command again."
             ) from None

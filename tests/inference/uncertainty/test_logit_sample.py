@@ -125,9 +125,12 @@ def test_a_sample_is_kept_in_a_file(make_predictor, case, tmp_path):
     found, expected = VoxelSample.read(tmp_path / "folder" / "one.npz"), sampler.sample()
     for name in ("logits", "reference", "weight", "near"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-    (tmp_path / "folder" / "one.npz").write_bytes(b"PK")
-    with pytest.raises(DataError, match="not a sample of logits"):
-        VoxelSample.read(tmp_path / "folder" / "one.npz")
+    whole = (tmp_path / "folder" / "one.npz").read_bytes()
+    flipped = whole[:300] + bytes([whole[300] ^ 255]) + whole[301:]
+    for damaged in (b"PK", whole[: len(whole) // 2], flipped):
+        (tmp_path / "folder" / "one.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match="not a sample of logits"):
+            VoxelSample.read(tmp_path / "folder" / "one.npz")
 
 
 def test_keys_of_positions_look_random():
