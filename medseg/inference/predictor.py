@@ -628,8 +628,14 @@ def load(
 
 
 def _bytes(size: int | str | None, setting: str) -> int | None:
-    """Return a size as a number of bytes."""
-    return parse_size(size, setting) if isinstance(size, str) else size
+    """Return a size as a number of bytes, or raise `ConfigError` unless it is positive."""
+    if isinstance(size, str):
+        return parse_size(size, setting)
+    if size is not None and size <= 0:
+        raise ConfigError(
+            f"{setting}: found {size} bytes, expected more than 0, or None for a share of what is free. Correct it."
+        )
+    return size
 
 
 def _batch_size(settings: PredictSettings, device: torch.device) -> int:

@@ -9,9 +9,9 @@ import torch
 import medseg
 from medseg.data.datasets.cases import Case
 from medseg.data.datasets.phantom import phantom_case
-from medseg.errors import DataError, ModelError
+from medseg.errors import ConfigError, DataError, ModelError
 from medseg.inference.cohort.batch import predict_files
-from medseg.inference.predictor import load
+from medseg.inference.predictor import Predictor, load
 from medseg.model_folder.folder import save_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -29,6 +29,14 @@ def predictor(request, make_predictor):
     if request.param == "3d":
         return make_predictor()
     return make_predictor(2, slice_axis=2 if "axial" in request.param else 0)
+
+
+@pytest.mark.parametrize("size", [0, -1, "0GB"])
+@pytest.mark.parametrize("field", ["max_memory", "max_device_memory"])
+def test_a_limit_without_any_memory_is_refused(make_predictor, field, size):
+    predictor = make_predictor()
+    with pytest.raises(ConfigError, match=f"{field}: found "):
+        Predictor(predictor.model, predictor.saved, predictor.labels, device="cpu", **{field: size})
 
 
 def test_there_are_48_orientations():
