@@ -49,7 +49,10 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if (
+                    signal.getsignal(number) is not None
+                ):  # a handler of a program around Python could not be restored
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -31,3 +31,13 @@ def test_forwarded_signal_ends_none_of_several_processes():
             os.kill(os.getpid(), number)
             assert stop.received == number
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_handler_that_python_did_not_install_is_left_alone(monkeypatch):
+    """Programs around Python, such as viewers, have such handlers, which Python could not restore."""
+    own, installed = signal.getsignal, []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == SIGNALS[0] else own(number))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: installed.append(number))
+    with StopRequest():
+        assert installed == list(SIGNALS[1:])
+    assert SIGNALS[0] not in installed
