@@ -13,7 +13,7 @@ _lazy_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from medseg.runtime.machine import installed_version
 
-        return version("medseg")
+        return installed_version()
     return _lazy_attribute(name)

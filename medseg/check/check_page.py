@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from medseg.check.check_report import Report
 from medseg.check.codes import KINDS
 from medseg.check.finding import Finding
 from medseg.runtime.formatting import single_line
+from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import write_text
 from medseg.volumes.plausible import sizes
 
@@ -41,7 +41,7 @@ def write_page(report: Report, path: str | Path) -> None:
     ]
     page = _template().render(
         title=report.title,
-        version=version("medseg"),
+        version=installed_version(),
         counts=report.counts,
         groups=groups,
         passed=report.passed,

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 from medseg.check.cases.check_case import CheckedCase
@@ -14,6 +13,7 @@ from medseg.check.codes import SEVERITIES
 from medseg.check.datasets.check_dataset import CheckedDataset
 from medseg.check.finding import Finding
 from medseg.runtime.formatting import pluralise, single_line
+from medseg.runtime.machine import installed_version
 
 FORMAT = 1
 MOST_PER_CODE = 20
@@ -81,7 +81,7 @@ class Report:
         """Return the report as plain values: counts, and the fields of each finding."""
         return {
             "format": FORMAT,
-            "medseg": version("medseg"),
+            "medseg": installed_version(),
             "checked": self.title,
             "cases": len(self.cases),
             "counts": self.counts,

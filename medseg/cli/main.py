@@ -12,7 +12,6 @@ import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from medseg.cli.completion import SHELLS, PrintCompletion
 from medseg.cli.terminal import safe_output
 from medseg.errors import MedsegError, ResourceError, did_you_mean, format_warning
 from medseg.io.file_content import permission_denied
+from medseg.runtime.machine import installed_version
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 from medseg.storage.atomic import is_full, write_error
 
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Volumetric medical image segmentation: train on CT and MR datasets, predict, evaluate.",
         epilog="Start with: medseg demo",
     )
-    parser.add_argument("--version", action="version", version=f"medseg {version('medseg')}")
+    parser.add_argument("--version", action="version", version=f"medseg {installed_version()}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument(
         "--completion",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -54,6 +53,7 @@ from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_weights
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
+from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import make_folder
 from medseg.train.batches import TrainingPatches
 from medseg.train.checkpoint import has_checkpoint
@@ -340,7 +340,7 @@ class TrainingSetup:
         experiment = self.experiment
         axis = experiment.patch.slice_axis
         return SavedModel(
-            medseg=version("medseg"),
+            medseg=installed_version(),
             name=experiment.name,
             model=experiment.model.to_shared(),
             channel_names=self.dataset.channel_names,

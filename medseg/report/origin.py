@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from medseg.inference.cohort.cohort_tables import RUN
 from medseg.inference.cohort.written_files import FOLDER
 from medseg.runtime.formatting import pluralise
+from medseg.runtime.machine import installed_version
 
 _PACKAGES = ("medseg", "numpy", "scipy", "nibabel")
 
@@ -32,7 +32,9 @@ def origin_of_files(files: Mapping[str, str | Path | None], options: Mapping[str
     if folder is not None:
         rows |= models_of_predictions(Path(folder))
     rows |= {name.replace("_", " "): _in_words(value) for name, value in options.items()}
-    return rows | {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    return (
+        rows | {"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES}
+    )
 
 
 def models_of_predictions(folder: Path) -> dict[str, str]:

@@ -14,10 +14,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1  # systems without affinity, such as macOS
 
 
-def installed_version() -> str:
-    """Return the version of medseg; ``unknown`` for a source folder that was never installed."""
+def installed_version(package: str = "medseg") -> str:
+    """Return the version of a package.
+
+    Args:
+        package: Name of the package.
+
+    Returns:
+        The version; ``unknown`` for a package that is not installed, such as a source folder of medseg.
+    """
     try:
-        return version("medseg")
+        return version(package)
     except PackageNotFoundError:
         return "unknown"
 
@@ -31,7 +38,7 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: installed_version(name) for name in packages},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,12 +1,15 @@
-"""Cores of this process."""
+"""Cores of this process, and versions of packages."""
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from medseg.runtime.machine import usable_cores
+import medseg
+from medseg.runtime import machine
+from medseg.runtime.machine import environment, installed_version, usable_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
@@ -26,3 +29,13 @@ def test_cores_of_the_machine_without_affinity(monkeypatch):
     assert usable_cores() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+def test_versions_of_packages_that_are_not_installed(monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(machine, "version", missing)
+    assert installed_version() == "unknown"
+    assert set(environment()["packages"].values()) == {"unknown"}
+    assert medseg.__version__ == "unknown"

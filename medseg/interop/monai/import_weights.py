@@ -26,7 +26,6 @@ of a model folder's ``config.yaml`` (see `SavedModel`) except ``model``, ``medse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from medseg.model_folder.folder import load_weights, save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
+from medseg.runtime.machine import installed_version
 from medseg.storage.torch_files import read_torch_file
 from medseg.yaml_dialect import read_yaml
 
@@ -124,7 +124,7 @@ def read_config(network: str, path: Path) -> tuple[Arguments, SavedModel, Any]:
     arguments = kind.parse(given, source=f"{path}: network")
     translation = arguments.translated(str(path))
     origin = {"imported_from": f"MONAI {name}"}
-    filled = {"medseg": version("medseg"), "model": translation.model, "trained_on": origin}
+    filled = {"medseg": installed_version(), "model": translation.model, "trained_on": origin}
     return arguments, SavedModel.parse({**values, **filled}, source=str(path)), translation.convert
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from medseg.model_folder.folder import write_model_folder
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models import build_model, parse_options
 from medseg.models.unet.network_config import UNetConfig
+from medseg.runtime.machine import installed_version
 from medseg.storage.archives import extract
 from medseg.storage.atomic import make_folder
 from medseg.storage.json_files import read_object
@@ -143,7 +143,7 @@ def _settings(
         network["norm"] = "batch"
     return SavedModel.parse(
         {
-            "medseg": version("medseg"),
+            "medseg": installed_version(),
             "name": plans.dataset_name,
             "model": {"name": network["name"], **_resolved_options(network, where)},
             "channel_names": names,

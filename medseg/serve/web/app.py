@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -14,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medseg.errors import DiskFullError, MedsegError
+from medseg.runtime.machine import installed_version
 from medseg.serve.refusals import RequestRefused, UploadEnded
 from medseg.serve.service import Service
 from medseg.serve.web.pages import api_page, content_policy, start_page
@@ -75,7 +75,7 @@ def create_app(service: Service) -> FastAPI:
     """
     app = FastAPI(
         title="medseg",
-        version=version("medseg"),
+        version=installed_version(),
         description="Predict label maps of medical images.",
         docs_url=None,
         redoc_url=None,

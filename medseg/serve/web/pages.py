@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medseg.runtime.machine import installed_version
 from medseg.serve.job import ARCHIVE, FORMATS, SINGLE_FILES
 from medseg.viz.viewer.viewer_page import embedded_json, script_hash_source, viewer_scripts
 
@@ -61,4 +61,4 @@ def _rendered(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-    return environment.get_template(template).render(version=version("medseg"), **values)
+    return environment.get_template(template).render(version=installed_version(), **values)
