@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +171,16 @@ def sweep_records(folder: Path) -> None:
 
 def _listing(folder: Path) -> _Listing:
     """Return the records of a folder; unfinished temporary files are left out."""
-    found: _Listing = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(".json") and not entry.name.startswith(".tmp-"):
-                    state = entry.stat()
-                    found[entry.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
-    except FileNotFoundError:  # no case yet, or a file was replaced in the meantime
-        return found
-    return found
+    listing: _Listing = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # there may be no case yet
+        for entry in entries:
+            if entry.name.endswith(".json") and not entry.name.startswith(".tmp-"):
+                with suppress(
+                    FileNotFoundError
+                ):  # a file that was removed meanwhile hides none of the others
+                    status = entry.stat()
+                    listing[entry.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return listing
 
 
 def _tables(records: Iterable[CaseRecord]) -> dict[str, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import contextmanager
 
 import pytest
 
 import medseg
 from medseg.cluster.claims import Claims
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.inference.cohort import cohort_tables
 from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseState
 from medseg.inference.cohort.cohort_tables import CohortTables, complete_tables, review_line
 from medseg.inference.cohort.model_id import model_hash
@@ -208,3 +210,22 @@ def test_tables_are_due_after_a_while(tmp_path, monkeypatch):
     assert tables.are_due
     tables.write()
     assert not tables.are_due
+
+
+def test_a_record_that_vanishes_hides_no_other_record(tmp_path, monkeypatch):
+    class Vanished:
+        name = "a.json"
+
+        def stat(self):
+            raise FileNotFoundError
+
+    (tmp_path / "b.json").touch()
+    scan = os.scandir
+
+    @contextmanager
+    def with_vanished(folder):
+        with scan(folder) as entries:
+            yield [Vanished(), *entries]
+
+    monkeypatch.setattr(os, "scandir", with_vanished)
+    assert list(cohort_tables._listing(tmp_path)) == ["b.json"]
