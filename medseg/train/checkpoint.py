@@ -6,6 +6,7 @@ and is read with ``weights_only=True``.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medseg.storage.temporary_names import temporary_folder
 from medseg.storage.torch_files import read_torch_file
 
 FORMAT = 2
+_NAME = re.compile(r"step-([0-9]+)")
 
 
 def save_checkpoint(
@@ -60,7 +62,7 @@ def remove_old_checkpoints(folder: Path, step: int, keep: int = 2) -> None:
         step: Step of a complete checkpoint.
         keep: Number of checkpoints to keep.
     """
-    saved = sorted(path for path in folder.glob("step-*") if path.name <= f"step-{step:07d}")
+    saved = [path for number, path in _checkpoints(folder).items() if number <= step]
     for old in saved[:-keep]:
         trash = temporary_folder(old)
         old.rename(trash)
@@ -69,7 +71,13 @@ def remove_old_checkpoints(folder: Path, step: int, keep: int = 2) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Return whether `folder` holds a complete checkpoint."""
-    return any(is_complete(path) for path in folder.glob("step-*"))
+    return any(map(is_complete, _checkpoints(folder).values()))
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints of a folder by step, in ascending order; copies under other names are none of them."""
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match is not None))
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -84,9 +92,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     Raises:
         ModelError: There are checkpoints, but none is complete.
     """
-    found = sorted(folder.glob("step-*"), reverse=True)
     damage: list[ModelError] = []
-    for path in found:
+    for path in reversed(_checkpoints(folder).values()):
         try:
             check_manifest(path)
         except ModelError as error:

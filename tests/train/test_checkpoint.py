@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -162,3 +163,19 @@ def test_a_damaged_later_checkpoint_does_not_displace_an_earlier_one(tmp_path):
     ]
     with pytest.warns(DataWarning, match="Training goes on from step-0000004"):
         assert step_in(tmp_path / "last") == 4
+
+
+def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path):
+    for step in (9_999_999, 10_000_000, 10_000_001):
+        save(tmp_path, step)
+    assert step_in(tmp_path) == 10_000_001
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10000000", "step-10000001"]
+
+
+def test_a_copy_of_a_checkpoint_is_left_alone(tmp_path):
+    save(tmp_path, 2)
+    copy = shutil.copytree(tmp_path / "step-0000002", tmp_path / "step-0000002 (copy)")
+    for step in (3, 4):
+        save(tmp_path, step)
+    assert copy.is_dir()
+    assert step_in(tmp_path) == 4
