@@ -32,7 +32,7 @@ def check_manifest(folder: Path) -> None:
         folder: A folder that `write_manifest` marked as complete.
 
     Raises:
-        ModelError: There is no manifest, it has another format, or a file is missing, unexpected or changed.
+        ModelError: There is no manifest, it has another format, or a file is missing, unexpected, unreadable or changed.
     """
     path = folder / NAME
     try:
@@ -55,7 +55,12 @@ def check_manifest(folder: Path) -> None:
             "Copy it again."
         )
     for name, expected in files.items():
-        found = _entry(folder / name)
+        try:
+            found = _entry(folder / name)
+        except OSError as error:
+            raise ModelError(
+                f"{folder / name}: cannot be read ({error.strerror}). Ask its owner for access, or copy the folder again."
+            ) from None
         if found != expected:
             sizes = f"found {found['size']} bytes, expected {expected.get('size')}"
             hashes = f"found SHA-256 {found['sha256']}, expected {expected.get('sha256')}"

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from medseg.errors import ModelError
+from medseg.storage import manifest
 from medseg.storage.manifest import check_manifest, is_complete, write_manifest
 
 
@@ -83,4 +84,14 @@ def test_changed_folders_raise_with_the_file_name(folder, how, told):
     spoil(folder, how)
     assert not is_complete(folder)
     with pytest.raises(ModelError, match=told):
+        check_manifest(folder)
+
+
+def test_an_unreadable_file_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(manifest, "_entry", refuse)
+    assert not is_complete(folder)
+    with pytest.raises(ModelError, match=r"a\.txt: cannot be read \(Permission denied\)"):
         check_manifest(folder)
