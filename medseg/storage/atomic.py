@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,12 +95,13 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
 @contextlib.contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
     """Convert what a writer raises into the error of `write_error`; other errors pass unchanged."""
+    handled = sys.exc_info()[1]  # Python makes it the context of every later error, which it did not cause
     try:
         yield
     except MedsegError:
         raise
     except Exception as error:
-        reason = _system_error(error, path.parent)
+        reason = _system_error(error, path.parent, handled)
         if reason is None:
             raise
         raise write_error(path, reason) from error
@@ -254,7 +256,7 @@ def _set_mode(file: Path, mode: int) -> None:
             file.chmod(mode)
 
 
-def _system_error(error: Exception, folder: Path) -> OSError | None:
+def _system_error(error: Exception, folder: Path, handled: BaseException | None) -> OSError | None:
     """Return the error of the system that made a writer fail.
 
     Writers in other languages raise classes of their own: torch keeps the OSError as context, safetensors writes its
@@ -263,13 +265,14 @@ def _system_error(error: Exception, folder: Path) -> OSError | None:
     Args:
         error: What the writer raised.
         folder: The folder that was written to.
+        handled: An earlier error that was being handled before the writing began; None if there was none.
 
     Returns:
         The error, or None if the writer failed for another reason.
     """
     cause: BaseException | None = error
     without_reason: Exception | None = error if isinstance(error, RuntimeError) else None
-    while cause is not None:
+    while cause is not None and cause is not handled:
         if isinstance(cause, OSError):
             if cause.errno is not None:
                 return cause

@@ -289,3 +289,19 @@ def test_a_checked_folder_is_not_left_behind(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file"):
         check_folder(tmp_path / "file" / "new")
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_an_error_that_is_being_handled_is_no_reason_of_a_later_one(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    def fail() -> None:
+        with write(tmp_path / "target"):
+            raise ValueError("no label")
+
+    try:
+        (tmp_path / "missing").read_text()
+    except FileNotFoundError:
+        with pytest.raises(ValueError, match="no label"):
+            fail()
+    assert names(tmp_path) == []
