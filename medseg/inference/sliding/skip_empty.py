@@ -56,7 +56,10 @@ def body_box(data: NDArray[Any], grid: Grid) -> tuple[tuple[int, ...], tuple[int
     Returns:
         Start and shape of the box in voxels, or None if there is only air.
     """
-    steps = [max(1, int(_COARSE_MM // spacing)) for spacing in grid.spacing]
+    steps = [
+        min(size, max(1, int(_COARSE_MM // spacing)))  # so that short axes have a voxel in the sample, too
+        for size, spacing in zip(grid.shape, grid.spacing, strict=True)
+    ]
     coarse = (data[(slice(None), *(slice(step // 2, None, step) for step in steps))] > BODY_HU).any(axis=0)
     parts, count = ndimage.label(coarse)
     if not count:

@@ -31,3 +31,15 @@ def test_the_box_holds_the_body_and_its_margin_and_no_speck():
     assert all(end >= side.stop for end, side in zip(stop, body, strict=True))
     assert start[0] > 0
     assert stop[0] < 40
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_a_few_thin_slices_show_a_body(slices):
+    grid = Grid.from_spacing((200, 200, slices), (0.5, 0.5, 0.5))
+    data = np.full((1, *grid.shape), -1000.0, np.float32)
+    data[0, 70:180, 70:180] = 40
+    start, shape = body_box(data, grid)
+    assert (start[2], shape[2]) == (0, slices)
+    for axis in (0, 1):
+        assert 0 < start[axis] <= 70
+        assert start[axis] + shape[axis] >= 180
