@@ -13,6 +13,7 @@ from medseg.data.datasets.cases import Case
 from medseg.data.datasets.image_inputs import image_files
 from medseg.data.datasets.names import CHANNEL_FILE
 from medseg.data.datasets.read_case import read_case_image
+from medseg.errors import DataError
 from medseg.evaluation.instances.metrics import paired_instances
 from medseg.evaluation.instances.pairs import InstancePair, read_instance_pair
 from medseg.evaluation.label_maps.pairs import Pair
@@ -89,13 +90,20 @@ def images_of_folder(path: str | Path) -> dict[str, Case]:
         A case per image, without a label map.
 
     Raises:
-        DataError: There is no image.
+        DataError: There is no image, or two files are the same channel of an image.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
+    images: dict[str, dict[str, Path]] = defaultdict(dict)
     for file in sorted(image_files(Path(path))):
         match = CHANNEL_FILE.fullmatch(stem_of(file))
-        found[match["id"] if match else stem_of(file)].append(file)
-    return {name: Case(name, tuple(files)) for name, files in found.items()}
+        name, channel = (match["id"], match["channel"]) if match else (stem_of(file), "")
+        others = images[name]
+        if channel in others or (others and "" in (channel, *others)):
+            raise DataError(
+                f"{path}: images: found {next(iter(others.values())).name} and {file.name} for case {name!r}, expected one file, "
+                "or one per channel. Move one of them to another folder."
+            )
+        others[channel] = file
+    return {name: Case(name, tuple(channels.values())) for name, channels in images.items()}
 
 
 def _opened(pair: Pair, image: Case, labels: Labels | None) -> ViewerCase:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from medseg.errors import DataError
 from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.report.report_case import ReportCase
 from medseg.runtime.formatting import single_line
+from medseg.runtime.machine import installed_version
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
 from medseg.viz.viewer.viewer_page import (
@@ -87,7 +87,7 @@ class ReportPage:
         shell = {"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE} if self._views else None
         scripts = (script, *(viewer_scripts() if self._views else ()))
         page = environment.get_template(template).render(
-            version=version("medseg"),
+            version=installed_version(),
             shell=embedded_json(shell) if shell else "",
             views=self._views,
             script=script,
@@ -140,7 +140,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
-        return "∞"
+        return "∞" if value > 0 else "−∞"
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace(
         "-", "−"
     )  # no negative zero
@@ -179,8 +179,15 @@ def p_value(value: float) -> str:
 
 
 def sortable(value: float) -> str:
-    """Return a number as JavaScript reads it; an unknown one is empty."""
-    return "" if math.isnan(value) else "Infinity" if math.isinf(value) else f"{value:.6g}"
+    """Return a number as JavaScript reads it; an unknown one is empty.
+
+    Examples:
+        >>> sortable(0.5), sortable(float("-inf")), sortable(float("nan"))
+        ('0.5', '-Infinity', '')
+    """
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def css(colour: Sequence[int]) -> str:
