@@ -61,14 +61,16 @@ class MLflowLogger:
             experiment.experiment_id if experiment else client.create_experiment(run.parent.name or "runs")
         )
         known = client.search_runs(
-            [identity], filter_string=f"tags.`{_RUN_TAG}` = '{run.name}'", max_results=1
+            [identity], filter_string=f"tags.`{_RUN_TAG}` = '{_tag_value(run.name)}'", max_results=1
         )
         self._client = client
         if known:
             self._id = known[0].info.run_id
             client.update_run(self._id, status="RUNNING")
             return
-        self._id = client.create_run(identity, tags={_RUN_TAG: run.name}, run_name=run.name).info.run_id
+        self._id = client.create_run(
+            identity, tags={_RUN_TAG: _tag_value(run.name)}, run_name=run.name
+        ).info.run_id
         parameters = list(_flat(settings).items())
         for start in range(0, len(parameters), _MOST_PARAMETERS):
             part = parameters[start : start + _MOST_PARAMETERS]
@@ -105,6 +107,11 @@ class MLflowLogger:
             state: How the training ended.
         """
         self._client.set_terminated(self._id, status=_STATUS[state])
+
+
+def _tag_value(name: str) -> str:
+    """Return the name of a run as a value that a filter of MLflow can hold, which knows no escape for quotation marks."""
+    return name.replace("%", "%25").replace("'", "%27")
 
 
 def _param(key: str, value: Any) -> Any:
