@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from medseg.cluster.dask_cluster import connected
 from medseg.cluster.dask_tasks import WorkerLost, map_on_cluster
 from medseg.errors import DiskFullError, MedsegError, collected_warnings, warn_once
-from medseg.runtime.process_map import outcomes_in_processes, worthwhile_processes
+from medseg.runtime.process_map import outcome_of, outcomes_in_processes, worthwhile_processes
 from medseg.runtime.progress import Progress
 
 _Item = TypeVar("_Item")
@@ -64,11 +64,12 @@ class Workforce:
             yield from outcomes_in_processes(function, items, names, processes, memory)
             return
         with connected(self.cluster) as client:
-            for (index, _), found in map_on_cluster(client, _Attempt(function), enumerate(items)):
-                if isinstance(found, WorkerLost):
-                    yield index, WorkerLost(f"{names[index]}: {found}")
+            numbered = enumerate(zip(names, items, strict=True))
+            for (index, (name, _)), result in map_on_cluster(client, _OutcomeOnWorker(function), numbered):
+                if isinstance(result, WorkerLost):
+                    yield index, WorkerLost(f"{name}: {result}")
                     continue
-                outcome, messages = found
+                outcome, messages = result
                 for message in messages:
                     warn_once(message)
                 if isinstance(outcome, DiskFullError):
@@ -114,14 +115,12 @@ HERE = Workforce()
 
 
 @dataclass(frozen=True)
-class _Attempt(Generic[_Item, _Result]):
-    """Returns the result or the error of an item on a worker, and the warnings that occurred."""
+class _OutcomeOnWorker(Generic[_Item, _Result]):
+    """The task of a worker, which returns the result or the error of an item, and the warnings that occurred."""
 
     function: Callable[[_Item], _Result]
 
-    def __call__(self, numbered: tuple[int, _Item]) -> tuple[_Result | MedsegError, list[str]]:
+    def __call__(self, numbered: tuple[int, tuple[str, _Item]]) -> tuple[_Result | MedsegError, list[str]]:
+        _, (name, item) = numbered
         with collected_warnings() as messages:
-            try:
-                return self.function(numbered[1]), messages
-            except MedsegError as error:
-                return error, messages
+            return outcome_of(self.function, item, name), messages

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from medseg.cluster.dask_cluster import connected
-from medseg.cluster.dask_tasks import map_on_cluster
-from medseg.errors import DataError, ResourceError
+from medseg.cluster.case_map import Workforce
+from medseg.errors import MedsegError
 from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
 from medseg.evaluation.label_maps.evaluate_cases import evaluate_cases
@@ -16,9 +15,8 @@ from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricO
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.labels.label_table import Labels
-from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 
-_Pair = TypeVar("_Pair")
+_Pair = TypeVar("_Pair", bound=Pair | InstancePair)
 _Rows = TypeVar("_Rows")
 
 
@@ -58,14 +56,14 @@ class InstanceEvaluator:
 
 def measured_cases(
     pairs: Sequence[_Pair], measure: Callable[[_Pair], _Rows], cluster: str | None = None
-) -> Generator[tuple[int, _Rows | DataError | ResourceError], None, None]:
+) -> Generator[tuple[int, _Rows | MedsegError], None, None]:
     """Evaluate cases.
 
     Args:
         pairs: Predictions and references.
         measure: Returns the rows of a case, such as `LabelMapEvaluator`.
-        cluster: Dask cluster to evaluate on, see `connected`; its workers need the files under the same paths. None for
-            this process.
+        cluster: Dask cluster to evaluate on, see `medseg.cluster.dask_cluster.connected`; its workers need the files under the
+            same paths. None for this process.
 
     Yields:
         The position of the case in `pairs`, and its rows or the reason why it could not be evaluated; in order without a
@@ -75,31 +73,5 @@ def measured_cases(
         ConfigError: The cluster is described wrongly.
         ResourceError: The cluster cannot be reached, or the connection was lost.
     """
-    attempt = _Attempt(measure)
-    if cluster is None:
-        yield from ((index, attempt((index, pair))) for index, pair in enumerate(pairs))
-        return
-    with connected(cluster) as client:
-        for (index, _), result in map_on_cluster(client, attempt, enumerate(pairs)):
-            yield index, result
-
-
-@dataclass(frozen=True)
-class _Attempt(Generic[_Pair, _Rows]):
-    """A function that evaluates a case and returns its error instead of raising it."""
-
-    measure: Callable[[_Pair], _Rows]
-
-    def __call__(self, item: tuple[int, _Pair]) -> _Rows | DataError | ResourceError:
-        try:
-            return self.measure(item[1])
-        except DataError as error:
-            return error
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            name = getattr(item[1], "case", "") or "evaluate"
-            return ResourceError(
-                f"{name}: found too little memory ({out_of_memory_reason(error)}), expected enough for its distance maps. Free memory, or "
-                "take a larger machine."
-            )
+    names = [pair.case or "evaluate" for pair in pairs]
+    yield from Workforce(cluster=cluster).outcomes(measure, pairs, names, files=[])

@@ -125,7 +125,7 @@ def outcomes_in_processes(
     if min(workers, len(items)) > 1:
         run = _Pool(function, items, names, min(workers, len(items)), memory).outcomes()
     else:
-        run = ((index, _outcome(function, item, names[index])) for index, item in enumerate(items))
+        run = ((index, outcome_of(function, item, names[index])) for index, item in enumerate(items))
     with closing(run) as outcomes:
         for index, outcome in outcomes:
             if isinstance(outcome, DiskFullError):
@@ -133,8 +133,24 @@ def outcomes_in_processes(
             yield index, outcome
 
 
-def _outcome(function: Callable[[_Item], _Result], item: _Item, name: str) -> _Result | MedsegError:
-    """Return the result of an item that is worked on in this process, or its error."""
+def outcome_of(function: Callable[[_Item], _Result], item: _Item, name: str) -> _Result | MedsegError:
+    """Apply a function to one item in this process, and return its error instead of raising it.
+
+    Args:
+        function: The function.
+        item: Its argument.
+        name: Name of the item, for the error.
+
+    Returns:
+        The result, or the error; `ResourceError` if memory ran out.
+
+    Raises:
+        Exception: Any error of the function that is no `MedsegError`.
+
+    Examples:
+        >>> outcome_of(len, "abc", "first")
+        3
+    """
     try:
         return function(item)
     except MedsegError as error:
@@ -147,8 +163,8 @@ def _outcome(function: Callable[[_Item], _Result], item: _Item, name: str) -> _R
 
 def _too_little_memory(name: str, error: Exception) -> ResourceError:
     return ResourceError(
-        f"{name}: found too little memory ({out_of_memory_reason(error)}), also with nothing else in work. Free memory, or take "
-        "a larger machine."
+        f"{name}: found too little memory ({out_of_memory_reason(error)}), expected enough for it alone. Free memory, or take a "
+        "larger machine."
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medseg.cluster.case_map import Workforce
 from medseg.cluster.dask_cluster import connected
-from medseg.errors import DataError, DataWarning, DiskFullError, MedsegError, warn_once
+from medseg.errors import DataError, DataWarning, DiskFullError, MedsegError, ResourceError, warn_once
 
 pytestmark = pytest.mark.slow
 NAMES = ["a", "b", "c", "d"]
@@ -22,6 +22,8 @@ def half(number: int) -> int:
         warn_once("four.nii.gz: found a four.")
     if number == 13:
         os._exit(1)
+    if number == 17:
+        raise MemoryError("Unable to allocate 9. TiB")
     if number == 99:
         raise DiskFullError("store: the disk is full.")
     return number // 2
@@ -47,6 +49,10 @@ def test_a_cluster_does_what_one_process_does():
         found = Workforce(cluster="local:2").map(half, [13, 8], ["thirteen", "eight"], [])
         assert isinstance(found[0], MedsegError)
         assert str(found[0]).startswith("thirteen: the worker ended")
+        assert found[1] == 4
+        found = Workforce(cluster="local:2").map(half, [17, 8], ["large", "eight"], [])
+        assert isinstance(found[0], ResourceError)
+        assert str(found[0]).startswith("large: found too little memory (Unable to allocate 9. TiB)")
         assert found[1] == 4
     assert Workforce(cluster="local:2").map(half, [], [], []) == []
 

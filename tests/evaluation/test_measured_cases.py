@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 import medseg
-from medseg.errors import DataError
+from medseg.errors import DataError, ResourceError
 from medseg.evaluation import Pair
 from medseg.evaluation.measured_cases import InstanceEvaluator, LabelMapEvaluator, measured_cases
 from medseg.labels.instances import Instances
@@ -41,6 +43,35 @@ def test_instances_are_measured_alike():
 
     ((index, (row,)),) = measured_cases([InstancePair("a", lesions, lesions)], InstanceEvaluator(None))
     assert (index, row.metrics.references) == (0, 2)
+
+
+def test_a_lack_of_memory_is_the_error_of_its_case_only():
+    def measure(pair):
+        if pair.case == "large":
+            raise MemoryError("Unable to allocate 9. TiB")
+        return [pair.case]
+
+    pairs = [Pair("large", None, None), Pair("", None, None)]
+    found = dict(measured_cases(pairs, measure))
+    assert isinstance(found[0], ResourceError)
+    assert str(found[0]).startswith("large: found too little memory (Unable to allocate 9. TiB)")
+    assert found[1] == [""]
+
+
+def end_process(pair):
+    """End the worker of one of the cases."""
+    if pair.case == "fatal":
+        os._exit(1)
+    return [pair.case]
+
+
+@pytest.mark.slow
+def test_a_case_whose_worker_is_lost_is_named():
+    pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
+    pairs = [Pair("fatal", None, None), Pair("usual", None, None)]
+    found = dict(measured_cases(pairs, end_process, "local:1"))
+    assert str(found[0]).startswith("fatal: the worker ended unexpectedly")
+    assert found[1] == ["usual"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -213,8 +214,11 @@ def _measured(
     from medseg.runtime.progress import progress_bar
 
     found: dict[int, list[Row]] = {}
-    with progress_bar(description="measuring", total=len(pairs)) as bar:
-        for number, (index, result) in enumerate(measured_cases(pairs, measure, cluster), 1):
+    with (
+        progress_bar(description="measuring", total=len(pairs)) as bar,
+        closing(measured_cases(pairs, measure, cluster)) as outcomes,
+    ):
+        for number, (index, result) in enumerate(outcomes, 1):
             if isinstance(result, list):
                 found[index] = result
             elif len(pairs) == 1:
