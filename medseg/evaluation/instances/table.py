@@ -243,7 +243,7 @@ class InstanceTable:
         at = self.options.detection_iou
         detected = f"met with IoU {at:g}" if at else "touched by a prediction"
         return [
-            f"{pluralise(len(self.cases), 'case')} of {subjects_note(subjects)}, all instances together; found: IoU over {self.options.matching_iou:g}; sensitivity: references {detected}"
+            f"{pluralise(len(self.cases), 'case')} of {subjects_note(subjects)}, all instances together; tp: IoU over {self.options.matching_iou:g}; sensitivity: references {detected}"
         ]
 
 
