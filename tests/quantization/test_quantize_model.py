@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,7 @@ from medseg.quantization.calibration_windows import calibration_windows
 from medseg.quantization.choose_cases import cases_of_dataset, cases_of_run, spread
 
 pytestmark = pytest.mark.slow
-needs_openvino = pytest.mark.skipif(
-    find_spec("openvino") is None or find_spec("nncf") is None,
-    reason="the extra medseg[openvino] is not installed",
-)
+needs_openvino = pytest.mark.extra("openvino", "nncf")
 
 
 @pytest.fixture(scope="module")

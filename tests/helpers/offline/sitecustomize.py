@@ -2,6 +2,7 @@
 
 Python imports a module of this name at start-up from any folder on its path. `tests/conftest.py` puts this folder on ``PYTHONPATH`` and
 sets ``MEDSEG_TESTS_OFFLINE``, so that the hook is also active in processes that tests start.
+With ``MEDSEG_TESTS_SOCKETS``, the name of a file, what any of these processes does with a socket is appended to the file.
 """
 
 from __future__ import annotations
@@ -40,5 +41,13 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         raise NetworkAccess(f"{event}: tests must not resolve {arguments[0]!r}")
 
 
+def _log(event: str, arguments: tuple[Any, ...]) -> None:
+    if event.startswith("socket."):
+        with open(os.environ["MEDSEG_TESTS_SOCKETS"], "a", encoding="utf-8") as file:  # noqa: PTH123 pathlib is not loaded yet
+            print(os.getpid(), event, *map(repr, arguments[:2]), file=file)
+
+
 if os.environ.get("MEDSEG_TESTS_OFFLINE") == "1":
     sys.addaudithook(_audit)
+if os.environ.get("MEDSEG_TESTS_SOCKETS"):
+    sys.addaudithook(_log)

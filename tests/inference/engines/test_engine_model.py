@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,7 @@ from medseg.model_folder.settings import PredictSettings
 from medseg.models import build_model
 from tests.helpers.volumes import small_phantom
 
-needs_openvino = pytest.mark.skipif(
-    find_spec("openvino") is None, reason="the extra medseg[openvino] is not installed"
-)
+needs_openvino = pytest.mark.extra("openvino")
 ENGINES = ["onnx", pytest.param("openvino", marks=needs_openvino)]
 
 

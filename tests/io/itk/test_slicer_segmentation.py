@@ -162,8 +162,10 @@ def test_names_with_letters_that_need_care(tmp_path: Path) -> None:
     assert label_names_of(tmp_path / "absent.seg.nrrd") is None
 
 
+@pytest.mark.extra("slicerio")
 def test_slicerio_reads_and_writes_the_same(tmp_path: Path) -> None:
-    slicerio = pytest.importorskip("slicerio", reason="slicerio is not installed: pip install slicerio")
+    import slicerio
+
     label_map = labels_on(oblique_grid())
     write(label_map, tmp_path / "ours.seg.nrrd", names=NAMES)
     found = slicerio.read_segmentation(str(tmp_path / "ours.seg.nrrd"))

@@ -159,7 +159,7 @@ def test_without_mlflow_the_extra_is_named():
         create_loggers(["mlflow"])
 
 
-@pytest.mark.skipif(find_spec("mlflow") is None, reason="needs mlflow-skinny: pip install medseg[mlflow]")
+@pytest.mark.extra("mlflow")
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it imports
 def test_mlflow_writes_a_folder_that_mlflow_reads(tmp_path):
     from mlflow.tracking import MlflowClient

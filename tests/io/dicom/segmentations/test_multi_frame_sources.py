@@ -69,6 +69,7 @@ def test_references_name_the_frame_of_each_slice(source: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".seg.dcm", ".rtstruct.dcm"])
+@pytest.mark.extra("dciodvfy")
 def test_files_are_valid(source: Path, suffix: str) -> None:
     path = source.with_name(f"a{suffix}")
     write(segmented(read(source)), path, names=LABELS)

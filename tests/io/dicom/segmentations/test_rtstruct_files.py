@@ -79,12 +79,14 @@ def test_contours_are_planar_in_the_slices_that_they_name(folder: Path, dataset:
     assert count == 3 * 2 + 1 + 2 + 2  # a ring and its island in three slices; the others by hand
 
 
+@pytest.mark.extra("dciodvfy")
 def test_validator_finds_no_error(folder: Path) -> None:
     found = run_validator("dciodvfy", str(folder / "case.rtstruct.dcm"))
     assert "RTStructureSet" in found
     assert "Error" not in found
 
 
+@pytest.mark.extra("dcmdump")
 def test_dcmtk_reads_the_file(folder: Path) -> None:
     found = run_validator("dcmdump", "-q", str(folder / "case.rtstruct.dcm"))
     assert "Liver tumour" in found

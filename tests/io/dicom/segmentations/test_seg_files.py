@@ -115,12 +115,14 @@ def test_another_reader_finds_the_same_segments(folder: Path, suffix: str) -> No
         assert np.array_equal((volume == numbers[label.name]).any(axis=0), flat)
 
 
+@pytest.mark.extra("dciodvfy")
 def test_validator_finds_no_error(folder: Path) -> None:
     found = run_validator("dciodvfy", str(folder / "case.seg.dcm"))
     assert "Segmentation" in found
     assert "Error" not in found
 
 
+@pytest.mark.extra("dcmdump")
 @pytest.mark.parametrize("suffix", TYPES)
 def test_dcmtk_reads_the_file(folder: Path, suffix: str) -> None:
     found = run_validator("dcmdump", "-q", str(folder / f"case{suffix}"))
