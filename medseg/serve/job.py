@@ -1,4 +1,4 @@
-"""A job: one uploaded image and its prediction."""
+"""A job: one image and its prediction."""
 
 from __future__ import annotations
 
@@ -22,13 +22,32 @@ ARCHIVE = ".zip"
 
 
 class JobState(StrEnum):
-    """How far a job is."""
+    """How far a job is.
+
+    Attributes:
+        UPLOADING: Its image is being received.
+        RETRIEVING: Its series is to be retrieved from the DICOMweb server.
+        QUEUED: It waits for its prediction.
+        RUNNING: It is predicted.
+        STORING: Its label map is to be stored on the DICOMweb server.
+        DONE: It is finished.
+        FAILED: It is finished; the message names the reason.
+    """
 
     UPLOADING = "uploading"
+    RETRIEVING = "retrieving"
     QUEUED = "queued"
     RUNNING = "running"
+    STORING = "storing"
     DONE = "done"
     FAILED = "failed"
+
+
+WAITING = (JobState.UPLOADING, JobState.RETRIEVING, JobState.QUEUED)
+"""States that count for the length of the queue."""
+
+TRANSFERS = (JobState.RETRIEVING, JobState.STORING)
+"""States in which a job waits for the DICOMweb server."""
 
 
 class Failure(StrEnum):
@@ -40,6 +59,7 @@ class Failure(StrEnum):
         TIMEOUT: The prediction took longer than allowed.
         CRASHED: The prediction process ended, for example for lack of memory.
         RESOURCES: Memory or disk space did not suffice.
+        DICOMWEB: The DICOMweb server was not reachable or refused a request.
         INTERNAL: An error in medseg.
     """
 
@@ -48,6 +68,7 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"
     CRASHED = "crashed"
     RESOURCES = "resources"
+    DICOMWEB = "dicomweb"
     INTERNAL = "internal"
 
 
@@ -62,7 +83,7 @@ class Job(BaseModel):
         model: Identifier of the model; empty until it is known.
         suffix: File format of the label map, one of `FORMATS`.
         series: Number or UID of the DICOM series in an archive with several; empty if only one is a volume.
-        upload: Name of the uploaded file in the job's folder; empty until it is known.
+        upload: Name of the uploaded file in the job's folder, or of the folder of a retrieved series; empty until it is known.
         state: How far it is.
         created: Time at which the upload began, in seconds since 1970.
         started: Time at which the last prediction began.
@@ -71,7 +92,11 @@ class Job(BaseModel):
         message: Why it failed.
         failure: Kind of the failure.
         notes: Remarks about the image and the prediction.
-        label_map_hash: Hash of shape, affine and voxels of the label map.
+        label_map_hash: Hash of shape, affine and voxels of the label map; empty until it is predicted.
+        study_uid: StudyInstanceUID of a series of the DICOMweb server; empty for an upload.
+        series_uid: SeriesInstanceUID of that series.
+        store: Whether the label map has to be stored on the DICOMweb server.
+        stored: Whether it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -93,11 +118,20 @@ class Job(BaseModel):
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
     label_map_hash: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    store: bool = False
+    stored: bool = False
 
     @property
     def is_finished(self) -> bool:
         """Whether it is done or failed."""
         return self.state in (JobState.DONE, JobState.FAILED)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a label map, also if it could not be stored."""
+        return bool(self.label_map_hash)
 
     @property
     def label_map(self) -> str:
@@ -106,5 +140,7 @@ class Job(BaseModel):
 
 
 OUTPUT = "output"
+RETRIEVED = "retrieved"
+"""Folder of a series of the DICOMweb server."""
 LABEL_MAP = "segmentation"
 REPORT = "report.html"

@@ -156,7 +156,8 @@ class JobQueue:
 
         answer = self._worker.predict(task, settings.timeout, lambda: self._is_unwanted(job.id), note)
         if isinstance(answer, Finished):
-            self._finish(job, JobState.DONE, label_map_hash=answer.label_map_hash, notes=answer.notes)
+            state = JobState.STORING if job.store else JobState.DONE
+            self._finish(job, state, label_map_hash=answer.label_map_hash, notes=answer.notes)
             return
         if answer.place:
             self._log("error", job=job.id, place=answer.place)
@@ -164,7 +165,11 @@ class JobQueue:
 
     def _finish(self, job: Job, state: JobState, **changes: object) -> None:
         try:
-            self._store.finish(job.id, state, **changes)
+            if state is JobState.STORING:
+                self._store.update(job.id, state=state, **changes)
+                self._log("predicted", job=job.id)
+            else:
+                self._store.finish(job.id, state, **changes)
         except RequestRefused:  # deleted at this moment
             self._store.remove_files(job.id)
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from medseg.errors import DataError, MedsegError
 from medseg.runtime.memory import format_size
 from medseg.serve.event_log import EventLog
-from medseg.serve.job import OUTPUT, REPORT, Failure, Job, JobState
+from medseg.serve.job import OUTPUT, REPORT, TRANSFERS, WAITING, Failure, Job, JobState
 from medseg.serve.refusals import RequestRefused, no_such_job
 from medseg.serve.settings import ServiceSettings
 from medseg.storage.atomic import make_folder, write_error, write_text
@@ -71,7 +71,7 @@ class JobStore:
             DiskFullError: The disk is full.
         """
         with self._lock:
-            waiting = sum(job.state in (JobState.UPLOADING, JobState.QUEUED) for job in self._jobs.values())
+            waiting = sum(job.state in WAITING for job in self._jobs.values())
             if waiting >= self.settings.max_queue:
                 raise RequestRefused(
                     429,
@@ -153,8 +153,14 @@ class JobStore:
         with self._lock:
             return min(self._queued(), key=lambda job: job.number, default=None)
 
+    def next_transfer(self) -> Job | None:
+        """Return the job whose series or label map is exchanged with the DICOMweb server next; None if none waits for it."""
+        with self._lock:
+            waiting = [job for job in self._jobs.values() if job.state in TRANSFERS]
+        return min(waiting, key=lambda job: (job.state is not JobState.STORING, job.number), default=None)
+
     def update(self, job_id: str, **changes: Any) -> Job:
-        """Change a job and write its record; a finished one loses its input.
+        """Change a job and write its record; one that is predicted or failed loses its input.
 
         Args:
             job_id: The job.
@@ -171,7 +177,7 @@ class JobStore:
             job = self._require(job_id).model_copy(update=changes)
             self._write(job)
             self._jobs[job_id] = job
-            if job.is_finished:
+            if job.is_finished or job.has_result:
                 self._remove_input(job)
             if job.state is not JobState.UPLOADING:
                 self._sizes[job_id] = _size_of(self.folder_of(job_id))
@@ -237,6 +243,11 @@ class JobStore:
         """Remove the folder of a job that was deleted."""
         shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
 
+    def remove_input(self, job_id: str) -> None:
+        """Remove what an interrupted transfer has left of the image of a job."""
+        with self._lock:
+            self._remove_input(self._require(job_id))
+
     def expire(self) -> None:
         """Delete the jobs that were finished longer ago than they are kept."""
         oldest = time.time() - self.settings.keep
@@ -260,7 +271,7 @@ class JobStore:
         write_text(self.folder_of(job.id) / RECORD, job.model_dump_json(indent=1) + "\n")
 
     def _remove_input(self, job: Job) -> None:
-        kept = _RESULTS if job.state is JobState.DONE else {RECORD}
+        kept = _RESULTS if job.has_result else {RECORD}
         for entry in self.folder_of(job.id).iterdir():
             if entry.name not in kept:
                 _remove(entry)

@@ -15,6 +15,7 @@ import torch
 from starlette.testclient import TestClient
 
 import medseg
+from medseg.io.dicomweb.server import DicomWeb
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import save_model
 from medseg.model_folder.settings import SavedModel
@@ -147,7 +148,12 @@ def bearer(token: str) -> dict[str, str]:
 
 @contextmanager
 def running(
-    folder: Path, *models: Path, worker: Worker | None = None, start: bool = True, **settings: Any
+    folder: Path,
+    *models: Path,
+    worker: Worker | None = None,
+    start: bool = True,
+    dicomweb: DicomWeb | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """A service in this process; the worker predicts in the thread of the queue unless another one is given."""
     log = io.StringIO()
@@ -156,10 +162,11 @@ def running(
         Tokens([ALICE, BOB]),
         worker or InlineWorker(*models),
         EventLog(log),
+        dicomweb,
     )
     if start:
-        service.queue.start()
+        service.start()
     try:
         yield Running(service, TestClient(create_app(service), headers=bearer(ALICE)), log, folder)
     finally:
-        service.queue.stop()
+        service.stop()

@@ -8,14 +8,17 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.early_checks import not_negative, positive, require_paths
-from medseg.errors import ConfigError, ModelError
+from medseg.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
+    from medseg.io.dicomweb.address import Address
+    from medseg.io.dicomweb.server import DicomWeb
     from medseg.serve.settings import ModelSettings, ServiceSettings
     from medseg.serve.tokens import Tokens
 
 VARIABLE = "MEDSEG_TOKEN"
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart")
+_DICOMWEB_PACKAGES = ("dicomweb_client", "highdicom", "pydicom")
 _LAST_PORT = 65535
 
 
@@ -49,6 +52,12 @@ def add_parser(commands: Any) -> None:
         "--folder",
         metavar="FOLDER",
         help="folder of uploads and results (default: medseg/serve in the user's cache)",
+    )
+    parser.add_argument(
+        "--dicomweb",
+        metavar="URL",
+        help="address of a DICOMweb server whose series are predicted on request and that stores the results; credentials come from the variables "
+        "MEDSEG_DICOMWEB_USER and MEDSEG_DICOMWEB_PASSWORD, or MEDSEG_DICOMWEB_TOKEN; needs medseg[dicom]",
     )
     _add_limits(parser)
     parser.add_argument("--device", help="device, such as cpu or cuda:0 (default: CUDA if available)")
@@ -90,7 +99,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     models, settings = _checked(options)
+    address = _dicomweb_address(options.dicomweb)
     tokens, printed = _tokens(options.token_file)
+    from medseg.io.dicomweb.server import DicomWeb
     from medseg.serve.event_log import EventLog
     from medseg.serve.service import Service
     from medseg.serve.web.run_server import listen, run_server
@@ -100,11 +111,14 @@ def run(options: argparse.Namespace) -> int:
     with listen(options.host, options.port) as listening:
         settings.folder.mkdir(parents=True, exist_ok=True)
         with RunLock(settings.folder, "service"):
-            service = Service(settings, tokens, ModelWorker(models), EventLog())
+            dicomweb = None if address is None else DicomWeb(address)
+            service = Service(settings, tokens, ModelWorker(models), EventLog(), dicomweb)
 
             def ready() -> None:
                 names = ", ".join(one.id for one in service.queue.models)
                 print(f"models: {names}\nfolder: {settings.folder}")
+                if dicomweb is not None:
+                    print(_shown(dicomweb))
                 if not options.host.startswith("127.") and options.host not in ("localhost", "::1"):
                     print(
                         "the connection is not encrypted: let others reach it through a proxy with TLS only"
@@ -118,6 +132,35 @@ def run(options: argparse.Namespace) -> int:
 def _address(host: str, port: int, token: str) -> str:
     """Return the address of the page, with the token as fragment if it was created here."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/{f'#token={token}' if token else ''}"
+
+
+def _dicomweb_address(url: str | None) -> Address | None:
+    """Check the address of the DICOMweb server and what it needs; None without one."""
+    if url is None:
+        return None
+    from medseg.io.dicomweb.address import read_address
+
+    address = read_address(url, "--dicomweb")
+    missing = [name for name in _DICOMWEB_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--dicomweb: found no {missing[0].replace('_', '-')}, expected this package for DICOM. Install it: pip install 'medseg[dicom]'."
+        )
+    return address
+
+
+def _shown(server: DicomWeb) -> str:
+    """Return what is printed about a DICOMweb server at the start: its address, and what is wrong with it."""
+    lines = [f"DICOMweb: {server.address.url}"]
+    if server.address.is_open:
+        lines.append(
+            "the connection to the DICOMweb server is not encrypted: use https, or a server of this machine"
+        )
+    try:
+        server.studies(limit=1)
+    except DataError as error:
+        lines.append(f"the DICOMweb server does not answer yet: {error}")
+    return "\n".join(lines)
 
 
 def _checked(options: argparse.Namespace) -> tuple[ModelSettings, ServiceSettings]:

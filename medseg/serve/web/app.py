@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,7 @@ from medseg.errors import DiskFullError, MedsegError
 from medseg.runtime.machine import installed_version
 from medseg.serve.refusals import RequestRefused, UploadEnded
 from medseg.serve.service import Service
+from medseg.serve.web.dicomweb_app import add_dicomweb
 from medseg.serve.web.pages import api_page, content_policy, start_page
 from medseg.serve.web.receive_upload import receive_upload
 
@@ -83,12 +85,20 @@ def create_app(service: Service) -> FastAPI:
     _add_pages(app, service)
     _add_jobs(app, service)
     _add_files(app, service)
+    if service.transfers is not None:
+        add_dicomweb(app, service, service.transfers, _owner(service))
 
     app.add_middleware(_SafeHeaders)
 
     @app.exception_handler(MedsegError)
     async def answer(request: Request, error: MedsegError) -> JSONResponse:
         return _refusal(service, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(one) for one in first["loc"])
+        return JSONResponse({"detail": f"{where}: {first['msg']}. Correct the request."}, 422)
 
     return app
 
@@ -142,7 +152,7 @@ def _owner(service: Service) -> Any:
 def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def start() -> str:
-        return start_page()
+        return start_page(service.transfers is not None)
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs() -> str:

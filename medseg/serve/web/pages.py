@@ -30,10 +30,17 @@ def content_policy() -> str:
 
 
 @cache
-def start_page() -> str:
-    """Return the page on which a study is uploaded and its result is shown; it holds no data of jobs."""
+def start_page(dicomweb: bool = False) -> str:
+    """Return the page on which a study is uploaded or chosen and its result is shown; it holds no data of jobs.
+
+    Args:
+        dicomweb: Whether studies of a DICOMweb server can be chosen.
+
+    Returns:
+        HTML text.
+    """
     values = {"formats": [one.removeprefix(".") for one in FORMATS], "suffixes": [*SINGLE_FILES, ARCHIVE]}
-    return _rendered("start.html.j2", script=_script(), values=embedded_json(values))
+    return _rendered("start.html.j2", script=_script(), values=embedded_json(values), dicomweb=dicomweb)
 
 
 def api_page(schema: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ def run_server(service: Service, listening: socket.socket, ready: Callable[[], N
         KeyboardInterrupt: A signal was received, after everything has ended.
     """
     try:
-        service.queue.start()
+        service.start()
         ready()
         config = uvicorn.Config(
             create_app(service),
@@ -64,7 +64,7 @@ def run_server(service: Service, listening: socket.socket, ready: Callable[[], N
         )
         _Server(config, service).run(sockets=[listening])
     finally:
-        service.queue.stop()
+        service.stop()
         listening.close()
 
 
@@ -82,5 +82,5 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End at the next opportunity."""
-        self._service.queue.request_stop()
+        self._service.request_stop()
         super().handle_exit(sig, frame)

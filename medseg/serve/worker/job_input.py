@@ -11,7 +11,7 @@ from pathlib import Path
 from medseg.data.datasets.names import CHANNEL_FILE
 from medseg.errors import DataError
 from medseg.io.files import stem_of, suffix_of
-from medseg.serve.job import ARCHIVE
+from medseg.serve.job import ARCHIVE, RETRIEVED
 from medseg.storage.archives import ArchiveError, extract
 
 MAX_MEMBERS = 20_000
@@ -26,7 +26,7 @@ def job_input(folder: Path, upload: str, max_bytes: int) -> Path:
 
     Args:
         folder: Folder of the job.
-        upload: Name of the uploaded file in it.
+        upload: Name of the uploaded file in it, or of the folder of a series of the DICOMweb server.
         max_bytes: Largest size of an unpacked archive.
 
     Returns:
@@ -36,6 +36,8 @@ def job_input(folder: Path, upload: str, max_bytes: int) -> Path:
         DataError: An archive is damaged, unsafe or too large.
     """
     path = folder / upload
+    if upload == RETRIEVED:
+        return path
     series = folder / _SERIES
     shutil.rmtree(series, ignore_errors=True)  # of an earlier start
     if path.name.endswith(".dcm"):

@@ -48,7 +48,7 @@ class Task:
 
     Attributes:
         folder: Folder of the job.
-        upload: Name of the uploaded file in it.
+        upload: Name of the uploaded file in it, or of the folder of a series of the DICOMweb server.
         model: Identifier of the model.
         suffix: File format of the label map.
         series: Number or UID of the DICOM series in an archive with several; empty if only one is a volume.

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.main import main
-from medseg.cli.prediction.serve import _address
+from medseg.cli.prediction.serve import _address, _shown
+from medseg.io.dicomweb.address import Address
+from medseg.io.dicomweb.server import DicomWeb
+from tests.helpers.dicomweb_stub import dicomweb_stub
 from medseg.serve.web import run_server
 from medseg.serve.worker import model_worker
 from tests.helpers.services import ALICE, InlineWorker, save_toy_model
@@ -28,6 +31,8 @@ from tests.helpers.services import ALICE, InlineWorker, save_toy_model
         ([".", "--max-queue", "0"], "expected a whole number from 1"),
         ([".", "--token-file", "nowhere"], "nowhere: no such file"),
         ([".", "device=cpu"], "Give --device instead"),
+        ([".", "--dicomweb", "pacs"], "--dicomweb: found 'pacs', expected the address"),
+        ([".", "--dicomweb", "http://ann:secret@pacs"], "Set MEDSEG_DICOMWEB_USER"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_loaded(
@@ -93,3 +98,20 @@ def test_it_names_models_and_address_once_it_is_ready(
     out = capsys.readouterr().out
     assert "token" not in out.partition("open: ")[2]
     assert ALICE not in out
+
+
+def test_a_missing_package_for_dicomweb_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "dicomweb_client", None)
+    assert main(["serve", str(tmp_path), "--dicomweb", "http://127.0.0.1:8042"]) == 1
+    assert "found no dicomweb-client" in capsys.readouterr().err
+
+
+def test_the_start_prints_the_dicomweb_server_and_what_is_wrong_with_it() -> None:
+    with dicomweb_stub() as stub:
+        server = DicomWeb(Address(stub.address))
+        assert _shown(server) == f"DICOMweb: {stub.address}"
+        stub.fault = "401"
+        assert "does not answer yet" in _shown(server)
+        assert "Set MEDSEG_DICOMWEB_USER" in _shown(server)

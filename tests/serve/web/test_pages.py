@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ import uvicorn
 from PIL import Image
 
 import medseg
+from medseg.io.dicomweb.address import Address
+from medseg.io.dicomweb.server import DicomWeb
 from medseg.serve.web.app import create_app
 from medseg.serve.web.run_server import listen
 from tests.helpers.browser import Browser, needs_chromium
 from tests.helpers.dicom_series import save_series
-from tests.helpers.services import ALICE, Running, image_bytes
+from tests.helpers.dicomweb_stub import ct_series, dicomweb_stub
+from tests.helpers.services import ALICE, Running, image_bytes, running
 
 GIVE = """(files => {
   const transfer = new DataTransfer();
@@ -48,7 +52,13 @@ def await_image(browser: Browser, left: float, top: float, right: float, bottom:
 
 @pytest.fixture
 def address(service: Running) -> Iterator[str]:
-    """Address of the service on a free port of this machine."""
+    with listening(service) as found:
+        yield found
+
+
+@contextmanager
+def listening(service: Running) -> Iterator[str]:
+    """Address of a service on a free port of this machine."""
     with listen("127.0.0.1", 0) as socket:
         server = uvicorn.Server(
             uvicorn.Config(create_app(service.service), log_config=None, access_log=False, lifespan="off")
@@ -112,6 +122,38 @@ def test_the_viewer_works_in_the_frame_of_the_page(address: str, tmp_path: Path)
         place = "document.querySelector('#result iframe').getBoundingClientRect()"
         await_image(browser, *browser.run(f"['left', 'top', 'right', 'bottom'].map((side) => {place}[side])"))
         assert not browser.errors
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_series_of_a_dicomweb_server_is_chosen(toy_model: Path, tmp_path: Path) -> None:
+    with (
+        dicomweb_stub() as stub,
+        running(tmp_path / "service", toy_model, dicomweb=DicomWeb(Address(stub.address))) as service,
+        listening(service) as address,
+        Browser() as browser,
+    ):
+        header = stub.add(
+            ct_series(tmp_path / "ct", PatientName="Doe^Jane", StudyDescription="<b>abdomen</b>")
+        )
+        browser.open(f"{address}#token={ALICE}", "document.body?.dataset.ready === 'true'")
+        search = "document.getElementById('wanted').value = WANTED; document.querySelector('#search button').click()"
+        browser.run(search.replace("WANTED", "'B2'"))
+        browser.wait_for("document.getElementById('found').textContent === 'no study found'")
+        browser.run(search.replace("WANTED", f"'{header.StudyInstanceUID}'"))
+        browser.wait_for("document.querySelector('#studies tbody').textContent.includes('<b>abdomen</b>')")
+        browser.run("document.querySelector('#studies tbody button').click()")
+        browser.wait_for("document.querySelector('#studies tr.series')?.textContent.includes('8 images')")
+        browser.run("document.querySelector('#studies tr.series button').click()")
+        browser.wait_for("document.querySelector('#rows tr')?.textContent.includes('stored on the server')")
+        browser.wait_for("document.querySelector('#result iframe') !== null")
+        assert len(stub.datasets(Modality="SEG")) == 1
+        assert "Doe^Jane" not in browser.run("document.body.innerHTML")  # which holds images in base64
+        stub.fault = "401"
+        browser.run(search.replace("WANTED", "'A1'"))
+        browser.wait_for("document.getElementById('problem').textContent.includes('MEDSEG_DICOMWEB_USER')")
+        assert all(url.startswith(address) for url in browser.requests)
+        assert not [text for text in browser.errors if "502" not in text]
 
 
 @needs_chromium

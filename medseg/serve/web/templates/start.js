@@ -21,7 +21,7 @@
   }
 
   async function ask(path, options = {}) {
-    const answer = await fetch(path, { ...options, headers: { Authorization: `Bearer ${token}` } });
+    const answer = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${token}` } });
     if (answer.status === 401) {
       sessionStorage.removeItem("medseg-token");
       byId("work").hidden = true;
@@ -29,6 +29,11 @@
     }
     if (!answer.ok) throw new Error(await detailOf(answer));
     return answer;
+  }
+
+  async function askFor(path, wanted) {
+    const headers = { "Content-Type": "application/json" };
+    return (await ask(path, { method: "POST", headers, body: JSON.stringify(wanted) })).json();
   }
 
   async function detailOf(answer) {
@@ -75,7 +80,8 @@
   function stateOf(job) {
     if (job.state === "queued") return job.position > 1 ? `waits, number ${job.position}` : "waits, next";
     if (job.state === "failed") return `failed: ${job.message}`;
-    return [job.state, ...job.notes].join(" · ");
+    if (job.state === "retrieving" && job.received) return `retrieving, ${(job.received / 1e6).toFixed(1)} MB`;
+    return [job.state, ...(job.stored ? ["stored on the server"] : []), ...job.notes].join(" · ");
   }
 
   function showJob(job, place = 0) {
@@ -94,9 +100,10 @@
       state.append(" ", bar);
     }
     const buttons = document.createElement("td");
-    if (job.state === "done") {
+    if (job.has_result) {
       buttons.append(button("view", () => view(job.id)), " ", button("download", () => download(job.id)), " ");
     }
+    if (job.state === "failed" && job.has_result) buttons.append(button("store again", () => storeAgain(job.id)), " ");
     if (job.state !== "uploading") buttons.append(button("delete", () => remove(job.id)));
     row.dataset.state = job.state;
     row.replaceChildren(cell(new Date(job.created).toLocaleTimeString()), cell(job.model), state, buttons);
@@ -169,6 +176,58 @@
     await ask(`api/jobs/${id}`, { method: "DELETE" });
     byId(`job-${id}`).remove();
     if (byId("result").dataset.job === id) byId("result").hidden = true;
+  }
+
+  // What a text of the search box means; the placeholder names the forms.
+  function searchOf(text) {
+    if (!text) return {};
+    if (/^\d{4}-\d{2}-\d{2}(\/\d{4}-\d{2}-\d{2})?$/.test(text)) return { date: text };
+    return /^\d+(\.\d+)+$/.test(text) ? { study: text } : { accession: text };
+  }
+
+  const search = guarded(async () => {
+    const studies = await askFor("api/dicomweb/studies", searchOf(byId("wanted").value.trim()));
+    byId("found").hidden = false;
+    byId("found").textContent = studies.length ? `${studies.length} found` : "no study found";
+    byId("studies").hidden = !studies.length;
+    byId("studies").tBodies[0].replaceChildren(...studies.map(studyRow));
+  });
+
+  function studyRow(study) {
+    const row = document.createElement("tr");
+    const buttons = cell("");
+    const content = study.num_series === null ? "" : `${study.num_series} series`;
+    buttons.append(button("choose", async () => {
+      const series = await askFor("api/dicomweb/series", { study: study.uid });
+      if (!series.length) throw new Error("The server lists no series of this study.");
+      buttons.replaceChildren();
+      row.after(...series.map(seriesRow));
+    }));
+    row.append(...[`${study.date} ${study.time}`, study.accession, study.description, study.modalities.join(", "), content].map(cell), buttons);
+    return row;
+  }
+
+  function seriesRow(series) {
+    const row = document.createElement("tr");
+    row.className = "series";
+    const buttons = cell("");
+    const content = series.num_instances === null ? "" : `${series.num_instances} images`;
+    buttons.append(button("predict", () => predictSeries(series)));
+    row.append(...[`series ${series.number ?? ""}`, "", series.description, series.modality, content].map(cell), buttons);
+    return row;
+  }
+
+  async function predictSeries(series) {
+    const [store, chosen] = [byId("store").checked, byId("format").value];
+    const format = store && !chosen.endsWith(".dcm") ? "seg.dcm" : chosen;
+    const job = await askFor("api/dicomweb/jobs", { study: series.study, series: series.uid, model: byId("model").value, format, store });
+    showJob(job);
+    follow(job.id, true);
+  }
+
+  async function storeAgain(id) {
+    showJob(await (await ask(`api/jobs/${id}/store`, { method: "POST" })).json());
+    follow(id);
   }
 
   const send = guarded(async (file) => {
@@ -293,6 +352,10 @@
     event.preventDefault();
     token = byId("token").value.trim();
     open();
+  });
+  byId("search")?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    search();
   });
   byId("choose").addEventListener("click", () => byId("file").click());
   byId("choose-folder").addEventListener("click", () => byId("folder").click());
