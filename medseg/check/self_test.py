@@ -8,7 +8,7 @@ that confuse left and right, axes, or positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from medseg.check.finding import Finding
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.read_case import read_case_image
 from medseg.data.preprocessing.training_data import label_volumes, measure_image
@@ -91,7 +91,8 @@ def _tested(
                 "MODEL_WITHOUT_TRAINING_DATA", str(model), "training_data", "no record of the training images"
             )
         )
-    for case in read_images(list(images), channels=len(predictor.saved.channel_names)):
+    reading = ReadingOptions(absent_channels=predictor.saved.absent_channels)
+    for case in read_images(list(images), len(predictor.saved.channel_names), reading):
         whole = read_case_image(case)
         image = central_block(whole)
         findings += _unlike_training(predictor, whole, case)
@@ -172,7 +173,7 @@ def copies_of(image: Volume) -> Iterator[Copy]:
 
 
 def _on(image: Volume, affine: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Volume:
-    return Volume(image.data, Grid(image.grid.shape, affine), image.kind)
+    return replace(image, grid=Grid(image.grid.shape, affine), header={})
 
 
 def differing_fractions(

@@ -50,6 +50,12 @@ def add_reading_options(
             "of the image",
         )
     if datasets:
+        parser.add_argument(
+            "--absent-channels",
+            choices=("refuse", "zeros"),
+            help="what to do with cases without a file for some of their channels: refuse them, or use zeros after normalisation "
+            "(default: refuse)",
+        )
         add_files_root(parser, "a dataset.json or table")
         parser.add_argument(
             "--repairs",
@@ -119,4 +125,5 @@ def reading_options(options: argparse.Namespace) -> ReadingOptions:
         getattr(options, "series", None),
         getattr(options, "uneven", None) or "refuse",
         getattr(options, "repairs", None),
+        absent_channels=getattr(options, "absent_channels", None) or "refuse",
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from medseg.config import Config
-from medseg.data.datasets.cases import ReadingOptions
+from medseg.data.datasets.cases import AbsentChannels, ReadingOptions
 from medseg.data.datasets.layout_registry import BUILT_IN_LAYOUTS, LAYOUTS
 from medseg.errors import DataError, did_you_mean
 from medseg.io.dicom.uneven_gaps import Uneven
@@ -125,6 +125,9 @@ class DataSettings(Config):
             Null reads the only volume of a folder.
         uneven: What to do with DICOM series with uneven gaps between slices: ``refuse`` them, or ``resample`` them by linear
             interpolation between the true positions of their slices.
+        absent_channels: What to do with cases without a file for some of their channels: ``refuse`` them, or use ``zeros`` after
+            normalisation, which are the mean of a channel that is normalised by z-score. Statistics leave absent channels out. A
+            model that was trained with ``zeros`` also predicts images that lack channels; see ``augment.drop_channel_p``.
         repairs: File written by ``medseg check --repair`` with repairs to apply when files are read; null for none.
         fingerprint: ``fingerprint.json`` that ``medseg plan`` has written. Cases that have not changed since are not read
             again for the statistics of ``ct``, which are the same with and without it. Null, or a file that is no longer
@@ -147,6 +150,7 @@ class DataSettings(Config):
     files_root: str | None = None
     series: str | Annotated[int, Field(ge=1)] | None = None
     uneven: Uneven = "refuse"
+    absent_channels: AbsentChannels = "refuse"
     repairs: str | None = None
     fingerprint: str | None = None
     splits: str | None = None
@@ -161,6 +165,7 @@ class DataSettings(Config):
             self.series,
             self.uneven,
             self.repairs,
+            absent_channels=self.absent_channels,
         )
 
 
@@ -267,6 +272,8 @@ class Augmentation(Config):
         gamma_inverted_p: Probability of a gamma change of the negated image.
         gamma_p: Probability of a gamma change.
         gamma: Range of the exponent that is applied to intensities scaled to 0 to 1; mean and deviation are then restored.
+        drop_channel_p: Probability of each channel to be 0 in a patch, as if it were absent (see ``data.absent_channels``); at least
+            one channel of the case stays.
         mirror_axes: Axes of the patch that are flipped with probability ½ each. Null means all, except left-right if
             labels come in pairs such as left_kidney and right_kidney, which a mirrored image would swap; likewise for
             anterior and posterior, superior and inferior, upper and lower.
@@ -292,6 +299,7 @@ class Augmentation(Config):
     gamma_inverted_p: Probability = 0.1
     gamma_p: Probability = 0.3
     gamma: Annotated[tuple[Positive, Positive], Rising] = (0.7, 1.5)
+    drop_channel_p: Probability = 0.0
     mirror_axes: Axes | None = None
     dummy_2d_axis: Axis | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cluster.case_map import Workforce
-from medseg.data.datasets.cases import Dataset
+from medseg.data.datasets.cases import Dataset, require_each_channel
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.data.datasets.splits import Split, k_fold, read_splits
@@ -223,6 +223,8 @@ def resolve_preprocessing(
             normalised otherwise than the published weights expect.
         DataError: A case cannot be read.
     """
+    training = dataset.subset(training_cases)
+    require_each_channel(training.cases, dataset.channel_names, dataset.root)
     chosen = experiment.preprocess
     methods = resolve_methods(chosen.normalize, dataset.channel_names)
     given_by_name = dict(chosen.intensities or {})
@@ -237,7 +239,7 @@ def resolve_preprocessing(
     intensities = None
     if measured:
         intensities = training_intensities(
-            dataset.subset(training_cases),
+            training,
             labels,
             measured,
             known=experiment.data.fingerprint,

@@ -351,6 +351,7 @@ class TrainingSetup:
             num_first_stage_labels=self.num_first_stage_labels,
             predict=experiment.predict,
             started_from=self.started.record,
+            absent_channels=experiment.data.absent_channels,
             trained_on={
                 "dataset": self.dataset.name,
                 "training_cases": len(self.split.train),

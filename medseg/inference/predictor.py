@@ -54,7 +54,7 @@ from medseg.runtime.progress import Progress
 from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 
-Source = Volume | Case | str | Path | Sequence[str | Path]
+Source = Volume | Case | str | Path | Sequence[str | Path | None]
 _BATCH_ON_DEVICE = 4  # windows per call; on an H200, larger batches gain little
 _ALWAYS_READ = 100 * 10**6  # bytes of an image that is read whatever the budget
 
@@ -493,7 +493,7 @@ class Predictor:
         """Read the image of a source.
 
         Args:
-            source: A volume, a file, a DICOM folder, one file per channel, or a case.
+            source: A volume, a file, a DICOM folder, one file per channel (None for an absent one), or a case.
 
         Returns:
             The image, and its name for messages.
@@ -512,13 +512,23 @@ class Predictor:
         if isinstance(source, Case):
             case = source
         else:
-            paths = (source,) if isinstance(source, (str, Path)) else source
-            case = Case("image", tuple(map(Path, paths)), None, "image")
+            case = _case_of((source,) if isinstance(source, (str, Path)) else source)
+        self._require_channels(case)
         self._check_size(case.images)
         image, where = read_case_image(case), str(case.images[0])
         files = [path.name for path in case.images]
         check_against_model(image, self.saved.channel_names, self.saved.window, files, where)
         return image, where
+
+    def _require_channels(self, case: Case) -> None:
+        """Raise `DataError` if a case lacks channels, unless the model was trained with such cases."""
+        if case.absent and self.saved.absent_channels == "refuse":
+            names = self.saved.channel_names
+            missing = ", ".join(names[index] for index in case.absent if index < len(names))
+            raise DataError(
+                f"{case.images[0]}: channels: found no file of {missing}, expected {len(names)} ({', '.join(names)}), because the model was "
+                "trained with complete cases. Give one file per channel, or use a model that was trained with data.absent_channels=zeros."
+            )
 
     def _check_size(self, paths: Sequence[Path]) -> None:
         """Raise `ConfigError` before reading a large image that exceeds the allowed memory by itself.
@@ -544,6 +554,12 @@ class Predictor:
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
             f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{after})"
         )
+
+
+def _case_of(paths: Sequence[str | Path | None]) -> Case:
+    """Return the case of some files, one per channel; None for a channel without a file."""
+    absent = tuple(index for index, path in enumerate(paths) if path is None)
+    return Case("image", tuple(Path(path) for path in paths if path is not None), absent=absent)
 
 
 def _temperatures(saved: SavedModel, labels: Labels) -> tuple[float, ...]:

@@ -300,6 +300,7 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         "|---|---|",
         f"| model | {several}{saved.model['name']}, {parameters:,} parameters |",
         f"| input channels | {', '.join(saved.channel_names)} |",
+        *(["| absent channels | predicted with zeros |"] if saved.absent_channels == "zeros" else []),
         f"| labels | {', '.join(labels.names)} |",
         *([f"| regions | {'; '.join(map(_region_text, labels.regions))} |"] if labels.regions else []),
         f"| orientation | {saved.preprocessing.orientation or 'as in the file'} |",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from medseg.config import Config
+from medseg.data.datasets.cases import AbsentChannels
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.preprocessing.training_data import TrainingData
 from medseg.data.settings import Axes
@@ -169,6 +170,8 @@ class SavedModel(Config):
         trained_on: Counts and figures for the model's README.
         training_data: Ranges of the training images, with which new images are compared; null if they were not recorded.
         calibration: Temperatures that a cross-validation fitted; null if there are none.
+        absent_channels: ``zeros`` if cases without a file for some of their channels may be predicted, because the training had such
+            cases; ``refuse`` otherwise.
         started_from: The trained weights that the training started from; null for fresh ones.
     """
 
@@ -187,6 +190,7 @@ class SavedModel(Config):
     trained_on: dict[str, Any] = Field(default_factory=dict)
     training_data: TrainingData | None = None
     calibration: Calibration | None = None
+    absent_channels: AbsentChannels = "refuse"
     started_from: StartedFrom | None = None
 
     @property

@@ -129,6 +129,8 @@ def _data(f: Fingerprint, source: DatasetSource) -> ExplainedValues:
         tree["series"] = Explained(source.reading.series, "as requested")
     if source.reading.uneven != "refuse":
         tree["uneven"] = Explained(source.reading.uneven, "as requested")
+    if source.reading.absent_channels != "refuse":
+        tree["absent_channels"] = Explained(source.reading.absent_channels, "as requested")
     if source.reading.repairs is not None:
         tree["repairs"] = Explained(str(Path(source.reading.repairs).resolve()), "as requested")
     if source.fingerprint is not None and "ct" in normalization_methods(f):

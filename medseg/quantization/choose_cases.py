@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import AbsentChannels, Case, Dataset, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.splits import k_fold
 from medseg.errors import ConfigError, DataError
@@ -55,12 +55,15 @@ def cases_of_run(run: RunFolder) -> QuantizationCases:
     return QuantizationCases(train, validation, not run.is_cross_validation)
 
 
-def cases_of_dataset(path: str | Path, labels: Labels) -> QuantizationCases:
+def cases_of_dataset(
+    path: str | Path, labels: Labels, absent_channels: AbsentChannels = "refuse"
+) -> QuantizationCases:
     """Divide the annotated cases of a dataset: a fifth of the subjects is measured, the others calibrate.
 
     Args:
         path: Dataset folder or table of cases.
         labels: Labels of the model.
+        absent_channels: What the model does with cases that lack channels.
 
     Returns:
         The cases.
@@ -69,7 +72,7 @@ def cases_of_dataset(path: str | Path, labels: Labels) -> QuantizationCases:
         ConfigError: The dataset has other labels than the model.
         DataError: The dataset cannot be read, or has fewer than two annotated cases.
     """
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, reading=ReadingOptions(absent_channels=absent_channels))
     _check_labels(dataset, labels, path)
     cases = dataset.labelled_cases
     if len(cases) < 2:

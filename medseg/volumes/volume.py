@@ -33,6 +33,7 @@ class Volume:
         header: What the grid does not hold of the file it was read from: geometry fields of NIfTI, so that a volume on the
             same grid can be written with exactly that geometry, or the files of a DICOM series, to which a segmentation
             refers. Empty for computed grids.
+        absent: Indices of channels that the study lacks. Their voxels are 0, and stay 0 when intensities are normalised.
 
     Examples:
         >>> image = Volume(np.zeros((1, 10, 20, 30), np.float32), Grid.from_spacing((10, 20, 30), (1, 1, 2)))
@@ -50,6 +51,7 @@ class Volume:
     grid: Grid
     kind: Kind = "image"
     header: Mapping[str, Any] = field(default_factory=dict)
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape or not self.data.shape[0]:
@@ -88,7 +90,8 @@ class Volume:
         Returns:
             A volume on the same grid.
         """
-        return replace(self, data=data, kind=kind or self.kind)
+        kind = kind or self.kind
+        return replace(self, data=data, kind=kind, absent=self.absent if kind == "image" else ())
 
     def reoriented(self, axcodes: str = "RAS") -> Volume:
         """Return the same voxels with permuted and flipped axes.
@@ -249,7 +252,7 @@ class Volume:
         )
 
     def _with(self, data: Array, grid: Grid) -> Volume:
-        return Volume(data, grid, self.kind)
+        return Volume(data, grid, self.kind, absent=self.absent)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.grid.shape))

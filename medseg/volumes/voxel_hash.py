@@ -11,7 +11,7 @@ from medseg.volumes.volume import Volume
 
 
 def voxel_hash(volume: Volume) -> str:
-    """Return a hash of the shape, the affine, the data type and the voxels of a volume.
+    """Return a hash of the shape, the affine, the data type and the voxels of a volume, and of which channels are absent.
 
     Two files of one volume have the same hash although their bytes differ, for example because they are compressed by
     different programs. The affine is rounded to float32, as NIfTI stores it. The memory needed is that of one slice.
@@ -33,7 +33,8 @@ def voxel_hash(volume: Volume) -> str:
     digest = hashlib.blake2b(digest_size=16)
     dtype = data.dtype.newbyteorder("<")
     affine = np.asarray(volume.grid.affine, np.float32) + np.float32(0)  # -0 is the same place as 0
-    digest.update(json.dumps([data.shape, dtype.str, affine.ravel().tolist()]).encode())
+    facts = [data.shape, dtype.str, affine.ravel().tolist(), *([volume.absent] if volume.absent else [])]
+    digest.update(json.dumps(facts).encode())
     for index in range(data.shape[-1]):
         digest.update(np.asarray(data[..., index], dtype).tobytes(order="F"))
     return digest.hexdigest()

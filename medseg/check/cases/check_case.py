@@ -44,6 +44,9 @@ class ChannelRange:
     median: float
 
 
+_ABSENT = ChannelRange(0.0, 0.0, 0.0)  # left out of comparisons, like a constant channel
+
+
 @dataclass(frozen=True, eq=False)
 class CheckedCase:
     """What the checks across cases need to know of one case.
@@ -163,6 +166,9 @@ def _check_images(work: _Work) -> tuple[Volume | None, tuple[ChannelRange, ...],
         else:
             _compare_grids(work, path, volume.grid, first.grid, "CHANNEL")
     complete = len(hashes) == len(case.images)
+    if complete and case.absent:
+        for index in case.absent:  # in the place of their channel
+            ranges.insert(index, _ABSENT)
     if not work.channel_names and first is not None and first.channels > 1 and not first.grid.in_pixels:
         work.add("IMAGE_SEVERAL_CHANNELS", case.images[0], "channels", f"{first.channels} channels")
     expected = len(work.channel_names)

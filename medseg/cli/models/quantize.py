@@ -119,12 +119,13 @@ def _cases(options: argparse.Namespace) -> QuantizationCases:
     from medseg.experiment.run_folder import RunFolder
     from medseg.labels.label_table import Labels
     from medseg.model_folder.folder import find_model_folder
+    from medseg.model_folder.settings import SavedModel
     from medseg.quantization.choose_cases import cases_of_dataset, cases_of_run
 
     if options.data:
-        return cases_of_dataset(
-            options.data, Labels.from_tsv(find_model_folder(options.model) / "labels.tsv")
-        )
+        folder = find_model_folder(options.model)
+        absent = SavedModel.load(folder / "config.yaml").absent_channels
+        return cases_of_dataset(options.data, Labels.from_tsv(folder / "labels.tsv"), absent)
     run = RunFolder(Path(options.model))
     if not run.splits.is_file():
         raise ConfigError(

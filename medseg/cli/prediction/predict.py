@@ -205,7 +205,7 @@ def run(options: argparse.Namespace) -> int:
     machine = {"device": "cpu"} if options.cluster else {}  # workers have devices of their own
     models = LoadedModels.load([model, *options.ensemble_with], settings, **{**_machine(options), **machine})
     given_cases = held_out_cases(RunFolder(run)) if options.held_out else images
-    cases = named_cases(given_cases, models.num_channels, reading_options(options))
+    cases = named_cases(given_cases, models.num_channels, models.reading(reading_options(options)))
     _introduce(models.predictors)
     if options.estimate:
         return _print_estimates(models, [case for _, case in cases])

@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
             data.append(f"data.series={options.series}")
         if options.uneven:
             data.append(f"data.uneven={options.uneven}")
+        if options.absent_channels:
+            data.append(f"data.absent_channels={options.absent_channels}")
         if options.repairs:
             data.append(f"data.repairs={options.repairs}")
         experiment = Experiment.load(options.config, *options.overrides, *data)

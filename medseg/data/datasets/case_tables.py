@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import AbsentChannels, Case, Dataset
 from medseg.data.datasets.layout_registry import register_layout
 from medseg.data.datasets.names import folder_name, path_inside
 from medseg.errors import DataError
@@ -27,8 +27,10 @@ def is_case_table(path: Path) -> bool:
     return path.suffix.lower() in (".tsv", ".csv") or _table_in(path, _TABLE_NAMES) is not None
 
 
-@register_layout("table", recognise=is_case_table, lists_paths=True)
-def read_table(path: Path, files_root: str | None = None) -> Dataset:
+@register_layout("table", recognise=is_case_table, lists_paths=True, lists_absent=True)
+def read_table(
+    path: Path, files_root: str | None = None, absent_channels: AbsentChannels = "refuse"
+) -> Dataset:
     """Read a table of cases.
 
     Required columns are ``case`` and either ``image`` or one ``image_CHANNEL`` per channel; ``label``, ``instances``,
@@ -42,6 +44,7 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
         path: The table, tab-separated or with the suffix ``.csv`` comma-separated, or a folder with a ``cases.tsv`` or
             ``cases.csv``.
         files_root: Another folder that paths may point into.
+        absent_channels: Whether empty cells of images are refused, or are channels that a case lacks (``"zeros"``).
 
     Returns:
         The dataset.
@@ -53,7 +56,8 @@ def read_table(path: Path, files_root: str | None = None) -> Dataset:
     table = (_table_in(path, _TABLE_NAMES) or path / TABLE_NAME) if path.is_dir() else path
     read = read_tsv(table)
     columns = _image_columns(read)
-    cases = [_case(read.where(row), row.cells, columns, table, files_root) for row in read.rows]
+    may_lack = absent_channels == "zeros"
+    cases = [_case(read.where(row), row.cells, columns, table, files_root, may_lack) for row in read.rows]
     return Dataset(
         folder_name(table),
         table.parent,
@@ -157,19 +161,24 @@ def _image_columns(table: TsvTable) -> list[str]:
     return channels or ["image"]
 
 
-def _case(where: str, row: dict[str, str], columns: list[str], table: Path, files_root: str | None) -> Case:
+def _case(
+    where: str, row: dict[str, str], columns: list[str], table: Path, files_root: str | None, may_lack: bool
+) -> Case:
     row = {name: "" if name != "case" and cell.lower() in _NONE else cell for name, cell in row.items()}
     empty = [name for name in ("case", *columns) if not row[name]]
-    if empty:
+    absent = tuple(index for index, name in enumerate(columns) if not row[name])
+    lacks_some = may_lack and bool(row["case"]) and len(absent) < len(columns)
+    if empty and not lacks_some:
         raise DataError(f"{where}: {', '.join(empty)}: found an empty cell. Fill it, or remove the row.")
 
     def path(name: str) -> Path:
         return path_inside(table.parent, row[name], f"{where}: {name}", files_root)
 
-    images = tuple(path(name) for name in columns)
+    images = tuple(path(name) for name in columns if row[name])
     label, instances = (path(name) if row.get(name) else None for name in ("label", "instances"))
     try:
         annotated = names_in(row.get("labels", ""))
-        return Case(row["case"], images, label, row.get("subject", ""), instances, annotated)
+        subject = row.get("subject", "")
+        return Case(row["case"], images, label, subject, instances, annotated, absent=absent)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

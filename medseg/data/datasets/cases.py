@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from medseg.data.datasets.names import FORBIDDEN, LONGEST_ID, is_valid_id
 from medseg.errors import DataError, did_you_mean
@@ -18,6 +19,8 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
 _MOST_LISTED = 100
+AbsentChannels = Literal["refuse", "zeros"]
+"""What is done with cases without a file for some of their channels."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class ReadingOptions:
         repairs: File of repairs to apply to a dataset, as `medseg.data.datasets.repairs` describes it.
         label_values: Old and new label value of a repair.
         round_labels: Whether label values within 0.1 of whole numbers are rounded, by a repair.
+        absent_channels: What to do with cases without a file for some of their channels: ``"refuse"``, or ``"zeros"`` to use zeros
+            after normalisation.
     """
 
     orientation_from: OrientationFrom | None = None
@@ -47,6 +52,7 @@ class ReadingOptions:
     repairs: str | None = None
     label_values: tuple[tuple[int, int], ...] = ()
     round_labels: bool = False
+    absent_channels: AbsentChannels = "refuse"
 
     def updated(self, later: ReadingOptions) -> ReadingOptions:
         """Return these options, with what `later` decides about geometries, DICOM series and label maps.
@@ -63,6 +69,9 @@ class ReadingOptions:
             trust_label_array=later.trust_label_array or self.trust_label_array,
             series=self.series if later.series is None else later.series,
             uneven=self.uneven if later.uneven == "refuse" else later.uneven,
+            absent_channels=self.absent_channels
+            if later.absent_channels == "refuse"
+            else later.absent_channels,
         )
 
     def read_image(self, path: Path) -> Volume:
@@ -92,6 +101,7 @@ class Case:
         annotated: Names of the labels that are annotated, or None for all. Nothing is known about the other labels.
         first_stage: Label map that the first stage of a cascade predicted, or None.
         reading: What the user decided about files whose headers are wrong.
+        absent: Indices of channels without a file; `images` then holds the files of the others.
 
     Raises:
         DataError: The id has other characters, or there is no image.
@@ -110,6 +120,7 @@ class Case:
     annotated: AnnotatedLabels | None = None
     first_stage: Path | None = None
     reading: ReadingOptions = UNDECIDED
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not is_valid_id(self.id):
@@ -252,6 +263,49 @@ def require_files(cases: Iterable[Case], where: str) -> None:
             f"{where}: {len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing:{listed}{more}\n"
             "Restore them, or remove their cases from the list."
         )
+
+
+def with_absent_channels(cases: Iterable[Case], channels: int) -> tuple[Case, ...]:
+    """Return cases whose missing image files are absent channels.
+
+    A case stays as it is if all of its image files exist, if none exists, or if it has another number of files than
+    channels. So does one with a broken link, which is a damaged dataset.
+
+    Args:
+        cases: Cases whose files may be missing.
+        channels: Number of channels of the dataset.
+
+    Returns:
+        The cases. Those with absent channels have only the files that exist.
+    """
+    return tuple(_with_absent(case, channels) for case in cases)
+
+
+def _with_absent(case: Case, channels: int) -> Case:
+    missing = [not path.exists() and not path.is_symlink() for path in case.images]
+    if len(case.images) != channels or not any(missing) or all(missing):
+        return case
+    kept = tuple(path for path, gone in zip(case.images, missing, strict=True) if not gone)
+    return replace(case, images=kept, absent=tuple(index for index, gone in enumerate(missing) if gone))
+
+
+def require_each_channel(cases: Sequence[Case], names: Sequence[str], where: str | Path) -> None:
+    """Raise if a channel is absent in all cases, so that nothing could be learned from it.
+
+    Args:
+        cases: The training cases.
+        names: Names of the channels.
+        where: The dataset, for the message.
+
+    Raises:
+        DataError: There is such a channel.
+    """
+    for index, name in enumerate(names):
+        if cases and all(index in case.absent for case in cases):
+            raise DataError(
+                f"{where}: channel {name}: found a file in none of {len(cases)} training cases, expected some. Add files, or remove the channel "
+                "from the dataset."
+            )
 
 
 def _link_of(path: Path) -> str:

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case, ReadingOptions, require_files, require_unique
+from medseg.data.datasets.cases import (
+    Case,
+    ReadingOptions,
+    require_files,
+    require_unique,
+    with_absent_channels,
+)
 from medseg.data.datasets.names import CHANNEL_FILE, sanitised_id, visible_files
 from medseg.errors import DataError, no_such_path, warn_once
 from medseg.io.dicom.series_files import dicom_files, holds_dicom
@@ -42,6 +48,8 @@ def read_images(
     uid = reading is not None and "." in str(reading.series)  # of one series, wherever it is
     files = [file for path in given for file in ([path] if uid and path.is_dir() else image_files(path))]
     cases = sorted(_grouped(files, channels), key=lambda case: case.id)
+    if reading is not None and reading.absent_channels == "zeros":
+        cases = list(with_absent_channels(cases, channels))
     require_unique(cases, "images")
     require_files(cases, "images")
     return cases if reading is None else [replace(case, reading=reading) for case in cases]

@@ -32,12 +32,15 @@ class Layout:
         recognise: Function that returns whether a path has this layout. It looks at names and at most at one small file.
         lists_paths: Whether the dataset lists paths of files, so that `read` takes the folder that they may be in as its
             second argument `files_root`.
+        lists_absent: Whether the dataset itself says which channels a case lacks, so that `read` takes what to do with them as its
+            last argument, ``"refuse"`` or ``"zeros"``.
     """
 
     name: str
     read: Callable[..., Dataset]
     recognise: Callable[[Path], bool]
     lists_paths: bool = False
+    lists_absent: bool = False
 
 
 LAYOUTS: Registry[Layout] = Registry(
@@ -54,7 +57,11 @@ LAYOUTS: Registry[Layout] = Registry(
 
 
 def register_layout(
-    name: str, *, recognise: Callable[[Path], bool], lists_paths: bool = False
+    name: str,
+    *,
+    recognise: Callable[[Path], bool],
+    lists_paths: bool = False,
+    lists_absent: bool = False,
 ) -> Callable[[Reader], Reader]:
     """Return a decorator that registers a reader as a layout.
 
@@ -66,6 +73,8 @@ def register_layout(
         recognise: Function that returns whether a path has this layout, used by ``auto``.
         lists_paths: Whether the dataset lists paths of files; the reader then receives ``files_root``, a folder or None, as
             its second argument.
+        lists_absent: Whether the dataset itself says which channels a case lacks; the reader then receives ``"refuse"`` or
+            ``"zeros"`` as its last argument.
 
     Returns:
         The decorator, which returns the reader unchanged.
@@ -75,7 +84,7 @@ def register_layout(
     """
 
     def register(read: Reader) -> Reader:
-        LAYOUTS.add(name, Layout(name, read, recognise, lists_paths))
+        LAYOUTS.add(name, Layout(name, read, recognise, lists_paths, lists_absent))
         return read
 
     return register

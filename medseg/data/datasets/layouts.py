@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.data.datasets.case_tables import TABLE_NAME
-from medseg.data.datasets.cases import Dataset, ReadingOptions, require_files
+from medseg.data.datasets.cases import UNDECIDED, Dataset, ReadingOptions, require_files, with_absent_channels
 from medseg.data.datasets.image_folders import IMAGES
 from medseg.data.datasets.layout_registry import LAYOUTS, Layout, ordered_layouts
 from medseg.data.datasets.repairs import apply_repairs
@@ -67,17 +67,18 @@ def list_cases(path: str | Path, layout: str = "auto", reading: ReadingOptions |
         fix = "Give a dataset's folder or a table of cases (TSV or CSV)."
         raise DataError(no_such_path(path, expected="a dataset", fix=fix))
     chosen = _recognised(path) if layout == "auto" else _named(layout)
-    dataset = (
-        chosen.read(path, reading.files_root if reading else None)
-        if chosen.lists_paths
-        else chosen.read(path)
-    )
+    wanted = reading or UNDECIDED
+    arguments = [wanted.files_root] if chosen.lists_paths else []
+    dataset = chosen.read(path, *arguments, *([wanted.absent_channels] if chosen.lists_absent else []))
     if not dataset.cases:
         raise DataError(
             f"{path}: found no case of layout {chosen.name}. Check the folder, or name its layout."
         )
     if reading is None:
         return dataset
+    if reading.absent_channels == "zeros" and not chosen.lists_absent:
+        cases = with_absent_channels(dataset.cases, len(dataset.channel_names))
+        dataset = replace(dataset, cases=cases)
     decided = replace(reading, repairs=None)  # of a case, only what its own repairs say counts
     dataset = replace(dataset, cases=tuple(replace(case, reading=decided) for case in dataset.cases))
     return dataset if reading.repairs is None else apply_repairs(dataset, reading.repairs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,11 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
     """Read all channels of a case onto the grid and orientation of its first file.
 
     Args:
-        case: Its image files are read in order; each may hold several channels.
+        case: Its image files are read in order; each may hold several channels, unless the case lacks some channels.
         channels: Total number of channels that the case must have; None accepts any number.
 
     Returns:
-        Volume `(C, X, Y, Z)`, in the first file's orientation and with its geometry header.
+        Volume `(C, X, Y, Z)`, in the first file's orientation and with its geometry header. Absent channels are 0.
 
     Raises:
         DataError: A file is unreadable, two files have different grids, or the number of channels is not `channels`.
@@ -42,7 +44,9 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
     parts = [first.data]
     for path, volume in zip(case.images[1:], others, strict=True):
         parts.append(_aligned_to_grid(volume, first.grid, path, case, "channel").data)
-    data = np.concatenate(parts) if others else first.data
+    if case.absent:
+        parts = _with_zeros(parts, case)
+    data = np.concatenate(parts) if len(parts) > 1 else first.data
     if channels is not None and len(data) != channels:
         files = ", ".join(path.name for path in case.images)
         raise DataError(
@@ -56,7 +60,22 @@ def read_case_image(case: Case, channels: int | None = None) -> Volume:
         )
     _warn_of_large_integers(data, case)
     # int32 with float32 promotes to float64, which no later step needs
-    return first.with_data(data.astype(np.float32) if data.dtype == np.float64 else data)
+    image = first.with_data(data.astype(np.float32) if data.dtype == np.float64 else data)
+    return replace(image, absent=case.absent) if case.absent else image
+
+
+def _with_zeros(parts: Sequence[NDArray[Any]], case: Case) -> list[NDArray[Any]]:
+    """Return the channels of a case with zeros in the places of absent ones."""
+    for path, part in zip(case.images, parts, strict=True):
+        if len(part) != 1:
+            raise DataError(
+                f"{path}: channels: found {len(part)}, expected 1, because case {case.id} lacks the files of other channels. Give one file per "
+                "channel."
+            )
+    present, zeros = iter(parts), np.zeros_like(parts[0])
+    return [
+        zeros if index in case.absent else next(present) for index in range(len(parts) + len(case.absent))
+    ]
 
 
 def _warn_of_large_integers(data: NDArray[Any], case: Case) -> None:

@@ -40,6 +40,7 @@ class CaseMeasures(Config):
         ranges: Minimum and maximum of the whole image, per channel.
         foreground: Intensities of labelled voxels, per channel; empty for a case without any.
         histograms: Histograms of these voxels, packed, of the channels that are normalised as CT; an empty text for others.
+        absent: Indices of channels that the case lacks; their ranges and intensities are 0 and do not count.
     """
 
     id: str
@@ -56,12 +57,17 @@ class CaseMeasures(Config):
     ranges: tuple[tuple[float, float], ...]
     foreground: tuple[IntensityStatistics, ...]
     histograms: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
 
     @property
     def voxels(self) -> int:
         """The number of voxels of the image."""
         x, y, z = self.shape
         return x * y * z
+
+    def has(self, channel: int) -> bool:
+        """Return whether the case has a file of a channel, by the index of the channel."""
+        return channel not in self.absent
 
     @property
     def relative_size(self) -> float:

@@ -34,11 +34,11 @@ class MeasuredCase:
 
     Attributes:
         case: The measurements.
-        histograms: One histogram per channel; empty if the case has no foreground.
+        histograms: One histogram per channel, None for an absent one; empty if the case has no foreground.
     """
 
     case: CaseMeasures
-    histograms: tuple[Histogram, ...]
+    histograms: tuple[Histogram | None, ...]
 
 
 def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str], root: Path) -> MeasuredCase:
@@ -87,11 +87,12 @@ def measure_case(case: Case, labels: Labels | None, channel_names: Sequence[str]
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in image.data),
         foreground=tuple(histogram.intensities() for histogram in histograms),
         histograms=tuple(
-            histogram.pack() if channel_method(name) == "ct" else ""
-            for name, histogram in zip(channel_names, histograms, strict=False)
+            histogram.pack() if channel_method(name) == "ct" and index not in image.absent else ""
+            for index, (name, histogram) in enumerate(zip(channel_names, histograms, strict=False))
         ),
+        absent=image.absent,
     )
-    return MeasuredCase(measures, histograms)
+    return MeasuredCase(measures, _of_present(histograms, image.absent))
 
 
 def _classes(case: Case, labels: Labels, grid: Grid) -> NDArray[Any]:
@@ -115,7 +116,11 @@ def _values(case: Case, label: Path, grid: Grid) -> list[int]:
         return []
 
 
-def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogram, ...]:
+def _of_present(histograms: Sequence[Histogram], absent: Sequence[int]) -> tuple[Histogram | None, ...]:
+    return tuple(None if index in absent else histogram for index, histogram in enumerate(histograms))
+
+
+def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogram | None, ...]:
     """Read a labelled case for the histograms of its foreground alone.
 
     Args:
@@ -124,7 +129,7 @@ def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogra
         channels: Number of channels that the image must have.
 
     Returns:
-        One histogram per channel; none if the case has no foreground.
+        One histogram per channel, None for an absent one; an empty tuple if the case has no foreground.
 
     Raises:
         DataError: A file of the case cannot be used.
@@ -132,7 +137,8 @@ def case_histograms(case: Case, labels: Labels, channels: int) -> tuple[Histogra
     image = read_case_image(case)
     check_image(image, channels, where=f"case {case.id}")
     classes = read_case_label(case, labels, image.grid).data[0]
-    return foreground_histograms(image.data, _foreground(classes, labels), f"case {case.id}")
+    found = foreground_histograms(image.data, _foreground(classes, labels), f"case {case.id}")
+    return _of_present(found, image.absent)
 
 
 def _foreground(classes: NDArray[Any], labels: Labels) -> NDArray[np.bool_]:
@@ -188,5 +194,6 @@ def _names(case: Case, root: Path) -> str:
     """Return a hash of the names of the files, which a moved dataset keeps, and of how they are read."""
     names = [str(file.relative_to(root) if file.is_relative_to(root) else file) for file in case.files]
     parts = [len(case.images), case.label is not None, case.instances is not None]
-    reading = replace(case.reading, files_root=None, repairs=None)  # paths, which do not change the voxels
-    return short_hash([FORMAT, names, parts, asdict(reading)])
+    # Paths, and what was decided about cases that lack channels, do not change the voxels of this one.
+    reading = replace(case.reading, files_root=None, repairs=None, absent_channels="refuse")
+    return short_hash([FORMAT, names, parts, asdict(reading), *([case.absent] if case.absent else [])])

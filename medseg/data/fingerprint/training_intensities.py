@@ -48,7 +48,7 @@ def training_intensities(
     if fingerprint is not None and not _has_labels(fingerprint, labels):
         fingerprint = None
     measured = {} if fingerprint is None else {case.id: case for case in fingerprint.cases}
-    found: dict[str, list[Histogram]] = {}
+    found: dict[str, list[Histogram | None]] = {}
     for case in dataset.cases:
         if case.id in measured and is_unchanged(case, measured[case.id], dataset.root):
             packed = _unpacked(measured[case.id], channels)
@@ -73,8 +73,16 @@ def training_intensities(
     histograms = [found[case.id] for case in dataset.cases if found[case.id]]
     if not histograms:
         raise DataError("labels: found no foreground voxel in any training case. Check the label maps.")
-    pooled = (pool_histograms(channel) for channel in zip(*histograms, strict=True))
-    return dict(zip(channels, pooled, strict=True))
+    pooled = {}
+    for channel, column in zip(channels, zip(*histograms, strict=True), strict=True):
+        present = [histogram for histogram in column if histogram is not None]
+        if not present:
+            raise DataError(
+                f"{dataset.root}: channel {dataset.channel_names[channel]}: found a file in none of the training cases with labels, expected "
+                "some, because it is normalised by their intensities. Add files, or remove the channel."
+            )
+        pooled[channel] = pool_histograms(present)
+    return pooled
 
 
 def _has_labels(fingerprint: Fingerprint, labels: Labels) -> bool:
@@ -83,12 +91,14 @@ def _has_labels(fingerprint: Fingerprint, labels: Labels) -> bool:
     return (fingerprint.labels, fingerprint.ignore) == (names, labels.ignore)
 
 
-def _unpacked(case: CaseMeasures, channels: Sequence[int]) -> list[Histogram] | None:
-    """Return the histograms of some channels; none without foreground, None if one of them was not stored."""
+def _unpacked(case: CaseMeasures, channels: Sequence[int]) -> list[Histogram | None] | None:
+    """Return the histograms of some channels, None for an absent one; none without foreground, None if one was not stored."""
     if not case.foreground:
         return []
     try:
-        packed = [case.histograms[channel] for channel in channels]
-        return [Histogram.unpack(text) for text in packed] if all(packed) else None
+        packed = [case.histograms[channel] if case.has(channel) else None for channel in channels]
+        if "" in packed:
+            return None
+        return [None if text is None else Histogram.unpack(text) for text in packed]
     except (IndexError, ValueError):
         return None

@@ -37,7 +37,8 @@ def augment(patch: Patch, settings: Augmentation, rng: np.random.Generator) -> P
 def apply_changes(patch: Patch, changes: Changes) -> Patch:
     """Apply changes that have been drawn.
 
-    Afterwards, voxels outside the mask of a masked normalisation are 0 again, as in nnU-Net and as in prediction.
+    Afterwards, voxels outside the mask of a masked normalisation are 0 again, as in nnU-Net and as in prediction; so are the
+    channels that the case lacks.
 
     The result on another device differs by rounding: the moments of an image, and sums of several weights.
 
@@ -51,6 +52,10 @@ def apply_changes(patch: Patch, changes: Changes) -> Patch:
     image = _change_intensity(patch.image, changes)
     if patch.outside is not None:
         image = image.masked_fill(patch.outside, 0)
+    if changes.emptied:
+        image = image.clone()
+        for channel in changes.emptied:
+            image[channel].zero_()
     changed = replace(patch, image=image, outside=None)
     if changes.flipped:
         changed = changed.map(lambda tensor: tensor.flip(changes.flipped))

@@ -28,6 +28,8 @@ GRID = "grid.json"
 """File of a prepared case with the shape and the voxel size of its arrays."""
 MEASURES = "measures.json"
 """File of a prepared case with what `StoredCase.measures` returns."""
+ABSENT = "absent.json"
+"""File of a prepared case with what `StoredCase.absent` returns; only if there are any."""
 _EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}  # axes and kinds; other arrays are (4, "iu")
 
 
@@ -74,6 +76,12 @@ class StoredCase:
     def has_instances(self) -> bool:
         """Whether the case has an instance map."""
         return (self.folder / "instances.npy").is_file()
+
+    @cached_property
+    def absent(self) -> tuple[int, ...]:
+        """The indices of channels that the case lacks, which are 0."""
+        file = self.folder / ABSENT
+        return tuple(read_object(file)["channels"]) if file.is_file() else ()
 
     @property
     def class_locations(self) -> ClassLocations:

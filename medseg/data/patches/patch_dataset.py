@@ -144,7 +144,7 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
             channels, size = box.image.shape[0], list(self._reader.size)
             if self.view is not None and self._is_flat:
                 del size[self.view.axis]
-            changes = draw_changes(self.augmentation, (channels, *size), rng)
+            changes = draw_changes(self.augmentation, (channels, *size), rng, case.absent)
         if self.first_stage is None:
             return DrawnPatch(box, changes)
         # Here and not on the device, because its errors are found by searching the map.

@@ -21,7 +21,7 @@ from medseg.data.datasets.read_case import (
     read_case_instances,
     read_case_label,
 )
-from medseg.data.patches.case_store import GRID, MEASURES, StoredCase
+from medseg.data.patches.case_store import ABSENT, GRID, MEASURES, StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
 from medseg.data.preprocessing.normalize import mask_rows
@@ -227,6 +227,8 @@ class CaseStore:
             grid = {"spacing": prepared.grid.spacing, "shape": prepared.grid.shape, "format": FORMAT}
             write_text(temporary / GRID, json.dumps(grid))
             write_text(temporary / MEASURES, json.dumps(measures.to_plain()))
+            if image.absent:
+                write_text(temporary / ABSENT, json.dumps({"channels": image.absent}))
 
     def _key(self, case: Case, states: _States) -> str:
         label_sets, first_stage = self.label_sets, self.first_stage
@@ -248,7 +250,9 @@ class CaseStore:
         if first_stage is not None:
             facts.append(first_stage.values)
         # Where files may be, and the path of the repairs, whose effects are the other fields, do not change the voxels.
-        reading = replace(case.reading, files_root=None, repairs=None)
+        reading = replace(case.reading, files_root=None, repairs=None, absent_channels="refuse")
+        if case.absent:
+            facts.append({"absent": case.absent})
         if reading != UNDECIDED:
             facts.append(asdict(reading))
         if self.image_type != "float32":

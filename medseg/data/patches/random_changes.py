@@ -32,6 +32,7 @@ class Changes:
         gamma_inverted: Exponent per channel, of the negated image.
         gamma: Exponent per channel.
         flipped: Flipped axes of tensors `(c, *spatial)`.
+        emptied: Channels that become 0: those that the case lacks, and those that are dropped.
     """
 
     noise: Tensor | None = None
@@ -44,6 +45,7 @@ class Changes:
     gamma_inverted: tuple[float, ...] | None = None
     gamma: tuple[float, ...] | None = None
     flipped: tuple[int, ...] = ()
+    emptied: tuple[int, ...] = ()
 
 
 def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> np.ndarray | None:
@@ -72,13 +74,16 @@ def draw_affine(settings: Augmentation, dims: int, rng: np.random.Generator) -> 
     return matrix if changed else None
 
 
-def draw_changes(settings: Augmentation, shape: Sequence[int], rng: np.random.Generator) -> Changes:
+def draw_changes(
+    settings: Augmentation, shape: Sequence[int], rng: np.random.Generator, absent: Sequence[int] = ()
+) -> Changes:
     """Draw all changes of a patch except rotation and scaling.
 
     Args:
         settings: Probabilities and ranges.
         shape: Shape `(c, *spatial)` of its image.
         rng: Generator of the sample; the result depends on nothing else.
+        absent: Indices of channels that the case lacks.
 
     Returns:
         The changes.
@@ -102,6 +107,7 @@ def draw_changes(settings: Augmentation, shape: Sequence[int], rng: np.random.Ge
         gamma_inverted=_per_channel(channels, s.gamma, rng) if rng.random() < s.gamma_inverted_p else None,
         gamma=_per_channel(channels, s.gamma, rng) if rng.random() < s.gamma_p else None,
         flipped=_flipped(s, dims, rng),
+        emptied=_emptied(channels, s.drop_channel_p, absent, rng),
     )
 
 
@@ -125,6 +131,19 @@ def _per_channel(channels: int, bounds: Range, rng: np.random.Generator) -> tupl
 
 def _some_channels(channels: int, bounds: Range, rng: np.random.Generator) -> tuple[float | None, ...]:
     return tuple(rng.uniform(*bounds) if rng.random() < 0.5 else None for _ in range(channels))
+
+
+def _emptied(
+    channels: int, probability: float, absent: Sequence[int], rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Return the channels that become 0; one of the channels of the case stays."""
+    if not probability:
+        return tuple(absent)
+    present = [channel for channel in range(channels) if channel not in absent]
+    dropped = [channel for channel in present if rng.random() < probability]
+    if len(dropped) == len(present):
+        dropped.pop(int(rng.integers(len(dropped))))
+    return tuple(sorted((*absent, *dropped)))
 
 
 def _flipped(settings: Augmentation, dims: int, rng: np.random.Generator) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from medseg.volumes.resampling import AxisMap, axis_orders
 from medseg.volumes.volume import Volume
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
+_UNCHANGED = Normalization(method="none")
 
 
 class Preprocessing(Config):
@@ -163,7 +164,7 @@ def prepare(image: Volume, settings: Preprocessing, where: str = "image", box: B
     # nnU-Net's rule uses the requested spacing. The resulting one differs from it, because the number of voxels is whole,
     # and with few slices the difference could change the decision.
     orders = axis_orders(3, grid.spacing, target)
-    slices = PreparedSlices(data, _scales(data, settings.channels, where), maps, orders)
+    slices = PreparedSlices(data, _scales(data, settings.channels, image.absent, where), maps, orders)
     return Prepared(slices, grid.with_shape(wanted), image.grid, image.header, start, shape)
 
 
@@ -234,9 +235,12 @@ def _label_resampling(
 
 
 def _scales(
-    data: NDArray[Any], channels: Sequence[Normalization], where: str
+    data: NDArray[Any], channels: Sequence[Normalization], absent: Sequence[int], where: str
 ) -> list[tuple[Scale, NDArray[np.bool_] | None]]:
-    """Measure every channel of `(C, X, Y, Z)` for its normalisation, and return it with the mask that it needs."""
+    """Measure every channel of `(C, X, Y, Z)` for its normalisation, and return it with the mask that it needs.
+
+    An absent channel is 0; methods that measure the image leave it there, and others are replaced by no change.
+    """
     mask = nonzero_mask(data) if any(channel.method == "zscore_mask" for channel in channels) else None
     for channel, values in zip(channels, data, strict=True):
         if channel.method == "rgb" and (values.min() < 0 or values.max() > RGB_TOP):
@@ -244,7 +248,10 @@ def _scales(
                 f"{where}: intensities: found {values.min():g} to {values.max():g}, expected 0 to {RGB_TOP} of a "
                 "colour image. Convert it to 8 bits."
             )
-    return [(channel.scale(values, mask), mask) for channel, values in zip(channels, data, strict=True)]
+    used = [
+        _UNCHANGED if index in absent and one.method == "ct" else one for index, one in enumerate(channels)
+    ]
+    return [(channel.scale(values, mask), mask) for channel, values in zip(used, data, strict=True)]
 
 
 @dataclass(frozen=True)

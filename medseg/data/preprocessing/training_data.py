@@ -30,9 +30,10 @@ class ImageMeasures(Config):
     Attributes:
         spacing: Voxel size in mm per axis; null for an image without physical voxel size.
         extent: Field of view in mm per axis; null without physical voxel size.
-        low: The 0.5th percentile of the intensities of each channel.
-        high: The 99.5th percentile of the intensities of each channel.
+        low: The 0.5th percentile of the intensities of each channel; 0 for absent ones.
+        high: The 99.5th percentile of the intensities of each channel; 0 for absent ones.
         volumes_ml: Volume of each label or region in ml by name, without labels that were not annotated in this case.
+        absent: Indices of channels that the image lacks.
     """
 
     spacing: tuple[float, float, float] | None = None
@@ -40,6 +41,7 @@ class ImageMeasures(Config):
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     volumes_ml: dict[str, float] = Field(default_factory=dict)
+    absent: tuple[int, ...] = ()
 
 
 class ChannelRanges(Config):
@@ -96,14 +98,7 @@ class TrainingData(Config):
             cases=len(images),
             spacing=_axis_ranges([image.spacing for image in images]),
             extent=_axis_ranges([image.extent for image in images]),
-            channels=tuple(
-                ChannelRanges(low=_range(low), high=_range(high))
-                for low, high in zip(
-                    zip(*(image.low for image in images), strict=True),
-                    zip(*(image.high for image in images), strict=True),
-                    strict=True,
-                )
-            ),
+            channels=_channel_ranges(images),
             volumes_ml={
                 name: _range(image.volumes_ml[name] for image in images if name in image.volumes_ml)
                 for name in names
@@ -166,6 +161,7 @@ def measure_image(
         low=_rounded(np.percentile(sample, _LOW_PERCENTILE) for sample in samples),
         high=_rounded(np.percentile(sample, _HIGH_PERCENTILE) for sample in samples),
         volumes_ml={name: float(f"{ml:.{_DIGITS}g}") for name, ml in (volumes_ml or {}).items()},
+        absent=image.absent,
     )
 
 
@@ -200,6 +196,16 @@ def _sample(channel: NDArray[Any]) -> NDArray[np.float64]:
     values = np.asarray(channel[steps], dtype=np.float64)
     finite = values[np.isfinite(values)]
     return finite if finite.size else np.zeros(1)
+
+
+def _channel_ranges(images: Sequence[ImageMeasures]) -> tuple[ChannelRanges, ...]:
+    """Return the intensities of each channel over the images that have it."""
+    found = []
+    for index in range(len(images[0].low)):
+        having = [image for image in images if index not in image.absent] or images
+        low, high = (_range(getattr(image, side)[index] for image in having) for side in ("low", "high"))
+        found.append(ChannelRanges(low=low, high=high))
+    return tuple(found)
 
 
 def _axis_ranges(values: Sequence[tuple[float, float, float] | None]) -> tuple[Range, Range, Range] | None:

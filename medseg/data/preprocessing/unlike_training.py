@@ -52,8 +52,8 @@ def check_against_model(
             f"{where}: channels: found {image.channels} ({', '.join(files)}), expected {len(names)} ({', '.join(names)}). "
             f"{channels_advice(image, len(names))}"
         )
-    for name, channel in zip(names, image.data, strict=True):
-        if is_constant(channel):
+    for index, (name, channel) in enumerate(zip(names, image.data, strict=True)):
+        if index not in image.absent and is_constant(channel):
             warn_once(
                 f"{where}: channel {name}: found the value {channel.flat[0]:g} in all voxels, expected different values. Check the "
                 "file; models label most images without contrast as background."
@@ -130,12 +130,16 @@ def image_notes(
         where: Name of the image, for the sentences.
 
     Returns:
-        One sentence for each property that is outside of the range of the training images.
+        One sentence for each absent channel, and for each property that is outside of the range of the training images.
     """
+    absent = tuple(
+        f"{where}: channel {names[index]}: found no file; zeros were used, as for training cases without it."
+        for index in image.absent
+    )
     if data is None:
-        return ()
+        return absent
     found = image_deviations(measure_image(image, settings), data, settings, names)
-    return tuple(one.sentence(where) for one in found)
+    return (*absent, *(one.sentence(where) for one in found))
 
 
 def image_deviations(
@@ -159,6 +163,8 @@ def image_deviations(
         if values is not None and ranges is not None and any(map(_far, values, ranges)):
             yield Deviation(field, f"{sizes(values)} mm", f"{' x '.join(map(_text, ranges))} mm")
     for index, name in enumerate(names):
+        if index in image.absent:
+            continue
         low, high = image.low[index], image.high[index]
         expected = None
         if index < len(data.channels):

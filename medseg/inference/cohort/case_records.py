@@ -74,6 +74,7 @@ class Prediction:
         evidence: Sums over the probabilities; None if they were not formed.
         features: Properties of the image and the prediction, by kind and by what was measured; None if they were not kept.
         quality: Estimates and flags; None for instances.
+        absent: Indices of channels that the image lacks.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Prediction:
     evidence: CaseEvidence | None = None
     features: Features | None = None
     quality: CaseQuality | None = None
+    absent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,9 @@ class CaseRecords:
         former = self.get(stem_of(target))
         had = Prediction("") if former is None or former.prediction is None else former.prediction
         notes = tuple(self._without_source(note, case) for note in outcome.notes)
-        wanted = Prediction(model_id.model, model_id.settings, kinds, notes, outcome.input)
+        wanted = Prediction(
+            model_id.model, model_id.settings, kinds, notes, outcome.input, absent=case.absent
+        )
         both = replace(wanted, kinds=kinds | had.kinds)
         record = CaseRecord(stem_of(target), CaseState.UNFINISHED, both, self._source(case))
         self.write(record)
@@ -383,6 +387,7 @@ def _parsed(values: dict[str, Any]) -> CaseRecord:
             "kinds": frozenset(map(FileKind, found["kinds"])),
             "evidence": CaseEvidence.from_plain(found["evidence"]) if found.get("evidence") else None,
             "quality": CaseQuality.from_plain(found["quality"]) if found.get("quality") else None,
+            "absent": tuple(map(int, found.get("absent", ()))),
         }
         tuples = {key: tuple(map(str, found[key])) for key in ("settings", "notes")}
         prediction = Prediction(**{**found, **states, **tuples})

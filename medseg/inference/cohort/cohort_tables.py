@@ -30,6 +30,7 @@ CASE_COLUMNS = (
     "case",
     "state",
     "source",
+    "absent_channels",
     "input_hash",
     "output_hash",
     "flags",
@@ -216,11 +217,12 @@ def _case_row(record: CaseRecord) -> tuple[Any, ...]:
     states = (None, None) if found is None else (found.input, found.output)
     hashes = [None if state is None else state.hash for state in states]
     source = " ".join(record.source) or None
+    absent = None if found is None else ", ".join(map(str, found.absent)) or None
     flags = () if found is None or found.quality is None else found.quality.flags
     kinds = ", ".join(dict.fromkeys(flag.kind.value for flag in flags)) or None
     reasons = "; ".join(flag.sentence for flag in flags) or None
     seconds = round(record.seconds, 3)
-    return record.name, record.state, source, *hashes, kinds, reasons, seconds, record.peak_memory
+    return record.name, record.state, source, absent, *hashes, kinds, reasons, seconds, record.peak_memory
 
 
 def _run(records: Iterable[CaseRecord], processes: Iterable[dict[str, Any] | None]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from medseg.data.datasets.cases import Case
+from medseg.data.datasets.cases import UNDECIDED, Case, ReadingOptions
 from medseg.inference.cohort.batch import Outcome, Segmenter, predict_files
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.instance_batch import predict_instance_files
@@ -109,6 +109,18 @@ class LoadedModels:
     def num_channels(self) -> int:
         """The number of channels of an image."""
         return len(self.predictors[0].saved.channel_names)
+
+    def reading(self, options: ReadingOptions | None = None) -> ReadingOptions:
+        """Return how images of these models are read: cases may lack channels if all of the models were trained with such cases.
+
+        Args:
+            options: What else the user decided; None decides nothing.
+
+        Returns:
+            The options.
+        """
+        accepting = all(one.saved.absent_channels == "zeros" for one in self.predictors)
+        return replace(options or UNDECIDED, absent_channels="zeros" if accepting else "refuse")
 
     @property
     def algorithm(self) -> Algorithm:

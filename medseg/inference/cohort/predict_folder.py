@@ -70,7 +70,9 @@ def named_cases(images: Images, channels: int, reading: ReadingOptions | None = 
         return [(case.id, replace(case, reading=case.reading.updated(later))) for case in cases]
     paths = [Path(one) for one in given if not isinstance(one, Case)]
     tables = [path for path in paths if path.suffix.lower() in (".tsv", ".csv")]
-    rows = [case for path in tables for case in read_table(path, later.files_root).cases]
+    rows = [
+        case for path in tables for case in read_table(path, later.files_root, later.absent_channels).cases
+    ]
     listed = [(case.id, replace(case, reading=case.reading.updated(later))) for case in rows]
     others = [path for path in paths if path not in tables]
     found = read_images(others, channels, reading) if others or not tables else []
@@ -379,7 +381,7 @@ def predict(
         Path(output), suffix, instances, probabilities, uncertainty, copies=copies_named(copies)
     )
     reading = ReadingOptions(orientation_from, series=series, uneven=uneven)
-    cases = named_cases(images, models.num_channels, reading)
+    cases = named_cases(images, models.num_channels, models.reading(reading))
     prediction = FolderPrediction(
         models,
         cases,
@@ -448,5 +450,5 @@ def estimate(
         model, settings, device=device, max_memory=max_memory, max_device_memory=max_device_memory
     )
     reading = ReadingOptions(orientation_from, series=series, uneven=uneven)
-    cases = named_cases(images, models.num_channels, reading)
+    cases = named_cases(images, models.num_channels, models.reading(reading))
     return list(estimate_cases(models.predictors, [case for _, case in cases]))

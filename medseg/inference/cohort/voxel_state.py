@@ -63,7 +63,9 @@ def input_stamp(case: Case) -> str:
     """
     reading, stamp = case.reading, stamp_of(input_files(case))
     plain = ReadingOptions(reading.orientation_from, series=reading.series, uneven=reading.uneven)
-    return stamp if plain == UNDECIDED else short_hash([stamp, asdict(plain)])
+    decided = [] if plain == UNDECIDED else [asdict(plain)]
+    absent = [{"absent": case.absent}] if case.absent else []
+    return short_hash([stamp, *decided, *absent]) if decided or absent else stamp
 
 
 def input_hash(case: Case, image: Volume) -> str:

@@ -205,7 +205,17 @@ def _geometry(f: Fingerprint) -> Iterator[Finding]:
 
 def _intensities(f: Fingerprint) -> Iterator[Finding]:
     for channel, name in enumerate(f.channel_names):
-        flat = _ids(case for case in f.cases if case.ranges[channel][0] == case.ranges[channel][1])
+        lacking = _ids(case for case in f.cases if not case.has(channel))
+        if lacking:
+            yield Finding(
+                code="absent-channel",
+                text=f"{_of(lacking, f)} no file of channel {name}; zeros are used.",
+                cases=lacking,
+                severe=False,
+            )
+        flat = _ids(
+            case for case in _having(f, channel) if case.ranges[channel][0] == case.ranges[channel][1]
+        )
         if flat:
             yield Finding(
                 code="constant-channel",
@@ -219,16 +229,23 @@ def _intensities(f: Fingerprint) -> Iterator[Finding]:
             yield from _scales(f, channel)
 
 
+def _having(f: Fingerprint, channel: int) -> list[CaseMeasures]:
+    """Return the cases that have a file of a channel."""
+    return [case for case in f.cases if case.has(channel)]
+
+
 def _hounsfield(f: Fingerprint, channel: int) -> Iterator[Finding]:
     low, high = HOUNSFIELD
-    outside = _ids(c for c in f.cases if c.ranges[channel][0] < low or c.ranges[channel][1] > high)
+    outside = _ids(
+        c for c in _having(f, channel) if c.ranges[channel][0] < low or c.ranges[channel][1] > high
+    )
     if outside:
         yield Finding(
             code="not-hounsfield",
             text=f"{_of(outside, f)} values outside {low:.0f} to {high:.0f} in channel CT, expected Hounsfield units.",
             cases=outside,
         )
-    shifted = _ids(case for case in f.cases if case.ranges[channel][0] >= 0)
+    shifted = _ids(case for case in _having(f, channel) if case.ranges[channel][0] >= 0)
     if shifted:
         yield Finding(
             code="no-air",
@@ -239,7 +256,7 @@ def _hounsfield(f: Fingerprint, channel: int) -> Iterator[Finding]:
 
 
 def _unnamed_ct(f: Fingerprint, channel: int) -> Iterator[Finding]:
-    lows, highs = zip(*(case.ranges[channel] for case in f.cases), strict=True)
+    lows, highs = zip(*(case.ranges[channel] for case in _having(f, channel)), strict=True)
     low, high = float(np.median(lows)), float(np.median(highs))
     if HOUNSFIELD[0] <= low <= CT_REACHES_DOWN_TO_HU and CT_REACHES_UP_TO_HU <= high <= HOUNSFIELD[1]:
         yield Finding(
@@ -250,7 +267,7 @@ def _unnamed_ct(f: Fingerprint, channel: int) -> Iterator[Finding]:
 
 
 def _scales(f: Fingerprint, channel: int) -> Iterator[Finding]:
-    measured = [case for case in f.cases if case.foreground]
+    measured = [case for case in _having(f, channel) if case.foreground]
     odd = _far_from_median([abs(case.foreground[channel].median) for case in measured], INTENSITY_RATIO)
     if odd:
         ids = _ids(measured[i] for i in odd)

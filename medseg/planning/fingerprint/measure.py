@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from medseg.cluster.case_map import HERE, Workforce
-from medseg.data.datasets.cases import Case, Dataset
+from medseg.data.datasets.cases import Case, Dataset, require_each_channel
 from medseg.data.datasets.splits import subjects_of
 from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
@@ -110,13 +110,26 @@ def _assembled(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprin
         unlabelled=len(dataset.cases) - len(cases),
         subjects=len(set(subjects_of(dataset.labelled_cases).values())),
         cases=cases,
-        intensities=_over_cases(histograms),
+        intensities=_over_cases(histograms, dataset),
     )
     return unfinished.replace(findings=find(unfinished))
 
 
-def _over_cases(histograms: Sequence[tuple[Histogram, ...]]) -> tuple[IntensityStatistics, ...]:
-    return tuple(pool_histograms(channel) for channel in zip(*histograms, strict=True))
+def _over_cases(
+    histograms: Sequence[tuple[Histogram | None, ...]], dataset: Dataset
+) -> tuple[IntensityStatistics, ...]:
+    """Return the intensities of each channel over the cases that have it."""
+    require_each_channel(dataset.labelled_cases, dataset.channel_names, dataset.root)
+    found = []
+    for name, column in zip(dataset.channel_names, zip(*histograms, strict=True), strict=True):
+        present = [histogram for histogram in column if histogram is not None]
+        if not present:
+            raise DataError(
+                f"{dataset.root}: channel {name}: found a file in no case with labelled voxels, expected some. Add files, or remove the channel "
+                "from the dataset."
+            )
+        found.append(pool_histograms(present))
+    return tuple(found)
 
 
 def _found_labels(measured: Sequence[MeasuredCase]) -> Labels:

@@ -92,7 +92,10 @@ def intensity_figure(f: Fingerprint) -> ReportFigure:
     measured = [case for case in f.cases if case.foreground]
     figure, axes = _subplots(len(shown), 1, height=2.3 * len(shown) + 0.3)
     for channel, name in enumerate(shown):
-        found = sorted((case.foreground[channel] for case in measured), key=lambda values: values.median)
+        found = sorted(
+            (case.foreground[channel] for case in measured if case.has(channel)),
+            key=lambda values: values.median,
+        )
         places = np.arange(1, len(found) + 1)
         lows, highs = [v.percentile_00_5 for v in found], [v.percentile_99_5 for v in found]
         wide = max(2.0, min(8.0, 400 / len(found)))

@@ -132,7 +132,7 @@ def place_of(error: BaseException) -> str:
 def _predicted(models: LoadedModels, task: Task, send: Callable[[int, int, str], None]) -> Finished:
     image = job_input(task.folder, task.upload, task.max_unpacked)
     reading = ReadingOptions(series=task.series or None)
-    cases = _only_case(named_cases(image, models.num_channels, reading), task.upload)
+    cases = _only_case(named_cases(image, models.num_channels, models.reading(reading)), task.upload)
     output = task.folder / OUTPUT
     shutil.rmtree(output, ignore_errors=True)  # of an earlier start
     outputs = OutputFiles(output, task.suffix)

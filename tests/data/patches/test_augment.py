@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.patches.random_changes import draw_affine
+from medseg.data.patches.augment import apply_changes
+from medseg.data.patches.extraction import Patch
+from medseg.data.patches.random_changes import Changes, draw_affine, draw_changes
 from medseg.data.settings import Augmentation
 from tests.helpers.patches import NO_AUGMENTATION as OFF
 from tests.helpers.patches import augmented
@@ -196,3 +198,33 @@ def test_low_resolution_leaves_the_axis_across_thick_slices(axis):
             changed[name] += not torch.allclose(found, image)
     assert changed["kept"] == 0
     assert changed["smeared"] > 2
+
+
+def test_dropped_and_absent_channels_are_zero_and_one_channel_stays() -> None:
+    chosen = Augmentation(drop_channel_p=0.6, noise_p=1.0, brightness_p=1.0, gamma_p=1.0)
+    emptied = set()
+    for seed in range(40):
+        image = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(seed))
+        image[1] = 0
+        patch = Patch(image, torch.zeros(1, 6, 6, 6, dtype=torch.int64))
+        changes = draw_changes(chosen, image.shape, rng(seed), absent=(1,))
+        assert 1 in changes.emptied
+        assert len(changes.emptied) < 3
+        found = apply_changes(patch, changes).image
+        assert [bool(channel.any()) for channel in found] == [n not in changes.emptied for n in range(3)]
+        emptied.add(changes.emptied)
+    assert emptied == {(1,), (0, 1), (1, 2)}
+
+
+def test_without_dropping_the_random_numbers_are_the_same_as_for_complete_cases() -> None:
+    chosen, shape = Augmentation(noise_p=1.0, gamma_p=1.0), (2, 5, 5, 5)
+    one, other = (draw_changes(chosen, shape, rng(1), absent) for absent in ((), (1,)))
+    assert one.gamma == other.gamma
+    assert one.flipped == other.flipped
+    assert (one.emptied, other.emptied) == ((), (1,))
+
+
+def test_emptied_channels_do_not_change_the_case() -> None:
+    image = torch.ones(2, 4, 4, 4)
+    apply_changes(Patch(image, torch.zeros(1, 4, 4, 4, dtype=torch.int64)), Changes(emptied=(0,)))
+    assert image.all()

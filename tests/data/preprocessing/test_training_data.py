@@ -6,6 +6,7 @@ import pytest
 from medseg.data.datasets.dataset_json import parse_labels
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.preprocessing.training_data import ImageMeasures, TrainingData, label_volumes, measure_image
+from medseg.data.preprocessing.unlike_training import image_deviations
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -73,3 +74,18 @@ def test_ranges_over_images_and_over_folds() -> None:
     assert TrainingData.union(parts) == data.replace(cases=1)
     unknown = data.replace(spacing=None)
     assert TrainingData.union([data, unknown]).spacing is None
+
+
+def test_absent_channels_count_neither_for_ranges_nor_as_unlike() -> None:
+    data = np.random.default_rng(0).normal(500, 50, (2, 8, 8, 8)).astype(np.float32)
+    data[1] = 0
+    image = Volume(data, Grid.from_spacing((8, 8, 8)), absent=(1,))
+    settings = Preprocessing.parse({"channels": [{"method": "none"}] * 2})
+    measures = measure_image(image, settings)
+    assert measures.absent == (1,)
+    complete = measures.replace(low=(400.0, 100.0), high=(600.0, 200.0), absent=())
+    found = TrainingData.from_images([complete, measures])
+    assert (found.channels[1].low, found.channels[1].high) == ((100.0, 100.0), (200.0, 200.0))
+    assert not list(image_deviations(measures, found, settings, ("a", "b")))
+    as_zeros = measures.replace(absent=())
+    assert [one.field for one in image_deviations(as_zeros, found, settings, ("a", "b"))] == ["channel b"]
