@@ -21,6 +21,7 @@ from medseg.io.files import read
 from medseg.model_folder.settings import PredictSettings
 from medseg.tuning.settings import TuneSettings
 from tests.helpers.dicom_series import save_series
+from tests.helpers.dicomweb_stub import dicomweb_stub
 from tests.helpers.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -32,6 +33,7 @@ REPLACED = {
     "runs/phantom_ct_16_0/imagesTr/phantom_000.nii.gz": "ct.nii.gz",
 }
 """What the examples name, and what the tests use instead because it is faster."""
+DICOMWEB = "http://127.0.0.1:8042/dicom-web"  # answered by a server of the test
 NEEDS_INSTANCES = "instances.md"  # its Python block needs a trained instance model
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -84,7 +86,10 @@ def test_python_blocks_run(
     if 'run="runs/first"' in code:
         shutil.rmtree(tmp_path / "work" / "runs" / "first")
     monkeypatch.chdir(tmp_path / "work")
-    exec(compile(code, str(page), "exec"), {"__name__": "__example__"})
+    with dicomweb_stub() as stub:
+        stub.add(tmp_path / "work" / "ct_series")
+        code = code.replace(DICOMWEB, stub.address)
+        exec(compile(code, str(page), "exec"), {"__name__": "__example__"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -23,11 +23,8 @@ _TAIL = 4096  # bytes in which the end of a message has to be
 _CERTIFICATES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _LOGGERS = (
-    "dicomweb_client.web",
-    "dicomweb_client.uri",
-    "urllib3.connectionpool",
-    "urllib3.connection",
-    "pydicom",
+    *("dicomweb_client.web", "dicomweb_client.uri", "retrying"),
+    *("urllib3.connectionpool", "urllib3.connection", "pydicom"),
 )
 
 _STRUCTURED = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")

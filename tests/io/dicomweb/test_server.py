@@ -224,6 +224,8 @@ def test_nothing_is_logged_or_warned_about(
         stub.fault = "500"
         with pytest.raises(DicomWebError):
             server.studies(study=header.StudyInstanceUID)
+        with pytest.raises(DicomWebError):
+            DicomWeb(Address("http://127.0.0.1:9")).studies(study=header.StudyInstanceUID)
     assert (caplog.text, [str(one.message) for one in warned]) == ("", [])
 
 
