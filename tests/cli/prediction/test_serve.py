@@ -10,9 +10,9 @@ from medseg.cli.main import main
 from medseg.cli.prediction.serve import _address, _shown
 from medseg.io.dicomweb.address import Address
 from medseg.io.dicomweb.server import DicomWeb
-from tests.helpers.dicomweb_stub import dicomweb_stub
 from medseg.serve.web import run_server
 from medseg.serve.worker import model_worker
+from tests.helpers.dicomweb_stub import dicomweb_stub
 from tests.helpers.services import ALICE, InlineWorker, save_toy_model
 
 
