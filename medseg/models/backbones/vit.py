@@ -27,36 +27,41 @@ class Attention(nn.Module):
         width: Channels of the tokens.
         heads: Number of attention heads.
         window: Edge length of the windows in tokens; None for attention over the whole grid.
+        masked: Whether cells beyond the grid, which complete the last windows, are left out of attention; otherwise their
+            keys and values are zero.
     """
 
-    def __init__(self, width: int, heads: int, window: int | None) -> None:
+    def __init__(self, width: int, heads: int, window: int | None, *, masked: bool = True) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.masked = heads, window, masked
         self.qkv = nn.Linear(width, width * 3)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (n x y c) to tokens of the same shape."""
         if self.window is None:
-            return self._attend(x.flatten(1, 2), None).view(x.shape)
+            return self._attend(self.qkv(x.flatten(1, 2)), None).view(x.shape)
         n, rows, columns, c = x.shape
         w = self.window
         down, across = -(-rows // w), -(-columns // w)
         padding = (0, across * w - columns, 0, down * w - rows)
-        # Padding completes the last windows; the mask excludes it from attention.
+        # Padding completes the last windows; the mask excludes it from attention. Without a mask, keys and values are padded.
+        cells = x if self.masked else self.qkv(x)
         inside = F.pad(x.new_ones(rows, columns, dtype=torch.bool), padding, value=False)
-        windows = F.pad(x, (0, 0, *padding)).view(n, down, w, across, w, c).transpose(2, 3)
+        windows = F.pad(cells, (0, 0, *padding)).view(n, down, w, across, w, -1).transpose(2, 3)
+        tokens = windows.reshape(-1, w * w, windows.shape[-1])
         seen = inside.view(down, w, across, w).transpose(1, 2).reshape(1, down * across, 1, 1, w * w)
         seen = seen.expand(n, -1, -1, -1, -1).flatten(0, 1)
-        out = self._attend(windows.reshape(-1, w * w, c), None if padding == (0, 0, 0, 0) else seen)
+        whole = padding == (0, 0, 0, 0) or not self.masked
+        out = self._attend(self.qkv(tokens) if self.masked else tokens, None if whole else seen)
         out = out.view(n, down, across, w, w, c).transpose(2, 3).reshape(n, down * w, across * w, c)
         return out[:, :rows, :columns]
 
-    def _attend(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
-        n, t, c = tokens.shape
-        q, k, v = self.qkv(tokens).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def _attend(self, qkv: Tensor, seen: Tensor | None) -> Tensor:
+        n, t, c = qkv.shape
+        q, k, v = qkv.view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, t, c))
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, t, c // 3))
         return projected
 
 
@@ -77,10 +82,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One transformer block: norm and attention, then norm and two linear layers, each added to its input."""
 
-    def __init__(self, width: int, heads: int, window: int | None, drop_path: float) -> None:
+    def __init__(
+        self, width: int, heads: int, window: int | None, drop_path: float, *, masked: bool = True
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads, window)
+        self.attn = Attention(width, heads, window, masked=masked)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = Mlp(width)
         self.drop_path = StochasticDepth(drop_path, mode="row")
@@ -125,6 +132,7 @@ class ViT(nn.Module):
                 config.attention_heads,
                 None if (i + 1) % period == 0 else config.attention_window,
                 config.drop_path * i / max(config.depth - 1, 1),
+                masked=config.window_padding == "masked",
             )
             for i in range(config.depth)
         )

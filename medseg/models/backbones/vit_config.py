@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -18,6 +18,8 @@ class ViTFields(PretrainedOptions):
             to the whole image, the others attend within windows.
         attention_heads: Heads of each attention layer.
         attention_window: Edge length of the attention windows, in patches.
+        window_padding: How windows that reach beyond the image are completed. ``masked`` attends to the cells of the image
+            only; ``zeros``, for weights of ViT-Adapter, adds cells whose keys and values are zero.
         pretrain_size: Edge length in voxels of the images for which the position table is defined; the table is
             interpolated for other sizes.
         drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first.
@@ -34,6 +36,7 @@ class ViTFields(PretrainedOptions):
     depth: PositiveInt = 12
     attention_heads: PositiveInt = 3
     attention_window: PositiveInt = 14
+    window_padding: Literal["masked", "zeros"] = "masked"
     pretrain_size: Annotated[int, Field(gt=0, multiple_of=16)] = 224
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     adapter: bool = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from medseg.models.mask_rcnn.config import MaskRCNNFields
@@ -22,7 +24,7 @@ _PYRAMID, _SINGLE_LEVEL = (4, 8, 16, 32), (16,)  # strides of the maps from whic
 
 
 class ExactAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is not typed
-    """Anchors whose corners are not rounded to whole voxels."""
+    """Anchors whose corners are not rounded to whole voxels, nor their distances to the size of the image."""
 
     def generate_anchors(
         self,
@@ -37,6 +39,20 @@ class ExactAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is not
         widths = (sizes[None] / roots[:, None]).flatten() / 2
         heights = (sizes[None] * roots[:, None]).flatten() / 2
         return torch.stack([-widths, -heights, widths, heights], dim=1)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Return the anchors of each image, whose distance on a map is the stride of the map, a power of two."""
+        sizes = [x.shape[2:] for x in feature_maps]
+        strides = [
+            [
+                torch.tensor(2 ** round(math.log2(whole / part)), device=feature_maps[0].device)
+                for whole, part in zip(image_list.tensors.shape[2:], size, strict=True)
+            ]
+            for size in sizes
+        ]
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        anchors = torch.cat(self.grid_anchors(sizes, strides))
+        return [anchors] * len(image_list.image_sizes)
 
 
 class AlignedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]  # torchvision is not typed

@@ -53,6 +53,24 @@ def test_windowed_attention_stays_in_its_window(size):
             assert (out[:, i : i + 3, j : j + 3] - whole(part)).abs().max() < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(6, 9), (7, 5), (2, 3)])
+def test_without_a_mask_windows_are_completed_by_zero_keys_and_values(size):
+    """Cells beyond the grid take a share of the attention of exp(0), and contribute nothing."""
+    layer = Attention(8, 2, 3, masked=False)
+    x = torch.randn(2, *size, 8)
+    q, k, v = layer.qkv(x).view(2, *size, 3, 2, 4).unbind(3)
+    out = layer(x)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            window = (slice(None), slice(i - i % 3, i - i % 3 + 3), slice(j - j % 3, j - j % 3 + 3))
+            keys, values = k[window].flatten(1, 2), v[window].flatten(1, 2)
+            scores = (torch.einsum("nhc,nthc->nht", q[:, i, j], keys) / 2).exp()
+            total = scores.sum(dim=-1) + 9 - keys.shape[1]
+            wanted = torch.einsum("nht,nthc->nhc", scores / total[..., None], values).flatten(1)
+            assert (out[:, i, j] - layer.proj(wanted)).abs().max() < 1e-5
+
+
 def test_last_block_of_each_group_attends_globally():
     tiny = ViT(parse_options("mask_rcnn_vit_tiny_fpn", {"width": 12, "pretrain_size": 32}), 1)
     assert [block.attn.window for block in tiny.blocks] == [14, 14, None] * 4

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.image_list import ImageList
 
 from medseg.errors import ConfigError
 from medseg.models import build_model, parse_options
@@ -22,6 +23,17 @@ def test_exact_anchors_have_the_area_and_ratio_that_they_are_named_after():
         width, height = right - left, bottom - top
         assert (width * height, height / width) == (pytest.approx(size**2), pytest.approx(ratio))
         assert (left, top) == (-right, -bottom)
+
+
+def test_exact_anchors_are_as_far_apart_as_the_stride_of_their_map():
+    """An image of 160 rows has 3 rows on the map of stride 64, which pooling rounded up."""
+    generator = ExactAnchors(((32,), (64,)), ((1.0,),) * 2)
+    maps = [torch.zeros(2, 1, 5, 4), torch.zeros(2, 1, 3, 2)]
+    found = generator(ImageList(torch.zeros(2, 3, 160, 128), [(160, 128), (150, 128)]), maps)
+    assert len(found) == 2
+    centres = (found[0][:, :2] + found[0][:, 2:]) / 2
+    assert centres[:20].view(5, 4, 2)[:, 0, 1].tolist() == [0, 32, 64, 96, 128]
+    assert centres[20:].view(3, 2, 2).tolist() == [[[64 * x, 64 * y] for x in range(2)] for y in range(3)]
 
 
 def test_a_region_is_the_mean_of_the_voxels_in_it():

@@ -15,6 +15,7 @@ TOY = {
     "width": 64,
     "depth": 4,
     "attention_heads": 1,
+    "window_padding": "zeros",
     "pretrain_size": 64,
     "deform_heads": 2,
     "deform_ratio": 0.5,
