@@ -24,7 +24,7 @@ WEIGHT_MAPPING = WeightMapping(
 
 
 class ChannelMapper(nn.Module):
-    """A separate projection of each map; the coarsest is also pooled into a fifth map."""
+    """A separate projection of each map, followed by ReLU; the coarsest is also pooled into a fifth map, as in ViT-Adapter."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -33,9 +33,10 @@ class ChannelMapper(nn.Module):
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the projected maps under their names, and the pooled map as ``pool``."""
         pairs = zip(self.projections, maps.items(), strict=True)
-        projected = {name: project(x) for project, (name, x) in pairs}
+        projected = {name: project(x).relu() for project, (name, x) in pairs}
         last = next(reversed(projected.values()))
-        return projected | {"pool": F.max_pool2d(last, 1, 2)}
+        smallest = min(last.shape[2:]) == 1  # a map of one cell can only be kept
+        return projected | {"pool": F.max_pool2d(last, 2, 2, ceil_mode=smallest)}
 
 
 class ViTBackbone(nn.Module):
