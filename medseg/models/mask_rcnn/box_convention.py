@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops.poolers import initLevelMapper
 
 from medseg.models.mask_rcnn.config import MaskRCNNFields
 
@@ -109,7 +110,11 @@ def anchor_generator(config: MaskRCNNFields) -> AnchorGenerator:
 
 def region_pool(config: MaskRCNNFields, maps: tuple[str, ...], size: int) -> MultiScaleRoIAlign:
     """Return the module that pools regions of `size` × `size` samples from named maps."""
+    strides = _PYRAMID if len(maps) > 1 else _SINGLE_LEVEL
     if config.box_convention == "detectron2":
-        strides = _PYRAMID if len(maps) > 1 else _SINGLE_LEVEL
         return AlignedRoIAlign(dict(zip(maps, strides, strict=True)), size)
-    return MultiScaleRoIAlign(list(maps), output_size=size, sampling_ratio=2)
+    pool = MultiScaleRoIAlign(list(maps), output_size=size, sampling_ratio=2)
+    # Otherwise torchvision guesses the strides once, from the size of the first image before it is padded.
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = initLevelMapper(strides[0].bit_length() - 1, strides[-1].bit_length() - 1)
+    return pool

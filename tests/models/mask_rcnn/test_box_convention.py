@@ -101,3 +101,17 @@ def test_the_first_block_of_dc5_is_dilated_on_request():
         assert [kernel.dilation[0] for kernel in kernels] == expected
         assert [kernel.padding for kernel in kernels] == [kernel.dilation for kernel in kernels]
         assert isinstance(kernels[0], nn.Conv2d)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("convention", ["torchvision", "detectron2"])
+def test_a_small_first_image_does_not_change_the_strides(toy, convention):
+    """40 x 40 voxels are padded to 64 x 64, so the strides do not follow from the sizes of image and map."""
+    model, other = (
+        toy("mask_rcnn_resnet_50_fpn", in_channels=1, box_convention=convention).eval() for _ in range(2)
+    )
+    image = torch.randn(1, 1, 128, 128)
+    expected = other(image)
+    model(torch.randn(1, 1, 40, 40))
+    assert torch.equal(model(image), expected)
+    assert (expected - expected.mean(dim=(2, 3), keepdim=True)).abs().max() > 0  # something was found
