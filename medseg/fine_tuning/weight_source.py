@@ -185,6 +185,11 @@ def read_model_folder(path: Path, member: int | None = None) -> WeightSource:
     folder = find_model_folder(path if file is None else path.parent)
     check_manifest(folder)
     saved, labels = SavedModel.load(folder / "config.yaml"), Labels.from_tsv(folder / "labels.tsv")
+    if saved.parts:
+        raise ConfigError(
+            f"model.weights: {folder}: found a model of {len(saved.parts)} parts, expected one network to start from. Give a "
+            "fold_*/checkpoint_final.pth of the part's own folder."
+        )
     chosen = _chosen_member(folder, saved, member, file)
     model = load_member(folder, saved, labels, chosen)
     inside = folder / FIRST_STAGE / "labels.tsv"

@@ -25,12 +25,14 @@ from medseg.data.preprocessing.unlike_training import check_against_model, image
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.instances.volume_instances import centre_engine, volume_instances
+from medseg.inference.parts.part_labels import model_rule
+from medseg.inference.parts.prepare_raw import prepare_raw
 from medseg.inference.postprocess import component_groups
 from medseg.inference.quality.assessment import AssessedLabels, Assessment
 from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
 from medseg.inference.sliding.engine import Engine, SideOutputs
-from medseg.inference.sliding.labelling import LabelRule, label_rule
+from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note, PreparedPrediction
 from medseg.inference.sliding.skip_empty import body_box, empty_limits
 from medseg.inference.sliding.slices import InMemoryImage, LazyImage
@@ -128,7 +130,7 @@ class Predictor:
         self._component_groups = component_groups(saved.predict, labels)
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
-        rule = label_rule(labels, _temperatures(saved, labels))
+        rule = model_rule(saved, labels, _temperatures(saved, labels))
         afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._component_groups else 0
         self.engine = Engine(
             self.network, self._sliding(rule), rule, self.max_memory, self.max_device_memory, afterwards
@@ -289,12 +291,14 @@ class Predictor:
 
     def _prepare(self, volume: Volume, where: str, source: Source | None = None) -> PreparedPrediction:
         """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
-        settings = self.saved.preprocessing
+        settings, dtype = self.saved.preprocessing, self.engine.rule.values.dtype
+        notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
+        if settings.resample_raw is not None:
+            return replace(prepare_raw(volume, self.saved, dtype, where, self._body), notes=notes)
         prepared = prepare(volume, settings, where=where, box=self._body(volume))
-        target = label_target(prepared, settings, self.engine.rule.values.dtype)
+        target = label_target(prepared, settings, dtype)
         empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
-        notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
         if self.first_stage is None:
             image = LazyImage(prepared.slices)
             return PreparedPrediction(image, target, axes, empty, None, where, notes, prepared)
@@ -380,11 +384,15 @@ class Predictor:
             ConfigError: `max_memory` is too small for the image.
         """
         assessment = self.assessment()
-        evidence = EvidenceSums(self.labels) if self.quality is not None else None
+        evidence = self.evidence_sums() if self.quality is not None else None
         labels = self.run(self.prepare(source, seen=assessment), progress=progress, evidence=evidence)
         return AssessedLabels(
             labels, assessment.finish(labels, None if evidence is None else evidence.evidence())
         )
+
+    def evidence_sums(self) -> EvidenceSums:
+        """Return an object that adds up the evidence of a case, for `run`."""
+        return EvidenceSums(self.labels, self.engine.rule)
 
     def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
         """Return the assessment of one case, to be called with its image and then with its prediction.

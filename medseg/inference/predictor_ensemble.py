@@ -127,6 +127,10 @@ class PredictorEnsemble:
                 write_mean_labels(paths, first.engine.rule, labels, mean, entropy, evidence)
         return first.post_processed(labels)
 
+    def evidence_sums(self) -> EvidenceSums:
+        """Return an object that adds up the evidence of a case, for `run`."""
+        return EvidenceSums(self.labels)
+
     def logit_sampler(self, case: Case) -> LogitSampler:
         """Raise `ModelError`: the logits of the models may be on different grids, and temperatures belong to one model."""
         raise ModelError(

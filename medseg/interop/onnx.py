@@ -91,6 +91,9 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
         raise ModelError(
             error_message(str(folder), "the second stage of a cascade cannot be exported as ONNX", fix=fix)
         )
+    if saved.parts or saved.preprocessing.resample_raw is not None:
+        what = "a model that resamples raw intensities or consists of parts cannot be exported as ONNX"
+        raise ModelError(error_message(str(folder), what, fix="Predict with medseg"))
     window = network_window(model, saved)
     require_size(model, folder)
     graph = to_onnx(model, window, metadata(model, saved, labels), dynamic=dynamic)

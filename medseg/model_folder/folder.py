@@ -3,7 +3,7 @@
 A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md``, ``reference.json`` (what the
 model computed for a generated image, see `medseg.inference.reference_output`) and ``manifest.json``, whose
 hashes are checked before any file is read. An ensemble has ``member_0.safetensors`` and so on instead of
-``model.safetensors``. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
+``model.safetensors``, and so has a model of parts. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
 its manifest covers, too. ``medseg quantize`` adds the network with 8-bit integers in ``int8/``, which has a manifest of its own.
 """
 
@@ -23,6 +23,7 @@ from medseg.labels.label_table import Labels, Region
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
+from medseg.models.volumetric.part_networks import PartNetworks
 from medseg.runtime.formatting import pluralise
 from medseg.storage.atomic import copy_folder, replacing_folder, write_text
 from medseg.storage.manifest import check_manifest, write_manifest
@@ -77,7 +78,7 @@ def save_model(
         >>> settings.name, settings.window, loaded.num_classes
         ('liver', (8, 8, 8), 2)
     """
-    members = list(model.members) if isinstance(model, LogitEnsemble) else [model]
+    members = list(model.members) if isinstance(model, (LogitEnsemble, PartNetworks)) else [model]
     parameters = sum(p.numel() for p in model.parameters())
     saved = saved if saved.members == len(members) else saved.replace(members=len(members))
     weights = (member.state_dict() for member in members)
@@ -147,7 +148,8 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
         folder: The model folder, or the run that it belongs to.
 
     Returns:
-        The model, which is a `LogitEnsemble` if the folder has several members; its settings; its labels.
+        The model, which is a `LogitEnsemble` or, for parts, a `PartNetworks` if the folder has several members; its
+        settings; its labels.
 
     Raises:
         ModelError: The folder is not a model folder, is damaged, or was written by a newer medseg, or the weights do not
@@ -158,9 +160,16 @@ def load_model(folder: str | Path) -> tuple[Model, SavedModel, Labels]:
     saved = SavedModel.load(folder / "config.yaml")
     labels = Labels.from_tsv(folder / "labels.tsv")
     models = [load_member(folder, saved, labels, member) for member in range(saved.members)]
-    network = LogitEnsemble(models) if len(models) > 1 else models[0]
+    network = _joined(models, saved)
     network.int8_folder = folder / INT8 if (folder / INT8).is_dir() else None
     return network, saved, labels
+
+
+def _joined(models: list[Model], saved: SavedModel) -> Model:
+    """Return the networks of a folder as one model."""
+    if saved.parts:
+        return PartNetworks(models, saved.part_channels)
+    return LogitEnsemble(models) if len(models) > 1 else models[0]
 
 
 def load_member(folder: Path, saved: SavedModel, labels: Labels, member: int = 0) -> Model:
@@ -183,7 +192,7 @@ def load_member(folder: Path, saved: SavedModel, labels: Labels, member: int = 0
         raise ModelError(
             f"{path}: no such file, expected the weights of {pluralise(saved.members, 'model')}. Copy the folder again."
         )
-    model = network_builder(saved)(saved.in_channels, labels.num_outputs)
+    model = network_builder(saved)(saved.in_channels, saved.outputs_of(labels, member))
     _fill(model, path)
     return model
 
@@ -312,6 +321,10 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
             f"| first stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} additional channels |"
         )
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
+    if saved.parts:
+        lines.append(
+            f"| parts | {'; '.join(f'{one.name}: {len(one.labels)} labels' for one in saved.parts)} |"
+        )
     if saved.started_from is not None:
         lines.append(f"| started from | {saved.started_from.in_words} |")
     lines += [

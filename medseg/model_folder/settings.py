@@ -10,12 +10,14 @@ from pydantic import Field, model_validator
 
 from medseg.config import Config
 from medseg.data.datasets.cases import AbsentChannels
+from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.preprocessing.training_data import TrainingData
 from medseg.data.settings import Axes
 from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
+from medseg.labels.label_table import Labels
 from medseg.model_folder.started_from import StartedFrom
 from medseg.storage.formats import check_format
 from medseg.yaml_dialect import read_yaml
@@ -149,6 +151,20 @@ class Calibration(Config):
     cases: int = Field(ge=1)
 
 
+class Part(Config):
+    """One network of a model folder whose networks find different labels in the same image.
+
+    Attributes:
+        name: Name of the part, such as the data set that it was trained on.
+        labels: Names of the labels of its outputs after the background, in order.
+        normalization: Normalisation of the image's channel for this network.
+    """
+
+    name: str
+    labels: tuple[str, ...] = Field(min_length=1)
+    normalization: Normalization
+
+
 class SavedModel(Config):
     """The ``config.yaml`` of a model folder: all that prediction needs besides labels and weights.
 
@@ -161,10 +177,12 @@ class SavedModel(Config):
         preprocessing: Resolved preprocessing, with the intensity statistics of the training data.
         window: Voxels per array axis; 1 along the slice axis of a 2D model.
         slice_axis: Array axis that is perpendicular to the slices of a 2D model.
-        members: Number of networks in the folder; the logits of several are averaged.
+        members: Number of networks in the folder; the logits of several are averaged, unless they are `parts`.
         num_first_stage_labels: Number of foreground labels of the first stage of a cascade, whose model folder is in
             ``first_stage/``. Its label map becomes that many additional input channels. 0 for a model that is not the
             second stage of a cascade.
+        parts: The networks of a folder whose networks find different labels, such as organs and ribs. Their label maps are
+            combined: where several find a label, that of the last one counts. Empty for other folders.
         slices: How slices become images of a 2D model.
         predict: Prediction settings.
         trained_on: Counts and figures for the model's README.
@@ -185,6 +203,7 @@ class SavedModel(Config):
     slice_axis: Literal[0, 1, 2] = 2
     members: int = Field(1, ge=1)
     num_first_stage_labels: int = Field(0, ge=0)
+    parts: tuple[Part, ...] = ()
     slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
@@ -192,6 +211,55 @@ class SavedModel(Config):
     calibration: Calibration | None = None
     absent_channels: AbsentChannels = "refuse"
     started_from: StartedFrom | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        """Refuse parts that are not one network each, see several channels, or share labels."""
+        if self.preprocessing.resample_raw is not None and self.num_first_stage_labels:
+            raise ValueError("preprocessing.resample_raw: found the second stage of a cascade, expected null")
+        if not self.parts:
+            return self
+        if len(self.parts) != self.members or len(self.channel_names) != 1 or self.num_first_stage_labels:
+            raise ValueError(
+                f"parts: found {len(self.parts)} for {self.members} networks and {len(self.channel_names)} channels, expected "
+                "one per network, one channel and no first stage"
+            )
+        names = [label for part in self.parts for label in part.labels]
+        if len(set(names)) < len(names):
+            raise ValueError("parts: found the same label in several parts, expected each label once")
+        return self
+
+    @property
+    def seen_preprocessing(self) -> Preprocessing:
+        """The preprocessing of the channels that the networks see: with parts, one for each different normalisation."""
+        if not self.parts:
+            return self.preprocessing
+        return self.preprocessing.model_copy(update={"channels": self._part_normalizations()})
+
+    @property
+    def part_channels(self) -> tuple[int, ...]:
+        """The channel of the prepared image that each part sees."""
+        seen = self._part_normalizations()
+        return tuple(seen.index(part.normalization) for part in self.parts)
+
+    def _part_normalizations(self) -> tuple[Normalization, ...]:
+        found: list[Normalization] = []
+        for part in self.parts:
+            if part.normalization not in found:
+                found.append(part.normalization)
+        return tuple(found)
+
+    def outputs_of(self, labels: Labels, member: int = 0) -> int:
+        """Return the number of outputs of one network of the folder.
+
+        Args:
+            labels: Labels of the folder.
+            member: Number of the network, from 0.
+
+        Returns:
+            Number of outputs, background included.
+        """
+        return 1 + len(self.parts[member].labels) if self.parts else labels.num_outputs
 
     @property
     def temperatures(self) -> tuple[float, ...]:

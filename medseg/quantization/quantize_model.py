@@ -106,6 +106,10 @@ def quantize_model(
         raise ModelError(
             f"{folder}: found a cascade, expected a model of one stage. Predict with precision=float32."
         )
+    if predictor.saved.parts:
+        raise ModelError(
+            f"{folder}: found a model of {len(predictor.saved.parts)} parts, expected one network. Predict with precision=float32."
+        )
     sample = calibration_windows(predictor, calibrate, windows, progress)
     before = _measured(predictor, measure, progress)
     with replacing_folder(folder / INT8) as temporary:

@@ -141,14 +141,19 @@ def write_trained(
     folds: tuple[Any, ...] = (0,),
     mirror_axes: tuple[int, ...] | None = None,
     trainer: str = "nnUNetTrainer",
+    seed: int = 0,
+    background: float | None = None,
 ) -> Path:
-    """A trained folder with random weights whose logits are far apart; checkpoints are as nnU-Net writes them."""
+    """A trained folder with random weights whose logits are far apart; checkpoints are as nnU-Net writes them.
+
+    `background` is the share of noise that the network takes for background; None for no preference.
+    """
     folder = parent / f"{trainer}__nnUNetPlans__{name}"
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
-    for seed, fold in enumerate(folds):
-        network = random_network(plans, name, dataset, trainer, seed)
+    for number, fold in enumerate(folds, seed):
+        network = random_network(plans, name, dataset, trainer, number, background)
         (folder / f"fold_{fold}").mkdir()
         save_checkpoint(
             folder / f"fold_{fold}" / "checkpoint_final.pth",
@@ -161,7 +166,12 @@ def write_trained(
 
 
 def random_network(
-    plans: dict[str, Any], name: str, dataset: dict[str, Any], trainer: str, seed: int
+    plans: dict[str, Any],
+    name: str,
+    dataset: dict[str, Any],
+    trainer: str,
+    seed: int,
+    background: float | None = None,
 ) -> torch.nn.Module:
     """The network that the plans describe, built by nnU-Net's own trainer class."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -192,6 +202,9 @@ def random_network(
         patch = manager.get_configuration(name).patch_size
         noise = torch.randn(1, channels, *patch)
         head.bias -= network.eval()(noise).mean(dim=(0, *range(2, noise.dim())))
+        if background is not None:
+            logits = network(noise)
+            head.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).quantile(background)
     assert isinstance(network, torch.nn.Module)
     return network
 

@@ -7,7 +7,7 @@ import shlex
 from importlib import import_module
 from typing import Any
 
-SOURCES = ("nnunet", "monai")
+SOURCES = ("nnunet", "totalsegmentator", "monai")
 
 
 def add_parser(commands: Any) -> None:

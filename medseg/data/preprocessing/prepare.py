@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -36,12 +36,17 @@ class Preprocessing(Config):
         spacing: Voxel size in mm per array axis; null, for all axes or for one of them, keeps the spacing of each file.
         crop_to_nonzero: Whether images are cropped to the box of voxels that are non-zero in any channel.
         channels: One normalisation per channel.
+        resample_raw: Spline order with which intensities are resampled before they are cropped and normalised, as in
+            TotalSegmentator: the centres of the outermost voxels stay in place, results lose their fraction, and each voxel of a
+            label map takes the label of the nearest voxel of the network. null resamples normalised intensities by a cubic
+            spline, and logits linearly.
     """
 
     orientation: Orientation | None = "RAS"
     spacing: Spacing | None = None
     crop_to_nonzero: bool = True
     channels: tuple[Normalization, ...] = (Normalization(),)
+    resample_raw: Literal[1, 3] | None = None
 
     def axcodes(self, source: Grid) -> str:
         """Return the axis codes of the network's arrays for a file with the grid `source`."""

@@ -97,6 +97,9 @@ class Segmenter(Protocol):
     def max_memory(self) -> int | None:
         """The resident bytes that the process must not exceed, or None without a budget."""
 
+    def evidence_sums(self) -> EvidenceSums:
+        """Return an object that adds up the evidence of a case."""
+
     def prepare(self, source: Case, *, seen: Callable[[Volume], None] | None = None) -> Any:
         """Read and prepare an image; call `seen` with the image as it was read, here or in `run`."""
 
@@ -238,7 +241,7 @@ def predict_files(
             uncertainty=uncertainty_path(target) if FileKind.UNCERTAINTY in kinds else None,
         )
         sampler = predictor.logit_sampler(outcome.case) if FileKind.LOGIT_SAMPLE in kinds else None
-        sums = EvidenceSums(predictor.labels) if evidence or predictor.quality is not None else None
+        sums = predictor.evidence_sums() if evidence or predictor.quality is not None else None
         notes: list[str] = []
 
         def predict() -> tuple[Volume, CaseQuality]:

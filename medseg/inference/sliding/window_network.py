@@ -72,7 +72,10 @@ class WindowNetwork:
         self.volumetric = compile_for_windows(volumetric) if settings.compile else volumetric
         self.window = tuple(saved.window[axis] for axis in SLAB_FIRST)
         self._first_stage_labels = saved.num_first_stage_labels
-        self._channels = len(saved.channel_names) + (saved.num_first_stage_labels > 0)
+        seen = saved.part_channels
+        self._channels = (
+            max(seen) + 1 if seen else len(saved.channel_names) + (saved.num_first_stage_labels > 0)
+        )
         self._measured: dict[tuple[int, torch.dtype], tuple[int, float]] = {}
         self._largest_batch = 0
         self.exclusive = threading.Lock()

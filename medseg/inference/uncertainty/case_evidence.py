@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from medseg.inference.sliding.labelling import label_rule
+from medseg.inference.sliding.labelling import LabelRule, label_rule
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.to_file_grid import split_slices
 from medseg.labels.label_table import Labels
@@ -124,10 +124,12 @@ class EvidenceSums:
 
     Args:
         labels: Labels that the network learned, and its regions if it predicts these.
+        rule: How the logits of the network become labels; None for the rule of these labels.
     """
 
-    def __init__(self, labels: Labels) -> None:
-        self._labels, self._rule = labels, label_rule(labels)
+    def __init__(self, labels: Labels, rule: LabelRule | None = None) -> None:
+        self._labels, self._rule = labels, rule or label_rule(labels)
+        self._of_probabilities = label_rule(labels)
         self._voxel_ml = 0.0
         self._sums: Tensor | None = None
 
@@ -164,7 +166,7 @@ class EvidenceSums:
         """
         values = probabilities.flatten(0, -2)
         for some in values.split(max(1, _values_at_once(values) // values.shape[-1])):
-            self._add(self._rule.present(some - 0.5), some)
+            self._add(self._of_probabilities.present(some - 0.5), some)
 
     def _add(self, present: Tensor, p: Tensor) -> None:
         """Add voxels, given which outputs are present in each and their probabilities, both `(voxels, k)`."""
