@@ -2,7 +2,7 @@
 
     python benchmarks/instances.py --folder runs/instances --minutes 4
 
-Forty phantoms of 64³ voxels with 30 ellipsoids each, which touch and are equally bright, are generated. An instance U-Net for
+Forty phantoms of 56³ voxels with 30 ellipsoids each, which touch and are equally bright, are generated. An instance U-Net for
 volumes and one for slices are trained on twenty of them, each for as many minutes. On the other twenty, four methods are
 compared: the offsets of the network for volumes; a watershed of the distances that the same network predicts; the connected
 components of its label maps; and the instances that the network for slices finds, linked across slices. An existing run is not
@@ -34,7 +34,7 @@ from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import instance_phantom, write_instance_phantoms
 from medseg.data.datasets.read_case import read_case_image, read_case_instances
 from medseg.evaluation.instances.pairs import evaluate_instances
-from medseg.inference.instances.volume_instances import CentreMaps, centre_engine
+from medseg.inference.instances.volume_instances import centre_engine
 from medseg.inference.predictor import Predictor, load
 from medseg.io.companions.instance_files import write_instances
 from medseg.io.files import write
@@ -44,17 +44,19 @@ from medseg.runtime.memory import PeakMemory, format_size
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
+Floats = NDArray[np.floating]
 TRAINED, HELD_OUT = 20, 20
-DEPTHS = (64, 192, 576)
+SIDE = 56
+DEPTHS = (56, 168, 504)
 MODELS = {
     "volumes": {
         "model": {"name": "instance_unet_3d", "channels": [12, 24, 48]},
-        "patch": {"size": [40, 40, 40]},
-        "predict": {"overlap": 0.4},
+        "patch": {"size": [32, 32, 32]},
+        "predict": {"overlap": 0.25},
     },
-    "slices": {"model": {"name": "instance_unet_2d", "channels": [16, 32, 64]}, "patch": {"size": [64, 64]}},
+    "slices": {"model": {"name": "instance_unet_2d", "channels": [16, 32, 64]}, "patch": {"size": [56, 56]}},
 }
-BATCHES = {"volumes": 1, "slices": 12}
+BATCHES = {"volumes": 2, "slices": 16}
 HEADER = ("method", "F1", "AP50", "AP", "PQ", "found", "matched", "references", "s per volume")
 
 
@@ -75,7 +77,7 @@ def main() -> None:
         _train(options.folder, name, options.minutes)
     rows = [_row(options.folder, dataset, name, find) for name, find in _methods(options.folder).items()]
     text = (
-        f"{HELD_OUT} phantoms of 64³ voxels with 30 touching ellipsoids each, after {options.minutes:g} minutes of training on "
+        f"{HELD_OUT} phantoms of 56³ voxels with 30 touching ellipsoids each, after {options.minutes:g} minutes of training on "
         f"{TRAINED} others (`benchmarks/instances.py`). F1 and PQ are at an IoU above 0.5."
     )
     depths = [_memory_row(options.folder, depth) for depth in DEPTHS]
@@ -85,7 +87,11 @@ def main() -> None:
 
 def _dataset(folder: Path) -> Dataset:
     present = (folder / "dataset.json").is_file()
-    dataset = read_dataset(folder) if present else write_instance_phantoms(folder, cases=TRAINED + HELD_OUT)
+    dataset = (
+        read_dataset(folder)
+        if present
+        else write_instance_phantoms(folder, TRAINED + HELD_OUT, shape=(SIDE,) * 3)
+    )
     ids = dataset.ids
     split = {"train": ids[:TRAINED], "validation": ids[TRAINED:]}
     (folder / "splits.json").write_text(json.dumps([split]))
@@ -121,34 +127,32 @@ def _methods(folder: Path) -> dict[str, Callable[[Volume], Instances]]:
     volumes, slices = (load(folder / name, device="cpu") for name in MODELS)
     return {
         "offsets (`instance_unet_3d`)": volumes.instances,
-        "watershed of distances (same network)": lambda image: _watershed(volumes, image),
+        "watershed of distances (same network)": lambda image: _watershed(*_maps(volumes, image)),
         "connected components (same network)": lambda image: Instances.from_components(
-            volumes(image).data[0]
+            _maps(volumes, image)[0] > 0.5
         ),
         "slices linked (`instance_unet_2d`)": slices.instances,
     }
 
 
-def _watershed(predictor: Predictor, image: Volume) -> Instances:
-    """Return the basins of the distances from the border, one for each of their maxima after smoothing."""
+def _maps(predictor: Predictor, image: Volume) -> tuple[Floats, Floats]:
+    """Return the probability of foreground and the distance from the border, `(X, Y, Z)`, of a whole volume at once."""
     model = predictor.model
     assert isinstance(model, InstanceUNet)
-    engine = centre_engine(predictor.engine, model, predictor.saved)
-    assert isinstance(engine.network.model, CentreMaps)
     prepared = predictor.prepare(image)
-    maps = engine.network(prepared.image.slices(0, prepared.image.shape[1])[None]).float()[0]
-    logits, distance = (
-        maps[: model.num_classes].movedim(1, -1),
-        maps[model.num_classes].movedim(0, -1).numpy(),
-    )
-    inside = (logits.argmax(dim=0) > 0).numpy()
-    score = 1 - logits.softmax(dim=0)[0].numpy()
-    height = ndimage.gaussian_filter(distance, 2)
+    network = centre_engine(predictor.engine, model, predictor.saved).network
+    maps = network(prepared.image.slices(0, prepared.image.shape[1])[None]).float()[0].movedim(1, -1)
+    return 1 - maps[: model.num_classes].softmax(dim=0)[0].numpy(), maps[model.num_classes].numpy()
+
+
+def _watershed(foreground: Floats, distance: Floats) -> Instances:
+    """Return the basins of the distances from the border, one for each of their maxima after smoothing."""
+    inside, height = foreground > 0.5, ndimage.gaussian_filter(distance, 2)
     peaks = (ndimage.maximum_filter(height, 7) == height) & inside & (height > 0.2)
     seeds, _ = ndimage.label(peaks, np.ones((3, 3, 3)))
     ids: NDArray[np.int32] = watershed(-height, seeds, mask=inside)
     found = Instances.from_map(ids)
-    scores = ndimage.mean(score, ids, np.unique(ids[ids > 0]))
+    scores = ndimage.mean(foreground, ids, np.unique(ids[ids > 0]))
     return Instances.from_crops(found.shape, found.starts, found.masks, found.classes, scores)
 
 
@@ -175,7 +179,7 @@ def _memory_row(folder: Path, depth: int) -> list[str]:
     command = [sys.executable, __file__, "--folder", str(folder), "--depth", str(depth)]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return [
-        f"64 × 64 × {depth}",
+        f"{SIDE} × {SIDE} × {depth}",
         format_size(measured["peak"]),
         str(measured["instances"]),
         f"{measured['seconds']:.0f}",
@@ -184,10 +188,10 @@ def _memory_row(folder: Path, depth: int) -> list[str]:
 
 def _peak(folder: Path, depth: int) -> dict[str, float]:
     """Return the memory of the prediction of a volume that repeats a phantom, without image and result."""
-    block = instance_phantom((1, 0))[0].data
+    block = instance_phantom((1, 0), shape=(SIDE,) * 3)[0].data
     predictor = load(folder / "volumes", device="cpu")
-    predictor.instances(Volume(block, Grid.from_spacing((64, 64, 64))))  # loads what is loaded once
-    data = np.tile(block, (1, 1, 1, depth // 64))
+    predictor.instances(Volume(block, Grid.from_spacing((SIDE,) * 3)))  # loads what is loaded once
+    data = np.tile(block, (1, 1, 1, depth // SIDE))
     image = Volume(data, Grid.from_spacing(data.shape[1:]))
     began = time.perf_counter()
     with PeakMemory() as memory:

@@ -48,6 +48,11 @@ def check_learnable(experiment: ExperimentConfig, model: Model, label_sets: Labe
             f"model.name: found {experiment.model.name}, which computes its own losses, with regions, an ignore label, partially "
             "annotated cases or class weights, expected none of them. Choose another model, such as unet_3d."
         )
+    if label_sets.labels.regions and callable(getattr(model, "instances", None)):
+        raise ConfigError(
+            f"model.name: found {experiment.model.name}, which finds instances, with regions, which may overlap, expected labels. Set "
+            "data.regions={}, or choose another model, such as unet_3d."
+        )
     if train.keep_old_labels and model.computes_own_losses:
         raise ConfigError(
             f"train.keep_old_labels: found true for {experiment.model.name}, which computes its own losses, expected false. Choose "
