@@ -30,7 +30,7 @@ class CentreTargets:
         inside: Voxels (n 1 *spatial) bool of instances.
         known: Voxels (n 1 *spatial) bool whose distance is known. Where a patch cuts an instance, its border may be nearer
             outside of the patch than inside.
-        lengths: Mean length (m) of the offsets of each instance in mm.
+        lengths: Mean length (m) of the offsets in mm of each instance that no border of a patch may cut.
         spacing: Voxel size in mm per axis.
     """
 
@@ -117,7 +117,7 @@ def _targets(
     size = np.ones((1, *ids.shape), np.float32)
     known = np.ones((1, *ids.shape), bool)
     instances = Instances.from_map(ids)
-    sizes = np.zeros(len(instances), np.float32)
+    lengths: list[float] = []
     for index, mask in enumerate(instances.masks):
         box: Any = instances.box(index)
         places = np.argwhere(mask)
@@ -127,11 +127,14 @@ def _targets(
         inner: Any = tuple(places.T)
         offsets[(slice(None), *box)][(slice(None), *inner)] = to_centre.T
         mean = float(np.sqrt(((to_centre * spacing) ** 2).sum(axis=1)).mean())
-        size[(0, *box)][inner] = sizes[index] = max(mean, float(spacing.min()) / 2)
+        mean = max(mean, float(spacing.min()) / 2)
+        size[(0, *box)][inner] = mean
+        if all(side.start > 0 and side.stop < n for side, n in zip(box, ids.shape, strict=True)):
+            lengths.append(mean)
         depth, certain = _depth(mask, box, ids.shape, spacing)
         distance[(0, *box)][inner] = depth[inner] / depth.max()
         known[(0, *box)][inner] = certain[inner]
-    return distance, offsets, size, known, sizes
+    return distance, offsets, size, known, np.array(lengths, np.float32)
 
 
 def _depth(

@@ -61,6 +61,7 @@ def test_the_border_of_a_patch_is_no_border_of_an_instance():
         assert found.known[0, 0, row, :4].tolist() == known
         assert torch.equal(found.distance[0, 0, row, :4], depth)
     assert found.known[0, 0, :, 4:].all()
+    assert len(found.lengths) == 0
     full = targets_of(np.ones((3, 3), np.int64))
     assert not full.known.any()
     assert (full.offsets[0, :, 1, 1] == 0).all()
@@ -96,5 +97,6 @@ def test_losses_are_mean_errors_relative_to_the_size():
     size = np.hypot(*(np.argwhere(ids) - 2).T).mean() * 2
     assert float(losses["offsets"]) == pytest.approx(lengths.mean() / size)
     assert float(losses["distance"]) == pytest.approx((8 * 0.5 + 1) / 9)
+    assert found.lengths.tolist() == pytest.approx([size])
     nothing = targets_of(np.zeros((4, 4), np.int64))
     assert float(nothing.losses(torch.zeros(1, 3, 4, 4))["offsets"]) == 0
