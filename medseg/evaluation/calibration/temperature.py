@@ -13,7 +13,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from medseg.inference.uncertainty.logit_sample import VoxelSample
@@ -107,6 +106,7 @@ def fit_temperature(sample: VoxelSample, members: NDArray[np.bool_], *, regions:
     Returns:
         A tuple of one temperature.
     """
+    from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(sample, members, (math.exp(log_temperature),), regions=regions)
@@ -130,6 +130,8 @@ def fit_temperatures(
     Returns:
         One temperature per output.
     """
+    from scipy.optimize import minimize
+
     logits = scaled(sample.logits, (1.0,) * sample.logits.shape[1], regions=regions)
     inside = members[sample.reference].astype(np.float64)
     weight = sample.weight / sample.weight.sum()

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from medseg.errors import DataError
 from medseg.labels.instance_overlaps import overlaps_of
@@ -128,6 +127,8 @@ def _similarities(
 
 def _assigned(weights: dict[tuple[int, int], float]) -> dict[int, int]:
     """Return the track assigned to each instance, so that the sum of weights is largest."""
+    from scipy.optimize import linear_sum_assignment
+
     tracks, instances = (sorted({key[side] for key in weights}) for side in (0, 1))
     matrix = np.zeros((len(tracks), len(instances)))
     for (track, instance), weight in weights.items():

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from medseg.inference.quality.conformal import conformal_interval, conformal_quantile
 from medseg.inference.quality.feature_kinds import FEATURE_KINDS
@@ -269,6 +268,8 @@ def _calibrated(
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    from scipy.stats import spearmanr
+
     first, second = zip(*pairs, strict=True) if pairs else ((), ())
     if len(set(first)) < 2 or len(set(second)) < 2:
         return None

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from medseg.volumes.volume import Volume
 
@@ -50,8 +49,18 @@ class IntensitySample:
         """
         x, y, z = _steps(image.grid.shape, _SAMPLED_VOXELS)
         values = np.nan_to_num(image.data[:, x, y, z].astype(np.float64), nan=-np.inf)
-        ranks = [rankdata(channel).reshape(channel.shape) / channel.size for channel in values]
+        ranks = [_ranks(channel) / channel.size for channel in values]
         return cls((x, y, z), np.stack(ranks).astype(np.float32))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value, from 1; equal values have the mean of their ranks.
+
+    This is `scipy.stats.rankdata`, without the second that the import of `scipy.stats` takes in each process that predicts.
+    """
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(means[places].reshape(values.shape))
 
 
 def image_features(image: Volume, names: Sequence[str]) -> Features:

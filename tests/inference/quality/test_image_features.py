@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from medseg.inference.quality.image_features import IntensitySample, image_features
 from medseg.volumes.grid import Grid
@@ -77,3 +77,11 @@ def test_ranks_are_fractions_of_darker_voxels():
     sample = IntensitySample.from_image(volume(values**3))
     assert sample.steps == (slice(None, None, 1),) * 3
     np.testing.assert_allclose(sample.ranks[0], (values + 1) / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("values", [[3, 1, 2, 1, 1], [0.5, -np.inf, 7.25, -np.inf], [4, 4, 4]])
+def test_ranks_are_those_of_scipy(values):
+    data = np.array(values, np.float64).reshape(1, 1, 1, -1)
+    expected = stats.rankdata(np.nan_to_num(data)) / data.size
+    image = Volume(data, Grid.from_spacing(data.shape[1:]))
+    assert np.array_equal(IntensitySample.from_image(image).ranks.ravel(), expected.astype(np.float32))
