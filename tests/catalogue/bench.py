@@ -6,10 +6,7 @@ import contextlib
 import gzip
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,17 +24,12 @@ from medseg.model_folder.folder import save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from tests.catalogue.promise import Answer, Broken, joined
+from tests.helpers.children import Program, start_program
 
 SHAPE = (20, 22, 24)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 VOXELS = np.random.default_rng(0).normal(0, 300, SHAPE).astype(np.int16)
 CASES = 5
-COMMAND = """\
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
-from medseg.cli.main import main
-sys.exit(main())
-"""
 CONFIG = """\
 name: toy
 data: {path: DATA, folds: 2}
@@ -221,17 +213,11 @@ class Bench:
         name = file.name if isinstance(file, Path) else file
         return Answer(code, out.getvalue() + err.getvalue() + shown, name)
 
-    def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
-        """Start a command as a process of its own."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            **options,
-        )
+    def start(self, *words: object, passing: int | None = None) -> Program:
+        """Start a command as a process of its own; a prediction holds its cases after a number of them."""
+        held = ("tests.helpers.held_prediction", self.folder / "notes", passing)
+        program = ("medseg",) if passing is None else held
+        return start_program("-m", *program, *words, errors_in_output=True)
 
     def predict(self, *images: object, model: Path | None = None, options: Sequence[str] = ()) -> Answer:
         """Predict images together with a good one, whose label map must be written; nothing else may be left."""

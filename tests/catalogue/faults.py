@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -18,10 +19,12 @@ import psutil
 
 from medseg.data.datasets.cases import Case
 from medseg.data.patches import case_store
+from medseg.inference.cohort import several_devices
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.several_devices import predict_on_devices
 from tests.catalogue.bench import AFFINE, CONFIG, Bench
 from tests.catalogue.promise import Answer, Broken, joined, recipe
+from tests.helpers.children import Program, start_program
 from tests.helpers.runs import files_of_at_most
 
 SECONDS = 180
@@ -36,9 +39,8 @@ def config_of(bench: Bench, **train: Any) -> Path:
     return path
 
 
-def lines_until(process: subprocess.Popen[str], text: str) -> str:
+def lines_until(process: Program, text: str) -> str:
     """Return the output of a process up to a line with a text."""
-    assert process.stdout is not None
     output = ""
     for line in process.stdout:
         output += line
@@ -47,7 +49,7 @@ def lines_until(process: subprocess.Popen[str], text: str) -> str:
     raise Broken(f"no line with {text!r}:\n{output}")
 
 
-def end_of(process: subprocess.Popen[str], seconds: int = SECONDS) -> tuple[int, str]:
+def end_of(process: Program, seconds: int = SECONDS) -> tuple[int, str]:
     """Return the exit code and the remaining output; raise if the process or a child goes on."""
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     try:
@@ -107,30 +109,41 @@ class KilledAtOne:
 def killed_prediction(bench: Bench) -> Answer:
     names = [*(f"c{number}" for number in range(12)), "fatal"]
     pairs = [(Case(name, (bench.folder / name,)), bench.folder / f"{name}.txt") for name in names]
-    outcomes = list(predict_on_devices(KilledAtOne(), ("a", "b"), pairs, lambda note: None))
+    fork = multiprocessing.get_context("fork")  # which saves the imports of new interpreters
+    with patch.object(several_devices.multiprocessing, "get_context", lambda method: fork):
+        outcomes = list(predict_on_devices(KilledAtOne(), ("a", "b"), pairs, lambda note: None))
     failed = [one for one in outcomes if one.error is not None]
     if [one.case.id for one in failed] != ["fatal"] or len(list(bench.folder.glob("c*.txt"))) != 12:
         raise Broken("other cases failed")
     return Answer(2, str(failed[0].error))
 
 
+SMALL_SHARED_MEMORY = """
+import ctypes, os, sys
+
+from medseg.cli.main import main
+
+libc = ctypes.CDLL(None, use_errno=True)
+NEW_NAMESPACE, PRIVATE_TREE = 1 << 17, 1 << 14 | 1 << 18
+if (
+    libc.unshare(NEW_NAMESPACE)
+    or libc.mount(None, b"/", None, PRIVATE_TREE, None)
+    or libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=64k")
+):
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+sys.exit(main())
+"""
+
+
 @recipe(102)
 def small_shared_memory(bench: Bench) -> Answer:
     config = config_of(bench, steps=2, workers=2, batch_size=16)
-    words = f"{sys.executable} -m medseg train {config} --run {bench.folder / 'run'} patch.size=[20,20,20]"
-    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"{mounted} && exec {words}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    text = done.stdout + done.stderr
-    if done.returncode not in (0, 4):
-        raise Broken(f"exit code {done.returncode}:\n{text}")
-    return Answer(done.returncode, text)
+    (bench.folder / "small.py").write_text(SMALL_SHARED_MEMORY)
+    words = ("train", config, "--run", bench.folder / "run", "patch.size=[20,20,20]")
+    code, text = end_of(start_program(bench.folder / "small.py", *words, errors_in_output=True))
+    if code not in (0, 4):
+        raise Broken(f"exit code {code}:\n{text}")
+    return Answer(code, text)
 
 
 @recipe(103)
@@ -181,13 +194,9 @@ def killed_rank(bench: Bench) -> Answer:
     config = config_of(bench, steps=5000, workers=0, save_every=2)
     run = bench.folder / "run"
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "medseg")
-    process = subprocess.Popen(
-        [sys.executable, *launch, "train", str(config), "--run", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    more = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = (*launch, "train", config, "--run", run)
+    process = start_program(*words, env={**os.environ, **more}, errors_in_output=True)
     lines_until(process, "step 6/")
     ranks = [one for one in psutil.Process(process.pid).children() if "train" in one.cmdline()]
     max(ranks, key=lambda one: one.pid).kill()

@@ -39,7 +39,7 @@ class Tries:
 
 
 @pytest.mark.slow
-def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
+def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path, forked_workers):
     before = set(multiprocessing.active_children())
     numbers = [str(number) for number in range(12)]
     # Dask keeps the first tasks at a worker in advance, where they are lost with it without having been tried.
@@ -63,7 +63,7 @@ def test_a_lost_task_is_tried_twice_more_and_does_not_harm_others(tmp_path):
 
 
 @pytest.mark.slow
-def test_items_are_consumed_a_few_ahead_and_errors_end_the_operation(tmp_path):
+def test_items_are_consumed_a_few_ahead_and_errors_end_the_operation(tmp_path, forked_workers):
     consumed = []
 
     def items():
@@ -77,7 +77,7 @@ def test_items_are_consumed_a_few_ahead_and_errors_end_the_operation(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_start_again_is_replaced(tmp_path, monkeypatch):
+def test_a_worker_that_does_not_start_again_is_replaced(tmp_path, monkeypatch, forked_workers):
     """The process that starts a worker again has ended itself, as after a failed start."""
     monkeypatch.setitem(dask_cluster._SETTINGS, "distributed.deploy.lost-worker-timeout", "1s")
     monkeypatch.setattr("medseg.cluster.dask_tasks._LOOK_AGAIN", 1.0)

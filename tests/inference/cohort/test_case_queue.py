@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,6 +18,7 @@ from medseg.inference.cohort.case_records import CaseRecord, CaseRecords, CaseSt
 from medseg.inference.cohort.predict_folder import FolderPrediction, LoadedModels, OutputFiles, named_cases
 from medseg.model_folder.folder import save_model
 from medseg.storage.tsv import read_tsv
+from tests.helpers.children import start_program
 from tests.helpers.held_prediction import begun
 from tests.helpers.paths import ROOT
 
@@ -45,22 +44,13 @@ def start(cohort, tmp_path):
     def start(*options, passing=100 * CASES):
         call = ["predict", str(model), str(images), "-o", str(tmp_path / "out"), "--device", "cpu", *options]
         program = ["-m", "tests.helpers.held_prediction", str(tmp_path / "notes"), str(passing), *call]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *program],
-                cwd=ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        started.append(start_program(*program, cwd=ROOT))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
-        process.stderr.close()
+        process.communicate()
 
 
 def wait_until(condition):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from medseg.inference.cohort.loaded_models import ModelSource
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.model_folder.folder import save_model
 from medseg.storage.tsv import read_tsv
+from tests.helpers.children import Program, start_program
 from tests.helpers.held_prediction import begun, release
 from tests.helpers.paths import ROOT
 
@@ -76,24 +77,15 @@ def check(out: Path, expected: dict[str, np.ndarray]) -> None:
 
 @contextmanager
 def command(
-    cohort, out: Path, passing: int, cluster: str = "local:2"
-) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    cohort, out: Path, passing: int, environment: Mapping[str, str], cluster: str = "local:2"
+) -> Iterator[tuple[Program, Path]]:
     """Start ``medseg predict`` on a cluster, by default two workers, which hold all but the first cases.
 
     Yields:
         The process, and the notes of `held_prediction`.
     """
-    model, images, _ = cohort
     notes = out.with_name("notes")
-    call = ["predict", str(model), str(images), "-o", str(out), "--device", "cpu", "--cluster", cluster]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.held_prediction", str(notes), str(passing), *call],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_program("-m", *held(cohort, out, passing, cluster), cwd=ROOT, env=environment)
     try:
         yield process, notes
     finally:
@@ -102,27 +94,31 @@ def command(
         process.communicate()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def held(cohort, out: Path, passing: int, cluster: str) -> list[str]:
+    """Return the words of a prediction on a cluster that holds all but the first cases."""
+    model, images, _ = cohort
+    call = ["predict", str(model), str(images), "-o", str(out), "--device", "cpu", "--cluster", cluster]
+    return ["tests.helpers.held_prediction", str(out.with_name("notes")), str(passing), *call]
+
+
+def wait_until(condition: Callable[[], bool], process: Program | subprocess.Popen[str]) -> None:
     end = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < end, process.poll()
         time.sleep(0.05)
 
 
-def wait_for_files(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_files(out: Path, count: int, process: Program | subprocess.Popen[str]) -> None:
     wait_until(lambda: len(list(out.glob("*.nii.gz"))) >= count, process)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the processes that predict."""
-    try:
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
-    except psutil.Error:
-        return []
+def workers_of(notes: Path) -> list[psutil.Process]:
+    """Return the processes that predict and have begun a case."""
+    pids = {pid for _, pid in begun(notes)}
+    return [process for process in psutil.process_iter() if process.pid in pids]
 
 
-def test_label_maps_and_tables_are_those_of_one_process(cohort, tmp_path, monkeypatch):
+def test_label_maps_and_tables_are_those_of_one_process(cohort, tmp_path, monkeypatch, forked_workers):
     model, images, expected = cohort
     monkeypatch.chdir(tmp_path)  # paths that are relative to this process
     outcomes = medseg.predict(model, images, "out", device="cpu", cluster="local:2")
@@ -136,28 +132,28 @@ def test_label_maps_and_tables_are_those_of_one_process(cohort, tmp_path, monkey
     assert [row.cells["case"] for row in read_tsv(tmp_path / "out" / "failed.tsv").rows] == ["bad"]
 
 
-def test_killed_workers_cost_nothing_but_time(cohort, tmp_path):
+def test_killed_workers_cost_nothing_but_time(cohort, tmp_path, forked_workers):
     """Two workers are killed while they predict a case, and one at any moment; each label map is there as from an undisturbed one.
 
     A case is given up after three lost workers, so no case loses more than two.
     """
     out = tmp_path / "out"
-    with command(cohort, out, passing=4) as (process, notes):
+    with command(cohort, out, passing=4, environment=forked_workers) as (process, notes):
         hit: list[tuple[str, int]] = []
         while len(hit) < 2:
             names, pids = {name for name, _ in hit}, {pid for _, pid in hit}
 
-            def held(names=names, pids=pids) -> list[tuple[str, int]]:
+            def waiting(names=names, pids=pids) -> list[tuple[str, int]]:
                 return [
                     (name, pid) for name, pid in begun(notes)[4:] if name not in names and pid not in pids
                 ]
 
-            wait_until(lambda held=held: bool(held()), process)
-            hit.append(held()[0])
+            wait_until(lambda waiting=waiting: bool(waiting()), process)
+            hit.append(waiting()[0])
             os.kill(hit[-1][1], signal.SIGKILL)
         release(notes)
         time.sleep(random.Random(0).uniform(0, 1))
-        for worker in workers_of(process)[:1]:
+        for worker in workers_of(notes)[:1]:
             worker.send_signal(signal.SIGKILL)
         printed, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, errors
@@ -167,12 +163,12 @@ def test_killed_workers_cost_nothing_but_time(cohort, tmp_path):
     assert all(names.count(name) > 1 for name, _ in hit)
 
 
-def test_a_killed_command_continues(cohort, tmp_path):
+def test_a_killed_command_continues(cohort, tmp_path, forked_workers):
     """With local:N, the scheduler is part of the command."""
     out = tmp_path / "out"
-    with command(cohort, out, passing=3) as (process, _):
+    with command(cohort, out, passing=3, environment=forked_workers) as (process, notes):
         wait_for_files(out, 3, process)
-        workers = workers_of(process)
+        workers = workers_of(notes)
         assert workers
         process.kill()
         _, alive = psutil.wait_procs(workers, timeout=SECONDS)
@@ -193,39 +189,36 @@ def continue_and_check(cohort, out: Path, **options: str) -> None:
 
 
 @contextmanager
-def dask_process(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def dask_process(*arguments: str, **environment: str) -> Iterator[Program]:
     """Start a scheduler or a worker of its own."""
-    program = [sys.executable, "-m", *arguments, "--dashboard-address", "127.0.0.1:0"]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            program, cwd=ROOT, env={**os.environ, **environment}, stdout=file, stderr=file
-        )
+    words = ("-m", *arguments, "--dashboard-address", "127.0.0.1:0")
+    process = start_program(*words, cwd=ROOT, env={**os.environ, **environment}, errors_in_output=True)
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
-def address_in(log: Path) -> str:
-    """Wait for the address of a scheduler in its log."""
-    end = time.monotonic() + SECONDS
-    while not (match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", log.read_text())):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return match[1]
+def address_of(scheduler: Program) -> str:
+    """Return the address that a scheduler prints."""
+    for line in scheduler.stdout:
+        if match := re.search(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)", line):
+            return match[1]
+    raise AssertionError(scheduler.poll())
 
 
 def test_a_killed_scheduler_ends_the_command_which_continues(cohort, tmp_path):
     out = tmp_path / "out"
     scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-    worker = ("distributed.cli.dask_worker", "--nthreads", "1", "--preload", "tests.helpers.held_prediction")
-    held = {"MEDSEG_TESTS_NOTES": str(tmp_path / "notes"), "MEDSEG_TESTS_PASSING": "3"}
-    with dask_process(tmp_path / "scheduler.log", *scheduler) as first:
-        address = address_in(tmp_path / "scheduler.log")
+    worker = ("distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny")
+    preload = ("--preload", "tests.helpers.held_prediction")
+    notes = {"MEDSEG_TESTS_NOTES": str(tmp_path / "notes"), "MEDSEG_TESTS_PASSING": "3"}
+    with dask_process(*scheduler) as first:
+        address = address_of(first)
         with (
-            dask_process(tmp_path / "worker.log", *worker, address, **held),
-            command(cohort, out, passing=3, cluster=address) as (process, _),
+            dask_process(*worker, *preload, address, **notes),
+            command(cohort, out, passing=3, environment=os.environ, cluster=address) as (process, _),
         ):
             wait_for_files(out, 3, process)
             first.kill()
@@ -237,9 +230,17 @@ def test_a_killed_scheduler_ends_the_command_which_continues(cohort, tmp_path):
 
 
 def test_an_interrupted_command_ends_with_one_message(cohort, tmp_path):
-    """Ctrl-C reaches all processes of a terminal."""
-    out = tmp_path / "out"
-    with command(cohort, out, passing=1) as (process, notes):
+    """Ctrl-C reaches all processes of a terminal; here they are those of a user, new interpreters."""
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    process = subprocess.Popen(
+        [sys.executable, "-m", *held(cohort, out, 1, "local:2")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
         wait_for_files(out, 1, process)
         os.killpg(process.pid, signal.SIGINT)
         release(notes)
@@ -248,6 +249,10 @@ def test_an_interrupted_command_ends_with_one_message(cohort, tmp_path):
         assert errors.splitlines()[-1].startswith("medseg predict: interrupted; finished results are kept.")
         assert "Traceback" not in errors
         assert not (out / ".cohort" / "claims").exists()
+    finally:
+        release(notes)
+        process.kill()
+        process.communicate()
 
 
 def test_a_wrong_cluster_is_refused_before_any_work(cohort, tmp_path):

@@ -6,8 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import pytest
 
 from medseg.errors import ConfigError
 from medseg.serve.web.run_server import listen
+from tests.helpers.children import Program, start_program
 from tests.helpers.services import ALICE, bearer, image_bytes
 
 PATIENCE = 180.0
@@ -30,7 +29,7 @@ PATIENCE = 180.0
 class Server:
     """A server in another process."""
 
-    process: subprocess.Popen[str]
+    process: Program
     address: str
 
     def ask(self, path: str, data: bytes | None = None, kind: str = "") -> Any:
@@ -58,25 +57,15 @@ class Server:
 def serving(model: Path, folder: Path, tokens: Path, *, held: bool = False) -> Iterator[Server]:
     """The command on a free port; ``held`` lets its predictions wait."""
     program = ["tests.helpers.held_prediction", str(folder.with_name("notes")), "0"] if held else ["medseg"]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", *program, "serve", str(model), "--port", "0", "--device", "cpu"),
-            *("--folder", str(folder), "--token-file", str(tokens)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
+    words = ("serve", model, "--port", "0", "--device", "cpu", "--folder", folder, "--token-file", tokens)
+    process = start_program("-m", *program, *words, errors_in_output=True)
     reader = threading.Thread(target=process.stdout.read)  # so that the pipe does not fill
     try:
         printed = []
         for line in process.stdout:
             printed.append(line)
             if found := re.fullmatch(r"open: (http://127\.0\.0\.1:\d+/)\n", line):
-                threading.Thread(
-                    target=process.stdout.read, daemon=True
-                ).start()  # so that the pipe does not fill
+                reader.start()
                 yield Server(process, found[1])
                 break
         else:
