@@ -6,6 +6,7 @@ Both use as many threads as PyTorch, so that several processes of one machine sh
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,9 @@ def openvino_core(where: str) -> Any:  # pragma: extra
 def without_telemetry() -> None:  # pragma: extra
     """Switch the usage statistics of OpenVINO and NNCF off; call it before they are imported."""
     os.environ["NNCF_CI"] = "1"  # NNCF's own switch: its events go to a stub
+    # NNCF reports that it was imported before it looks at this switch. Both libraries send nothing if they cannot import the
+    # package that sends.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def openvino_graph(model: Model, size: tuple[int, ...]) -> Any:  # pragma: extra

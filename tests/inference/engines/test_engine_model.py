@@ -8,6 +8,7 @@ import torch
 
 from medseg.errors import ConfigError, ModelError
 from medseg.inference.engines.engine_model import on_engine
+from medseg.inference.engines.runtimes import without_telemetry
 from medseg.model_folder.settings import PredictSettings
 from medseg.models import build_model
 from tests.helpers.volumes import small_phantom
@@ -93,3 +94,13 @@ def test_missing_packages_are_named(make_predictor, monkeypatch, engine, package
     )
     with pytest.raises(ModelError, match=rf"engine={engine}: .*{package}.*medseg\[{engine}\]"):
         make_predictor().with_settings(engine=engine)
+
+
+def test_the_package_that_sends_usage_statistics_cannot_be_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    monkeypatch.setenv("NNCF_CI", "")
+    without_telemetry()
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
+    assert os.environ["NNCF_CI"] == "1"
+    monkeypatch.delitem(sys.modules, "openvino_telemetry")
