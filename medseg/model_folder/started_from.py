@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from medseg.config import Config
@@ -12,6 +13,7 @@ NAME = "started_from.json"
 """Name of the record in a run folder."""
 
 _NOTHING = "-"
+_MOST_LEFT = 12  # outputs that are listed one by one
 
 
 class TransferRow(Config):
@@ -30,6 +32,15 @@ class TransferRow(Config):
     source: str
     result: Literal["taken", "adapted", "new", "left"]
     note: str = ""
+
+
+def _shortened(rows: Sequence[TransferRow]) -> list[TransferRow]:
+    """Return the rows for a terminal: many outputs that are left, as those of a published model, become one row."""
+    left = [row for row in rows if (row.part, row.result) == ("output", "left")]
+    if len(left) <= _MOST_LEFT:
+        return list(rows)
+    first = left[0].replace(source=f"{left[0].source} and {len(left) - 1} more")
+    return [first if row is left[0] else row for row in rows if row is left[0] or row not in left]
 
 
 class StartedFrom(Config):
@@ -58,7 +69,8 @@ class StartedFrom(Config):
 
     def __str__(self) -> str:
         header = ("part", "here", "source", "result", "note")
-        cells = [tuple(single_line(getattr(row, key)) or _NOTHING for key in header) for row in self.rows]
+        rows = _shortened(self.rows)
+        cells = [tuple(single_line(getattr(row, key)) or _NOTHING for key in header) for row in rows]
         return "\n".join([f"weights from {self.in_words}", *align_columns([header, *cells], "lllll")])
 
     @property

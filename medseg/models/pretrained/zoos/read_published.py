@@ -171,7 +171,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     model = content.get("model", content) if isinstance(content, dict) else {}
     arrays = model if isinstance(model, dict) else {}
     return {
-        str(name): torch.from_numpy(np.ascontiguousarray(value))
+        str(name): torch.from_numpy(np.asarray(value, order="C"))
         for name, value in arrays.items()
         if isinstance(value, np.ndarray)
     }

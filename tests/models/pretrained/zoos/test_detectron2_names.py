@@ -88,6 +88,20 @@ def test_names_of_whole_checkpoints_are_known(tmp_path):
     }
 
 
+def test_norms_that_were_trained_keep_their_counters(tmp_path):
+    """Models with synchronised norms store the number of batches, an array without axes."""
+    name = "mask_rcnn_resnet_50_fpn"
+    expected = toy(name, norm="batch")
+    expected.backbone.body.bn1.num_batches_tracked.fill_(7)
+    stored = to_detectron2(expected.state_dict())
+    stored["backbone.bottom_up.stem.conv1.norm.num_batches_tracked"] = torch.tensor(7)
+    path = write_detectron2(tmp_path / "model_final.pkl", stored)
+    options = FORMS[name] | {"norm": "batch"}
+    found = build_model(name, in_channels=3, num_classes=81, weights=str(path), **options)
+    assert found.backbone.body.bn1.num_batches_tracked == 7
+    assert torch.equal(found.backbone.body.bn1.running_var, expected.backbone.body.bn1.running_var)
+
+
 def test_tensors_that_are_left_over_or_missing_are_named(tmp_path):
     stored = to_detectron2(toy("mask_rcnn_resnet_50_fpn").state_dict())
     path = write_detectron2(
